@@ -1,0 +1,73 @@
+"""What a user is shown of a stored record."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pitstop._decisions._emit import schedule_of
+from pitstop._errors import ScheduleError
+from pitstop._values._entry import Entry, Stats
+from pitstop._values._instant import from_instant
+from pitstop._values._recurrence import Every
+from pitstop.abc import Damaged, Record, Tally, state_of
+
+
+__all__ = ["describe", "summarize"]
+
+
+def describe(stored: Record | Damaged, now: int) -> Entry:
+    """The entry of a stored record. One that cannot be read has the reason as its ``last_error``."""
+    if isinstance(stored, Damaged):
+        return _damaged(stored, now)
+    progress = stored.progress
+    state = state_of(progress.due, progress.token, now)
+    scheduled_for, last_error = progress.scheduled_for, progress.last_error
+    try:
+        schedule = schedule_of(stored)
+    except ScheduleError as error:
+        schedule, last_error = None, str(error)
+    if schedule is not None and progress.first_leased is not None:
+        choice = schedule.choose(progress.scheduled_for, progress.first_leased)
+        scheduled_for = scheduled_for if choice is None else choice.occurrence
+    recurrence = None if schedule is None else schedule.recurrence
+    return Entry(
+        id=stored.id,
+        message={"id": stored.id, **stored.message},
+        state=state,
+        due=_time(progress.due),
+        scheduled_for=from_instant(scheduled_for),
+        every=recurrence.timedelta if isinstance(recurrence, Every) else recurrence,
+        end=None if schedule is None else _time(schedule.end),
+        attempts=progress.attempts,
+        last_error=last_error,
+        revision=stored.revision,
+        leased_until=_time(progress.due) if state == "leased" else None,
+    )
+
+
+def summarize(tally: Tally) -> Stats:
+    """The counts of a store as a user is shown them."""
+    return Stats(
+        scheduled=tally.scheduled,
+        due=tally.due,
+        leased=tally.leased,
+        dead=tally.dead,
+        oldest_due=_time(tally.oldest_due),
+    )
+
+
+def _damaged(damaged: Damaged, now: int) -> Entry:
+    state = state_of(damaged.due, damaged.token, now)
+    return Entry(
+        id=damaged.id,
+        message={"id": damaged.id},
+        state=state,
+        due=_time(damaged.due),
+        scheduled_for=None,
+        last_error=damaged.error,
+        leased_until=_time(damaged.due) if state == "leased" else None,
+    )
+
+
+def _time(instant: int | None) -> datetime | None:
+    return None if instant is None else from_instant(instant)

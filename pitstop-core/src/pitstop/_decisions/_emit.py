@@ -1,0 +1,90 @@
+"""What a listener does with a record that it has leased: emit an occurrence of it, or settle it unseen."""
+
+from __future__ import annotations
+
+import attrs
+
+from pitstop._errors import ScheduleError
+from pitstop._values._schedule import Schedule
+from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
+
+
+__all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
+
+
+@attrs.frozen
+class Emission:
+    """One occurrence of a leased record, to be handed to the user."""
+
+    record: Record
+    schedule: Schedule | None
+    scheduled_for: int
+    missed: int
+
+
+def schedule_of(record: Record) -> Schedule | None:
+    """The schedule of a record; None for a one-shot.
+
+    :raises pitstop.ScheduleError: when it is malformed or of a kind unknown here.
+    """
+    return None if record.series is None else Schedule.from_plain(record.series)
+
+
+def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
+    """Decide what becomes of a record that was just leased.
+
+    It is emitted, unless it is damaged (set aside with its error), has used up its attempts by leases that ran out, or
+    has only occurrences that are older than its grace.
+    """
+    if isinstance(leased, Damaged):
+        return _set_aside(leased)
+    try:
+        schedule = schedule_of(leased)
+    except ScheduleError as error:
+        return bury(leased, str(error))
+    progress = leased.progress
+    if schedule is None:
+        emission = Emission(leased, None, progress.scheduled_for, 0)
+    else:
+        assert progress.first_leased is not None, "a leased record was leased at some time"
+        choice = schedule.choose(progress.scheduled_for, progress.first_leased)
+        if choice is None:
+            return advance(leased, schedule.next(progress.first_leased), last_error=progress.last_error)
+        emission = Emission(leased, schedule, choice.occurrence, choice.missed)
+    if retry.max_attempts is not None and progress.attempts > retry.max_attempts:
+        spent = f"Given up after {progress.attempts - 1} attempts; the last one was not acknowledged before its lease ran out."
+        return give_up(emission, spent)
+    return emission
+
+
+def give_up(emission: Emission, error: str) -> Settlement:
+    """End an occurrence that failed too often: a series goes on, what has no next occurrence is dead."""
+    following = None if emission.schedule is None else emission.schedule.next(emission.scheduled_for)
+    if following is None:
+        return bury(emission.record, error)
+    return advance(emission.record, following, last_error=error)
+
+
+def advance(record: Record, following: int | None, *, last_error: str | None = None) -> Settlement:
+    """Go on to the occurrence at ``following``; None: there is none, the record is deleted."""
+    if following is None:
+        return settlement(record, Outcome.COMPLETE, None)
+    return settlement(record, Outcome.RESCHEDULE, Progress(following, following, last_error=last_error))
+
+
+def bury(record: Record, error: str) -> Settlement:
+    """Keep the record, but never emit it again unless it is redriven. The token stays: it fences the redrive."""
+    return settlement(record, Outcome.BURY, attrs.evolve(record.progress, due=None, last_error=error))
+
+
+def settlement(record: Record, outcome: Outcome, progress: Progress | None) -> Settlement:
+    """The fenced write of ``progress`` to a record that is leased or dead."""
+    token = record.progress.token
+    assert token is not None, "only a leased or dead record is settled"
+    return Settlement(record.id, token, outcome, progress)
+
+
+def _set_aside(damaged: Damaged) -> Settlement:
+    assert damaged.token is not None, "a leased document carries the token of its lease"
+    progress = Progress(None, 0, last_error=damaged.error, token=damaged.token)
+    return Settlement(damaged.id, damaged.token, Outcome.BURY, progress)

@@ -1,0 +1,105 @@
+"""What an ack, a nack, an extension, a release or a redrive makes of a record."""
+
+from __future__ import annotations
+
+import zlib
+
+from datetime import timedelta
+
+import attrs
+
+from pitstop._decisions._emit import Emission, advance, give_up, settlement
+from pitstop._errors import ScheduleError
+from pitstop._values._instant import LAST_INSTANT, instant_of
+from pitstop.abc import Outcome, Progress, Record, Retry, Settlement
+
+
+__all__ = ["ack", "checked_delay", "error_text", "extend", "lease_end", "nack", "redrive", "release"]
+
+#: Characters of an error that are kept with a message.
+MAX_ERROR_LENGTH = 2000
+
+
+def ack(emission: Emission) -> Settlement:
+    """Done: a one-shot is deleted, a series goes on from the occurrence that was emitted, or ends."""
+    following = None if emission.schedule is None else emission.schedule.next(emission.scheduled_for)
+    return advance(emission.record, following)
+
+
+def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:
+    """Failed: the same occurrence comes back, after ``delay``, by ``retry``, or when its lease runs out.
+
+    At the last attempt that ``retry`` allows it does not: see :func:`pitstop._decisions._emit.give_up`.
+    """
+    progress = emission.record.progress
+    if retry.max_attempts is not None and progress.attempts >= retry.max_attempts:
+        return give_up(emission, error or f"Given up after {progress.attempts} attempts.")
+    if delay is None and retry.delay is not None:
+        delay = backoff(retry, progress.attempts, f"{emission.record.id}:{emission.scheduled_for}")
+    due = progress.due if delay is None else instant_of(delay, now_us, "delay")
+    assert due is not None, "a leased record is due when its lease ends"
+    return _release(emission.record, due, progress.attempts, error or progress.last_error)
+
+
+def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
+    """The delay after the n-th attempt. The jitter is a hash of ``key`` and attempt: spread, yet repeatable."""
+    assert retry.delay is not None
+    try:
+        delay = min(retry.delay * retry.factor ** (attempt - 1), retry.max_delay)
+    except OverflowError:
+        delay = retry.max_delay
+    spread = zlib.crc32(f"{key}:{attempt}".encode()) / 0xFFFFFFFF * 2 - 1
+    return delay * (1 + retry.jitter * spread)
+
+
+def release(record: Record, now: int) -> Settlement:
+    """Nobody saw it: it is due again as if this claim had not been."""
+    progress = record.progress
+    if progress.attempts > 1:
+        return _release(record, now, progress.attempts - 1, progress.last_error)
+    due = min(progress.scheduled_for, now)
+    unseen = attrs.evolve(progress, due=due, attempts=0, first_leased=None, token=None)
+    return settlement(record, Outcome.RELEASE, unseen)
+
+
+def extend(record: Record, until: int) -> Settlement:
+    """The lease runs until ``until``."""
+    return settlement(record, Outcome.EXTEND, attrs.evolve(record.progress, due=until))
+
+
+def redrive(dead: Record, now: int) -> Settlement:
+    """A dead record is due now, with all its attempts before it. Its occurrence stays the one that failed."""
+    return _release(dead, now, 0, dead.progress.last_error)
+
+
+def error_text(error: BaseException | str | None) -> str | None:
+    """An error as it is kept with the message: type and text of an exception, cut to a bounded length."""
+    if error is None:
+        return None
+    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
+    # Lone surrogates and NUL are not text that every store can keep.
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
+
+
+def checked_delay(delay: timedelta | None) -> timedelta | None:
+    """The delay of a nack as the user gave it.
+
+    :raises pitstop.ScheduleError: when it is no ``timedelta`` or negative.
+    """
+    if delay is not None and (not isinstance(delay, timedelta) or delay < timedelta(0)):
+        raise ScheduleError(f"delay={delay!r} cannot be used. Give a timedelta of zero or more.")
+    return delay
+
+
+def lease_end(now_us: int, duration: timedelta) -> int:
+    """The end of a lease of that duration that begins now."""
+    return min(now_us // 1000 + duration // timedelta(milliseconds=1), LAST_INSTANT)
+
+
+def _release(record: Record, due: int, attempts: int, last_error: str | None) -> Settlement:
+    first = record.progress.first_leased
+    # Keeps `due >= first_leased` when the clock that says now was set back, or is another server's.
+    due = due if first is None else max(due, first)
+    progress = Progress(due, record.progress.scheduled_for, attempts, first, last_error)
+    return settlement(record, Outcome.RELEASE, progress)

@@ -1,0 +1,38 @@
+"""What a store makes of a message and its times: a new record. The same for a first store and for an update."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from pitstop._values._message import copy_message, new_id
+from pitstop._values._recurrence import Recurrence
+from pitstop._values._schedule import plan
+from pitstop.abc import Progress, Record
+
+
+__all__ = ["new_record"]
+
+
+def new_record(
+    message: object,
+    when: datetime | timedelta,
+    end: datetime | timedelta | None = None,
+    every: timedelta | Recurrence | None = None,
+    *,
+    catch_up: str = "latest",
+    grace: timedelta | None = None,
+    now_us: int,
+    revision: str,
+) -> Record:
+    """Read the arguments of ``store`` into a record that takes the place of whatever has its id.
+
+    Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
+    delivery of the old version settles nothing any more.
+
+    :raises pitstop.MessageError: when the message cannot be stored.
+    :raises pitstop.ScheduleError: when the times make no sense.
+    """
+    identifier, body = copy_message(message)
+    first, schedule = plan(when, end, every, catch_up, grace, now_us)
+    series = None if schedule is None else schedule.to_plain()
+    return Record(identifier or new_id(), body, series, revision, Progress(first, first))

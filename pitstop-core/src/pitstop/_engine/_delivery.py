@@ -1,0 +1,171 @@
+"""A delivery: one emission of a message, to be acknowledged by whoever handles it."""
+
+from __future__ import annotations
+
+import logging
+
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import attrs
+
+from pitstop._decisions._emit import Emission
+from pitstop._decisions._settle import ack, checked_delay, error_text, extend, lease_end, nack
+from pitstop._engine._store import Store
+from pitstop._errors import LeaseLost, PitstopError
+from pitstop._values._instant import from_instant
+from pitstop.abc import Outcome, Settlement
+
+
+__all__ = ["Delivery"]
+
+_log = logging.getLogger("pitstop.delivery")
+
+
+class Delivery:
+    """A message that was emitted, with the lease under which it is handled.
+
+    Settle it once, with :meth:`ack` or :meth:`nack`; or use it as a context manager, which acknowledges it at the end
+    of its body, or nacks it and re-raises when the body raises. A delivery that is never settled comes back when its
+    lease runs out. May be used and settled in another thread than the one that got it.
+    """
+
+    __slots__ = ("_emission", "_handling", "_lock_time", "_settled", "_store", "msg")
+
+    #: The message, with its ``"id"``: a copy that is yours to change.
+    msg: dict[str, Any]
+
+    def __init__(self, store: Store, emission: Emission, lock_time: timedelta) -> None:
+        record = emission.record
+        self._store = store
+        self._emission = emission
+        self._lock_time = lock_time
+        self._settled: str | None = None
+        self._handling: list[AbstractContextManager[Any]] = []
+        self.msg = {"id": record.id, **record.message}
+
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return self._emission.record.id
+
+    @property
+    def scheduled_for(self) -> datetime:
+        """The nominal time of this occurrence. The same for all its attempts."""
+        return from_instant(self._emission.scheduled_for)
+
+    @property
+    def attempt(self) -> int:
+        """1 at the first emission of this occurrence, 2 at the second, and so on."""
+        return self._emission.record.progress.attempts
+
+    @property
+    def missed(self) -> int:
+        """Earlier occurrences that were passed over in favour of this one: 0 as a rule."""
+        return self._emission.missed
+
+    @property
+    def last_error(self) -> str | None:
+        """What the last failure said: of an earlier attempt, or of the occurrence before if that was given up."""
+        return self._emission.record.progress.last_error
+
+    @property
+    def leased_until(self) -> datetime:
+        """When the lease runs out, by the store's clock. :meth:`extend` moves it."""
+        due = self._emission.record.progress.due
+        assert due is not None, "a leased record is due when its lease ends"
+        return from_instant(due)
+
+    @property
+    def key(self) -> str:
+        """The occurrence's key, ``"{id}:{scheduled_for in ms}"``: the same for all its attempts.
+
+        At least once means that a message may be handled twice: whoever notes the keys that were done can tell.
+        """
+        return f"{self.id}:{self._emission.scheduled_for}"
+
+    def ack(self) -> None:
+        """Done. A one-shot message is deleted, a recurring one goes on to its next occurrence.
+
+        :raises LeaseLost: when the lease is over; nothing was changed.
+        :raises BackendUnavailable: when the store did not answer; the message comes back unless it did it all the same.
+        """
+        settlement = ack(self._emission)
+        self._settle(settlement, "acknowledged")
+        hooks = self._store.hooks
+        if hooks.acked:
+            hooks.notify(hooks.acked, delivery=self)
+        self._store.tell(settlement)
+
+    def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
+        """Failed. The message comes back: after ``delay``, or as ``retry`` is configured, or when its lease runs out.
+
+        :param error: kept with the message, for people; its text must hold no secret.
+        :param delay: when it comes back, from now; zero or more.
+        :raises LeaseLost: when the lease is over; nothing was changed.
+        :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
+        """
+        delay, text = checked_delay(delay), error_text(error)
+        settlement = nack(self._emission, text, delay, self._store.retry, self._store.backend.now())
+        self._settle(settlement, "nacked")
+        hooks = self._store.hooks
+        if hooks.retried and settlement.outcome is Outcome.RELEASE:
+            progress = settlement.progress
+            assert progress is not None
+            assert progress.due is not None
+            hooks.notify(hooks.retried, delivery=self, error=text, due=from_instant(progress.due))
+        self._store.tell(settlement)
+
+    def extend(self, duration: timedelta | None = None) -> None:
+        """Hold the lease for ``duration`` from now (the lock time if not given), be that longer or shorter.
+
+        :raises LeaseLost: when the lease is over; nothing was changed.
+        """
+        span = self._lock_time if duration is None else duration
+        if not isinstance(span, timedelta) or span < timedelta(milliseconds=1):
+            raise PitstopError(f"duration={duration!r} cannot be used. Give a timedelta of at least one millisecond.")
+        until = lease_end(self._store.backend.now(), span)
+        settlement = extend(self._emission.record, until)
+        self._apply(settlement, "extended")
+        assert settlement.progress is not None
+        record = attrs.evolve(self._emission.record, progress=settlement.progress)
+        self._emission = attrs.evolve(self._emission, record=record)
+
+    def _settle(self, settlement: Settlement, what: str) -> None:
+        self._apply(settlement, what)
+        self._settled = what
+
+    def _apply(self, settlement: Settlement, what: str) -> None:
+        if self._settled is not None:
+            raise LeaseLost(f"The delivery of {self.id!r} was {self._settled} before. It cannot be {what} now.")
+        (applied,) = self._store.backend.settle([settlement])
+        if not applied:
+            self._store.count_lost_lease(self)
+            raise LeaseLost(
+                f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
+                f"or removed. It was not {what}. Extend leases in long handlers, or configure a longer lock_time."
+            )
+
+    def __enter__(self) -> Self:
+        self._handling = self._store.hooks.enter(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.hooks.leave(self._handling, error)
+        if self._settled is not None:
+            return
+        if error is None:
+            self.ack()
+            return
+        try:
+            self.nack(error)
+        except PitstopError as failure:
+            # The caller is to see what went wrong in the body; the message comes back when its lease runs out.
+            _log.debug("the failed delivery of %r could not be nacked: %s", self.id, failure)
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.id!r} attempt {self.attempt} scheduled for {self.scheduled_for.isoformat()}>"

@@ -1,0 +1,250 @@
+"""The listener: claims what is due, hands it out, and sleeps in between. The one place where Pitstop waits.
+
+How a listener waits: it looks at the store; finds nothing; sleeps until the next ``due`` it knows of, a randomised
+``loop_time`` at most; and is woken before that by a store in this process, or by the backend's watch. Hints may get
+lost: then it is late by ``loop_time``, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+
+from collections import deque
+from collections.abc import Iterator
+from datetime import timedelta
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from pitstop._decisions._emit import Emission, decide
+from pitstop._decisions._settle import release
+from pitstop._engine._backoff import Backoff
+from pitstop._engine._delivery import Delivery
+from pitstop._engine._store import Store
+from pitstop._engine._watching import Watching
+from pitstop._errors import BackendUnavailable, LeaseLost
+from pitstop.abc import Capability, Doorbell, Settlement
+
+
+__all__ = ["Listener"]
+
+_log = logging.getLogger("pitstop.listener")
+
+#: A claimed message is handed out only while this part of its lease is left; else it is given back.
+_LEAST_REMAINDER = 0.1
+#: Seconds to wait when somebody else took what was due.
+_CONTENTION_PAUSE = 0.005
+
+
+class Listener:
+    """Hands out messages as they become due. Made by :meth:`pitstop.Pitstop.listen`; usable from several threads.
+
+    Iterate over it, or call :meth:`get`. As a context manager it is closed at the end.
+    """
+
+    def __init__(
+        self, store: Store, watching: Watching, lock_time: timedelta, loop_time: timedelta, prefetch: int
+    ) -> None:
+        self._store = store
+        self._watching = watching
+        self._lock_time = lock_time
+        self._loop_time = loop_time
+        self._prefetch = prefetch
+        self._lock = Lock()
+        # Claimed, not handed out; each with the time on the monotonic clock until which it may be.
+        self._unseen: deque[tuple[Emission, float]] = deque()
+        self._bell = Doorbell()
+        self._waiting = False
+        # The instant at which a sleeping listener will look again. While one looks: everything is news to it.
+        self._next_look: float = float("inf")
+        self._stopped = False
+        self._backoff = Backoff()
+        store.add(self)
+
+    def get(self, timeout: float | timedelta | None = 0) -> Delivery | None:
+        """The next message that is due.
+
+        :param timeout: how long to wait for one, in seconds or as a ``timedelta``. 0: take what is due now, in this
+            thread, without waiting. None: wait until there is one.
+        :return: None when there was none in that time, or the listener was stopped.
+        :raises BackendUnavailable: when the store cannot be reached, at the end of ``timeout``. Without a timeout it is
+            tried again and again, with growing pauses.
+        """
+        clock = self._store.clock
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        deadline = None if seconds is None else clock.monotonic() + seconds
+        while not self._stopped:
+            try:
+                self._next_look = float("inf")
+                delivery = self._take()
+                if delivery is not None:
+                    return delivery
+                if deadline is not None and clock.monotonic() >= deadline:
+                    return None
+                pause = self._pause()
+            except BackendUnavailable as error:
+                if self._stopped:
+                    break
+                if deadline is not None and clock.monotonic() >= deadline:
+                    raise
+                pause = self._backoff.failed(error, clock.monotonic())
+            self._sleep(pause, deadline)
+        self._give_back()
+        return None
+
+    def stop(self) -> None:
+        """End the iteration, and give back what was claimed ahead. Safe in any thread and in signal handlers.
+
+        Deliveries that were handed out stay valid: settle them as ever.
+        """
+        self._stopped = True
+        self._bell.ring()
+        # In a signal handler that interrupted Pitstop's own code, the locks that giving back needs may be held by this
+        # very thread. Then it is left to the interrupted code, or to close().
+        if not _inside_pitstop():
+            self._give_back()
+
+    def close(self) -> None:
+        """Stop, and let go of everything. Again is harmless."""
+        self.stop()
+        self._give_back()
+        self._store.discard(self)
+        self._watching.leave(self)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopped
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last look at the store succeeded."""
+        return self._backoff.healthy
+
+    def notice(self, due: int | None) -> None:
+        """A message with this ``due`` was written: wake up, if it comes before the next look."""
+        if due is None or due < self._next_look:
+            self._bell.ring()
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return self
+
+    def __next__(self) -> Delivery:
+        delivery = self.get(timeout=None)
+        if delivery is None:
+            raise StopIteration
+        return delivery
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._stopped else "healthy" if self.healthy else "failing"
+        return f"<Listener on {self._store.location} {state}>"
+
+    def _take(self) -> Delivery | None:
+        """Hand out one message: of those that were claimed ahead, else of a new claim."""
+        while True:
+            emission = self._pop_unseen()
+            if emission is None:
+                claimed = self._claim()
+                if not claimed:
+                    return None
+                continue
+            delivery = Delivery(self._store, emission, self._lock_time)
+            hooks = self._store.hooks
+            if hooks.leased:
+                hooks.notify(hooks.leased, delivery=delivery)
+            return delivery
+
+    def _pop_unseen(self) -> Emission | None:
+        late: list[Settlement] = []
+        found: Emission | None = None
+        with self._lock:
+            while self._unseen and found is None:
+                emission, until = self._unseen.popleft()
+                if self._store.clock.monotonic() < until:
+                    found = emission
+                else:
+                    late.append(self._release(emission))
+        if late:
+            self._store.backend.settle(late)
+        return found
+
+    def _claim(self) -> bool:
+        """Lease what is due. False when nothing is."""
+        store, clock = self._store, self._store.clock
+        duration = self._lock_time // timedelta(milliseconds=1)
+        # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
+        until = clock.monotonic() + self._lock_time.total_seconds() * (1 - _LEAST_REMAINDER)
+        leased = store.backend.lease(self._prefetch, duration)
+        self._backoff.succeeded(clock.monotonic())
+        decided = [decide(each, store.retry) for each in leased]
+        settlements = [each for each in decided if isinstance(each, Settlement)]
+        with self._lock:
+            self._unseen.extend((each, until) for each in decided if isinstance(each, Emission))
+        if settlements:
+            applied = store.backend.settle(settlements)
+            for settlement, done in zip(settlements, applied, strict=True):
+                if done:
+                    store.tell(settlement)
+        return bool(leased)
+
+    def _pause(self) -> float:
+        """Seconds until the next look."""
+        backend = self._store.backend
+        longest = self._loop_time.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
+        due = backend.next_due()
+        now = backend.now()
+        if due is None:
+            pause = longest
+        elif due * 1000 <= now:
+            pause = min(_CONTENTION_PAUSE, longest)
+        else:
+            pause = min((due * 1000 - now) / 1e6, longest)
+        self._next_look = now / 1000 + pause * 1000
+        return pause
+
+    def _sleep(self, pause: float, deadline: float | None) -> None:
+        clock = self._store.clock
+        if Capability.WATCH in self._store.capabilities:
+            self._watching.join(self)
+        if deadline is not None:
+            pause = min(pause, max(deadline - clock.monotonic(), 0.0))
+        clock.wait(self._bell, pause)
+        if self._stopped:
+            # One ring wakes one thread; the others are to stop too.
+            self._bell.ring()
+
+    def _give_back(self) -> None:
+        with self._lock:
+            unseen = [emission for emission, _ in self._unseen]
+            self._unseen.clear()
+        if unseen and not self._store.closed:
+            try:
+                self._store.backend.settle([self._release(each) for each in unseen])
+            except (BackendUnavailable, LeaseLost) as error:
+                _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
+            else:
+                self._store.written(None)
+
+    def _release(self, emission: Emission) -> Settlement:
+        return release(emission.record, self._store.backend.now() // 1000)
+
+
+def _inside_pitstop() -> bool:
+    """Whether the caller of ``stop`` interrupted (or was called by) code of this package."""
+    frame = sys._getframe(2)
+    package = __name__.partition(".")[0] + "."
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(package):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

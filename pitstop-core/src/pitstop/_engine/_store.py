@@ -1,0 +1,123 @@
+"""What the facade, its listeners and their deliveries share: the backend, the hooks, and who is to be woken."""
+
+from __future__ import annotations
+
+import logging
+
+from collections import Counter
+from datetime import timedelta
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+from weakref import ReferenceType, ref
+
+from pitstop._errors import BackendUnavailable
+from pitstop._plugins._hooks import Hooks
+from pitstop._values._instant import from_instant
+from pitstop.abc import Backend, Outcome, Retry, Settlement
+
+
+if TYPE_CHECKING:
+    from pitstop._engine._delivery import Delivery
+
+__all__ = ["Sleeper", "Store"]
+
+_log = logging.getLogger("pitstop.delivery")
+
+
+class Sleeper(Protocol):
+    """Something that waits for messages, and wants to know of one that is due before it would look again."""
+
+    def notice(self, due: int | None) -> None:
+        """A message with this ``due`` was written (None: nobody knows which). Any thread."""
+        ...
+
+    def close(self) -> None:
+        """The store is about to be closed."""
+        ...
+
+
+class Store:
+    """A backend in use."""
+
+    def __init__(self, backend: Backend, hooks: Hooks) -> None:
+        self._backend: Backend | None = backend
+        self._lock = Lock()
+        self.hooks = hooks
+        self.clock = backend.clock
+        self.retry: Retry = backend.config.retry
+        self.lock_time: timedelta = backend.config.lock_time
+        self.loop_time: timedelta = backend.config.loop_time
+        self.capabilities = backend.capabilities
+        self.location = backend.location
+        #: What happened, by name; ``lease_lost`` so far.
+        self.counters: Counter[str] = Counter()
+        # Weak, so that a listener that was dropped without close() is not kept. A tuple, so that one thread may go
+        # through it while another puts a new one in its place.
+        self._sleepers: tuple[ReferenceType[Sleeper], ...] = ()
+
+    @property
+    def backend(self) -> Backend:
+        """The backend.
+
+        :raises BackendUnavailable: when it was closed.
+        """
+        if self._backend is None:
+            raise BackendUnavailable("This Pitstop was closed. Make a new one with pitstop.init().")
+        return self._backend
+
+    @property
+    def closed(self) -> bool:
+        return self._backend is None
+
+    def close(self) -> None:
+        """Close the sleepers and then the backend. Again is harmless."""
+        for sleeper in self.sleepers:
+            sleeper.close()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    @property
+    def sleepers(self) -> list[Sleeper]:
+        return [sleeper for each in self._sleepers if (sleeper := each()) is not None]
+
+    def add(self, sleeper: Sleeper) -> None:
+        with self._lock:
+            self._sleepers = tuple(ref(each) for each in (*self.sleepers, sleeper))
+
+    def discard(self, sleeper: Sleeper) -> None:
+        with self._lock:
+            self._sleepers = tuple(ref(each) for each in self.sleepers if each is not sleeper)
+
+    def written(self, due: int | None) -> None:
+        """Wake those who would otherwise sleep past a message that is ``due`` then (None: nobody knows when)."""
+        for each in self._sleepers:
+            sleeper = each()
+            if sleeper is not None:
+                sleeper.notice(due)
+
+    def tell(self, settlement: Settlement) -> None:
+        """Let observers and sleepers know of a settlement that was applied."""
+        progress, hooks = settlement.progress, self.hooks
+        if progress is None:
+            return
+        if settlement.outcome is Outcome.BURY:
+            _log.warning("message %r is dead: %s", settlement.id, progress.last_error)
+            if hooks.dead:
+                hooks.notify(hooks.dead, id=settlement.id, error=progress.last_error)
+        elif settlement.outcome is Outcome.RESCHEDULE and hooks.advanced:
+            hooks.notify(
+                hooks.advanced,
+                id=settlement.id,
+                scheduled_for=from_instant(progress.scheduled_for),
+                last_error=progress.last_error,
+            )
+        if progress.due is not None:
+            self.written(progress.due)
+
+    def count_lost_lease(self, delivery: Delivery) -> None:
+        """Note that a delivery was settled too late. Part of normal life, so quiet."""
+        self.counters["lease_lost"] += 1
+        _log.debug("lease lost: %r attempt %d", delivery.id, delivery.attempt)
+        if self.hooks.lease_lost:
+            self.hooks.notify(self.hooks.lease_lost, delivery=delivery)

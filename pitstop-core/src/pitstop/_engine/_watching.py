@@ -1,0 +1,77 @@
+"""The thread that follows a backend's watch, for as long as a listener sleeps on it."""
+
+from __future__ import annotations
+
+import logging
+
+from threading import Lock, Thread
+from weakref import WeakSet
+
+from pitstop._engine._backoff import Backoff
+from pitstop._engine._store import Sleeper, Store
+from pitstop._errors import PitstopError
+from pitstop.abc import Doorbell, Watch
+
+
+__all__ = ["Watching"]
+
+_log = logging.getLogger("pitstop.listener")
+
+
+class Watching:
+    """One thread per :class:`pitstop.Pitstop`, begun by the first listener that sleeps and ended with the last."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = Lock()
+        # Weak, so that the thread ends after the last listener also when that was dropped without close().
+        self._joined: WeakSet[Sleeper] = WeakSet()
+        self._end: Doorbell | None = None
+
+    def join(self, sleeper: Sleeper) -> None:
+        """``sleeper`` wants to be woken by changes that others make. Again is harmless, and cheap."""
+        if sleeper in self._joined:
+            return
+        with self._lock:
+            self._joined.add(sleeper)
+            if self._end is None:
+                self._end = Doorbell()
+                thread = Thread(target=self._follow, args=(self._end,), name="pitstop-watch", daemon=True)
+                thread.start()
+
+    def leave(self, sleeper: Sleeper) -> None:
+        """``sleeper`` is done."""
+        with self._lock:
+            self._joined.discard(sleeper)
+            if not self._joined and self._end is not None:
+                self._end.ring()
+
+    def _follow(self, end: Doorbell) -> None:
+        clock, backoff = self._store.clock, Backoff()
+        watch: Watch | None = None
+        while True:
+            try:
+                if watch is None:
+                    watch = self._store.backend.watch()
+                    if watch is None:
+                        break
+                    # What changed before the watch began went unseen.
+                    self._store.written(None)
+                if watch.poll():
+                    self._store.written(None)
+                pause = watch.pause
+                backoff.succeeded(clock.monotonic())
+            except PitstopError as error:
+                pause = backoff.failed(error, clock.monotonic())
+                watch = _closed(watch)
+            clock.wait(end, pause)
+            with self._lock:
+                if not self._joined or self._store.closed:
+                    self._end = None
+                    break
+        _closed(watch)
+
+
+def _closed(watch: Watch | None) -> None:
+    if watch is not None:
+        watch.close()

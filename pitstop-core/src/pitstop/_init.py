@@ -1,0 +1,78 @@
+"""From a configuration to a :class:`pitstop.Pitstop`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pitstop._errors import BackendLoadError, ConfigError
+from pitstop._pitstop import Pitstop
+from pitstop._plugins._backends import EntryPointResolver, backend_class
+from pitstop._plugins._hooks import Hooks, plugin_manager
+from pitstop.abc import Backend
+
+
+__all__ = ["init"]
+
+
+def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> Pitstop:
+    """Open a store.
+
+    :param config: a mapping with a ``"type"`` (the name of an installed backend, a :class:`pitstop.abc.Backend` class,
+        or a ready instance) and that backend's options; or a URL that says the same, its scheme being the type. A
+        mapping may also hold a ``"url"``; its other keys then go before those of the URL.
+    :param plugins: objects with methods marked by :data:`pitstop.hookimpl`, beside the installed plugins.
+    :raises UnknownBackend: when no installed backend has that name.
+    :raises BackendLoadError: when it does not load.
+    :raises ConfigError: when a key is unknown or a value is wrong; the text names it.
+    :raises PluginConflict: when two plugins claim one name.
+    """
+    kind, options = _read(config)
+    manager = plugin_manager(plugins, EntryPointResolver())
+    hooks = Hooks(manager)
+    if isinstance(kind, Backend):
+        if options:
+            raise ConfigError(
+                f"type is a ready {type(kind).__name__}, which has its configuration. Leave out: {', '.join(options)}."
+            )
+        backend = kind
+        backend_class(type(kind), type(kind).__name__)
+    elif isinstance(kind, type):
+        backend = backend_class(kind, kind.__name__).from_options(options)
+    else:
+        backend = manager.hook.pitstop_create_backend(type=kind, options=options)
+        if not isinstance(backend, Backend):
+            raise BackendLoadError(
+                f"A plugin answered for type {kind!r} with a {type(backend).__name__}, which is no pitstop.abc.Backend."
+            )
+    return Pitstop(backend, hooks)
+
+
+def _read(config: object) -> tuple[str | type | Backend, dict[str, Any]]:
+    if isinstance(config, str):
+        return _scheme(config), {"url": config}
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"The configuration is a {type(config).__name__}. "
+            f"Give a mapping such as {{'type': 'sqlite', 'path': 'pitstop.db'}}, or a URL such as 'sqlite:///pitstop.db'."
+        )
+    options = dict(config)
+    kind = options.pop("type", None)
+    url = options.get("url")
+    if kind is None and isinstance(url, str):
+        kind = _scheme(url)
+    if kind is None or kind == "":
+        raise ConfigError("The configuration has no 'type'. Give one, such as 'mongo', 'sqlite' or 'memory'.")
+    if url is not None and not isinstance(url, str):
+        raise ConfigError(f"url is a {type(url).__name__}. Give a str such as 'sqlite:///pitstop.db'.")
+    if not isinstance(kind, str | type | Backend):
+        raise ConfigError(f"type={kind!r} is a {type(kind).__name__}. Give a name, a Backend class or an instance.")
+    return kind, options
+
+
+def _scheme(url: str) -> str:
+    # Never quoted in an error: a URL may hold a password.
+    scheme, separator, _ = url.partition("://")
+    if not separator or not scheme:
+        raise ConfigError("The URL has no scheme. Write it as in 'sqlite:///pitstop.db' or 'mongo://localhost/app'.")
+    return scheme.lower()

@@ -1,0 +1,226 @@
+"""The facade: what an application holds in its hand."""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, get_args
+
+from pitstop._decisions._describe import describe, summarize
+from pitstop._decisions._settle import redrive
+from pitstop._decisions._store import new_record
+from pitstop._engine._listener import Listener
+from pitstop._engine._store import Store
+from pitstop._engine._watching import Watching
+from pitstop._errors import ConfigError, MessageError, PitstopError, ScheduleError
+from pitstop._plugins._hooks import Hooks
+from pitstop._values._duration import parse_duration
+from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._instant import floor_instant, from_instant
+from pitstop._values._message import valid_id
+from pitstop._values._recurrence import Recurrence
+from pitstop._values._schedule import CatchUp
+from pitstop.abc import Backend, Damaged, Record
+
+
+__all__ = ["Pitstop"]
+
+
+class Pitstop:
+    """A store of messages that are to be emitted later. Made by :func:`pitstop.init`; thread-safe.
+
+    Every method may raise :class:`pitstop.BackendUnavailable` when the store cannot be reached. As a context manager it
+    is closed at the end.
+    """
+
+    def __init__(self, backend: Backend, hooks: Hooks) -> None:
+        self._store = Store(backend, hooks)
+        self._watching = Watching(self._store)
+
+    def store(
+        self,
+        message: Any,
+        when: datetime | timedelta,
+        end: datetime | timedelta | None = None,
+        every: timedelta | Recurrence | None = None,
+        *,
+        catch_up: CatchUp = "latest",
+        grace: timedelta | None = None,
+    ) -> str:
+        """Store a message, to be emitted at ``when``; with ``every``, again and again.
+
+        A message with the ``"id"`` of a stored one takes its place, its schedule included, also while a listener has
+        it: what that one does with its delivery changes nothing any more.
+
+        :param message: a mapping with str keys. Values may be None, bool, int (64 bits), float, str, bytes, aware
+            datetime, list, tuple, and mappings of these. What is stored is a copy.
+        :param when: an aware datetime, or a ``timedelta`` from now. Rounded up to the millisecond.
+        :param end: when a recurring message ends: exclusive, as in ``range()``. None: never.
+        :param every: the time from one occurrence to the next. The k-th is at ``when + k * every``: no drift.
+        :param catch_up: what is emitted for occurrences that nobody was there to receive: ``"latest"``, the last of
+            them once; ``"all"``, each of them, oldest first; ``"skip"``, the last one if it is younger than ``grace``.
+        :param grace: how late an occurrence may be and still be emitted; needed by, and only for, ``"skip"``.
+        :return: the message's id: its own, or a new UUID4.
+        :raises MessageError: when the message or its id cannot be stored; the text names the path.
+        :raises ScheduleError: when the times make no sense.
+        """
+        backend = self._store.backend
+        record = new_record(
+            message, when, end, every, catch_up=catch_up, grace=grace, now_us=backend.now(), revision=_revision()
+        )
+        self._put(backend, [record])
+        return record.id
+
+    def store_many(self, items: Iterable[Sequence[Any]]) -> list[str]:
+        """Store many messages, in one round trip where the backend can.
+
+        Each item is a tuple of the positional arguments of :meth:`store`: ``(message, when)`` or ``(message, start, end,
+        every)``. All are checked before the first is stored. Of several with one id the last one counts.
+
+        :return: the ids, in the order of the items.
+        :raises MessageError: when a message cannot be stored; the text names the item. Nothing was stored.
+        :raises ScheduleError: when a schedule makes no sense; the text names the item. Nothing was stored.
+        """
+        backend = self._store.backend
+        now_us = backend.now()
+        records = [_record_of_item(index, item, now_us) for index, item in enumerate(items)]
+        if records:
+            self._put(backend, list({record.id: record for record in records}.values()))
+        return [record.id for record in records]
+
+    def remove(self, id: str) -> bool:
+        """Remove a message, also while a listener has it. True when it was there.
+
+        :raises MessageError: when ``id`` cannot be an id.
+        """
+        return self._store.backend.delete(valid_id(id))
+
+    def get(self, id: str) -> Entry | None:
+        """Look at a message; None when there is none with that id.
+
+        :raises MessageError: when ``id`` cannot be an id.
+        """
+        backend = self._store.backend
+        stored = backend.get(valid_id(id))
+        return None if stored is None else describe(stored, backend.now() // 1000)
+
+    def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
+        """Look at stored messages, ordered by due time and then by id, dead ones last.
+
+        :param state: only messages in this state.
+        :param limit: at most so many.
+        :param after: the last entry of the page before, to go on from there.
+        :raises PitstopError: when ``state`` or ``limit`` is wrong.
+        """
+        if state is not None and state not in get_args(State):
+            raise PitstopError(f"state={state!r} is unknown. Give one of: {', '.join(get_args(State))}.")
+        if type(limit) is not int or limit < 1:
+            raise PitstopError(f"limit={limit!r} cannot be used. Give a whole number of at least 1.")
+        if after is not None and not isinstance(after, Entry):
+            raise PitstopError(f"after={after!r} is no Entry. Give the last entry of the page before.")
+        place = None if after is None else (None if after.due is None else floor_instant(after.due), after.id)
+        backend = self._store.backend
+        stored = backend.scan(state, limit, place)
+        now = backend.now() // 1000
+        return [describe(each, now) for each in stored]
+
+    def stats(self) -> Stats:
+        """Count the messages by state. Reads an index over all of them: not for a hot path."""
+        return summarize(self._store.backend.tally())
+
+    def redrive(self, id: str) -> bool:
+        """Make a dead message due now, with all its attempts before it. True when it was dead.
+
+        :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
+        """
+        backend = self._store.backend
+        stored = backend.get(valid_id(id))
+        if isinstance(stored, Damaged):
+            raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
+        if stored is None or stored.progress.due is not None or stored.progress.token is None:
+            return False
+        (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
+        self._store.written(None)
+        return applied
+
+    def now(self) -> datetime:
+        """The time by the clock that decides what is due, in whole milliseconds."""
+        return from_instant(self._store.backend.now() // 1000)
+
+    def listen(
+        self,
+        *,
+        lock_time: timedelta | float | str | None = None,
+        loop_time: timedelta | float | str | None = None,
+        prefetch: int = 1,
+    ) -> Listener:
+        """Listen for messages as they become due.
+
+        :param lock_time: how long a message is leased, in place of the configured time.
+        :param loop_time: the longest time between two looks at the store, in place of the configured time.
+        :param prefetch: how many messages are claimed at once. More than 1 is faster when handlers are fast; the ones
+            that wait their turn are leased already, so nobody else gets them.
+        :raises ConfigError: when a value cannot be used.
+        """
+        if type(prefetch) is not int or prefetch < 1:
+            raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
+        store = self._store
+        _ = store.backend  # raises when closed
+        return Listener(
+            store,
+            self._watching,
+            _positive(lock_time, "lock_time", store.lock_time),
+            _positive(loop_time, "loop_time", store.loop_time),
+            prefetch,
+        )
+
+    def close(self) -> None:
+        """Stop the listeners, give back what they claimed ahead, and let go of the store. Again is harmless."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
+
+    def _put(self, backend: Backend, records: list[Record]) -> None:
+        backend.put(records)
+        hooks = self._store.hooks
+        if hooks.stored:
+            now = backend.now() // 1000
+            for record in records:
+                hooks.notify(hooks.stored, entry=describe(record, now))
+        self._store.written(min(record.progress.due or 0 for record in records))
+
+
+def _revision() -> str:
+    return os.urandom(16).hex()
+
+
+def _record_of_item(index: int, item: Any, now_us: int) -> Record:
+    if not isinstance(item, tuple | list) or not 2 <= len(item) <= 4:
+        raise ScheduleError(
+            f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
+        )
+    try:
+        return new_record(*item, now_us=now_us, revision=_revision())
+    except (MessageError, ScheduleError) as error:
+        raise type(error)(f"items[{index}]: {error}") from None
+
+
+def _positive(value: timedelta | float | str | None, field: str, default: timedelta) -> timedelta:
+    if value is None:
+        return default
+    duration = parse_duration(value, field)
+    if duration < timedelta(milliseconds=1):
+        raise ConfigError(f"{field}={value!r} is too short. Give at least one millisecond.")
+    return duration

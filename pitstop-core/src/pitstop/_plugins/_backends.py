@@ -1,0 +1,98 @@
+"""Backends by name: the entry points of ``pitstop.backends``, of which only the one that is asked for is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pitstop._errors import BackendLoadError, PitstopError, UnknownBackend
+from pitstop._plugins._discovery import by_name, origin
+from pitstop._plugins._hookspecs import hookimpl
+from pitstop.abc import API_VERSION, Backend, did_you_mean
+
+
+__all__ = ["BACKEND_GROUP", "EntryPointResolver", "backend_class", "load_backend"]
+
+BACKEND_GROUP = "pitstop.backends"
+
+#: Where the backends of the project itself come from, for those who have not installed them.
+_DISTRIBUTIONS = {
+    "memory": "pitstop-memory",
+    "mongo": "pitstop-mongo",
+    "mongodb": "pitstop-mongo",
+    "mongodb+srv": "pitstop-mongo",
+    "sqlite": "pitstop-sqlite",
+}
+
+
+class EntryPointResolver:
+    """The last implementation of ``pitstop_create_backend``: the installed backend with that name."""
+
+    @hookimpl(trylast=True)
+    def pitstop_create_backend(self, type: str, options: Mapping[str, Any]) -> Backend:
+        return load_backend(type).from_options(options)
+
+
+def load_backend(name: str) -> type[Backend]:
+    """The class of the installed backend called ``name``.
+
+    :raises UnknownBackend: when there is none.
+    :raises BackendLoadError: when it does not load or is no backend of this version.
+    :raises PluginConflict: when two distributions provide it.
+    """
+    candidates = entry_points(group=BACKEND_GROUP)
+    named = [each for each in candidates if each.name == name]
+    if not named:
+        raise _unknown(name, candidates)
+    entry_point = by_name(BACKEND_GROUP, named)[name]
+    where = f"Backend {name!r} from {origin(entry_point)}"
+    try:
+        loaded = entry_point.load()
+    except Exception as error:
+        raise BackendLoadError(
+            f"{where} failed to load: {type(error).__name__}: {error}. Reinstall or upgrade it, or report it to its author."
+        ) from error
+    return backend_class(loaded, where)
+
+
+def backend_class(candidate: object, where: str) -> type[Backend]:
+    """Check that ``candidate`` is a backend class written for this version of the contract.
+
+    :raises BackendLoadError: when it is not; the text begins with ``where``.
+    """
+    if not (isinstance(candidate, type) and issubclass(candidate, Backend)):
+        raise BackendLoadError(f"{where} is no backend: {candidate!r} is not a subclass of pitstop.abc.Backend.")
+    version = getattr(candidate, "api_version", None)
+    if version != API_VERSION:
+        raise BackendLoadError(
+            f"{where} is written for version {version!r} of the backend API; this pitstop-core has version {API_VERSION}. "
+            f"Install releases of the two that fit. (The class states it as api_version = {API_VERSION}.)"
+        )
+    missing = sorted(candidate.__abstractmethods__)
+    if missing:
+        raise BackendLoadError(f"{where} is not finished: {candidate.__name__} lacks {', '.join(missing)}.")
+    return candidate
+
+
+def _unknown(name: str, candidates: Any) -> PitstopError:
+    distribution = _DISTRIBUTIONS.get(name)
+    if distribution is not None:
+        return UnknownBackend(f"Backend {name!r} is not installed. Install it with: pip install {distribution}")
+    names = {each.name for each in candidates}
+    hint = did_you_mean(name, names | _DISTRIBUTIONS.keys())
+    return UnknownBackend(
+        f"Unknown backend type {name!r}. {hint}Installed: {', '.join(primary_names(candidates)) or 'none'}."
+    )
+
+
+def primary_names(candidates: Any) -> list[str]:
+    """The names of backends, each backend once: under the first of its names, aliases left out."""
+    primary: dict[str, str] = {}
+    for each in sorted(candidates, key=_name):
+        primary.setdefault(each.value, each.name)
+    return sorted(primary.values())
+
+
+def _name(entry_point: EntryPoint) -> str:
+    return entry_point.name

@@ -1,0 +1,34 @@
+"""Entry points of installed distributions: found by name, told apart, and named in errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint
+
+from pitstop._errors import PluginConflict
+
+
+__all__ = ["by_name", "origin"]
+
+
+def by_name(group: str, found: Iterable[EntryPoint]) -> dict[str, EntryPoint]:
+    """Entry points by their names.
+
+    :raises PluginConflict: when two distributions claim one name for different objects.
+    """
+    named: dict[str, EntryPoint] = {}
+    for entry_point in found:
+        other = named.setdefault(entry_point.name, entry_point)
+        # A distribution that stands on sys.path twice (an editable install beside its wheel) is no conflict.
+        if other.value != entry_point.value:
+            raise PluginConflict(
+                f"Two distributions provide {entry_point.name!r} in {group}: {origin(other)} and {origin(entry_point)}. "
+                f"Uninstall one of them."
+            )
+    return named
+
+
+def origin(entry_point: EntryPoint) -> str:
+    """The distribution and version that an entry point came from, for people."""
+    distribution = entry_point.dist
+    return entry_point.value if distribution is None else f"{distribution.name} {distribution.version}"

@@ -1,0 +1,133 @@
+"""The hooks of one ``init``: plugins registered, checked, and frozen into tuples."""
+
+from __future__ import annotations
+
+import logging
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from pitstop._errors import ConfigError, PluginConflict
+from pitstop._plugins._discovery import by_name, origin
+from pitstop._plugins._hookspecs import PROJECT, HookSpecs
+
+
+if TYPE_CHECKING:
+    from pitstop._engine._delivery import Delivery
+
+__all__ = ["Hooks", "plugin_manager"]
+
+PLUGIN_GROUP = "pitstop.plugins"
+
+_log = logging.getLogger("pitstop.plugins")
+
+#: A hook's implementations, each with the names of the arguments that it takes.
+_Calls = tuple[tuple[Callable[..., Any], tuple[str, ...]], ...]
+
+
+def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.PluginManager:
+    """Register the installed plugins, the given ones and, as the last to be asked for a backend, ``resolver``.
+
+    Not by pluggy's ``load_setuptools_entrypoints``: it stops at the first plugin that fails to load and passes over
+    a second one of the same name in silence. An installed plugin that fails is logged and left out.
+
+    :raises PluginConflict: when two installed distributions offer a plugin of one name, or one is given twice.
+    :raises ConfigError: when a plugin implements a hook that does not exist, or wraps one.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(HookSpecs)
+    manager.register(resolver, "pitstop")
+    for name, entry_point in sorted(by_name(PLUGIN_GROUP, entry_points(group=PLUGIN_GROUP)).items()):
+        try:
+            plugin = entry_point.load()
+        except Exception:  # noqa: BLE001 - a plugin may raise anything
+            _log.exception("plugin %r from %s failed to load and is left out", name, origin(entry_point))
+        else:
+            _register(manager, plugin, name)
+    for plugin in plugins:
+        _register(manager, plugin, None)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise ConfigError(f"A plugin implements a hook that does not exist: {error}") from None
+    return manager
+
+
+def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
+    try:
+        manager.register(plugin, name)
+    except ValueError as error:
+        raise PluginConflict(f"The plugin {name or plugin!r} is registered twice. Give each once.") from error
+    except pluggy.PluginValidationError as error:
+        raise ConfigError(f"The plugin {name or plugin!r} does not fit the hooks: {error}") from None
+
+
+class Hooks:
+    """The hooks as they stood at ``init``. A hook that nobody implements costs the look at an empty tuple."""
+
+    def __init__(self, manager: pluggy.PluginManager) -> None:
+        self.stored = _freeze(manager, "pitstop_message_stored")
+        self.leased = _freeze(manager, "pitstop_message_leased")
+        self.acked = _freeze(manager, "pitstop_message_acked")
+        self.retried = _freeze(manager, "pitstop_message_retried")
+        self.dead = _freeze(manager, "pitstop_message_dead")
+        self.lease_lost = _freeze(manager, "pitstop_lease_lost")
+        self.advanced = _freeze(manager, "pitstop_recurrence_advanced")
+        self._handling = _freeze(manager, "pitstop_handling")
+        #: Errors that observers raised, by the qualified name of the function.
+        self.errors: Counter[str] = Counter()
+
+    def notify(self, calls: _Calls, **event: Any) -> None:
+        """Tell observers of an event. Whatever one of them raises, the others are told, and the caller goes on."""
+        for function, names in calls:
+            try:
+                function(*[event[name] for name in names])
+            except Exception:  # noqa: BLE001 - see above
+                self._isolate(function)
+
+    def enter(self, delivery: Delivery) -> list[AbstractContextManager[Any]]:
+        """Enter the contexts that plugins put around the handling of a delivery; give them to :meth:`leave` later."""
+        entered: list[AbstractContextManager[Any]] = []
+        for function, names in reversed(self._handling):
+            try:
+                context = function(*[delivery for _ in names])
+                if context is not None:
+                    context.__enter__()
+                    entered.append(context)
+            except Exception:  # noqa: BLE001 - see above
+                self._isolate(function)
+        return entered
+
+    def leave(self, entered: list[AbstractContextManager[Any]], error: BaseException | None) -> None:
+        """Leave the contexts, the last one first. None of them can hold back the error, or raise another."""
+        trace = None if error is None else error.__traceback__
+        while entered:
+            context = entered.pop()
+            try:
+                context.__exit__(None if error is None else type(error), error, trace)
+            except Exception as raised:  # noqa: BLE001 - see above
+                # A context made by contextlib raises the body's own error again, when that is a StopIteration.
+                if raised is not error:
+                    self._isolate(context)
+
+    def _isolate(self, culprit: object) -> None:
+        where = getattr(culprit, "__qualname__", type(culprit).__qualname__)
+        self.errors[where] += 1
+        _log.exception("plugin hook %s raised; the message is not affected", where)
+
+
+def _freeze(manager: pluggy.PluginManager, name: str) -> _Calls:
+    implementations = getattr(manager.hook, name).get_hookimpls()
+    for implementation in implementations:
+        if implementation.wrapper or implementation.hookwrapper:
+            raise ConfigError(
+                f"The plugin {implementation.plugin_name!r} wraps {name}, which is only observed. "
+                f"Implement it without wrapper=True; pitstop_handling puts a context around a handler."
+            )
+    # pluggy calls the last registered one first; so do we.
+    return tuple((each.function, tuple(each.argnames)) for each in reversed(implementations))

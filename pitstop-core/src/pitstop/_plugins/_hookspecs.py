@@ -1,0 +1,69 @@
+"""The hooks that a plugin may implement. An implementation takes those of a hook's arguments that it wants.
+
+All but :meth:`Hooks.pitstop_create_backend` and :meth:`Hooks.pitstop_handling` observe: what they return is ignored,
+and what they raise is logged and counted, and disturbs nobody. They run in the thread that did the thing, after it was
+written to the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+
+if TYPE_CHECKING:
+    from pitstop._engine._delivery import Delivery
+    from pitstop._values._entry import Entry
+    from pitstop.abc import Backend
+
+__all__ = ["PROJECT", "HookSpecs", "hookimpl"]
+
+PROJECT = "pitstop"
+
+#: Marks a method of a plugin as the implementation of the hook with its name.
+hookimpl = pluggy.HookimplMarker(PROJECT)
+_hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+class HookSpecs:
+    """The hooks, by name. See the module's text for the rules."""
+
+    @_hookspec(firstresult=True)
+    def pitstop_create_backend(self, type: str, options: Mapping[str, Any]) -> Backend | None:  # type: ignore[empty-body]
+        """Make the backend for a ``type`` and the rest of the configuration, or return None to leave it to others."""
+
+    @_hookspec
+    def pitstop_message_stored(self, entry: Entry) -> None:
+        """A message was stored, for the first time or anew."""
+
+    @_hookspec
+    def pitstop_message_leased(self, delivery: Delivery) -> None:
+        """A message is about to be handed out."""
+
+    @_hookspec
+    def pitstop_message_acked(self, delivery: Delivery) -> None:
+        """A delivery was acknowledged."""
+
+    @_hookspec
+    def pitstop_message_retried(self, delivery: Delivery, error: str | None, due: datetime) -> None:
+        """A delivery was nacked and comes back at ``due``."""
+
+    @_hookspec
+    def pitstop_message_dead(self, id: str, error: str | None) -> None:
+        """A message was set aside: it failed too often, or cannot be read."""
+
+    @_hookspec
+    def pitstop_lease_lost(self, delivery: Delivery) -> None:
+        """An ack, nack or extension came too late, and changed nothing."""
+
+    @_hookspec
+    def pitstop_recurrence_advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
+        """A series goes on to its occurrence at ``scheduled_for``; with an error: the one before was given up."""
+
+    @_hookspec
+    def pitstop_handling(self, delivery: Delivery) -> AbstractContextManager[Any]:  # type: ignore[empty-body]
+        """A context in which ``with delivery:`` runs its body; left before the ack or nack."""

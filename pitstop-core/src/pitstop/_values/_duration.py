@@ -1,0 +1,79 @@
+"""Durations as people write them: ``timedelta``, seconds, or text such as ``"1h30m"``."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from datetime import timedelta
+
+from pitstop._errors import ConfigError
+
+
+__all__ = ["format_duration", "parse_duration"]
+
+_UNITS = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_TEXT = re.compile(rf"(?:{_PART.pattern})+")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def parse_duration(value: object, field: str) -> timedelta:
+    """Read a duration.
+
+    :param value: a ``timedelta``, a number of seconds, or text: a number of seconds (``"90"``) or numbers with units
+        ``ms``, ``s``, ``m``, ``h``, ``d``, ``w`` (``"15m"``, ``"1h30m"``).
+    :param field: the name under which the value was given, for the error.
+    :raises ConfigError: when it is none of these, negative, not finite, or too large.
+    """
+    duration = _read(value)
+    if duration is None:
+        raise ConfigError(
+            f"{field}={value!r} is not a duration. "
+            f"Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."
+        )
+    if duration < timedelta(0):
+        raise ConfigError(f"{field}={value!r} is negative. Give a duration of zero or more.")
+    return duration
+
+
+def _read(value: object) -> timedelta | None:
+    try:
+        if isinstance(value, timedelta):
+            return value
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, int | float):
+            return timedelta(seconds=value) if math.isfinite(value) else None
+        if isinstance(value, str):
+            return _read_text(value.strip().lower())
+    except OverflowError:
+        return None
+    return None
+
+
+def _read_text(text: str) -> timedelta | None:
+    if _NUMBER.fullmatch(text):
+        return timedelta(seconds=float(text))
+    if not _TEXT.fullmatch(text):
+        return None
+    return sum((float(number) * _UNITS[unit] for number, unit in _PART.findall(text)), timedelta(0))
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration the way :func:`parse_duration` reads it, as in ``"1h30m"``."""
+    rest = duration // _UNITS["ms"]
+    sign, rest = ("-", -rest) if rest < 0 else ("", rest)
+    parts = []
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, rest = divmod(rest, _UNITS[unit] // _UNITS["ms"])
+        if count:
+            parts.append(f"{count}{unit}")
+    return sign + ("".join(parts) or "0s")

@@ -1,0 +1,141 @@
+"""Recurrences: which instants a series consists of, computed from its start alone.
+
+A recurrence is stored as a tagged, versioned dict of plain values, ``{"v": 1, "kind": "every", "ms": 3600000}``, so
+that new kinds need no migration. Reading is strict: a kind, version or field that this version does not know is an
+error, since leaving it out would emit at the wrong times.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, ClassVar, Self
+
+import attrs
+
+from pitstop._errors import ScheduleError
+
+
+__all__ = ["Every", "Recurrence", "load_recurrence"]
+
+
+class Recurrence(ABC):
+    """A rule that says, for a series that begins at ``start``, at which instants it occurs.
+
+    Instants are whole milliseconds since the epoch. All methods are functions of their arguments: the k-th occurrence
+    is the same whoever computes it and whenever, and no method counts its way from ``start``.
+    """
+
+    #: The tag of the stored form.
+    kind: ClassVar[str]
+    #: The version of the stored form.
+    version: ClassVar[int]
+
+    @abstractmethod
+    def first(self, start: int) -> int:
+        """The first occurrence, at ``start`` or after it."""
+
+    @abstractmethod
+    def after(self, instant: int, start: int) -> int:
+        """The first occurrence later than ``instant``."""
+
+    @abstractmethod
+    def latest(self, instant: int, start: int) -> int:
+        """The last occurrence that is not later than ``instant``; ``instant`` is not before the first one."""
+
+    @abstractmethod
+    def count(self, since: int, until: int, start: int) -> int:
+        """How many occurrences are later than ``since`` and not later than ``until``; both are occurrences."""
+
+    @abstractmethod
+    def dump(self) -> dict[str, Any]:
+        """The fields of the stored form, without ``v`` and ``kind``."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, fields: Mapping[str, Any]) -> Self:
+        """Read what :meth:`dump` wrote.
+
+        :raises pitstop.ScheduleError: when a field is missing, unknown or wrong.
+        """
+
+    def to_plain(self) -> dict[str, Any]:
+        """The stored form: a dict of plain values with its version and kind."""
+        return {"v": self.version, "kind": self.kind, **self.dump()}
+
+
+@attrs.frozen
+class Every(Recurrence):
+    """Every so many milliseconds of elapsed time: the k-th occurrence is ``start + k * ms``."""
+
+    kind: ClassVar[str] = "every"
+    version: ClassVar[int] = 1
+
+    ms: int
+
+    @classmethod
+    def of(cls, every: timedelta) -> Self:
+        """Read an interval.
+
+        :raises pitstop.ScheduleError: when it is not positive or not a whole number of milliseconds.
+        """
+        ms, rest = divmod(every, timedelta(milliseconds=1))
+        if every <= timedelta(0):
+            raise ScheduleError(f"every={every!r} is not positive. Give the time from one occurrence to the next.")
+        if rest:
+            raise ScheduleError(f"every={every!r} is not a whole number of milliseconds. Round it, or it would drift.")
+        return cls(ms)
+
+    def first(self, start: int) -> int:
+        return start
+
+    def after(self, instant: int, start: int) -> int:
+        return start + max((instant - start) // self.ms + 1, 0) * self.ms
+
+    def latest(self, instant: int, start: int) -> int:
+        return start + (instant - start) // self.ms * self.ms
+
+    def count(self, since: int, until: int, start: int) -> int:
+        return (until - since) // self.ms
+
+    def dump(self) -> dict[str, Any]:
+        return {"ms": self.ms}
+
+    @classmethod
+    def load(cls, fields: Mapping[str, Any]) -> Self:
+        ms = fields.get("ms")
+        if set(fields) != {"ms"} or not isinstance(ms, int) or isinstance(ms, bool) or ms < 1:
+            raise ScheduleError("A stored recurrence of kind 'every' must have the one field 'ms', a positive int.")
+        return cls(ms)
+
+    @property
+    def timedelta(self) -> timedelta:
+        """The interval as it was given."""
+        return timedelta(milliseconds=self.ms)
+
+
+_KINDS: dict[str, type[Recurrence]] = {Every.kind: Every}
+
+
+def load_recurrence(plain: object) -> Recurrence:
+    """Read the stored form of a recurrence.
+
+    :raises ScheduleError: when its kind or version is unknown here, or it is malformed.
+    """
+    if not isinstance(plain, Mapping):
+        raise ScheduleError(f"A stored recurrence must be a mapping, not {type(plain).__name__}.")
+    fields = dict(plain)
+    kind, version = fields.pop("kind", None), fields.pop("v", None)
+    cls = _KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise ScheduleError(
+            f"Unknown recurrence kind {kind!r:.80}. Known here: {', '.join(sorted(_KINDS))}. "
+            f"Upgrade pitstop-core, or install the plugin that it was stored with, then redrive the message."
+        )
+    if version != cls.version:
+        raise ScheduleError(
+            f"Recurrence kind {kind!r} is stored in version {version!r:.20}; this pitstop-core reads {cls.version}. "
+            f"Upgrade it, then redrive the message."
+        )
+    return cls.load(fields)

@@ -1,0 +1,149 @@
+"""The schedule of a recurring message: a recurrence, its bounds, and what happens to occurrences that were missed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal, Self, get_args
+
+import attrs
+
+from pitstop._errors import ScheduleError
+from pitstop._values._instant import LAST_INSTANT, instant_of
+from pitstop._values._recurrence import Every, Recurrence, load_recurrence
+
+
+__all__ = ["CatchUp", "Choice", "Schedule", "plan"]
+
+#: What is emitted for occurrences that nobody was there to receive. ``latest``: the last of them, once. ``all``: each,
+#: oldest first. ``skip``: the last one, unless it is older than the grace.
+CatchUp = Literal["latest", "all", "skip"]
+
+
+@attrs.frozen
+class Choice:
+    """The occurrence to emit, and how many earlier ones were passed over in its favour."""
+
+    occurrence: int
+    missed: int
+
+
+@attrs.frozen
+class Schedule:
+    """When a recurring message occurs: at the instants of ``recurrence`` in ``[start, end)``."""
+
+    start: int
+    #: Exclusive, as in ``range()``. None: never ends.
+    end: int | None
+    recurrence: Recurrence
+    catch_up: CatchUp
+    #: Milliseconds by which an occurrence may be late and still be emitted, with ``catch_up="skip"``.
+    grace: int | None
+
+    def next(self, instant: int) -> int | None:
+        """The first occurrence later than ``instant``; None when there is none."""
+        return self._bounded(self.recurrence.after(instant, self.start))
+
+    def choose(self, pending: int, at: int) -> Choice | None:
+        """What to emit at ``at`` when ``pending`` is the first occurrence that was not dealt with yet.
+
+        None: nothing, every occurrence up to ``at`` is too old. The same arguments choose the same occurrence, so a
+        retry finds what the first emission chose.
+        """
+        if self.catch_up == "all":
+            return Choice(pending, 0)
+        until = at if self.end is None else min(at, self.end - 1)
+        last = max(self.recurrence.latest(until, self.start), pending)
+        if self.grace is not None and at - last > self.grace:
+            return None
+        return Choice(last, self.recurrence.count(pending, last, self.start))
+
+    def to_plain(self) -> dict[str, Any]:
+        """The stored form."""
+        return {
+            "start": self.start,
+            "end": self.end,
+            "every": self.recurrence.to_plain(),
+            "catch_up": self.catch_up,
+            "grace": self.grace,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """Read the stored form.
+
+        :raises ScheduleError: when it is malformed, or its recurrence is of a kind or version unknown here.
+        """
+        fields = dict(plain)
+        recurrence = load_recurrence(fields.pop("every", None))
+        start, end, grace = fields.pop("start", None), fields.pop("end", None), fields.pop("grace", None)
+        catch_up = fields.pop("catch_up", None)
+        whole = all(value is None or type(value) is int for value in (start, end, grace))
+        if fields or start is None or not whole or catch_up not in get_args(CatchUp):
+            raise ScheduleError("The stored schedule is malformed. Store the message again, or remove it.")
+        return cls(start, end, recurrence, catch_up, grace)
+
+    def _bounded(self, occurrence: int) -> int | None:
+        return occurrence if occurrence < (LAST_INSTANT + 1 if self.end is None else self.end) else None
+
+
+def plan(
+    when: datetime | timedelta,
+    end: datetime | timedelta | None,
+    every: timedelta | Recurrence | None,
+    catch_up: str,
+    grace: timedelta | None,
+    now_us: int,
+) -> tuple[int, Schedule | None]:
+    """Read the times of a call of ``store``: the first instant, and the schedule if it is to recur.
+
+    :param now_us: now, in microseconds, for what is given as a distance.
+    :raises ScheduleError: when they make no sense; the text says which one and why.
+    """
+    start = instant_of(when, now_us)
+    if every is None:
+        _refuse_without_every(end, catch_up, grace)
+        return start, None
+    recurrence = _recurrence(every)
+    until = None if end is None else instant_of(end, now_us, "end")
+    if until is not None and until <= start:
+        raise ScheduleError(
+            f"end={end!r} is not after the start {when!r}. The end is exclusive, as in range(); None means never."
+        )
+    schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace))
+    first = schedule._bounded(recurrence.first(start))
+    if first is None:
+        raise ScheduleError(f"every={every!r} has no occurrence from {when!r} until {end!r}. Give a later end.")
+    return first, schedule
+
+
+def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
+    if end is not None:
+        raise ScheduleError(f"end={end!r} is given without every. Say every=timedelta(...), or leave end out.")
+    if catch_up != "latest" or grace is not None:
+        raise ScheduleError(
+            "catch_up and grace are for recurring messages. Say every=timedelta(...), or leave them out."
+        )
+
+
+def _recurrence(every: object) -> Recurrence:
+    if isinstance(every, timedelta):
+        return Every.of(every)
+    if isinstance(every, Recurrence):
+        return every
+    raise ScheduleError(f"every={every!r} is a {type(every).__name__}. Give a timedelta or a Recurrence.")
+
+
+def _policy(catch_up: object, grace: object) -> tuple[CatchUp, int | None]:
+    if catch_up not in get_args(CatchUp):
+        raise ScheduleError(f"catch_up={catch_up!r} is unknown. Give one of: {', '.join(get_args(CatchUp))}.")
+    if (catch_up == "skip") != (grace is not None):
+        raise ScheduleError(
+            f"catch_up={catch_up!r} with grace={grace!r}: 'skip' needs a grace, and only 'skip' has one. "
+            f"The grace says how late an occurrence may be and still be emitted."
+        )
+    if grace is None:
+        return catch_up, None  # type: ignore[return-value]
+    if not isinstance(grace, timedelta) or grace < timedelta(0):
+        raise ScheduleError(f"grace={grace!r} cannot be used. Give a timedelta of zero or more.")
+    return "skip", grace // timedelta(milliseconds=1)

@@ -1,0 +1,76 @@
+"""Messages as JSON text, for backends whose store knows no mappings.
+
+JSON has no bytes and no datetimes. They are written as mappings with one reserved key (``{"$bytes": "aGk="}``,
+``{"$time": 1700000000000}``); a mapping of the user's that looks like one of these is wrapped in ``{"$map": ...}``, so
+that everything that :func:`pitstop._values._message.copy_message` accepts comes back equal. ``NaN`` and the infinities
+are written as Python's ``json`` writes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+
+from datetime import datetime
+from typing import Any
+
+from pitstop._values._instant import floor_instant, from_instant
+
+
+__all__ = ["dump_message", "load_message"]
+
+_RESERVED = frozenset({"$bytes", "$time", "$map"})
+
+
+def dump_message(message: dict[str, Any]) -> str:
+    """Write a message that went through validation as JSON text."""
+    text = _encoder.encode(message)
+    # Nearly no message has such a key; the search costs less than a walk over every message would.
+    return _encoder.encode(_escape(message)) if '"$' in text else text
+
+
+def load_message(text: str) -> Any:
+    """Read what :func:`dump_message` wrote.
+
+    :raises ValueError: when the text is not JSON, or a reserved mapping in it is malformed.
+    """
+    return json.loads(text, object_hook=_unescape if '"$' in text else None)
+
+
+def _write(value: object) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, datetime):
+        return {"$time": floor_instant(value)}
+    raise TypeError(f"A {type(value).__name__} got past the validation of messages.")
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_write, check_circular=False)
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, dict):
+        escaped = {key: _escape(item) for key, item in value.items()}
+        return {"$map": list(escaped.items())} if _looks_reserved(value) else escaped
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    return value
+
+
+def _unescape(value: dict[str, Any]) -> Any:
+    if not _looks_reserved(value):
+        return value
+    ((key, content),) = value.items()
+    try:
+        if key == "$bytes":
+            return base64.b64decode(content, validate=True)
+        if key == "$time":
+            return from_instant(content)
+        return dict(content)
+    except (TypeError, OverflowError, binascii.Error) as error:
+        raise ValueError(f"malformed {key} in a stored message") from error
+
+
+def _looks_reserved(value: dict[str, Any]) -> bool:
+    return len(value) == 1 and not _RESERVED.isdisjoint(value)

@@ -1,0 +1,41 @@
+"""The contract between Pitstop and a backend: everything that the author of one needs."""
+
+from __future__ import annotations
+
+from pitstop._values._instant import floor_instant, from_instant
+from pitstop._values._message import copy_plain
+from pitstop._values._text_codec import dump_message, load_message
+from pitstop.abc._backend import API_VERSION, Backend, Capability, Watch
+from pitstop.abc._clock import Clock, Doorbell, SystemClock
+from pitstop.abc._config import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
+from pitstop.abc._record import Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
+
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "BackendConfig",
+    "Capability",
+    "Clock",
+    "Damaged",
+    "Doorbell",
+    "Outcome",
+    "Progress",
+    "Record",
+    "Retry",
+    "Settlement",
+    "SystemClock",
+    "Tally",
+    "Watch",
+    "copy_plain",
+    "did_you_mean",
+    "dump_message",
+    "duration_field",
+    "floor_instant",
+    "from_instant",
+    "load_message",
+    "query_options",
+    "read_record",
+    "split_url",
+    "state_of",
+]

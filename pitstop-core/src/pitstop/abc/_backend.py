@@ -1,0 +1,145 @@
+"""The contract of a backend: it stores records, leases them, and applies fenced writes. Nothing else.
+
+What a message, a recurrence or a retry *means* is decided in core, by functions of values; a backend never looks into
+``Record.series`` and never computes a time, but for the end of a lease.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from enum import Flag, auto
+from typing import Any, ClassVar, Protocol
+
+from pitstop._values._entry import State
+from pitstop.abc._clock import SystemClock
+from pitstop.abc._config import BackendConfig
+from pitstop.abc._record import Damaged, Record, Settlement, Tally
+
+
+__all__ = ["API_VERSION", "Backend", "Capability", "Watch"]
+
+#: The version of this contract. A backend states the one it was written for as ``api_version``.
+API_VERSION = 1
+
+
+class Capability(Flag):
+    """Optional behaviour. A backend declares what it has; core does without the rest, or raises ``Unsupported``."""
+
+    #: What was stored is there after the process and its machine were restarted.
+    DURABLE = auto()
+    #: Several processes may use one store at the same time.
+    MULTI_PROCESS = auto()
+    #: :meth:`Backend.watch` notices changes that other handles and other processes make.
+    WATCH = auto()
+
+
+class Watch(Protocol):
+    """Notices that a store may have changed. A hint: a change that goes unnoticed costs lateness, nothing else."""
+
+    #: Seconds to wait between two polls; 0 when :meth:`poll` itself waits for the server.
+    pause: float
+
+    def poll(self) -> bool:
+        """Say whether anything may have changed since the last call. May block for a second at most."""
+        ...
+
+    def close(self) -> None:  # noqa: B027 - nothing to give back is fine
+        """Give back what the watch holds."""
+        ...
+
+
+class Backend(ABC):
+    """Where messages live. Thread-safe: any method may be called from any thread at any time.
+
+    Methods raise :class:`pitstop.BackendUnavailable` when the store does not do what it should, with a text that holds
+    no secret and no message. Times are instants (milliseconds since the epoch).
+    """
+
+    #: The version of the contract that the class was written for: say ``api_version = 1`` in the class.
+    api_version: ClassVar[int]
+    #: The attrs class of the configuration, which validates itself.
+    Config: ClassVar[type[BackendConfig]] = BackendConfig
+    capabilities: ClassVar[Capability] = Capability(0)
+
+    def __init__(self, config: BackendConfig) -> None:
+        self.config = config
+        self.clock = config.clock or SystemClock()
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Backend:
+        """Make a backend of a user's configuration, less its ``type``.
+
+        :raises pitstop.ConfigError: when an option is unknown or its value is wrong.
+        """
+        return cls(cls.Config.from_options(options))
+
+    @abstractmethod
+    def now(self) -> int:
+        """Microseconds since the epoch, by the clock that decides what is due: the server's where there is one."""
+
+    @abstractmethod
+    def put(self, records: Sequence[Record]) -> None:
+        """Store records with distinct ids, each in place of the one with its id, lease included.
+
+        Each record is stored whole or not at all; when this returns, all are, as durably as the store is configured.
+        Records with equal ``due`` are leased in the order in which their ids came in.
+        """
+
+    @abstractmethod
+    def delete(self, id: str) -> bool:
+        """Remove a record, leased or not. True when it was there."""
+
+    @abstractmethod
+    def get(self, id: str) -> Record | Damaged | None:
+        """Read a record as it is now; None when there is none."""
+
+    @abstractmethod
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        """Read up to ``limit`` records in the order of ``(due, id)``, those without a ``due`` last.
+
+        :param state: only records in this state: ``dead`` (no ``due``), ``leased`` (a token, ``due`` to come), ``due``
+            (``due`` has come), ``scheduled`` (``due`` to come, no token). None: all. A damaged ``due`` counts as none.
+        :param after: only records behind this ``(due, id)``. It need not be there any more.
+        """
+
+    @abstractmethod
+    def tally(self) -> Tally:
+        """Count the records by state, as in :meth:`scan`."""
+
+    @abstractmethod
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        """Claim up to ``limit`` records whose ``due`` has come, the oldest ``due`` first, for ``duration`` ms.
+
+        Each is written as :meth:`Progress.leased` says, with one new random token for the whole claim, and returned as
+        it is after that. No two claims get the same record while a lease runs. Fewer than ``limit`` may be returned
+        although more are due, but not none.
+        """
+
+    @abstractmethod
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        """Apply fenced writes for distinct ids; say for each whether it was applied.
+
+        A settlement applies when the record carries its token and either ``due`` is still to come (the lease runs) or
+        is None (dead). Else nothing is changed: not created, not updated, not deleted. Each is atomic, the batch need
+        not be. Applying one again after its reply was lost does no harm.
+        """
+
+    @abstractmethod
+    def next_due(self) -> int | None:
+        """The least ``due`` of all records, leased ones included; None when there is none. May be somewhat old."""
+
+    def watch(self) -> Watch | None:
+        """Begin to notice changes by others; None without :attr:`Capability.WATCH`."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - nothing to give back is fine
+        """Give back what the backend holds. Again is harmless. Nothing else is called afterwards."""
+
+    @property
+    def location(self) -> str:
+        """Where the messages are, for logs and errors; without secrets."""
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.location}>"

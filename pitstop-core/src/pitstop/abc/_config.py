@@ -1,0 +1,186 @@
+"""Configuration: attrs classes that check themselves at construction and name the key that is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import math
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Self, TypeVar
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import attrs
+
+from pitstop._errors import ConfigError
+from pitstop._values._duration import parse_duration
+from pitstop.abc._clock import Clock
+
+
+__all__ = ["BackendConfig", "Retry", "did_you_mean", "duration_field"]
+
+_T = TypeVar("_T")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """``"Did you mean 'x'? "`` for the known name closest to the given one, or nothing."""
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
+def duration_field(default: timedelta | None, *, zero: bool = False) -> Any:
+    """An attrs field for a duration; ``default=None`` makes it optional, ``zero=True`` lets it be zero."""
+
+    def convert(value: object, _: Any, field: attrs.Attribute[Any]) -> timedelta | None:
+        if value is None and default is None:
+            return None
+        duration = parse_duration(value, field.name)
+        if duration < timedelta(milliseconds=0 if zero else 1):
+            raise ConfigError(f"{field.name}={value!r} is too short. Give at least one millisecond.")
+        return duration
+
+    return attrs.field(default=default, converter=attrs.Converter(convert, takes_self=True, takes_field=True))
+
+
+def number_field(default: _T, convert: Callable[[Any], Any], least: float, need: str) -> Any:
+    """An attrs field for a finite number, which text may spell; None is allowed where it is the default."""
+
+    def read(value: object, _: Any, field: attrs.Attribute[Any]) -> Any:
+        if value is None and default is None:
+            return None
+        try:
+            number = convert(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        except (ValueError, OverflowError):
+            number = None
+        if number is None or not math.isfinite(number) or number < least or number != float(value):  # type: ignore[arg-type]
+            raise ConfigError(f"{field.name}={value!r} cannot be used. Give {need}.")
+        return number
+
+    return attrs.field(default=default, converter=attrs.Converter(read, takes_self=True, takes_field=True))
+
+
+@attrs.frozen(kw_only=True)
+class Retry:
+    """When a message comes back after a nack, and how often it may fail.
+
+    The n-th attempt's nack delays it by ``delay * factor ** (n - 1)``, ``max_delay`` at most, give or take the
+    fraction ``jitter``. Without ``delay`` it comes back when its lease runs out.
+    """
+
+    delay: timedelta | None = duration_field(None, zero=True)
+    factor: float = number_field(2.0, float, 1, "a number of at least 1")
+    #: 15 minutes, or ``delay`` if that is longer.
+    max_delay: timedelta = duration_field(None)
+    jitter: float = number_field(0.0, float, 0, "a fraction from 0 to 1, such as 0.1")
+    #: Attempts after which a one-shot message is dead, and a recurring one goes on with its next occurrence.
+    max_attempts: int | None = number_field(None, int, 1, "a whole number of at least 1, or None for no limit")
+
+    def __attrs_post_init__(self) -> None:
+        least = self.delay or timedelta(0)
+        if self.max_delay is None:
+            object.__setattr__(self, "max_delay", max(timedelta(minutes=15), least))
+        if self.max_delay < least:
+            raise ConfigError(f"max_delay={self.max_delay!s} is shorter than delay={least!s}. Give a longer max_delay.")
+        if self.jitter > 1:
+            raise ConfigError(f"jitter={self.jitter!r} cannot be used. Give a fraction from 0 to 1, such as 0.1.")
+
+
+def _retry(value: object) -> Retry:
+    if isinstance(value, Retry):
+        return value
+    if value is None:
+        return Retry()
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"retry={value!r} is a {type(value).__name__}. Give a mapping, as in {{'delay': '5s', 'max_attempts': 20}}."
+        )
+    try:
+        return from_mapping(Retry, value, "retry")
+    except ConfigError as error:
+        raise ConfigError(f"retry: {error}") from None
+
+
+def _clock(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not all(callable(getattr(value, name, None)) for name in ("time_us", "monotonic", "wait")):
+        raise ConfigError(
+            f"{field.name} is a {type(value).__name__}, which is no clock. Give a pitstop.testing.ManualClock."
+        )
+
+
+@attrs.frozen(kw_only=True)
+class BackendConfig:
+    """What all backends can be told. Subclass it with attrs for more, and set it as the backend's ``Config``."""
+
+    #: How long a claim holds: a message that is neither acknowledged nor extended in this time is emitted again.
+    lock_time: timedelta = duration_field(timedelta(minutes=15))
+    #: The longest time between two looks at the store: how late a message stored by another process may be noticed.
+    loop_time: timedelta = duration_field(timedelta(seconds=1))
+    retry: Retry = attrs.field(factory=Retry, converter=_retry)
+    #: A clock for tests, in place of the one that decides otherwise.
+    clock: Clock | None = attrs.field(default=None, validator=_clock)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Read a configuration from a mapping; with a ``url``, from both, the mapping's keys first.
+
+        :raises ConfigError: when a key is unknown or a value is wrong.
+        """
+        options = dict(options)
+        url = options.pop("url", None)
+        if url is not None:
+            options = {**cls.options_of_url(url), **options}
+        return from_mapping(cls, options, "configuration")
+
+    @classmethod
+    def options_of_url(cls, url: str) -> dict[str, Any]:
+        """The options that a URL spells: here those behind its ``?``. A backend with more in its URL extends this.
+
+        :raises ConfigError: when the URL is malformed. The text never quotes it: it may hold a password.
+        """
+        return query_options(split_url(url).query)
+
+
+def split_url(url: str) -> SplitResult:
+    """``urllib.parse.urlsplit`` with an error that does not quote the URL."""
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(
+            f"The URL is malformed ({type(error).__name__}). Percent-encode special characters."
+        ) from None
+
+
+def query_options(query: str) -> dict[str, Any]:
+    """Options from the part of a URL behind ``?``: ``retry.delay=5s`` becomes ``{"retry": {"delay": "5s"}}``."""
+    options: dict[str, Any] = {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise ConfigError(
+            "The URL's part behind '?' is malformed. Write it as '?lock_time=15m&loop_time=1s'."
+        ) from None
+    for key, value in pairs:
+        name, dot, inner = key.partition(".")
+        place = options.setdefault(name, {}) if dot else options
+        if not isinstance(place, dict) or (inner or name) in place:
+            raise ConfigError(f"The URL gives {key!r} twice. Give each option once.")
+        place[inner or name] = value
+    return options
+
+
+def url_path(parts: SplitResult) -> str:
+    """The path of a URL, with its percent-escapes undone."""
+    return unquote(parts.path)
+
+
+def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:
+    """Make an attrs instance from a user's mapping, with an error that teaches for a key it has not got.
+
+    A field whose name is a keyword of Python is spelled with ``metadata={"key": ...}``.
+    """
+    fields = {field.metadata.get("key", field.name): field for field in attrs.fields(cls) if field.init}  # type: ignore[arg-type]
+    unknown = [key for key in options if key not in fields]
+    if unknown:
+        key = str(unknown[0])
+        raise ConfigError(f"Unknown {what} key {key!r}. {did_you_mean(key, fields)}Known: {', '.join(sorted(fields))}.")
+    return cls(**{fields[key].alias: value for key, value in options.items()})

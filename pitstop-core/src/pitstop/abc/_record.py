@@ -1,0 +1,160 @@
+"""What a backend stores, and the one kind of change that it makes to it.
+
+All times are instants: whole milliseconds since the epoch, as ``int``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from pitstop._values._entry import State
+from pitstop._values._instant import LAST_INSTANT
+
+
+__all__ = ["Damaged", "Outcome", "Progress", "Record", "Settlement", "Tally", "read_record", "state_of"]
+
+
+@attrs.frozen
+class Progress:
+    """The part of a record that leasing and settling change.
+
+    Invariants: ``due >= first_leased`` (so the least time at which the occurrence was ever leased is the first one, and
+    a store may keep it with a minimum); ``token`` is set while a lease runs, after it ran out, and in a dead record
+    (it is what fences the redrive); a record is dead when ``due`` is None.
+    """
+
+    #: When the record may next be claimed: its time, or the end of the running lease. None: dead, never claimed.
+    due: int | None
+    #: The nominal time of the current occurrence.
+    scheduled_for: int
+    #: Claims of the current occurrence so far.
+    attempts: int = 0
+    #: When the current occurrence was claimed first. None: not yet.
+    first_leased: int | None = None
+    #: What the last failure said.
+    last_error: str | None = None
+    #: The last claim's token.
+    token: str | None = None
+
+    def leased(self, token: str, now: int, until: int) -> Progress:
+        """What a claim at ``now`` makes of this: :meth:`Backend.lease` writes exactly these fields."""
+        first = now if self.first_leased is None else self.first_leased
+        return Progress(until, self.scheduled_for, self.attempts + 1, first, self.last_error, token)
+
+
+@attrs.frozen
+class Record:
+    """A stored message. All but ``progress`` is written by :meth:`Backend.put` alone."""
+
+    id: str
+    #: The message without its id, made of plain values: None, bool, int, float, str, bytes, UTC datetimes on whole
+    #: milliseconds, lists, dicts. Not to be changed: whoever hands it out copies it, or makes it anew at each read.
+    message: dict[str, Any] = attrs.field(repr=False)
+    #: The recurrence with its bounds as plain values (None, int, str, lists and dicts with str keys); None: one-shot.
+    #: A backend keeps it as it is and never looks inside.
+    series: Mapping[str, Any] | None
+    #: New and globally unique at each store.
+    revision: str
+    progress: Progress
+
+
+@attrs.frozen
+class Damaged:
+    """A stored document that cannot be read as a :class:`Record`, in place of one."""
+
+    id: str
+    #: What is wrong with it, for people. Without its values.
+    error: str
+    #: As in :class:`Progress`; None also when it is the ``due`` that is damaged.
+    due: int | None
+    token: str | None
+
+
+def state_of(due: int | None, token: str | None, now: int) -> State:
+    """The state of a record at ``now``. A lease that ran out leaves it due."""
+    if due is None:
+        return "dead"
+    if due <= now:
+        return "due"
+    return "scheduled" if token is None else "leased"
+
+
+def read_record(
+    *,
+    id: str,
+    message: object,
+    series: object,
+    revision: object,
+    due: object,
+    scheduled_for: object,
+    attempts: object,
+    first_leased: object,
+    last_error: object,
+    token: object,
+) -> Record | Damaged:
+    """Make a record of what was found in a store; if somebody damaged it, say what is wrong instead.
+
+    Every backend reads through this, so that all are equally strict. Fields that a store leaves out are given as None.
+    """
+    usable_due = due if _is_instant(due) else None
+    usable_token = token if isinstance(token, str) else None
+    wrong = [
+        name
+        for name, fine in (
+            ("msg", isinstance(message, dict)),
+            ("series", series is None or isinstance(series, Mapping)),
+            ("revision", isinstance(revision, str)),
+            ("due", due is None or usable_due is not None),
+            ("scheduled_for", _is_instant(scheduled_for)),
+            ("attempts", type(attempts) is int and attempts >= 0),
+            ("first_leased", first_leased is None or _is_instant(first_leased)),
+            ("last_error", last_error is None or isinstance(last_error, str)),
+            ("token", token is None or usable_token is not None),
+        )
+        if not fine
+    ]
+    if wrong:
+        error = f"Damaged: {', '.join(wrong)} cannot be read. Store the message again, or remove it."
+        return Damaged(id, error, usable_due, usable_token)
+    progress = Progress(usable_due, scheduled_for, attempts, first_leased, last_error, usable_token)  # type: ignore[arg-type]
+    return Record(id, message, series, revision, progress)  # type: ignore[arg-type]
+
+
+def _is_instant(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LAST_INSTANT
+
+
+class Outcome(Enum):
+    """What a settlement means. A backend need not look at it: ``Settlement.progress`` says what to write."""
+
+    COMPLETE = "complete"
+    RESCHEDULE = "reschedule"
+    RELEASE = "release"
+    BURY = "bury"
+    EXTEND = "extend"
+
+
+@attrs.frozen
+class Settlement:
+    """A fenced write: done if the record carries ``token`` and is leased or dead now, otherwise nothing at all."""
+
+    id: str
+    token: str
+    outcome: Outcome
+    #: The progress to write; None: delete the record.
+    progress: Progress | None
+
+
+@attrs.frozen
+class Tally:
+    """How many records are in which state, and the least ``due`` among the due ones (None: there is none)."""
+
+    scheduled: int
+    due: int
+    leased: int
+    dead: int
+    oldest_due: int | None

@@ -1,0 +1,96 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from threading import Condition
+
+from pitstop._errors import PitstopError
+from pitstop._values._instant import aware, microseconds
+from pitstop.abc import Doorbell
+
+
+__all__ = ["ManualClock"]
+
+
+class ManualClock:
+    """Time in the hand of a test: give it as ``clock`` to the configuration of a backend. Thread-safe.
+
+    A wait in another thread ends when the clock is moved past its time, not before.
+    """
+
+    def __init__(self, start: datetime | None = None) -> None:
+        """Start at ``start``, an aware datetime; if not given, at 2020-01-01T00:00Z, the same in every run.
+
+        :raises pitstop.ScheduleError: when ``start`` is naive.
+        """
+        begin = datetime(2020, 1, 1, tzinfo=UTC) if start is None else aware(start, "start")
+        self._now_us = microseconds(begin)
+        self._moved = Condition()
+        self._sleepers: list[tuple[int, Doorbell]] = []
+
+    def now(self) -> datetime:
+        """The time that it shows."""
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._now_us)
+
+    def advance(self, by: timedelta | float) -> datetime:
+        """Move it by a ``timedelta`` or by seconds; return the time that it shows then.
+
+        :raises pitstop.PitstopError: when ``by`` is negative: clocks do not go back.
+        """
+        delta = by if isinstance(by, timedelta) else timedelta(seconds=by)
+        if delta < timedelta(0):
+            raise PitstopError(f"by={by!r} is negative. The clock does not go back.")
+        return self._move(self._now_us + delta // timedelta(microseconds=1))
+
+    def advance_to(self, when: datetime) -> datetime:
+        """Move it to ``when``, an aware datetime that is not before the time it shows.
+
+        :raises pitstop.PitstopError: when it is before.
+        """
+        target = microseconds(aware(when, "when"))
+        if target < self._now_us:
+            raise PitstopError(f"when={when!r} is before {self.now()!r}. The clock does not go back.")
+        return self._move(target)
+
+    def time_us(self) -> int:
+        return self._now_us
+
+    def monotonic(self) -> float:
+        return self._now_us / 1e6
+
+    def wait(self, bell: Doorbell, seconds: float | None) -> bool:
+        if seconds is None:
+            return bell.wait(None)
+        with self._moved:
+            until = self._now_us + round(seconds * 1e6)
+            if until <= self._now_us:
+                return bell.wait(0)
+            place = (until, bell)
+            self._sleepers.append(place)
+            self._moved.notify_all()
+        try:
+            bell.wait(None)
+            return self._now_us < until
+        finally:
+            with self._moved:
+                self._sleepers.remove(place)
+
+    def wait_for_sleepers(self, count: int, timeout: float = 10.0) -> bool:
+        """Block, in real time, until so many threads wait by this clock. False when ``timeout`` seconds went by.
+
+        For tests that move the clock under a listener in another thread, and want it to be asleep first.
+        """
+        with self._moved:
+            return self._moved.wait_for(lambda: len(self._sleepers) >= count, timeout)
+
+    def __repr__(self) -> str:
+        return f"ManualClock({self.now().isoformat()})"
+
+    def _move(self, to_us: int) -> datetime:
+        with self._moved:
+            self._now_us = max(self._now_us, to_us)
+            for until, bell in self._sleepers:
+                if until <= self._now_us:
+                    bell.ring()
+        return self.now()

@@ -1,0 +1,148 @@
+"""The memory backend: a shelf of records behind a lock."""
+
+from __future__ import annotations
+
+import heapq
+import os
+
+from collections.abc import Collection, Sequence
+from threading import Lock
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+from pitstop import State
+from pitstop.abc import Backend, BackendConfig, Capability, Record, Settlement, Tally, copy_plain, state_of
+from pitstop_memory._config import MemoryConfig
+from pitstop_memory._shelf import Shelf
+
+
+__all__ = ["MemoryBackend"]
+
+
+class _Room:
+    """A shelf and its lock: what handles with one name share."""
+
+    def __init__(self) -> None:
+        self.shelf = Shelf()
+        self.lock = Lock()
+
+
+_rooms: WeakValueDictionary[str, _Room] = WeakValueDictionary()
+_rooms_lock = Lock()
+
+
+class MemoryBackend(Backend):
+    """Messages in this process. As strict and as lossy with values as the backends that write them down."""
+
+    api_version: ClassVar[int] = 1
+    Config: ClassVar[type[BackendConfig]] = MemoryConfig
+    capabilities: ClassVar[Capability] = Capability(0)
+
+    def __init__(self, config: MemoryConfig | None = None) -> None:
+        config = config or MemoryConfig()
+        super().__init__(config)
+        self._name = config.name
+        if config.name is None:
+            self._room = _Room()
+        else:
+            with _rooms_lock:
+                self._room = _rooms.setdefault(config.name, _Room())
+
+    @property
+    def location(self) -> str:
+        return f"memory://{self._name or ''}"
+
+    def now(self) -> int:
+        return self.clock.time_us()
+
+    def put(self, records: Sequence[Record]) -> None:
+        with self._room.lock:
+            for record in records:
+                self._room.shelf.put(_copy(record))
+
+    def delete(self, id: str) -> bool:
+        with self._room.lock:
+            return self._room.shelf.delete(id)
+
+    def get(self, id: str) -> Record | None:
+        with self._room.lock:
+            record = self._room.shelf.get(id)
+            return None if record is None else _copy(record)
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
+        now = self._now_ms()
+        behind = None if after is None else _place(*after)
+        with self._room.lock:
+            wanted = (
+                record
+                for record in self._room.shelf
+                if (state is None or _state_of(record, now) == state)
+                and (behind is None or _place(record.progress.due, record.id) > behind)
+            )
+            found = heapq.nsmallest(limit, wanted, key=lambda record: _place(record.progress.due, record.id))
+            return [_copy(record) for record in found]
+
+    def tally(self) -> Tally:
+        now = self._now_ms()
+        counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
+        oldest: int | None = None
+        with self._room.lock:
+            for record in self._room.shelf:
+                state = _state_of(record, now)
+                counts[state] += 1
+                due = record.progress.due
+                if state == "due" and due is not None and (oldest is None or due < oldest):
+                    oldest = due
+        return Tally(counts["scheduled"], counts["due"], counts["leased"], counts["dead"], oldest)
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+        token = os.urandom(16).hex()
+        leased: list[Record] = []
+        with self._room.lock:
+            shelf, now = self._room.shelf, self._now_ms()
+            while len(leased) < limit:
+                record = shelf.first()
+                if record is None or record.progress.due is None or record.progress.due > now:
+                    break
+                leased.append(_copy(shelf.change(record.id, record.progress.leased(token, now, now + duration))))
+        return leased
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        with self._room.lock:
+            now = self._now_ms()
+            return [self._apply(each, now) for each in settlements]
+
+    def next_due(self) -> int | None:
+        with self._room.lock:
+            record = self._room.shelf.first()
+            return None if record is None else record.progress.due
+
+    def _apply(self, settlement: Settlement, now: int) -> bool:
+        shelf = self._room.shelf
+        record = shelf.get(settlement.id)
+        if record is None or record.progress.token != settlement.token:
+            return False
+        if record.progress.due is not None and record.progress.due <= now:
+            return False
+        if settlement.progress is None:
+            shelf.delete(settlement.id)
+        else:
+            shelf.change(settlement.id, settlement.progress)
+        return True
+
+    def _now_ms(self) -> int:
+        return self.clock.time_us() // 1000
+
+
+def _copy(record: Record) -> Record:
+    # Nobody who holds a record that was put or read can reach the stored one through it.
+    series = None if record.series is None else copy_plain(dict(record.series))
+    return Record(record.id, copy_plain(record.message), series, record.revision, record.progress)
+
+
+def _place(due: int | None, id: str) -> tuple[bool, int, str]:
+    return (due is None, due or 0, id)
+
+
+def _state_of(record: Record, now: int) -> State:
+    return state_of(record.progress.due, record.progress.token, now)
