@@ -44,7 +44,7 @@ class Watch(Protocol):
         """Say whether anything may have changed since the last call. May block for a second at most."""
         ...
 
-    def close(self) -> None:  # noqa: B027 - nothing to give back is fine
+    def close(self) -> None:
         """Give back what the watch holds."""
         ...
 
