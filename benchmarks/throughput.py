@@ -66,6 +66,30 @@ def pitstop_cases(pit: pitstop.Pitstop) -> Iterator[Case]:
     yield f"drain, prefetch={CLAIM}", drain(CLAIM)
 
 
+def cases(
+    store: Callable[[int], None],
+    store_many: Callable[[int], None],
+    claim: Callable[[int], list[str]],
+    delete: Callable[[str], object],
+) -> Iterator[Case]:
+    """The cases of a raw driver, of its four operations."""
+
+    def drain(limit: int) -> Callable[[int], None]:
+        def run(count: int) -> None:
+            done = 0
+            while done < count:
+                for identifier in claim(limit):
+                    delete(identifier)
+                    done += 1
+
+        return run
+
+    yield "store", store
+    yield "store_many(1000)", store_many
+    yield "drain, prefetch=1", drain(1)
+    yield f"drain, prefetch={CLAIM}", drain(CLAIM)
+
+
 def raw_memory() -> Iterator[Case]:
     heap: list[tuple[float, int, str]] = []
     messages: dict[str, dict[str, object]] = {}
@@ -77,16 +101,19 @@ def raw_memory() -> Iterator[Case]:
             messages[identifier] = dict(BODY)
             heapq.heappush(heap, (time.time(), next(order), identifier))
 
-    def drain(count: int) -> None:
-        for _ in range(count):
-            due, _, identifier = heapq.heappop(heap)
-            assert due <= time.time()
-            del messages[identifier]
+    def claim(limit: int) -> list[str]:
+        now = time.time()
+        claimed = []
+        while heap and len(claimed) < limit and heap[0][0] <= now:
+            due, number, identifier = heapq.heappop(heap)
+            heapq.heappush(heap, (now + 900, number, identifier))
+            claimed.append(identifier)
+        return claimed
 
-    yield "store", store
-    yield "store_many(1000)", store
-    yield "drain, prefetch=1", drain
-    yield f"drain, prefetch={CLAIM}", drain
+    def delete(identifier: str) -> None:
+        del messages[identifier]
+
+    return cases(store, store, claim, delete)
 
 
 def raw_sqlite(path: Path) -> Iterator[Case]:
@@ -121,20 +148,10 @@ def raw_sqlite(path: Path) -> Iterator[Case]:
         ).fetchall()
         return [identifier for identifier, text in rows if json.loads(text)]
 
-    def drain(limit: int) -> Callable[[int], None]:
-        def run(count: int) -> None:
-            done = 0
-            while done < count:
-                for identifier in claim(limit):
-                    connection.execute("DELETE FROM m WHERE id = ?", (identifier,))
-                    done += 1
+    def delete(identifier: str) -> None:
+        connection.execute("DELETE FROM m WHERE id = ?", (identifier,))
 
-        return run
-
-    yield "store", store
-    yield "store_many(1000)", store_many
-    yield "drain, prefetch=1", drain(1)
-    yield f"drain, prefetch={CLAIM}", drain(CLAIM)
+    return cases(store, store_many, claim, delete)
 
 
 def raw_mongo(uri: str, dbname: str) -> Iterator[Case]:
@@ -163,20 +180,10 @@ def raw_mongo(uri: str, dbname: str) -> Iterator[Case]:
         collection.update_many({"_id": {"$in": ids}, "due": {"$lte": now}}, change, hint={"_id": 1})
         return ids
 
-    def drain(limit: int) -> Callable[[int], None]:
-        def run(count: int) -> None:
-            done = 0
-            while done < count:
-                for identifier in claim(limit):
-                    collection.delete_one({"_id": identifier})
-                    done += 1
+    def delete(identifier: str) -> None:
+        collection.delete_one({"_id": identifier})
 
-        return run
-
-    yield "store", store
-    yield "store_many(1000)", store_many
-    yield "drain, prefetch=1", drain(1)
-    yield f"drain, prefetch={CLAIM}", drain(CLAIM)
+    return cases(store, store_many, claim, delete)
 
 
 def measure(raw: Iterator[Case], ours: Iterator[Case], count: int, rounds: int) -> Iterator[tuple[str, float, float]]:

@@ -10,6 +10,7 @@ import tomllib
 import venv
 import zipfile
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_the_distributions_are_of_one_version_and_ask_for_it() -> None:
     for name in DISTRIBUTIONS:
         project = metadata(name)
         assert project["version"] == pitstop.__version__
-        wanted = [*project["dependencies"], *sum(project.get("optional-dependencies", {}).values(), [])]
+        wanted = [*project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]
         ours = [each for each in wanted if each.startswith("pitstop-")]
         assert all(each.endswith(f"=={pitstop.__version__}") for each in ours)
         assert ours or name == "pitstop-core"
