@@ -105,7 +105,7 @@ def raw_memory() -> Iterator[Case]:
         now = time.time()
         claimed = []
         while heap and len(claimed) < limit and heap[0][0] <= now:
-            due, number, identifier = heapq.heappop(heap)
+            _, number, identifier = heapq.heappop(heap)
             heapq.heappush(heap, (now + 900, number, identifier))
             claimed.append(identifier)
         return claimed
