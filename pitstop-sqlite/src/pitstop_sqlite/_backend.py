@@ -1,0 +1,159 @@
+"""The SQLite backend: one statement for each thing to do."""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote
+
+from pitstop import State
+from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally, Watch
+from pitstop_sqlite import _statements
+from pitstop_sqlite._config import SqliteConfig
+from pitstop_sqlite._database import Database
+from pitstop_sqlite._rows import (
+    LAST_INSTANT,
+    Row,
+    bindable,
+    leased_row,
+    new_row,
+    progress_values,
+    read_row,
+)
+from pitstop_sqlite._watch import SqliteWatch
+
+
+__all__ = ["SqliteBackend"]
+
+
+class SqliteBackend(Backend):
+    """Messages in a table of an SQLite file, which other processes and the application's own tables may share.
+
+    The file is opened, and made ready, at construction.
+    """
+
+    api_version: ClassVar[int] = 1
+    Config: ClassVar[type[BackendConfig]] = SqliteConfig
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH
+
+    def __init__(self, config: SqliteConfig | None = None) -> None:
+        """Open the file.
+
+        :raises pitstop.ConfigError: when the path names something that cannot be used.
+        :raises pitstop.BackendUnavailable: when the file is locked, full, damaged or not to be written to.
+        """
+        config = config or SqliteConfig()
+        super().__init__(config)
+        # A relative path means what it meant here, also after a change of the current folder.
+        self._path = str(Path(config.path).absolute())
+        self._database = Database(self._path, config.synchronous, config.busy_timeout, self.clock)
+
+    @property
+    def location(self) -> str:
+        return f"sqlite:///{quote(os.fsencode(self._path))}"
+
+    def now(self) -> int:
+        return self.clock.time_us()
+
+    def put(self, records: Sequence[Record]) -> None:
+        rows = [new_row(record) for record in records]
+        with self._database as connection:
+            if len(rows) == 1:
+                connection.execute(_statements.PUT, rows[0])
+            elif rows:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(_statements.PUT, rows)
+                connection.execute("COMMIT")
+
+    def delete(self, id: str) -> bool:
+        with self._database as connection:
+            return connection.execute(_statements.DELETE, (bindable(id),)).rowcount == 1
+
+    def get(self, id: str) -> Record | Damaged | None:
+        with self._database as connection:
+            row = connection.execute(_statements.GET, (bindable(id),)).fetchone()
+        return None if row is None else read_row(row)
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        now = self._now_ms()
+        due, id = (-1, b"") if after is None else (after[0], bindable(after[1]))
+        first, last = {"due": (0, now), None: (0, LAST_INSTANT)}.get(state, (now + 1, LAST_INSTANT))
+        rows: list[Row] = []
+        with self._database as connection:
+            # One transaction, so that nothing is seen twice or missed for having moved in between.
+            connection.execute("BEGIN")
+            if state != "dead" and due is not None:
+                statement = _statements.SCAN_DUE.format(also=_statements.AND_TOKEN.get(state or "", ""))
+                rows += connection.execute(statement, (first, last, due, id, limit)).fetchall()
+            if state in {"dead", None} and len(rows) < limit:
+                behind = id if due is None else b""
+                rows += connection.execute(_statements.SCAN_DEAD, (behind, limit - len(rows))).fetchall()
+            connection.execute("COMMIT")
+        return [read_row(row) for row in rows]
+
+    def tally(self) -> Tally:
+        with self._database as connection:
+            row = connection.execute(_statements.TALLY, {"now": self._now_ms()}).fetchone()
+        every, due, oldest, to_come, leased = row
+        return Tally(to_come - leased, due, leased, every - due - to_come, oldest)
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        token = os.urandom(16).hex()
+        with self._database as connection:
+            # Who has nothing to do must not take the write lock from those who have.
+            if connection.execute(_statements.ANY_DUE, (self._now_ms(),)).fetchone() is None:
+                return []
+            connection.execute("BEGIN IMMEDIATE")
+            # Not before: the lock may have been waited for, and the lease is to last from now.
+            now = self._now_ms()
+            until = min(now + duration, LAST_INSTANT)
+            rows = connection.execute(_statements.READ_DUE, (now, limit)).fetchall()
+            connection.execute(_statements.LEASE, (until, now, token, now, limit))
+            connection.execute("COMMIT")
+        stored_token = token.encode()
+        return [read_row(leased_row(row, stored_token, now, until)) for row in rows]
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        fenced = [_statement(each) for each in settlements]
+        with self._database as connection:
+            if len(fenced) == 1:
+                return [connection.execute(*fenced[0]).rowcount == 1]
+            # As a rule all apply; then nobody needs to ask for each.
+            connection.execute("BEGIN IMMEDIATE")
+            applied = 0
+            for statement in (_statements.COMPLETE, _statements.PROGRESS):
+                values = [values for each, values in fenced if each is statement]
+                if values:
+                    applied += connection.executemany(statement, values).rowcount
+            if applied == len(fenced):
+                connection.execute("COMMIT")
+                return [True] * applied
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            each_applied = [connection.execute(statement, values).rowcount == 1 for statement, values in fenced]
+            connection.execute("COMMIT")
+            return each_applied
+
+    def next_due(self) -> int | None:
+        with self._database as connection:
+            due: int | None = connection.execute(_statements.NEXT_DUE).fetchone()[0]
+        return due
+
+    def watch(self) -> Watch:
+        return SqliteWatch(self._database)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _now_ms(self) -> int:
+        return self.clock.time_us() // 1000
+
+
+def _statement(settlement: Settlement) -> tuple[str, Row]:
+    fence = (bindable(settlement.id), bindable(settlement.token))
+    if settlement.progress is None:
+        return _statements.COMPLETE, fence
+    return _statements.PROGRESS, (*progress_values(settlement.progress), *fence)

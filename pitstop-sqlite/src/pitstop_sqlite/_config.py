@@ -1,0 +1,78 @@
+"""The configuration of the SQLite backend."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from datetime import timedelta
+from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
+
+import attrs
+
+from pitstop import ConfigError
+from pitstop.abc import BackendConfig, did_you_mean, duration_field, query_options, split_url
+
+
+__all__ = ["SqliteConfig", "Synchronous"]
+
+#: When SQLite waits for the disk: at each commit, or only when the log is written back.
+Synchronous = Literal["full", "normal"]
+
+_SYNCHRONOUS = ("full", "normal")
+_DRIVE = re.compile(r"/[A-Za-z]:[/\\]")
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"path={value!r} is a {type(value).__name__}. Give a str or a Path, such as 'pitstop.db'.")
+    path = os.fsdecode(value)
+    if path == ":memory:":
+        raise ConfigError("path=':memory:' would be forgotten with the process. Give a file, or use type 'memory'.")
+    if path.startswith("file:"):
+        raise ConfigError(f"path={path!r} is an SQLite URI. Give the path of the file itself, such as 'pitstop.db'.")
+    if not path or "\0" in path:
+        raise ConfigError(f"path={path!r} cannot name a file. Give a path such as 'pitstop.db'.")
+    return path
+
+
+def _synchronous(value: object) -> str:
+    text = value.lower() if isinstance(value, str) else None
+    if text not in _SYNCHRONOUS:
+        hint = did_you_mean(text, _SYNCHRONOUS) if text else ""
+        raise ConfigError(f"synchronous={value!r} is unknown. {hint}Give 'full' or 'normal'.")
+    return text
+
+
+@attrs.frozen(kw_only=True)
+class SqliteConfig(BackendConfig):
+    """What the SQLite backend can be told: nothing is needed."""
+
+    #: The database file; made when it is not there. A relative path starts at the folder that is current at ``init``.
+    path: str = attrs.field(default="pitstop.db", converter=_path)
+    #: ``full``: what was stored survives a power loss. ``normal``: several times faster one by one; survives the death
+    #: of the process, but a power loss may take back the last moments.
+    synchronous: Synchronous = attrs.field(default="full", converter=_synchronous)
+    #: How long to wait for others who write to the file, before :class:`pitstop.BackendUnavailable` is raised.
+    busy_timeout: timedelta = duration_field(timedelta(seconds=5), zero=True)
+
+    @classmethod
+    def options_of_url(cls, url: str) -> dict[str, Any]:
+        """``sqlite:///relative.db``, ``sqlite:////absolute/path.db`` or ``sqlite:///C:/path.db``."""
+        parts = split_url(url)
+        if parts.netloc:
+            raise ConfigError(
+                "An SQLite URL has no host. Write it with three slashes, as in 'sqlite:///pitstop.db', "
+                "or with four and an absolute path, as in 'sqlite:////var/lib/app/pitstop.db'."
+            )
+        if parts.fragment:
+            raise ConfigError("The URL has a '#'. Write it as '%23' when it belongs to the path.")
+        options = query_options(parts.query)
+        if "path" in options:
+            raise ConfigError("The URL gives 'path' twice. Write the path before the '?' alone.")
+        path = os.fsdecode(unquote_to_bytes(parts.path))
+        if not path.startswith("/") or path == "/":
+            raise ConfigError("The URL names no file. Write it as 'sqlite:///pitstop.db'.")
+        # The slash after the (empty) host only ends it; before a drive as well as before a relative path.
+        return {"path": path[1:], **options}

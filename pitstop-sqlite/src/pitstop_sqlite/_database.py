@@ -1,0 +1,206 @@
+"""One connection to the file: opened, guarded, kept apart from forked children, its errors translated."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+
+from datetime import timedelta
+from threading import Lock
+from types import TracebackType
+from weakref import WeakSet
+
+from pitstop import BackendUnavailable, ConfigError
+from pitstop.abc import Clock, Doorbell, SystemClock
+from pitstop_sqlite._config import Synchronous
+from pitstop_sqlite._failures import in_our_words, is_busy
+from pitstop_sqlite._schema import create, needs_creation
+
+
+__all__ = ["Database"]
+
+#: STRICT tables.
+_LEAST_SQLITE = (3, 37, 0)
+#: Bytes that the log keeps on disk after a checkpoint; what it needed beyond that in a burst is given back.
+_LOG_LIMIT = 64 * 1024 * 1024
+#: SQLite counts the busy timeout in milliseconds, in an int of 32 bits.
+_LONGEST_TIMEOUT = timedelta(days=24)
+
+
+class Database:
+    """A connection for one thread at a time: ``with database as connection:``.
+
+    In the block the caller has it alone. A transaction that is open when the block raises is rolled back, and an error
+    of SQLite's leaves it as a :class:`pitstop.PitstopError`. Statements outside of ``BEGIN`` commit by themselves.
+    Texts are read as bytes, so that a row whose text is not valid does not hide those around it.
+    """
+
+    def __init__(self, path: str, synchronous: Synchronous, busy_timeout: timedelta, clock: Clock) -> None:
+        if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+            least = ".".join(map(str, _LEAST_SQLITE))
+            raise ConfigError(
+                f"Python's sqlite3 is linked with SQLite {sqlite3.sqlite_version}; Pitstop needs {least} or later. "
+                f"Use a Python with a later SQLite."
+            )
+        self.path = path
+        self._synchronous = synchronous
+        self._busy_timeout = min(busy_timeout, _LONGEST_TIMEOUT)
+        self._clock = clock
+        self._lock = Lock()
+        self._closed = False
+        self._connection: sqlite3.Connection | None = None
+        self._connection = self._open(first=True)
+        _opened.add(self)
+
+    def glance(self, statement: str) -> int | None:
+        """The one number that a statement reads; None at once when the connection is in use, or closed.
+
+        :raises BackendUnavailable: when SQLite fails to.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self._connection is None:
+                return None
+            (number,) = self._connection.execute(statement).fetchone()
+        except sqlite3.Error as error:
+            raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
+        finally:
+            self._lock.release()
+        return int(number)
+
+    def close(self) -> None:
+        """Close the connection, when nobody uses it any more. Again is harmless.
+
+        :raises BackendUnavailable: when SQLite fails to.
+        """
+        with self._lock:
+            self._closed = True
+            connection, self._connection = self._connection, None
+            _opened.discard(self)
+            if connection is not None:
+                try:
+                    connection.close()
+                except sqlite3.Error as error:
+                    raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        if self._connection is None:
+            try:
+                self._connection = self._open_again()
+            except BaseException:
+                self._lock.release()
+                raise
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None and self._connection is not None and self._connection.in_transaction:
+                self._roll_back(self._connection)
+        finally:
+            self._lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
+
+    def abandon(self) -> None:
+        """Forget the connection without touching it: it is the parent's, and this is a forked child.
+
+        Closing it here would let go of the parent's locks. https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
+        """
+        self._lock = Lock()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _keep_for_ever(connection)
+
+    def _open_again(self) -> sqlite3.Connection:
+        if self._closed:
+            raise BackendUnavailable(f"{self.path!r} was closed here. Make a new Pitstop with pitstop.init().")
+        return self._open(first=False)
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.rollback()
+        except sqlite3.Error:
+            # Closing rolls back as well. The error that brought us here says what is wrong; the next one to come opens
+            # the file anew, or hears why it cannot be.
+            self._connection = None
+            connection.close()
+
+    def _open(self, *, first: bool) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self.path,
+                timeout=self._busy_timeout.total_seconds(),
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise in_our_words(error, self.path, self._busy_timeout, opening=first) from error
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = bytes
+        clock = self._clock
+        connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
+        # Before anything is written: a file that is not for us stays as it is.
+        needs_creation(connection, self.path)
+        self._use_log(connection)
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+        # Elsewhere than on macOS this changes nothing: there a plain fsync leaves the data in the drive's cache.
+        connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
+        # Also when nothing is to be made: whoever cannot write hears of it now, not at the first store.
+        connection.execute("BEGIN IMMEDIATE")
+        if needs_creation(connection, self.path):
+            create(connection)
+        connection.execute("COMMIT")
+
+    def _use_log(self, connection: sqlite3.Connection) -> None:
+        # While several connections turn a new file to WAL, SQLite says "locked" without waiting for its busy timeout.
+        clock, bell = SystemClock(), Doorbell()
+        deadline = clock.monotonic() + self._busy_timeout.total_seconds()
+        while True:
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                break
+            except sqlite3.Error as error:
+                if not is_busy(error) or clock.monotonic() >= deadline:
+                    raise
+            clock.wait(bell, 0.01)
+        if mode != b"wal":
+            raise ConfigError(
+                f"{self.path!r} cannot be used with a write-ahead log (its journal mode stays {mode.decode()!r}): this "
+                f"filesystem has no shared memory, as is usual over a network. Give the path of a file on a local disk."
+            )
+
+
+_opened: WeakSet[Database] = WeakSet()
+_kept: list[sqlite3.Connection] = []
+
+
+def _keep_for_ever(connection: sqlite3.Connection) -> None:
+    # At the end of the interpreter modules are emptied, and an object that goes away then is closed too. One reference
+    # too many keeps it as it is until the process is gone.
+    _kept.append(connection)
+    with contextlib.suppress(ImportError, AttributeError):
+        import ctypes  # noqa: PLC0415 - optional in Python, and needed only here, after a fork
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _after_fork() -> None:
+    for database in list(_opened):
+        database.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

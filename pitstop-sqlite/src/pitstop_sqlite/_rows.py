@@ -1,0 +1,106 @@
+"""Records as rows of ``pitstop_messages``, and rows as records."""
+
+from __future__ import annotations
+
+import json
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pitstop.abc import Damaged, Progress, Record, dump_message, floor_instant, load_message, read_record
+
+
+__all__ = ["COLUMNS", "LAST_INSTANT", "Row", "bindable", "leased_row", "new_row", "progress_values", "read_row"]
+
+#: The last instant that a ``due`` can be. What lies beyond is damaged, and counts as none.
+LAST_INSTANT = floor_instant(datetime.max.replace(tzinfo=UTC))
+#: What is read and written of a message, in this order.
+COLUMNS = "id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg"
+
+#: A row as it was read (texts as bytes), or is to be written.
+Row = tuple[Any, ...]
+
+#: No mapping, so that a message or a series that cannot be read is found to be damaged.
+_UNREADABLE = object()
+_MOST_ATTEMPTS = 2**63 - 1
+
+_dump_series = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+def new_row(record: Record) -> Row:
+    """What is written of a record."""
+    progress, series = record.progress, record.series
+    return (
+        record.id,
+        *progress_values(progress),
+        record.revision,
+        None if series is None else _dump_series(dict(series)),
+        dump_message(record.message),
+    )
+
+
+def progress_values(progress: Progress) -> Row:
+    """What is written of a progress: ``due`` to ``token``."""
+    return (
+        progress.due,
+        progress.scheduled_for,
+        progress.attempts,
+        progress.first_leased,
+        progress.last_error,
+        progress.token,
+    )
+
+
+def leased_row(row: Row, token: bytes, now: int, until: int) -> Row:
+    """What a claim makes of a row: :meth:`pitstop.abc.Progress.leased`, for damaged ones too."""
+    id, _, scheduled_for, attempts, first_leased, last_error, _, *rest = row
+    first = now if first_leased is None else first_leased
+    return (id, until, scheduled_for, min(attempts + 1, _MOST_ATTEMPTS), first, last_error, token, *rest)
+
+
+def read_row(row: Row) -> Record | Damaged:
+    """Read a row; of one that somebody damaged say what is wrong."""
+    id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg = row
+    return read_record(
+        id=id.decode("utf-8", "surrogateescape"),
+        message=_message(msg),
+        series=None if series is None else _series(series),
+        revision=_text(revision),
+        due=due,
+        scheduled_for=scheduled_for,
+        attempts=attempts,
+        first_leased=first_leased,
+        last_error=None if last_error is None else _text(last_error),
+        token=None if token is None else _text(token),
+    )
+
+
+def bindable(text: str) -> str | bytes:
+    """A text to be compared with a stored one: ``CAST(? AS TEXT)``.
+
+    An id that is not valid UTF-8 was damaged; it is read with the wrong bytes escaped, and found by them.
+    """
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape")
+
+
+def _text(stored: bytes) -> object:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return _UNREADABLE
+
+
+def _message(stored: bytes) -> object:
+    try:
+        return load_message(stored.decode())
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+
+
+def _series(stored: bytes) -> object:
+    try:
+        series = json.loads(stored.decode())
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+    # A stored `null` is not the absence of a series.
+    return _UNREADABLE if series is None else series

@@ -1,0 +1,68 @@
+"""The statements that the backend executes, each prepared once per connection."""
+
+# ruff: noqa: S608 - they are put together from constants alone; whatever comes from outside is bound
+
+from __future__ import annotations
+
+from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT
+
+
+__all__ = [
+    "AND_TOKEN",
+    "ANY_DUE",
+    "COMPLETE",
+    "DELETE",
+    "GET",
+    "LEASE",
+    "NEXT_DUE",
+    "PROGRESS",
+    "PUT",
+    "READ_DUE",
+    "SCAN_DEAD",
+    "SCAN_DUE",
+    "TALLY",
+]
+
+# A `due` outside of 0..LAST_INSTANT is damaged and counts as none: it is never claimed, and listed as dead.
+_HAS_DUE = f"due BETWEEN 0 AND {LAST_INSTANT}"
+_NO_DUE = f"(due IS NULL OR due < 0 OR due > {LAST_INSTANT})"
+
+_names = COLUMNS.split(", ")
+# An update keeps `seq`: among messages with one `due` the id that came in first goes first.
+PUT = (
+    f"INSERT INTO pitstop_messages ({COLUMNS}) VALUES ({', '.join('?' for _ in _names)}) "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _names[1:])}"
+)
+GET = f"SELECT {COLUMNS} FROM pitstop_messages WHERE id = CAST(? AS TEXT)"
+DELETE = "DELETE FROM pitstop_messages WHERE id = CAST(? AS TEXT)"
+
+ANY_DUE = "SELECT 1 FROM pitstop_messages WHERE due BETWEEN 0 AND ? LIMIT 1"
+_DUE_FIRST = "FROM pitstop_messages WHERE due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?"
+READ_DUE = f"SELECT {COLUMNS} {_DUE_FIRST}"
+LEASE = (
+    f"UPDATE pitstop_messages SET due = ?, attempts = min(attempts, {2**63 - 2}) + 1, "
+    f"first_leased = coalesce(first_leased, ?), token = ? WHERE seq IN (SELECT seq {_DUE_FIRST})"
+)
+NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
+
+# The time is asked for by the statement when it has the write lock, not before: it may have waited for it.
+_FENCE = f"WHERE id = CAST(? AS TEXT) AND token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > (SELECT pitstop_now()))"
+COMPLETE = f"DELETE FROM pitstop_messages {_FENCE}"
+PROGRESS = (
+    "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = ?, first_leased = ?, last_error = ?, token = ? "
+    + _FENCE
+)
+
+# One pass over the table, and not by way of the index: it visits every row anyway.
+TALLY = (
+    "SELECT count(*), count(*) FILTER (WHERE due BETWEEN 0 AND :now), min(due) FILTER (WHERE due BETWEEN 0 AND :now), "
+    f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT}), "
+    f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT} AND token IS NOT NULL) "
+    "FROM pitstop_messages NOT INDEXED"
+)
+SCAN_DUE = (
+    f"SELECT {COLUMNS} FROM pitstop_messages WHERE due BETWEEN ? AND ? AND (due, id) > (?, CAST(? AS TEXT)) "
+    "{also} ORDER BY due, id LIMIT ?"
+)
+SCAN_DEAD = f"SELECT {COLUMNS} FROM pitstop_messages WHERE {_NO_DUE} AND id > CAST(? AS TEXT) ORDER BY id LIMIT ?"
+AND_TOKEN = {"scheduled": "AND token IS NULL", "leased": "AND token IS NOT NULL"}
