@@ -25,7 +25,6 @@ MAX_ID_LENGTH = 512
 #: Rough size of a message. MongoDB refuses documents above 16 MiB; the envelope and the last error need room too.
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
 
-_INT64 = range(-(2**63), 2**63)
 _ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
 
 
@@ -65,10 +64,11 @@ def copy_message(message: object) -> tuple[str | None, dict[str, Any]]:
             f"A message must be a mapping with str keys, not {type(message).__name__}. "
             f"Wrap the value, as in {{'value': ...}}."
         )
-    walk = _Walk()
-    body = walk.copy(message, "msg", 1)
-    identifier = body.pop("id", _MISSING)
-    return (None if identifier is _MISSING else valid_id(identifier)), body
+    # Before the rest: of a UUID as the id it should be said that an id is text, not that a UUID cannot be stored.
+    identifier = valid_id(message["id"]) if "id" in message else None
+    body = _Walk().copy(message, "msg", 1)
+    body.pop("id", None)
+    return identifier, body
 
 
 def copy_plain(value: Any) -> Any:
@@ -78,9 +78,6 @@ def copy_plain(value: Any) -> Any:
     if isinstance(value, list):
         return [copy_plain(item) if isinstance(item, dict | list) else item for item in value]
     return value
-
-
-_MISSING = object()
 
 
 class _Walk:
@@ -96,7 +93,7 @@ class _Walk:
         if isinstance(value, str):
             return self._text(value, path)
         if isinstance(value, int):
-            if value not in _INT64:
+            if not -(2**63) <= value < 2**63:
                 raise MessageError(f"{path} is an int beyond 64 bits. Store it as text, as in str(value).")
             self._grow(9, path)
             return int(value)
