@@ -12,7 +12,16 @@ from datetime import UTC, datetime, timedelta
 from pitstop._errors import ScheduleError
 
 
-__all__ = ["LAST_INSTANT", "aware", "ceil_instant", "floor_instant", "from_instant", "instant_of", "microseconds"]
+__all__ = [
+    "LAST_INSTANT",
+    "aware",
+    "end_of",
+    "exactly",
+    "floor_instant",
+    "from_instant",
+    "instant_of",
+    "microseconds",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -44,11 +53,6 @@ def floor_instant(value: datetime) -> int:
     return microseconds(value) // 1000
 
 
-def ceil_instant(value: datetime) -> int:
-    """The first whole millisecond that is not before ``value``."""
-    return -(-microseconds(value) // 1000)
-
-
 def from_instant(instant: int) -> datetime:
     """The aware UTC datetime of an instant."""
     return _EPOCH + timedelta(milliseconds=instant)
@@ -62,18 +66,42 @@ def instant_of(when: datetime | timedelta, now_us: int, field: str = "when") -> 
 
     :raises ScheduleError: when ``when`` is of another type, naive, or outside the years 1970 to 9999.
     """
-    if isinstance(when, timedelta):
-        wanted = now_us + when // _MICROSECOND
-    elif isinstance(when, datetime):
-        wanted = microseconds(aware(when, field))
-    else:
-        raise ScheduleError(
-            f"{field}={when!r} is a {type(when).__name__}. "
-            f"Give an aware datetime (a point in time) or a timedelta (from now)."
-        )
+    wanted = exactly(when, now_us, field)
     instant = -(-wanted // 1000)
     if wanted <= now_us:
         instant = min(instant, now_us // 1000)
+    return _checked(instant, when, field)
+
+
+def end_of(end: datetime | timedelta, when: datetime | timedelta, now_us: int) -> int:
+    """The instant that a caller means by the end of a series that begins at ``when``.
+
+    Rounded the way the start is: with a start that was not rounded up and an end that was, "every hour for a day,
+    beginning now" would occur 25 times.
+
+    :raises ScheduleError: as :func:`instant_of`.
+    """
+    started = instant_of(when, now_us) * 1000 < exactly(when, now_us, "when")
+    wanted = exactly(end, now_us, "end")
+    return _checked(wanted // 1000 if started else -(-wanted // 1000), end, "end")
+
+
+def exactly(when: datetime | timedelta, now_us: int, field: str) -> int:
+    """The microsecond that a caller means by ``when``.
+
+    :raises ScheduleError: when ``when`` is of another type or naive.
+    """
+    if isinstance(when, timedelta):
+        return now_us + when // _MICROSECOND
+    if isinstance(when, datetime):
+        return microseconds(aware(when, field))
+    raise ScheduleError(
+        f"{field}={when!r} is a {type(when).__name__}. "
+        f"Give an aware datetime (a point in time) or a timedelta (from now)."
+    )
+
+
+def _checked(instant: int, when: object, field: str) -> int:
     if not 0 <= instant <= LAST_INSTANT:
         raise ScheduleError(f"{field}={when!r} is outside of the years 1970 to 9999.")
     return instant

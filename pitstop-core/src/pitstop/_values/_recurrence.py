@@ -17,7 +17,11 @@ import attrs
 from pitstop._errors import ScheduleError
 
 
-__all__ = ["Every", "Recurrence", "load_recurrence"]
+__all__ = ["Every", "Recurrence", "is_known", "load_recurrence"]
+
+
+#: Milliseconds of the longest ``timedelta``.
+_LONGEST = timedelta.max // timedelta(milliseconds=1)
 
 
 class Recurrence(ABC):
@@ -105,7 +109,7 @@ class Every(Recurrence):
     @classmethod
     def load(cls, fields: Mapping[str, Any]) -> Self:
         ms = fields.get("ms")
-        if set(fields) != {"ms"} or not isinstance(ms, int) or isinstance(ms, bool) or ms < 1:
+        if set(fields) != {"ms"} or type(ms) is not int or not 1 <= ms <= _LONGEST:
             raise ScheduleError("A stored recurrence of kind 'every' must have the one field 'ms', a positive int.")
         return cls(ms)
 
@@ -116,6 +120,11 @@ class Every(Recurrence):
 
 
 _KINDS: dict[str, type[Recurrence]] = {Every.kind: Every}
+
+
+def is_known(recurrence: Recurrence) -> bool:
+    """Whether :func:`load_recurrence` would read it again."""
+    return _KINDS.get(recurrence.kind) is type(recurrence)
 
 
 def load_recurrence(plain: object) -> Recurrence:

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self, get_args
 import attrs
 
 from pitstop._errors import ScheduleError
-from pitstop._values._instant import LAST_INSTANT, instant_of
-from pitstop._values._recurrence import Every, Recurrence, load_recurrence
+from pitstop._values._instant import LAST_INSTANT, end_of, instant_of
+from pitstop._values._recurrence import Every, Recurrence, is_known, load_recurrence
 
 
 __all__ = ["CatchUp", "Choice", "Schedule", "plan"]
@@ -78,8 +78,15 @@ class Schedule:
         recurrence = load_recurrence(fields.pop("every", None))
         start, end, grace = fields.pop("start", None), fields.pop("end", None), fields.pop("grace", None)
         catch_up = fields.pop("catch_up", None)
-        whole = all(value is None or type(value) is int for value in (start, end, grace))
-        if fields or start is None or not whole or catch_up not in get_args(CatchUp):
+        fine = (
+            not fields
+            and _is_instant(start)
+            and (end is None or (_is_instant(end) and end > start))
+            and (grace is None or (type(grace) is int and grace >= 0))
+            and catch_up in get_args(CatchUp)
+            and (catch_up == "skip") == (grace is not None)
+        )
+        if not fine:
             raise ScheduleError("The stored schedule is malformed. Store the message again, or remove it.")
         return cls(start, end, recurrence, catch_up, grace)
 
@@ -105,7 +112,7 @@ def plan(
         _refuse_without_every(end, catch_up, grace)
         return start, None
     recurrence = _recurrence(every)
-    until = None if end is None else instant_of(end, now_us, "end")
+    until = None if end is None else end_of(end, when, now_us)
     if until is not None and until <= start:
         raise ScheduleError(
             f"end={end!r} is not after the start {when!r}. The end is exclusive, as in range(); None means never."
@@ -115,6 +122,10 @@ def plan(
     if first is None:
         raise ScheduleError(f"every={every!r} has no occurrence from {when!r} until {end!r}. Give a later end.")
     return first, schedule
+
+
+def _is_instant(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LAST_INSTANT
 
 
 def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
@@ -130,6 +141,11 @@ def _recurrence(every: object) -> Recurrence:
     if isinstance(every, timedelta):
         return Every.of(every)
     if isinstance(every, Recurrence):
+        if not is_known(every):
+            raise ScheduleError(
+                f"every={every!r} is a recurrence of a kind that is not registered: no listener could read it again. "
+                f"Give a timedelta, or a recurrence that comes with Pitstop."
+            )
         return every
     raise ScheduleError(f"every={every!r} is a {type(every).__name__}. Give a timedelta or a Recurrence.")
 
