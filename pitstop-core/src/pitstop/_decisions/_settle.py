@@ -44,6 +44,8 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
 def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
     """The delay after the n-th attempt. The jitter is a hash of ``key`` and attempt: spread, yet repeatable."""
     assert retry.delay is not None
+    if not retry.delay:
+        return retry.delay
     try:
         delay = min(retry.delay * retry.factor ** (attempt - 1), retry.max_delay)
     except OverflowError:
@@ -76,7 +78,10 @@ def error_text(error: BaseException | str | None) -> str | None:
     """An error as it is kept with the message: type and text of an exception, cut to a bounded length."""
     if error is None:
         return None
-    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
+    try:
+        text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
+    except Exception as raised:  # noqa: BLE001 - the __str__ of somebody's error; it must not keep it from being noted
+        text = f"{type(error).__name__}: (its text cannot be had: {type(raised).__name__})"
     # Lone surrogates and NUL are not text that every store can keep.
     text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
