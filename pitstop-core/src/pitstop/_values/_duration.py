@@ -20,6 +20,8 @@ _UNITS = {
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
 }
+#: Far more than anybody waits, and little enough to be added to any time of our days.
+_LONGEST = timedelta(days=36_525)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _TEXT = re.compile(rf"(?:{_PART.pattern})+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -31,7 +33,7 @@ def parse_duration(value: object, field: str) -> timedelta:
     :param value: a ``timedelta``, a number of seconds, or text: a number of seconds (``"90"``) or numbers with units
         ``ms``, ``s``, ``m``, ``h``, ``d``, ``w`` (``"15m"``, ``"1h30m"``).
     :param field: the name under which the value was given, for the error.
-    :raises ConfigError: when it is none of these, negative, not finite, or too large.
+    :raises ConfigError: when it is none of these, negative, not finite, or longer than 100 years.
     """
     duration = _read(value)
     if duration is None:
@@ -41,6 +43,8 @@ def parse_duration(value: object, field: str) -> timedelta:
         )
     if duration < timedelta(0):
         raise ConfigError(f"{field}={value!r} is negative. Give a duration of zero or more.")
+    if duration > _LONGEST:
+        raise ConfigError(f"{field}={value!r} is longer than 100 years. Give a shorter duration.")
     return duration
 
 

@@ -50,9 +50,10 @@ def number_field(default: _T, convert: Callable[[Any], Any], least: float, need:
             return None
         try:
             number = convert(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+            fine = number is not None and math.isfinite(number) and number >= least and number == float(value)  # type: ignore[arg-type]
         except (ValueError, OverflowError):
-            number = None
-        if number is None or not math.isfinite(number) or number < least or number != float(value):  # type: ignore[arg-type]
+            fine = False
+        if not fine:
             raise ConfigError(f"{field.name}={value!r} cannot be used. Give {need}.")
         return number
 
