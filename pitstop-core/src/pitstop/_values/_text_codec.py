@@ -35,7 +35,10 @@ def load_message(text: str) -> Any:
 
     :raises ValueError: when the text is not JSON, or a reserved mapping in it is malformed.
     """
-    return json.loads(text, object_hook=_unescape if '"$' in text else None)
+    try:
+        return json.loads(text, object_hook=_unescape if '"$' in text else None)
+    except RecursionError:
+        raise ValueError("a stored message is nested too deeply") from None
 
 
 def _write(value: object) -> dict[str, Any]:
