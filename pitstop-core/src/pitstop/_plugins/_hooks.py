@@ -59,6 +59,9 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
+    if isinstance(plugin, type):
+        # Its methods would be called without their self.
+        raise ConfigError(f"The plugin {name or plugin.__name__!r} is a class. Give an instance of it.")
     try:
         manager.register(plugin, name)
     except ValueError as error:
