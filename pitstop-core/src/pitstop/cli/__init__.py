@@ -1,0 +1,23 @@
+"""The command ``pitstop``. Importing this package needs no extra; running it needs ``pip install "pitstop-core[cli]"``."""
+
+from __future__ import annotations
+
+import sys
+
+
+__all__ = ["main"]
+
+#: What the extra ``[cli]`` brings.
+_EXTRA = frozenset({"click", "rich"})
+
+
+def main() -> int:
+    """Run the command line in ``sys.argv``. Its exit code: 0 done, 1 failed, 2 used wrongly."""
+    try:
+        from pitstop.cli._app import run  # noqa: PLC0415 - the library is used without click, this is where it begins
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(f'The command needs {error.name}. Install it with: pip install "pitstop-core[cli]"\n')
+        return 1
+    return run()

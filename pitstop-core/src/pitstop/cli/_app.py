@@ -1,0 +1,130 @@
+"""The command group: how commands are found, and how they fail."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from pitstop import PitstopError, __version__
+from pitstop.abc import did_you_mean
+from pitstop.cli._backends import backends
+from pitstop.cli._demo import demo
+from pitstop.cli._entries import list_, redrive, remove, show
+from pitstop.cli._listen import listen
+from pitstop.cli._output import plain
+from pitstop.cli._settings import Settings, common_options, masked
+from pitstop.cli._stats import stats
+from pitstop.cli._store import store
+
+
+__all__ = ["app", "run"]
+
+
+class _App(click.Group):
+    """Commands in the order in which one gets to know them. Whatever fails is told in one line, without a secret."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            hint = did_you_mean(args[0], self.commands)
+            ctx.fail(f"No such command {args[0]!r}. {hint}Known: {', '.join(self.commands)}.")
+        return super().resolve_command(ctx, args)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _told_in_one_line(None):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told_in_one_line(ctx.find_object(Settings)):
+            return super().invoke(ctx)
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pitstop")
+@common_options
+@click.pass_context
+def app(context: click.Context) -> None:
+    """Store messages now, get them back later, at least once.
+
+    Begin with: pitstop demo
+    """
+    context.with_resource(_log_on_stderr(context.ensure_object(Settings)))
+
+
+for _command in (demo, store, listen, list_, show, remove, redrive, stats, backends):
+    app.add_command(_command)
+
+
+def run() -> int:
+    """Run the command line in ``sys.argv``; its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # An id in a script that the locale cannot spell is no reason to fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app.main(prog_name="pitstop")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+@contextmanager
+def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
+    try:
+        yield
+    except PitstopError as error:
+        raise click.ClickException(plain(masked(" ".join(str(error).split()), settings))) from error
+    except click.ClickException as error:
+        error.message = masked(error.message, settings)
+        raise
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would try to flush the rest at exit, and complain.
+        _forget_stdout()
+        raise click.exceptions.Exit(0) from None
+    except OSError as error:
+        # A full disk behind our stdout, as a rule: backends tell of theirs as BackendUnavailable.
+        _forget_stdout()
+        raise click.ClickException(f"{error.strerror or error}.") from error
+
+
+def _forget_stdout() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def _log_on_stderr(settings: Settings) -> Iterator[None]:
+    logger, handler = logging.getLogger("pitstop"), _StderrHandler(settings)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _StderrHandler(logging.Handler):
+    """Warnings of the library, each in one line like the errors."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(logging.WARNING)
+        self._settings = settings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
+        line = plain(masked(" ".join(text.split()), self._settings))
+        click.echo(click.style(f"{record.levelname.capitalize()}: {line}", fg="yellow"), err=True)

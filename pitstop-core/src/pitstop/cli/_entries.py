@@ -1,0 +1,227 @@
+"""``pitstop list``, ``show``, ``remove`` and ``redrive``: stored messages, looked at and set right by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, get_args
+
+import click
+
+from pitstop import Entry, Pitstop, PitstopError, Recurrence, State
+from pitstop._values._duration import format_duration
+from pitstop._values._recurrence import Every
+from pitstop.cli._output import plain, print_fields, print_json, print_json_for_people, print_table, say, warn
+from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._times import ago, iso
+
+
+__all__ = ["list_", "redrive", "remove", "show"]
+
+_PAGE = 1000
+#: Characters of an error in a table. All of it is in ``show``.
+_SHORT_ERROR = 60
+
+
+@click.command("list")
+@click.option("--state", type=click.Choice(get_args(State)), help="Only messages in this state.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--all", "everything", is_flag=True, help="All of them, read page by page.")
+@common_options
+@click.pass_obj
+def list_(settings: Settings, state: State | None, limit: int, everything: bool) -> None:
+    """List messages by due time, dead ones last.
+
+    With --json one line per message, with the message itself.
+    """
+    with settings.open() as pit:
+        if settings.json:
+            more = _print_entries(pit, state, None if everything else limit)
+        else:
+            more = _tabulate(pit, state, None if everything else limit)
+    if more:
+        say(f"There are more than {limit}. Give --limit, or --all.")
+
+
+@click.command()
+@click.argument("id")
+@common_options
+@click.pass_obj
+def show(settings: Settings, id: str) -> None:
+    """Show a message and what it is waiting for."""
+    with settings.open() as pit:
+        entry, now = pit.get(id), pit.now()
+    if entry is None:
+        raise click.ClickException(_unknown(id))
+    if settings.json:
+        print_json(_document(entry))
+        return
+    print_fields(
+        [
+            ("id", entry.id),
+            ("state", entry.state),
+            ("why", _why(entry, now)),
+            ("due", iso(entry.due)),
+            ("scheduled for", iso(entry.scheduled_for)),
+            ("every", _every(entry.every)),
+            ("end", iso(entry.end)),
+            ("attempts", str(entry.attempts)),
+            ("last error", entry.last_error),
+            ("leased until", iso(entry.leased_until)),
+            ("revision", entry.revision),
+        ]
+    )
+    print_json_for_people(entry.message)
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@common_options
+@click.pass_obj
+def remove(settings: Settings, ids: tuple[str, ...]) -> None:
+    """Remove messages, also those that a listener has just now."""
+    errors = []
+    with settings.open() as pit:
+        for id in ids:
+            removed = pit.remove(id)
+            if settings.json:
+                print_json({"id": id, "removed": removed})
+            elif removed:
+                click.echo(f"Removed {plain(id)}")
+            if not removed:
+                errors.append(_unknown(id))
+    _fail_with(errors)
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that are dead.")
+@common_options
+@click.pass_obj
+def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
+    """Make dead messages due now, with all their attempts before them."""
+    if bool(ids) == everything:
+        raise click.UsageError("Give the ids of dead messages, or --all.")
+    errors = []
+    found = False
+    with settings.open() as pit:
+        for id in (entry.id for entry in _pages(pit, "dead", None)) if everything else ids:
+            found = True
+            error = _redrive(pit, id)
+            if settings.json:
+                print_json({"id": id, "redriven": error is None, "error": error})
+            elif error is None:
+                click.echo(f"Redriven {plain(id)}")
+            if error is not None:
+                errors.append(error)
+    if not found:
+        say("No message is dead.")
+    _fail_with(errors)
+
+
+def _fail_with(errors: list[str]) -> None:
+    """Tell each error in a line, and fail if there was one."""
+    for error in errors[:-1]:
+        warn(f"Error: {error}")
+    if errors:
+        raise click.ClickException(errors[-1])
+
+
+def _redrive(pit: Pitstop, id: str) -> str | None:
+    """Redrive one; if that is not possible, why."""
+    try:
+        if pit.redrive(id):
+            return None
+        entry = pit.get(id)
+    except PitstopError as error:
+        return str(error)
+    return _unknown(id) if entry is None else f"{id!r} is not dead but {entry.state}. Only dead ones can be redriven."
+
+
+def _pages(pit: Pitstop, state: State | None, limit: int | None) -> Iterator[Entry]:
+    """All entries, or the first ``limit``, read page by page."""
+    left = limit
+    last: Entry | None = None
+    while left is None or left > 0:
+        page = pit.entries(state, _PAGE if left is None else min(left, _PAGE), last)
+        yield from page
+        if not page:
+            return
+        last = page[-1]
+        left = None if left is None else left - len(page)
+
+
+def _limited(pit: Pitstop, state: State | None, limit: int | None) -> Iterator[Entry | None]:
+    """The entries that are to be shown, and then None if there are more."""
+    # One more than is shown, to know whether there is one.
+    for index, entry in enumerate(_pages(pit, state, None if limit is None else limit + 1)):
+        yield None if index == limit else entry
+
+
+def _print_entries(pit: Pitstop, state: State | None, limit: int | None) -> bool:
+    for entry in _limited(pit, state, limit):
+        if entry is None:
+            return True
+        print_json(_document(entry))
+    return False
+
+
+def _tabulate(pit: Pitstop, state: State | None, limit: int | None) -> bool:
+    now, more, rows = pit.now(), False, []
+    for entry in _limited(pit, state, limit):
+        if entry is None:
+            more = True
+        else:
+            rows.append(_row(entry, now))
+    print_table(("id", "state", "due", "", "every", "attempts", "last error"), rows)
+    return more
+
+
+def _row(entry: Entry, now: datetime) -> tuple[str | None, ...]:
+    error = entry.last_error
+    if error is not None and len(error) > _SHORT_ERROR:
+        error = error[: _SHORT_ERROR - 1] + "…"
+    distance = None if entry.due is None else ago(entry.due, now)
+    return (entry.id, entry.state, iso(entry.due), distance, _every(entry.every), str(entry.attempts), error)
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    every = entry.every
+    recurrence = Every.of(every) if isinstance(every, timedelta) else every
+    return {
+        "id": entry.id,
+        "state": entry.state,
+        "due": iso(entry.due),
+        "scheduled_for": iso(entry.scheduled_for),
+        "every": None if recurrence is None else recurrence.to_plain(),
+        "end": iso(entry.end),
+        "attempts": entry.attempts,
+        "last_error": entry.last_error,
+        "revision": entry.revision,
+        "leased_until": iso(entry.leased_until),
+        "message": entry.message,
+    }
+
+
+def _why(entry: Entry, now: datetime) -> str:
+    """The answer to: why has this message not come?"""
+    if entry.state == "dead" or entry.due is None:
+        return "It was set aside and is not emitted any more. See the last error; 'pitstop redrive' makes it due."
+    when = ago(entry.due, now)
+    if entry.state == "due":
+        return f"It became due {when}, and no listener has taken it. Is one running, and is it keeping up?"
+    if entry.state == "leased":
+        return f"A listener has it (attempt {entry.attempts}). It comes back {when} unless it is acknowledged."
+    if entry.attempts:
+        return f"It failed {entry.attempts} times and comes back {when}."
+    return f"Its time comes {when}."
+
+
+def _every(every: timedelta | Recurrence | None) -> str | None:
+    if every is None:
+        return None
+    return format_duration(every) if isinstance(every, timedelta) else every.kind
+
+
+def _unknown(id: str) -> str:
+    return f"There is no message {id!r}: its id is another, or it was acknowledged or removed."

@@ -1,0 +1,156 @@
+"""``pitstop listen``: messages as they become due, as JSON lines or each given to a command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import click
+
+from pitstop import BackendUnavailable, Delivery, LeaseLost, Listener, Pitstop, Unsupported
+from pitstop.cli._command import CommandFailed, run_command
+from pitstop.cli._output import print_json, print_json_for_people, say, warn
+from pitstop.cli._pipe import when_stdout_closes
+from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._signals import Urgency, draining
+from pitstop.cli._times import DURATION, iso
+
+
+__all__ = ["listen"]
+
+
+@click.command()
+@click.option("--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with it on its stdin.")
+@click.option("--once", is_flag=True, help="Take what is due now, and end.")
+@click.option("--lock-time", type=DURATION, help="How long a message is leased. Default: as the URL says, else 15m.")
+@click.option("--loop-time", type=DURATION, help="The longest time between two looks at the store. Default: 1s.")
+@click.option("--prefetch", type=click.IntRange(min=1), default=1, show_default=True, help="Messages claimed at once.")
+@common_options
+@click.pass_obj
+def listen(
+    settings: Settings,
+    command: str | None,
+    once: bool,
+    lock_time: timedelta | None,
+    loop_time: timedelta | None,
+    prefetch: int,
+) -> None:
+    r"""Print messages as they become due, one JSON object per line.
+
+    A message is acknowledged after its line was written. With --exec it is acknowledged when CMD exits with 0, and
+    comes back later when not. Ctrl-C and SIGTERM let the running command finish, give back the rest, and end.
+
+    \b
+    pitstop listen | jq .msg
+    pitstop listen --exec 'curl --fail --json @- https://example.com/hook'
+    """
+    if command is not None and os.name != "posix":
+        raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
+    with settings.open() as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
+        with draining(listener) as urgency, _output(command, settings, listener):
+            session = _Session(settings, pit, listener, urgency)
+            handle: Callable[[Delivery], None] = session.print
+            if command is not None:
+                handle = session.command(command)
+            if sys.stderr.isatty():
+                until = "what is due is taken" if once else "Ctrl-C"
+                say(f"Listening on {pit._store.location} until {until}.")
+            for delivery in _due(listener) if once else listener:
+                handle(delivery)
+        if sys.stderr.isatty():
+            say(f"{session.done:,} done, {session.failed:,} failed.")
+
+
+def _due(listener: Listener) -> Iterator[Delivery]:
+    while (delivery := listener.get(timeout=0)) is not None:
+        yield delivery
+
+
+def _output(command: str | None, settings: Settings, listener: Listener) -> contextlib.AbstractContextManager[None]:
+    # Without JSON lines of ours, stdout is the command's.
+    ours = command is None or settings.json
+    return when_stdout_closes(listener.stop) if ours else contextlib.nullcontext()
+
+
+@attrs.define
+class _Session:
+    """What becomes of the deliveries of one ``listen``."""
+
+    settings: Settings
+    pit: Pitstop
+    listener: Listener
+    urgency: Urgency
+    done: int = 0
+    failed: int = 0
+
+    def print(self, delivery: Delivery) -> None:
+        """Write a line, then acknowledge. What could not be written comes back at once."""
+        document = _document(delivery)
+        try:
+            (print_json if self.settings.json else print_json_for_people)(document)
+        except BaseException as error:
+            unwritten = f"'pitstop listen' could not print it ({type(error).__name__})."
+            _settle(lambda: delivery.nack(unwritten, delay=timedelta(0)))
+            raise
+        self.done += _settle(delivery.ack)
+
+    def command(self, command: str) -> Callable[[Delivery], None]:
+        """A handler that runs ``command``, and acknowledges when it succeeds."""
+
+        def handle(delivery: Delivery) -> None:
+            error: str | None = None
+            try:
+                run_command(
+                    command,
+                    delivery,
+                    pit=self.pit,
+                    listener=self.listener,
+                    urgency=self.urgency,
+                    # With --json our stdout is for the outcomes; what the command prints goes to stderr.
+                    stdout=sys.stderr.fileno() if self.settings.json else None,
+                )
+            except CommandFailed as failure:
+                error = str(failure)
+            if error is None:
+                settled = _settle(delivery.ack)
+                self.done += settled
+            else:
+                warn(f"Failed: {delivery.id!r} attempt {delivery.attempt}: {error.splitlines()[0]}")
+                settled = _settle(lambda: delivery.nack(error))
+                self.failed += 1
+            if self.settings.json:
+                outcome = "lost" if not settled else "acked" if error is None else "nacked"
+                print_json({**_envelope(delivery), "outcome": outcome, "error": error})
+
+        return handle
+
+
+def _settle(settle: Callable[[], None]) -> bool:
+    """Ack or nack. If that fails the message may come back, which is no reason to end: at least once."""
+    try:
+        settle()
+    except (LeaseLost, BackendUnavailable) as error:
+        warn(f"Warning: {' '.join(str(error).split())}")
+        return False
+    return True
+
+
+def _document(delivery: Delivery) -> dict[str, Any]:
+    envelope = _envelope(delivery)
+    return {"id": envelope.pop("id"), "msg": delivery.msg, **envelope, "last_error": delivery.last_error}
+
+
+def _envelope(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "id": delivery.id,
+        "scheduled_for": iso(delivery.scheduled_for),
+        "attempt": delivery.attempt,
+        "missed": delivery.missed,
+        "key": delivery.key,
+    }

@@ -1,0 +1,42 @@
+"""``pitstop stats``: how many messages are in which state."""
+
+from __future__ import annotations
+
+import click
+
+from pitstop.cli._output import print_fields, print_json
+from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._times import ago, iso
+
+
+__all__ = ["stats"]
+
+
+@click.command()
+@common_options
+@click.pass_obj
+def stats(settings: Settings) -> None:
+    """Count the messages by state."""
+    with settings.open() as pit:
+        counts, now = pit.stats(), pit.now()
+    if settings.json:
+        print_json(
+            {
+                "scheduled": counts.scheduled,
+                "due": counts.due,
+                "leased": counts.leased,
+                "dead": counts.dead,
+                "oldest_due": iso(counts.oldest_due),
+            }
+        )
+        return
+    oldest = counts.oldest_due
+    print_fields(
+        [
+            ("scheduled", f"{counts.scheduled:,}"),
+            ("due", f"{counts.due:,}"),
+            ("leased", f"{counts.leased:,}"),
+            ("dead", f"{counts.dead:,}"),
+            ("oldest due", None if oldest is None else f"{iso(oldest)} ({ago(oldest, now)})"),
+        ]
+    )

@@ -1,0 +1,201 @@
+"""``pitstop store``: one message from the command line, or many as JSON lines on stdin."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, BinaryIO, cast, get_args
+
+import attrs
+import click
+
+from pitstop import MessageError, Pitstop, PitstopError
+from pitstop._values._schedule import CatchUp
+from pitstop.abc import SystemClock
+from pitstop.cli._messages import read_message
+from pitstop.cli._output import print_json, progress, say
+from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._times import DURATION, MOMENT, MOMENT_OR_DURATION
+
+
+__all__ = ["store"]
+
+#: Bytes that are read at once, and messages that are stored at once: large enough for a batch to pay, small enough for
+#: the first to be on their way while the last are still read.
+_READ_SIZE = 1 << 18
+_CHUNK = 1000
+#: Bytes of a line. The largest message, all of it bytes in base64 or escaped text, is well below.
+_LONGEST_LINE = 100 * 1024 * 1024
+
+
+@attrs.frozen
+class _Plan:
+    """The options, which apply to each message."""
+
+    when: datetime | timedelta
+    end: datetime | timedelta | None
+    every: timedelta | None
+    catch_up: CatchUp
+    grace: timedelta | None
+
+    def store(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[str]:
+        if self.catch_up == "latest":
+            return pit.store_many([(message, self.when, self.end, self.every) for message in messages])
+        # store_many has no place for a catch-up policy.
+        return [
+            pit.store(message, self.when, self.end, self.every, catch_up=self.catch_up, grace=self.grace)
+            for message in messages
+        ]
+
+
+@click.command()
+@click.argument("message", required=False)
+@click.option("--in", "delay", type=DURATION, help="Emit it so long from now, as in 15m or 1h30m. Default: now.")
+@click.option("--at", type=MOMENT, help="Emit it then: ISO-8601 with its zone.")
+@click.option("--every", type=DURATION, help="Emit it again and again, so long apart.")
+@click.option("--until", type=MOMENT_OR_DURATION, help="Where --every ends (exclusive): a time, or so long from now.")
+@click.option("--id", "id", help="The message's id. The same id again replaces message and schedule.")
+@click.option(
+    "--catch-up",
+    type=click.Choice(get_args(CatchUp)),
+    default="latest",
+    show_default=True,
+    help="Of occurrences that nobody was there to receive: emit the latest, all, or skip those older than --grace.",
+)
+@click.option("--grace", type=DURATION, help="How late an occurrence may be with --catch-up skip.")
+@common_options
+@click.pass_obj
+def store(
+    settings: Settings,
+    message: str | None,
+    delay: timedelta | None,
+    at: datetime | None,
+    every: timedelta | None,
+    until: datetime | timedelta | None,
+    id: str | None,
+    catch_up: CatchUp,
+    grace: timedelta | None,
+) -> None:
+    r"""Store MESSAGE, a JSON object; without it, each line of stdin.
+
+    One message: prints its id. JSON lines: prints how many there were; with --json an {"id": ...} for each.
+
+    \b
+    pitstop store '{"msg": "object"}' --in 15m
+    pitstop store '{"report": "daily"}' --id daily --at 2031-05-04T06:00+02:00 --every 1d
+    pitstop store --in 1h < messages.jsonl
+    """
+    _check_options(delay, at, every, until, catch_up, grace)
+    plan = _Plan(at or delay or timedelta(0), until, every, catch_up, grace)
+    if message is not None and message != "-":
+        found = read_message(message, id)
+        with settings.open() as pit:
+            (stored,) = plan.store(pit, [found])
+        _print_id(settings, stored)
+        return
+    stdin = click.get_binary_stream("stdin")
+    if message is None and stdin.isatty():
+        raise click.UsageError('Give a message as JSON, as in \'{"msg": "object"}\', or JSON lines on stdin.')
+    if id is not None:
+        raise click.UsageError('--id names one message. In JSON lines, give each its own "id".')
+    with settings.open() as pit:
+        _store_lines(settings, pit, plan, stdin)
+
+
+def _check_options(
+    delay: timedelta | None, at: datetime | None, every: timedelta | None, until: object, catch_up: str, grace: object
+) -> None:
+    if delay is not None and at is not None:
+        raise click.UsageError("--in and --at both say when. Give one of them.")
+    if every is None and (until is not None or catch_up != "latest" or grace is not None):
+        raise click.UsageError("--until, --catch-up and --grace are for recurring messages. Give --every, too.")
+    if (catch_up == "skip") != (grace is not None):
+        raise click.UsageError("--catch-up skip and --grace go together. The grace says how late is too late.")
+
+
+def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO) -> None:
+    clock, stored, line = SystemClock(), 0, 0
+    began = clock.monotonic()
+    with progress() as bar:
+        task = bar.add_task("storing", total=_size(stdin), count=0)
+        try:
+            for lines, size in _batches(stdin):
+                messages = []
+                bad: PitstopError | None = None
+                for text in lines:
+                    line += 1
+                    try:
+                        if text.strip():
+                            messages.append(read_message(text))
+                    except MessageError as error:
+                        bad = error
+                        break
+                # All before a bad line are stored, so that one can go on from that line.
+                for id in plan.store(pit, messages) if messages else ():
+                    stored += 1
+                    if settings.json:
+                        _print_id(settings, id)
+                if bad is not None:
+                    raise click.ClickException(f"Line {line}: {bad} {_so_far(stored)} Nothing from this line on is.")
+                bar.update(task, advance=size, count=stored)
+        except PitstopError as error:
+            # At most one batch was on its way; what of it was stored is not known.
+            raise type(error)(f"{error} {_so_far(stored)}") from error
+        except KeyboardInterrupt:
+            bar.stop()
+            say(_so_far(stored))
+            raise
+    say(f"Stored {_counted(stored)} in {clock.monotonic() - began:.2f} s.")
+
+
+def _batches(stdin: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
+    """Lines as they come, in batches, and the bytes that were read for each batch.
+
+    What a slow writer has written so far is a batch of its own: a message does not wait here for others.
+    """
+    rest = bytearray()
+    lines: list[bytes] = []
+    count = 1
+    while data := cast("Any", stdin).read1(_READ_SIZE):
+        head, newline, tail = data.rpartition(b"\n")
+        if newline:
+            lines = bytes(rest + head).split(b"\n")
+            rest = bytearray(tail)
+        else:
+            lines = []
+            rest += data
+        if len(rest) > _LONGEST_LINE:
+            raise MessageError(f"A line is longer than {_LONGEST_LINE} bytes. Give one JSON object per line.")
+        count = max(-(-len(lines) // _CHUNK), 1)
+        for index in range(count):
+            yield lines[index * _CHUNK : (index + 1) * _CHUNK], len(data) // count
+    if rest:
+        yield [bytes(rest)], 0
+
+
+def _size(stdin: BinaryIO) -> int | None:
+    """The bytes to read, when stdin is a file."""
+    try:
+        status = os.fstat(stdin.fileno())
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _print_id(settings: Settings, id: str) -> None:
+    if settings.json:
+        print_json({"id": id})
+    else:
+        sys.stdout.write(f"{id}\n")
+
+
+def _so_far(stored: int) -> str:
+    return f"Before it, {_counted(stored)} {'was' if stored == 1 else 'were'} stored."
+
+
+def _counted(count: int) -> str:
+    return "1 message" if count == 1 else f"{count:,} messages"
