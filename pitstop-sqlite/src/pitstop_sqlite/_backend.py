@@ -18,9 +18,9 @@ from pitstop_sqlite._rows import (
     LAST_INSTANT,
     Row,
     bindable,
-    leased_row,
     new_row,
     progress_values,
+    read_leased_row,
     read_row,
 )
 from pitstop_sqlite._watch import SqliteWatch
@@ -114,26 +114,31 @@ class SqliteBackend(Backend):
             connection.execute(_statements.LEASE, (until, now, token, now, limit))
             connection.execute("COMMIT")
         stored_token = token.encode()
-        return [read_row(leased_row(row, stored_token, now, until)) for row in rows]
+        return [read_leased_row(row, stored_token, now, until) for row in rows]
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        fenced = [_statement(each) for each in settlements]
+        fenced = [_fenced(each) for each in settlements]
+        if not fenced:
+            return []
         with self._database as connection:
             if len(fenced) == 1:
-                return [connection.execute(*fenced[0]).rowcount == 1]
-            # As a rule all apply; then nobody needs to ask for each.
+                ((statement, values),) = fenced
+                return [connection.execute(statement, (*values, None)).rowcount == 1]
             connection.execute("BEGIN IMMEDIATE")
+            now = self._now_ms()
+            # As a rule all apply; then nobody needs to ask for each.
             applied = 0
             for statement in (_statements.COMPLETE, _statements.PROGRESS):
-                values = [values for each, values in fenced if each is statement]
-                if values:
-                    applied += connection.executemany(statement, values).rowcount
+                batch = [(*values, now) for each, values in fenced if each is statement]
+                if batch:
+                    applied += connection.executemany(statement, batch).rowcount
             if applied == len(fenced):
                 connection.execute("COMMIT")
                 return [True] * applied
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
-            each_applied = [connection.execute(statement, values).rowcount == 1 for statement, values in fenced]
+            now = self._now_ms()
+            each_applied = [connection.execute(statement, (*values, now)).rowcount == 1 for statement, values in fenced]
             connection.execute("COMMIT")
             return each_applied
 
@@ -152,7 +157,7 @@ class SqliteBackend(Backend):
         return self.clock.time_us() // 1000
 
 
-def _statement(settlement: Settlement) -> tuple[str, Row]:
+def _fenced(settlement: Settlement) -> tuple[str, Row]:
     fence = (bindable(settlement.id), bindable(settlement.token))
     if settlement.progress is None:
         return _statements.COMPLETE, fence

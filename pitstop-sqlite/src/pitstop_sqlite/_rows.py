@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from pitstop.abc import Damaged, Progress, Record, dump_message, floor_instant, load_message, read_record
 
 
-__all__ = ["COLUMNS", "LAST_INSTANT", "Row", "bindable", "leased_row", "new_row", "progress_values", "read_row"]
+__all__ = ["COLUMNS", "LAST_INSTANT", "Row", "bindable", "new_row", "progress_values", "read_leased_row", "read_row"]
 
 #: The last instant that a ``due`` can be. What lies beyond is damaged, and counts as none.
 LAST_INSTANT = floor_instant(datetime.max.replace(tzinfo=UTC))
@@ -51,28 +52,32 @@ def progress_values(progress: Progress) -> Row:
     )
 
 
-def leased_row(row: Row, token: bytes, now: int, until: int) -> Row:
-    """What a claim makes of a row: :meth:`pitstop.abc.Progress.leased`, for damaged ones too."""
-    id, _, scheduled_for, attempts, first_leased, last_error, _, *rest = row
-    first = now if first_leased is None else first_leased
-    return (id, until, scheduled_for, min(attempts + 1, _MOST_ATTEMPTS), first, last_error, token, *rest)
-
-
 def read_row(row: Row) -> Record | Damaged:
     """Read a row; of one that somebody damaged say what is wrong."""
     id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg = row
-    return read_record(
-        id=id.decode("utf-8", "surrogateescape"),
-        message=_message(msg),
-        series=None if series is None else _series(series),
-        revision=_text(revision),
-        due=due,
-        scheduled_for=scheduled_for,
-        attempts=attempts,
-        first_leased=first_leased,
-        last_error=None if last_error is None else _text(last_error),
-        token=None if token is None else _text(token),
-    )
+    try:
+        return read_record(
+            id=id.decode(),
+            message=load_message(msg.decode()),
+            series=None if series is None else _series(series),
+            revision=revision.decode(),
+            due=due,
+            scheduled_for=scheduled_for,
+            attempts=attempts,
+            first_leased=first_leased,
+            last_error=None if last_error is None else last_error.decode(),
+            token=None if token is None else token.decode(),
+        )
+    except (ValueError, RecursionError):
+        return _read_damaged(row)
+
+
+def read_leased_row(row: Row, token: bytes, now: int, until: int) -> Record | Damaged:
+    """Read a row as the claim leaves it that found it so: see :meth:`pitstop.abc.Progress.leased`."""
+    id, _, scheduled_for, attempts, first_leased, last_error, _, revision, series, msg = row
+    first = now if first_leased is None else first_leased
+    attempts = min(attempts + 1, _MOST_ATTEMPTS)
+    return read_row((id, until, scheduled_for, attempts, first, last_error, token, revision, series, msg))
 
 
 def bindable(text: str) -> str | bytes:
@@ -83,24 +88,30 @@ def bindable(text: str) -> str | bytes:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape")
 
 
-def _text(stored: bytes) -> object:
-    try:
-        return stored.decode()
-    except UnicodeDecodeError:
-        return _UNREADABLE
-
-
-def _message(stored: bytes) -> object:
-    try:
-        return load_message(stored.decode())
-    except (ValueError, RecursionError):
-        return _UNREADABLE
-
-
 def _series(stored: bytes) -> object:
-    try:
-        series = json.loads(stored.decode())
-    except (ValueError, RecursionError):
-        return _UNREADABLE
+    series = json.loads(stored.decode())
     # A stored `null` is not the absence of a series.
     return _UNREADABLE if series is None else series
+
+
+def _read_damaged(row: Row) -> Record | Damaged:
+    id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg = row
+    return read_record(
+        id=id.decode("utf-8", "surrogateescape"),
+        message=_try(lambda text: load_message(text.decode()), msg),
+        series=_try(_series, series),
+        revision=_try(bytes.decode, revision),
+        due=due,
+        scheduled_for=scheduled_for,
+        attempts=attempts,
+        first_leased=first_leased,
+        last_error=_try(bytes.decode, last_error),
+        token=_try(bytes.decode, token),
+    )
+
+
+def _try(read: Callable[[bytes], object], stored: bytes | None) -> object:
+    try:
+        return None if stored is None else read(stored)
+    except (ValueError, RecursionError):
+        return _UNREADABLE

@@ -45,8 +45,9 @@ LEASE = (
 )
 NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
 
-# The time is asked for by the statement when it has the write lock, not before: it may have waited for it.
-_FENCE = f"WHERE id = CAST(? AS TEXT) AND token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > (SELECT pitstop_now()))"
+# A lease runs until it ends by the time at which the write lock is held, which may have been waited for. A statement
+# that takes the lock itself is given NULL, and asks for the time when it has it.
+_FENCE = f"WHERE id = CAST(? AS TEXT) AND token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > coalesce(?, (SELECT pitstop_now())))"
 COMPLETE = f"DELETE FROM pitstop_messages {_FENCE}"
 PROGRESS = (
     "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = ?, first_leased = ?, last_error = ?, token = ? "
