@@ -87,14 +87,14 @@ def error_text(error: BaseException | str | None) -> str | None:
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
 
 
-def checked_delay(delay: timedelta | None) -> timedelta | None:
+def checked_delay(delay: object) -> timedelta | None:
     """The delay of a nack as the user gave it.
 
     :raises pitstop.ScheduleError: when it is no ``timedelta`` or negative.
     """
-    if delay is not None and (not isinstance(delay, timedelta) or delay < timedelta(0)):
-        raise ScheduleError(f"delay={delay!r} cannot be used. Give a timedelta of zero or more.")
-    return delay
+    if delay is None or (isinstance(delay, timedelta) and delay >= timedelta(0)):
+        return delay
+    raise ScheduleError(f"delay={delay!r} cannot be used. Give a timedelta of zero or more.")
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

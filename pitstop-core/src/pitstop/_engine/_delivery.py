@@ -123,7 +123,7 @@ class Delivery:
 
         :raises LeaseLost: when the lease is over; nothing was changed.
         """
-        span = self._lock_time if duration is None else duration
+        span: object = self._lock_time if duration is None else duration
         if not isinstance(span, timedelta) or span < timedelta(milliseconds=1):
             raise PitstopError(f"duration={duration!r} cannot be used. Give a timedelta of at least one millisecond.")
         until = lease_end(self._store.backend.now(), span)

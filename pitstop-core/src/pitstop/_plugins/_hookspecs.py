@@ -33,7 +33,7 @@ class HookSpecs:
     """The hooks, by name. See the module's text for the rules."""
 
     @_hookspec(firstresult=True)
-    def pitstop_create_backend(self, type: str, options: Mapping[str, Any]) -> Backend | None:  # type: ignore[empty-body]
+    def pitstop_create_backend(self, type: str, options: Mapping[str, Any]) -> Backend | None:
         """Make the backend for a ``type`` and the rest of the configuration, or return None to leave it to others."""
 
     @_hookspec

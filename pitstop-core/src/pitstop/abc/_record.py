@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 
@@ -124,7 +124,7 @@ def read_record(
     return Record(id, message, series, revision, progress)  # type: ignore[arg-type]
 
 
-def _is_instant(value: object) -> bool:
+def _is_instant(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= LAST_INSTANT
 
 
