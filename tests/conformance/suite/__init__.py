@@ -1,0 +1,46 @@
+"""The suite that a backend has to pass, the same for all of them.
+
+The author of a backend subclasses :class:`BackendConformance` and gives one fixture::
+
+    class TestMyBackend(BackendConformance):
+        @pytest.fixture
+        def make_backend(self, tmp_path):
+            return lambda **options: MyBackend.from_options({"path": tmp_path / "store", **options})
+
+It returns a function that opens a handle on a store which is new in each test: every call within one test opens the
+same store. Handles are closed by the suite. The options that the suite gives (a ``clock`` among them) are those of
+every backend's configuration.
+
+What a backend cannot show is listed on the class with the reason, ``not_shown = {"reason": {"test_...", ...}}``;
+overriding a test is refused. ``damage(backend, id)``, a method, makes a stored message unreadable behind its back.
+"""
+
+from __future__ import annotations
+
+from conformance.suite._behaviour_delivery import Deliveries
+from conformance.suite._behaviour_listener import Listening
+from conformance.suite._behaviour_look import Look
+from conformance.suite._behaviour_recurring import Recurring
+from conformance.suite._behaviour_store import Store
+from conformance.suite._contract_handle import Handle
+from conformance.suite._contract_lease import Lease
+from conformance.suite._contract_put import PutGetDelete
+from conformance.suite._contract_read import Read
+from conformance.suite._contract_settle import Settle
+from conformance.suite._kit import Handles, Kit, kit_tests
+from conformance.suite._races import Races
+
+
+__all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "PitstopBehaviour", "Races", "kit_tests"]
+
+
+class BackendContract(PutGetDelete, Read, Lease, Settle, Handle):
+    """What :class:`pitstop.abc.Backend` promises to core."""
+
+
+class PitstopBehaviour(Store, Deliveries, Recurring, Look, Listening):
+    """What Pitstop promises to its users, on that backend."""
+
+
+class BackendConformance(BackendContract, PitstopBehaviour, Races):
+    """All of it."""

@@ -1,0 +1,200 @@
+"""The contract of a handle: its clock, its configuration, its end, and what it does with documents that are damaged."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+import pitstop
+
+from conformance.suite._kit import Handles, Kit, needs
+from conformance.suite._records import MINUTE, START, ids, lease_all, lease_only, make_record, put_due, settlement
+from pitstop.abc import API_VERSION, Backend, Capability, Damaged, Outcome, Progress
+from pitstop.testing import ManualClock
+
+
+class Handle(Kit):
+    """A handle on a store."""
+
+    def test_now_is_told_by_the_clock_in_microseconds(self, backend: Backend, clock: ManualClock):
+        assert backend.now() == START * 1000
+
+        clock.advance(0.000123)
+
+        assert backend.now() == START * 1000 + 123
+
+    def test_the_class_says_which_version_of_the_contract_it_keeps(self, backend: Backend):
+        assert type(backend).api_version == API_VERSION
+
+    def test_an_unknown_option_is_refused_with_the_one_that_was_meant(self, open_backend: Handles):
+        with pytest.raises(pitstop.ConfigError, match=r"'lock_tme'.*Did you mean 'lock_time'"):
+            open_backend(lock_tme="5m")
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            {"lock_time": "soon"},
+            {"lock_time": 0},
+            {"loop_time": -1},
+            {"retry": {"delay": "5s", "max_attempts": 0}},
+            {"retry": 5},
+            {"clock": 5},
+        ],
+        ids=str,
+    )
+    def test_a_wrong_value_is_refused_by_the_name_of_its_option(self, open_backend: Handles, option):
+        (name,) = option
+        nested = option[name] if isinstance(option[name], dict) else {}
+
+        with pytest.raises(pitstop.ConfigError, match="max_attempts" if nested else name):
+            open_backend(**option)
+
+    def test_a_handle_says_where_its_messages_are(self, backend: Backend):
+        assert isinstance(backend.location, str)
+        assert backend.location
+        assert backend.location in repr(backend)
+
+    def test_close_again_is_harmless(self, backend: Backend):
+        backend.close()
+        backend.close()
+
+    def test_closing_a_handle_leaves_its_peers_alone(self, backend: Backend, open_backend: Handles):
+        peer = open_backend.peer()
+        put_due(backend, "a", "b")
+
+        backend.close()
+
+        assert ids(lease_all(peer)) == ["a", "b"]
+        peer.put([make_record("c")])
+        assert peer.tally().due == 1
+
+    def test_what_was_stored_is_there_when_it_is_opened_again(self, open_backend: Handles):
+        backend = open_backend()
+        needs(backend, Capability.DURABLE)
+        put_due(backend, "a", "b")
+        leased = lease_only(backend)
+        backend.close()
+
+        again = open_backend.peer()
+
+        assert again.get("a") == leased
+        assert ids(lease_all(again)) == ["b"]
+        assert list(again.settle([settlement(leased, Outcome.COMPLETE, None)])) == [True]
+        assert ids(again.scan(None, 10, None)) == ["b"]
+
+    def test_without_the_capability_there_is_no_watch(self, backend: Backend):
+        watch = backend.watch()
+
+        assert (watch is not None) == (Capability.WATCH in backend.capabilities)
+        if watch is not None:
+            watch.close()
+
+    @pytest.mark.parametrize("after", ["a_pause", "a_change"])
+    def test_a_watch_notices_what_a_peer_stores(self, backend: Backend, open_backend: Handles, after: str):
+        """The one wait in the suite that goes by the machine's clock: a watch waits for its server, or polls."""
+        needs(backend, Capability.WATCH)
+        peer = open_backend.peer()
+        watch = backend.watch()
+        assert watch is not None
+        try:
+            if after == "a_change":
+                put_due(peer, "earlier")
+                assert _polls(watch, 10)
+            put_due(peer, "a")
+
+            assert _polls(watch, 10)
+        finally:
+            watch.close()
+
+    def test_a_watch_does_not_cry_all_the_time(self, backend: Backend):
+        """When nothing happens it says so, sooner or later: else every listener would look without end."""
+        needs(backend, Capability.WATCH)
+        watch = backend.watch()
+        assert watch is not None
+        try:
+            quiet = threading.Event()
+            deadline = time.monotonic() + 10
+            while watch.poll():
+                assert time.monotonic() < deadline
+                quiet.wait(watch.pause)
+        finally:
+            watch.close()
+
+    def test_a_damaged_record_is_read_as_damaged(self, backend: Backend):
+        backend.put([make_record("a", START + 5, message={"secret": "s3cr3t"}, token="t", attempts=1, first_leased=0)])
+
+        self.damage(backend, "a")
+
+        read = backend.get("a")
+        assert isinstance(read, Damaged)
+        assert (read.id, read.due, read.token) == ("a", START + 5, "t")
+        assert read.error
+        assert "s3cr3t" not in read.error
+
+    def test_a_damaged_record_is_seen_among_the_others(self, backend: Backend):
+        put_due(backend, "a", "b", "c")
+
+        self.damage(backend, "b")
+
+        assert ids(backend.scan(None, 10, None)) == ["a", "b", "c"]
+        assert [isinstance(each, Damaged) for each in backend.scan("due", 10, None)] == [False, True, False]
+        assert backend.tally().due == 3
+
+    def test_a_damaged_record_is_leased_as_such_and_holds_nobody_up(self, backend: Backend):
+        put_due(backend, "a", "b", "c")
+        self.damage(backend, "a")
+
+        leased = lease_all(backend)
+
+        assert ids(leased) == ["a", "b", "c"]
+        assert isinstance(leased[0], Damaged)
+        assert leased[0].token
+        assert leased[0].due == START + MINUTE
+        assert not any(isinstance(each, Damaged) for each in leased[1:])
+
+    def test_a_damaged_record_can_be_set_aside(self, backend: Backend, clock: ManualClock):
+        put_due(backend, "a")
+        self.damage(backend, "a")
+        (leased,) = backend.lease(1, MINUTE)
+        assert isinstance(leased, Damaged)
+        assert leased.token is not None
+        aside = Progress(None, 0, last_error=leased.error, token=leased.token)
+
+        assert list(backend.settle([settlement(leased, Outcome.BURY, aside)])) == [True]
+
+        clock.advance(86_400)
+        assert list(backend.lease(1, MINUTE)) == []
+        assert ids(backend.scan("dead", 10, None)) == ["a"]
+        assert backend.tally().dead == 1
+        read = backend.get("a")
+        assert isinstance(read, Damaged)
+        assert read.due is None
+
+    def test_a_damaged_record_can_be_deleted(self, backend: Backend):
+        put_due(backend, "a")
+        self.damage(backend, "a")
+
+        assert backend.delete("a") is True
+
+        assert backend.get("a") is None
+
+    def test_a_damaged_record_is_healed_by_a_put(self, backend: Backend):
+        put_due(backend, "a")
+        self.damage(backend, "a")
+        record = make_record()
+
+        backend.put([record])
+
+        assert backend.get("a") == record
+        assert lease_only(backend).revision == record.revision
+
+
+def _polls(watch, seconds: float) -> bool:
+    pause, deadline = threading.Event(), time.monotonic() + seconds
+    while not watch.poll():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(watch.pause)
+    return True
