@@ -11,7 +11,6 @@ import pitstop
 
 from conformance.suite._kit import Kit
 from conformance.suite._records import START, at
-from pitstop.testing import ManualClock
 
 
 _LOCK = timedelta(minutes=15)

@@ -1,0 +1,27 @@
+"""The shared suite on the MongoDB backend with mongomock in place of the driver: what an application's tests may use.
+
+mongomock's writes are not atomic between threads, so nothing about leases is proved here; see ``test_mongo.py``.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import mongomock
+import pytest
+
+from conformance.suite import BackendConformance
+from pitstop_mongo import MongoBackend
+
+
+class TestMongomock(BackendConformance):
+    @pytest.fixture
+    def make_backend(self):
+        client = mongomock.MongoClient(tz_aware=True)
+        where = {"client": client, "dbname": "app", "coll": uuid.uuid4().hex}
+        self.collection = client[where["dbname"]][where["coll"]]
+        return lambda **options: MongoBackend.from_options({**where, **options})
+
+    def damage(self, backend, id):
+        result = self.collection.update_one({"_id": {"$eq": id}}, {"$set": {"msg": "no mapping"}})
+        assert result.modified_count == 1

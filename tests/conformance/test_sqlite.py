@@ -1,0 +1,24 @@
+"""The shared suite on the SQLite backend."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from contextlib import closing
+
+import pytest
+
+from conformance.suite import BackendConformance
+from pitstop_sqlite import SqliteBackend
+
+
+class TestSqlite(BackendConformance):
+    @pytest.fixture
+    def make_backend(self, tmp_path):
+        self.path = tmp_path / "pitstop.db"
+        return lambda **options: SqliteBackend.from_options({"path": str(self.path), **options})
+
+    def damage(self, backend, id):
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE pitstop_messages SET msg = substr(msg, 1, length(msg) - 1) WHERE id = ?", (id,))
+            assert connection.execute("SELECT changes()").fetchone() == (1,)
