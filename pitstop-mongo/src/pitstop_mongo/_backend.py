@@ -1,0 +1,79 @@
+"""The MongoDB backend: one collection, one index on the one field that decides, and tokens that fence every write."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+from pitstop import State
+from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally
+from pitstop_mongo._claim import Claimer
+from pitstop_mongo._config import MongoConfig
+from pitstop_mongo._connection import Connection
+from pitstop_mongo._looking import Viewer
+from pitstop_mongo._settling import Settler
+from pitstop_mongo._storing import Storer
+
+
+__all__ = ["MongoBackend"]
+
+
+class MongoBackend(Backend):
+    """Messages in a collection of a MongoDB server. Nothing connects before the first use."""
+
+    api_version: ClassVar[int] = 1
+    Config: ClassVar[type[BackendConfig]] = MongoConfig
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS
+
+    def __init__(self, config: MongoConfig | None = None) -> None:
+        config = config or MongoConfig()
+        super().__init__(config)
+        self._connection = Connection(config, self.clock)
+        self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
+        self._settler = Settler(self._connection)
+        self._storer = Storer(self._connection)
+        self._viewer = Viewer(self._connection)
+
+    @property
+    def location(self) -> str:
+        return self._connection.location
+
+    def now(self) -> int:
+        return self._connection.now_us()
+
+    def put(self, records: Sequence[Record]) -> None:
+        try:
+            self._storer.put(records)
+        finally:
+            # Also when it failed: it may have been done in part.
+            self._claimer.written(min((record.progress.due or 0 for record in records), default=None))
+
+    def delete(self, id: str) -> bool:
+        with self._connection.operation() as link:
+            dialect = self._connection.dialect
+            return bool(link.handles.coll.delete_one({"_id": dialect.one(id)}).deleted_count)
+
+    def get(self, id: str) -> Record | Damaged | None:
+        return self._viewer.get(id)
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        return self._viewer.scan(state, limit, after)
+
+    def tally(self) -> Tally:
+        return self._viewer.tally()
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        return self._claimer.lease(limit, duration)
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        applied = self._settler.settle(settlements)
+        for each in settlements:
+            if each.progress is not None:
+                self._claimer.written(each.progress.due)
+        return applied
+
+    def next_due(self) -> int | None:
+        return self._viewer.next_due()
+
+    def close(self) -> None:
+        self._connection.close()

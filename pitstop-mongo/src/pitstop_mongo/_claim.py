@@ -1,0 +1,248 @@
+"""Claims: leasing what is due, so that no two get the same message.
+
+One message: one ``findAndModify``. Several: read the first ones that are due, whole; then mark exactly those, if they
+are still what was read, and due. When all were marked, what was read is what was leased.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from bson.errors import BSONError
+from pymongo import ReturnDocument
+from pymongo.errors import OperationFailure
+
+from pitstop.abc import Clock, Damaged, Record, from_instant
+from pitstop_mongo._connection import Connection, Link
+from pitstop_mongo._document import EPOCH, LAST_INSTANT, Ambiguous, Found, read
+
+
+__all__ = ["Claimer", "due_in"]
+
+#: What an update of a damaged document fails with: ``attempts`` is no number, or too large a one.
+_REFUSED = frozenset({2, 14})
+#: Looks at the store, in one call, that find nothing but what others take first.
+_LOOKS = 20
+#: The most documents that a look passes over to get out of the way of others.
+_FARTHEST = 2000
+#: Seconds after which a look begins at the first document again.
+_FULL_LOOK_EVERY = 1.0
+
+
+def due_in(least: datetime, most: datetime) -> dict[str, Any]:
+    """The filter of documents with a sound ``due`` between these, and an id that can be a message's."""
+    return {"due": {"$gte": least, "$lte": most}, "_id": {"$type": "string"}}
+
+
+@attrs.frozen
+class _Lease:
+    token: str
+    now: int
+    until: int
+
+    @property
+    def update(self) -> dict[str, Any]:
+        # `due >= first_leased` holds in every document, so the least time of all claims is the first one.
+        return {
+            "$set": {"due": from_instant(self.until), "token": self.token},
+            "$inc": {"attempts": 1},
+            "$min": {"first_leased": from_instant(self.now)},
+        }
+
+    def of(self, record: Record) -> Record:
+        progress = record.progress.leased(self.token, self.now, self.until)
+        return Record(record.id, record.message, record.series, record.revision, progress)
+
+
+class Claimer:
+    """Leases for one backend. Remembers where the backlog begins, and how crowded it is there."""
+
+    def __init__(self, connection: Connection, clock: Clock, *, remember: bool) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect
+        self._clock = clock
+        # Whether to begin a look where the last one did. What was claimed leaves deleted keys at the head of the index,
+        # and to walk over them is slow. Not when a test holds the time in its hand: it would see the order change.
+        self._remember = remember
+        self._low: datetime | None = None
+        self._low_until = 0.0
+        # How far down to look, at random: 0 while nobody is in the way.
+        self._spread = 0
+
+    def written(self, due: int | None) -> None:
+        """This process wrote a message with that ``due``: the next look begins no later."""
+        low = self._low
+        if due is not None and low is not None and from_instant(due) < low:
+            self._low = None
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        """See :meth:`pitstop.abc.Backend.lease`."""
+        if limit == 1 and self._dialect.batches:
+            return self._lease_one(duration)
+        for look in range(_LOOKS):
+            lease = self._new_lease(duration)
+            skip = random.randint(0, self._spread) if self._spread else 0  # noqa: S311 - spreads load, hides nothing
+            low = None if look == _LOOKS - 1 else self._beginning()
+            with self._connection.indexed() as link:
+                found = self._read_due(link, lease, limit, low, skip)
+                claimed = self._claim(link, found, lease) if found else []
+            self._learn(found, claimed, limit, from_the_start=low is None)
+            if claimed:
+                return claimed
+            if found:
+                continue
+            if not skip and low is None:
+                return []
+            # Before it says that nothing is due it looks at everything.
+            self._spread, self._low = 0, None
+        # Crowded. The server can take one out of the crowd, though not many.
+        return self._lease_one(duration) if self._dialect.batches else []
+
+    def _new_lease(self, duration: int) -> _Lease:
+        now = self._connection.now_us() // 1000
+        return _Lease(os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT))
+
+    def _lease_one(self, duration: int) -> Sequence[Record | Damaged]:
+        lease = self._new_lease(duration)
+        with self._connection.indexed() as link:
+            try:
+                document = link.handles.raw.find_one_and_update(
+                    due_in(EPOCH, from_instant(lease.now)),
+                    lease.update,
+                    sort=[("due", 1)],
+                    return_document=ReturnDocument.AFTER,
+                    **self._dialect.by_due,
+                )
+            except OperationFailure as error:
+                if error.code not in _REFUSED or "hint" in str(error):
+                    raise
+                found = self._read_due(link, lease, 1, None, 0)
+                return self._claim(link, found, lease)
+        return [] if document is None else [read(document).content]
+
+    def _beginning(self) -> datetime | None:
+        if not self._remember or self._clock.monotonic() >= self._low_until:
+            return None
+        return self._low
+
+    def _learn(self, found: Sequence[Found], claimed: Sequence[object], limit: int, *, from_the_start: bool) -> None:
+        if len(claimed) >= len(found):
+            self._spread //= 2
+        elif len(claimed) < len(found) // 2 or not claimed:
+            self._spread = min(max(self._spread * 2, limit), _FARTHEST)
+        if self._remember and from_the_start:
+            self._low_until = self._clock.monotonic() + _FULL_LOOK_EVERY
+        first = found[0].content if found else None
+        due = first.progress.due if isinstance(first, Record) else None
+        if due is not None and not self._spread:
+            self._low = from_instant(due)
+
+    def _read_due(self, link: Link, lease: _Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
+        """The first documents that are due, whole."""
+        options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._dialect.by_due}
+        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now))
+        try:
+            return [read(each) for each in _first_batch(link.handles.coll.find(wanted, **options))]
+        except (BSONError, Ambiguous):
+            return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
+
+    def _claim(self, link: Link, found: Sequence[Found], lease: _Lease) -> list[Record | Damaged]:
+        """Mark those of the documents that are still what was read; return them as they are then."""
+        sound = [each for each in found if each.sound]
+        refused: list[Found] = []
+        if self._dialect.batches:
+            marked, refused = self._mark(link, sound, lease)
+        else:
+            marked = {each.id for each in sound if self._mark_one(link, each, lease)}
+        claimed: list[Record | Damaged] = []
+        for each in found:
+            if isinstance(each.content, Record) and each.id in marked:
+                claimed.append(lease.of(each.content))
+            elif not each.sound or each in refused:
+                claimed.extend(self._set_aside(link, each, lease))
+        return claimed
+
+    def _mark(self, link: Link, sound: Sequence[Found], lease: _Lease) -> tuple[set[str], list[Found]]:
+        """Mark many. Also returns those that the server refuses to count up: they are damaged in a way of their own."""
+        if not sound:
+            return set(), []
+        ids = [each.id for each in sound]
+        unchanged = {
+            "_id": {"$in": ids},
+            "etag": {"$in": list({each.etag for each in sound})},
+            "token": {"$in": list({each.token for each in sound})},
+            **_still_due(lease),
+        }
+        try:
+            count = link.handles.coll.update_many(unchanged, lease.update, **self._dialect.by_id).modified_count
+        except OperationFailure as error:
+            if error.code not in _REFUSED:
+                raise
+            return self._mark_each(link, sound, lease)
+        if count == len(ids):
+            return set(ids), []
+        return (self._marked(link, ids, lease) if count else set()), []
+
+    def _mark_each(self, link: Link, sound: Sequence[Found], lease: _Lease) -> tuple[set[str], list[Found]]:
+        marked = self._marked(link, [each.id for each in sound], lease)
+        refused = []
+        for each in sound:
+            if each.id not in marked:
+                try:
+                    if self._mark_one(link, each, lease):
+                        marked.add(each.id)
+                except OperationFailure as error:
+                    if error.code not in _REFUSED:
+                        raise
+                    refused.append(each)
+        return marked, refused
+
+    def _mark_one(self, link: Link, found: Found, lease: _Lease) -> bool:
+        result = link.handles.coll.update_one(self._unchanged(found, lease), lease.update, **self._dialect.by_id)
+        return bool(result.modified_count)
+
+    def _marked(self, link: Link, ids: Sequence[str], lease: _Lease) -> set[str]:
+        """Which of these carry the token, as a majority sees it: what is seen there is not rolled back."""
+        wanted = {"_id": {"$in": list(ids)}, "token": lease.token}
+        found = link.handles.majority.find(wanted, {"_id": 1}, **self._dialect.by_id)
+        return {each["_id"] for each in found}
+
+    def _set_aside(self, link: Link, found: Found, lease: _Lease) -> list[Damaged]:
+        """Lease a document that cannot be read, or not be counted up: by what cannot fail."""
+        update = {"$set": {"due": from_instant(lease.until), "token": lease.token}}
+        result = link.handles.coll.update_one(self._unchanged(found, lease), update, **self._dialect.by_id)
+        if not result.modified_count:
+            return []
+        content = found.content
+        error = content.error if isinstance(content, Damaged) else "Damaged: attempts cannot be counted up."
+        return [Damaged(found.id, error, lease.until, lease.token)]
+
+    def _unchanged(self, found: Found, lease: _Lease) -> dict[str, Any]:
+        return {
+            "_id": self._dialect.one(found.id),
+            "etag": {"$eq": found.etag},
+            "token": {"$eq": found.token},
+            **_still_due(lease),
+        }
+
+
+def _still_due(lease: _Lease) -> dict[str, Any]:
+    return {"due": {"$gte": EPOCH, "$lte": from_instant(lease.now)}}
+
+
+def _first_batch(cursor: Any) -> list[Any]:
+    """What the server sends at once, 16 MiB at most: a claim of large messages is not to fill the memory."""
+    with cursor:
+        documents = []
+        for document in cursor:
+            documents.append(document)
+            if len(documents) == getattr(cursor, "retrieved", None):
+                break
+        return documents

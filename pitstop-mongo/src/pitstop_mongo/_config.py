@@ -1,0 +1,204 @@
+"""The configuration of the MongoDB backend."""
+
+from __future__ import annotations
+
+import re
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pymongo
+
+from pitstop import ConfigError
+from pitstop.abc import BackendConfig, duration_field
+from pitstop_mongo._uri import DEFAULT_PORT, Target, address, options_of_url, read_uri
+
+
+__all__ = ["MongoConfig"]
+
+#: No operation gets less, however short the leases are: a server that is busy for a moment is not away.
+_LEAST_TIMEOUT = timedelta(seconds=2)
+_MOST_TIMEOUT = timedelta(seconds=10)
+
+_DATABASE = re.compile(r'[^\s/\\."$\0]+')
+
+
+def _text(value: object, _: Any, field: attrs.Attribute[Any]) -> str | None:
+    # An empty text, as an unset variable of the environment gives, is no text.
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        # Not quoted: it may be a password.
+        raise ConfigError(f"{_key(field)} is a {type(value).__name__}. Give a str.")
+    return value
+
+
+def _port(value: object, _: Any, field: attrs.Attribute[Any]) -> int | None:
+    if value is None or value == "":
+        return None
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if type(number) is not int or not 1 <= number <= 65535:
+        raise ConfigError(f"{field.name}={value!r} cannot be used. Give a whole number from 1 to 65535.")
+    return number
+
+
+def _hosts(value: object) -> tuple[str, ...] | None:
+    if value is None or value == "":
+        return None
+    several = value.split(",") if isinstance(value, str) else value
+    if not isinstance(several, list | tuple) or not several or not all(isinstance(each, str) for each in several):
+        raise ConfigError("hosts cannot be used. Give a list of str such as ['db1:27017', 'db2'], or 'db1:27017,db2'.")
+    return tuple(each.strip() for each in several)
+
+
+def _flag(value: object, _: Any, field: attrs.Attribute[Any]) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise ConfigError(f"{field.name}={value!r} cannot be used. Give true or false.")
+
+
+def _option(convert: Any, *, key: str | None = None, secret: bool = False) -> Any:
+    return attrs.field(
+        default=None,
+        converter=attrs.Converter(convert, takes_self=True, takes_field=True),
+        repr=not secret,
+        metadata={} if key is None else {"key": key},
+    )
+
+
+def _key(field: attrs.Attribute[Any]) -> str:
+    return str(field.metadata.get("key", field.name))
+
+
+def _check_client(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    # By what it can do, not by its class: mongomock's client serves in tests.
+    if isinstance(value, pymongo.AsyncMongoClient) or not callable(getattr(value, "get_database", None)):
+        raise ConfigError(f"{field.name} is a {type(value).__name__}. Give a pymongo.MongoClient.")
+
+
+def _check_collection(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if (
+        not isinstance(value, str)
+        or not value
+        or re.search(r"[$\0]", value)
+        or value.startswith(("system.", "."))
+        or value.endswith(".")
+        or ".." in value
+        or len(value.encode(errors="replace")) > 120
+    ):
+        raise ConfigError(
+            f"{field.name}={value!r:.200} cannot be the name of a collection. "
+            f"Give 1 to 120 bytes without '$' and NUL, no 'system.' or '.' in front, and no '.' at the end or twice."
+        )
+
+
+def _check_database(name: object, what: str) -> str:
+    if not isinstance(name, str) or not _DATABASE.fullmatch(name) or len(name.encode(errors="replace")) > 63:
+        raise ConfigError(
+            f'{what} cannot be the name of a database. Give 1 to 63 bytes without spaces and any of / \\ . " $'
+        )
+    return name
+
+
+@attrs.frozen(kw_only=True)
+class MongoConfig(BackendConfig):
+    """Where the MongoDB is, and what it is asked for.
+
+    Say where in one of four ways: ``host`` and ``port``, ``hosts``, ``uri``, or ``client``. Nothing said:
+    ``localhost:27017``. Nothing connects before the first use.
+    """
+
+    #: A host name, ``host:port`` or ``[ipv6]:port``.
+    host: str | None = _option(_text)
+    #: For hosts that name none; 27017 if not given.
+    port: int | None = _option(_port)
+    #: Members of a replica set, as a list or a text with commas.
+    hosts: tuple[str, ...] | None = attrs.field(default=None, converter=_hosts)
+    #: The database: this, or the one in the path of ``uri``, or ``pitstop``.
+    dbname: str = attrs.field(default=None)
+    coll: str = attrs.field(default="messages", validator=_check_collection)
+    user: str | None = _option(_text)
+    #: The key is ``pass``.
+    password: str | None = _option(_text, key="pass", secret=True)
+    #: A URI as PyMongo takes it, with any option of ``MongoClient``. The keys below go before what it says.
+    uri: str | None = _option(_text, secret=True)
+    #: A client of your own, which is used as it is and never closed. Make it after a fork, not before.
+    client: Any = attrs.field(default=None, validator=_check_client, repr=False)
+    #: The database that knows the user: ``admin`` if not given (with a ``uri``, as the URI says).
+    auth_source: str | None = _option(_text)
+    #: The name that the servers' replica set must have.
+    replica_set: str | None = _option(_text)
+    tls: bool | None = _option(_flag)
+    #: The longest that one operation may take, finding a server included. A third of ``lock_time`` if not given, from
+    #: 2 to 10 seconds.
+    operation_timeout: timedelta = duration_field(None)
+
+    #: What ``uri`` says.
+    target: Target | None = attrs.field(init=False, default=None, repr=False)
+    #: Each ``host:port``, or the DNS name of the servers; empty with a ``client``.
+    addresses: tuple[str, ...] = attrs.field(init=False, default=(), repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._check_together()
+        if self.operation_timeout is None:
+            timeout = max(min(self.lock_time / 3, _MOST_TIMEOUT), _LEAST_TIMEOUT)
+            object.__setattr__(self, "operation_timeout", timeout)
+        target = None if self.uri is None else read_uri(self.uri)
+        object.__setattr__(self, "target", target)
+        object.__setattr__(self, "addresses", self._addresses(target))
+        if self.dbname is not None:
+            _check_database(self.dbname, f"dbname={self.dbname!r:.200}")
+        elif target is not None and target.database is not None:
+            object.__setattr__(self, "dbname", _check_database(target.database, "The path of the URI"))
+        else:
+            object.__setattr__(self, "dbname", "pitstop")
+
+    @classmethod
+    def options_of_url(cls, url: str) -> dict[str, Any]:
+        """``mongo://user:password@host,host2/dbname?coll=messages&lock_time=15m&replicaSet=rs``.
+
+        ``mongodb://`` and ``mongodb+srv://`` likewise. What Pitstop does not know goes to PyMongo.
+        """
+        return options_of_url(url)
+
+    def _addresses(self, target: Target | None) -> tuple[str, ...]:
+        if self.client is not None:
+            return ()
+        if target is not None:
+            return target.hosts
+        port = self.port or DEFAULT_PORT
+        if self.hosts is not None:
+            return tuple(address(each, "hosts", port) for each in self.hosts)
+        return (address(self.host or "localhost", "host", port),)
+
+    def _check_together(self) -> None:
+        connection = ("uri", "hosts", "host", "port", "user", "pass", "auth_source", "replica_set", "tls")
+        given = [key for key in connection if getattr(self, "password" if key == "pass" else key) is not None]
+        if self.client is not None and given:
+            raise ConfigError(
+                f"client is given, and with it {_listed(given)}: the client has its connection. Give one."
+            )
+        if self.uri is not None:
+            both = [key for key in ("hosts", "host", "port") if key in given]
+            if both:
+                raise ConfigError(
+                    f"uri (or a URL) is given, and with it {_listed(both)}. Say in one place where it is."
+                )
+        if self.hosts is not None and self.host is not None:
+            raise ConfigError("host and hosts are both given. Give one of them.")
+        if self.user is not None and self.password is None:
+            raise ConfigError("user is given without pass. Give both, or neither.")
+        if self.password is not None and self.user is None:
+            raise ConfigError("pass is given without user. Give both, or neither.")
+        if self.auth_source is not None and self.user is None and self.uri is None:
+            raise ConfigError("auth_source is given without user. Give user and pass too, or leave it out.")
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(keys)

@@ -1,0 +1,228 @@
+"""The way to the server: a client of Pitstop's own, made lazily and again after a fork, or the user's."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from threading import Lock
+from typing import Any
+
+import pymongo
+
+from pymongo.driver_info import DriverInfo
+from pymongo.errors import OperationFailure, PyMongoError
+
+from pitstop import BackendUnavailable, ConfigError
+from pitstop.abc import Clock
+from pitstop_mongo._config import MongoConfig
+from pitstop_mongo._dialect import Dialect, Handles, dialect_of
+from pitstop_mongo._failures import CAUGHT, Kind, kind_of, translate
+
+
+__all__ = ["Connection", "Link"]
+
+_log = logging.getLogger("pitstop.mongo")
+
+#: Defaults of an own client, unless the URI says otherwise. PyMongo's are 30 s, 20 s, and no end.
+_PATIENCE = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "waitQueueTimeoutMS": 5000}
+
+#: Seconds for which a measured difference of the clocks holds.
+_MEASURE_EVERY = 60.0
+_MEASUREMENTS = 3
+_WORTH_A_WARNING_US = 1_000_000
+
+
+class ServerTime:
+    """The server's clock, by this machine's clock and the difference between them."""
+
+    def __init__(self, clock: Clock, dialect: Dialect, client: Any) -> None:
+        self._clock = clock
+        self._dialect = dialect
+        self._client = client
+        self._offset_us: int | None = None
+        self._measured = 0.0
+        self._busy = Lock()
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch. Asks the server at the first call and then each minute."""
+        offset = self._offset_us
+        if offset is None:
+            offset = self._measure()
+        elif self._clock.monotonic() - self._measured >= _MEASURE_EVERY and self._busy.acquire(blocking=False):
+            # One thread asks; the others go on with what they know.
+            try:
+                offset = self._measure()
+            except PyMongoError as error:
+                # The clocks have not moved because the server is away: what was measured last still holds.
+                _log.debug("the difference to the server's clock could not be measured: %s", type(error).__name__)
+                self._measured = self._clock.monotonic()
+            finally:
+                self._busy.release()
+        return self._clock.time_us() + offset
+
+    def outdate(self) -> None:
+        """The connection was lost: another server, with another clock, may answer next."""
+        self._measured = float("-inf")
+
+    def _measure(self) -> int:
+        samples = []
+        for _ in range(_MEASUREMENTS):
+            sent = self._clock.time_us()
+            told = self._dialect.server_time(self._client)
+            received = self._clock.time_us()
+            if told is None:
+                samples = [(0, 0)]
+                break
+            samples.append((_microseconds(told) - (sent + received) // 2, received - sent))
+        samples.sort()
+        offset, trip = samples[len(samples) // 2]
+        # The server tells whole milliseconds, some time within the trip. A difference that this explains is none; to
+        # act on it would only set the clocks of processes on one machine apart.
+        if abs(offset) <= trip // 2 + 1000:
+            offset = 0
+        if abs(offset) > _WORTH_A_WARNING_US and self._offset_us in (None, 0):
+            _log.warning("the server's clock and this machine's differ by %.1f s; the server's counts", offset / 1e6)
+        self._offset_us, self._measured = offset, self._clock.monotonic()
+        return offset
+
+
+def _microseconds(told: datetime) -> int:
+    aware = told if told.tzinfo is not None else told.replace(tzinfo=UTC)
+    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+class Link:
+    """A client as one process uses it."""
+
+    def __init__(self, client: Any, dialect: Dialect, config: MongoConfig, clock: Clock) -> None:
+        self.pid = os.getpid()
+        self.client = client
+        self.time = ServerTime(clock, dialect, client)
+        timeout_ms = max(config.operation_timeout // timedelta(milliseconds=1), 1)
+        self.handles: Handles = dialect.open(client, config.dbname, config.coll, timeout_ms)
+        #: Whether the index is known to be there.
+        self.indexed = False
+
+
+class Connection:
+    """Gives the :class:`Link` of this process, and runs operations on it within bounds."""
+
+    def __init__(self, config: MongoConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self.dialect = dialect_of(config.client)
+        self._timeout = config.operation_timeout.total_seconds()
+        self._lock, self._lock_pid = Lock(), os.getpid()
+        self._closed = False
+        self._link: Link | None = None
+        # Of the process that this one was forked from. Not ours to close; and dropping them would warn.
+        self._inherited: list[Link] = []
+        if config.client is not None or (config.target is None or not config.target.srv):
+            # Nothing connects yet, but PyMongo has a look at all options. For hosts from DNS it would ask the DNS.
+            self._link = self._open()
+
+    @property
+    def location(self) -> str:
+        """``mongodb://host:port/database.collection``, without user and password."""
+        hosts = ",".join(self._config.addresses)
+        if not hosts:
+            known = getattr(self._config.client, "nodes", None)
+            nodes = sorted(f"{host}:{port}" for host, port in known) if isinstance(known, frozenset) else []
+            hosts = ",".join(nodes) or "(the client that was given)"
+        scheme = "mongodb+srv" if self._config.target is not None and self._config.target.srv else "mongodb"
+        return f"{scheme}://{hosts}/{self._config.dbname}.{self._config.coll}"
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch, by the clock that decides: the configured one, or the server's."""
+        if self._config.clock is not None:
+            return self._clock.time_us()
+        with self.operation() as link:
+            return link.time.now_us()
+
+    @contextmanager
+    def operation(self) -> Iterator[Link]:
+        """One or a few commands: bounded in time, with the driver's errors as Pitstop's."""
+        if self._closed:
+            raise BackendUnavailable(f"MongoDB at {self.location} cannot be used: this backend was closed.")
+        link = self._link
+        try:
+            if link is None or link.pid != os.getpid():
+                link = self._renew()
+            with pymongo.timeout(self._timeout):
+                yield link
+        except CAUGHT as error:
+            if link is not None and kind_of(error) is not Kind.PERMANENT:
+                link.time.outdate()
+            # The driver's text may quote a document, so it is not shown as the cause either.
+            raise translate(error, self.location) from None
+
+    @contextmanager
+    def indexed(self) -> Iterator[Link]:
+        """An operation that needs the index: it is there when this begins."""
+        with self.operation() as link:
+            if not link.indexed:
+                link.handles.coll.create_index([("due", 1)])
+                link.indexed = True
+            try:
+                yield link
+            except OperationFailure as error:
+                if "hint" in str(error):
+                    # Somebody dropped the index, or the collection; the next operation makes it again.
+                    link.indexed = False
+                raise
+
+    def close(self) -> None:
+        """Close the client if it is Pitstop's own. Again is harmless."""
+        self._closed = True
+        link, self._link = self._link, None
+        if link is not None and self._config.client is None and link.pid == os.getpid():
+            link.client.close()
+
+    def _renew(self) -> Link:
+        pid = os.getpid()
+        if self._lock_pid != pid:
+            # Whoever held the lock when this process was forked is not here to let go of it.
+            self._lock, self._lock_pid = Lock(), pid
+        with self._lock:
+            link = self._link
+            if link is None or link.pid != pid:
+                if link is not None:
+                    self._inherited.append(link)
+                link = self._link = self._open()
+            return link
+
+    def _open(self) -> Link:
+        config = self._config
+        client = config.client
+        if client is None:
+            try:
+                client = pymongo.MongoClient(**_client_options(config))
+            except (PyMongoError, ValueError, TypeError, OSError) as error:
+                # What PyMongo says may quote a value, and a value may be a secret.
+                raise ConfigError(
+                    f"PyMongo refuses the configuration for {self.location} ({type(error).__name__}). "
+                    f"Check the options of the URI, the files that it names, and user, pass, replica_set and tls."
+                ) from None
+        return Link(client, self.dialect, config, self._clock)
+
+
+def _client_options(config: MongoConfig) -> dict[str, Any]:
+    said = frozenset() if config.target is None else config.target.options
+    options: dict[str, Any] = {name: value for name, value in _PATIENCE.items() if name.lower() not in said}
+    if "appname" not in said:
+        options["appname"] = "pitstop"
+    keys = {
+        "username": config.user,
+        "password": config.password,
+        "authSource": config.auth_source,
+        "replicaSet": config.replica_set,
+        "tls": config.tls,
+    }
+    options |= {name: value for name, value in keys.items() if value is not None}
+    host: Any = config.uri if config.uri is not None else list(config.addresses)
+    return {"host": host, "driver": DriverInfo("pitstop", version("pitstop-mongo")), "connect": False, **options}

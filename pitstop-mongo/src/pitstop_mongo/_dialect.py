@@ -1,0 +1,116 @@
+"""What a client can do: PyMongo's own can do all; a stand-in such as mongomock only single, classic operations.
+
+All that differs between the two is asked here. The stand-in is not atomic between threads: it is for tests that use
+Pitstop from one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import attrs
+import bson
+import pymongo
+
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import DocumentTooLarge
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from pitstop_mongo._document import CODEC, RAW_CODEC
+
+
+__all__ = ["Dialect", "Handles", "dialect_of"]
+
+#: Bytes of a document that are left for what a claim or a settlement adds to it.
+_HEADROOM = 64 * 1024
+_MAX_DOCUMENT = 16 * 1024 * 1024
+
+
+@attrs.frozen
+class Handles:
+    """The collection, opened in the ways in which it is used. A user's client has its own idea of most of them."""
+
+    #: For writing, and for reading documents in batches.
+    coll: Any
+    #: Reads documents as bytes, so that one that cannot be decoded does not hide the others.
+    raw: Any
+    #: Reads what a majority has: what is seen there is not rolled back.
+    majority: Any
+
+
+@attrs.frozen
+class Dialect:
+    """PyMongo's client."""
+
+    #: Whether operations on many documents, and hints, may be used.
+    batches: bool = True
+    #: Options that pin an operation to an index. The planner, left alone, may walk the whole backlog for a claim.
+    by_due: Mapping[str, Any] = attrs.field(factory=lambda: {"hint": [("due", 1)]})
+    by_id: Mapping[str, Any] = attrs.field(factory=lambda: {"hint": [("_id", 1)]})
+    #: Options of a read that sorts without an index.
+    sorting: Mapping[str, Any] = attrs.field(factory=lambda: {"allow_disk_use": True})
+
+    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int) -> Handles:
+        """Open the collection, whatever the client's defaults are."""
+        handle = client.get_database(dbname).get_collection(
+            coll,
+            codec_options=CODEC,
+            read_preference=ReadPreference.PRIMARY,
+            # Without j, a standalone would confirm what it has not written down yet.
+            write_concern=WriteConcern("majority", wtimeout=timeout_ms, j=True),
+            read_concern=ReadConcern("local"),
+        )
+        return Handles(
+            handle,
+            handle.with_options(codec_options=RAW_CODEC),
+            handle.with_options(read_concern=ReadConcern("majority")),
+        )
+
+    def one(self, id: str) -> Any:
+        """The filter of an ``_id``: never an operator, whatever it is."""
+        return {"$eq": id}
+
+    def encode(self, document: dict[str, Any]) -> Mapping[str, Any]:
+        """The document as it is sent.
+
+        :raises bson.errors.InvalidDocument: when MongoDB cannot keep it.
+        """
+        encoded = bson.encode(document, codec_options=CODEC)
+        if len(encoded) > _MAX_DOCUMENT - _HEADROOM:
+            raise DocumentTooLarge(f"{len(encoded)} bytes")
+        return RawBSONDocument(encoded)
+
+    def server_time(self, client: Any) -> datetime | None:
+        """The server's clock; None: there is no server."""
+        told: datetime = client.admin.command("hello")["localTime"]
+        return told
+
+
+class _StandIn(Dialect):
+    """Anything else that has a MongoDB client's interface: mongomock."""
+
+    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int) -> Handles:
+        handle = client.get_database(dbname).get_collection(coll)
+        return Handles(handle, handle, handle)
+
+    def one(self, id: str) -> Any:
+        # An upsert of mongomock's takes an operator for the new _id.
+        return id
+
+    def encode(self, document: dict[str, Any]) -> Mapping[str, Any]:
+        super().encode(document)  # as strict as the real one
+        return document
+
+    def server_time(self, client: Any) -> datetime | None:
+        return None
+
+
+def dialect_of(client: Any) -> Dialect:
+    """The dialect of a client; of Pitstop's own if it is None."""
+    if client is None or isinstance(client, pymongo.MongoClient):
+        return Dialect()
+    return _StandIn(batches=False, by_due={}, by_id={}, sorting={})

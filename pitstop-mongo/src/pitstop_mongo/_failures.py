@@ -1,0 +1,177 @@
+"""What PyMongo and BSON raise, and what is made of it: one table.
+
+PyMongo's own texts are left out, but for those of a connection: they quote documents, keys and parts of URIs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from enum import Enum
+
+import attrs
+import bson.errors
+
+from pymongo import errors
+
+from pitstop import BackendUnavailable, MessageError, PitstopError
+
+
+__all__ = ["CAUGHT", "FAILURES", "Kind", "kind_of", "translate"]
+
+
+class Kind(Enum):
+    """Whether the operation was done, and whether it is worth trying again."""
+
+    #: Not done, and may work next time.
+    TRANSIENT = "transient"
+    #: Done, not done, or done in part; to be tried again only if that does no harm.
+    UNKNOWN = "unknown"
+    #: Not done, and will not work until somebody changes something.
+    PERMANENT = "permanent"
+
+
+@attrs.frozen
+class _Rule:
+    classes: tuple[type[Exception], ...]
+    #: Only with one of these codes; empty: with any.
+    codes: frozenset[int]
+    kind: Kind
+    raises: type[PitstopError]
+    #: What was wrong and what to do. ``{why}`` is filled with what the connection said.
+    text: str
+
+
+def _rule(
+    classes: type[Exception] | tuple[type[Exception], ...],
+    kind: Kind,
+    text: str,
+    *,
+    codes: tuple[int, ...] = (),
+    raises: type[PitstopError] = BackendUnavailable,
+) -> _Rule:
+    return _Rule(classes if isinstance(classes, tuple) else (classes,), frozenset(codes), kind, raises, text)
+
+
+_AWAY = "did not answer: {why}. Is it running, and reachable from here?"
+_UNCONFIRMED = "did not confirm that the write is on a majority of its members ({why}). It may be done all the same."
+
+#: The first rule that fits counts.
+FAILURES: tuple[_Rule, ...] = (
+    # What a user wants to store.
+    _rule(
+        errors.DocumentTooLarge,
+        Kind.PERMANENT,
+        "takes no documents above 16 MiB. Store the data elsewhere and a reference to it in the message.",
+        raises=MessageError,
+    ),
+    _rule(
+        errors.OperationFailure,
+        Kind.PERMANENT,
+        "takes no documents above 16 MiB. Store the data elsewhere and a reference to it in the message.",
+        codes=(10334, 17419, 17420),
+        raises=MessageError,
+    ),
+    _rule(
+        (bson.errors.InvalidDocument, bson.errors.InvalidStringData, OverflowError, UnicodeEncodeError, RecursionError),
+        Kind.PERMANENT,
+        "cannot keep a value of this message ({why}).",
+        raises=MessageError,
+    ),
+    _rule(bson.errors.BSONError, Kind.PERMANENT, "holds a document that cannot be read ({why})."),
+    # The way to the server.
+    _rule(errors.ServerSelectionTimeoutError, Kind.TRANSIENT, _AWAY),
+    _rule(errors.WaitQueueTimeoutError, Kind.TRANSIENT, "has no free connection in the pool. Raise maxPoolSize."),
+    _rule(errors.ConfigurationError, Kind.PERMANENT, "cannot be connected to with this configuration ({why})."),
+    _rule(errors.ConnectionFailure, Kind.UNKNOWN, _AWAY),
+    _rule(errors.InvalidOperation, Kind.PERMANENT, "cannot be used: the client was closed."),
+    # What the server says.
+    _rule(
+        errors.OperationFailure,
+        Kind.PERMANENT,
+        "refuses the user or the password ({why}). Check user, pass and auth_source.",
+        codes=(18, 8000, 11),
+    ),
+    _rule(
+        errors.OperationFailure,
+        Kind.PERMANENT,
+        "does not allow this user to do it ({why}). The role readWrite on the database is needed.",
+        codes=(13,),
+    ),
+    _rule(
+        errors.OperationFailure,
+        Kind.PERMANENT,
+        "has not got the members that a majority write needs ({why}).",
+        codes=(79, 100),
+    ),
+    _rule((errors.WTimeoutError, errors.WriteConcernError), Kind.UNKNOWN, _UNCONFIRMED),
+    _rule(
+        errors.OperationFailure, Kind.UNKNOWN, "took longer than operation_timeout ({why}).", codes=(50, 262, 202, 64)
+    ),
+    _rule(
+        errors.OperationFailure,
+        Kind.UNKNOWN,
+        "is changing its primary ({why}).",
+        codes=(6, 7, 89, 91, 112, 134, 189, 9001, 10058, 10107, 11600, 11601, 11602, 13435, 13436),
+    ),
+    _rule(
+        errors.OperationFailure,
+        Kind.PERMANENT,
+        "has an index that refuses this ({why}). Drop the unique index that is not Pitstop's.",
+        codes=(11000, 11001),
+    ),
+    _rule(errors.OperationFailure, Kind.PERMANENT, "has no space left ({why}).", codes=(14031,)),
+    _rule(errors.OperationFailure, Kind.UNKNOWN, "refused an operation ({why})."),
+    _rule(errors.PyMongoError, Kind.UNKNOWN, "failed ({why})."),
+)
+
+#: What is translated. Anything else is a bug, and is to be seen as one.
+CAUGHT: tuple[type[Exception], ...] = tuple({each for rule in FAILURES for each in rule.classes})
+
+
+def _rule_of(error: Exception) -> _Rule | None:
+    codes = _codes(error)
+    for rule in FAILURES:
+        if isinstance(error, rule.classes) and (not rule.codes or not rule.codes.isdisjoint(codes)):
+            return rule
+    return None
+
+
+def kind_of(error: Exception) -> Kind:
+    """Whether an operation that failed with this was done."""
+    rule = _rule_of(error)
+    return Kind.UNKNOWN if rule is None else rule.kind
+
+
+def translate(error: Exception, location: str) -> PitstopError:
+    """Pitstop's error for one of the driver's. Its text holds no document, no id, and no secret."""
+    rule = _rule_of(error)
+    if rule is None:
+        raise error
+    return rule.raises(f"MongoDB at {location} {rule.text.format(why=_why(error))}")
+
+
+def _codes(error: Exception) -> set[int]:
+    if not isinstance(error, errors.OperationFailure):
+        return set()
+    codes = {error.code}
+    if isinstance(error, errors.BulkWriteError):
+        # The code of a batch says nothing. Those of its parts do.
+        details = error.details or {}
+        parts = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
+        codes = {part.get("code") for part in parts}
+    return {code for code in codes if isinstance(code, int)}
+
+
+def _why(error: Exception) -> str:
+    name = type(error).__name__
+    if isinstance(error, errors.ConnectionFailure):
+        # Behind the reason there are the timeouts, and a description of all servers.
+        said = re.split(r" \(configured timeouts|, Timeout: |, full error", str(error), maxsplit=1)[0]
+        return f"{name}: {said[:200]}"
+    if isinstance(error, errors.OperationFailure):
+        codes = sorted(_codes(error))
+        details = error.details if isinstance(error.details, dict) else {}
+        label = details.get("codeName")
+        return f"{name}, code {codes[0] if codes else '?'}" + (f" {label}" if isinstance(label, str) else "")
+    return name

@@ -1,0 +1,172 @@
+"""Settlements: fenced writes, few trips for many of them, and the truth about each."""
+
+from __future__ import annotations
+
+import os
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from pymongo import DeleteOne, UpdateOne
+
+from pitstop.abc import Progress, Settlement, from_instant
+from pitstop_mongo._connection import Connection, Link
+from pitstop_mongo._document import EPOCH, progress_fields
+
+
+__all__ = ["Settler"]
+
+#: Of one command. The update looks each document's values up in a list, so it is the slower the longer the list is.
+_MOST_DELETES = 1000
+_MOST_UPDATES = 100
+
+#: Every field that a settlement writes, or takes away.
+_FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
+
+
+@attrs.frozen
+class _Write:
+    """One settlement on its way."""
+
+    settlement: Settlement
+    #: What the document is marked with when it is updated, to tell afterwards whether it was.
+    etag: str
+
+    @property
+    def id(self) -> str:
+        return self.settlement.id
+
+
+class Settler:
+    """Applies settlements for one backend."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        """See :meth:`pitstop.abc.Backend.settle`."""
+        nonce = os.urandom(16).hex()
+        writes = [_Write(each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
+        applied: set[str] = set()
+        for some in self._portions(writes):
+            now = self._connection.now_us() // 1000
+            with self._connection.operation() as link:
+                applied |= self._apply(link, some, now)
+        return [each.id in applied for each in writes]
+
+    def _portions(self, writes: Sequence[_Write]) -> Iterator[list[_Write]]:
+        """What goes in one command: deletes of one token, updates of one token, or single writes of several."""
+        if not self._dialect.batches:
+            yield from ([each] for each in writes)
+            return
+        groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
+        for each in writes:
+            groups[each.settlement.token, each.settlement.progress is None].append(each)
+        single: list[_Write] = []
+        for (_, deletes), group in groups.items():
+            if len(group) == 1:
+                single += group
+            else:
+                yield from _chunks(group, _MOST_DELETES if deletes else _MOST_UPDATES)
+        yield from _chunks(single, _MOST_DELETES)
+
+    def _apply(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
+        """Apply a portion; return the ids of what was applied."""
+        first = some[0].settlement
+        if len(some) == 1:
+            done = self._apply_one(link, some[0], now)
+            return {first.id} if done else set()
+        if any(each.settlement.token != first.token for each in some):
+            return self._apply_single(link, some, now)
+        if first.progress is None:
+            return self._delete_many(link, some, now)
+        return self._update_many(link, some, now)
+
+    def _apply_one(self, link: Link, write: _Write, now: int) -> bool:
+        coll, filter = link.handles.coll, self._fenced(write, now)
+        if write.settlement.progress is None:
+            return bool(coll.delete_one(filter, **self._dialect.by_id).deleted_count)
+        return bool(coll.update_one(filter, _update(write), **self._dialect.by_id).matched_count)
+
+    def _apply_single(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
+        """Writes of several tokens, in one command that the driver repeats by itself where it can."""
+        hint = self._dialect.by_id
+        result = link.handles.coll.bulk_write(
+            [
+                DeleteOne(self._fenced(each, now), **hint)
+                if each.settlement.progress is None
+                else UpdateOne(self._fenced(each, now), _update(each), **hint)
+                for each in some
+            ],
+            ordered=False,
+        )
+        deletes = [each for each in some if each.settlement.progress is None]
+        updates = [each for each in some if each.settlement.progress is not None]
+        return self._deleted(link, deletes, result.deleted_count) | self._updated(link, updates, result.matched_count)
+
+    def _delete_many(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
+        filter = {"_id": {"$in": [each.id for each in some]}, **_fence(some[0].settlement.token, now)}
+        return self._deleted(link, some, link.handles.coll.delete_many(filter, **self._dialect.by_id).deleted_count)
+
+    def _update_many(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
+        ids = [each.id for each in some]
+        # All that differs between the documents is data inside a $literal: none of it is evaluated.
+        values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
+        place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
+        pipeline = [
+            {"$set": {"_settled": {"$arrayElemAt": [{"$literal": values}, place]}}},
+            # A field that its values have not got is taken away.
+            {"$set": {name: f"$_settled.{name}" for name in (*_FIELDS, "etag")}},
+            {"$unset": "_settled"},
+        ]
+        filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now)}
+        return self._updated(
+            link, some, link.handles.coll.update_many(filter, pipeline, **self._dialect.by_id).matched_count
+        )
+
+    def _deleted(self, link: Link, some: Sequence[_Write], count: int) -> set[str]:
+        """Which of these were deleted, when ``count`` were. Those that are not there any more: one that somebody
+        else removed at the same time cannot be told apart, and is done with as well.
+        """
+        ids = {each.id for each in some}
+        if count in (0, len(ids)):
+            return ids if count else set()
+        there = link.handles.majority.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._dialect.by_id)
+        return ids - {each["_id"] for each in there}
+
+    def _updated(self, link: Link, some: Sequence[_Write], count: int) -> set[str]:
+        """Which of these were updated, when ``count`` were: those that carry their mark. A claim leaves it on."""
+        ids = {each.id for each in some}
+        if count in (0, len(ids)):
+            return ids if count else set()
+        wanted = {"_id": {"$in": list(ids)}, "etag": {"$in": [each.etag for each in some]}}
+        return {each["_id"] for each in link.handles.majority.find(wanted, {"_id": 1}, **self._dialect.by_id)}
+
+    def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
+        return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
+
+
+def _fence(token: str, now: int) -> dict[str, Any]:
+    # Leased, so that `due` is to come, or dead, so that there is none (or none that counts).
+    return {"token": {"$eq": token}, "due": {"$not": {"$gte": EPOCH, "$lte": from_instant(now)}}}
+
+
+def _progress(write: _Write) -> Progress:
+    progress = write.settlement.progress
+    assert progress is not None, "a settlement without a progress is a delete"
+    return progress
+
+
+def _update(write: _Write) -> dict[str, Any]:
+    fields = progress_fields(_progress(write)) | {"etag": write.etag}
+    absent = [name for name in _FIELDS if name not in fields]
+    return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
+
+
+def _chunks(writes: list[_Write], size: int) -> Iterator[list[_Write]]:
+    for start in range(0, len(writes), size):
+        yield writes[start : start + size]
