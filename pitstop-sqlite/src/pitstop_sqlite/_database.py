@@ -158,10 +158,12 @@ class Database:
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         # Elsewhere than on macOS this changes nothing: there a plain fsync leaves the data in the drive's cache.
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
-        # Also when nothing is to be made: whoever cannot write hears of it now, not at the first store.
         connection.execute("BEGIN IMMEDIATE")
         if needs_creation(connection, self.path):
             create(connection)
+        else:
+            # Whoever cannot write hears of it now, not at the first store. (BEGIN does not say so.)
+            connection.execute("UPDATE pitstop_meta SET value = value WHERE FALSE")
         connection.execute("COMMIT")
 
     def _use_log(self, connection: sqlite3.Connection) -> None:

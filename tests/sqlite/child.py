@@ -1,0 +1,118 @@
+"""The other processes of these tests. Each command talks by lines on stdin and stdout."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+import warnings
+
+from datetime import datetime, timedelta
+
+import pitstop
+
+from pitstop.abc import Progress, Record
+from pitstop_sqlite import SqliteBackend, SqliteConfig
+
+
+def say(line: object) -> None:
+    print(line, flush=True)
+
+
+def store(path: str, id: str, when: str) -> None:
+    """Store one message."""
+    with pitstop.init({"type": "sqlite", "path": path}) as pit:
+        pit.store({"id": id}, datetime.fromisoformat(when))
+
+
+def store_on(path: str, synchronous: str) -> None:
+    """Store messages until killed; say each id when it is stored."""
+    with pitstop.init({"type": "sqlite", "path": path, "synchronous": synchronous}) as pit:
+        while True:
+            say(pit.store({}, timedelta(hours=1)))
+
+
+def hold(path: str, lock_time: str) -> None:
+    """Take all that is due, say what it was, and keep it."""
+    with pitstop.init({"type": "sqlite", "path": path, "lock_time": lock_time}) as pit, pit.listen() as listener:
+        held = []
+        while delivery := listener.get():
+            held.append(delivery)
+        say(" ".join(each.id for each in held))
+        sys.stdin.readline()
+
+
+def drain(path: str) -> None:
+    """At the word, take and acknowledge all that is due; say what it was."""
+    with pitstop.init({"type": "sqlite", "path": path}) as pit, pit.listen(prefetch=20) as listener:
+        say("ready")
+        sys.stdin.readline()
+        while delivery := listener.get():
+            assert delivery.attempt == 1
+            delivery.ack()
+            say(delivery.id)
+
+
+def open_and_store(path: str, id: str) -> None:
+    """At the word, open a file that is perhaps not there yet, and store."""
+    say("ready")
+    sys.stdin.readline()
+    with pitstop.init({"type": "sqlite", "path": path, "busy_timeout": "30s"}) as pit:
+        pit.store({"id": id}, timedelta(hours=1))
+
+
+def lock(path: str) -> None:
+    """Hold the write lock until the word."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    say("locked")
+    sys.stdin.readline()
+    connection.execute("COMMIT")
+    connection.close()
+
+
+def fork(path: str) -> None:
+    """Fork while another thread is inside the backend; then use it in the parent and in the child."""
+    backend = SqliteBackend(SqliteConfig(path=path))
+    database = backend._database
+    parents = database._connection
+    inside, done = threading.Event(), threading.Event()
+
+    def stay_inside() -> None:
+        with database:
+            inside.set()
+            done.wait()
+
+    thread = threading.Thread(target=stay_inside)
+    thread.start()
+    inside.wait()
+    with warnings.catch_warnings():
+        # Python warns of forks with threads from 3.12 on. They happen all the same.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        backend.put([_record("from the child")])
+        assert database._connection is not parents
+        leased = backend.lease(1, 60_000)
+        assert [each.id for each in leased] == ["before"]
+        backend.close()
+        # Not os._exit: the interpreter is to take everything down.
+        sys.exit(0)
+    done.set()
+    thread.join()
+    backend.put([_record("from the parent")])
+    _, status = os.waitpid(pid, 0)
+    say(f"child {os.waitstatus_to_exitcode(status)}")
+    assert database._connection is parents
+    backend.put([_record("after the child")])
+    say(" ".join(sorted(each.id.replace(" ", "-") for each in backend.scan(None, 100, None))))
+    backend.close()
+
+
+def _record(id: str) -> Record:
+    return Record(id, {}, None, "r", Progress(1, 1))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
