@@ -16,8 +16,9 @@ def main() -> int:
     try:
         from pitstop.cli._app import run  # noqa: PLC0415 - the library is used without click, this is where it begins
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
             raise
-        sys.stderr.write(f'The command needs {error.name}. Install it with: pip install "pitstop-core[cli]"\n')
+        sys.stderr.write(f'The command needs {missing}. Install it with: pip install "pitstop-core[cli]"\n')
         return 1
     return run()

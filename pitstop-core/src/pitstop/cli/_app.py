@@ -87,22 +87,34 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
     except PitstopError as error:
         raise click.ClickException(plain(masked(" ".join(str(error).split()), settings))) from error
     except click.ClickException as error:
-        error.message = masked(error.message, settings)
-        raise
+        text = error.format_message()
+        if masked(text, settings) == text:
+            raise
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        raise (
+            click.ClickException(masked(text, settings))
+            if context is None
+            else click.UsageError(masked(text, settings), context)
+        ) from None
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would try to flush the rest at exit, and complain.
-        _forget_stdout()
+        # Whoever read our output has seen enough. Python would try to write the rest at exit, and complain.
+        _let_go_of_stdout()
         raise click.exceptions.Exit(0) from None
     except OSError as error:
         # A full disk behind our stdout, as a rule: backends tell of theirs as BackendUnavailable.
-        _forget_stdout()
-        raise click.ClickException(f"{error.strerror or error}.") from error
+        _let_go_of_stdout()
+        raise click.ClickException(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        ) from error
 
 
-def _forget_stdout() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _let_go_of_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

@@ -7,11 +7,10 @@ import os
 import selectors
 import signal
 import subprocess
+import sys
 
 from datetime import timedelta
 from typing import Self
-
-import click
 
 from pitstop import BackendUnavailable, Delivery, LeaseLost, Listener, Pitstop
 from pitstop.abc import SystemClock
@@ -106,7 +105,7 @@ class _Pipes:
         self._child, self._stdin, self._stderr = child, child.stdin, child.stderr
         self._rest = memoryview(payload)
         self._selector = selectors.DefaultSelector()
-        self._ours = click.get_binary_stream("stderr")
+        self._ours = sys.stderr.buffer
         self.tail = b""
         for pipe, event in ((self._stdin, selectors.EVENT_WRITE), (self._stderr, selectors.EVENT_READ)):
             os.set_blocking(pipe.fileno(), False)

@@ -19,17 +19,19 @@ from pitstop.cli._output import print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._signals import Urgency, draining
-from pitstop.cli._times import DURATION, iso
+from pitstop.cli._times import duration, iso
 
 
 __all__ = ["listen"]
+
+_STDERR = 2
 
 
 @click.command()
 @click.option("--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with it on its stdin.")
 @click.option("--once", is_flag=True, help="Take what is due now, and end.")
-@click.option("--lock-time", type=DURATION, help="How long a message is leased. Default: as the URL says, else 15m.")
-@click.option("--loop-time", type=DURATION, help="The longest time between two looks at the store. Default: 1s.")
+@click.option("--lock-time", type=duration, help="How long a message is leased. Default: as the URL says, else 15m.")
+@click.option("--loop-time", type=duration, help="The longest time between two looks at the store. Default: 1s.")
 @click.option("--prefetch", type=click.IntRange(min=1), default=1, show_default=True, help="Messages claimed at once.")
 @common_options
 @click.pass_obj
@@ -113,7 +115,7 @@ class _Session:
                     listener=self.listener,
                     urgency=self.urgency,
                     # With --json our stdout is for the outcomes; what the command prints goes to stderr.
-                    stdout=sys.stderr.fileno() if self.settings.json else None,
+                    stdout=_STDERR if self.settings.json else None,
                 )
             except CommandFailed as failure:
                 error = str(failure)

@@ -29,7 +29,7 @@ _STATE_STYLES = {"due": "bold yellow", "leased": "cyan", "dead": "bold red", "ok
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one line of JSON, in UTF-8 whatever the locale, and flush it."""
-    stream = click.get_binary_stream("stdout")
+    stream = sys.stdout.buffer
     # A lone surrogate (in a damaged document's id, say) becomes \udc80, which is how JSON spells it.
     stream.write(json_text(document).encode("utf-8", "backslashreplace") + b"\n")
     stream.flush()

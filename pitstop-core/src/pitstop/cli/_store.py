@@ -19,7 +19,7 @@ from pitstop.abc import SystemClock
 from pitstop.cli._messages import read_message
 from pitstop.cli._output import print_json, progress, say
 from pitstop.cli._settings import Settings, common_options
-from pitstop.cli._times import DURATION, MOMENT, MOMENT_OR_DURATION
+from pitstop.cli._times import duration, moment, moment_or_duration
 
 
 __all__ = ["store"]
@@ -54,10 +54,15 @@ class _Plan:
 
 @click.command()
 @click.argument("message", required=False)
-@click.option("--in", "delay", type=DURATION, help="Emit it so long from now, as in 15m or 1h30m. Default: now.")
-@click.option("--at", type=MOMENT, help="Emit it then: ISO-8601 with its zone.")
-@click.option("--every", type=DURATION, help="Emit it again and again, so long apart.")
-@click.option("--until", type=MOMENT_OR_DURATION, help="Where --every ends (exclusive): a time, or so long from now.")
+@click.option("--in", "delay", type=duration, help="Emit it so long from now, as in 15m or 1h30m. Default: now.")
+@click.option("--at", type=moment, metavar="TIME", help="Emit it then: ISO-8601 with its zone.")
+@click.option("--every", type=duration, help="Emit it again and again, so long apart.")
+@click.option(
+    "--until",
+    type=moment_or_duration,
+    metavar="TIME|DURATION",
+    help="Where --every ends (exclusive): a time, or so long from now.",
+)
 @click.option("--id", "id", help="The message's id. The same id again replaces message and schedule.")
 @click.option(
     "--catch-up",
@@ -66,7 +71,7 @@ class _Plan:
     show_default=True,
     help="Of occurrences that nobody was there to receive: emit the latest, all, or skip those older than --grace.",
 )
-@click.option("--grace", type=DURATION, help="How late an occurrence may be with --catch-up skip.")
+@click.option("--grace", type=duration, help="How late an occurrence may be with --catch-up skip.")
 @common_options
 @click.pass_obj
 def store(
@@ -97,7 +102,7 @@ def store(
             (stored,) = plan.store(pit, [found])
         _print_id(settings, stored)
         return
-    stdin = click.get_binary_stream("stdin")
+    stdin = sys.stdin.buffer
     if message is None and stdin.isatty():
         raise click.UsageError('Give a message as JSON, as in \'{"msg": "object"}\', or JSON lines on stdin.')
     if id is not None:

@@ -1,0 +1,81 @@
+"""What the tests of the command share: a store, the command in this process, and the command in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from click.testing import CliRunner, Result
+
+import pitstop
+
+from pitstop.cli._app import app
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture
+def pit(url: str) -> Iterator[pitstop.Pitstop]:
+    """The store that the command uses, seen from outside."""
+    with pitstop.init(url) as pit:
+        yield pit
+
+
+@pytest.fixture
+def invoke(url: str) -> Callable[..., Result]:
+    """Run the command in this process."""
+
+    def run(*args: str, **options: Any) -> Result:
+        result = CliRunner().invoke(app, args, env={"PITSTOP_URL": url}, prog_name="pitstop", **options)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def spawn(url: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command in a real process, in a process group of its own as a shell would."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str, **options: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pitstop", *args],
+            **{
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "text": True,
+                "cwd": tmp_path,
+                "process_group": 0,
+                "env": {**os.environ, "PITSTOP_URL": url},
+                **options,
+            },
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def lines() -> Callable[[str], list[dict[str, Any]]]:
+    """Read JSON lines."""
+    return lambda text: [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,177 @@
+"""``pitstop list``, ``show``, ``remove``, ``redrive`` and ``stats``."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+
+NOW = timedelta(0)
+
+
+@pytest.fixture
+def dead(pit, url):
+    """Make messages that are dead."""
+
+    def make(*ids):
+        with __import__("pitstop").init(f"{url}?retry.max_attempts=1") as strict:
+            for id in ids:
+                strict.store({"id": id}, NOW)
+                with strict.listen() as listener:
+                    listener.get().nack("it never works")
+
+    return make
+
+
+def test_list_shows_whole_ids_states_and_errors_without_colours_or_folding(invoke, pit):
+    long = "x" * 300
+    pit.store({"id": long}, datetime(2031, 5, 4, 10, tzinfo=UTC))
+    pit.store({"id": "again"}, timedelta(hours=3), every=timedelta(hours=1))
+    pit.store({"id": "failed"}, NOW)
+    with pit.listen() as listener:
+        listener.get().nack("E" * 200)
+    out = invoke("list").stdout
+    assert "\x1b" not in out
+    head, rule, failed, again, far = (line.rstrip() for line in out.splitlines())
+    assert head.split() == ["id", "state", "due", "every", "attempts", "last", "error"]
+    assert set(rule) == {"─"}
+    assert failed.split()[:2] == ["failed", "scheduled"]
+    assert failed.endswith("E" * 59 + "…")
+    assert "in 2h59m" in again
+    assert again.split()[-3:] == ["1h", "0", "-"]
+    assert far.startswith(f"{long}   scheduled   2031-05-04T10:00:00.000Z")
+
+
+def test_what_is_in_a_message_does_not_steer_the_terminal(invoke, pit):
+    pit.store({"id": "[red]a\x1b[2J\x9b", "text": "\x1b[2J\x9b\n"}, NOW)
+    with pit.listen() as listener:
+        listener.get().nack("\x1b]0;gotcha\a")
+    for args in (["list"], ["show", "[red]a\x1b[2J\x9b"], ["list", "--json"], ["remove", "[red]a\x1b[2J\x9b"]):
+        out = invoke(*args).stdout
+        assert "[red]a" in out
+        assert not {"\x1b", "\x9b", "\a"} & set(out), args
+
+
+def test_list_json_has_one_entry_per_line(invoke, pit, lines):
+    start = datetime(2031, 5, 4, 10, tzinfo=UTC)
+    pit.store({"id": "a", "b": b"hi"}, start, start + timedelta(days=1), timedelta(hours=1))
+    (entry,) = lines(invoke("list", "--json").stdout)
+    assert entry.pop("revision")
+    assert entry == {
+        "id": "a",
+        "state": "scheduled",
+        "due": "2031-05-04T10:00:00.000Z",
+        "scheduled_for": "2031-05-04T10:00:00.000Z",
+        "every": {"v": 1, "kind": "every", "ms": 3600000},
+        "end": "2031-05-05T10:00:00.000Z",
+        "attempts": 0,
+        "last_error": None,
+        "leased_until": None,
+        "message": {"id": "a", "b": {"$bytes": "aGk="}},
+    }
+
+
+def test_list_says_when_there_are_more_and_all_pages_through_them(invoke, pit, lines):
+    pit.store_many([({"id": f"{n:04}"}, timedelta(hours=1)) for n in range(2345)])
+    some = invoke("list", "--limit", "10", "--json")
+    assert [line["id"] for line in lines(some.stdout)] == [f"{n:04}" for n in range(10)]
+    assert "more than 10" in some.stderr
+    assert "more than 100" in invoke("list").stderr
+    everything = invoke("list", "--all", "--json")
+    assert [line["id"] for line in lines(everything.stdout)] == [f"{n:04}" for n in range(2345)]
+    assert everything.stderr == ""
+    assert invoke("list", "--limit", "2345").stderr == ""
+
+
+def test_list_by_state(invoke, pit, lines):
+    pit.store({"id": "due"}, NOW)
+    pit.store({"id": "scheduled"}, timedelta(hours=1))
+    assert [line["id"] for line in lines(invoke("list", "--state", "due", "--json").stdout)] == ["due"]
+
+
+def test_show_answers_why_a_message_has_not_come(invoke, pit, dead):
+    dead("dead")
+    pit.store({"id": "due"}, NOW)
+    with pit.listen() as listener:
+        first = listener.get()
+        leased = invoke("show", "due").stdout
+        first.nack("oh no", delay=timedelta(hours=1))
+    pit.store({"id": "fresh"}, NOW)
+    pit.store({"id": "later"}, timedelta(days=2))
+    assert "A listener has it (attempt 1). It comes back in 14m" in leased
+    assert "It failed 1 times and comes back in 59m" in invoke("show", "due").stdout
+    assert "no listener has taken it" in invoke("show", "fresh").stdout
+    assert "Its time comes in 1d23h59m" in invoke("show", "later").stdout
+    assert "set aside" in invoke("show", "dead").stdout
+    assert "it never works" in invoke("show", "dead").stdout
+
+
+def test_show_prints_the_message(invoke, pit, lines):
+    pit.store({"id": "a", "text": "grüß dich"}, NOW)
+    assert invoke("show", "a").stdout.endswith('{"id":"a","text":"grüß dich"}\n')
+    assert lines(invoke("show", "a", "--json").stdout)[0]["message"]["text"] == "grüß dich"
+
+
+@pytest.mark.parametrize("command", ["show", "remove", "redrive"])
+def test_an_unknown_id_is_an_error(invoke, command):
+    result = invoke(command, "nope")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: There is no message 'nope'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_remove_removes_what_is_there_and_fails_for_the_rest(invoke, pit, lines):
+    for id in "abc":
+        pit.store({"id": id}, NOW)
+    assert invoke("remove", "a").stdout == "Removed a\n"
+    result = invoke("remove", "b", "x", "c", "--json")
+    assert result.exit_code == 1
+    assert lines(result.stdout) == [
+        {"id": "b", "removed": True},
+        {"id": "x", "removed": False},
+        {"id": "c", "removed": True},
+    ]
+    assert pit.entries() == []
+
+
+def test_redrive_makes_dead_messages_due(invoke, pit, dead, lines):
+    dead("a", "b", "c")
+    pit.store({"id": "alive"}, NOW)
+    assert invoke("redrive", "a").stdout == "Redriven a\n"
+    assert pit.get("a").state == "due"
+    result = invoke("redrive", "alive", "b", "--json")
+    assert result.exit_code == 1
+    assert "'alive' is not dead but due" in result.stderr
+    assert [line["redriven"] for line in lines(result.stdout)] == [False, True]
+    assert invoke("redrive", "--all").stdout == "Redriven c\n"
+    assert invoke("redrive", "--all").stderr == "No message is dead.\n"
+
+
+def test_redrive_all_goes_on_past_a_damaged_one(invoke, pit, dead, url):
+    dead("a", "b", "c")
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        (table,) = connection.execute("SELECT name FROM sqlite_master WHERE sql LIKE '%last_error%'").fetchone()
+        connection.execute(f"UPDATE {table} SET msg = 'no json' WHERE id = 'b'")
+    connection.close()
+    result = invoke("redrive", "--all")
+    assert result.exit_code == 1
+    assert result.stdout == "Redriven a\nRedriven c\n"
+    assert "'b' cannot be redriven" in result.stderr
+    assert "Damaged" in invoke("list", "--state", "dead").stdout
+
+
+def test_redrive_wants_ids_or_all(invoke):
+    assert invoke("redrive").exit_code == 2
+    assert invoke("redrive", "a", "--all").exit_code == 2
+
+
+def test_stats(invoke, pit, dead, lines):
+    dead("d")
+    pit.store({"id": "s"}, timedelta(hours=1))
+    pit.store({"id": "u"}, datetime(2024, 5, 4, 10, tzinfo=UTC))
+    (counts,) = lines(invoke("stats", "--json").stdout)
+    assert counts == {"scheduled": 1, "due": 1, "leased": 0, "dead": 1, "oldest_due": "2024-05-04T10:00:00.000Z"}
+    assert "oldest due  2024-05-04T10:00:00.000Z (" in invoke("stats").stdout

@@ -1,0 +1,192 @@
+"""``pitstop listen``: what it prints and what it runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import pitstop
+
+from pitstop.cli import _listen
+
+
+NOW = timedelta(0)
+
+
+def test_a_line_has_everything_that_a_delivery_has(invoke, pit, lines):
+    due = datetime(2024, 5, 4, 10, tzinfo=UTC)
+    pit.store({"id": "a", "b": b"hi"}, due)
+    with pit.listen() as listener:
+        listener.get().nack("no luck", delay=NOW)
+    result = invoke("listen", "--once")
+    assert lines(result.stdout) == [
+        {
+            "id": "a",
+            "msg": {"id": "a", "b": {"$bytes": "aGk="}},
+            "scheduled_for": "2024-05-04T10:00:00.000Z",
+            "attempt": 2,
+            "missed": 0,
+            "key": f"a:{due.timestamp() * 1000:.0f}",
+            "last_error": "no luck",
+        }
+    ]
+    assert result.stderr == ""
+    assert pit.get("a") is None, "it was acknowledged after its line was written"
+
+
+def test_once_drains_what_is_due_and_ends(invoke, pit, lines):
+    pit.store_many([({"id": f"{n:03}"}, datetime(2024, 1, 1, tzinfo=UTC)) for n in range(200)])
+    pit.store({"id": "later"}, timedelta(hours=1))
+    out = invoke("listen", "--once", "--prefetch", "50").stdout
+    assert [line["id"] for line in lines(out)] == [f"{n:03}" for n in range(200)]
+    assert pit.stats().scheduled == 1
+    assert invoke("listen", "--once").stdout == ""
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_could_not_be_written_comes_back_at_once(invoke, pit, monkeypatch, error):
+    def fail(document):
+        raise error
+
+    monkeypatch.setattr(_listen, "print_json_for_people", fail)
+    pit.store({"id": "a"}, NOW)
+    result = invoke("listen", "--once")
+    assert result.exit_code == (0 if isinstance(error, BrokenPipeError) else 1)
+    entry = pit.get("a")
+    assert entry.state == "due"
+    assert "could not print it" in entry.last_error
+
+
+def test_exec_gives_the_message_to_the_command_and_acks_when_it_succeeds(invoke, pit, tmp_path, lines):
+    due = datetime(2024, 5, 4, 10, tzinfo=UTC)
+    pit.store({"id": "a'; touch gotcha; '", "b": b"hi"}, due)
+    result = invoke("listen", "--once", "--exec", f"cat > {tmp_path}/in; env > {tmp_path}/env")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert lines((tmp_path / "in").read_text()) == [{"id": "a'; touch gotcha; '", "b": {"$bytes": "aGk="}}]
+    environment = (tmp_path / "env").read_text().splitlines()
+    assert "PITSTOP_ID=a'; touch gotcha; '" in environment
+    assert "PITSTOP_SCHEDULED_FOR=2024-05-04T10:00:00.000Z" in environment
+    assert {"PITSTOP_ATTEMPT=1", "PITSTOP_MISSED=0", "PITSTOP_LAST_ERROR="} <= set(environment)
+    assert f"PITSTOP_KEY=a'; touch gotcha; ':{due.timestamp() * 1000:.0f}" in environment
+    assert pit.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("exit 3", "exit code 3"),
+        ("echo first >&2; echo last words >&2; exit 4", "exit code 4: first\nlast words"),
+        ("kill -9 $$", "ended by SIGKILL"),
+        ("yes x | head -c 5000 >&2; exit 1", "exit code 1: " + "\n".join("x" * 500)),
+        ("no-such-command-anywhere", "exit code 127: "),
+    ],
+)
+def test_exec_nacks_with_exit_code_and_the_tail_of_stderr_when_it_fails(invoke, pit, command, error):
+    pit.store({"id": "a"}, NOW)
+    result = invoke("listen", "--once", "--lock-time", "1h", "--exec", command)
+    assert result.exit_code == 0
+    assert "Failed: 'a' attempt 1: " in result.stderr
+    entry = pit.get("a")
+    assert entry.last_error.startswith(error)
+    assert entry.state == "scheduled"
+    assert entry.due - pit.now() > timedelta(minutes=59), "without a retry's delay it comes back when its lease ends"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat > /dev/null",
+        "true",
+        "exec < /dev/null; exit 0",
+        "head -c 3000000 /dev/zero | tr '\\0' x >&2; cat > /dev/null",
+        "exec 2>&-; cat > /dev/null",
+    ],
+    ids=["reads all", "reads nothing", "closes stdin", "talks before it reads", "closes stderr"],
+)
+def test_a_large_message_and_a_command_never_wait_for_each_other(invoke, pit, command):
+    pit.store({"id": "a", "data": "x" * 2_000_000}, NOW)
+    assert invoke("listen", "--once", "--exec", command).exit_code == 0
+    assert pit.entries() == []
+
+
+def test_a_command_that_leaves_a_process_behind_is_done_all_the_same(invoke, pit, tmp_path):
+    """The process that is left has our pipes open: it is not waited for."""
+    pit.store({"id": "a"}, NOW)
+    invoke("listen", "--once", "--exec", f"sleep 100 & echo $! > {tmp_path}/pid")
+    left = int((tmp_path / "pid").read_text())
+    os.kill(left, signal.SIGKILL)  # raises when it had been waited for
+    assert pit.entries() == []
+
+
+def test_the_lease_is_extended_while_the_command_runs(invoke, pit, lines):
+    pit.store({"id": "a"}, NOW)
+    result = invoke("listen", "--once", "--json", "--lock-time", "400ms", "--exec", "sleep 1.4", "--prefetch", "2")
+    (line,) = lines(result.stdout)
+    assert (line["id"], line["attempt"], line["outcome"], line["error"]) == ("a", 1, "acked", None)
+    assert result.stderr == ""
+    assert pit.entries() == []
+
+
+def test_a_message_that_is_stored_anew_while_its_command_runs_stays(invoke, pit, tmp_path, url, lines):
+    pit.store({"id": "a", "v": 1}, NOW)
+    command = f"{__import__('sys').executable} -m pitstop store '{{\"v\": 2}}' --id a --in 1h >&2"
+    result = invoke("listen", "--once", "--json", "--exec", command)
+    (line,) = lines(result.stdout)
+    assert (line["outcome"], line["error"]) == ("lost", None)
+    assert "The lease of 'a' (attempt 1) is over" in result.stderr
+    assert pit.get("a").message == {"id": "a", "v": 2}
+
+
+def test_json_with_exec_prints_outcomes(invoke, pit, lines):
+    pit.store({"id": "a"}, NOW)
+    pit.store({"id": "b"}, NOW)
+    result = invoke("listen", "--once", "--json", "--exec", "test $PITSTOP_ID = a")
+    assert [(line["id"], line["outcome"], line["error"]) for line in lines(result.stdout)] == [
+        ("a", "acked", None),
+        ("b", "nacked", "exit code 1"),
+    ]
+
+
+def test_an_ack_that_fails_does_not_end_the_listener(invoke, pit, monkeypatch, lines):
+    pit.store({"id": "a"}, NOW)
+    pit.store({"id": "b"}, NOW)
+    ack = pitstop.Delivery.ack
+
+    def fail(delivery):
+        if delivery.id == "a":
+            raise pitstop.BackendUnavailable("away")
+        ack(delivery)
+
+    monkeypatch.setattr(pitstop.Delivery, "ack", fail)
+    result = invoke("listen", "--once")
+    assert [line["id"] for line in lines(result.stdout)] == ["a", "b"]
+    assert result.stderr == "Warning: away\n"
+    assert pit.get("b") is None
+    assert pit.get("a").state == "leased"
+
+
+def test_a_lease_that_cannot_be_extended_is_tried_again_and_told_once(invoke, pit, monkeypatch):
+    pit.store({"id": "a"}, NOW)
+    tries, extend = [], pitstop.Delivery.extend
+
+    def flaky(delivery, duration=None):
+        tries.append(delivery)
+        if len(tries) < 4:
+            raise pitstop.BackendUnavailable("away")
+        extend(delivery, duration)
+
+    monkeypatch.setattr(pitstop.Delivery, "extend", flaky)
+    result = invoke("listen", "--once", "--lock-time", "1s", "--exec", "sleep 1.3")
+    assert len(tries) >= 4
+    assert result.stderr == "Warning: the lease of 'a' could not be extended yet: away\n"
+    assert pit.entries() == []
+
+
+def test_signal_handlers_are_put_back(invoke):
+    before = signal.getsignal(signal.SIGTERM)
+    invoke("listen", "--once")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,205 @@
+"""``pitstop store``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+
+def stored(pit, result):
+    assert result.exit_code == 0, result.stderr
+    return pit.get(result.stdout.strip())
+
+
+def test_it_prints_the_id_of_what_it_stored(invoke, pit):
+    entry = stored(pit, invoke("store", '{"msg": "object"}'))
+    assert entry.message == {"id": entry.id, "msg": "object"}
+    assert entry.state == "due"
+
+
+def test_json_prints_the_id_as_an_object(invoke, pit, lines):
+    (line,) = lines(invoke("store", '{"id": "a"}', "--json").stdout)
+    assert line == {"id": "a"}
+    assert pit.get("a") is not None
+
+
+def test_in_counts_from_now(invoke, pit):
+    before = pit.now()
+    entry = stored(pit, invoke("store", "{}", "--in", "1h30m"))
+    assert before <= entry.due - timedelta(minutes=90) <= pit.now()
+
+
+@pytest.mark.parametrize("at", ["2031-05-04T12:00:00+02:00", "2031-05-04T10:00Z", "20310504T100000.000Z"])
+def test_at_takes_iso_times_with_a_zone(invoke, pit, at):
+    assert stored(pit, invoke("store", "{}", "--at", at)).due == datetime(2031, 5, 4, 10, tzinfo=UTC)
+
+
+def test_at_refuses_a_naive_time_and_says_how_to_write_it(invoke, pit):
+    result = invoke("store", "{}", "--at", "2031-05-04T12:00")
+    assert result.exit_code == 2
+    assert "does not say in which zone. Add it: '2031-05-04T12:00Z' is UTC" in result.stderr
+    assert pit.stats().scheduled == 0
+
+
+@pytest.mark.parametrize("until", ["3h", "2031-05-04T13:00Z"])
+def test_every_until(invoke, pit, until):
+    entry = stored(pit, invoke("store", "{}", "--every", "1h", "--until", until))
+    assert entry.every == timedelta(hours=1)
+    wanted = pit.now() + timedelta(hours=3) if until == "3h" else datetime(2031, 5, 4, 13, tzinfo=UTC)
+    assert abs(entry.end - wanted) < timedelta(minutes=1)
+
+
+def test_catch_up_and_grace_are_kept(invoke, pit):
+    """An occurrence older than the grace is not emitted."""
+    args = ["--at", "2020-01-01T00:00Z", "--every", "3650d", "--catch-up", "skip", "--grace", "1h"]
+    entry = stored(pit, invoke("store", "{}", *args))
+    assert invoke("listen", "--once").stdout == ""
+    assert pit.get(entry.id).due > pit.now()
+
+
+def test_the_same_id_again_replaces_message_and_schedule(invoke, pit):
+    assert invoke("store", '{"v": 1}', "--id", "a").stdout == "a\n"
+    assert invoke("store", '{"v": 2, "id": "a"}', "--id", "a", "--in", "1h").stdout == "a\n"
+    assert pit.get("a").message == {"id": "a", "v": 2}
+    assert pit.get("a").state == "scheduled"
+
+
+def test_bytes_and_times_have_a_json_form_which_comes_out_as_it_went_in(invoke, pit, lines):
+    message = {"b": {"$bytes": "AP8="}, "t": {"$time": 1700000000123}, "m": {"$map": [["$time", 5]]}, "$bytes": 1}
+    entry = stored(pit, invoke("store", json.dumps(message)))
+    moment = datetime(2023, 11, 14, 22, 13, 20, 123000, tzinfo=UTC)
+    assert entry.message == {"id": entry.id, "b": b"\x00\xff", "t": moment, "m": {"$time": 5}, "$bytes": 1}
+    assert lines(invoke("show", entry.id, "--json").stdout)[0]["message"] == {"id": entry.id, **message}
+    assert lines(invoke("listen", "--once").stdout)[0]["msg"] == {"id": entry.id, **message}
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ('{"a":', "no JSON: Expecting value at column 6"),
+        ("hello", "no JSON"),
+        ("[1]", "must be a mapping"),
+        ("{}", None),
+        ('{"id": ""}', "The id is empty"),
+        ('{"id": 7}', "The id must be a str"),
+        ('{"a": [0, 18446744073709551616]}', "msg['a'][1] is an int beyond 64 bits"),
+        ('{"a": "\\ud800"}', "msg['a'] holds a lone surrogate"),
+        ('{"a": {"$bytes": "?"}}', "malformed $bytes"),
+        ('{"a": {"$time": "noon"}}', "malformed $time"),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", "levels deep"),
+        ('{"a": ' + "[" * 100_000 + "}", "too deep"),
+    ],
+)
+def test_a_message_that_cannot_be_stored_is_refused_with_its_path(invoke, pit, message, text):
+    result = invoke("store", message)
+    if text is None:
+        assert result.exit_code == 0
+        return
+    assert result.exit_code == 1
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert pit.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["{}", "--in", "1h", "--at", "2031-01-01T00:00Z"], "Give one of them"),
+        (["{}", "--until", "1h"], "Give --every, too"),
+        (["{}", "--grace", "1h"], "Give --every, too"),
+        (["{}", "--every", "1h", "--catch-up", "skip"], "go together"),
+        (["{}", "--every", "1h", "--grace", "1m"], "go together"),
+        (["{}", "--in", "-1h"], "no duration"),
+        (["{}", "--at", "tomorrow"], "no ISO-8601 time"),
+        (["--id", "x"], "--id names one message"),
+    ],
+)
+def test_options_that_make_no_sense_are_usage_errors(invoke, pit, args, text):
+    result = invoke("store", *args, input='{"a": 1}\n')
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert pit.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--every", "0"], "not positive"),
+        (["--every", "1h", "--in", "2h", "--until", "1h"], "is not after the start"),
+        (["--at", "1960-01-01T00:00Z"], "outside of the years"),
+    ],
+)
+def test_schedules_that_make_no_sense_are_refused_by_core(invoke, pit, args, text):
+    result = invoke("store", "{}", *args)
+    assert result.exit_code == 1
+    assert text in result.stderr
+    assert pit.entries() == []
+
+
+def test_an_id_in_the_message_and_another_one_in_the_option_is_an_error(invoke):
+    result = invoke("store", '{"id": "a"}', "--id", "b")
+    assert result.exit_code == 1
+    assert "Leave out one of the two" in result.stderr
+
+
+def test_two_thousand_json_lines_from_a_pipe(spawn, pit):
+    process = spawn("store", "--in", "1h", stdin=subprocess.PIPE)
+    out, err = process.communicate("".join(f'{{"id": "{n:04}", "n": {n}}}\n' for n in range(2000)))
+    assert process.returncode == 0
+    assert out == ""
+    assert err.startswith("Stored 2,000 messages in ")
+    assert err.count("\n") == 1, "no progress bar where there is no terminal"
+    assert pit.stats().scheduled == 2000
+    assert pit.get("1999").message == {"id": "1999", "n": 1999}
+
+
+def test_two_thousand_json_lines_from_a_file_with_their_ids_as_json(spawn, pit, tmp_path, lines):
+    path = tmp_path / "messages.jsonl"
+    path.write_text("".join(f'{{"n": "{"x" * 300}{n}"}}\n' for n in range(2000)))
+    with path.open() as file:
+        out, _ = spawn("store", "--json", stdin=file).communicate()
+    ids = [line["id"] for line in lines(out)]
+    assert len(set(ids)) == 2000
+    assert pit.stats().due == 2000
+    assert pit.get(ids[7]).message["n"].endswith("x7")
+
+
+def test_a_line_is_stored_although_the_writer_goes_on(spawn, pit):
+    """``tail -f log | pitstop store``: nothing waits until a batch is full."""
+    process = spawn("store", "--json", stdin=subprocess.PIPE)
+    process.stdin.write('{"id": "a"}\n{"id": "b", "half":')
+    process.stdin.flush()
+    assert process.stdout.readline() == '{"id":"a"}\n'
+    assert pit.get("a") is not None
+    assert pit.get("b") is None
+    out, _ = process.communicate(" 1}")
+    assert out == '{"id":"b"}\n'
+    assert pit.get("b").message == {"id": "b", "half": 1}
+
+
+@pytest.mark.parametrize("bad", ['{"n":', '["n"]', '{"id": 5}', b"\xff"])
+def test_a_bad_line_stops_with_its_number_and_all_before_it_are_stored(invoke, pit, bad):
+    head = "".join(f'{{"id": "{n}"}}\n' for n in range(2500)).encode()
+    bad = bad if isinstance(bad, bytes) else bad.encode()
+    result = invoke("store", input=head + b"\n" + bad + b'\n{"id": "after"}\n')
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Line 2502: ")
+    assert "Before it, 2,500 messages were stored." in result.stderr
+    assert pit.stats().due == 2500
+    assert pit.get("after") is None
+
+
+def test_catch_up_holds_for_each_line(invoke, pit):
+    args = ["--at", "2020-01-01T00:00Z", "--every", "365d", "--until", "2022-01-01T00:00Z", "--catch-up", "all"]
+    assert invoke("store", *args, input='{"id": "a"}\n{"id": "b"}').exit_code == 0
+    assert len(invoke("listen", "--once").stdout.splitlines()) == 6
+
+
+def test_empty_lines_and_an_empty_stdin_are_nothing(invoke, pit):
+    assert invoke("store", input="\n \n").stderr.startswith("Stored 0 messages")
+    assert invoke("store", "-", input="").exit_code == 0
+    assert pit.entries() == []
