@@ -77,6 +77,7 @@ def fork(path: str) -> None:
     backend = SqliteBackend(SqliteConfig(path=path))
     database = backend._database
     parents = database._connection
+    backend.put([_record("before")])
     inside, done = threading.Event(), threading.Event()
 
     def stay_inside() -> None:

@@ -26,7 +26,9 @@ def test_synchronous_in_any_case(given):
     assert SqliteConfig(synchronous=given).synchronous == "full"
 
 
-@pytest.mark.parametrize(("given", "kept"), [("0", 0), ("250ms", 0.25), (timedelta(minutes=1), 60), ("5000w", 3024000000)])
+@pytest.mark.parametrize(
+    ("given", "kept"), [("0", 0), ("250ms", 0.25), (timedelta(minutes=1), 60), ("5000w", 3024000000)]
+)
 def test_busy_timeout_is_a_duration(given, kept, path):
     config = SqliteConfig(busy_timeout=given, path=path)
     assert config.busy_timeout.total_seconds() == kept

@@ -53,12 +53,24 @@ def test_an_index_that_was_dropped_is_made_again(path, open_backend):
 @pytest.mark.parametrize(
     ("statements", "said"),
     [
-        (["CREATE TABLE pitstop_messages (id TEXT, body TEXT)"], "pitstop_messages that is not Pitstop's: it has no column"),
-        (["CREATE TABLE Pitstop_Messages (id TEXT, body TEXT)"], "pitstop_messages that is not Pitstop's: it has no column"),
-        (["CREATE VIEW pitstop_messages AS SELECT 1 AS id"], "it is a view. Rename that one, or give the path of another"),
+        (
+            ["CREATE TABLE pitstop_messages (id TEXT, body TEXT)"],
+            "pitstop_messages that is not Pitstop's: it has no column",
+        ),
+        (
+            ["CREATE TABLE Pitstop_Messages (id TEXT, body TEXT)"],
+            "pitstop_messages that is not Pitstop's: it has no column",
+        ),
+        (
+            ["CREATE VIEW pitstop_messages AS SELECT 1 AS id"],
+            "it is a view. Rename that one, or give the path of another",
+        ),
         (["CREATE TABLE pitstop_meta (name TEXT)"], "pitstop_meta that is not Pitstop's: it has no column key, value"),
         (
-            ["CREATE TABLE pitstop_meta (key TEXT, value TEXT)", "INSERT INTO pitstop_meta VALUES ('schema_version', 'x')"],
+            [
+                "CREATE TABLE pitstop_meta (key TEXT, value TEXT)",
+                "INSERT INTO pitstop_meta VALUES ('schema_version', 'x')",
+            ],
             "its schema_version is 'x'",
         ),
         (["CREATE TABLE pitstop_meta (key TEXT, value TEXT)"], "its schema_version is None"),
@@ -84,7 +96,9 @@ def test_tables_without_their_version_are_refused(path, open_backend):
 def test_a_newer_version_is_refused(path, open_backend):
     open_backend().close()
     run(path, "UPDATE pitstop_meta SET value = '2' WHERE key = 'schema_version'")
-    with pytest.raises(ConfigError, match="in version 2; this pitstop-sqlite knows version 1. Upgrade pitstop-sqlite"):
+    with pytest.raises(
+        ConfigError, match=r"in version 2; this pitstop-sqlite knows version 1\. Upgrade pitstop-sqlite"
+    ):
         open_backend()
 
 
@@ -108,7 +122,9 @@ def test_home_is_not_expanded(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_no_file(tmp_path, open_backend):
-    with pytest.raises(ConfigError, match=f"is a folder. Give the path of a file in it, such as '{tmp_path}/pitstop.db'"):
+    with pytest.raises(
+        ConfigError, match=f"is a folder. Give the path of a file in it, such as '{tmp_path}/pitstop.db'"
+    ):
         open_backend(path=tmp_path)
 
 
@@ -122,7 +138,7 @@ def test_no_permission(shared_folder, open_backend, as_nobody):
     file = shared_folder / "x.db"
     open_backend(path=file).close()
     file.chmod(0o000)
-    with as_nobody(), pytest.raises(ConfigError, match="cannot be opened. Let this user read and write"):
+    with as_nobody(), pytest.raises(ConfigError, match=r"cannot be opened\. Let this user read and write"):
         open_backend(path=file)
 
 
@@ -137,7 +153,7 @@ def test_a_read_only_file(shared_folder, open_backend, as_nobody):
 
 def test_a_read_only_folder(shared_folder, open_backend, as_nobody):
     shared_folder.chmod(0o555)
-    with as_nobody(), pytest.raises(ConfigError, match="cannot be opened. Let this user read and write"):
+    with as_nobody(), pytest.raises(ConfigError, match=r"cannot be opened\. Let this user read and write"):
         open_backend(path=shared_folder / "x.db")
     assert not list(shared_folder.iterdir())
 
@@ -181,7 +197,7 @@ def test_a_file_that_is_cut_off(path, open_backend, record):
     backend.put([record(f"{number}") for number in range(500)])
     backend.close()
     path.write_bytes(path.read_bytes()[:4096])
-    with pytest.raises(BackendUnavailable, match="is damaged .*restore a backup"):
+    with pytest.raises(BackendUnavailable, match=r"is damaged .*restore a backup"):
         open_backend()
 
 
@@ -201,7 +217,9 @@ def test_needs_a_filesystem_with_shared_memory(path, open_backend, monkeypatch):
         return connect(f"file:{file}?vfs=unix-dotfile", uri=True, **options)
 
     monkeypatch.setattr(_database.sqlite3, "connect", connect_without_shared_memory)
-    with pytest.raises(ConfigError, match=r"cannot be used with a write-ahead log .* Give the path of a file on a local"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be used with a write-ahead log .* Give the path of a file on a local"
+    ):
         open_backend()
 
 

@@ -1,0 +1,93 @@
+"""Several processes on one file, and a process that forks."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from datetime import timedelta
+
+import pytest
+
+import pitstop
+
+from pitstop.abc import Outcome, Settlement
+
+
+def test_four_processes_drain_one_file_each_message_once(path, start_child):
+    with pitstop.init({"type": "sqlite", "path": path}) as pit:
+        ids = pit.store_many([({"n": number}, timedelta(0)) for number in range(2000)])
+        children = [start_child("drain", path) for _ in range(4)]
+        for child in children:
+            assert child.read() == "ready"
+        for child in children:
+            child.write("go")
+        drained = [child.finish() for child in children]
+        assert sorted(id for each in drained for id in each) == sorted(ids)
+        assert pit.stats() == pitstop.Stats(scheduled=0, due=0, leased=0, dead=0, oldest_due=None)
+
+
+def test_threads_of_one_backend_drain_each_message_once(open_backend, record):
+    backend = open_backend(synchronous="normal")
+    backend.put([record(f"{number}") for number in range(1000)])
+    drained = []
+
+    def drain():
+        while leased := backend.lease(7, 60_000):
+            done = backend.settle([Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased])
+            assert all(done)
+            drained.extend(each.id for each in leased)
+
+    threads = [threading.Thread(target=drain) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(drained, key=int) == [f"{number}" for number in range(1000)]
+
+
+def test_watch_notices_what_others_commit_and_nothing_else(path, open_backend, record, start_child):
+    backend, other = open_backend(), open_backend()
+    watch = backend.watch()
+    assert not watch.poll()
+    backend.put([record("mine")])
+    backend.lease(1, 1000)
+    assert not watch.poll()
+    other.get("mine")
+    other.lease(1, 1000)
+    assert not watch.poll()
+    other.put([record("of another handle")])
+    assert watch.poll()
+    assert not watch.poll()
+    start_child("store", path, "of another process", "2030-01-01T00:00:00+00:00").finish()
+    assert watch.poll()
+    assert not watch.poll()
+    watch.close()
+
+
+def test_watch_does_not_wait_for_who_uses_the_connection(backend):
+    watch = backend.watch()
+    with backend._database:
+        assert not watch.poll()
+
+
+def test_a_sleeping_listener_gets_what_another_process_stores(path, clock, start_child):
+    """Nobody but the watch wakes it: its clock stands still at the time at which the message is due."""
+    got = []
+    with pitstop.init({"type": "sqlite", "path": path, "clock": clock, "loop_time": "1d"}) as pit:
+        with pit.listen() as listener:
+            thread = threading.Thread(target=lambda: got.append(listener.get(timeout=None)))
+            thread.start()
+            assert clock.wait_for_sleepers(2), "the listener, and the thread that watches for it"
+            start_child("store", path, "a", clock.now().isoformat()).finish()
+            clock.advance(0.02)
+            thread.join(30)
+            listener.stop()
+            thread.join()
+        assert [each.id for each in got] == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_a_forked_child_opens_the_file_anew_and_leaves_the_parents_alone(path, start_child):
+    lines = start_child("fork", path).finish()
+    assert lines == ["child 0", "after-the-child before from-the-child from-the-parent"]

@@ -1,0 +1,222 @@
+"""What SQLite does for each statement: by index, and by the time at which the lock is held."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pitstop.abc import Outcome, Settlement
+from pitstop_sqlite import _statements
+
+
+def plan(backend, statement):
+    with backend._database as connection:
+        values = (None,) * statement.count("?")
+        return [row[3].decode() for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+
+
+@pytest.fixture
+def filled(backend, record):
+    now = backend.now() // 1000
+    backend.put([record(f"{number:05}", due=now + number - 500) for number in range(1000)])
+    with backend._database as connection:
+        # What a user may have done: the plans must not depend on it either way.
+        connection.execute("ANALYZE")
+    return backend
+
+
+BY_DUE = "USING INDEX pitstop_messages_due (due>? AND due<?)"
+BY_DUE_ALONE = "USING COVERING INDEX pitstop_messages_due (due>? AND due<?)"
+BY_ID = "SEARCH pitstop_messages USING INDEX sqlite_autoindex_pitstop_messages_1 (id=?)"
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("ANY_DUE", [f"SEARCH pitstop_messages {BY_DUE_ALONE}"]),
+        ("READ_DUE", [f"SEARCH pitstop_messages {BY_DUE}"]),
+        (
+            "LEASE",
+            [
+                "SEARCH pitstop_messages USING INTEGER PRIMARY KEY (rowid=?)",
+                "LIST SUBQUERY 1",
+                f"SEARCH pitstop_messages {BY_DUE_ALONE}",
+            ],
+        ),
+        ("NEXT_DUE", [f"SEARCH pitstop_messages {BY_DUE_ALONE}"]),
+        ("GET", [BY_ID]),
+        ("DELETE", [BY_ID]),
+        ("COMPLETE", [BY_ID, "SCALAR SUBQUERY 1", "SCAN CONSTANT ROW"]),
+        ("PROGRESS", [BY_ID, "SCALAR SUBQUERY 1", "SCAN CONSTANT ROW"]),
+    ],
+)
+def test_uses_its_index_and_sorts_nothing(filled, name, steps):
+    assert plan(filled, getattr(_statements, name)) == steps
+
+
+@pytest.mark.parametrize("also", ["", *_statements.AND_TOKEN.values()])
+def test_pages_are_read_by_index(filled, also):
+    steps = plan(filled, _statements.SCAN_DUE.format(also=also))
+    assert steps == [f"SEARCH pitstop_messages {BY_DUE}", "USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"]
+
+
+def test_dead_ones_are_found_by_index(filled):
+    steps = plan(filled, _statements.SCAN_DEAD)
+    assert not [step for step in steps if step.startswith("SCAN")]
+
+
+def work(backend, task):
+    """Steps of SQLite's virtual machine, in hundreds, that a task takes."""
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    with backend._database as connection:
+        connection.set_progress_handler(count, 100)
+    task()
+    with backend._database as connection:
+        connection.set_progress_handler(None, 0)
+    return steps
+
+
+def test_work_does_not_grow_with_the_backlog(open_backend, record, tmp_path, clock):
+    now = clock.time_us() // 1000
+    works = []
+    for size in (100, 20_000):
+        backend = open_backend(path=tmp_path / f"{size}.db", synchronous="normal")
+        backend.put([record(f"due {number}", due=now - number) for number in range(size)])
+        backend.put([record(f"later {number}", due=now + 1 + number) for number in range(size)])
+        leased = []
+        of_lease = work(backend, lambda backend=backend, leased=leased: leased.extend(backend.lease(50, 10_000_000)))
+        completes = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased]
+        of_settle = work(backend, lambda backend=backend, completes=completes: backend.settle(completes))
+        of_next = work(backend, backend.next_due)
+        assert len(leased) == 50
+        works.append((of_lease, of_settle, of_next))
+    (lease, settle, next_due), many = works
+    assert lease > 10
+    assert settle > 10
+    assert many[0] <= lease * 1.2 + 1
+    assert many[1] <= settle * 1.2 + 1
+    assert many[2] <= next_due + 1
+
+
+def test_the_oldest_first_and_then_by_order_of_coming_in(backend, record):
+    now = backend.now() // 1000
+    backend.put([record("z", due=now), record("b", due=now), record("late", due=now - 5), record("a", due=now)])
+    backend.put([record("z", due=now)])
+    assert [each.id for each in backend.lease(3, 1000)] == ["late", "z", "b"]
+    assert [each.id for each in backend.lease(3, 1000)] == ["a"]
+
+
+class Blocked:
+    """A write in another thread that waits for the lock, which the test holds."""
+
+    def __init__(self, backend, path, write):
+        self._began = threading.Event()
+        self._result = []
+        with backend._database as connection:
+            connection.set_trace_callback(self._trace)
+        self._thread = threading.Thread(target=lambda: self._result.append(write()))
+
+    def _trace(self, statement):
+        if not statement.startswith("SELECT"):
+            self._began.set()
+
+    def start(self):
+        self._thread.start()
+        assert self._began.wait(30)
+
+    def result(self):
+        self._thread.join()
+        return self._result[0]
+
+
+@pytest.fixture
+def lock(open_backend):
+    """Another connection's write lock."""
+    other = open_backend()
+    connection = other._database._connection
+    connection.execute("BEGIN IMMEDIATE")
+    yield connection
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def test_a_lease_lasts_from_the_moment_at_which_the_lock_was_had(path, open_backend, clock, record, lock):
+    lock.execute("ROLLBACK")
+    backend = open_backend(busy_timeout="30s")
+    backend.put([record("a")])
+    lock.execute("BEGIN IMMEDIATE")
+    blocked = Blocked(backend, path, lambda: backend.lease(1, 1000))
+    blocked.start()
+    clock.advance(5)
+    lock.execute("COMMIT")
+    (leased,) = blocked.result()
+    assert leased.progress.due == clock.time_us() // 1000 + 1000
+    assert leased.progress.first_leased == clock.time_us() // 1000
+    assert backend.get("a") == leased
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_settlement_that_waited_until_the_lease_was_over_is_not_applied(
+    path, open_backend, clock, record, lock, count
+):
+    lock.execute("ROLLBACK")
+    backend = open_backend(busy_timeout="30s")
+    backend.put([record(f"{number}") for number in range(count)])
+    leased = backend.lease(count, 1000)
+    completes = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased]
+    lock.execute("BEGIN IMMEDIATE")
+    blocked = Blocked(backend, path, lambda: backend.settle(completes))
+    blocked.start()
+    clock.advance(1)
+    lock.execute("COMMIT")
+    assert blocked.result() == [False] * count
+    assert backend.tally().due == count
+
+
+def test_a_mixed_batch_says_of_each_what_became_of_it(backend, record, clock):
+    backend.put([record(f"{number}") for number in range(5)])
+    leased = backend.lease(5, 1000)
+    backend.delete("1")
+    backend.put([record("3")])
+    completes = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased]
+    assert backend.settle(completes) == [True, False, True, False, True]
+    assert [each.id for each in backend.scan(None, 10, None)] == ["3"]
+
+
+def test_a_write_of_one_is_one_statement(backend, record):
+    """No explicit transaction, no second trip to the log."""
+    statements = []
+    with backend._database as connection:
+        connection.set_trace_callback(statements.append)
+    backend.put([record("a")])
+    assert [each.split(" ", 1)[0] for each in statements] == ["INSERT"]
+    (leased,) = backend.lease(1, 1000)
+    statements.clear()
+    backend.settle([Settlement("a", leased.progress.token, Outcome.COMPLETE, None)])
+    assert [each.split(" ", 1)[0] for each in statements] == ["DELETE"]
+    statements.clear()
+    assert backend.settle([]) == []
+    backend.put([])
+    assert statements == []
+
+
+def test_nothing_from_outside_is_part_of_a_statement(backend, record):
+    nasty = "x' OR 1=1; DROP TABLE pitstop_messages; --"
+    backend.put([record(nasty), record("b", last_error=nasty)])
+    assert backend.get(nasty).id == nasty
+    assert backend.delete(nasty)
+    assert not backend.delete(nasty)
+    assert [each.id for each in backend.scan(None, 10, (0, nasty))] == ["b"]
+
+
+def test_the_log_does_not_stay_large(path, open_backend, record):
+    backend = open_backend()
+    with backend._database as connection:
+        assert connection.execute("PRAGMA journal_size_limit").fetchone() == (64 * 1024 * 1024,)
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
