@@ -135,7 +135,7 @@ def test_an_interruption_leaves_no_transaction_behind(path, backend, record):
     backend.put([record("a")])
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert other.execute("SELECT id FROM pitstop_messages").fetchall() == [("b",), ("a",)]
+        assert other.execute("SELECT id FROM pitstop_messages ORDER BY seq").fetchall() == [("b",), ("a",)]
         other.execute("ROLLBACK")
 
 
