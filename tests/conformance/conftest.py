@@ -92,18 +92,15 @@ class Matrix:
 
     def _gaps(self) -> list[str]:
         gaps = []
-        for test in self._expected():
-            rows = self._rows.get(test)
-            if not rows:
-                gaps.append(f"{test} ran nowhere")
-            for parameters, cells in (rows or {}).items():
+        for test, rows in self._rows.items():
+            for parameters, cells in rows.items():
                 name = f"{test}[{parameters}" if parameters else test
                 gaps += [
                     f"{name} has no result on {each}" if each not in cells else f"{name} was skipped on {each}"
                     for each in BACKENDS.values()
                     if cells.get(each, "SKIPPED") == "SKIPPED"
                 ]
-        return gaps
+        return [*gaps, *(f"{test} ran nowhere" for test in self._expected() if test not in self._rows)]
 
     def _cell(self, test: str, backend: str, reasons: dict[str, int]) -> str:
         rows = self._rows.get(test, {})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 
+from typing import ClassVar
+
 import pytest
 
 from conformance.suite import BackendConformance
@@ -19,6 +21,12 @@ def database(mongo_client):
 
 
 class TestMongo(BackendConformance):
+    not_shown: ClassVar = {
+        "a delete of many says how many it deleted, not which: one that somebody removed meanwhile counts as done": {
+            "test_a_batch_tells_what_was_applied_from_what_is_gone",
+        },
+    }
+
     @pytest.fixture
     def make_backend(self, mongo_uri, database):
         self.collection = database[uuid.uuid4().hex]

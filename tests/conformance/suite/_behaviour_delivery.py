@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -271,7 +273,8 @@ class Deliveries(Kit):
         assert (entry.last_error, entry.attempts) == ("failure 3", 3)
         assert entry.message == {"id": "a", "n": [1]}
         assert pit.entries("dead") == [entry]
-        assert pit.stats() == pitstop._values._entry.Stats(scheduled=0, due=0, leased=0, dead=1, oldest_due=None)
+        stats = pit.stats()
+        assert (stats.scheduled, stats.due, stats.leased, stats.dead, stats.oldest_due) == (0, 0, 0, 1, None)
 
     def test_the_last_attempt_says_so_even_without_an_error(self, make_pit):
         pit = make_pit(retry={"max_attempts": 1})
@@ -465,13 +468,27 @@ class Deliveries(Kit):
         assert pit.get("a") is not None
 
     def test_with_raises_what_its_body_raised_also_when_the_lease_is_lost(self, pit, clock, delivery):
-        with pytest.raises(ValueError, match="boom"), delivery:
+        def handle() -> None:
             clock.advance(_LOCK)
             raise ValueError("boom")
+
+        with pytest.raises(ValueError, match="boom"), delivery:
+            handle()
 
         entry = pit.get("a")
         assert entry is not None
         assert entry.last_error is None
+
+    def test_a_lost_lease_is_quiet_in_the_log(self, pit, clock, delivery, caplog: pytest.LogCaptureFixture):
+        """With at least once it is part of normal life."""
+        caplog.set_level(logging.DEBUG, "pitstop")
+        clock.advance(_LOCK)
+
+        with pytest.raises(pitstop.LeaseLost):
+            delivery.ack()
+
+        said = [each for each in caplog.records if each.name.startswith("pitstop") and "'a'" in each.getMessage()]
+        assert {each.levelno for each in said} == {logging.DEBUG}
 
     def test_a_crash_of_the_listener_brings_the_message_back(self, make_pit, clock):
         """Nothing is settled, nothing is given back: as after a kill."""

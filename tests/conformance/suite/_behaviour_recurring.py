@@ -296,6 +296,19 @@ class Recurring(Kit):
 
         assert (delivery.scheduled_for, delivery.attempt) == (_NOW, 2)
 
+    def test_a_retry_of_the_oldest_goes_before_the_next_with_catch_up_all(self, pit, listener, clock):
+        pit.store({"id": "a"}, _NOW, None, _HOUR, catch_up="all")
+        clock.advance(2 * _HOUR)
+        next_of(listener).nack("x", delay=_HOUR)
+        assert listener.get() is None, "one message is out, or waiting, at a time"
+        clock.advance(_HOUR)
+
+        again = next_of(listener)
+
+        assert (again.scheduled_for, again.attempt) == (_NOW, 2)
+        again.ack()
+        assert next_of(listener).scheduled_for == _NOW + _HOUR
+
     def test_an_extended_occurrence_is_still_the_same(self, hourly, listener, clock):
         delivery = next_of(listener)
         for _ in range(5):

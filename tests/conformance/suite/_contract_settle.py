@@ -75,10 +75,9 @@ class Settle(Kit):
         """In the order in which they were given, whatever becomes of the others."""
         put_due(backend, "expired")
         (expired,) = lease_all(backend, duration=1000)
-        put_due(backend, "gone", "anew", "done", "later", "back", "dead", "longer", "stale-later", "stale-done")
+        put_due(backend, "anew", "done", "later", "back", "dead", "longer", "stale-later", "stale-done")
         leased = {each.id: each for each in lease_all(backend)}
         clock.advance(1)
-        backend.delete("gone")
         backend.put([make_record("anew"), make_record("never-leased", START + 1)])
         before = {each: backend.get(each) for each in ("expired", "anew", "never-leased", "stale-later", "stale-done")}
         later, back = EVERY_OUTCOME[Outcome.RESCHEDULE], EVERY_OUTCOME[Outcome.RELEASE]
@@ -88,7 +87,6 @@ class Settle(Kit):
             (
                 complete(expired),
                 complete(leased["done"]),
-                complete(leased["gone"]),
                 settlement(leased["later"], Outcome.RESCHEDULE, later(leased["later"])),
                 Settlement("stale-later", "another", Outcome.RESCHEDULE, later(leased["stale-later"])),
                 settlement(leased["back"], Outcome.RELEASE, back(leased["back"])),
@@ -101,12 +99,24 @@ class Settle(Kit):
             )
         )
 
-        assert list(applied) == [False, True, False, True, False, True, False, False, True, False, True, False]
+        assert list(applied) == [False, True, True, False, True, False, False, True, False, True, False]
         assert all(type(each) is bool for each in applied)
         assert {each: backend.get(each) for each in before} == before
-        assert backend.get("done") is backend.get("gone") is backend.get("never-stored") is None
+        assert backend.get("done") is backend.get("never-stored") is None
         for id, make in (("later", later), ("back", back), ("dead", dead), ("longer", longer)):
             assert backend.get(id) == attrs.evolve(leased[id], progress=make(leased[id]))
+
+    @_every_outcome
+    def test_a_batch_tells_what_was_applied_from_what_is_gone(self, backend: Backend, outcome: Outcome):
+        """Somebody removed one of them: it is not settled, although it is not there any more either."""
+        put_due(backend, "gone", "a", "b")
+        leased = {each.id: each for each in lease_all(backend)}
+        backend.delete("gone")
+
+        applied = backend.settle([settlement(each, outcome, EVERY_OUTCOME[outcome](each)) for each in leased.values()])
+
+        assert dict(zip(leased, applied, strict=True)) == {"gone": False, "a": True, "b": True}
+        assert backend.get("gone") is None
 
     @_every_outcome
     def test_a_stale_token_changes_nothing(self, backend: Backend, outcome: Outcome):
