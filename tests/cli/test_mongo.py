@@ -1,0 +1,84 @@
+"""The command on a real MongoDB."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+from datetime import timedelta
+
+import pytest
+
+from click.testing import CliRunner
+
+from pitstop.cli._app import app
+
+
+NOW = timedelta(0)
+
+
+@pytest.fixture
+def url(mongo_uri, mongo_dbname):
+    return f"{mongo_uri}/{mongo_dbname}"
+
+
+def test_it_prints_a_message_at_its_time(spawn, pit, record_property):
+    """Never early by the server's clock; and not late, with a bound that a busy machine keeps."""
+    pit.store({"id": "ready"}, NOW)
+    process = spawn("listen")
+    assert json.loads(process.stdout.readline())["id"] == "ready"
+    lateness = []
+    for n in range(5):
+        due = pit.now() + timedelta(milliseconds=300)
+        pit.store({"id": str(n)}, due)
+        assert json.loads(process.stdout.readline())["id"] == str(n)
+        lateness.append((pit.now() - due) / timedelta(milliseconds=1))
+    record_property("lateness_ms", lateness)
+    print(f"lateness on MongoDB, another process, in ms: {lateness}")
+    # Two processes know the server's clock to a millisecond or so each.
+    assert min(lateness) >= -10
+    assert max(lateness) < 3000
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+
+
+def test_a_killed_listeners_message_is_printed_by_another_one_after_the_lock(spawn, pit):
+    pit.store({"id": "a"}, NOW)
+    first = spawn("listen", "--lock-time", "1500ms", "--exec", "echo $$; exec sleep 60")
+    command = int(first.stdout.readline())
+    until = pit.get("a").leased_until
+    first.kill()
+    second = spawn("listen")
+    line = json.loads(second.stdout.readline())
+    assert pit.now() >= until - timedelta(milliseconds=10)
+    assert (line["id"], line["attempt"]) == ("a", 2)
+    os.kill(command, signal.SIGKILL)  # in a process group of its own, so it outlived its listener
+
+
+def test_store_list_show_remove_and_stats(invoke, pit, lines):
+    result = invoke(
+        "store", "--in", "1h", input="".join(f'{{"id": "{n:04}", "b": {{"$bytes": "aGk="}}}}\n' for n in range(2000))
+    )
+    assert result.exit_code == 0, result.stderr
+    assert len(invoke("list", "--all", "--json").stdout.splitlines()) == 2000
+    assert lines(invoke("show", "0007", "--json").stdout)[0]["message"] == {"id": "0007", "b": {"$bytes": "aGk="}}
+    assert invoke("remove", "0007").exit_code == 0
+    assert lines(invoke("stats", "--json").stdout)[0]["scheduled"] == 1999
+
+
+def test_the_demo_runs_and_leaves_nothing(invoke, url, pit):
+    result = invoke("demo", "--url", url)
+    assert result.exit_code == 0, result.output
+    assert pit.entries() == []
+
+
+def test_a_server_that_is_not_there_is_one_line_without_the_password():
+    url = "mongo://user:geheim@127.0.0.1:1/app"
+    result = CliRunner().invoke(app, ["--url", url, "stats"], prog_name="pitstop")
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Error: ")
+    assert "geheim" not in result.output
