@@ -153,7 +153,7 @@ class Connection:
         try:
             if link is None or link.pid != os.getpid():
                 link = self._renew()
-            with pymongo.timeout(self._timeout):
+            with self.dialect.turn, pymongo.timeout(self._timeout):
                 yield link
         except CAUGHT as error:
             if link is not None and kind_of(error) is not Kind.PERMANENT:

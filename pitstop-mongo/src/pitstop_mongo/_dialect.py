@@ -1,13 +1,15 @@
 """What a client can do: PyMongo's own can do all; a stand-in such as mongomock only single, classic operations.
 
-All that differs between the two is asked here. The stand-in is not atomic between threads: it is for tests that use
-Pitstop from one thread.
+All that differs between the two is asked here. A stand-in's operations are not atomic between threads (mongomock's are
+not), so Pitstop's take turns on it; what others do to it at the same time is not kept apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from threading import RLock
 from typing import Any
 
 import attrs
@@ -46,6 +48,8 @@ class Handles:
 class Dialect:
     """PyMongo's client."""
 
+    #: Held during an operation.
+    turn: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
     #: Whether operations on many documents, and hints, may be used.
     batches: bool = True
     #: Options that pin an operation to an index. The planner, left alone, may walk the whole backlog for a claim.
@@ -90,6 +94,9 @@ class Dialect:
         return told
 
 
+_one_at_a_time = RLock()
+
+
 class _StandIn(Dialect):
     """Anything else that has a MongoDB client's interface: mongomock."""
 
@@ -113,4 +120,4 @@ def dialect_of(client: Any) -> Dialect:
     """The dialect of a client; of Pitstop's own if it is None."""
     if client is None or isinstance(client, pymongo.MongoClient):
         return Dialect()
-    return _StandIn(batches=False, by_due={}, by_id={}, sorting={})
+    return _StandIn(turn=_one_at_a_time, batches=False, by_due={}, by_id={}, sorting={})

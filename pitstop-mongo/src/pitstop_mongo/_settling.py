@@ -95,22 +95,35 @@ class Settler:
     def _apply_single(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
         """Writes of several tokens, in one command that the driver repeats by itself where it can."""
         hint = self._dialect.by_id
+        deletes = [each for each in some if each.settlement.progress is None]
+        updates = [each for each in some if each.settlement.progress is not None]
+        there = self._fencing(link, deletes, now)
         result = link.handles.coll.bulk_write(
             [
-                DeleteOne(self._fenced(each, now), **hint)
-                if each.settlement.progress is None
-                else UpdateOne(self._fenced(each, now), _update(each), **hint)
-                for each in some
+                *(DeleteOne(self._fenced(each, now), **hint) for each in deletes),
+                *(UpdateOne(self._fenced(each, now), _update(each), **hint) for each in updates),
             ],
             ordered=False,
         )
-        deletes = [each for each in some if each.settlement.progress is None]
-        updates = [each for each in some if each.settlement.progress is not None]
-        return self._deleted(link, deletes, result.deleted_count) | self._updated(link, updates, result.matched_count)
+        return self._deleted(link, there, result.deleted_count) | self._updated(link, updates, result.matched_count)
+
+    def _fencing(self, link: Link, deletes: Sequence[_Write], now: int) -> set[str]:
+        """Which of these may be deleted. The reply of a delete is a count: to know afterwards whom it leaves out, one
+        must have looked before.
+        """
+        if not deletes:
+            return set()
+        tokens = {each.id: each.settlement.token for each in deletes}
+        wanted = {"_id": {"$in": list(tokens)}, "due": _unexpired(now)}
+        found = link.handles.coll.find(wanted, {"_id": 1, "token": 1}, **self._dialect.by_id)
+        return {each["_id"] for each in found if each.get("token") == tokens[each["_id"]]}
 
     def _delete_many(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
-        filter = {"_id": {"$in": [each.id for each in some]}, **_fence(some[0].settlement.token, now)}
-        return self._deleted(link, some, link.handles.coll.delete_many(filter, **self._dialect.by_id).deleted_count)
+        ids = self._fencing(link, some, now)
+        if not ids:
+            return ids
+        filter = {"_id": {"$in": list(ids)}, **_fence(some[0].settlement.token, now)}
+        return self._deleted(link, ids, link.handles.coll.delete_many(filter, **self._dialect.by_id).deleted_count)
 
     def _update_many(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
         ids = [each.id for each in some]
@@ -128,11 +141,10 @@ class Settler:
             link, some, link.handles.coll.update_many(filter, pipeline, **self._dialect.by_id).matched_count
         )
 
-    def _deleted(self, link: Link, some: Sequence[_Write], count: int) -> set[str]:
-        """Which of these were deleted, when ``count`` were. Those that are not there any more: one that somebody
-        else removed at the same time cannot be told apart, and is done with as well.
+    def _deleted(self, link: Link, ids: set[str], count: int) -> set[str]:
+        """Which of these were deleted, when ``count`` were: those that are not there any more. One that somebody else
+        removed in that very moment cannot be told apart, and is done with as well.
         """
-        ids = {each.id for each in some}
         if count in (0, len(ids)):
             return ids if count else set()
         there = link.handles.majority.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._dialect.by_id)
@@ -151,8 +163,12 @@ class Settler:
 
 
 def _fence(token: str, now: int) -> dict[str, Any]:
+    return {"token": {"$eq": token}, "due": _unexpired(now)}
+
+
+def _unexpired(now: int) -> dict[str, Any]:
     # Leased, so that `due` is to come, or dead, so that there is none (or none that counts).
-    return {"token": {"$eq": token}, "due": {"$not": {"$gte": EPOCH, "$lte": from_instant(now)}}}
+    return {"$not": {"$gte": EPOCH, "$lte": from_instant(now)}}
 
 
 def _progress(write: _Write) -> Progress:
