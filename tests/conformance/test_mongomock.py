@@ -28,6 +28,7 @@ class TestMongomock(BackendConformance):
             "test_an_ack_against_an_expiry_has_one_winner",
             "test_an_ack_never_deletes_a_version_that_was_stored_since",
             "test_an_extension_against_a_new_claim_has_one_winner",
+            "test_an_update_is_never_seen_half_done",
             "test_claimers_of_leases_that_ran_out_get_each_once",
             "test_concurrent_batches_over_the_same_ids_leave_one_record_each",
             "test_concurrent_stores_of_one_id_leave_one_whole_record",

@@ -137,7 +137,7 @@ class Look(Kit):
             ({"limit": "5"}, "limit='5'"),
             ({"after": "abc"}, "after='abc' is no Entry"),
         ],
-        ids=str,
+        ids=["state", "limit_zero", "limit_negative", "limit_bool", "limit_text", "after"],
     )
     def test_wrong_questions_are_refused(self, pit, options, text):
         with pytest.raises(pitstop.PitstopError, match=text):

@@ -314,7 +314,11 @@ class Store(Kit):
 
         assert pit.get("a") == before
 
-    @pytest.mark.parametrize("id", [5, None, b"a", "", "x" * 513, "a\0b", "\ud800"], ids=lambda each: repr(each)[:9])
+    @pytest.mark.parametrize(
+        "id",
+        [5, None, b"a", "", "x" * 513, "a\0b", "\ud800"],
+        ids=["int", "none", "bytes", "empty", "long", "nul", "surrogate"],
+    )
     def test_a_bad_id_is_refused_wherever_one_is_given(self, pit: pitstop.Pitstop, id: Any):
         for call in (pit.get, pit.remove, pit.redrive):
             with pytest.raises(pitstop.MessageError, match="id"):

@@ -106,16 +106,28 @@ class Settle(Kit):
         for id, make in (("later", later), ("back", back), ("dead", dead), ("longer", longer)):
             assert backend.get(id) == attrs.evolve(leased[id], progress=make(leased[id]))
 
-    @_every_outcome
-    def test_a_batch_tells_what_was_applied_from_what_is_gone(self, backend: Backend, outcome: Outcome):
+    def test_a_batch_tells_what_was_completed_from_what_is_gone(self, backend: Backend):
         """Somebody removed one of them: it is not settled, although it is not there any more either."""
         put_due(backend, "gone", "a", "b")
-        leased = {each.id: each for each in lease_all(backend)}
+        leased = lease_all(backend)
         backend.delete("gone")
 
-        applied = backend.settle([settlement(each, outcome, EVERY_OUTCOME[outcome](each)) for each in leased.values()])
+        applied = backend.settle([complete(each) for each in leased])
 
-        assert dict(zip(leased, applied, strict=True)) == {"gone": False, "a": True, "b": True}
+        assert dict(zip(ids(leased), applied, strict=True)) == {"gone": False, "a": True, "b": True}
+        assert backend.tally().leased == 0
+
+    @pytest.mark.parametrize(
+        "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
+    )
+    def test_a_batch_tells_what_was_written_from_what_is_gone(self, backend: Backend, outcome: Outcome):
+        put_due(backend, "gone", "a", "b")
+        leased = lease_all(backend)
+        backend.delete("gone")
+
+        applied = backend.settle([settlement(each, outcome, EVERY_OUTCOME[outcome](each)) for each in leased])
+
+        assert dict(zip(ids(leased), applied, strict=True)) == {"gone": False, "a": True, "b": True}
         assert backend.get("gone") is None
 
     @_every_outcome

@@ -237,6 +237,34 @@ class Races(Kit):
             assert stored in records
             handles[0].delete(name)
 
+    def test_an_update_is_never_seen_half_done(self, handles: list[Backend]):
+        """Whoever looks in between sees the old record or the new one: never none, never a mixture."""
+        handles[0].put([_version("a", 0)])
+        storing = [True]
+
+        def store() -> None:
+            try:
+                for version in range(1, 100):
+                    handles[0].put([_version("a", version)])
+            finally:
+                storing[0] = False
+
+        def look(backend: Backend) -> list[int]:
+            seen: list[int] = []
+            while storing[0]:
+                stored = backend.get("a")
+                assert isinstance(stored, Record)
+                assert stored == _version("a", stored.message["version"])
+                (scanned,) = backend.scan(None, 10, None)
+                assert scanned == _version("a", scanned.message["version"])
+                seen += [stored.message["version"], scanned.message["version"]]
+            return seen
+
+        seen = together(store, *(partial(look, each) for each in handles[1:]))[1:]
+
+        assert all(each == sorted(each) for each in seen), "what was seen does not go back"
+        assert handles[0].get("a") == _version("a", 99)
+
     def test_concurrent_batches_over_the_same_ids_leave_one_record_each(self, handles: list[Backend]):
         names = [f"{n:02}" for n in range(30)]
 
