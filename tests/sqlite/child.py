@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -93,6 +94,8 @@ def fork(path: str) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
+        # What may go wrong here is to wait for a lock that nobody will release.
+        signal.alarm(30)
         backend.put([_record("from the child")])
         assert database._connection is not parents
         leased = backend.lease(1, 60_000)
