@@ -21,25 +21,28 @@ class Backoff:
     def __init__(self) -> None:
         self._failures = 0
         self._since = 0.0
-        self._logged = 0.0
+        self._logged: float | None = None
 
     @property
     def healthy(self) -> bool:
         return self._failures == 0
 
-    def failed(self, error: Exception, now: float) -> float:
-        """Note a failure at ``now`` (seconds, monotonic); say how long to wait before the next try."""
+    def failed(self, error: Exception, now: float, *, log: bool = True) -> float:
+        """Note a failure at ``now`` (seconds, monotonic); say how long to wait before the next try.
+
+        :param log: False when somebody is told by an exception.
+        """
         self._failures += 1
         if self._failures == 1:
             self._since = now
-        if self._failures == 1 or now - self._logged >= _LOG_EVERY:
+        if log and (self._logged is None or now - self._logged >= _LOG_EVERY):
             self._logged = now
             _log.warning("the store does not answer (%d failures in a row); trying again: %s", self._failures, error)
-        longest = min(_LONGEST, _FIRST * 2 ** min(self._failures - 1, 10))
+        longest = min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
     def succeeded(self, now: float) -> None:
         """Note a success at ``now`` (seconds, monotonic)."""
-        if self._failures:
+        if self._logged is not None:
             _log.info("the store answers again after %.1f s and %d failures", now - self._since, self._failures)
-            self._failures = 0
+        self._failures, self._logged = 0, None

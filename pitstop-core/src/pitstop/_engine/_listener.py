@@ -24,7 +24,7 @@ from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._store import Store
 from pitstop._engine._watching import Watching
-from pitstop._errors import BackendUnavailable, LeaseLost
+from pitstop._errors import BackendUnavailable
 from pitstop.abc import Capability, Doorbell, Settlement
 
 
@@ -56,7 +56,8 @@ class Listener:
         # Claimed, not handed out; each with the time on the monotonic clock until which it may be.
         self._unseen: deque[tuple[Emission, float]] = deque()
         self._bell = Doorbell()
-        self._waiting = False
+        # Threads inside get(). One ring wakes one of them, so whoever takes a message rings for the others.
+        self._inside = 0
         # The instant at which a sleeping listener will look again. While one looks: everything is news to it.
         self._next_look: float = float("inf")
         self._stopped = False
@@ -72,27 +73,15 @@ class Listener:
         :raises BackendUnavailable: when the store cannot be reached, at the end of ``timeout``. Without a timeout it is
             tried again and again, with growing pauses.
         """
-        clock = self._store.clock
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        deadline = None if seconds is None else clock.monotonic() + seconds
-        while not self._stopped:
-            try:
-                self._next_look = float("inf")
-                delivery = self._take()
-                if delivery is not None:
-                    return delivery
-                if deadline is not None and clock.monotonic() >= deadline:
-                    return None
-                pause = self._pause()
-            except BackendUnavailable as error:
-                if self._stopped:
-                    break
-                if deadline is not None and clock.monotonic() >= deadline:
-                    raise
-                pause = self._backoff.failed(error, clock.monotonic())
-            self._sleep(pause, deadline)
-        self._give_back()
-        return None
+        deadline = None if seconds is None else self._store.clock.monotonic() + seconds
+        with self._lock:
+            self._inside += 1
+        try:
+            return self._get(deadline)
+        finally:
+            with self._lock:
+                self._inside -= 1
 
     def stop(self) -> None:
         """End the iteration, and give back what was claimed ahead. Safe in any thread and in signal handlers.
@@ -149,13 +138,41 @@ class Listener:
         state = "stopped" if self._stopped else "healthy" if self.healthy else "failing"
         return f"<Listener on {self._store.location} {state}>"
 
+    def _get(self, deadline: float | None) -> Delivery | None:
+        clock = self._store.clock
+        while not self._stopped:
+            try:
+                self._next_look = float("inf")
+                delivery = self._take()
+                if delivery is not None:
+                    if self._inside > 1:
+                        # There may be more, and what this thread knew of later ones is known to no other.
+                        self._bell.ring()
+                    return delivery
+                if self._stopped:
+                    break
+                if deadline is not None and clock.monotonic() >= deadline:
+                    return None
+                pause = self._pause()
+            except BackendUnavailable as error:
+                if self._stopped:
+                    break
+                if self._store.closed:
+                    break
+                last = deadline is not None and clock.monotonic() >= deadline
+                pause = self._backoff.failed(error, clock.monotonic(), log=not last)
+                if last:
+                    raise
+            self._sleep(pause, deadline)
+        self._give_back()
+        return None
+
     def _take(self) -> Delivery | None:
-        """Hand out one message: of those that were claimed ahead, else of a new claim."""
-        while True:
+        """Hand out one message: of those that were claimed ahead, else of a new claim. None after a stop."""
+        while not self._stopped:
             emission = self._pop_unseen()
             if emission is None:
-                claimed = self._claim()
-                if not claimed:
+                if not self._claim():
                     return None
                 continue
             delivery = Delivery(self._store, emission, self._lock_time)
@@ -163,23 +180,23 @@ class Listener:
             if hooks.leased:
                 hooks.notify(hooks.leased, delivery=delivery)
             return delivery
+        return None
 
     def _pop_unseen(self) -> Emission | None:
-        late: list[Settlement] = []
+        late: list[Emission] = []
         found: Emission | None = None
         with self._lock:
-            while self._unseen and found is None:
+            while self._unseen and found is None and not self._stopped:
                 emission, until = self._unseen.popleft()
                 if self._store.clock.monotonic() < until:
                     found = emission
                 else:
-                    late.append(self._release(emission))
-        if late:
-            self._store.backend.settle(late)
+                    late.append(emission)
+        self._return(late)
         return found
 
     def _claim(self) -> bool:
-        """Lease what is due. False when nothing is."""
+        """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
         store, clock = self._store, self._store.clock
         duration = self._lock_time // timedelta(milliseconds=1)
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
@@ -188,14 +205,24 @@ class Listener:
         self._backoff.succeeded(clock.monotonic())
         decided = [decide(each, store.retry) for each in leased]
         settlements = [each for each in decided if isinstance(each, Settlement)]
-        with self._lock:
-            self._unseen.extend((each, until) for each in decided if isinstance(each, Emission))
+        emissions = [each for each in decided if isinstance(each, Emission)]
+        in_time = clock.monotonic() < until
+        if in_time:
+            with self._lock:
+                self._unseen.extend((each, until) for each in emissions)
+        elif emissions:
+            _log.warning(
+                "a claim took about as long as its lease of %s s, so that nothing of it was emitted; "
+                "configure a longer lock_time, or a smaller prefetch",
+                self._lock_time.total_seconds(),
+            )
+            self._return(emissions)
         if settlements:
             applied = store.backend.settle(settlements)
             for settlement, done in zip(settlements, applied, strict=True):
                 if done:
                     store.tell(settlement)
-        return bool(leased)
+        return bool(leased) and in_time
 
     def _pause(self) -> float:
         """Seconds until the next look."""
@@ -227,16 +254,20 @@ class Listener:
         with self._lock:
             unseen = [emission for emission, _ in self._unseen]
             self._unseen.clear()
-        if unseen and not self._store.closed:
-            try:
-                self._store.backend.settle([self._release(each) for each in unseen])
-            except (BackendUnavailable, LeaseLost) as error:
-                _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
-            else:
-                self._store.written(None)
+        self._return(unseen)
 
-    def _release(self, emission: Emission) -> Settlement:
-        return release(emission.record, self._store.backend.now() // 1000)
+    def _return(self, unseen: list[Emission]) -> None:
+        """Give back what was claimed and not handed out: due again, and the attempt is not counted."""
+        if not unseen or self._store.closed:
+            return
+        try:
+            backend = self._store.backend
+            now = backend.now() // 1000
+            backend.settle([release(each.record, now) for each in unseen])
+        except BackendUnavailable as error:
+            _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
+        else:
+            self._store.written(None)
 
 
 def _inside_pitstop() -> bool:

@@ -9,7 +9,6 @@ from weakref import WeakSet
 
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._store import Sleeper, Store
-from pitstop._errors import PitstopError
 from pitstop.abc import Doorbell, Watch
 
 
@@ -61,9 +60,11 @@ class Watching:
                     self._store.written(None)
                 pause = watch.pause
                 backoff.succeeded(clock.monotonic())
-            except PitstopError as error:
-                pause = backoff.failed(error, clock.monotonic())
-                watch = _closed(watch)
+            except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would watch no more
+                _closed(watch)
+                watch = None
+                # After the close a watch may well fail; that is no news.
+                pause = 0.0 if self._store.closed else backoff.failed(error, clock.monotonic())
             clock.wait(end, pause)
             with self._lock:
                 if not self._joined or self._store.closed:
@@ -73,5 +74,8 @@ class Watching:
 
 
 def _closed(watch: Watch | None) -> None:
-    if watch is not None:
-        watch.close()
+    try:
+        if watch is not None:
+            watch.close()
+    except Exception:  # noqa: BLE001 - as above
+        _log.debug("a watch could not be closed", exc_info=True)
