@@ -74,7 +74,8 @@ class ManualClock:
             return self._now_us < until
         finally:
             with self._moved:
-                self._sleepers.remove(place)
+                if place in self._sleepers:
+                    self._sleepers.remove(place)
 
     def wait_for_sleepers(self, count: int, timeout: float = 10.0) -> bool:
         """Block, in real time, until so many threads wait by this clock. False when ``timeout`` seconds went by.
@@ -90,7 +91,9 @@ class ManualClock:
     def _move(self, to_us: int) -> datetime:
         with self._moved:
             self._now_us = max(self._now_us, to_us)
-            for until, bell in self._sleepers:
-                if until <= self._now_us:
-                    bell.ring()
+            woken = [place for place in self._sleepers if place[0] <= self._now_us]
+            # They are no sleepers any more, although their threads may take a moment to notice.
+            self._sleepers = [place for place in self._sleepers if place[0] > self._now_us]
+            for _, bell in woken:
+                bell.ring()
         return self.now()
