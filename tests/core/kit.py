@@ -1,0 +1,148 @@
+"""What the tests of the engine share: a clock that tells what it was asked for, threads that cannot get lost, and a
+memory backend that can be told to fail, to be slow and to be watched."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from pitstop import BackendUnavailable
+from pitstop.abc import Backend, Capability, Doorbell, Record, Settlement
+from pitstop.testing import ManualClock
+from pitstop_memory import MemoryBackend, MemoryConfig
+
+
+LOCK = timedelta(minutes=15)
+LOOP = timedelta(minutes=1)
+
+
+class Clock(ManualClock):
+    """Notes how long each wait was to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+        self._began = threading.Condition()
+
+    def wait(self, bell: Doorbell, seconds: float | None) -> bool:
+        with self._began:
+            self.waits.append(seconds)
+            self._began.notify_all()
+        return super().wait(bell, seconds)
+
+    def wait_for_waits(self, count: int) -> None:
+        """Block until so many waits have begun in all, and their threads sleep."""
+        with self._began:
+            assert self._began.wait_for(lambda: len(self.waits) >= count, 10), f"{len(self.waits)} waits, not {count}"
+        assert self.wait_for_sleepers(1)
+
+
+class Running:
+    """A function in a thread of its own."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
+        self._thread.start()
+
+    def _run(self, function: Callable[[], Any]) -> None:
+        try:
+            self._outcome.put((function(), None))
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            self._outcome.put((None, error))
+
+    @property
+    def done(self) -> bool:
+        return not self._outcome.empty()
+
+    def result(self) -> Any:
+        value, error = self._outcome.get(timeout=10)
+        self._thread.join(10)
+        if error is not None:
+            raise error
+        return value
+
+
+class Scripted(MemoryBackend):
+    """A memory backend whose calls a test can get between."""
+
+    def __init__(self, config: MemoryConfig | None = None) -> None:
+        super().__init__(config)
+        self.down = False
+        self.calls: list[str] = []
+        #: Called before (lease: after) the method of that name, outside of the backend's lock.
+        self.during: dict[str, Callable[[], None]] = {}
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+        self._enter("lease", run=False)
+        leased = super().lease(limit, duration)
+        self.during.get("lease", _nothing)()
+        return leased
+
+    def settle(self, settlements: Any) -> Sequence[bool]:
+        self._enter("settle")
+        return super().settle(list[Settlement](settlements))
+
+    def next_due(self) -> int | None:
+        self._enter("next_due")
+        return super().next_due()
+
+    def _enter(self, name: str, *, run: bool = True) -> None:
+        self.calls.append(name)
+        if run:
+            self.during.get(name, _nothing)()
+        if self.down:
+            raise BackendUnavailable("The test took the store away.")
+
+
+class Watched(Scripted):
+    """A memory backend with a watch, which polls when a test says so."""
+
+    capabilities: ClassVar[Capability] = Capability.WATCH
+
+    def __init__(self, config: MemoryConfig | None = None) -> None:
+        super().__init__(config)
+        self.watches: list[Watching] = []
+        self.began = threading.Semaphore(0)
+
+    def watch(self) -> Watching:
+        self.watches.append(Watching())
+        self.began.release()
+        return self.watches[-1]
+
+
+class Watching:
+    """A watch whose polls end with what a test puts into ``news``: a bool, or an error to raise."""
+
+    pause = 0.0
+
+    def __init__(self) -> None:
+        self.news: queue.SimpleQueue[bool | Exception] = queue.SimpleQueue()
+        self.polls = threading.Semaphore(0)
+        self.closed = threading.Event()
+
+    def poll(self) -> bool:
+        self.polls.release()
+        news = self.news.get(timeout=10)
+        if isinstance(news, Exception):
+            raise news
+        return news
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def watch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "pitstop-watch"]
+
+
+def backend(cls: type[Backend] = Scripted, clock: ManualClock | None = None, **options: Any) -> Any:
+    return cls.from_options({"clock": clock or Clock(), "lock_time": LOCK, "loop_time": LOOP, **options})
+
+
+def _nothing() -> None:
+    pass
