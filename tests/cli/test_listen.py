@@ -186,6 +186,22 @@ def test_a_lease_that_cannot_be_extended_is_tried_again_and_told_once(invoke, pi
     assert pit.entries() == []
 
 
+def test_a_store_that_is_away_when_the_command_begins_does_not_end_the_listener(invoke, pit, monkeypatch):
+    pit.store({"id": "a"}, NOW)
+    now, away = pitstop.Pitstop.now, [True]
+
+    def flaky(self):
+        if away:
+            away.pop()
+            raise pitstop.BackendUnavailable("away")
+        return now(self)
+
+    monkeypatch.setattr(pitstop.Pitstop, "now", flaky)
+    result = invoke("listen", "--once", "--exec", "true")
+    assert (result.exit_code, result.stderr, away) == (0, "", [])
+    assert pit.entries() == []
+
+
 def test_signal_handlers_are_put_back(invoke):
     before = signal.getsignal(signal.SIGTERM)
     invoke("listen", "--once")

@@ -137,6 +137,7 @@ def test_schedules_that_make_no_sense_are_refused_by_core(invoke, pit, args, tex
     result = invoke("store", "{}", *args)
     assert result.exit_code == 1
     assert text in result.stderr
+    assert "items[" not in result.stderr
     assert pit.entries() == []
 
 

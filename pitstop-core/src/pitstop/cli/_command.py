@@ -26,8 +26,8 @@ __all__ = ["CommandFailed", "run_command"]
 _GLANCE = 0.05
 #: Bytes of a command's stderr that are kept with the message when it fails.
 _TAIL = 1000
-#: The least time between two tries to extend a lease while the store is away.
-_LEAST_PAUSE = 0.1
+#: Seconds between two tries to extend a lease while the store is away.
+_PAUSE = 0.1
 
 
 class CommandFailed(Exception):
@@ -168,9 +168,11 @@ class _Lease:
         self._pit, self._delivery = pit, delivery
         self._clock = SystemClock()
         self._warned = False
-        # A message that was claimed ahead has used up part of its lease before its turn came.
-        left = (delivery.leased_until - pit.now()) / timedelta(seconds=1)
-        self._next: float | None = self._clock.monotonic() + left / 2
+        self._next: float | None = self._clock.monotonic()
+        # A store that is away just now: then the first look extends the lease, or tells why it cannot.
+        with contextlib.suppress(BackendUnavailable):
+            # A message that was claimed ahead has used up part of its lease before its turn came.
+            self._next += self._half_of_what_is_left()
 
     def hold(self) -> None:
         now = self._clock.monotonic()
@@ -179,8 +181,7 @@ class _Lease:
         delivery = self._delivery
         try:
             delivery.extend()
-            left = (delivery.leased_until - self._pit.now()) / timedelta(seconds=1)
-            self._next, self._warned = now + left / 2, False
+            self._next, self._warned = now + self._half_of_what_is_left(), False
         except LeaseLost:
             # Stored anew or removed, as a rule. What the command did is done; its result will count for nothing.
             warn(f"Warning: {delivery.id!r} was replaced, removed or taken over while its command runs.")
@@ -188,7 +189,10 @@ class _Lease:
         except BackendUnavailable as error:
             if not self._warned:
                 warn(f"Warning: the lease of {delivery.id!r} could not be extended yet: {' '.join(str(error).split())}")
-            self._next, self._warned = now + _LEAST_PAUSE, True
+            self._next, self._warned = now + _PAUSE, True
+
+    def _half_of_what_is_left(self) -> float:
+        return (self._delivery.leased_until - self._pit.now()) / timedelta(seconds=2)
 
 
 class _Patience:

@@ -42,14 +42,14 @@ class _Plan:
     catch_up: CatchUp
     grace: timedelta | None
 
-    def store(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[str]:
+    def store(self, pit: Pitstop, message: dict[str, Any]) -> str:
+        return pit.store(message, self.when, self.end, self.every, catch_up=self.catch_up, grace=self.grace)
+
+    def store_all(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[str]:
         if self.catch_up == "latest":
             return pit.store_many([(message, self.when, self.end, self.every) for message in messages])
         # store_many has no place for a catch-up policy.
-        return [
-            pit.store(message, self.when, self.end, self.every, catch_up=self.catch_up, grace=self.grace)
-            for message in messages
-        ]
+        return [self.store(pit, message) for message in messages]
 
 
 @click.command()
@@ -99,7 +99,7 @@ def store(
     if message is not None and message != "-":
         found = read_message(message, id)
         with settings.open() as pit:
-            (stored,) = plan.store(pit, [found])
+            stored = plan.store(pit, found)
         _print_id(settings, stored)
         return
     stdin = sys.stdin.buffer
@@ -140,7 +140,7 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                         bad = error
                         break
                 # All before a bad line are stored, so that one can go on from that line.
-                for id in plan.store(pit, messages) if messages else ():
+                for id in plan.store_all(pit, messages) if messages else ():
                     stored += 1
                     if settings.json:
                         _print_id(settings, id)
