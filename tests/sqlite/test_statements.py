@@ -16,6 +16,14 @@ def plan(backend, statement):
         return [row[3].decode() for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
 
 
+def looks_at_messages(steps):
+    return [step for step in steps if " pitstop_messages " in f"{step} "]
+
+
+def sorts(steps):
+    return [step for step in steps if "TEMP B-TREE" in step]
+
+
 @pytest.fixture
 def filled(backend, record):
     now = backend.now() // 1000
@@ -28,42 +36,41 @@ def filled(backend, record):
 
 BY_DUE = "USING INDEX pitstop_messages_due (due>? AND due<?)"
 BY_DUE_ALONE = "USING COVERING INDEX pitstop_messages_due (due>? AND due<?)"
-BY_ID = "SEARCH pitstop_messages USING INDEX sqlite_autoindex_pitstop_messages_1 (id=?)"
+BY_ID = "USING INDEX sqlite_autoindex_pitstop_messages_1 (id=?)"
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"),
+    ("name", "looks"),
     [
-        ("ANY_DUE", [f"SEARCH pitstop_messages {BY_DUE_ALONE}"]),
-        ("READ_DUE", [f"SEARCH pitstop_messages {BY_DUE}"]),
-        (
-            "LEASE",
-            [
-                "SEARCH pitstop_messages USING INTEGER PRIMARY KEY (rowid=?)",
-                "LIST SUBQUERY 1",
-                f"SEARCH pitstop_messages {BY_DUE_ALONE}",
-            ],
-        ),
-        ("NEXT_DUE", [f"SEARCH pitstop_messages {BY_DUE_ALONE}"]),
+        ("ANY_DUE", [BY_DUE_ALONE]),
+        ("READ_DUE", [BY_DUE]),
+        ("LEASE", ["USING INTEGER PRIMARY KEY (rowid=?)", BY_DUE_ALONE]),
+        ("NEXT_DUE", [BY_DUE_ALONE]),
         ("GET", [BY_ID]),
         ("DELETE", [BY_ID]),
-        ("COMPLETE", [BY_ID, "SCALAR SUBQUERY 1", "SCAN CONSTANT ROW"]),
-        ("PROGRESS", [BY_ID, "SCALAR SUBQUERY 1", "SCAN CONSTANT ROW"]),
+        ("COMPLETE", [BY_ID]),
+        ("PROGRESS", [BY_ID]),
     ],
 )
-def test_uses_its_index_and_sorts_nothing(filled, name, steps):
-    assert plan(filled, getattr(_statements, name)) == steps
+def test_uses_its_index_and_sorts_nothing(filled, name, looks):
+    steps = plan(filled, getattr(_statements, name))
+    assert looks_at_messages(steps) == [f"SEARCH pitstop_messages {each}" for each in looks]
+    assert not sorts(steps)
 
 
 @pytest.mark.parametrize("also", ["", *_statements.AND_TOKEN.values()])
 def test_pages_are_read_by_index(filled, also):
     steps = plan(filled, _statements.SCAN_DUE.format(also=also))
-    assert steps == [f"SEARCH pitstop_messages {BY_DUE}", "USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"]
+    assert looks_at_messages(steps) == [f"SEARCH pitstop_messages {BY_DUE}"]
+    # Only among those with one due, by their ids. How it is put depends on the version of SQLite.
+    (sort,) = sorts(steps)
+    assert "RIGHT PART" in sort or "LAST TERM" in sort
 
 
 def test_dead_ones_are_found_by_index(filled):
-    steps = plan(filled, _statements.SCAN_DEAD)
-    assert not [step for step in steps if step.startswith("SCAN")]
+    looks = looks_at_messages(plan(filled, _statements.SCAN_DEAD))
+    assert looks
+    assert all("SEARCH" in each for each in looks)
 
 
 def work(backend, task):
