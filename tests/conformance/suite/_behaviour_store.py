@@ -286,13 +286,19 @@ class Store(Kit):
 
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
     def test_an_id_is_data(self, pit: pitstop.Pitstop, listener: pitstop.Listener, id: str):
-        pit.store_many([({"id": each}, timedelta(0)) for each in IDS])
+        pit.store_many([({"id": each}, timedelta(minutes=1)) for each in IDS])
+        pit.store({"id": id, "updated": True}, timedelta(0))
+        assert pit.stats().scheduled == len(IDS) - 1
 
+        delivery = listener.get()
+
+        assert delivery is not None
+        assert delivery.msg == {"id": id, "updated": True}
+        assert delivery.key == f"{id}:{START}"
+        delivery.nack("again", delay=timedelta(0))
         assert pit.remove(id) is True
-        entry = pit.get(id)
-        assert entry is None
-        left = [each.id for each in iter(listener.get, None)]
-        assert left == [each for each in IDS if each != id]
+        assert pit.get(id) is None
+        assert {each.id for each in pit.entries()} == set(IDS) - {id}
 
     @pytest.mark.parametrize("name", BAD_MESSAGES)
     def test_a_bad_message_is_refused_and_nothing_is_stored(self, pit: pitstop.Pitstop, name: str):

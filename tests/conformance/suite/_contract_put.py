@@ -76,7 +76,9 @@ class PutGetDelete(Kit):
         assert backend.get(id) == records[id]
         assert backend.delete(id)
         assert backend.get(id) is None
-        assert [each for each in IDS if backend.get(each) is None] == [id]
+        assert {each.id: each for each in backend.scan(None, 100, None)} == {
+            each: record for each, record in records.items() if each != id
+        }
         assert not backend.delete(id)
 
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
