@@ -41,7 +41,6 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
-    manager.register(resolver, "pitstop")
     for name, entry_point in sorted(by_name(PLUGIN_GROUP, entry_points(group=PLUGIN_GROUP)).items()):
         try:
             plugin = entry_point.load()
@@ -51,6 +50,8 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
             _register(manager, plugin, name)
     for plugin in plugins:
         _register(manager, plugin, None)
+    # After all others: of those that ask to be last, the one that was registered last is.
+    manager.register(resolver)
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
