@@ -28,6 +28,7 @@ __all__ = ["Claimer", "due_in"]
 
 #: What an update of a damaged document fails with: ``attempts`` is no number, or too large a one.
 _REFUSED = frozenset({2, 14})
+_UNCOUNTABLE = "Damaged: attempts cannot be counted up. Store the message again, or remove it."
 #: Looks at the store, in one call, that find nothing but what others take first.
 _LOOKS = 20
 #: The most documents that a look passes over to get out of the way of others.
@@ -125,7 +126,12 @@ class Claimer:
                     raise
                 found = self._read_due(link, lease, 1, None, 0)
                 return self._claim(link, found, lease)
-        return [] if document is None else [read(document).content]
+        if document is None:
+            return []
+        leased = read(document).content
+        if isinstance(leased, Record) and leased.progress.attempts < 1:
+            return [Damaged(leased.id, _UNCOUNTABLE, lease.until, lease.token)]
+        return [leased]
 
     def _beginning(self) -> datetime | None:
         if not self._remember or self._clock.monotonic() >= self._low_until:
@@ -147,6 +153,8 @@ class Claimer:
     def _read_due(self, link: Link, lease: _Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
         """The first documents that are due, whole."""
         options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._dialect.by_due}
+        if self._dialect.batches:
+            options["batch_size"] = limit  # else the server begins with 101
         wanted = due_in(EPOCH if low is None else low, from_instant(lease.now))
         try:
             return [read(each) for each in _first_batch(link.handles.coll.find(wanted, **options))]
@@ -221,7 +229,7 @@ class Claimer:
         if not result.modified_count:
             return []
         content = found.content
-        error = content.error if isinstance(content, Damaged) else "Damaged: attempts cannot be counted up."
+        error = content.error if isinstance(content, Damaged) else _UNCOUNTABLE
         return [Damaged(found.id, error, lease.until, lease.token)]
 
     def _unchanged(self, found: Found, lease: _Lease) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def _rule(
 
 
 _AWAY = "did not answer: {why}. Is it running, and reachable from here?"
+_CHANGING = "is changing its primary ({why})."
 _UNCONFIRMED = "did not confirm that the write is on a majority of its members ({why}). It may be done all the same."
 
 #: The first rule that fits counts.
@@ -83,6 +84,7 @@ FAILURES: tuple[_Rule, ...] = (
     _rule(errors.ServerSelectionTimeoutError, Kind.TRANSIENT, _AWAY),
     _rule(errors.WaitQueueTimeoutError, Kind.TRANSIENT, "has no free connection in the pool. Raise maxPoolSize."),
     _rule(errors.ConfigurationError, Kind.PERMANENT, "cannot be connected to with this configuration ({why})."),
+    _rule(errors.NotPrimaryError, Kind.UNKNOWN, _CHANGING),
     _rule(errors.ConnectionFailure, Kind.UNKNOWN, _AWAY),
     _rule(errors.InvalidOperation, Kind.PERMANENT, "cannot be used: the client was closed."),
     # What the server says.
@@ -111,7 +113,7 @@ FAILURES: tuple[_Rule, ...] = (
     _rule(
         errors.OperationFailure,
         Kind.UNKNOWN,
-        "is changing its primary ({why}).",
+        _CHANGING,
         codes=(6, 7, 89, 91, 112, 134, 189, 9001, 10058, 10107, 11600, 11601, 11602, 13435, 13436),
     ),
     _rule(
@@ -165,7 +167,7 @@ def _codes(error: Exception) -> set[int]:
 
 def _why(error: Exception) -> str:
     name = type(error).__name__
-    if isinstance(error, errors.ConnectionFailure):
+    if isinstance(error, errors.ConnectionFailure) and not isinstance(error, errors.NotPrimaryError):
         # Behind the reason there are the timeouts, and a description of all servers.
         said = re.split(r" \(configured timeouts|, Timeout: |, full error", str(error), maxsplit=1)[0]
         return f"{name}: {said[:200]}"

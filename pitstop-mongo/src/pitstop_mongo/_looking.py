@@ -60,10 +60,8 @@ class Viewer:
         now = from_instant(self._connection.now_us() // 1000)
         with self._connection.indexed() as link:
             coll = link.handles.coll
-            # Ids that are no text are somebody else's, and to leave them out means to read the documents. It is cheap
-            # to see whether there are any.
-            foreign = coll.find_one({"_id": {"$not": _IDS}}, {"_id": 1}) is not None
-            ids = {"_id": _IDS} if foreign else {}
+            # Ids that are no text are somebody else's, and to leave them out means to read the documents.
+            ids = {"_id": _IDS} if self._has_foreign_ids(link) else {}
             by_due = self._dialect.by_due
 
             def count(filter: dict[str, Any]) -> int:
@@ -87,6 +85,11 @@ class Viewer:
             due_in(EPOCH, most), {"_id": 1, "due": 1}, sort=[("due", 1)], **self._dialect.by_due
         )
         return None if document is None else _due(read(document).content)
+
+    def _has_foreign_ids(self, link: Link) -> bool:
+        """Whether there are ids that are no text: they would be the first ones, or the last."""
+        ends = (link.handles.coll.find_one({}, {"_id": 1}, sort=[("_id", way)]) for way in (1, -1))
+        return not self._dialect.batches or any(end is not None and not isinstance(end["_id"], str) for end in ends)
 
     def _bounds(self, state: State | None) -> tuple[datetime, datetime]:
         if state is None or state == "dead":

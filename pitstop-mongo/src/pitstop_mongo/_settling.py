@@ -98,13 +98,13 @@ class Settler:
         deletes = [each for each in some if each.settlement.progress is None]
         updates = [each for each in some if each.settlement.progress is not None]
         there = self._fencing(link, deletes, now)
-        result = link.handles.coll.bulk_write(
-            [
-                *(DeleteOne(self._fenced(each, now), **hint) for each in deletes),
-                *(UpdateOne(self._fenced(each, now), _update(each), **hint) for each in updates),
-            ],
-            ordered=False,
-        )
+        requests: list[DeleteOne | UpdateOne] = [
+            *(DeleteOne(self._fenced(each, now), **hint) for each in deletes if each.id in there),
+            *(UpdateOne(self._fenced(each, now), _update(each), **hint) for each in updates),
+        ]
+        if not requests:
+            return set()
+        result = link.handles.coll.bulk_write(requests, ordered=False)
         return self._deleted(link, there, result.deleted_count) | self._updated(link, updates, result.matched_count)
 
     def _fencing(self, link: Link, deletes: Sequence[_Write], now: int) -> set[str]:

@@ -105,13 +105,13 @@ def read_uri(uri: object) -> Target:
             raise ConfigError("A mongodb+srv:// URI names one host, without a port: both come from DNS.")
     try:
         parsed = parse_uri(f"{_PLAIN}{credentials}{at}{hosts}/{path}" + (f"?{'&'.join(pairs)}" if pairs else ""))
-    except (PyMongoError, ValueError, TypeError) as error:
+    except (PyMongoError, ValueError, TypeError, OSError) as error:
         raise _malformed(type(error).__name__) from None
     if parsed["collection"]:
         raise ConfigError(
             "The URI's path names a collection. Give the database alone there, and the collection as coll."
         )
-    if parsed["username"] and parsed["password"] is None and "authmechanism" not in map(str.lower, parsed["options"]):
+    if parsed["username"] and not parsed["password"] and "authmechanism" not in map(str.lower, parsed["options"]):
         raise ConfigError("The URI has a user without a password. Write it as mongodb://user:password@host/.")
     named = (hosts,) if srv else tuple(f"{_bracketed(host)}:{port}" for host, port in parsed["nodelist"])
     options = frozenset(_name_of(pair).lower() for pair in query.split("&") if pair)
@@ -127,8 +127,8 @@ def address(text: str, field: str, port: int = DEFAULT_PORT) -> str:
         raise ConfigError(f"{field} looks like a URI. Give it as uri, or as the URL that you give to init().")
     host, given = text, str(port)
     if text.startswith("["):
-        host, _, behind = text[1:].partition("]")
-        given = behind[1:] if behind.startswith(":") else given if not behind else ""
+        host, closing, behind = text[1:].partition("]")
+        given = behind[1:] if behind.startswith(":") else given if closing and not behind else ""
     elif text.count(":") == 1:
         host, _, given = text.partition(":")
     fine = bool(host) and not re.search(r"[\s/,\[\]]", host) and _port(given) is not None
@@ -174,9 +174,11 @@ def _check_value(name: str, pair: str) -> None:
         return
     try:
         parse_uri(f"{_PLAIN}localhost/?{pair}")
-    except (PyMongoError, ValueError, TypeError):
+    except (PyMongoError, ValueError, TypeError, OSError):
         # What PyMongo says quotes the value, which may be the password of a key.
-        raise ConfigError(f"The URI's option {name} has a value that PyMongo does not take.") from None
+        raise ConfigError(
+            f"The URI's option {name} has a value that PyMongo does not take, or a file that is not there."
+        ) from None
 
 
 def _malformed(why: str | None = None) -> ConfigError:

@@ -1,0 +1,60 @@
+"""The other processes of these tests. Each command talks by lines on stdin and stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pitstop
+
+from pitstop.abc import Progress, Record
+from pitstop_mongo import MongoBackend
+
+
+def say(line):
+    print(line, flush=True)
+
+
+def drain(uri, dbname, prefetch):
+    """At the word, take and acknowledge all that is due; say what it was."""
+    where = {"type": "mongo", "uri": uri, "dbname": dbname}
+    with pitstop.init(where) as pit, pit.listen(prefetch=int(prefetch)) as listener:
+        pit.now()
+        say("ready")
+        sys.stdin.readline()
+        while delivery := listener.get():
+            assert delivery.attempt == 1
+            delivery.ack()
+            say(delivery.id)
+
+
+def fork(uri, dbname, whose):
+    """Use a backend, fork, and use it in the child and then in the parent."""
+    backend = MongoBackend.from_options({"uri": uri, "dbname": dbname})
+    backend.put([_record("before")])
+    parents = backend._connection._link.client
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            backend.put([_record("child")])
+            assert backend.get("before") is not None
+            assert backend._connection._link.client is not parents
+            backend.close()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    backend.put([_record("parent")])
+    assert backend._connection._link.client is parents
+    backend.close()
+    say(f"child ended with {os.waitstatus_to_exitcode(status)}")
+
+
+def _record(id):
+    return Record(id, {}, None, os.urandom(16).hex(), Progress(1000, 1000))
+
+
+if __name__ == "__main__":
+    uri, dbname, command, *arguments = sys.argv[1:]
+    {"drain": drain, "fork": fork}[command](uri, dbname, *arguments)

@@ -1,0 +1,165 @@
+"""What a user sees when the server fails: the right error, in bounded time, with what to do."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from contextlib import contextmanager
+
+import pymongo
+import pytest
+
+from pymongo import errors
+
+from mongo.conftest import START
+from pitstop import BackendUnavailable, MessageError, PitstopError
+from pitstop_mongo import MongoBackend
+from pitstop_mongo._failures import Kind, kind_of, translate
+
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+def failing(mongo_client, mongo_uri, mongo_dbname, clock):
+    """A backend, and a way to have the server fail its commands. Its name keeps other clients out of it."""
+    name = f"pitstop-{uuid.uuid4().hex}"
+    backend = MongoBackend.from_options(
+        {
+            "uri": f"{mongo_uri}/?appName={name}&retryReads=false&retryWrites=false",
+            "dbname": mongo_dbname,
+            "clock": clock,
+            "operation_timeout": "500ms",
+        }
+    )
+    backend.next_due()  # the index is there
+
+    @contextmanager
+    def failing(*commands, **how):
+        data = {"failCommands": list(commands), "appName": name, **how}
+        mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+        try:
+            yield backend
+        finally:
+            mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+    yield failing
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (13, r"does not allow this user to do it .*code 13.*readWrite"),
+        (50, "took longer than operation_timeout"),
+        (8000, "refuses the user or the password"),
+        (20, r"refused an operation \(.*code 20"),
+    ],
+)
+def test_codes_of_the_server_become_words(failing, record, code, text):
+    with failing("update", "find", "findAndModify", errorCode=code) as backend:
+        for call in (lambda: backend.put([record("a")]), lambda: backend.get("a"), lambda: backend.lease(1, MINUTE)):
+            with pytest.raises(BackendUnavailable, match=text) as caught:
+                call()
+            assert str(caught.value).startswith(f"MongoDB at {backend.location} ")
+            assert caught.value.__cause__ is None
+            assert caught.value.__suppress_context__
+
+
+def test_a_write_that_no_majority_confirms_is_an_error(failing, record):
+    with (
+        failing("update", writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"}) as backend,
+        pytest.raises(
+            BackendUnavailable, match=r"did not confirm that the write is on a majority.*may be done all the"
+        ),
+    ):
+        backend.put([record("a")])
+
+
+def test_a_lost_connection_is_an_error_that_passes(failing, record):
+    with failing("update", closeConnection=True) as backend, pytest.raises(BackendUnavailable, match="did not answer"):
+        backend.put([record("a")])
+    backend.put([record("a")])
+    assert [each.id for each in backend.lease(1, MINUTE)] == ["a"]
+
+
+def test_a_server_that_hangs_is_not_waited_for_longer_than_configured(failing, record):
+    for command in ("find", "findAndModify", "update", "insert"):
+        with failing(command, blockConnection=True, blockTimeMS=1500) as backend:
+            calls = {
+                "find": lambda: backend.lease(5, MINUTE),
+                "findAndModify": lambda: backend.lease(1, MINUTE),
+                "update": lambda: backend.put([record("a")]),
+                "insert": lambda: backend.put([record("a"), record("b")]),
+            }
+            begin = time.monotonic()
+            with pytest.raises(BackendUnavailable):
+                calls[command]()
+            assert time.monotonic() - begin < 1.4
+
+
+def test_nobody_there():
+    backend = MongoBackend.from_options({"host": "127.0.0.1", "port": 1, "operation_timeout": "200ms"})
+    try:
+        for call in (backend.now, backend.next_due, lambda: backend.get("a"), lambda: backend.lease(1, MINUTE)):
+            with pytest.raises(
+                BackendUnavailable,
+                match=r"MongoDB at mongodb://127\.0\.0\.1:1/pitstop\.messages did not answer.*Is it running",
+            ):
+                call()
+    finally:
+        backend.close()
+
+
+def test_a_client_that_its_owner_closed(mongo_uri, mongo_dbname):
+    client = pymongo.MongoClient(mongo_uri)
+    backend = MongoBackend.from_options({"client": client, "dbname": mongo_dbname})
+    backend.next_due()
+    client.close()
+    with pytest.raises(BackendUnavailable, match="the client was closed"):
+        backend.next_due()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "raises"),
+    [
+        (errors.ServerSelectionTimeoutError("x"), Kind.TRANSIENT, BackendUnavailable),
+        (errors.WaitQueueTimeoutError("x"), Kind.TRANSIENT, BackendUnavailable),
+        (errors.AutoReconnect("x"), Kind.UNKNOWN, BackendUnavailable),
+        (errors.NetworkTimeout("x"), Kind.UNKNOWN, BackendUnavailable),
+        (errors.NotPrimaryError("x", {"code": 11602}), Kind.UNKNOWN, BackendUnavailable),
+        (errors.WriteError("x", 189), Kind.UNKNOWN, BackendUnavailable),
+        (errors.WriteConcernError("x", 11602), Kind.UNKNOWN, BackendUnavailable),
+        (errors.WriteConcernError("x", 100), Kind.PERMANENT, BackendUnavailable),
+        (errors.WTimeoutError("x", 64), Kind.UNKNOWN, BackendUnavailable),
+        (errors.ExecutionTimeout("x", 50), Kind.UNKNOWN, BackendUnavailable),
+        (errors.OperationFailure("x", 18), Kind.PERMANENT, BackendUnavailable),
+        (errors.OperationFailure("x", 13), Kind.PERMANENT, BackendUnavailable),
+        (errors.OperationFailure("x", 17419), Kind.PERMANENT, MessageError),
+        (errors.DocumentTooLarge("x"), Kind.PERMANENT, MessageError),
+        (errors.DuplicateKeyError("x", 11000), Kind.PERMANENT, BackendUnavailable),
+        (errors.BulkWriteError({"writeErrors": [{"code": 189}]}), Kind.UNKNOWN, BackendUnavailable),
+        (errors.BulkWriteError({"writeErrors": [{"code": 11000}]}), Kind.PERMANENT, BackendUnavailable),
+        (errors.ConfigurationError("x"), Kind.PERMANENT, BackendUnavailable),
+        (OverflowError("x"), Kind.PERMANENT, MessageError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_each_error_has_its_place_in_the_table(error, kind, raises):
+    assert kind_of(error) is kind
+    translated = translate(error, "mongodb://h:1/d.c")
+    assert type(translated) is raises
+    assert isinstance(translated, PitstopError)
+
+
+def test_a_failed_claim_leases_nothing_that_does_not_come_back(failing, record, clock):
+    """The driver says that it does not know; here it was done. The messages come back when the lease runs out."""
+    with failing("update", writeConcernError={"code": 64, "errmsg": "timed out"}) as backend:
+        backend.put([record(id) for id in "ab"])  # an insert
+        with pytest.raises(BackendUnavailable):
+            backend.lease(2, MINUTE)
+    assert backend.lease(2, MINUTE) == []
+    clock.advance(60)
+    assert [each.progress.attempts for each in backend.lease(2, MINUTE)] == [2, 2]
+    assert backend.get("a").progress.first_leased == START

@@ -1,0 +1,175 @@
+"""What the server does for each operation, by its own profiler: it reads as much as the batch, whatever the backlog.
+
+``PITSTOP_TEST_LARGE=1`` runs this with 1,000,000 messages to come, and 300,000 that are due.
+"""
+
+from __future__ import annotations
+
+import os
+
+from datetime import timedelta
+
+import pytest
+
+from mongo.conftest import START
+from pitstop.abc import Outcome, Progress, Settlement, from_instant
+
+
+LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
+FUTURE = 1_000_000 if LARGE else 20_000
+DUE = 300_000 if LARGE else 6_000
+MINUTE = 60_000
+BATCH = 100
+
+pytestmark = pytest.mark.timeout(1200 if LARGE else 120)
+
+
+def document(id, due):
+    time = from_instant(due)
+    fields = {"_id": id, "msg": {"n": id}, "due": time, "scheduled_for": time}
+    return fields | {"revision": f"r{id}", "etag": f"e{id}", "attempts": 0}
+
+
+@pytest.fixture(params=["to come", "due"])
+def backlog(request, coll, backend):
+    """Much that is to come and 100 due; or much that is due."""
+    coll.create_index([("due", 1)])
+    due, future = (BATCH, FUTURE) if request.param == "to come" else (DUE, FUTURE // 10)
+    ids = iter(range(due + future))
+    dues = [START - 1 - n // 3 for n in range(due)] + [START + 3_600_000 + n // 3 for n in range(future)]
+    while some := [document(f"{id:07}", dues[id]) for id, _ in zip(ids, range(10_000))]:  # noqa: B905
+        coll.insert_many(some, ordered=False)
+    return due
+
+
+@pytest.fixture
+def profile(coll):
+    """What the server did on the collection since it was asked last."""
+    database = coll.database
+
+    def profile():
+        database.command("profile", 0)
+        entries = list(database["system.profile"].find({"ns": coll.full_name}).sort("ts", 1))
+        # It is capped at 1 MB: begin anew, or what is counted here would push out what is counted next.
+        database["system.profile"].drop()
+        database.command("profile", 2)
+        # What failed has no figures.
+        return [each for each in entries if "errCode" not in each]
+
+    yield profile
+    database.command("profile", 0)
+
+
+def assert_cheap(entries, count, index):
+    """Each operation walked an index, and looked at no more than it was about."""
+    assert entries
+    for each in entries:
+        plan, keys = each["planSummary"], each["keysExamined"]
+        assert plan.startswith(("IXSCAN", "IDHACK", "COUNT_SCAN", "EOF")), each
+        assert index in plan, each
+        assert not each.get("hasSortStage"), each
+        assert keys <= 2 * count + 2, each
+        assert each["docsExamined"] <= count + 1, each
+
+
+def by_op(entries):
+    return {each["op"] if each["op"] != "command" else next(iter(each["command"])): each for each in entries}
+
+
+def test_a_claim_and_its_settlements_read_no_more_than_the_batch(backend, backlog, profile):
+    profile()
+
+    leased = backend.lease(BATCH, MINUTE)
+
+    assert len(leased) == BATCH
+    operations = by_op(profile())
+    assert set(operations) == {"query", "update"}
+    assert_cheap([operations["query"]], BATCH, "{ due: 1 }")
+    assert_cheap([operations["update"]], BATCH, "{ _id: 1 }")
+
+    later = [
+        Settlement(each.id, each.progress.token, Outcome.RESCHEDULE, Progress(START + 9 * MINUTE, START))
+        for each in leased[:50]
+    ]
+    assert all(backend.settle(later))
+    assert_cheap(profile(), 50, "{ _id: 1 }")
+
+    done = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased[50:]]
+    assert all(backend.settle(done))
+    entries = profile()
+    assert {each["op"] for each in entries} == {"query", "remove"}
+    assert_cheap(entries, 50, "{ _id: 1 }")
+
+
+def test_a_claim_of_one_reads_one(backend, backlog, profile):
+    profile()
+    (leased,) = backend.lease(1, MINUTE)
+    assert_cheap(profile(), 1, "{ due: 1 }")
+
+    progress = leased.progress
+    assert backend.settle([Settlement(leased.id, progress.token, Outcome.EXTEND, progress)]) == [True]
+    assert_cheap(profile(), 1, "{ _id: 1 }")
+    assert backend.settle([Settlement(leased.id, progress.token, Outcome.COMPLETE, None)]) == [True]
+    assert_cheap(profile(), 1, "{ _id: 1 }")
+
+
+def test_settlements_of_several_claims_go_in_one_command_and_read_no_more(backend, backlog, profile):
+    leased = [backend.lease(1, MINUTE)[0] for _ in range(6)]
+    profile()
+
+    assert (
+        backend.settle([Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased])
+        == [True] * 6
+    )
+
+    assert_cheap(profile(), 6, "{ _id: 1 }")
+
+
+def test_looking_for_the_next_one_reads_one(backend, backlog, profile):
+    profile()
+    assert backend.next_due() is not None
+    assert_cheap(profile(), 1, "{ due: 1 }")
+
+
+def test_a_claim_that_finds_nothing_reads_nothing(backend, backlog, coll, profile):
+    coll.update_many({"due": {"$lt": from_instant(START)}}, {"$set": {"due": from_instant(START) + timedelta(hours=1)}})
+    for limit in (1, BATCH):
+        profile()
+        assert backend.lease(limit, MINUTE) == []
+        assert_cheap(profile(), 0, "{ due: 1 }")
+
+
+def test_a_read_back_and_a_damaged_document_are_found_by_id(backend, backlog, coll, profile):
+    """What a claim does when it did not go as planned is no dearer."""
+    first = [each.id for each in backend.scan("due", 4, None)]
+    coll.update_one({"_id": first[1]}, {"$set": {"attempts": "x"}})
+    coll.update_one({"_id": first[2]}, {"$set": {"attempts": 2**63 - 1}})
+    profile()
+
+    assert len(backend.lease(4, MINUTE)) == 4
+
+    entries = profile()
+    assert len(entries) >= 4
+    for each in entries:
+        assert_cheap([each], 4, "{ due: 1 }" if each["op"] == "query" and "sort" in each["command"] else "{ _id: 1 }")
+
+
+def test_a_page_reads_a_page(backend, backlog, profile):
+    page = backend.scan(None, 20, None)
+    for _ in range(3):
+        profile()
+        page = backend.scan(None, 20, (page[-1].progress.due, page[-1].id))
+        assert len(page) == 20
+        for each in profile():
+            assert each["planSummary"] == "IXSCAN { due: 1 }", each
+            assert each["keysExamined"] <= 24, each
+
+
+def test_counting_reads_the_index_and_only_what_may_be_leased_whole(backend, backlog, profile):
+    profile()
+    tally = backend.tally()
+    assert (tally.due, tally.leased, tally.dead) == (backlog, 0, 0)
+    read = [each for each in profile() if each["docsExamined"] > 1]
+    # Whether a message to come is leased, its token tells, and that is in no index.
+    assert len(read) == 1
+    assert read[0]["docsExamined"] == tally.scheduled

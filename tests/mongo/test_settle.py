@@ -1,0 +1,97 @@
+"""Settlements in batches: exact, fenced, and harmless when they are repeated."""
+
+from __future__ import annotations
+
+import pytest
+
+import pitstop_mongo._settling
+
+from mongo.conftest import START
+from pitstop.abc import Outcome, Progress, Settlement
+
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+def leased(backend, record):
+    backend.put([record(f"{n}") for n in range(6)])
+    return backend.lease(6, MINUTE)
+
+
+def test_a_batch_tells_what_was_done_from_what_was_gone(backend, leased, complete):
+    backend.delete("1")
+    assert backend.settle([complete(each) for each in leased]) == [True, False, True, True, True, True]
+
+
+def test_a_repeated_batch_does_nothing(backend, coll, leased, complete, reschedule):
+    """As after a reply that was lost. What was completed and stored anew meanwhile stays."""
+    batch = [*(complete(each) for each in leased[:3]), *(reschedule(each, START + MINUTE) for each in leased[3:])]
+    assert all(backend.settle(batch))
+    before = list(coll.find().sort("_id", 1))
+
+    assert backend.settle(batch) == [False] * 6
+    assert list(coll.find().sort("_id", 1)) == before
+
+
+def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_backend, clock, leased, monkeypatch):
+    """One of a batch was stored anew, so that the count is short; meanwhile another has claimed what was released."""
+    backend.put([_anew(leased[0])])
+    other, calls = open_backend(clock=clock), []
+    original = pitstop_mongo._settling.Settler._updated
+
+    def claim_first(self, link, some, count):
+        calls.append(other.lease(10, MINUTE))
+        return original(self, link, some, count)
+
+    monkeypatch.setattr(pitstop_mongo._settling.Settler, "_updated", claim_first)
+    back = Progress(START, START, 1, START)
+    applied = backend.settle([Settlement(each.id, each.progress.token, Outcome.RELEASE, back) for each in leased])
+
+    assert applied == [False] + [True] * 5
+    assert len(calls[0]) == 6
+
+
+def _anew(leased):
+    from pitstop.abc import Record
+
+    return Record(leased.id, {"version": 2}, None, "new", Progress(START, START))
+
+
+def test_settlements_of_several_claims_are_told_apart(backend, record, complete, reschedule):
+    backend.put([record(f"{n}") for n in range(6)])
+    leased = [backend.lease(1, MINUTE)[0] for _ in range(6)]
+    backend.delete("1")
+    backend.put([record("3")])
+
+    applied = backend.settle(
+        [
+            complete(leased[0]),
+            complete(leased[1]),
+            reschedule(leased[2], START + MINUTE),
+            reschedule(leased[3], START + MINUTE),
+            complete(leased[4]),
+            Settlement("5", "another", Outcome.COMPLETE, None),
+        ]
+    )
+
+    assert applied == [True, False, True, False, True, False]
+    assert {each.id for each in backend.scan(None, 9, None)} == {"2", "3", "5"}
+
+
+def test_an_update_of_many_writes_to_each_what_is_its_own(backend, record):
+    """More than one command takes, ids and errors that look like operators included."""
+    ids = [f"${n}.x" for n in range(250)]
+    backend.put([record(id) for id in ids])
+    leased = backend.lease(250, MINUTE)
+    progress = {
+        each.id: Progress(START + 1 + n, START + n, n, START if n % 2 else None, f"$msg {n}" if n % 3 else None, None)
+        for n, each in enumerate(leased)
+    }
+
+    applied = backend.settle(
+        [Settlement(each.id, each.progress.token, Outcome.RELEASE, progress[each.id]) for each in leased]
+    )
+
+    assert applied == [True] * 250
+    assert {each.id: each.progress for each in backend.scan(None, 300, None)} == progress
