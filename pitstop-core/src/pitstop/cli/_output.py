@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -83,10 +84,11 @@ def plain(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
-def progress() -> Progress:
+@contextmanager
+def progress() -> Iterator[Progress]:
     """A progress bar on stderr, shown only when that is a terminal."""
     console = Console(stderr=True)
-    return Progress(
+    bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
@@ -96,6 +98,9 @@ def progress() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+    # Not even begun without a terminal: an older rich would print an empty line at its end.
+    with bar if console.is_terminal else nullcontext():
+        yield bar
 
 
 def _cell(value: str | None) -> Text:

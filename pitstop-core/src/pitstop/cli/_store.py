@@ -125,9 +125,9 @@ def _check_options(
 def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO) -> None:
     clock, stored, line = SystemClock(), 0, 0
     began = clock.monotonic()
-    with progress() as bar:
-        task = bar.add_task("storing", total=_size(stdin), count=0)
-        try:
+    try:
+        with progress() as bar:
+            task = bar.add_task("storing", total=_size(stdin), count=0)
             for lines, size in _batches(stdin):
                 messages = []
                 bad: PitstopError | None = None
@@ -147,13 +147,12 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                 if bad is not None:
                     raise click.ClickException(f"Line {line}: {bad} {_so_far(stored)} Nothing from this line on is.")
                 bar.update(task, advance=size, count=stored)
-        except PitstopError as error:
-            # At most one batch was on its way; what of it was stored is not known.
-            raise type(error)(f"{error} {_so_far(stored)}") from error
-        except KeyboardInterrupt:
-            bar.stop()
-            say(_so_far(stored))
-            raise
+    except PitstopError as error:
+        # At most one batch was on its way; what of it was stored is not known.
+        raise type(error)(f"{error} {_so_far(stored)}") from error
+    except KeyboardInterrupt:
+        say(_so_far(stored))
+        raise
     say(f"Stored {_counted(stored)} in {clock.monotonic() - began:.2f} s.")
 
 
@@ -163,15 +162,13 @@ def _batches(stdin: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
     What a slow writer has written so far is a batch of its own: a message does not wait here for others.
     """
     rest = bytearray()
-    lines: list[bytes] = []
-    count = 1
     while data := cast("Any", stdin).read1(_READ_SIZE):
         head, newline, tail = data.rpartition(b"\n")
+        lines: list[bytes] = []
         if newline:
             lines = bytes(rest + head).split(b"\n")
             rest = bytearray(tail)
         else:
-            lines = []
             rest += data
         if len(rest) > _LONGEST_LINE:
             raise MessageError(f"A line is longer than {_LONGEST_LINE} bytes. Give one JSON object per line.")

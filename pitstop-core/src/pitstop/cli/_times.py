@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import click
+
 from pitstop import ConfigError
 from pitstop._values._duration import format_duration, parse_duration
 
@@ -14,26 +16,26 @@ __all__ = ["ago", "duration", "iso", "moment", "moment_or_duration"]
 def duration(text: str) -> timedelta:
     """Read ``15m``, ``1h30m``, ``250ms``; a number alone is seconds.
 
-    :raises ValueError: when it is none; click makes a usage error of it.
+    :raises click.BadParameter: when it is none.
     """
     try:
         return parse_duration(text, "")
     except ConfigError:
-        raise ValueError(f"{text!r} is no duration. Write it as in '15m', '1h30m' or '250ms'.") from None
+        raise click.BadParameter(f"{text!r} is no duration. Write it as in '15m', '1h30m' or '250ms'.") from None
 
 
 def moment(text: str) -> datetime:
     """Read an ISO-8601 time with its zone.
 
-    :raises ValueError: when it is none, or has no zone.
+    :raises click.BadParameter: when it is none, or has no zone.
     """
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no ISO-8601 time. Write it as in '2031-05-04T12:00:00+02:00'.") from None
+        raise click.BadParameter(f"{text!r} is no ISO-8601 time. Write it as in '2031-05-04T12:00:00+02:00'.") from None
     if found.utcoffset() is None:
         whole = found.isoformat() if found.second or found.microsecond else found.isoformat(timespec="minutes")
-        raise ValueError(
+        raise click.BadParameter(
             f"{text!r} does not say in which zone. Add it: '{whole}Z' is UTC, '{whole}+02:00' two hours east of it."
         )
     return found
@@ -42,7 +44,7 @@ def moment(text: str) -> datetime:
 def moment_or_duration(text: str) -> datetime | timedelta:
     """Read a time, or a duration from now.
 
-    :raises ValueError: when it is neither.
+    :raises click.BadParameter: when it is neither.
     """
     try:
         return parse_duration(text, "")
