@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 import pitstop
 
-from pitstop.abc import Progress, Record
+from pitstop.abc import Outcome, Progress, Record, Settlement
 from pitstop_sqlite import SqliteBackend, SqliteConfig
 
 
@@ -73,6 +73,30 @@ def lock(path: str) -> None:
     connection.close()
 
 
+def interrupt(path: str) -> None:
+    """Work, interrupted again and again at any step; afterwards each time, work on."""
+    backend = SqliteBackend(SqliteConfig(path=path, synchronous="normal"))
+
+    def interrupted(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, interrupted)
+    for number in range(400):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + number * 0.000003)
+            while True:
+                backend.put([_record("a"), _record("b")])
+                token = backend.lease(1, 60_000)[0].progress.token
+                backend.settle([Settlement(id, token, Outcome.COMPLETE, None) for id in "ab"])
+        except KeyboardInterrupt:
+            pass
+        assert not backend._database.lock.locked()
+        backend.put([_record("a"), _record("b")])
+        assert not backend._database._connection.in_transaction
+    say("done")
+    backend.close()
+
+
 def fork(path: str) -> None:
     """Fork while another thread is inside the backend; then use it in the parent and in the child."""
     backend = SqliteBackend(SqliteConfig(path=path))
@@ -82,7 +106,7 @@ def fork(path: str) -> None:
     inside, done = threading.Event(), threading.Event()
 
     def stay_inside() -> None:
-        with database:
+        with database.lock:
             inside.set()
             done.wait()
 

@@ -128,6 +128,7 @@ def test_relative_path_means_what_it_meant_at_init(tmp_path, monkeypatch):
 
 def test_synchronous_reaches_sqlite(open_backend):
     for given, number in (("full", 2), ("normal", 1)):
-        with open_backend(synchronous=given)._database as connection:
+        database = open_backend(synchronous=given)._database
+        with database.lock, database as connection:
             assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
             assert connection.execute("PRAGMA journal_mode").fetchone() == (b"wal",)

@@ -10,7 +10,7 @@ from pitstop.abc import Damaged, Outcome, Progress, Record, Settlement
 
 
 def change(backend, statement, *values):
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         assert connection.execute(f"UPDATE pitstop_messages SET {statement} WHERE id = 'bad'", values).rowcount == 1
 
 

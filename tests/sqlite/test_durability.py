@@ -76,6 +76,6 @@ def test_order_survives_a_vacuum(path, open_backend, record):
     for id in ids[::2]:
         assert backend.delete(id)
     backend.put([record(ids[1])])
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         connection.execute("VACUUM")
     assert [each.id for each in backend.lease(100, 1000)] == ids[1::2]

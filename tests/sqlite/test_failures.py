@@ -22,7 +22,7 @@ def complete(records):
 
 def test_a_full_disk_stores_nothing_of_a_batch(backend, record):
     backend.put([record("before")])
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 3}")
     batch = [record(f"{number:04}") for number in range(1000)]
@@ -32,7 +32,7 @@ def test_a_full_disk_stores_nothing_of_a_batch(backend, record):
         backend.put(batch)
     assert "s3cret" not in str(caught.value)
     assert [each.id for each in backend.scan(None, 2000, None)] == ["before"]
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         connection.execute("PRAGMA max_page_count = 100000")
     backend.put(batch)
     assert backend.tally().due == 1001
@@ -106,7 +106,7 @@ def test_a_damaged_file(path, open_backend, record):
 def test_a_file_that_is_no_database_any_more(path, open_backend):
     """What is the configuration's fault when it is opened is the store's later: a listener tries again."""
     backend = open_backend()
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     # As after a fork, when the connection is opened anew.
     backend._database.abandon()
@@ -124,7 +124,7 @@ def test_tables_that_went_away(path, backend):
 
 def test_an_interruption_leaves_no_transaction_behind(path, backend, record):
     def interrupted():
-        with backend._database as connection:
+        with backend._database.lock, backend._database as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("DELETE FROM pitstop_messages")
             raise KeyboardInterrupt

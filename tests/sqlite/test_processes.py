@@ -67,7 +67,7 @@ def test_watch_notices_what_others_commit_and_nothing_else(path, open_backend, r
 
 def test_watch_does_not_wait_for_who_uses_the_connection(backend):
     watch = backend.watch()
-    with backend._database:
+    with backend._database.lock:
         assert not watch.poll()
 
 
@@ -85,6 +85,11 @@ def test_a_sleeping_listener_gets_what_another_process_stores(path, clock, start
             listener.stop()
             thread.join()
         assert [each.id for each in got] == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timers that interrupt")
+def test_an_interruption_at_any_step_leaves_the_backend_usable(path, start_child):
+    assert start_child("interrupt", path).finish() == ["done"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")

@@ -11,7 +11,7 @@ from pitstop_sqlite import _statements
 
 
 def plan(backend, statement):
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         values = (None,) * statement.count("?")
         return [row[3].decode() for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
 
@@ -28,7 +28,7 @@ def sorts(steps):
 def filled(backend, record):
     now = backend.now() // 1000
     backend.put([record(f"{number:05}", due=now + number - 500) for number in range(1000)])
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         # What a user may have done: the plans must not depend on it either way.
         connection.execute("ANALYZE")
     return backend
@@ -81,10 +81,10 @@ def work(backend, task):
         nonlocal steps
         steps += 1
 
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         connection.set_progress_handler(count, 100)
     task()
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         connection.set_progress_handler(None, 0)
     return steps
 
@@ -125,7 +125,7 @@ class Blocked:
     def __init__(self, backend, path, write):
         self._began = threading.Event()
         self._result = []
-        with backend._database as connection:
+        with backend._database.lock, backend._database as connection:
             connection.set_trace_callback(self._trace)
         self._thread = threading.Thread(target=lambda: self._result.append(write()))
 
@@ -199,7 +199,7 @@ def test_a_mixed_batch_says_of_each_what_became_of_it(backend, record, clock):
 def test_a_write_of_one_is_one_statement(backend, record):
     """No explicit transaction, no second trip to the log."""
     statements = []
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         connection.set_trace_callback(statements.append)
     backend.put([record("a")])
     assert [each.split(" ", 1)[0] for each in statements] == ["INSERT"]
@@ -224,6 +224,6 @@ def test_nothing_from_outside_is_part_of_a_statement(backend, record):
 
 def test_the_log_does_not_stay_large(path, open_backend, record):
     backend = open_backend()
-    with backend._database as connection:
+    with backend._database.lock, backend._database as connection:
         assert connection.execute("PRAGMA journal_size_limit").fetchone() == (64 * 1024 * 1024,)
         assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)

@@ -29,11 +29,14 @@ _LONGEST_TIMEOUT = timedelta(days=24)
 
 
 class Database:
-    """A connection for one thread at a time: ``with database as connection:``.
+    """A connection for one thread at a time: ``with database.lock, database as connection:``.
 
-    In the block the caller has it alone. A transaction that is open when the block raises is rolled back, and an error
-    of SQLite's leaves it as a :class:`pitstop.PitstopError`. Statements outside of ``BEGIN`` commit by themselves.
-    Texts are read as bytes, so that a row whose text is not valid does not hide those around it.
+    A transaction that is open when the block raises is rolled back, and an error of SQLite's leaves it as a
+    :class:`pitstop.PitstopError`. Statements outside of ``BEGIN`` commit by themselves. Texts are read as bytes, so that
+    a row whose text is not valid does not hide those around it.
+
+    The lock is not taken by ``__enter__``, because Ctrl-C may interrupt Python code at any step, also between the taking
+    and the block that gives it back. A ``with`` of a lock has no such step.
     """
 
     def __init__(self, path: str, synchronous: Synchronous, busy_timeout: timedelta, clock: Clock) -> None:
@@ -47,7 +50,8 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = min(busy_timeout, _LONGEST_TIMEOUT)
         self._clock = clock
-        self._lock = Lock()
+        #: To be held by whoever uses the connection.
+        self.lock = Lock()
         self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._connection = self._open(first=True)
@@ -58,7 +62,7 @@ class Database:
 
         :raises BackendUnavailable: when SQLite fails to.
         """
-        if not self._lock.acquire(blocking=False):
+        if not self.lock.acquire(blocking=False):
             return None
         try:
             if self._connection is None:
@@ -67,7 +71,7 @@ class Database:
         except sqlite3.Error as error:
             raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
         finally:
-            self._lock.release()
+            self.lock.release()
         return int(number)
 
     def close(self) -> None:
@@ -75,7 +79,7 @@ class Database:
 
         :raises BackendUnavailable: when SQLite fails to.
         """
-        with self._lock:
+        with self.lock:
             self._closed = True
             connection, self._connection = self._connection, None
             _opened.discard(self)
@@ -86,23 +90,18 @@ class Database:
                     raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
     def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
+        if self._connection is not None and self._connection.in_transaction:
+            # Left by an interruption of `__exit__`.
+            self._roll_back(self._connection)
         if self._connection is None:
-            try:
-                self._connection = self._open_again()
-            except BaseException:
-                self._lock.release()
-                raise
+            self._connection = self._open_again()
         return self._connection
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is not None and self._connection is not None and self._connection.in_transaction:
-                self._roll_back(self._connection)
-        finally:
-            self._lock.release()
+        if error is not None and self._connection is not None and self._connection.in_transaction:
+            self._roll_back(self._connection)
         if isinstance(error, sqlite3.Error):
             raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
@@ -111,7 +110,7 @@ class Database:
 
         Closing it here would let go of the parent's locks. https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
         """
-        self._lock = Lock()
+        self.lock = Lock()
         connection, self._connection = self._connection, None
         if connection is not None:
             _keep_for_ever(connection)
@@ -119,7 +118,11 @@ class Database:
     def _open_again(self) -> sqlite3.Connection:
         if self._closed:
             raise BackendUnavailable(f"{self.path!r} was closed here. Make a new Pitstop with pitstop.init().")
-        return self._open(first=False)
+        try:
+            return self._open(first=False)
+        except ConfigError as error:
+            # The configuration was fine before.
+            raise BackendUnavailable(str(error)) from error
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         try:

@@ -22,7 +22,7 @@ class SqliteWatch(Watch):
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        with database as connection:
+        with database.lock, database as connection:
             (self._version,) = connection.execute(_VERSION).fetchone()
 
     def poll(self) -> bool:
