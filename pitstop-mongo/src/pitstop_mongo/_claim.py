@@ -219,7 +219,8 @@ class Claimer:
     def _marked(self, link: Link, ids: Sequence[str], lease: _Lease) -> set[str]:
         """Which of these carry the token, as a majority sees it: what is seen there is not rolled back."""
         wanted = {"_id": {"$in": list(ids)}, "token": lease.token}
-        found = link.handles.majority.find(wanted, {"_id": 1}, **self._dialect.by_id)
+        once = {"limit": len(ids), "batch_size": len(ids)}
+        found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
         return {each["_id"] for each in found}
 
     def _set_aside(self, link: Link, found: Found, lease: _Lease) -> list[Damaged]:

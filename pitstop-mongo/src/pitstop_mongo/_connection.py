@@ -147,16 +147,14 @@ class Connection:
     @contextmanager
     def operation(self) -> Iterator[Link]:
         """One or a few commands: bounded in time, with the driver's errors as Pitstop's."""
-        if self._closed:
-            raise BackendUnavailable(f"MongoDB at {self.location} cannot be used: this backend was closed.")
         link = self._link
+        if link is None or link.pid != os.getpid():
+            link = self._renew()
         try:
-            if link is None or link.pid != os.getpid():
-                link = self._renew()
             with self.dialect.turn, pymongo.timeout(self._timeout):
                 yield link
         except CAUGHT as error:
-            if link is not None and kind_of(error) is not Kind.PERMANENT:
+            if kind_of(error) is not Kind.PERMANENT:
                 link.time.outdate()
             # The driver's text may quote a document, so it is not shown as the cause either.
             raise translate(error, self.location) from None
@@ -178,19 +176,24 @@ class Connection:
 
     def close(self) -> None:
         """Close the client if it is Pitstop's own. Again is harmless."""
-        self._closed = True
-        link, self._link = self._link, None
+        with self._mutex():
+            self._closed = True
+            link, self._link = self._link, None
         if link is not None and self._config.client is None and link.pid == os.getpid():
             link.client.close()
 
-    def _renew(self) -> Link:
-        pid = os.getpid()
-        if self._lock_pid != pid:
+    def _mutex(self) -> Lock:
+        if self._lock_pid != os.getpid():
             # Whoever held the lock when this process was forked is not here to let go of it.
-            self._lock, self._lock_pid = Lock(), pid
-        with self._lock:
+            self._lock, self._lock_pid = Lock(), os.getpid()
+        return self._lock
+
+    def _renew(self) -> Link:
+        with self._mutex():
+            if self._closed:
+                raise BackendUnavailable(f"MongoDB at {self.location} cannot be used: this backend was closed.")
             link = self._link
-            if link is None or link.pid != pid:
+            if link is None or link.pid != os.getpid():
                 if link is not None:
                     self._inherited.append(link)
                 link = self._link = self._open()

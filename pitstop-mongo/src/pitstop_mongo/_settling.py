@@ -115,7 +115,7 @@ class Settler:
             return set()
         tokens = {each.id: each.settlement.token for each in deletes}
         wanted = {"_id": {"$in": list(tokens)}, "due": _unexpired(now)}
-        found = link.handles.coll.find(wanted, {"_id": 1, "token": 1}, **self._dialect.by_id)
+        found = link.handles.coll.find(wanted, {"_id": 1, "token": 1}, **self._at_once(len(tokens)))
         return {each["_id"] for each in found if each.get("token") == tokens[each["_id"]]}
 
     def _delete_many(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
@@ -147,7 +147,8 @@ class Settler:
         """
         if count in (0, len(ids)):
             return ids if count else set()
-        there = link.handles.majority.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._dialect.by_id)
+        wanted = {"_id": {"$in": list(ids)}}
+        there = link.handles.majority.find(wanted, {"_id": 1}, **self._at_once(len(ids)))
         return ids - {each["_id"] for each in there}
 
     def _updated(self, link: Link, some: Sequence[_Write], count: int) -> set[str]:
@@ -156,7 +157,12 @@ class Settler:
         if count in (0, len(ids)):
             return ids if count else set()
         wanted = {"_id": {"$in": list(ids)}, "etag": {"$in": [each.etag for each in some]}}
-        return {each["_id"] for each in link.handles.majority.find(wanted, {"_id": 1}, **self._dialect.by_id)}
+        done = link.handles.majority.find(wanted, {"_id": 1}, **self._at_once(len(ids)))
+        return {each["_id"] for each in done}
+
+    def _at_once(self, count: int) -> dict[str, Any]:
+        """Options of a read by id, of so many: in one reply, of which the server's own idea is 101."""
+        return {"limit": count, "batch_size": count, **self._dialect.by_id}
 
     def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
         return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
