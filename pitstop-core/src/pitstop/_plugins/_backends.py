@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pitstop._errors import BackendLoadError, PitstopError, UnknownBackend
-from pitstop._plugins._discovery import by_name, origin
+from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop.abc import API_VERSION, Backend, did_you_mean
 
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["BACKEND_GROUP", "EntryPointResolver", "backend_class", "load_backend"]
 
@@ -41,7 +43,7 @@ def load_backend(name: str) -> type[Backend]:
     :raises BackendLoadError: when it does not load or is no backend of this version.
     :raises PluginConflict: when two distributions provide it.
     """
-    candidates = entry_points(group=BACKEND_GROUP)
+    candidates = installed(BACKEND_GROUP)
     named = [each for each in candidates if each.name == name]
     if not named:
         raise _unknown(name, candidates)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
 
 from pitstop._errors import PluginConflict
 
 
-__all__ = ["by_name", "origin"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
+
+__all__ = ["by_name", "installed", "origin"]
+
+
+def installed(group: str) -> EntryPoints:
+    """The entry points of a group, of all installed distributions. None of them is loaded."""
+    # It brings email, socket and zipfile along: a fifth of the time that `import pitstop` would take.
+    from importlib.metadata import entry_points  # noqa: PLC0415 - see above
+
+    return entry_points(group=group)
 
 
 def by_name(group: str, found: Iterable[EntryPoint]) -> dict[str, EntryPoint]:

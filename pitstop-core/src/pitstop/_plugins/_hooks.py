@@ -7,13 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from pitstop._errors import ConfigError, PluginConflict
-from pitstop._plugins._discovery import by_name, origin
+from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import PROJECT, HookSpecs
 
 
@@ -41,7 +40,7 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
-    for name, entry_point in sorted(by_name(PLUGIN_GROUP, entry_points(group=PLUGIN_GROUP)).items()):
+    for name, entry_point in sorted(by_name(PLUGIN_GROUP, installed(PLUGIN_GROUP)).items()):
         try:
             plugin = entry_point.load()
         except Exception:  # noqa: BLE001 - a plugin may raise anything
