@@ -1,0 +1,52 @@
+"""Mistakes that a type checker must find. Each wrong line says which error it is to be."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pitstop
+
+from pitstop import Delivery, Entry, Pitstop
+
+
+def opening() -> None:
+    pitstop.init(5)  # error: arg-type
+    pitstop.init({"type": "memory"}, [])  # error: call-arg
+    pitstop.init({1: "memory"})  # error: dict-item
+
+
+def storing(pit: Pitstop, when: datetime) -> None:
+    pit.store({})  # error: call-arg
+    pit.store({}, 15)  # error: arg-type
+    pit.store({}, "15m")  # error: arg-type
+    pit.store({}, when, when, 60)  # error: arg-type
+    pit.store({}, when, every=timedelta(1), catch_up="newest")  # error: arg-type
+    pit.store({}, when, None, timedelta(1), "all")  # error: call-arg
+    pit.store({}, when, every=timedelta(1), catch_up="skip", grace=5)  # error: arg-type
+    pit.store_many({})  # ok: a mapping is iterable, and it is refused when it is read
+    pit.store_many(5)  # error: arg-type
+    identifier: int = pit.store({}, when)  # error: assignment
+    print(identifier)
+
+
+def looking(pit: Pitstop, entry: Entry) -> None:
+    print(pit.get("a").state)  # error: union-attr
+    pit.entries("gone")  # error: arg-type
+    pit.entries(limit="10")  # error: arg-type
+    entry.state = "dead"  # error: misc
+    entry.due.isoformat()  # error: union-attr
+    if entry.state == "gone":  # error: comparison-overlap
+        print(entry)
+
+
+def listening(pit: Pitstop, delivery: Delivery) -> None:
+    pit.listen(timedelta(1))  # error: call-arg
+    pit.listen(prefetch="5")  # error: arg-type
+    with pit.listen() as listener:
+        listener.get("5")  # error: arg-type
+        listener.get().ack()  # error: union-attr
+    delivery.nack(5)  # error: arg-type
+    delivery.nack(delay=5)  # error: arg-type
+    delivery.extend(5)  # error: arg-type
+    delivery.attempt = 5  # error: misc
+    print(delivery.nothing)  # error: attr-defined

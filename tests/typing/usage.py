@@ -1,0 +1,156 @@
+"""The public API as an application uses it, for a type checker: never run, checked by ``mypy --strict``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+import pitstop
+
+from pitstop import Delivery, Entry, Listener, Pitstop, Recurrence, State, Stats, hookimpl
+from pitstop.abc import Backend
+from pitstop.testing import ManualClock
+from pitstop_memory import MemoryBackend, MemoryConfig
+
+
+class Metrics:
+    """A plugin."""
+
+    @hookimpl
+    def pitstop_message_stored(self, entry: Entry) -> None:
+        assert_type(entry.id, str)
+
+    @hookimpl
+    def pitstop_message_retried(self, delivery: Delivery, due: datetime) -> None:
+        assert_type(delivery.attempt, int)
+
+    @hookimpl
+    def pitstop_handling(self, delivery: Delivery) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def opening() -> None:
+    config: Mapping[str, Any] = {"type": "mongo", "host": "localhost", "dbname": "app", "coll": "messages"}
+    assert_type(pitstop.init(config), Pitstop)
+    assert_type(pitstop.init({"type": "mongo", "lock_time": timedelta(minutes=15), "retry": {"delay": "5s"}}), Pitstop)
+    assert_type(pitstop.init("sqlite:///pitstop.db?lock_time=15m", plugins=[Metrics()]), Pitstop)
+    assert_type(pitstop.init({"type": MemoryBackend, "clock": ManualClock()}), Pitstop)
+    backend: Backend = MemoryBackend(MemoryConfig(name="shared", lock_time=timedelta(seconds=10), clock=ManualClock()))
+    with pitstop.init({"type": backend}) as pit:
+        assert_type(pit, Pitstop)
+
+
+def storing(pit: Pitstop, when: datetime, recurrence: Recurrence) -> None:
+    assert_type(pit.store({"msg": "object"}, timedelta(minutes=15)), str)
+    pit.store({"id": "abc", "foo": 1}, when)
+    pit.store({"id": "abc", "nested": {"list": [1, (2, 3)], "at": when, "raw": b"x", "none": None}}, datetime.now(UTC))
+    pit.store({"id": "def"}, when, when + timedelta(days=1), timedelta(hours=1))
+    pit.store({"id": "def"}, when, None, recurrence)
+    pit.store({"id": "def"}, timedelta(0), every=timedelta(hours=1), catch_up="all")
+    pit.store({"id": "def"}, timedelta(0), every=timedelta(hours=1), catch_up="skip", grace=timedelta(minutes=5))
+    messages: list[dict[str, int]] = [{"n": number} for number in range(3)]
+    assert_type(pit.store_many((message, timedelta(0)) for message in messages), list[str])
+    assert_type(pit.store_many([({}, when), ({}, when, None, timedelta(hours=1))]), list[str])
+
+
+def looking(pit: Pitstop) -> None:
+    entry = pit.get("abc")
+    assert_type(entry, Entry | None)
+    if entry is not None:
+        assert_type(entry.state, State)
+        assert_type(entry.message, dict[str, Any])
+        assert_type(entry.due, datetime | None)
+        assert_type(entry.scheduled_for, datetime | None)
+        assert_type(entry.every, timedelta | Recurrence | None)
+        assert_type(entry.end, datetime | None)
+        assert_type(entry.attempts, int)
+        assert_type(entry.last_error, str | None)
+        assert_type(entry.revision, str | None)
+        assert_type(entry.leased_until, datetime | None)
+    page = pit.entries("dead", limit=10)
+    assert_type(page, list[Entry])
+    pit.entries(state="due", after=page[-1])
+    stats = pit.stats()
+    assert_type(stats, Stats)
+    assert_type((stats.scheduled, stats.due, stats.leased, stats.dead), tuple[int, int, int, int])
+    assert_type(stats.oldest_due, datetime | None)
+    assert_type(pit.remove("abc"), bool)
+    assert_type(pit.redrive("abc"), bool)
+    assert_type(pit.now(), datetime)
+    pit.close()
+
+
+def listening(pit: Pitstop) -> None:
+    with pit.listen(lock_time=timedelta(minutes=1), loop_time="5s", prefetch=10) as listener:
+        assert_type(listener, Listener)
+        assert_type(iter(listener), Iterator[Delivery])
+        for delivery in listener:
+            assert_type(delivery, Delivery)
+            try:
+                handle(delivery.msg)
+                delivery.ack()
+            except Exception as error:  # noqa: BLE001 - what a handler raises is nacked
+                delivery.nack(error, delay=timedelta(seconds=5))
+        for delivery in listener:
+            with delivery as same:
+                assert_type(same, Delivery)
+                handle(same.msg)
+        assert_type(listener.get(), Delivery | None)
+        assert_type(listener.get(timeout=0), Delivery | None)
+        assert_type(listener.get(timeout=timedelta(seconds=1)), Delivery | None)
+        assert_type(listener.get(None), Delivery | None)
+        assert_type(listener.healthy, bool)
+        assert_type(listener.stopped, bool)
+        listener.stop()
+        listener.close()
+
+
+def handle(message: dict[str, Any]) -> None:
+    print(message)
+
+
+def delivered(delivery: Delivery) -> None:
+    assert_type(delivery.id, str)
+    assert_type(delivery.msg, dict[str, Any])
+    assert_type(delivery.scheduled_for, datetime)
+    assert_type(delivery.attempt, int)
+    assert_type(delivery.missed, int)
+    assert_type(delivery.last_error, str | None)
+    assert_type(delivery.leased_until, datetime)
+    assert_type(delivery.key, str)
+    delivery.extend()
+    delivery.extend(timedelta(minutes=5))
+    delivery.nack("text")
+    delivery.nack()
+
+
+def failing(pit: Pitstop, delivery: Delivery) -> None:
+    try:
+        delivery.ack()
+    except pitstop.LeaseLost as lost:
+        assert_type(lost, pitstop.LeaseLost)
+    except pitstop.BackendUnavailable:
+        pass
+    try:
+        pit.store({}, timedelta(0))
+    except (pitstop.MessageError, pitstop.ScheduleError) as error:
+        as_value_error: ValueError = error
+        print(as_value_error)
+    except pitstop.PitstopError:
+        pass
+    try:
+        pitstop.init({})
+    except (pitstop.UnknownBackend, pitstop.BackendLoadError, pitstop.PluginConflict) as error:
+        as_config_error: pitstop.ConfigError = error
+        print(as_config_error)
+
+
+def with_time_in_hand() -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    assert_type(clock.advance(timedelta(hours=1)), datetime)
+    assert_type(clock.advance(0.5), datetime)
+    assert_type(clock.advance_to(datetime(2027, 1, 1, tzinfo=UTC)), datetime)
+    assert_type(clock.now(), datetime)
+    assert_type(clock.wait_for_sleepers(1), bool)
