@@ -83,6 +83,9 @@ def state_of(due: int | None, token: str | None, now: int) -> State:
     return "scheduled" if token is None else "leased"
 
 
+_CHECKED = ("msg", "series", "revision", "due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
+
+
 def read_record(
     *,
     id: str,
@@ -102,22 +105,20 @@ def read_record(
     """
     usable_due = due if _is_instant(due) else None
     usable_token = token if isinstance(token, str) else None
-    wrong = [
-        name
-        for name, fine in (
-            ("msg", isinstance(message, dict)),
-            ("series", series is None or isinstance(series, Mapping)),
-            ("revision", isinstance(revision, str)),
-            ("due", due is None or usable_due is not None),
-            ("scheduled_for", _is_instant(scheduled_for)),
-            ("attempts", type(attempts) is int and attempts >= 0),
-            ("first_leased", first_leased is None or _is_instant(first_leased)),
-            ("last_error", last_error is None or isinstance(last_error, str)),
-            ("token", token is None or usable_token is not None),
-        )
-        if not fine
-    ]
-    if wrong:
+    # A flat tuple, named only when something is wrong: claims read every record through this.
+    sound = (
+        isinstance(message, dict),
+        series is None or isinstance(series, Mapping),
+        isinstance(revision, str),
+        due is None or usable_due is not None,
+        _is_instant(scheduled_for),
+        type(attempts) is int and attempts >= 0,
+        first_leased is None or _is_instant(first_leased),
+        last_error is None or isinstance(last_error, str),
+        token is None or usable_token is not None,
+    )
+    if not all(sound):
+        wrong = [name for name, fine in zip(_CHECKED, sound, strict=True) if not fine]
         error = f"Damaged: {', '.join(wrong)} cannot be read. Store the message again, or remove it."
         return Damaged(id, error, usable_due, usable_token)
     progress = Progress(usable_due, scheduled_for, attempts, first_leased, last_error, usable_token)  # type: ignore[arg-type]
