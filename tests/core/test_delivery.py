@@ -266,6 +266,17 @@ class TestWith:
             pit.store({"id": "a", "foo": 2}, timedelta(hours=1))
         assert pit.get("a").message == {"id": "a", "foo": 2}
 
+    def test_the_loop_of_the_readme_goes_on_after_a_lost_lease(self, pit, delivery):
+        """Its ack comes too late, which its except clause nacks: that has been told already."""
+        pit.store({"id": "a", "foo": 2}, timedelta(hours=1))
+        with pytest.raises(LeaseLost) as lost:
+            delivery.ack()
+        delivery.nack(lost.value)
+        assert pit.get("a").last_error is None
+        assert pit._store.counters["lease_lost"] == 1
+        with pytest.raises(LeaseLost):
+            delivery.nack(ValueError("another"))
+
     @pytest.mark.parametrize("cause", ["away", "lost"])
     def test_the_error_of_its_body_is_not_hidden_by_a_nack_that_failed(self, pit, store, delivery, cause):
         def handle():

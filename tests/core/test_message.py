@@ -281,7 +281,7 @@ class TestRefused:
             "msg['a'][0] holds a lone surrogate, so it is no valid text. Store it as bytes."
         )
         assert refusal({"a": {"\udfff": 1}}) == (
-            "a key of msg['a'] holds a lone surrogate, so it is no valid text. Store it as bytes."
+            "a key of msg['a'] holds a lone surrogate, so it is no valid text. Leave it out."
         )
 
     def test_more_levels_than_a_store_takes(self):

@@ -238,26 +238,32 @@ class TestUnreadable:
 class TestRelease:
     def test_an_unseen_first_attempt_is_as_if_it_had_not_been_claimed(self):
         before = Progress(NOW - 5, NOW - 5)
-        assert release(record(before.leased("token", NOW, NOW + LEASE)), NOW + 3) == Settlement(
+        assert release(record(before.leased("token", NOW, NOW + LEASE)), NOW + 3, LEASE) == Settlement(
             "a", "token", Outcome.RELEASE, before
         )
 
     def test_an_unseen_retry_keeps_its_attempts_and_is_due_at_once(self):
         before = Progress(NOW, NOW - HOUR, 2, NOW - HOUR, "boom")
-        settlement = release(record(before.leased("token", NOW, NOW + LEASE)), NOW + 3)
+        settlement = release(record(before.leased("token", NOW, NOW + LEASE)), NOW + 3, LEASE)
         assert settlement.progress == Progress(NOW + 3, NOW - HOUR, 2, NOW - HOUR, "boom")
 
     @given(st.integers(0, 10), st.integers(0, 10**6))
     def test_is_never_due_later_than_now_and_never_counts_an_attempt(self, attempts, wait):
         first = NOW if attempts else None
         leased = Progress(NOW, NOW, attempts, first).leased("token", NOW + wait, NOW + wait + LEASE)
-        progress = release(record(leased), NOW + wait).progress
+        progress = release(record(leased), NOW + wait, LEASE).progress
         assert progress.due <= NOW + wait
         assert progress.attempts == attempts
         assert progress.token is None
 
+    def test_an_unseen_redrive_keeps_the_occurrence_that_failed(self):
+        """Else a grace would find it too old at the next claim, and drop what somebody asked for."""
+        before = Progress(NOW + 2 * HOUR, NOW, 0, NOW, "boom")
+        leased = before.leased("token", NOW + 2 * HOUR, NOW + 2 * HOUR + LEASE)
+        assert release(record(leased), NOW + 2 * HOUR, LEASE).progress == before
+
     def test_an_unseen_occurrence_leaves_the_choice_to_the_next_claim(self):
-        unseen = release(emission(hourly()).record, NOW + HOUR).progress
+        unseen = release(emission(hourly()).record, NOW + HOUR, LEASE).progress
         assert emission(hourly(), unseen, NOW + HOUR).scheduled_for == NOW + HOUR
 
 

@@ -58,7 +58,8 @@ class Pitstop:
         :param message: a mapping with str keys. Values may be None, bool, int (64 bits), float, str, bytes, aware
             datetime, list, tuple, and mappings of these. What is stored is a copy.
         :param when: an aware datetime, or a ``timedelta`` from now. Rounded up to the millisecond.
-        :param end: when a recurring message ends: exclusive, as in ``range()``. None: never.
+        :param end: when a recurring message ends: an aware datetime, or a ``timedelta`` from now (not from ``when``).
+            Exclusive, as in ``range()``. None: never.
         :param every: the time from one occurrence to the next. The k-th is at ``when + k * every``: no drift.
         :param catch_up: what is emitted for occurrences that nobody was there to receive: ``"latest"``, the last of
             them once; ``"all"``, each of them, oldest first; ``"skip"``, the last one if it is younger than ``grace``.
@@ -68,10 +69,11 @@ class Pitstop:
         :raises ScheduleError: when the times make no sense.
         """
         backend = self._store.backend
+        now_us = backend.now()
         record = new_record(
-            message, when, end, every, catch_up=catch_up, grace=grace, now_us=backend.now(), revision=_revision()
+            message, when, end, every, catch_up=catch_up, grace=grace, now_us=now_us, revision=_revision()
         )
-        self._put(backend, [record])
+        self._put(backend, [record], now_us)
         return record.id
 
     def store_many(self, items: Iterable[Sequence[Any]]) -> list[str]:
@@ -88,7 +90,7 @@ class Pitstop:
         now_us = backend.now()
         records = [_record_of_item(index, item, now_us) for index, item in enumerate(items)]
         if records:
-            self._put(backend, list({record.id: record for record in records}.values()))
+            self._put(backend, list({record.id: record for record in records}.values()), now_us)
         return [record.id for record in records]
 
     def remove(self, id: str) -> bool:
@@ -162,7 +164,8 @@ class Pitstop:
         :param lock_time: how long a message is leased, in place of the configured time.
         :param loop_time: the longest time between two looks at the store, in place of the configured time.
         :param prefetch: how many messages are claimed at once. More than 1 is faster when handlers are fast; the ones
-            that wait their turn are leased already, so nobody else gets them.
+            that wait their turn are leased already, so nobody else gets them; one that is updated or removed meanwhile
+            may still be handed out as it was, and its ack is then too late.
         :raises ConfigError: when a value cannot be used.
         """
         if type(prefetch) is not int or prefetch < 1:
@@ -192,13 +195,12 @@ class Pitstop:
     def __repr__(self) -> str:
         return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
 
-    def _put(self, backend: Backend, records: list[Record]) -> None:
+    def _put(self, backend: Backend, records: list[Record], now_us: int) -> None:
         backend.put(records)
         hooks = self._store.hooks
         if hooks.stored:
-            now = backend.now() // 1000
             for record in records:
-                hooks.notify(hooks.stored, entry=describe(record, now))
+                hooks.notify(hooks.stored, entry=describe(record, now_us // 1000))
         self._store.written(min(record.progress.due or 0 for record in records))
 
 

@@ -54,10 +54,13 @@ def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
     return delay * (1 + retry.jitter * spread)
 
 
-def release(record: Record, now: int) -> Settlement:
-    """Nobody saw it: it is due again as if this claim had not been."""
+def release(record: Record, now: int, duration: int) -> Settlement:
+    """Nobody saw it: it is due again as if this claim, for ``duration`` milliseconds, had not been."""
     progress = record.progress
-    if progress.attempts > 1:
+    assert progress.due is not None, "a leased record is due when its lease ends"
+    assert progress.first_leased is not None, "a leased record was leased at some time"
+    if progress.attempts > 1 or progress.first_leased < progress.due - duration:
+        # It was emitted before this claim, perhaps before a redrive: the occurrence that was chosen then holds.
         return _release(record, now, progress.attempts - 1, progress.last_error)
     due = min(progress.scheduled_for, now)
     unseen = attrs.evolve(progress, due=due, attempts=0, first_leased=None, token=None)

@@ -32,7 +32,7 @@ class Delivery:
     lease runs out. May be used and settled in another thread than the one that got it.
     """
 
-    __slots__ = ("_emission", "_handling", "_lock_time", "_settled", "_store", "msg")
+    __slots__ = ("_emission", "_handling", "_lock_time", "_lost", "_settled", "_store", "msg")
 
     #: The message, with its ``"id"``: a copy that is yours to change.
     msg: dict[str, Any]
@@ -43,6 +43,7 @@ class Delivery:
         self._emission = emission
         self._lock_time = lock_time
         self._settled: str | None = None
+        self._lost: LeaseLost | None = None
         self._handling: list[AbstractContextManager[Any]] = []
         self.msg = {"id": record.id, **record.message}
 
@@ -102,11 +103,14 @@ class Delivery:
     def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
         """Failed. The message comes back: after ``delay``, or as ``retry`` is configured, or when its lease runs out.
 
-        :param error: kept with the message, for people; its text must hold no secret.
+        :param error: kept with the message, for people; its text must hold no secret. The :class:`LeaseLost` that this
+            delivery's own :meth:`ack` raised says all there is to say: then nothing is done, and nothing raised.
         :param delay: when it comes back, from now; zero or more.
         :raises LeaseLost: when the lease is over; nothing was changed.
         :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
         """
+        if error is not None and error is self._lost:
+            return
         delay, text = checked_delay(delay), error_text(error)
         settlement = nack(self._emission, text, delay, self._store.retry, self._store.backend.now())
         self._settle(settlement, "nacked")
@@ -143,10 +147,11 @@ class Delivery:
         (applied,) = self._store.backend.settle([settlement])
         if not applied:
             self._store.count_lost_lease(self)
-            raise LeaseLost(
+            self._lost = LeaseLost(
                 f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
                 f"or removed. It was not {what}. Extend leases in long handlers, or configure a longer lock_time."
             )
+            raise self._lost
 
     def __enter__(self) -> Self:
         self._handling = self._store.hooks.enter(self)

@@ -263,7 +263,8 @@ class Listener:
         try:
             backend = self._store.backend
             now = backend.now() // 1000
-            backend.settle([release(each.record, now) for each in unseen])
+            duration = self._lock_time // timedelta(milliseconds=1)
+            backend.settle([release(each.record, now, duration) for each in unseen])
         except BackendUnavailable as error:
             _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from threading import Lock, Thread
 from weakref import WeakSet
@@ -26,15 +27,17 @@ class Watching:
         # Weak, so that the thread ends after the last listener also when that was dropped without close().
         self._joined: WeakSet[Sleeper] = WeakSet()
         self._end: Doorbell | None = None
+        self._pid = os.getpid()
 
     def join(self, sleeper: Sleeper) -> None:
         """``sleeper`` wants to be woken by changes that others make. Again is harmless, and cheap."""
-        if sleeper in self._joined:
+        if sleeper in self._joined and self._pid == os.getpid():
             return
         with self._lock:
             self._joined.add(sleeper)
-            if self._end is None:
-                self._end = Doorbell()
+            # A child of fork() has what its parent had, but for the thread.
+            if self._end is None or self._pid != os.getpid():
+                self._end, self._pid = Doorbell(), os.getpid()
                 thread = Thread(target=self._follow, args=(self._end,), name="pitstop-watch", daemon=True)
                 thread.start()
 

@@ -10,7 +10,7 @@ import uuid
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pitstop._errors import MessageError
 from pitstop._values._instant import floor_instant, from_instant
@@ -25,6 +25,8 @@ MAX_ID_LENGTH = 512
 #: Rough size of a message. MongoDB refuses documents above 16 MiB; the envelope and the last error need room too.
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
 
+_LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
+_AS_THEY_ARE = frozenset({type(None), bool, float})
 _ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
 
 
@@ -66,7 +68,10 @@ def copy_message(message: object) -> tuple[str | None, dict[str, Any]]:
         )
     # Before the rest: of a UUID as the id it should be said that an id is text, not that a UUID cannot be stored.
     identifier = valid_id(message["id"]) if "id" in message else None
-    body = _Walk().copy(message, "msg", 1)
+    try:
+        body = _Walk().copy(message, 1)
+    except _Refused as refused:
+        raise MessageError(refused.text()) from None
     body.pop("id", None)
     return identifier, body
 
@@ -80,74 +85,128 @@ def copy_plain(value: Any) -> Any:
     return value
 
 
+class _Refused(Exception):
+    """A value that cannot be stored. The path to it is put together on the way out, so that only a refusal pays."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+        self._steps: list[str] = []
+
+    def within(self, key: object) -> Self:
+        self._steps.append(f"[{key!r:.80}]")
+        return self
+
+    def text(self) -> str:
+        path = "msg" + "".join(reversed(self._steps))
+        return self._reason.replace("{path}", path if len(path) <= 200 else f"{path[:200]}…", 1)
+
+
 class _Walk:
     """One pass over a message: checks, copies and adds up the size."""
 
     def __init__(self) -> None:
         self._bytes = 0
 
-    def copy(self, value: Any, path: str, depth: int) -> Any:
-        if value is None or value is True or value is False:
-            self._grow(2, path)
+    def copy(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return self._text(value)
+        if kind is int:
+            return self._int(value)
+        if kind in _AS_THEY_ARE:
+            self._bytes += 9
             return value
-        if isinstance(value, str):
-            return self._text(value, path)
-        if isinstance(value, int):
-            if not -(2**63) <= value < 2**63:
-                raise MessageError(f"{path} is an int beyond 64 bits. Store it as text, as in str(value).")
-            self._grow(9, path)
-            return int(value)
-        if isinstance(value, float):
-            self._grow(9, path)
-            return float(value)
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth)
+        if isinstance(value, list | tuple):
+            return self._list(value, depth)
+        return self._rare(value)
+
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        self._descend(depth)
+        copied = {}
+        for key, item in value.items():
+            name = self._key(key)
+            try:
+                copied[name] = self.copy(item, depth + 1)
+            except _Refused as refused:
+                raise refused.within(key) from None
+        self._check_size()
+        return copied
+
+    def _list(self, value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
+        self._descend(depth)
+        copied = []
+        for index, item in enumerate(value):
+            try:
+                copied.append(self.copy(item, depth + 1))
+            except _Refused as refused:
+                raise refused.within(index) from None
+        self._check_size()
+        return copied
+
+    def _rare(self, value: Any) -> Any:
         if isinstance(value, bytes):
-            self._grow(len(value) + 6, path)
+            self._bytes += len(value) + 6
+            self._check_size()
             return bytes(value)
         if isinstance(value, datetime):
-            return self._time(value, path)
-        if isinstance(value, Mapping):
-            self._descend(depth, path)
-            return {self._key(key, path): self.copy(item, _step(path, key), depth + 1) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            self._descend(depth, path)
-            return [self.copy(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-        raise MessageError(f"{path} is a {type(value).__name__}, which cannot be stored. Accepted are: {_ACCEPTED}.")
+            return self._time(value)
+        if isinstance(value, str):
+            return self._text(str.__str__(value))
+        if isinstance(value, int):
+            return self._int(int(value))
+        if isinstance(value, float):
+            self._bytes += 9
+            return float(value)
+        raise _Refused(f"{{path}} is a {type(value).__name__}, which cannot be stored. Accepted are: {_ACCEPTED}.")
 
-    def _text(self, value: str, path: str) -> str:
+    def _text(self, value: str) -> str:
         length = _utf8_length(value)
         if length is None:
-            raise MessageError(f"{path} holds a lone surrogate, so it is no valid text. Store it as bytes.")
-        self._grow(length + 6, path)
-        return str.__str__(value)
+            raise _Refused("{path} holds a lone surrogate, so it is no valid text. Store it as bytes.")
+        self._bytes += length + 6
+        self._check_size()
+        return value
 
-    def _key(self, key: object, path: str) -> str:
+    def _int(self, value: int) -> int:
+        if not _LEAST_INT <= value <= _GREATEST_INT:
+            raise _Refused("{path} is an int beyond 64 bits. Store it as text, as in str(value).")
+        self._bytes += 9
+        return value
+
+    def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise MessageError(f"{path} has a key of type {type(key).__name__}: {key!r:.80}. Keys must be str.")
-        if "\0" in key:
-            raise MessageError(f"{path} has a key with a NUL character: {key!r:.80}. Leave it out.")
-        return self._text(key, f"a key of {path}")
+            raise _Refused(f"{{path}} has a key of type {type(key).__name__}: {key!r:.80}. Keys must be str.")
+        name = str.__str__(key)
+        length = _utf8_length(name)
+        if length is None:
+            raise _Refused("a key of {path} holds a lone surrogate, so it is no valid text. Leave it out.")
+        if "\0" in name:
+            raise _Refused(f"{{path}} has a key with a NUL character: {name!r:.80}. Leave it out.")
+        self._bytes += length
+        return name
 
-    def _time(self, value: datetime, path: str) -> datetime:
+    def _time(self, value: datetime) -> datetime:
         if value.utcoffset() is None:
-            raise MessageError(f"{path} is a naive datetime. Add its zone, as in .replace(tzinfo=UTC).")
-        self._grow(9, path)
+            raise _Refused("{path} is a naive datetime. Add its zone, as in .replace(tzinfo=UTC).")
+        self._bytes += 9
         try:
             return from_instant(floor_instant(value))
         except OverflowError:
-            raise MessageError(f"{path} is a datetime outside of the years 1 to 9999 in UTC.") from None
+            raise _Refused("{path} is a datetime outside of the years 1 to 9999 in UTC.") from None
 
-    def _descend(self, depth: int, path: str) -> None:
+    def _descend(self, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise MessageError(
-                f"{path[:200]} is more than {MAX_DEPTH} levels deep, or a container holds itself. Store it flatter."
+            raise _Refused(
+                f"{{path}} is more than {MAX_DEPTH} levels deep, or a container holds itself. Store it flatter."
             )
-        self._grow(5, path)
+        self._bytes += 5
 
-    def _grow(self, size: int, path: str) -> None:
-        self._bytes += size
+    def _check_size(self) -> None:
         if self._bytes > MAX_MESSAGE_BYTES:
-            raise MessageError(
-                f"The message is larger than {MAX_MESSAGE_BYTES} bytes (at {path[:200]}). "
+            raise _Refused(
+                f"The message is larger than {MAX_MESSAGE_BYTES} bytes (at {{path}}). "
                 f"Store the data elsewhere and a reference to it in the message."
             )
 
@@ -159,7 +218,3 @@ def _utf8_length(text: str) -> int | None:
         return len(text.encode())
     except UnicodeEncodeError:
         return None
-
-
-def _step(path: str, key: object) -> str:
-    return f"{path}[{key!r:.80}]"
