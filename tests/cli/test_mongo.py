@@ -75,7 +75,7 @@ def test_the_demo_runs_and_leaves_nothing(invoke, url, pit):
 
 
 def test_a_server_that_is_not_there_is_one_line_without_the_password():
-    url = "mongo://user:geheim@127.0.0.1:1/app"
+    url = "mongo://user:geheim@127.0.0.1:1/app?operation_timeout=2s"
     result = CliRunner().invoke(app, ["--url", url, "stats"], prog_name="pitstop")
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1

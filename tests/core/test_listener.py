@@ -652,6 +652,17 @@ class TestWatch:
         assert len(store.watches) == 1
         assert [each.result() for each in sleeping] == [[], []]
 
+    def test_ends_with_a_listener_that_was_stopped_and_not_closed(self, pit, store):
+        listener = pit.listen()
+        got = Running(lambda: ids(listener))
+        assert store.began.acquire(timeout=10)
+        (watch,) = store.watches
+        assert watch.polls.acquire(timeout=10)
+        listener.stop()
+        assert got.result() == []
+        watch.news.put(False)
+        assert self.ended()
+
     def test_wakes_those_who_sleep(self, pit, store, clock):
         with pit.listen() as listener:
             got = Running(lambda: next(listener))

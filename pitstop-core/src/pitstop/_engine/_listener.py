@@ -165,6 +165,8 @@ class Listener:
                     raise
             self._sleep(pause, deadline)
         self._give_back()
+        # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
+        self._watching.leave(self)
         return None
 
     def _take(self) -> Delivery | None:
