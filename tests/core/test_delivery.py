@@ -306,7 +306,8 @@ class TestDead:
             assert pit.stats().dead == 1
             (entry,) = pit.entries("dead")
             assert (entry.id, entry.due, entry.attempts, entry.last_error) == ("a", None, 2, "ValueError: no 2")
-            assert "message 'a' is dead: ValueError: no 2" in caplog.text
+            assert "message 'a' is dead" in caplog.text
+            assert "ValueError" not in caplog.text, "an exception's text may hold a secret"
             assert "hunter2" not in caplog.text
             assert pit.redrive("a")
             assert not pit.redrive("a"), "it is due now"

@@ -115,6 +115,13 @@ class TestNotAConfiguration:
         assert refusal(url) == text
         assert "hunter2" not in text
 
+    def test_with_a_url_of_another_backend(self):
+        assert refusal({"type": "sqlite", "url": "mongo://localhost/app"}) == (
+            "The type is 'sqlite', but the URL's scheme is 'mongo'. Give one, or make them the same."
+        )
+        with pitstop.init({"type": "mongo", "url": "mongodb://localhost/app"}) as pit:
+            assert pit.location == "mongodb://localhost:27017/app.messages"
+
     def test_with_options_beside_a_ready_instance(self):
         assert refusal({"type": MemoryBackend(), "lock_time": 5, "url": "memory://"}) == (
             "type is a ready MemoryBackend, which has its configuration. Leave out: lock_time, url."
@@ -136,6 +143,12 @@ class TestUnknownBackend:
     def test_says_it_of_a_url_too_and_does_not_quote_it(self):
         assert refusal("sqlit://user:hunter2@host/db", UnknownBackend) == (
             "Unknown backend type 'sqlit'. Did you mean 'sqlite'? Installed: memory, mongo, sqlite."
+        )
+
+    @pytest.mark.parametrize("kind", ["mongodb://user:S3CRET@host/db", "user:S3CRET@host"])
+    def test_that_is_a_url_is_not_quoted(self, kind):
+        assert refusal({"type": kind}, UnknownBackend) == (
+            "The type is no name of a backend; it looks like a URL. Give it as 'url', or in place of the mapping."
         )
 
     def test_does_not_guess_wildly(self):

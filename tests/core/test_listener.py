@@ -118,7 +118,7 @@ class TestWaking:
             got = Running(lambda: next(listener))
             clock.wait_for_waits(1)
             pit.store({"id": "b"}, timedelta(seconds=11))
-            assert listener._bell.wait(0) is False
+            assert listener._visits[0].bell.wait(0) is False
             clock.advance(10)
             assert got.result().id == "a"
             assert clock.waits == [10]
@@ -132,21 +132,36 @@ class TestWaking:
             pit.store_many([({"id": str(number)}, timedelta(0)) for number in range(4)])
             assert sorted(ids(thread.result() for thread in threads)) == ["0", "1", "2", "3"]
 
-    def test_what_one_thread_knew_of_later_messages_is_passed_on_when_it_takes_one(self, pit, clock):
+    def test_each_of_several_threads_knows_of_later_messages(self, pit, clock):
         with pit.listen() as listener:
             threads = [Running(lambda: next(listener)) for _ in range(2)]
             clock.wait_for_waits(2)
             assert clock.wait_for_sleepers(2)
             pit.store({"id": "first"}, timedelta(seconds=1))
-            clock.wait_for_waits(3)
-            # The woken thread looks again before this one is due, so that nobody is woken for it.
+            clock.wait_for_waits(4)
+            assert clock.wait_for_sleepers(2)
+            # Both look again before this one is due, so that nobody is woken for it.
             pit.store({"id": "second"}, timedelta(seconds=6))
             clock.advance(1)
-            # It is busy with "first" now, and the other one must not sleep for the rest of its loop_time.
-            clock.wait_for_waits(4)
-            assert clock.waits[2:] == [1, 5]
+            clock.wait_for_waits(5)
+            assert clock.waits[2:] == [1, 1, 5]
             clock.advance(5)
             assert sorted(ids(thread.result() for thread in threads)) == ["first", "second"]
+
+    def test_a_thread_that_leaves_with_nothing_takes_no_knowledge_along(self, pit, clock):
+        with pit.listen() as listener:
+            first = Running(lambda: listener.get(timeout=0.6))
+            clock.wait_for_waits(1)
+            second = Running(lambda: listener.get(timeout=30))
+            clock.wait_for_waits(2)
+            assert clock.wait_for_sleepers(2)
+            pit.store({"id": "a"}, timedelta(seconds=1))
+            clock.wait_for_waits(4)
+            assert clock.wait_for_sleepers(2)
+            clock.advance(0.6)
+            assert first.result() is None
+            clock.advance(0.4)
+            assert second.result().id == "a"
 
 
 class TestGet:
@@ -188,6 +203,16 @@ class TestGet:
             assert clock.waits == [3]
             clock.advance(3)
             assert got.result().id == "a"
+
+    def test_its_timeout_may_be_text(self, pit, clock):
+        with pit.listen() as listener:
+            got = Running(lambda: listener.get(timeout="2s500ms"))
+            clock.wait_for_waits(1)
+            assert clock.waits == [2.5]
+            clock.advance(2.5)
+            assert got.result() is None
+            with pytest.raises(pitstop.ConfigError, match=r"timeout='soon' is not a duration\."):
+                listener.get(timeout="soon")
 
     @pytest.mark.parametrize("prefetch", [0, -1, 1.5, True, "5", None])
     def test_a_prefetch_that_is_none_is_refused(self, pit, prefetch):
@@ -296,6 +321,33 @@ class TestStop:
         assert pit.stats().due == 3
         assert {entry.attempts for entry in pit.entries()} == {0}
 
+    def test_close_of_the_pitstop_waits_for_a_claim_that_is_under_way(self, clock):
+        """Else what it brings would be given back to a store that is closed, and stay leased."""
+        room = backend(MemoryBackend, clock, name="close-during-a-claim")
+        store = backend(Scripted, clock, name="close-during-a-claim")
+        claimed, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            claimed.set()
+            assert go_on.wait(10)
+
+        with pitstop.init({"type": room}) as other:
+            other.store_many([({"id": id}, timedelta(0)) for id in "abc"])
+            pit = pitstop.init({"type": store})
+            store.during["lease"] = hold
+            listener = pit.listen(prefetch=3)
+            got = Running(lambda: listener.get(timeout=None))
+            assert claimed.wait(10)
+            closing = Running(pit.close)
+            while not listener.stopped:
+                threading.Event().wait(0.001)
+            assert not closing.done
+            go_on.set()
+            closing.result()
+            assert got.result() is None
+            assert (other.stats().due, other.stats().leased) == (3, 0)
+            assert [entry.attempts for entry in other.entries()] == [0, 0, 0]
+
     def test_again_and_after_close_is_harmless(self, pit):
         listener = pit.listen()
         for end in (listener.stop, listener.stop, listener.close, listener.close, listener.stop):
@@ -395,6 +447,22 @@ class TestSignals:
             "1": ("due", 0),
             "2": ("due", 0),
         }
+
+    def test_a_handler_that_interrupts_code_with_the_locks_does_not_wait_for_them_for_ever(self, pit, store, on_signal):
+        """The application's own code may hold a lock of the driver's, which giving back needs."""
+        lock = threading.Lock()
+        pit.store_many([({"id": id}, timedelta(0)) for id in "abc"])
+        listener = pit.listen(prefetch=3)
+        assert listener.get().id == "a"
+        store.during["settle"] = lambda: lock.acquire(timeout=60) and lock.release()
+        on_signal(listener.stop)
+        with lock:
+            signal.raise_signal(signal.SIGUSR1)
+            assert listener.stopped
+            assert pit.stats().leased == 3
+        listener.close()
+        while pit.stats().leased > 1:
+            threading.Event().wait(0.001)
 
     def test_a_handler_that_interrupts_the_users_code_gives_back_at_once(self, pit, on_signal):
         pit.store_many([({"id": str(number)}, timedelta(0)) for number in range(3)])
@@ -739,3 +807,58 @@ class TestWatch:
 
 def pit_start(clock: Clock) -> float:
     return Clock().monotonic()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+class TestFork:
+    def test_what_was_claimed_ahead_is_the_parents_alone(self, tmp_path):
+        """One message is never out twice under live leases, also when a process splits in two."""
+        script = textwrap.dedent(
+            """
+            import os, sys, threading
+            from datetime import timedelta
+            import pitstop
+
+            pit = pitstop.init({"type": "sqlite", "path": "fork.db"})
+            pit.store_many([({"id": id}, timedelta(0)) for id in "abcd"])
+            listener = pit.listen(prefetch=4)
+            print("parent", listener.get().id, flush=True)
+            if os.fork() == 0:
+                pit.store({"id": "e"}, timedelta(0))
+                print("child", *(each.id for each in iter(listener.get, None)), flush=True)
+                pit.close()
+                os._exit(0)
+            os.wait()
+            print("parent", *(each.id for each in iter(listener.get, None)), flush=True)
+            pit.close()
+            """
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout.splitlines() == ["parent a", "child e", "parent b c d"]
+
+    def test_the_watch_is_begun_anew_in_the_child(self, tmp_path):
+        script = textwrap.dedent(
+            """
+            import os, threading
+            from datetime import timedelta
+            import pitstop
+
+            pit = pitstop.init({"type": "sqlite", "path": "fork.db", "loop_time": "10m"})
+            listener = pit.listen()
+            assert listener.get(timeout=0.05) is None
+            names = [thread.name for thread in threading.enumerate()]
+            assert "pitstop-watch" in names, names
+            if os.fork() == 0:
+                print("child", listener.get(timeout=30).id, flush=True)
+                os._exit(0)
+            pit.store({"id": "a"}, timedelta(0))
+            os.wait()
+            pit.close()
+            """
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout.splitlines() == ["child a"]

@@ -30,7 +30,7 @@ from pitstop._decisions._store import new_record
 from pitstop._values._instant import LAST_INSTANT, from_instant
 from pitstop._values._recurrence import Every
 from pitstop._values._schedule import Schedule
-from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement, Tally
+from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Retry, Settlement, Tally
 
 
 NOW = 1_700_000_000_000
@@ -216,9 +216,12 @@ class TestSpentAttempts:
 class TestUnreadable:
     def test_a_damaged_document_is_set_aside_with_its_error(self):
         settlement = decide(Damaged("a", "Damaged: msg cannot be read.", NOW + LEASE, "token"), NEVER)
-        assert settlement == Settlement(
-            "a", "token", Outcome.BURY, Progress(None, 0, last_error="Damaged: msg cannot be read.", token="token")
-        )
+        assert settlement == Settlement("a", "token", Outcome.BURY, Aside("Damaged: msg cannot be read."))
+
+    def test_a_record_that_was_claimed_and_counts_no_claim_is_set_aside(self):
+        leased = Progress(NOW, NOW, -1).leased("token", NOW, NOW + LEASE)
+        settlement = decide(record(leased), NEVER)
+        assert settlement.progress == Aside("Damaged: attempts cannot be right. Store the message again.")
 
     @pytest.mark.parametrize(
         "series", [{"start": 1}, {**hourly().to_plain(), "every": {"v": 1, "kind": "acme.tides", "port": "BRE"}}]

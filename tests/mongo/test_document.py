@@ -14,7 +14,7 @@ from bson.raw_bson import RawBSONDocument
 
 from mongo.conftest import START
 from pitstop import MessageError
-from pitstop.abc import Damaged, Outcome, Progress, Record, Settlement, from_instant
+from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Settlement, from_instant
 
 
 T0 = from_instant(START)
@@ -195,7 +195,7 @@ def test_a_damaged_document_does_not_stop_the_others(backend, coll, record, cloc
         assert (bad.due, bad.token is not None) == (START + MINUTE, True)
         token = bad.token
         # What core does with it.
-        buried = Settlement("bad", token, Outcome.BURY, Progress(None, 0, last_error=bad.error, token=token))
+        buried = Settlement("bad", token, Outcome.BURY, Aside(bad.error))
         assert backend.settle([buried]) == [True]
         assert [each.id for each in backend.scan("dead", 5, None)] == ["bad"]
     clock.advance(61)

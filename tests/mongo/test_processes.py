@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 
+#: ``PITSTOP_TEST_LARGE=1``: with more of everything.
+COUNT = 20_000 if os.environ.get("PITSTOP_TEST_LARGE") else 2000
+
+
+@pytest.mark.timeout(600)
 def test_four_processes_drain_each_message_exactly_once(open_backend, coll, record, child):
     backend = open_backend()
     now = backend.now() // 1000
-    ids = [f"{n:04}" for n in range(2000)]
-    for start in range(0, 2000, 500):
-        backend.put([record(id, now - 2000 + int(id) // 2) for id in ids[start : start + 500]])
+    ids = [f"{n:05}" for n in range(COUNT)]
+    for start in range(0, COUNT, 500):
+        backend.put([record(id, now - COUNT + int(id) // 2) for id in ids[start : start + 500]])
 
     workers = [child("drain", prefetch) for prefetch in ("1", "20", "100", "100")]
     for worker in workers:
@@ -21,7 +28,7 @@ def test_four_processes_drain_each_message_exactly_once(open_backend, coll, reco
 
     drained = []
     for worker in workers:
-        out, err = worker.communicate(timeout=100)
+        out, err = worker.communicate(timeout=500)
         assert worker.returncode == 0, err
         drained += out.split()
     assert sorted(drained) == ids

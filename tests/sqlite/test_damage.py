@@ -6,7 +6,7 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import Damaged, Outcome, Progress, Record, Settlement
+from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
 def change(backend, statement, *values):
@@ -60,8 +60,7 @@ def test_a_damaged_row_is_leased_as_such_and_can_be_buried(backend, statement, f
     assert isinstance(damaged, Damaged)
     assert damaged.due == backend.now() // 1000 + 1000
     assert damaged.token == leased[0].progress.token
-    buried = Progress(None, 0, last_error=damaged.error, token=damaged.token)
-    assert backend.settle([Settlement("bad", damaged.token, Outcome.BURY, buried)]) == [True]
+    assert backend.settle([Settlement("bad", damaged.token, Outcome.BURY, Aside(damaged.error))]) == [True]
     assert backend.tally().dead == 1
     assert backend.delete("bad")
 

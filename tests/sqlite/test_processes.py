@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -14,9 +15,14 @@ import pitstop
 from pitstop.abc import Outcome, Settlement
 
 
+#: ``PITSTOP_TEST_LARGE=1``: with more of everything.
+COUNT = 20_000 if os.environ.get("PITSTOP_TEST_LARGE") else 2000
+
+
+@pytest.mark.timeout(600)
 def test_four_processes_drain_one_file_each_message_once(path, start_child):
     with pitstop.init({"type": "sqlite", "path": path}) as pit:
-        ids = pit.store_many([({"n": number}, timedelta(0)) for number in range(2000)])
+        ids = pit.store_many([({"n": number}, timedelta(0)) for number in range(COUNT)])
         children = [start_child("drain", path) for _ in range(4)]
         for child in children:
             assert child.read() == "ready"

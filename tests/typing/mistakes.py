@@ -43,7 +43,7 @@ def listening(pit: Pitstop, delivery: Delivery) -> None:
     pit.listen(timedelta(1))  # error: call-arg
     pit.listen(prefetch="5")  # error: arg-type
     with pit.listen() as listener:
-        listener.get("5")  # error: arg-type
+        listener.get([5])  # error: arg-type
         listener.get().ack()  # error: union-attr
     delivery.nack(5)  # error: arg-type
     delivery.nack(delay=5)  # error: arg-type

@@ -7,7 +7,7 @@ from typing import Any
 
 from pitstop._errors import BackendLoadError, ConfigError
 from pitstop._pitstop import Pitstop
-from pitstop._plugins._backends import EntryPointResolver, backend_class
+from pitstop._plugins._backends import EntryPointResolver, are_different, backend_class
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop.abc import Backend
 
@@ -67,6 +67,8 @@ def _read(config: object) -> tuple[str | type | Backend, dict[str, Any]]:
         raise ConfigError(f"url is a {type(url).__name__}. Give a str such as 'sqlite:///pitstop.db'.")
     if not isinstance(kind, str | type | Backend):
         raise ConfigError(f"type={kind!r} is a {type(kind).__name__}. Give a name, a Backend class or an instance.")
+    if isinstance(kind, str) and url is not None and are_different(kind, scheme := _scheme(url)):
+        raise ConfigError(f"The type is {kind!r}, but the URL's scheme is {scheme!r}. Give one, or make them the same.")
     return kind, options
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, get_args
@@ -28,6 +28,10 @@ from pitstop.abc import Backend, Damaged, Record
 
 __all__ = ["Pitstop"]
 
+#: What ``store_many`` takes: the positional arguments of ``store``.
+OneShot = tuple[Mapping[str, Any], datetime | timedelta]
+Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
+
 
 class Pitstop:
     """A store of messages that are to be emitted later. Made by :func:`pitstop.init`; thread-safe.
@@ -42,7 +46,7 @@ class Pitstop:
 
     def store(
         self,
-        message: Any,
+        message: Mapping[str, Any],
         when: datetime | timedelta,
         end: datetime | timedelta | None = None,
         every: timedelta | Recurrence | None = None,
@@ -76,7 +80,7 @@ class Pitstop:
         self._put(backend, [record], now_us)
         return record.id
 
-    def store_many(self, items: Iterable[Sequence[Any]]) -> list[str]:
+    def store_many(self, items: Iterable[OneShot | Recurring]) -> list[str]:
         """Store many messages, in one round trip where the backend can.
 
         Each item is a tuple of the positional arguments of :meth:`store`: ``(message, when)`` or ``(message, start, end,
@@ -88,6 +92,8 @@ class Pitstop:
         """
         backend = self._store.backend
         now_us = backend.now()
+        if not isinstance(items, Iterable):
+            raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         records = [_record_of_item(index, item, now_us) for index, item in enumerate(items)]
         if records:
             self._put(backend, list({record.id: record for record in records}.values()), now_us)
@@ -147,6 +153,11 @@ class Pitstop:
         (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
         self._store.written(None)
         return applied
+
+    @property
+    def location(self) -> str:
+        """Where the messages are, for people; without secrets."""
+        return self._store.location
 
     def now(self) -> datetime:
         """The time by the clock that decides what is due, in whole milliseconds."""

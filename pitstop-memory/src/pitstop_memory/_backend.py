@@ -10,8 +10,21 @@ from threading import Lock
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
+import attrs
+
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Record, Settlement, Tally, copy_plain, state_of
+from pitstop.abc import (
+    LAST_INSTANT,
+    Aside,
+    Backend,
+    BackendConfig,
+    Capability,
+    Record,
+    Settlement,
+    Tally,
+    copy_plain,
+    state_of,
+)
 from pitstop_memory._config import MemoryConfig
 from pitstop_memory._shelf import Shelf
 
@@ -104,7 +117,8 @@ class MemoryBackend(Backend):
                 record = shelf.first()
                 if record is None or record.progress.due is None or record.progress.due > now:
                     break
-                leased.append(_copy(shelf.change(record.id, record.progress.leased(token, now, now + duration))))
+                until = min(now + duration, LAST_INSTANT)
+                leased.append(_copy(shelf.change(record.id, record.progress.leased(token, now, until))))
         return leased
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
@@ -124,10 +138,13 @@ class MemoryBackend(Backend):
             return False
         if record.progress.due is not None and record.progress.due <= now:
             return False
-        if settlement.progress is None:
+        progress = settlement.progress
+        if progress is None:
             shelf.delete(settlement.id)
+        elif isinstance(progress, Aside):
+            shelf.change(settlement.id, attrs.evolve(record.progress, due=None, last_error=progress.last_error))
         else:
-            shelf.change(settlement.id, settlement.progress)
+            shelf.change(settlement.id, progress)
         return True
 
     def _now_ms(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally
+from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally
 from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
@@ -68,7 +68,7 @@ class MongoBackend(Backend):
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         applied = self._settler.settle(settlements)
         for each in settlements:
-            if each.progress is not None:
+            if isinstance(each.progress, Progress):
                 self._claimer.written(each.progress.due)
         return applied
 

@@ -94,7 +94,7 @@ class Claimer:
             with self._connection.indexed() as link:
                 found = self._read_due(link, lease, limit, low, skip)
                 claimed = self._claim(link, found, lease) if found else []
-            self._learn(found, claimed, limit, from_the_start=low is None)
+            self._learn(found, claimed, limit, from_the_start=low is None and not skip)
             if claimed:
                 return claimed
             if found:

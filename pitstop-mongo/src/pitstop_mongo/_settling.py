@@ -12,7 +12,7 @@ import attrs
 
 from pymongo import DeleteOne, UpdateOne
 
-from pitstop.abc import Progress, Settlement, from_instant
+from pitstop.abc import Aside, Progress, Settlement, from_instant
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, progress_fields
 
@@ -64,9 +64,12 @@ class Settler:
             yield from ([each] for each in writes)
             return
         groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
-        for each in writes:
-            groups[each.settlement.token, each.settlement.progress is None].append(each)
         single: list[_Write] = []
+        for each in writes:
+            if isinstance(each.settlement.progress, Aside):
+                single.append(each)
+            else:
+                groups[each.settlement.token, each.settlement.progress is None].append(each)
         for (_, deletes), group in groups.items():
             if len(group) == 1:
                 single += group
@@ -80,7 +83,7 @@ class Settler:
         if len(some) == 1:
             done = self._apply_one(link, some[0], now)
             return {first.id} if done else set()
-        if any(each.settlement.token != first.token for each in some):
+        if any(each.settlement.token != first.token or isinstance(each.settlement.progress, Aside) for each in some):
             return self._apply_single(link, some, now)
         if first.progress is None:
             return self._delete_many(link, some, now)
@@ -179,11 +182,14 @@ def _unexpired(now: int) -> dict[str, Any]:
 
 def _progress(write: _Write) -> Progress:
     progress = write.settlement.progress
-    assert progress is not None, "a settlement without a progress is a delete"
+    assert isinstance(progress, Progress), "a settlement without a progress is a delete"
     return progress
 
 
 def _update(write: _Write) -> dict[str, Any]:
+    if isinstance(write.settlement.progress, Aside):
+        error = write.settlement.progress.last_error
+        return {"$set": {"last_error": error, "etag": write.etag}, "$unset": {"due": ""}}
     fields = progress_fields(_progress(write)) | {"etag": write.etag}
     absent = [name for name in _FIELDS if name not in fields]
     return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})

@@ -10,7 +10,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally, Watch
+from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally, Watch
 from pitstop_sqlite import _statements
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
@@ -128,7 +128,7 @@ class SqliteBackend(Backend):
             now = self._now_ms()
             # As a rule all apply; then nobody needs to ask for each.
             applied = 0
-            for statement in (_statements.COMPLETE, _statements.PROGRESS):
+            for statement in (_statements.COMPLETE, _statements.PROGRESS, _statements.ASIDE):
                 batch = [(*values, now) for each, values in fenced if each is statement]
                 if batch:
                     applied += connection.executemany(statement, batch).rowcount
@@ -161,4 +161,6 @@ def _fenced(settlement: Settlement) -> tuple[str, Row]:
     fence = (bindable(settlement.id), bindable(settlement.token))
     if settlement.progress is None:
         return _statements.COMPLETE, fence
+    if isinstance(settlement.progress, Aside):
+        return _statements.ASIDE, (settlement.progress.last_error, *fence)
     return _statements.PROGRESS, (*progress_values(settlement.progress), *fence)

@@ -10,6 +10,7 @@ from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT
 __all__ = [
     "AND_TOKEN",
     "ANY_DUE",
+    "ASIDE",
     "COMPLETE",
     "DELETE",
     "GET",
@@ -48,6 +49,7 @@ NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
 # A lease runs until it ends by the time at which the write lock is held, which may have been waited for. A statement
 # that takes the lock itself is given NULL, and asks for the time when it has it.
 _FENCE = f"WHERE id = CAST(? AS TEXT) AND token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > coalesce(?, (SELECT pitstop_now())))"
+ASIDE = f"UPDATE pitstop_messages SET due = NULL, last_error = ? {_FENCE}"
 COMPLETE = f"DELETE FROM pitstop_messages {_FENCE}"
 PROGRESS = (
     "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = ?, first_leased = ?, last_error = ?, token = ? "

@@ -11,7 +11,7 @@ import pitstop
 
 from conformance.suite._kit import Handles, Kit, needs
 from conformance.suite._records import MINUTE, START, ids, lease_all, lease_only, make_record, put_due, settlement
-from pitstop.abc import API_VERSION, Backend, Capability, Damaged, Outcome, Progress
+from pitstop.abc import API_VERSION, Aside, Backend, Capability, Damaged, Outcome
 from pitstop.testing import ManualClock
 
 
@@ -160,9 +160,7 @@ class Handle(Kit):
         (leased,) = backend.lease(1, MINUTE)
         assert isinstance(leased, Damaged)
         assert leased.token is not None
-        aside = Progress(None, 0, last_error=leased.error, token=leased.token)
-
-        assert list(backend.settle([settlement(leased, Outcome.BURY, aside)])) == [True]
+        assert list(backend.settle([settlement(leased, Outcome.BURY, Aside(leased.error))])) == [True]
 
         clock.advance(86_400)
         assert list(backend.lease(1, MINUTE)) == []

@@ -19,7 +19,7 @@ from conformance.suite._records import (
     put_due,
     settlement,
 )
-from pitstop.abc import Backend, Outcome, Progress, Settlement
+from pitstop.abc import Aside, Backend, Outcome, Progress, Settlement
 from pitstop.testing import ManualClock
 
 
@@ -259,6 +259,21 @@ class Settle(Kit):
         assert list(backend.lease(10, MINUTE)) == []
         assert backend.get("a") == attrs.evolve(leased, progress=buried)
         assert ids(backend.scan("dead", 10, None)) == ["a"]
+
+    def test_what_is_set_aside_keeps_everything_but_its_due_time_and_its_error(self, backend: Backend):
+        """Somebody is to look at it, so nothing is written that would hide what was wrong with it."""
+        put_due(backend, "a", "b", "c")
+        leased = {each.id: each for each in lease_all(backend)}
+        batch = [settlement(leased["a"], Outcome.BURY, Aside("no good")), complete(leased["b"])]
+
+        assert list(backend.settle([Settlement("a", "stale", Outcome.BURY, Aside("no good"))])) == [False]
+        assert list(backend.settle(batch)) == [True, True]
+
+        aside = attrs.evolve(leased["a"].progress, due=None, last_error="no good")
+        assert backend.get("a") == attrs.evolve(leased["a"], progress=aside)
+        assert backend.get("c") == leased["c"]
+        assert list(backend.settle([settlement(leased["c"], Outcome.BURY, Aside("alone"))])) == [True]
+        assert ids(backend.scan("dead", 10, None)) == ["a", "c"]
 
     def test_a_dead_record_is_settled_with_the_token_that_it_carries(self, backend: Backend, clock: ManualClock):
         """So a redrive is fenced like everything else."""

@@ -6,7 +6,7 @@ import attrs
 
 from pitstop._errors import ScheduleError
 from pitstop._values._schedule import Schedule
-from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
+from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
 __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
@@ -38,6 +38,9 @@ def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
     """
     if isinstance(leased, Damaged):
         return _set_aside(leased)
+    if leased.progress.attempts < 1:
+        # A claim counts up; what was below zero before looks sound after it.
+        return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
     try:
         schedule = schedule_of(leased)
     except ScheduleError as error:
@@ -77,7 +80,7 @@ def bury(record: Record, error: str) -> Settlement:
     return settlement(record, Outcome.BURY, attrs.evolve(record.progress, due=None, last_error=error))
 
 
-def settlement(record: Record, outcome: Outcome, progress: Progress | None) -> Settlement:
+def settlement(record: Record, outcome: Outcome, progress: Progress | Aside | None) -> Settlement:
     """The fenced write of ``progress`` to a record that is leased or dead."""
     token = record.progress.token
     assert token is not None, "only a leased or dead record is settled"
@@ -86,5 +89,4 @@ def settlement(record: Record, outcome: Outcome, progress: Progress | None) -> S
 
 def _set_aside(damaged: Damaged) -> Settlement:
     assert damaged.token is not None, "a leased document carries the token of its lease"
-    progress = Progress(None, 0, last_error=damaged.error, token=damaged.token)
-    return Settlement(damaged.id, damaged.token, Outcome.BURY, progress)
+    return Settlement(damaged.id, damaged.token, Outcome.BURY, Aside(damaged.error))

@@ -16,7 +16,7 @@ from pitstop._decisions._settle import ack, checked_delay, error_text, extend, l
 from pitstop._engine._store import Store
 from pitstop._errors import LeaseLost, PitstopError
 from pitstop._values._instant import from_instant
-from pitstop.abc import Outcome, Settlement
+from pitstop.abc import Outcome, Progress, Settlement
 
 
 __all__ = ["Delivery"]
@@ -117,7 +117,7 @@ class Delivery:
         hooks = self._store.hooks
         if hooks.retried and settlement.outcome is Outcome.RELEASE:
             progress = settlement.progress
-            assert progress is not None
+            assert isinstance(progress, Progress)
             assert progress.due is not None
             hooks.notify(hooks.retried, delivery=self, error=text, due=from_instant(progress.due))
         self._store.tell(settlement)
@@ -133,7 +133,7 @@ class Delivery:
         until = lease_end(self._store.backend.now(), span)
         settlement = extend(self._emission.record, until)
         self._apply(settlement, "extended")
-        assert settlement.progress is not None
+        assert isinstance(settlement.progress, Progress)
         record = attrs.evolve(self._emission.record, progress=settlement.progress)
         self._emission = attrs.evolve(self._emission, record=record)
 

@@ -1,4 +1,4 @@
-"""The listener: claims what is due, hands it out, and sleeps in between. The one place where Pitstop waits.
+"""The listener: claims what is due, hands it out, and sleeps in between.
 
 How a listener waits: it looks at the store; finds nothing; sleeps until the next ``due`` it knows of, a randomised
 ``loop_time`` at most; and is woken before that by a store in this process, or by the backend's watch. Hints may get
@@ -7,14 +7,14 @@ lost: then it is late by ``loop_time``, and nothing else.
 
 from __future__ import annotations
 
+import _thread
 import logging
 import random
-import sys
 
 from collections import deque
 from collections.abc import Iterator
 from datetime import timedelta
-from threading import Lock
+from threading import Condition, get_ident
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +25,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._store import Store
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
+from pitstop._values._duration import parse_duration
 from pitstop.abc import Capability, Doorbell, Settlement
 
 
@@ -36,6 +37,22 @@ _log = logging.getLogger("pitstop.listener")
 _LEAST_REMAINDER = 0.1
 #: Seconds to wait when somebody else took what was due.
 _CONTENTION_PAUSE = 0.005
+#: Seconds that close() waits for claims of other threads that are under way.
+_CLOSE_PATIENCE = 15.0
+#: Seconds that stop() waits until what was claimed ahead is given back.
+_STOP_PATIENCE = 0.5
+
+
+class _Visit:
+    """One call of ``get``, in one thread: what wakes it, and until when it would sleep."""
+
+    __slots__ = ("bell", "next_look", "thread")
+
+    def __init__(self) -> None:
+        self.thread = get_ident()
+        self.bell = Doorbell()
+        #: The instant at which it will look again. While it looks: everything is news to it.
+        self.next_look = float("inf")
 
 
 class Listener:
@@ -52,52 +69,61 @@ class Listener:
         self._lock_time = lock_time
         self._loop_time = loop_time
         self._prefetch = prefetch
-        self._lock = Lock()
-        # Claimed, not handed out; each with the time on the monotonic clock until which it may be.
-        self._unseen: deque[tuple[Emission, float]] = deque()
-        self._bell = Doorbell()
-        # Threads inside get(). One ring wakes one of them, so whoever takes a message rings for the others.
-        self._inside = 0
-        # The instant at which a sleeping listener will look again. While one looks: everything is news to it.
-        self._next_look: float = float("inf")
         self._stopped = False
         self._backoff = Backoff()
+        self._reset()
         store.add(self)
 
-    def get(self, timeout: float | timedelta | None = 0) -> Delivery | None:
+    def _reset(self) -> None:
+        # Claimed, not handed out; each with the time on the monotonic clock until which it may be.
+        self._unseen: deque[tuple[Emission, float]] = deque()
+        self._changed = Condition()
+        # Who is inside get(). Replaced, never changed: a signal handler may be reading it.
+        self._visits: tuple[_Visit, ...] = ()
+
+    def get(self, timeout: float | timedelta | str | None = 0) -> Delivery | None:
         """The next message that is due.
 
-        :param timeout: how long to wait for one, in seconds or as a ``timedelta``. 0: take what is due now, in this
-            thread, without waiting. None: wait until there is one.
+        :param timeout: how long to wait for one: seconds, a ``timedelta``, or text such as ``"5s"``. 0: take what is
+            due now, in this thread, without waiting. None: wait until there is one.
         :return: None when there was none in that time, or the listener was stopped.
         :raises BackendUnavailable: when the store cannot be reached, at the end of ``timeout``. Without a timeout it is
             tried again and again, with growing pauses.
+        :raises ConfigError: when ``timeout`` is no duration.
         """
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        # Numbers first: those who poll give 0.
+        seconds = timeout if timeout is None or isinstance(timeout, int | float) else _seconds(timeout)
         deadline = None if seconds is None else self._store.clock.monotonic() + seconds
-        with self._lock:
-            self._inside += 1
+        visit = _Visit()
+        with self._changed:
+            self._visits = (*self._visits, visit)
         try:
-            return self._get(deadline)
+            return self._get(visit, deadline)
         finally:
-            with self._lock:
-                self._inside -= 1
+            with self._changed:
+                self._visits = tuple(each for each in self._visits if each is not visit)
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """End the iteration, and give back what was claimed ahead. Safe in any thread and in signal handlers.
 
         Deliveries that were handed out stay valid: settle them as ever.
         """
-        self._stopped = True
-        self._bell.ring()
-        # In a signal handler that interrupted Pitstop's own code, the locks that giving back needs may be held by this
-        # very thread. Then it is left to the interrupted code, or to close().
-        if not _inside_pitstop():
-            self._give_back()
+        self._end()
+        if self._unseen:
+            # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
+            # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
+            done = Doorbell()
+            _thread.start_new_thread(self._give_back, (done,))
+            done.wait(_STOP_PATIENCE)
 
     def close(self) -> None:
-        """Stop, and let go of everything. Again is harmless."""
-        self.stop()
+        """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless."""
+        self._end()
+        me = get_ident()
+        with self._changed:
+            # A claim that is under way would be given back to a store that is closed by then.
+            self._changed.wait_for(lambda: all(each.thread == me for each in self._visits), _CLOSE_PATIENCE)
         self._give_back()
         self._store.discard(self)
         self._watching.leave(self)
@@ -114,8 +140,14 @@ class Listener:
 
     def notice(self, due: int | None) -> None:
         """A message with this ``due`` was written: wake up, if it comes before the next look."""
-        if due is None or due < self._next_look:
-            self._bell.ring()
+        for visit in self._visits:
+            if due is None or due < visit.next_look:
+                visit.bell.ring()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: what was claimed ahead, and the threads that wait, are the parent's."""
+        self._reset()
+        self._watching.after_fork()
 
     def __iter__(self) -> Iterator[Delivery]:
         return self
@@ -138,22 +170,24 @@ class Listener:
         state = "stopped" if self._stopped else "healthy" if self.healthy else "failing"
         return f"<Listener on {self._store.location} {state}>"
 
-    def _get(self, deadline: float | None) -> Delivery | None:
+    def _end(self) -> None:
+        self._stopped = True
+        for visit in self._visits:
+            visit.bell.ring()
+
+    def _get(self, visit: _Visit, deadline: float | None) -> Delivery | None:
         clock = self._store.clock
         while not self._stopped:
             try:
-                self._next_look = float("inf")
+                visit.next_look = float("inf")
                 delivery = self._take()
                 if delivery is not None:
-                    if self._inside > 1:
-                        # There may be more, and what this thread knew of later ones is known to no other.
-                        self._bell.ring()
                     return delivery
                 if self._stopped:
                     break
                 if deadline is not None and clock.monotonic() >= deadline:
                     return None
-                pause = self._pause()
+                pause = self._pause(visit)
             except BackendUnavailable as error:
                 if self._stopped:
                     break
@@ -163,7 +197,7 @@ class Listener:
                 pause = self._backoff.failed(error, clock.monotonic(), log=not last)
                 if last:
                     raise
-            self._sleep(pause, deadline)
+            self._sleep(visit, pause, deadline)
         self._give_back()
         # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
         self._watching.leave(self)
@@ -187,7 +221,7 @@ class Listener:
     def _pop_unseen(self) -> Emission | None:
         late: list[Emission] = []
         found: Emission | None = None
-        with self._lock:
+        with self._changed:
             while self._unseen and found is None and not self._stopped:
                 emission, until = self._unseen.popleft()
                 if self._store.clock.monotonic() < until:
@@ -210,7 +244,7 @@ class Listener:
         emissions = [each for each in decided if isinstance(each, Emission)]
         in_time = clock.monotonic() < until
         if in_time:
-            with self._lock:
+            with self._changed:
                 self._unseen.extend((each, until) for each in emissions)
         elif emissions:
             _log.warning(
@@ -226,7 +260,7 @@ class Listener:
                     store.tell(settlement)
         return bool(leased) and in_time
 
-    def _pause(self) -> float:
+    def _pause(self, visit: _Visit) -> float:
         """Seconds until the next look."""
         backend = self._store.backend
         longest = self._loop_time.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
@@ -238,25 +272,24 @@ class Listener:
             pause = min(_CONTENTION_PAUSE, longest)
         else:
             pause = min((due * 1000 - now) / 1e6, longest)
-        self._next_look = now / 1000 + pause * 1000
+        visit.next_look = now / 1000 + pause * 1000
         return pause
 
-    def _sleep(self, pause: float, deadline: float | None) -> None:
+    def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
         clock = self._store.clock
         if Capability.WATCH in self._store.capabilities:
             self._watching.join(self)
         if deadline is not None:
             pause = min(pause, max(deadline - clock.monotonic(), 0.0))
-        clock.wait(self._bell, pause)
-        if self._stopped:
-            # One ring wakes one thread; the others are to stop too.
-            self._bell.ring()
+        clock.wait(visit.bell, pause)
 
-    def _give_back(self) -> None:
-        with self._lock:
+    def _give_back(self, done: Doorbell | None = None) -> None:
+        with self._changed:
             unseen = [emission for emission, _ in self._unseen]
             self._unseen.clear()
         self._return(unseen)
+        if done is not None:
+            done.ring()
 
     def _return(self, unseen: list[Emission]) -> None:
         """Give back what was claimed and not handed out: due again, and the attempt is not counted."""
@@ -273,12 +306,5 @@ class Listener:
             self._store.written(None)
 
 
-def _inside_pitstop() -> bool:
-    """Whether the caller of ``stop`` interrupted (or was called by) code of this package."""
-    frame = sys._getframe(2)
-    package = __name__.partition(".")[0] + "."
-    while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).startswith(package):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+def _seconds(timeout: object) -> float:
+    return parse_duration(timeout, "timeout").total_seconds()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from collections import Counter
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
-from weakref import ReferenceType, ref
+from weakref import ReferenceType, WeakSet, ref
 
 from pitstop._errors import BackendUnavailable
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._instant import from_instant
-from pitstop.abc import Backend, Outcome, Retry, Settlement
+from pitstop.abc import Aside, Backend, Outcome, Retry, Settlement
 
 
 if TYPE_CHECKING:
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["Sleeper", "Store"]
 
 _log = logging.getLogger("pitstop.delivery")
+
+
+_stores: WeakSet[Store] = WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Sleeper(Protocol):
@@ -33,6 +46,10 @@ class Sleeper(Protocol):
 
     def close(self) -> None:
         """The store is about to be closed."""
+        ...
+
+    def after_fork(self) -> None:
+        """This is the child of a fork: the threads of the parent are not here."""
         ...
 
 
@@ -54,6 +71,7 @@ class Store:
         # Weak, so that a listener that was dropped without close() is not kept. A tuple, so that one thread may go
         # through it while another puts a new one in its place.
         self._sleepers: tuple[ReferenceType[Sleeper], ...] = ()
+        _stores.add(self)
 
     @property
     def backend(self) -> Backend:
@@ -96,16 +114,25 @@ class Store:
             if sleeper is not None:
                 sleeper.notice(due)
 
+    def after_fork(self) -> None:
+        """In the child of a fork: locks that the parent's threads held will not be let go of here."""
+        self._lock = Lock()
+        for sleeper in self.sleepers:
+            sleeper.after_fork()
+
     def tell(self, settlement: Settlement) -> None:
         """Let observers and sleepers know of a settlement that was applied."""
         progress, hooks = settlement.progress, self.hooks
         if progress is None:
             return
         if settlement.outcome is Outcome.BURY:
-            _log.warning("message %r is dead: %s", settlement.id, progress.last_error)
+            # Without the error: that is the text of somebody's exception, which may hold anything.
+            _log.warning("message %r is dead; its last_error says why", settlement.id)
             if hooks.dead:
                 hooks.notify(hooks.dead, id=settlement.id, error=progress.last_error)
-        elif settlement.outcome is Outcome.RESCHEDULE and hooks.advanced:
+        if isinstance(progress, Aside):
+            return
+        if settlement.outcome is Outcome.RESCHEDULE and hooks.advanced:
             hooks.notify(
                 hooks.advanced,
                 id=settlement.id,

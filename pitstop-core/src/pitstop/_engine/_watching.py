@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from threading import Lock, Thread
 from weakref import WeakSet
@@ -27,17 +26,15 @@ class Watching:
         # Weak, so that the thread ends after the last listener also when that was dropped without close().
         self._joined: WeakSet[Sleeper] = WeakSet()
         self._end: Doorbell | None = None
-        self._pid = os.getpid()
 
     def join(self, sleeper: Sleeper) -> None:
         """``sleeper`` wants to be woken by changes that others make. Again is harmless, and cheap."""
-        if sleeper in self._joined and self._pid == os.getpid():
+        if sleeper in self._joined:
             return
         with self._lock:
             self._joined.add(sleeper)
-            # A child of fork() has what its parent had, but for the thread.
-            if self._end is None or self._pid != os.getpid():
-                self._end, self._pid = Doorbell(), os.getpid()
+            if self._end is None:
+                self._end = Doorbell()
                 thread = Thread(target=self._follow, args=(self._end,), name="pitstop-watch", daemon=True)
                 thread.start()
 
@@ -47,6 +44,10 @@ class Watching:
             self._joined.discard(sleeper)
             if not self._joined and self._end is not None:
                 self._end.ring()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the thread is the parent's, and so is who holds the lock."""
+        self._lock, self._joined, self._end = Lock(), WeakSet(), None
 
     def _follow(self, end: Doorbell) -> None:
         clock, backoff = self._store.clock, Backoff()

@@ -14,7 +14,7 @@ from pitstop.abc import API_VERSION, Backend, did_you_mean
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["BACKEND_GROUP", "EntryPointResolver", "backend_class", "load_backend"]
+__all__ = ["BACKEND_GROUP", "EntryPointResolver", "are_different", "backend_class", "load_backend"]
 
 BACKEND_GROUP = "pitstop.backends"
 
@@ -58,6 +58,12 @@ def load_backend(name: str) -> type[Backend]:
     return backend_class(loaded, where)
 
 
+def are_different(name: str, other: str) -> bool:
+    """Whether two names are those of two installed backends, not aliases of one. Loads neither."""
+    values = [{each.value for each in installed(BACKEND_GROUP) if each.name == given} for given in (name, other)]
+    return all(values) and not values[0] & values[1]
+
+
 def backend_class(candidate: object, where: str) -> type[Backend]:
     """Check that ``candidate`` is a backend class written for this version of the contract.
 
@@ -78,6 +84,11 @@ def backend_class(candidate: object, where: str) -> type[Backend]:
 
 
 def _unknown(name: str, candidates: Any) -> PitstopError:
+    if "://" in name or "@" in name:
+        # Not quoted: what looks like a URL may hold a password.
+        return UnknownBackend(
+            "The type is no name of a backend; it looks like a URL. Give it as 'url', or in place of the mapping."
+        )
     distribution = _DISTRIBUTIONS.get(name)
     if distribution is not None:
         return UnknownBackend(f"Backend {name!r} is not installed. Install it with: pip install {distribution}")

@@ -1,6 +1,6 @@
 """The hooks that a plugin may implement. An implementation takes those of a hook's arguments that it wants.
 
-All but :meth:`Hooks.pitstop_create_backend` and :meth:`Hooks.pitstop_handling` observe: what they return is ignored,
+All but :meth:`HookSpecs.pitstop_create_backend` and :meth:`HookSpecs.pitstop_handling` observe: what they return is ignored,
 and what they raise is logged and counted, and disturbs nobody. They run in the thread that did the thing, after it was
 written to the store.
 """

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Self, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import attrs
 
@@ -17,7 +17,16 @@ from pitstop._values._duration import parse_duration
 from pitstop.abc._clock import Clock
 
 
-__all__ = ["BackendConfig", "Retry", "did_you_mean", "duration_field"]
+__all__ = [
+    "BackendConfig",
+    "Retry",
+    "did_you_mean",
+    "duration_field",
+    "from_mapping",
+    "number_field",
+    "query_options",
+    "split_url",
+]
 
 _T = TypeVar("_T")
 
@@ -167,11 +176,6 @@ def query_options(query: str) -> dict[str, Any]:
             raise ConfigError(f"The URL gives {key!r} twice. Give each option once.")
         place[inner or name] = value
     return options
-
-
-def url_path(parts: SplitResult) -> str:
-    """The path of a URL, with its percent-escapes undone."""
-    return unquote(parts.path)
 
 
 def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:

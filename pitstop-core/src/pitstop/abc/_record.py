@@ -15,7 +15,7 @@ from pitstop._values._entry import State
 from pitstop._values._instant import LAST_INSTANT
 
 
-__all__ = ["Damaged", "Outcome", "Progress", "Record", "Settlement", "Tally", "read_record", "state_of"]
+__all__ = ["Aside", "Damaged", "Outcome", "Progress", "Record", "Settlement", "Tally", "read_record", "state_of"]
 
 
 @attrs.frozen
@@ -140,6 +140,15 @@ class Outcome(Enum):
 
 
 @attrs.frozen
+class Aside:
+    """What is written to a document that cannot be read: no ``due``, and this error. All else stays as it was found,
+    for somebody to look at and mend.
+    """
+
+    last_error: str
+
+
+@attrs.frozen
 class Settlement:
     """A fenced write: done if the record carries ``token`` and is leased or dead now, otherwise nothing at all."""
 
@@ -147,7 +156,7 @@ class Settlement:
     token: str
     outcome: Outcome
     #: The progress to write; None: delete the record.
-    progress: Progress | None
+    progress: Progress | Aside | None
 
 
 @attrs.frozen

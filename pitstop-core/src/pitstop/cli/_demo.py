@@ -45,12 +45,12 @@ def demo(settings: Settings) -> None:
     with _some_url(settings) as url, pitstop.init(url) as pit:
         if any(pit.entries(limit=1)):
             raise click.ClickException(
-                f"{pit._store.location} is not empty, and the demo would take messages that are meant for others. "
+                f"{pit.location} is not empty, and the demo would take messages that are meant for others. "
                 f"Give it a store of its own, or leave out --url."
             )
         stage = _Stage(pit, url, settings)
         try:
-            stage.tell(f"On {pit._store.location}.", "What is told below is checked, not just printed.")
+            stage.tell(f"On {pit.location}.", "What is told below is checked, not just printed.")
             for scene in _SCENES:
                 scene(stage)
         finally:
@@ -207,7 +207,7 @@ def _recurring(stage: _Stage) -> None:
 def _killed(stage: _Stage) -> None:
     stage.begin("Crash: a consumer is killed while it has a message")
     if Capability.MULTI_PROCESS not in stage.pit._store.capabilities:
-        stage.tell("Left out.", f"{stage.pit._store.location} lives in one process: no other one could take a message.")
+        stage.tell("Left out.", f"{stage.pit.location} lives in one process: no other one could take a message.")
         return
     lock = timedelta(seconds=2)
     id = stage.store("export", "Export the books", timedelta(0))

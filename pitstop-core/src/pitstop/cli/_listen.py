@@ -62,7 +62,7 @@ def listen(
                 handle = session.command(command)
             if sys.stderr.isatty():
                 until = "what is due is taken" if once else "Ctrl-C"
-                say(f"Listening on {pit._store.location} until {until}.")
+                say(f"Listening on {pit.location} until {until}.")
             for delivery in _due(listener) if once else listener:
                 handle(delivery)
         if sys.stderr.isatty():
