@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from datetime import timedelta
+from itertools import islice
 
 import pytest
 
@@ -37,7 +38,7 @@ def backlog(request, coll, backend):
     due, future = (BATCH, FUTURE) if request.param == "to come" else (DUE, FUTURE // 10)
     ids = iter(range(due + future))
     dues = [START - 1 - n // 3 for n in range(due)] + [START + 3_600_000 + n // 3 for n in range(future)]
-    while some := [document(f"{id:07}", dues[id]) for id, _ in zip(ids, range(10_000))]:  # noqa: B905
+    while some := [document(f"{id:07}", dues[id]) for id in islice(ids, 10_000)]:
         coll.insert_many(some, ordered=False)
     return due
 
