@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
 
 import pitstop
 
-from pitstop import ConfigError
+from pitstop import ConfigError, ScheduleError
 from pitstop.abc import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
 from pitstop.testing import ManualClock
 
@@ -94,7 +94,7 @@ class TestValues:
             f"lock_time={timedelta.max!r} is longer than 100 years. Give a shorter duration."
         )
 
-    @pytest.mark.parametrize("value", ["system", 5, object])
+    @pytest.mark.parametrize("value", ["system", 5, object()])
     def test_that_are_no_clock(self, value):
         assert refusal(clock=value) == (
             f"clock is a {type(value).__name__}, which is no clock. Give a pitstop.testing.ManualClock."
@@ -198,3 +198,24 @@ class TestToolsForAuthors:
         assert "hunter2" not in str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
+
+
+def test_the_class_of_a_clock_is_no_clock():
+    with pytest.raises(ConfigError) as caught:
+        pitstop.init({"type": "memory", "clock": ManualClock})
+    assert str(caught.value) == "clock is the class ManualClock. Give an instance, as in ManualClock()."
+
+
+def test_a_memory_url_with_a_password_is_refused_and_not_quoted():
+    with pytest.raises(ConfigError) as caught:
+        pitstop.init("memory://bob:hunter2@x")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_manual_clock_takes_text_and_says_what_it_does_not_take():
+    clock = ManualClock()
+    assert clock.advance("1h30m") == datetime(2020, 1, 1, 1, 30, tzinfo=UTC)
+    with pytest.raises(ConfigError, match="by='later' is not a duration"):
+        clock.advance("later")
+    with pytest.raises(ScheduleError, match="start=5 is no datetime"):
+        ManualClock(5)

@@ -526,3 +526,23 @@ def test_a_settlement_without_progress_is_told_to_nobody(clock, observer):
         pit._store.tell(Settlement("a", "t", Outcome.COMPLETE, None))
         pit._store.tell(Settlement("a", "t", Outcome.RELEASE, Progress(0, 0)))
     assert observer.events == []
+
+
+class TestMistakes:
+    def test_a_method_that_is_not_marked_would_never_be_called(self):
+        class Audit:
+            def pitstop_message_acked(self, delivery): ...
+
+            def __repr__(self):
+                return "<Audit>"
+
+        with pytest.raises(ConfigError) as caught:
+            pitstop.init({"type": "memory"}, plugins=[Audit()])
+        assert str(caught.value) == (
+            "The plugin <Audit> has a pitstop_message_acked that is not marked, so it would never be called. "
+            "Put @pitstop.hookimpl before it."
+        )
+
+    def test_one_plugin_that_is_not_in_a_list(self):
+        with pytest.raises(ConfigError, match=r"plugins is of type object\. Give a list"):
+            pitstop.init({"type": "memory"}, plugins=object())

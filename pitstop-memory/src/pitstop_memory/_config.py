@@ -29,6 +29,8 @@ class MemoryConfig(BackendConfig):
     def options_of_url(cls, url: str) -> dict[str, Any]:
         """``memory://`` or ``memory://name``."""
         parts = split_url(url)
+        if "@" in parts.netloc:
+            raise ConfigError("A memory URL has no user and no password. Write it as 'memory://' or 'memory://name'.")
         if parts.path.strip("/"):
             raise ConfigError("A memory URL has no path. Write it as 'memory://' or 'memory://name'.")
         named = {"name": parts.netloc} if parts.netloc else {}

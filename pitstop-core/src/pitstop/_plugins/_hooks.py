@@ -47,6 +47,8 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
             _log.exception("plugin %r from %s failed to load and is left out", name, origin(entry_point))
         else:
             _register(manager, plugin, name)
+    if not isinstance(plugins, Iterable):
+        raise ConfigError(f"plugins is of type {type(plugins).__name__}. Give a list, as in plugins=[Audit()].")
     for plugin in plugins:
         _register(manager, plugin, None)
     # After all others: of those that ask to be last, the one that was registered last is.
@@ -58,10 +60,20 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
     return manager
 
 
+def _refuse_unmarked(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
+    for hook in vars(HookSpecs):
+        if hook.startswith("pitstop_") and hasattr(plugin, hook) and manager.parse_hookimpl_opts(plugin, hook) is None:
+            raise ConfigError(
+                f"The plugin {name or plugin!r} has a {hook} that is not marked, so it would never be called. "
+                f"Put @pitstop.hookimpl before it."
+            )
+
+
 def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
     if isinstance(plugin, type):
         # Its methods would be called without their self.
         raise ConfigError(f"The plugin {name or plugin.__name__!r} is a class. Give an instance of it.")
+    _refuse_unmarked(manager, plugin, name)
     try:
         manager.register(plugin, name)
     except ValueError as error:

@@ -33,8 +33,10 @@ LAST_INSTANT = 253_402_300_799_999
 def aware(value: datetime, field: str) -> datetime:
     """Return ``value`` when it knows its zone.
 
-    :raises ScheduleError: when it is naive, since nobody can say which instant a naive datetime means.
+    :raises ScheduleError: when it is no datetime, or naive, since nobody can say which instant a naive datetime means.
     """
+    if not isinstance(value, datetime):
+        raise ScheduleError(f"{field}={value!r} is no datetime. Give an aware one, such as datetime.now(UTC).")
     if value.utcoffset() is None:
         raise ScheduleError(
             f"{field}={value!r} is naive: it does not say in which zone. "

@@ -115,7 +115,7 @@ def plan(
     until = None if end is None else end_of(end, when, now_us)
     if until is not None and until <= start:
         raise ScheduleError(
-            f"end={end!r} is not after the start {when!r}. The end is exclusive, as in range(); None means never."
+            f"end={end!r} is not after the start {when!r}. A timedelta counts from now. The end is exclusive; None means never."
         )
     schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace))
     first = schedule._bounded(recurrence.first(start))

@@ -111,7 +111,11 @@ def _retry(value: object) -> Retry:
 
 
 def _clock(_: Any, field: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not all(callable(getattr(value, name, None)) for name in ("time_us", "monotonic", "wait")):
+    if value is None:
+        return
+    if isinstance(value, type):
+        raise ConfigError(f"{field.name} is the class {value.__name__}. Give an instance, as in {value.__name__}().")
+    if not all(callable(getattr(value, name, None)) for name in ("time_us", "monotonic", "wait")):
         raise ConfigError(
             f"{field.name} is a {type(value).__name__}, which is no clock. Give a pitstop.testing.ManualClock."
         )

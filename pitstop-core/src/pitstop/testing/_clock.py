@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Condition
 
 from pitstop._errors import PitstopError
+from pitstop._values._duration import parse_duration
 from pitstop._values._instant import aware, microseconds
 from pitstop.abc import Doorbell
 
@@ -16,7 +17,8 @@ __all__ = ["ManualClock"]
 class ManualClock:
     """Time in the hand of a test: give it as ``clock`` to the configuration of a backend. Thread-safe.
 
-    A wait in another thread ends when the clock is moved past its time, not before.
+    A wait ends when the clock is moved past its time, not before; so who holds the clock must not wait by it. In a test
+    of one thread ask with ``listener.get()``, which does not wait, and not with ``listener.get(timeout=3)``.
     """
 
     def __init__(self, start: datetime | None = None) -> None:
@@ -33,12 +35,13 @@ class ManualClock:
         """The time that it shows."""
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._now_us)
 
-    def advance(self, by: timedelta | float) -> datetime:
-        """Move it by a ``timedelta`` or by seconds; return the time that it shows then.
+    def advance(self, by: timedelta | float | str) -> datetime:
+        """Move it by a ``timedelta``, by seconds, or by text such as ``"1h30m"``; return the time that it shows then.
 
-        :raises pitstop.PitstopError: when ``by`` is negative: clocks do not go back.
+        :raises pitstop.PitstopError: when ``by`` is negative, since clocks do not go back, or no duration.
         """
-        delta = by if isinstance(by, timedelta) else timedelta(seconds=by)
+        delta = parse_duration(by, "by") if isinstance(by, str) else by
+        delta = delta if isinstance(delta, timedelta) else timedelta(seconds=delta)
         if delta < timedelta(0):
             raise PitstopError(f"by={by!r} is negative. The clock does not go back.")
         return self._move(self._now_us + delta // timedelta(microseconds=1))
