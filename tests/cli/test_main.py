@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 import subprocess
 import sys
 
@@ -22,6 +23,38 @@ def test_importing_pitstop_imports_neither_click_nor_rich_nor_a_backend():
         "import sys, pitstop, pitstop.cli; print([m for m in ('click', 'rich', 'pitstop_sqlite') if m in sys.modules])"
     )
     assert python(code).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", [None, *app.commands])
+def test_help_is_text_without_control_characters_or_escapes(invoke, command):
+    result = invoke(*([] if command is None else [command]), "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: pitstop {'[OPTIONS]' if command is None else command} ")
+    assert set(result.stdout) <= set(string.printable) - set("\\\r\t\v\f")
+
+
+@pytest.mark.parametrize(
+    ("command", "examples"),
+    [
+        (
+            "store",
+            """
+  pitstop store '{"msg": "object"}' --in 15m
+  pitstop store '{"report": "daily"}' --id daily --at 2031-05-04T06:00+02:00 --every 1d
+  pitstop store --in 1h < messages.jsonl
+""",
+        ),
+        (
+            "listen",
+            """
+  pitstop listen | jq .msg
+  pitstop listen --exec 'curl --fail --json @- https://example.com/hook'
+""",
+        ),
+    ],
+)
+def test_examples_in_the_help_have_a_line_each(invoke, command, examples):
+    assert examples in invoke(command, "--help").stdout
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

@@ -43,7 +43,7 @@ def listen(
     loop_time: timedelta | None,
     prefetch: int,
 ) -> None:
-    r"""Print messages as they become due, one JSON object per line.
+    """Print messages as they become due, one JSON object per line.
 
     A message is acknowledged after its line was written. With --exec it is acknowledged when CMD exits with 0, and
     comes back later when not. Ctrl-C and SIGTERM let the running command finish, give back the rest, and end.
@@ -51,7 +51,7 @@ def listen(
     \b
     pitstop listen | jq .msg
     pitstop listen --exec 'curl --fail --json @- https://example.com/hook'
-    """
+    """  # noqa: D301 - click wants the backspace itself, which a raw string does not hold
     if command is not None and os.name != "posix":
         raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
     with settings.open() as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:

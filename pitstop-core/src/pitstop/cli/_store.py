@@ -85,7 +85,7 @@ def store(
     catch_up: CatchUp,
     grace: timedelta | None,
 ) -> None:
-    r"""Store MESSAGE, a JSON object; without it, each line of stdin.
+    """Store MESSAGE, a JSON object; without it, each line of stdin.
 
     One message: prints its id. JSON lines: prints how many there were; with --json an {"id": ...} for each.
 
@@ -93,7 +93,7 @@ def store(
     pitstop store '{"msg": "object"}' --in 15m
     pitstop store '{"report": "daily"}' --id daily --at 2031-05-04T06:00+02:00 --every 1d
     pitstop store --in 1h < messages.jsonl
-    """
+    """  # noqa: D301 - click wants the backspace itself, which a raw string does not hold
     _check_options(delay, at, every, until, catch_up, grace)
     plan = _Plan(at or delay or timedelta(0), until, every, catch_up, grace)
     if message is not None and message != "-":
