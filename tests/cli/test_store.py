@@ -27,6 +27,13 @@ def test_json_prints_the_id_as_an_object(invoke, pit, lines):
     assert pit.get("a") is not None
 
 
+def test_an_id_does_not_steer_the_terminal_and_json_has_it_exactly(invoke, pit, lines):
+    id = "e\x1b[31mx\x9b\n"
+    assert invoke("store", "{}", "--id", id).stdout == "e\\x1b[31mx\\x9b\\n\n"
+    assert lines(invoke("store", "{}", "--id", id, "--json").stdout) == [{"id": id}]
+    assert [entry.id for entry in pit.entries()] == [id]
+
+
 def test_in_counts_from_now(invoke, pit):
     before = pit.now()
     entry = stored(pit, invoke("store", "{}", "--in", "1h30m"))

@@ -17,7 +17,7 @@ from pitstop import MessageError, Pitstop, PitstopError
 from pitstop._values._schedule import CatchUp
 from pitstop.abc import SystemClock
 from pitstop.cli._messages import read_message
-from pitstop.cli._output import print_json, progress, say
+from pitstop.cli._output import plain, print_json, progress, say
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._times import duration, moment, moment_or_duration
 
@@ -192,7 +192,7 @@ def _print_id(settings: Settings, id: str) -> None:
     if settings.json:
         print_json({"id": id})
     else:
-        sys.stdout.write(f"{id}\n")
+        click.echo(plain(id))
 
 
 def _so_far(stored: int) -> str:
