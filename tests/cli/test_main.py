@@ -143,6 +143,43 @@ def test_a_password_is_never_printed(args):
     assert "geheim" not in result.output
 
 
+def test_advice_of_the_library_on_how_to_write_a_url_is_left_as_it_is():
+    result = CliRunner().invoke(app, ["stats"], env={"PITSTOP_URL": "mongodb://bob:hunt@er2@host"}, prog_name="pitstop")
+    assert result.exit_code == 1
+    assert "Write it as mongodb://user:password@host:27017/database?option=value" in result.stderr
+    assert "hunt" not in result.output
+    assert "er2" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("x://bob:geheim@host is bad", "x://***@host is bad"),
+        ("x://user:geheim@host is bad", "x://***@host is bad"),
+        ("x://user:password@geheim@host is bad", "x://***@host is bad"),
+        ("x://bob:user:password@host is bad", "x://***@host is bad"),
+        ("x://user:password@host,y://bob:geheim@host", "x://***@host"),
+        ("bad. Write it as x://user:password@host", "bad. Write it as x://user:password@host"),
+    ],
+)
+def test_what_looks_like_credentials_is_masked_but_for_the_placeholder(monkeypatch, said, shown):
+    def fail(url, **_):
+        raise __import__("pitstop").BackendUnavailable(said)
+
+    monkeypatch.setattr("pitstop.init", fail)
+    result = CliRunner().invoke(app, ["--url", "x://host", "stats"])
+    assert result.stderr == f"Error: {shown}\n"
+
+
+def test_the_placeholder_as_the_password_that_is_used_is_masked(monkeypatch):
+    def fail(url, **_):
+        raise __import__("pitstop").BackendUnavailable(f"{url} is down")
+
+    monkeypatch.setattr("pitstop.init", fail)
+    result = CliRunner().invoke(app, ["--url", "x://user:password@host", "stats"])
+    assert result.stderr == "Error: x://user:***@host is down\n"
+
+
 def test_a_password_that_a_careless_backend_puts_into_its_error_is_masked(monkeypatch):
     def fail(url, **_):
         raise __import__("pitstop").BackendUnavailable("could not log in with s3cret!\nreally not")

@@ -68,8 +68,10 @@ def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None
     return callback
 
 
-#: ``user:password@`` in any URL, also a malformed one, and values of options that are named like a secret.
-_CREDENTIALS = re.compile(r"(?<=://)\S*@")
+#: User and password in any URL, also a malformed one, and values of options that are named like a secret. An error that
+#: shows how to write a URL says ``user:password@``, which is nobody's secret; whoever has that very password is still
+#: served by what :func:`_passwords` finds in his URL.
+_CREDENTIALS = re.compile(r"(?<=://)(?!user:password@[^\s@]*(?:\s|$))\S*@")
 _SECRET_OPTION = re.compile(r"(?i)(?<=[?&;])(pass(?:word|wd)?|pwd|secret|token|key)=[^&;\s'\"]*")
 
 
