@@ -102,11 +102,19 @@ def test_show_answers_why_a_message_has_not_come(invoke, pit, dead):
     pit.store({"id": "fresh"}, NOW)
     pit.store({"id": "later"}, timedelta(days=2))
     assert "A listener has it (attempt 1). It comes back in 14m" in leased
-    assert "It failed 1 times and comes back in 59m" in invoke("show", "due").stdout
+    assert "It failed once and comes back in 59m" in invoke("show", "due").stdout
     assert "no listener has taken it" in invoke("show", "fresh").stdout
     assert "Its time comes in 1d23h59m" in invoke("show", "later").stdout
     assert "set aside" in invoke("show", "dead").stdout
     assert "it never works" in invoke("show", "dead").stdout
+
+
+def test_show_counts_the_failures(invoke, pit):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        listener.get().nack("first", delay=NOW)
+        listener.get(timeout=5).nack("second", delay=timedelta(hours=1))
+    assert "It failed 2 times and comes back in 59m" in invoke("show", "a").stdout
 
 
 def test_show_prints_the_message(invoke, pit, lines):
@@ -166,6 +174,7 @@ def test_redrive_all_goes_on_past_a_damaged_one(invoke, pit, dead, url):
 def test_redrive_wants_ids_or_all(invoke):
     assert invoke("redrive").exit_code == 2
     assert invoke("redrive", "a", "--all").exit_code == 2
+    assert invoke("redrive", "--help").stdout.startswith("Usage: pitstop redrive [OPTIONS] [ID...]\n")
 
 
 def test_stats(invoke, pit, dead, lines):

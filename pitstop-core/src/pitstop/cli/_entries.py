@@ -94,12 +94,15 @@ def remove(settings: Settings, ids: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1)
+@click.argument("ids", metavar="[ID...]", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that are dead.")
 @common_options
 @click.pass_obj
 def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
-    """Make dead messages due now, with all their attempts before them."""
+    """Make dead messages due now, with all their attempts before them.
+
+    Give their ids, or --all.
+    """
     if bool(ids) == everything:
         raise click.UsageError("Give the ids of dead messages, or --all.")
     errors = []
@@ -213,7 +216,7 @@ def _why(entry: Entry, now: datetime) -> str:
     if entry.state == "leased":
         return f"A listener has it (attempt {entry.attempts}). It comes back {when} unless it is acknowledged."
     if entry.attempts:
-        return f"It failed {entry.attempts} times and comes back {when}."
+        return f"It failed {'once' if entry.attempts == 1 else f'{entry.attempts} times'} and comes back {when}."
     return f"Its time comes {when}."
 
 
