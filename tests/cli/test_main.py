@@ -33,6 +33,13 @@ def test_help_is_text_without_control_characters_or_escapes(invoke, command):
     assert set(result.stdout) <= set(string.printable) - set("\\\r\t\v\f")
 
 
+@pytest.mark.parametrize("command", app.commands)
+def test_help_names_the_environment_only_where_it_counts(invoke, command):
+    told = " ".join(invoke(command, "--help").stdout.split())
+    assert "--url URL" in told
+    assert ("Else PITSTOP_URL" in told) == (command not in {"demo", "backends"})
+
+
 @pytest.mark.parametrize(
     ("command", "examples"),
     [

@@ -10,7 +10,7 @@ import click
 from pitstop import PitstopError
 from pitstop._plugins._backends import BACKEND_GROUP, load_backend
 from pitstop.cli._output import print_json, print_table
-from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._settings import Settings, common_options_but
 
 
 __all__ = ["backends"]
@@ -29,7 +29,7 @@ class _Found:
 
 
 @click.command()
-@common_options
+@common_options_but("Of no effect: no store is opened.")
 @click.pass_obj
 def backends(settings: Settings) -> None:
     """List the installed backends, and say which of them do not load.

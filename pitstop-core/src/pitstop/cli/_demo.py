@@ -24,7 +24,7 @@ from pitstop._values._duration import format_duration
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._messages import json_text
 from pitstop.cli._output import print_json
-from pitstop.cli._settings import URL_VARIABLE, Settings, common_options
+from pitstop.cli._settings import URL_VARIABLE, Settings, common_options_but
 
 
 __all__ = ["demo"]
@@ -34,7 +34,7 @@ _PATIENCE = 5.0
 
 
 @click.command()
-@common_options
+@common_options_but("An empty store to use. Else an SQLite file in a temporary folder.")
 @click.pass_obj
 def demo(settings: Settings) -> None:
     """Show in a few seconds what Pitstop does, and why.

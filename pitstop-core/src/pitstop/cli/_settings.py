@@ -15,7 +15,7 @@ import click
 import pitstop
 
 
-__all__ = ["DEFAULT_URL", "URL_VARIABLE", "Settings", "common_options", "masked"]
+__all__ = ["DEFAULT_URL", "URL_VARIABLE", "Settings", "common_options", "common_options_but", "masked"]
 
 URL_VARIABLE = "PITSTOP_URL"
 DEFAULT_URL = "sqlite:///pitstop.db"
@@ -46,17 +46,18 @@ class Settings:
 
 def common_options(command: _Command) -> _Command:
     """Give a command the options ``--url`` and ``--json``, to be found in its :class:`Settings`."""
-    url = click.option(
-        "--url",
-        metavar="URL",
-        expose_value=False,
-        callback=_remember("url"),
-        help=f"The store. Else {URL_VARIABLE} of the environment (better for a password), else {DEFAULT_URL}.",
-    )
+    return common_options_but(
+        f"The store. Else {URL_VARIABLE} of the environment (better for a password), else {DEFAULT_URL}."
+    )(command)
+
+
+def common_options_but(url_help: str) -> Callable[[_Command], _Command]:
+    """:func:`common_options` for a command to which ``--url`` means something else, as ``url_help`` says."""
+    url = click.option("--url", metavar="URL", expose_value=False, callback=_remember("url"), help=url_help)
     json = click.option(
         "--json", is_flag=True, default=None, expose_value=False, callback=_remember("json"), help="Print JSON."
     )
-    return url(json(command))
+    return lambda command: url(json(command))
 
 
 def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
