@@ -10,24 +10,8 @@ import pytest
 
 import pitstop
 
-from core.kit import LOCK, Clock, Running, backend
+from core.kit import LOCK, Running, backend
 from pitstop import BackendUnavailable, LeaseLost, PitstopError, ScheduleError
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def store(clock):
-    return backend(clock=clock)
-
-
-@pytest.fixture
-def pit(store):
-    with pitstop.init({"type": store}) as pit:
-        yield pit
 
 
 @pytest.fixture

@@ -24,22 +24,6 @@ from pitstop import BackendUnavailable
 from pitstop_memory import MemoryBackend
 
 
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def store(clock):
-    return backend(clock=clock)
-
-
-@pytest.fixture
-def pit(store):
-    with pitstop.init({"type": store}) as pit:
-        yield pit
-
-
 def ids(deliveries) -> list[str]:
     return [delivery.id for delivery in deliveries]
 

@@ -8,28 +8,12 @@ import pytest
 
 import pitstop
 
-from core.kit import Clock, Scripted, backend
+from core.kit import Scripted, backend
 from pitstop import MessageError, PitstopError, ScheduleError
 from pitstop.abc import Damaged
 
 
 NOW = timedelta(0)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def store(clock):
-    return backend(clock=clock)
-
-
-@pytest.fixture
-def pit(store):
-    with pitstop.init({"type": store}) as pit:
-        yield pit
 
 
 class TestRefusals:
