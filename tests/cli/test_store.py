@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pitstop.abc import Capability
+
 
 def stored(pit, result):
     assert result.exit_code == 0, result.stderr
@@ -32,6 +34,30 @@ def test_an_id_does_not_steer_the_terminal_and_json_has_it_exactly(invoke, pit, 
     assert invoke("store", "{}", "--id", id).stdout == "e\\x1b[31mx\\x9b\\n\n"
     assert lines(invoke("store", "{}", "--id", id, "--json").stdout) == [{"id": id}]
     assert [entry.id for entry in pit.entries()] == [id]
+
+
+@pytest.mark.parametrize("options", [{"args": ("{}", "--id", "a")}, {"args": (), "input": '{"id": "a"}'}])
+def test_a_store_that_ends_with_the_command_is_warned_of_in_one_line(invoke, options):
+    result = invoke("store", *options["args"], "--url", "memory://", "--json", input=options.get("input"))
+    assert result.exit_code == 0
+    assert result.stdout == '{"id":"a"}\n'
+    assert result.stderr.splitlines()[0] == (
+        "Warning: memory:// lives in this process: what is stored in it is lost when this command ends. "
+        "Name a durable store by --url or PITSTOP_URL, such as sqlite:///pitstop.db."
+    )
+    assert result.stderr.count("Warning") == 1
+
+
+def test_a_store_that_others_share_and_that_is_not_durable_is_warned_of(invoke, monkeypatch):
+    monkeypatch.setattr("pitstop_sqlite.SqliteBackend.capabilities", Capability.MULTI_PROCESS)
+    result = invoke("store", "{}")
+    assert result.exit_code == 0
+    assert "is not durable: what is stored in it may be lost when it restarts." in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_of_a_durable_store_nothing_is_said(invoke):
+    assert invoke("store", "{}").stderr == ""
 
 
 def test_in_counts_from_now(invoke, pit):

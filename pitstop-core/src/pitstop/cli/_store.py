@@ -15,10 +15,10 @@ import click
 
 from pitstop import MessageError, Pitstop, PitstopError
 from pitstop._values._schedule import CatchUp
-from pitstop.abc import SystemClock
+from pitstop.abc import Capability, SystemClock
 from pitstop.cli._messages import read_message
-from pitstop.cli._output import plain, print_json, progress, say
-from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._output import plain, print_json, progress, say, warn
+from pitstop.cli._settings import DEFAULT_URL, URL_VARIABLE, Settings, common_options
 from pitstop.cli._times import duration, moment, moment_or_duration
 
 
@@ -99,6 +99,7 @@ def store(
     if message is not None and message != "-":
         found = read_message(message, id)
         with settings.open() as pit:
+            _warn_unless_durable(pit)
             stored = plan.store(pit, found)
         _print_id(settings, stored)
         return
@@ -108,6 +109,7 @@ def store(
     if id is not None:
         raise click.UsageError('--id names one message. In JSON lines, give each its own "id".')
     with settings.open() as pit:
+        _warn_unless_durable(pit)
         _store_lines(settings, pit, plan, stdin)
 
 
@@ -120,6 +122,17 @@ def _check_options(
         raise click.UsageError("--until, --catch-up and --grace are for recurring messages. Give --every, too.")
     if (catch_up == "skip") != (grace is not None):
         raise click.UsageError("--catch-up skip and --grace go together. The grace says how late is too late.")
+
+
+def _warn_unless_durable(pit: Pitstop) -> None:
+    capabilities = pit._store.capabilities
+    if Capability.DURABLE in capabilities:
+        return
+    if Capability.MULTI_PROCESS in capabilities:
+        loss = "is not durable: what is stored in it may be lost when it restarts"
+    else:
+        loss = "lives in this process: what is stored in it is lost when this command ends"
+    warn(f"Warning: {pit.location} {loss}. Name a durable store by --url or {URL_VARIABLE}, such as {DEFAULT_URL}.")
 
 
 def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO) -> None:
