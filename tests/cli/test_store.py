@@ -161,17 +161,29 @@ def test_options_that_make_no_sense_are_usage_errors(invoke, pit, args, text):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["--every", "0"], "not positive"),
-        (["--every", "1h", "--in", "2h", "--until", "1h"], "is not after the start"),
-        (["--at", "1960-01-01T00:00Z"], "outside of the years"),
+        (["--every", "0"], "--every 0s is not positive"),
+        (["--every", "0.0015"], "--every 1.5ms is not a whole number of milliseconds"),
+        (["--every", "1h", "--in", "2h", "--until", "1h"], "--until 1h is not after the start, --in 2h. A duration"),
+        (
+            ["--every", "1h", "--at", "2031-01-01T00:00Z", "--until", "1h"],
+            "--until 1h is not after the start, --at 2031-01-01T00:00:00+00:00.",
+        ),
+        (
+            ["--every", "1h", "--until", "2020-01-01T00:00+02:00"],
+            "--until 2020-01-01T00:00:00+02:00 is not after the start, now.",
+        ),
+        (["--at", "1960-01-01T00:00Z"], "--at 1960-01-01T00:00:00+00:00 is outside of the years"),
     ],
 )
 def test_schedules_that_make_no_sense_are_refused_by_core(invoke, pit, args, text):
-    result = invoke("store", "{}", *args)
-    assert result.exit_code == 1
-    assert text in result.stderr
-    assert "items[" not in result.stderr
-    assert pit.entries() == []
+    for message, lines in ([["{}"], None], [[], "{}"]):
+        result = invoke("store", *message, *args, input=lines)
+        assert result.exit_code == 1
+        assert text in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert "datetime" not in result.stderr
+        assert pit.entries() == []
+    assert "items[" not in invoke("store", "{}", *args).stderr
 
 
 def test_an_id_in_the_message_and_another_one_in_the_option_is_an_error(invoke):

@@ -7,13 +7,15 @@ import stat
 import sys
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, BinaryIO, cast, get_args
 
 import attrs
 import click
 
-from pitstop import MessageError, Pitstop, PitstopError
+from pitstop import MessageError, Pitstop, PitstopError, ScheduleError
+from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._messages import read_message
@@ -43,13 +45,47 @@ class _Plan:
     grace: timedelta | None
 
     def store(self, pit: Pitstop, message: dict[str, Any]) -> str:
-        return pit.store(message, self.when, self.end, self.every, catch_up=self.catch_up, grace=self.grace)
+        with self._in_terms_of_options(pit):
+            return pit.store(message, self.when, self.end, self.every, catch_up=self.catch_up, grace=self.grace)
 
     def store_all(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[str]:
         if self.catch_up == "latest":
-            return pit.store_many([(message, self.when, self.end, self.every) for message in messages])
+            with self._in_terms_of_options(pit):
+                return pit.store_many([(message, self.when, self.end, self.every) for message in messages])
         # store_many has no place for a catch-up policy.
         return [self.store(pit, message) for message in messages]
+
+    @contextmanager
+    def _in_terms_of_options(self, pit: Pitstop) -> Iterator[None]:
+        """What core says of ``when``, ``end`` and ``every``, said of the options that gave them."""
+        try:
+            yield
+        except ScheduleError as error:
+            now = pit.now()
+            start = _spelled("--at" if isinstance(self.when, datetime) else "--in", self.when)
+            if self.end is not None and _resolved(self.end, now) <= _resolved(self.when, now):
+                raise ScheduleError(
+                    f"{_spelled('--until', self.end)} is not after the start, {start if self.when else 'now'}. "
+                    f"A duration counts from now. Give a later --until, or leave it out to go on for ever."
+                ) from error
+            text = str(error).replace(f"when={self.when!r}", start)
+            if self.end is not None:
+                text = text.replace(f"end={self.end!r}", _spelled("--until", self.end))
+            if self.every is not None:
+                text = text.replace(f"every={self.every!r}", _spelled("--every", self.every))
+            raise ScheduleError(text) from error
+
+
+def _spelled(option: str, value: datetime | timedelta) -> str:
+    if isinstance(value, datetime):
+        return f"{option} {value.isoformat()}"
+    # A part of a millisecond, which core refuses, has no place in the usual form.
+    exact = value % timedelta(milliseconds=1) == timedelta(0)
+    return f"{option} {format_duration(value) if exact else f'{value / timedelta(milliseconds=1)}ms'}"
+
+
+def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
+    return value if isinstance(value, datetime) else now + value
 
 
 @click.command()
