@@ -12,7 +12,7 @@ import pytest
 import pitstop
 
 from core.installed import BACKEND, alone, install
-from core.kit import Clock, Scripted, backend
+from core.kit import Scripted, backend
 from pitstop import BackendLoadError, ConfigError, LeaseLost, PluginConflict, hookimpl
 from pitstop.abc import Outcome, Progress, Settlement
 from pitstop_memory import MemoryBackend, MemoryConfig
@@ -54,11 +54,6 @@ class Observer:
     @hookimpl
     def pitstop_recurrence_advanced(self, id, scheduled_for, last_error):
         self.events.append(("advanced", id, scheduled_for, last_error))
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture
