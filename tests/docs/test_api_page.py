@@ -1,0 +1,76 @@
+"""The API page leaves nothing public out."""
+
+from __future__ import annotations
+
+import re
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+import pitstop
+import pitstop.testing
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+#: What engine and fork handling call on a listener; no application does.
+INTERNAL = {(pitstop.Listener, "notice"), (pitstop.Listener, "after_fork")}
+#: What a backend's listener calls on a clock; no test does.
+FOR_THE_ENGINE = {"time_us", "monotonic", "wait"}
+
+
+def section(heading: str) -> str:
+    """The text under the heading with these words, up to the next heading of its level."""
+    (found,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def names_in_code(text: str) -> set[str]:
+    """Each name that stands in code, alone or before its brackets: ``stop`` for `stop()`, but not for `listener.stop()`."""
+    return {name for code in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"^(\w+)", code)}
+
+
+def public(kind: type) -> list[str]:
+    own = {name for name in vars(kind) if not name.startswith("_")}
+    return sorted(name for name in own if (kind, name) not in INTERNAL)
+
+
+@pytest.mark.parametrize("name", pitstop.__all__)
+def test_every_public_name_is_on_the_page(name: str) -> None:
+    assert re.search(rf"(?<!\w){re.escape(name)}(?!\w)", PAGE), name
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind", "name"),
+    [
+        pytest.param(f"`{kind.__name__}`", kind, name, id=f"{kind.__name__}.{name}")
+        for kind in (pitstop.Pitstop, pitstop.Listener, pitstop.Delivery)
+        for name in public(kind)
+    ],
+)
+def test_every_public_member_is_in_its_section(heading: str, kind: type, name: str) -> None:
+    assert name in names_in_code(section(heading)), f"{kind.__name__}.{name}"
+
+
+@pytest.mark.parametrize("kind", [pitstop.Entry, pitstop.Stats])
+def test_every_field_is_on_the_page(kind: type) -> None:
+    named = names_in_code(section("`Entry` and `Stats`"))
+    assert {field.name for field in attrs.fields(kind)} <= named
+
+
+def test_every_method_of_the_clock_for_tests_is_on_the_page() -> None:
+    named = names_in_code(section("Testing with `pitstop.testing.ManualClock`"))
+    assert set(public(pitstop.testing.ManualClock)) - FOR_THE_ENGINE <= named
+
+
+def test_every_error_is_drawn_in_the_tree() -> None:
+    tree = section("Errors")
+    for name in pitstop.__all__:
+        kind = getattr(pitstop, name)
+        if isinstance(kind, type) and issubclass(kind, pitstop.PitstopError):
+            assert re.search(rf"\b{name}\b", tree), name
+
+
+def test_the_page_is_short() -> None:
+    assert len(PAGE.splitlines()) < 220
