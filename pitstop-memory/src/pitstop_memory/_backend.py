@@ -70,8 +70,7 @@ class MemoryBackend(Backend):
 
     def put(self, records: Sequence[Record]) -> None:
         with self._room.lock:
-            for record in records:
-                self._room.shelf.put(_copy(record))
+            self._put(records)
 
     def delete(self, id: str) -> bool:
         with self._room.lock:
@@ -100,36 +99,49 @@ class MemoryBackend(Backend):
         counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
         oldest: int | None = None
         with self._room.lock:
-            for record in self._room.shelf:
-                state = _state_of(record, now)
-                counts[state] += 1
-                due = record.progress.due
-                if state == "due" and due is not None and (oldest is None or due < oldest):
-                    oldest = due
+            records = list(self._room.shelf)
+        for record in records:
+            state = _state_of(record, now)
+            counts[state] += 1
+            due = record.progress.due
+            if state == "due" and due is not None and (oldest is None or due < oldest):
+                oldest = due
         return Tally(counts["scheduled"], counts["due"], counts["leased"], counts["dead"], oldest)
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
-        token = os.urandom(16).hex()
-        leased: list[Record] = []
         with self._room.lock:
-            shelf, now = self._room.shelf, self._now_ms()
-            while len(leased) < limit:
-                record = shelf.first()
-                if record is None or record.progress.due is None or record.progress.due > now:
-                    break
-                until = min(now + duration, LAST_INSTANT)
-                leased.append(_copy(shelf.change(record.id, record.progress.leased(token, now, until))))
-        return leased
+            return self._lease(limit, duration)
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         with self._room.lock:
-            now = self._now_ms()
-            return [self._apply(each, now) for each in settlements]
+            return self._apply_all(settlements)
 
     def next_due(self) -> int | None:
         with self._room.lock:
             record = self._room.shelf.first()
             return None if record is None else record.progress.due
+
+    def _lease(self, limit: int, duration: int) -> list[Record]:
+        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
+        # there leaves it without giving the lock back.
+        token = os.urandom(16).hex()
+        shelf, now = self._room.shelf, self._now_ms()
+        until = min(now + duration, LAST_INSTANT)
+        leased: list[Record] = []
+        while len(leased) < limit:
+            record = shelf.first()
+            if record is None or record.progress.due is None or record.progress.due > now:
+                break
+            leased.append(_copy(shelf.change(record.id, record.progress.leased(token, now, until))))
+        return leased
+
+    def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
+        now = self._now_ms()
+        return [self._apply(each, now) for each in settlements]
+
+    def _put(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._room.shelf.put(_copy(record))
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         shelf = self._room.shelf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -124,23 +125,7 @@ class SqliteBackend(Backend):
             if len(fenced) == 1:
                 ((statement, values),) = fenced
                 return [connection.execute(statement, (*values, None)).rowcount == 1]
-            connection.execute("BEGIN IMMEDIATE")
-            now = self._now_ms()
-            # As a rule all apply; then nobody needs to ask for each.
-            applied = 0
-            for statement in (_statements.COMPLETE, _statements.PROGRESS, _statements.ASIDE):
-                batch = [(*values, now) for each, values in fenced if each is statement]
-                if batch:
-                    applied += connection.executemany(statement, batch).rowcount
-            if applied == len(fenced):
-                connection.execute("COMMIT")
-                return [True] * applied
-            connection.execute("ROLLBACK")
-            connection.execute("BEGIN IMMEDIATE")
-            now = self._now_ms()
-            each_applied = [connection.execute(statement, (*values, now)).rowcount == 1 for statement, values in fenced]
-            connection.execute("COMMIT")
-            return each_applied
+            return self._settle_batch(connection, fenced)
 
     def next_due(self) -> int | None:
         with self._database.lock, self._database as connection:
@@ -152,6 +137,27 @@ class SqliteBackend(Backend):
 
     def close(self) -> None:
         self._database.close()
+
+    def _settle_batch(self, connection: sqlite3.Connection, fenced: list[tuple[str, Row]]) -> Sequence[bool]:
+        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
+        # there leaves it without giving the lock back.
+        connection.execute("BEGIN IMMEDIATE")
+        now = self._now_ms()
+        # As a rule all apply; then nobody needs to ask for each.
+        applied = 0
+        for statement in (_statements.COMPLETE, _statements.PROGRESS, _statements.ASIDE):
+            batch = [(*values, now) for each, values in fenced if each is statement]
+            if batch:
+                applied += connection.executemany(statement, batch).rowcount
+        if applied == len(fenced):
+            connection.execute("COMMIT")
+            return [True] * applied
+        connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        now = self._now_ms()
+        each_applied = [connection.execute(statement, (*values, now)).rowcount == 1 for statement, values in fenced]
+        connection.execute("COMMIT")
+        return each_applied
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000

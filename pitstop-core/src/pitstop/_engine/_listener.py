@@ -101,8 +101,7 @@ class Listener:
             return self._get(visit, deadline)
         finally:
             with self._changed:
-                self._visits = tuple(each for each in self._visits if each is not visit)
-                self._changed.notify_all()
+                self._leave(visit)
 
     def stop(self) -> None:
         """End the iteration, and give back what was claimed ahead. Safe in any thread and in signal handlers.
@@ -170,6 +169,10 @@ class Listener:
         state = "stopped" if self._stopped else "healthy" if self.healthy else "failing"
         return f"<Listener on {self._store.location} {state}>"
 
+    def _leave(self, visit: _Visit) -> None:
+        self._visits = tuple(each for each in self._visits if each is not visit)
+        self._changed.notify_all()
+
     def _end(self) -> None:
         self._stopped = True
         for visit in self._visits:
@@ -220,16 +223,20 @@ class Listener:
 
     def _pop_unseen(self) -> Emission | None:
         late: list[Emission] = []
-        found: Emission | None = None
         with self._changed:
-            while self._unseen and found is None and not self._stopped:
-                emission, until = self._unseen.popleft()
-                if self._store.clock.monotonic() < until:
-                    found = emission
-                else:
-                    late.append(emission)
+            found = self._pop_in_time(late)
         self._return(late)
         return found
+
+    def _pop_in_time(self, late: list[Emission]) -> Emission | None:
+        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
+        # there leaves it without giving the lock back.
+        while self._unseen and not self._stopped:
+            emission, until = self._unseen.popleft()
+            if self._store.clock.monotonic() < until:
+                return emission
+            late.append(emission)
+        return None
 
     def _claim(self) -> bool:
         """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
@@ -285,9 +292,8 @@ class Listener:
 
     def _give_back(self, done: Doorbell | None = None) -> None:
         with self._changed:
-            unseen = [emission for emission, _ in self._unseen]
-            self._unseen.clear()
-        self._return(unseen)
+            claimed, self._unseen = self._unseen, deque()
+        self._return([emission for emission, _ in claimed])
         if done is not None:
             done.ring()
 
