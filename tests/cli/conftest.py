@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,24 @@ def spawn(url: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[s
 def lines() -> Callable[[str], list[dict[str, Any]]]:
     """Read JSON lines."""
     return lambda text: [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def measure_lateness(spawn, pit: pitstop.Pitstop) -> Callable[[], tuple[Any, list[float]]]:
+    """How late, in ms, a listener in another process prints messages that are due 300 ms after they are stored; with
+    that process, which goes on listening.
+    """
+
+    def measure() -> tuple[Any, list[float]]:
+        pit.store({"id": "ready"}, timedelta(0))
+        process = spawn("listen")
+        assert json.loads(process.stdout.readline())["id"] == "ready"
+        lateness = []
+        for n in range(5):
+            due = pit.now() + timedelta(milliseconds=300)
+            pit.store({"id": str(n)}, due)
+            assert json.loads(process.stdout.readline())["id"] == str(n)
+            lateness.append((pit.now() - due) / timedelta(milliseconds=1))
+        return process, lateness
+
+    return measure

@@ -23,17 +23,9 @@ def url(mongo_uri, mongo_dbname):
     return f"{mongo_uri}/{mongo_dbname}"
 
 
-def test_it_prints_a_message_at_its_time(spawn, pit, record_property):
+def test_it_prints_a_message_at_its_time(measure_lateness, record_property):
     """Never early by the server's clock; and not late, with a bound that a busy machine keeps."""
-    pit.store({"id": "ready"}, NOW)
-    process = spawn("listen")
-    assert json.loads(process.stdout.readline())["id"] == "ready"
-    lateness = []
-    for n in range(5):
-        due = pit.now() + timedelta(milliseconds=300)
-        pit.store({"id": str(n)}, due)
-        assert json.loads(process.stdout.readline())["id"] == str(n)
-        lateness.append((pit.now() - due) / timedelta(milliseconds=1))
+    process, lateness = measure_lateness()
     record_property("lateness_ms", lateness)
     print(f"lateness on MongoDB, another process, in ms: {lateness}")
     # Two processes know the server's clock to a millisecond or so each.
