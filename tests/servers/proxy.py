@@ -25,6 +25,8 @@ from typing import Any
 import attrs
 import bson
 
+from pymongo.uri_parser import parse_uri
+
 
 _HEADER = struct.Struct("<iiii")
 _OP_MSG = 2013
@@ -51,8 +53,8 @@ class _Closed(Exception):
 class Proxy:
     """Forwards, and loses. What it did is counted in :attr:`did`, as ``"lost reply of update"``."""
 
-    def __init__(self, port: int) -> None:
-        self._target = ("127.0.0.1", port)
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
         self._plans: deque[_Plan] = deque()
@@ -274,9 +276,9 @@ def _command(message: bytes) -> Command:
 
 
 @contextmanager
-def in_front_of(port: int) -> Iterator[Proxy]:
-    """A proxy to the mongod on that port."""
-    proxy = Proxy(port)
+def in_front_of(uri: str) -> Iterator[Proxy]:
+    """A proxy to the server that a URI names first. Credentials are left out."""
+    proxy = Proxy(*parse_uri(uri)["nodelist"][0])
     try:
         yield proxy
     finally:
