@@ -25,7 +25,7 @@ from torture.process import Task
 
 
 #: Seconds in which a process ends that was told to: an operation may be under way, and a handler.
-_PATIENCE = 30.0
+_PATIENCE = 15.0
 #: Seconds that a look behind Pitstop's back may take; a server may be hanging.
 _LOOK = 5.0
 
@@ -65,6 +65,8 @@ class Worker:
         try:
             code = self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
+            self.signal(signal.SIGUSR2)
+            time.sleep(1)
             self.kill()
             raise AssertionError(f"{self.name} does not stop:\n{self.said()[-3000:]}") from None
         assert code == 0, f"{self.name} ended with {code}:\n{self.said()[-3000:]}"

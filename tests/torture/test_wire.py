@@ -1,0 +1,296 @@
+"""Requests and replies are lost on the wire: what was done is done once, and what the user is told is true.
+
+On a standalone the driver repeats nothing by itself; on a replica set it repeats writes of single documents. What a test
+here says holds on both.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from datetime import timedelta
+
+import pymongo
+import pytest
+
+import pitstop
+
+from pitstop import BackendUnavailable, LeaseLost
+from pitstop.abc import Outcome, Settlement
+from servers import proxy as proxies
+from torture.conftest import DRAIN, assert_kept
+from torture.process import OUTCOME_UNKNOWN
+
+
+NOW = timedelta(0)
+#: Long enough that nothing comes back by itself within a test; where that is waited for, a test says another.
+LOCK = "30s"
+
+
+@pytest.fixture(params=["mongo_uri", "replica_set_uri"], ids=["standalone", "replica set"])
+def server_uri(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def proxy(server_uri):
+    with proxies.in_front_of(server_uri) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def dbname(server_uri):
+    name = f"pitstop_test_{uuid.uuid4().hex}"
+    yield name
+    with pymongo.MongoClient(server_uri) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+def pit(proxy, dbname):
+    """Behind the proxy, and used before: the index is there, the clock is measured."""
+    options = {"type": "mongo", "uri": proxy.uri, "dbname": dbname, "lock_time": LOCK, "operation_timeout": "5s"}
+    with pitstop.init(options) as pit:
+        pit.store({"id": "before"}, NOW)
+        with pit.listen() as listener:
+            listener.get().ack()
+        yield pit
+
+
+def is_claim(command):
+    update = command["updates"][0]["u"]
+    # A settlement of many is a list.
+    return isinstance(update, dict) and "attempts" in update.get("$inc", {})
+
+
+def drain(pit, prefetch=1):
+    """All that is due now: ids, and which attempt it is; acknowledged."""
+    with pit.listen(prefetch=prefetch) as listener:
+        seen = []
+        while delivery := listener.get():
+            seen.append((delivery.id, delivery.attempt))
+            delivery.ack()
+        return sorted(seen)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_store_whose_reply_is_lost_is_done_once(pit, proxy, times):
+    for _ in range(times):
+        proxy.lose_reply("update")
+    pit.store({"id": "a"}, NOW)
+    assert proxy.did["lost reply of update"] == times
+    assert drain(pit) == [("a", 1)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_store_whose_request_is_lost_is_done_once(pit, proxy, times):
+    for _ in range(times):
+        proxy.lose_request("update")
+    pit.store({"id": "a"}, NOW)
+    assert proxy.did["lost request of update"] == times
+    assert drain(pit) == [("a", 1)]
+
+
+@pytest.mark.parametrize("what", ["reply", "request"])
+def test_a_store_of_many_is_done_once_for_each(pit, proxy, what):
+    getattr(proxy, f"lose_{what}")("insert")
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(5)])
+    assert proxy.did[f"lost {what} of insert"] == 1
+    assert drain(pit, 5) == [(f"{n}", 1) for n in range(5)]
+
+
+def test_a_store_of_many_of_which_some_are_there_is_done_once_for_each(pit, proxy):
+    """Those that are there are replaced by a command of their own."""
+    pit.store_many([({"id": f"{n}"}, timedelta(hours=1)) for n in range(3)])
+    proxy.lose_reply("update")
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(5)])
+    assert proxy.did["lost reply of update"] == 1
+    assert drain(pit, 5) == [(f"{n}", 1) for n in range(5)]
+
+
+def test_a_store_that_stays_unknown_says_so(pit, proxy):
+    proxy.lose_replies(1.0, "update")
+    with pytest.raises(OUTCOME_UNKNOWN):
+        pit.store({"id": "a"}, NOW)
+    proxy.lose_replies(0.0)
+    pit.store({"id": "a"}, NOW)  # the same again does no harm
+    assert drain(pit) == [("a", 1)]
+
+
+def test_a_remove_whose_reply_is_lost_is_done(pit, proxy):
+    pit.store({"id": "a"}, NOW)
+    proxy.lose_reply("delete")
+    # Whether it was there, nobody knows for sure any more: true and an error are both honest.
+    try:
+        pit.remove("a")
+    except BackendUnavailable:
+        assert pit.remove("a") is False
+    assert drain(pit) == []
+
+
+def test_a_claim_of_one_whose_reply_is_lost_is_taken_up_again(pit, proxy):
+    """Nothing waits for the end of a lease that nobody knows he has."""
+    pit.store({"id": "a"}, NOW)
+    proxy.lose_reply("findAndModify")
+    with pit.listen() as listener:
+        delivery = listener.get(timeout=10)
+        assert (delivery.id, delivery.attempt) == ("a", 1)
+        delivery.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of findAndModify"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_claim_of_many_whose_reply_is_lost_is_taken_up_again(pit, proxy, count):
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(count)])
+    proxy.lose_reply("update", is_claim)
+    with pit.listen(prefetch=5) as listener:
+        deliveries = [listener.get(timeout=10) for _ in range(count)]
+        assert sorted(each.id for each in deliveries) == [f"{n}" for n in range(count)]
+        assert {each.attempt for each in deliveries} == {1}
+        for each in deliveries:
+            each.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of update"] == 1
+
+
+@pytest.mark.parametrize(("prefetch", "command"), [(1, "findAndModify"), (5, "update")])
+def test_a_claim_whose_request_is_lost_is_made_again(pit, proxy, prefetch, command):
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(3)])
+    proxy.lose_request(command)
+    with pit.listen(prefetch=prefetch) as listener:
+        deliveries = [listener.get(timeout=10) for _ in range(3)]
+        assert sorted((each.id, each.attempt) for each in deliveries) == [(f"{n}", 1) for n in range(3)]
+
+
+@pytest.mark.parametrize("prefetch", [1, 5])
+def test_a_claim_that_nobody_heard_of_comes_back_after_its_lease_and_not_before(
+    pit, proxy, prefetch, server_uri, dbname
+):
+    lock = timedelta(seconds=2)
+    pit.store({"id": "a"}, NOW)
+    with (
+        pymongo.MongoClient(server_uri, tz_aware=True) as client,
+        pit.listen(lock_time=lock, prefetch=prefetch) as listener,
+    ):
+        proxy.lose_replies(1.0, "findAndModify", "find" if prefetch == 1 else "update")
+        with pytest.raises(BackendUnavailable):
+            listener.get()
+        proxy.lose_replies(0.0)
+        held = client[dbname]["messages"].find_one()
+        assert held["attempts"] == 1
+
+        delivery = listener.get(timeout=20)
+        claimed = delivery.leased_until - lock
+        # Found again by its token it is the same lease; else the next one begins when that one has ended.
+        assert (delivery.attempt == 1) == (claimed < held["due"])
+        assert delivery.attempt == 1 or claimed >= held["due"]
+        delivery.ack()
+        assert listener.get() is None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_ack_whose_reply_is_lost_is_done(pit, proxy, times):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        for _ in range(times):
+            proxy.lose_reply("delete")
+        delivery.ack()
+    assert proxy.did["lost reply of delete"] == times
+    assert pit.get("a") is None
+
+
+def test_an_ack_whose_request_is_lost_is_done(pit, proxy):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        proxy.lose_request("delete")
+        delivery.ack()
+    assert pit.get("a") is None
+
+
+def test_an_ack_of_a_recurring_message_whose_reply_is_lost_advances_it_once(pit, proxy):
+    pit.store({"id": "a"}, NOW, None, timedelta(hours=1))
+    with pit.listen() as listener:
+        delivery = listener.get()
+        proxy.lose_reply("update")
+        delivery.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of update"] == 1
+    entry = pit.get("a")
+    assert entry.state == "scheduled"
+    assert entry.due == delivery.scheduled_for + timedelta(hours=1)
+
+
+def test_an_ack_in_vain_whose_reply_is_lost_is_still_in_vain(pit, proxy):
+    """A lost reply does not turn a lost lease into a success, nor touch what is there now."""
+    pit.store({"id": "a", "n": 1}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        pit.store({"id": "a", "n": 2}, NOW)
+        proxy.lose_reply("delete")
+        with pytest.raises((LeaseLost, BackendUnavailable)):
+            delivery.ack()
+    assert drain(pit) == [("a", 1)]
+
+
+def test_a_nack_whose_reply_is_lost_brings_the_message_back_once(pit, proxy):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        proxy.lose_reply("update")
+        delivery.nack("no luck", delay=timedelta(milliseconds=50))
+        again = listener.get(timeout=5)
+        assert (again.id, again.attempt, again.last_error) == ("a", 2, "no luck")
+        again.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of update"] == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_settlements_of_many_whose_reply_is_lost_are_done_and_told(pit, proxy, times):
+    """Listeners settle one by one, but for what they give back. What a backend is given at once holds as well."""
+    backend = pit._store.backend
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(6)])
+    leased = backend.lease(6, 30_000)
+    for _ in range(times):
+        proxy.lose_reply("delete")
+    done = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased[:5]]
+    done.append(Settlement(leased[5].id, "another token", Outcome.COMPLETE, None))
+    assert list(backend.settle(done)) == [True] * 5 + [False]
+    assert proxy.did["lost reply of delete"] == times
+    assert [each.id for each in pit.entries()] == [leased[5].id]
+
+
+def test_what_was_claimed_ahead_is_given_back_also_when_the_reply_is_lost(pit, proxy):
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(5)])
+    with pit.listen(prefetch=5) as listener:
+        listener.get().ack()
+        proxy.lose_reply("update", lambda command: not is_claim(command))
+    assert proxy.did["lost reply of update"] == 1
+    assert len(drain(pit, 5)) == 4
+
+
+def test_a_connection_that_is_reset_or_stalls_is_got_over(pit, proxy):
+    pit.store({"id": "a"}, NOW)
+    proxy.reset()
+    pit.store({"id": "b"}, NOW)
+    proxy.stall(0.5)
+    pit.store({"id": "c"}, NOW)
+    assert drain(pit) == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
+    bench = open_bench(proxy.uri, lock_time="2s")
+    commands = ("update", "insert", "findAndModify", "delete", "find")
+    bench.start_load(rate=30.0)
+    proxy.lose_replies(0.04, *commands)
+    bench.wait_for_emissions(80)
+    proxy.reset()
+    bench.wait_for_emissions(30)
+    proxy.lose_replies(0.0)
+    verdict = judge(bench, DRAIN)
+    for each in commands:
+        assert proxy.did[f"lost reply of {each}"] > 0 or each == "insert"
+    assert_kept(verdict, bench)
