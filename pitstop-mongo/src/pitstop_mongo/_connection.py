@@ -179,19 +179,19 @@ class Connection:
             # The driver's text may quote a document, so it is not shown as the cause either.
             raise translate(error, self.location) from None
 
-    def until_known(self, write: Callable[[Link, bool], _T]) -> _T:
+    def until_known(self, write: Callable[[Link, bool], _T], *, single: bool = True) -> _T:
         """Run a write, and again while nobody knows whether it was done: three times ``operation_timeout`` at most.
 
-        On a replica set the driver repeats single writes by itself, and the server does them once, over a change of
-        the primary too: so the first run gets all of that time, if there is a primary now.
-
         :param write: is given the link, and whether a run before this one may have done it, in full or in part.
+        :param single: whether it consists of writes to one document each. On a replica set the driver repeats these by
+            itself, and the server does them once, over a change of the primary too: so the first run gets all of that
+            time, if there is a primary now.
         :raises OutcomeUnknown: when it stays unknown.
         """
         link = self._current()
         patience = _INSISTENCE * self._timeout
         deadline = self._clock.monotonic() + patience
-        lasting = self.dialect.repeats_writes(link.client) and self.dialect.has_primary(link.client)
+        lasting = single and self.dialect.repeats_writes(link.client) and self.dialect.has_primary(link.client)
         doubt: Exception | None = None
         for attempt in range(_MOST_RUNS):
             try:

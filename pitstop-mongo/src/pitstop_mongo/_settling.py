@@ -63,7 +63,8 @@ class Settler:
             # Of the first run: an ack that was sent in time counts as in time when it is sent again.
             now = self._connection.now_us() // 1000
             try:
-                applied |= self._connection.until_known(partial(self._apply, some, now))
+                single = len(some) == 1 or _is_mixed(some)
+                applied |= self._connection.until_known(partial(self._apply, some, now), single=single)
             except OutcomeUnknown as error:
                 raise OutcomeUnknown(
                     f"{error} If it was not, the message comes back when its lease runs out.",
@@ -95,7 +96,7 @@ class Settler:
         first = some[0].settlement
         if len(some) == 1:
             return self._apply_one(link, some[0], now, again)
-        if any(each.settlement.token != first.token or isinstance(each.settlement.progress, Aside) for each in some):
+        if _is_mixed(some):
             return self._apply_single(link, some, now, again)
         if first.progress is None:
             return self._delete_many(link, some, now, again)
@@ -195,6 +196,12 @@ class Settler:
 
     def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
         return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
+
+
+def _is_mixed(some: Sequence[_Write]) -> bool:
+    """Whether these cannot be one write to many documents."""
+    token = some[0].settlement.token
+    return any(each.settlement.token != token or isinstance(each.settlement.progress, Aside) for each in some)
 
 
 def _coll(link: Link, some: Sequence[_Write]) -> Any:
