@@ -32,7 +32,7 @@ class Delivery:
     lease runs out. May be used and settled in another thread than the one that got it.
     """
 
-    __slots__ = ("_emission", "_handling", "_lock_time", "_told", "_settled", "_store", "msg")
+    __slots__ = ("_emission", "_handling", "_lock_time", "_settled", "_store", "_told", "msg")
 
     #: The message, with its ``"id"``: a copy that is yours to change.
     msg: dict[str, Any]
