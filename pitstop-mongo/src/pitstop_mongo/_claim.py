@@ -109,24 +109,34 @@ class Claimer:
         lease = self._new_lease(duration)
         with self._connection.indexed() as link, self._doubts.unless_known(lease):
             try:
-                document = link.handles.raw.find_one_and_update(
+                # Not on the handle that reads bytes: PyMongo fails on some errors there (it tries to write into one).
+                document = link.handles.coll.find_one_and_update(
                     due_in(EPOCH, from_instant(lease.now)),
                     lease.update,
                     sort=[("due", 1)],
                     return_document=ReturnDocument.AFTER,
                     **self._dialect.by_due,
                 )
+                leased = None if document is None else read(document).content
+            except (BSONError, Ambiguous):
+                leased = self._leased(link, lease)
             except OperationFailure as error:
                 if error.code not in _REFUSED or "hint" in str(error):
                     raise
                 found = self._read_due(link, lease, 1, None, 0)
                 return self._claim(link, found, lease)
-        if document is None:
+        if leased is None:
             return []
-        leased = read(document).content
         if isinstance(leased, Record) and leased.progress.attempts < 1:
             return [Damaged(leased.id, _UNCOUNTABLE, lease.until, lease.token)]
         return [leased]
+
+    def _leased(self, link: Link, lease: Lease) -> Record | Damaged | None:
+        """What is under this lease, by its bytes: it is there, and could not be read."""
+        wanted = {"due": from_instant(lease.until), "token": lease.token}
+        with self._doubts.unless_known(lease, sent=True):
+            document = link.handles.raw.find_one(wanted, **self._dialect.by_due)
+        return None if document is None else read(document).content
 
     def _beginning(self) -> datetime | None:
         if not self._remember or self._clock.monotonic() >= self._low_until:
