@@ -8,6 +8,7 @@ import sys
 import tempfile
 import uuid
 
+from functools import partial
 from pathlib import Path
 
 import pymongo
@@ -123,14 +124,14 @@ def reschedule():
 
 
 @pytest.fixture
-def child(mongo_uri, mongo_dbname):
-    """Starts ``child.py`` with a command, on the collection of the test, and ends it."""
+def start_child():
+    """Starts ``child.py`` with a command, on a database, and ends it."""
     started = []
 
-    def child(*command):
+    def start_child(uri, dbname, *command):
         script = Path(__file__).with_name("child.py")
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(script), mongo_uri, mongo_dbname, *command],
+            [sys.executable, "-W", "error", str(script), uri, dbname, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -139,7 +140,13 @@ def child(mongo_uri, mongo_dbname):
         started.append(process)
         return process
 
-    yield child
+    yield start_child
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def child(start_child, mongo_uri, mongo_dbname):
+    """Starts ``child.py`` with a command, on the collection of the test, and ends it."""
+    return partial(start_child, mongo_uri, mongo_dbname)
