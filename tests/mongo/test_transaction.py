@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
 
 from datetime import timedelta
+from pathlib import Path
 
 import pymongo
 import pytest
 
-from pymongo.errors import ConnectionFailure, OperationFailure
+from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailure
 
 import pitstop
 
@@ -341,6 +343,26 @@ def test_a_conflict_is_told_by_the_drivers_error_without_the_document(pit, db, s
     assert "s3cr3t" not in str(caught.value)
 
 
+def test_an_error_that_was_caught_in_the_block_leaves_nothing_to_commit(pit, db, session):
+    """The server has aborted the transaction, so the commit of what came before and after fails."""
+    db.messages.create_index([("msg.x", 1)], unique=True)
+    try:
+        pit.store({"id": "a", "x": "s3cr3t"}, HOUR)
+        session.start_transaction()
+        db.orders.insert_one({"_id": 1}, session=session)
+        with pytest.raises(BackendUnavailable, match="has an index that refuses this") as caught:
+            pit.store({"id": "b", "x": "s3cr3t"}, HOUR, session=session)
+        with pytest.raises(OperationFailure) as refused:
+            session.commit_transaction()
+    finally:
+        db.messages.drop_index([("msg.x", 1)])
+
+    assert "s3cr3t" not in repr(caught.value)
+    assert refused.value.code == 251
+    assert [each.id for each in pit.entries()] == ["a"]
+    assert db.orders.find_one({"_id": 1}) is None
+
+
 def test_a_server_that_hangs_is_told_in_bounded_time_as_transient(open_pit, session, client, fail_once):
     pit = open_pit(operation_timeout="500ms")
     pit.stats()
@@ -540,6 +562,26 @@ class TestRefusals:
         for call in self.calls(pit, session):
             with pytest.raises(BackendUnavailable, match="was closed"):
                 call()
+
+
+def test_the_documented_example_does_what_it_says(replica_set_uri, db):
+    page = (Path(__file__).parents[2] / "docs" / "backends" / "mongodb.md").read_text()
+    (block,) = re.findall(r"^```python\n((?:(?!```)[^`])*def place_order.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    block = block.replace("mongodb://db1,db2/?replicaSet=rs", replica_set_uri).replace('"app"', repr(db.name))
+    example = {}
+    exec(block.replace("client.app.", f"client.{db.name}."), example)
+    try:
+        example["place_order"]({"_id": 7, "of": "a book"})
+        assert db.orders.find_one({"_id": 7}) is not None
+        assert example["pit"].get("remind-7").message["order"] == 7
+        with pytest.raises(DuplicateKeyError):
+            example["place_order"]({"_id": 7, "of": "another one"})
+        example["cancel_order"](7)
+        assert db.orders.find_one({"_id": 7}) is None
+        assert example["pit"].get("remind-7") is None
+    finally:
+        example["pit"].close()
+        example["client"].close()
 
 
 def test_the_hook_is_told_at_the_call(db, session):
