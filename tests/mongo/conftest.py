@@ -8,6 +8,7 @@ import sys
 import tempfile
 import uuid
 
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -121,6 +122,37 @@ def reschedule():
         return Settlement(leased.id, leased.progress.token, Outcome.RESCHEDULE, Progress(due, due))
 
     return reschedule
+
+
+@pytest.fixture
+def failing(request, mongo_client, mongo_uri, mongo_dbname, clock):
+    """A backend, and a way to have the server fail its commands. Its name keeps other clients out of it.
+
+    The parameter is its ``operation_timeout``; the driver needs half a second to come back after a lost connection.
+    """
+    name = f"pitstop-{uuid.uuid4().hex}"
+    backend = MongoBackend.from_options(
+        {
+            "uri": f"{mongo_uri}/?appName={name}&retryReads=false&retryWrites=false",
+            "dbname": mongo_dbname,
+            "clock": clock,
+            "operation_timeout": getattr(request, "param", "3s"),
+        }
+    )
+    backend.next_due()  # the index is there
+
+    @contextmanager
+    def failing(*commands, mode="alwaysOn", **how):
+        data = {"failCommands": list(commands), "appName": name, **how}
+        mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+        try:
+            yield backend
+        finally:
+            mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+    failing.backend = backend
+    yield failing
+    backend.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
@@ -35,6 +36,9 @@ class MongoBackend(Backend):
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection)
+        #: Doubts that were met and mended, by name: ``claim_unknown``, ``claim_recovered``, ``outcome_unknown`` (of
+        #: stores, removals and settlements), ``store_recovered``.
+        self.counters: Counter[str] = self._connection.counters
 
     @property
     def location(self) -> str:
@@ -51,9 +55,7 @@ class MongoBackend(Backend):
             self._claimer.written(min((record.progress.due or 0 for record in records), default=None))
 
     def delete(self, id: str) -> bool:
-        with self._connection.operation() as link:
-            dialect = self._connection.dialect
-            return bool(link.handles.coll.delete_one({"_id": dialect.one(id)}).deleted_count)
+        return self._storer.delete(id)
 
     def get(self, id: str) -> Record | Damaged | None:
         return self._viewer.get(id)

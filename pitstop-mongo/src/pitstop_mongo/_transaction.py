@@ -19,7 +19,7 @@ from pitstop import ConfigError, PitstopError, Unsupported
 from pitstop.abc import Record
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import document_of
-from pitstop_mongo._storing import _chunks
+from pitstop_mongo._storing import _chunks, _Write
 
 
 __all__ = ["Transaction"]
@@ -49,20 +49,20 @@ class Transaction:
         nonce = os.urandom(16).hex()
         # The index is made outside of the transaction. And all are encoded before the first is sent.
         with self._connection.indexed():
-            documents = [
-                (record.id, self._dialect.encode(document_of(record, f"{nonce}:{index}")))
+            writes = [
+                _Write(record, self._dialect.encode(document_of(record, f"{nonce}:{index}")))
                 for index, record in enumerate(records)
             ]
-        for some in _chunks(documents):
-            # Not inserted first, as outside: one id that is there already would abort the transaction.
-            requests = [ReplaceOne({"_id": self._dialect.one(id)}, document, upsert=True) for id, document in some]
-            self._run(partial(self._write, requests))
+        for some in _chunks(writes):
+            self._run(partial(self._put, some))
 
     def delete(self, id: str) -> bool:
         """See :meth:`pitstop.abc.Backend.delete`."""
         return self._run(partial(self._delete, id))
 
-    def _write(self, requests: list[Any], link: Link) -> None:
+    def _put(self, some: Sequence[_Write], link: Link) -> None:
+        # Not inserted first, as outside: one id that is there already would abort the transaction.
+        requests = [ReplaceOne({"_id": self._dialect.one(each.record.id)}, each.document, upsert=True) for each in some]
         link.handles.coll.bulk_write(requests, session=self._session)
 
     def _delete(self, id: str, link: Link) -> bool:
