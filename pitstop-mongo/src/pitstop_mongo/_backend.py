@@ -32,6 +32,8 @@ class MongoBackend(Backend):
         super().__init__(config)
         self._client = config.client
         self._connection = Connection(config, self.clock)
+        if not self._connection.dialect.batches:
+            self.capabilities = self.capabilities & ~Capability.TRANSACTIONS  # type: ignore[misc] # of this client, not the class
         self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)

@@ -90,8 +90,8 @@ class Transaction:
     def _checked(self, client: Any, session: object) -> ClientSession:
         if not self._dialect.batches:
             raise Unsupported(
-                f"The client of {self._connection.location} is a {type(client).__name__}, which has not got the capability "
-                f"TRANSACTIONS that session= needs. Leave session out, or use a pymongo.MongoClient."
+                f"MongoBackend ({self._connection.location}) has not got the capability TRANSACTIONS, which session= needs, "
+                f"with a client of {type(client).__module__}. Leave session out, or give a pymongo.MongoClient."
             )
         if not isinstance(session, ClientSession):
             raise PitstopError(
