@@ -7,13 +7,14 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally
+from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally, Writes
 from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
 from pitstop_mongo._looking import Viewer
 from pitstop_mongo._settling import Settler
 from pitstop_mongo._storing import Storer
+from pitstop_mongo._transaction import Transaction
 
 
 __all__ = ["MongoBackend"]
@@ -24,12 +25,15 @@ class MongoBackend(Backend):
 
     api_version: ClassVar[int] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.TRANSACTIONS
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
         super().__init__(config)
+        self._client = config.client
         self._connection = Connection(config, self.clock)
+        if not self._connection.dialect.batches:
+            self.capabilities = self.capabilities & ~Capability.TRANSACTIONS  # type: ignore[misc] # of this client, not the class
         self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
@@ -76,6 +80,14 @@ class MongoBackend(Backend):
 
     def next_due(self) -> int | None:
         return self._viewer.next_due()
+
+    def within(self, session: object) -> Writes:
+        return Transaction(self._connection, self._client, session)
+
+    def ping(self) -> None:
+        # A read of the collection: the server's own ping answers those who may not use it, too.
+        with self._connection.operation() as link:
+            link.handles.raw.find_one({"_id": self._connection.dialect.one("")}, {"_id": 1})
 
     def close(self) -> None:
         self._connection.close()
