@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pymongo
+import pymongo.common
 import pytest
 
-from servers import mongod, replica_set as sets
+from servers import mongod
+from servers import replica_set as sets
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +57,12 @@ def replica_set(_replica_set: sets.ReplicaSet) -> Iterator[sets.ReplicaSet]:
     """A replica set of three that elects quickly, to be broken: it is healed after each test."""
     yield _replica_set
     _replica_set.heal()
+
+
+@pytest.fixture
+def eager_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver waits half a second before it looks again at a server that it lost: here, hardly at all."""
+    monkeypatch.setattr(pymongo.common, "MIN_HEARTBEAT_INTERVAL", 0.02)
 
 
 @pytest.fixture(scope="session")

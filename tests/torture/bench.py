@@ -89,10 +89,8 @@ class Bench:
         self.folder = folder
         self.dbname = f"pitstop_test_{uuid.uuid4().hex}"
         self.lock_time = float(lock_time.removesuffix("s"))
-        self.options = {
-            **{"type": "mongo", "uri": uri, "dbname": self.dbname, "lock_time": lock_time, "loop_time": "500ms"},
-            **options,
-        }
+        where = {"type": "mongo", "uri": uri, "dbname": self.dbname}
+        self.options = where | {"lock_time": lock_time, "loop_time": "500ms"} | options
         self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, serverSelectionTimeoutMS=2000)
         self._history = History(folder / "bench.jsonl", "bench")
         self.workers: list[Worker] = []

@@ -11,8 +11,14 @@ from torture.bench import Bench
 from torture.checker import REASONS, Verdict
 
 
+#: ``PITSTOP_TEST_LARGE=1``: all faults, for as long as they take with a server's default settings.
+LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
 # Not skipped without it: in CI a skip is a failure.
-collect_ignore_glob = [] if os.environ.get("PITSTOP_TEST_LARGE") else ["*_large.py"]
+collect_ignore_glob = [] if LARGE else ["*_large.py"]
+
+#: Fixtures that give the URI of a server, for tests that take seconds on each; and what they are called.
+SERVERS = ["mongo_uri", "replica_set_uri"] if LARGE else ["mongo_uri"]
+IDS = ["standalone", "replica set"][: len(SERVERS)]
 
 #: Seconds from the last fault until all is emitted: what is held for too long on purpose, its lease, and some.
 DRAIN = 25.0

@@ -30,9 +30,7 @@ def emitted(at, version="a.0", by="one", attempt=1, scheduled_for=10_000, claime
 
 def settled(kind, emission, at, outcome="ok", took=0.01):
     lease = {name: getattr(emission, name) for name in ("leased_until", "lock", "attempt", "scheduled_for", "key")}
-    return event(
-        kind, at, took, outcome, version=emission.version, process=emission.process, id=emission.id, **lease
-    )
+    return event(kind, at, took, outcome, version=emission.version, process=emission.process, id=emission.id, **lease)
 
 
 def acked(emission, at, outcome="ok", took=0.01):

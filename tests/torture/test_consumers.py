@@ -10,20 +10,20 @@ import pytest
 
 import pitstop
 
-from torture.conftest import DRAIN, assert_kept
+from torture.conftest import DRAIN, IDS, SERVERS, assert_kept
 
 
 NOW = timedelta(0)
 
 
-@pytest.fixture(params=["mongo_uri", "replica_set_uri"], ids=["standalone", "replica set"])
+@pytest.fixture(params=SERVERS, ids=IDS)
 def server_uri(request):
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def bench(open_bench, server_uri):
-    return open_bench(server_uri, lock_time="2s")
+    return open_bench(server_uri, lock_time="1s", operation_timeout="1s", loop_time="100ms")
 
 
 def held_by(bench, worker):
@@ -98,7 +98,7 @@ def test_dead_and_paused_consumers_under_load_lose_and_double_nothing(bench, jud
 @pytest.mark.parametrize("wrong", [30.0, -30.0])
 def test_a_consumer_whose_clock_is_wrong_emits_nothing_early_and_steals_nothing(bench, wrong):
     """The server's clock counts. The history is written by the right one."""
-    with pitstop.init(bench.options) as pit, pit.listen() as listener:
+    with pitstop.init(bench.options) as pit, pit.listen(lock_time=timedelta(seconds=20)) as listener:
         pit.store({"id": "mine"}, NOW)
         mine = listener.get(timeout=5)
         assert mine.id == "mine"
@@ -114,7 +114,7 @@ def test_a_consumer_whose_clock_is_wrong_emits_nothing_early_and_steals_nothing(
 @pytest.mark.parametrize("wrong", [30.0, -30.0])
 def test_what_a_process_whose_clock_is_wrong_stores_comes_in_time(bench, wrong, judge):
     """Times that are given as such hold; ``timedelta`` counts from the server's now."""
-    bench.start("produce", wrong=wrong, rate=30.0)
+    bench.start("produce", wrong=wrong, rate=60.0, latest=0.5, series=0)
     bench.start("consume", failing=0, overdue=0)
     bench.wait_for_emissions(60)
     assert_kept(judge(bench, DRAIN), bench)
@@ -127,7 +127,7 @@ def test_a_wall_clock_that_jumps_while_a_consumer_runs_changes_nothing(bench, ju
         store_for_the_history(bench, pit, NOW)
         bench.wait(lambda: bench.events("emit"), 10, "first emission")
         worker.signal(signal.SIGUSR1)
-        store_for_the_history(bench, pit, timedelta(seconds=1.5))
+        store_for_the_history(bench, pit, timedelta(seconds=1))
         bench.wait(lambda: len(bench.events("emit")) == 2, 10, "emission after the jump")
         assert_on_time(bench, late=1.0)
 
