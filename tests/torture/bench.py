@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
 import uuid
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -176,6 +178,13 @@ class Bench:
                 each.stop()
                 self._gone.add(each.name)
         return check(self.events(), left)
+
+    def counters(self) -> Counter[str]:
+        """What the backends of the processes that ended in order had to mend: doubts by name."""
+        total: Counter[str] = Counter()
+        for path in self.folder.glob("*.counters"):
+            total.update(json.loads(path.read_text()))
+        return total
 
     def wait(self, fulfilled: Callable[[], object], within: float, what: str) -> None:
         deadline = time.monotonic() + within

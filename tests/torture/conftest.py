@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from collections import Counter
+
 import attrs
 import pytest
 
@@ -31,6 +33,8 @@ class Row:
     run: str
     verdict: Verdict
     drained_after: float | None
+    #: What the backends mended.
+    mended: Counter[str]
 
 
 ROWS = pytest.StashKey[list[Row]]()
@@ -64,7 +68,7 @@ def judge(request):
     def judge(bench: Bench, within: float) -> Verdict:
         verdict = bench.finish(within)
         name = request.node.name.removeprefix("test_")
-        request.config.stash[ROWS].append(Row(name, verdict, bench.drained_after))
+        request.config.stash[ROWS].append(Row(name, verdict, bench.drained_after, bench.counters()))
         return verdict
 
     return judge
@@ -91,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def table(rows: list[Row]) -> list[str]:
     """The rows as Markdown."""
     head = ["run", "stored", "ok", "recovered", "lost", "unexpected", "duplicated (reason)", "violations"]
-    head += ["unknown store/ack", "leases lost", "longest gap s store/claim/ack", "drained after s"]
+    head += ["unknown store/ack", "leases lost", "longest gap s store/claim/ack", "drained after s", "mended"]
     lines = [_cells(head), _cells(["---"] * len(head))]
     for row in rows:
         told = row.verdict
@@ -102,6 +106,7 @@ def table(rows: list[Row]) -> list[str]:
         cells = [row.run, told.stored, told.ok, told.recovered, len(told.lost), len(told.unexpected)]
         cells += [f"{told.duplicated.total()} ({why or '—'})", len(told.violations)]
         cells += [f"{told.unknown['store']}/{told.unknown['ack']}", told.leases_lost, gaps, drained]
+        cells.append(", ".join(f"{name} {count}" for name, count in sorted(row.mended.items()) if count) or "—")
         lines.append(_cells(cells))
     return lines
 

@@ -264,6 +264,8 @@ def main(task: Task) -> None:
         _confirm_early(task.write_concern)
     with pitstop.init(task.options) as pit:
         {"produce": produce, "consume": consume}[task.role](task, pit, stopping)
+        # What the backend mended by itself.
+        Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._store.backend._connection.counters))
 
 
 if __name__ == "__main__":

@@ -191,6 +191,8 @@ def test_a_claim_of_many_whose_reply_is_lost_is_taken_up_again(pit, proxy, count
             each.ack()
         assert listener.get() is None
     assert proxy.did["lost reply of update"] == 1
+    counters = pit._store.backend._connection.counters
+    assert (counters["claim_unknown"], counters["claim_recovered"]) == (1, min(count, 5))
 
 
 @pytest.mark.parametrize(("prefetch", "command"), [(1, "findAndModify"), (5, "update")])
@@ -333,3 +335,8 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
     assert proxy.did["lost reply of delete"] > 0
     assert proxy.did["lost reply of findAndModify"] > 0
     assert_kept(verdict, bench)
+    if LARGE:
+        # Branches that were never taken prove nothing.
+        counters = bench.counters()
+        assert counters["claim_recovered"] > 0
+        assert counters["claim_unknown"] > 0
