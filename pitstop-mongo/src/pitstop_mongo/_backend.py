@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally
+from pitstop.abc import (
+    Backend,
+    BackendConfig,
+    Capability,
+    Damaged,
+    Legacy,
+    LegacyPage,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+)
+from pitstop_mongo._adopting import Adopter
 from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
@@ -23,7 +35,7 @@ class MongoBackend(Backend):
 
     api_version: ClassVar[int] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.ADOPT
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
@@ -33,6 +45,7 @@ class MongoBackend(Backend):
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection)
+        self._adopter = Adopter(self._connection)
 
     @property
     def location(self) -> str:
@@ -74,6 +87,16 @@ class MongoBackend(Backend):
 
     def next_due(self) -> int | None:
         return self._viewer.next_due()
+
+    def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        return self._adopter.legacy(after, locked_after)
+
+    def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        try:
+            return self._adopter.adopt(items)
+        finally:
+            # Also when it failed: it may have been done in part.
+            self._claimer.written(min((record.progress.due or 0 for _, record in items), default=None))
 
     def close(self) -> None:
         self._connection.close()
