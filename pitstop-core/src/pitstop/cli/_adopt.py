@@ -116,8 +116,9 @@ class _Report:
     _rows: list[Sequence[str | None]] = attrs.field(factory=list)
 
     def add(self, fates: Sequence[tuple[Adoption, engine.Fate]]) -> None:
+        # All of them first: they are done, also when somebody interrupts while they are told.
+        self.counts.update(fate for _, fate in fates)
         for adoption, fate in fates:
-            self.counts[fate] += 1
             entry = None if adoption.record is None else describe(adoption.record, 0)
             if entry is not None and entry.every is not None and fate != "changed":
                 self.recurring += 1
