@@ -13,6 +13,7 @@
     last_error     what the last failure said; absent if nothing failed
     token          the last claim's; absent until then
     etag           new at each store and each settlement
+    adopting       only while it is held by an adoption: see _adopting.py
 """
 
 from __future__ import annotations
