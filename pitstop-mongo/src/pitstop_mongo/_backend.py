@@ -41,11 +41,11 @@ class MongoBackend(Backend):
         config = config or MongoConfig()
         super().__init__(config)
         self._connection = Connection(config, self.clock)
+        self._adopter = Adopter(self._connection)
         self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection)
-        self._adopter = Adopter(self._connection)
 
     @property
     def location(self) -> str:
