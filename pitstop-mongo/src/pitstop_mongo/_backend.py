@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally, Writes
+from pitstop.abc import (
+    Backend,
+    BackendConfig,
+    Capability,
+    Damaged,
+    Legacy,
+    LegacyPage,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+    Writes,
+)
+from pitstop_mongo._adopting import Adopter
 from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
@@ -19,13 +32,16 @@ from pitstop_mongo._transaction import Transaction
 
 __all__ = ["MongoBackend"]
 
+#: What a stand-in for a server, such as mongomock, has not got.
+_OF_A_SERVER = Capability.TRANSACTIONS | Capability.ADOPT
+
 
 class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. Nothing connects before the first use."""
 
     api_version: ClassVar[int] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.TRANSACTIONS
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | _OF_A_SERVER
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
@@ -33,7 +49,9 @@ class MongoBackend(Backend):
         self._client = config.client
         self._connection = Connection(config, self.clock)
         if not self._connection.dialect.batches:
-            self.capabilities = self.capabilities & ~Capability.TRANSACTIONS  # type: ignore[misc] # of this client, not the class
+            # Of this client, not the class.
+            self.capabilities = self.capabilities & ~_OF_A_SERVER  # type: ignore[misc]
+        self._adopter = Adopter(self._connection)
         self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
@@ -88,6 +106,16 @@ class MongoBackend(Backend):
         # A read of the collection: the server's own ping answers those who may not use it, too.
         with self._connection.operation() as link:
             link.handles.raw.find_one({"_id": self._connection.dialect.one("")}, {"_id": 1})
+
+    def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        return self._adopter.legacy(after, locked_after)
+
+    def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        try:
+            return self._adopter.adopt(items)
+        finally:
+            # Also when it failed: it may have been done in part.
+            self._claimer.written(min((record.progress.due or 0 for _, record in items), default=None))
 
     def close(self) -> None:
         self._connection.close()

@@ -15,6 +15,7 @@ from pitstop._errors import Unsupported
 from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
+from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._record import Damaged, Record, Settlement, Tally
 
 
@@ -35,6 +36,8 @@ class Capability(Flag):
     WATCH = auto()
     #: :meth:`Backend.within` writes in a transaction of the user's.
     TRANSACTIONS = auto()
+    #: :meth:`Backend.legacy` and :meth:`Backend.adopt` take over what an older library stored in the same place.
+    ADOPT = auto()
 
 
 class Writes(Protocol):
@@ -169,6 +172,34 @@ class Backend(ABC):
     def watch(self) -> Watch | None:
         """Begin to notice changes by others; None without :attr:`Capability.WATCH`."""
         return None
+
+    def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        """Look through a part of the store for documents of an older library, whether sound or not.
+
+        Bounded in time and memory, however large the store is. What is Pitstop's, or nobody's, is passed over.
+
+        :param after: where to go on: :attr:`LegacyPage.after` of the page before. None: at the beginning.
+        :param locked_after: only documents that are locked beyond this instant.
+        :raises pitstop.Unsupported: without :attr:`Capability.ADOPT`.
+        """
+        raise self._lacks_adopt()
+
+    def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        """Put each record in the place of its document; say for each whether that was done.
+
+        Done only while the document is what was read, and never over another one that has the record's id. When a
+        document and its record have different ids, the record is not claimed before the document is gone; an adoption
+        that is cut short in between is found again by :meth:`legacy`. The record's message is the document's, less the id.
+
+        :raises pitstop.Unsupported: without :attr:`Capability.ADOPT`.
+        """
+        raise self._lacks_adopt()
+
+    def _lacks_adopt(self) -> Unsupported:
+        return Unsupported(
+            f"{type(self).__name__} at {self.location} has not got the capability ADOPT: no older library stored anything "
+            f"there. Name the MongoDB collection of the Clojure library, as in mongo://host/database?coll=name."
+        )
 
     def close(self) -> None:  # noqa: B027 - nothing to give back is fine
         """Give back what the backend holds. Again is harmless. Nothing else is called afterwards."""
