@@ -19,9 +19,10 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from pitstop import BackendUnavailable, ConfigError
 from pitstop.abc import Clock
+from pitstop_mongo._collection import Collection
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
-from pitstop_mongo._failures import CAUGHT, Kind, kind_of, translate
+from pitstop_mongo._failures import CAUGHT, Kind, in_dns, kind_of, translate
 
 
 __all__ = ["Connection", "Link"]
@@ -105,8 +106,10 @@ class Link:
         self.time = ServerTime(clock, dialect, client)
         timeout_ms = max(config.operation_timeout // timedelta(milliseconds=1), 1)
         self.handles: Handles = dialect.open(client, config.dbname, config.coll, timeout_ms)
-        #: Whether the index is known to be there.
+        #: Whether the collection was looked at, and has the index.
         self.indexed = False
+        #: Whether the documents in it were looked at.
+        self.known = False
 
 
 class Connection:
@@ -122,6 +125,12 @@ class Connection:
         self._link: Link | None = None
         # Of the process that this one was forked from. Not ours to close; and dropping them would warn.
         self._inherited: list[Link] = []
+        if config.in_the_open:
+            _log.warning(
+                "%s is used with a user but without TLS: on the way there, others can read the messages and change "
+                "them. Set tls to true (and tls_ca_file); or to false, if that is meant.",
+                self.location,
+            )
         if config.client is not None or (config.target is None or not config.target.srv):
             # Nothing connects yet, but PyMongo has a look at all options. For hosts from DNS it would ask the DNS.
             self._link = self._open()
@@ -160,12 +169,15 @@ class Connection:
             raise translate(error, self.location) from None
 
     @contextmanager
-    def indexed(self) -> Iterator[Link]:
-        """An operation that needs the index: it is there when this begins."""
+    def indexed(self, *, foreign: bool = False) -> Iterator[Link]:
+        """An operation that needs the index: it is there when this begins, and the collection was looked at.
+
+        :param foreign: whether the collection may hold nothing but documents of others.
+        :raises BackendUnavailable: also when it is no collection for messages; the text says why.
+        """
         with self.operation() as link:
-            if not link.indexed:
-                link.handles.coll.create_index([("due", 1)])
-                link.indexed = True
+            if not link.indexed or not (link.known or foreign):
+                self._prepare(link, foreign=foreign)
             try:
                 yield link
             except OperationFailure as error:
@@ -173,6 +185,14 @@ class Connection:
                     # Somebody dropped the index, or the collection; the next operation makes it again.
                     link.indexed = False
                 raise
+
+    def _prepare(self, link: Link, *, foreign: bool) -> None:
+        if self.dialect.tells_of_collections:
+            Collection(link.handles, self.location).prepare(foreign=foreign)
+        else:
+            link.handles.coll.create_index([("due", 1)])
+        link.indexed = True
+        link.known = link.known or not foreign
 
     def close(self) -> None:
         """Close the client if it is Pitstop's own. Again is harmless."""
@@ -196,8 +216,17 @@ class Connection:
             if link is None or link.pid != os.getpid():
                 if link is not None:
                     self._inherited.append(link)
+                    self._warn_of_fork()
                 link = self._link = self._open()
             return link
+
+    def _warn_of_fork(self) -> None:
+        if isinstance(self._config.client, pymongo.MongoClient):
+            _log.warning(
+                "The client that was given was made in another process, before a fork, where PyMongo does not promise "
+                "that it works. Make it in each process, and give it to a Pitstop made there (in gunicorn's post_fork, "
+                "in Celery's worker_process_init); or leave client out: then each process gets one of its own."
+            )
 
     def _open(self) -> Link:
         config = self._config
@@ -206,19 +235,23 @@ class Connection:
             try:
                 client = pymongo.MongoClient(**_client_options(config))
             except (PyMongoError, ValueError, TypeError, OSError) as error:
+                if in_dns(error):
+                    raise translate(error, self.location) from None
                 # What PyMongo says may quote a value, and a value may be a secret.
+                keys = ", ".join(["user", "pass", "replica_set", "tls", *config.driver_options])
                 raise ConfigError(
                     f"PyMongo refuses the configuration for {self.location} ({type(error).__name__}). "
-                    f"Check the options of the URI, the files that it names, and user, pass, replica_set and tls."
+                    f"Check the options of the URI, the files that are named, and whether these go together: {keys}."
                 ) from None
         return Link(client, self.dialect, config, self._clock)
 
 
 def _client_options(config: MongoConfig) -> dict[str, Any]:
-    said = frozenset() if config.target is None else config.target.options
-    options: dict[str, Any] = {name: value for name, value in _PATIENCE.items() if name.lower() not in said}
-    if "appname" not in said:
-        options["appname"] = "pitstop"
+    said = {name.lower() for name in config.driver_options}
+    if config.target is not None:
+        said |= config.target.options
+    defaults = {**_PATIENCE, "appName": "pitstop"}
+    options: dict[str, Any] = {name: value for name, value in defaults.items() if name.lower() not in said}
     keys = {
         "username": config.user,
         "password": config.password,
@@ -227,5 +260,6 @@ def _client_options(config: MongoConfig) -> dict[str, Any]:
         "tls": config.tls,
     }
     options |= {name: value for name, value in keys.items() if value is not None}
+    options |= config.driver_options
     host: Any = config.uri if config.uri is not None else list(config.addresses)
     return {"host": host, "driver": DriverInfo("pitstop", version("pitstop-mongo")), "connect": False, **options}

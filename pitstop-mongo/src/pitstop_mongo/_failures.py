@@ -17,7 +17,7 @@ from pymongo import errors
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["CAUGHT", "FAILURES", "Kind", "kind_of", "translate"]
+__all__ = ["CAUGHT", "FAILURES", "Kind", "in_dns", "kind_of", "translate"]
 
 
 class Kind(Enum):
@@ -127,16 +127,37 @@ FAILURES: tuple[_Rule, ...] = (
     _rule(errors.PyMongoError, Kind.UNKNOWN, "failed ({why})."),
 )
 
+#: Of the names in a ``mongodb+srv://`` URI. PyMongo makes a ConfigurationError of them all; its cause tells.
+_NO_NAME = _rule(
+    errors.ConfigurationError,
+    Kind.PERMANENT,
+    "is not known to DNS: there is no SRV record for that name ({why}). Check it: it is the name of the deployment, not "
+    "of a server. Servers are named with mongodb://host1,host2/.",
+)
+_NO_DNS = _rule(
+    errors.ConfigurationError,
+    Kind.TRANSIENT,
+    "cannot be looked up, because DNS does not answer ({why}). Check this machine's network and resolver; or name the "
+    "servers, with mongodb://host1,host2/, which needs no SRV record.",
+)
+
 #: What is translated. Anything else is a bug, and is to be seen as one.
 CAUGHT: tuple[type[Exception], ...] = tuple({each for rule in FAILURES for each in rule.classes})
 
 
 def _rule_of(error: Exception) -> _Rule | None:
+    if in_dns(error):
+        return _NO_NAME if _why(error) in ("NXDOMAIN", "NoAnswer") else _NO_DNS
     codes = _codes(error)
     for rule in FAILURES:
         if isinstance(error, rule.classes) and (not rule.codes or not rule.codes.isdisjoint(codes)):
             return rule
     return None
+
+
+def in_dns(error: Exception) -> bool:
+    """Whether the servers could not be looked up in DNS."""
+    return isinstance(error, errors.ConfigurationError) and type(_reason(error)).__module__.startswith("dns.")
 
 
 def kind_of(error: Exception) -> Kind:
@@ -165,8 +186,17 @@ def _codes(error: Exception) -> set[int]:
     return {code for code in codes if isinstance(code, int)}
 
 
+def _reason(error: Exception) -> BaseException | None:
+    return error.__cause__ or error.__context__
+
+
 def _why(error: Exception) -> str:
     name = type(error).__name__
+    if in_dns(error):
+        return type(_reason(error)).__name__
+    if isinstance(error, errors.ConfigurationError) and "SRV" in str(error):
+        # Of what DNS said: names of hosts.
+        return str(error)[:200]
     if isinstance(error, errors.ConnectionFailure) and not isinstance(error, errors.NotPrimaryError):
         # Behind the reason there are the timeouts, and a description of all servers.
         said = re.split(r" \(configured timeouts|, Timeout: |, full error", str(error), maxsplit=1)[0]
