@@ -22,7 +22,7 @@ from pitstop.abc import Clock
 from pitstop_mongo._collection import Collection
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
-from pitstop_mongo._failures import CAUGHT, Kind, in_dns, kind_of, translate
+from pitstop_mongo._failures import CAUGHT, Kind, in_dns, is_login_refused, kind_of, translate
 
 
 __all__ = ["Connection", "Link"]
@@ -165,6 +165,8 @@ class Connection:
         except CAUGHT as error:
             if kind_of(error) is not Kind.PERMANENT:
                 link.time.outdate()
+            if is_login_refused(error):
+                self._log_in_anew(link)
             # The driver's text may quote a document, so it is not shown as the cause either.
             raise translate(error, self.location) from None
 
@@ -219,6 +221,20 @@ class Connection:
                     self._warn_of_fork()
                 link = self._link = self._open()
             return link
+
+    def _log_in_anew(self, link: Link) -> None:
+        """Let go of an own client that could not log in, so that the next operation is answered at once.
+
+        PyMongo would take the server for away for some seconds; and connections whose user was removed stay nobody's,
+        also when there is one again.
+        """
+        if self._config.client is not None:
+            return
+        with self._mutex():
+            if self._link is not link:
+                return
+            self._link = None
+        link.client.close()
 
     def _warn_of_fork(self) -> None:
         if isinstance(self._config.client, pymongo.MongoClient):

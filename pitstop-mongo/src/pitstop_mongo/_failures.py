@@ -17,7 +17,7 @@ from pymongo import errors
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["CAUGHT", "FAILURES", "Kind", "in_dns", "kind_of", "translate"]
+__all__ = ["CAUGHT", "FAILURES", "Kind", "in_dns", "is_login_refused", "kind_of", "translate"]
 
 
 class Kind(Enum):
@@ -141,6 +141,10 @@ _NO_DNS = _rule(
     "servers, with mongodb://host1,host2/, which needs no SRV record.",
 )
 
+_NO_LOGIN = _rule(
+    errors.PyMongoError, Kind.PERMANENT, "refuses the user or the password ({why}). Check user, pass and auth_source."
+)
+
 #: What is translated. Anything else is a bug, and is to be seen as one.
 CAUGHT: tuple[type[Exception], ...] = tuple({each for rule in FAILURES for each in rule.classes})
 
@@ -148,6 +152,8 @@ CAUGHT: tuple[type[Exception], ...] = tuple({each for rule in FAILURES for each 
 def _rule_of(error: Exception) -> _Rule | None:
     if in_dns(error):
         return _NO_NAME if _why(error) in ("NXDOMAIN", "NoAnswer") else _NO_DNS
+    if is_login_refused(error):
+        return _NO_LOGIN
     codes = _codes(error)
     for rule in FAILURES:
         if isinstance(error, rule.classes) and (not rule.codes or not rule.codes.isdisjoint(codes)):
@@ -158,6 +164,16 @@ def _rule_of(error: Exception) -> _Rule | None:
 def in_dns(error: Exception) -> bool:
     """Whether the servers could not be looked up in DNS."""
     return isinstance(error, errors.ConfigurationError) and type(_reason(error)).__module__.startswith("dns.")
+
+
+def is_login_refused(error: Exception) -> bool:
+    """Whether nobody is logged in: the user or the password is wrong, or the user of a connection was removed."""
+    if isinstance(error, errors.ServerSelectionTimeoutError):
+        # After a refusal PyMongo takes the server for away until it looks at it again, and says why.
+        return str(error).startswith("Authentication failed")
+    if isinstance(error, errors.OperationFailure) and error.code == 13:
+        return "requires authentication" in str(error)
+    return isinstance(error, errors.OperationFailure) and error.code == 18
 
 
 def kind_of(error: Exception) -> Kind:
