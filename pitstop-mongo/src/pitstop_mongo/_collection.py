@@ -79,16 +79,15 @@ class Collection:
         :raises BackendUnavailable: when it cannot be used; the text says why, and what to do.
         """
         info = self._info()
-        if info is None or info:
-            self._check_kind(info or {})
-            if not foreign:
-                self._check_documents()
-            indexes = self._indexes()
-            if indexes is not None and self._check_indexes(indexes):
-                return
-        else:
-            indexes = []
-        self._make_index(known_missing=indexes is not None)
+        if info == {}:
+            self._make_index(known_missing=True)
+            return
+        self._check_kind(info or {})
+        if not foreign:
+            self._check_documents()
+        indexes = self._indexes()
+        if indexes is None or not self._check_indexes(indexes):
+            self._make_index(known_missing=indexes is not None)
 
     def _info(self) -> Mapping[str, Any] | None:
         """What the server knows about it; empty: it is not there yet; None: may not be known."""
@@ -155,8 +154,6 @@ class Collection:
                     f"{self._it} has an index {name!r} on due that is {flaws[0]}. {drop} "
                     f"(Pitstop then makes the plain one that it needs)."
                 )
-            if key != _INDEX and name == "due_1":
-                raise self._name_is_taken()
             found = found or key == _INDEX
         return found
 
