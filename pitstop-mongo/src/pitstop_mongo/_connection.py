@@ -22,7 +22,7 @@ from pitstop.abc import Clock
 from pitstop_mongo._collection import Collection
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
-from pitstop_mongo._failures import CAUGHT, Kind, in_dns, is_login_refused, kind_of, translate
+from pitstop_mongo._failures import CAUGHT, Kind, in_dns, is_login_refused, is_wrong_in_dns, kind_of, translate
 
 
 __all__ = ["Connection", "Link"]
@@ -251,7 +251,8 @@ class Connection:
             try:
                 client = pymongo.MongoClient(**_client_options(config))
             except (PyMongoError, ValueError, TypeError, OSError) as error:
-                if in_dns(error):
+                if in_dns(error) or is_wrong_in_dns(error):
+                    # Some versions ask DNS at once.
                     raise translate(error, self.location) from None
                 # What PyMongo says may quote a value, and a value may be a secret.
                 keys = ", ".join(["user", "pass", "replica_set", "tls", *config.driver_options])

@@ -17,7 +17,7 @@ from pymongo import errors
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["CAUGHT", "FAILURES", "Kind", "in_dns", "is_login_refused", "kind_of", "translate"]
+__all__ = ["CAUGHT", "FAILURES", "Kind", "in_dns", "is_login_refused", "is_wrong_in_dns", "kind_of", "translate"]
 
 
 class Kind(Enum):
@@ -166,6 +166,11 @@ def in_dns(error: Exception) -> bool:
     return isinstance(error, errors.ConfigurationError) and type(_reason(error)).__module__.startswith("dns.")
 
 
+def is_wrong_in_dns(error: Exception) -> bool:
+    """Whether DNS names servers that PyMongo does not trust, outside the domain; its text names one, and no more."""
+    return isinstance(error, errors.ConfigurationError) and str(error).startswith("Invalid SRV host")
+
+
 def is_login_refused(error: Exception) -> bool:
     """Whether nobody is logged in: the user or the password is wrong, or the user of a connection was removed."""
     if isinstance(error, errors.ServerSelectionTimeoutError):
@@ -210,8 +215,7 @@ def _why(error: Exception) -> str:
     name = type(error).__name__
     if in_dns(error):
         return type(_reason(error)).__name__
-    if isinstance(error, errors.ConfigurationError) and "SRV" in str(error):
-        # Of what DNS said: names of hosts.
+    if is_wrong_in_dns(error):
         return str(error)[:200]
     if isinstance(error, errors.ConnectionFailure) and not isinstance(error, errors.NotPrimaryError):
         # Behind the reason there are the timeouts, and a description of all servers.
