@@ -24,7 +24,7 @@ from typing import Any
 import attrs
 
 from bson.errors import BSONError
-from pymongo.errors import ExecutionTimeout, OperationFailure
+from pymongo.errors import ExecutionTimeout, NetworkTimeout, OperationFailure
 from pymongo.read_preferences import ReadPreference
 
 from pitstop import BackendUnavailable
@@ -160,10 +160,10 @@ class Collection:
     def _make_index(self, *, known_missing: bool) -> None:
         try:
             self.handles.coll.create_index(list(_INDEX.items()))
-        except ExecutionTimeout:
+        except (ExecutionTimeout, NetworkTimeout):
             raise BackendUnavailable(
-                f"{self._it} needs the index {{ due: 1 }}, and to make it took longer than operation_timeout. "
-                f"{self._make_it_by_hand}"
+                f"{self._it} needs the index {{ due: 1 }}, and it was not made within operation_timeout. In a large "
+                f"collection the server may be at it still: then try again later. Or: {self._make_it_by_hand}"
             ) from None
         except OperationFailure as error:
             if error.code == _IS_A_VIEW:

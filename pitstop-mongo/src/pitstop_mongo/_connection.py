@@ -125,6 +125,8 @@ class Connection:
         self._link: Link | None = None
         # Of the process that this one was forked from. Not ours to close; and dropping them would warn.
         self._inherited: list[Link] = []
+        # The one before, whose login was refused.
+        self._outdated: Link | None = None
         if config.in_the_open:
             _log.warning(
                 "%s is used with a user but without TLS: on the way there, others can read the messages and change "
@@ -200,9 +202,18 @@ class Connection:
         """Close the client if it is Pitstop's own. Again is harmless."""
         with self._mutex():
             self._closed = True
-            link, self._link = self._link, None
-        if link is not None and self._config.client is None and link.pid == os.getpid():
+            links = (self._link, self._outdated)
+            self._link = self._outdated = None
+        for link in links:
+            self._close_own(link)
+
+    def _close_own(self, link: Link | None) -> None:
+        if link is None or self._config.client is not None:
+            return
+        if link.pid == os.getpid():
             link.client.close()
+        else:
+            self._inherited.append(link)
 
     def _mutex(self) -> Lock:
         if self._lock_pid != os.getpid():
@@ -233,8 +244,9 @@ class Connection:
         with self._mutex():
             if self._link is not link:
                 return
-            self._link = None
-        link.client.close()
+            # Other threads may be on it: it is closed when its turn comes again.
+            self._link, self._outdated, before = None, link, self._outdated
+        self._close_own(before)
 
     def _warn_of_fork(self) -> None:
         if isinstance(self._config.client, pymongo.MongoClient):
