@@ -10,7 +10,13 @@ from collections.abc import Iterator
 import pymongo
 import pytest
 
-from servers import mongod
+import leaks
+
+from servers import auth, mongod
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(leaks, "pitstop-leaks")
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +50,20 @@ def mongo_dbname(mongo_client: pymongo.MongoClient) -> Iterator[str]:
     name = f"pitstop_test_{uuid.uuid4().hex}"
     yield name
     mongo_client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def auth_server() -> Iterator[auth.AuthServer]:
+    """A real MongoDB server that asks for users and passwords, started for this session."""
+    try:
+        server = auth.auth_server()
+        running = server.__enter__()
+    except mongod.NoServer as error:
+        pytest.skip(f"NO REAL MONGODB WITH USERS, its tests are skipped: {error}")
+    try:
+        yield running
+    finally:
+        server.__exit__(None, None, None)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -100,7 +100,7 @@ class Adopter:
             raise Unsupported(
                 "A stand-in for MongoDB's client has not got the capability ADOPT. Use the server itself, by a URL."
             )
-        return self._connection.indexed() if writing else self._connection.operation()
+        return self._connection.indexed(foreign=True) if writing else self._connection.operation()
 
     def _read(
         self, link: Link, after: Mapping[str, Any] | None, locked_after: int | None
