@@ -121,7 +121,7 @@ class Watching:
     pause = 0.0
 
     def __init__(self) -> None:
-        self.news: queue.SimpleQueue[int | None | Exception] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[int | Exception | None] = queue.SimpleQueue()
         self.polls = threading.Semaphore(0)
         self.closed = threading.Event()
 

@@ -776,7 +776,7 @@ class TestWatch:
         assert self.ended()
 
     def test_nobody_asks_again_where_there_is_none_to_be_had(self, pit, store, clock, monkeypatch):
-        monkeypatch.setattr(store, "watch", lambda: store.began.release())
+        monkeypatch.setattr(store, "watch", store.began.release)
         for _ in range(2):
             with pit.listen() as listener:
                 moving = Running(lambda: (clock.wait_for_sleepers(1), clock.advance(1)))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally
+from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally, Watch
 from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
 from pitstop_mongo._looking import Viewer
 from pitstop_mongo._settling import Settler
 from pitstop_mongo._storing import Storer
+from pitstop_mongo._wakeups import Wakeups
+from pitstop_mongo._watch import Watcher
 
 
 __all__ = ["MongoBackend"]
@@ -23,7 +25,7 @@ class MongoBackend(Backend):
 
     api_version: ClassVar[int] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
@@ -33,6 +35,11 @@ class MongoBackend(Backend):
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection)
+        self._wakeups = Wakeups(self._connection, self.clock, config.loop_time)
+        self._watcher = Watcher(self._connection, self._wakeups)
+        if not self._connection.dialect.batches:
+            # A stand-in for the server tells nobody anything.
+            self.capabilities = self.capabilities & ~Capability.WATCH  # type: ignore[misc] # of this client, not the class
 
     @property
     def location(self) -> str:
@@ -47,6 +54,7 @@ class MongoBackend(Backend):
         finally:
             # Also when it failed: it may have been done in part.
             self._claimer.written(min((record.progress.due or 0 for record in records), default=None))
+        self._wakeups.announce(_least(record.progress for record in records))
 
     def delete(self, id: str) -> bool:
         with self._connection.operation() as link:
@@ -70,10 +78,22 @@ class MongoBackend(Backend):
         for each in settlements:
             if isinstance(each.progress, Progress):
                 self._claimer.written(each.progress.due)
+        self._wakeups.announce(
+            _least(each.progress for each, done in zip(settlements, applied, strict=True) if done),
+        )
         return applied
 
     def next_due(self) -> int | None:
         return self._viewer.next_due()
 
+    def watch(self) -> Watch | None:
+        return self._watcher.watch()
+
     def close(self) -> None:
         self._connection.close()
+
+
+def _least(written: Iterable[Progress | Aside | None]) -> int | None:
+    """The least ``due`` at which any of these may be claimed. A lease that was extended is not up to be claimed."""
+    free = (each.due for each in written if isinstance(each, Progress) and each.token is None)
+    return min((due for due in free if due is not None), default=None)
