@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from datetime import timedelta
+
 import pitstop
 
 from pitstop.abc import Progress, Record
@@ -51,10 +53,16 @@ def fork(uri, dbname, whose):
     say(f"child ended with {os.waitstatus_to_exitcode(status)}")
 
 
+def store(uri, dbname, id):
+    """Store a message that is due now."""
+    with pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname}) as pit:
+        say(pit.store({"id": id}, timedelta(0)))
+
+
 def _record(id):
     return Record(id, {}, None, os.urandom(16).hex(), Progress(1000, 1000))
 
 
 if __name__ == "__main__":
     uri, dbname, command, *arguments = sys.argv[1:]
-    {"drain": drain, "fork": fork}[command](uri, dbname, *arguments)
+    {"drain": drain, "fork": fork, "store": store}[command](uri, dbname, *arguments)

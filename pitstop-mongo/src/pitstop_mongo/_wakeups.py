@@ -25,6 +25,7 @@ from typing import Any
 
 import attrs
 import bson
+import pymongo
 
 from pymongo import CursorType, WriteConcern
 from pymongo.errors import OperationFailure
@@ -48,6 +49,9 @@ _SIZE = 256 * 1024
 _MARK = "wakeup"
 #: Seconds after which it is looked at again: somebody may have dropped it.
 _LOOK_EVERY = 60.0
+#: Seconds that a store may be held up by its wake-up, and for which there are none after one that failed.
+_PATIENCE = 1.0
+_PAUSE = 5.0
 #: Others look again within so many of their ``loop_time``, which is taken to be the same as ours.
 _LONGEST_PAUSE = 1.5
 
@@ -89,20 +93,22 @@ class Wakeups:
         self._clock = clock
         self._horizon = int(loop_time / timedelta(milliseconds=1) * _LONGEST_PAUSE)
         self._state: _State | None = None
+        self._not_before = float("-inf")
         self._warned = False
 
     def announce(self, due: int | None) -> None:
         """A message with this ``due`` was written. Wakes those who would look later. Never fails: it is a hint."""
-        if due is None or not self._dialect.batches:
+        if due is None or not self._dialect.batches or self._clock.monotonic() < self._not_before:
             return
         try:
             if due >= self._connection.now_us() // 1000 + self._horizon:
                 return
-            with self._connection.operation() as link:
+            with self._connection.operation() as link, pymongo.timeout(_PATIENCE):
                 state = self._current(link)
                 if state.usable:
                     state.quick.insert_one(state.wakeup(due))
         except PitstopError as error:
+            self._not_before = self._clock.monotonic() + _PAUSE
             _log.debug("a wake-up was not written: %s", error)
 
     def follow(self, link: Link) -> Any | None:
