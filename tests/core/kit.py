@@ -72,7 +72,8 @@ class Scripted(MemoryBackend):
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
         super().__init__(config)
-        self.down = False
+        #: Whether every call fails; an error: with this one.
+        self.down: bool | BackendUnavailable = False
         self.calls: list[str] = []
         #: Called before (lease: after) the method of that name, outside of the backend's lock.
         self.during: dict[str, Callable[[], None]] = {}
@@ -95,6 +96,8 @@ class Scripted(MemoryBackend):
         self.calls.append(name)
         if run:
             self.during.get(name, _nothing)()
+        if isinstance(self.down, BackendUnavailable):
+            raise self.down
         if self.down:
             raise BackendUnavailable("The test took the store away.")
 

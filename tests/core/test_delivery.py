@@ -261,6 +261,28 @@ class TestWith:
         with pytest.raises(LeaseLost):
             delivery.nack(ValueError("another"))
 
+    def test_the_loop_of_the_readme_goes_on_after_an_ack_that_the_store_did_not_answer(
+        self, pit, store, delivery, clock
+    ):
+        """The handler did not fail, so nothing is noted as its failure; the message comes back when its lease ends."""
+        store.down = True
+        with pytest.raises(BackendUnavailable) as away:
+            delivery.ack()
+        delivery.nack(away.value)
+        store.down = False
+        entry = pit.get("a")
+        assert (entry.state, entry.last_error) == ("leased", None)
+        delivery.nack(ValueError("another"))
+        assert pit.get("a").last_error == "ValueError: another"
+
+    def test_a_handler_that_could_not_extend_is_nacked(self, pit, store, delivery):
+        store.down = True
+        with pytest.raises(BackendUnavailable) as away:
+            delivery.extend()
+        store.down = False
+        delivery.nack(away.value)
+        assert pit.get("a").last_error == "BackendUnavailable: The test took the store away."
+
     @pytest.mark.parametrize("cause", ["away", "lost"])
     def test_the_error_of_its_body_is_not_hidden_by_a_nack_that_failed(self, pit, store, delivery, cause):
         def handle():

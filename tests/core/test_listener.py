@@ -585,6 +585,38 @@ class TestStoreAway:
             assert sum(clock.waits) == pytest.approx(3)
             store.down = False
 
+    def test_a_store_that_refuses_at_the_first_look_ends_the_iteration(self, pit, store, caplog):
+        """A wrong password does not get right by itself: whoever just began to listen is told."""
+        with pit.listen() as listener:
+            store.down = BackendUnavailable("Wrong password.", permanent=True)
+            with pytest.raises(BackendUnavailable, match=r"^Wrong password\.$"):
+                next(listener)
+            assert not listener.healthy
+            assert caplog.records == [], "an exception tells already"
+            store.down = False
+            assert listener.get() is None
+            assert listener.healthy
+
+    def test_a_store_that_refuses_later_is_tried_each_half_a_minute(self, pit, store, clock, caplog):
+        """It has worked, so somebody is changing something: it may work again."""
+        caplog.set_level(logging.INFO)
+        with pit.listen() as listener:
+            assert listener.get() is None
+            store.down = BackendUnavailable("Wrong password.", permanent=True)
+            pit.store({"id": "a"}, timedelta(0))
+            got = Running(lambda: next(listener))
+            for number in range(1, 11):
+                clock.wait_for_waits(number)
+                assert not listener.healthy
+                store.down = store.down if number < 10 else False
+                clock.advance(30)
+            assert got.result().id == "a"
+            assert listener.healthy
+        assert all(15 <= each <= 30 for each in clock.waits[:10])
+        told = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+        assert told[0] == "the store refuses (1 failures in a row); trying again: Wrong password."
+        assert 3 <= len(told) <= 6
+
     def test_blocking_backs_off_logs_once_and_then_rarely_and_recovers(self, pit, store, clock, caplog):
         caplog.set_level(logging.INFO)
         pit.store({"id": "a"}, timedelta(0))
@@ -693,6 +725,7 @@ class TestWatch:
         assert store.began.acquire(timeout=10)
         (watch,) = store.watches
         assert watch.polls.acquire(timeout=10)
+        assert clock.wait_for_sleepers(2)
         one.close()
         watch.news.put(None)
         assert watch.polls.acquire(timeout=10), "the other listener still sleeps on it"

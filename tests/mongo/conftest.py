@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
+import uuid
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pymongo
@@ -15,42 +16,10 @@ import pytest
 from pitstop.abc import Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop_mongo import MongoBackend
-from servers import mongod
 
 
 #: The instant at which a ManualClock begins: 2020-01-01T00:00Z.
 START = 1_577_836_800_000
-
-
-@pytest.fixture(scope="session")
-def replica_set_uri():
-    """The URI of a replica set with one member, started for this session."""
-    try:
-        path = mongod.binary()
-    except mongod.NoServer as error:
-        pytest.skip(f"NO REAL MONGODB, its tests are skipped: {error}")
-    with tempfile.TemporaryDirectory(prefix="pitstop-mongod-", ignore_cleanup_errors=True) as folder:
-        address = f"127.0.0.1:{mongod.free_port()}"
-        process = subprocess.Popen(
-            [
-                *(str(path), "--bind_ip", "127.0.0.1", "--port", address.rpartition(":")[2], "--dbpath", folder),
-                *("--replSet", "rs", "--logpath", f"{folder}/mongod.log", "--wiredTigerCacheSizeGB", "0.25"),
-                *("--oplogSize", "100", "--setParameter", "enableTestCommands=1", "--nounixsocket"),
-                *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            with pymongo.MongoClient(address, directConnection=True) as client:
-                member = {"_id": 0, "host": address}
-                client.admin.command("replSetInitiate", {"_id": "rs", "members": [member]})
-            with pymongo.MongoClient(address, replicaSet="rs") as client:
-                client.admin.command("ping")
-            yield f"mongodb://{address}/?replicaSet=rs"
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture
@@ -105,6 +74,37 @@ def reschedule():
         return Settlement(leased.id, leased.progress.token, Outcome.RESCHEDULE, Progress(due, due))
 
     return reschedule
+
+
+@pytest.fixture
+def failing(request, mongo_client, mongo_uri, mongo_dbname, clock):
+    """A backend, and a way to have the server fail its commands. Its name keeps other clients out of it.
+
+    The parameter is its ``operation_timeout``; the driver needs half a second to come back after a lost connection.
+    """
+    name = f"pitstop-{uuid.uuid4().hex}"
+    backend = MongoBackend.from_options(
+        {
+            "uri": f"{mongo_uri}/?appName={name}&retryReads=false&retryWrites=false",
+            "dbname": mongo_dbname,
+            "clock": clock,
+            "operation_timeout": getattr(request, "param", "3s"),
+        }
+    )
+    backend.next_due()  # the index is there
+
+    @contextmanager
+    def failing(*commands, mode="alwaysOn", **how):
+        data = {"failCommands": list(commands), "appName": name, **how}
+        mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+        try:
+            yield backend
+        finally:
+            mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+    failing.backend = backend
+    yield failing
+    backend.close()
 
 
 @pytest.fixture

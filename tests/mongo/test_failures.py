@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import time
-import uuid
-
-from contextlib import contextmanager
 
 import pymongo
 import pytest
 
 from pymongo import errors
 
-from mongo.conftest import START
 from pitstop import BackendUnavailable, MessageError, PitstopError
 from pitstop_mongo import MongoBackend
 from pitstop_mongo._failures import Kind, kind_of, translate
 
 
 MINUTE = 60_000
-
-
-@pytest.fixture
-def failing(mongo_client, mongo_uri, mongo_dbname, clock):
-    """A backend, and a way to have the server fail its commands. Its name keeps other clients out of it."""
-    name = f"pitstop-{uuid.uuid4().hex}"
-    backend = MongoBackend.from_options(
-        {
-            "uri": f"{mongo_uri}/?appName={name}&retryReads=false&retryWrites=false",
-            "dbname": mongo_dbname,
-            "clock": clock,
-            "operation_timeout": "500ms",
-        }
-    )
-    backend.next_due()  # the index is there
-
-    @contextmanager
-    def failing(*commands, **how):
-        data = {"failCommands": list(commands), "appName": name, **how}
-        mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-        try:
-            yield backend
-        finally:
-            mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
-
-    yield failing
-    backend.close()
 
 
 @pytest.mark.parametrize(
@@ -67,23 +36,7 @@ def test_codes_of_the_server_become_words(failing, record, code, text):
             assert caught.value.__suppress_context__
 
 
-def test_a_write_that_no_majority_confirms_is_an_error(failing, record):
-    with (
-        failing("update", writeConcernError={"code": 64, "errmsg": "waiting for replication timed out"}) as backend,
-        pytest.raises(
-            BackendUnavailable, match=r"did not confirm that the write is on a majority.*may be done all the"
-        ),
-    ):
-        backend.put([record("a")])
-
-
-def test_a_lost_connection_is_an_error_that_passes(failing, record):
-    with failing("update", closeConnection=True) as backend, pytest.raises(BackendUnavailable, match="did not answer"):
-        backend.put([record("a")])
-    backend.put([record("a")])
-    assert [each.id for each in backend.lease(1, MINUTE)] == ["a"]
-
-
+@pytest.mark.parametrize("failing", ["500ms"], indirect=True)
 def test_a_server_that_hangs_is_not_waited_for_longer_than_configured(failing, record):
     for command in ("find", "findAndModify", "update", "insert"):
         with failing(command, blockConnection=True, blockTimeMS=1500) as backend:
@@ -142,6 +95,8 @@ def test_a_client_that_its_owner_closed(mongo_uri, mongo_dbname):
         (errors.BulkWriteError({"writeErrors": [{"code": 189}]}), Kind.UNKNOWN, BackendUnavailable),
         (errors.BulkWriteError({"writeErrors": [{"code": 11000}]}), Kind.PERMANENT, BackendUnavailable),
         (errors.ConfigurationError("x"), Kind.PERMANENT, BackendUnavailable),
+        (errors.OperationFailure("x", 20), Kind.TRANSIENT, BackendUnavailable),
+        (errors.OperationFailure("x", 20, {"errorLabels": ["RetryableWriteError"]}), Kind.UNKNOWN, BackendUnavailable),
         (OverflowError("x"), Kind.PERMANENT, MessageError),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
@@ -150,16 +105,6 @@ def test_each_error_has_its_place_in_the_table(error, kind, raises):
     assert kind_of(error) is kind
     translated = translate(error, "mongodb://h:1/d.c")
     assert type(translated) is raises
+    if raises is BackendUnavailable:
+        assert translated.permanent == (kind is Kind.PERMANENT)
     assert isinstance(translated, PitstopError)
-
-
-def test_a_failed_claim_leases_nothing_that_does_not_come_back(failing, record, clock):
-    """The driver says that it does not know; here it was done. The messages come back when the lease runs out."""
-    with failing("update", writeConcernError={"code": 64, "errmsg": "timed out"}) as backend:
-        backend.put([record(id) for id in "ab"])  # an insert
-        with pytest.raises(BackendUnavailable):
-            backend.lease(2, MINUTE)
-    assert backend.lease(2, MINUTE) == []
-    clock.advance(60)
-    assert [each.progress.attempts for each in backend.lease(2, MINUTE)] == [2, 2]
-    assert backend.get("a").progress.first_leased == START

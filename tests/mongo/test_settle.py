@@ -40,9 +40,9 @@ def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_bac
     other, calls = open_backend(clock=clock), []
     original = pitstop_mongo._settling.Settler._updated
 
-    def claim_first(self, link, some, count):
+    def claim_first(self, link, some, count, again):
         calls.append(other.lease(10, MINUTE))
-        return original(self, link, some, count)
+        return original(self, link, some, count, again)
 
     monkeypatch.setattr(pitstop_mongo._settling.Settler, "_updated", claim_first)
     back = Progress(START, START, 1, START)

@@ -16,6 +16,10 @@ class Server:
 
     def __init__(self, clock, ahead, *, naive=True):
         self.clock, self.ahead, self.naive, self.asked = clock, ahead, naive, 0
+        self.there = True
+
+    def has_primary(self, client):
+        return self.there
 
     def server_time(self, client):
         self.asked += 1
@@ -54,6 +58,29 @@ def test_it_is_measured_again_each_minute_and_after_a_lost_connection(clock):
     server.ahead = 9.0
     time.outdate()
     assert time.now_us() == clock.time_us() + 9_000_000
+
+
+def test_what_was_measured_last_holds_while_there_is_no_primary(clock):
+    """To ask would be to wait for one, before the operation itself waits for it."""
+    server = Server(clock, 5.0)
+    time = ServerTime(clock, server, None)
+    time.now_us()
+    asked, server.there = server.asked, False
+    clock.advance(3600)
+    time.outdate()
+    assert time.now_us() == clock.time_us() + 5_000_000
+    assert server.asked == asked
+
+
+def test_setting_this_machines_clock_changes_nothing(monkeypatch):
+    from pitstop.abc import SystemClock
+
+    clock = SystemClock()
+    time = ServerTime(clock, Server(clock, 0.0), None)
+    before = time.now_us()
+    true = SystemClock.time_us
+    monkeypatch.setattr(SystemClock, "time_us", lambda self: true(self) + 30_000_000)
+    assert before <= time.now_us() < before + 10_000_000
 
 
 def test_a_large_difference_is_a_warning_once(clock, caplog):

@@ -11,6 +11,7 @@
     ├── ScheduleError           a time, an end or a recurrence that makes no sense
     ├── LeaseLost               the delivery is no longer ours to settle
     ├── BackendUnavailable      the store cannot be reached, or not used right now
+    │   └── OutcomeUnknown      it may have been done, or not: the answer got lost
     └── Unsupported             this backend has not got that capability
 
 Every text says what was wrong, what was given and what to do. None holds a password or a message's body.
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "LeaseLost",
     "MessageError",
+    "OutcomeUnknown",
     "PitstopError",
     "PluginConflict",
     "ScheduleError",
@@ -71,6 +73,27 @@ class LeaseLost(PitstopError):
 
 class BackendUnavailable(PitstopError):
     """The store did not do what it was asked to: not reachable, refusing, full, or closed."""
+
+    #: Whether it is no use to try again before somebody has changed something: a password, a role, an index.
+    permanent: bool
+
+    def __init__(self, text: str = "", *, permanent: bool = False) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
+class OutcomeUnknown(BackendUnavailable):
+    """The store may have done it or not: its answer got lost, and what was tried since did not tell.
+
+    To do the same again under the same ids does no harm, but that a message may be emitted twice.
+    """
+
+    #: Ids of the messages that it is about; also of one whose id Pitstop made.
+    ids: tuple[str, ...]
+
+    def __init__(self, text: str = "", *, ids: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.ids = ids
 
 
 class Unsupported(PitstopError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
@@ -40,6 +41,9 @@ class MongoBackend(Backend):
         if not self._connection.dialect.batches:
             # A stand-in for the server tells nobody anything.
             self.capabilities = self.capabilities & ~Capability.WATCH  # type: ignore[misc] # of this client, not the class
+        #: Doubts that were met and mended, by name: ``claim_unknown``, ``claim_recovered``, ``outcome_unknown`` (of
+        #: stores, removals and settlements), ``store_recovered``.
+        self.counters: Counter[str] = self._connection.counters
 
     @property
     def location(self) -> str:
@@ -57,9 +61,7 @@ class MongoBackend(Backend):
         self._wakeups.announce(_least(record.progress for record in records))
 
     def delete(self, id: str) -> bool:
-        with self._connection.operation() as link:
-            dialect = self._connection.dialect
-            return bool(link.handles.coll.delete_one({"_id": dialect.one(id)}).deleted_count)
+        return self._storer.delete(id)
 
     def get(self, id: str) -> Record | Damaged | None:
         return self._viewer.get(id)

@@ -2,26 +2,29 @@
 
 One message: one ``findAndModify``. Several: read the first ones that are due, whole; then mark exactly those, if they
 are still what was read, and due. When all were marked, what was read is what was leased.
+
+When nobody knows whether a claim was done (its reply got lost, the primary changed), it is taken up again as soon as
+the server answers: see :mod:`pitstop_mongo._doubts`.
 """
 
 from __future__ import annotations
 
-import os
 import random
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import attrs
-
 from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure
 
+from pitstop import BackendUnavailable
 from pitstop.abc import Clock, Damaged, Record, from_instant
 from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import EPOCH, LAST_INSTANT, Ambiguous, Found, read
+from pitstop_mongo._document import EPOCH, Ambiguous, Found, read
+from pitstop_mongo._doubts import Doubts
+from pitstop_mongo._lease import Lease
 
 
 __all__ = ["Claimer", "due_in"]
@@ -42,32 +45,13 @@ def due_in(least: datetime, most: datetime) -> dict[str, Any]:
     return {"due": {"$gte": least, "$lte": most}, "_id": {"$type": "string"}}
 
 
-@attrs.frozen
-class _Lease:
-    token: str
-    now: int
-    until: int
-
-    @property
-    def update(self) -> dict[str, Any]:
-        # `due >= first_leased` holds in every document, so the least time of all claims is the first one.
-        return {
-            "$set": {"due": from_instant(self.until), "token": self.token},
-            "$inc": {"attempts": 1},
-            "$min": {"first_leased": from_instant(self.now)},
-        }
-
-    def of(self, record: Record) -> Record:
-        progress = record.progress.leased(self.token, self.now, self.until)
-        return Record(record.id, record.message, record.series, record.revision, progress)
-
-
 class Claimer:
     """Leases for one backend. Remembers where the backlog begins, and how crowded it is there."""
 
     def __init__(self, connection: Connection, clock: Clock, *, remember: bool) -> None:
         self._connection = connection
         self._dialect = connection.dialect
+        self._doubts = Doubts(connection)
         self._clock = clock
         # Whether to begin a look where the last one did. What was claimed leaves deleted keys at the head of the index,
         # and to walk over them is slow. Not when a test holds the time in its hand: it would see the order change.
@@ -85,6 +69,17 @@ class Claimer:
 
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """See :meth:`pitstop.abc.Backend.lease`."""
+        counters = self._connection.counters
+        doubted = counters["claim_unknown"]
+        try:
+            return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
+        except BackendUnavailable:
+            if counters["claim_unknown"] == doubted:
+                raise
+        # It was this claim's reply that got lost. If that was all, the next connection tells what became of it.
+        return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
+
+    def _lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         if limit == 1 and self._dialect.batches:
             return self._lease_one(duration)
         for look in range(_LOOKS):
@@ -93,7 +88,8 @@ class Claimer:
             low = None if look == _LOOKS - 1 else self._beginning()
             with self._connection.indexed() as link:
                 found = self._read_due(link, lease, limit, low, skip)
-                claimed = self._claim(link, found, lease) if found else []
+                with self._doubts.unless_known(lease):
+                    claimed = self._claim(link, found, lease) if found else []
             self._learn(found, claimed, limit, from_the_start=low is None and not skip)
             if claimed:
                 return claimed
@@ -106,32 +102,41 @@ class Claimer:
         # Crowded. The server can take one out of the crowd, though not many.
         return self._lease_one(duration) if self._dialect.batches else []
 
-    def _new_lease(self, duration: int) -> _Lease:
-        now = self._connection.now_us() // 1000
-        return _Lease(os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT))
+    def _new_lease(self, duration: int) -> Lease:
+        return Lease.new(self._connection.now_us() // 1000, duration)
 
     def _lease_one(self, duration: int) -> Sequence[Record | Damaged]:
         lease = self._new_lease(duration)
-        with self._connection.indexed() as link:
+        with self._connection.indexed() as link, self._doubts.unless_known(lease):
             try:
-                document = link.handles.raw.find_one_and_update(
+                # Not on the handle that reads bytes: PyMongo fails on some errors there (it tries to write into one).
+                document = link.handles.coll.find_one_and_update(
                     due_in(EPOCH, from_instant(lease.now)),
                     lease.update,
                     sort=[("due", 1)],
                     return_document=ReturnDocument.AFTER,
                     **self._dialect.by_due,
                 )
+                leased = None if document is None else read(document).content
+            except (BSONError, Ambiguous):
+                leased = self._leased(link, lease)
             except OperationFailure as error:
                 if error.code not in _REFUSED or "hint" in str(error):
                     raise
                 found = self._read_due(link, lease, 1, None, 0)
                 return self._claim(link, found, lease)
-        if document is None:
+        if leased is None:
             return []
-        leased = read(document).content
         if isinstance(leased, Record) and leased.progress.attempts < 1:
             return [Damaged(leased.id, _UNCOUNTABLE, lease.until, lease.token)]
         return [leased]
+
+    def _leased(self, link: Link, lease: Lease) -> Record | Damaged | None:
+        """What is under this lease, by its bytes: it is there, and could not be read."""
+        wanted = {"due": from_instant(lease.until), "token": lease.token}
+        with self._doubts.unless_known(lease, sent=True):
+            document = link.handles.raw.find_one(wanted, **self._dialect.by_due)
+        return None if document is None else read(document).content
 
     def _beginning(self) -> datetime | None:
         if not self._remember or self._clock.monotonic() >= self._low_until:
@@ -150,7 +155,7 @@ class Claimer:
         if due is not None and not self._spread:
             self._low = from_instant(due)
 
-    def _read_due(self, link: Link, lease: _Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
+    def _read_due(self, link: Link, lease: Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
         """The first documents that are due, whole."""
         options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._dialect.by_due}
         if self._dialect.batches:
@@ -161,7 +166,7 @@ class Claimer:
         except (BSONError, Ambiguous):
             return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
 
-    def _claim(self, link: Link, found: Sequence[Found], lease: _Lease) -> list[Record | Damaged]:
+    def _claim(self, link: Link, found: Sequence[Found], lease: Lease) -> list[Record | Damaged]:
         """Mark those of the documents that are still what was read; return them as they are then."""
         sound = [each for each in found if each.sound]
         refused: list[Found] = []
@@ -177,7 +182,7 @@ class Claimer:
                 claimed.extend(self._set_aside(link, each, lease))
         return claimed
 
-    def _mark(self, link: Link, sound: Sequence[Found], lease: _Lease) -> tuple[set[str], list[Found]]:
+    def _mark(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], list[Found]]:
         """Mark many. Also returns those that the server refuses to count up: they are damaged in a way of their own."""
         if not sound:
             return set(), []
@@ -198,7 +203,7 @@ class Claimer:
             return set(ids), []
         return (self._marked(link, ids, lease) if count else set()), []
 
-    def _mark_each(self, link: Link, sound: Sequence[Found], lease: _Lease) -> tuple[set[str], list[Found]]:
+    def _mark_each(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], list[Found]]:
         marked = self._marked(link, [each.id for each in sound], lease)
         refused = []
         for each in sound:
@@ -212,18 +217,19 @@ class Claimer:
                     refused.append(each)
         return marked, refused
 
-    def _mark_one(self, link: Link, found: Found, lease: _Lease) -> bool:
+    def _mark_one(self, link: Link, found: Found, lease: Lease) -> bool:
         result = link.handles.coll.update_one(self._unchanged(found, lease), lease.update, **self._dialect.by_id)
         return bool(result.modified_count)
 
-    def _marked(self, link: Link, ids: Sequence[str], lease: _Lease) -> set[str]:
+    def _marked(self, link: Link, ids: Sequence[str], lease: Lease) -> set[str]:
         """Which of these carry the token, as a majority sees it: what is seen there is not rolled back."""
         wanted = {"_id": {"$in": list(ids)}, "token": lease.token}
         once = {"limit": len(ids), "batch_size": len(ids)}
-        found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
-        return {each["_id"] for each in found}
+        with self._doubts.unless_known(lease, sent=True):
+            found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
+            return {each["_id"] for each in found}
 
-    def _set_aside(self, link: Link, found: Found, lease: _Lease) -> list[Damaged]:
+    def _set_aside(self, link: Link, found: Found, lease: Lease) -> list[Damaged]:
         """Lease a document that cannot be read, or not be counted up: by what cannot fail."""
         update = {"$set": {"due": from_instant(lease.until), "token": lease.token}}
         result = link.handles.coll.update_one(self._unchanged(found, lease), update, **self._dialect.by_id)
@@ -233,7 +239,7 @@ class Claimer:
         error = content.error if isinstance(content, Damaged) else _UNCOUNTABLE
         return [Damaged(found.id, error, lease.until, lease.token)]
 
-    def _unchanged(self, found: Found, lease: _Lease) -> dict[str, Any]:
+    def _unchanged(self, found: Found, lease: Lease) -> dict[str, Any]:
         return {
             "_id": self._dialect.one(found.id),
             "etag": {"$eq": found.etag},
@@ -242,7 +248,7 @@ class Claimer:
         }
 
 
-def _still_due(lease: _Lease) -> dict[str, Any]:
+def _still_due(lease: Lease) -> dict[str, Any]:
     return {"due": {"$gte": EPOCH, "$lte": from_instant(lease.now)}}
 
 

@@ -61,6 +61,16 @@ def _flag(value: object, _: Any, field: attrs.Attribute[Any]) -> bool | None:
     raise ConfigError(f"{field.name}={value!r} cannot be used. Give true or false.")
 
 
+def _acks(value: object) -> int | str:
+    if value == "majority":
+        return "majority"
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    # A replica set has at most 50 members.
+    if type(number) is int and 1 <= number <= 50:
+        return number
+    raise ConfigError(f"ack_write_concern={value!r} cannot be used. Give 'majority', or a number of members such as 1.")
+
+
 def _option(convert: Any, *, key: str | None = None, secret: bool = False) -> Any:
     return attrs.field(
         default=None,
@@ -140,6 +150,9 @@ class MongoConfig(BackendConfig):
     #: The longest that one operation may take, finding a server included. A third of ``lock_time`` if not given, from
     #: 2 to 10 seconds.
     operation_timeout: timedelta = duration_field(None)
+    #: On how many members an ack or a nack has to be before it is confirmed: ``"majority"``, or a number. With 1 they
+    #: are faster, and those of the last moment may be undone when the primary is lost: then their messages come again.
+    ack_write_concern: int | str = attrs.field(default="majority", converter=_acks)
 
     #: What ``uri`` says.
     target: Target | None = attrs.field(init=False, default=None, repr=False)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import os
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import pymongo
 
 from pymongo.driver_info import DriverInfo
 from pymongo.errors import OperationFailure, PyMongoError
 
-from pitstop import BackendUnavailable, ConfigError
+from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Clock
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
@@ -28,8 +29,15 @@ __all__ = ["Connection", "Link"]
 
 _log = logging.getLogger("pitstop.mongo")
 
+_T = TypeVar("_T")
+
 #: Defaults of an own client, unless the URI says otherwise. PyMongo's are 30 s, 20 s, and no end.
 _PATIENCE = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "waitQueueTimeoutMS": 5000}
+
+#: How many times ``operation_timeout`` a write whose outcome is unknown is tried again, and how often at most. Not
+#: beyond a lease, of which that timeout is a third.
+_INSISTENCE = 3
+_MOST_RUNS = 6
 
 #: Seconds for which a measured difference of the clocks holds.
 _MEASURE_EVERY = 60.0
@@ -38,36 +46,45 @@ _WORTH_A_WARNING_US = 1_000_000
 
 
 class ServerTime:
-    """The server's clock, by this machine's clock and the difference between them."""
+    """The server's clock, by this machine's clock and the difference between them.
+
+    Between two measurements it goes on by the monotonic clock, so that nothing comes early, and no lease is taken for
+    over, when somebody sets this machine's clock.
+    """
 
     def __init__(self, clock: Clock, dialect: Dialect, client: Any) -> None:
         self._clock = clock
         self._dialect = dialect
         self._client = client
-        self._offset_us: int | None = None
+        #: The server's time, in microseconds, when the monotonic clock was at zero.
+        self._origin_us: int | None = None
+        self._skewed = False
         self._measured = 0.0
         self._busy = Lock()
 
     def now_us(self) -> int:
         """Microseconds since the epoch. Asks the server at the first call and then each minute."""
-        offset = self._offset_us
-        if offset is None:
-            offset = self._measure()
-        elif self._clock.monotonic() - self._measured >= _MEASURE_EVERY and self._busy.acquire(blocking=False):
+        origin = self._origin_us
+        if origin is None:
+            origin = self._measure()
+        elif self._is_old() and self._dialect.has_primary(self._client) and self._busy.acquire(blocking=False):
             # One thread asks; the others go on with what they know.
             try:
-                offset = self._measure()
+                origin = self._measure()
             except PyMongoError as error:
                 # The clocks have not moved because the server is away: what was measured last still holds.
                 _log.debug("the difference to the server's clock could not be measured: %s", type(error).__name__)
                 self._measured = self._clock.monotonic()
             finally:
                 self._busy.release()
-        return self._clock.time_us() + offset
+        return origin + _us(self._clock.monotonic())
 
     def outdate(self) -> None:
         """The connection was lost: another server, with another clock, may answer next."""
         self._measured = float("-inf")
+
+    def _is_old(self) -> bool:
+        return self._clock.monotonic() - self._measured >= _MEASURE_EVERY
 
     def _measure(self) -> int:
         samples = []
@@ -85,10 +102,16 @@ class ServerTime:
         # act on it would only set the clocks of processes on one machine apart.
         if abs(offset) <= trip // 2 + 1000:
             offset = 0
-        if abs(offset) > _WORTH_A_WARNING_US and self._offset_us in (None, 0):
+        skewed = abs(offset) > _WORTH_A_WARNING_US
+        if skewed and not self._skewed:
             _log.warning("the server's clock and this machine's differ by %.1f s; the server's counts", offset / 1e6)
-        self._offset_us, self._measured = offset, self._clock.monotonic()
-        return offset
+        self._skewed, self._measured = skewed, self._clock.monotonic()
+        self._origin_us = origin = self._clock.time_us() - _us(self._clock.monotonic()) + offset
+        return origin
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)
 
 
 def _microseconds(told: datetime) -> int:
@@ -104,7 +127,7 @@ class Link:
         self.client = client
         self.time = ServerTime(clock, dialect, client)
         timeout_ms = max(config.operation_timeout // timedelta(milliseconds=1), 1)
-        self.handles: Handles = dialect.open(client, config.dbname, config.coll, timeout_ms)
+        self.handles: Handles = dialect.open(client, config.dbname, config.coll, timeout_ms, config.ack_write_concern)
         #: Whether the index is known to be there.
         self.indexed = False
 
@@ -116,6 +139,8 @@ class Connection:
         self._config = config
         self._clock = clock
         self.dialect = dialect_of(config.client)
+        #: What went wrong and was mended, by name; for operators.
+        self.counters: Counter[str] = Counter()
         self._timeout = config.operation_timeout.total_seconds()
         self._lock, self._lock_pid = Lock(), os.getpid()
         self._closed = False
@@ -147,17 +172,59 @@ class Connection:
     @contextmanager
     def operation(self) -> Iterator[Link]:
         """One or a few commands: bounded in time, with the driver's errors as Pitstop's."""
-        link = self._link
-        if link is None or link.pid != os.getpid():
-            link = self._renew()
         try:
-            with self.dialect.turn, pymongo.timeout(self._timeout):
+            with self._bounded(self._timeout) as link:
+                yield link
+        except CAUGHT as error:
+            # The driver's text may quote a document, so it is not shown as the cause either.
+            raise translate(error, self.location) from None
+
+    def until_known(self, write: Callable[[Link, bool], _T], *, single: bool = True) -> _T:
+        """Run a write, and again while nobody knows whether it was done: three times ``operation_timeout`` at most.
+
+        :param write: is given the link, and whether a run before this one may have done it, in full or in part.
+        :param single: whether it consists of writes to one document each. On a replica set the driver repeats these by
+            itself, and the server does them once, over a change of the primary too: so the first run gets all of that
+            time, if there is a primary now.
+        :raises OutcomeUnknown: when it stays unknown.
+        """
+        link = self._current()
+        patience = _INSISTENCE * self._timeout
+        deadline = self._clock.monotonic() + patience
+        lasting = single and self.dialect.repeats_writes(link.client) and self.dialect.has_primary(link.client)
+        doubt: Exception | None = None
+        for attempt in range(_MOST_RUNS):
+            try:
+                with self._bounded(patience if lasting and not attempt else self._timeout) as link:
+                    return write(link, doubt is not None)
+            except CAUGHT as error:
+                kind = kind_of(error)
+                if doubt is None and kind is not Kind.UNKNOWN:
+                    raise translate(error, self.location) from None
+                if doubt is None:
+                    self.counters["outcome_unknown"] += 1
+                    # The first one counts: what comes after it, such as a server that is away, would suggest that
+                    # nothing was ever sent.
+                    doubt = error
+                if kind is Kind.PERMANENT or self._clock.monotonic() >= deadline:
+                    break
+        assert doubt is not None, "only a doubt ends in another run"
+        raise OutcomeUnknown(f"{translate(doubt, self.location)} Whether it was done is not known.") from None
+
+    def _current(self) -> Link:
+        link = self._link
+        return self._renew() if link is None or link.pid != os.getpid() else link
+
+    @contextmanager
+    def _bounded(self, seconds: float) -> Iterator[Link]:
+        link = self._current()
+        try:
+            with self.dialect.turn, pymongo.timeout(seconds):
                 yield link
         except CAUGHT as error:
             if kind_of(error) is not Kind.PERMANENT:
                 link.time.outdate()
-            # The driver's text may quote a document, so it is not shown as the cause either.
-            raise translate(error, self.location) from None
+            raise
 
     @contextmanager
     def indexed(self) -> Iterator[Link]:

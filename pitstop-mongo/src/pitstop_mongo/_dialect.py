@@ -38,6 +38,10 @@ class Handles:
 
     #: For writing, and for reading documents in batches.
     coll: Any
+    #: For acks and nacks: writes them with the write concern that is configured for these.
+    settling: Any
+    #: Reads what such a write left: what a majority has, unless no majority is waited for.
+    settled: Any
     #: Reads documents as bytes, so that one that cannot be decoded does not hide the others.
     raw: Any
     #: Reads what a majority has: what is seen there is not rolled back.
@@ -58,8 +62,11 @@ class Dialect:
     #: Options of a read that sorts without an index.
     sorting: Mapping[str, Any] = attrs.field(factory=lambda: {"allow_disk_use": True})
 
-    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int) -> Handles:
-        """Open the collection, whatever the client's defaults are."""
+    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int, acks: int | str) -> Handles:
+        """Open the collection, whatever the client's defaults are.
+
+        :param acks: on how many members, or on a ``"majority"`` of them, an ack has to be before it is confirmed.
+        """
         handle = client.get_database(dbname).get_collection(
             coll,
             codec_options=CODEC,
@@ -68,10 +75,15 @@ class Dialect:
             write_concern=WriteConcern("majority", wtimeout=timeout_ms, j=True),
             read_concern=ReadConcern("local"),
         )
+        majority = handle.with_options(read_concern=ReadConcern("majority"))
+        relaxed = acks != "majority"
         return Handles(
-            handle,
-            handle.with_options(codec_options=RAW_CODEC),
-            handle.with_options(read_concern=ReadConcern("majority")),
+            coll=handle,
+            # An ack that gets lost is a redelivery, so it need not wait for the journal either.
+            settling=handle.with_options(write_concern=WriteConcern(acks, wtimeout=timeout_ms)) if relaxed else handle,
+            settled=handle if relaxed else majority,
+            raw=handle.with_options(codec_options=RAW_CODEC),
+            majority=majority,
         )
 
     def one(self, id: str) -> Any:
@@ -93,6 +105,17 @@ class Dialect:
         told: datetime = client.admin.command("hello")["localTime"]
         return told
 
+    def has_primary(self, client: Any) -> bool:
+        """Whether a server is known that takes writes. Does not ask, and does not wait."""
+        return bool(client.topology_description.has_writable_server())
+
+    def repeats_writes(self, client: Any) -> bool:
+        """Whether the driver by itself repeats single writes, so that the server does each of them once.
+
+        A standalone has no such thing: https://www.mongodb.com/docs/manual/core/retryable-writes/
+        """
+        return client.topology_description.topology_type_name not in ("Single", "Unknown")
+
 
 _one_at_a_time = RLock()
 
@@ -100,9 +123,9 @@ _one_at_a_time = RLock()
 class _StandIn(Dialect):
     """Anything else that has a MongoDB client's interface: mongomock."""
 
-    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int) -> Handles:
+    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int, acks: int | str) -> Handles:
         handle = client.get_database(dbname).get_collection(coll)
-        return Handles(handle, handle, handle)
+        return Handles(handle, handle, handle, handle, handle)
 
     def one(self, id: str) -> Any:
         # An upsert of mongomock's takes an operator for the new _id.
@@ -114,6 +137,12 @@ class _StandIn(Dialect):
 
     def server_time(self, client: Any) -> datetime | None:
         return None
+
+    def has_primary(self, client: Any) -> bool:
+        return True
+
+    def repeats_writes(self, client: Any) -> bool:
+        return False
 
 
 def dialect_of(client: Any) -> Dialect:

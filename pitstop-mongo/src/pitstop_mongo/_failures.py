@@ -34,8 +34,9 @@ class Kind(Enum):
 @attrs.frozen
 class _Rule:
     classes: tuple[type[Exception], ...]
-    #: Only with one of these codes; empty: with any.
+    #: Only with one of these codes, or one of these labels; both empty: with any.
     codes: frozenset[int]
+    labels: frozenset[str]
     kind: Kind
     raises: type[PitstopError]
     #: What was wrong and what to do. ``{why}`` is filled with what the connection said.
@@ -48,9 +49,11 @@ def _rule(
     text: str,
     *,
     codes: tuple[int, ...] = (),
+    labels: tuple[str, ...] = (),
     raises: type[PitstopError] = BackendUnavailable,
 ) -> _Rule:
-    return _Rule(classes if isinstance(classes, tuple) else (classes,), frozenset(codes), kind, raises, text)
+    classes = classes if isinstance(classes, tuple) else (classes,)
+    return _Rule(classes, frozenset(codes), frozenset(labels), kind, raises, text)
 
 
 _AWAY = "did not answer: {why}. Is it running, and reachable from here?"
@@ -118,12 +121,19 @@ FAILURES: tuple[_Rule, ...] = (
     ),
     _rule(
         errors.OperationFailure,
+        Kind.UNKNOWN,
+        "is in trouble ({why}).",
+        labels=("RetryableWriteError", "SystemOverloadedError"),
+    ),
+    _rule(
+        errors.OperationFailure,
         Kind.PERMANENT,
         "has an index that refuses this ({why}). Drop the unique index that is not Pitstop's.",
         codes=(11000, 11001),
     ),
     _rule(errors.OperationFailure, Kind.PERMANENT, "has no space left ({why}).", codes=(14031,)),
-    _rule(errors.OperationFailure, Kind.UNKNOWN, "refused an operation ({why})."),
+    # It answered, so it is not unknown: a single write was not done. (Of many, some may have been.)
+    _rule(errors.OperationFailure, Kind.TRANSIENT, "refused an operation ({why})."),
     _rule(errors.PyMongoError, Kind.UNKNOWN, "failed ({why})."),
 )
 
@@ -134,7 +144,9 @@ CAUGHT: tuple[type[Exception], ...] = tuple({each for rule in FAILURES for each 
 def _rule_of(error: Exception) -> _Rule | None:
     codes = _codes(error)
     for rule in FAILURES:
-        if isinstance(error, rule.classes) and (not rule.codes or not rule.codes.isdisjoint(codes)):
+        if not isinstance(error, rule.classes):
+            continue
+        if not (rule.codes or rule.labels) or not rule.codes.isdisjoint(codes) or _has_label(error, rule.labels):
             return rule
     return None
 
@@ -150,7 +162,14 @@ def translate(error: Exception, location: str) -> PitstopError:
     rule = _rule_of(error)
     if rule is None:
         raise error
-    return rule.raises(f"MongoDB at {location} {rule.text.format(why=_why(error))}")
+    text = f"MongoDB at {location} {rule.text.format(why=_why(error))}"
+    if issubclass(rule.raises, BackendUnavailable):
+        return rule.raises(text, permanent=rule.kind is Kind.PERMANENT)
+    return rule.raises(text)
+
+
+def _has_label(error: Exception, labels: frozenset[str]) -> bool:
+    return isinstance(error, errors.PyMongoError) and any(map(error.has_error_label, labels))
 
 
 def _codes(error: Exception) -> set[int]:

@@ -1,4 +1,9 @@
-"""Settlements: fenced writes, few trips for many of them, and the truth about each."""
+"""Settlements: fenced writes, few trips for many of them, and the truth about each.
+
+A settlement whose reply got lost is sent again. It is fenced by its token and marks what it updates, so that a second
+run does nothing twice, and can tell what the first one did: what it was to delete is gone, what it was to update
+carries its mark.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,15 @@ import os
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 
 from pymongo import DeleteOne, UpdateOne
 
-from pitstop.abc import Aside, Progress, Settlement, from_instant
+from pitstop import OutcomeUnknown
+from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, progress_fields
 
@@ -53,9 +60,16 @@ class Settler:
         writes = [_Write(each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
         applied: set[str] = set()
         for some in self._portions(writes):
+            # Of the first run: an ack that was sent in time counts as in time when it is sent again.
             now = self._connection.now_us() // 1000
-            with self._connection.operation() as link:
-                applied |= self._apply(link, some, now)
+            try:
+                single = len(some) == 1 or _is_mixed(some)
+                applied |= self._connection.until_known(partial(self._apply, some, now), single=single)
+            except OutcomeUnknown as error:
+                raise OutcomeUnknown(
+                    f"{error} If it was not, the message comes back when its lease runs out.",
+                    ids=tuple(each.id for each in writes if each.id not in applied),
+                ) from None
         return [each.id in applied for each in writes]
 
     def _portions(self, writes: Sequence[_Write]) -> Iterator[list[_Write]]:
@@ -77,38 +91,41 @@ class Settler:
                 yield from _chunks(group, _MOST_DELETES if deletes else _MOST_UPDATES)
         yield from _chunks(single, _MOST_DELETES)
 
-    def _apply(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
-        """Apply a portion; return the ids of what was applied."""
+    def _apply(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
+        """Apply a portion; return the ids of what was applied, by this run or by one before."""
         first = some[0].settlement
         if len(some) == 1:
-            done = self._apply_one(link, some[0], now)
-            return {first.id} if done else set()
-        if any(each.settlement.token != first.token or isinstance(each.settlement.progress, Aside) for each in some):
-            return self._apply_single(link, some, now)
+            return self._apply_one(link, some[0], now, again)
+        if _is_mixed(some):
+            return self._apply_single(link, some, now, again)
         if first.progress is None:
-            return self._delete_many(link, some, now)
-        return self._update_many(link, some, now)
+            return self._delete_many(link, some, now, again)
+        return self._update_many(link, some, now, again)
 
-    def _apply_one(self, link: Link, write: _Write, now: int) -> bool:
-        coll, filter = link.handles.coll, self._fenced(write, now)
+    def _apply_one(self, link: Link, write: _Write, now: int, again: bool) -> set[str]:
+        coll, filter, hint = _coll(link, [write]), self._fenced(write, now), self._dialect.by_id
         if write.settlement.progress is None:
-            return bool(coll.delete_one(filter, **self._dialect.by_id).deleted_count)
-        return bool(coll.update_one(filter, _update(write), **self._dialect.by_id).matched_count)
+            done = coll.delete_one(filter, **hint).deleted_count
+            return {write.id} if done else self._gone(link, [write]) if again else set()
+        count = coll.update_one(filter, _update(write), **hint).matched_count
+        return self._updated(link, [write], count, again)
 
-    def _apply_single(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
+    def _apply_single(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
         """Writes of several tokens, in one command that the driver repeats by itself where it can."""
         hint = self._dialect.by_id
         deletes = [each for each in some if each.settlement.progress is None]
         updates = [each for each in some if each.settlement.progress is not None]
+        gone = self._gone(link, deletes) if again else set()
         there = self._fencing(link, deletes, now)
         requests: list[DeleteOne | UpdateOne] = [
             *(DeleteOne(self._fenced(each, now), **hint) for each in deletes if each.id in there),
             *(UpdateOne(self._fenced(each, now), _update(each), **hint) for each in updates),
         ]
         if not requests:
-            return set()
-        result = link.handles.coll.bulk_write(requests, ordered=False)
-        return self._deleted(link, there, result.deleted_count) | self._updated(link, updates, result.matched_count)
+            return gone
+        result = _coll(link, some).bulk_write(requests, ordered=False)
+        deleted = self._deleted(link, there, result.deleted_count)
+        return gone | deleted | self._updated(link, updates, result.matched_count, again)
 
     def _fencing(self, link: Link, deletes: Sequence[_Write], now: int) -> set[str]:
         """Which of these may be deleted. The reply of a delete is a count: to know afterwards whom it leaves out, one
@@ -121,14 +138,23 @@ class Settler:
         found = link.handles.coll.find(wanted, {"_id": 1, "token": 1}, **self._at_once(len(tokens)))
         return {each["_id"] for each in found if each.get("token") == tokens[each["_id"]]}
 
-    def _delete_many(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
+    def _gone(self, link: Link, deletes: Sequence[_Write]) -> set[str]:
+        """Which of these are not there any more. A run before may have deleted them; if it was somebody else, in that
+        very moment, they are done with as well.
+        """
+        ids = {each.id for each in deletes}
+        return ids - self._there(link, ids) if ids else ids
+
+    def _delete_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
+        gone = self._gone(link, some) if again else set()
         ids = self._fencing(link, some, now)
         if not ids:
-            return ids
+            return gone
         filter = {"_id": {"$in": list(ids)}, **_fence(some[0].settlement.token, now)}
-        return self._deleted(link, ids, link.handles.coll.delete_many(filter, **self._dialect.by_id).deleted_count)
+        deleted = _coll(link, some).delete_many(filter, **self._dialect.by_id).deleted_count
+        return gone | self._deleted(link, ids, deleted)
 
-    def _update_many(self, link: Link, some: Sequence[_Write], now: int) -> set[str]:
+    def _update_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
         ids = [each.id for each in some]
         # All that differs between the documents is data inside a $literal: none of it is evaluated.
         values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
@@ -140,9 +166,8 @@ class Settler:
             {"$unset": "_settled"},
         ]
         filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now)}
-        return self._updated(
-            link, some, link.handles.coll.update_many(filter, pipeline, **self._dialect.by_id).matched_count
-        )
+        count = _coll(link, some).update_many(filter, pipeline, **self._dialect.by_id).matched_count
+        return self._updated(link, some, count, again)
 
     def _deleted(self, link: Link, ids: set[str], count: int) -> set[str]:
         """Which of these were deleted, when ``count`` were: those that are not there any more. One that somebody else
@@ -150,17 +175,19 @@ class Settler:
         """
         if count in (0, len(ids)):
             return ids if count else set()
-        wanted = {"_id": {"$in": list(ids)}}
-        there = link.handles.majority.find(wanted, {"_id": 1}, **self._at_once(len(ids)))
-        return ids - {each["_id"] for each in there}
+        return ids - self._there(link, ids)
 
-    def _updated(self, link: Link, some: Sequence[_Write], count: int) -> set[str]:
-        """Which of these were updated, when ``count`` were: those that carry their mark. A claim leaves it on."""
+    def _there(self, link: Link, ids: set[str]) -> set[str]:
+        found = link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
+        return {each["_id"] for each in found}
+
+    def _updated(self, link: Link, some: Sequence[_Write], count: int, again: bool) -> set[str]:
+        """Which of these were updated, when ``count`` were now: those that carry their mark. A claim leaves it on."""
         ids = {each.id for each in some}
-        if count in (0, len(ids)):
+        if count == len(ids) or (count == 0 and not again):
             return ids if count else set()
         wanted = {"_id": {"$in": list(ids)}, "etag": {"$in": [each.etag for each in some]}}
-        done = link.handles.majority.find(wanted, {"_id": 1}, **self._at_once(len(ids)))
+        done = link.handles.settled.find(wanted, {"_id": 1}, **self._at_once(len(ids)))
         return {each["_id"] for each in done}
 
     def _at_once(self, count: int) -> dict[str, Any]:
@@ -169,6 +196,18 @@ class Settler:
 
     def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
         return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
+
+
+def _is_mixed(some: Sequence[_Write]) -> bool:
+    """Whether these cannot be one write to many documents."""
+    token = some[0].settlement.token
+    return any(each.settlement.token != token or isinstance(each.settlement.progress, Aside) for each in some)
+
+
+def _coll(link: Link, some: Sequence[_Write]) -> Any:
+    """The collection with the write concern for these. A lease that is extended has to hold; an ack may be undone."""
+    lasting = any(each.settlement.outcome is Outcome.EXTEND for each in some)
+    return link.handles.coll if lasting else link.handles.settling
 
 
 def _fence(token: str, now: int) -> dict[str, Any]:

@@ -1,18 +1,26 @@
-"""Stores: each record whole, in place of the one with its id."""
+"""Stores and removals: each record whole, in place of the one with its id.
+
+A store whose reply got lost is not simply sent again: the message may have been emitted and acknowledged since. What is
+found under its revision was stored; what is not, and is not due yet, was not.
+"""
 
 from __future__ import annotations
 
 import os
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+import attrs
 
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
 
+from pitstop import OutcomeUnknown
 from pitstop.abc import Record
-from pitstop_mongo._connection import Connection
+from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import document_of
 
 
@@ -24,7 +32,14 @@ _MOST_BYTES = 8 * 1024 * 1024
 
 _DUPLICATE = 11000
 
-_Document = Mapping[str, Any]
+
+@attrs.frozen
+class _Write:
+    """A record on its way."""
+
+    record: Record
+    #: As it is sent.
+    document: Mapping[str, Any]
 
 
 class Storer:
@@ -39,47 +54,97 @@ class Storer:
         nonce = os.urandom(16).hex()
         with self._connection.indexed():
             # All of them before the first is sent: nothing is stored if one cannot be.
-            documents = [
-                (record.id, self._dialect.encode(document_of(record, f"{nonce}:{index}")))
+            writes = [
+                _Write(record, self._dialect.encode(document_of(record, f"{nonce}:{index}")))
                 for index, record in enumerate(records)
             ]
-        if len(documents) == 1 or not self._dialect.batches:
-            for id, document in documents:
-                with self._connection.operation() as link:
-                    link.handles.coll.replace_one({"_id": self._dialect.one(id)}, document, upsert=True)
-            return
         mostly_new = True
-        for some in _chunks(documents):
-            replaced = self._insert(some) if mostly_new else some
-            mostly_new = len(replaced) <= len(some) // 2
-            self._replace(replaced)
-
-    def _insert(self, some: Sequence[tuple[str, _Document]]) -> list[tuple[str, _Document]]:
-        """Insert those that are new, which costs a fifth of replacing them; return the others."""
-        with self._connection.operation() as link:
+        batches = list(_chunks(writes) if self._dialect.batches else ([each] for each in writes))
+        for number, batch in enumerate(batches):
             try:
-                link.handles.coll.insert_many([document for _, document in some], ordered=False)
-            except BulkWriteError as error:
-                details = error.details or {}
-                failed = details.get("writeErrors", [])
-                if details.get("writeConcernErrors") or any(each["code"] != _DUPLICATE for each in failed):
-                    raise
-                return [some[each["index"]] for each in failed]
-            return []
+                mostly_new = self._connection.until_known(partial(self._put, batch, mostly_new))
+            except OutcomeUnknown as error:
+                raise OutcomeUnknown(
+                    f"{error} Store again under the same ids (they are in error.ids): then all are stored, though one that "
+                    f"was stored the first time too may be emitted twice.",
+                    ids=tuple(each.record.id for some in batches[number:] for each in some),
+                ) from None
 
-    def _replace(self, some: Sequence[tuple[str, _Document]]) -> None:
-        if not some:
-            return
-        requests = [ReplaceOne({"_id": self._dialect.one(id)}, document, upsert=True) for id, document in some]
-        with self._connection.operation() as link:
-            link.handles.coll.bulk_write(requests, ordered=False)
+    def delete(self, id: str) -> bool:
+        """See :meth:`pitstop.abc.Backend.delete`."""
+        try:
+            return self._connection.until_known(partial(self._delete, id))
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(f"{error} Look with get(), or remove again.", ids=(id,)) from None
+
+    def _put(self, batch: Sequence[_Write], mostly_new: bool, link: Link, again: bool) -> bool:
+        """Store a batch; say whether most of it was new, which is what the next one is tried as."""
+        if again:
+            batch = self._left(link, batch)
+        if len(batch) <= 1:
+            for write in batch:
+                link.handles.coll.replace_one({"_id": self._dialect.one(write.record.id)}, write.document, upsert=True)
+            return mostly_new
+        replaced = self._insert(link, batch) if mostly_new else batch
+        if replaced:
+            link.handles.coll.bulk_write(
+                [
+                    ReplaceOne({"_id": self._dialect.one(each.record.id)}, each.document, upsert=True)
+                    for each in replaced
+                ],
+                ordered=False,
+            )
+        return len(replaced) <= len(batch) // 2
+
+    def _left(self, link: Link, batch: Sequence[_Write]) -> Sequence[_Write]:
+        """What an earlier run has not stored.
+
+        :raises OutcomeUnknown: when that cannot be told: what is due may have been stored, emitted and acknowledged
+            since. To store it again would emit it again.
+        """
+        revisions = [each.record.revision for each in batch]
+        wanted = {"_id": {"$in": [each.record.id for each in batch]}, "revision": {"$in": revisions}}
+        found = link.handles.majority.find(wanted, {"_id": 1}, batch_size=len(batch), **self._dialect.by_id)
+        stored = {each["_id"] for each in found}
+        left = [each for each in batch if each.record.id not in stored]
+        self._connection.counters["store_recovered"] += len(stored)
+        now = self._connection.now_us() // 1000
+        if any((each.record.progress.due or 0) <= now for each in left):
+            raise OutcomeUnknown(
+                f"MongoDB at {self._connection.location} lost the reply to a store. Whether it was done is not known: by now "
+                f"the message may have been emitted and acknowledged."
+            )
+        return left
+
+    def _delete(self, id: str, link: Link, again: bool) -> bool:
+        if link.handles.coll.delete_one({"_id": self._dialect.one(id)}).deleted_count:
+            return True
+        if again:
+            raise OutcomeUnknown(
+                f"MongoDB at {self._connection.location} lost the reply to a removal. The message is gone; whether this call "
+                f"removed it, or it was gone before, is not known."
+            )
+        return False
+
+    def _insert(self, link: Link, some: Sequence[_Write]) -> Sequence[_Write]:
+        """Insert those that are new, which costs a fifth of replacing them; return the others."""
+        try:
+            link.handles.coll.insert_many([each.document for each in some], ordered=False)
+        except BulkWriteError as error:
+            details = error.details or {}
+            failed = details.get("writeErrors", [])
+            unconfirmed = details.get("writeConcernErrors") and len(failed) < len(some)
+            if unconfirmed or any(each["code"] != _DUPLICATE for each in failed):
+                raise
+            return [some[each["index"]] for each in failed]
+        return []
 
 
-def _chunks(documents: list[tuple[str, _Document]]) -> Iterator[list[tuple[str, _Document]]]:
-    some: list[tuple[str, _Document]] = []
+def _chunks(writes: Sequence[_Write]) -> Iterator[list[_Write]]:
+    some: list[_Write] = []
     size = 0
-    for each in documents:
-        document = each[1]
+    for each in writes:
+        document = each.document
         assert isinstance(document, RawBSONDocument), "only documents that were encoded are sent in batches"
         if some and (len(some) >= _MOST_DOCUMENTS or size + len(document.raw) > _MOST_BYTES):
             yield some

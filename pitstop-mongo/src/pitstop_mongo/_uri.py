@@ -27,7 +27,7 @@ _SRV = "mongodb+srv://"
 #: Schemes of Pitstop's URLs, and of the URI that PyMongo is given for them.
 _SCHEMES = {"mongo": _PLAIN, "mongodb": _PLAIN, "mongodb+srv": _SRV}
 #: What a URL may say to Pitstop behind its ``?``; all else there is for PyMongo. ``retry`` is written ``retry.delay``.
-_OWN = ("coll", "dbname", "lock_time", "loop_time", "operation_timeout", "retry")
+_OWN = ("ack_write_concern", "coll", "dbname", "lock_time", "loop_time", "operation_timeout", "retry")
 #: Options that make sense only where the hosts come from DNS, so they cannot be checked in a URI that names hosts.
 _SRV_OPTIONS = ("srvServiceName", "srvMaxHosts", "srvAllowedHostsSuffix")
 #: Options as people write them, to suggest one. What PyMongo knows, in lower case, decides.

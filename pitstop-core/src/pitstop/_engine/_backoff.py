@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import random
 
+from pitstop._errors import BackendUnavailable
+
 
 __all__ = ["Backoff"]
 
@@ -12,6 +14,8 @@ _log = logging.getLogger("pitstop.listener")
 
 _FIRST = 0.1
 _LONGEST = 5.0
+#: Between tries that are no use before somebody has changed something. Not never: they may have.
+_PERMANENT = 30.0
 _LOG_EVERY = 60.0
 
 
@@ -35,10 +39,13 @@ class Backoff:
         self._failures += 1
         if self._failures == 1:
             self._since = now
+        permanent = isinstance(error, BackendUnavailable) and error.permanent
         if log and (self._logged is None or now - self._logged >= _LOG_EVERY):
             self._logged = now
-            _log.warning("the store does not answer (%d failures in a row); trying again: %s", self._failures, error)
-        longest = min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
+            level = logging.ERROR if permanent else logging.WARNING
+            what = "refuses" if permanent else "does not answer"
+            _log.log(level, "the store %s (%d failures in a row); trying again: %s", what, self._failures, error)
+        longest = _PERMANENT if permanent else min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
     def succeeded(self, now: float) -> None:

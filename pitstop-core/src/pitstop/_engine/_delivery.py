@@ -14,7 +14,7 @@ import attrs
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, checked_delay, error_text, extend, lease_end, nack
 from pitstop._engine._store import Store
-from pitstop._errors import LeaseLost, PitstopError
+from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._instant import from_instant
 from pitstop.abc import Outcome, Progress, Settlement
 
@@ -32,7 +32,7 @@ class Delivery:
     lease runs out. May be used and settled in another thread than the one that got it.
     """
 
-    __slots__ = ("_emission", "_handling", "_lock_time", "_lost", "_settled", "_store", "msg")
+    __slots__ = ("_emission", "_handling", "_lock_time", "_settled", "_store", "_told", "msg")
 
     #: The message, with its ``"id"``: a copy that is yours to change.
     msg: dict[str, Any]
@@ -43,7 +43,8 @@ class Delivery:
         self._emission = emission
         self._lock_time = lock_time
         self._settled: str | None = None
-        self._lost: LeaseLost | None = None
+        # What this delivery's own ack raised (or nack, or extend, of a lost lease): news of the store, not of the handler.
+        self._told: PitstopError | None = None
         self._handling: list[AbstractContextManager[Any]] = []
         self.msg = {"id": record.id, **record.message}
 
@@ -91,10 +92,15 @@ class Delivery:
         """Done. A one-shot message is deleted, a recurring one goes on to its next occurrence.
 
         :raises LeaseLost: when the lease is over; nothing was changed.
-        :raises BackendUnavailable: when the store did not answer; the message comes back unless it did it all the same.
+        :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
+            the store did it all the same (:class:`pitstop.OutcomeUnknown`: it may have).
         """
         settlement = ack(self._emission)
-        self._settle(settlement, "acknowledged")
+        try:
+            self._settle(settlement, "acknowledged")
+        except BackendUnavailable as error:
+            self._told = error
+            raise
         hooks = self._store.hooks
         if hooks.acked:
             hooks.notify(hooks.acked, delivery=self)
@@ -103,13 +109,14 @@ class Delivery:
     def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
         """Failed. The message comes back: after ``delay``, or as ``retry`` is configured, or when its lease runs out.
 
-        :param error: kept with the message, for people; its text must hold no secret. The :class:`LeaseLost` that this
-            delivery's own :meth:`ack` raised says all there is to say: then nothing is done, and nothing raised.
+        :param error: kept with the message, for people; its text must hold no secret. What this delivery's own :meth:`ack`
+            raised (:class:`LeaseLost`, :class:`BackendUnavailable`) is no failure of the handler: then nothing is done,
+            and nothing raised.
         :param delay: when it comes back, from now; zero or more.
         :raises LeaseLost: when the lease is over; nothing was changed.
         :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
         """
-        if error is not None and error is self._lost:
+        if error is not None and error is self._told:
             return
         delay, text = checked_delay(delay), error_text(error)
         settlement = nack(self._emission, text, delay, self._store.retry, self._store.backend.now())
@@ -147,11 +154,11 @@ class Delivery:
         (applied,) = self._store.backend.settle([settlement])
         if not applied:
             self._store.count_lost_lease(self)
-            self._lost = LeaseLost(
+            self._told = LeaseLost(
                 f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
                 f"or removed. It was not {what}. Extend leases in long handlers, or configure a longer lock_time."
             )
-            raise self._lost
+            raise self._told
 
     def __enter__(self) -> Self:
         self._handling = self._store.hooks.enter(self)

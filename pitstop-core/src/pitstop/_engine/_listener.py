@@ -70,6 +70,8 @@ class Listener:
         self._loop_time = loop_time
         self._prefetch = prefetch
         self._stopped = False
+        # Whether the store ever answered.
+        self._answered = False
         self._backoff = Backoff()
         self._reset()
         store.add(self)
@@ -88,7 +90,8 @@ class Listener:
             due now, in this thread, without waiting. None: wait until there is one.
         :return: None when there was none in that time, or the listener was stopped.
         :raises BackendUnavailable: when the store cannot be reached, at the end of ``timeout``. Without a timeout it is
-            tried again and again, with growing pauses.
+            tried again and again, with growing pauses; unless it refuses at the first look, for a reason that somebody
+            has to mend first (``error.permanent``), such as a wrong password.
         :raises ConfigError: when ``timeout`` is no duration.
         """
         # Numbers first: those who poll give 0.
@@ -197,6 +200,8 @@ class Listener:
                 if self._store.closed:
                     break
                 last = deadline is not None and clock.monotonic() >= deadline
+                # Refused later, when it has worked: somebody is about to change a password, say. It may work again.
+                last = last or (error.permanent and not self._answered)
                 pause = self._backoff.failed(error, clock.monotonic(), log=not last)
                 if last:
                     raise
@@ -245,6 +250,7 @@ class Listener:
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         until = clock.monotonic() + self._lock_time.total_seconds() * (1 - _LEAST_REMAINDER)
         leased = store.backend.lease(self._prefetch, duration)
+        self._answered = True
         self._backoff.succeeded(clock.monotonic())
         decided = [decide(each, store.retry) for each in leased]
         settlements = [each for each in decided if isinstance(each, Settlement)]

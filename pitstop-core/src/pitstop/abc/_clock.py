@@ -11,6 +11,9 @@ from typing import Protocol
 __all__ = ["Clock", "Doorbell", "SystemClock"]
 
 
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
 class Doorbell:
     """Wakes one waiting thread; a ring with nobody waiting is kept for the next wait.
 
@@ -58,7 +61,8 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        # A lease goes on while a machine is suspended, so this has to go on, too; time.monotonic() on Linux does not.
+        return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
     def wait(self, bell: Doorbell, seconds: float | None) -> bool:
         return bell.wait(seconds)

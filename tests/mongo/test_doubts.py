@@ -1,0 +1,277 @@
+"""Writes of which nobody knows whether they were done: they are neither lost nor done twice, and are told if they must be.
+
+``applied``: the server does it and says that it is not confirmed. ``lost``: the connection closes before it is done.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pymongo
+import pytest
+
+from pymongo import monitoring
+
+import pitstop
+
+from mongo.conftest import START
+from pitstop import BackendUnavailable, OutcomeUnknown
+from pitstop.abc import Outcome, Progress, Settlement
+from pitstop_mongo import MongoBackend
+
+
+MINUTE = 60_000
+
+APPLIED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+LOST = {"closeConnection": True}
+DOUBTS = pytest.mark.parametrize("how", [APPLIED, LOST], ids=["applied", "lost"])
+ONCE = {"times": 1}
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+@DOUBTS
+def test_a_claim_in_doubt_is_found_again_in_the_same_call(failing, record, how, limit):
+    backend = failing.backend
+    backend.put([record(id) for id in "abc"])
+    with failing("update", "findAndModify", mode=ONCE, **how) as backend:
+        leased = backend.lease(limit, MINUTE)
+
+    assert len(leased) == min(limit, 3)
+    assert [each.progress.attempts for each in leased] == [1] * len(leased)
+    assert all(backend.get(each.id).progress == each.progress for each in leased)
+    assert backend.counters["claim_unknown"] == 1
+    assert backend.counters["claim_recovered"] == (len(leased) if how is APPLIED else 0)
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_claim_that_stays_in_doubt_is_taken_up_when_the_server_answers(failing, record, clock, limit):
+    backend = failing.backend
+    backend.put([record(id) for id in "abc"[:limit]])
+    with failing("update", "findAndModify", **APPLIED), pytest.raises(BackendUnavailable, match="did not confirm"):
+        backend.lease(limit, MINUTE)
+    clock.advance(20)
+
+    leased = backend.lease(limit, MINUTE)
+
+    assert [each.id for each in leased] == list("abc"[:limit])
+    for each in leased:
+        assert each.progress.attempts == 1
+        assert each.progress.first_leased == START
+        assert each.progress.due == START + 20_000 + MINUTE
+        assert backend.get(each.id).progress == each.progress
+    assert backend.lease(limit, MINUTE) == []
+
+
+def test_a_claim_in_doubt_is_taken_up_in_portions(failing, record):
+    backend = failing.backend
+    backend.put([record(id) for id in "abcde"])
+    with failing("update", **APPLIED), pytest.raises(BackendUnavailable):
+        backend.lease(5, MINUTE)
+
+    portions = [sorted(each.id for each in backend.lease(2, MINUTE)) for _ in range(4)]
+    assert sorted(map(len, portions)) == [0, 1, 2, 2]
+    assert sorted(id for portion in portions for id in portion) == list("abcde")
+
+
+def test_a_claim_whose_lease_is_over_is_not_taken_up(failing, record, clock, open_backend):
+    backend = failing.backend
+    backend.put([record(id) for id in "ab"])
+    with failing("update", **APPLIED), pytest.raises(BackendUnavailable):
+        backend.lease(2, MINUTE)
+    clock.advance(60)
+    other = open_backend(clock=clock)
+    (theirs,) = other.lease(1, MINUTE)
+
+    (ours,) = backend.lease(2, MINUTE)
+
+    assert {ours.id, theirs.id} == {"a", "b"}
+    assert (ours.progress.attempts, theirs.progress.attempts) == (2, 2)
+    assert backend.counters["claim_recovered"] == 0
+
+
+def test_a_claim_in_doubt_is_taken_up_by_one_of_many(failing, record):
+    """The token that was written is known to one backend; a listener of another one gets none of it."""
+    backend = failing.backend
+    backend.put([record(id) for id in "ab"])
+    with failing("update", **APPLIED), pytest.raises(BackendUnavailable):
+        backend.lease(2, MINUTE)
+    backend.put([record("a", message={"version": 2})])
+
+    leased = {each.id: each for _ in range(3) for each in backend.lease(5, MINUTE)}
+    assert leased.keys() == {"a", "b"}
+    assert leased["a"].message == {"version": 2}
+    assert leased["a"].progress.attempts == 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("what", ["complete", "reschedule", "mixed"])
+@DOUBTS
+def test_a_settlement_in_doubt_is_done_once_and_told_right(
+    failing, record, complete, reschedule, clock, how, what, count
+):
+    backend = failing.backend
+    backend.put([record(id) for id in "abcd"])
+    claims = [1] * count if what == "mixed" else [count]
+    leased = [each for limit in claims for each in backend.lease(limit, MINUTE)]
+    not_ours = Settlement("d", "another token", Outcome.COMPLETE, None)
+    batch = [
+        complete(each) if what == "complete" or (what == "mixed" and index % 2) else reschedule(each, START + MINUTE)
+        for index, each in enumerate(leased)
+    ]
+
+    with failing("update", "delete", mode=ONCE, **how):
+        applied = backend.settle([*batch, not_ours])
+
+    assert applied == [True] * count + [False]
+    for each in batch:
+        stored = backend.get(each.id)
+        assert (stored is None) == (each.progress is None)
+        if stored is not None:
+            assert stored.progress == each.progress
+    assert backend.counters["outcome_unknown"] == 1
+
+
+def test_a_settlement_in_doubt_does_not_touch_what_was_stored_since(failing, record, complete):
+    backend = failing.backend
+    backend.put([record(id) for id in "abc"])
+    leased = backend.lease(3, MINUTE)
+    backend.put([record("b", message={"version": 2})])
+
+    with failing("delete", mode=ONCE, **APPLIED):
+        assert backend.settle([complete(each) for each in leased]) == [True, False, True]
+
+    assert backend.get("b").message == {"version": 2}
+
+
+def test_a_settlement_that_stays_in_doubt_says_so(failing, record, complete):
+    backend = failing.backend
+    backend.put([record(id) for id in "ab"])
+    leased = backend.lease(2, MINUTE)
+
+    with (
+        failing("delete", **LOST),
+        pytest.raises(OutcomeUnknown, match=r"not known.*comes back when its lease") as caught,
+    ):
+        backend.settle([complete(each) for each in leased])
+
+    assert sorted(caught.value.ids) == ["a", "b"]
+    assert backend.settle([complete(each) for each in leased]) == [True, True]
+
+
+@pytest.mark.parametrize("ids", ["a", "abc"])
+@pytest.mark.parametrize("update", [False, True])
+def test_a_store_in_doubt_that_was_done_is_not_done_again(failing, record, ids, update):
+    backend = failing.backend
+    if update:
+        backend.put([record(id, message={"version": 1}) for id in ids])
+    # An insert that finds all of them there has done nothing, so it leaves no doubt; what replaces them then does.
+    mode = {"times": 2} if update and len(ids) > 1 else ONCE
+    with failing("insert", "update", mode=mode, **APPLIED):
+        backend.put([record(id, message={"version": 2}) for id in ids])
+
+    assert [each.message for each in backend.scan(None, 9, None)] == [{"version": 2}] * len(ids)
+    assert backend.counters["store_recovered"] == len(ids)
+
+
+@pytest.mark.parametrize("ids", ["a", "abc"])
+@pytest.mark.parametrize("update", [False, True])
+def test_a_store_in_doubt_of_what_is_to_come_is_tried_again(failing, record, ids, update):
+    backend = failing.backend
+    if update:
+        backend.put([record(id, START + MINUTE, message={"version": 1}) for id in ids])
+    with failing("insert", "update", mode=ONCE, **LOST):
+        backend.put([record(id, START + MINUTE, message={"version": 2}) for id in ids])
+
+    assert [each.message for each in backend.scan(None, 9, None)] == [{"version": 2}] * len(ids)
+
+
+@pytest.mark.parametrize("ids", ["a", "abc"])
+def test_a_store_in_doubt_of_what_is_due_says_so(failing, record, ids):
+    """By now it may have been emitted and acknowledged: to store it again could emit it twice."""
+    with (
+        failing("insert", "update", mode=ONCE, **LOST) as backend,
+        pytest.raises(
+            OutcomeUnknown, match=r"Whether it was done is not known.*Store again under the same ids"
+        ) as caught,
+    ):
+        backend.put([record(id) for id in ids])
+
+    assert caught.value.ids == tuple(ids)
+    assert not caught.value.permanent
+    backend.put([record(id) for id in ids])
+    assert len(backend.scan(None, 9, None)) == len(ids)
+
+
+def test_a_store_that_stays_in_doubt_says_so(failing, record):
+    with failing("update", **LOST) as backend, pytest.raises(OutcomeUnknown, match=r"did not answer.*not known"):
+        backend.put([record("a", START + MINUTE)])
+
+
+def test_what_was_never_sent_is_not_in_doubt(record):
+    backend = MongoBackend.from_options({"host": "127.0.0.1", "port": 1, "operation_timeout": "200ms"})
+    for write in (lambda: backend.put([record("a")]), lambda: backend.delete("a"), lambda: backend.lease(1, MINUTE)):
+        with pytest.raises(BackendUnavailable) as caught:
+            write()
+        assert not isinstance(caught.value, OutcomeUnknown)
+    assert backend.counters["claim_unknown"] == 0
+    backend.close()
+
+
+def test_a_removal_in_doubt_is_done_and_told_when_it_can_be(failing, record):
+    with failing("delete", mode=ONCE, **LOST) as backend:
+        backend.put([record("a"), record("b")])
+        assert backend.delete("a") is True
+    with (
+        failing("delete", mode=ONCE, **APPLIED),
+        pytest.raises(OutcomeUnknown, match=r"message is gone; whether") as caught,
+    ):
+        backend.delete("b")
+    assert caught.value.ids == ("b",)
+    assert backend.scan(None, 9, None) == []
+
+
+def test_an_id_that_pitstop_made_is_in_the_error(failing):
+    with failing("update", mode=ONCE, **LOST) as backend:
+        pit = pitstop.init({"type": backend})
+        with pytest.raises(OutcomeUnknown) as caught:
+            pit.store({"text": "hi"}, pit.now())
+    (id,) = caught.value.ids
+    assert len(id) == 36
+    assert pit.store({"id": id, "text": "hi"}, pit.now()) == id
+
+
+def test_acks_wait_for_no_majority_when_told_so(mongo_uri, mongo_dbname, clock, record, complete):
+    seen = Commands()
+    with pymongo.MongoClient(mongo_uri, event_listeners=[seen]) as client:
+        where = {"client": client, "dbname": mongo_dbname, "clock": clock, "ack_write_concern": "1"}
+        backend = MongoBackend.from_options(where)
+        backend.put([record(id) for id in "abcd"])
+        leased = backend.lease(4, MINUTE)
+        extended = Progress(START + 2 * MINUTE, START, 1, START)
+        extension = Settlement(leased[3].id, leased[3].progress.token, Outcome.EXTEND, extended)
+        del seen.concerns["createIndexes"]
+        assert seen.concerns == {"insert": ["majority"], "update": ["majority"]}
+
+        assert backend.settle([complete(leased[0])]) == [True]
+        assert backend.settle([complete(each) for each in leased[1:3]]) == [True, True]
+        assert backend.settle([extension]) == [True]
+
+    # An extension is no ack: were it undone, another would get the message while its lease runs here.
+    assert seen.concerns == {"insert": ["majority"], "update": ["majority", "majority"], "delete": [1, 1]}
+
+
+class Commands(monitoring.CommandListener):
+    """Notes the write concern of each command."""
+
+    def __init__(self):
+        self.concerns = defaultdict(list)
+
+    def started(self, event):
+        if "writeConcern" in event.command:
+            self.concerns[event.command_name].append(event.command["writeConcern"]["w"])
+
+    def succeeded(self, event):
+        pass
+
+    def failed(self, event):
+        pass
