@@ -6,11 +6,12 @@ import os
 import uuid
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pymongo
 import pytest
 
-from servers import mongod
+from servers import mongod, replica_set as sets
 
 
 @pytest.fixture(scope="session")
@@ -20,15 +21,40 @@ def mongo_uri() -> Iterator[str]:
     if given is not None:
         yield given
         return
-    try:
-        server = mongod.standalone()
-        uri = server.__enter__()
-    except mongod.NoServer as error:
-        pytest.skip(f"NO REAL MONGODB, its tests are skipped: {error}")
-    try:
+    with ExitStack() as stack:
+        try:
+            uri = stack.enter_context(mongod.standalone())
+        except mongod.NoServer as error:
+            pytest.skip(f"NO REAL MONGODB, its tests are skipped: {error}")
         yield uri
-    finally:
-        server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def replica_set_uri() -> Iterator[str]:
+    """The URI of a replica set of one member, for what only a set has: change streams, transactions, retried writes."""
+    with ExitStack() as stack:
+        try:
+            servers = stack.enter_context(sets.single())
+        except mongod.NoServer as error:
+            pytest.skip(f"NO REAL REPLICA SET, its tests are skipped: {error}")
+        yield servers.uri
+
+
+@pytest.fixture(scope="session")
+def _replica_set() -> Iterator[sets.ReplicaSet]:
+    with ExitStack() as stack:
+        try:
+            servers = stack.enter_context(sets.replica_set(election_ms=sets.QUICK_ELECTION_MS))
+        except mongod.NoServer as error:
+            pytest.skip(f"NO REAL REPLICA SET, its tests are skipped: {error}")
+        yield servers
+
+
+@pytest.fixture
+def replica_set(_replica_set: sets.ReplicaSet) -> Iterator[sets.ReplicaSet]:
+    """A replica set of three that elects quickly, to be broken: it is healed after each test."""
+    yield _replica_set
+    _replica_set.heal()
 
 
 @pytest.fixture(scope="session")
