@@ -10,7 +10,6 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-import pymongo
 import pytest
 
 from pitstop.abc import Outcome, Progress, Record, Settlement
