@@ -60,15 +60,23 @@ def test_store_list_show_remove_and_stats(invoke, pit, lines):
     assert lines(invoke("stats", "--json").stdout)[0]["scheduled"] == 1999
 
 
+def test_ping_is_answered_without_a_trace(invoke, mongo_client, mongo_dbname):
+    result = invoke("ping")
+    assert result.exit_code == 0, result.stderr
+    assert f"/{mongo_dbname}.messages answers in " in result.stdout
+    assert mongo_client[mongo_dbname].list_collection_names() == []
+
+
 def test_the_demo_runs_and_leaves_nothing(invoke, url, pit):
     result = invoke("demo", "--url", url)
     assert result.exit_code == 0, result.output
     assert pit.entries() == []
 
 
-def test_a_server_that_is_not_there_is_one_line_without_the_password():
-    url = "mongo://user:geheim@127.0.0.1:1/app?operation_timeout=2s"
-    result = CliRunner().invoke(app, ["--url", url, "stats"], prog_name="pitstop")
+@pytest.mark.parametrize("command", ["stats", "ping"])
+def test_a_server_that_is_not_there_is_one_line_without_the_password(command):
+    url = "mongo://user:geheim@127.0.0.1:1/app?operation_timeout=1s"
+    result = CliRunner().invoke(app, ["--url", url, command], prog_name="pitstop")
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1

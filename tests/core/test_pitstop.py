@@ -9,8 +9,8 @@ import pytest
 import pitstop
 
 from core.kit import Scripted, backend
-from pitstop import MessageError, PitstopError, ScheduleError
-from pitstop.abc import Damaged
+from pitstop import BackendUnavailable, MessageError, PitstopError, ScheduleError
+from pitstop.abc import Capability, Damaged
 
 
 NOW = timedelta(0)
@@ -131,6 +131,61 @@ class TestFacade:
             assert str(caught.value) == (
                 "'a' cannot be redriven. Damaged: msg cannot be read. Store the message again, or remove it."
             )
+
+    def test_writes_in_a_transaction_go_to_what_the_backend_makes_of_the_session_and_wake_nobody(self, clock):
+        class Transaction:
+            def __init__(self, session):
+                self.session, self.done = session, []
+
+            def put(self, records):
+                self.done += [record.id for record in records]
+
+            def delete(self, id):
+                self.done.append(f"without {id}")
+                return True
+
+        class Transacting(Scripted):
+            capabilities = Capability.TRANSACTIONS
+
+            def within(self, session):
+                made.append(Transaction(session))
+                return made[-1]
+
+        class Asleep:
+            def __init__(self):
+                self.noticed = []
+
+            def notice(self, due):
+                self.noticed.append(due)
+
+            def close(self):
+                pass
+
+        made, asleep = [], Asleep()
+        with pitstop.init({"type": backend(Transacting, clock)}) as pit:
+            pit._store.add(asleep)
+            pit.store({"id": "a"}, NOW, session="mine")
+            pit.store_many([({"id": "b"}, NOW), ({"id": "c"}, NOW)], session="mine")
+            assert pit.remove("d", session="mine") is True
+            assert pit.entries() == []
+            assert asleep.noticed == []
+            pit.store({"id": "e"}, NOW)
+            assert len(asleep.noticed) == 1
+        assert [each.session for each in made] == ["mine"] * 3
+        assert [each.done for each in made] == [["a"], ["b", "c"], ["without d"]]
+
+    def test_ping_asks_the_backend(self, clock):
+        class Away(Scripted):
+            def ping(self):
+                raise BackendUnavailable("The store is on fire. Put it out.")
+
+        with pitstop.init({"type": backend(Scripted, clock)}) as pit:
+            assert pit.ping() is None
+        with (
+            pitstop.init({"type": backend(Away, clock)}) as pit,
+            pytest.raises(BackendUnavailable, match="is on fire"),
+        ):
+            pit.ping()
 
     def test_is_closed_at_the_end_of_its_block(self, store):
         with pitstop.init({"type": store}) as pit:

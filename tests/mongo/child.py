@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import threading
+import time
+
+import pymongo
 
 from datetime import timedelta
 
@@ -28,6 +33,54 @@ def drain(uri, dbname, prefetch):
             assert delivery.attempt == 1
             delivery.ack()
             say(delivery.id)
+
+
+def race(uri, dbname, prefetch):
+    """Take and acknowledge what is due while others store it anew; after the word, until nothing is. Say what it was."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: ended.set() if sys.stdin.readline() else None, daemon=True).start()
+    for each in emissions(uri, dbname, int(prefetch), ended, lambda: say("ready")):
+        say(json.dumps(each))
+
+
+def emissions(uri, dbname, prefetch, ended, begun):
+    """All that a listener with clients of its own gets until ``ended`` is set and nothing is due, each acknowledged.
+
+    Times are of the monotonic clock, which is the same in all processes of a machine.
+    """
+    where = {"type": "mongo", "uri": uri, "dbname": dbname}
+    with pymongo.MongoClient(uri) as client, pitstop.init(where) as pit, pit.listen(prefetch=prefetch) as listener:
+        pit.ping()
+        begun()
+        while True:
+            last_look = ended.is_set()
+            delivery = listener.get(timeout=0 if last_look else 0.05)
+            if delivery is not None:
+                yield _emission(client[dbname]["messages"], delivery)
+            elif last_look:
+                return
+
+
+def _emission(coll, delivery):
+    handed = time.monotonic()
+    record = delivery._emission.record
+    leased = coll.find_one({"_id": delivery.id, "token": record.progress.token})
+    asked = time.monotonic()
+    try:
+        delivery.ack()
+        acked = True
+    except pitstop.LeaseLost:
+        acked = False
+    return {
+        "id": delivery.id,
+        "version": delivery.msg["version"],
+        "attempt": delivery.attempt,
+        # What the lease stood on when this was handed out; None: it was over by then.
+        "leased": leased and [leased["revision"] == record.revision, leased["msg"]["version"]],
+        "handed": handed,
+        "asked": asked,
+        "acked": acked,
+    }
 
 
 def fork(uri, dbname, whose):
@@ -65,4 +118,4 @@ def _record(id):
 
 if __name__ == "__main__":
     uri, dbname, command, *arguments = sys.argv[1:]
-    {"drain": drain, "fork": fork, "store": store}[command](uri, dbname, *arguments)
+    {"drain": drain, "fork": fork, "race": race, "store": store}[command](uri, dbname, *arguments)

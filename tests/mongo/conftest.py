@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import pymongo
 import pytest
 
 from pitstop.abc import Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop_mongo import MongoBackend
+from servers import mongod
 
 
 #: The instant at which a ManualClock begins: 2020-01-01T00:00Z.
@@ -49,6 +53,51 @@ def open_backend(mongo_uri, mongo_dbname):
 @pytest.fixture
 def backend(open_backend, clock):
     return open_backend(clock=clock)
+
+
+@pytest.fixture(scope="session")
+def replica_set_uri():
+    """The URI of a replica set with one member, started for this session."""
+    with tempfile.TemporaryDirectory(prefix="pitstop-mongod-", ignore_cleanup_errors=True) as folder:
+        try:
+            binary = mongod.binary()
+        except mongod.NoServer as error:
+            pytest.skip(f"NO REPLICA SET, its tests are skipped: {error}")
+        port, log = mongod.free_port(), Path(folder) / "mongod.log"
+        command = [
+            *(str(binary), "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", folder, "--replSet", "rs"),
+            *("--logpath", str(log), "--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false", "--nounixsocket"),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            mongod._wait_until_ready(process, f"mongodb://127.0.0.1:{port}/?directConnection=true", log)
+            with pymongo.MongoClient("127.0.0.1", port, directConnection=True) as client:
+                members = [{"_id": 0, "host": f"127.0.0.1:{port}"}]
+                client.admin.command("replSetInitiate", {"_id": "rs", "members": members})
+            uri = f"mongodb://127.0.0.1:{port}/?replicaSet=rs"
+            with pymongo.MongoClient(uri) as client:
+                client.admin.command("ping")  # waits for the primary
+            yield uri
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def replica_set_client(replica_set_uri):
+    """The driver's own client on the replica set."""
+    with pymongo.MongoClient(replica_set_uri, tz_aware=True) as client:
+        yield client
+
+
+@pytest.fixture
+def replica_set_dbname(replica_set_client):
+    """The name of a database of the test's own on the replica set, dropped afterwards."""
+    name = f"pitstop_test_{uuid.uuid4().hex}"
+    yield name
+    replica_set_client.drop_database(name)
 
 
 @pytest.fixture
@@ -107,14 +156,14 @@ def failing(request, mongo_client, mongo_uri, mongo_dbname, clock):
 
 
 @pytest.fixture
-def child(mongo_uri, mongo_dbname):
-    """Starts ``child.py`` with a command, on the collection of the test, and ends it."""
+def start_child():
+    """Starts ``child.py`` with a command, on a database, and ends it."""
     started = []
 
-    def child(*command):
+    def start_child(uri, dbname, *command):
         script = Path(__file__).with_name("child.py")
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(script), mongo_uri, mongo_dbname, *command],
+            [sys.executable, "-W", "error", str(script), uri, dbname, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -123,7 +172,13 @@ def child(mongo_uri, mongo_dbname):
         started.append(process)
         return process
 
-    yield child
+    yield start_child
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def child(start_child, mongo_uri, mongo_dbname):
+    """Starts ``child.py`` with a command, on the collection of the test, and ends it."""
+    return partial(start_child, mongo_uri, mongo_dbname)

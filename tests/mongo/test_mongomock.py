@@ -41,6 +41,14 @@ def test_the_life_of_messages(client):
         assert client["app"]["messages"].count_documents({}) == 2
 
 
+def test_it_has_no_transactions(client):
+    with pitstop.init({"type": "mongo", "client": client}) as pit:
+        text = r"has not got the capability TRANSACTIONS, .* with a client of mongomock.*Leave session out"
+        with pytest.raises(pitstop.Unsupported, match=text):
+            pit.store({"id": "a"}, timedelta(0), session=object())
+        assert pit.entries() == []
+
+
 def test_without_a_clock_it_is_this_machines(client):
     with pitstop.init({"type": "mongo", "client": client}) as pit:
         id = pit.store({"n": 1}, timedelta(0))

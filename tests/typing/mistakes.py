@@ -25,6 +25,8 @@ def storing(pit: Pitstop, when: datetime) -> None:
     pit.store({}, when, every=timedelta(1), catch_up="skip", grace=5)  # error: arg-type
     pit.store_many({})  # ok: a mapping is iterable, and it is refused when it is read
     pit.store_many(5)  # error: arg-type
+    pit.store_many([], None)  # error: call-arg
+    pit.remove("a", None)  # error: call-arg
     identifier: int = pit.store({}, when)  # error: assignment
     print(identifier)
 

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
+from pymongo import MongoClient
+
 import pitstop
 
 from pitstop import Delivery, Entry, Listener, Pitstop, Recurrence, State, Stats, hookimpl
@@ -55,6 +57,14 @@ def storing(pit: Pitstop, when: datetime, recurrence: Recurrence) -> None:
     assert_type(pit.store_many([({}, when), ({}, when, None, timedelta(hours=1))]), list[str])
 
 
+def storing_in_a_transaction(pit: Pitstop, client: MongoClient[dict[str, Any]], when: datetime) -> None:
+    with client.start_session() as session, session.start_transaction():
+        assert_type(pit.store({"id": "abc"}, when, session=session), str)
+        assert_type(pit.store_many([({}, when)], session=session), list[str])
+        assert_type(pit.remove("abc", session=session), bool)
+        pit.store({"id": "abc"}, when, None, timedelta(hours=1), catch_up="all", session=None)
+
+
 def looking(pit: Pitstop) -> None:
     entry = pit.get("abc")
     assert_type(entry, Entry | None)
@@ -79,6 +89,7 @@ def looking(pit: Pitstop) -> None:
     assert_type(pit.remove("abc"), bool)
     assert_type(pit.redrive("abc"), bool)
     assert_type(pit.now(), datetime)
+    pit.ping()
     pit.close()
 
 

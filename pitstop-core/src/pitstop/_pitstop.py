@@ -23,7 +23,7 @@ from pitstop._values._instant import floor_instant, from_instant
 from pitstop._values._message import valid_id
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import CatchUp
-from pitstop.abc import Backend, Damaged, Record
+from pitstop.abc import Backend, Damaged, Record, Writes
 
 
 __all__ = ["Pitstop"]
@@ -53,6 +53,7 @@ class Pitstop:
         *,
         catch_up: CatchUp = "latest",
         grace: timedelta | None = None,
+        session: Any = None,
     ) -> str:
         """Store a message, to be emitted at ``when``; with ``every``, again and again.
 
@@ -68,43 +69,51 @@ class Pitstop:
         :param catch_up: what is emitted for occurrences that nobody was there to receive: ``"latest"``, the last of
             them once; ``"all"``, each of them, oldest first; ``"skip"``, the last one if it is younger than ``grace``.
         :param grace: how late an occurrence may be and still be emitted; needed by, and only for, ``"skip"``.
+        :param session: a session of the store's driver that is in a transaction: the message is stored if and when that
+            commits. Let errors out of the transaction's block: those which say that it should be tried again are the
+            driver's own, for the driver to see.
         :return: the message's id: its own, or a new UUID4.
         :raises MessageError: when the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: when the times make no sense.
+        :raises Unsupported: when a ``session`` is given, and the store has no transactions.
+        :raises PitstopError: when the ``session`` cannot be used.
         """
-        backend = self._store.backend
-        now_us = backend.now()
+        writes = self._writes(session)
+        now_us = self._store.backend.now()
         record = new_record(
             message, when, end, every, catch_up=catch_up, grace=grace, now_us=now_us, revision=_revision()
         )
-        self._put(backend, [record], now_us)
+        self._put(writes, [record], now_us, at_once=session is None)
         return record.id
 
-    def store_many(self, items: Iterable[OneShot | Recurring]) -> list[str]:
+    def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
         """Store many messages, in one round trip where the backend can.
 
         Each item is a tuple of the positional arguments of :meth:`store`: ``(message, when)`` or ``(message, start, end,
         every)``. All are checked before the first is stored. Of several with one id the last one counts.
 
+        :param session: as in :meth:`store`. Then either all are stored or none is.
         :return: the ids, in the order of the items.
         :raises MessageError: when a message cannot be stored; the text names the item. Nothing was stored.
         :raises ScheduleError: when a schedule makes no sense; the text names the item. Nothing was stored.
         """
-        backend = self._store.backend
-        now_us = backend.now()
+        writes = self._writes(session)
+        now_us = self._store.backend.now()
         if not isinstance(items, Iterable):
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         records = [_record_of_item(index, item, now_us) for index, item in enumerate(items)]
         if records:
-            self._put(backend, list({record.id: record for record in records}.values()), now_us)
+            distinct = list({record.id: record for record in records}.values())
+            self._put(writes, distinct, now_us, at_once=session is None)
         return [record.id for record in records]
 
-    def remove(self, id: str) -> bool:
+    def remove(self, id: str, *, session: Any = None) -> bool:
         """Remove a message, also while a listener has it. True when it was there.
 
+        :param session: as in :meth:`store`: it is removed if and when the session's transaction commits.
         :raises MessageError: when ``id`` cannot be an id.
         """
-        return self._store.backend.delete(valid_id(id))
+        return self._writes(session).delete(valid_id(id))
 
     def get(self, id: str) -> Entry | None:
         """Look at a message; None when there is none with that id.
@@ -153,6 +162,13 @@ class Pitstop:
         (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
         self._store.written(None)
         return applied
+
+    def ping(self) -> None:
+        """Ask the store for something small, to see whether it can be used; for health checks.
+
+        :raises BackendUnavailable: when it cannot; the text says why.
+        """
+        self._store.backend.ping()
 
     @property
     def location(self) -> str:
@@ -206,13 +222,19 @@ class Pitstop:
     def __repr__(self) -> str:
         return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
 
-    def _put(self, backend: Backend, records: list[Record], now_us: int) -> None:
-        backend.put(records)
+    def _writes(self, session: object) -> Writes:
+        backend = self._store.backend
+        return backend if session is None else backend.within(session)
+
+    def _put(self, writes: Writes, records: list[Record], now_us: int, *, at_once: bool) -> None:
+        writes.put(records)
         hooks = self._store.hooks
         if hooks.stored:
             for record in records:
                 hooks.notify(hooks.stored, entry=describe(record, now_us // 1000))
-        self._store.written(min(record.progress.due or 0 for record in records))
+        if at_once:
+            # In a transaction nothing is there to be noticed yet. Its commit is like a store by another process.
+            self._store.written(min(record.progress.due or 0 for record in records))
 
 
 def _revision() -> str:

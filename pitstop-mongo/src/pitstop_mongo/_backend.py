@@ -7,13 +7,26 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
 from pitstop import State
-from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally, Watch
+from pitstop.abc import (
+    Aside,
+    Backend,
+    BackendConfig,
+    Capability,
+    Damaged,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+    Watch,
+    Writes,
+)
 from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
 from pitstop_mongo._looking import Viewer
 from pitstop_mongo._settling import Settler
 from pitstop_mongo._storing import Storer
+from pitstop_mongo._transaction import Transaction
 from pitstop_mongo._wakeups import Wakeups
 from pitstop_mongo._watch import Watcher
 
@@ -26,21 +39,24 @@ class MongoBackend(Backend):
 
     api_version: ClassVar[int] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH
+    capabilities: ClassVar[Capability] = (
+        Capability.DURABLE | Capability.MULTI_PROCESS | Capability.TRANSACTIONS | Capability.WATCH
+    )
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
         super().__init__(config)
+        self._client = config.client
         self._connection = Connection(config, self.clock)
+        if not self._connection.dialect.batches:
+            # Of this client, not of the class: a stand-in for the server has no transactions, and tells nobody anything.
+            self.capabilities = self.capabilities & ~Capability.TRANSACTIONS & ~Capability.WATCH  # type: ignore[misc]
         self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection)
         self._wakeups = Wakeups(self._connection, self.clock, config.loop_time)
         self._watcher = Watcher(self._connection, self._wakeups)
-        if not self._connection.dialect.batches:
-            # A stand-in for the server tells nobody anything.
-            self.capabilities = self.capabilities & ~Capability.WATCH  # type: ignore[misc] # of this client, not the class
         #: Doubts that were met and mended, by name: ``claim_unknown``, ``claim_recovered``, ``outcome_unknown`` (of
         #: stores, removals and settlements), ``store_recovered``.
         self.counters: Counter[str] = self._connection.counters
@@ -90,6 +106,14 @@ class MongoBackend(Backend):
 
     def watch(self) -> Watch | None:
         return self._watcher.watch()
+
+    def within(self, session: object) -> Writes:
+        return Transaction(self._connection, self._client, session)
+
+    def ping(self) -> None:
+        # A read of the collection: the server's own ping answers those who may not use it, too.
+        with self._connection.operation() as link:
+            link.handles.raw.find_one({"_id": self._connection.dialect.one("")}, {"_id": 1})
 
     def close(self) -> None:
         self._connection.close()

@@ -164,11 +164,19 @@ class Look(Kit):
 
         assert pit.now() == at(START + 1)
 
+    def test_a_ping_says_nothing_where_all_is_well(self, full):
+        before = full.entries()
+
+        assert full.ping() is None
+
+        assert full.entries() == before
+
     def test_nothing_works_once_it_is_closed(self, pit):
         pit.close()
         pit.close()
 
-        for call in (pit.stats, pit.entries, pit.now, pit.listen, lambda: pit.get("a"), lambda: pit.remove("a")):
+        calls = (pit.stats, pit.entries, pit.now, pit.ping, pit.listen, lambda: pit.get("a"), lambda: pit.remove("a"))
+        for call in calls:
             with pytest.raises(pitstop.BackendUnavailable, match="closed"):
                 call()
         with pytest.raises(pitstop.BackendUnavailable, match="closed"):

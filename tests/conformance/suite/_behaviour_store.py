@@ -406,6 +406,21 @@ class Store(Kit):
 
         assert pit.entries() == before
 
+    def test_a_store_or_a_removal_with_what_is_no_session_is_refused_and_not_done(self, pit: pitstop.Pitstop):
+        pit.store({"id": "a", "n": 1}, timedelta(minutes=1))
+        before = pit.entries()
+
+        for call in (
+            lambda: pit.store({"id": "a", "n": 2}, timedelta(0), session="session"),
+            lambda: pit.store_many([({"id": "b"}, timedelta(0))], session="session"),
+            lambda: pit.store_many([], session="session"),
+            lambda: pit.remove("a", session="session"),
+        ):
+            with pytest.raises(pitstop.PitstopError, match=r"session|TRANSACTIONS"):
+                call()
+
+        assert pit.entries() == before
+
     def test_store_many_stores_a_thousand(self, pit: pitstop.Pitstop):
         given = pit.store_many([({"n": n}, timedelta(seconds=n)) for n in range(1000)])
 

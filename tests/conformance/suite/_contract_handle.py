@@ -84,6 +84,26 @@ class Handle(Kit):
         assert list(again.settle([settlement(leased, Outcome.COMPLETE, None)])) == [True]
         assert ids(again.scan(None, 10, None)) == ["b"]
 
+    def test_a_ping_says_nothing_and_changes_nothing(self, backend: Backend):
+        backend.ping()
+        put_due(backend, "a")
+        before = backend.get("a")
+
+        for _ in range(2):
+            backend.ping()
+
+        assert list(backend.scan(None, 10, None)) == [before]
+
+    @pytest.mark.parametrize("session", [object(), "session", 0], ids=["any", "str", "zero"])
+    def test_what_is_no_session_is_refused(self, backend: Backend, session: object):
+        """And where there are no transactions, whatever is given as one: by the names of capability and backend."""
+        if Capability.TRANSACTIONS in backend.capabilities:
+            with pytest.raises(pitstop.PitstopError, match=f"session is a {type(session).__name__}|TRANSACTIONS"):
+                backend.within(session)
+        else:
+            with pytest.raises(pitstop.Unsupported, match=f"{type(backend).__name__}.* capability TRANSACTIONS"):
+                backend.within(session)
+
     def test_without_the_capability_there_is_no_watch(self, backend: Backend):
         watch = backend.watch()
 

@@ -38,7 +38,7 @@ class HookSpecs:
 
     @_hookspec
     def pitstop_message_stored(self, entry: Entry) -> None:
-        """A message was stored, for the first time or anew."""
+        """A message was stored, for the first time or anew; with a ``session`` it may still be rolled back."""
 
     @_hookspec
     def pitstop_message_leased(self, delivery: Delivery) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Flag, auto
 from typing import Any, ClassVar, Protocol
 
+from pitstop._errors import Unsupported
 from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
 from pitstop.abc._record import Damaged, Record, Settlement, Tally
 
 
-__all__ = ["API_VERSION", "Backend", "Capability", "Watch"]
+__all__ = ["API_VERSION", "Backend", "Capability", "Watch", "Writes"]
 
 #: The version of this contract. A backend states the one it was written for as ``api_version``.
 API_VERSION = 1
@@ -32,6 +33,20 @@ class Capability(Flag):
     MULTI_PROCESS = auto()
     #: :meth:`Backend.watch` notices changes that other handles and other processes make.
     WATCH = auto()
+    #: :meth:`Backend.within` writes in a transaction of the user's.
+    TRANSACTIONS = auto()
+
+
+class Writes(Protocol):
+    """What the user writes: a :class:`Backend` at once, and what :meth:`Backend.within` returns in a transaction."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        """See :meth:`Backend.put`."""
+        ...
+
+    def delete(self, id: str) -> bool:
+        """See :meth:`Backend.delete`."""
+        ...
 
 
 class Watch(Protocol):
@@ -134,6 +149,27 @@ class Backend(ABC):
     @abstractmethod
     def next_due(self) -> int | None:
         """The least ``due`` of all records, leased ones included; None when there is none. May be somewhat old."""
+
+    def within(self, session: object) -> Writes:
+        """Write in the transaction that ``session`` is in: what is written counts if that commits, and from then on.
+
+        Nobody else sees it before. To look at ``session`` is all that this does; only the writes use the store.
+
+        :param session: what the driver of the backend calls a session; as the user gave it, so of any type.
+        :raises pitstop.Unsupported: without :attr:`Capability.TRANSACTIONS`.
+        :raises pitstop.PitstopError: when ``session`` cannot be used; the text says why, and what can.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} ({self.location}) has not got the capability TRANSACTIONS, which session= needs. "
+            f"Leave session out, or use a backend that has it: 'mongo', on a replica set and with client= given to init."
+        )
+
+    def ping(self) -> None:
+        """Ask the store for something small, to see whether it does what it should.
+
+        :raises pitstop.BackendUnavailable: when it does not; the text says why.
+        """
+        self.next_due()
 
     def watch(self) -> Watch | None:
         """Begin to notice changes by others; None without :attr:`Capability.WATCH`.

@@ -1,0 +1,30 @@
+"""``pitstop ping``: whether the store does what it should."""
+
+from __future__ import annotations
+
+import click
+
+from pitstop.abc import SystemClock
+from pitstop.cli._output import plain, print_json
+from pitstop.cli._settings import Settings, common_options
+
+
+__all__ = ["ping"]
+
+
+@click.command()
+@common_options
+@click.pass_obj
+def ping(settings: Settings) -> None:
+    """Ask the store whether it can be used, and how long it takes to answer."""
+    clock = SystemClock()
+    with settings.open() as pit:
+        pit.ping()  # the first one connects
+        asked = clock.monotonic()
+        pit.ping()
+        milliseconds = round((clock.monotonic() - asked) * 1000, 3)
+        location = pit.location
+    if settings.json:
+        print_json({"location": location, "ms": milliseconds})
+    else:
+        click.echo(f"{plain(location)} answers in {milliseconds:,} ms")
