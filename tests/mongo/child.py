@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 
-import pymongo
-
 from datetime import timedelta
+
+import pymongo
 
 import pitstop
 
@@ -106,6 +106,31 @@ def fork(uri, dbname, whose):
     say(f"child ended with {os.waitstatus_to_exitcode(status)}")
 
 
+def fork_watch(uri, dbname):
+    """Listen, fork, and store a message that nothing but a watch of its own tells the child of."""
+    pit = pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname, "loop_time": "10m"})
+    listener = pit.listen()
+    assert listener.get(timeout=1) is None
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            assert listener.get(timeout=1) is None
+            os.write(theirs, b"!")
+            with listener.get(timeout=30) as delivery:
+                say(f"child {delivery.id}")
+            pit.close()
+            code = 0
+        finally:
+            os._exit(code)
+    os.read(ours, 1)
+    pit.store({"id": "a"}, timedelta(0))
+    _, status = os.waitpid(pid, 0)
+    pit.close()
+    say(f"child ended with {os.waitstatus_to_exitcode(status)}")
+
+
 def store(uri, dbname, id):
     """Store a message that is due now."""
     with pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname}) as pit:
@@ -118,4 +143,5 @@ def _record(id):
 
 if __name__ == "__main__":
     uri, dbname, command, *arguments = sys.argv[1:]
-    {"drain": drain, "fork": fork, "race": race, "store": store}[command](uri, dbname, *arguments)
+    commands = {"drain": drain, "fork": fork, "fork-watch": fork_watch, "race": race, "store": store}
+    commands[command](uri, dbname, *arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import uuid
 
 from collections import Counter
 from contextlib import contextmanager
@@ -161,6 +162,12 @@ def test_a_store_in_another_process_wakes_a_sleeping_listener(sleeping, child):
 
 
 @on_both
+def test_a_forked_process_has_a_watch_of_its_own(child):
+    out, err = child("fork-watch").communicate(timeout=60)
+    assert (out, err) == ("child a\nchild ended with 0\n", "")
+
+
+@on_both
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("what", ["store", "store again", "release", "redrive"])
 def test_tells_when_what_others_write_is_due(open_backend, other, record, what, count):
@@ -307,6 +314,25 @@ class TestMended:
         other.put([record("a", 5)])
         assert sleeping.get(timeout=PATIENCE) == "a"
         assert "ended the change stream, as it does when the collection is dropped or renamed" in caplog.text
+
+    @pytest.mark.parametrize("how", ["steps down", "is killed"])
+    def test_when_the_primary_goes_away(self, replica_set, began, how):
+        """One that steps down goes on to tell of changes, as a secondary: then there is nothing to mend."""
+        name = f"pitstop_test_{uuid.uuid4().hex}"
+        config = {"type": "mongo", "uri": replica_set.uri, "dbname": name, "loop_time": FOREVER}
+        with pitstop.init(config) as pit, pitstop.init(config) as other, pit.listen() as listener:
+            got = queue.SimpleQueue()
+            thread = threading.Thread(target=lambda: got.put(listener.get(timeout=PATIENCE)))
+            thread.start()
+            assert began.acquire(timeout=PATIENCE)
+            if how == "steps down":
+                replica_set.step_down()
+            else:
+                replica_set.kill(replica_set.primary)
+                assert began.acquire(timeout=PATIENCE)
+            other.store({"id": "a"}, NOW)
+            assert got.get(timeout=PATIENCE).id == "a"
+            thread.join()
 
     @on_standalone
     def test_when_the_wakeups_are_dropped(self, sleeping, began, wakeups, other, record):
