@@ -110,13 +110,13 @@ def fork_watch(uri, dbname):
     """Listen, fork, and store a message that nothing but a watch of its own tells the child of."""
     pit = pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname, "loop_time": "10m"})
     listener = pit.listen()
-    assert listener.get(timeout=1) is None
+    assert listener.get(timeout=0.4) is None
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            assert listener.get(timeout=1) is None
+            assert listener.get(timeout=0.4) is None
             os.write(theirs, b"!")
             with listener.get(timeout=30) as delivery:
                 say(f"child {delivery.id}")

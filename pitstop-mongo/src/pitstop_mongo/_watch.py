@@ -32,6 +32,9 @@ _log = logging.getLogger("pitstop.mongo")
 #: Seconds beyond the server's own wait after which a server that says nothing is given up.
 _GRACE = 4.0
 _CLOSE_PATIENCE = 1.0
+#: Seconds between two waits while there is news: what comes in quick succession is told of together, and is not worth a
+#: round trip each. They are added to the lateness of what comes right behind another message.
+_REST = 0.005
 
 _NEWS: list[dict[str, Any]] = [
     {"$changeStream": {}},
@@ -86,7 +89,7 @@ class Watcher:
             if link.client.options.pool_options.max_pool_size == 1:
                 raise _Refused("maxPoolSize=1 leaves no connection to wait on. Raise it")
             if not has_change_streams(link.client):
-                tail = self._wakeups.follow(link)
+                tail = _open_tail(self._wakeups, link)
                 return None if tail is None else _Tail(self._connection, self._wakeups, tail)
             return _Stream(self._connection, _open_stream(link))
 
@@ -112,12 +115,22 @@ def _open_stream(link: Link) -> Any:
         raise _Refused("a client with automatic encryption cannot follow a change stream in batches") from None
 
 
+def _open_tail(wakeups: Wakeups, link: Link) -> Any | None:
+    try:
+        return wakeups.follow(link)
+    except OperationFailure as error:
+        if error.code not in _REFUSED:
+            raise
+        raise _Refused(
+            f"the collection of wake-ups is refused (code {error.code}). The user needs the role readWrite on the database"
+        ) from None
+
+
 class _Following(Watch):
     """Waits at a cursor's end, at the server."""
 
-    pause: float = 0.0
-
     def __init__(self, connection: Connection, cursor: Any) -> None:
+        self.pause = 0.0
         self._location = connection.location
         self._cursor = cursor
 
@@ -130,6 +143,7 @@ class _Following(Watch):
                     return self._died()
         except CAUGHT as error:
             raise translate(error, self._location) from None
+        self.pause = _REST if batch else 0.0
         return _least_due(batch)
 
     def close(self) -> None:
