@@ -69,6 +69,14 @@ def large(session: nox.Session) -> None:
 
 
 @nox.session
+def torture(session: nox.Session) -> None:
+    """Break servers, connections and processes for some ten minutes; print what became of the messages."""
+    _install(session, *TESTING)
+    _libraries_of_mongod(session)
+    session.run("pytest", "tests/torture", *session.posargs, env={"PITSTOP_TEST_LARGE": "1"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     session.install("ruff==0.17.6")
@@ -89,6 +97,14 @@ def bench(session: nox.Session) -> None:
     _install(session, MONGOD)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/throughput.py", *session.posargs)
+
+
+@nox.session
+def lateness(session: nox.Session) -> None:
+    """Measure how late messages of other processes come on MongoDB, and what an idle listener asks of the server."""
+    _install(session, MONGOD)
+    _libraries_of_mongod(session)
+    session.run("python", "benchmarks/lateness.py", *session.posargs)
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:

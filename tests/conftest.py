@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import uuid
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from typing import TypeVar
 
 import pymongo
 import pytest
@@ -13,10 +16,25 @@ import pytest
 import leaks
 
 from servers import auth, mongod
+from servers import replica_set as sets
+
+
+_Server = TypeVar("_Server")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(leaks, "pitstop-leaks")
+
+
+@contextmanager
+def _or_skipped(server: Callable[[], AbstractContextManager[_Server]]) -> Iterator[_Server]:
+    """What this starts; where there is no mongod, the tests that want it are skipped, loudly."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(server())
+        except mongod.NoServer as error:
+            pytest.skip(f"NO REAL MONGODB, its tests are skipped: {error}")
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -26,15 +44,28 @@ def mongo_uri() -> Iterator[str]:
     if given is not None:
         yield given
         return
-    try:
-        server = mongod.standalone()
-        uri = server.__enter__()
-    except mongod.NoServer as error:
-        pytest.skip(f"NO REAL MONGODB, its tests are skipped: {error}")
-    try:
+    with _or_skipped(mongod.standalone) as uri:
         yield uri
-    finally:
-        server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def replica_set_uri() -> Iterator[str]:
+    """The URI of a replica set of one member, for what only a set has: change streams, transactions, retried writes."""
+    with _or_skipped(sets.single) as servers:
+        yield servers.uri
+
+
+@pytest.fixture(scope="session")
+def _replica_set() -> Iterator[sets.ReplicaSet]:
+    with _or_skipped(partial(sets.replica_set, election_ms=sets.QUICK_ELECTION_MS)) as servers:
+        yield servers
+
+
+@pytest.fixture
+def replica_set(_replica_set: sets.ReplicaSet) -> Iterator[sets.ReplicaSet]:
+    """A replica set of three that elects quickly, to be broken: it is healed after each test."""
+    yield _replica_set
+    _replica_set.heal()
 
 
 @pytest.fixture(scope="session")
@@ -55,15 +86,8 @@ def mongo_dbname(mongo_client: pymongo.MongoClient) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def auth_server() -> Iterator[auth.AuthServer]:
     """A real MongoDB server that asks for users and passwords, started for this session."""
-    try:
-        server = auth.auth_server()
-        running = server.__enter__()
-    except mongod.NoServer as error:
-        pytest.skip(f"NO REAL MONGODB WITH USERS, its tests are skipped: {error}")
-    try:
-        yield running
-    finally:
-        server.__exit__(None, None, None)
+    with _or_skipped(auth.auth_server) as server:
+        yield server
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

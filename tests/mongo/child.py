@@ -10,6 +10,8 @@ import threading
 import time
 import warnings
 
+from datetime import timedelta
+
 import pymongo
 
 import pitstop
@@ -139,10 +141,49 @@ def fork_given(uri, dbname):
     say(f"child ended with {os.waitstatus_to_exitcode(status)}")
 
 
+def fork_watch(uri, dbname):
+    """Listen, fork, and store a message that nothing but a watch of its own tells the child of."""
+    pit = pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname, "loop_time": "10m"})
+    listener = pit.listen()
+    assert listener.get(timeout=0.4) is None
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            assert listener.get(timeout=0.4) is None
+            os.write(theirs, b"!")
+            with listener.get(timeout=30) as delivery:
+                say(f"child {delivery.id}")
+            pit.close()
+            code = 0
+        finally:
+            os._exit(code)
+    os.read(ours, 1)
+    pit.store({"id": "a"}, timedelta(0))
+    _, status = os.waitpid(pid, 0)
+    pit.close()
+    say(f"child ended with {os.waitstatus_to_exitcode(status)}")
+
+
+def store(uri, dbname, id):
+    """Store a message that is due now."""
+    with pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname}) as pit:
+        say(pit.store({"id": id}, timedelta(0)))
+
+
 def _record(id):
     return Record(id, {}, None, os.urandom(16).hex(), Progress(1000, 1000))
 
 
 if __name__ == "__main__":
     uri, dbname, command, *arguments = sys.argv[1:]
-    {"drain": drain, "fork": fork, "fork-given": fork_given, "race": race}[command](uri, dbname, *arguments)
+    commands = {
+        "drain": drain,
+        "fork": fork,
+        "fork-given": fork_given,
+        "fork-watch": fork_watch,
+        "race": race,
+        "store": store,
+    }
+    commands[command](uri, dbname, *arguments)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import uuid
 
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ import pytest
 from pitstop.abc import Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop_mongo import MongoBackend
-from servers import mongod
 
 
 #: The instant at which a ManualClock begins: 2020-01-01T00:00Z.
@@ -53,36 +51,6 @@ def open_backend(mongo_uri, mongo_dbname):
 @pytest.fixture
 def backend(open_backend, clock):
     return open_backend(clock=clock)
-
-
-@pytest.fixture(scope="session")
-def replica_set_uri():
-    """The URI of a replica set with one member, started for this session."""
-    with tempfile.TemporaryDirectory(prefix="pitstop-mongod-", ignore_cleanup_errors=True) as folder:
-        try:
-            binary = mongod.binary()
-        except mongod.NoServer as error:
-            pytest.skip(f"NO REPLICA SET, its tests are skipped: {error}")
-        port, log = mongod.free_port(), Path(folder) / "mongod.log"
-        command = [
-            *(str(binary), "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", folder, "--replSet", "rs"),
-            *("--logpath", str(log), "--wiredTigerCacheSizeGB", "0.5", "--setParameter", "enableTestCommands=1"),
-            *("--setParameter", "diagnosticDataCollectionEnabled=false", "--nounixsocket"),
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        try:
-            mongod._wait_until_ready(process, f"mongodb://127.0.0.1:{port}/?directConnection=true", log)
-            with pymongo.MongoClient("127.0.0.1", port, directConnection=True) as client:
-                members = [{"_id": 0, "host": f"127.0.0.1:{port}"}]
-                client.admin.command("replSetInitiate", {"_id": "rs", "members": members})
-            uri = f"mongodb://127.0.0.1:{port}/?replicaSet=rs"
-            with pymongo.MongoClient(uri) as client:
-                client.admin.command("ping")  # waits for the primary
-            yield uri
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -43,48 +44,151 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def standalone() -> Iterator[str]:
-    """A standalone mongod on a free loopback port; its URI."""
-    with tempfile.TemporaryDirectory(prefix="pitstop-mongod-", ignore_cleanup_errors=True) as folder:
-        port = free_port()
-        log = Path(folder) / "mongod.log"
+class Mongod:
+    """One mongod on a port and a folder of its own, which stay the same however often it ends and begins again.
+
+    Signals do to it what happens to servers: :meth:`kill` is a crash, :meth:`pause` is a machine that hangs.
+    """
+
+    def __init__(self, folder: Path, *, replica_set: str | None = None, cache_gb: float = 0.25) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._replica_set = replica_set
+        self._cache_gb = cache_gb
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def uri(self) -> str:
+        """This server alone, also when it is one of a set."""
+        direct = "/?directConnection=true" if self._replica_set else ""
+        return f"mongodb://{self.address}{direct}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def paused(self) -> bool:
+        return self.running and self._paused
+
+    def start(self, *, wait: bool = True) -> None:
+        """Begin, or begin again with what is in the folder."""
+        assert not self.running
+        self._end()
+        self.folder.mkdir(exist_ok=True)
         command = [
-            *(str(binary()), "--bind_ip", "127.0.0.1", "--port", str(port), "--dbpath", folder),
-            *("--logpath", str(log), "--wiredTigerCacheSizeGB", "1", "--setParameter", "enableTestCommands=1"),
-            *("--setParameter", "diagnosticDataCollectionEnabled=false", "--nounixsocket"),
+            *(str(binary()), "--bind_ip", "127.0.0.1", "--port", str(self.port), "--dbpath", str(self.folder)),
+            *("--logpath", str(self._log), "--logappend", "--wiredTigerCacheSizeGB", str(self._cache_gb)),
+            *("--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+            "--nounixsocket",
         ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        try:
-            uri = f"mongodb://127.0.0.1:{port}"
-            _wait_until_ready(process, uri, log)
-            yield uri
-        finally:
-            process.terminate()
+        if self._replica_set:
+            command += ["--replSet", self._replica_set, "--oplogSize", "64"]
+        self._paused = False
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if wait:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Until it answers, as a primary, a secondary or none of both."""
+        assert self._process is not None
+        deadline = time.monotonic() + 60
+        with pymongo.MongoClient(self.uri, serverSelectionTimeoutMS=500) as client:
+            while True:
+                if self._process.poll() is not None:
+                    said = self._process.stdout.read().decode(errors="replace") if self._process.stdout else ""
+                    tail = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
+                    code = self._process.returncode
+                    raise NoServer(f"mongod ended with {code}: {said or tail} (does it need libcurl4?)")
+                try:
+                    client.admin.command("ping")
+                except pymongo.errors.ConnectionFailure:
+                    if time.monotonic() > deadline:
+                        raise NoServer("mongod did not answer within a minute") from None
+                else:
+                    return
+
+    def kill(self) -> None:
+        """End it at once, as a crash does: ``kill -9``."""
+        if self.running:
+            assert self._process is not None
+            self._process.kill()  # also when it is paused
+        self._end()
+
+    def stop(self) -> None:
+        """End it in order, which a pause does not prevent."""
+        if self.running:
+            assert self._process is not None
+            self.resume()
+            self._process.terminate()
             try:
-                process.wait(20)
+                self._process.wait(20)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                self._process.kill()
+        self._end()
+
+    def pause(self) -> None:
+        """Have it hang: it keeps its connections and does nothing. ``SIGSTOP``."""
+        self._signal(signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let it go on after a pause. ``SIGCONT``."""
+        if self.paused:
+            self._signal(signal.SIGCONT)
+        self._paused = False
+
+    def restart(self, *, wait: bool = True) -> None:
+        """Begin again, if it ended; else end it in order before that."""
+        self.stop()
+        self.start(wait=wait)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "mongod.log"
+
+    def _signal(self, number: int) -> None:
+        assert self.running
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.wait()
             if process.stdout is not None:
                 process.stdout.close()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], uri: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    with pymongo.MongoClient(uri, serverSelectionTimeoutMS=500) as client:
-        while True:
-            if process.poll() is not None:
-                said = process.stdout.read().decode(errors="replace") if process.stdout else ""
-                tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-                raise NoServer(f"mongod ended with {process.returncode}: {said or tail} (does it need libcurl4?)")
-            try:
-                client.admin.command("ping")
-            except pymongo.errors.ConnectionFailure:
-                if time.monotonic() > deadline:
-                    raise NoServer("mongod did not answer within a minute") from None
-            else:
-                return
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """A folder for the data of servers, removed at the end with all that is in it."""
+    with tempfile.TemporaryDirectory(prefix="pitstop-mongod-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def standalone_server() -> Iterator[Mongod]:
+    """A standalone mongod that runs."""
+    with new_folder() as folder:
+        server = Mongod(folder / "data", cache_gb=1)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@contextmanager
+def standalone() -> Iterator[str]:
+    """A standalone mongod on a free loopback port; its URI."""
+    with standalone_server() as server:
+        yield server.uri
 
 
 def given_uri() -> str | None:

@@ -128,6 +128,8 @@ class MongoConfig(BackendConfig):
     ``localhost:27017``. Nothing connects before the first use.
     """
 
+    #: Longer than elsewhere: a watch tells of what others store, and this is for when it does not.
+    loop_time: timedelta = duration_field(timedelta(seconds=10))
     #: A host name, ``host:port`` or ``[ipv6]:port``.
     host: str | None = _option(_text)
     #: For hosts that name none; 27017 if not given.

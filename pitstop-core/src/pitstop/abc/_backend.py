@@ -58,8 +58,13 @@ class Watch(Protocol):
     #: Seconds to wait between two polls; 0 when :meth:`poll` itself waits for the server.
     pause: float
 
-    def poll(self) -> bool:
-        """Say whether anything may have changed since the last call. May block for a second at most."""
+    def poll(self) -> int | None:
+        """Tell what others wrote since the last call: the least ``due`` of it, an instant. 0: something may have changed,
+        and nobody knows what. None: nothing did.
+
+        May block for some seconds, 10 at most. After the backend was closed it ends as soon, or fails. Only the thread
+        that polls closes the watch.
+        """
         ...
 
     def close(self) -> None:
@@ -170,7 +175,11 @@ class Backend(ABC):
         self.next_due()
 
     def watch(self) -> Watch | None:
-        """Begin to notice changes by others; None without :attr:`Capability.WATCH`."""
+        """Begin to notice changes by others; None without :attr:`Capability.WATCH`.
+
+        None too where this store, or this user of it, cannot: then nobody asks again, and ``loop_time`` decides how late
+        a message of others is noticed. Whoever returns None for such a reason warns of it, once.
+        """
         return None
 
     def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:

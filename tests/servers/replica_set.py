@@ -1,0 +1,192 @@
+"""A replica set of real servers on this machine, and what may happen to it."""
+
+from __future__ import annotations
+
+import time
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pymongo
+
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+
+from servers.mongod import Mongod, new_folder
+
+
+#: The server's own. With it a primary that was killed is missed for some 11 seconds.
+DEFAULT_ELECTION_MS = 10_000
+#: For tests that need a new primary soon.
+QUICK_ELECTION_MS = 1500
+
+_PRIMARY, _SECONDARY = 1, 2
+#: Seconds in which anything that a test waits for has happened, or never will.
+_PATIENCE = 90.0
+
+
+class ReplicaSet:
+    """Members that elect a primary among them. One member: a set that loses nothing but is quickly there."""
+
+    def __init__(
+        self, folder: Path, *, members: int = 3, election_ms: int = DEFAULT_ELECTION_MS, name: str = "pitstop"
+    ) -> None:
+        self.name = name
+        self.election_ms = election_ms
+        self.members = [Mongod(folder / f"member{n}", replica_set=name) for n in range(members)]
+
+    @property
+    def uri(self) -> str:
+        """All members; a client finds the primary by itself."""
+        return f"mongodb://{','.join(each.address for each in self.members)}/?replicaSet={self.name}"
+
+    @property
+    def primary(self) -> Mongod:
+        """The member that takes writes, as it says itself; waits until there is one."""
+        return self.wait_for_primary()
+
+    @property
+    def secondaries(self) -> list[Mongod]:
+        """The running members that are not the primary."""
+        primary = self.primary
+        return [each for each in self.members if each is not primary and each.running]
+
+    def start(self) -> None:
+        """Start the members, make a set of them, and wait until it is healthy."""
+        for each in self.members:
+            each.start(wait=False)
+        for each in self.members:
+            each.wait_until_ready()
+        # Heartbeats go with the elections: with the usual 2 s a quick election waits for them.
+        settings = {
+            "electionTimeoutMillis": self.election_ms,
+            "heartbeatIntervalMillis": min(2000, max(self.election_ms // 4, 200)),
+        }
+        members = [{"_id": n, "host": each.address} for n, each in enumerate(self.members)]
+        self._ask(
+            self.members[0],
+            {"replSetInitiate": {"_id": self.name, "members": members, "settings": settings}},
+        )
+        # A set without a primary would wait for as long as an election takes to time out.
+        self._until(lambda: self._ask(self.members[0], {"replSetStepUp": 1}), "elected its first primary")
+        self.wait_until_healthy()
+
+    def close(self) -> None:
+        """End all members, in whatever state they are."""
+        for each in self.members:
+            each.kill()
+
+    def kill(self, *members: Mongod) -> None:
+        for each in members:
+            each.kill()
+
+    def pause(self, *members: Mongod) -> None:
+        for each in members:
+            each.pause()
+
+    def resume(self, *members: Mongod) -> None:
+        for each in members:
+            each.resume()
+
+    def restart(self, *members: Mongod) -> None:
+        for each in members:
+            each.restart(wait=False)
+        for each in members:
+            each.wait_until_ready()
+
+    def step_down(self, seconds: int = 10, *, force: bool = False) -> None:
+        """Have the primary hand over, and not stand again for so long."""
+        catch_up = {} if force else {"secondaryCatchUpPeriodSecs": max(seconds - 1, 1)}
+        self._ask(self.primary, {"replSetStepDown": seconds, "force": force, **catch_up})
+
+    def wait_for_primary(self, *, other_than: Mongod | None = None) -> Mongod:
+        """The primary, as soon as there is one that says so itself and is not ``other_than``."""
+
+        def look() -> Mongod | None:
+            for each in self.members:
+                if each is not other_than and each.running and not each.paused and self._writable(each):
+                    return each
+            return None
+
+        found: Mongod = self._until(look, "elected a primary")
+        return found
+
+    def wait_until_healthy(self) -> None:
+        """Until there is one primary, all others follow it, and what it has is on all of them."""
+
+        def look() -> bool:
+            states = {}
+            for each in self.members:
+                told = self._ask(each, {"replSetGetStatus": 1})
+                (me,) = (member for member in told["members"] if member.get("self"))
+                states[each.address] = (me["state"], me["optime"]["t"])
+            roles = sorted(state for state, _ in states.values())
+            if roles != [_PRIMARY, *[_SECONDARY] * (len(self.members) - 1)] or len(set(states.values())) > 2:
+                return False
+            if len({term for _, term in states.values()}) > 1:
+                return False
+            with pymongo.MongoClient(self.uri, serverSelectionTimeoutMS=1000) as client:
+                everywhere = pymongo.WriteConcern(len(self.members), wtimeout=3000)
+                coll = client["pitstop_health"].get_collection("checks", write_concern=everywhere)
+                coll.replace_one({"_id": 1}, {"at": time.monotonic()}, upsert=True)
+            return True
+
+        self._until(look, "became healthy")
+
+    def heal(self) -> None:
+        """Undo what a test did to the members, and wait until the set is healthy."""
+        for each in self.members:
+            each.resume()
+        ended = [each for each in self.members if not each.running]
+        self.restart(*ended)
+        for each in self.members:
+            # A member that stepped down would else not stand again for as long as it was told.
+            self._try(lambda each=each: self._ask(each, {"replSetFreeze": 0}))
+        self.wait_until_healthy()
+
+    def _writable(self, member: Mongod) -> bool:
+        try:
+            return bool(self._ask(member, {"hello": 1}).get("isWritablePrimary"))
+        except PyMongoError:
+            return False
+
+    def _ask(self, member: Mongod, command: dict[str, Any]) -> dict[str, Any]:
+        with pymongo.MongoClient(member.uri, serverSelectionTimeoutMS=2000, socketTimeoutMS=20_000) as client:
+            told: dict[str, Any] = client.admin.command(command)
+            return told
+
+    def _try(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (ConnectionFailure, OperationFailure):
+            return None
+
+    def _until(self, look: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            found = self._try(look)
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the replica set has not {what} within {_PATIENCE:.0f} s")
+            time.sleep(0.05)
+
+
+@contextmanager
+def replica_set(*, members: int = 3, election_ms: int = DEFAULT_ELECTION_MS) -> Iterator[ReplicaSet]:
+    """A healthy set, ended with all its members and data."""
+    with new_folder() as folder:
+        servers = ReplicaSet(folder, members=members, election_ms=election_ms)
+        try:
+            servers.start()
+            yield servers
+        finally:
+            servers.close()
+
+
+@contextmanager
+def single() -> Iterator[ReplicaSet]:
+    """A set of one: change streams, transactions and retryable writes, without the wait for others."""
+    with replica_set(members=1, election_ms=QUICK_ELECTION_MS) as servers:
+        yield servers

@@ -1,0 +1,104 @@
+"""What the fault tests share: a bench, and a table of what became of the messages at the end of the session."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+import pytest
+
+from torture.bench import Bench
+from torture.checker import REASONS, Verdict
+
+
+# Not skipped without it: in CI a skip is a failure.
+collect_ignore_glob = [] if os.environ.get("PITSTOP_TEST_LARGE") else ["*_large.py"]
+
+#: Seconds from the last fault until all is emitted: what is held for too long on purpose, its lease, and some.
+DRAIN = 25.0
+
+
+@attrs.frozen
+class Row:
+    """A run, as the table shows it."""
+
+    run: str
+    verdict: Verdict
+    drained_after: float | None
+
+
+ROWS = pytest.StashKey[list[Row]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[ROWS] = []
+
+
+@pytest.fixture
+def open_bench(tmp_path):
+    """Opens benches, and ends their processes."""
+    opened = []
+
+    def open_bench(uri, **options):
+        folder = tmp_path / f"bench{len(opened)}"
+        folder.mkdir()
+        opened.append(Bench(folder, uri, **options))
+        return opened[-1]
+
+    yield open_bench
+    for each in opened:
+        with each:
+            pass
+
+
+@pytest.fixture
+def judge(request):
+    """Ends a bench, and notes for the table what became of its messages."""
+
+    def judge(bench: Bench, within: float) -> Verdict:
+        verdict = bench.finish(within)
+        name = request.node.name.removeprefix("test_")
+        request.config.stash[ROWS].append(Row(name, verdict, bench.drained_after))
+        return verdict
+
+    return judge
+
+
+def assert_kept(verdict: Verdict, bench: Bench) -> None:
+    """Each message that was stored was emitted, and each duplicate has a reason."""
+    assert verdict.lost == []
+    assert verdict.unexpected == []
+    assert [str(each) for each in verdict.violations] == []
+    assert verdict.ok > 50
+    assert bench.drained_after is not None, "not all was emitted in time"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash.get(ROWS, [])
+    if not rows:
+        return
+    terminalreporter.section("what became of the messages")
+    for line in table(rows):
+        terminalreporter.write_line(line)
+
+
+def table(rows: list[Row]) -> list[str]:
+    """The rows as Markdown."""
+    head = ["run", "stored", "ok", "recovered", "lost", "unexpected", "duplicated (reason)", "violations"]
+    head += ["unknown store/ack", "leases lost", "longest gap s store/claim/ack", "drained after s"]
+    lines = [_cells(head), _cells(["---"] * len(head))]
+    for row in rows:
+        told = row.verdict
+        reasons = [*REASONS, *sorted(set(told.duplicated) - set(REASONS))]
+        why = ", ".join(f"{reason} {told.duplicated[reason]}" for reason in reasons if told.duplicated[reason])
+        gaps = "/".join(f"{told.gaps[kind]:.1f}" for kind in ("store", "emit", "ack"))
+        drained = "never" if row.drained_after is None else f"{row.drained_after:.1f}"
+        cells = [row.run, told.stored, told.ok, told.recovered, len(told.lost), len(told.unexpected)]
+        cells += [f"{told.duplicated.total()} ({why or '—'})", len(told.violations)]
+        cells += [f"{told.unknown['store']}/{told.unknown['ack']}", told.leases_lost, gaps, drained]
+        lines.append(_cells(cells))
+    return lines
+
+
+def _cells(cells: list[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"

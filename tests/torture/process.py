@@ -1,0 +1,266 @@
+"""The processes of a fault test: ``process.py`` and one argument, a :class:`Task` as JSON.
+
+They work until they get a SIGTERM, and write down what they do and see. What goes wrong in a way that Pitstop does not
+announce ends them with a traceback, which the test that started them reports.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import signal
+import sys
+import threading
+import time
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import pitstop
+
+from pitstop import BackendUnavailable, LeaseLost
+from pitstop.abc import SystemClock
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from torture.history import History, Outcome
+
+
+#: Raised when nobody knows whether a store was done. Where there is no such class, any failure says as little.
+OUTCOME_UNKNOWN: type[BackendUnavailable] = getattr(pitstop, "OutcomeUnknown", BackendUnavailable)
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """What a process is to do."""
+
+    role: str
+    name: str
+    #: Where its history goes.
+    history: str
+    #: For :func:`pitstop.init`.
+    options: dict[str, Any]
+    seed: int = 0
+    #: Of producers: stores in a second, and the latest that one is due, in seconds from then.
+    rate: float = 50.0
+    latest: float = 1.5
+    #: How many recurring messages a producer stores at its begin, and how often each is to be emitted.
+    series: int = 1
+    occurrences: int = 5
+    #: Of consumers.
+    prefetch: int = 1
+    threads: int = 1
+    #: Of consumers: the share of messages that fail, and of those that are held for longer than the lease.
+    failing: float = 0.02
+    overdue: float = 0.005
+    #: Of consumers: a file that is written, and a message that is then held without end.
+    hold: str | None = None
+    #: The processes' own idea of the time is wrong by so many seconds, and by how many more after a SIGUSR1.
+    wrong: float = 0.0
+    jump: float = 0.0
+    #: ``1``: confirm writes as soon as the primary has them, which Pitstop never does. It loses: that is to be seen.
+    write_concern: int | None = None
+
+    def dump(self) -> str:
+        return json.dumps(attrs.asdict(self))
+
+
+def content(version: str) -> dict[str, Any]:
+    """The message of a version. All of it follows from the version, so that a mixture of two is noticed."""
+    return {"version": version, "again": [version, {"reversed": version[::-1]}]}
+
+
+def produce(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None:
+    """Store messages: mostly new ones, some in place of earlier ones, some removed again, some at once."""
+    history, chance = History(Path(task.history), task.name), random.Random(task.seed)
+    recent: list[str] = []
+    for number in range(task.series):
+        _store_series(history, pit, f"{task.name}-s{number}", task.occurrences)
+    count = 0
+    while not stopping.wait(chance.expovariate(task.rate)):
+        count += 1
+        choice = chance.random()
+        if choice < 0.03 and recent:
+            _remove(history, pit, recent.pop(chance.randrange(len(recent))))
+        elif choice < 0.08 and recent:
+            id = recent.pop(chance.randrange(len(recent)))
+            _store(history, pit, [(id, f"{id}.{count}")], chance.uniform(0, task.latest))
+        elif choice < 0.10:
+            ids = [f"{task.name}-{count}-{part}" for part in range(10)]
+            _store(history, pit, [(id, f"{id}.0") for id in ids], chance.uniform(0, task.latest))
+        else:
+            id = f"{task.name}-{count}"
+            _store(history, pit, [(id, f"{id}.0")], chance.uniform(0, task.latest))
+            recent = [*recent[-20:], id]
+
+
+def consume(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None:
+    """Handle messages in some threads: mostly well, some with a failure, some for longer than their lease."""
+    history = History(Path(task.history), task.name)
+    failed: list[BaseException] = []
+    with pit.listen(prefetch=task.prefetch) as listener:
+
+        def work(seed: int) -> None:
+            chance = random.Random(seed)
+            try:
+                for delivery in listener:
+                    _handle(task, history, delivery, chance, stopping)
+            except BaseException as error:
+                failed.append(error)
+                raise
+            finally:
+                stopping.set()
+
+        threads = [threading.Thread(target=work, args=(task.seed * 100 + n,)) for n in range(task.threads)]
+        for each in threads:
+            each.start()
+        stopping.wait()
+        listener.stop()
+        for each in threads:
+            each.join()
+    if failed:
+        sys.exit(1)
+
+
+def _handle(
+    task: Task, history: History, delivery: pitstop.Delivery, chance: random.Random, stopping: threading.Event
+) -> None:
+    message = dict(delivery.msg)
+    version = message.get("version", "")
+    if message != {"id": delivery.id, **content(version)}:
+        version = f"a mixture with {version}"
+    lease = {
+        "id": delivery.id,
+        "version": version,
+        "key": delivery.key,
+        "scheduled_for": _ms(delivery.scheduled_for),
+        "attempt": delivery.attempt,
+        "leased_until": _ms(delivery.leased_until),
+        "lock": _seconds(task.options["lock_time"]) * 1000,
+    }
+    history.note("emit", **lease)
+    if task.hold is not None:
+        Path(task.hold).write_text(delivery.id)
+        stopping.wait()
+    choice = chance.random()
+    if choice < task.failing:
+        _settle(history, "nack", lease, lambda: delivery.nack("failed on purpose", delay=timedelta(milliseconds=50)))
+        return
+    if choice < task.failing + task.overdue:
+        stopping.wait(_seconds(task.options["lock_time"]) * 1.2)
+    else:
+        stopping.wait(chance.uniform(0, 0.01))
+    _settle(history, "ack", lease, delivery.ack)
+
+
+def _settle(history: History, kind: Any, lease: dict[str, Any], settle: Callable[[], None]) -> None:
+    number = history.begin(kind, **lease)
+    try:
+        settle()
+    except LeaseLost as error:
+        history.end(number, "fail", error)
+    except BackendUnavailable as error:
+        history.end(number, "unknown", error)
+    else:
+        history.end(number, "ok")
+
+
+def _store(history: History, pit: pitstop.Pitstop, some: list[tuple[str, str]], delay: float) -> None:
+    due = int((time.time() + delay) * 1000)
+    when = datetime.fromtimestamp(due / 1000, UTC)
+    items = [({"id": id, **content(version)}, when) for id, version in some]
+    numbers = [history.begin("store", id=id, version=version, due=due) for id, version in some]
+    (outcome, error) = _outcome(lambda: pit.store(*items[0]) if len(items) == 1 else pit.store_many(items))
+    for each in numbers:
+        history.end(each, outcome, error)
+
+
+def _store_series(history: History, pit: pitstop.Pitstop, id: str, occurrences: int) -> None:
+    every = 400
+    start = int(time.time() * 1000) + 200
+    end = start + every * occurrences
+    first, last = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (start, end))
+    fields = {"id": id, "version": f"{id}.0", "due": start, "every": every, "occurrences": occurrences}
+    number = history.begin("store", **fields)
+    message = {"id": id, **content(f"{id}.0")}
+    history.end(
+        number, *_outcome(lambda: pit.store(message, first, last, timedelta(milliseconds=every), catch_up="all"))
+    )
+
+
+def _remove(history: History, pit: pitstop.Pitstop, id: str) -> None:
+    number = history.begin("remove", id=id)
+    outcome, error = _outcome(lambda: pit.remove(id))
+    history.end(number, outcome, error)
+
+
+def _outcome(call: Callable[[], object]) -> tuple[Outcome, Exception | None]:
+    try:
+        call()
+    except OUTCOME_UNKNOWN as error:
+        return "unknown", error
+    except BackendUnavailable as error:
+        # Not unknown, so not done: what is emitted all the same is unexpected.
+        return "fail", error
+    return "ok", None
+
+
+def _ms(instant: datetime) -> int:
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def _seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+def _set_clock_wrong(task: Task) -> None:
+    """Patch the one place where the time is read. The history goes by the right time."""
+    right, wrong = SystemClock.time_us, [task.wrong]
+    SystemClock.time_us = lambda self: right(self) + int(wrong[0] * 1e6)  # type: ignore[method-assign]
+
+    def jump(number: int, frame: object) -> None:
+        wrong[0] += task.jump
+
+    signal.signal(signal.SIGUSR1, jump)
+
+
+def _confirm_early(write_concern: int) -> None:
+    """Have Pitstop write as it never does: confirmed by so many members, not by a majority."""
+    from pymongo.write_concern import WriteConcern
+
+    from pitstop_mongo._dialect import Dialect
+
+    rightly = Dialect.open
+
+    def open_wrongly(self: Dialect, *arguments: Any, **options: Any) -> Any:
+        handles = rightly(self, *arguments, **options)
+        each = {field.name: getattr(handles, field.name) for field in attrs.fields(type(handles))}
+        return type(handles)(
+            **{
+                name: one.with_options(write_concern=WriteConcern(write_concern)) if hasattr(one, "insert_one") else one
+                for name, one in each.items()
+            }
+        )
+
+    Dialect.open = open_wrongly  # type: ignore[method-assign]
+
+
+def main(task: Task) -> None:
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    _set_clock_wrong(task)
+    if task.write_concern is not None:
+        _confirm_early(task.write_concern)
+    with pitstop.init(task.options) as pit:
+        {"produce": produce, "consume": consume}[task.role](task, pit, stopping)
+
+
+if __name__ == "__main__":
+    main(Task(**json.loads(sys.argv[1])))

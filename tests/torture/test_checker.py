@@ -1,0 +1,227 @@
+"""The checker sees what it is there to see: histories made by hand, each with one thing wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from torture.checker import check
+from torture.history import Event
+
+
+LOCK = 5000
+
+
+def event(kind, at, took=0.01, outcome="ok", **fields):
+    """Something that began at so many seconds, on both clocks."""
+    ended = {} if took is None else {"ended": at + took, "ended_wall": at + took}
+    values = {"process": "p", "id": "a", "version": "a.0", **fields}
+    return Event(kind=kind, begun=at, begun_wall=at, outcome=outcome, **ended, **values)
+
+
+def stored(at, due=10_000, version="a.0", **fields):
+    return event("store", at, version=version, process="producer", due=due, **fields)
+
+
+def emitted(at, version="a.0", by="one", attempt=1, scheduled_for=10_000, claimed=None, **fields):
+    until = (round(at * 1000) if claimed is None else claimed) + LOCK
+    lease = {"leased_until": until, "lock": LOCK, "attempt": attempt, "scheduled_for": scheduled_for}
+    return event("emit", at, 0, version=version, process=by, key=f"a:{scheduled_for}", **lease, **fields)
+
+
+def settled(kind, emission, at, outcome="ok", took=0.01):
+    lease = {name: getattr(emission, name) for name in ("leased_until", "lock", "attempt", "scheduled_for", "key")}
+    return event(kind, at, took, outcome, version=emission.version, process=emission.process, id=emission.id, **lease)
+
+
+def acked(emission, at, outcome="ok", took=0.01):
+    return settled("ack", emission, at, outcome, took)
+
+
+def rules(verdict):
+    return sorted(each.rule for each in verdict.violations)
+
+
+def test_a_message_that_is_stored_emitted_and_acked_is_ok():
+    emission = emitted(10)
+    verdict = check([stored(1), emission, acked(emission, 10.1)])
+    assert (verdict.stored, verdict.ok, verdict.emissions) == (1, 1, 1)
+    assert (verdict.lost, verdict.unexpected, verdict.recovered) == ([], [], 0)
+    assert not verdict.duplicated
+    assert rules(verdict) == []
+
+
+def test_one_that_is_stored_and_never_emitted_is_lost():
+    verdict = check([stored(1)])
+    assert verdict.lost == ["a.0"]
+    assert rules(verdict) == ["S1"]
+
+
+def test_one_that_is_still_there_is_late_but_not_lost():
+    verdict = check([stored(1)], left=["a.0"])
+    assert verdict.lost == []
+    assert rules(verdict) == ["L1"]
+
+
+@pytest.mark.parametrize("outcome", ["unknown", "fail"])
+def test_one_that_was_perhaps_not_stored_may_be_missing(outcome):
+    assert rules(check([stored(1, outcome=outcome)])) == []
+
+
+def test_one_that_was_perhaps_stored_and_is_emitted_is_recovered():
+    verdict = check([stored(1, took=None, outcome="unknown"), emitted(10)])
+    assert (verdict.ok, verdict.recovered) == (0, 1)
+    assert rules(verdict) == []
+
+
+@pytest.mark.parametrize("store", [[], [stored(1, outcome="fail")], [stored(1, version="a.1", id="b")]])
+def test_one_that_was_never_stored_is_unexpected(store):
+    verdict = check([*store, emitted(10)])
+    assert verdict.unexpected == ["a.0"]
+    assert "S2" in rules(verdict)
+
+
+def test_replaced_before_it_was_emitted_it_need_not_be():
+    verdict = check([stored(1), stored(2, version="a.1"), emitted(10, version="a.1")])
+    assert (verdict.stored, verdict.ok) == (2, 1)
+    assert rules(verdict) == []
+
+
+def test_of_one_that_was_perhaps_replaced_one_version_is_enough():
+    perhaps = stored(2, version="a.1", outcome="unknown")
+    assert rules(check([stored(1), perhaps, emitted(10)])) == []
+    assert rules(check([stored(1), perhaps, emitted(10, version="a.1")])) == []
+    assert rules(check([stored(1), perhaps])) == ["S1"]
+
+
+def test_the_older_version_does_not_make_up_for_the_newer():
+    verdict = check([stored(1), emitted(10), stored(10.5, version="a.1")])
+    assert verdict.lost == ["a.1"]
+
+
+@pytest.mark.parametrize("outcome", ["ok", "unknown"])
+def test_removed_it_need_not_be_emitted(outcome):
+    remove = event("remove", 2, process="producer", version="", outcome=outcome)
+    assert rules(check([stored(1), remove])) == []
+
+
+def test_removed_in_vain_it_must_be_emitted():
+    remove = event("remove", 2, process="producer", version="", outcome="fail")
+    assert rules(check([stored(1), remove])) == ["S1"]
+
+
+def test_an_early_emission_is_seen():
+    assert rules(check([stored(1), emitted(9.9)])) == ["S3"]
+    # Handed out in time, but leased before it.
+    assert rules(check([stored(1), emitted(10, claimed=9_999)])) == ["S3"]
+
+
+def test_two_live_leases_are_seen():
+    first = emitted(10)
+    verdict = check([stored(1), first, emitted(14.999, by="two", attempt=2)])
+    assert rules(verdict) == ["S4"]
+    assert "leased by two 1 ms before one's lease ended" in str(verdict.violations[0])
+    assert verdict.duplicated == {"no reason": 1}
+
+
+def test_an_emission_after_an_ack_is_seen_also_when_the_lease_is_over():
+    first = emitted(10)
+    verdict = check([stored(1), first, acked(first, 10.1), emitted(16, by="two", attempt=2)])
+    assert rules(verdict) == ["S4"]
+    assert "after its ack" in str(verdict.violations[0])
+
+
+def test_a_delivery_that_is_handed_out_after_its_lease_is_seen():
+    assert rules(check([stored(1), emitted(15.5, claimed=10_000)])) == ["S4"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (lambda first: [], "lease expired"),
+        (lambda first: [acked(first, 15.5, "fail")], "lease expired"),
+        (lambda first: [acked(first, 10.1, "unknown")], "ack unknown"),
+        (lambda first: [event("death", 11, process="one")], "consumer died"),
+        (lambda first: [acked(first, 10.1, "unknown", None), event("death", 11, process="one")], "consumer died"),
+        (lambda first: [event("death", 9, process="one")], "lease expired"),
+    ],
+)
+def test_after_the_lease_a_duplicate_has_a_reason(more, reason):
+    first = emitted(10)
+    events = [stored(1), first, *more(first), emitted(15.2, by="two", attempt=2)]
+    verdict = check(events)
+    assert rules(verdict) == []
+    assert verdict.duplicated == {reason: 1}
+
+
+@pytest.mark.parametrize("outcome", ["ok", "unknown"])
+def test_after_a_nack_it_may_come_back_before_the_lease_ends(outcome):
+    first = emitted(10)
+    verdict = check([stored(1), first, settled("nack", first, 10.1, outcome), emitted(10.5, by="two", attempt=2)])
+    assert rules(verdict) == []
+    assert verdict.duplicated == {"nack": 1}
+
+
+def test_before_its_nack_it_may_not():
+    first = emitted(10)
+    assert rules(check([stored(1), first, settled("nack", first, 11), emitted(10.5, by="two", attempt=2)])) == ["S4"]
+
+
+def test_a_nack_that_lost_its_lease_explains_nothing():
+    first = emitted(10)
+    events = [stored(1), first, settled("nack", first, 10.1, "fail"), emitted(10.5, by="two", attempt=2)]
+    assert rules(check(events)) == ["S4"]
+
+
+def test_a_store_that_was_tried_again_meanwhile_is_a_reason():
+    first = emitted(10)
+    again = [first, acked(first, 10.1), emitted(11, by="two")]
+    assert check([stored(9, took=5.0, outcome="ok"), *again]).duplicated == {"store unknown": 1}
+    assert check([stored(9, took=None, outcome="unknown"), *again]).duplicated == {"store unknown": 1}
+    assert check([stored(9), *again]).duplicated == {"no reason": 1}
+
+
+def test_an_ack_by_a_zombie_is_seen():
+    first = emitted(10)
+    second = emitted(15.1, by="two", attempt=2)
+    verdict = check([stored(1), first, second, acked(first, 15.3)])
+    assert rules(verdict) == ["S6"]
+    assert "acked by one while two had it" in str(verdict.violations[0])
+    assert rules(check([stored(1), first, second, acked(first, 15.3, "fail")])) == []
+
+
+@pytest.mark.parametrize("kind", ["store", "remove"])
+def test_an_ack_of_what_was_replaced_or_removed_is_seen(kind):
+    first = emitted(10)
+    later = event(kind, 11, process="producer", version="a.1", due=20_000)
+    events = [stored(1), first, later, acked(first, 12)]
+    assert "S6" in rules(check(events, left=["a.1"]))
+    events[-1] = acked(first, 12, "fail")
+    assert "S6" not in rules(check(events, left=["a.1"]))
+
+
+def test_a_lease_of_a_version_that_was_replaced_before_is_seen():
+    events = [stored(1), stored(9, version="a.1"), emitted(10), emitted(10.2, version="a.1")]
+    assert rules(check(events)) == ["S6"]
+    # Leased before that, and handed out afterwards: so it is with what waits its turn.
+    waited = emitted(10.5, claimed=10_100)
+    assert rules(check([stored(1), stored(10.2, version="a.1"), waited, emitted(11, version="a.1")])) == []
+
+
+def test_attempts_that_do_not_count_up_are_seen():
+    assert rules(check([stored(1), emitted(10), emitted(15.1, by="two", attempt=1)])) == ["S8"]
+
+
+def test_each_occurrence_of_a_series_is_emitted_and_no_other():
+    series = stored(1, occurrences=3, every=1000)
+    each = [emitted(10), emitted(11, scheduled_for=11_000), emitted(12, scheduled_for=12_000)]
+    assert rules(check([series, *each])) == []
+    assert rules(check([series, each[0], each[2]])) == ["S7"]
+    assert rules(check([series, each[0]], left=["a.0"])) == ["L1"]
+    assert rules(check([series, *each, emitted(13, scheduled_for=13_000)])) == ["S7"]
+
+
+def test_the_longest_gap_is_measured_while_messages_are_stored():
+    stores = [stored(at, version=f"a.{at}") for at in (1, 2, 7, 8)]
+    emissions = [emitted(at, version=f"a.{at}", claimed=10_000) for at in (2, 4, 9)]
+    gaps = check([*stores, *emissions, emitted(60)]).gaps
+    assert gaps == {"store": pytest.approx(5), "emit": pytest.approx(5), "ack": 0.0}
