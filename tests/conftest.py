@@ -5,15 +5,37 @@ from __future__ import annotations
 import os
 import uuid
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from typing import TypeVar
 
 import pymongo
 import pymongo.common
 import pytest
 
-from servers import mongod
+import leaks
+
+from servers import auth, mongod
 from servers import replica_set as sets
+
+
+_Server = TypeVar("_Server")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(leaks, "pitstop-leaks")
+
+
+@contextmanager
+def _or_skipped(server: Callable[[], AbstractContextManager[_Server]]) -> Iterator[_Server]:
+    """What this starts; where there is no mongod, the tests that want it are skipped, loudly."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(server())
+        except mongod.NoServer as error:
+            pytest.skip(f"NO REAL MONGODB, its tests are skipped: {error}")
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -23,32 +45,20 @@ def mongo_uri() -> Iterator[str]:
     if given is not None:
         yield given
         return
-    with ExitStack() as stack:
-        try:
-            uri = stack.enter_context(mongod.standalone())
-        except mongod.NoServer as error:
-            pytest.skip(f"NO REAL MONGODB, its tests are skipped: {error}")
+    with _or_skipped(mongod.standalone) as uri:
         yield uri
 
 
 @pytest.fixture(scope="session")
 def replica_set_uri() -> Iterator[str]:
     """The URI of a replica set of one member, for what only a set has: change streams, transactions, retried writes."""
-    with ExitStack() as stack:
-        try:
-            servers = stack.enter_context(sets.single())
-        except mongod.NoServer as error:
-            pytest.skip(f"NO REAL REPLICA SET, its tests are skipped: {error}")
+    with _or_skipped(sets.single) as servers:
         yield servers.uri
 
 
 @pytest.fixture(scope="session")
 def _replica_set() -> Iterator[sets.ReplicaSet]:
-    with ExitStack() as stack:
-        try:
-            servers = stack.enter_context(sets.replica_set(election_ms=sets.QUICK_ELECTION_MS))
-        except mongod.NoServer as error:
-            pytest.skip(f"NO REAL REPLICA SET, its tests are skipped: {error}")
+    with _or_skipped(partial(sets.replica_set, election_ms=sets.QUICK_ELECTION_MS)) as servers:
         yield servers
 
 
@@ -78,6 +88,13 @@ def mongo_dbname(mongo_client: pymongo.MongoClient) -> Iterator[str]:
     name = f"pitstop_test_{uuid.uuid4().hex}"
     yield name
     mongo_client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def auth_server() -> Iterator[auth.AuthServer]:
+    """A real MongoDB server that asks for users and passwords, started for this session."""
+    with _or_skipped(auth.auth_server) as server:
+        yield server
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -25,6 +25,7 @@ class TestMongo(BackendConformance):
         where = {"uri": mongo_uri, "dbname": database.name, "coll": self.collection.name}
         yield lambda **options: MongoBackend.from_options({**where, **options})
         self.collection.drop()
+        database[f"{self.collection.name}.wakeups"].drop()
 
     def damage(self, backend, id):
         result = self.collection.update_one({"_id": {"$eq": id}}, {"$set": {"msg": "no mapping"}})

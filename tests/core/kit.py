@@ -119,16 +119,16 @@ class Watched(Scripted):
 
 
 class Watching:
-    """A watch whose polls end with what a test puts into ``news``: a bool, or an error to raise."""
+    """A watch whose polls end with what a test puts into ``news``: a ``due``, None, or an error to raise."""
 
     pause = 0.0
 
     def __init__(self) -> None:
-        self.news: queue.SimpleQueue[bool | Exception] = queue.SimpleQueue()
+        self.news: queue.SimpleQueue[int | Exception | None] = queue.SimpleQueue()
         self.polls = threading.Semaphore(0)
         self.closed = threading.Event()
 
-    def poll(self) -> bool:
+    def poll(self) -> int | None:
         self.polls.release()
         news = self.news.get(timeout=10)
         if isinstance(news, Exception):

@@ -727,11 +727,11 @@ class TestWatch:
         assert watch.polls.acquire(timeout=10)
         assert clock.wait_for_sleepers(2)
         one.close()
-        watch.news.put(False)
+        watch.news.put(None)
         assert watch.polls.acquire(timeout=10), "the other listener still sleeps on it"
         assert len(watch_threads()) == 1
         two.close()
-        watch.news.put(False)
+        watch.news.put(None)
         assert self.ended()
         assert watch.closed.is_set()
         assert len(store.watches) == 1
@@ -745,7 +745,7 @@ class TestWatch:
         assert watch.polls.acquire(timeout=10)
         listener.stop()
         assert got.result() == []
-        watch.news.put(False)
+        watch.news.put(None)
         assert self.ended()
 
     def test_wakes_those_who_sleep(self, pit, store, clock):
@@ -758,10 +758,80 @@ class TestWatch:
             other._store._backend._room = store._room
             other.store({"id": "a"}, timedelta(0))
             assert not got.done
-            watch.news.put(True)
+            watch.news.put(0)
             assert got.result().id == "a"
-        watch.news.put(False)
+        watch.news.put(None)
         assert self.ended()
+
+    def test_lets_those_sleep_on_who_would_look_before_that_anyway(self, pit, store, clock):
+        with pit.listen() as listener:
+            got = Running(lambda: next(listener))
+            assert store.began.acquire(timeout=10)
+            (watch,) = store.watches
+            assert watch.polls.acquire(timeout=10)
+            # The first look, and the one because nobody knows what was written before the watch began.
+            clock.wait_for_waits(2)
+            other = pitstop.init({"type": backend(Scripted, clock)})
+            other._store._backend._room = store._room
+            other.store({"id": "a"}, timedelta(0))
+            now = store.now() // 1000
+            for due in (now + 90_000, now + 86_400_000, None):
+                watch.news.put(due)
+                assert watch.polls.acquire(timeout=10)
+                assert listener._visits[0].bell.wait(0) is False
+            assert store.calls.count("lease") == 2
+            watch.news.put(now + 20_000)
+            assert got.result().id == "a"
+        watch.news.put(None)
+        assert self.ended()
+
+    def test_one_who_joins_while_it_still_polls_for_one_who_left_shares_it(self, pit, store, clock):
+        leaving, joining = pit.listen(), pit.listen()
+        left = Running(lambda: ids(leaving))
+        assert store.began.acquire(timeout=10)
+        (watch,) = store.watches
+        assert watch.polls.acquire(timeout=10)
+        leaving.close()
+        assert left.result() == []
+        joined = Running(lambda: next(joining))
+        clock.wait_for_waits(2)
+        assert clock.wait_for_sleepers(1)
+        watch.news.put(None)
+        assert watch.polls.acquire(timeout=10), "somebody sleeps on it"
+        other = pitstop.init({"type": backend(Scripted, clock)})
+        other._store._backend._room = store._room
+        other.store({"id": "a"}, timedelta(0))
+        watch.news.put(0)
+        assert joined.result().id == "a"
+        assert len(store.watches) == 1
+        joining.close()
+        watch.news.put(None)
+        assert self.ended()
+
+    def test_nobody_asks_again_where_there_is_none_to_be_had(self, pit, store, clock, monkeypatch):
+        monkeypatch.setattr(store, "watch", store.began.release)
+        for _ in range(2):
+            with pit.listen() as listener:
+                moving = Running(lambda: (clock.wait_for_sleepers(1), clock.advance(1)))
+                assert listener.get(timeout=1) is None
+                moving.result()
+        assert self.ended()
+        assert store.began.acquire(timeout=10)
+        assert not store.began.acquire(timeout=0)
+
+    def test_a_close_does_not_wait_for_a_poll(self, pit, store, caplog):
+        got = Running(lambda: ids(pit.listen()))
+        assert store.began.acquire(timeout=10)
+        (watch,) = store.watches
+        assert watch.polls.acquire(timeout=10)
+        closing = Running(pit.close)
+        closing.result()
+        assert got.result() == []
+        assert len(watch_threads()) == 1, "it still sits in its poll"
+        watch.news.put(0)
+        assert self.ended()
+        assert watch.closed.is_set()
+        assert caplog.records == []
 
     @pytest.mark.parametrize("error", [BackendUnavailable("gone"), RuntimeError("a bug")])
     def test_survives_a_poll_that_raises(self, pit, store, clock, caplog, error):
@@ -777,12 +847,12 @@ class TestWatch:
             assert store.began.acquire(timeout=10)
             assert f"trying again: {error}" in caplog.text
             watch = store.watches[1]
-            watch.news.put(False)
+            watch.news.put(None)
             assert watch.polls.acquire(timeout=10)
             assert not got.done
             pit.store({"id": "a"}, timedelta(0))
             assert got.result().id == "a"
-        watch.news.put(False)
+        watch.news.put(None)
         assert self.ended()
 
     def test_a_watch_that_fails_because_of_the_close_is_no_news(self, pit, store, caplog):
@@ -807,8 +877,8 @@ class TestWatch:
         del listener
         gc.collect()
         assert dropped() is None
-        watch.news.put(False)
-        watch.news.put(False)
+        watch.news.put(None)
+        watch.news.put(None)
         assert self.ended()
 
     def test_begins_anew_after_it_ended(self, pit, store, clock):
@@ -817,7 +887,7 @@ class TestWatch:
             got = Running(lambda listener=listener: ids(listener))
             assert store.began.acquire(timeout=10)
             listener.close()
-            store.watches[number].news.put(False)
+            store.watches[number].news.put(None)
             assert self.ended()
             assert got.result() == []
 

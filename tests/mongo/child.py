@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
 import time
+import warnings
+
+from datetime import timedelta
 
 import pymongo
 
@@ -104,10 +108,82 @@ def fork(uri, dbname, whose):
     say(f"child ended with {os.waitstatus_to_exitcode(status)}")
 
 
+def fork_given(uri, dbname):
+    """Likewise with a client that was given: a warning that teaches, once, and it is not closed."""
+    client = pymongo.MongoClient(uri)
+    backend = MongoBackend.from_options({"client": client, "dbname": dbname})
+    backend.put([_record("before")])
+    logged = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())
+    logging.getLogger("pitstop.mongo").addHandler(handler)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            warnings.filterwarnings("ignore", "MongoClient opened before fork", UserWarning)
+            backend.put([_record("child")])
+            assert backend.get("before") is not None
+            assert backend._connection._link.client is client
+            backend.close()
+            client.admin.command("ping")
+            (text,) = logged
+            assert "was made in another process, before a fork" in text
+            assert "gunicorn's post_fork" in text
+            assert "Celery's worker_process_init" in text
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    backend.put([_record("parent")])
+    assert not logged
+    client.close()
+    say(f"child ended with {os.waitstatus_to_exitcode(status)}")
+
+
+def fork_watch(uri, dbname):
+    """Listen, fork, and store a message that nothing but a watch of its own tells the child of."""
+    pit = pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname, "loop_time": "10m"})
+    listener = pit.listen()
+    assert listener.get(timeout=0.4) is None
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            assert listener.get(timeout=0.4) is None
+            os.write(theirs, b"!")
+            with listener.get(timeout=30) as delivery:
+                say(f"child {delivery.id}")
+            pit.close()
+            code = 0
+        finally:
+            os._exit(code)
+    os.read(ours, 1)
+    pit.store({"id": "a"}, timedelta(0))
+    _, status = os.waitpid(pid, 0)
+    pit.close()
+    say(f"child ended with {os.waitstatus_to_exitcode(status)}")
+
+
+def store(uri, dbname, id):
+    """Store a message that is due now."""
+    with pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname}) as pit:
+        say(pit.store({"id": id}, timedelta(0)))
+
+
 def _record(id):
     return Record(id, {}, None, os.urandom(16).hex(), Progress(1000, 1000))
 
 
 if __name__ == "__main__":
     uri, dbname, command, *arguments = sys.argv[1:]
-    {"drain": drain, "fork": fork, "race": race}[command](uri, dbname, *arguments)
+    commands = {
+        "drain": drain,
+        "fork": fork,
+        "fork-given": fork_given,
+        "fork-watch": fork_watch,
+        "race": race,
+        "store": store,
+    }
+    commands[command](uri, dbname, *arguments)

@@ -60,6 +60,11 @@ def test_the_database(options, dbname):
     assert config(**options).dbname == dbname
 
 
+def test_it_looks_again_by_itself_each_ten_seconds():
+    """A watch tells of what others store."""
+    assert config().loop_time == timedelta(seconds=10)
+
+
 @pytest.mark.parametrize(
     ("lock_time", "timeout"), [("15m", 10), ("15s", 5), ("50ms", 2)], ids=["at most", "a third", "at least"]
 )

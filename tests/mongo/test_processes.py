@@ -46,6 +46,15 @@ def test_a_backend_works_in_a_forked_process(child, coll):
     assert not err
 
 
+def test_a_client_that_was_given_works_in_a_forked_process_with_a_warning(child, coll):
+    process = child("fork-given")
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0, err
+    assert out == "child ended with 0\n", err
+    assert {each["_id"] for each in coll.find()} == {"before", "child", "parent"}
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_closing_an_own_client_ends_it(open_backend, record, times):
     from pitstop import BackendUnavailable

@@ -145,7 +145,7 @@ def test_closed(path, open_backend, record):
     backend.put([record()])
     backend.close()
     backend.close()
-    assert not watch.poll()
+    assert watch.poll() is None
     watch.close()
     with pytest.raises(BackendUnavailable, match=r"was closed here\. Make a new Pitstop with pitstop\.init"):
         backend.get("a")

@@ -55,26 +55,26 @@ def test_threads_of_one_backend_drain_each_message_once(open_backend, record):
 def test_watch_notices_what_others_commit_and_nothing_else(path, open_backend, record, start_child):
     backend, other = open_backend(), open_backend()
     watch = backend.watch()
-    assert not watch.poll()
+    assert watch.poll() is None
     backend.put([record("mine")])
     backend.lease(1, 1000)
-    assert not watch.poll()
+    assert watch.poll() is None
     other.get("mine")
     other.lease(1, 1000)
-    assert not watch.poll()
+    assert watch.poll() is None
     other.put([record("of another handle")])
-    assert watch.poll()
-    assert not watch.poll()
+    assert watch.poll() == 0
+    assert watch.poll() is None
     start_child("store", path, "of another process", "2030-01-01T00:00:00+00:00").finish()
-    assert watch.poll()
-    assert not watch.poll()
+    assert watch.poll() == 0
+    assert watch.poll() is None
     watch.close()
 
 
 def test_watch_does_not_wait_for_who_uses_the_connection(backend):
     watch = backend.watch()
     with backend._database.lock:
-        assert not watch.poll()
+        assert watch.poll() is None
 
 
 def test_a_sleeping_listener_gets_what_another_process_stores(path, clock, start_child):

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from typing import ClassVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, ClassVar
 
 from pitstop import State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally, Writes
+from pitstop.abc import (
+    Aside,
+    Backend,
+    BackendConfig,
+    Capability,
+    Damaged,
+    Legacy,
+    LegacyPage,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+    Watch,
+    Writes,
+)
+from pitstop_mongo._adopting import Adopter
 from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
@@ -15,9 +30,14 @@ from pitstop_mongo._looking import Viewer
 from pitstop_mongo._settling import Settler
 from pitstop_mongo._storing import Storer
 from pitstop_mongo._transaction import Transaction
+from pitstop_mongo._wakeups import Wakeups
+from pitstop_mongo._watch import Watcher
 
 
 __all__ = ["MongoBackend"]
+
+#: What a stand-in for a server, such as mongomock, has not got.
+_OF_A_SERVER = Capability.WATCH | Capability.TRANSACTIONS | Capability.ADOPT
 
 
 class MongoBackend(Backend):
@@ -25,7 +45,7 @@ class MongoBackend(Backend):
 
     api_version: ClassVar[int] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.TRANSACTIONS
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | _OF_A_SERVER
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
@@ -33,11 +53,15 @@ class MongoBackend(Backend):
         self._client = config.client
         self._connection = Connection(config, self.clock)
         if not self._connection.dialect.batches:
-            self.capabilities = self.capabilities & ~Capability.TRANSACTIONS  # type: ignore[misc] # of this client, not the class
+            # Of this client, not the class.
+            self.capabilities = self.capabilities & ~_OF_A_SERVER  # type: ignore[misc]
+        self._adopter = Adopter(self._connection)
         self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
         self._settler = Settler(self._connection)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection)
+        self._wakeups = Wakeups(self._connection, self.clock, config.loop_time)
+        self._watcher = Watcher(self._connection, self._wakeups)
         #: Doubts that were met and mended, by name: ``claim_unknown``, ``claim_recovered``, ``outcome_unknown`` (of
         #: stores, removals and settlements), ``store_recovered``.
         self.counters: Counter[str] = self._connection.counters
@@ -55,6 +79,7 @@ class MongoBackend(Backend):
         finally:
             # Also when it failed: it may have been done in part.
             self._claimer.written(min((record.progress.due or 0 for record in records), default=None))
+        self._wakeups.announce(_least(record.progress for record in records))
 
     def delete(self, id: str) -> bool:
         return self._storer.delete(id)
@@ -76,10 +101,16 @@ class MongoBackend(Backend):
         for each in settlements:
             if isinstance(each.progress, Progress):
                 self._claimer.written(each.progress.due)
+        self._wakeups.announce(
+            _least(each.progress for each, done in zip(settlements, applied, strict=True) if done),
+        )
         return applied
 
     def next_due(self) -> int | None:
         return self._viewer.next_due()
+
+    def watch(self) -> Watch | None:
+        return self._watcher.watch()
 
     def within(self, session: object) -> Writes:
         return Transaction(self._connection, self._client, session)
@@ -89,5 +120,21 @@ class MongoBackend(Backend):
         with self._connection.operation() as link:
             link.handles.raw.find_one({"_id": self._connection.dialect.one("")}, {"_id": 1})
 
+    def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        return self._adopter.legacy(after, locked_after)
+
+    def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        try:
+            return self._adopter.adopt(items)
+        finally:
+            # Also when it failed: it may have been done in part.
+            self._claimer.written(min((record.progress.due or 0 for _, record in items), default=None))
+
     def close(self) -> None:
         self._connection.close()
+
+
+def _least(written: Iterable[Progress | Aside | None]) -> int | None:
+    """The least ``due`` at which any of these may be claimed. A lease that was extended is not up to be claimed."""
+    free = (each.due for each in written if isinstance(each, Progress) and each.token is None)
+    return min((due for due in free if due is not None), default=None)

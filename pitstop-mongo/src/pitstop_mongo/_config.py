@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import pymongo
 
 from pitstop import ConfigError
 from pitstop.abc import BackendConfig, duration_field
+from pitstop_mongo._driver_options import checked_options, sort_keys
 from pitstop_mongo._uri import DEFAULT_PORT, Target, address, options_of_url, read_uri
 
 
@@ -21,6 +22,9 @@ __all__ = ["MongoConfig"]
 #: No operation gets less, however short the leases are: a server that is busy for a moment is not away.
 _LEAST_TIMEOUT = timedelta(seconds=2)
 _MOST_TIMEOUT = timedelta(seconds=10)
+
+#: Options that have PyMongo use TLS, though `tls` is not given.
+_IMPLY_TLS = frozenset({"tlscafile", "tlscrlfile", "tlscertificatekeyfile", "tlscertificatekeyfilepassword"})
 
 _DATABASE = re.compile(r'[^\s/\\."$\0]+')
 
@@ -124,6 +128,8 @@ class MongoConfig(BackendConfig):
     ``localhost:27017``. Nothing connects before the first use.
     """
 
+    #: Longer than elsewhere: a watch tells of what others store, and this is for when it does not.
+    loop_time: timedelta = duration_field(timedelta(seconds=10))
     #: A host name, ``host:port`` or ``[ipv6]:port``.
     host: str | None = _option(_text)
     #: For hosts that name none; 27017 if not given.
@@ -136,7 +142,7 @@ class MongoConfig(BackendConfig):
     user: str | None = _option(_text)
     #: The key is ``pass``.
     password: str | None = _option(_text, key="pass", secret=True)
-    #: A URI as PyMongo takes it, with any option of ``MongoClient``. The keys below go before what it says.
+    #: A URI as PyMongo takes it, with any option of ``MongoClient``. The other keys go before what it says.
     uri: str | None = _option(_text, secret=True)
     #: A client of your own, which is used as it is and never closed. Make it after a fork, not before.
     client: Any = attrs.field(default=None, validator=_check_client, repr=False)
@@ -145,6 +151,11 @@ class MongoConfig(BackendConfig):
     #: The name that the servers' replica set must have.
     replica_set: str | None = _option(_text)
     tls: bool | None = _option(_flag)
+    #: Any other option of ``MongoClient``, by PyMongo's names. In a mapping they stand beside the other keys, there also
+    #: in snake case: ``maxPoolSize`` or ``max_pool_size``. They go before what ``uri`` says.
+    driver_options: Mapping[str, Any] = attrs.field(
+        factory=dict, converter=checked_options, repr=lambda options: f"<{', '.join(options)}>"
+    )
     #: The longest that one operation may take, finding a server included. A third of ``lock_time`` if not given, from
     #: 2 to 10 seconds.
     operation_timeout: timedelta = duration_field(None)
@@ -173,12 +184,29 @@ class MongoConfig(BackendConfig):
             object.__setattr__(self, "dbname", "pitstop")
 
     @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """See :meth:`pitstop.abc.BackendConfig.from_options`. Options of the driver stand beside the other keys."""
+        keys = {_key(field) for field in attrs.fields(cls) if field.init} - {"driver_options"}
+        own, driver = sort_keys(options, keys | {"url"})
+        return super().from_options({**own, "driver_options": driver})
+
+    @classmethod
     def options_of_url(cls, url: str) -> dict[str, Any]:
         """``mongo://user:password@host,host2/dbname?coll=messages&lock_time=15m&replicaSet=rs``.
 
         ``mongodb://`` and ``mongodb+srv://`` likewise. What Pitstop does not know goes to PyMongo.
         """
         return options_of_url(url)
+
+    @property
+    def in_the_open(self) -> bool:
+        """Whether a user's messages go over a network without TLS, and nobody said that this is meant."""
+        target = self.target
+        said = {name.lower() for name in self.driver_options} | (target.options if target is not None else set())
+        if self.tls is not None or (target is not None and (target.srv or target.tls is not None)) or said & _IMPLY_TLS:
+            return False
+        has_user = self.user is not None or (target is not None and target.credentials)
+        return has_user and not all(map(_is_here, self.addresses))
 
     def _addresses(self, target: Target | None) -> tuple[str, ...]:
         if self.client is not None:
@@ -193,6 +221,7 @@ class MongoConfig(BackendConfig):
     def _check_together(self) -> None:
         connection = ("uri", "hosts", "host", "port", "user", "pass", "auth_source", "replica_set", "tls")
         given = [key for key in connection if getattr(self, "password" if key == "pass" else key) is not None]
+        given += self.driver_options
         if self.client is not None and given:
             raise ConfigError(
                 f"client is given, and with it {_listed(given)}: the client has its connection. Give one."
@@ -205,13 +234,19 @@ class MongoConfig(BackendConfig):
                 )
         if self.hosts is not None and self.host is not None:
             raise ConfigError("host and hosts are both given. Give one of them.")
-        if self.user is not None and self.password is None:
+        # Without a password: who somebody is, a certificate or another service tells.
+        otherwise = "authMechanism" in self.driver_options
+        if self.user is not None and self.password is None and not otherwise:
             raise ConfigError("user is given without pass. Give both, or neither.")
         if self.password is not None and self.user is None:
             raise ConfigError("pass is given without user. Give both, or neither.")
-        if self.auth_source is not None and self.user is None and self.uri is None:
+        if self.auth_source is not None and self.user is None and self.uri is None and not otherwise:
             raise ConfigError("auth_source is given without user. Give user and pass too, or leave it out.")
 
 
 def _listed(keys: Sequence[str]) -> str:
     return ", ".join(keys)
+
+
+def _is_here(address: str) -> bool:
+    return address.startswith(("localhost:", "127.", "[::1]:", "/"))

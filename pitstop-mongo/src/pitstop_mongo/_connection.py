@@ -20,9 +20,10 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Clock
+from pitstop_mongo._collection import Collection
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
-from pitstop_mongo._failures import CAUGHT, Kind, kind_of, translate
+from pitstop_mongo._failures import CAUGHT, Kind, in_dns, is_login_refused, is_wrong_in_dns, kind_of, translate
 
 
 __all__ = ["Connection", "Link"]
@@ -128,8 +129,10 @@ class Link:
         self.time = ServerTime(clock, dialect, client)
         timeout_ms = max(config.operation_timeout // timedelta(milliseconds=1), 1)
         self.handles: Handles = dialect.open(client, config.dbname, config.coll, timeout_ms, config.ack_write_concern)
-        #: Whether the index is known to be there.
+        #: Whether the collection was looked at, and has the index.
         self.indexed = False
+        #: Whether the documents in it were looked at.
+        self.known = False
 
 
 class Connection:
@@ -147,6 +150,14 @@ class Connection:
         self._link: Link | None = None
         # Of the process that this one was forked from. Not ours to close; and dropping them would warn.
         self._inherited: list[Link] = []
+        # The one before, whose login was refused.
+        self._outdated: Link | None = None
+        if config.in_the_open:
+            _log.warning(
+                "%s is used with a user but without TLS: on the way there, others can read the messages and change "
+                "them. Set tls to true (and tls_ca_file); or to false, if that is meant.",
+                self.location,
+            )
         if config.client is not None or (config.target is None or not config.target.srv):
             # Nothing connects yet, but PyMongo has a look at all options. For hosts from DNS it would ask the DNS.
             self._link = self._open()
@@ -224,15 +235,20 @@ class Connection:
         except CAUGHT as error:
             if kind_of(error) is not Kind.PERMANENT:
                 link.time.outdate()
+            if is_login_refused(error):
+                self._log_in_anew(link)
             raise
 
     @contextmanager
-    def indexed(self) -> Iterator[Link]:
-        """An operation that needs the index: it is there when this begins."""
+    def indexed(self, *, foreign: bool = False) -> Iterator[Link]:
+        """An operation that needs the index: it is there when this begins, and the collection was looked at.
+
+        :param foreign: whether the collection may hold nothing but documents of others.
+        :raises BackendUnavailable: also when it is no collection for messages; the text says why.
+        """
         with self.operation() as link:
-            if not link.indexed:
-                link.handles.coll.create_index([("due", 1)])
-                link.indexed = True
+            if not link.indexed or not (link.known or foreign):
+                self._prepare(link, foreign=foreign)
             try:
                 yield link
             except OperationFailure as error:
@@ -241,13 +257,30 @@ class Connection:
                     link.indexed = False
                 raise
 
+    def _prepare(self, link: Link, *, foreign: bool) -> None:
+        if self.dialect.tells_of_collections:
+            Collection(link.handles, self.location).prepare(foreign=foreign)
+        else:
+            link.handles.coll.create_index([("due", 1)])
+        link.indexed = True
+        link.known = link.known or not foreign
+
     def close(self) -> None:
         """Close the client if it is Pitstop's own. Again is harmless."""
         with self._mutex():
             self._closed = True
-            link, self._link = self._link, None
-        if link is not None and self._config.client is None and link.pid == os.getpid():
+            links = (self._link, self._outdated)
+            self._link = self._outdated = None
+        for link in links:
+            self._close_own(link)
+
+    def _close_own(self, link: Link | None) -> None:
+        if link is None or self._config.client is not None:
+            return
+        if link.pid == os.getpid():
             link.client.close()
+        else:
+            self._inherited.append(link)
 
     def _mutex(self) -> Lock:
         if self._lock_pid != os.getpid():
@@ -263,8 +296,32 @@ class Connection:
             if link is None or link.pid != os.getpid():
                 if link is not None:
                     self._inherited.append(link)
+                    self._warn_of_fork()
                 link = self._link = self._open()
             return link
+
+    def _log_in_anew(self, link: Link) -> None:
+        """Let go of an own client that could not log in, so that the next operation is answered at once.
+
+        PyMongo would take the server for away for some seconds; and connections whose user was removed stay nobody's,
+        also when there is one again.
+        """
+        if self._config.client is not None:
+            return
+        with self._mutex():
+            if self._link is not link:
+                return
+            # Other threads may be on it: it is closed when its turn comes again.
+            self._link, self._outdated, before = None, link, self._outdated
+        self._close_own(before)
+
+    def _warn_of_fork(self) -> None:
+        if isinstance(self._config.client, pymongo.MongoClient):
+            _log.warning(
+                "The client that was given was made in another process, before a fork, where PyMongo does not promise "
+                "that it works. Make it in each process, and give it to a Pitstop made there (in gunicorn's post_fork, "
+                "in Celery's worker_process_init); or leave client out: then each process gets one of its own."
+            )
 
     def _open(self) -> Link:
         config = self._config
@@ -273,19 +330,24 @@ class Connection:
             try:
                 client = pymongo.MongoClient(**_client_options(config))
             except (PyMongoError, ValueError, TypeError, OSError) as error:
+                if in_dns(error) or is_wrong_in_dns(error):
+                    # Some versions ask DNS at once.
+                    raise translate(error, self.location) from None
                 # What PyMongo says may quote a value, and a value may be a secret.
+                keys = ", ".join(["user", "pass", "replica_set", "tls", *config.driver_options])
                 raise ConfigError(
                     f"PyMongo refuses the configuration for {self.location} ({type(error).__name__}). "
-                    f"Check the options of the URI, the files that it names, and user, pass, replica_set and tls."
+                    f"Check the options of the URI, the files that are named, and whether these go together: {keys}."
                 ) from None
         return Link(client, self.dialect, config, self._clock)
 
 
 def _client_options(config: MongoConfig) -> dict[str, Any]:
-    said = frozenset() if config.target is None else config.target.options
-    options: dict[str, Any] = {name: value for name, value in _PATIENCE.items() if name.lower() not in said}
-    if "appname" not in said:
-        options["appname"] = "pitstop"
+    said = {name.lower() for name in config.driver_options}
+    if config.target is not None:
+        said |= config.target.options
+    defaults = {**_PATIENCE, "appName": "pitstop"}
+    options: dict[str, Any] = {name: value for name, value in defaults.items() if name.lower() not in said}
     keys = {
         "username": config.user,
         "password": config.password,
@@ -294,5 +356,6 @@ def _client_options(config: MongoConfig) -> dict[str, Any]:
         "tls": config.tls,
     }
     options |= {name: value for name, value in keys.items() if value is not None}
+    options |= config.driver_options
     host: Any = config.uri if config.uri is not None else list(config.addresses)
     return {"host": host, "driver": DriverInfo("pitstop", version("pitstop-mongo")), "connect": False, **options}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from threading import RLock
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import bson
@@ -51,6 +51,9 @@ class Handles:
 @attrs.frozen
 class Dialect:
     """PyMongo's client."""
+
+    #: Whether the server can be asked what the collection is, and which indexes it has.
+    tells_of_collections: ClassVar[bool] = True
 
     #: Held during an operation.
     turn: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
@@ -122,6 +125,8 @@ _one_at_a_time = RLock()
 
 class _StandIn(Dialect):
     """Anything else that has a MongoDB client's interface: mongomock."""
+
+    tells_of_collections: ClassVar[bool] = False
 
     def open(self, client: Any, dbname: str, coll: str, timeout_ms: int, acks: int | str) -> Handles:
         handle = client.get_database(dbname).get_collection(coll)

@@ -13,6 +13,7 @@
     last_error     what the last failure said; absent if nothing failed
     token          the last claim's; absent until then
     etag           new at each store and each settlement
+    adopting       only while it is held by an adoption: see _adopting.py
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "EPOCH",
     "LAST",
     "LAST_INSTANT",
+    "LENIENT",
     "RAW_CODEC",
     "Ambiguous",
     "Found",
@@ -55,7 +57,7 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 )
 #: Documents as bytes, to be read one by one.
 RAW_CODEC: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
-_LENIENT = RAW_CODEC.with_options(unicode_decode_error_handler="replace")
+LENIENT = RAW_CODEC.with_options(unicode_decode_error_handler="replace")
 
 #: What a sound ``due`` lies between. Anything else in that field counts as none.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -130,7 +132,7 @@ def _read_bytes(document: RawBSONDocument) -> Found:
     try:
         return _read_fields(bson.decode(document.raw, codec))
     except bson.errors.BSONError:
-        fields = bson.decode(document.raw, _LENIENT)
+        fields = bson.decode(document.raw, LENIENT)
         damaged = _damaged(fields)
         return Found(damaged, fields.get("etag"), fields.get("token"))
 

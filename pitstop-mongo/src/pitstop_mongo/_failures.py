@@ -17,7 +17,7 @@ from pymongo import errors
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["CAUGHT", "FAILURES", "Kind", "kind_of", "translate"]
+__all__ = ["CAUGHT", "FAILURES", "Kind", "in_dns", "is_login_refused", "is_wrong_in_dns", "kind_of", "translate"]
 
 
 class Kind(Enum):
@@ -137,11 +137,33 @@ FAILURES: tuple[_Rule, ...] = (
     _rule(errors.PyMongoError, Kind.UNKNOWN, "failed ({why})."),
 )
 
+#: Of the names in a ``mongodb+srv://`` URI. PyMongo makes a ConfigurationError of them all; its cause tells.
+_NO_NAME = _rule(
+    errors.ConfigurationError,
+    Kind.PERMANENT,
+    "is not known to DNS: there is no SRV record for that name ({why}). Check it: it is the name of the deployment, not "
+    "of a server. Servers are named with mongodb://host1,host2/.",
+)
+_NO_DNS = _rule(
+    errors.ConfigurationError,
+    Kind.TRANSIENT,
+    "cannot be looked up, because DNS does not answer ({why}). Check this machine's network and resolver; or name the "
+    "servers, with mongodb://host1,host2/, which needs no SRV record.",
+)
+
+_NO_LOGIN = _rule(
+    errors.PyMongoError, Kind.PERMANENT, "refuses the user or the password ({why}). Check user, pass and auth_source."
+)
+
 #: What is translated. Anything else is a bug, and is to be seen as one.
 CAUGHT: tuple[type[Exception], ...] = tuple({each for rule in FAILURES for each in rule.classes})
 
 
 def _rule_of(error: Exception) -> _Rule | None:
+    if in_dns(error):
+        return _NO_NAME if _why(error) in ("NXDOMAIN", "NoAnswer") else _NO_DNS
+    if is_login_refused(error):
+        return _NO_LOGIN
     codes = _codes(error)
     for rule in FAILURES:
         if not isinstance(error, rule.classes):
@@ -149,6 +171,26 @@ def _rule_of(error: Exception) -> _Rule | None:
         if not (rule.codes or rule.labels) or not rule.codes.isdisjoint(codes) or _has_label(error, rule.labels):
             return rule
     return None
+
+
+def in_dns(error: Exception) -> bool:
+    """Whether the servers could not be looked up in DNS."""
+    return isinstance(error, errors.ConfigurationError) and type(_reason(error)).__module__.startswith("dns.")
+
+
+def is_wrong_in_dns(error: Exception) -> bool:
+    """Whether DNS names servers that PyMongo does not trust, outside the domain; its text names one, and no more."""
+    return isinstance(error, errors.ConfigurationError) and str(error).startswith("Invalid SRV host")
+
+
+def is_login_refused(error: Exception) -> bool:
+    """Whether nobody is logged in: the user or the password is wrong, or the user of a connection was removed."""
+    if isinstance(error, errors.ServerSelectionTimeoutError):
+        # After a refusal PyMongo takes the server for away until it looks at it again, and says why.
+        return str(error).startswith("Authentication failed")
+    if isinstance(error, errors.OperationFailure) and error.code == 13:
+        return "requires authentication" in str(error)
+    return isinstance(error, errors.OperationFailure) and error.code == 18
 
 
 def kind_of(error: Exception) -> Kind:
@@ -184,8 +226,16 @@ def _codes(error: Exception) -> set[int]:
     return {code for code in codes if isinstance(code, int)}
 
 
+def _reason(error: Exception) -> BaseException | None:
+    return error.__cause__ or error.__context__
+
+
 def _why(error: Exception) -> str:
     name = type(error).__name__
+    if in_dns(error):
+        return type(_reason(error)).__name__
+    if is_wrong_in_dns(error):
+        return str(error)[:200]
     if isinstance(error, errors.ConnectionFailure) and not isinstance(error, errors.NotPrimaryError):
         # Behind the reason there are the timeouts, and a description of all servers.
         said = re.split(r" \(configured timeouts|, Timeout: |, full error", str(error), maxsplit=1)[0]

@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import attrs
-import pymongo.common
 
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from pitstop import ConfigError
 from pitstop.abc import did_you_mean, query_options
+from pitstop_mongo._driver_options import OPTIONS, SRV_OPTIONS, is_known
 
 
 __all__ = ["Target", "address", "options_of_url", "read_uri"]
@@ -28,20 +28,6 @@ _SRV = "mongodb+srv://"
 _SCHEMES = {"mongo": _PLAIN, "mongodb": _PLAIN, "mongodb+srv": _SRV}
 #: What a URL may say to Pitstop behind its ``?``; all else there is for PyMongo. ``retry`` is written ``retry.delay``.
 _OWN = ("ack_write_concern", "coll", "dbname", "lock_time", "loop_time", "operation_timeout", "retry")
-#: Options that make sense only where the hosts come from DNS, so they cannot be checked in a URI that names hosts.
-_SRV_OPTIONS = ("srvServiceName", "srvMaxHosts", "srvAllowedHostsSuffix")
-#: Options as people write them, to suggest one. What PyMongo knows, in lower case, decides.
-_OPTIONS = (
-    *("appName", "authMechanism", "authMechanismProperties", "authSource", "compressors", "connectTimeoutMS"),
-    *("directConnection", "heartbeatFrequencyMS", "journal", "loadBalanced", "localThresholdMS", "maxConnecting"),
-    *("maxIdleTimeMS", "maxPoolSize", "maxStalenessSeconds", "minPoolSize", "readConcernLevel", "readPreference"),
-    *("readPreferenceTags", "replicaSet", "retryReads", "retryWrites", "serverMonitoringMode", "socketTimeoutMS"),
-    *("serverSelectionTimeoutMS", "ssl", "timeoutMS", "tls", "tlsAllowInvalidCertificates", "tlsCAFile", "tlsCRLFile"),
-    *("tlsAllowInvalidHostnames", "tlsCertificateKeyFile", "tlsCertificateKeyFilePassword", "tlsInsecure", "w"),
-    *("tlsDisableOCSPEndpointCheck", "uuidRepresentation", "waitQueueTimeoutMS", "wTimeoutMS", "zlibCompressionLevel"),
-    *_SRV_OPTIONS,
-)
-_KNOWN = frozenset(pymongo.common.URI_OPTIONS_VALIDATOR_MAP) | {name.lower() for name in _OPTIONS}
 _NAME = re.compile(r"[A-Za-z_.]{1,40}")
 
 
@@ -54,6 +40,10 @@ class Target:
     database: str | None
     #: Names of the options that it sets, in lower case.
     options: frozenset[str]
+    #: Whether it has a user.
+    credentials: bool
+    #: What it says about TLS; None: nothing.
+    tls: bool | None
     #: The hosts are looked up in DNS, so a client for it cannot be made without the network.
     srv: bool
 
@@ -100,7 +90,7 @@ def read_uri(uri: object) -> Target:
     _check_options(pairs)
     if srv:
         # PyMongo's parser would ask the DNS. What the two schemes share can be checked without.
-        pairs = [pair for pair in pairs if _name_of(pair).lower() not in map(str.lower, _SRV_OPTIONS)]
+        pairs = [pair for pair in pairs if _name_of(pair).lower() not in map(str.lower, SRV_OPTIONS)]
         if "," in hosts or ":" in hosts:
             raise ConfigError("A mongodb+srv:// URI names one host, without a port: both come from DNS.")
     try:
@@ -113,9 +103,9 @@ def read_uri(uri: object) -> Target:
         )
     if parsed["username"] and not parsed["password"] and "authmechanism" not in map(str.lower, parsed["options"]):
         raise ConfigError("The URI has a user without a password. Write it as mongodb://user:password@host/.")
-    named = (hosts,) if srv else tuple(f"{_bracketed(host)}:{port}" for host, port in parsed["nodelist"])
+    named = (hosts,) if srv else tuple(_place(host, port) for host, port in parsed["nodelist"])
     options = frozenset(_name_of(pair).lower() for pair in query.split("&") if pair)
-    return Target(named, parsed["database"], options, srv)
+    return Target(named, parsed["database"], options, bool(parsed["username"]), parsed["options"].get("tls"), srv)
 
 
 def address(text: str, field: str, port: int = DEFAULT_PORT) -> str:
@@ -144,6 +134,11 @@ def _port(text: str) -> int | None:
     return number if 1 <= number <= 65535 else None
 
 
+def _place(host: str, port: int | None) -> str:
+    # A socket of Unix has no port.
+    return host if port is None else f"{_bracketed(host)}:{port}"
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -160,8 +155,8 @@ def _check_options(pairs: Sequence[str]) -> None:
             raise ConfigError("The URI's part behind '?' is malformed. Write it as '?name=value&name=value'.")
         if name in _OWN or name.partition(".")[0] == "retry":
             raise ConfigError(f"uri sets {name}, which is no option of MongoDB. Give it beside uri, or use a url.")
-        if name.lower() not in _KNOWN:
-            hint = did_you_mean(name, [*_OPTIONS, *_OWN])
+        if not is_known(name):
+            hint = did_you_mean(name, [*OPTIONS, *_OWN])
             raise ConfigError(f"Unknown option {name!r} in the URI. {hint}See PyMongo's MongoClient for all options.")
         if name.lower() in seen and name.lower() != "readpreferencetags":
             raise ConfigError(f"The URI sets {name} twice. Set each option once.")
@@ -170,7 +165,7 @@ def _check_options(pairs: Sequence[str]) -> None:
 
 
 def _check_value(name: str, pair: str) -> None:
-    if name.lower() in map(str.lower, _SRV_OPTIONS):
+    if name.lower() in map(str.lower, SRV_OPTIONS):
         return
     try:
         parse_uri(f"{_PLAIN}localhost/?{pair}")

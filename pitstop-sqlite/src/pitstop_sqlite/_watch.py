@@ -25,13 +25,14 @@ class SqliteWatch(Watch):
         with database.lock, database as connection:
             (self._version,) = connection.execute(_VERSION).fetchone()
 
-    def poll(self) -> bool:
+    def poll(self) -> int | None:
         version = self._database.glance(_VERSION)
         # None: the connection is in use, perhaps waits for somebody's lock. There is another look soon.
         if version is None or version == self._version:
-            return False
+            return None
         self._version = version
-        return True
+        # That something was committed is all that there is to know.
+        return 0
 
     def close(self) -> None:
         """There is nothing to give back."""

@@ -136,7 +136,7 @@ class Handle(Kit):
         try:
             quiet = threading.Event()
             deadline = time.monotonic() + 10
-            while watch.poll():
+            while watch.poll() is not None:
                 assert time.monotonic() < deadline
                 quiet.wait(watch.pause)
         finally:
@@ -211,7 +211,7 @@ class Handle(Kit):
 
 def _polls(watch, seconds: float) -> bool:
     pause, deadline = threading.Event(), time.monotonic() + seconds
-    while not watch.poll():
+    while watch.poll() is None:
         if time.monotonic() > deadline:
             return False
         pause.wait(watch.pause)

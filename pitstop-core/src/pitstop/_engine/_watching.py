@@ -59,9 +59,11 @@ class Watching:
                     if watch is None:
                         break
                     # What changed before the watch began went unseen.
-                    self._store.written(None)
-                if watch.poll():
-                    self._store.written(None)
+                    self._store.written(0)
+                due = watch.poll()
+                if due is not None:
+                    # Who would look before that anyway sleeps on.
+                    self._store.written(due)
                 pause = watch.pause
                 backoff.succeeded(clock.monotonic())
             except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would watch no more

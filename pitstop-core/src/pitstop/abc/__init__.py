@@ -8,6 +8,7 @@ from pitstop._values._text_codec import dump_message, load_message
 from pitstop.abc._backend import API_VERSION, Backend, Capability, Watch, Writes
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
 from pitstop.abc._config import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
+from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
 
 
@@ -21,6 +22,8 @@ __all__ = [
     "Clock",
     "Damaged",
     "Doorbell",
+    "Legacy",
+    "LegacyPage",
     "Outcome",
     "Progress",
     "Record",

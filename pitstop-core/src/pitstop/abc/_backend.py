@@ -15,6 +15,7 @@ from pitstop._errors import Unsupported
 from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
+from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._record import Damaged, Record, Settlement, Tally
 
 
@@ -35,6 +36,8 @@ class Capability(Flag):
     WATCH = auto()
     #: :meth:`Backend.within` writes in a transaction of the user's.
     TRANSACTIONS = auto()
+    #: :meth:`Backend.legacy` and :meth:`Backend.adopt` take over what an older library stored in the same place.
+    ADOPT = auto()
 
 
 class Writes(Protocol):
@@ -55,8 +58,13 @@ class Watch(Protocol):
     #: Seconds to wait between two polls; 0 when :meth:`poll` itself waits for the server.
     pause: float
 
-    def poll(self) -> bool:
-        """Say whether anything may have changed since the last call. May block for a second at most."""
+    def poll(self) -> int | None:
+        """Tell what others wrote since the last call: the least ``due`` of it, an instant. 0: something may have changed,
+        and nobody knows what. None: nothing did.
+
+        May block for some seconds, 10 at most. After the backend was closed it ends as soon, or fails. Only the thread
+        that polls closes the watch.
+        """
         ...
 
     def close(self) -> None:
@@ -167,8 +175,40 @@ class Backend(ABC):
         self.next_due()
 
     def watch(self) -> Watch | None:
-        """Begin to notice changes by others; None without :attr:`Capability.WATCH`."""
+        """Begin to notice changes by others; None without :attr:`Capability.WATCH`.
+
+        None too where this store, or this user of it, cannot: then nobody asks again, and ``loop_time`` decides how late
+        a message of others is noticed. Whoever returns None for such a reason warns of it, once.
+        """
         return None
+
+    def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        """Look through a part of the store for documents of an older library, whether sound or not.
+
+        Bounded in time and memory, however large the store is. What is Pitstop's, or nobody's, is passed over.
+
+        :param after: where to go on: :attr:`LegacyPage.after` of the page before. None: at the beginning.
+        :param locked_after: only documents that are locked beyond this instant.
+        :raises pitstop.Unsupported: without :attr:`Capability.ADOPT`.
+        """
+        raise self._lacks_adopt()
+
+    def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        """Put each record in the place of its document; say for each whether that was done.
+
+        Done only while the document is what was read, and never over another one that has the record's id. When a
+        document and its record have different ids, the record is not claimed before the document is gone; an adoption
+        that is cut short in between is found again by :meth:`legacy`. The record's message is the document's, less the id.
+
+        :raises pitstop.Unsupported: without :attr:`Capability.ADOPT`.
+        """
+        raise self._lacks_adopt()
+
+    def _lacks_adopt(self) -> Unsupported:
+        return Unsupported(
+            f"{type(self).__name__} at {self.location} has not got the capability ADOPT: no older library stored anything "
+            f"there. Name the MongoDB collection of the Clojure library, as in mongo://host/database?coll=name."
+        )
 
     def close(self) -> None:  # noqa: B027 - nothing to give back is fine
         """Give back what the backend holds. Again is harmless. Nothing else is called afterwards."""

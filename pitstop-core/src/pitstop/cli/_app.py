@@ -14,6 +14,7 @@ import click
 
 from pitstop import PitstopError, __version__
 from pitstop.abc import did_you_mean
+from pitstop.cli._adopt import adopt
 from pitstop.cli._backends import backends
 from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
@@ -65,7 +66,7 @@ def app(context: click.Context) -> None:
     context.with_resource(_log_on_stderr(context.ensure_object(Settings)))
 
 
-for _command in (demo, store, listen, list_, show, remove, redrive, stats, ping, backends):
+for _command in (demo, store, listen, list_, show, remove, redrive, stats, ping, adopt, backends):
     app.add_command(_command)
 
 

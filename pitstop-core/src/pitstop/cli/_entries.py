@@ -16,7 +16,7 @@ from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._times import ago, iso
 
 
-__all__ = ["list_", "redrive", "remove", "show"]
+__all__ = ["every_document", "every_text", "list_", "redrive", "remove", "show"]
 
 _PAGE = 1000
 #: Characters of an error in a table. All of it is in ``show``.
@@ -63,7 +63,7 @@ def show(settings: Settings, id: str) -> None:
             ("why", _why(entry, now)),
             ("due", iso(entry.due)),
             ("scheduled for", iso(entry.scheduled_for)),
-            ("every", _every(entry.every)),
+            ("every", every_text(entry.every)),
             ("end", iso(entry.end)),
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
@@ -185,18 +185,16 @@ def _row(entry: Entry, now: datetime) -> tuple[str | None, ...]:
     if error is not None and len(error) > _SHORT_ERROR:
         error = error[: _SHORT_ERROR - 1] + "…"
     distance = None if entry.due is None else ago(entry.due, now)
-    return (entry.id, entry.state, iso(entry.due), distance, _every(entry.every), str(entry.attempts), error)
+    return (entry.id, entry.state, iso(entry.due), distance, every_text(entry.every), str(entry.attempts), error)
 
 
 def _document(entry: Entry) -> dict[str, Any]:
-    every = entry.every
-    recurrence = Every.of(every) if isinstance(every, timedelta) else every
     return {
         "id": entry.id,
         "state": entry.state,
         "due": iso(entry.due),
         "scheduled_for": iso(entry.scheduled_for),
-        "every": None if recurrence is None else recurrence.to_plain(),
+        "every": every_document(entry.every),
         "end": iso(entry.end),
         "attempts": entry.attempts,
         "last_error": entry.last_error,
@@ -220,7 +218,14 @@ def _why(entry: Entry, now: datetime) -> str:
     return f"Its time comes {when}."
 
 
-def _every(every: timedelta | Recurrence | None) -> str | None:
+def every_document(every: timedelta | Recurrence | None) -> dict[str, Any] | None:
+    """A recurrence in JSON."""
+    recurrence = Every.of(every) if isinstance(every, timedelta) else every
+    return None if recurrence is None else recurrence.to_plain()
+
+
+def every_text(every: timedelta | Recurrence | None) -> str | None:
+    """A recurrence in a table."""
     if every is None:
         return None
     return format_duration(every) if isinstance(every, timedelta) else every.kind

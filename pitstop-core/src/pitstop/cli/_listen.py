@@ -31,7 +31,11 @@ _STDERR = 2
 @click.option("--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with it on its stdin.")
 @click.option("--once", is_flag=True, help="Take what is due now, and end.")
 @click.option("--lock-time", type=duration, help="How long a message is leased. Default: as the URL says, else 15m.")
-@click.option("--loop-time", type=duration, help="The longest time between two looks at the store. Default: 1s.")
+@click.option(
+    "--loop-time",
+    type=duration,
+    help="The longest time between two looks at the store. Default: as the URL says, else 1s (MongoDB: 10s).",
+)
 @click.option("--prefetch", type=click.IntRange(min=1), default=1, show_default=True, help="Messages claimed at once.")
 @common_options
 @click.pass_obj

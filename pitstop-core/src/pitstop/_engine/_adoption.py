@@ -1,0 +1,105 @@
+"""Taking over what an older library stored in the same place, page by page."""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import attrs
+
+from pitstop._decisions._adopt import Adoption, decide_adoption, locked_until
+from pitstop._decisions._describe import describe
+from pitstop._engine._store import Store
+
+
+__all__ = ["Adopted", "Fate", "Locks", "adopt", "look_for_locks"]
+
+#: ``adoptable``: it would be. ``left``: it cannot be. ``changed``: somebody wrote to it meanwhile, so it was let be.
+Fate = Literal["adoptable", "adopted", "left", "changed"]
+
+
+@attrs.frozen
+class Locks:
+    """What a look at the locks found so far."""
+
+    #: Documents of any kind that were looked at, roughly.
+    seen: int = 0
+    #: Documents whose lock is still to end.
+    locked: int = 0
+    #: The instant at which the last of these locks ends.
+    until: int = 0
+
+
+@attrs.frozen
+class Adopted:
+    """What became of a page."""
+
+    #: Documents of any kind that were looked at, roughly.
+    seen: int
+    fates: Sequence[tuple[Adoption, Fate]]
+
+
+def look_for_locks(store: Store) -> Iterator[Locks]:
+    """Look for documents that an old listener may be working on. The last one told is the whole.
+
+    :raises pitstop.Unsupported: when the backend cannot adopt.
+    """
+    backend = store.backend
+    locks, after = Locks(), None
+    while True:
+        page = backend.legacy(after, locked_after=backend.now() // 1000)
+        ends = [locked_until(each) or 0 for each in page.found]
+        locks = Locks(locks.seen + page.seen, locks.locked + len(ends), max([locks.until, *ends]))
+        yield locks
+        after = page.after
+        if after is None:
+            return
+
+
+def adopt(store: Store, *, write: bool, locked: bool) -> Iterator[Adopted]:
+    """Adopt what can be adopted. May be left at any point, and begun again.
+
+    :param write: do it; else tell only what would be done.
+    :param locked: adopt locked documents, too. Each is due when its lock ends.
+    :raises pitstop.Unsupported: when the backend cannot adopt.
+    """
+    backend = store.backend
+    after = None
+    while True:
+        page = backend.legacy(after)
+        now_us = backend.now()
+        adoptions = [decide_adoption(each, now_us, os.urandom(16).hex(), locked=locked) for each in page.found]
+        yield Adopted(page.seen, _write(store, adoptions) if write else _foretell(adoptions))
+        after = page.after
+        if after is None:
+            return
+
+
+def _foretell(adoptions: Sequence[Adoption]) -> list[tuple[Adoption, Fate]]:
+    return [(each, "left" if each.record is None else "adoptable") for each in adoptions]
+
+
+def _write(store: Store, adoptions: Sequence[Adoption]) -> list[tuple[Adoption, Fate]]:
+    items = [(each.legacy, each.record) for each in adoptions if each.record is not None]
+    done = iter(store.backend.adopt(items) if items else ())
+    fates: list[tuple[Adoption, Fate]] = []
+    for each in adoptions:
+        if each.record is None:
+            fates.append((each, "left"))
+        else:
+            fates.append((each, "adopted" if next(done) else "changed"))
+    _tell(store, [each for each, fate in fates if fate == "adopted"])
+    return fates
+
+
+def _tell(store: Store, adopted: Sequence[Adoption]) -> None:
+    """Let observers and sleepers know: for them it was stored."""
+    hooks, records = store.hooks, [each.record for each in adopted if each.record is not None]
+    if hooks.stored and records:
+        now = store.backend.now() // 1000
+        for record in records:
+            hooks.notify(hooks.stored, entry=describe(record, now))
+    if records:
+        store.written(min(record.progress.due or 0 for record in records))

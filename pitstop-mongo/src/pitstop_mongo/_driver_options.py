@@ -1,0 +1,169 @@
+"""Options of PyMongo's MongoClient as keys of the configuration: found by their names, checked by PyMongo's validators."""
+
+from __future__ import annotations
+
+import difflib
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pymongo.common
+
+from pymongo.errors import PyMongoError
+
+from pitstop import ConfigError
+
+
+__all__ = ["OPTIONS", "SRV_OPTIONS", "checked_options", "is_known", "normal", "sort_keys"]
+
+#: Options that make sense only where the hosts come from DNS, so they cannot be checked in a URI that names hosts.
+SRV_OPTIONS = ("srvServiceName", "srvMaxHosts", "srvAllowedHostsSuffix")
+#: Options as people write them, to suggest one. What PyMongo knows, in lower case, decides.
+OPTIONS = (
+    *("appName", "authMechanism", "authMechanismProperties", "authSource", "compressors", "connectTimeoutMS"),
+    *("directConnection", "heartbeatFrequencyMS", "journal", "loadBalanced", "localThresholdMS", "maxConnecting"),
+    *("maxIdleTimeMS", "maxPoolSize", "maxStalenessSeconds", "minPoolSize", "readConcernLevel", "readPreference"),
+    *("readPreferenceTags", "replicaSet", "retryReads", "retryWrites", "serverMonitoringMode", "socketTimeoutMS"),
+    *("serverSelectionTimeoutMS", "ssl", "timeoutMS", "tls", "tlsAllowInvalidCertificates", "tlsCAFile", "tlsCRLFile"),
+    *("tlsAllowInvalidHostnames", "tlsCertificateKeyFile", "tlsCertificateKeyFilePassword", "tlsInsecure", "w"),
+    *("tlsDisableOCSPEndpointCheck", "uuidRepresentation", "waitQueueTimeoutMS", "wTimeoutMS", "zlibCompressionLevel"),
+    *SRV_OPTIONS,
+)
+_KNOWN = frozenset(pymongo.common.URI_OPTIONS_VALIDATOR_MAP) | {name.lower() for name in OPTIONS}
+
+#: Keys of Pitstop's by the names that PyMongo has for them: the same thing, so they may be called so.
+_ALIASES = {"authsource": "auth_source", "replicaset": "replica_set", "ssl": "tls"}
+#: Likewise, but another word, which Pitstop does not take as well: it is suggested.
+_RENAMED = {"username": "user", "password": "pass"}
+
+_CONCERN = (
+    "every write is confirmed by a majority and its journal, or a message that was stored could be lost. "
+    "operation_timeout bounds the wait; ack_write_concern is for acks, which may wait for fewer"
+)
+_READS = "a claim has to see what is true now, so Pitstop reads from the primary"
+_CODEC = "Pitstop decides how its documents are read, so that values come back as they were stored"
+#: Options that are Pitstop's to decide, by their normal names, and why.
+_OWNED = {
+    **dict.fromkeys(("w", "wtimeoutms", "wtimeout", "journal", "j", "fsync"), _CONCERN),
+    **dict.fromkeys(("readpreference", "readpreferencetags", "maxstalenessseconds", "readconcernlevel"), _READS),
+    **dict.fromkeys(("tzaware", "tzinfo", "documentclass", "typeregistry", "uuidrepresentation"), _CODEC),
+    **dict.fromkeys(("unicodedecodeerrorhandler", "datetimeconversion"), _CODEC),
+    "timeoutms": "operation_timeout says how long an operation may take",
+    "connect": "nothing connects before the first operation. Call pit.now() to connect at once",
+    "driver": "Pitstop tells the server its own name and version. Give appName for yours",
+}
+
+#: What a validator of PyMongo's wants, by its name. Its own words may quote the value.
+_WANTED = {
+    "validate_boolean_or_string": "true or false",
+    "validate_integer": "a whole number",
+    "validate_positive_integer": "a whole number of at least 1",
+    "validate_non_negative_integer": "a whole number of at least 0",
+    "validate_non_negative_integer_or_none": "a whole number of at least 0",
+    "validate_readable": "the path of a file that can be read",
+    "validate_string": "a str",
+    "validate_string_or_none": "a str",
+    "validate_appname_or_none": "a str of up to 128 bytes",
+    "validate_timeout_or_none": "a number of milliseconds above 0",
+    "validate_timeout_or_zero": "a number of milliseconds, at least 0",
+    "validate_timeout_or_none_or_zero": "a number of milliseconds, at least 0",
+    "validate_positive_float_or_zero": "a number of at least 0",
+    "validate_is_callable_or_none": "a function",
+    "validate_server_api_or_none": "a pymongo.server_api.ServerApi",
+    "validate_zlib_compression_level": "a whole number from -1 to 9",
+}
+
+
+def normal(name: str) -> str:
+    """The one spelling of ``maxPoolSize``, ``maxpoolsize`` and ``max_pool_size``."""
+    return name.replace("_", "").lower()
+
+
+#: From the normal name to the one that PyMongo knows.
+_NAMES = {normal(name): name for name in (*pymongo.common.VALIDATORS, *_KNOWN, *OPTIONS)}
+
+
+def is_known(name: str) -> bool:
+    """Whether PyMongo knows an option of a URI by that name, in whatever case."""
+    return name.lower() in _KNOWN
+
+
+def sort_keys(options: Mapping[Any, Any], keys: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a configuration into Pitstop's own keys and options of the driver, both by the names that count there.
+
+    The latter still as they were given: see :func:`checked_options`.
+
+    :raises ConfigError: when a key is neither, or one is given in two spellings. No text quotes a value.
+    """
+    known = frozenset(keys)
+    own: dict[str, Any] = {}
+    driver: dict[str, Any] = {}
+    for key, value in options.items():
+        name = _ALIASES.get(normal(key), key) if isinstance(key, str) and key not in known else key
+        if name in known:
+            if name in own:
+                raise ConfigError(f"{name} is given twice, once by another name. Give it once.")
+            own[name] = value
+        elif isinstance(key, str) and _known_option(key):
+            driver[key] = value
+        else:
+            raise _unknown(str(key), known)
+    return own, driver
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the driver by PyMongo's names, each checked by itself, without a connection.
+
+    :raises ConfigError: when PyMongo does not take a value, or an option is Pitstop's to decide. The text names the key as it was given, and never quotes the value: it may be a secret.
+    """
+    checked: dict[str, Any] = {}
+    given_as: dict[str, str] = {}
+    for key, value in options.items():
+        if not _known_option(key):
+            raise _unknown(str(key), frozenset())
+        if normal(key) in _OWNED:
+            raise ConfigError(f"{key} cannot be given: {_OWNED[normal(key)]}.")
+        name = _NAMES[normal(key)]
+        if name in given_as:
+            raise ConfigError(f"{given_as[name]} and {key} are one option. Give it once.")
+        given_as[name] = key
+        # An empty text, as an unset variable of the environment gives, is no text.
+        if value != "":
+            checked[name] = _checked(key, name, value)
+    return checked
+
+
+def _known_option(key: str) -> bool:
+    name = normal(key)
+    return name in _OWNED or (name in _NAMES and name not in _RENAMED and name not in _ALIASES)
+
+
+def _checked(key: str, name: str, value: object) -> Any:
+    validator = pymongo.common.VALIDATORS.get(name.lower())
+    if validator is None:
+        return value  # of a newer PyMongo's URIs: its client will have a look
+    try:
+        # What it returns is in seconds; the client wants what was given.
+        pymongo.common.validate(name, value)
+        # A bool is an int to Python and to PyMongo; here it is a mistake.
+        fine = not isinstance(value, bool) or validator is pymongo.common.validate_boolean_or_string
+    except (PyMongoError, ValueError, TypeError, OSError, AttributeError):
+        fine = False
+    if not fine:
+        wanted = _WANTED.get(validator.__name__)
+        told = f"Give {wanted}." if wanted else f"See {name} in PyMongo's documentation of MongoClient."
+        raise ConfigError(f"{key} has a value (a {type(value).__name__}) that PyMongo does not take. {told}")
+    return value
+
+
+def _unknown(key: str, known: Iterable[str]) -> ConfigError:
+    own = sorted(known)
+    # Compared without case and '_', and suggested as people write it; Pitstop's keys before PyMongo's.
+    names = {normal(name): name for name in OPTIONS if normal(name) not in _OWNED} | {
+        normal(name): name for name in own
+    }
+    close = difflib.get_close_matches(normal(key), names, n=1)
+    meant = _RENAMED.get(normal(key)) or (names[close[0]] if close else None)
+    hint = f"Did you mean {meant!r}? " if meant else ""
+    listed = f"Known: {', '.join(own)}; and the options of pymongo.MongoClient."
+    return ConfigError(f"Unknown configuration key {key!r:.100}. {hint}{listed}")
