@@ -217,7 +217,8 @@ class _Check:
         ack = self._ack(first)
         acked = ack is not None and ack.outcome == "ok"
         if ack is not None and acked and int(ack.begun_wall * 1000) > second.claimed + self._tolerance:
-            self._break("S6", f"{first.key} was acked by {first.process} while {second.process} had it")
+            # Also if it changed nothing, because the other one was done by then: it was told a success that is none.
+            self._break("S6", f"{first.key} was acked by {first.process} after {second.process} had got it")
         elif acked:
             self._break("S4", f"{first.key} was emitted again after its ack (S5: for no reason)")
         else:
@@ -234,10 +235,12 @@ class _Check:
         if settled is not None and settled.kind == "nack" and settled.outcome != "fail":
             # It comes back when the nack said, which may be earlier than the lease's end.
             return NACK if second.claimed >= int(settled.begun_wall * 1000) - self._tolerance else None
-        if settled is not None and settled.outcome == "ok":
-            return None
         if second.claimed < first.leased_until:
             return None
+        if settled is not None and settled.outcome == "ok":
+            # Sent in time, and repeated until after the lease: nobody had been told that it was done.
+            begun, ended = (int((at or 0.0) * 1000) for at in (settled.begun_wall, settled.ended_wall))
+            return ACK_UNKNOWN if begun < first.leased_until <= second.claimed < ended else None
         if self._deaths.get(first.process, 0.0) > first.begun and (settled is None or settled.ended is None):
             return CONSUMER_DIED
         return ACK_UNKNOWN if settled is not None and settled.outcome == "unknown" else LEASE_EXPIRED

@@ -153,6 +153,14 @@ def test_after_the_lease_a_duplicate_has_a_reason(more, reason):
     assert verdict.duplicated == {reason: 1}
 
 
+def test_an_ack_that_was_under_way_when_the_lease_ended_is_a_reason():
+    first, second = emitted(10), emitted(15.2, by="two", attempt=2)
+    verdict = check([stored(1), first, acked(first, 14.9, took=1.0), second])
+    assert rules(verdict) == []
+    assert verdict.duplicated == {"ack unknown": 1}
+    assert rules(check([stored(1), first, acked(first, 14.9, took=0.2), second])) == ["S4"]
+
+
 @pytest.mark.parametrize("outcome", ["ok", "unknown"])
 def test_after_a_nack_it_may_come_back_before_the_lease_ends(outcome):
     first = emitted(10)
@@ -185,7 +193,7 @@ def test_an_ack_by_a_zombie_is_seen():
     second = emitted(15.1, by="two", attempt=2)
     verdict = check([stored(1), first, second, acked(first, 15.3)])
     assert rules(verdict) == ["S6"]
-    assert "acked by one while two had it" in str(verdict.violations[0])
+    assert "acked by one after two had got it" in str(verdict.violations[0])
     assert rules(check([stored(1), first, second, acked(first, 15.3, "fail")])) == []
 
 
