@@ -183,6 +183,9 @@ def test_a_primary_that_steps_down_is_got_over(replica_set, open_pit, follow, lo
 
 
 def test_a_primary_that_hangs_is_replaced(replica_set, open_pit, follow, log):
+    """That takes an election; and ten seconds more, at times: the other member may go on to wait for what hangs, and
+    while it does the new primary has no majority.
+    """
     pit = open_pit(replica_set.uri)
     following = follow(pit)
     following.wait_until_it_works(pit)
