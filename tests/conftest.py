@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 import pymongo
+import pymongo.common
 import pytest
 
 import leaks
@@ -66,6 +67,12 @@ def replica_set(_replica_set: sets.ReplicaSet) -> Iterator[sets.ReplicaSet]:
     """A replica set of three that elects quickly, to be broken: it is healed after each test."""
     yield _replica_set
     _replica_set.heal()
+
+
+@pytest.fixture
+def eager_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver waits half a second before it looks again at a server that it lost: here, hardly at all."""
+    monkeypatch.setattr(pymongo.common, "MIN_HEARTBEAT_INTERVAL", 0.02)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
 import uuid
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +27,7 @@ from torture.process import Task
 
 
 #: Seconds in which a process ends that was told to: an operation may be under way, and a handler.
-_PATIENCE = 30.0
+_PATIENCE = 15.0
 #: Seconds that a look behind Pitstop's back may take; a server may be hanging.
 _LOOK = 5.0
 
@@ -65,6 +67,8 @@ class Worker:
         try:
             code = self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
+            self.signal(signal.SIGUSR2)
+            time.sleep(1)
             self.kill()
             raise AssertionError(f"{self.name} does not stop:\n{self.said()[-3000:]}") from None
         assert code == 0, f"{self.name} ended with {code}:\n{self.said()[-3000:]}"
@@ -87,14 +91,8 @@ class Bench:
         self.folder = folder
         self.dbname = f"pitstop_test_{uuid.uuid4().hex}"
         self.lock_time = float(lock_time.removesuffix("s"))
-        self.options = {
-            "type": "mongo",
-            "uri": uri,
-            "dbname": self.dbname,
-            "lock_time": lock_time,
-            "loop_time": "500ms",
-            **options,
-        }
+        where = {"type": "mongo", "uri": uri, "dbname": self.dbname}
+        self.options = where | {"lock_time": lock_time, "loop_time": "500ms"} | options
         self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, serverSelectionTimeoutMS=2000)
         self._history = History(folder / "bench.jsonl", "bench")
         self.workers: list[Worker] = []
@@ -180,6 +178,13 @@ class Bench:
                 each.stop()
                 self._gone.add(each.name)
         return check(self.events(), left)
+
+    def counters(self) -> Counter[str]:
+        """What the backends of the processes that ended in order had to mend: doubts by name."""
+        total: Counter[str] = Counter()
+        for path in self.folder.glob("*.counters"):
+            total.update(json.loads(path.read_text()))
+        return total
 
     def wait(self, fulfilled: Callable[[], object], within: float, what: str) -> None:
         deadline = time.monotonic() + within

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from collections import Counter
+
 import attrs
 import pytest
 
@@ -11,8 +13,14 @@ from torture.bench import Bench
 from torture.checker import REASONS, Verdict
 
 
+#: ``PITSTOP_TEST_LARGE=1``: all faults, for as long as they take with a server's default settings.
+LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
 # Not skipped without it: in CI a skip is a failure.
-collect_ignore_glob = [] if os.environ.get("PITSTOP_TEST_LARGE") else ["*_large.py"]
+collect_ignore_glob = [] if LARGE else ["*_large.py"]
+
+#: Fixtures that give the URI of a server, for tests that take seconds on each; and what they are called.
+SERVERS = ["mongo_uri", "replica_set_uri"] if LARGE else ["mongo_uri"]
+IDS = ["standalone", "replica set"][: len(SERVERS)]
 
 #: Seconds from the last fault until all is emitted: what is held for too long on purpose, its lease, and some.
 DRAIN = 25.0
@@ -25,6 +33,8 @@ class Row:
     run: str
     verdict: Verdict
     drained_after: float | None
+    #: What the backends mended.
+    mended: Counter[str]
 
 
 ROWS = pytest.StashKey[list[Row]]()
@@ -58,7 +68,7 @@ def judge(request):
     def judge(bench: Bench, within: float) -> Verdict:
         verdict = bench.finish(within)
         name = request.node.name.removeprefix("test_")
-        request.config.stash[ROWS].append(Row(name, verdict, bench.drained_after))
+        request.config.stash[ROWS].append(Row(name, verdict, bench.drained_after, bench.counters()))
         return verdict
 
     return judge
@@ -85,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def table(rows: list[Row]) -> list[str]:
     """The rows as Markdown."""
     head = ["run", "stored", "ok", "recovered", "lost", "unexpected", "duplicated (reason)", "violations"]
-    head += ["unknown store/ack", "leases lost", "longest gap s store/claim/ack", "drained after s"]
+    head += ["unknown store/ack", "leases lost", "longest gap s store/claim/ack", "drained after s", "mended"]
     lines = [_cells(head), _cells(["---"] * len(head))]
     for row in rows:
         told = row.verdict
@@ -96,6 +106,7 @@ def table(rows: list[Row]) -> list[str]:
         cells = [row.run, told.stored, told.ok, told.recovered, len(told.lost), len(told.unexpected)]
         cells += [f"{told.duplicated.total()} ({why or '—'})", len(told.violations)]
         cells += [f"{told.unknown['store']}/{told.unknown['ack']}", told.leases_lost, gaps, drained]
+        cells.append(", ".join(f"{name} {count}" for name, count in sorted(row.mended.items()) if count) or "—")
         lines.append(_cells(cells))
     return lines
 

@@ -6,6 +6,7 @@ announce ends them with a traceback, which the test that started them reports.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import random
@@ -120,7 +121,9 @@ def consume(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None
         threads = [threading.Thread(target=work, args=(task.seed * 100 + n,)) for n in range(task.threads)]
         for each in threads:
             each.start()
-        stopping.wait()
+        # Again and again: after a pause the system may give a signal to another thread, which does not wake this one.
+        while not stopping.wait(0.1):
+            pass
         listener.stop()
         for each in threads:
             each.join()
@@ -254,12 +257,15 @@ def _confirm_early(write_concern: int) -> None:
 def main(task: Task) -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    faulthandler.register(signal.SIGUSR2)  # a process that does not stop says where it is
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     _set_clock_wrong(task)
     if task.write_concern is not None:
         _confirm_early(task.write_concern)
     with pitstop.init(task.options) as pit:
         {"produce": produce, "consume": consume}[task.role](task, pit, stopping)
+        # What the backend mended by itself.
+        Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._store.backend._connection.counters))
 
 
 if __name__ == "__main__":

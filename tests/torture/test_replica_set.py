@@ -15,5 +15,5 @@ def test_a_lost_primary_loses_nothing(fault, replica_set, open_bench, judge):
     bench = open_bench(replica_set.uri, lock_time="2s")
     bench.start_load()
     fault(replica_set, 0.5)
-    bench.wait_for_emissions(50)
+    bench.wait_for_emissions(30)
     assert_kept(judge(bench, DRAIN), bench)

@@ -1,0 +1,342 @@
+"""Requests and replies are lost on the wire: what was done is done once, and what the user is told is true.
+
+On a standalone the driver repeats nothing by itself; on a replica set it repeats writes of single documents. What a test
+here says holds on both.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from datetime import timedelta
+
+import pymongo
+import pytest
+
+import pitstop
+
+from pitstop import BackendUnavailable, LeaseLost
+from pitstop.abc import Outcome, Settlement
+from servers import proxy as proxies
+from torture.conftest import DRAIN, IDS, LARGE, SERVERS, assert_kept
+from torture.process import OUTCOME_UNKNOWN
+
+
+NOW = timedelta(0)
+#: Later than a store is tried again after a lost reply.
+SOON = timedelta(seconds=0.5)
+#: Long enough that nothing comes back by itself within a test; where that is waited for, a test says another.
+LOCK = "30s"
+
+
+pytestmark = pytest.mark.usefixtures("eager_driver")
+
+
+@pytest.fixture(params=["mongo_uri", "replica_set_uri"], ids=["standalone", "replica set"])
+def server_uri(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def proxy(server_uri):
+    with proxies.in_front_of(server_uri) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def dbname(server_uri):
+    name = f"pitstop_test_{uuid.uuid4().hex}"
+    yield name
+    with pymongo.MongoClient(server_uri) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+def open_pit(proxy, dbname):
+    """Opens Pitstops behind the proxy, used before: the index is there, the clock is measured."""
+    opened = []
+
+    def open_pit(**options):
+        # Asked at times, in place of telling by itself, a server's state is looked at again without a pause.
+        uri = f"{proxy.uri}&serverMonitoringMode=poll"
+        where = {"type": "mongo", "uri": uri, "dbname": dbname, "lock_time": LOCK}
+        opened.append(pitstop.init(where | options))
+        opened[-1].store({"id": "before"}, NOW)
+        assert drain(opened[-1]) == [("before", 1)]
+        return opened[-1]
+
+    yield open_pit
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def pit(open_pit):
+    return open_pit(operation_timeout="5s")
+
+
+def is_claim(command):
+    update = command["updates"][0]["u"]
+    # A settlement of many is a list.
+    return isinstance(update, dict) and "attempts" in update.get("$inc", {})
+
+
+def wait_until_due(pit, id):
+    while pit.get(id).state != "due":
+        time.sleep(0.05)
+
+
+def drain(pit, prefetch=1):
+    """All that is due now: ids, and which attempt it is; acknowledged."""
+    with pit.listen(prefetch=prefetch) as listener:
+        seen = []
+        while delivery := listener.get():
+            seen.append((delivery.id, delivery.attempt))
+            delivery.ack()
+        return sorted(seen)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_store_whose_reply_is_lost_is_done_once(pit, proxy, times):
+    for _ in range(times):
+        proxy.lose_reply("update")
+    pit.store({"id": "a"}, NOW)
+    # It need not be repeated: that it is there can be seen as well.
+    assert 1 <= proxy.did["lost reply of update"] <= times
+    assert drain(pit) == [("a", 1)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_store_whose_request_is_lost_is_done_once(pit, proxy, times):
+    for _ in range(times):
+        proxy.lose_request("update")
+    pit.store({"id": "a"}, SOON)
+    assert proxy.did["lost request of update"] == times
+    wait_until_due(pit, "a")
+    assert drain(pit) == [("a", 1)]
+
+
+def test_a_store_of_what_is_due_already_is_done_once_or_says_that_it_does_not_know(pit, proxy):
+    """It may have been stored, emitted and acknowledged meanwhile: to store it again might emit it again."""
+    proxy.lose_request("update")
+    try:
+        pit.store({"id": "a"}, NOW)
+    except OUTCOME_UNKNOWN:
+        pit.store({"id": "a"}, NOW)
+    assert drain(pit) == [("a", 1)]
+
+
+@pytest.mark.parametrize("what", ["reply", "request"])
+def test_a_store_of_many_is_done_once_for_each(pit, proxy, what):
+    getattr(proxy, f"lose_{what}")("insert")
+    pit.store_many([({"id": f"{n}"}, SOON) for n in range(5)])
+    assert proxy.did[f"lost {what} of insert"] == 1
+    wait_until_due(pit, "0")
+    assert drain(pit, 5) == [(f"{n}", 1) for n in range(5)]
+
+
+def test_a_store_of_many_of_which_some_are_there_is_done_once_for_each(pit, proxy):
+    """Those that are there are replaced by a command of their own."""
+    pit.store_many([({"id": f"{n}"}, timedelta(hours=1)) for n in range(3)])
+    proxy.lose_reply("update")
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(5)])
+    assert proxy.did["lost reply of update"] == 1
+    assert drain(pit, 5) == [(f"{n}", 1) for n in range(5)]
+
+
+def test_a_store_that_stays_unknown_says_so(proxy, open_pit):
+    pit = open_pit(operation_timeout="700ms")
+    pit.store({"id": "a"}, timedelta(hours=1))
+    proxy.lose_replies(1.0, "update", "find")
+    with pytest.raises(OUTCOME_UNKNOWN):
+        pit.store({"id": "a"}, NOW)
+    proxy.lose_replies(0.0)
+    pit.store({"id": "a"}, NOW)  # the same again does no harm
+    assert drain(pit) == [("a", 1)]
+
+
+def test_a_remove_whose_reply_is_lost_is_done(pit, proxy):
+    pit.store({"id": "a"}, NOW)
+    proxy.lose_reply("delete")
+    # Whether it was there, nobody knows for sure any more: true and an error are both honest.
+    try:
+        pit.remove("a")
+    except BackendUnavailable:
+        assert pit.remove("a") is False
+    assert drain(pit) == []
+
+
+def test_a_claim_of_one_whose_reply_is_lost_is_taken_up_again(pit, proxy):
+    """Nothing waits for the end of a lease that nobody knows he has."""
+    pit.store({"id": "a"}, NOW)
+    proxy.lose_reply("findAndModify")
+    with pit.listen() as listener:
+        delivery = listener.get(timeout=10)
+        assert (delivery.id, delivery.attempt) == ("a", 1)
+        delivery.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of findAndModify"] == 1
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_claim_of_many_whose_reply_is_lost_is_taken_up_again(pit, proxy, count):
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(count)])
+    proxy.lose_reply("update", is_claim)
+    with pit.listen(prefetch=5) as listener:
+        deliveries = [listener.get(timeout=10) for _ in range(count)]
+        assert sorted(each.id for each in deliveries) == [f"{n}" for n in range(count)]
+        assert {each.attempt for each in deliveries} == {1}
+        for each in deliveries:
+            each.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of update"] == 1
+    counters = pit._store.backend._connection.counters
+    assert (counters["claim_unknown"], counters["claim_recovered"]) == (1, min(count, 5))
+
+
+@pytest.mark.parametrize(("prefetch", "command"), [(1, "findAndModify"), (5, "update")])
+def test_a_claim_whose_request_is_lost_is_made_again(pit, proxy, prefetch, command):
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(3)])
+    proxy.lose_request(command)
+    with pit.listen(prefetch=prefetch) as listener:
+        deliveries = [listener.get(timeout=10) for _ in range(3)]
+        assert sorted((each.id, each.attempt) for each in deliveries) == [(f"{n}", 1) for n in range(3)]
+
+
+@pytest.mark.parametrize("prefetch", [1, 5])
+def test_a_claim_that_nobody_heard_of_is_out_once(open_pit, proxy, prefetch, server_uri, dbname):
+    """It is found again by its token, or comes back when its lease has ended: nobody else gets it before that."""
+    lock = timedelta(seconds=4)
+    pit = open_pit(operation_timeout="700ms", lock_time=lock)
+    with pymongo.MongoClient(server_uri, tz_aware=True) as client, pit.listen(prefetch=prefetch) as listener:
+        pit.store({"id": "a"}, NOW)
+        proxy.lose_replies(1.0, *(("findAndModify", "find") if prefetch == 1 else ("update",)))
+        with pytest.raises(BackendUnavailable):
+            listener.get()
+        held = client[dbname]["messages"].find_one()
+        assert held["attempts"] == 1
+        with pitstop.init({"type": "mongo", "uri": server_uri, "dbname": dbname}) as other, other.listen() as others:
+            assert others.get() is None
+        proxy.lose_replies(0.0)
+
+        delivery = listener.get(timeout=20)
+        assert delivery.attempt == 1 or delivery.leased_until - lock >= held["due"]
+        delivery.ack()
+        assert listener.get() is None
+        assert pit.get("a") is None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_ack_whose_reply_is_lost_is_done(pit, proxy, times):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        for _ in range(times):
+            proxy.lose_reply("delete")
+        delivery.ack()
+    assert proxy.did["lost reply of delete"] == times
+    assert pit.get("a") is None
+
+
+def test_an_ack_whose_request_is_lost_is_done(pit, proxy):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        proxy.lose_request("delete")
+        delivery.ack()
+    assert pit.get("a") is None
+
+
+def test_an_ack_of_a_recurring_message_whose_reply_is_lost_advances_it_once(pit, proxy):
+    pit.store({"id": "a"}, NOW, None, timedelta(hours=1))
+    with pit.listen() as listener:
+        delivery = listener.get()
+        proxy.lose_reply("update")
+        delivery.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of update"] == 1
+    entry = pit.get("a")
+    assert entry.state == "scheduled"
+    assert entry.due == delivery.scheduled_for + timedelta(hours=1)
+
+
+def test_an_ack_in_vain_whose_reply_is_lost_is_still_in_vain(pit, proxy):
+    """A lost reply does not turn a lost lease into a success, nor touch what is there now."""
+    pit.store({"id": "a", "n": 1}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        pit.store({"id": "a", "n": 2}, NOW)
+        proxy.lose_reply("delete")
+        with pytest.raises((LeaseLost, BackendUnavailable)):
+            delivery.ack()
+    assert drain(pit) == [("a", 1)]
+
+
+def test_a_nack_whose_reply_is_lost_brings_the_message_back_once(pit, proxy):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        proxy.lose_reply("update")
+        delivery.nack("no luck", delay=timedelta(milliseconds=50))
+        again = listener.get(timeout=5)
+        assert (again.id, again.attempt, again.last_error) == ("a", 2, "no luck")
+        again.ack()
+        assert listener.get() is None
+    assert proxy.did["lost reply of update"] == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_settlements_of_many_whose_reply_is_lost_are_done_and_told(pit, proxy, times):
+    """Listeners settle one by one, but for what they give back. What a backend is given at once holds as well."""
+    backend = pit._store.backend
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(6)])
+    leased = backend.lease(6, 30_000)
+    for _ in range(times):
+        proxy.lose_reply("delete")
+    done = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased[:5]]
+    done.append(Settlement(leased[5].id, "another token", Outcome.COMPLETE, None))
+    assert list(backend.settle(done)) == [True] * 5 + [False]
+    assert proxy.did["lost reply of delete"] == times
+    assert [each.id for each in pit.entries()] == [leased[5].id]
+
+
+def test_what_was_claimed_ahead_is_given_back_also_when_the_reply_is_lost(pit, proxy):
+    pit.store_many([({"id": f"{n}"}, NOW) for n in range(5)])
+    with pit.listen(prefetch=5) as listener:
+        listener.get().ack()
+        proxy.lose_reply("update", lambda command: not is_claim(command))
+    assert proxy.did["lost reply of update"] == 1
+    assert len(drain(pit, 5)) == 4
+
+
+def test_a_connection_that_is_reset_or_stalls_is_got_over(pit, proxy):
+    pit.store({"id": "a"}, SOON)
+    proxy.reset()
+    pit.store({"id": "b"}, SOON)
+    proxy.stall(0.5)
+    pit.store({"id": "c"}, NOW)
+    wait_until_due(pit, "b")
+    assert drain(pit) == [("a", 1), ("b", 1), ("c", 1)]
+
+
+@pytest.mark.parametrize("server_uri", SERVERS, ids=IDS, indirect=True)
+def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
+    bench = open_bench(proxy.uri, lock_time="2s")
+    commands = ("update", "insert", "findAndModify", "delete", "find")
+    bench.start_load(rate=30.0)
+    proxy.lose_replies(0.05, *commands)
+    bench.wait_for_emissions(1000 if LARGE else 60)
+    proxy.reset()
+    bench.wait_for_emissions(20)
+    proxy.lose_replies(0.0)
+    verdict = judge(bench, DRAIN)
+    assert proxy.did["lost reply of update"] > 0
+    assert proxy.did["lost reply of delete"] > 0
+    assert proxy.did["lost reply of findAndModify"] > 0
+    assert_kept(verdict, bench)
+    if LARGE:
+        # Branches that were never taken prove nothing.
+        counters = bench.counters()
+        assert counters["claim_recovered"] > 0
+        assert counters["claim_unknown"] > 0
