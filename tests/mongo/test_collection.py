@@ -10,6 +10,7 @@ import pymongo
 import pymongo.monitoring
 import pytest
 
+from mongo.commands import Commands
 from mongo.conftest import START
 from pitstop import BackendUnavailable
 from pitstop.abc import from_instant
@@ -20,22 +21,6 @@ MINUTE = 60_000
 TIME = from_instant(START)
 OURS = {"revision": "r", "etag": "e", "scheduled_for": TIME, "due": TIME, "attempts": 0, "msg": {}}
 CLOJURE = {"ready": TIME, "locked": TIME, "msg": {"to": "somebody"}}
-
-
-class Commands(pymongo.monitoring.CommandListener):
-    """The names of the commands that a client sends."""
-
-    def __init__(self):
-        self.sent = []
-
-    def started(self, event):
-        self.sent.append(event.command_name)
-
-    def succeeded(self, event):
-        pass
-
-    def failed(self, event):
-        pass
 
 
 @pytest.fixture
@@ -84,7 +69,7 @@ def test_one_that_is_there_is_looked_at_and_nothing_is_made(counted, commands, c
 
 def test_it_is_looked_at_once(counted, commands, record):
     counted.next_due()
-    commands.sent.clear()
+    commands.clear()
 
     counted.put([record("a"), record("b")])
     leased = counted.lease(5, MINUTE)
@@ -105,7 +90,7 @@ def test_it_is_looked_at_again_when_the_index_is_gone(counted, commands, coll, r
     counted.put([record("b")])
     with pytest.raises(BackendUnavailable):
         counted.lease(5, MINUTE)
-    commands.sent.clear()
+    commands.clear()
 
     assert "b" in {each.id for each in counted.lease(5, MINUTE)}
     assert "createIndexes" in commands.sent
@@ -287,6 +272,6 @@ def test_stores_are_not_late_for_it(open_backend, record, commands):
     backend = open_backend(event_listeners=[commands], loop_time=timedelta(seconds=1))
     backend.put([record("a")])
     assert commands.sent == ["listCollections", "createIndexes", "update"]
-    commands.sent.clear()
+    commands.clear()
     backend.put([record("b")])
     assert commands.sent == ["update"]

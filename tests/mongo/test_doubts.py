@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pymongo
 import pytest
 
-from pymongo import monitoring
-
 import pitstop
 
+from mongo.commands import Commands
 from mongo.conftest import START
 from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Outcome, Progress, Settlement
@@ -26,6 +23,7 @@ APPLIED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication 
 LOST = {"closeConnection": True}
 DOUBTS = pytest.mark.parametrize("how", [APPLIED, LOST], ids=["applied", "lost"])
 ONCE = {"times": 1}
+WRITES = {"insert", "update", "delete", "findAndModify"}
 
 
 @pytest.mark.parametrize("limit", [1, 5])
@@ -249,29 +247,17 @@ def test_acks_wait_for_no_majority_when_told_so(mongo_uri, mongo_dbname, clock, 
         leased = backend.lease(4, MINUTE)
         extended = Progress(START + 2 * MINUTE, START, 1, START)
         extension = Settlement(leased[3].id, leased[3].progress.token, Outcome.EXTEND, extended)
-        del seen.concerns["createIndexes"]
-        assert seen.concerns == {"insert": ["majority"], "update": ["majority"]}
+        assert _concerns(seen) == {("insert", "majority"), ("update", "majority")}
+        seen.clear()
 
         assert backend.settle([complete(leased[0])]) == [True]
         assert backend.settle([complete(each) for each in leased[1:3]]) == [True, True]
         assert backend.settle([extension]) == [True]
 
     # An extension is no ack: were it undone, another would get the message while its lease runs here.
-    assert seen.concerns == {"insert": ["majority"], "update": ["majority", "majority"], "delete": [1, 1]}
+    assert _concerns(seen) == {("delete", 1), ("update", "majority")}
 
 
-class Commands(monitoring.CommandListener):
-    """Notes the write concern of each command."""
-
-    def __init__(self):
-        self.concerns = defaultdict(list)
-
-    def started(self, event):
-        if "writeConcern" in event.command:
-            self.concerns[event.command_name].append(event.command["writeConcern"]["w"])
-
-    def succeeded(self, event):
-        pass
-
-    def failed(self, event):
-        pass
+def _concerns(seen):
+    """What of a write concern came with each write to the messages."""
+    return {(name, command["writeConcern"]["w"]) for name, command in seen.commands if name in WRITES}

@@ -512,6 +512,7 @@ def test_a_wakeup_that_cannot_be_written_fails_no_store(open_backend, record, mo
     """Nor are there any for a while, so that a store is not held up again and again."""
     clock = ManualClock()
     backend = open_backend(appname="watched", clock=clock)
+    backend.next_due()  # the messages' collection was looked at
     with failing(mongo_client, "listCollections", **how):
         backend.put([record("a")])
         assert backend.get("a") is not None

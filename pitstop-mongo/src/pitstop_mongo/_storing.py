@@ -24,7 +24,7 @@ from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import document_of
 
 
-__all__ = ["Storer"]
+__all__ = ["Storer", "Write", "encoded", "portions"]
 
 #: Of one command; the driver's own limits are higher than what a timeout may hold for.
 _MOST_DOCUMENTS = 5000
@@ -34,7 +34,7 @@ _DUPLICATE = 11000
 
 
 @attrs.frozen
-class _Write:
+class Write:
     """A record on its way."""
 
     record: Record
@@ -51,15 +51,9 @@ class Storer:
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
-        nonce = os.urandom(16).hex()
-        with self._connection.indexed():
-            # All of them before the first is sent: nothing is stored if one cannot be.
-            writes = [
-                _Write(record, self._dialect.encode(document_of(record, f"{nonce}:{index}")))
-                for index, record in enumerate(records)
-            ]
+        writes = encoded(self._connection, records)
         mostly_new = True
-        batches = list(_chunks(writes) if self._dialect.batches else ([each] for each in writes))
+        batches = list(portions(writes) if self._dialect.batches else ([each] for each in writes))
         for number, batch in enumerate(batches):
             try:
                 mostly_new = self._connection.until_known(partial(self._put, batch, mostly_new))
@@ -77,7 +71,7 @@ class Storer:
         except OutcomeUnknown as error:
             raise OutcomeUnknown(f"{error} Look with get(), or remove again.", ids=(id,)) from None
 
-    def _put(self, batch: Sequence[_Write], mostly_new: bool, link: Link, again: bool) -> bool:
+    def _put(self, batch: Sequence[Write], mostly_new: bool, link: Link, again: bool) -> bool:
         """Store a batch; say whether most of it was new, which is what the next one is tried as."""
         if again:
             batch = self._left(link, batch)
@@ -96,7 +90,7 @@ class Storer:
             )
         return len(replaced) <= len(batch) // 2
 
-    def _left(self, link: Link, batch: Sequence[_Write]) -> Sequence[_Write]:
+    def _left(self, link: Link, batch: Sequence[Write]) -> Sequence[Write]:
         """What an earlier run has not stored.
 
         :raises OutcomeUnknown: when that cannot be told: what is due may have been stored, emitted and acknowledged
@@ -126,7 +120,7 @@ class Storer:
             )
         return False
 
-    def _insert(self, link: Link, some: Sequence[_Write]) -> Sequence[_Write]:
+    def _insert(self, link: Link, some: Sequence[Write]) -> Sequence[Write]:
         """Insert those that are new, which costs a fifth of replacing them; return the others."""
         try:
             link.handles.coll.insert_many([each.document for each in some], ordered=False)
@@ -140,8 +134,19 @@ class Storer:
         return []
 
 
-def _chunks(writes: Sequence[_Write]) -> Iterator[list[_Write]]:
-    some: list[_Write] = []
+def encoded(connection: Connection, records: Sequence[Record]) -> list[Write]:
+    """All of them before the first is sent: nothing is stored if one cannot be. The index is there then."""
+    nonce = os.urandom(16).hex()
+    with connection.indexed():
+        return [
+            Write(record, connection.dialect.encode(document_of(record, f"{nonce}:{index}")))
+            for index, record in enumerate(records)
+        ]
+
+
+def portions(writes: Sequence[Write]) -> Iterator[list[Write]]:
+    """What goes in one command each."""
+    some: list[Write] = []
     size = 0
     for each in writes:
         document = each.document

@@ -5,8 +5,6 @@ Nothing here is about concerns, retries or outcomes: those belong to the transac
 
 from __future__ import annotations
 
-import os
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -18,8 +16,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pitstop import ConfigError, PitstopError, Unsupported
 from pitstop.abc import Record
 from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import document_of
-from pitstop_mongo._storing import _chunks, _Write
+from pitstop_mongo._storing import Write, encoded, portions
 
 
 __all__ = ["Transaction"]
@@ -46,21 +43,15 @@ class Transaction:
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
-        nonce = os.urandom(16).hex()
-        # The index is made outside of the transaction. And all are encoded before the first is sent.
-        with self._connection.indexed():
-            writes = [
-                _Write(record, self._dialect.encode(document_of(record, f"{nonce}:{index}")))
-                for index, record in enumerate(records)
-            ]
-        for some in _chunks(writes):
+        # The index is made here, outside of the transaction.
+        for some in portions(encoded(self._connection, records)):
             self._run(partial(self._put, some))
 
     def delete(self, id: str) -> bool:
         """See :meth:`pitstop.abc.Backend.delete`."""
         return self._run(partial(self._delete, id))
 
-    def _put(self, some: Sequence[_Write], link: Link) -> None:
+    def _put(self, some: Sequence[Write], link: Link) -> None:
         # Not inserted first, as outside: one id that is there already would abort the transaction.
         requests = [ReplaceOne({"_id": self._dialect.one(each.record.id)}, each.document, upsert=True) for each in some]
         link.handles.coll.bulk_write(requests, session=self._session)
