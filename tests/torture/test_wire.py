@@ -343,12 +343,11 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
     bench.wait_for_emissions(20)
     proxy.lose_replies(0.0)
     verdict = judge(bench, DRAIN)
-    assert proxy.did["lost reply of update"] > 0
-    assert proxy.did["lost reply of delete"] > 0
-    assert proxy.did["lost reply of findAndModify"] > 0
     assert_kept(verdict, bench)
+    # Branches that were never taken prove nothing. In a short run not each of them is.
+    assert sum(proxy.did[f"lost reply of {each}"] for each in commands) > 0
     if LARGE:
-        # Branches that were never taken prove nothing.
+        assert all(proxy.did[f"lost reply of {each}"] for each in commands)
         counters = bench.counters()
-        assert counters["claim_recovered"] > 0
         assert counters["claim_unknown"] > 0
+        assert counters["claim_recovered"] > 0
