@@ -232,9 +232,13 @@ class _Check:
     def _reason(self, first: Event, second: Event) -> str | None:
         """Why an occurrence was emitted again; None: for no good reason."""
         settled = self._settlements.get(_lease(first))
-        if settled is not None and settled.kind == "nack" and settled.outcome != "fail":
-            # It comes back when the nack said, which may be earlier than the lease's end.
-            return NACK if second.claimed >= int(settled.begun_wall * 1000) - self._tolerance else None
+        if settled is not None and settled.kind == "nack":
+            # It comes back when the nack said, which may be earlier than the lease's end. One that was repeated, while
+            # somebody else got the message that it had given back and settled it, was told that its lease is lost.
+            after = second.claimed >= int(settled.begun_wall * 1000) - self._tolerance
+            while_repeated = settled.ended_wall is not None and second.claimed < int(settled.ended_wall * 1000)
+            if settled.outcome != "fail" or while_repeated:
+                return NACK if after else None
         if second.claimed < first.leased_until:
             return None
         if settled is not None and settled.outcome == "ok":

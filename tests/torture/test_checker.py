@@ -180,6 +180,14 @@ def test_a_nack_that_lost_its_lease_explains_nothing():
     assert rules(check(events)) == ["S4"]
 
 
+def test_a_nack_that_was_told_so_only_after_the_message_had_come_back_does():
+    first = emitted(10)
+    nack = settled("nack", first, 10.1, "fail", took=0.5)
+    verdict = check([stored(1), first, nack, emitted(10.5, by="two", attempt=2)])
+    assert rules(verdict) == []
+    assert verdict.duplicated == {"nack": 1}
+
+
 def test_a_store_that_was_tried_again_meanwhile_is_a_reason():
     first = emitted(10)
     again = [first, acked(first, 10.1), emitted(11, by="two")]
