@@ -10,7 +10,7 @@ S2    nothing is emitted that was not stored
 S3    nothing is emitted early
 S4    no message is out twice under live leases, emitted after its ack, or handed out after its lease
 S5    each duplicate has a reason
-S6    tokens fence: nobody acks what somebody else has by now, what was replaced, or what was removed
+S6    tokens fence: nobody acks what somebody else has got by now, or what was replaced
 S7    each occurrence of a recurring message is emitted, and no others
 S8    attempts count up
 L1    all that was stored is emitted, soon after the last fault
@@ -200,7 +200,16 @@ class _Check:
             if emission.claimed > done:
                 self._break("S6", f"{emission.key} was leased {emission.claimed - done} ms after it was {what}")
             if ack is not None and ack.outcome == "ok" and ack.begun > (later.ended or 0.0):
-                self._break("S6", f"{emission.key} was acked by {ack.process} after it was {what}")
+                self._check_late_ack(ack, later)
+
+    def _check_late_ack(self, ack: Event, later: Event) -> None:
+        """An ack succeeded after its message was stored anew or removed. When its reply was lost it was repeated, and
+        what it then found gone counts as done; so only one whose message was there is wrong.
+        """
+        handled = (each for each in self._settlements.values() if each.version == later.version)
+        gone = any(each.kind == "ack" and each.outcome == "ok" and each.begun < (ack.ended or 0.0) for each in handled)
+        if later.kind == "store" and not gone:
+            self._break("S6", f"{ack.key} was acked by {ack.process} after it was replaced")
 
     def _check_duplicate(self, store: Event, first: Event, second: Event) -> None:
         # A store that is tried again, because its reply was lost, puts the message back that was emitted meanwhile.
