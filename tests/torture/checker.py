@@ -10,7 +10,7 @@ S2    nothing is emitted that was not stored
 S3    nothing is emitted early
 S4    no message is out twice under live leases, emitted after its ack, or handed out after its lease
 S5    each duplicate has a reason
-S6    tokens fence: nobody acks what somebody else has by now, what was replaced, or what was removed
+S6    tokens fence: nobody acks what somebody else has got by now, or what was replaced
 S7    each occurrence of a recurring message is emitted, and no others
 S8    attempts count up
 L1    all that was stored is emitted, soon after the last fault
@@ -200,7 +200,16 @@ class _Check:
             if emission.claimed > done:
                 self._break("S6", f"{emission.key} was leased {emission.claimed - done} ms after it was {what}")
             if ack is not None and ack.outcome == "ok" and ack.begun > (later.ended or 0.0):
-                self._break("S6", f"{emission.key} was acked by {ack.process} after it was {what}")
+                self._check_late_ack(ack, later)
+
+    def _check_late_ack(self, ack: Event, later: Event) -> None:
+        """An ack succeeded after its message was stored anew or removed. When its reply was lost it was repeated, and
+        what it then found gone counts as done; so only one whose message was there is wrong.
+        """
+        handled = (each for each in self._settlements.values() if each.version == later.version)
+        gone = any(each.kind == "ack" and each.outcome == "ok" and each.begun < (ack.ended or 0.0) for each in handled)
+        if later.kind == "store" and not gone:
+            self._break("S6", f"{ack.key} was acked by {ack.process} after it was replaced")
 
     def _check_duplicate(self, store: Event, first: Event, second: Event) -> None:
         # A store that is tried again, because its reply was lost, puts the message back that was emitted meanwhile.
@@ -217,7 +226,8 @@ class _Check:
         ack = self._ack(first)
         acked = ack is not None and ack.outcome == "ok"
         if ack is not None and acked and int(ack.begun_wall * 1000) > second.claimed + self._tolerance:
-            self._break("S6", f"{first.key} was acked by {first.process} while {second.process} had it")
+            # Also if it changed nothing, because the other one was done by then: it was told a success that is none.
+            self._break("S6", f"{first.key} was acked by {first.process} after {second.process} had got it")
         elif acked:
             self._break("S4", f"{first.key} was emitted again after its ack (S5: for no reason)")
         else:
@@ -231,13 +241,19 @@ class _Check:
     def _reason(self, first: Event, second: Event) -> str | None:
         """Why an occurrence was emitted again; None: for no good reason."""
         settled = self._settlements.get(_lease(first))
-        if settled is not None and settled.kind == "nack" and settled.outcome != "fail":
-            # It comes back when the nack said, which may be earlier than the lease's end.
-            return NACK if second.claimed >= int(settled.begun_wall * 1000) - self._tolerance else None
-        if settled is not None and settled.outcome == "ok":
-            return None
+        if settled is not None and settled.kind == "nack":
+            # It comes back when the nack said, which may be earlier than the lease's end. One that was repeated, while
+            # somebody else got the message that it had given back and settled it, was told that its lease is lost.
+            after = second.claimed >= int(settled.begun_wall * 1000) - self._tolerance
+            while_repeated = settled.ended_wall is not None and second.claimed < int(settled.ended_wall * 1000)
+            if settled.outcome != "fail" or while_repeated:
+                return NACK if after else None
         if second.claimed < first.leased_until:
             return None
+        if settled is not None and settled.outcome == "ok":
+            # Sent in time, and repeated until after the lease: nobody had been told that it was done.
+            begun, ended = (int((at or 0.0) * 1000) for at in (settled.begun_wall, settled.ended_wall))
+            return ACK_UNKNOWN if begun < first.leased_until <= second.claimed < ended else None
         if self._deaths.get(first.process, 0.0) > first.begun and (settled is None or settled.ended is None):
             return CONSUMER_DIED
         return ACK_UNKNOWN if settled is not None and settled.outcome == "unknown" else LEASE_EXPIRED

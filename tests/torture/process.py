@@ -121,9 +121,7 @@ def consume(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None
         threads = [threading.Thread(target=work, args=(task.seed * 100 + n,)) for n in range(task.threads)]
         for each in threads:
             each.start()
-        # Again and again: after a pause the system may give a signal to another thread, which does not wake this one.
-        while not stopping.wait(0.1):
-            pass
+        stopping.wait()
         listener.stop()
         for each in threads:
             each.join()
@@ -254,9 +252,23 @@ def _confirm_early(write_concern: int) -> None:
     Dialect.open = open_wrongly  # type: ignore[method-assign]
 
 
-def main(task: Task) -> None:
+def _told_to_stop() -> threading.Event:
+    """Set after a SIGTERM. By a thread that waits for it: a handler could not safely set what this thread waits for, and
+    would not wake it when, after a pause, the system gives the signal to another thread.
+    """
     stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        stopping.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return stopping
+
+
+def main(task: Task) -> None:
+    stopping = _told_to_stop()
     faulthandler.register(signal.SIGUSR2)  # a process that does not stop says where it is
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     _set_clock_wrong(task)

@@ -273,6 +273,18 @@ def test_an_ack_in_vain_whose_reply_is_lost_is_still_in_vain(pit, proxy):
     assert drain(pit) == [("a", 1)]
 
 
+@pytest.mark.parametrize("what", ["reply", "request"])
+def test_an_ack_after_the_lease_is_no_success_because_somebody_else_is_done(pit, proxy, what):
+    """It is repeated, and the message is gone: but not by this ack, which came too late when it was first sent."""
+    pit.store({"id": "a"}, NOW)
+    with pit.listen(lock_time=timedelta(milliseconds=300)) as late, pit.listen() as other:
+        delivery = late.get()
+        other.get(timeout=5).ack()
+        getattr(proxy, f"lose_{what}")("delete")
+        with pytest.raises((LeaseLost, BackendUnavailable)):
+            delivery.ack()
+
+
 def test_a_nack_whose_reply_is_lost_brings_the_message_back_once(pit, proxy):
     pit.store({"id": "a"}, NOW)
     with pit.listen() as listener:
@@ -331,12 +343,11 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
     bench.wait_for_emissions(20)
     proxy.lose_replies(0.0)
     verdict = judge(bench, DRAIN)
-    assert proxy.did["lost reply of update"] > 0
-    assert proxy.did["lost reply of delete"] > 0
-    assert proxy.did["lost reply of findAndModify"] > 0
     assert_kept(verdict, bench)
+    # Branches that were never taken prove nothing. In a short run not each of them is.
+    assert sum(proxy.did[f"lost reply of {each}"] for each in commands) > 0
     if LARGE:
-        # Branches that were never taken prove nothing.
+        assert all(proxy.did[f"lost reply of {each}"] for each in commands)
         counters = bench.counters()
-        assert counters["claim_recovered"] > 0
         assert counters["claim_unknown"] > 0
+        assert counters["claim_recovered"] > 0
