@@ -614,7 +614,7 @@ class TestStoreAway:
             assert listener.healthy
         assert all(15 <= each <= 30 for each in clock.waits[:10])
         told = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-        assert told[0] == "the store refuses (1 failures in a row); trying again: Wrong password."
+        assert told[0] == "the store refuses (failure 1 in a row); trying again: Wrong password."
         assert 3 <= len(told) <= 6
 
     def test_blocking_backs_off_logs_once_and_then_rarely_and_recovers(self, pit, store, clock, caplog):
@@ -637,7 +637,7 @@ class TestStoreAway:
         warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warnings) == 4
         assert warnings[0] == (
-            "the store does not answer (1 failures in a row); trying again: The test took the store away."
+            "the store does not answer (failure 1 in a row); trying again: The test took the store away."
         )
         assert [record.message for record in caplog.records if record.levelno == logging.INFO] == [
             "the store answers again after 205.0 s and 41 failures"
@@ -845,7 +845,9 @@ class TestWatch:
             assert clock.wait_for_sleepers(2)
             clock.advance(0.1)
             assert store.began.acquire(timeout=10)
-            assert f"trying again: {error}" in caplog.text
+            # Of a store that is away the listener tells, and a watch that begins anew has mended itself.
+            assert ("trying again: a bug" in caplog.text) == isinstance(error, RuntimeError)
+            assert isinstance(error, RuntimeError) or caplog.records == []
             watch = store.watches[1]
             watch.news.put(None)
             assert watch.polls.acquire(timeout=10)
@@ -853,6 +855,23 @@ class TestWatch:
             pit.store({"id": "a"}, timedelta(0))
             assert got.result().id == "a"
         watch.news.put(None)
+        assert self.ended()
+
+    def test_a_watch_that_fails_for_a_minute_is_told(self, pit, store, clock, caplog):
+        with pit.listen() as listener:
+            got = Running(lambda: next(listener))
+            for number in range(14):
+                assert store.began.acquire(timeout=10)
+                assert ("what tells of messages of others does not answer" in caplog.text) == (number >= 13)
+                watch = store.watches[-1]
+                watch.news.put(BackendUnavailable("gone"))
+                assert watch.closed.wait(10)
+                assert clock.wait_for_sleepers(2)
+                clock.advance(5)
+            assert store.began.acquire(timeout=10)
+            pit.store({"id": "a"}, timedelta(0))
+            assert got.result().id == "a"
+        store.watches[-1].news.put(None)
         assert self.ended()
 
     def test_a_watch_that_fails_because_of_the_close_is_no_news(self, pit, store, caplog):

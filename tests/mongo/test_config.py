@@ -221,7 +221,7 @@ def test_writes_wait_for_a_majority_and_the_journal_whatever_the_client_says(mon
     with pymongo.MongoClient(f"{mongo_uri}/?w=0&readPreference=secondary&uuidRepresentation=javaLegacy") as client:
         coll = MongoBackend.from_options({"client": client})._connection._link.handles.coll
 
-        assert coll.write_concern.document == {"w": "majority", "j": True, "wtimeout": 10_000}
+        assert coll.write_concern.document == {"w": "majority", "j": True}
         assert coll.read_preference == pymongo.ReadPreference.PRIMARY
         assert coll.codec_options.tz_aware
 

@@ -84,7 +84,6 @@ def test_a_client_that_its_owner_closed(mongo_uri, mongo_dbname):
         (errors.NotPrimaryError("x", {"code": 11602}), Kind.UNKNOWN, BackendUnavailable),
         (errors.WriteError("x", 189), Kind.UNKNOWN, BackendUnavailable),
         (errors.WriteConcernError("x", 11602), Kind.UNKNOWN, BackendUnavailable),
-        (errors.WriteConcernError("x", 100), Kind.PERMANENT, BackendUnavailable),
         (errors.WTimeoutError("x", 64), Kind.UNKNOWN, BackendUnavailable),
         (errors.ExecutionTimeout("x", 50), Kind.UNKNOWN, BackendUnavailable),
         (errors.OperationFailure("x", 18), Kind.PERMANENT, BackendUnavailable),
@@ -94,6 +93,7 @@ def test_a_client_that_its_owner_closed(mongo_uri, mongo_dbname):
         (errors.DuplicateKeyError("x", 11000), Kind.PERMANENT, BackendUnavailable),
         (errors.BulkWriteError({"writeErrors": [{"code": 189}]}), Kind.UNKNOWN, BackendUnavailable),
         (errors.BulkWriteError({"writeErrors": [{"code": 11000}]}), Kind.PERMANENT, BackendUnavailable),
+        (errors.BulkWriteError({"writeConcernErrors": [{"code": 64}]}), Kind.UNKNOWN, BackendUnavailable),
         (errors.ConfigurationError("x"), Kind.PERMANENT, BackendUnavailable),
         (errors.OperationFailure("x", 20), Kind.TRANSIENT, BackendUnavailable),
         (errors.OperationFailure("x", 20, {"errorLabels": ["RetryableWriteError"]}), Kind.UNKNOWN, BackendUnavailable),
@@ -108,3 +108,16 @@ def test_each_error_has_its_place_in_the_table(error, kind, raises):
     if raises is BackendUnavailable:
         assert translated.permanent == (kind is Kind.PERMANENT)
     assert isinstance(translated, PitstopError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.WriteConcernError("x", 100),
+        errors.BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 100}]}),
+        errors.BulkWriteError({"writeErrors": [{"code": 11000}], "writeConcernErrors": [{"code": 90}]}),
+    ],
+)
+def test_what_was_written_and_not_confirmed_is_unknown_also_when_it_will_not_be(error):
+    assert kind_of(error) is Kind.UNKNOWN
+    assert translate(error, "mongodb://h:1/d.c").permanent

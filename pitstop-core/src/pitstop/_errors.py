@@ -91,8 +91,8 @@ class OutcomeUnknown(BackendUnavailable):
     #: Ids of the messages that it is about; also of one whose id Pitstop made.
     ids: tuple[str, ...]
 
-    def __init__(self, text: str = "", *, ids: tuple[str, ...] = ()) -> None:
-        super().__init__(text)
+    def __init__(self, text: str = "", *, ids: tuple[str, ...] = (), permanent: bool = False) -> None:
+        super().__init__(text, permanent=permanent)
         self.ids = ids
 
 

@@ -116,9 +116,7 @@ class MongoBackend(Backend):
         return Transaction(self._connection, self._client, session)
 
     def ping(self) -> None:
-        # A read of the collection: the server's own ping answers those who may not use it, too.
-        with self._connection.operation() as link:
-            link.handles.raw.find_one({"_id": self._connection.dialect.one("")}, {"_id": 1})
+        self._connection.ping()
 
     def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
         return self._adopter.legacy(after, locked_after)

@@ -18,6 +18,7 @@ from typing import Any
 from bson.errors import BSONError
 from pymongo import ReturnDocument
 from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
 
 from pitstop import BackendUnavailable
 from pitstop.abc import Clock, Damaged, Record, from_instant
@@ -70,11 +71,12 @@ class Claimer:
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """See :meth:`pitstop.abc.Backend.lease`."""
         counters = self._connection.counters
-        doubted = counters["claim_unknown"]
+        doubted, begun = counters["claim_unknown"], self._clock.monotonic()
         try:
             return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
         except BackendUnavailable:
-            if counters["claim_unknown"] == doubted:
+            spent = self._clock.monotonic() - begun
+            if counters["claim_unknown"] == doubted or spent * 2000 > self._connection.longest_ms:
                 raise
         # It was this claim's reply that got lost. If that was all, the next connection tells what became of it.
         return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
@@ -88,7 +90,8 @@ class Claimer:
             low = None if look == _LOOKS - 1 else self._beginning()
             with self._connection.indexed() as link:
                 found = self._read_due(link, lease, limit, low, skip)
-                with self._doubts.unless_known(lease):
+                # The marking is the first of several commands; what fails after it is not about it.
+                with self._doubts.unless_known(lease, sent=True):
                     claimed = self._claim(link, found, lease) if found else []
             self._learn(found, claimed, limit, from_the_start=low is None and not skip)
             if claimed:
@@ -134,8 +137,9 @@ class Claimer:
     def _leased(self, link: Link, lease: Lease) -> Record | Damaged | None:
         """What is under this lease, by its bytes: it is there, and could not be read."""
         wanted = {"due": from_instant(lease.until), "token": lease.token}
+        raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))
         with self._doubts.unless_known(lease, sent=True):
-            document = link.handles.raw.find_one(wanted, **self._dialect.by_due)
+            document = raw.find_one(wanted, **self._dialect.by_due)
         return None if document is None else read(document).content
 
     def _beginning(self) -> datetime | None:
@@ -225,9 +229,8 @@ class Claimer:
         """Which of these carry the token, as a majority sees it: what is seen there is not rolled back."""
         wanted = {"_id": {"$in": list(ids)}, "token": lease.token}
         once = {"limit": len(ids), "batch_size": len(ids)}
-        with self._doubts.unless_known(lease, sent=True):
-            found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
-            return {each["_id"] for each in found}
+        found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
+        return {each["_id"] for each in found}
 
     def _set_aside(self, link: Link, found: Found, lease: Lease) -> list[Damaged]:
         """Lease a document that cannot be read, or not be counted up: by what cannot fail."""

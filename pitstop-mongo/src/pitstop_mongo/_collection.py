@@ -78,16 +78,23 @@ class Collection:
         :param foreign: whether it may hold nothing but documents of others.
         :raises BackendUnavailable: when it cannot be used; the text says why, and what to do.
         """
+        found = self.look(foreign=foreign)
+        if not found:
+            self._make_index(known_missing=found is False)
+
+    def look(self, *, foreign: bool = False) -> bool | None:
+        """The same without making anything. Whether the index is there; None: that may not be known.
+
+        :raises BackendUnavailable: as above.
+        """
         info = self._info()
         if info == {}:
-            self._make_index(known_missing=True)
-            return
+            return False
         self._check_kind(info or {})
         if not foreign:
             self._check_documents()
         indexes = self._indexes()
-        if indexes is None or not self._check_indexes(indexes):
-            self._make_index(known_missing=indexes is not None)
+        return None if indexes is None else self._check_indexes(indexes)
 
     def _info(self) -> Mapping[str, Any] | None:
         """What the server knows about it; empty: it is not there yet; None: may not be known."""

@@ -16,14 +16,23 @@ from typing import Any, TypeVar
 import pymongo
 
 from pymongo.driver_info import DriverInfo
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure, PyMongoError
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Clock
 from pitstop_mongo._collection import Collection
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
-from pitstop_mongo._failures import CAUGHT, Kind, in_dns, is_login_refused, is_wrong_in_dns, kind_of, translate
+from pitstop_mongo._failures import (
+    CAUGHT,
+    Kind,
+    in_dns,
+    is_login_refused,
+    is_permanent,
+    is_wrong_in_dns,
+    kind_of,
+    translate,
+)
 
 
 __all__ = ["Connection", "Link"]
@@ -39,10 +48,15 @@ _PATIENCE = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "waitQu
 #: beyond a lease, of which that timeout is a third.
 _INSISTENCE = 3
 _MOST_RUNS = 6
+#: Seconds that the last run gets at least.
+_LEAST_RUN = 0.5
 
 #: Seconds for which a measured difference of the clocks holds.
 _MEASURE_EVERY = 60.0
+#: Seconds after which one that failed is tried again.
+_MEASURE_AGAIN = 1.0
 _MEASUREMENTS = 3
+_BAD_VALUE = 2
 _WORTH_A_WARNING_US = 1_000_000
 
 
@@ -75,7 +89,7 @@ class ServerTime:
             except PyMongoError as error:
                 # The clocks have not moved because the server is away: what was measured last still holds.
                 _log.debug("the difference to the server's clock could not be measured: %s", type(error).__name__)
-                self._measured = self._clock.monotonic()
+                self._measured = self._clock.monotonic() - _MEASURE_EVERY + _MEASURE_AGAIN
             finally:
                 self._busy.release()
         return origin + _us(self._clock.monotonic())
@@ -127,8 +141,7 @@ class Link:
         self.pid = os.getpid()
         self.client = client
         self.time = ServerTime(clock, dialect, client)
-        timeout_ms = max(config.operation_timeout // timedelta(milliseconds=1), 1)
-        self.handles: Handles = dialect.open(client, config.dbname, config.coll, timeout_ms, config.ack_write_concern)
+        self.handles: Handles = dialect.open(client, config.dbname, config.coll, config.ack_write_concern)
         #: Whether the collection was looked at, and has the index.
         self.indexed = False
         #: Whether the documents in it were looked at.
@@ -145,6 +158,8 @@ class Connection:
         #: What went wrong and was mended, by name; for operators.
         self.counters: Counter[str] = Counter()
         self._timeout = config.operation_timeout.total_seconds()
+        #: Milliseconds that one operation may take.
+        self.longest_ms = round(self._timeout * 1000)
         self._lock, self._lock_pid = Lock(), os.getpid()
         self._closed = False
         self._link: Link | None = None
@@ -196,31 +211,52 @@ class Connection:
         :param write: is given the link, and whether a run before this one may have done it, in full or in part.
         :param single: whether it consists of writes to one document each. On a replica set the driver repeats these by
             itself, and the server does them once, over a change of the primary too: so the first run gets all of that
-            time, if there is a primary now.
+            time, if there is a primary now, or members that can elect one.
         :raises OutcomeUnknown: when it stays unknown.
         """
         link = self._current()
         patience = _INSISTENCE * self._timeout
         deadline = self._clock.monotonic() + patience
-        lasting = single and self.dialect.repeats_writes(link.client) and self.dialect.has_primary(link.client)
+        lasting = single and self.dialect.repeats_writes(link.client) and self.dialect.is_set_alive(link.client)
         doubt: Exception | None = None
         for attempt in range(_MOST_RUNS):
             try:
-                with self._bounded(patience if lasting and not attempt else self._timeout) as link:
+                left = max(deadline - self._clock.monotonic(), _LEAST_RUN)
+                with self._bounded(left if lasting and not attempt else min(left, self._timeout)) as link:
                     return write(link, doubt is not None)
+            except OutcomeUnknown:
+                raise
+            except BackendUnavailable:
+                # Closed meanwhile, say. What was sent before that is in doubt all the same.
+                if doubt is None:
+                    raise
+                break
             except CAUGHT as error:
-                kind = kind_of(error)
+                kind = self._kind_of_write(error)
                 if doubt is None and kind is not Kind.UNKNOWN:
-                    raise translate(error, self.location) from None
+                    told = translate(error, self.location)
+                    if isinstance(error, BulkWriteError):
+                        # Refused are some of them; the others were done.
+                        text = f"{told} The others of the batch may have been done."
+                        raise OutcomeUnknown(text, permanent=is_permanent(error)) from None
+                    raise told from None
                 if doubt is None:
                     self.counters["outcome_unknown"] += 1
                     # The first one counts: what comes after it, such as a server that is away, would suggest that
                     # nothing was ever sent.
                     doubt = error
-                if kind is Kind.PERMANENT or self._clock.monotonic() >= deadline:
+                permanent = is_permanent(error)
+                if kind is Kind.PERMANENT or permanent or self._clock.monotonic() >= deadline:
                     break
         assert doubt is not None, "only a doubt ends in another run"
-        raise OutcomeUnknown(f"{translate(doubt, self.location)} Whether it was done is not known.") from None
+        text = f"{translate(doubt, self.location)} Whether it was done is not known."
+        raise OutcomeUnknown(text, permanent=is_permanent(doubt)) from None
+
+    def _kind_of_write(self, error: Exception) -> Kind:
+        if isinstance(error, InvalidOperation) and self._config.client is None:
+            # An own client is closed when Pitstop is, or for another one: also under a write that was sent.
+            return Kind.UNKNOWN
+        return kind_of(error)
 
     def _current(self) -> Link:
         link = self._link
@@ -252,7 +288,7 @@ class Connection:
             try:
                 yield link
             except OperationFailure as error:
-                if "hint" in str(error):
+                if error.code == _BAD_VALUE and "hint" in str(error):
                     # Somebody dropped the index, or the collection; the next operation makes it again.
                     link.indexed = False
                 raise
@@ -264,6 +300,14 @@ class Connection:
             link.handles.coll.create_index([("due", 1)])
         link.indexed = True
         link.known = link.known or not foreign
+
+    def ping(self) -> None:
+        """See :meth:`pitstop.abc.Backend.ping`. Makes nothing."""
+        with self.operation() as link:
+            if self.dialect.tells_of_collections and not link.known:
+                Collection(link.handles, self.location).look()
+            # A read of the collection: the server's own ping answers those who may not use it, too.
+            link.handles.raw.find_one({"_id": self.dialect.one("")}, {"_id": 1})
 
     def close(self) -> None:
         """Close the client if it is Pitstop's own. Again is harmless."""

@@ -65,7 +65,7 @@ class Dialect:
     #: Options of a read that sorts without an index.
     sorting: Mapping[str, Any] = attrs.field(factory=lambda: {"allow_disk_use": True})
 
-    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int, acks: int | str) -> Handles:
+    def open(self, client: Any, dbname: str, coll: str, acks: int | str) -> Handles:
         """Open the collection, whatever the client's defaults are.
 
         :param acks: on how many members, or on a ``"majority"`` of them, an ack has to be before it is confirmed.
@@ -74,8 +74,9 @@ class Dialect:
             coll,
             codec_options=CODEC,
             read_preference=ReadPreference.PRIMARY,
-            # Without j, a standalone would confirm what it has not written down yet.
-            write_concern=WriteConcern("majority", wtimeout=timeout_ms, j=True),
+            # Without j, a standalone would confirm what it has not written down yet. The wait for a majority is bounded
+            # by the operation's time, which the driver tells the server.
+            write_concern=WriteConcern("majority", j=True),
             read_concern=ReadConcern("local"),
         )
         majority = handle.with_options(read_concern=ReadConcern("majority"))
@@ -83,7 +84,7 @@ class Dialect:
         return Handles(
             coll=handle,
             # An ack that gets lost is a redelivery, so it need not wait for the journal either.
-            settling=handle.with_options(write_concern=WriteConcern(acks, wtimeout=timeout_ms)) if relaxed else handle,
+            settling=handle.with_options(write_concern=WriteConcern(acks)) if relaxed else handle,
             settled=handle if relaxed else majority,
             raw=handle.with_options(codec_options=RAW_CODEC),
             majority=majority,
@@ -112,6 +113,13 @@ class Dialect:
         """Whether a server is known that takes writes. Does not ask, and does not wait."""
         return bool(client.topology_description.has_writable_server())
 
+    def is_set_alive(self, client: Any) -> bool:
+        """Whether a server is known that takes writes, or one of those that can elect it. Does not ask, or wait."""
+        known = client.topology_description
+        return self.has_primary(client) or any(
+            each.server_type_name != "Unknown" for each in known.server_descriptions().values()
+        )
+
     def repeats_writes(self, client: Any) -> bool:
         """Whether the driver by itself repeats single writes, so that the server does each of them once.
 
@@ -128,7 +136,7 @@ class _StandIn(Dialect):
 
     tells_of_collections: ClassVar[bool] = False
 
-    def open(self, client: Any, dbname: str, coll: str, timeout_ms: int, acks: int | str) -> Handles:
+    def open(self, client: Any, dbname: str, coll: str, acks: int | str) -> Handles:
         handle = client.get_database(dbname).get_collection(coll)
         return Handles(handle, handle, handle, handle, handle)
 

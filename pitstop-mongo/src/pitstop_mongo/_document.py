@@ -64,6 +64,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
 LAST_INSTANT = floor_instant(LAST)
 
+_OF_THE_CLOJURE_LIBRARY = "A message of the Clojure library, not taken over yet: run 'pitstop adopt'."
+
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -152,6 +154,8 @@ def _read_fields(fields: Mapping[str, Any]) -> Found:
         last_error=get("last_error"),
         token=get("token"),
     )
+    if isinstance(content, Damaged) and "ready" in fields and "locked" in fields and "revision" not in fields:
+        content = attrs.evolve(content, error=_OF_THE_CLOJURE_LIBRARY)
     return Found(content, get("etag"), get("token"))
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from pymongo.read_concern import ReadConcern
 
-from pitstop import BackendUnavailable
+from pitstop import PitstopError
 from pitstop.abc import Damaged, Record, from_instant
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import read
@@ -70,11 +70,13 @@ class Doubts:
             leases = tuple(each for each in leases if each.until > now)
             if not leases:
                 return []
-            renewed = Lease.new(now, duration)
             with self._connection.indexed() as link:
                 ids = self._ids(link, leases, limit)
-                taken = self._renew(link, ids, leases, renewed)
-        except BackendUnavailable:
+                taken: Sequence[Record | Damaged] = []
+                if ids:
+                    renewed = Lease.new(now, duration)
+                    taken = self._renew(link, ids, leases, renewed)
+        except PitstopError:
             self._waiting.append(leases if renewed is None else (*leases, renewed))
             raise
         if len(ids) == limit:
@@ -90,8 +92,6 @@ class Doubts:
     def _renew(
         self, link: Link, ids: Sequence[str], leases: tuple[Lease, ...], renewed: Lease
     ) -> Sequence[Record | Damaged]:
-        if not ids:
-            return []
         wanted = {"_id": {"$in": list(ids)}, **_under(leases)}
         link.handles.coll.update_many(wanted, renewed.renewal, **self._dialect.by_id)
         raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))

@@ -17,7 +17,17 @@ from pymongo import errors
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["CAUGHT", "FAILURES", "Kind", "in_dns", "is_login_refused", "is_wrong_in_dns", "kind_of", "translate"]
+__all__ = [
+    "CAUGHT",
+    "FAILURES",
+    "Kind",
+    "in_dns",
+    "is_login_refused",
+    "is_permanent",
+    "is_wrong_in_dns",
+    "kind_of",
+    "translate",
+]
 
 
 class Kind(Enum):
@@ -106,7 +116,8 @@ FAILURES: tuple[_Rule, ...] = (
     _rule(
         errors.OperationFailure,
         Kind.PERMANENT,
-        "has not got the members that a majority write needs ({why}).",
+        "has not got the members on which a write is to be confirmed ({why}). See ack_write_concern; else a majority of the "
+        "replica set is meant.",
         codes=(79, 100),
     ),
     _rule((errors.WTimeoutError, errors.WriteConcernError), Kind.UNKNOWN, _UNCONFIRMED),
@@ -195,8 +206,23 @@ def is_login_refused(error: Exception) -> bool:
 
 def kind_of(error: Exception) -> Kind:
     """Whether an operation that failed with this was done."""
+    if _is_unconfirmed(error):
+        return Kind.UNKNOWN
     rule = _rule_of(error)
     return Kind.UNKNOWN if rule is None else rule.kind
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether it would be the same again, until somebody changes something. It may have been done all the same."""
+    rule = _rule_of(error)
+    return rule is not None and rule.kind is Kind.PERMANENT
+
+
+def _is_unconfirmed(error: Exception) -> bool:
+    """Whether something was written, and it is not known for how long."""
+    if isinstance(error, errors.BulkWriteError):
+        return bool((error.details or {}).get("writeConcernErrors"))
+    return isinstance(error, errors.WriteConcernError)
 
 
 def translate(error: Exception, location: str) -> PitstopError:

@@ -18,7 +18,7 @@ import attrs
 
 from pymongo import DeleteOne, UpdateOne
 
-from pitstop import OutcomeUnknown
+from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, progress_fields
@@ -61,14 +61,17 @@ class Settler:
         applied: set[str] = set()
         for some in self._portions(writes):
             # Of the first run: an ack that was sent in time counts as in time when it is sent again.
-            now = self._connection.now_us() // 1000
             try:
+                now = self._connection.now_us() // 1000
                 single = len(some) == 1 or _is_mixed(some)
                 applied |= self._connection.until_known(partial(self._apply, some, now), single=single)
-            except OutcomeUnknown as error:
+            except BackendUnavailable as error:
+                if not (applied or isinstance(error, OutcomeUnknown)):
+                    raise
                 raise OutcomeUnknown(
-                    f"{error} If it was not, the message comes back when its lease runs out.",
+                    f"{error} {_if_not(some)}",
                     ids=tuple(each.id for each in writes if each.id not in applied),
+                    permanent=error.permanent,
                 ) from None
         return [each.id in applied for each in writes]
 
@@ -115,17 +118,16 @@ class Settler:
         hint = self._dialect.by_id
         deletes = [each for each in some if each.settlement.progress is None]
         updates = [each for each in some if each.settlement.progress is not None]
-        gone = self._gone(link, deletes) if again else set()
-        there = self._fencing(link, deletes, now)
+        there = {each.id for each in deletes} if again else self._fencing(link, deletes, now)
         requests: list[DeleteOne | UpdateOne] = [
             *(DeleteOne(self._fenced(each, now), **hint) for each in deletes if each.id in there),
             *(UpdateOne(self._fenced(each, now), _update(each), **hint) for each in updates),
         ]
         if not requests:
-            return gone
+            return set()
         result = _coll(link, some).bulk_write(requests, ordered=False)
-        deleted = self._deleted(link, there, result.deleted_count)
-        return gone | deleted | self._updated(link, updates, result.matched_count, again)
+        deleted = self._gone(link, deletes) if again else self._deleted(link, there, result.deleted_count)
+        return deleted | self._updated(link, updates, result.matched_count, again)
 
     def _fencing(self, link: Link, deletes: Sequence[_Write], now: int) -> set[str]:
         """Which of these may be deleted. The reply of a delete is a count: to know afterwards whom it leaves out, one
@@ -139,20 +141,21 @@ class Settler:
         return {each["_id"] for each in found if each.get("token") == tokens[each["_id"]]}
 
     def _gone(self, link: Link, deletes: Sequence[_Write]) -> set[str]:
-        """Which of these are not there any more. A run before may have deleted them; if it was somebody else, in that
-        very moment, they are done with as well.
+        """Which of these are not there any more. This run or one before may have deleted them; if it was somebody else,
+        in that very moment, they are done with as well.
+
+        To be asked after a write: that has waited until a majority has what the run before left behind.
         """
         ids = {each.id for each in deletes}
         return ids - self._there(link, ids) if ids else ids
 
     def _delete_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
-        gone = self._gone(link, some) if again else set()
-        ids = self._fencing(link, some, now)
+        ids = {each.id for each in some} if again else self._fencing(link, some, now)
         if not ids:
-            return gone
+            return ids
         filter = {"_id": {"$in": list(ids)}, **_fence(some[0].settlement.token, now)}
         deleted = _coll(link, some).delete_many(filter, **self._dialect.by_id).deleted_count
-        return gone | self._deleted(link, ids, deleted)
+        return self._gone(link, some) if again else self._deleted(link, ids, deleted)
 
     def _update_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
         ids = [each.id for each in some]
@@ -196,6 +199,16 @@ class Settler:
 
     def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
         return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
+
+
+def _if_not(some: Sequence[_Write]) -> str:
+    """What it means if these were not written."""
+    outcomes = {each.settlement.outcome for each in some}
+    if Outcome.EXTEND in outcomes:
+        return "If it was not, the lease ends when it would have."
+    if any(each.settlement.outcome is Outcome.RELEASE and each.settlement.progress is not None for each in some):
+        return "Look with get() what became of it: a message that was leased comes back when its lease runs out."
+    return "If it was not, the message comes back when its lease runs out."
 
 
 def _is_mixed(some: Sequence[_Write]) -> bool:

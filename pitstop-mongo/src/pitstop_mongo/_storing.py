@@ -18,7 +18,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
 
-from pitstop import OutcomeUnknown
+from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Record
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import document_of
@@ -31,6 +31,8 @@ _MOST_DOCUMENTS = 5000
 _MOST_BYTES = 8 * 1024 * 1024
 
 _DUPLICATE = 11000
+#: Times that a removal begins anew because the message was stored anew in between.
+_MOST_VERSIONS = 5
 
 
 @attrs.frozen
@@ -57,11 +59,15 @@ class Storer:
         for number, batch in enumerate(batches):
             try:
                 mostly_new = self._connection.until_known(partial(self._put, batch, mostly_new))
-            except OutcomeUnknown as error:
+            except BackendUnavailable as error:
+                # Of the batches before this one it is known; the caller, who gave them together, is told of the rest.
+                if not (number or isinstance(error, OutcomeUnknown)):
+                    raise
                 raise OutcomeUnknown(
                     f"{error} Store again under the same ids (they are in error.ids): then all are stored, though one that "
                     f"was stored the first time too may be emitted twice.",
                     ids=tuple(each.record.id for some in batches[number:] for each in some),
+                    permanent=error.permanent,
                 ) from None
 
     def delete(self, id: str) -> bool:
@@ -102,8 +108,9 @@ class Storer:
         stored = {each["_id"] for each in found}
         left = [each for each in batch if each.record.id not in stored]
         self._connection.counters["store_recovered"] += len(stored)
-        now = self._connection.now_us() // 1000
-        if any((each.record.progress.due or 0) <= now for each in left):
+        # Or is due before this run ends.
+        soon = self._connection.now_us() // 1000 + self._connection.longest_ms
+        if any((each.record.progress.due or 0) <= soon for each in left):
             raise OutcomeUnknown(
                 f"MongoDB at {self._connection.location} lost the reply to a store. Whether it was done is not known: by now "
                 f"the message may have been emitted and acknowledged."
@@ -111,8 +118,17 @@ class Storer:
         return left
 
     def _delete(self, id: str, link: Link, again: bool) -> bool:
-        if link.handles.coll.delete_one({"_id": self._dialect.one(id)}).deleted_count:
-            return True
+        coll = link.handles.coll
+        for _ in range(_MOST_VERSIONS):
+            found = coll.find_one({"_id": self._dialect.one(id)}, {"revision": 1})
+            if found is None:
+                break
+            # This version and no other: should the server get to it only after we have given up, then not over what was
+            # stored since.
+            if coll.delete_one({"_id": self._dialect.one(id), "revision": found.get("revision")}).deleted_count:
+                return True
+        else:
+            return bool(coll.delete_one({"_id": self._dialect.one(id)}).deleted_count)
         if again:
             raise OutcomeUnknown(
                 f"MongoDB at {self._connection.location} lost the reply to a removal. The message is gone; whether this call "

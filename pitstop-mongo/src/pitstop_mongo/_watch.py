@@ -67,14 +67,20 @@ class Watcher:
         self._connection = connection
         self._wakeups = wakeups
         self._warned = False
+        self._watched = False
 
     def watch(self) -> Watch | None:
         """See :meth:`pitstop.abc.Backend.watch`."""
         if not self._connection.dialect.batches:
             return None
         try:
-            return self._open()
+            watch = self._open()
         except _Refused as refused:
+            if self._watched:
+                # It was allowed before, and may be again.
+                raise BackendUnavailable(
+                    f"MongoDB at {self._connection.location}: {refused}.", permanent=True
+                ) from None
             if not self._warned:
                 self._warned = True
                 _log.warning(
@@ -83,6 +89,8 @@ class Watcher:
                     refused,
                 )
             return None
+        self._watched = watch is not None
+        return watch
 
     def _open(self) -> Watch | None:
         with self._connection.indexed() as link:

@@ -20,9 +20,14 @@ _LOG_EVERY = 60.0
 
 
 class Backoff:
-    """The failures in a row of one listener."""
+    """The failures in a row of one listener, or of a watch.
 
-    def __init__(self) -> None:
+    :param quiet: seconds of failures of which nobody is told: what others tell of at once, or what mends itself.
+    """
+
+    def __init__(self, what: str = "the store", quiet: float = 0.0) -> None:
+        self._what = what
+        self._quiet = quiet
         self._failures = 0
         self._since = 0.0
         self._logged: float | None = None
@@ -40,16 +45,18 @@ class Backoff:
         if self._failures == 1:
             self._since = now
         permanent = isinstance(error, BackendUnavailable) and error.permanent
-        if log and (self._logged is None or now - self._logged >= _LOG_EVERY):
+        # What is no failure of the store is a bug.
+        told = isinstance(error, BackendUnavailable) and now - self._since < self._quiet
+        if log and not told and (self._logged is None or now - self._logged >= _LOG_EVERY):
             self._logged = now
             level = logging.ERROR if permanent else logging.WARNING
             what = "refuses" if permanent else "does not answer"
-            _log.log(level, "the store %s (%d failures in a row); trying again: %s", what, self._failures, error)
+            _log.log(level, "%s %s (failure %d in a row); trying again: %s", self._what, what, self._failures, error)
         longest = _PERMANENT if permanent else min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
     def succeeded(self, now: float) -> None:
         """Note a success at ``now`` (seconds, monotonic)."""
         if self._logged is not None:
-            _log.info("the store answers again after %.1f s and %d failures", now - self._since, self._failures)
+            _log.info("%s answers again after %.1f s and %d failures", self._what, now - self._since, self._failures)
         self._failures, self._logged = 0, None

@@ -16,6 +16,9 @@ __all__ = ["Watching"]
 
 _log = logging.getLogger("pitstop.listener")
 
+#: Seconds for which a watch may fail without a word: of a store that is away the listeners tell, and the rest mends itself.
+_QUIET = 60.0
+
 
 class Watching:
     """One thread per :class:`pitstop.Pitstop`, begun by the first listener that sleeps and ended with the last."""
@@ -50,7 +53,7 @@ class Watching:
         self._lock, self._joined, self._end = Lock(), WeakSet(), None
 
     def _follow(self, end: Doorbell) -> None:
-        clock, backoff = self._store.clock, Backoff()
+        clock, backoff = self._store.clock, Backoff("what tells of messages of others", _QUIET)
         watch: Watch | None = None
         while True:
             try:

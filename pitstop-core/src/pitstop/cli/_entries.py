@@ -206,6 +206,8 @@ def _document(entry: Entry) -> dict[str, Any]:
 
 def _why(entry: Entry, now: datetime) -> str:
     """The answer to: why has this message not come?"""
+    if entry.scheduled_for is None:
+        return "It cannot be read, so it is not emitted. The last error says what to do."
     if entry.state == "dead" or entry.due is None:
         return "It was set aside and is not emitted any more. See the last error; 'pitstop redrive' makes it due."
     when = ago(entry.due, now)
