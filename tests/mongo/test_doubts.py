@@ -9,6 +9,7 @@ import pymongo
 import pytest
 
 import pitstop
+import pitstop_mongo._storing
 
 from mongo.commands import Commands
 from mongo.conftest import START
@@ -226,6 +227,44 @@ def test_a_removal_in_doubt_is_done_and_told_when_it_can_be(failing, record):
         backend.delete("b")
     assert caught.value.ids == ("b",)
     assert backend.scan(None, 9, None) == []
+
+
+def test_a_store_in_doubt_when_it_is_closed_is_told_as_unknown(failing, record, monkeypatch):
+    """Not as refused because of the close: what was sent before that may have been done."""
+    backend = failing.backend
+
+    def closed_meanwhile(link, batch):
+        backend.close()
+        return backend.get("a")
+
+    monkeypatch.setattr(backend._storer, "_left", closed_meanwhile)
+    with failing("update", mode=ONCE, **APPLIED), pytest.raises(OutcomeUnknown, match="not known") as caught:
+        backend.put([record("a")])
+    assert caught.value.ids == ("a",)
+
+
+def test_a_batch_that_is_refused_in_part_tells_of_the_rest(failing, record, monkeypatch):
+    monkeypatch.setattr(pitstop_mongo._storing, "_MOST_DOCUMENTS", 2)
+    with (
+        failing("insert", mode={"skip": 1}, errorCode=13) as backend,
+        pytest.raises(OutcomeUnknown, match="does not allow this user") as caught,
+    ):
+        backend.put([record(id) for id in "abcd"])
+    assert caught.value.ids == ("c", "d")
+    assert caught.value.permanent
+    assert [each.id for each in backend.scan(None, 9, None)] == ["a", "b"]
+
+
+def test_a_removal_names_the_version_so_that_a_late_one_spares_the_next(mongo_uri, mongo_dbname, clock, record):
+    seen = Commands()
+    with pymongo.MongoClient(mongo_uri, event_listeners=[seen]) as client:
+        backend = MongoBackend.from_options({"client": client, "dbname": mongo_dbname, "clock": clock})
+        stored = record("a")
+        backend.put([stored])
+        assert backend.delete("a") is True
+        assert backend.delete("a") is False
+    (delete,) = [command["deletes"][0] for name, command in seen.commands if name == "delete"]
+    assert delete["q"] == {"_id": {"$eq": "a"}, "revision": stored.revision}
 
 
 def test_an_id_that_pitstop_made_is_in_the_error(failing):

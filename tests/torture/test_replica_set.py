@@ -4,7 +4,13 @@ a reason. With elections that are quick, and faults that are short; all the othe
 
 from __future__ import annotations
 
+import time
+
+from datetime import timedelta
+
 import pytest
+
+import pitstop
 
 from torture import faults
 from torture.conftest import DRAIN, assert_kept
@@ -17,3 +23,17 @@ def test_a_lost_primary_loses_nothing(fault, replica_set, open_bench, judge):
     fault(replica_set, 0.5)
     bench.wait_for_emissions(30)
     assert_kept(judge(bench, DRAIN), bench)
+
+
+def test_a_store_that_begins_while_there_is_no_primary_waits_for_one(replica_set):
+    """Though an election takes longer than one operation may."""
+    where = {"type": "mongo", "uri": replica_set.uri, "dbname": "pitstop_test_elections", "operation_timeout": "2s"}
+    with pitstop.init(where) as pit:
+        pit.store({"id": "a"}, timedelta(hours=1))
+        primary = replica_set.primary
+        replica_set.kill(primary)
+        connection = pit._store.backend._connection
+        while connection.dialect.has_primary(connection._link.client):
+            time.sleep(0.01)
+        assert pit.store({"id": "b"}, timedelta(hours=1)) == "b"
+        assert {each.id for each in pit.entries()} == {"a", "b"}
