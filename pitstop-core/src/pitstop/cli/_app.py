@@ -122,18 +122,23 @@ def _let_go_of_stdout() -> None:
 @contextmanager
 def _log_on_stderr(settings: Settings) -> Iterator[None]:
     logger, handler = logging.getLogger("pitstop"), _StderrHandler(settings)
+    # Who was told that the store is away is told that it is back, too, which is no warning.
+    listener = logging.getLogger("pitstop.listener")
+    level = listener.level
+    listener.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        listener.setLevel(level)
 
 
 class _StderrHandler(logging.Handler):
-    """Warnings of the library, each in one line like the errors."""
+    """Warnings of the library, and what the listener says, each in one line like the errors."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._settings = settings
 
     def emit(self, record: logging.LogRecord) -> None:
