@@ -93,7 +93,7 @@ def reschedule():
 
 
 @pytest.fixture
-def failing(request, mongo_client, mongo_uri, mongo_dbname, clock):
+def failing(request, eager_driver, mongo_client, mongo_uri, mongo_dbname, clock):
     """A backend, and a way to have the server fail its commands. Its name keeps other clients out of it.
 
     The parameter is its ``operation_timeout``; the driver needs half a second to come back after a lost connection.

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+import pymongo
 
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
@@ -21,7 +22,7 @@ from pymongo.errors import BulkWriteError
 from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Record
 from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import document_of
+from pitstop_mongo._document import LAST_INSTANT, document_of
 
 
 __all__ = ["Storer", "Write", "encoded", "portions"]
@@ -79,8 +80,14 @@ class Storer:
 
     def _put(self, batch: Sequence[Write], mostly_new: bool, link: Link, again: bool) -> bool:
         """Store a batch; say whether most of it was new, which is what the next one is tried as."""
-        if again:
-            batch = self._left(link, batch)
+        if not again:
+            return self._write(link, batch, mostly_new)
+        left, seconds = self._left(link, batch)
+        # Not beyond the time when it is due: by then an earlier run's may have been emitted and acknowledged.
+        with pymongo.timeout(seconds):
+            return self._write(link, left, mostly_new)
+
+    def _write(self, link: Link, batch: Sequence[Write], mostly_new: bool) -> bool:
         if len(batch) <= 1:
             for write in batch:
                 link.handles.coll.replace_one({"_id": self._dialect.one(write.record.id)}, write.document, upsert=True)
@@ -96,8 +103,8 @@ class Storer:
             )
         return len(replaced) <= len(batch) // 2
 
-    def _left(self, link: Link, batch: Sequence[Write]) -> Sequence[Write]:
-        """What an earlier run has not stored.
+    def _left(self, link: Link, batch: Sequence[Write]) -> tuple[Sequence[Write], float]:
+        """What an earlier run has not stored, and the seconds until the first of it is due.
 
         :raises OutcomeUnknown: when that cannot be told: what is due may have been stored, emitted and acknowledged
             since. To store it again would emit it again.
@@ -108,14 +115,14 @@ class Storer:
         stored = {each["_id"] for each in found}
         left = [each for each in batch if each.record.id not in stored]
         self._connection.counters["store_recovered"] += len(stored)
-        # Or is due before this run ends.
-        soon = self._connection.now_us() // 1000 + self._connection.longest_ms
-        if any((each.record.progress.due or 0) <= soon for each in left):
+        now = self._connection.now_us() // 1000
+        due = min((each.record.progress.due or 0 for each in left), default=LAST_INSTANT)
+        if due <= now:
             raise OutcomeUnknown(
                 f"MongoDB at {self._connection.location} lost the reply to a store. Whether it was done is not known: by now "
                 f"the message may have been emitted and acknowledged."
             )
-        return left
+        return left, (due - now) / 1000
 
     def _delete(self, id: str, link: Link, again: bool) -> bool:
         coll = link.handles.coll
