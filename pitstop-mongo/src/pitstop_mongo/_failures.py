@@ -37,7 +37,7 @@ class Kind(Enum):
     TRANSIENT = "transient"
     #: Done, not done, or done in part; to be tried again only if that does no harm.
     UNKNOWN = "unknown"
-    #: Not done, and will not work until somebody changes something.
+    #: Not done (of many, some may have been), and will not work until somebody changes something.
     PERMANENT = "permanent"
 
 

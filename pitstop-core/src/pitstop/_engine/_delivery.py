@@ -114,6 +114,8 @@ class Delivery:
             and nothing raised.
         :param delay: when it comes back, from now; zero or more.
         :raises LeaseLost: when the lease is over; nothing was changed.
+        :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, or sooner
+            if the store did it all the same.
         :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
         """
         if error is not None and error is self._told:
@@ -133,6 +135,7 @@ class Delivery:
         """Hold the lease for ``duration`` from now (the lock time if not given), be that longer or shorter.
 
         :raises LeaseLost: when the lease is over; nothing was changed.
+        :raises BackendUnavailable: when the store did not answer; count on the end that the lease had.
         """
         span: object = self._lock_time if duration is None else duration
         if not isinstance(span, timedelta) or span < timedelta(milliseconds=1):
