@@ -8,7 +8,7 @@ import pytest
 
 
 # Before anything imports it, so that a failure shows the values that were compared.
-pytest.register_assert_rewrite("conformance.suite")
+pytest.register_assert_rewrite("pitstop.testing._conformance")
 
 #: The backends that are to be in the matrix, by the names of their classes of tests.
 BACKENDS = {"TestMemory": "memory", "TestSqlite": "sqlite", "TestMongo": "mongo", "TestMongomock": "mongomock"}
@@ -86,7 +86,7 @@ class Matrix:
         write(f"{len(self._expected())} tests, {len(names)} backends, {len(gaps)} gaps")
 
     def _expected(self) -> list[str]:
-        from conformance.suite import BackendConformance, kit_tests
+        from pitstop.testing._conformance import BackendConformance, kit_tests
 
         return list(dict.fromkeys([*kit_tests(BackendConformance), *self._rows]))
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from conformance.suite import BackendConformance, BackendContract, PitstopBehaviour, Races, kit_tests
+from pitstop.testing._conformance import BackendConformance, BackendContract, PitstopBehaviour, Races, kit_tests
 
 
 def test_a_class_that_overrides_a_test_is_refused():
@@ -64,7 +64,7 @@ def test_the_parts_make_the_whole():
 
 _UNFINISHED = """
 import pytest
-from conformance.suite import BackendConformance
+from pitstop.testing._conformance import BackendConformance
 from pitstop_memory import MemoryBackend
 
 

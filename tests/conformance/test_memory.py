@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from conformance.suite import BackendConformance
+from pitstop.testing import BackendConformance
 from pitstop_memory import MemoryBackend
 
 

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from conformance.suite import BackendConformance
+from pitstop.testing import BackendConformance
 from pitstop_mongo import MongoBackend
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import mongomock
 import pytest
 
-from conformance.suite import BackendConformance
+from pitstop.testing import BackendConformance
 from pitstop_mongo import MongoBackend
 
 

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from conformance.suite import BackendConformance
+from pitstop.testing import BackendConformance
 from pitstop_sqlite import SqliteBackend
 
 

@@ -5,30 +5,41 @@ from __future__ import annotations
 import threading
 import time
 
+from typing import Any
+
 import pytest
 
 import pitstop
 
-from conformance.suite._kit import Handles, Kit, needs
-from conformance.suite._records import MINUTE, START, ids, lease_all, lease_only, make_record, put_due, settlement
 from pitstop.abc import API_VERSION, Aside, Backend, Capability, Damaged, Outcome
 from pitstop.testing import ManualClock
+from pitstop.testing._conformance._kit import Handles, Kit, needs
+from pitstop.testing._conformance._records import (
+    MINUTE,
+    START,
+    ids,
+    lease_all,
+    lease_only,
+    make_record,
+    put_due,
+    settlement,
+)
 
 
 class Handle(Kit):
     """A handle on a store."""
 
-    def test_now_is_told_by_the_clock_in_microseconds(self, backend: Backend, clock: ManualClock):
+    def test_now_is_told_by_the_clock_in_microseconds(self, backend: Backend, clock: ManualClock) -> None:
         assert backend.now() == START * 1000
 
         clock.advance(0.000123)
 
         assert backend.now() == START * 1000 + 123
 
-    def test_the_class_says_which_version_of_the_contract_it_keeps(self, backend: Backend):
+    def test_the_class_says_which_version_of_the_contract_it_keeps(self, backend: Backend) -> None:
         assert type(backend).api_version == API_VERSION
 
-    def test_an_unknown_option_is_refused_with_the_one_that_was_meant(self, open_backend: Handles):
+    def test_an_unknown_option_is_refused_with_the_one_that_was_meant(self, open_backend: Handles) -> None:
         with pytest.raises(pitstop.ConfigError, match=r"'lock_tme'.*Did you mean 'lock_time'"):
             open_backend(lock_tme="5m")
 
@@ -44,23 +55,23 @@ class Handle(Kit):
         ],
         ids=str,
     )
-    def test_a_wrong_value_is_refused_by_the_name_of_its_option(self, open_backend: Handles, option):
+    def test_a_wrong_value_is_refused_by_the_name_of_its_option(self, open_backend: Handles, option: Any) -> None:
         (name,) = option
         nested = option[name] if isinstance(option[name], dict) else {}
 
         with pytest.raises(pitstop.ConfigError, match="max_attempts" if nested else name):
             open_backend(**option)
 
-    def test_a_handle_says_where_its_messages_are(self, backend: Backend):
+    def test_a_handle_says_where_its_messages_are(self, backend: Backend) -> None:
         assert isinstance(backend.location, str)
         assert backend.location
         assert backend.location in repr(backend)
 
-    def test_close_again_is_harmless(self, backend: Backend):
+    def test_close_again_is_harmless(self, backend: Backend) -> None:
         backend.close()
         backend.close()
 
-    def test_closing_a_handle_leaves_its_peers_alone(self, backend: Backend, open_backend: Handles):
+    def test_closing_a_handle_leaves_its_peers_alone(self, backend: Backend, open_backend: Handles) -> None:
         peer = open_backend.peer()
         put_due(backend, "a", "b")
 
@@ -70,7 +81,7 @@ class Handle(Kit):
         peer.put([make_record("c")])
         assert peer.tally().due == 1
 
-    def test_what_was_stored_is_there_when_it_is_opened_again(self, open_backend: Handles):
+    def test_what_was_stored_is_there_when_it_is_opened_again(self, open_backend: Handles) -> None:
         backend = open_backend()
         needs(backend, Capability.DURABLE)
         put_due(backend, "a", "b")
@@ -84,7 +95,7 @@ class Handle(Kit):
         assert list(again.settle([settlement(leased, Outcome.COMPLETE, None)])) == [True]
         assert ids(again.scan(None, 10, None)) == ["b"]
 
-    def test_a_ping_says_nothing_and_changes_nothing(self, backend: Backend):
+    def test_a_ping_says_nothing_and_changes_nothing(self, backend: Backend) -> None:
         backend.ping()
         put_due(backend, "a")
         before = backend.get("a")
@@ -95,7 +106,7 @@ class Handle(Kit):
         assert list(backend.scan(None, 10, None)) == [before]
 
     @pytest.mark.parametrize("session", [object(), "session", 0], ids=["any", "str", "zero"])
-    def test_what_is_no_session_is_refused(self, backend: Backend, session: object):
+    def test_what_is_no_session_is_refused(self, backend: Backend, session: object) -> None:
         """And where there are no transactions, whatever is given as one: by the names of capability and backend."""
         if Capability.TRANSACTIONS in backend.capabilities:
             with pytest.raises(pitstop.PitstopError, match=f"session is a {type(session).__name__}|TRANSACTIONS"):
@@ -104,7 +115,7 @@ class Handle(Kit):
             with pytest.raises(pitstop.Unsupported, match=f"{type(backend).__name__}.* capability TRANSACTIONS"):
                 backend.within(session)
 
-    def test_without_the_capability_there_is_no_watch(self, backend: Backend):
+    def test_without_the_capability_there_is_no_watch(self, backend: Backend) -> None:
         watch = backend.watch()
 
         assert (watch is not None) == (Capability.WATCH in backend.capabilities)
@@ -112,7 +123,7 @@ class Handle(Kit):
             watch.close()
 
     @pytest.mark.parametrize("after", ["a_pause", "a_change"])
-    def test_a_watch_notices_what_a_peer_stores(self, backend: Backend, open_backend: Handles, after: str):
+    def test_a_watch_notices_what_a_peer_stores(self, backend: Backend, open_backend: Handles, after: str) -> None:
         """The one wait in the suite that goes by the machine's clock: a watch waits for its server, or polls."""
         needs(backend, Capability.WATCH)
         peer = open_backend.peer()
@@ -128,7 +139,7 @@ class Handle(Kit):
         finally:
             watch.close()
 
-    def test_a_watch_does_not_cry_all_the_time(self, backend: Backend):
+    def test_a_watch_does_not_cry_all_the_time(self, backend: Backend) -> None:
         """When nothing happens it says so, sooner or later: else every listener would look without end."""
         needs(backend, Capability.WATCH)
         watch = backend.watch()
@@ -142,7 +153,7 @@ class Handle(Kit):
         finally:
             watch.close()
 
-    def test_a_damaged_record_is_read_as_damaged(self, backend: Backend):
+    def test_a_damaged_record_is_read_as_damaged(self, backend: Backend) -> None:
         backend.put([make_record("a", START + 5, message={"secret": "s3cr3t"}, token="t", attempts=1, first_leased=0)])
 
         self.damage(backend, "a")
@@ -153,7 +164,7 @@ class Handle(Kit):
         assert read.error
         assert "s3cr3t" not in read.error
 
-    def test_a_damaged_record_is_seen_among_the_others(self, backend: Backend):
+    def test_a_damaged_record_is_seen_among_the_others(self, backend: Backend) -> None:
         put_due(backend, "a", "b", "c")
 
         self.damage(backend, "b")
@@ -162,7 +173,7 @@ class Handle(Kit):
         assert [isinstance(each, Damaged) for each in backend.scan("due", 10, None)] == [False, True, False]
         assert backend.tally().due == 3
 
-    def test_a_damaged_record_is_leased_as_such_and_holds_nobody_up(self, backend: Backend):
+    def test_a_damaged_record_is_leased_as_such_and_holds_nobody_up(self, backend: Backend) -> None:
         put_due(backend, "a", "b", "c")
         self.damage(backend, "a")
 
@@ -174,7 +185,7 @@ class Handle(Kit):
         assert leased[0].due == START + MINUTE
         assert not any(isinstance(each, Damaged) for each in leased[1:])
 
-    def test_a_damaged_record_can_be_set_aside(self, backend: Backend, clock: ManualClock):
+    def test_a_damaged_record_can_be_set_aside(self, backend: Backend, clock: ManualClock) -> None:
         put_due(backend, "a")
         self.damage(backend, "a")
         (leased,) = backend.lease(1, MINUTE)
@@ -190,7 +201,7 @@ class Handle(Kit):
         assert isinstance(read, Damaged)
         assert read.due is None
 
-    def test_a_damaged_record_can_be_deleted(self, backend: Backend):
+    def test_a_damaged_record_can_be_deleted(self, backend: Backend) -> None:
         put_due(backend, "a")
         self.damage(backend, "a")
 
@@ -198,7 +209,7 @@ class Handle(Kit):
 
         assert backend.get("a") is None
 
-    def test_a_damaged_record_is_healed_by_a_put(self, backend: Backend):
+    def test_a_damaged_record_is_healed_by_a_put(self, backend: Backend) -> None:
         put_due(backend, "a")
         self.damage(backend, "a")
         record = make_record()

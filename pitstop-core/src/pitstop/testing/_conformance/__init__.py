@@ -17,18 +17,18 @@ overriding a test is refused. ``damage(backend, id)``, a method, makes a stored 
 
 from __future__ import annotations
 
-from conformance.suite._behaviour_delivery import Deliveries
-from conformance.suite._behaviour_listener import Listening
-from conformance.suite._behaviour_look import Look
-from conformance.suite._behaviour_recurring import Recurring
-from conformance.suite._behaviour_store import Store
-from conformance.suite._contract_handle import Handle
-from conformance.suite._contract_lease import Lease
-from conformance.suite._contract_put import PutGetDelete
-from conformance.suite._contract_read import Read
-from conformance.suite._contract_settle import Settle
-from conformance.suite._kit import Handles, Kit, kit_tests
-from conformance.suite._races import Races
+from pitstop.testing._conformance._behaviour_delivery import Deliveries
+from pitstop.testing._conformance._behaviour_listener import Listening
+from pitstop.testing._conformance._behaviour_look import Look
+from pitstop.testing._conformance._behaviour_recurring import Recurring
+from pitstop.testing._conformance._behaviour_store import Store
+from pitstop.testing._conformance._contract_handle import Handle
+from pitstop.testing._conformance._contract_lease import Lease
+from pitstop.testing._conformance._contract_put import PutGetDelete
+from pitstop.testing._conformance._contract_read import Read
+from pitstop.testing._conformance._contract_settle import Settle
+from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
+from pitstop.testing._conformance._races import Races
 
 
 __all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "PitstopBehaviour", "Races", "kit_tests"]

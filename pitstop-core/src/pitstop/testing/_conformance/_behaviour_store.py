@@ -12,10 +12,10 @@ import pytest
 
 import pitstop
 
-from conformance.suite._kit import Kit
-from conformance.suite._records import START, at
-from conformance.suite._values import GIVEN_AND_BACK, IDS, same
 from pitstop.testing import ManualClock
+from pitstop.testing._conformance._kit import Kit
+from pitstop.testing._conformance._records import START, at
+from pitstop.testing._conformance._values import GIVEN_AND_BACK, IDS, same
 
 
 _NOW = at(START)
@@ -95,7 +95,7 @@ class Store(Kit):
 
     def test_a_deferred_message_is_emitted_at_its_time(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
-    ):
+    ) -> None:
         """The first example of the API: ``pit.store({"msg": "object"}, timedelta(minutes=15))``."""
         id = pit.store({"msg": "object"}, timedelta(minutes=15))
         assert listener.get() is None
@@ -115,7 +115,7 @@ class Store(Kit):
 
     def test_an_update_by_id_replaces_message_and_schedule(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
-    ):
+    ) -> None:
         """The second example of the API: the same id again is an update."""
         assert pit.store({"id": "abc", "foo": 1, "old": True}, timedelta(minutes=5)) == "abc"
         assert pit.store({"id": "abc", "foo": 2}, timedelta(minutes=10)) == "abc"
@@ -134,7 +134,7 @@ class Store(Kit):
 
     def test_a_removed_message_is_never_emitted(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
-    ):
+    ) -> None:
         """The fourth example of the API: ``pit.remove("abc")`` says whether it was there."""
         pit.store({"id": "abc"}, timedelta(minutes=5))
         pit.store({"id": "kept"}, timedelta(minutes=5))
@@ -148,7 +148,7 @@ class Store(Kit):
         assert delivery.id == "kept"
         assert listener.get() is None
 
-    def test_a_message_without_an_id_gets_a_uuid4(self, pit: pitstop.Pitstop):
+    def test_a_message_without_an_id_gets_a_uuid4(self, pit: pitstop.Pitstop) -> None:
         first, second = pit.store({"a": 1}, timedelta(0)), pit.store({"a": 1}, timedelta(0))
 
         assert first != second
@@ -156,7 +156,7 @@ class Store(Kit):
             assert str(uuid.UUID(each)) == each
             assert uuid.UUID(each).version == 4
 
-    def test_an_empty_message_is_a_message(self, pit: pitstop.Pitstop, listener: pitstop.Listener):
+    def test_an_empty_message_is_a_message(self, pit: pitstop.Pitstop, listener: pitstop.Listener) -> None:
         id = pit.store({}, timedelta(0))
 
         delivery = listener.get()
@@ -165,7 +165,7 @@ class Store(Kit):
 
     def test_an_update_may_turn_a_one_shot_into_a_series_and_back(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
-    ):
+    ) -> None:
         pit.store({"id": "a"}, timedelta(0))
         pit.store({"id": "a"}, timedelta(0), None, timedelta(minutes=1))
         delivery = listener.get()
@@ -183,7 +183,9 @@ class Store(Kit):
         assert pit.get("a") is None
 
     @pytest.mark.parametrize("when", [timedelta(0), timedelta(days=-400), _NOW, _NOW - timedelta(days=400)], ids=str)
-    def test_a_time_that_has_come_is_due_at_once(self, pit: pitstop.Pitstop, listener: pitstop.Listener, when):
+    def test_a_time_that_has_come_is_due_at_once(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, when: Any
+    ) -> None:
         pit.store({"id": "a"}, when)
 
         delivery = listener.get()
@@ -192,7 +194,7 @@ class Store(Kit):
 
     def test_now_is_due_now_also_between_two_milliseconds(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
-    ):
+    ) -> None:
         clock.advance(timedelta(microseconds=1234))
 
         pit.store({"id": "a"}, timedelta(0))
@@ -202,7 +204,7 @@ class Store(Kit):
 
     def test_a_time_between_two_milliseconds_is_rounded_up(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
-    ):
+    ) -> None:
         clock.advance(timedelta(microseconds=400))
         pit.store({"id": "point"}, clock.now() + timedelta(microseconds=1))
         pit.store({"id": "distance"}, timedelta(microseconds=1))
@@ -215,7 +217,7 @@ class Store(Kit):
 
         assert {getattr(listener.get(), "id", None) for _ in range(3)} == {"point", "distance", "exact"}
 
-    def test_a_time_in_any_zone_is_the_instant_that_it_means(self, pit: pitstop.Pitstop):
+    def test_a_time_in_any_zone_is_the_instant_that_it_means(self, pit: pitstop.Pitstop) -> None:
         there = timezone(timedelta(hours=-11, minutes=-30))
         pit.store({"id": "a"}, datetime(2024, 1, 1, 0, 0, tzinfo=there))
 
@@ -225,7 +227,7 @@ class Store(Kit):
         assert entry.due.tzinfo is UTC
 
     @pytest.mark.parametrize("name", GIVEN_AND_BACK)
-    def test_every_value_comes_back_the_same(self, pit: pitstop.Pitstop, listener: pitstop.Listener, name: str):
+    def test_every_value_comes_back_the_same(self, pit: pitstop.Pitstop, listener: pitstop.Listener, name: str) -> None:
         given, back = GIVEN_AND_BACK[name]
         pit.store({"id": "a", "value": given}, timedelta(0))
 
@@ -239,7 +241,7 @@ class Store(Kit):
     @pytest.mark.parametrize("name", GIVEN_AND_BACK)
     def test_a_value_is_still_the_same_after_a_nack_and_an_occurrence(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, name: str
-    ):
+    ) -> None:
         """What is settled is written back without touching the message."""
         given, back = GIVEN_AND_BACK[name]
         pit.store({"id": "a", "value": given}, timedelta(0), None, timedelta(minutes=1))
@@ -256,7 +258,7 @@ class Store(Kit):
         assert third is not None
         assert same(third.msg, {"id": "a", "value": back})
 
-    def test_the_message_of_a_user_is_copied(self, pit: pitstop.Pitstop, listener: pitstop.Listener):
+    def test_the_message_of_a_user_is_copied(self, pit: pitstop.Pitstop, listener: pitstop.Listener) -> None:
         message = {"list": [1, {"x": 1}]}
         id = pit.store(message, timedelta(0))
         assert message == {"list": [1, {"x": 1}]}
@@ -268,7 +270,9 @@ class Store(Kit):
         assert delivery is not None
         assert delivery.msg == {"id": id, "list": [1, {"x": 1}]}
 
-    def test_what_a_handler_does_to_its_message_stays_with_it(self, pit: pitstop.Pitstop, listener: pitstop.Listener):
+    def test_what_a_handler_does_to_its_message_stays_with_it(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener
+    ) -> None:
         pit.store({"id": "a", "list": [1, {"x": 1}]}, timedelta(0))
         delivery = listener.get()
         assert delivery is not None
@@ -285,7 +289,7 @@ class Store(Kit):
         assert again.msg == {"id": "a", "list": [1, {"x": 1}]}
 
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
-    def test_an_id_is_data(self, pit: pitstop.Pitstop, listener: pitstop.Listener, id: str):
+    def test_an_id_is_data(self, pit: pitstop.Pitstop, listener: pitstop.Listener, id: str) -> None:
         pit.store_many([({"id": each}, timedelta(minutes=1)) for each in IDS])
         pit.store({"id": id, "updated": True}, timedelta(0))
         assert pit.stats().scheduled == len(IDS) - 1
@@ -301,7 +305,7 @@ class Store(Kit):
         assert {each.id for each in pit.entries()} == set(IDS) - {id}
 
     @pytest.mark.parametrize("name", BAD_MESSAGES)
-    def test_a_bad_message_is_refused_and_nothing_is_stored(self, pit: pitstop.Pitstop, name: str):
+    def test_a_bad_message_is_refused_and_nothing_is_stored(self, pit: pitstop.Pitstop, name: str) -> None:
         message, text = BAD_MESSAGES[name]
 
         with pytest.raises(pitstop.MessageError, match=text):
@@ -309,7 +313,7 @@ class Store(Kit):
 
         assert pit.entries() == []
 
-    def test_a_bad_update_leaves_the_message_as_it_was(self, pit: pitstop.Pitstop):
+    def test_a_bad_update_leaves_the_message_as_it_was(self, pit: pitstop.Pitstop) -> None:
         pit.store({"id": "a", "foo": 1}, timedelta(minutes=1))
         before = pit.get("a")
 
@@ -325,13 +329,13 @@ class Store(Kit):
         [5, None, b"a", "", "x" * 513, "a\0b", "\ud800"],
         ids=["int", "none", "bytes", "empty", "long", "nul", "surrogate"],
     )
-    def test_a_bad_id_is_refused_wherever_one_is_given(self, pit: pitstop.Pitstop, id: Any):
+    def test_a_bad_id_is_refused_wherever_one_is_given(self, pit: pitstop.Pitstop, id: Any) -> None:
         for call in (pit.get, pit.remove, pit.redrive):
             with pytest.raises(pitstop.MessageError, match="id"):
                 call(id)
 
     @pytest.mark.parametrize("name", BAD_TIMES)
-    def test_a_bad_time_is_refused_and_nothing_is_stored(self, pit: pitstop.Pitstop, name: str):
+    def test_a_bad_time_is_refused_and_nothing_is_stored(self, pit: pitstop.Pitstop, name: str) -> None:
         times, options, text = BAD_TIMES[name]
 
         with pytest.raises(pitstop.ScheduleError, match=text):
@@ -341,7 +345,7 @@ class Store(Kit):
 
     def test_store_many_stores_all_and_returns_their_ids_in_order(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
-    ):
+    ) -> None:
         given = pit.store_many(
             [
                 ({"id": "b", "n": 1}, timedelta(minutes=1)),
@@ -360,11 +364,13 @@ class Store(Kit):
         assert entry is not None
         assert entry.every == timedelta(minutes=2)
 
-    def test_store_many_of_nothing_stores_nothing(self, pit: pitstop.Pitstop):
+    def test_store_many_of_nothing_stores_nothing(self, pit: pitstop.Pitstop) -> None:
         assert pit.store_many([]) == []
         assert pit.entries() == []
 
-    def test_store_many_takes_the_place_of_stored_messages(self, pit: pitstop.Pitstop, listener: pitstop.Listener):
+    def test_store_many_takes_the_place_of_stored_messages(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener
+    ) -> None:
         pit.store({"id": "a", "n": 1}, timedelta(0))
         old = listener.get()
         assert old is not None
@@ -377,7 +383,7 @@ class Store(Kit):
 
     def test_of_several_with_one_id_in_store_many_the_last_one_counts(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener
-    ):
+    ) -> None:
         given = pit.store_many(
             [({"id": "a", "n": 1}, timedelta(0)), ({"id": "b"}, timedelta(0)), ({"id": "a", "n": 2}, timedelta(0))]
         )
@@ -396,7 +402,9 @@ class Store(Kit):
         ],
         ids=["message", "time", "short", "mapping", "number"],
     )
-    def test_store_many_stores_nothing_when_one_is_bad(self, pit: pitstop.Pitstop, item: Any, error, text: str):
+    def test_store_many_stores_nothing_when_one_is_bad(
+        self, pit: pitstop.Pitstop, item: Any, error: Any, text: str
+    ) -> None:
         pit.store({"id": "a", "n": 1}, timedelta(minutes=1))
         before = pit.entries()
         good = [({"id": id, "n": 2}, timedelta(0)) for id in "abcd"]
@@ -406,7 +414,7 @@ class Store(Kit):
 
         assert pit.entries() == before
 
-    def test_a_store_or_a_removal_with_what_is_no_session_is_refused_and_not_done(self, pit: pitstop.Pitstop):
+    def test_a_store_or_a_removal_with_what_is_no_session_is_refused_and_not_done(self, pit: pitstop.Pitstop) -> None:
         pit.store({"id": "a", "n": 1}, timedelta(minutes=1))
         before = pit.entries()
 
@@ -421,7 +429,7 @@ class Store(Kit):
 
         assert pit.entries() == before
 
-    def test_store_many_stores_a_thousand(self, pit: pitstop.Pitstop):
+    def test_store_many_stores_a_thousand(self, pit: pitstop.Pitstop) -> None:
         given = pit.store_many([({"n": n}, timedelta(seconds=n)) for n in range(1000)])
 
         assert len(set(given)) == 1000
@@ -429,7 +437,7 @@ class Store(Kit):
         assert [each.message["n"] for each in stored] == list(range(1000))
         assert [each.id for each in stored] == given
 
-    def test_a_revision_is_new_at_each_store(self, pit: pitstop.Pitstop):
+    def test_a_revision_is_new_at_each_store(self, pit: pitstop.Pitstop) -> None:
         revisions = set()
         for _ in range(3):
             pit.store({"id": "a"}, timedelta(0))

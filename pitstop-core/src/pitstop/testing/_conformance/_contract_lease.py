@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.suite._kit import Handles, Kit
-from conformance.suite._records import MINUTE, SERIES, START, ids, lease_all, lease_only, make_record, put_due
 from pitstop.abc import Backend, Progress, Record
 from pitstop.testing import ManualClock
+from pitstop.testing._conformance._kit import Handles, Kit
+from pitstop.testing._conformance._records import (
+    MINUTE,
+    SERIES,
+    START,
+    ids,
+    lease_all,
+    lease_only,
+    make_record,
+    put_due,
+)
 
 
 class Lease(Kit):
     """A claim."""
 
-    def test_nothing_due_nothing_leased(self, backend: Backend):
+    def test_nothing_due_nothing_leased(self, backend: Backend) -> None:
         assert list(backend.lease(10, MINUTE)) == []
 
         backend.put([make_record("later", START + 1)])
 
         assert list(backend.lease(10, MINUTE)) == []
 
-    def test_nothing_is_leased_a_microsecond_early(self, backend: Backend, clock: ManualClock):
+    def test_nothing_is_leased_a_microsecond_early(self, backend: Backend, clock: ManualClock) -> None:
         backend.put([make_record("a", START + 1)])
         clock.advance(0.000999)
         assert list(backend.lease(10, MINUTE)) == []
@@ -29,7 +38,9 @@ class Lease(Kit):
 
         assert ids(backend.lease(10, MINUTE)) == ["a"]
 
-    def test_a_lease_writes_what_progress_leased_says_and_nothing_else(self, backend: Backend, clock: ManualClock):
+    def test_a_lease_writes_what_progress_leased_says_and_nothing_else(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
         record = make_record(due=START - 500, message={"x": 1}, series=SERIES, last_error="before")
         backend.put([record])
         clock.advance(0.0305)
@@ -44,7 +55,7 @@ class Lease(Kit):
         )
         assert backend.get("a") == leased
 
-    def test_a_retry_keeps_when_its_occurrence_was_leased_first(self, backend: Backend, clock: ManualClock):
+    def test_a_retry_keeps_when_its_occurrence_was_leased_first(self, backend: Backend, clock: ManualClock) -> None:
         backend.put([make_record(scheduled_for=START - 7, attempts=4, first_leased=START - 5, last_error="x")])
         clock.advance(1)
 
@@ -52,7 +63,7 @@ class Lease(Kit):
 
         assert progress == Progress(START + 1000 + MINUTE, START - 7, 5, START - 5, "x", progress.token)
 
-    def test_claims_have_tokens_of_their_own(self, backend: Backend):
+    def test_claims_have_tokens_of_their_own(self, backend: Backend) -> None:
         put_due(backend, *"abcdef")
 
         claims = [backend.lease(2, MINUTE), backend.lease(2, MINUTE), backend.lease(2, MINUTE)]
@@ -63,34 +74,34 @@ class Lease(Kit):
         assert len(different) == len(tokens), "another for the next one"
         assert all(isinstance(each, str) and each for each in different)
 
-    def test_the_oldest_due_goes_first(self, backend: Backend):
+    def test_the_oldest_due_goes_first(self, backend: Backend) -> None:
         dues = {"c": START - 1, "a": START, "d": START - 3, "b": START - 2}
         backend.put([make_record(*each) for each in dues.items()])
 
         assert [lease_only(backend).id for _ in dues] == ["d", "b", "c", "a"]
 
-    def test_a_claim_is_in_order(self, backend: Backend):
+    def test_a_claim_is_in_order(self, backend: Backend) -> None:
         dues = {"c": START - 1, "a": START, "d": START - 3, "b": START - 2}
         backend.put([make_record(*each) for each in dues.items()])
 
         assert ids(lease_all(backend)) == ["d", "b", "c", "a"]
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
-    def test_ties_go_in_the_order_in_which_their_ids_came_in(self, backend: Backend, limit: int):
+    def test_ties_go_in_the_order_in_which_their_ids_came_in(self, backend: Backend, limit: int) -> None:
         put_due(backend, "m", "z")
         put_due(backend, "a", "q", "b")
         put_due(backend, "y")
 
         assert ids(lease_all(backend, limit=limit)) == ["m", "z", "a", "q", "b", "y"]
 
-    def test_an_update_keeps_the_place_among_ties(self, backend: Backend):
+    def test_an_update_keeps_the_place_among_ties(self, backend: Backend) -> None:
         put_due(backend, "c", "b", "a")
 
         put_due(backend, "b")
 
         assert ids(lease_all(backend)) == ["c", "b", "a"]
 
-    def test_an_id_that_was_deleted_comes_in_anew(self, backend: Backend):
+    def test_an_id_that_was_deleted_comes_in_anew(self, backend: Backend) -> None:
         put_due(backend, "c", "b", "a")
         backend.delete("c")
 
@@ -98,7 +109,7 @@ class Lease(Kit):
 
         assert ids(lease_all(backend)) == ["b", "a", "c"]
 
-    def test_ties_keep_their_order_when_leases_run_out(self, backend: Backend, clock: ManualClock):
+    def test_ties_keep_their_order_when_leases_run_out(self, backend: Backend, clock: ManualClock) -> None:
         put_due(backend, "c", "a", "b")
         assert len(lease_all(backend, limit=2)) == 3
 
@@ -106,7 +117,9 @@ class Lease(Kit):
 
         assert ids(lease_all(backend)) == ["c", "a", "b"]
 
-    def test_what_became_due_in_between_goes_after_what_was_due_before(self, backend: Backend, clock: ManualClock):
+    def test_what_became_due_in_between_goes_after_what_was_due_before(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
         """Also when a handle remembers where it found something last."""
         backend.put([make_record("late", START + 1000)])
         put_due(backend, "a")
@@ -119,7 +132,7 @@ class Lease(Kit):
 
     def test_an_older_record_that_a_peer_puts_is_leased_first(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
-    ):
+    ) -> None:
         put_due(backend, "a", "b")
         assert lease_only(backend).id == "a"
         clock.advance(1)
@@ -131,7 +144,7 @@ class Lease(Kit):
         assert set(ids(lease_all(backend))) == {"older", "b"}
 
     @pytest.mark.parametrize("limit", [1, 2, 5])
-    def test_a_claim_holds_no_more_than_its_limit(self, backend: Backend, limit: int):
+    def test_a_claim_holds_no_more_than_its_limit(self, backend: Backend, limit: int) -> None:
         put_due(backend, *"abcdefghijk")
 
         claim = backend.lease(limit, MINUTE)
@@ -141,7 +154,7 @@ class Lease(Kit):
 
     def test_a_leased_record_is_not_leased_again_while_its_lease_runs(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
-    ):
+    ) -> None:
         put_due(backend, "a")
         lease_only(backend, duration=1000)
         peer = open_backend.peer()
@@ -150,7 +163,7 @@ class Lease(Kit):
         clock.advance(0.999999)
         assert list(backend.lease(10, MINUTE)) == list(peer.lease(10, MINUTE)) == []
 
-    def test_a_record_is_leased_again_when_its_lease_ran_out(self, backend: Backend, clock: ManualClock):
+    def test_a_record_is_leased_again_when_its_lease_ran_out(self, backend: Backend, clock: ManualClock) -> None:
         put_due(backend, "a")
         first = lease_only(backend, duration=1000)
         clock.advance(1)
@@ -162,13 +175,13 @@ class Lease(Kit):
         assert second.progress.first_leased == START
         assert second.progress.token != first.progress.token
 
-    def test_a_dead_record_is_never_leased(self, backend: Backend, clock: ManualClock):
+    def test_a_dead_record_is_never_leased(self, backend: Backend, clock: ManualClock) -> None:
         backend.put([make_record("dead", None, token="t", first_leased=0), make_record("dead-too", None, token="t")])
         clock.advance(86_400 * 365)
 
         assert list(backend.lease(10, MINUTE)) == []
 
-    def test_peers_lease_different_records(self, backend: Backend, open_backend: Handles):
+    def test_peers_lease_different_records(self, backend: Backend, open_backend: Handles) -> None:
         put_due(backend, *map(str, range(20)))
         peer = open_backend.peer()
 
@@ -178,7 +191,7 @@ class Lease(Kit):
 
         assert sorted(seen) == sorted(map(str, range(20)))
 
-    def test_a_thousand_due_records_are_leased_once_each(self, backend: Backend):
+    def test_a_thousand_due_records_are_leased_once_each(self, backend: Backend) -> None:
         backend.put([make_record(f"{n:04}", START - n) for n in range(1000)])
 
         leased = ids(lease_all(backend, limit=100))
@@ -186,14 +199,14 @@ class Lease(Kit):
         assert leased == [f"{n:04}" for n in reversed(range(1000))]
         assert backend.tally().leased == 1000
 
-    def test_future_records_do_not_stand_in_the_way(self, backend: Backend):
+    def test_future_records_do_not_stand_in_the_way(self, backend: Backend) -> None:
         backend.put([make_record(f"f{n}", START + 1 + n) for n in range(500)])
         put_due(backend, "a")
         backend.put([make_record(f"g{n}", START + 1 + n) for n in range(500)])
 
         assert ids(lease_all(backend)) == ["a"]
 
-    def test_a_lease_may_reach_the_end_of_time(self, backend: Backend):
+    def test_a_lease_may_reach_the_end_of_time(self, backend: Backend) -> None:
         put_due(backend, "a")
         until = 253_402_300_799_999
 

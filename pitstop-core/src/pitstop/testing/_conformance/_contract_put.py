@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 import pytest
 
-from conformance.suite._kit import Handles, Kit
-from conformance.suite._records import (
+from pitstop.abc import Backend, Outcome, Progress, Record
+from pitstop.testing._conformance._kit import Handles, Kit
+from pitstop.testing._conformance._records import (
     EVERY_OUTCOME,
     MINUTE,
     SERIES,
@@ -23,26 +24,25 @@ from conformance.suite._records import (
     put_due,
     settlement,
 )
-from conformance.suite._values import IDS, PLAIN, same
-from pitstop.abc import Backend, Progress, Record
+from pitstop.testing._conformance._values import IDS, PLAIN, same
 
 
 class PutGetDelete(Kit):
     """A store gives back what was put into it."""
 
-    def test_get_of_an_id_that_was_never_stored_is_none(self, backend: Backend):
+    def test_get_of_an_id_that_was_never_stored_is_none(self, backend: Backend) -> None:
         put_due(backend, "other")
 
         assert backend.get("a") is None
 
-    def test_a_record_comes_back_equal(self, backend: Backend):
+    def test_a_record_comes_back_equal(self, backend: Backend) -> None:
         record = make_record(message={"foo": 1, "bar": ["x", {"y": None}]})
 
         backend.put([record])
 
         assert backend.get("a") == record
 
-    def test_a_peer_sees_what_was_put(self, backend: Backend, open_backend: Handles):
+    def test_a_peer_sees_what_was_put(self, backend: Backend, open_backend: Handles) -> None:
         record = make_record()
 
         backend.put([record])
@@ -50,7 +50,7 @@ class PutGetDelete(Kit):
         assert open_backend.peer().get("a") == record
 
     @pytest.mark.parametrize("name", PLAIN)
-    def test_a_record_with_any_value_comes_back_the_same(self, backend: Backend, name: str):
+    def test_a_record_with_any_value_comes_back_the_same(self, backend: Backend, name: str) -> None:
         message = {"value": PLAIN[name], "among": [PLAIN[name]] if name != "deep" else []}
         backend.put([make_record(message=message)])
 
@@ -61,14 +61,14 @@ class PutGetDelete(Kit):
         assert same(leased.message, message)
 
     @pytest.mark.parametrize("name", [name for name, value in PLAIN.items() if isinstance(value, dict)])
-    def test_a_whole_message_may_look_like_anything(self, backend: Backend, name: str):
+    def test_a_whole_message_may_look_like_anything(self, backend: Backend, name: str) -> None:
         """The keys of a message are data also at the top: not the store's own fields, not operators."""
         backend.put([make_record(message=PLAIN[name])])
 
         assert same(lease_only(backend).message, PLAIN[name])
 
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
-    def test_an_id_is_only_ever_itself(self, backend: Backend, id: str):
+    def test_an_id_is_only_ever_itself(self, backend: Backend, id: str) -> None:
         """Neither a pattern, nor an operator, nor a number, nor equal to one that looks alike."""
         records = {each: make_record(each) for each in IDS}
         backend.put(list(records.values()))
@@ -82,7 +82,7 @@ class PutGetDelete(Kit):
         assert not backend.delete(id)
 
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
-    def test_an_id_is_only_ever_itself_when_it_is_settled(self, backend: Backend, id: str):
+    def test_an_id_is_only_ever_itself_when_it_is_settled(self, backend: Backend, id: str) -> None:
         backend.put([make_record(each) for each in IDS])
         leased = {each.id: each for each in lease_all(backend)}
 
@@ -104,7 +104,7 @@ class PutGetDelete(Kit):
         ],
         ids=["new", "zero", "last", "leased", "odd", "dead", "dead_bare", "waiting"],
     )
-    def test_every_field_of_progress_comes_back(self, backend: Backend, progress: Progress):
+    def test_every_field_of_progress_comes_back(self, backend: Backend, progress: Progress) -> None:
         record = attrs.evolve(make_record(), progress=progress)
 
         backend.put([record])
@@ -114,7 +114,7 @@ class PutGetDelete(Kit):
         assert scanned == record
 
     @pytest.mark.parametrize("series", [None, {}, SERIES], ids=["one_shot", "empty", "full"])
-    def test_a_series_comes_back_as_it_is(self, backend: Backend, series: dict[str, Any] | None):
+    def test_a_series_comes_back_as_it_is(self, backend: Backend, series: dict[str, Any] | None) -> None:
         record = make_record(series=series)
         backend.put([record])
 
@@ -124,7 +124,7 @@ class PutGetDelete(Kit):
         assert same(stored.series, series)
         assert same(leased.series, series)
 
-    def test_put_takes_the_place_of_the_record_with_its_id(self, backend: Backend):
+    def test_put_takes_the_place_of_the_record_with_its_id(self, backend: Backend) -> None:
         backend.put([make_record(message={"old": 1, "both": 1}, series=SERIES, attempts=3, last_error="x")])
         record = make_record(due=START + MINUTE, message={"new": 2, "both": 2})
 
@@ -133,7 +133,7 @@ class PutGetDelete(Kit):
         assert backend.get("a") == record
         assert len(backend.scan(None, 10, None)) == 1
 
-    def test_put_ends_a_lease(self, backend: Backend):
+    def test_put_ends_a_lease(self, backend: Backend) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
         record = make_record(due=START)
@@ -146,7 +146,7 @@ class PutGetDelete(Kit):
         assert lease_only(backend).revision == record.revision
 
     @pytest.mark.parametrize("outcome", EVERY_OUTCOME, ids=lambda each: each.name.lower())
-    def test_no_settlement_of_an_old_lease_touches_what_was_put_since(self, backend: Backend, outcome):
+    def test_no_settlement_of_an_old_lease_touches_what_was_put_since(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
         record = make_record(due=START + MINUTE)
@@ -157,7 +157,7 @@ class PutGetDelete(Kit):
         assert list(applied) == [False]
         assert backend.get("a") == record
 
-    def test_put_brings_a_dead_record_back(self, backend: Backend):
+    def test_put_brings_a_dead_record_back(self, backend: Backend) -> None:
         backend.put([make_record(due=None, token="t", last_error="x", attempts=5, first_leased=START)])
         record = make_record()
 
@@ -166,7 +166,7 @@ class PutGetDelete(Kit):
         assert backend.get("a") == record
         assert ids(lease_all(backend)) == ["a"]
 
-    def test_put_stores_new_records_and_replaces_others_in_one_call(self, backend: Backend):
+    def test_put_stores_new_records_and_replaces_others_in_one_call(self, backend: Backend) -> None:
         put_due(backend, "b", "kept")
         records = [make_record(id, message={"new": id}) for id in ("a", "b", "c")]
 
@@ -175,7 +175,7 @@ class PutGetDelete(Kit):
         assert [backend.get(id) for id in ("a", "b", "c")] == records
         assert len(backend.scan(None, 10, None)) == 4
 
-    def test_put_stores_a_thousand_records(self, backend: Backend):
+    def test_put_stores_a_thousand_records(self, backend: Backend) -> None:
         records = {f"{n:04}": make_record(f"{n:04}", START + n % 7) for n in range(1000)}
 
         backend.put(list(records.values()))
@@ -183,7 +183,7 @@ class PutGetDelete(Kit):
         stored = backend.scan(None, 2000, None)
         assert {each.id: each for each in stored} == records
 
-    def test_what_was_put_does_not_change_with_the_callers_object(self, backend: Backend):
+    def test_what_was_put_does_not_change_with_the_callers_object(self, backend: Backend) -> None:
         message, series = {"list": [1, {"deep": 1}]}, copy.deepcopy(SERIES)
         backend.put([make_record(message=message, series=series)])
 
@@ -196,7 +196,7 @@ class PutGetDelete(Kit):
         assert stored.message == {"list": [1, {"deep": 1}]}
         assert stored.series == SERIES
 
-    def test_what_was_read_does_not_change_what_is_stored(self, backend: Backend):
+    def test_what_was_read_does_not_change_what_is_stored(self, backend: Backend) -> None:
         def spoil(stored: Any) -> None:
             stored.message["list"].append("changed")
             stored.message.clear()
@@ -211,7 +211,7 @@ class PutGetDelete(Kit):
         assert isinstance(stored, Record)
         assert stored.message == {"list": [1]}
 
-    def test_delete_says_whether_it_was_there(self, backend: Backend):
+    def test_delete_says_whether_it_was_there(self, backend: Backend) -> None:
         put_due(backend, "a", "b")
 
         assert backend.delete("a") is True
@@ -219,7 +219,7 @@ class PutGetDelete(Kit):
         assert backend.get("a") is None
         assert ids(backend.scan(None, 10, None)) == ["b"]
 
-    def test_delete_takes_a_leased_record(self, backend: Backend):
+    def test_delete_takes_a_leased_record(self, backend: Backend) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
 
@@ -229,7 +229,7 @@ class PutGetDelete(Kit):
         assert list(backend.settle([complete(leased)])) == [False]
 
     @pytest.mark.parametrize("outcome", EVERY_OUTCOME, ids=lambda each: each.name.lower())
-    def test_no_settlement_creates_a_record_that_was_deleted(self, backend: Backend, outcome):
+    def test_no_settlement_creates_a_record_that_was_deleted(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
         backend.delete("a")
@@ -240,14 +240,14 @@ class PutGetDelete(Kit):
         assert len(backend.scan(None, 10, None)) == 0
         assert backend.tally().dead == 0
 
-    def test_delete_takes_a_dead_record(self, backend: Backend):
+    def test_delete_takes_a_dead_record(self, backend: Backend) -> None:
         backend.put([make_record(due=None, token="t")])
 
         assert backend.delete("a") is True
 
         assert backend.get("a") is None
 
-    def test_a_deleted_record_is_not_leased(self, backend: Backend):
+    def test_a_deleted_record_is_not_leased(self, backend: Backend) -> None:
         put_due(backend, "a", "b")
         backend.delete("a")
 

@@ -13,8 +13,10 @@ import pytest
 
 import pitstop
 
-from conformance.suite._kit import Handles, Kit
-from conformance.suite._records import (
+from pitstop.abc import Backend, Outcome, Progress, Record
+from pitstop.testing import ManualClock
+from pitstop.testing._conformance._kit import Handles, Kit
+from pitstop.testing._conformance._records import (
     MINUTE,
     START,
     at,
@@ -26,9 +28,7 @@ from conformance.suite._records import (
     put_due,
     settlement,
 )
-from conformance.suite._threads import together
-from pitstop.abc import Backend, Outcome, Progress, Record
-from pitstop.testing import ManualClock
+from pitstop.testing._conformance._threads import together
 
 
 _THREADS = 4
@@ -55,7 +55,7 @@ class Races(Kit):
             return [first] * _THREADS
         return [first, *(open_backend.peer() for _ in range(_THREADS - 1))]
 
-    def test_many_claimers_lease_each_record_once(self, handles: list[Backend]):
+    def test_many_claimers_lease_each_record_once(self, handles: list[Backend]) -> None:
         handles[0].put([make_record(f"{n:03}", START - n % 5) for n in range(200)])
 
         claims = together(*(_claims(each, 5) for each in handles))
@@ -69,7 +69,7 @@ class Races(Kit):
             each.id: each for each in handles[0].scan("leased", 1000, None)
         }, "what each claimer holds is what is stored"
 
-    def test_many_claimers_who_settle_at_once_leave_nothing(self, handles: list[Backend]):
+    def test_many_claimers_who_settle_at_once_leave_nothing(self, handles: list[Backend]) -> None:
         handles[0].put([make_record(f"{n:03}") for n in range(200)])
 
         def drain(backend: Backend) -> list[str]:
@@ -85,7 +85,7 @@ class Races(Kit):
         assert sorted(id for each in done for id in each) == [f"{n:03}" for n in range(200)]
         assert list(handles[0].scan(None, 10, None)) == []
 
-    def test_claimers_of_leases_that_ran_out_get_each_once(self, handles: list[Backend], clock: ManualClock):
+    def test_claimers_of_leases_that_ran_out_get_each_once(self, handles: list[Backend], clock: ManualClock) -> None:
         handles[0].put([make_record(f"{n:02}") for n in range(60)])
         assert len(lease_all(handles[0])) == 60
         clock.advance(60)
@@ -96,7 +96,7 @@ class Races(Kit):
         assert sorted(ids(leased)) == [f"{n:02}" for n in range(60)]
         assert {each.progress.attempts for each in leased} == {2}
 
-    def test_a_claim_never_holds_an_older_version_than_its_lease(self, handles: list[Backend]):
+    def test_a_claim_never_holds_an_older_version_than_its_lease(self, handles: list[Backend]) -> None:
         """Some claim while others store anew: what a claimer has in hand is what its token stands on."""
         versions, names = 40, [f"{n}" for n in range(6)]
 
@@ -137,7 +137,7 @@ class Races(Kit):
         assert {name for name, version in acked if version == versions} == set(names), "the last version is emitted"
         assert list(handles[0].scan(None, 10, None)) == []
 
-    def test_an_ack_never_deletes_a_version_that_was_stored_since(self, handles: list[Backend]):
+    def test_an_ack_never_deletes_a_version_that_was_stored_since(self, handles: list[Backend]) -> None:
         for round_ in range(_ROUNDS):
             name = f"r{round_}"
             handles[0].put([_version(name, 1)])
@@ -153,7 +153,7 @@ class Races(Kit):
             assert (stored.revision, stored.progress) == (f"{name}-2", Progress(START, START))
             handles[0].delete(name)
 
-    def test_a_nack_never_brings_back_what_is_removed(self, handles: list[Backend]):
+    def test_a_nack_never_brings_back_what_is_removed(self, handles: list[Backend]) -> None:
         for _ in range(_ROUNDS):
             put_due(handles[0], "a")
             leased = lease_only(handles[0])
@@ -167,7 +167,7 @@ class Races(Kit):
             assert deleted is True
             assert handles[0].get("a") is None
 
-    def test_a_lease_is_settled_by_one_of_many(self, handles: list[Backend]):
+    def test_a_lease_is_settled_by_one_of_many(self, handles: list[Backend]) -> None:
         for outcome, progress in (
             (Outcome.COMPLETE, None),
             (Outcome.RESCHEDULE, Progress(START + MINUTE, START + MINUTE)),
@@ -180,7 +180,7 @@ class Races(Kit):
             assert sorted(each for (each,) in applied) == [False] * (_THREADS - 1) + [True]
             handles[0].delete("a")
 
-    def test_a_record_is_deleted_by_one_of_many(self, handles: list[Backend]):
+    def test_a_record_is_deleted_by_one_of_many(self, handles: list[Backend]) -> None:
         for _ in range(_ROUNDS):
             put_due(handles[0], "a")
 
@@ -188,7 +188,7 @@ class Races(Kit):
 
             assert sorted(deleted) == [False] * (_THREADS - 1) + [True]
 
-    def test_an_ack_against_an_expiry_has_one_winner(self, handles: list[Backend], clock: ManualClock):
+    def test_an_ack_against_an_expiry_has_one_winner(self, handles: list[Backend], clock: ManualClock) -> None:
         """Either it is done and nobody gets it again, or the ack is too late and the next one has it."""
         for _ in range(_ROUNDS):
             put_due(handles[0], "a")
@@ -206,7 +206,7 @@ class Races(Kit):
             assert (handles[0].get("a") is None) == applied
             handles[0].delete("a")
 
-    def test_an_extension_against_a_new_claim_has_one_winner(self, handles: list[Backend], clock: ManualClock):
+    def test_an_extension_against_a_new_claim_has_one_winner(self, handles: list[Backend], clock: ManualClock) -> None:
         for _ in range(_ROUNDS):
             put_due(handles[0], "a")
             leased = lease_only(handles[0], duration=1000)
@@ -226,7 +226,7 @@ class Races(Kit):
             assert stored.progress == (longer if applied else again[0].progress)
             handles[0].delete("a")
 
-    def test_concurrent_stores_of_one_id_leave_one_whole_record(self, handles: list[Backend]):
+    def test_concurrent_stores_of_one_id_leave_one_whole_record(self, handles: list[Backend]) -> None:
         for round_ in range(_ROUNDS):
             name = f"r{round_}"
             records = [_version(name, version, due=START + version) for version in range(_THREADS)]
@@ -237,7 +237,7 @@ class Races(Kit):
             assert stored in records
             handles[0].delete(name)
 
-    def test_an_update_is_never_seen_half_done(self, handles: list[Backend]):
+    def test_an_update_is_never_seen_half_done(self, handles: list[Backend]) -> None:
         """Whoever looks in between sees the old record or the new one: never none, never a mixture."""
         handles[0].put([_version("a", 0)])
         storing = [True]
@@ -265,7 +265,7 @@ class Races(Kit):
         assert all(each == sorted(each) for each in seen), "what was seen does not go back"
         assert handles[0].get("a") == _version("a", 99)
 
-    def test_concurrent_batches_over_the_same_ids_leave_one_record_each(self, handles: list[Backend]):
+    def test_concurrent_batches_over_the_same_ids_leave_one_record_each(self, handles: list[Backend]) -> None:
         names = [f"{n:02}" for n in range(30)]
 
         def store(backend: Backend, version: int) -> None:
@@ -278,7 +278,7 @@ class Races(Kit):
         assert ids(stored) == names
         assert all(each == _version(each.id, each.message["version"]) for each in stored)
 
-    def test_a_redrive_happens_once(self, handles: list[Backend]):
+    def test_a_redrive_happens_once(self, handles: list[Backend]) -> None:
         for _ in range(_ROUNDS):
             dead = make_record(due=None, token="t", attempts=1, first_leased=START)
             handles[0].put([dead])
@@ -290,7 +290,7 @@ class Races(Kit):
             assert len(lease_all(handles[0])) == 1
             handles[0].delete("a")
 
-    def test_many_listeners_handle_each_message_once(self, make_pit: Callable[..., pitstop.Pitstop]):
+    def test_many_listeners_handle_each_message_once(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pits = [make_pit(), make_pit()]
         given = pits[0].store_many([({"n": n}, at(START)) for n in range(150)])
         listeners = [pit.listen(prefetch=prefetch) for pit in pits for prefetch in (1, 8)]
@@ -307,7 +307,7 @@ class Races(Kit):
         assert sorted(id for each in done for id in each) == sorted(given)
         assert pits[0].entries() == []
 
-    def test_threads_share_one_listener(self, pit: pitstop.Pitstop):
+    def test_threads_share_one_listener(self, pit: pitstop.Pitstop) -> None:
         given = pit.store_many([({"n": n}, at(START)) for n in range(150)])
         listener = pit.listen(prefetch=5)
 
@@ -325,7 +325,7 @@ class Races(Kit):
 
     def test_a_series_has_one_next_occurrence_however_many_work_on_it(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
-    ):
+    ) -> None:
         pits = [make_pit(), make_pit()]
         pits[0].store({"id": "a"}, at(START), at(START + 30 * 1000), timedelta(seconds=1))
         listeners = [pit.listen() for pit in pits for _ in range(2)]

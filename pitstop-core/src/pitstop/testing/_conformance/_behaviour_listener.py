@@ -6,16 +6,17 @@ import threading
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 import pitstop
 
-from conformance.suite._behaviour_delivery import next_of
-from conformance.suite._kit import Kit, needs
-from conformance.suite._records import START, at
 from pitstop.abc import Capability
 from pitstop.testing import ManualClock
+from pitstop.testing._conformance._behaviour_delivery import next_of
+from pitstop.testing._conformance._kit import Handles, Kit, needs
+from pitstop.testing._conformance._records import START, at
 
 
 _NOW = at(START)
@@ -55,7 +56,9 @@ class _Listening:
 class Listening(Kit):
     """Listening for messages."""
 
-    def test_get_returns_none_at_once_when_nothing_is_due(self, pit, listener):
+    def test_get_returns_none_at_once_when_nothing_is_due(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener
+    ) -> None:
         pit.store({"id": "later"}, timedelta(milliseconds=1))
 
         assert listener.get() is None
@@ -65,12 +68,14 @@ class Listening(Kit):
         # A driver may have threads of its own; Pitstop begins none.
         assert not [each.name for each in threading.enumerate() if each.name.startswith("pitstop")]
 
-    def test_messages_are_emitted_in_the_order_of_their_times(self, pit, listener):
+    def test_messages_are_emitted_in_the_order_of_their_times(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener
+    ) -> None:
         pit.store_many([({"n": n}, _NOW - timedelta(seconds=n)) for n in (3, 1, 2, 0)])
 
         assert [each.msg["n"] for each in iter(listener.get, None)] == [3, 2, 1, 0]
 
-    def test_two_listeners_never_share_a_message(self, make_pit):
+    def test_two_listeners_never_share_a_message(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         one, other = make_pit(), make_pit()
         one.store_many([({"id": f"{n:02}"}, _NOW) for n in range(20)])
         listeners = [one.listen(), one.listen(prefetch=3), other.listen(), other.listen(prefetch=4)]
@@ -81,7 +86,9 @@ class Listening(Kit):
 
         assert sorted(seen) == [f"{n:02}" for n in range(20)]
 
-    def test_a_message_stored_through_one_handle_is_emitted_by_another(self, make_pit):
+    def test_a_message_stored_through_one_handle_is_emitted_by_another(
+        self, make_pit: Callable[..., pitstop.Pitstop]
+    ) -> None:
         one, other = make_pit(), make_pit()
         one.store({"id": "a", "n": 1}, _NOW)
 
@@ -93,7 +100,7 @@ class Listening(Kit):
         assert one.get("a") is None
 
     @pytest.mark.parametrize("prefetch", [1, 2, 5, 50])
-    def test_prefetch_changes_the_number_of_claims_and_nothing_else(self, pit, prefetch: int):
+    def test_prefetch_changes_the_number_of_claims_and_nothing_else(self, pit: pitstop.Pitstop, prefetch: int) -> None:
         pit.store_many([({"n": n}, _NOW - timedelta(seconds=n)) for n in range(20)])
         listener = pit.listen(prefetch=prefetch)
 
@@ -107,7 +114,7 @@ class Listening(Kit):
         assert pit.entries() == []
 
     @pytest.mark.parametrize("end", ["stop", "close", "with"])
-    def test_what_was_claimed_ahead_and_not_seen_is_given_back_at_once(self, pit, end: str):
+    def test_what_was_claimed_ahead_and_not_seen_is_given_back_at_once(self, pit: pitstop.Pitstop, end: str) -> None:
         pit.store_many([({"id": id}, _NOW) for id in "abcd"])
         listener = pit.listen(prefetch=10)
         seen = next_of(listener)
@@ -127,7 +134,7 @@ class Listening(Kit):
         assert {each.attempt for each in others} == {1}, "nobody saw them, so it was no attempt"
         seen.ack()
 
-    def test_closing_pitstop_gives_back_what_was_claimed_ahead(self, make_pit):
+    def test_closing_pitstop_gives_back_what_was_claimed_ahead(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit, other = make_pit(), make_pit()
         pit.store_many([({"id": id}, _NOW) for id in "abcd"])
         listener = pit.listen(prefetch=10)
@@ -140,7 +147,9 @@ class Listening(Kit):
         assert other.stats().leased == 1
         assert other.stats().due == 3
 
-    def test_a_retry_that_is_given_back_unseen_keeps_its_attempts_error_and_occurrence(self, pit, clock):
+    def test_a_retry_that_is_given_back_unseen_keeps_its_attempts_error_and_occurrence(
+        self, pit: pitstop.Pitstop, clock: ManualClock
+    ) -> None:
         pit.store_many([({"id": id}, _NOW, None, timedelta(hours=1)) for id in "ab"])
         for each in iter(pit.listen().get, None):
             each.nack("boom", delay=timedelta(hours=5))
@@ -154,7 +163,9 @@ class Listening(Kit):
         assert (delivery.attempt, delivery.last_error) == (2, "boom")
         assert (delivery.scheduled_for, delivery.missed) == (_NOW, 0)
 
-    def test_a_first_emission_that_is_given_back_unseen_chooses_anew(self, pit, clock):
+    def test_a_first_emission_that_is_given_back_unseen_chooses_anew(
+        self, pit: pitstop.Pitstop, clock: ManualClock
+    ) -> None:
         pit.store_many([({"id": id}, _NOW, None, timedelta(hours=1)) for id in "ab"])
         hurried = pit.listen(prefetch=2)
         first = next_of(hurried)
@@ -169,7 +180,9 @@ class Listening(Kit):
         assert (later[unseen].scheduled_for, later[unseen].missed) == (_NOW + timedelta(hours=2), 2)
         assert later[unseen].attempt == 1
 
-    def test_what_was_claimed_ahead_is_not_handed_out_when_its_lease_is_nearly_over(self, pit, clock):
+    def test_what_was_claimed_ahead_is_not_handed_out_when_its_lease_is_nearly_over(
+        self, pit: pitstop.Pitstop, clock: ManualClock
+    ) -> None:
         pit.store_many([({"id": id}, _NOW) for id in "ab"])
         listener = pit.listen(prefetch=2)
         next_of(listener).ack()
@@ -180,7 +193,9 @@ class Listening(Kit):
         assert delivery.attempt == 1
         assert delivery.leased_until == clock.now() + _LOCK
 
-    def test_what_was_claimed_ahead_is_not_handed_out_when_its_lease_is_over(self, make_pit, clock):
+    def test_what_was_claimed_ahead_is_not_handed_out_when_its_lease_is_over(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         pit, other = make_pit(), make_pit()
         pit.store_many([({"id": id}, _NOW) for id in "ab"])
         slow = pit.listen(prefetch=2)
@@ -195,7 +210,7 @@ class Listening(Kit):
             each.ack()
         assert pit.entries() == []
 
-    def test_what_was_claimed_ahead_and_removed_since_settles_nothing(self, pit):
+    def test_what_was_claimed_ahead_and_removed_since_settles_nothing(self, pit: pitstop.Pitstop) -> None:
         pit.store_many([({"id": id}, _NOW) for id in "ab"])
         listener = pit.listen(prefetch=2)
         next_of(listener)
@@ -207,16 +222,16 @@ class Listening(Kit):
         assert pit.entries() == []
 
     @pytest.mark.parametrize("prefetch", [0, -1, True, 1.5, "5"], ids=str)
-    def test_a_bad_prefetch_is_refused(self, pit, prefetch):
+    def test_a_bad_prefetch_is_refused(self, pit: pitstop.Pitstop, prefetch: Any) -> None:
         with pytest.raises(pitstop.ConfigError, match="prefetch="):
             pit.listen(prefetch=prefetch)
 
     @pytest.mark.parametrize("option", [{"lock_time": 0}, {"lock_time": "soon"}, {"loop_time": -1}], ids=str)
-    def test_a_bad_time_is_refused(self, pit, option):
+    def test_a_bad_time_is_refused(self, pit: pitstop.Pitstop, option: Any) -> None:
         with pytest.raises(pitstop.ConfigError, match=next(iter(option))):
             pit.listen(**option)
 
-    def test_stop_ends_the_iteration(self, pit, clock: ManualClock):
+    def test_stop_ends_the_iteration(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         listener = pit.listen()
         loop = _Listening(lambda: [each.id for each in listener])
         clock.wait_for_sleepers(1)
@@ -227,7 +242,7 @@ class Listening(Kit):
         assert listener.stopped
         assert listener.get() is None
 
-    def test_stop_before_the_iteration_ends_it_too(self, pit):
+    def test_stop_before_the_iteration_ends_it_too(self, pit: pitstop.Pitstop) -> None:
         pit.store({"id": "a"}, _NOW)
         listener = pit.listen()
         listener.stop()
@@ -235,7 +250,7 @@ class Listening(Kit):
         assert list(listener) == []
         assert pit.stats().due == 1
 
-    def test_stop_ends_the_iteration_in_every_thread(self, pit, clock: ManualClock):
+    def test_stop_ends_the_iteration_in_every_thread(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         listener = pit.listen()
         loops = [_Listening(lambda: [each.id for each in listener]) for _ in range(3)]
         clock.wait_for_sleepers(3)
@@ -244,7 +259,7 @@ class Listening(Kit):
 
         assert [each.join() for each in loops] == [[], [], []]
 
-    def test_deliveries_stay_valid_after_stop(self, pit, listener):
+    def test_deliveries_stay_valid_after_stop(self, pit: pitstop.Pitstop, listener: pitstop.Listener) -> None:
         pit.store({"id": "a"}, _NOW)
         delivery = next_of(listener)
 
@@ -253,7 +268,7 @@ class Listening(Kit):
         delivery.ack()
         assert pit.get("a") is None
 
-    def test_closing_pitstop_ends_the_iteration(self, pit, clock: ManualClock):
+    def test_closing_pitstop_ends_the_iteration(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         listener = pit.listen()
         loop = _Listening(lambda: [each.id for each in listener])
         clock.wait_for_sleepers(1)
@@ -262,7 +277,9 @@ class Listening(Kit):
 
         assert loop.join() == []
 
-    def test_a_store_wakes_a_sleeping_listener_of_the_same_pitstop(self, pit, clock: ManualClock):
+    def test_a_store_wakes_a_sleeping_listener_of_the_same_pitstop(
+        self, pit: pitstop.Pitstop, clock: ManualClock
+    ) -> None:
         """The clock stands still, so nothing but the store can end its sleep."""
         with pit.listen() as listener:
             loop = _Listening(lambda: next(listener).msg)
@@ -272,7 +289,9 @@ class Listening(Kit):
 
             assert loop.join() == {"id": "a", "n": 1}
 
-    def test_store_many_a_nack_and_a_redrive_wake_it_too(self, make_pit, clock: ManualClock):
+    def test_store_many_a_nack_and_a_redrive_wake_it_too(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         pit = make_pit(retry={"max_attempts": 2})
         with pit.listen() as listener:
             loop = _Listening(lambda: next(listener))
@@ -292,7 +311,7 @@ class Listening(Kit):
             assert pit.redrive("a")
             assert loop.join().last_error == "y"
 
-    def test_a_listener_sleeps_until_the_next_message_is_due(self, pit, clock: ManualClock):
+    def test_a_listener_sleeps_until_the_next_message_is_due(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         pit.store({"id": "a"}, timedelta(milliseconds=250))
         with pit.listen(loop_time=timedelta(days=1)) as listener:
             loop = _Listening(lambda: (next(listener), clock.now())[1])
@@ -301,7 +320,9 @@ class Listening(Kit):
 
             assert woke >= at(START + 250)
 
-    def test_a_listener_looks_again_after_loop_time(self, make_pit, clock: ManualClock):
+    def test_a_listener_looks_again_after_loop_time(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         """It finds what was stored elsewhere without any hint."""
         pit, other = make_pit(), make_pit()
         with pit.listen(loop_time=timedelta(minutes=1)) as listener:
@@ -311,7 +332,9 @@ class Listening(Kit):
 
             assert _advance_until(clock, loop, timedelta(seconds=30)) == "a"
 
-    def test_a_lease_that_runs_out_elsewhere_is_noticed(self, make_pit, clock: ManualClock):
+    def test_a_lease_that_runs_out_elsewhere_is_noticed(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         pit, other = make_pit(), make_pit()
         other.store({"id": "a"}, _NOW)
         next_of(other.listen())
@@ -321,7 +344,7 @@ class Listening(Kit):
             assert _advance_until(clock, loop, timedelta(minutes=1)) == 2
             assert clock.now() >= _NOW + _LOCK
 
-    def test_get_waits_for_its_timeout(self, pit, clock: ManualClock):
+    def test_get_waits_for_its_timeout(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         with pit.listen() as listener:
             loop = _Listening(lambda: (listener.get(timeout=10), clock.now()))
 
@@ -330,7 +353,9 @@ class Listening(Kit):
             assert delivery is None
             assert woke >= _NOW + timedelta(seconds=10)
 
-    def test_a_watch_wakes_a_listener_when_another_handle_stores(self, make_pit, open_backend, clock: ManualClock):
+    def test_a_watch_wakes_a_listener_when_another_handle_stores(
+        self, make_pit: Callable[..., pitstop.Pitstop], open_backend: Handles, clock: ManualClock
+    ) -> None:
         """Long before its own next look."""
         pit, other = make_pit(), make_pit()
         needs(open_backend(), Capability.WATCH)

@@ -6,13 +6,15 @@ import logging
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 import pitstop
 
-from conformance.suite._kit import Kit
-from conformance.suite._records import START, at
+from pitstop.testing import ManualClock
+from pitstop.testing._conformance._kit import Kit
+from pitstop.testing._conformance._records import START, at
 
 
 _LOCK = timedelta(minutes=15)
@@ -35,14 +37,18 @@ class Deliveries(Kit):
         pit.store({"id": "a", "n": 1}, timedelta(0))
         return next_of(listener)
 
-    def test_an_ack_deletes_a_one_shot(self, pit, listener, clock, delivery):
+    def test_an_ack_deletes_a_one_shot(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         delivery.ack()
 
         assert pit.get("a") is None
         clock.advance(_LOCK)
         assert listener.get() is None
 
-    def test_a_leased_message_is_not_emitted_again_until_its_lease_ends(self, pit, listener, clock, delivery):
+    def test_a_leased_message_is_not_emitted_again_until_its_lease_ends(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         assert delivery.leased_until == at(START) + _LOCK
         clock.advance(_LOCK - _ALMOST)
         assert listener.get() is None
@@ -54,7 +60,9 @@ class Deliveries(Kit):
         assert (again.attempt, again.key, again.scheduled_for) == (2, delivery.key, delivery.scheduled_for)
 
     @pytest.mark.parametrize("how", ["ack", "nack", "extend"])
-    def test_too_late_is_lease_lost_and_the_message_stays(self, pit, listener, clock, delivery, how: str):
+    def test_too_late_is_lease_lost_and_the_message_stays(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery, how: str
+    ) -> None:
         clock.advance(_LOCK)
         before = pit.get("a")
 
@@ -65,7 +73,9 @@ class Deliveries(Kit):
         assert next_of(listener).attempt == 2
 
     @pytest.mark.parametrize("how", ["ack", "nack", "extend"])
-    def test_too_late_changes_nothing_of_the_next_lease(self, pit, listener, clock, delivery, how: str):
+    def test_too_late_changes_nothing_of_the_next_lease(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery, how: str
+    ) -> None:
         clock.advance(_LOCK)
         again = next_of(listener)
         before = pit.get("a")
@@ -79,7 +89,9 @@ class Deliveries(Kit):
 
     @pytest.mark.parametrize("first", ["ack", "nack"])
     @pytest.mark.parametrize("second", ["ack", "nack", "extend"])
-    def test_a_delivery_is_settled_once(self, pit, delivery, first: str, second: str):
+    def test_a_delivery_is_settled_once(
+        self, pit: pitstop.Pitstop, delivery: pitstop.Delivery, first: str, second: str
+    ) -> None:
         getattr(delivery, first)()
         before = pit.get("a")
 
@@ -89,7 +101,9 @@ class Deliveries(Kit):
         assert pit.get("a") == before
 
     @pytest.mark.parametrize("how", ["ack", "nack", "extend"])
-    def test_an_update_while_leased_holds_at_once_and_the_old_delivery_is_stale(self, pit, listener, delivery, how):
+    def test_an_update_while_leased_holds_at_once_and_the_old_delivery_is_stale(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, delivery: pitstop.Delivery, how: str
+    ) -> None:
         pit.store({"id": "a", "n": 2}, timedelta(0))
         before = pit.get("a")
         assert before is not None
@@ -106,7 +120,9 @@ class Deliveries(Kit):
         new.ack()
         assert pit.get("a") is None
 
-    def test_an_update_while_leased_may_put_it_off(self, pit, listener, clock, delivery):
+    def test_an_update_while_leased_may_put_it_off(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         pit.store({"id": "a", "n": 2}, timedelta(hours=1))
         assert listener.get() is None
         with pytest.raises(pitstop.LeaseLost):
@@ -119,7 +135,9 @@ class Deliveries(Kit):
         assert next_of(listener).msg == {"id": "a", "n": 2}
 
     @pytest.mark.parametrize("how", ["ack", "nack", "extend"])
-    def test_a_message_removed_while_leased_is_gone_and_never_comes_back(self, pit, listener, clock, delivery, how):
+    def test_a_message_removed_while_leased_is_gone_and_never_comes_back(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery, how: str
+    ) -> None:
         assert pit.remove("a") is True
         assert pit.get("a") is None
 
@@ -131,7 +149,9 @@ class Deliveries(Kit):
         assert listener.get() is None
         assert pit.entries() == []
 
-    def test_a_message_removed_and_stored_anew_is_another_one(self, pit, listener, delivery):
+    def test_a_message_removed_and_stored_anew_is_another_one(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, delivery: pitstop.Delivery
+    ) -> None:
         pit.remove("a")
         pit.store({"id": "a", "n": 2}, timedelta(0))
 
@@ -140,7 +160,9 @@ class Deliveries(Kit):
 
         assert next_of(listener).msg == {"id": "a", "n": 2}
 
-    def test_a_nacked_message_comes_back_when_its_lease_runs_out(self, pit, listener, clock, delivery):
+    def test_a_nacked_message_comes_back_when_its_lease_runs_out(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         clock.advance(timedelta(minutes=1))
         delivery.nack("not now")
         entry = pit.get("a")
@@ -167,7 +189,15 @@ class Deliveries(Kit):
         ],
         ids=str,
     )
-    def test_a_nack_with_a_delay_comes_back_after_it(self, pit, listener, clock, delivery, delay, instant):
+    def test_a_nack_with_a_delay_comes_back_after_it(
+        self,
+        pit: pitstop.Pitstop,
+        listener: pitstop.Listener,
+        clock: ManualClock,
+        delivery: pitstop.Delivery,
+        delay: Any,
+        instant: Any,
+    ) -> None:
         delivery.nack("x", delay=delay)
 
         entry = pit.get("a")
@@ -180,7 +210,9 @@ class Deliveries(Kit):
         assert next_of(listener).attempt == 2
 
     @pytest.mark.parametrize("delay", [timedelta(seconds=-1), 5, "5s"], ids=str)
-    def test_a_bad_delay_is_refused_and_the_lease_goes_on(self, pit, delivery, delay):
+    def test_a_bad_delay_is_refused_and_the_lease_goes_on(
+        self, pit: pitstop.Pitstop, delivery: pitstop.Delivery, delay: Any
+    ) -> None:
         with pytest.raises(pitstop.ScheduleError, match="delay="):
             delivery.nack("x", delay=delay)
 
@@ -199,7 +231,9 @@ class Deliveries(Kit):
         ],
         ids=["exception", "text", "not_text", "long", "operators", "none"],
     )
-    def test_the_error_of_a_nack_is_kept(self, pit, listener, delivery, error, kept):
+    def test_the_error_of_a_nack_is_kept(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, delivery: pitstop.Delivery, error: Any, kept: Any
+    ) -> None:
         delivery.nack(error, delay=timedelta(0))
 
         entry = pit.get("a")
@@ -207,13 +241,17 @@ class Deliveries(Kit):
         assert entry.last_error == kept
         assert next_of(listener).last_error == kept
 
-    def test_a_nack_without_an_error_keeps_the_one_before(self, listener, delivery):
+    def test_a_nack_without_an_error_keeps_the_one_before(
+        self, listener: pitstop.Listener, delivery: pitstop.Delivery
+    ) -> None:
         delivery.nack("first", delay=timedelta(0))
         next_of(listener).nack(delay=timedelta(0))
 
         assert next_of(listener).last_error == "first"
 
-    def test_retries_grow_by_the_factor_up_to_the_longest_delay(self, make_pit: Callable[..., pitstop.Pitstop], clock):
+    def test_retries_grow_by_the_factor_up_to_the_longest_delay(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         pit = make_pit(retry={"delay": "5s", "factor": 2, "max_delay": "15s"})
         pit.store({"id": "a"}, timedelta(0))
         listener = pit.listen()
@@ -232,7 +270,9 @@ class Deliveries(Kit):
 
         assert delays == [5, 10, 15, 15, 15]
 
-    def test_a_delay_that_is_said_goes_before_the_configured_one(self, make_pit, clock):
+    def test_a_delay_that_is_said_goes_before_the_configured_one(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         pit = make_pit(retry={"delay": "5s"})
         pit.store({"id": "a"}, timedelta(0))
 
@@ -242,7 +282,9 @@ class Deliveries(Kit):
         assert entry is not None
         assert entry.due == at(START + 1000)
 
-    def test_jitter_spreads_within_its_fraction(self, make_pit, clock):
+    def test_jitter_spreads_within_its_fraction(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         pit = make_pit(retry={"delay": "100s", "factor": 1, "jitter": 0.1})
         pit.store_many([({"n": n}, timedelta(0)) for n in range(20)])
         listener = pit.listen()
@@ -255,7 +297,9 @@ class Deliveries(Kit):
         assert all(90 <= each <= 110.001 for each in delays)
 
     @pytest.mark.parametrize("retry", [{"max_attempts": 3}, {"max_attempts": 3, "delay": "1s"}], ids=str)
-    def test_past_its_attempts_a_one_shot_is_dead_and_kept(self, make_pit, clock, retry):
+    def test_past_its_attempts_a_one_shot_is_dead_and_kept(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock, retry: dict[str, Any]
+    ) -> None:
         pit = make_pit(retry=retry)
         pit.store({"id": "a", "n": [1]}, timedelta(0))
         listener = pit.listen()
@@ -276,7 +320,7 @@ class Deliveries(Kit):
         stats = pit.stats()
         assert (stats.scheduled, stats.due, stats.leased, stats.dead, stats.oldest_due) == (0, 0, 0, 1, None)
 
-    def test_the_last_attempt_says_so_even_without_an_error(self, make_pit):
+    def test_the_last_attempt_says_so_even_without_an_error(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit = make_pit(retry={"max_attempts": 1})
         pit.store({"id": "a"}, timedelta(0))
         next_of(pit.listen()).nack()
@@ -285,14 +329,16 @@ class Deliveries(Kit):
         assert entry is not None
         assert entry.last_error == "Given up after 1 attempts."
 
-    def test_a_delay_that_is_said_does_not_make_another_attempt(self, make_pit):
+    def test_a_delay_that_is_said_does_not_make_another_attempt(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit = make_pit(retry={"max_attempts": 1})
         pit.store({"id": "a"}, timedelta(0))
         next_of(pit.listen()).nack("x", delay=timedelta(0))
 
         assert pit.stats().dead == 1
 
-    def test_leases_that_run_out_count_as_attempts(self, make_pit, clock):
+    def test_leases_that_run_out_count_as_attempts(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         """So a message that kills its handler does not do so for ever."""
         pit = make_pit(retry={"max_attempts": 2})
         pit.store({"id": "a"}, timedelta(0))
@@ -308,7 +354,7 @@ class Deliveries(Kit):
         assert entry.state == "dead"
         assert "Given up after 2 attempts" in (entry.last_error or "")
 
-    def test_the_delivery_of_a_dead_message_is_settled(self, make_pit):
+    def test_the_delivery_of_a_dead_message_is_settled(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit = make_pit(retry={"max_attempts": 1})
         pit.store({"id": "a"}, timedelta(0))
         delivery = next_of(pit.listen())
@@ -320,7 +366,9 @@ class Deliveries(Kit):
 
         assert pit.get("a") == before
 
-    def test_a_redriven_message_is_due_now_with_its_id_error_and_key(self, make_pit, clock):
+    def test_a_redriven_message_is_due_now_with_its_id_error_and_key(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         pit = make_pit(retry={"max_attempts": 1})
         pit.store({"id": "a", "n": [1]}, timedelta(0))
         listener = pit.listen()
@@ -343,7 +391,7 @@ class Deliveries(Kit):
         next_of(listener).ack()
         assert pit.get("a") is None
 
-    def test_only_a_dead_message_is_redriven(self, make_pit):
+    def test_only_a_dead_message_is_redriven(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit = make_pit(retry={"max_attempts": 1})
         assert pit.redrive("never-stored") is False
         pit.store({"id": "a"}, timedelta(minutes=1))
@@ -357,7 +405,7 @@ class Deliveries(Kit):
         assert pit.redrive("b") is True
         assert pit.redrive("b") is False
 
-    def test_a_dead_message_can_be_removed_or_stored_anew(self, make_pit):
+    def test_a_dead_message_can_be_removed_or_stored_anew(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit = make_pit(retry={"max_attempts": 1})
         listener = pit.listen()
         for id in "ab":
@@ -371,7 +419,9 @@ class Deliveries(Kit):
         new = next_of(listener)
         assert (new.msg, new.attempt, new.last_error) == ({"id": "b", "new": True}, 1, None)
 
-    def test_an_extended_lease_runs_from_now(self, pit, listener, clock, delivery):
+    def test_an_extended_lease_runs_from_now(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         clock.advance(timedelta(minutes=10))
         delivery.extend(timedelta(minutes=20))
         assert delivery.leased_until == at(START) + timedelta(minutes=30)
@@ -385,7 +435,9 @@ class Deliveries(Kit):
 
         assert next_of(listener).attempt == 2
 
-    def test_an_extension_is_the_lock_time_unless_said(self, pit, clock, delivery):
+    def test_an_extension_is_the_lock_time_unless_said(
+        self, pit: pitstop.Pitstop, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         clock.advance(timedelta(minutes=10))
 
         delivery.extend()
@@ -395,7 +447,9 @@ class Deliveries(Kit):
         delivery.ack()
         assert pit.get("a") is None
 
-    def test_an_extension_may_shorten_the_lease(self, listener, clock, delivery):
+    def test_an_extension_may_shorten_the_lease(
+        self, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         delivery.extend(timedelta(seconds=1))
 
         clock.advance(1)
@@ -405,14 +459,18 @@ class Deliveries(Kit):
             delivery.ack()
 
     @pytest.mark.parametrize("duration", [timedelta(0), timedelta(seconds=-1), timedelta(microseconds=1), 5], ids=str)
-    def test_a_bad_extension_is_refused_and_the_lease_goes_on(self, pit, delivery, duration):
+    def test_a_bad_extension_is_refused_and_the_lease_goes_on(
+        self, pit: pitstop.Pitstop, delivery: pitstop.Delivery, duration: Any
+    ) -> None:
         with pytest.raises(pitstop.PitstopError, match="duration="):
             delivery.extend(duration)
 
         assert delivery.leased_until == at(START) + _LOCK
         delivery.ack()
 
-    def test_a_nack_after_an_extension_comes_back_at_the_end_of_the_extended_lease(self, pit, delivery):
+    def test_a_nack_after_an_extension_comes_back_at_the_end_of_the_extended_lease(
+        self, pit: pitstop.Pitstop, delivery: pitstop.Delivery
+    ) -> None:
         delivery.extend(timedelta(hours=1))
         delivery.nack("x")
 
@@ -420,7 +478,7 @@ class Deliveries(Kit):
         assert entry is not None
         assert entry.due == at(START) + timedelta(hours=1)
 
-    def test_a_lease_is_as_long_as_the_listener_says(self, pit, clock):
+    def test_a_lease_is_as_long_as_the_listener_says(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         pit.store({"id": "a"}, timedelta(0))
         listener = pit.listen(lock_time="2s")
 
@@ -429,20 +487,22 @@ class Deliveries(Kit):
         clock.advance(2)
         assert next_of(listener).attempt == 2
 
-    def test_a_lease_is_as_long_as_the_configuration_says(self, make_pit):
+    def test_a_lease_is_as_long_as_the_configuration_says(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit = make_pit(lock_time="90s")
         pit.store({"id": "a"}, timedelta(0))
 
         assert next_of(pit.listen()).leased_until == at(START + 90_000)
 
-    def test_with_acks_at_the_end(self, pit, delivery):
+    def test_with_acks_at_the_end(self, pit: pitstop.Pitstop, delivery: pitstop.Delivery) -> None:
         with delivery as same:
             assert same is delivery
             assert pit.get("a") is not None
 
         assert pit.get("a") is None
 
-    def test_with_nacks_an_exception_and_lets_it_through(self, pit, listener, clock, delivery):
+    def test_with_nacks_an_exception_and_lets_it_through(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         with pytest.raises(ValueError, match="boom"), delivery:
             raise ValueError("boom")
 
@@ -453,7 +513,7 @@ class Deliveries(Kit):
         clock.advance(_LOCK)
         assert next_of(listener).attempt == 2
 
-    def test_with_leaves_alone_what_its_body_settled(self, pit, delivery):
+    def test_with_leaves_alone_what_its_body_settled(self, pit: pitstop.Pitstop, delivery: pitstop.Delivery) -> None:
         with delivery:
             delivery.nack("by hand", delay=timedelta(minutes=1))
 
@@ -461,13 +521,17 @@ class Deliveries(Kit):
         assert entry is not None
         assert (entry.last_error, entry.due) == ("by hand", at(START + 60_000))
 
-    def test_with_raises_lease_lost_when_it_took_too_long(self, pit, clock, delivery):
+    def test_with_raises_lease_lost_when_it_took_too_long(
+        self, pit: pitstop.Pitstop, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         with pytest.raises(pitstop.LeaseLost), delivery:
             clock.advance(_LOCK)
 
         assert pit.get("a") is not None
 
-    def test_with_raises_what_its_body_raised_also_when_the_lease_is_lost(self, pit, clock, delivery):
+    def test_with_raises_what_its_body_raised_also_when_the_lease_is_lost(
+        self, pit: pitstop.Pitstop, clock: ManualClock, delivery: pitstop.Delivery
+    ) -> None:
         def handle() -> None:
             clock.advance(_LOCK)
             raise ValueError("boom")
@@ -479,7 +543,9 @@ class Deliveries(Kit):
         assert entry is not None
         assert entry.last_error is None
 
-    def test_a_lost_lease_is_quiet_in_the_log(self, pit, clock, delivery, caplog: pytest.LogCaptureFixture):
+    def test_a_lost_lease_is_quiet_in_the_log(
+        self, pit: pitstop.Pitstop, clock: ManualClock, delivery: pitstop.Delivery, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """With at least once it is part of normal life."""
         caplog.set_level(logging.DEBUG, "pitstop")
         clock.advance(_LOCK)
@@ -490,7 +556,9 @@ class Deliveries(Kit):
         said = [each for each in caplog.records if each.name.startswith("pitstop") and "'a'" in each.getMessage()]
         assert {each.levelno for each in said} == {logging.DEBUG}
 
-    def test_a_crash_of_the_listener_brings_the_message_back(self, make_pit, clock):
+    def test_a_crash_of_the_listener_brings_the_message_back(
+        self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
+    ) -> None:
         """Nothing is settled, nothing is given back: as after a kill."""
         crashed = make_pit()
         crashed.store({"id": "a"}, timedelta(0))
@@ -504,7 +572,7 @@ class Deliveries(Kit):
         again = next_of(other)
         assert (again.attempt, again.key) == (2, first.key)
 
-    def test_a_repr_shows_no_body(self, pit, listener):
+    def test_a_repr_shows_no_body(self, pit: pitstop.Pitstop, listener: pitstop.Listener) -> None:
         pit.store({"id": "a", "password": "s3cr3t"}, timedelta(0))
 
         shown = [repr(pit), repr(listener), repr(next_of(listener)), repr(pit.get("a")), repr(pit.entries())]

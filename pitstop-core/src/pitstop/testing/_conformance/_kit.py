@@ -51,7 +51,7 @@ class Handles:
 class Kit:
     """Fixtures that every test of the suite may ask for.
 
-    ``make_backend`` is the one that the author of a backend gives; see :class:`conformance.suite.BackendConformance`.
+    ``make_backend`` is the one that the author of a backend gives; see :class:`pitstop.testing._conformance.BackendConformance`.
     """
 
     #: Tests of the suite that this backend cannot show: ``{reason: {names of tests}}``. They are reported with the

@@ -5,8 +5,10 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from conformance.suite._kit import Handles, Kit
-from conformance.suite._records import (
+from pitstop.abc import Aside, Backend, Outcome, Progress, Settlement
+from pitstop.testing import ManualClock
+from pitstop.testing._conformance._kit import Handles, Kit
+from pitstop.testing._conformance._records import (
     EVERY_OUTCOME,
     MINUTE,
     SERIES,
@@ -19,8 +21,6 @@ from conformance.suite._records import (
     put_due,
     settlement,
 )
-from pitstop.abc import Aside, Backend, Outcome, Progress, Settlement
-from pitstop.testing import ManualClock
 
 
 _every_outcome = pytest.mark.parametrize("outcome", EVERY_OUTCOME, ids=lambda each: each.name.lower())
@@ -29,7 +29,7 @@ _every_outcome = pytest.mark.parametrize("outcome", EVERY_OUTCOME, ids=lambda ea
 class Settle(Kit):
     """A batch of fenced writes."""
 
-    def test_complete_deletes(self, backend: Backend):
+    def test_complete_deletes(self, backend: Backend) -> None:
         put_due(backend, "a", "b")
         (a, _) = lease_all(backend)
 
@@ -41,7 +41,7 @@ class Settle(Kit):
     @pytest.mark.parametrize(
         "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
     )
-    def test_other_outcomes_write_their_progress_and_nothing_else(self, backend: Backend, outcome: Outcome):
+    def test_other_outcomes_write_their_progress_and_nothing_else(self, backend: Backend, outcome: Outcome) -> None:
         backend.put([make_record(message={"x": [1]}, series=SERIES)])
         leased = lease_only(backend)
         progress = EVERY_OUTCOME[outcome](leased)
@@ -62,7 +62,7 @@ class Settle(Kit):
         ],
         ids=["bare", "zero", "odd", "last", "dead", "cleared"],
     )
-    def test_every_field_of_progress_is_written_over_another_value(self, backend: Backend, progress: Progress):
+    def test_every_field_of_progress_is_written_over_another_value(self, backend: Backend, progress: Progress) -> None:
         """Each field gets its value, or is cleared, whatever was there before."""
         backend.put([make_record(attempts=2, first_leased=START - 9, last_error="before")])
         leased = lease_only(backend)
@@ -71,7 +71,7 @@ class Settle(Kit):
 
         assert backend.get("a") == attrs.evolve(leased, progress=progress)
 
-    def test_a_batch_says_for_each_whether_it_was_applied(self, backend: Backend, clock: ManualClock):
+    def test_a_batch_says_for_each_whether_it_was_applied(self, backend: Backend, clock: ManualClock) -> None:
         """In the order in which they were given, whatever becomes of the others."""
         put_due(backend, "expired")
         (expired,) = lease_all(backend, duration=1000)
@@ -106,7 +106,7 @@ class Settle(Kit):
         for id, make in (("later", later), ("back", back), ("dead", dead), ("longer", longer)):
             assert backend.get(id) == attrs.evolve(leased[id], progress=make(leased[id]))
 
-    def test_a_batch_tells_what_was_completed_from_what_is_gone(self, backend: Backend):
+    def test_a_batch_tells_what_was_completed_from_what_is_gone(self, backend: Backend) -> None:
         """Somebody removed one of them: it is not settled, although it is not there any more either."""
         put_due(backend, "gone", "a", "b")
         leased = lease_all(backend)
@@ -120,7 +120,7 @@ class Settle(Kit):
     @pytest.mark.parametrize(
         "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
     )
-    def test_a_batch_tells_what_was_written_from_what_is_gone(self, backend: Backend, outcome: Outcome):
+    def test_a_batch_tells_what_was_written_from_what_is_gone(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "gone", "a", "b")
         leased = lease_all(backend)
         backend.delete("gone")
@@ -131,7 +131,7 @@ class Settle(Kit):
         assert backend.get("gone") is None
 
     @_every_outcome
-    def test_a_stale_token_changes_nothing(self, backend: Backend, outcome: Outcome):
+    def test_a_stale_token_changes_nothing(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
 
@@ -141,7 +141,7 @@ class Settle(Kit):
         assert backend.get("a") == leased
 
     @_every_outcome
-    def test_the_token_of_another_record_changes_nothing(self, backend: Backend, outcome: Outcome):
+    def test_the_token_of_another_record_changes_nothing(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a", "b")
         (a,) = backend.lease(1, MINUTE)
         (b,) = backend.lease(1, MINUTE)
@@ -152,7 +152,7 @@ class Settle(Kit):
         assert [backend.get("a"), backend.get("b")] == [a, b]
 
     @pytest.mark.parametrize("token", ["", "$ne", "$exists", "null", "%", '{"$ne": null}', "' OR 1=1 --"])
-    def test_a_token_is_only_ever_itself(self, backend: Backend, token: str):
+    def test_a_token_is_only_ever_itself(self, backend: Backend, token: str) -> None:
         backend.put([make_record("free", START + 1)])
         put_due(backend, "a")
         leased = lease_only(backend)
@@ -164,7 +164,7 @@ class Settle(Kit):
         assert backend.get("free") is not None
 
     @_every_outcome
-    def test_an_id_that_is_not_there_is_not_created(self, backend: Backend, outcome: Outcome):
+    def test_an_id_that_is_not_there_is_not_created(self, backend: Backend, outcome: Outcome) -> None:
         leased = make_record(due=START + MINUTE, token="t", attempts=1, first_leased=START)
 
         assert list(backend.settle([settlement(leased, outcome, EVERY_OUTCOME[outcome](leased))])) == [False]
@@ -175,7 +175,7 @@ class Settle(Kit):
     @_every_outcome
     def test_a_lease_counts_until_the_millisecond_before_its_end(
         self, backend: Backend, clock: ManualClock, outcome: Outcome
-    ):
+    ) -> None:
         put_due(backend, "a")
         leased = lease_only(backend, duration=1000)
         clock.advance(0.999)
@@ -185,7 +185,7 @@ class Settle(Kit):
     @_every_outcome
     def test_a_lease_that_ran_out_settles_nothing_even_if_nobody_else_has_it(
         self, backend: Backend, clock: ManualClock, outcome: Outcome
-    ):
+    ) -> None:
         put_due(backend, "a")
         leased = lease_only(backend, duration=1000)
         clock.advance(1)
@@ -197,7 +197,7 @@ class Settle(Kit):
     @_every_outcome
     def test_the_old_lease_settles_nothing_once_somebody_else_has_a_new_one(
         self, backend: Backend, open_backend: Handles, clock: ManualClock, outcome: Outcome
-    ):
+    ) -> None:
         put_due(backend, "a")
         old = lease_only(backend, duration=1000)
         clock.advance(1)
@@ -207,7 +207,7 @@ class Settle(Kit):
 
         assert backend.get("a") == new
 
-    def test_a_lease_may_be_settled_through_a_peer(self, backend: Backend, open_backend: Handles):
+    def test_a_lease_may_be_settled_through_a_peer(self, backend: Backend, open_backend: Handles) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
 
@@ -215,7 +215,7 @@ class Settle(Kit):
 
         assert backend.get("a") is None
 
-    def test_an_extended_lease_holds_until_its_new_end(self, backend: Backend, clock: ManualClock):
+    def test_an_extended_lease_holds_until_its_new_end(self, backend: Backend, clock: ManualClock) -> None:
         put_due(backend, "a")
         leased = lease_only(backend, duration=1000)
         clock.advance(0.999)
@@ -227,7 +227,7 @@ class Settle(Kit):
         assert list(backend.lease(10, MINUTE)) == []
         assert list(backend.settle([complete(leased)])) == [True]
 
-    def test_a_released_record_is_leased_again_at_its_time(self, backend: Backend, clock: ManualClock):
+    def test_a_released_record_is_leased_again_at_its_time(self, backend: Backend, clock: ManualClock) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
         progress = attrs.evolve(leased.progress, due=START + 50, token=None)
@@ -239,7 +239,7 @@ class Settle(Kit):
 
         assert lease_only(backend).progress.attempts == 2
 
-    def test_a_record_that_is_released_at_once_is_leased_at_once(self, backend: Backend):
+    def test_a_record_that_is_released_at_once_is_leased_at_once(self, backend: Backend) -> None:
         put_due(backend, "a", "b")
         (a, _) = lease_all(backend)
         assert list(backend.lease(10, MINUTE)) == []
@@ -248,7 +248,7 @@ class Settle(Kit):
 
         assert ids(lease_all(backend)) == ["a"]
 
-    def test_a_buried_record_keeps_its_token_and_is_dead(self, backend: Backend, clock: ManualClock):
+    def test_a_buried_record_keeps_its_token_and_is_dead(self, backend: Backend, clock: ManualClock) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
         buried = EVERY_OUTCOME[Outcome.BURY](leased)
@@ -260,7 +260,7 @@ class Settle(Kit):
         assert backend.get("a") == attrs.evolve(leased, progress=buried)
         assert ids(backend.scan("dead", 10, None)) == ["a"]
 
-    def test_what_is_set_aside_keeps_everything_but_its_due_time_and_its_error(self, backend: Backend):
+    def test_what_is_set_aside_keeps_everything_but_its_due_time_and_its_error(self, backend: Backend) -> None:
         """Somebody is to look at it, so nothing is written that would hide what was wrong with it."""
         put_due(backend, "a", "b", "c")
         leased = {each.id: each for each in lease_all(backend)}
@@ -275,7 +275,9 @@ class Settle(Kit):
         assert list(backend.settle([settlement(leased["c"], Outcome.BURY, Aside("alone"))])) == [True]
         assert ids(backend.scan("dead", 10, None)) == ["a", "c"]
 
-    def test_a_dead_record_is_settled_with_the_token_that_it_carries(self, backend: Backend, clock: ManualClock):
+    def test_a_dead_record_is_settled_with_the_token_that_it_carries(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
         """So a redrive is fenced like everything else."""
         record = make_record(due=None, token="t", attempts=3, first_leased=START, last_error="x")
         backend.put([record])
@@ -290,7 +292,7 @@ class Settle(Kit):
         assert ids(lease_all(backend)) == ["a"]
 
     @pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RESCHEDULE, Outcome.RELEASE], ids=lambda e: e.name)
-    def test_a_lease_is_settled_once(self, backend: Backend, outcome: Outcome):
+    def test_a_lease_is_settled_once(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a", "b")
         (a, b) = lease_all(backend)
         once = settlement(a, outcome, EVERY_OUTCOME[outcome](a))
@@ -303,7 +305,7 @@ class Settle(Kit):
         assert backend.get("b") == b
 
     @pytest.mark.parametrize("outcome", [Outcome.BURY, Outcome.EXTEND], ids=lambda e: e.name)
-    def test_burying_and_extending_again_does_no_harm(self, backend: Backend, outcome: Outcome):
+    def test_burying_and_extending_again_does_no_harm(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
         again = settlement(leased, outcome, EVERY_OUTCOME[outcome](leased))
@@ -314,7 +316,7 @@ class Settle(Kit):
         assert backend.get("a") == attrs.evolve(leased, progress=again.progress)
 
     @pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RESCHEDULE], ids=lambda e: e.name)
-    def test_a_thousand_are_settled_in_one_batch(self, backend: Backend, outcome: Outcome):
+    def test_a_thousand_are_settled_in_one_batch(self, backend: Backend, outcome: Outcome) -> None:
         backend.put([make_record(f"{n:04}") for n in range(1000)])
         leased = lease_all(backend, limit=1000)
         backend.put([make_record(f"{n:04}", START + 1) for n in range(0, 1000, 3)])
