@@ -116,6 +116,13 @@ class Handle(Kit):
             with pytest.raises(pitstop.Unsupported, match=f"{type(backend).__name__}.* capability TRANSACTIONS"):
                 backend.within(session)
 
+    @pytest.mark.parametrize(
+        "capability", [Capability.WATCH, Capability.TRANSACTIONS, Capability.ADOPT], ids=lambda each: each.name
+    )
+    def test_what_is_not_declared_is_refused(self, backend: Backend, capability: Capability) -> None:
+        """So nobody leans on what was never promised."""
+        needs(backend, capability)
+
     def test_without_the_capability_there_is_no_watch(self, backend: Backend) -> None:
         watch = backend.watch()
 

@@ -168,13 +168,13 @@ def needs(backend: Backend, capability: Capability) -> None:
 def is_refused(backend: Backend, capability: Capability) -> bool | None:
     """Whether the backend refuses what this capability is about; None when there is nothing to ask it for."""
     if capability is Capability.WATCH:
-        # Nobody asked for it: core does without, and looks each loop_time. So None, and no Unsupported.
+        # None and not Unsupported: nobody asks for it, core does without and looks each loop_time.
         return backend.watch() is None
-    asked: dict[Capability, Callable[[], object]] = {
-        Capability.TRANSACTIONS: lambda: backend.within(object()),
-        Capability.ADOPT: lambda: (_unsupported(backend.legacy), backend.adopt([])),
+    asked: dict[Capability, list[Callable[[], object]]] = {
+        Capability.TRANSACTIONS: [lambda: backend.within(object())],
+        Capability.ADOPT: [backend.legacy, lambda: backend.adopt([])],
     }
-    return _unsupported(asked[capability]) if capability in asked else None
+    return all(map(_unsupported, asked[capability])) if capability in asked else None
 
 
 def _unsupported(call: Callable[[], object]) -> bool:
