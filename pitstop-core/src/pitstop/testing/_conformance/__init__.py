@@ -30,10 +30,11 @@ from pitstop.testing._conformance._contract_put import PutGetDelete
 from pitstop.testing._conformance._contract_read import Read
 from pitstop.testing._conformance._contract_settle import Settle
 from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
+from pitstop.testing._conformance._model_tests import Model
 from pitstop.testing._conformance._races import Races
 
 
-__all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "PitstopBehaviour", "Races", "kit_tests"]
+__all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "Model", "PitstopBehaviour", "Races", "kit_tests"]
 
 
 class BackendContract(PutGetDelete, Read, Lease, Settle, Handle):
@@ -44,5 +45,5 @@ class PitstopBehaviour(Store, Deliveries, Recurring, Look, Listening):
     """What Pitstop promises to its users, on that backend."""
 
 
-class BackendConformance(BackendContract, PitstopBehaviour, Races):
+class BackendConformance(BackendContract, PitstopBehaviour, Model, Races):
     """All of it, in the version :data:`pitstop.abc.SUITE_VERSION`."""

@@ -107,6 +107,22 @@ class Settle(Kit):
         for id, make in (("later", later), ("back", back), ("dead", dead), ("longer", longer)):
             assert backend.get(id) == attrs.evolve(leased[id], progress=make(leased[id]))
 
+    @pytest.mark.parametrize("outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name)
+    @pytest.mark.parametrize("first", ["completed", "written"])
+    def test_of_one_claim_one_is_completed_and_one_is_written(
+        self, backend: Backend, outcome: Outcome, first: str
+    ) -> None:
+        """In one batch, under one token: neither fares as the other does."""
+        put_due(backend, "a", "b")
+        (a, b) = lease_all(backend)
+        progress = EVERY_OUTCOME[outcome](b)
+        batch = [complete(a), settlement(b, outcome, progress)]
+
+        assert list(backend.settle(batch if first == "completed" else batch[::-1])) == [True, True]
+
+        assert backend.get("a") is None
+        assert backend.get("b") == attrs.evolve(b, progress=progress)
+
     def test_a_batch_tells_what_was_completed_from_what_is_gone(self, backend: Backend) -> None:
         """Somebody removed one of them: it is not settled, although it is not there any more either."""
         put_due(backend, "gone", "a", "b")
