@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import attrs
 import pytest
 
@@ -130,6 +132,21 @@ class Settle(Kit):
 
         assert dict(zip(ids(leased), applied, strict=True)) == {"gone": False, "a": True, "b": True}
         assert backend.get("gone") is None
+
+    @pytest.mark.parametrize(("first", "second"), list(permutations(Outcome, 2)), ids=lambda each: each.name)
+    def test_two_of_a_claim_come_to_different_ends(self, backend: Backend, first: Outcome, second: Outcome) -> None:
+        """In one batch of these two alone, so that a backend which groups them is left with one of each."""
+        put_due(backend, "a", "b")
+        leased = lease_all(backend)
+        outcomes = dict(zip(ids(leased), (first, second), strict=True))
+        progress = {each.id: EVERY_OUTCOME[outcomes[each.id]](each) for each in leased}
+
+        applied = backend.settle([settlement(each, outcomes[each.id], progress[each.id]) for each in leased])
+
+        assert list(applied) == [True, True]
+        for each in leased:
+            left = progress[each.id]
+            assert backend.get(each.id) == (None if left is None else attrs.evolve(each, progress=left))
 
     @_every_outcome
     def test_a_stale_token_changes_nothing(self, backend: Backend, outcome: Outcome) -> None:
