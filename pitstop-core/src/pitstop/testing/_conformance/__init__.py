@@ -29,7 +29,9 @@ from pitstop.testing._conformance._contract_lease import Lease
 from pitstop.testing._conformance._contract_put import PutGetDelete
 from pitstop.testing._conformance._contract_read import Read
 from pitstop.testing._conformance._contract_settle import Settle
+from pitstop.testing._conformance._crash import Crash
 from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
+from pitstop.testing._conformance._process_races import ProcessRaces
 from pitstop.testing._conformance._races import Races
 
 
@@ -44,5 +46,5 @@ class PitstopBehaviour(Store, Deliveries, Recurring, Look, Listening):
     """What Pitstop promises to its users, on that backend."""
 
 
-class BackendConformance(BackendContract, PitstopBehaviour, Races):
+class BackendConformance(BackendContract, PitstopBehaviour, Races, ProcessRaces, Crash):
     """All of it, in the version :data:`pitstop.abc.SUITE_VERSION`."""
