@@ -13,7 +13,8 @@ every backend's configuration.
 
 What a backend fails is listed on the class with the reason, ``known_failures = {"reason": {"test_...", ...}}``;
 overriding a test that is not listed is refused. ``damage(backend, id)``, a method, makes a stored message unreadable
-behind the backend's back. The end of the run tells what became of each part on each class: passed, not declared (a
+behind the backend's back; ``transaction(backend)``, another one, begins a transaction for a backend that declares
+``TRANSACTIONS``. The end of the run tells what became of each part on each class: passed, not declared (a
 capability that the backend has not got), not shown, known failure.
 """
 
@@ -33,9 +34,21 @@ from pitstop.testing._conformance._crash import Crash
 from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
 from pitstop.testing._conformance._process_races import ProcessRaces
 from pitstop.testing._conformance._races import Races
+from pitstop.testing._conformance._transactions import Transactions
 
 
-__all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "PitstopBehaviour", "Races", "kit_tests"]
+__all__ = [
+    "BackendConformance",
+    "BackendContract",
+    "Crash",
+    "Handles",
+    "Kit",
+    "PitstopBehaviour",
+    "ProcessRaces",
+    "Races",
+    "Transactions",
+    "kit_tests",
+]
 
 
 class BackendContract(PutGetDelete, Read, Lease, Settle, Handle):
@@ -46,5 +59,5 @@ class PitstopBehaviour(Store, Deliveries, Recurring, Look, Listening):
     """What Pitstop promises to its users, on that backend."""
 
 
-class BackendConformance(BackendContract, PitstopBehaviour, Races, ProcessRaces, Crash):
+class BackendConformance(BackendContract, PitstopBehaviour, Transactions, Races, ProcessRaces, Crash):
     """All of it, in the version :data:`pitstop.abc.SUITE_VERSION`."""
