@@ -41,7 +41,14 @@ _BY = st.sampled_from(["one", "other"])
 _DUE_IN = st.sampled_from([0, 1, -1, _SECOND, -_SECOND, _MINUTE, -_DAY, _DAY])
 _OUTCOMES = st.sampled_from(["complete", "release", "reschedule", "extend", "shorten", "bury", "set aside"])
 _STEPS = st.sampled_from(
-    ["to the next due time", "to just before it", "by a millisecond", "by half a millisecond", "by a second", "by a day"]
+    [
+        "to the next due time",
+        "to just before it",
+        "by a millisecond",
+        "by half a millisecond",
+        "by a second",
+        "by a day",
+    ]
 )
 #: Milliseconds for which a handle may look from where it was, when it was a peer that put something older.
 _REMEMBERED = 1000
