@@ -14,7 +14,16 @@ import pytest
 
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("pitstop-*/README.md")])
+DOCUMENTS = sorted(
+    [
+        ROOT / "README.md",
+        *(
+            path
+            for where in ("docs/**/*", "pitstop-*/README", "examples/*/README")
+            for path in ROOT.glob(f"{where}.md")
+        ),
+    ]
+)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_BY_CI = ("nox -s demo", "nox -s tests", "nox -s lint types")
 
