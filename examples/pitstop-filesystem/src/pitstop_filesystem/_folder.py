@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import logging
 import os
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from io import BufferedWriter
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import LAST_INSTANT, Doorbell, SystemClock
@@ -57,22 +58,24 @@ class Name(NamedTuple):
         due = "dead" if self.due is None else f"{self.due:015}"
         return f"{due}-{self.order:015}-{self.change}-{self.key}"
 
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """None: not one of ours."""
-        try:
-            due, order, change, key = text.split("-")
-            name = cls(None if due == "dead" else int(due), int(order), int(change), key)
-        except ValueError:
-            return None
-        return name if str(name) == text and (name.due or 0) <= LAST_INSTANT else None
-
     def next(self, due: int | None) -> Name:
         return Name(due, self.order, self.change + 1, self.key)
 
     def place(self) -> tuple[bool, int, int]:
         """What to sort by: the oldest ``due`` first, the dead last."""
         return (self.due is None, self.due or 0, self.order)
+
+
+# Each operation lists the folder, so nearly all names have been taken apart before.
+@functools.lru_cache(maxsize=100_000)
+def _parse(text: str) -> Name | None:
+    """None: not one of ours."""
+    try:
+        due, order, change, key = text.split("-")
+        name = Name(None if due == "dead" else int(due), int(order), int(change), key)
+    except ValueError:
+        return None
+    return name if str(name) == text and (name.due or 0) <= LAST_INSTANT else None
 
 
 class Folder:
@@ -85,9 +88,10 @@ class Folder:
         self._sync, self._busy_timeout = sync, busy_timeout
         try:
             for folder in (self.path, self._messages, self._unreadable):
-                folder.mkdir(exist_ok=True)
-                # What is in a folder is not safe before the folder itself is.
-                self._sync_folder(folder.parent)
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)
+                    # What is in a folder is not safe before the folder itself is.
+                    self._sync_folder(folder.parent)
             self._lock.touch()
         except OSError as error:
             raise ConfigError(
@@ -162,7 +166,7 @@ class Folder:
         newest: dict[str, Name] = {}
         left: list[Name] = []
         with os.scandir(self._messages) as listing:
-            found = [name for entry in listing if (name := Name.parse(entry.name)) is not None]
+            found = [name for entry in listing if (name := _parse(entry.name)) is not None]
         for name in found:
             other = newest.setdefault(name.key, name)
             if other is not name:
