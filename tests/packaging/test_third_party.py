@@ -66,7 +66,7 @@ def test_its_own_tests_pass_there(fresh: Path, tmp_path: Path) -> None:
     """A part of the suite, and all of it when the tests of size are run: ``tests/conformance`` has it all anyway."""
     shutil.copytree(ROOT / "examples" / EXAMPLE / "tests", tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
-    some = [] if LARGE else ["-k", "damaged or settlement or test_killed"]
+    some = [] if LARGE else ["-k", "damaged or settlement or test_crash or test_folder"]
 
     said = run([str(fresh / "python"), "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *some], cwd=tmp_path)
 
