@@ -284,7 +284,7 @@ class ContractMachine(RuleBasedStateMachine):
             "bury": (Outcome.BURY, attrs.evolve(progress, due=None, last_error="gave up")),
             "set aside": (Outcome.BURY, Aside("cannot be read")),
         }[outcome]
-        return Settlement(lease.id, token, means, written)  # type: ignore[arg-type] - a dict of mixed values
+        return Settlement(lease.id, token, means, written)
 
     def _settle(self, by: str, settlements: list[Settlement]) -> None:
         now = self._times.now

@@ -45,4 +45,4 @@ def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: 
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
     )
-    run_state_machine_as_test(machine, settings=settings)  # type: ignore[arg-type] - any callable will do
+    run_state_machine_as_test(machine, settings=settings)  # type: ignore[arg-type]  # any callable will do
