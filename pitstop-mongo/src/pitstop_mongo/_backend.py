@@ -44,6 +44,7 @@ class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. Nothing connects before the first use."""
 
     api_version: ClassVar[int] = 1
+    suite_version: ClassVar[int | None] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | _OF_A_SERVER
 

@@ -19,10 +19,14 @@ from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._record import Damaged, Record, Settlement, Tally
 
 
-__all__ = ["API_VERSION", "Backend", "Capability", "Watch", "Writes"]
+__all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Writes"]
 
 #: The version of this contract. A backend states the one it was written for as ``api_version``.
 API_VERSION = 1
+
+#: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`: it grows whenever a backend
+#: that passed may no longer do so.
+SUITE_VERSION = 1
 
 
 class Capability(Flag):
@@ -81,6 +85,10 @@ class Backend(ABC):
 
     #: The version of the contract that the class was written for: say ``api_version = 1`` in the class.
     api_version: ClassVar[int]
+    #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: it does not say.
+    #: A statement of the author's, shown by ``pitstop backends``. Say the number, as in ``suite_version = 1``, and raise
+    #: it when the newer suite was passed.
+    suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration, which validates itself.
     Config: ClassVar[type[BackendConfig]] = BackendConfig
     capabilities: ClassVar[Capability] = Capability(0)
