@@ -29,12 +29,13 @@ from pitstop.testing._conformance._contract_read import Read
 from pitstop.testing._conformance._contract_settle import Settle
 from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
 from pitstop.testing._conformance._races import Races
+from pitstop.testing._conformance._scratch import Scratch
 
 
 __all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "PitstopBehaviour", "Races", "kit_tests"]
 
 
-class BackendContract(PutGetDelete, Read, Lease, Settle, Handle):
+class BackendContract(PutGetDelete, Read, Lease, Settle, Handle, Scratch):
     """What :class:`pitstop.abc.Backend` promises to core."""
 
 
