@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from pitstop._errors import BackendLoadError, PitstopError, UnknownBackend
 from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import hookimpl
-from pitstop.abc import API_VERSION, Backend, did_you_mean
+from pitstop.abc import API_VERSION, SUITE_VERSION, Backend, did_you_mean
 
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["BACKEND_GROUP", "EntryPointResolver", "are_different", "backend_class", "load_backend"]
+__all__ = ["BACKEND_GROUP", "EntryPointResolver", "are_different", "backend_class", "load_backend", "suite_note"]
 
 BACKEND_GROUP = "pitstop.backends"
 
@@ -81,6 +81,18 @@ def backend_class(candidate: object, where: str) -> type[Backend]:
     if missing:
         raise BackendLoadError(f"{where} is not finished: {candidate.__name__} lacks {', '.join(missing)}.")
     return candidate
+
+
+def suite_note(backend: type[Backend]) -> str | None:
+    """What somebody should know about the suite that a backend says it passed; None: nothing."""
+    stated: object = backend.suite_version
+    if stated is None:
+        return "it does not say which version of the suite it passed (suite_version)"
+    if type(stated) is not int:
+        return f"its suite_version is a {type(stated).__name__}, and not a number such as {SUITE_VERSION}"
+    if stated < SUITE_VERSION:
+        return f"passed suite {stated}, this pitstop-core has {SUITE_VERSION}: run the kit again"
+    return None
 
 
 def _unknown(name: str, candidates: Any) -> PitstopError:
