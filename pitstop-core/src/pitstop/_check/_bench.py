@@ -71,9 +71,9 @@ class Bench:
                 break
         return claimed
 
-    def claim_one(self, duration: int = MINUTE) -> Record:
+    def claim_one(self) -> Record:
         """Claim the one record that is due."""
-        claimed = self.claim(duration=duration)
+        claimed = self.claim()
         self.expect(len(claimed) == 1, f"{len(claimed)} messages were claimed where one was due")
         return claimed[0]
 

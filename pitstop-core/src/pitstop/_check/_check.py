@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
@@ -30,7 +30,7 @@ class _Odd(Exception):
     """Nothing is broken, but somebody should know."""
 
 
-def check(backend: Backend) -> Iterator[Finding]:
+def check(backend: Backend) -> Generator[Finding, None, None]:
     """Look at the store, then try the promises in a scratch of it; one finding after the other, as they come.
 
     It takes a second or two in real time. No message of the store is touched, leased, or seen by a listener. A backend
@@ -137,7 +137,9 @@ def _messages(backend: Backend) -> str:
 
 def _next(backend: Backend) -> str:
     due = backend.next_due()
-    return "there is none" if due is None else from_instant(due).isoformat(timespec="milliseconds")
+    return (
+        "there is none" if due is None else from_instant(due).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
 
 
 def _capabilities(backend: Backend) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import attrs
 import click
 
@@ -29,8 +31,9 @@ def check(settings: Settings, store: str | None) -> None:
     settings.url = store or settings.url
     found: list[Finding] = []
     try:
-        with settings.open() as pit:
-            for each in look_through(pit._store.backend):
+        # Closed also when Ctrl-C comes in between: that is what takes the scratch away.
+        with settings.open() as pit, closing(look_through(pit._store.backend)) as findings:
+            for each in findings:
                 found.append(each)
                 if settings.json:
                     print_json(attrs.asdict(each))
@@ -45,7 +48,10 @@ def check(settings: Settings, store: str | None) -> None:
             f"with pitstop.testing.BackendConformance; else report this to its author."
         )
     if not settings.json:
-        say(f"{len(found)} checks in {sum(each.milliseconds for each in found) / 1000:.1f} s. No message was touched.")
+        seconds = sum(each.milliseconds for each in found) / 1000
+        warnings = sum(each.status == "warning" for each in found)
+        with_warnings = f", {'one' if warnings == 1 else warnings} with a warning" if warnings else ""
+        say(f"{len(found)} checks in {seconds:.1f} s{with_warnings}. No message was touched.")
 
 
 def _row(finding: Finding) -> tuple[str, str, str, str]:
