@@ -29,7 +29,7 @@ class Model(Kit):
     def test_any_sequence_of_operations_on_the_backend_is_as_the_model_says(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
     ) -> None:
-        _run(lambda: ContractMachine(open_backend, clock), examples=50, steps=30)
+        _run(lambda: ContractMachine(open_backend, clock), examples=150, steps=30)
 
 
 def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int) -> None:
