@@ -40,7 +40,14 @@ _LISTENERS = st.sampled_from([1, 2, 3])
 _DUE_IN = st.sampled_from([0, -1, 1, 1000, -_HOUR, _HOUR])
 _WHEN = st.sampled_from(["now", "when the lease ends", "just before that"])
 _STEPS = st.sampled_from(
-    ["to the next due time", "to just before it", "by a millisecond", "by half a millisecond", "by a second", "by a day"]
+    [
+        "to the next due time",
+        "to just before it",
+        "by a millisecond",
+        "by half a millisecond",
+        "by a second",
+        "by a day",
+    ]
 )
 
 
