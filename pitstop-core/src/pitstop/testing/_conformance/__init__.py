@@ -34,13 +34,14 @@ from pitstop.testing._conformance._races import Races
 __all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "PitstopBehaviour", "Races", "kit_tests"]
 
 
-class BackendContract(PutGetDelete, Read, Lease, Settle, Handle):
+# pytest begins with the last base: the contract goes before what is built on it, so that the first failures say most.
+class BackendContract(Handle, Settle, Lease, Read, PutGetDelete):
     """What :class:`pitstop.abc.Backend` promises to core."""
 
 
-class PitstopBehaviour(Store, Deliveries, Recurring, Look, Listening):
+class PitstopBehaviour(Listening, Look, Recurring, Deliveries, Store):
     """What Pitstop promises to its users, on that backend."""
 
 
-class BackendConformance(BackendContract, PitstopBehaviour, Races):
+class BackendConformance(Races, PitstopBehaviour, BackendContract):
     """All of it."""
