@@ -27,9 +27,6 @@ class _Memory:
         name = uuid.uuid4().hex
         return lambda **options: self.backend_class.from_options({"name": name, **options})
 
-    def damage(self, backend, id):
-        pytest.skip("nobody but the backend itself can reach what is stored in this process")
-
 
 class _Sqlite:
     backend_class: type[Backend] = SqliteBackend
