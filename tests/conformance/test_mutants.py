@@ -21,7 +21,7 @@ def run() -> Run:
     """The tests that the mutants name, on these and on the backends that are right: in one process for all."""
     tests = [f"Test{name}::{test}" for name, mutant in _QUICK.items() for test in mutant.killed_by]
     tests += [f"Test{mutant.origin.__name__}::{test}" for mutant in _QUICK.values() for test in mutant.killed_by]
-    run = run_kit(list(dict.fromkeys(tests)))
+    run = run_kit(list(dict.fromkeys(tests)), timeout=100)
     assert run.results, run.output
     assert run.finished
     return run

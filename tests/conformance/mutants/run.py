@@ -22,19 +22,25 @@ from pathlib import Path
 import attrs
 
 from conformance.mutants.catalogue import MUTANTS, RIGHT, Mutant
+from pitstop.testing import BackendConformance
+from pitstop.testing._conformance import kit_tests
 
 
 __all__ = ["Result", "Run", "run_kit"]
 
 _TESTS = Path(__file__).parents[2]
 _KIT_ON_MUTANTS = Path(__file__).with_name("kit_on_mutants.py")
-#: Seconds for the whole suite on one mutant, and for one test of it.
+#: In memory, where there is such a folder: nothing here depends on a disk, and all of it is slowed down by one.
+_FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+#: Seconds for the suite on one mutant; and for its tests that try sequences of operations, and shrink those that fail.
 _WHOLE = 60.0
-_ONE_TEST = 10
+#: Seconds for one test, but for those.
+_ONE_TEST = 15.0
 #: Tests that are named in a row of the table.
 _NAMED = 2
-#: The test that tries sequences of operations and shrinks those that fail.
-_MODEL = "test_any_sequence"
+_SUITE = kit_tests(BackendConformance)
+#: The tests that compare a backend with a model of it.
+_MODEL = [name for name, part in _SUITE.items() if part.__module__.rpartition(".")[2].startswith("_model")]
 
 
 @attrs.frozen
@@ -74,16 +80,20 @@ class Run:
         return [each for each in self.failed if each.by_kit]
 
 
-def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE) -> Run:
-    """Run tests of the suite on mutants, each named ``TestMutant`` or ``TestMutant::test_name``."""
-    with tempfile.TemporaryDirectory() as folder:
+def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE_TEST) -> Run:
+    """Run tests of the suite on mutants, each named ``TestMutant`` or ``TestMutant::test_name``, in bounded time.
+
+    :param timeout: seconds for all of them.
+    :param each: seconds for each.
+    """
+    with tempfile.TemporaryDirectory(dir=_FOLDER) as folder:
         reports, wanted = Path(folder, "reports"), Path(folder, "wanted")
         reports.touch()
         wanted.write_text("\n".join(tests), encoding="utf-8")
         command = [
             *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--noconftest", "--import-mode=importlib"),
             *("-c", os.devnull, "--rootdir", folder, "--basetemp", str(Path(folder, "tmp"))),
-            *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning", f"--timeout={_ONE_TEST}"),
+            *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning", f"--timeout={each}"),
             *("-p", "conformance.mutants.reports", "--reports", str(reports), "--wanted", str(wanted)),
             str(_KIT_ON_MUTANTS),
         ]
@@ -104,39 +114,43 @@ def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE) -> Run:
     return Run([Result(**json.loads(each)) for each in lines if each.endswith("\n")], finished, output)
 
 
-def _row(mutant: Mutant, run: Run) -> str:
-    kills = list(dict.fromkeys(each.test for each in run.kills))
-    parts = Counter(part for part, _ in dict.fromkeys((each.part, each.test) for each in run.kills))
-    by = ", ".join(f"{part.strip('_').partition('_')[0]} {n}" for part, n in _by_kind(parts).items())
-    first = f"{run.kills[0].seconds:.1f} s" if run.kills else "NEVER"
-    model = next((each for each in run.kills if each.test.startswith(_MODEL)), None)
-    with_model = f"; model after {model.seconds:.1f} s" if model else ""
+def _run_all(name: str, timeout: float = _WHOLE) -> tuple[Run, Run]:
+    """Run the suite without the model, and the model, each for so long at most."""
+    others = [test for test in _SUITE if test not in _MODEL]
+    return (
+        run_kit([f"Test{name}::{test}" for test in others], timeout=timeout),
+        run_kit([f"Test{name}::{test}" for test in _MODEL], timeout=timeout, each=timeout),
+    )
+
+
+def _row(mutant: Mutant, run: Run, model: Run) -> str:
+    tests = dict.fromkeys((each.part.split("_")[1], each.test) for each in run.kills)
+    by = ", ".join(f"{number} {part}" for part, number in Counter(part for part, _ in tests).items())
     lines = [
         f"{mutant.name}: {mutant.defect}.",
-        f"    first kill after {first}{with_model}; {len(kills)} tests ({by}): {', '.join(kills[:_NAMED])}",
+        f"    first kill {_first(run)}; {len(tests)} tests{f' ({by})' if by else ''}: "
+        + ", ".join([test for _, test in tests][:_NAMED]),
+        f"    model: {_first(model)}",
     ]
     if not run.finished:
         lines.append(f"    ended after {_WHOLE:.0f} s, with {len(run.results)} results")
-    others = {each.error for each in run.failed if not each.by_kit}
-    if others and not run.kills:
-        lines += [f"    {each}" for each in sorted(others)[:_NAMED]]
+    if not run.kills:
+        lines += [f"    {each}" for each in sorted({each.error for each in run.failed})[:_NAMED]]
     return "\n".join(lines)
 
 
-def _by_kind(parts: Counter[str]) -> Counter[str]:
-    kinds: Counter[str] = Counter()
-    for part, number in parts.items():
-        kinds[part.strip("_").partition("_")[0]] += number
-    return kinds
+def _first(run: Run) -> str:
+    if run.kills:
+        return f"after {run.kills[0].seconds:.1f} s"
+    return "never" if run.finished and not run.failed else "not in time"
 
 
 def _show(name: str) -> int:
-    """Print how the suite tells what is wrong with one mutant, the steps that hypothesis shrank first."""
-    run = run_kit([f"Test{name}"])
-    shrunk = [each for each in run.kills if each.steps]
-    for each in shrunk or run.kills[:_NAMED]:
-        print(f"{each.name}\n{each.error}\n{each.steps}\n")
-    return 0 if run.kills else 1
+    """Print how the suite tells what is wrong with one mutant, and the steps that hypothesis shrank a sequence to."""
+    run, model = _run_all(name)
+    for each in [*run.kills[:_NAMED], *model.kills]:
+        print(f"{each.name}, after {each.seconds:.1f} s\n{each.error}\n{each.steps}\n")
+    return 0 if run.kills or model.kills else 1
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -148,17 +162,21 @@ def main(arguments: Sequence[str]) -> int:
     if options.show:
         return _show(options.show)
     mutants = [MUTANTS[each] for each in options.names] if options.names else list(MUTANTS.values())
-    failures = 0
-    for name in RIGHT:
-        run = run_kit([f"Test{name}"], timeout=5 * _WHOLE)
-        wrong = [each.name for each in run.failed]
-        print(f"{name}, which is right: {len(run.results)} tests, failed: {wrong or 'none'}", flush=True)
-        failures += bool(wrong) or not run.finished or not run.results
+    failures = found_by_model = 0
+    for name in RIGHT if not options.names else ():
+        runs = _run_all(name, 5 * _WHOLE)
+        wrong = [each.name for run in runs for each in run.failed]
+        print(
+            f"{name}, which is right: {sum(len(run.results) for run in runs)} tests, failed: {wrong or 'none'}",
+            flush=True,
+        )
+        failures += bool(wrong) or not all(run.finished and run.results for run in runs)
     with ThreadPoolExecutor(options.jobs) as pool:
-        for mutant, run in zip(mutants, pool.map(lambda each: run_kit([f"Test{each.name}"]), mutants), strict=True):
-            print(_row(mutant, run), flush=True)
+        for mutant, (run, model) in zip(mutants, pool.map(lambda each: _run_all(each.name), mutants), strict=True):
+            print(_row(mutant, run, model), flush=True)
             failures += not run.kills
-    print(f"{len(mutants)} mutants, each given {_WHOLE:.0f} s; {failures} failures")
+            found_by_model += bool(model.kills)
+    print(f"{len(mutants)} mutants, {_WHOLE:.0f} s for each; the model finds {found_by_model}; {failures} failures")
     return 1 if failures else 0
 
 
