@@ -250,13 +250,13 @@ class Races(Kit):
     def test_an_update_is_never_seen_half_done(self, handles: list[Backend]) -> None:
         """Whoever looks in between sees the old record or the new one: never none, never a mixture."""
         handles[0].put([_version("a", 0)])
-        storing, looks = [True], [0] * (_THREADS - 1)
+        storing, looks, enough = [True], [0] * (_THREADS - 1), 100
 
         def store() -> int:
             version = 0
             try:
                 # Until all have looked often enough: on a quick store it might be over before they begin.
-                while version < 100 or (min(looks) < 100 and version < 2000):
+                while version < 100 or (min(looks) < enough and version < 2000):
                     version += 1
                     handles[0].put([_version("a", version)])
             finally:
@@ -266,16 +266,19 @@ class Races(Kit):
         def look(index: int) -> list[int]:
             backend = handles[index + 1]
             seen: list[int] = []
-            while storing[0]:
-                looks[index] += 1
-                stored = backend.get("a")
-                assert isinstance(stored, Record)
-                assert stored == _version("a", stored.message["version"])
-                scan = records(backend.scan(None, 10, None))
-                assert ids(scan) == ["a"]
-                scanned = scan[0]
-                assert scanned == _version("a", scanned.message["version"])
-                seen += [stored.message["version"], scanned.message["version"]]
+            try:
+                while storing[0]:
+                    looks[index] += 1
+                    stored = backend.get("a")
+                    assert isinstance(stored, Record)
+                    assert stored == _version("a", stored.message["version"])
+                    scan = records(backend.scan(None, 10, None))
+                    assert ids(scan) == ["a"]
+                    scanned = scan[0]
+                    assert scanned == _version("a", scanned.message["version"])
+                    seen += [stored.message["version"], scanned.message["version"]]
+            finally:
+                looks[index] = enough
             return seen
 
         last, *seen = together(store, *(partial(look, index) for index in range(_THREADS - 1)))
