@@ -58,10 +58,12 @@ class AcknowledgedBeforeCommitted(SqliteBackend):
     def __init__(self, config=None):
         super().__init__(config)
         self._behind: list[Record] = []
+        self._behind_lock = threading.Lock()
 
     def put(self, records: Sequence[Record]) -> None:
         self._flush()
-        self._behind = list(records)
+        with self._behind_lock:
+            self._behind.extend(records)
 
     def delete(self, id: str) -> bool:
         self._flush()
@@ -96,8 +98,22 @@ class AcknowledgedBeforeCommitted(SqliteBackend):
         super().close()
 
     def _flush(self) -> None:
-        behind, self._behind = self._behind, []
-        super().put(behind)
+        with self._behind_lock:
+            for each in self._behind:
+                super().put([each])
+            self._behind.clear()
+
+
+_behind: defaultdict[str, tuple[list[Record], threading.Lock]] = defaultdict(lambda: ([], threading.Lock()))
+
+
+@mutant("test_what_was_put_before_a_kill_is_there_whole")
+class CommittedByTheWay(AcknowledgedBeforeCommitted):
+    """Returns from a store before it is committed, and all handles of the process know of it. Only a crash tells."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._behind, self._behind_lock = _behind[self._path]
 
 
 class _ReadsThenWrites(SqliteBackend):
@@ -196,7 +212,8 @@ class _Deaf:
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
-class _LockOfOneProcess(_ReadsThenWrites):
+@mutant("test_processes_claim_and_settle_each_record_once")
+class LockOfOneProcess(_ReadsThenWrites):
     """Holds a lock of the process around a claim, and says that several processes may share the store."""
 
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:

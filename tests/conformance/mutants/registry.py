@@ -24,7 +24,7 @@ class Mutant:
     #: Tests of the suite that have to fail on it, and pass on the backend that it was made of: their names, with one of
     #: their parameters where it is that which tells.
     killed_by: tuple[str, ...]
-    #: Waits long before it is killed, so it has its turn in ``nox -s mutants`` alone.
+    #: It takes seconds to kill it, so it has its turn in ``nox -s mutants`` alone.
     slow: bool = False
 
     @property
