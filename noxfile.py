@@ -61,7 +61,7 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Run the whole shared suite on backends with one defect each; print which tests find it: a quarter of an hour.
+    """Run the whole shared suite on backends with one defect each; print which tests find it: some ten minutes.
 
     `-- NAME ...` runs some of them, `-- --show NAME` prints how one is found, in the few steps that hypothesis shrank it to.
     """

@@ -22,6 +22,7 @@ from pathlib import Path
 import attrs
 
 from conformance.mutants.catalogue import MUTANTS, RIGHT, Mutant
+from pitstop.abc import did_you_mean
 from pitstop.testing import BackendConformance
 from pitstop.testing._conformance import kit_tests
 
@@ -159,6 +160,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--show", metavar="NAME", help="print how one mutant is found, with the shrunk steps")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     options = parser.parse_args(arguments)
+    for name in [*options.names, *filter(None, [options.show])]:
+        if name not in MUTANTS:
+            parser.error(f"{name!r} is no mutant. {did_you_mean(name, MUTANTS)}Known: {', '.join(MUTANTS)}.")
     if options.show:
         return _show(options.show)
     mutants = [MUTANTS[each] for each in options.names] if options.names else list(MUTANTS.values())
