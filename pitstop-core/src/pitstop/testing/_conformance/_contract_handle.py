@@ -87,6 +87,16 @@ class Handle(Kit):
         peer.put([make_record("c")])
         assert peer.tally().due == 1
 
+    def test_closing_a_handle_again_leaves_its_peers_alone_too(self, backend: Backend, open_backend: Handles) -> None:
+        """Two handles are counted as two, however often one of them is closed."""
+        peers = [open_backend.peer(), open_backend.peer()]
+        put_due(backend, "a", "b")
+
+        for _ in range(3):
+            backend.close()
+
+        assert [peers[0].tally().due, peers[1].tally().due] == [2, 2]
+
     def test_what_was_stored_is_there_when_it_is_opened_again(self, open_backend: Handles) -> None:
         backend = open_backend()
         needs(backend, Capability.DURABLE)
