@@ -103,6 +103,7 @@ class PitstopMachine(RuleBasedStateMachine):
     ) -> None:
         """``series``: its interval in milliseconds, how many occurrences (None: without end), and its catch-up."""
         version, given = self._given(id, message)
+        args: list[Any]
         if series is None:
             stored = Message(version, kept(given), self._from_now(due_in))
             args, options = [due_in * _MILLISECOND], {}
