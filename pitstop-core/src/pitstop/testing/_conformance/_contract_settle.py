@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from pitstop.abc import Aside, Backend, Outcome, Progress, Settlement
+from pitstop.abc import Aside, Backend, Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._records import (
@@ -106,7 +106,9 @@ class Settle(Kit):
         for id, make in (("later", later), ("back", back), ("dead", dead), ("longer", longer)):
             assert backend.get(id) == attrs.evolve(leased[id], progress=make(leased[id]))
 
-    @pytest.mark.parametrize("outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name)
+    @pytest.mark.parametrize(
+        "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
+    )
     @pytest.mark.parametrize("first", ["completed", "written"])
     def test_of_one_claim_one_is_completed_and_one_is_written(
         self, backend: Backend, outcome: Outcome, first: str
@@ -114,7 +116,9 @@ class Settle(Kit):
         """In one batch, under one token: neither fares as the other does."""
         put_due(backend, "a", "b")
         (a, b) = lease_all(backend)
+        assert isinstance(b, Record)
         progress = EVERY_OUTCOME[outcome](b)
+        assert progress is not None
         batch = [complete(a), settlement(b, outcome, progress)]
 
         assert list(backend.settle(batch if first == "completed" else batch[::-1])) == [True, True]

@@ -43,7 +43,14 @@ _OUTCOMES = st.sampled_from(
     ["complete", "release", "release later", "reschedule", "extend", "shorten", "bury", "set aside"]
 )
 _STEPS = st.sampled_from(
-    ["to the next due time", "to just before it", "by a millisecond", "by half a millisecond", "by a second", "by a day"]
+    [
+        "to the next due time",
+        "to just before it",
+        "by a millisecond",
+        "by half a millisecond",
+        "by a second",
+        "by a day",
+    ]
 )
 #: Milliseconds for which a handle may look from where it was, when it was a peer that put something older.
 _REMEMBERED = 1000
@@ -295,7 +302,7 @@ class ContractMachine(RuleBasedStateMachine):
         assert token is not None
         first = progress.first_leased or 0
         back = attrs.evolve(progress, last_error="failed", token=None)
-        means, written = {
+        written: dict[str, tuple[Outcome, Progress | Aside | None]] = {
             "complete": (Outcome.COMPLETE, None),
             "release": (Outcome.RELEASE, attrs.evolve(back, due=max(now, first))),
             "release later": (Outcome.RELEASE, attrs.evolve(back, due=now + _SECOND)),
@@ -304,8 +311,8 @@ class ContractMachine(RuleBasedStateMachine):
             "shorten": (Outcome.EXTEND, attrs.evolve(progress, due=now + 1)),
             "bury": (Outcome.BURY, attrs.evolve(progress, due=None, last_error="gave up")),
             "set aside": (Outcome.BURY, Aside("cannot be read")),
-        }[outcome]
-        return Settlement(lease.id, token, means, written)  # type: ignore[arg-type] - a dict of mixed values
+        }
+        return Settlement(lease.id, token, *written[outcome])
 
     def _settle(self, by: str, settlements: list[Settlement]) -> None:
         now = self._times.now

@@ -36,7 +36,7 @@ def _floored(value: datetime) -> datetime:
 
 _ZONES = st.sampled_from([UTC, timezone(timedelta(hours=-8)), timezone(timedelta(hours=5, minutes=45))])
 # Two days from the ends of time, so that no zone leads beyond them.
-_TIMES = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=_ZONES)  # noqa: DTZ001 - the zone is drawn
+_TIMES = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=_ZONES)
 
 
 def _messages(scalars: st.SearchStrategy[Any], lists: Any) -> st.SearchStrategy[dict[str, Any]]:
@@ -51,9 +51,7 @@ def _messages(scalars: st.SearchStrategy[Any], lists: Any) -> st.SearchStrategy[
 #: As a backend gets them: made of plain values.
 PLAIN = _messages(_SCALARS | _TIMES.map(_floored), lambda inner: st.lists(inner, max_size=2))
 #: As users give them: with tuples, and with times of any zone and to the microsecond.
-GIVEN = _messages(
-    _SCALARS | _TIMES, lambda inner: st.lists(inner, max_size=2) | st.lists(inner, max_size=2).map(tuple)
-)
+GIVEN = _messages(_SCALARS | _TIMES, lambda inner: st.lists(inner, max_size=2) | st.lists(inner, max_size=2).map(tuple))
 
 
 def kept(given: Any) -> Any:
