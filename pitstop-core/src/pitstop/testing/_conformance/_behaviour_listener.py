@@ -83,6 +83,8 @@ class Listening(Kit):
         seen: list[str] = []
         while taken := [each for each in (listener.get() for listener in listeners) if each is not None]:
             seen.extend(each.id for each in taken)
+            # Else this would never end.
+            assert len(seen) <= 20, "emitted again while somebody has it"
 
         assert sorted(seen) == [f"{n:02}" for n in range(20)]
 

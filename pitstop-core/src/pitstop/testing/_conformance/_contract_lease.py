@@ -189,6 +189,8 @@ class Lease(Kit):
         seen: list[str] = []
         while claims := [*backend.lease(3, MINUTE), *peer.lease(3, MINUTE)]:
             seen.extend(ids(claims))
+            # Else this would never end.
+            assert len(seen) <= 20, "leased again while its lease runs"
 
         assert sorted(seen) == sorted(map(str, range(20)))
 

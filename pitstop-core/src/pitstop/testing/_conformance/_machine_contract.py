@@ -85,8 +85,11 @@ class Times:
 
 def emptied(backend: Backend) -> None:
     """Remove everything from the store, which all examples of a test have in common."""
+    gone = set[str]()
     while left := backend.scan(None, 100, None):
         for each in left:
+            assert each.id not in gone, f"scan() still shows {each.id!r}, which was deleted"
+            gone.add(each.id)
             assert backend.delete(each.id), f"delete({each.id!r}) says that what scan() has just shown is not there"
     tally = backend.tally()
     assert (tally.scheduled, tally.due, tally.leased, tally.dead) == (0, 0, 0, 0), f"all was deleted, yet {tally}"

@@ -105,7 +105,6 @@ class PitstopMachine(RuleBasedStateMachine):
     ) -> None:
         """``series``: its interval in milliseconds, how many occurrences (None: without end), and its catch-up."""
         version, given = self._given(id, message)
-        args: list[Any]
         if series is None:
             stored = Message(version, kept(given), self._from_now(due_in))
             times_of: tuple[Any, ...] = (due_in * _MILLISECOND,)

@@ -88,6 +88,8 @@ class Races(Kit):
                 applied = backend.settle([complete(each) for each in claim])
                 assert all(applied), "nobody else can have touched what is leased"
                 done.extend(ids(claim))
+                # Here and below: else a thread would never end.
+                assert len(done) <= 200, "what is done is leased again"
             return done
 
         done = together(*(partial(drain, each) for each in handles))
@@ -137,6 +139,7 @@ class Races(Kit):
                         assert now == each, "the lease is on another version than the one that was handed out"
                     if backend.settle([complete(each)])[0]:
                         done.append((each.id, each.message["version"]))
+                assert len(done) <= versions * len(names), "what is done is leased again"
                 if last_look and not claimed:
                     return done
 
@@ -351,6 +354,7 @@ class Races(Kit):
             for delivery in iter(listener.get, None):
                 delivery.ack()
                 done.append(delivery.id)
+                assert len(done) <= len(given), "what is done is emitted again"
             return done
 
         done = together(*(partial(handle, each) for each in listeners))
@@ -367,6 +371,7 @@ class Races(Kit):
             for delivery in iter(listener.get, None):
                 delivery.ack()
                 done.append(delivery.id)
+                assert len(done) <= len(given), "what is done is emitted again"
             return done
 
         done = together(*[handle] * _THREADS)
@@ -387,6 +392,7 @@ class Races(Kit):
             for delivery in iter(listener.get, None):
                 delivery.ack()
                 keys.append(delivery.key)
+                assert len(keys) <= 30, "what is done is emitted again"
             return keys
 
         for _ in range(30):
