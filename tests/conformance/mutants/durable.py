@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 
@@ -63,7 +64,7 @@ class AcknowledgedBeforeCommitted(SqliteBackend):
     def put(self, records: Sequence[Record]) -> None:
         self._flush()
         with self._behind_lock:
-            self._behind.extend(records)
+            self._behind.extend(copy.deepcopy(list(records)))
 
     def delete(self, id: str) -> bool:
         self._flush()
@@ -99,8 +100,8 @@ class AcknowledgedBeforeCommitted(SqliteBackend):
 
     def _flush(self) -> None:
         with self._behind_lock:
-            for each in self._behind:
-                super().put([each])
+            # One may be there twice: the last one counts.
+            super().put(list({each.id: each for each in self._behind}.values()))
             self._behind.clear()
 
 
