@@ -71,7 +71,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def large(session: nox.Session) -> None:
-    """Run the tests of size at full size: 1,000,000 future and 300,000 due messages, 20,000 drained, processes killed as they work."""
+    """Run the tests of size at full size: 1,000,000 messages to come, 300,000 due, 20,000 drained, processes killed."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run(
