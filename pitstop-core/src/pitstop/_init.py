@@ -12,7 +12,7 @@ from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop.abc import Backend
 
 
-__all__ = ["init"]
+__all__ = ["init", "open_backend"]
 
 
 def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> Pitstop:
@@ -27,6 +27,11 @@ def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> 
     :raises ConfigError: when a key is unknown or a value is wrong; the text names it.
     :raises PluginConflict: when two plugins claim one name.
     """
+    return Pitstop(*open_backend(config, plugins))
+
+
+def open_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Backend, Hooks]:
+    """What a :class:`Pitstop` is made of: see :func:`init`."""
     kind, options = _read(config)
     manager = plugin_manager(plugins, EntryPointResolver())
     hooks = Hooks(manager)
@@ -45,7 +50,7 @@ def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> 
             raise BackendLoadError(
                 f"A plugin answered for type {kind!r} with a {type(backend).__name__}, which is no pitstop.abc.Backend."
             )
-    return Pitstop(backend, hooks)
+    return backend, hooks
 
 
 def _read(config: object) -> tuple[str | type | Backend, dict[str, Any]]:

@@ -253,7 +253,7 @@ class Listener:
         self._answered = True
         self._backoff.succeeded(clock.monotonic())
         decided = [decide(each, store.retry) for each in leased]
-        settlements = [each for each in decided if isinstance(each, Settlement)]
+        unseen = [(record, each) for record, each in zip(leased, decided, strict=True) if isinstance(each, Settlement)]
         emissions = [each for each in decided if isinstance(each, Emission)]
         in_time = clock.monotonic() < until
         if in_time:
@@ -266,11 +266,11 @@ class Listener:
                 self._lock_time.total_seconds(),
             )
             self._return(emissions)
-        if settlements:
-            applied = store.backend.settle(settlements)
-            for settlement, done in zip(settlements, applied, strict=True):
+        if unseen:
+            applied = store.backend.settle([settlement for _, settlement in unseen])
+            for (record, settlement), done in zip(unseen, applied, strict=True):
                 if done:
-                    store.tell(settlement)
+                    store.tell(settlement, record)
         return bool(leased) and in_time
 
     def _pause(self, visit: _Visit) -> float:
