@@ -252,6 +252,8 @@ class Listener:
         leased = store.backend.lease(self._prefetch, duration)
         self._answered = True
         self._backoff.succeeded(clock.monotonic())
+        if not leased:
+            return False
         decided = [decide(each, store.retry) for each in leased]
         unseen = [(record, each) for record, each in zip(leased, decided, strict=True) if isinstance(each, Settlement)]
         emissions = [each for each in decided if isinstance(each, Emission)]
@@ -271,7 +273,7 @@ class Listener:
             for (record, settlement), done in zip(unseen, applied, strict=True):
                 if done:
                     store.tell(settlement, record)
-        return bool(leased) and in_time
+        return in_time
 
     def _pause(self, visit: _Visit) -> float:
         """Seconds until the next look."""

@@ -279,13 +279,14 @@ class _Drive:
         self._max_steps = _at_least_one(max_steps, "max_steps")
         self._steps: list[Step] = []
         self._thread = get_ident()
+        self._stalls = 0
         # The settlement of the delivery that is out, once there is one; and its token.
         self._applied: Settlement | None = None
         self._token: str | None = None
 
     def idle(self) -> _Run:
         with self._driving():
-            yield from self._idle()
+            yield from self._idle(surely=True)
             return Report.of(self._steps)
 
     def for_(self, delta: timedelta | float | str) -> _Run:
@@ -305,26 +306,17 @@ class _Drive:
         return self._drain(max_jumps)
 
     def _until(self, target: int) -> _Run:
-        stalls = 0
         with self._driving():
-            while True:
-                yield from self._idle()
-                due, stalls = self._next_time(stalls)
-                if due is None or due > target:
-                    break
+            while (due := (yield from self._next_time())) is not None and due <= target:
                 self._clock.move_to(due)
             # The handler may have moved it further.
             self._clock.move_to(target)
             return Report.of(self._steps)
 
     def _drain(self, max_jumps: int) -> _Run:
-        stalls = jumps = 0
+        jumps = 0
         with self._driving():
-            while True:
-                yield from self._idle()
-                due, stalls = self._next_time(stalls)
-                if due is None:
-                    return Report.of(self._steps)
+            while (due := (yield from self._next_time())) is not None:
                 jumps += 1
                 if jumps > max_jumps:
                     raise self._with_report(
@@ -335,9 +327,13 @@ class _Drive:
                         )
                     )
                 self._clock.move_to(due)
+            return Report.of(self._steps)
 
-    def _idle(self) -> _Part:
-        """Emit all that is due at this instant."""
+    def _idle(self, *, surely: bool) -> _Part:
+        """Emit all that is due at this instant.
+
+        :param surely: ask once more than seems needed.
+        """
         instant, count, seen = self._clock.time_us(), 0, dict[tuple[str, int], int]()
         while (delivery := self._get()) is not None:
             emission = delivery._emission
@@ -356,6 +352,8 @@ class _Drive:
             failure = yield delivery
             self._store.hooks.leave(contexts, failure)
             self._settle(delivery, failure, at, message)
+            if not surely and not self._is_due():
+                break
 
     def _get(self) -> Delivery | None:
         for _ in range(_MOST_REFUSALS):
@@ -428,21 +426,36 @@ class _Drive:
         elif self._thread == get_ident():
             self._steps.append(_unseen_step(settlement, unseen, self._clock.now()))
 
-    def _next_time(self, stalls: int) -> tuple[int | None, int]:
-        """When something is due next, in microseconds by the clock that is moved; and how often in a row it was now."""
-        backend = unfaulted(self._store.backend)
-        due = backend.next_due()
+    def _next_time(self) -> Generator[Delivery, BaseException | None, int | None]:
+        """Emit all that is due at this instant; tell when the next is, in microseconds by the clock that is moved."""
+        emitted = len(self._steps)
+        yield from self._idle(surely=False)
+        here, due = self._look()
         if due is None:
-            return None, 0
-        here, there = self._clock.time_us(), backend.now()
-        if due * 1000 > there:
-            # The backend's clock may be set apart from the one that is moved.
-            return here + due * 1000 - there, 0
-        if stalls >= _MOST_STALLS:
+            # A store may know of what comes next a little late. Nothing comes next: make sure of that.
+            yield from self._idle(surely=True)
+            here, due = self._look()
+        if due is None or due > here:
+            self._stalls = 0
+            return due
+        # Others have it, or the store was so slow that the listener gave it back.
+        self._stalls = self._stalls + 1 if len(self._steps) == emitted else 0
+        if self._stalls > _MOST_STALLS:
             raise self._with_report(
                 PitstopError(f"{self._store.location} has something that is due, and does not give it out.")
             )
-        return here + _LOOK_AGAIN, stalls + 1
+        return here + _LOOK_AGAIN
+
+    def _look(self) -> tuple[int, int | None]:
+        """Now, and when something is due next, both in microseconds by the clock that is moved."""
+        backend = unfaulted(self._store.backend)
+        due, here = backend.next_due(), self._clock.time_us()
+        # The backend's clock may be set apart from the one that is moved.
+        return here, None if due is None else here + due * 1000 - backend.now()
+
+    def _is_due(self) -> bool:
+        here, due = self._look()
+        return due is not None and due <= here
 
     def _crash(self) -> None:
         backend = self._store.backend

@@ -53,6 +53,8 @@ class Events:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._events: list[Event] = []
+        # The last time that was made: what happens at one moment, and on time, has the same.
+        self._last: tuple[int, datetime] = (0, from_instant(0))
 
     def of(self, id: str | None = None, kind: EventKind | None = None) -> list[Event]:
         """Those of one message, of one kind, or both."""
@@ -104,7 +106,16 @@ class Events:
         # The handler may change what it gets.
         message = copy_plain(delivery.msg)
         self._events.append(
-            Event("emitted", delivery.id, self._now(), delivery.scheduled_for, delivery.attempt, None, None, message)
+            Event(
+                "emitted",
+                delivery.id,
+                self._now(),
+                self._time(delivery._emission.scheduled_for),
+                delivery.attempt,
+                None,
+                None,
+                message,
+            )
         )
 
     @hookimpl
@@ -130,7 +141,25 @@ class Events:
     def _of_delivery(
         self, kind: EventKind, delivery: Delivery, due: datetime | None = None, error: str | None = None
     ) -> None:
-        self._events.append(Event(kind, delivery.id, self._now(), delivery.scheduled_for, delivery.attempt, due, error))
+        self._events.append(
+            Event(
+                kind,
+                delivery.id,
+                self._now(),
+                self._time(delivery._emission.scheduled_for),
+                delivery.attempt,
+                due,
+                error,
+            )
+        )
 
     def _now(self) -> datetime:
-        return from_instant(self._clock.time_us() // 1000)
+        return self._time(self._clock.time_us() // 1000)
+
+    def _time(self, instant: int) -> datetime:
+        known, time = self._last
+        if instant == known:
+            return time
+        time = from_instant(instant)
+        self._last = (instant, time)
+        return time
