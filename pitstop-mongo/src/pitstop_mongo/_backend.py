@@ -119,9 +119,13 @@ class MongoBackend(Backend):
         self._connection.ping()
 
     def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        if Capability.ADOPT not in self.capabilities:
+            return super().legacy(after, locked_after=locked_after)
         return self._adopter.legacy(after, locked_after)
 
     def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        if Capability.ADOPT not in self.capabilities:
+            return super().adopt(items)
         try:
             return self._adopter.adopt(items)
         finally:

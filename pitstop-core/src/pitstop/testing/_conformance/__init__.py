@@ -11,8 +11,10 @@ It returns a function that opens a handle on a store which is new in each test: 
 same store. Handles are closed by the suite. The options that the suite gives (a ``clock`` among them) are those of
 every backend's configuration.
 
-What a backend cannot show is listed on the class with the reason, ``not_shown = {"reason": {"test_...", ...}}``;
-overriding a test is refused. ``damage(backend, id)``, a method, makes a stored message unreadable behind its back.
+What a backend fails is listed on the class with the reason, ``known_failures = {"reason": {"test_...", ...}}``;
+overriding a test that is not listed is refused. ``damage(backend, id)``, a method, makes a stored message unreadable
+behind the backend's back. The end of the run tells what became of each part on each class: passed, not declared (a
+capability that the backend has not got), not shown, known failure.
 """
 
 from __future__ import annotations
@@ -43,4 +45,4 @@ class PitstopBehaviour(Store, Deliveries, Recurring, Look, Listening):
 
 
 class BackendConformance(BackendContract, PitstopBehaviour, Races):
-    """All of it."""
+    """All of it, in the version :data:`pitstop.abc.SUITE_VERSION`."""

@@ -19,6 +19,7 @@ from pitstop.testing._conformance._records import (
     lease_only,
     make_record,
     put_due,
+    records,
     settlement,
 )
 
@@ -143,8 +144,8 @@ class Settle(Kit):
     @_every_outcome
     def test_the_token_of_another_record_changes_nothing(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a", "b")
-        (a,) = backend.lease(1, MINUTE)
-        (b,) = backend.lease(1, MINUTE)
+        a, b = lease_only(backend), lease_only(backend)
+        assert b.progress.token is not None
 
         applied = backend.settle([Settlement("a", b.progress.token, outcome, EVERY_OUTCOME[outcome](a))])
 
@@ -308,12 +309,13 @@ class Settle(Kit):
     def test_burying_and_extending_again_does_no_harm(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
-        again = settlement(leased, outcome, EVERY_OUTCOME[outcome](leased))
+        progress = EVERY_OUTCOME[outcome](leased)
+        again = settlement(leased, outcome, progress)
         assert list(backend.settle([again])) == [True]
 
         assert list(backend.settle([again])) == [True]
 
-        assert backend.get("a") == attrs.evolve(leased, progress=again.progress)
+        assert backend.get("a") == attrs.evolve(leased, progress=progress)
 
     @pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RESCHEDULE], ids=lambda e: e.name)
     def test_a_thousand_are_settled_in_one_batch(self, backend: Backend, outcome: Outcome) -> None:
@@ -324,6 +326,6 @@ class Settle(Kit):
         applied = backend.settle([settlement(each, outcome, EVERY_OUTCOME[outcome](each)) for each in leased])
 
         assert dict(zip(ids(leased), applied, strict=True)) == {f"{n:04}": n % 3 != 0 for n in range(1000)}
-        left = backend.scan(None, 2000, None)
+        left = records(backend.scan(None, 2000, None))
         assert sum(each.progress.due == START + 1 for each in left) == 334
         assert len(left) == (334 if outcome is Outcome.COMPLETE else 1000)
