@@ -314,9 +314,9 @@ class _Drive:
         self._target = target
         with self._driving():
             while (due := (yield from self._next_time())) is not None and due <= target:
-                self._clock.move_to(due)
+                self._clock._move_to(due)
             # The handler may have moved it further.
-            self._clock.move_to(target)
+            self._clock._move_to(target)
             return Report.of(self._steps)
 
     def _drain(self, max_jumps: int) -> _Run:
@@ -332,7 +332,7 @@ class _Drive:
                             f"max_jumps."
                         )
                     )
-                self._clock.move_to(due)
+                self._clock._move_to(due)
             return Report.of(self._steps)
 
     def _idle(self, *, surely: bool) -> _Part:
