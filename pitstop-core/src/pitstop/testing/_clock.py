@@ -60,7 +60,7 @@ class ManualClock:
                 raise PitstopError(f"when={when!r} is before {self.now()!r}. The clock does not go back.")
             return self._move(target)
 
-    def move_to(self, to_us: int) -> None:
+    def _move_to(self, to_us: int) -> None:
         """Move it to this microsecond since the epoch, unless it is there already or further."""
         if to_us > self._now_us:
             self._move(to_us)

@@ -88,7 +88,7 @@ def run_until_idle(
     :raises PitstopError: when there is no end to it, or the handler is async, or the clock is a real one.
     :raises BackendUnavailable: when the store does not do what it should with a claim.
     """
-    return _driven(_Drive(pit, raise_errors, max_steps).idle(), handler, deliveries)
+    return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).idle())
 
 
 def run_for(
@@ -107,7 +107,7 @@ def run_for(
 
     :param delta: a ``timedelta``, seconds, or text such as ``"3h"``.
     """
-    return _driven(_Drive(pit, raise_errors, max_steps).for_(delta), handler, deliveries)
+    return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).for_(delta))
 
 
 def run_until(
@@ -120,7 +120,7 @@ def run_until(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """Let time pass until ``when``, inclusive: see :func:`run_for`."""
-    return _driven(_Drive(pit, raise_errors, max_steps).until(when), handler, deliveries)
+    return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).until(when))
 
 
 def drain(
@@ -137,14 +137,14 @@ def drain(
     :param max_jumps: how often the clock may be moved. A series without end never ends.
     :raises PitstopError: when something is left after that; the text says what.
     """
-    return _driven(_Drive(pit, raise_errors, max_steps).drain(max_jumps), handler, deliveries)
+    return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).drain(max_jumps))
 
 
 async def arun_until_idle(
     pit: Pitstop, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
 ) -> Report:
     """:func:`run_until_idle` for a handler that is async, or not. One message at a time."""
-    return await _adriven(_Drive(pit, raise_errors, max_steps).idle(), handler, deliveries)
+    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).idle())
 
 
 async def arun_for(
@@ -157,7 +157,7 @@ async def arun_for(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`run_for` for a handler that is async, or not. One message at a time."""
-    return await _adriven(_Drive(pit, raise_errors, max_steps).for_(delta), handler, deliveries)
+    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).for_(delta))
 
 
 async def arun_until(
@@ -170,7 +170,7 @@ async def arun_until(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`run_until` for a handler that is async, or not. One message at a time."""
-    return await _adriven(_Drive(pit, raise_errors, max_steps).until(when), handler, deliveries)
+    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).until(when))
 
 
 async def adrain(
@@ -183,7 +183,7 @@ async def adrain(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`drain` for a handler that is async, or not. One message at a time."""
-    return await _adriven(_Drive(pit, raise_errors, max_steps).drain(max_jumps), handler, deliveries)
+    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).drain(max_jumps))
 
 
 def manual_clock(pit: Pitstop) -> ManualClock:
@@ -205,8 +205,7 @@ def unfaulted(backend: Backend) -> Backend:
     return backend.inner if isinstance(backend, FaultyBackend) else backend
 
 
-def _driven(run: _Run, handler: Handler, deliveries: bool) -> Report:
-    _check(handler, is_async=False)
+def _driven(handler: Handler, deliveries: bool, run: _Run) -> Report:
     try:
         delivery = next(run)
         while True:
@@ -224,8 +223,7 @@ def _driven(run: _Run, handler: Handler, deliveries: bool) -> Report:
         run.close()
 
 
-async def _adriven(run: _Run, handler: Handler, deliveries: bool) -> Report:
-    _check(handler, is_async=True)
+async def _adriven(handler: Handler, deliveries: bool, run: _Run) -> Report:
     try:
         delivery = next(run)
         while True:
@@ -249,11 +247,16 @@ def _report_of(end: StopIteration) -> Report:
     return report
 
 
-def _check(handler: object, *, is_async: bool) -> None:
+def _callable(handler: Handler) -> Handler:
     if not callable(handler):
         raise PitstopError(f"handler={handler!r} cannot be called. Give a function of the message.")
-    if not is_async and inspect.iscoroutinefunction(handler):
+    return handler
+
+
+def _plain(handler: Handler) -> Handler:
+    if inspect.iscoroutinefunction(_callable(handler)):
         raise _is_async()
+    return handler
 
 
 def _is_async() -> PitstopError:
@@ -280,6 +283,8 @@ class _Drive:
         self._steps: list[Step] = []
         self._thread = get_ident()
         self._stalls = 0
+        # The last moment of the run, by the clock that is moved.
+        self._target: int | None = None
         # The settlement of the delivery that is out, once there is one; and its token.
         self._applied: Settlement | None = None
         self._token: str | None = None
@@ -306,11 +311,12 @@ class _Drive:
         return self._drain(max_jumps)
 
     def _until(self, target: int) -> _Run:
+        self._target = target
         with self._driving():
             while (due := (yield from self._next_time())) is not None and due <= target:
-                self._clock.move_to(due)
+                self._clock._move_to(due)
             # The handler may have moved it further.
-            self._clock.move_to(target)
+            self._clock._move_to(target)
             return Report.of(self._steps)
 
     def _drain(self, max_jumps: int) -> _Run:
@@ -326,7 +332,7 @@ class _Drive:
                             f"max_jumps."
                         )
                     )
-                self._clock.move_to(due)
+                self._clock._move_to(due)
             return Report.of(self._steps)
 
     def _idle(self, *, surely: bool) -> _Part:
@@ -334,13 +340,10 @@ class _Drive:
 
         :param surely: ask once more than seems needed.
         """
-        instant, count, seen = self._clock.time_us(), 0, dict[tuple[str, int], int]()
-        while (delivery := self._get()) is not None:
-            emission = delivery._emission
-            now = self._clock.time_us()
-            if now != instant:
-                instant, count = now, 0
-                seen.clear()
+        # Not begun anew when a handler, or a latency, moves the clock: that would have no end either.
+        count, seen = 0, dict[tuple[str, int], int]()
+        while self._is_within() and (delivery := self._get()) is not None:
+            emission, now = delivery._emission, self._clock.time_us()
             count += 1
             occurrence = emission.record.id, emission.scheduled_for
             seen[occurrence] = times = seen.get(occurrence, 0) + 1
@@ -453,6 +456,13 @@ class _Drive:
         # The backend's clock may be set apart from the one that is moved.
         return here, None if due is None else here + due * 1000 - backend.now()
 
+    def _is_within(self) -> bool:
+        """Whether there is still time; beyond the end of the run, whether something was due before that."""
+        if self._target is None or self._clock.time_us() <= self._target:
+            return True
+        due = self._look()[1]
+        return due is not None and due <= self._target
+
     def _is_due(self) -> bool:
         here, due = self._look()
         return due is not None and due <= here
@@ -471,8 +481,8 @@ class _Drive:
         if times > _MOST_REPEATS:
             return PitstopError(
                 f"{delivery.id!r} was emitted {_MOST_REPEATS} times at {now}, and is due again: its handler stores it for "
-                f"the same moment, or its nack gives it back without delay. The clock would never get on. Store it for a "
-                f"later time, or configure retry={{'delay': ...}}."
+                f"the same moment, its nack gives it back without delay, or the handler moves the clock beyond the lease. "
+                f"There is no end to that. Store it for a later time, or configure retry={{'delay': ...}} or lock_time."
             )
         return PitstopError(
             f"{self._max_steps} messages were emitted at {now}, and {delivery.id!r} is due still. If each handler stores "
@@ -492,9 +502,9 @@ class _Drive:
 
     def _with_report(self, error: BaseException) -> BaseException:
         report = Report.of(self._steps)
-        error.add_note(f"The run so far: {report}")
-        # An exception may have slots; the note is there.
+        # An exception may refuse attributes; it is raised all the same.
         with suppress(AttributeError):
+            error.add_note(f"The run so far: {report}")
             error.pitstop_report = report  # type: ignore[attr-defined]
         return error
 

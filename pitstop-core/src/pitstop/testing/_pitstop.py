@@ -11,6 +11,7 @@ from pitstop._init import open_backend
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._entry import Entry, State
+from pitstop._values._message import valid_id
 from pitstop._values._recurrence import Recurrence
 from pitstop.abc import Backend
 from pitstop.testing import _assertions, _driving
@@ -261,7 +262,7 @@ class TestPitstop(Pitstop):
             return super()._new_id()
         while True:
             self._made_ids += 1
-            made = self._make_id(self._made_ids)
+            made = valid_id(self._make_id(self._made_ids))
             if self._inner.get(made) is None:
                 return made
 
