@@ -10,7 +10,7 @@ from pitstop.testing._conformance._matrix import Matrix
 
 
 #: The classes of tests that are to be in the matrix.
-BACKENDS = ("TestMemory", "TestSqlite", "TestMongo", "TestMongomock")
+BACKENDS = ("TestMemory", "TestSqlite", "TestMongo", "TestMongomock", "TestFilesystem")
 
 #: Gaps that are told by name; the others are seen in the table.
 _GAPS_NAMED = 20

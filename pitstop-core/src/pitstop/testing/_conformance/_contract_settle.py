@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import attrs
 import pytest
 
@@ -107,6 +109,24 @@ class Settle(Kit):
         for id, make in (("later", later), ("back", back), ("dead", dead), ("longer", longer)):
             assert backend.get(id) == attrs.evolve(leased[id], progress=make(leased[id]))
 
+    @pytest.mark.parametrize(
+        "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
+    )
+    @pytest.mark.parametrize("first", ["completed", "written"])
+    def test_of_one_claim_one_is_completed_and_one_is_written(
+        self, backend: Backend, outcome: Outcome, first: str
+    ) -> None:
+        """In one batch, under one token: neither fares as the other does."""
+        put_due(backend, "a", "b")
+        (a, b) = lease_all(backend)
+        progress = EVERY_OUTCOME[outcome](b)
+        batch = [complete(a), settlement(b, outcome, progress)]
+
+        assert list(backend.settle(batch if first == "completed" else batch[::-1])) == [True, True]
+
+        assert backend.get("a") is None
+        assert backend.get("b") == attrs.evolve(b, progress=progress)
+
     def test_a_batch_tells_what_was_completed_from_what_is_gone(self, backend: Backend) -> None:
         """Somebody removed one of them: it is not settled, although it is not there any more either."""
         put_due(backend, "gone", "a", "b")
@@ -130,6 +150,21 @@ class Settle(Kit):
 
         assert dict(zip(ids(leased), applied, strict=True)) == {"gone": False, "a": True, "b": True}
         assert backend.get("gone") is None
+
+    @pytest.mark.parametrize(("first", "second"), list(permutations(Outcome, 2)), ids=lambda each: each.name)
+    def test_two_of_a_claim_come_to_different_ends(self, backend: Backend, first: Outcome, second: Outcome) -> None:
+        """In one batch of these two alone, so that a backend which groups them is left with one of each."""
+        put_due(backend, "a", "b")
+        leased = lease_all(backend)
+        outcomes = dict(zip(ids(leased), (first, second), strict=True))
+        progress = {each.id: EVERY_OUTCOME[outcomes[each.id]](each) for each in leased}
+
+        applied = backend.settle([settlement(each, outcomes[each.id], progress[each.id]) for each in leased])
+
+        assert list(applied) == [True, True]
+        for each in leased:
+            left = progress[each.id]
+            assert backend.get(each.id) == (None if left is None else attrs.evolve(each, progress=left))
 
     @_every_outcome
     def test_a_stale_token_changes_nothing(self, backend: Backend, outcome: Outcome) -> None:
