@@ -47,7 +47,8 @@ class ManualClock:
             raise PitstopError(f"by={by!r} is negative. The clock does not go back.")
         # Under the lock from the look to the move: two threads that advance it by a second each make two seconds.
         with self._moved:
-            return self._move(self._now_us + delta // timedelta(microseconds=1))
+            self._move(self._now_us + delta // timedelta(microseconds=1))
+            return self.now()
 
     def advance_to(self, when: datetime) -> datetime:
         """Move it to ``when``, an aware datetime that is not before the time it shows.
@@ -58,7 +59,8 @@ class ManualClock:
         with self._moved:
             if target < self._now_us:
                 raise PitstopError(f"when={when!r} is before {self.now()!r}. The clock does not go back.")
-            return self._move(target)
+            self._move(target)
+            return self.now()
 
     def _move_to(self, to_us: int) -> None:
         """Move it to this microsecond since the epoch, unless it is there already or further."""
@@ -100,7 +102,7 @@ class ManualClock:
     def __repr__(self) -> str:
         return f"ManualClock({self.now().isoformat()})"
 
-    def _move(self, to_us: int) -> datetime:
+    def _move(self, to_us: int) -> None:
         if to_us // 1000 > LAST_INSTANT:
             raise PitstopError("That is after the year 9999. The clock does not go that far.")
         with self._moved:
@@ -110,7 +112,6 @@ class ManualClock:
             self._sleepers = [place for place in self._sleepers if place[0] > self._now_us]
             for _, bell in woken:
                 bell.ring()
-        return self.now()
 
 
 def span_of(value: timedelta | float | str, field: str) -> timedelta:

@@ -67,7 +67,8 @@ _LOOK_AGAIN = 5000
 _MOST_STALLS = 1000
 
 _Run = Generator["Delivery", "BaseException | None", Report]
-_Part = Generator["Delivery", "BaseException | None", None]
+#: What is returned: now, and when something is due next, both in microseconds; None: look for it.
+_Part = Generator["Delivery", "BaseException | None", "tuple[int, int | None] | None"]
 
 
 def run_until_idle(
@@ -355,8 +356,11 @@ class _Drive:
             failure = yield delivery
             self._store.hooks.leave(contexts, failure)
             self._settle(delivery, failure, at, message)
-            if not surely and not self._is_due():
-                break
+            if not surely:
+                here, due = looked = self._look()
+                if due is None or due > here:
+                    return looked
+        return None
 
     def _get(self) -> Delivery | None:
         for _ in range(_MOST_REFUSALS):
@@ -432,8 +436,8 @@ class _Drive:
     def _next_time(self) -> Generator[Delivery, BaseException | None, int | None]:
         """Emit all that is due at this instant; tell when the next is, in microseconds by the clock that is moved."""
         emitted = len(self._steps)
-        yield from self._idle(surely=False)
-        here, due = self._look()
+        looked = yield from self._idle(surely=False)
+        here, due = looked or self._look()
         if due is None:
             # A store may know of what comes next a little late. Nothing comes next: make sure of that.
             yield from self._idle(surely=True)
@@ -462,10 +466,6 @@ class _Drive:
             return True
         due = self._look()[1]
         return due is not None and due <= self._target
-
-    def _is_due(self) -> bool:
-        here, due = self._look()
-        return due is not None and due <= here
 
     def _crash(self) -> None:
         backend = self._store.backend
