@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from pitstop._decisions._describe import describe
 from pitstop._errors import PitstopError
@@ -57,7 +58,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
         entry.state,
         entry.id,
         str(entry.attempts),
-        "-" if every is None else repr(every) if not hasattr(every, "total_seconds") else format_duration(every),
+        "-" if every is None else format_duration(every) if isinstance(every, timedelta) else repr(every),
         entry.last_error or "-",
         repr(entry.message),
     )
