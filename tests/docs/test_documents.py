@@ -14,19 +14,21 @@ import pytest
 
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("pitstop-*/README.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PLACES = ("README.md", "docs/**/*.md", "pitstop-*/README.md", "examples/*/README.md")
+DOCUMENTS = sorted(path for place in _PLACES for path in ROOT.glob(place))
+#: A block that names a file or a folder behind its language is a step of a walk-through: see test_walk_through.py.
+FENCE = re.compile(r"^```(\w*)((?: \S+)?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_BY_CI = ("nox -s demo", "nox -s tests", "nox -s lint types")
 
 
 def blocks(language: str) -> list[object]:
     return [
-        pytest.param(document, match.group(2), id=f"{document.relative_to(ROOT)}:{line}")
+        pytest.param(document, match.group(3), id=f"{document.relative_to(ROOT)}:{line}")
         for document in DOCUMENTS
         for text in [document.read_text()]
         for match in FENCE.finditer(text)
         for line in [text[: match.start()].count("\n") + 1]
-        if match.group(1) == language
+        if match.group(1) == language and not match.group(2)
     ]
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import pymongo
 import pytest
 
 from pitstop.abc import Outcome, Progress, Record, Settlement
@@ -51,21 +50,6 @@ def open_backend(mongo_uri, mongo_dbname):
 @pytest.fixture
 def backend(open_backend, clock):
     return open_backend(clock=clock)
-
-
-@pytest.fixture(scope="session")
-def replica_set_client(replica_set_uri):
-    """The driver's own client on the replica set."""
-    with pymongo.MongoClient(replica_set_uri, tz_aware=True) as client:
-        yield client
-
-
-@pytest.fixture
-def replica_set_dbname(replica_set_client):
-    """The name of a database of the test's own on the replica set, dropped afterwards."""
-    name = f"pitstop_test_{uuid.uuid4().hex}"
-    yield name
-    replica_set_client.drop_database(name)
 
 
 @pytest.fixture

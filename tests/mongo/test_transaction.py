@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-import uuid
 
 from datetime import timedelta
 from pathlib import Path
@@ -33,17 +32,10 @@ def client(replica_set_client):
     return replica_set_client
 
 
-@pytest.fixture(scope="module")
-def database(client):
-    """For all tests here: a new one for each would take most of the time."""
-    name = f"pitstop_test_{uuid.uuid4().hex}"
-    yield client[name]
-    client.drop_database(name)
-
-
 @pytest.fixture
-def db(database):
+def db(replica_set_database):
     """Two collections: the user's, ``orders``, and the one of the messages."""
+    database = replica_set_database
     database.messages.delete_many({})
     database.orders.delete_many({})
     database.orders.insert_one({"_id": 0})

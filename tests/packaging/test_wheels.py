@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tomllib
-import venv
 import zipfile
 
 from itertools import chain
@@ -15,14 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from venvs import DISTRIBUTIONS, EXAMPLE, ROOT, run
 
-ROOT = Path(__file__).parents[2]
-DISTRIBUTIONS = {
-    "pitstop-core": "pitstop",
-    "pitstop-memory": "pitstop_memory",
-    "pitstop-mongo": "pitstop_mongo",
-    "pitstop-sqlite": "pitstop_sqlite",
-}
+
 #: What a user's first minute looks like; run with -P in an empty folder.
 FIRST_MINUTE = """
 from datetime import timedelta
@@ -43,38 +35,19 @@ def metadata(name: str) -> dict[str, object]:
     return tomllib.loads((ROOT / name / "pyproject.toml").read_text())["project"]
 
 
-@pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("wheels")
-    sources = [str(ROOT / name) for name in DISTRIBUTIONS]
-    run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), *sources])
-    return {name: next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in DISTRIBUTIONS}
-
-
-def run(command: list[str], **more: object) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.mark.timeout(600)
 def test_the_wheels_install_together_in_one_command_and_work_outside_the_repository(
-    wheels: dict[str, Path], tmp_path: Path
+    fresh: Path, tmp_path: Path
 ) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    run([python, "-m", "pip", "install", "--quiet", f"{wheels['pitstop-core']}[cli]", *map(str, wheels.values())])
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    said = run([python, "-P", "-W", "error", "-c", FIRST_MINUTE], cwd=elsewhere)
+    said = run([str(fresh / "python"), "-P", "-W", "error", "-c", FIRST_MINUTE], cwd=tmp_path)
     assert said.strip() == metadata("pitstop-core")["version"]
     environment = {key: value for key, value in os.environ.items() if key != "PITSTOP_URL"}
-    command = str(tmp_path / "venv" / "bin" / "pitstop")
-    run([command, "store", '{"id": "x"}', "--in", "0s"], cwd=elsewhere, env=environment)
-    assert '"x"' in run([command, "listen", "--once"], cwd=elsewhere, env=environment)
+    command = str(fresh / "pitstop")
+    run([command, "store", '{"id": "x"}', "--in", "0s"], cwd=tmp_path, env=environment)
+    assert '"x"' in run([command, "listen", "--once"], cwd=tmp_path, env=environment)
 
 
-@pytest.mark.parametrize(("name", "package"), DISTRIBUTIONS.items())
+@pytest.mark.parametrize(("name", "package"), [*DISTRIBUTIONS.items(), (EXAMPLE, "pitstop_filesystem")])
 def test_a_wheel_holds_its_package_its_licence_and_its_types_and_nothing_else(
     wheels: dict[str, Path], name: str, package: str
 ) -> None:
@@ -97,6 +70,6 @@ def test_the_distributions_are_of_one_version_and_ask_for_it() -> None:
         assert ours or name == "pitstop-core"
 
 
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("name", [*DISTRIBUTIONS, f"examples/{EXAMPLE}"])
 def test_the_licence_of_a_distribution_is_that_of_the_repository(name: str) -> None:
     assert (ROOT / name / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()

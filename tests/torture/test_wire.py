@@ -7,7 +7,6 @@ here says holds on both.
 from __future__ import annotations
 
 import time
-import uuid
 
 from datetime import timedelta
 
@@ -19,6 +18,7 @@ import pitstop
 from pitstop import BackendUnavailable, LeaseLost
 from pitstop.abc import Outcome, Settlement
 from servers import proxy as proxies
+from servers.database import database
 from torture.conftest import DRAIN, IDS, LARGE, SERVERS, assert_kept
 from torture.process import OUTCOME_UNKNOWN
 
@@ -46,10 +46,8 @@ def proxy(server_uri):
 
 @pytest.fixture
 def dbname(server_uri):
-    name = f"pitstop_test_{uuid.uuid4().hex}"
-    yield name
-    with pymongo.MongoClient(server_uri) as client:
-        client.drop_database(name)
+    with pymongo.MongoClient(server_uri) as client, database(client) as made:
+        yield made.name
 
 
 @pytest.fixture

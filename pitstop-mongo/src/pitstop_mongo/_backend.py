@@ -37,7 +37,9 @@ from pitstop_mongo._watch import Watcher
 __all__ = ["MongoBackend"]
 
 #: What a stand-in for a server, such as mongomock, has not got.
-_OF_A_SERVER = Capability.WATCH | Capability.TRANSACTIONS | Capability.ADOPT
+_OF_A_SERVER = (
+    Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.TRANSACTIONS | Capability.ADOPT
+)
 
 
 class MongoBackend(Backend):
@@ -45,7 +47,7 @@ class MongoBackend(Backend):
 
     api_version: ClassVar[int] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | _OF_A_SERVER
+    capabilities: ClassVar[Capability] = _OF_A_SERVER
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
@@ -119,9 +121,13 @@ class MongoBackend(Backend):
         self._connection.ping()
 
     def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        if Capability.ADOPT not in self.capabilities:
+            return super().legacy(after, locked_after=locked_after)
         return self._adopter.legacy(after, locked_after)
 
     def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        if Capability.ADOPT not in self.capabilities:
+            return super().adopt(items)
         try:
             return self._adopter.adopt(items)
         finally:

@@ -76,7 +76,7 @@ class Settler:
         return [each.id in applied for each in writes]
 
     def _portions(self, writes: Sequence[_Write]) -> Iterator[list[_Write]]:
-        """What goes in one command: deletes of one token, updates of one token, or single writes of several."""
+        """What goes in one command: deletes of one token, updates of one token, or single writes of any."""
         if not self._dialect.batches:
             yield from ([each] for each in writes)
             return
@@ -114,7 +114,7 @@ class Settler:
         return self._updated(link, [write], count, again)
 
     def _apply_single(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
-        """Writes of several tokens, in one command that the driver repeats by itself where it can."""
+        """Writes of several tokens or kinds, in one command that the driver repeats by itself where it can."""
         hint = self._dialect.by_id
         deletes = [each for each in some if each.settlement.progress is None]
         updates = [each for each in some if each.settlement.progress is not None]
@@ -212,9 +212,13 @@ def _if_not(some: Sequence[_Write]) -> str:
 
 
 def _is_mixed(some: Sequence[_Write]) -> bool:
-    """Whether these cannot be one write to many documents."""
-    token = some[0].settlement.token
-    return any(each.settlement.token != token or isinstance(each.settlement.progress, Aside) for each in some)
+    """Whether these cannot be one write to many documents: one that deletes them all, or one that updates them all."""
+    first = some[0].settlement
+    kind = (first.token, first.progress is None)
+    return any(
+        (each.settlement.token, each.settlement.progress is None) != kind or isinstance(each.settlement.progress, Aside)
+        for each in some
+    )
 
 
 def _coll(link: Link, some: Sequence[_Write]) -> Any:

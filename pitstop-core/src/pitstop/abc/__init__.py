@@ -5,7 +5,7 @@ from __future__ import annotations
 from pitstop._values._instant import LAST_INSTANT, floor_instant, from_instant
 from pitstop._values._message import copy_plain
 from pitstop._values._text_codec import dump_message, load_message
-from pitstop.abc._backend import API_VERSION, Backend, Capability, Watch, Writes
+from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability, Watch, Writes
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
 from pitstop.abc._config import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
 from pitstop.abc._legacy import Legacy, LegacyPage
@@ -15,6 +15,7 @@ from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settl
 __all__ = [
     "API_VERSION",
     "LAST_INSTANT",
+    "SUITE_VERSION",
     "Aside",
     "Backend",
     "BackendConfig",

@@ -19,10 +19,13 @@ from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._record import Damaged, Record, Settlement, Tally
 
 
-__all__ = ["API_VERSION", "Backend", "Capability", "Watch", "Writes"]
+__all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Writes"]
 
 #: The version of this contract. A backend states the one it was written for as ``api_version``.
 API_VERSION = 1
+#: The version of the suite that proves a backend of this contract, :class:`pitstop.testing.BackendConformance`: it grows
+#: with each release in which the suite asks for more.
+SUITE_VERSION = 1
 
 
 class Capability(Flag):

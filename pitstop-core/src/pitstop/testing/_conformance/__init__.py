@@ -11,8 +11,11 @@ It returns a function that opens a handle on a store which is new in each test: 
 same store. Handles are closed by the suite. The options that the suite gives (a ``clock`` among them) are those of
 every backend's configuration.
 
-What a backend cannot show is listed on the class with the reason, ``not_shown = {"reason": {"test_...", ...}}``;
-overriding a test is refused. ``damage(backend, id)``, a method, makes a stored message unreadable behind its back.
+What a backend fails is listed on the class with the reason, ``known_failures = {"reason": {"test_...", ...}}``;
+overriding a test that is not listed is refused. ``damage(backend, id)``, a method, makes a stored message unreadable
+behind the backend's back; ``transaction(backend)``, another one, begins a transaction for a backend that declares
+``TRANSACTIONS``. The end of the run tells what became of each part on each class: passed, not declared (a
+capability that the backend has not got), not shown, known failure.
 """
 
 from __future__ import annotations
@@ -27,20 +30,37 @@ from pitstop.testing._conformance._contract_lease import Lease
 from pitstop.testing._conformance._contract_put import PutGetDelete
 from pitstop.testing._conformance._contract_read import Read
 from pitstop.testing._conformance._contract_settle import Settle
+from pitstop.testing._conformance._crash import Crash
 from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
+from pitstop.testing._conformance._model_tests import Model
+from pitstop.testing._conformance._process_races import ProcessRaces
 from pitstop.testing._conformance._races import Races
+from pitstop.testing._conformance._transactions import Transactions
 
 
-__all__ = ["BackendConformance", "BackendContract", "Handles", "Kit", "PitstopBehaviour", "Races", "kit_tests"]
+__all__ = [
+    "BackendConformance",
+    "BackendContract",
+    "Crash",
+    "Handles",
+    "Kit",
+    "Model",
+    "PitstopBehaviour",
+    "ProcessRaces",
+    "Races",
+    "Transactions",
+    "kit_tests",
+]
 
 
-class BackendContract(PutGetDelete, Read, Lease, Settle, Handle):
+# pytest begins with the last base: the contract goes before what is built on it, so that the first failures say most.
+class BackendContract(Transactions, Handle, Settle, Lease, Read, PutGetDelete):
     """What :class:`pitstop.abc.Backend` promises to core."""
 
 
-class PitstopBehaviour(Store, Deliveries, Recurring, Look, Listening):
+class PitstopBehaviour(Listening, Look, Recurring, Deliveries, Store):
     """What Pitstop promises to its users, on that backend."""
 
 
-class BackendConformance(BackendContract, PitstopBehaviour, Races):
-    """All of it."""
+class BackendConformance(Crash, ProcessRaces, Races, Model, PitstopBehaviour, BackendContract):
+    """All of it, in the version :data:`pitstop.abc.SUITE_VERSION`."""

@@ -31,7 +31,7 @@ class _Listening:
     def __init__(self, function: Callable[[], object]) -> None:
         self._function = function
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.result: object = None
+        self.result: Any = None
         self.error: BaseException | None = None
         self._thread.start()
 
@@ -45,7 +45,7 @@ class _Listening:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def join(self) -> object:
+    def join(self) -> Any:
         self._thread.join(_PATIENCE)
         assert not self._thread.is_alive(), "the listener is still at it"
         if self.error is not None:
@@ -80,7 +80,7 @@ class Listening(Kit):
         one.store_many([({"id": f"{n:02}"}, _NOW) for n in range(20)])
         listeners = [one.listen(), one.listen(prefetch=3), other.listen(), other.listen(prefetch=4)]
 
-        seen = []
+        seen: list[str] = []
         while taken := [each for each in (listener.get() for listener in listeners) if each is not None]:
             seen.extend(each.id for each in taken)
 
@@ -95,7 +95,9 @@ class Listening(Kit):
         delivery = next_of(other.listen())
 
         assert delivery.msg == {"id": "a", "n": 1}
-        assert one.get("a").state == "leased"
+        entry = one.get("a")
+        assert entry is not None
+        assert entry.state == "leased"
         delivery.ack()
         assert one.get("a") is None
 
@@ -368,7 +370,7 @@ class Listening(Kit):
             assert clock.now() < _NOW + timedelta(days=1)
 
 
-def _advance_until(clock: ManualClock, loop: _Listening, step: timedelta):
+def _advance_until(clock: ManualClock, loop: _Listening, step: timedelta) -> Any:
     """Move the clock on, whenever somebody sleeps by it, until the thread is done; what it returned."""
     pause = threading.Event()
     for _ in range(int(_PATIENCE / 0.005)):

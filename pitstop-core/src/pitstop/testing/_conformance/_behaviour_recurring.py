@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -472,7 +472,7 @@ class Recurring(Kit):
     ) -> None:
         every = {f"s{n}": timedelta(milliseconds=37 + 10 * n) for n in range(10)}
         pit.store_many([({"id": id}, _NOW, None, each) for id, each in every.items()])
-        seen: dict[str, list] = {id: [] for id in every}
+        seen: dict[str, list[datetime]] = {id: [] for id in every}
         for _ in range(400):
             for delivery in iter(listener.get, None):
                 seen[delivery.id].append(delivery.scheduled_for)

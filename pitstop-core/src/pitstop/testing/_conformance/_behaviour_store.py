@@ -351,7 +351,7 @@ class Store(Kit):
                 ({"id": "b", "n": 1}, timedelta(minutes=1)),
                 ({"n": 2}, timedelta(0)),
                 ({"id": "a", "n": 3}, timedelta(0), None, timedelta(minutes=2)),
-                [{"n": 4}, _NOW],
+                [{"n": 4}, _NOW],  # type: ignore[list-item]  # what JSON makes of a tuple
             ]
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import API_VERSION, Aside, Backend, Capability, Damaged, Outcome
+from pitstop.abc import API_VERSION, Aside, Backend, Capability, Damaged, Outcome, Watch
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit, needs
 from pitstop.testing._conformance._records import (
@@ -19,6 +19,7 @@ from pitstop.testing._conformance._records import (
     START,
     ids,
     lease_all,
+    lease_all_and_damaged,
     lease_only,
     make_record,
     put_due,
@@ -115,6 +116,13 @@ class Handle(Kit):
             with pytest.raises(pitstop.Unsupported, match=f"{type(backend).__name__}.* capability TRANSACTIONS"):
                 backend.within(session)
 
+    @pytest.mark.parametrize(
+        "capability", [Capability.WATCH, Capability.TRANSACTIONS, Capability.ADOPT], ids=lambda each: each.name
+    )
+    def test_what_is_not_declared_is_refused(self, backend: Backend, capability: Capability) -> None:
+        """So nobody leans on what was never promised."""
+        needs(backend, capability)
+
     def test_without_the_capability_there_is_no_watch(self, backend: Backend) -> None:
         watch = backend.watch()
 
@@ -177,7 +185,7 @@ class Handle(Kit):
         put_due(backend, "a", "b", "c")
         self.damage(backend, "a")
 
-        leased = lease_all(backend)
+        leased = lease_all_and_damaged(backend)
 
         assert ids(leased) == ["a", "b", "c"]
         assert isinstance(leased[0], Damaged)
@@ -220,7 +228,7 @@ class Handle(Kit):
         assert lease_only(backend).revision == record.revision
 
 
-def _polls(watch, seconds: float) -> bool:
+def _polls(watch: Watch, seconds: float) -> bool:
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while watch.poll() is None:
         if time.monotonic() > deadline:

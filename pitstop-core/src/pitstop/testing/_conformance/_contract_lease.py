@@ -16,6 +16,7 @@ from pitstop.testing._conformance._records import (
     lease_only,
     make_record,
     put_due,
+    records,
 )
 
 
@@ -66,7 +67,7 @@ class Lease(Kit):
     def test_claims_have_tokens_of_their_own(self, backend: Backend) -> None:
         put_due(backend, *"abcdef")
 
-        claims = [backend.lease(2, MINUTE), backend.lease(2, MINUTE), backend.lease(2, MINUTE)]
+        claims = [records(backend.lease(2, MINUTE)) for _ in range(3)]
 
         tokens = [{each.progress.token for each in claim} for claim in claims if claim]
         assert all(len(each) == 1 for each in tokens), "one token for a whole claim"

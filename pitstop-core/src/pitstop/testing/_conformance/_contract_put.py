@@ -184,7 +184,8 @@ class PutGetDelete(Kit):
         assert {each.id: each for each in stored} == records
 
     def test_what_was_put_does_not_change_with_the_callers_object(self, backend: Backend) -> None:
-        message, series = {"list": [1, {"deep": 1}]}, copy.deepcopy(SERIES)
+        message: dict[str, Any] = {"list": [1, {"deep": 1}]}
+        series = copy.deepcopy(SERIES)
         backend.put([make_record(message=message, series=series)])
 
         message["list"][1]["deep"] = "changed"

@@ -8,7 +8,16 @@ from pitstop import State
 from pitstop.abc import Backend, Record, Tally
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit
-from pitstop.testing._conformance._records import MINUTE, START, ids, lease_all, lease_only, make_record, put_due
+from pitstop.testing._conformance._records import (
+    MINUTE,
+    START,
+    ids,
+    lease_all,
+    lease_only,
+    make_record,
+    put_due,
+    records,
+)
 
 
 def _of_every_state(backend: Backend) -> None:
@@ -27,7 +36,7 @@ def _of_every_state(backend: Backend) -> None:
     )
 
 
-def _place(record) -> tuple[bool, int, str]:
+def _place(record: Record) -> tuple[bool, int, str]:
     due = record.progress.due
     return (due is None, due or 0, record.id)
 
@@ -112,26 +121,26 @@ class Read(Kit):
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     def test_pages_show_each_record_once_also_among_ties(self, backend: Backend, size: int) -> None:
-        records = [make_record(f"{n:02}", (START, START + 1, None)[n % 3], token="t") for n in range(20)]
-        backend.put(records)
+        stored = [make_record(f"{n:02}", (START, START + 1, None)[n % 3], token="t") for n in range(20)]
+        backend.put(stored)
 
         seen: list[Record] = []
         while True:
             after = (seen[-1].progress.due, seen[-1].id) if seen else None
-            page = backend.scan(None, size, after)
+            page = records(backend.scan(None, size, after))
             assert len(page) <= size
             if not page:
                 break
             seen.extend(page)
 
-        assert seen == sorted(records, key=_place)
+        assert seen == sorted(stored, key=_place)
 
     @pytest.mark.parametrize("state", ["scheduled", "due", "leased", "dead"])
     def test_pages_of_a_state_go_on_behind_the_last_one(self, backend: Backend, state: State) -> None:
         _of_every_state(backend)
-        (first,) = backend.scan(state, 1, None)
+        (first,) = records(backend.scan(state, 1, None))
 
-        (second,) = backend.scan(state, 1, (first.progress.due, first.id))
+        (second,) = records(backend.scan(state, 1, (first.progress.due, first.id)))
 
         assert [first.id, second.id] == [f"{state}-1", f"{state}-2"]
         assert list(backend.scan(state, 1, (second.progress.due, second.id))) == []

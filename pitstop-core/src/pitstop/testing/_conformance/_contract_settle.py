@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import attrs
 import pytest
 
@@ -19,6 +21,7 @@ from pitstop.testing._conformance._records import (
     lease_only,
     make_record,
     put_due,
+    records,
     settlement,
 )
 
@@ -106,6 +109,24 @@ class Settle(Kit):
         for id, make in (("later", later), ("back", back), ("dead", dead), ("longer", longer)):
             assert backend.get(id) == attrs.evolve(leased[id], progress=make(leased[id]))
 
+    @pytest.mark.parametrize(
+        "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
+    )
+    @pytest.mark.parametrize("first", ["completed", "written"])
+    def test_of_one_claim_one_is_completed_and_one_is_written(
+        self, backend: Backend, outcome: Outcome, first: str
+    ) -> None:
+        """In one batch, under one token: neither fares as the other does."""
+        put_due(backend, "a", "b")
+        (a, b) = lease_all(backend)
+        progress = EVERY_OUTCOME[outcome](b)
+        batch = [complete(a), settlement(b, outcome, progress)]
+
+        assert list(backend.settle(batch if first == "completed" else batch[::-1])) == [True, True]
+
+        assert backend.get("a") is None
+        assert backend.get("b") == attrs.evolve(b, progress=progress)
+
     def test_a_batch_tells_what_was_completed_from_what_is_gone(self, backend: Backend) -> None:
         """Somebody removed one of them: it is not settled, although it is not there any more either."""
         put_due(backend, "gone", "a", "b")
@@ -130,6 +151,21 @@ class Settle(Kit):
         assert dict(zip(ids(leased), applied, strict=True)) == {"gone": False, "a": True, "b": True}
         assert backend.get("gone") is None
 
+    @pytest.mark.parametrize(("first", "second"), list(permutations(Outcome, 2)), ids=lambda each: each.name)
+    def test_two_of_a_claim_come_to_different_ends(self, backend: Backend, first: Outcome, second: Outcome) -> None:
+        """In one batch of these two alone, so that a backend which groups them is left with one of each."""
+        put_due(backend, "a", "b")
+        leased = lease_all(backend)
+        outcomes = dict(zip(ids(leased), (first, second), strict=True))
+        progress = {each.id: EVERY_OUTCOME[outcomes[each.id]](each) for each in leased}
+
+        applied = backend.settle([settlement(each, outcomes[each.id], progress[each.id]) for each in leased])
+
+        assert list(applied) == [True, True]
+        for each in leased:
+            left = progress[each.id]
+            assert backend.get(each.id) == (None if left is None else attrs.evolve(each, progress=left))
+
     @_every_outcome
     def test_a_stale_token_changes_nothing(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a")
@@ -143,8 +179,8 @@ class Settle(Kit):
     @_every_outcome
     def test_the_token_of_another_record_changes_nothing(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a", "b")
-        (a,) = backend.lease(1, MINUTE)
-        (b,) = backend.lease(1, MINUTE)
+        a, b = lease_only(backend), lease_only(backend)
+        assert b.progress.token is not None
 
         applied = backend.settle([Settlement("a", b.progress.token, outcome, EVERY_OUTCOME[outcome](a))])
 
@@ -308,12 +344,13 @@ class Settle(Kit):
     def test_burying_and_extending_again_does_no_harm(self, backend: Backend, outcome: Outcome) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
-        again = settlement(leased, outcome, EVERY_OUTCOME[outcome](leased))
+        progress = EVERY_OUTCOME[outcome](leased)
+        again = settlement(leased, outcome, progress)
         assert list(backend.settle([again])) == [True]
 
         assert list(backend.settle([again])) == [True]
 
-        assert backend.get("a") == attrs.evolve(leased, progress=again.progress)
+        assert backend.get("a") == attrs.evolve(leased, progress=progress)
 
     @pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RESCHEDULE], ids=lambda e: e.name)
     def test_a_thousand_are_settled_in_one_batch(self, backend: Backend, outcome: Outcome) -> None:
@@ -324,6 +361,6 @@ class Settle(Kit):
         applied = backend.settle([settlement(each, outcome, EVERY_OUTCOME[outcome](each)) for each in leased])
 
         assert dict(zip(ids(leased), applied, strict=True)) == {f"{n:04}": n % 3 != 0 for n in range(1000)}
-        left = backend.scan(None, 2000, None)
+        left = records(backend.scan(None, 2000, None))
         assert sum(each.progress.due == START + 1 for each in left) == 334
         assert len(left) == (334 if outcome is Outcome.COMPLETE else 1000)

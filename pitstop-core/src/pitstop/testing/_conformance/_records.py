@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
 
-from pitstop.abc import Backend, Damaged, Outcome, Progress, Record, Settlement
+from pitstop.abc import Aside, Backend, Damaged, Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 
 
@@ -23,9 +23,11 @@ __all__ = [
     "complete",
     "ids",
     "lease_all",
+    "lease_all_and_damaged",
     "lease_only",
     "make_record",
     "put_due",
+    "records",
     "settlement",
 ]
 
@@ -75,8 +77,20 @@ def put_due(backend: Backend, *ids: str) -> None:
     backend.put([make_record(id) for id in ids])
 
 
-def lease_all(backend: Backend, *, limit: int = 100, duration: int = MINUTE) -> list[Record | Damaged]:
+def records(found: Iterable[Record | Damaged]) -> list[Record]:
+    """What was found, none of it damaged."""
+    found = list(found)
+    assert not [each for each in found if isinstance(each, Damaged)]
+    return [each for each in found if isinstance(each, Record)]
+
+
+def lease_all(backend: Backend, *, limit: int = 100, duration: int = MINUTE) -> list[Record]:
     """Claim until nothing is due: a single claim may return fewer than are due."""
+    return records(lease_all_and_damaged(backend, limit=limit, duration=duration))
+
+
+def lease_all_and_damaged(backend: Backend, *, limit: int = 100, duration: int = MINUTE) -> list[Record | Damaged]:
+    """Claim until nothing is due, some of it damaged."""
     leased: list[Record | Damaged] = []
     while claim := backend.lease(limit, duration):
         assert len(claim) <= limit, "a claim holds no more than its limit"
@@ -95,7 +109,7 @@ def ids(stored: Any) -> list[str]:
     return [each.id for each in stored]
 
 
-def settlement(leased: Record | Damaged, outcome: Outcome, progress: Progress | None) -> Settlement:
+def settlement(leased: Record | Damaged, outcome: Outcome, progress: Progress | Aside | None) -> Settlement:
     token = leased.token if isinstance(leased, Damaged) else leased.progress.token
     assert token is not None
     return Settlement(leased.id, token, outcome, progress)
@@ -126,7 +140,7 @@ def _deleted(leased: Record) -> None:
 
 
 #: For each outcome: the progress that it makes of a leased record's.
-EVERY_OUTCOME = {
+EVERY_OUTCOME: dict[Outcome, Callable[[Record], Any]] = {
     Outcome.COMPLETE: _deleted,
     Outcome.RESCHEDULE: _rescheduled,
     Outcome.RELEASE: _released,

@@ -202,7 +202,7 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, list):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, float):
-        return (math.isnan(left) and math.isnan(right)) or struct.pack("d", left) == struct.pack("d", right)
+        return bool(math.isnan(left) and math.isnan(right)) or struct.pack("d", left) == struct.pack("d", right)
     if isinstance(left, datetime):
-        return left == right and left.utcoffset() == right.utcoffset()
+        return bool(left == right and left.utcoffset() == right.utcoffset())
     return bool(left == right)

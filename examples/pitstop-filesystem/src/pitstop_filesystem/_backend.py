@@ -1,0 +1,256 @@
+"""The backend: the contract of :class:`pitstop.abc.Backend`, in terms of files.
+
+Each method is one ``with self._folder.locked()`` block, which is all that makes it atomic. The time is read inside: the
+lock may have been waited for, and a lease is to last from when it was had.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import attrs
+
+from pitstop import State
+from pitstop.abc import (
+    LAST_INSTANT,
+    Aside,
+    Backend,
+    BackendConfig,
+    Capability,
+    Damaged,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+    dump_message,
+    load_message,
+    read_record,
+    state_of,
+)
+from pitstop_filesystem._config import FilesystemConfig
+from pitstop_filesystem._folder import Folder, Name, key_of
+
+
+__all__ = ["FilesystemBackend"]
+
+
+@attrs.frozen
+class _Document:
+    """What is in a file: a line of JSON with all but message and ``due``, and the message as a line of JSON.
+
+    They are apart so that a damaged message leaves its id and token readable: it can still be leased and set aside.
+    """
+
+    header: dict[str, Any]
+    message: bytes
+
+    @classmethod
+    def of(cls, record: Record) -> _Document:
+        series = None if record.series is None else dict(record.series)
+        header = {"id": record.id, "revision": record.revision, "series": series, **_fields(record.progress)}
+        # JSON has no line ends but escaped ones, and dump_message writes what JSON itself has not got: bytes, times.
+        return cls(header, dump_message(record.message).encode())
+
+    @classmethod
+    def parse(cls, content: bytes) -> _Document | None:
+        """None: not even the id can be read."""
+        first, _, message = content.partition(b"\n")
+        try:
+            header = json.loads(first)
+        except (ValueError, RecursionError):
+            return None
+        return cls(header, message) if isinstance(header, dict) and isinstance(header.get("id"), str) else None
+
+    def dump(self) -> bytes:
+        return json.dumps(self.header).encode() + b"\n" + self.message
+
+    def changed(self, fields: dict[str, Any]) -> _Document:
+        return _Document({**self.header, **fields}, self.message)
+
+    def record(self, due: int | None) -> Record | Damaged:
+        try:
+            message = load_message(self.message.decode())
+        except ValueError:
+            # No mapping: read_record finds it damaged, and says so in the words that all backends have.
+            message = None
+        get = self.header.get
+        return read_record(
+            id=self.header["id"],
+            message=message,
+            series=get("series"),
+            revision=get("revision"),
+            due=due,
+            scheduled_for=get("scheduled_for"),
+            attempts=get("attempts"),
+            first_leased=get("first_leased"),
+            last_error=get("last_error"),
+            token=get("token"),
+        )
+
+
+class FilesystemBackend(Backend):
+    """Messages in a folder that several processes of one machine may use at the same time."""
+
+    #: The versions of the contract that it was written for, and of the suite that it passed: as numbers, because what
+    #: the next pitstop-core will have there is not yet true of this class.
+    api_version: ClassVar[int] = 1
+    suite_version: ClassVar[int | None] = 1
+    Config: ClassVar[type[BackendConfig]] = FilesystemConfig
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS
+
+    def __init__(self, config: FilesystemConfig) -> None:
+        super().__init__(config)
+        self._folder = Folder(config.path, sync=config.sync, busy_timeout=config.busy_timeout)
+
+    @property
+    def location(self) -> str:
+        return f"filesystem://{quote(os.fsencode(self._folder.path))}"
+
+    def now(self) -> int:
+        return self.clock.time_us()
+
+    def put(self, records: Sequence[Record]) -> None:
+        written: dict[Name, bytes] = {}
+        replaced: list[Name] = []
+        with self._folder.locked() as names:
+            order = max((name.order for name in names.values()), default=0)
+            for record in records:
+                due, old = record.progress.due, names.get(key_of(record.id))
+                if old is None:
+                    order += 1
+                    name = Name(due, order, 0, key_of(record.id))
+                else:
+                    name = old.next(due)
+                    replaced.append(old)
+                written[name] = _Document.of(record).dump()
+            self._folder.commit(written, replaced, [record.id for record in records])
+
+    def delete(self, id: str) -> bool:
+        with self._folder.locked() as names:
+            name = names.get(key_of(id))
+            if name is not None:
+                self._folder.commit({}, [name], [id])
+            return name is not None
+
+    def get(self, id: str) -> Record | Damaged | None:
+        with self._folder.locked() as names:
+            name = names.get(key_of(id))
+            return None if name is None else self._record(name)
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        behind = (False, -1, "") if after is None else _place(*after)
+        with self._folder.locked() as names:
+            now = self._now_ms()
+            ahead = [name for name in names.values() if _place(name.due, "")[:2] >= behind[:2]]
+            found = (
+                each
+                for each in self._in_order(ahead)
+                if state in {None, _state(each, now)} and _place(_held(each).due, each.id) > behind
+            )
+            return list(itertools.islice(found, limit))
+
+    def tally(self) -> Tally:
+        with self._folder.locked() as names:
+            now = self._now_ms()
+            counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
+            for name in names.values():
+                state = state_of(name.due, None, now)
+                # Whether it is leased is the one thing that the name does not say.
+                if state == "scheduled" and (record := self._record(name)) is not None:
+                    state = _state(record, now)
+                counts[state] += 1
+            dues = [name.due for name in names.values() if name.due is not None and name.due <= now]
+        return Tally(**counts, oldest_due=min(dues, default=None))
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        token = os.urandom(16).hex()
+        leased: list[Record | Damaged] = []
+        written: dict[Name, bytes] = {}
+        replaced: list[Name] = []
+        with self._folder.locked() as names:
+            now = self._now_ms()
+            until = min(now + duration, LAST_INSTANT)
+            due = [name for name in names.values() if name.due is not None and name.due <= now]
+            for name in sorted(due, key=Name.place):
+                if len(leased) == limit:
+                    break
+                document = _Document.parse(self._folder.read(name))
+                if document is None:
+                    self._folder.set_aside(name)
+                    continue
+                record = document.record(name.due)
+                if isinstance(record, Record):
+                    document = document.changed(_fields(record.progress.leased(token, now, until)))
+                else:
+                    # A token is all that setting it aside needs; the rest stays as it was found.
+                    document = document.changed({"token": token})
+                leased.append(document.record(until))
+                written[name.next(until)] = document.dump()
+                replaced.append(name)
+            self._folder.commit(written, replaced)
+        return leased
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        applied: list[bool] = []
+        written: dict[Name, bytes] = {}
+        gone: list[Name] = []
+        with self._folder.locked() as names:
+            now = self._now_ms()
+            for each in settlements:
+                name = names.get(key_of(each.id))
+                document = None if name is None else _Document.parse(self._folder.read(name))
+                # The fence: the token is that of the last claim, and its lease still runs. (Or it is dead: a redrive.)
+                held = document is not None and document.header.get("token") == each.token
+                if name is None or document is None or not held or (name.due is not None and name.due <= now):
+                    applied.append(False)
+                    continue
+                applied.append(True)
+                gone.append(name)
+                if isinstance(each.progress, Aside):
+                    written[name.next(None)] = document.changed({"last_error": each.progress.last_error}).dump()
+                elif each.progress is not None:
+                    written[name.next(each.progress.due)] = document.changed(_fields(each.progress)).dump()
+            self._folder.commit(written, gone)
+        return applied
+
+    def next_due(self) -> int | None:
+        with self._folder.locked() as names:
+            return min((name.due for name in names.values() if name.due is not None), default=None)
+
+    def _record(self, name: Name) -> Record | Damaged | None:
+        document = _Document.parse(self._folder.read(name))
+        return None if document is None else document.record(name.due)
+
+    def _in_order(self, names: Collection[Name]) -> Iterator[Record | Damaged]:
+        # By (due, id). The ids stand in the files alone, so all files with one due are read to be sorted; no more of them
+        # than whoever iterates asks for.
+        for _, ties in itertools.groupby(sorted(names, key=Name.place), key=lambda name: name.due):
+            records = [record for name in ties if (record := self._record(name)) is not None]
+            yield from sorted(records, key=lambda record: record.id)
+
+    def _now_ms(self) -> int:
+        return self.clock.time_us() // 1000
+
+
+def _fields(progress: Progress) -> dict[str, Any]:
+    return attrs.asdict(progress, filter=attrs.filters.exclude("due"))
+
+
+def _place(due: int | None, id: str) -> tuple[bool, int, str]:
+    return (due is None, due or 0, id)
+
+
+def _held(record: Record | Damaged) -> Progress | Damaged:
+    """What has a record's ``due`` and ``token``."""
+    return record if isinstance(record, Damaged) else record.progress
+
+
+def _state(record: Record | Damaged, now: int) -> State:
+    held = _held(record)
+    return state_of(held.due, held.token, now)

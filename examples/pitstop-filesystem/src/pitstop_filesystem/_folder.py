@@ -1,0 +1,202 @@
+"""The folder: names, files, one lock, and writes that a crash cannot cut in half. It knows nothing of leases.
+
+::
+
+    lock          empty; whoever reads or writes holds it
+    writing       the file being written; it is moved to messages/ when it is whole
+    messages/     one file per message; its name says when it is due
+    unreadable/   files of messages/ that nobody can make sense of
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from io import BufferedWriter
+from pathlib import Path
+from typing import NamedTuple
+
+from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
+from pitstop.abc import LAST_INSTANT, Doorbell, SystemClock
+
+
+__all__ = ["Folder", "Name", "key_of"]
+
+_log = logging.getLogger("pitstop.filesystem")
+
+#: Seconds between two tries for a lock that somebody else has.
+_PAUSE = 0.001
+
+
+def key_of(id: str) -> str:
+    """The part of a file name that stands for an id. An id may be any text, so it never gets into a path itself."""
+    return hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Name(NamedTuple):
+    """The name of a message's file, taken apart: the listing of the folder is the index, and there is no other.
+
+    ``due`` stands here and nowhere else, so that there are no two places which could disagree after a crash.
+    """
+
+    #: None: dead.
+    due: int | None
+    #: Grows with each new id; kept by updates: breaks the tie between equal ``due``.
+    order: int
+    #: Grows with each write of one id: of two files that a crash left, the greater one counts.
+    change: int
+    key: str
+
+    def __str__(self) -> str:
+        due = "dead" if self.due is None else f"{self.due:015}"
+        return f"{due}-{self.order:015}-{self.change}-{self.key}"
+
+    def next(self, due: int | None) -> Name:
+        return Name(due, self.order, self.change + 1, self.key)
+
+    def place(self) -> tuple[bool, int, int]:
+        """What to sort by: the oldest ``due`` first, the dead last."""
+        return (self.due is None, self.due or 0, self.order)
+
+
+# Each operation lists the folder, so nearly all names have been taken apart before.
+@functools.lru_cache(maxsize=100_000)
+def _parse(text: str) -> Name | None:
+    """None: not one of ours."""
+    try:
+        due, order, change, key = text.split("-")
+        name = Name(None if due == "dead" else int(due), int(order), int(change), key)
+    except ValueError:
+        return None
+    return name if str(name) == text and (name.due or 0) <= LAST_INSTANT else None
+
+
+class Folder:
+    """The messages of a folder: ``with folder.locked() as names: ...``."""
+
+    def __init__(self, path: str, *, sync: bool, busy_timeout: timedelta) -> None:
+        self.path = Path(path).absolute()
+        self._lock, self._writing = self.path / "lock", self.path / "writing"
+        self._messages, self._unreadable = self.path / "messages", self.path / "unreadable"
+        self._sync, self._busy_timeout = sync, busy_timeout
+        try:
+            for folder in (self.path, self._messages, self._unreadable):
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)
+                    # What is in a folder is not safe before the folder itself is.
+                    self._sync_folder(folder.parent)
+            self._lock.touch()
+        except OSError as error:
+            raise ConfigError(
+                f"path={path!r} cannot be used: {error.strerror}. Give a folder that this user may write to; it is made "
+                f"if its parent is there."
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[dict[str, Name]]:
+        """Keep everybody else out, and say what is there, by key: one operation is one such block.
+
+        :raises BackendUnavailable: when the lock, the folder or a file cannot be had.
+        """
+        try:
+            # Opened anew each time: a lock belongs to an open file, so this keeps threads apart as well as processes,
+            # and a forked child shares nothing with its parent. The kernel lets go of it when a process dies.
+            with self._lock.open("ab") as lock:
+                self._wait_for(lock)
+                try:
+                    yield self._names()
+                finally:
+                    # Not left to the closing: a child that was forked meanwhile has the same file open.
+                    fcntl.flock(lock, fcntl.LOCK_UN)
+        except OSError as error:
+            raise BackendUnavailable(
+                f"{str(self.path)!r} could not be used: {error.strerror}. Nothing was changed. Look at the disk and at who "
+                f"may write there."
+            ) from error
+
+    def read(self, name: Name) -> bytes:
+        return (self._messages / str(name)).read_bytes()
+
+    def commit(self, written: Mapping[Name, bytes], gone: Collection[Name], ids: Collection[str] = ()) -> None:
+        """Write files, and then remove others. Killed at any step it leaves each message whole, old or new.
+
+        :raises OutcomeUnknown: when it fails half way, about these ``ids``.
+        """
+        begun = False
+        try:
+            for name, content in written.items():
+                # One writer at a time needs one name; what a killed one left there is written over by the next.
+                with self._writing.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    if self._sync:
+                        os.fsync(file.fileno())
+                begun = True
+                self._writing.rename(self._messages / str(name))
+            if written:
+                # The new ones must be safe before the old ones go: else a power loss could leave neither.
+                self._sync_folder(self._messages)
+            begun = True
+            for name in gone:
+                (self._messages / str(name)).unlink(missing_ok=True)
+            if gone:
+                self._sync_folder(self._messages)
+        except OSError as error:
+            if not begun:
+                raise
+            raise OutcomeUnknown(
+                f"Writing to {str(self.path)!r} failed half way: {error.strerror}. Some of it may be done. Look at the disk; "
+                f"then do it again under the same ids.",
+                ids=tuple(ids),
+            ) from error
+
+    def set_aside(self, name: Name) -> None:
+        """Take away a file that not even says whose message it is, so that it holds nobody up. It is kept."""
+        (self._messages / str(name)).rename(self._unreadable / str(name))
+        _log.warning("%s cannot be read and was moved to %s", name, self._unreadable)
+
+    def _names(self) -> dict[str, Name]:
+        newest: dict[str, Name] = {}
+        left: list[Name] = []
+        with os.scandir(self._messages) as listing:
+            found = [name for entry in listing if (name := _parse(entry.name)) is not None]
+        for name in found:
+            other = newest.setdefault(name.key, name)
+            if other is not name:
+                # Somebody was killed between the writing of the new file and the removal of the old one.
+                older, newest[name.key] = sorted((other, name), key=lambda each: each.change)
+                left.append(older)
+        if left:
+            self.commit({}, left)
+        return newest
+
+    def _wait_for(self, lock: BufferedWriter) -> None:
+        # By the machine's clock, whatever clock a test has given: this is about other processes.
+        clock, bell = SystemClock(), Doorbell()
+        deadline = clock.monotonic() + self._busy_timeout.total_seconds()
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if clock.monotonic() >= deadline:
+                    raise BackendUnavailable(
+                        f"{str(self.path)!r} is locked: somebody else has kept it from being used for "
+                        f"{self._busy_timeout.total_seconds():g} s (busy_timeout). Nothing was changed."
+                    ) from None
+            clock.wait(bell, _PAUSE)
+
+    def _sync_folder(self, folder: Path) -> None:
+        # A rename is an entry in a folder, and is on the disk when the folder is.
+        if self._sync:
+            number = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)

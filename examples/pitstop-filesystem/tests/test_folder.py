@@ -1,0 +1,133 @@
+"""What is particular to a folder: who else is in it, what they leave there, and what is told when it cannot be used."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+
+import pytest
+
+import pitstop
+
+from pitstop.abc import Progress, Record
+from pitstop_filesystem import FilesystemBackend, FilesystemConfig
+
+
+def record(id, due=1):
+    return Record(id, {"secret": "s3cr3t"}, None, f"revision of {id}", Progress(due, 1))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def backend(path):
+    return FilesystemBackend.from_options({"path": path, "sync": False, "busy_timeout": "10ms"})
+
+
+def test_a_folder_that_somebody_else_holds_is_unavailable_and_then_not(backend, path):
+    with (path / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(pitstop.BackendUnavailable, match=r"is locked: .* for 0\.01 s \(busy_timeout\)"):
+            backend.put([record("a")])
+
+    backend.put([record("a")])
+    assert backend.get("a") == record("a")
+
+
+def test_a_folder_that_is_gone_is_unavailable(backend, path):
+    shutil.rmtree(path)
+
+    with pytest.raises(pitstop.BackendUnavailable, match="No such file or directory"):
+        backend.next_due()
+
+
+@pytest.mark.parametrize(
+    "name", ["README", "1-2-3-key", "0-0-0-0-0", f"{10**15 - 1:015}-{1:015}-0-key", "dead-x-0-key"]
+)
+def test_a_file_of_somebody_else_is_left_alone(backend, path, name):
+    backend.put([record("a")])
+    (path / "messages" / name).write_text("not ours")
+
+    assert [each.id for each in backend.lease(10, 1000)] == ["a"]
+    assert (path / "messages" / name).read_text() == "not ours"
+    assert sum(vars_of(backend.tally())) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"id": 5}'])
+def test_a_file_that_does_not_say_whose_it_is_is_set_aside_and_the_others_go_on(backend, path, caplog, content):
+    backend.put([record("a"), record("b")])
+    (spoiled,) = [each for each in (path / "messages").iterdir() if '"a"' in each.read_text()]
+    spoiled.write_text(content)
+
+    assert [each.id for each in backend.lease(1, 1000)] == ["b"]
+    assert [each.read_text() for each in (path / "unreadable").iterdir()] == [content]
+    assert backend.get("a") is None
+    assert caplog.messages == [f"{spoiled.name} cannot be read and was moved to {path / 'unreadable'}"]
+    backend.put([record("a")])
+    assert backend.get("a") == record("a")
+
+
+@pytest.mark.parametrize(("failing", "error"), [(1, pitstop.BackendUnavailable), (2, pitstop.OutcomeUnknown)])
+def test_a_write_that_fails_says_whether_something_was_changed(path, monkeypatch, failing, error):
+    backend = FilesystemBackend.from_options({"path": path})
+    synced = []
+
+    def full(file):
+        synced.append(file)
+        if len(synced) == failing:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(pitstop.BackendUnavailable, match="No space left on device") as raised:
+        backend.put([record("a"), record("b")])
+
+    assert type(raised.value) is error
+    assert "s3cr3t" not in str(raised.value)
+    assert getattr(raised.value, "ids", ()) == (("a", "b") if failing == 2 else ())
+    assert [each.id for each in backend.scan(None, 10, None)] == ["a", "b"][: failing - 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "path is missing"),
+        ({"path": ""}, "cannot name a folder"),
+        ({"path": 5}, "path=5 is a int"),
+        ({"path": "x", "sync": "maybe"}, "sync='maybe' is neither true nor false"),
+        ({"path": "x", "sync": 1.5}, "sync=1.5 is neither"),
+        ({"url": "filesystem://host/x"}, "three slashes"),
+        ({"url": "filesystem:///"}, "three slashes"),
+        ({"url": "filesystem:///x#y"}, "%23"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_used_is_told_by_its_name(options, text):
+    with pytest.raises(pitstop.ConfigError, match=text):
+        FilesystemConfig.from_options(options)
+
+
+def test_a_path_that_cannot_be_a_folder_is_told(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(pitstop.ConfigError, match=r"path=.* cannot be used: .* Give a folder"):
+        FilesystemBackend.from_options({"path": tmp_path / "file"})
+    with pytest.raises(pitstop.ConfigError, match=r"path=.* cannot be used: No such file .* if its parent is there"):
+        FilesystemBackend.from_options({"path": tmp_path / "no" / "such"})
+
+
+def test_the_url_says_what_the_location_tells(tmp_path):
+    backend = FilesystemBackend.from_options({"path": tmp_path / "with space & ü", "sync": False})
+
+    again = FilesystemBackend.from_options({"url": f"{backend.location}?sync=false&lock_time=5m"})
+
+    assert again.location == backend.location
+    backend.put([record("a")])
+    assert again.get("a") == record("a")
+
+
+def vars_of(tally):
+    return (tally.scheduled, tally.due, tally.leased, tally.dead)

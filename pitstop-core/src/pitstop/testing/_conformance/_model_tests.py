@@ -1,0 +1,48 @@
+"""Anything that may be done to a store, in any order: state machines that look for a sequence which goes wrong."""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Callable
+
+import hypothesis
+
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from pitstop.abc import Backend
+from pitstop.testing import ManualClock
+from pitstop.testing._conformance._kit import Handles, Kit
+from pitstop.testing._conformance._machine_contract import ContractMachine
+
+
+__all__ = ["Model"]
+
+#: Set to a number, it is how many sequences are tried, other ones in each run.
+_EXAMPLES = "PITSTOP_KIT_EXAMPLES"
+
+
+class Model(Kit):
+    """Backends against a model of them. The same sequences in each run, unless more are asked for."""
+
+    def test_any_sequence_of_operations_on_the_backend_is_as_the_model_says(
+        self, backend: Backend, open_backend: Handles, clock: ManualClock
+    ) -> None:
+        _run(lambda: ContractMachine(open_backend, clock), examples=50, steps=30)
+
+
+def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int) -> None:
+    more = os.environ.get(_EXAMPLES)
+    settings = hypothesis.settings(
+        max_examples=int(more) if more else examples,
+        stateful_step_count=steps,
+        derandomize=not more,
+        database=None,
+        deadline=None,
+        print_blob=False,
+        report_multiple_bugs=False,
+        # Stores are slow, and that an example did nothing is no harm. To explain a failure takes longer than to find it.
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    )
+    run_state_machine_as_test(machine, settings=settings)  # type: ignore[arg-type] - any callable will do

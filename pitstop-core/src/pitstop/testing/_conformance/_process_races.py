@@ -1,0 +1,252 @@
+"""What must hold when several processes work on one store: as for threads, with nothing that they share but the store."""
+
+from __future__ import annotations
+
+import threading
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from random import Random
+from typing import Any
+
+import attrs
+import pytest
+
+import pitstop
+
+from pitstop.abc import Backend, Capability, Outcome, Progress, Record, from_instant
+from pitstop.testing._clock import ManualClock
+from pitstop.testing._conformance._kit import Handles, needs
+from pitstop.testing._conformance._processes import LARGE, Forking, Processes, Say, flat
+from pitstop.testing._conformance._records import MINUTE, START, at, complete, ids, lease_all, make_record, settlement
+
+
+_PROCESSES = 4
+_RECORDS = 20_000 if LARGE else 400
+_ROUNDS = 250 if LARGE else 25
+_VERSIONS = 400 if LARGE else 40
+#: Milliseconds of the leases that run out while somebody settles: so short that they are waited for.
+_SHORT = 12
+
+
+@pytest.mark.concurrent
+class ProcessRaces(Forking):
+    """One outcome, whichever process is first."""
+
+    @pytest.fixture
+    def shared(self, open_backend: Handles) -> Backend:
+        """The test's own handle on the store that the processes share; by the machine's clock, as theirs are."""
+        backend = open_backend(clock=None)
+        needs(backend, Capability.MULTI_PROCESS)
+        return backend
+
+    def test_processes_claim_and_settle_each_record_once(self, shared: Backend, processes: Processes) -> None:
+        names = [f"{n:05}" for n in range(_RECORDS)]
+        shared.put([make_record(name, START - n % 5) for n, name in enumerate(names)])
+
+        def drain(limit: int, backend: Backend, say: Say) -> list[Any]:
+            done: list[Any] = []
+            while claim := backend.lease(limit, 10 * MINUTE):
+                applied = backend.settle([complete(each) for each in claim])
+                assert all(applied), "nobody else can have touched what is leased"
+                done.append([_token(claim), ids(claim), [_progress(each).attempts for each in claim]])
+            return done
+
+        claims = flat(processes.together(*(partial(drain, limit) for limit in (1, 3, 7, 20)[:_PROCESSES])))
+
+        assert sorted(flat([claimed for _, claimed, _ in claims])) == names
+        assert set(flat([attempts for _, _, attempts in claims])) == {1}
+        assert len({token for token, _, _ in claims}) == len(claims), "each claim has a token of its own"
+        assert list(shared.scan(None, 10, None)) == []
+
+    def test_a_claim_never_holds_an_older_version_than_another_process_stored(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        """One stores anew while others claim: what a claimer has in hand is what its token stands on."""
+        names = [f"{n}" for n in range(6)]
+
+        def store(backend: Backend, say: Say) -> list[Any]:
+            for version in range(1, _VERSIONS + 1):
+                backend.put([_version(name, version) for name in names])
+            backend.put([_end()])
+            return []
+
+        def claim(backend: Backend, say: Say) -> list[Any]:
+            done: list[Any] = []
+            while True:
+                last_look = backend.get("end") is not None
+                claimed = backend.lease(3, 10 * MINUTE)
+                for each in claimed:
+                    assert isinstance(each, Record)
+                    version = each.message["version"]
+                    assert each.revision == f"{each.id}-{version}", "message and revision are of one store"
+                    now = backend.get(each.id)
+                    if isinstance(now, Record) and now.progress.token == each.progress.token:
+                        assert now == each, "the lease is on another version than the one that was handed out"
+                    if backend.settle([complete(each)])[0]:
+                        done.append((each.id, version))
+                if last_look and not claimed:
+                    return done
+
+        acked = Counter(map(tuple, flat(processes.together(store, *[claim] * (_PROCESSES - 1)))))
+
+        assert set(acked.values()) == {1}, "a version is acknowledged once"
+        assert {name for name, version in acked if version == _VERSIONS} == set(names), "the last version is emitted"
+        assert ids(shared.scan(None, 10, None)) == ["end"]
+
+    def test_stores_of_one_id_by_several_processes_leave_one_whole_record(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        names = [f"{n:03}" for n in range(_ROUNDS)]
+
+        def store(version: int, backend: Backend, say: Say) -> None:
+            for name in names:
+                backend.put([_version(name, version)])
+                stored = backend.get(name)
+                assert isinstance(stored, Record)
+                assert stored == _version(name, stored.message["version"]), "it is whole at any moment"
+
+        processes.together(*(partial(store, n) for n in range(_PROCESSES)))
+
+        stored = [each for each in shared.scan(None, 10 * _ROUNDS, None) if isinstance(each, Record)]
+        assert ids(stored) == names
+        assert stored == [_version(each.id, each.message["version"]) for each in stored]
+        assert shared.tally().due == _ROUNDS
+
+    def test_an_ack_against_an_expiry_has_one_winner_among_processes(
+        self, shared: Backend, open_backend: Handles, processes: Processes
+    ) -> None:
+        """Either it is done and nobody gets it again, or the ack is too late and another process has it."""
+        hold = partial(_settle_at_the_end, complete)
+
+        won, *stolen = processes.together(hold, *[_steal] * (_PROCESSES - 1))
+
+        tokens = _assert_one_winner(won, [*stolen, self._steal_the_rest(open_backend)])
+        for name, applied in won.items():
+            stored = shared.get(name)
+            assert (stored is None) if applied else (_progress(stored).token == tokens[name])
+
+    def test_an_extension_against_a_new_claim_has_one_winner_among_processes(
+        self, shared: Backend, open_backend: Handles, processes: Processes
+    ) -> None:
+        def longer(leased: Record) -> Progress:
+            assert leased.progress.due is not None
+            return attrs.evolve(leased.progress, due=leased.progress.due + 10 * MINUTE)
+
+        hold = partial(_settle_at_the_end, lambda leased: settlement(leased, Outcome.EXTEND, longer(leased)))
+
+        won, *stolen = processes.together(hold, *[_steal] * (_PROCESSES - 1))
+
+        tokens = _assert_one_winner(won, [*stolen, self._steal_the_rest(open_backend)])
+        for name, applied in won.items():
+            stored = _progress(shared.get(name))
+            assert (stored.token, stored.attempts) == ((f"of-{name}", 1) if applied else (tokens[name], 2))
+
+    def test_a_record_is_deleted_by_one_of_many_processes(self, shared: Backend, processes: Processes) -> None:
+        names = [f"{n:03}" for n in range(_ROUNDS)]
+        shared.put([make_record(name) for name in names])
+
+        def delete(backend: Backend, say: Say) -> list[str]:
+            return [name for name in names if backend.delete(name)]
+
+        assert sorted(flat(processes.together(*[delete] * _PROCESSES))) == names
+
+    def test_listeners_in_several_processes_handle_each_message_once(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        with pitstop.init({"type": shared}) as pit:
+            given = pit.store_many([({"n": n}, at(START)) for n in range(_RECORDS // 2)])
+
+            handled = flat(processes.together(*(partial(_handle, prefetch) for prefetch in (1, 1, 8, 20)[:_PROCESSES])))
+
+            assert sorted(id for id, _ in handled) == sorted(given)
+            assert {attempt for _, attempt in handled} == {1}
+            assert pit.entries() == []
+
+    def test_a_series_has_one_next_occurrence_however_many_processes_work_on_it(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        with pitstop.init({"type": shared}) as pit:
+            end = at(START + 1000 * _ROUNDS)
+            pit.store({"id": "a"}, at(START), end, timedelta(seconds=1), catch_up="all")
+
+            handled = flat(processes.together(*[partial(_handle, 1, key=True)] * _PROCESSES))
+
+            assert sorted(handled) == [[f"a:{START + 1000 * k}", 1] for k in range(_ROUNDS)]
+            assert pit.get("a") is None
+
+    def _steal_the_rest(self, open_backend: Handles) -> list[tuple[str, str]]:
+        """What ran out last, later: the clocks of the processes may differ a little, where they go by a server's."""
+        now = open_backend.peer(clock=None).now() // 1000
+        later = open_backend.peer(clock=ManualClock(from_instant(now + MINUTE)))
+        return [(each.id, _token([each])) for each in lease_all(later, duration=10 * MINUTE)]
+
+
+def _settle_at_the_end(settle: Callable[[Record], Any], backend: Backend, say: Say) -> dict[str, bool]:
+    """Hold one lease after the other, and settle each when it ends, more or less; say which settlements applied.
+
+    They are put as leased, so that nobody else claims them before they are.
+    """
+    applied, random, pause = {}, Random(1), threading.Event()
+    for n in range(_ROUNDS):
+        name, now = f"{n:03}", backend.now() // 1000
+        progress = Progress(now + _SHORT, START, 1, now, None, f"of-{n:03}")
+        held = attrs.evolve(make_record(name), progress=progress)
+        backend.put([held])
+        early_us = random.randint(0, 2000)
+        while (left_us := (now + _SHORT) * 1000 - early_us - backend.now()) > 0:
+            pause.wait(left_us / 1e6)
+        applied[name] = bool(backend.settle([settle(held)])[0])
+    backend.put([_end()])
+    return applied
+
+
+def _steal(backend: Backend, say: Say) -> list[tuple[str, str]]:
+    """Claim what runs out, until the holder is at its end; say what it was, and the token."""
+    stolen = []
+    while True:
+        last_look = backend.get("end") is not None
+        claim = backend.lease(1, 10 * MINUTE)
+        stolen += [(each.id, _token([each])) for each in claim]
+        if last_look and not claim:
+            return stolen
+
+
+def _assert_one_winner(won: dict[str, bool], stolen: list[list[tuple[str, str]]]) -> dict[str, str]:
+    """The tokens of those that were stolen, by name."""
+    times = Counter(name for each in stolen for name, _ in each)
+    assert len(won) == _ROUNDS
+    assert {name: times[name] for name in won} == {name: 0 if applied else 1 for name, applied in won.items()}
+    return dict(map(tuple, flat(stolen)))
+
+
+def _handle(prefetch: int, backend: Backend, say: Say, *, key: bool = False) -> list[tuple[str, int]]:
+    """Acknowledge all that is due; say what it was, and which attempt."""
+    done = []
+    with pitstop.init({"type": backend}) as pit, pit.listen(prefetch=prefetch) as listener:
+        for delivery in iter(listener.get, None):
+            delivery.ack()
+            done.append((delivery.key if key else delivery.id, delivery.attempt))
+    return done
+
+
+def _version(name: str, version: int) -> Record:
+    return make_record(name, message={"version": version, "pad": f"{version}," * 100}, revision=f"{name}-{version}")
+
+
+def _end() -> Record:
+    """Tells the other processes that no more is coming; not due before they are all gone."""
+    return make_record("end", due=253_402_300_799_999)
+
+
+def _token(claim: Any) -> str:
+    (token,) = {_progress(each).token for each in claim}
+    assert isinstance(token, str)
+    return token
+
+
+def _progress(stored: Any) -> Progress:
+    assert isinstance(stored, Record)
+    return stored.progress

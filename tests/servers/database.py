@@ -1,0 +1,20 @@
+"""A database for tests, on whatever server."""
+
+from __future__ import annotations
+
+import uuid
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pymongo
+import pymongo.database
+
+
+@contextmanager
+def database(client: pymongo.MongoClient[Any]) -> Iterator[pymongo.database.Database[Any]]:
+    """A new one, dropped in the end."""
+    name = f"pitstop_test_{uuid.uuid4().hex}"
+    yield client[name]
+    client.drop_database(name)
