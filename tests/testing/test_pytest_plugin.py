@@ -17,9 +17,10 @@ import pitstop_pytest
 
 from pitstop import BackendUnavailable, testing
 from pitstop.testing import ManualClock, TestPitstop
+from pitstop_memory import MemoryBackend, MemoryConfig
 
 
-NOW, HOUR, DAY = timedelta(0), timedelta(hours=1), timedelta(days=1)
+NOW, HOUR = timedelta(0), timedelta(hours=1)
 
 
 class TestFixtures:
@@ -111,6 +112,16 @@ class TestOverriding:
     def test_a_project_says_its_backend_and_the_time_and_a_test_says_more(self, pitstop):
         pitstop.store({"id": "a"}, NOW)
         assert pitstop.listen().get().leased_until == datetime(1999, 12, 31, 0, 1, tzinfo=UTC)
+
+
+class TestReadyBackend:
+    @pytest.fixture
+    def pitstop_config(self, pitstop_clock):
+        return {"type": MemoryBackend(MemoryConfig(clock=pitstop_clock))}
+
+    def test_a_project_may_give_one_that_goes_by_the_clock_of_the_test(self, pitstop, pitstop_config):
+        pitstop.store({"id": "a"}, HOUR)
+        assert pitstop.run_for("1h", lambda msg: None).ids == ["a"]
 
 
 @pytest.fixture
