@@ -60,6 +60,16 @@ def matrix(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Run the whole shared suite on backends with one defect each; print which tests find it: some ten minutes.
+
+    `-- NAME ...` runs some of them, `-- --show NAME` prints how one is found, in the few steps that hypothesis shrank it to.
+    """
+    _install(session, *TESTING)
+    session.run("python", "-m", "conformance.mutants.run", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def large(session: nox.Session) -> None:
     """Run the tests of size at full size: 1,000,000 future and 300,000 due messages, 20,000 drained by 4 processes."""
     _install(session, *TESTING)

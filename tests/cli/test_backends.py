@@ -1,4 +1,4 @@
-"""``pitstop backends``."""
+"""``pitstop backends``. The broken ones are in ``tests/packaging/test_wrong_plugins.py``."""
 
 from __future__ import annotations
 
@@ -6,61 +6,47 @@ import os
 import re
 import subprocess
 
-import pytest
 
-
-@pytest.fixture
-def installed(tmp_path, spawn, lines):
-    """Pretend that distributions with these backends are installed, and list them."""
-
-    def run(*args, **modules):
-        for name, (value, source) in modules.items():
-            (tmp_path / f"{name}_module.py").write_text(source)
-            info = tmp_path / f"acme_{name}-1.2.dist-info"
-            info.mkdir(exist_ok=True)
-            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 1.2\n")
-            (info / "entry_points.txt").write_text(f"[pitstop.backends]\n{value}\n")
-        process = spawn("backends", *args, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        return lines(out) if "--json" in args else out
-
-    return run
-
-
-def test_it_lists_name_distribution_version_and_status(installed):
-    found = {each["name"]: each for each in installed("--json")}
+def test_it_lists_what_is_installed_and_what_it_can_do(invoke, lines):
+    found = {each["name"]: each for each in lines(invoke("backends", "--json").stdout)}
     assert found["memory"] == {
         "name": "memory",
         "distribution": "pitstop-memory",
         "version": "0.1.0",
-        "error": None,
         "status": "ok",
+        "capabilities": ["SCRATCH"],
+        "suite_version": 1,
+        "error": None,
+        "hint": None,
     }
-    assert found["sqlite"]["status"] == "ok"
-    assert re.search(r"^sqlite +pitstop-sqlite +0\.1\.0 +ok", installed(), re.MULTILINE)
+    assert found["sqlite"]["capabilities"] == ["DURABLE", "MULTI_PROCESS", "WATCH", "SCRATCH"]
+    table = invoke("backends").stdout
+    assert re.search(
+        r"^sqlite +pitstop-sqlite +0\.1\.0 +ok +1 +DURABLE, MULTI_PROCESS, WATCH, SCRATCH +- *$", table, re.MULTILINE
+    )
 
 
-def test_broken_ones_are_listed_with_their_error_beside_the_sound_ones(installed):
-    found = {
-        each["name"]: each
-        for each in installed(
-            "--json",
-            raises=("acme-raises = raises_module:Backend", "raise RuntimeError('out of petrol')"),
-            exits=("acme-exits = exits_module:Backend", "import sys; sys.exit(7)"),
-            syntax=("acme-syntax = syntax_module:Backend", "def"),
-            wrong=("acme-wrong = wrong_module:Backend", "Backend = int"),
-            twin=("sqlite = twin_module:Backend", "Backend = int"),
-        )
+def test_one_that_was_tested_with_an_older_suite_is_told_apart(invoke, lines, monkeypatch):
+    monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 2)
+    (hint,) = {each["hint"] for each in lines(invoke("backends", "--json").stdout)}
+    assert hint == "passed suite 1, this pitstop-core has 2: run the kit again"
+    assert hint in invoke("backends").stdout
+
+
+def test_a_broken_one_ends_neither_the_command_nor_the_list(spawn, tmp_path, lines):
+    """In a real process, as an installed one would be found."""
+    info = tmp_path / "acme_broken-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[pitstop.backends]\nacme = acme_broken:Backend\n")
+    (tmp_path / "acme_broken.py").write_text("import sys\nsys.exit(7)\n")
+    process = spawn("backends", "--json", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert {each["name"]: each["status"] for each in lines(out)} == {
+        "acme": "broken",
+        **dict.fromkeys(["memory", "mongo", "mongodb", "mongodb+srv", "sqlite"], "ok"),
     }
-    assert found["memory"]["status"] == "ok"
-    texts = {name: each["error"] for name, each in found.items()}
-    assert "acme-raises 1.2 failed to load: RuntimeError: out of petrol" in texts["acme-raises"]
-    assert texts["acme-exits"] == "It ends the program when it is imported (exit code 7)."
-    assert "SyntaxError" in texts["acme-syntax"]
-    assert "not a subclass" in texts["acme-wrong"]
-    assert "Two distributions provide 'sqlite'" in texts["sqlite"]
-    assert {found[name]["status"] for name in texts if name.startswith("acme")} == {"broken"}
 
 
 def test_it_needs_no_store(spawn):

@@ -26,7 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "concurrent: threads that race; needs a store whose writes are atomic")
     if config.getoption("pitstop_matrix"):
         config.pluginmanager.register(WholeMatrix(), "pitstop-matrix")
 

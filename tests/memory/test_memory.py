@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import uuid
+import weakref
 
 from datetime import timedelta
 
@@ -143,3 +144,14 @@ def test_messages_that_are_stored_and_removed_take_no_more_room():
 
     assert len(backend._room.shelf._heap) < 200
     assert len(backend._room.shelf) == 0
+
+
+def test_a_scratch_has_no_name_that_others_could_share_and_is_gone_with_its_handle(name: str):
+    backend = MemoryBackend(MemoryConfig(name=name))
+    with backend.scratch() as scratch:
+        assert (backend.location, scratch.location) == (f"memory://{name}", "memory://")
+        room = weakref.ref(scratch._room)
+    del scratch
+    gc.collect()
+
+    assert room() is None

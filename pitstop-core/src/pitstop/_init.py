@@ -14,6 +14,9 @@ from pitstop.abc import Backend
 
 __all__ = ["init", "open_backend"]
 
+#: What to do about a class that was given as ``type`` and is not fit for it.
+_BY_CLASS = "Mend the class, or give the name of an installed backend."
+
 
 def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> Pitstop:
     """Open a store.
@@ -41,9 +44,9 @@ def open_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> 
                 f"type is a ready {type(kind).__name__}, which has its configuration. Leave out: {', '.join(options)}."
             )
         backend = kind
-        backend_class(type(kind), type(kind).__name__)
+        backend_class(type(kind), type(kind).__name__, _BY_CLASS)
     elif isinstance(kind, type):
-        backend = backend_class(kind, kind.__name__).from_options(options)
+        backend = backend_class(kind, kind.__name__, _BY_CLASS).from_options(options)
     else:
         backend = manager.hook.pitstop_create_backend(type=kind, options=options)
         if not isinstance(backend, Backend):

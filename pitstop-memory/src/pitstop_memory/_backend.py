@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import os
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from threading import Lock
 from typing import ClassVar
 from weakref import WeakValueDictionary
@@ -48,12 +49,14 @@ class MemoryBackend(Backend):
     """Messages in this process. As strict and as lossy with values as the backends that write them down."""
 
     api_version: ClassVar[int] = 1
+    suite_version: ClassVar[int | None] = 1
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
-    capabilities: ClassVar[Capability] = Capability(0)
+    capabilities: ClassVar[Capability] = Capability.SCRATCH
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
         config = config or MemoryConfig()
         super().__init__(config)
+        self._config = config
         self._name = config.name
         if config.name is None:
             self._room = _Room()
@@ -120,6 +123,12 @@ class MemoryBackend(Backend):
         with self._room.lock:
             record = self._room.shelf.first()
             return None if record is None else record.progress.due
+
+    @contextmanager
+    def scratch(self) -> Iterator[Backend]:
+        # Without a name it is a room of its own, which goes with this handle.
+        with closing(type(self)(attrs.evolve(self._config, name=None))) as scratch:
+            yield scratch
 
     def _lease(self, limit: int, duration: int) -> list[Record]:
         # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, ClassVar
+
+import attrs
 
 from pitstop import State
 from pitstop.abc import (
@@ -27,6 +30,7 @@ from pitstop_mongo._claim import Claimer
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._connection import Connection
 from pitstop_mongo._looking import Viewer
+from pitstop_mongo._scratch import only_for_now, scratch_name
 from pitstop_mongo._settling import Settler
 from pitstop_mongo._storing import Storer
 from pitstop_mongo._transaction import Transaction
@@ -46,12 +50,14 @@ class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. Nothing connects before the first use."""
 
     api_version: ClassVar[int] = 1
+    suite_version: ClassVar[int | None] = 1
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = _OF_A_SERVER
+    capabilities: ClassVar[Capability] = Capability.SCRATCH | _OF_A_SERVER
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
         super().__init__(config)
+        self._config = config
         self._client = config.client
         self._connection = Connection(config, self.clock)
         if not self._connection.dialect.batches:
@@ -133,6 +139,17 @@ class MongoBackend(Backend):
         finally:
             # Also when it failed: it may have been done in part.
             self._claimer.written(min((record.progress.due or 0 for _, record in items), default=None))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Backend]:
+        """A collection of its own beside the store's: ``<coll>.check_<random>``."""
+        config = attrs.evolve(self._config, coll=scratch_name(self._config.coll))
+        with closing(type(self)(config)) as scratch:
+            # There is nobody else to be woken; and a wake-up that is on its way when all is dropped would make its
+            # collection anew.
+            scratch._wakeups.mute()
+            with only_for_now(scratch._connection):
+                yield scratch
 
     def close(self) -> None:
         self._connection.close()

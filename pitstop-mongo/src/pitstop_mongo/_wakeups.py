@@ -36,14 +36,15 @@ from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import CODEC
 
 
-__all__ = ["AWAIT_MS", "Wakeups", "has_change_streams"]
+__all__ = ["AWAIT_MS", "SUFFIX", "Wakeups", "has_change_streams"]
 
 _log = logging.getLogger("pitstop.mongo")
 
 #: Milliseconds that the server waits for news before it says that there are none: an idle watch is 12 commands a minute.
 AWAIT_MS = 5000
 
-_SUFFIX = ".wakeups"
+#: What the name of the collection adds to that of the messages.
+SUFFIX = ".wakeups"
 #: Bytes of the collection: some 2500 wake-ups.
 _SIZE = 256 * 1024
 _MARK = "wakeup"
@@ -111,6 +112,10 @@ class Wakeups:
             self._not_before = self._clock.monotonic() + _PAUSE
             _log.debug("a wake-up was not written: %s", error)
 
+    def mute(self) -> None:
+        """Write none from now on."""
+        self._not_before = float("inf")
+
     def follow(self, link: Link) -> Any | None:
         """A cursor of raw batches that waits for what others write from now on; None: there can be none."""
         state = self._state = self._look(link)
@@ -134,7 +139,7 @@ class Wakeups:
 
     def _look(self, link: Link) -> _State:
         database = link.handles.coll.database
-        name = link.handles.coll.name + _SUFFIX
+        name = link.handles.coll.name + SUFFIX
         coll = database.get_collection(name, codec_options=CODEC, write_concern=WriteConcern(w=1))
         usable = not has_change_streams(link.client) and self._is_capped(database, coll)
         known = self._state

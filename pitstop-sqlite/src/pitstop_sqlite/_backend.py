@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
-from pitstop import State
+import attrs
+
+from pitstop import BackendUnavailable, ConfigError, State
 from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally, Watch
 from pitstop_sqlite import _statements
 from pitstop_sqlite._config import SqliteConfig
@@ -24,6 +27,7 @@ from pitstop_sqlite._rows import (
     read_leased_row,
     read_row,
 )
+from pitstop_sqlite._scratch import beside, take_away
 from pitstop_sqlite._watch import SqliteWatch
 
 
@@ -37,8 +41,11 @@ class SqliteBackend(Backend):
     """
 
     api_version: ClassVar[int] = 1
+    suite_version: ClassVar[int | None] = 1
     Config: ClassVar[type[BackendConfig]] = SqliteConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH
+    capabilities: ClassVar[Capability] = (
+        Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.SCRATCH
+    )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
         """Open the file.
@@ -48,6 +55,7 @@ class SqliteBackend(Backend):
         """
         config = config or SqliteConfig()
         super().__init__(config)
+        self._config = config
         # A relative path means what it meant here, also after a change of the current folder.
         self._path = str(Path(config.path).absolute())
         self._database = Database(self._path, config.synchronous, config.busy_timeout, self.clock)
@@ -134,6 +142,23 @@ class SqliteBackend(Backend):
 
     def watch(self) -> Watch:
         return SqliteWatch(self._database)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Backend]:
+        """A file of its own beside the store's: a table in the store's own file would wake its listeners."""
+        path = beside(self._path)
+        try:
+            try:
+                scratch = type(self)(attrs.evolve(self._config, path=path))
+            except ConfigError as error:
+                # The store's own path is fine; what is wrong is the folder.
+                raise BackendUnavailable(
+                    f"A file beside the store, to try things in, cannot be made: {error}"
+                ) from error
+            with closing(scratch):
+                yield scratch
+        finally:
+            take_away(path)
 
     def close(self) -> None:
         self._database.close()

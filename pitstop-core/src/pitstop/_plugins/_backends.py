@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from pitstop._errors import BackendLoadError, PitstopError, UnknownBackend
 from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import hookimpl
-from pitstop.abc import API_VERSION, Backend, did_you_mean
+from pitstop._plugins._loading import load, remedy
+from pitstop.abc import API_VERSION, SUITE_VERSION, Backend, did_you_mean
 
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["BACKEND_GROUP", "EntryPointResolver", "are_different", "backend_class", "load_backend"]
+__all__ = ["BACKEND_GROUP", "EntryPointResolver", "are_different", "backend_class", "load_backend", "suite_note"]
 
 BACKEND_GROUP = "pitstop.backends"
 
@@ -49,13 +50,7 @@ def load_backend(name: str) -> type[Backend]:
         raise _unknown(name, candidates)
     entry_point = by_name(BACKEND_GROUP, named)[name]
     where = f"Backend {name!r} from {origin(entry_point)}"
-    try:
-        loaded = entry_point.load()
-    except Exception as error:
-        raise BackendLoadError(
-            f"{where} failed to load: {type(error).__name__}: {error}. Reinstall or upgrade it, or report it to its author."
-        ) from error
-    return backend_class(loaded, where)
+    return backend_class(load(entry_point, where), where, remedy(entry_point))
 
 
 def are_different(name: str, other: str) -> bool:
@@ -64,23 +59,53 @@ def are_different(name: str, other: str) -> bool:
     return all(values) and not values[0] & values[1]
 
 
-def backend_class(candidate: object, where: str) -> type[Backend]:
+def backend_class(candidate: object, where: str, otherwise: str) -> type[Backend]:
     """Check that ``candidate`` is a backend class written for this version of the contract.
 
+    :param otherwise: what to do about it when it is not.
     :raises BackendLoadError: when it is not; the text begins with ``where``.
     """
-    if not (isinstance(candidate, type) and issubclass(candidate, Backend)):
-        raise BackendLoadError(f"{where} is no backend: {candidate!r} is not a subclass of pitstop.abc.Backend.")
+    if not isinstance(candidate, type):
+        raise BackendLoadError(
+            f"{where} is no backend: a {type(candidate).__name__} is no subclass of pitstop.abc.Backend. {otherwise}"
+        )
+    if not issubclass(candidate, Backend):
+        raise BackendLoadError(
+            f"{where} is no backend: the class {candidate.__qualname__} is no subclass of pitstop.abc.Backend. {otherwise}"
+        )
     version = getattr(candidate, "api_version", None)
     if version != API_VERSION:
-        raise BackendLoadError(
-            f"{where} is written for version {version!r} of the backend API; this pitstop-core has version {API_VERSION}. "
-            f"Install releases of the two that fit. (The class states it as api_version = {API_VERSION}.)"
-        )
+        raise BackendLoadError(_other_version(version, where, otherwise))
     missing = sorted(candidate.__abstractmethods__)
     if missing:
-        raise BackendLoadError(f"{where} is not finished: {candidate.__name__} lacks {', '.join(missing)}.")
+        raise BackendLoadError(
+            f"{where} is not finished: the class {candidate.__qualname__} lacks {', '.join(missing)}. {otherwise}"
+        )
     return candidate
+
+
+def _other_version(version: object, where: str, otherwise: str) -> str:
+    ours = f"this pitstop-core has version {API_VERSION}."
+    if type(version) is not int:
+        return (
+            f"{where} does not say for which version of the backend API it is written: its api_version is {version!r}; "
+            f"{ours} {otherwise}"
+        )
+    if version > API_VERSION:
+        otherwise = "Upgrade pitstop-core (pip install --upgrade pitstop-core)."
+    return f"{where} is written for version {version} of the backend API; {ours} {otherwise}"
+
+
+def suite_note(backend: type[Backend]) -> str | None:
+    """What somebody should know about the suite that a backend says it passed; None: nothing."""
+    stated: object = backend.suite_version
+    if stated is None:
+        return "it does not say which version of the suite it passed (suite_version)"
+    if type(stated) is not int:
+        return f"its suite_version is a {type(stated).__name__}, and not a number such as {SUITE_VERSION}"
+    if stated < SUITE_VERSION:
+        return f"passed suite {stated}, this pitstop-core has {SUITE_VERSION}: run the kit again"
+    return None
 
 
 def _unknown(name: str, candidates: Any) -> PitstopError:

@@ -34,7 +34,7 @@ def by_name(group: str, found: Iterable[EntryPoint]) -> dict[str, EntryPoint]:
         if other.value != entry_point.value:
             raise PluginConflict(
                 f"Two distributions provide {entry_point.name!r} in {group}: {origin(other)} and {origin(entry_point)}. "
-                f"Uninstall one of them."
+                f"Uninstall one of them (pip uninstall NAME)."
             )
     return named
 

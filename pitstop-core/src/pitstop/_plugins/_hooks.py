@@ -43,7 +43,7 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
     for name, entry_point in sorted(by_name(PLUGIN_GROUP, installed(PLUGIN_GROUP)).items()):
         try:
             plugin = entry_point.load()
-        except Exception:  # noqa: BLE001 - a plugin may raise anything
+        except (Exception, SystemExit):  # noqa: BLE001 - a plugin may raise anything, and is not to end the program
             _log.exception("plugin %r from %s failed to load and is left out", name, origin(entry_point))
         else:
             _register(manager, plugin, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import Flag, auto
 from typing import Any, ClassVar, Protocol
 
@@ -23,8 +24,8 @@ __all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Wr
 
 #: The version of this contract. A backend states the one it was written for as ``api_version``.
 API_VERSION = 1
-#: The version of the suite that proves a backend of this contract, :class:`pitstop.testing.BackendConformance`: it grows
-#: with each release in which the suite asks for more.
+#: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`: it grows whenever a backend
+#: that passed may no longer do so.
 SUITE_VERSION = 1
 
 
@@ -41,6 +42,8 @@ class Capability(Flag):
     TRANSACTIONS = auto()
     #: :meth:`Backend.legacy` and :meth:`Backend.adopt` take over what an older library stored in the same place.
     ADOPT = auto()
+    #: :meth:`Backend.scratch` gives a namespace of its own to try things in, without touching a message of the store.
+    SCRATCH = auto()
 
 
 class Writes(Protocol):
@@ -84,6 +87,10 @@ class Backend(ABC):
 
     #: The version of the contract that the class was written for: say ``api_version = 1`` in the class.
     api_version: ClassVar[int]
+    #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: it does not say.
+    #: A statement of the author's, shown by ``pitstop backends``. Say the number, as in ``suite_version = 1``, and raise
+    #: it when the newer suite was passed.
+    suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration, which validates itself.
     Config: ClassVar[type[BackendConfig]] = BackendConfig
     capabilities: ClassVar[Capability] = Capability(0)
@@ -206,6 +213,25 @@ class Backend(ABC):
         :raises pitstop.Unsupported: without :attr:`Capability.ADOPT`.
         """
         raise self._lacks_adopt()
+
+    def scratch(self) -> AbstractContextManager[Backend]:
+        """A handle on an empty namespace of its own in the same place as the store, with the same settings; gone with all
+        it holds at the end.
+
+        For ``pitstop check``, which tries what this contract promises on a store that is in use: nothing that is done
+        there touches a message of the store, leases one, or is seen by a listener; and the other way round. Each call
+        gives another one. The end closes the handle. What a process leaves that is killed in between does no harm, and
+        can be told by its name.
+
+        :raises pitstop.Unsupported: without :attr:`Capability.SCRATCH`.
+        :raises pitstop.BackendUnavailable: when it cannot be made, or not be taken away; the text says what to do. At
+            the beginning of the context, or at its end.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} at {self.location} has not got the capability SCRATCH, so nothing can be tried there "
+            f"beside the messages. Try it on an empty store of its own instead; its author tests it with "
+            f"pitstop.testing.BackendConformance."
+        )
 
     def _lacks_adopt(self) -> Unsupported:
         return Unsupported(

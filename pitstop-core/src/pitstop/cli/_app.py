@@ -16,6 +16,7 @@ from pitstop import PitstopError, __version__
 from pitstop.abc import did_you_mean
 from pitstop.cli._adopt import adopt
 from pitstop.cli._backends import backends
+from pitstop.cli._check import check
 from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
 from pitstop.cli._listen import listen
@@ -66,7 +67,7 @@ def app(context: click.Context) -> None:
     context.with_resource(_log_on_stderr(context.ensure_object(Settings)))
 
 
-for _command in (demo, store, listen, list_, show, remove, redrive, stats, ping, adopt, backends):
+for _command in (demo, store, listen, list_, show, remove, redrive, stats, ping, check, adopt, backends):
     app.add_command(_command)
 
 

@@ -1,14 +1,16 @@
-"""``pitstop backends``: what is installed, and whether it loads."""
+"""``pitstop backends``: what is installed, whether it loads, and what it says of itself."""
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 import attrs
 import click
 
 from pitstop import PitstopError
-from pitstop._plugins._backends import BACKEND_GROUP, load_backend
+from pitstop._plugins._backends import BACKEND_GROUP, load_backend, suite_note
+from pitstop._plugins._discovery import installed
+from pitstop.abc import Capability
 from pitstop.cli._output import print_json, print_table
 from pitstop.cli._settings import Settings, common_options_but
 
@@ -21,7 +23,13 @@ class _Found:
     name: str
     distribution: str | None
     version: str | None
-    error: str | None
+    #: By name.
+    capabilities: list[str] = attrs.field(factory=list)
+    #: The version of the suite that it states it passed.
+    suite_version: int | None = None
+    error: str | None = None
+    #: What somebody should know of one that loads.
+    hint: str | None = None
 
     @property
     def status(self) -> str:
@@ -32,32 +40,46 @@ class _Found:
 @common_options_but("Of no effect: no store is opened.")
 @click.pass_obj
 def backends(settings: Settings) -> None:
-    """List the installed backends, and say which of them do not load.
+    """List the installed backends: what they can do, and which of them do not load, and why.
 
-    A backend's name is its "type" in a configuration and its scheme in a URL.
+    A backend's name is its "type" in a configuration and its scheme in a URL. "suite" is the version of the conformance
+    suite that it states it passed.
     """
-    installed = entry_points(group=BACKEND_GROUP)
-    found = [_look_at(each) for each in sorted(installed, key=lambda each: (each.name, each.value))]
+    found = [_look_at(each) for each in sorted(installed(BACKEND_GROUP), key=lambda each: (each.name, each.value))]
     if settings.json:
         for each in found:
             print_json({**attrs.asdict(each), "status": each.status})
         return
     print_table(
-        ("name", "distribution", "version", "status", "error"),
-        [(each.name, each.distribution, each.version, each.status, each.error) for each in found],
+        ("name", "distribution", "version", "status", "suite", "capabilities", "error or hint"),
+        [
+            (
+                *(each.name, each.distribution, each.version, each.status),
+                None if each.suite_version is None else str(each.suite_version),
+                ", ".join(each.capabilities),
+                each.error or each.hint,
+            )
+            for each in found
+        ],
     )
 
 
 def _look_at(entry_point: EntryPoint) -> _Found:
-    error: str | None = None
-    try:
-        load_backend(entry_point.name)
-    except PitstopError as failure:
-        error = str(failure)
-    except SystemExit as end:
-        # The import of a module is somebody else's code: a script that was registered by mistake would end us.
-        error = f"It ends the program when it is imported (exit code {end.code})."
     distribution = entry_point.dist
-    if distribution is None:
-        return _Found(entry_point.name, None, None, error)
-    return _Found(entry_point.name, distribution.name, distribution.version, error)
+    name, version = (None, None) if distribution is None else (distribution.name, distribution.version)
+    found = _Found(entry_point.name, name, version)
+    try:
+        backend = load_backend(entry_point.name)
+    except PitstopError as failure:
+        return attrs.evolve(found, error=" ".join(str(failure).split()))
+    # Whatever the class states: a careless one is not to hide the others.
+    capabilities: object = backend.capabilities
+    suite: object = backend.suite_version
+    return attrs.evolve(
+        found,
+        capabilities=[
+            str(each.name) for each in Capability if isinstance(capabilities, Capability) and each in capabilities
+        ],
+        suite_version=suite if isinstance(suite, int) else None,
+        hint=suite_note(backend),
+    )

@@ -25,7 +25,15 @@ __all__ = ["plain", "print_fields", "print_json", "print_json_for_people", "prin
 #: Wide enough for any id: where no terminal says how wide a line is, nothing is cut or folded.
 _UNBOUNDED = 10_000
 
-_STATE_STYLES = {"due": "bold yellow", "leased": "cyan", "dead": "bold red", "ok": "green", "broken": "bold red"}
+_STATE_STYLES = {
+    "due": "bold yellow",
+    "leased": "cyan",
+    "dead": "bold red",
+    "ok": "green",
+    "warning": "yellow",
+    "broken": "bold red",
+    "failed": "bold red",
+}
 
 
 def print_json(document: Mapping[str, Any]) -> None:

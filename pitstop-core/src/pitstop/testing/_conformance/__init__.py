@@ -35,6 +35,7 @@ from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
 from pitstop.testing._conformance._model_tests import Model
 from pitstop.testing._conformance._process_races import ProcessRaces
 from pitstop.testing._conformance._races import Races
+from pitstop.testing._conformance._scratch import Scratch
 from pitstop.testing._conformance._transactions import Transactions
 
 
@@ -48,13 +49,14 @@ __all__ = [
     "PitstopBehaviour",
     "ProcessRaces",
     "Races",
+    "Scratch",
     "Transactions",
     "kit_tests",
 ]
 
 
 # pytest begins with the last base: the contract goes before what is built on it, so that the first failures say most.
-class BackendContract(Transactions, Handle, Settle, Lease, Read, PutGetDelete):
+class BackendContract(Scratch, Transactions, Handle, Settle, Lease, Read, PutGetDelete):
     """What :class:`pitstop.abc.Backend` promises to core."""
 
 

@@ -101,6 +101,8 @@ class Look(Kit):
         while page := pit.entries(limit=size, after=seen[-1] if seen else None):
             assert len(page) <= size
             seen.extend(page)
+            # Else this would never end.
+            assert len(seen) <= 17, "a page shows what was shown before"
 
         assert [each.id for each in seen] == [f"{n:02}" for n in (*range(0, 17, 2), *range(1, 17, 2))]
 

@@ -11,7 +11,7 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import API_VERSION, Aside, Backend, Capability, Damaged, Outcome, Watch
+from pitstop.abc import API_VERSION, SUITE_VERSION, Aside, Backend, Capability, Damaged, Outcome, Watch
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit, needs
 from pitstop.testing._conformance._records import (
@@ -39,6 +39,11 @@ class Handle(Kit):
 
     def test_the_class_says_which_version_of_the_contract_it_keeps(self, backend: Backend) -> None:
         assert type(backend).api_version == API_VERSION
+
+    def test_a_version_of_the_suite_that_the_class_states_is_none_that_is_still_to_come(self, backend: Backend) -> None:
+        stated = type(backend).suite_version
+
+        assert stated is None or (type(stated) is int and 1 <= stated <= SUITE_VERSION)
 
     def test_an_unknown_option_is_refused_with_the_one_that_was_meant(self, open_backend: Handles) -> None:
         with pytest.raises(pitstop.ConfigError, match=r"'lock_tme'.*Did you mean 'lock_time'"):
@@ -82,6 +87,16 @@ class Handle(Kit):
         peer.put([make_record("c")])
         assert peer.tally().due == 1
 
+    def test_closing_a_handle_again_leaves_its_peers_alone_too(self, backend: Backend, open_backend: Handles) -> None:
+        """Two handles are counted as two, however often one of them is closed."""
+        peers = [open_backend.peer(), open_backend.peer()]
+        put_due(backend, "a", "b")
+
+        for _ in range(3):
+            backend.close()
+
+        assert [peers[0].tally().due, peers[1].tally().due] == [2, 2]
+
     def test_what_was_stored_is_there_when_it_is_opened_again(self, open_backend: Handles) -> None:
         backend = open_backend()
         needs(backend, Capability.DURABLE)
@@ -117,7 +132,9 @@ class Handle(Kit):
                 backend.within(session)
 
     @pytest.mark.parametrize(
-        "capability", [Capability.WATCH, Capability.TRANSACTIONS, Capability.ADOPT], ids=lambda each: each.name
+        "capability",
+        [Capability.WATCH, Capability.TRANSACTIONS, Capability.SCRATCH, Capability.ADOPT],
+        ids=lambda each: each.name,
     )
     def test_what_is_not_declared_is_refused(self, backend: Backend, capability: Capability) -> None:
         """So nobody leans on what was never promised."""

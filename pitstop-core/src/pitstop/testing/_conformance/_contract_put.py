@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from pitstop.abc import Backend, Outcome, Progress, Record
+from pitstop.abc import Backend, Outcome, Progress, Record, Tally
 from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._records import (
     EVERY_OUTCOME,
@@ -48,6 +48,23 @@ class PutGetDelete(Kit):
         backend.put([record])
 
         assert open_backend.peer().get("a") == record
+
+    def test_what_a_peer_changes_is_seen_at_once(self, backend: Backend, open_backend: Handles) -> None:
+        """Also of a record that this handle has read before, and when it has not written since."""
+        peer = open_backend.peer()
+        assert backend.get("a") is None
+        first, second = make_record(message={"n": 1}), make_record(message={"n": 2})
+
+        peer.put([first])
+        assert backend.get("a") == first
+        peer.put([second])
+        assert backend.get("a") == second
+        leased = lease_only(peer)
+        assert backend.get("a") == leased
+        assert list(backend.scan(None, 10, None)) == [leased]
+        assert list(peer.settle([complete(leased)])) == [True]
+        assert backend.get("a") is None
+        assert backend.tally() == Tally(0, 0, 0, 0, None)
 
     @pytest.mark.parametrize("name", PLAIN)
     def test_a_record_with_any_value_comes_back_the_same(self, backend: Backend, name: str) -> None:
@@ -198,9 +215,10 @@ class PutGetDelete(Kit):
         assert stored.series == SERIES
 
     def test_what_was_read_does_not_change_what_is_stored(self, backend: Backend) -> None:
-        def spoil(stored: Any) -> None:
-            stored.message["list"].append("changed")
-            stored.message.clear()
+        def spoil(read: Any) -> None:
+            assert read.message == {"list": [1]}
+            read.message["list"].append("changed")
+            read.message.clear()
 
         backend.put([make_record(message={"list": [1]})])
 
@@ -208,9 +226,7 @@ class PutGetDelete(Kit):
         spoil(backend.scan(None, 1, None)[0])
         spoil(lease_only(backend))
 
-        stored = backend.get("a")
-        assert isinstance(stored, Record)
-        assert stored.message == {"list": [1]}
+        spoil(backend.get("a"))
 
     def test_delete_says_whether_it_was_there(self, backend: Backend) -> None:
         put_due(backend, "a", "b")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 __all__ = ["GIVEN", "IDS", "PLAIN", "kept"]
 
 #: Few, so that a sequence of operations comes back to one; and such as a careless store takes for each other.
-IDS = st.sampled_from(["a", "b", "A", "\u00e9", "e\u0301", "$a.b", "a "])
+IDS = st.sampled_from(["a", "b", "A", "\u00e9", "e\u0301"])
 
 # What no text can hold is a lone surrogate; what no key can, NUL besides.
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)

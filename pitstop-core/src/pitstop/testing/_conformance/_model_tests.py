@@ -14,6 +14,7 @@ from pitstop.abc import Backend
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._machine_contract import ContractMachine
+from pitstop.testing._conformance._machine_pitstop import PitstopMachine
 
 
 __all__ = ["Model"]
@@ -28,7 +29,13 @@ class Model(Kit):
     def test_any_sequence_of_operations_on_the_backend_is_as_the_model_says(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
     ) -> None:
-        _run(lambda: ContractMachine(open_backend, clock), examples=50, steps=30)
+        _run(lambda: ContractMachine(open_backend, clock), examples=100, steps=30)
+
+    def test_any_sequence_of_uses_is_as_the_model_says(
+        self, backend: Backend, open_backend: Handles, clock: ManualClock
+    ) -> None:
+        """Replies get lost and processes die meanwhile."""
+        _run(lambda: PitstopMachine(open_backend, clock), examples=100, steps=30)
 
 
 def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int) -> None:
@@ -45,4 +52,4 @@ def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: 
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
     )
-    run_state_machine_as_test(machine, settings=settings)  # type: ignore[arg-type] - any callable will do
+    run_state_machine_as_test(machine, settings=settings)  # type: ignore[arg-type]  # any callable will do

@@ -31,7 +31,6 @@ _VERSIONS = 400 if LARGE else 40
 _SHORT = 12
 
 
-@pytest.mark.concurrent
 class ProcessRaces(Forking):
     """One outcome, whichever process is first."""
 

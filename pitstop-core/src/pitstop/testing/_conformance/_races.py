@@ -69,6 +69,15 @@ class Races(Kit):
             each.id: each for each in handles[0].scan("leased", 1000, None)
         }, "what each claimer holds is what is stored"
 
+    def test_many_claimers_get_something_while_enough_is_due(self, handles: list[Backend]) -> None:
+        """Fewer than were asked for, but not none: to a listener that means that it may sleep."""
+        claims = 10
+        handles[0].put([make_record(f"{n:03}") for n in range(_THREADS * claims * 3 + 1)])
+
+        sizes = together(*(partial(_sizes_of_claims, each, claims) for each in handles))
+
+        assert [0 in each for each in sizes] == [False] * _THREADS
+
     def test_many_claimers_who_settle_at_once_leave_nothing(self, handles: list[Backend]) -> None:
         handles[0].put([make_record(f"{n:03}") for n in range(200)])
 
@@ -233,37 +242,49 @@ class Races(Kit):
 
             together(*(partial(each.put, [record]) for each, record in zip(handles, records, strict=True)))
 
-            (stored,) = handles[0].scan(None, 10, None)
-            assert stored in records
+            stored = handles[0].scan(None, 10, None)
+            assert ids(stored) == [name]
+            assert stored[0] in records
             handles[0].delete(name)
 
     def test_an_update_is_never_seen_half_done(self, handles: list[Backend]) -> None:
         """Whoever looks in between sees the old record or the new one: never none, never a mixture."""
         handles[0].put([_version("a", 0)])
-        storing = [True]
+        storing, looks, enough = [True], [0] * (_THREADS - 1), 100
 
-        def store() -> None:
+        def store() -> int:
+            version = 0
             try:
-                for version in range(1, 100):
+                # Until all have looked often enough: on a quick store it might be over before they begin.
+                while version < 100 or (min(looks) < enough and version < 2000):
+                    version += 1
                     handles[0].put([_version("a", version)])
             finally:
                 storing[0] = False
+            return version
 
-        def look(backend: Backend) -> list[int]:
+        def look(index: int) -> list[int]:
+            backend = handles[index + 1]
             seen: list[int] = []
-            while storing[0]:
-                stored = backend.get("a")
-                assert isinstance(stored, Record)
-                assert stored == _version("a", stored.message["version"])
-                (scanned,) = records(backend.scan(None, 10, None))
-                assert scanned == _version("a", scanned.message["version"])
-                seen += [stored.message["version"], scanned.message["version"]]
+            try:
+                while storing[0]:
+                    looks[index] += 1
+                    stored = backend.get("a")
+                    assert isinstance(stored, Record)
+                    assert stored == _version("a", stored.message["version"])
+                    scan = records(backend.scan(None, 10, None))
+                    assert ids(scan) == ["a"]
+                    scanned = scan[0]
+                    assert scanned == _version("a", scanned.message["version"])
+                    seen += [stored.message["version"], scanned.message["version"]]
+            finally:
+                looks[index] = enough
             return seen
 
-        seen = together(store, *(partial(look, each) for each in handles[1:]))[1:]
+        last, *seen = together(store, *(partial(look, index) for index in range(_THREADS - 1)))
 
         assert all(each == sorted(each) for each in seen), "what was seen does not go back"
-        assert handles[0].get("a") == _version("a", 99)
+        assert handles[0].get("a") == _version("a", last)
 
     def test_concurrent_batches_over_the_same_ids_leave_one_record_each(self, handles: list[Backend]) -> None:
         names = [f"{n:02}" for n in range(30)]
@@ -352,9 +373,15 @@ def _claims(backend: Backend, limit: int) -> Callable[[], list[list[Record]]]:
         while claim := backend.lease(limit, MINUTE):
             assert len({each.progress.token for each in claim if isinstance(each, Record)}) == 1
             claims.append([each for each in claim if isinstance(each, Record)])
+            # Else this would never end.
+            assert len(claims) <= 1000, "what is leased is leased again"
         return claims
 
     return claim_all
+
+
+def _sizes_of_claims(backend: Backend, number: int) -> list[int]:
+    return [len(backend.lease(3, MINUTE)) for _ in range(number)]
 
 
 def _version(name: str, version: int, due: int = START) -> Record:

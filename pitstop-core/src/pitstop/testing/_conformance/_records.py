@@ -94,13 +94,17 @@ def lease_all_and_damaged(backend: Backend, *, limit: int = 100, duration: int =
     leased: list[Record | Damaged] = []
     while claim := backend.lease(limit, duration):
         assert len(claim) <= limit, "a claim holds no more than its limit"
+        # Else this would never end.
+        assert {each.id for each in claim}.isdisjoint(each.id for each in leased), "leased again while its lease runs"
         leased.extend(claim)
     return leased
 
 
 def lease_only(backend: Backend, *, duration: int = MINUTE) -> Record:
     """Claim the one record that is due."""
-    (leased,) = backend.lease(1, duration)
+    claim = backend.lease(1, duration)
+    assert len(claim) == 1, "something is due, and one is to be leased"
+    leased = claim[0]
     assert isinstance(leased, Record)
     return leased
 

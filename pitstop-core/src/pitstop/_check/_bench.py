@@ -1,0 +1,139 @@
+"""What a promise is tried with: records of its own in a scratch, and waits in real time."""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from pitstop.abc import Backend, Damaged, Doorbell, Outcome, Progress, Record, Settlement, SystemClock
+
+
+__all__ = ["MINUTE", "Bench", "Broken", "released"]
+
+#: A minute in milliseconds: a lease that does not run out during the check.
+MINUTE = 60_000
+
+#: Microseconds by which a store's clock may jump when it is measured anew, without that anything came early.
+_TOLERANCE_US = 5000
+#: Milliseconds after which what is due has to have come.
+_PATIENCE = 5000
+#: Claims after which a store is not asked again: there are never so many messages.
+_MOST_CLAIMS = 100
+
+
+class Broken(Exception):
+    """A promise is not kept. The text says what was seen."""
+
+
+class Bench:
+    """Records of one promise. What a broken one left behind is not taken for the next one's."""
+
+    def __init__(self, store: Backend, tick: int) -> None:
+        """:param tick: milliseconds that are long for this store: it has answered several times within."""
+        self.store = store
+        self.tick = tick
+        self._prefix = f"check-{os.urandom(4).hex()}-"
+        self._ids: set[str] = set()
+        self._clock = SystemClock()
+
+    def record(
+        self,
+        name: str = "a",
+        due_in: int = 0,
+        *,
+        message: Mapping[str, Any] | None = None,
+        series: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """A new version of a record, due so many milliseconds from now."""
+        id, due = self._prefix + name, self.now() + due_in
+        self._ids.add(id)
+        content = dict(message or {"of": "pitstop check"})
+        return Record(id, content, series, os.urandom(16).hex(), Progress(due, due))
+
+    def put(self, *names: str, due_in: int = 0) -> list[Record]:
+        """Store new records with these names."""
+        records = [self.record(name, due_in) for name in names]
+        self.store.put(records)
+        return records
+
+    def claim(self, limit: int = 10, duration: int = MINUTE) -> list[Record]:
+        """Claim what is due, up to ``limit``."""
+        claimed: list[Record] = []
+        for _ in range(_MOST_CLAIMS):
+            some = self.store.lease(limit - len(claimed), duration)
+            # After a broken promise there may be others' records.
+            claimed += [self.sound(each) for each in some if each.id in self._ids]
+            if not some or len(claimed) >= limit:
+                break
+        return claimed
+
+    def claim_one(self) -> Record:
+        """Claim the one record that is due."""
+        claimed = self.claim()
+        self.expect(len(claimed) == 1, f"{len(claimed)} messages were claimed where one was due")
+        return claimed[0]
+
+    def claim_at(self, due: int) -> tuple[Record, float]:
+        """Ask again and again, until a record is claimed; it, and the milliseconds that this was after ``due``."""
+        while not (claimed := self.claim()):
+            late = self.now() - due
+            self.expect(late < _PATIENCE, f"it did not come within {late} ms after its time")
+            self._clock.wait(Doorbell(), self.tick / 20_000)
+        late_us = self.store.now() - due * 1000
+        self.expect(late_us > -_TOLERANCE_US, f"it came {-late_us / 1000:.0f} ms before its time")
+        return claimed[0], max(late_us, 0) / 1000
+
+    def settle(self, record: Record, outcome: Outcome, progress: Progress | None, *, token: str | None = None) -> bool:
+        """Settle one record, by its own token if no other is given."""
+        (applied,) = self.store.settle([self.settlement(record, outcome, progress, token=token)])
+        return bool(applied)
+
+    def settlement(
+        self, record: Record, outcome: Outcome, progress: Progress | None, *, token: str | None = None
+    ) -> Settlement:
+        token = token or record.progress.token
+        if token is None:
+            raise Broken("a claimed message has no token")
+        return Settlement(record.id, token, outcome, progress)
+
+    def get(self, record: Record) -> Record | None:
+        found = self.store.get(record.id)
+        return None if found is None else self.sound(found)
+
+    def there(self, record: Record) -> Record:
+        """What is stored now of a record that has to be there."""
+        found = self.get(record)
+        if found is None:
+            raise Broken(f"the message {self.name(record)!r} is not there")
+        return found
+
+    def now(self) -> int:
+        """The instant by the store's clock."""
+        return self.store.now() // 1000
+
+    def name(self, record: Record) -> str:
+        return record.id.removeprefix(self._prefix)
+
+    def expect(self, holds: bool, seen: str) -> None:
+        """:raises Broken: with what was seen, when it does not hold."""
+        if not holds:
+            raise Broken(seen)
+
+    def sound(self, found: Record | Damaged) -> Record:
+        if isinstance(found, Damaged):
+            raise Broken(f"a message that was just stored cannot be read. {found.error}")
+        return found
+
+    def clear(self) -> None:
+        """Remove what is left."""
+        for id in self._ids:
+            self.store.delete(id)
+
+
+def released(record: Record, due: int, error: str | None = None) -> Progress:
+    """What a nack makes of a claimed record."""
+    return attrs.evolve(record.progress, due=due, token=None, last_error=error)

@@ -1,0 +1,156 @@
+"""A short self-check of a live store: a look at it, which changes nothing, and the promises of the contract in a scratch."""
+
+from __future__ import annotations
+
+import contextlib
+
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from pathlib import Path
+from traceback import extract_tb
+
+from pitstop._check._bench import MINUTE, Bench, Broken
+from pitstop._check._finding import Finding, Status
+from pitstop._check._promises import PROMISES
+from pitstop._errors import BackendUnavailable, ConfigError, PitstopError
+from pitstop._plugins._backends import suite_note
+from pitstop._values._instant import from_instant
+from pitstop.abc import Backend, Capability, SystemClock
+
+
+__all__ = ["check"]
+
+#: Milliseconds that count as long: so many answers of the store, at least and at most.
+_ANSWERS, _LEAST_TICK, _MOST_TICK = 5, 100, 5000
+#: Microseconds by which the clocks of store and machine may differ before somebody should know.
+_MOST_OFFSET_US = 1_000_000
+
+
+class _Odd(Exception):
+    """Nothing is broken, but somebody should know."""
+
+
+def check(backend: Backend) -> Generator[Finding, None, None]:
+    """Look at the store, then try the promises in a scratch of it; one finding after the other, as they come.
+
+    It takes a second or two in real time. No message of the store is touched, leased, or seen by a listener. A backend
+    without the capability SCRATCH is only looked at, and the last finding is a warning that says so. Go through it to the
+    end, or close the iterator: that takes the scratch away.
+
+    :raises pitstop.BackendUnavailable: when the store cannot be used, or makes no scratch for this user.
+    :raises pitstop.ConfigError: when the store goes by a clock that was given.
+    """
+    if backend.config.clock is not None:
+        raise ConfigError(
+            "The check waits in real time, and this store goes by a clock that was given. Leave out clock."
+        )
+    backend.ping()  # the first one connects
+    answer = _found("it answers", "an answer to a small question", lambda: _answers(backend))
+    yield answer
+    yield _found("its clock", "within a second of this machine's", lambda: _clock(backend))
+    yield _found("its messages", "their number by state", lambda: _messages(backend))
+    yield _found("its next message", "when it is due", lambda: _next(backend))
+    yield _found("its capabilities", "those that it declares", lambda: _capabilities(backend))
+    yield _found("its suite", "passed by this release of the backend", lambda: _suite(backend))
+    if Capability.SCRATCH in backend.capabilities:
+        tick = round(min(max(_ANSWERS * answer.milliseconds, _LEAST_TICK), _MOST_TICK))
+        yield from _try_promises(backend, tick)
+    else:
+        seen = f"{type(backend).__name__} has not got the capability SCRATCH, so the store was only looked at"
+        yield Finding("its promises", "warning", "tried in a scratch", seen, 0.0)
+
+
+def _try_promises(backend: Backend, tick: int) -> Iterator[Finding]:
+    with contextlib.ExitStack() as stack:
+        opened: list[Backend] = []
+
+        def open_() -> str:
+            scratch = stack.enter_context(backend.scratch())
+            _see_that_it_is_apart(backend, scratch, tick)
+            opened.append(scratch)
+            return scratch.location
+
+        yield _found("a scratch to try the rest in", "an empty place apart from the store's messages", open_)
+        for scratch in opened:
+            for promise in PROMISES:
+                bench = Bench(scratch, tick)
+                yield _found(promise.name, promise.expected, partial(promise.keep, bench))
+                # A store that does not answer any more is told of by the next one.
+                with contextlib.suppress(Exception):
+                    bench.clear()
+
+
+def _found(name: str, expected: str, look: Callable[[], str]) -> Finding:
+    clock = SystemClock()
+    began = clock.monotonic()
+    status: Status = "failed"
+    try:
+        status, seen = "ok", look()
+    except BackendUnavailable:
+        raise
+    except _Odd as odd:
+        status, seen = "warning", str(odd)
+    except (Broken, PitstopError) as broken:
+        status, seen = "failed", str(broken)
+    except Exception as error:  # noqa: BLE001 - whatever a backend raises is what it does instead of what it should
+        # Not its text, which may hold anything.
+        where = extract_tb(error.__traceback__)[-1]
+        status, seen = "failed", f"{type(error).__name__} was raised, at {Path(where.filename).name}:{where.lineno}"
+    return Finding(name, status, expected, seen, round((clock.monotonic() - began) * 1000, 3))
+
+
+def _see_that_it_is_apart(backend: Backend, scratch: Backend, tick: int) -> None:
+    """Before anything is claimed: in a scratch that is the store itself, messages of others would be."""
+    tally = scratch.tally()
+    if any((tally.scheduled, tally.due, tally.leased, tally.dead)) or scratch.next_due() is not None:
+        raise Broken("there are messages in it")
+    bench = Bench(scratch, tick)
+    (mark,) = bench.put("mark", due_in=60 * MINUTE)
+    seen = backend.get(mark.id)
+    bench.clear()
+    if seen is not None:
+        raise Broken("what is stored in it is seen in the store")
+
+
+def _answers(backend: Backend) -> str:
+    backend.ping()
+    return backend.location
+
+
+def _clock(backend: Backend) -> str:
+    clock = SystemClock()
+    asked = clock.time_us()
+    told = backend.now()
+    answered = clock.time_us()
+    offset = told - (asked + answered) // 2
+    way = "ahead of" if offset > 0 else "behind"
+    seen = f"{abs(offset) / 1000:,.1f} ms {way} this machine's; the store's counts"
+    if abs(offset) > _MOST_OFFSET_US:
+        raise _Odd(f"{seen}. Set both by NTP")
+    return seen
+
+
+def _messages(backend: Backend) -> str:
+    tally = backend.tally()
+    return f"{tally.scheduled:,} scheduled, {tally.due:,} due, {tally.leased:,} leased, {tally.dead:,} dead"
+
+
+def _next(backend: Backend) -> str:
+    due = backend.next_due()
+    return (
+        "there is none" if due is None else from_instant(due).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _capabilities(backend: Backend) -> str:
+    by_declared: dict[bool, list[str]] = {True: [], False: []}
+    for each in Capability:
+        by_declared[each in backend.capabilities].append(str(each.name))
+    return f"{', '.join(by_declared[True]) or 'none'} (not: {', '.join(by_declared[False]) or 'none'})"
+
+
+def _suite(backend: Backend) -> str:
+    note = suite_note(type(backend))
+    if note is not None:
+        raise _Odd(note)
+    return f"version {backend.suite_version}, as it says"

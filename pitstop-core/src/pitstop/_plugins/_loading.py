@@ -1,0 +1,76 @@
+"""From an entry point to the object that it names; when that fails, whose fault it is and what to do."""
+
+from __future__ import annotations
+
+from functools import reduce
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pitstop._errors import BackendLoadError
+from pitstop.abc import did_you_mean
+
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["load", "remedy"]
+
+
+def load(entry_point: EntryPoint, where: str) -> object:
+    """What the entry point names.
+
+    Not by its own ``load()``: an error out of that does not tell what is missing, the module or something in it, from
+    what the module itself raised.
+
+    :raises BackendLoadError: when it cannot be had; the text begins with ``where``.
+    """
+    cannot = f"{where} failed to load:"
+    try:
+        name, path = entry_point.module, entry_point.attr or ""
+    except (AttributeError, ValueError):
+        raise BackendLoadError(
+            f"{cannot} its entry point is {entry_point.value!r}, and not of the form 'module:Class'. {remedy(entry_point)}"
+        ) from None
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        raise BackendLoadError(f"{cannot} {_what_is_missing(error, name, entry_point)}") from error
+    except SystemExit as end:
+        # A script that was registered by mistake, say; not for it to decide.
+        raise BackendLoadError(
+            f"{cannot} it ends the program when it is imported (exit code {end.code!r}). {remedy(entry_point)}"
+        ) from end
+    except Exception as error:
+        raise BackendLoadError(f"{cannot} {type(error).__name__}: {error}. {remedy(entry_point)}") from error
+    try:
+        return reduce(getattr, filter(None, path.split(".")), module)
+    except AttributeError as error:
+        raise BackendLoadError(
+            f"{cannot} its module {name!r} has no {path!r}, which the entry point names. "
+            f"{did_you_mean(path, [each for each in vars(module) if not each.startswith('_')])}{remedy(entry_point)}"
+        ) from error
+
+
+def remedy(entry_point: EntryPoint) -> str:
+    """What a user can do about a distribution that is not as it should be."""
+    return f"Upgrade it{_pip('install --upgrade', entry_point)}, or report it to its author."
+
+
+def _what_is_missing(error: ModuleNotFoundError, name: str, entry_point: EntryPoint) -> str:
+    missing = error.name
+    if missing is None:
+        return f"{type(error).__name__}: {error}. {remedy(entry_point)}"
+    again = _pip("install --force-reinstall", entry_point)
+    if name == missing or name.startswith(f"{missing}."):
+        return (
+            f"there is no module {missing!r}, which its entry point names. Install it anew{again}, or report it to its "
+            f"author."
+        )
+    return (
+        f"it needs the module {missing!r}, which is not installed. Install that, or the backend anew with all that it "
+        f"needs{again}."
+    )
+
+
+def _pip(command: str, entry_point: EntryPoint) -> str:
+    return "" if entry_point.dist is None else f" (pip {command} {entry_point.dist.name})"

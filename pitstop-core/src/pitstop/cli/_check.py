@@ -1,0 +1,59 @@
+"""``pitstop check``: whether a live store keeps its promises, without touching its messages."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import attrs
+import click
+
+from pitstop._check._check import check as look_through
+from pitstop._check._finding import Finding
+from pitstop.cli._output import print_json, print_table, say
+from pitstop.cli._settings import Settings, common_options
+
+
+__all__ = ["check"]
+
+
+@click.command()
+@click.argument("store", metavar="[URL]", required=False)
+@common_options
+@click.pass_obj
+def check(settings: Settings, store: str | None) -> None:
+    """Check a store that is in use: look at it, and try what it promises in a place of its own.
+
+    Takes a second or two, and touches no message: what is tried is tried in a scratch beside the store (a file, a
+    collection), which is removed again. Exit code 1 when something is not as it should be.
+
+    URL is the store, as with --url.
+    """
+    settings.url = store or settings.url
+    found: list[Finding] = []
+    try:
+        # Closed also when Ctrl-C comes in between: that is what takes the scratch away.
+        with settings.open() as pit, closing(look_through(pit._store.backend)) as findings:
+            for each in findings:
+                found.append(each)
+                if settings.json:
+                    print_json(attrs.asdict(each))
+    finally:
+        # Also what there is to see when the store then goes away, or makes no scratch.
+        if found and not settings.json:
+            print_table(("check", "status", "ms", "seen"), map(_row, found))
+    failed = [each.name for each in found if each.status == "failed"]
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {len(found)} checks failed: {'; '.join(failed)}. If the backend is your own, find out more "
+            f"with pitstop.testing.BackendConformance; else report this to its author."
+        )
+    if not settings.json:
+        seconds = sum(each.milliseconds for each in found) / 1000
+        warnings = sum(each.status == "warning" for each in found)
+        with_warnings = f", {'one' if warnings == 1 else warnings} with a warning" if warnings else ""
+        say(f"{len(found)} checks in {seconds:.1f} s{with_warnings}. No message was touched.")
+
+
+def _row(finding: Finding) -> tuple[str, str, str, str]:
+    seen = f"{finding.seen} (expected: {finding.expected})" if finding.status == "failed" else finding.seen
+    return finding.name, finding.status, f"{finding.milliseconds:,.1f}", seen

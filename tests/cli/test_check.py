@@ -1,0 +1,194 @@
+"""``pitstop check``. What it finds is tested in ``tests/core/test_check.py``; here, how it is told, and real stores."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from datetime import timedelta
+from urllib.parse import quote_plus
+
+import pytest
+
+from click.testing import CliRunner
+
+from core.installed import install
+from pitstop.cli._app import app
+
+
+__all__ = ["install"]
+
+NOW, LATER = timedelta(0), timedelta(hours=1)
+
+BROKEN = """
+    from pitstop_memory import MemoryBackend
+
+    class Broken(MemoryBackend):
+        def delete(self, id):
+            super().delete(id)
+            return True
+
+        def scan(self, state, limit, after):
+            raise TypeError("the password is geheim")
+"""
+
+
+@pytest.fixture
+def stored(pit):
+    """Messages in all states; they are the same afterwards."""
+    pit.store_many([({"id": "due"}, NOW), ({"id": "later"}, LATER), ({"id": "leased"}, NOW - LATER)])
+    with pit.listen() as listener:
+        leased = listener.get()
+        assert leased.id == "leased"
+        before = pit.entries()
+        yield
+        assert pit.entries() == before
+        leased.ack()
+
+
+def test_a_sound_store_is_told_check_by_check(invoke, pit, stored, tmp_path):
+    before = {each.name for each in tmp_path.iterdir()}
+    result = invoke("check")
+    assert result.exit_code == 0, result.output
+    head, _, *rows = result.stdout.splitlines()
+    assert head.split() == ["check", "status", "ms", "seen"]
+    assert re.match(r"it answers +ok +[\d.]+ +" + re.escape(pit.location), rows[0])
+    assert re.match(r"its messages +ok +[\d.]+ +1 scheduled, 1 due, 1 leased, 0 dead *$", rows[2])
+    assert re.match(r"each goes to one +ok +[\d.]+ +40 messages, 4 threads *$", rows[-1])
+    assert re.fullmatch(r"\d+ checks in [\d.]+ s\. No message was touched\.\n", result.stderr)
+    assert {each.name for each in tmp_path.iterdir()} == before
+
+
+def test_as_json_it_is_an_object_per_check(invoke, stored, lines):
+    result = invoke("check", "--json")
+    found = lines(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert {tuple(each) for each in found} == {("name", "status", "expected", "seen", "milliseconds")}
+    assert {each["status"] for each in found} == {"ok"}
+    assert len(found) > 15
+
+
+@pytest.mark.parametrize("given", [("{url}",), ("--url", "sqlite:///never.db", "{url}")])
+def test_the_url_is_an_argument_or_that_of_every_command(pit, stored, url, given, monkeypatch):
+    monkeypatch.delenv("PITSTOP_URL", raising=False)
+    arguments = [each.format(url=url) for each in given]
+    result = CliRunner().invoke(app, ["check", *arguments], prog_name="pitstop")
+    assert result.exit_code == 0, result.output
+    assert pit.location in result.stdout
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_a_broken_one_is_a_failure_that_says_what_was_expected_and_what_was_seen(invoke, install, lines, form):
+    install("acme", "1.2", {"pitstop.backends": {"acme": "acme_broken:Broken"}}, acme_broken=BROKEN)
+    result = invoke("check", "acme://", *form)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: 2 of 21 checks failed: what is removed is gone; what is there is listed. If the backend is your own, find "
+        "out more with pitstop.testing.BackendConformance; else report this to its author.\n"
+    )
+    if form:
+        told = {each["name"]: each for each in lines(result.stdout)}
+        assert told["what is removed is gone"]["status"] == "failed"
+        assert told["what is removed is gone"]["seen"] == "a second removal said that it was there"
+        assert told["an ack deletes"]["status"] == "ok"
+    else:
+        assert re.search(
+            r"^what is removed is gone +failed +[\d.]+ +a second removal said that it was there "
+            r"\(expected: leased or not; and no nack brings it back\) *$",
+            result.stdout,
+            re.MULTILINE,
+        )
+    assert "TypeError was raised, at acme_broken.py:" in result.stdout
+    assert "geheim" not in result.output
+
+
+def test_one_without_a_scratch_is_only_looked_at_which_is_no_failure(invoke, install):
+    source = """
+        from pitstop.abc import Capability
+        from pitstop_memory import MemoryBackend
+
+        class Plain(MemoryBackend):
+            capabilities = Capability(0)
+    """
+    install("acme", "1.2", {"pitstop.backends": {"acme": "acme_plain:Plain"}}, acme_plain=source)
+    result = invoke("check", "acme://")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"^its promises +warning +0\.0 +Plain has not got the capability SCRATCH, so the store was only looked at *$",
+        result.stdout,
+        re.MULTILINE,
+    )
+    assert result.stderr == "7 checks in 0.0 s, one with a warning. No message was touched.\n"
+
+
+def test_a_file_that_is_no_store_is_a_failure_with_the_reason(invoke, tmp_path):
+    (tmp_path / "test.db").write_text("this is no database, " * 1000)
+    result = invoke("check")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: ")
+    assert "is no SQLite database" in result.stderr
+
+
+class TestMongo:
+    @pytest.fixture
+    def url(self, mongo_uri, mongo_dbname):
+        return f"{mongo_uri}/{mongo_dbname}"
+
+    def test_a_real_one_passes_and_nothing_is_left(self, invoke, pit, stored, mongo_client, mongo_dbname):
+        result = invoke("check")
+        assert result.exit_code == 0, result.output
+        assert f"/{mongo_dbname}.messages.check_" in result.stdout
+        assert (
+            {"messages"}
+            <= set(mongo_client[mongo_dbname].list_collection_names())
+            <= {
+                "messages",
+                "messages.wakeups",
+            }
+        )
+
+    def test_a_server_that_is_not_there_is_one_line_without_the_password(self):
+        url = "mongo://user:geheim@127.0.0.1:1/app?operation_timeout=1s"
+        result = CliRunner().invoke(app, ["check", url], prog_name="pitstop")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert re.fullmatch(
+            r"Error: MongoDB at mongodb://127\.0\.0\.1:1/app\.messages did not answer: .*\n", result.stderr
+        )
+        assert "geheim" not in result.output
+
+
+class TestUsers:
+    @pytest.fixture
+    def dbname(self, auth_server):
+        name = f"pitstop_test_{uuid.uuid4().hex}"
+        auth_server.root[name]["messages"].create_index([("due", 1)])
+        yield name
+        assert auth_server.root[name].list_collection_names() == ["messages"]
+        auth_server.root.drop_database(name)
+
+    @pytest.fixture
+    def check_as(self, auth_server, dbname):
+        def run(*roles):
+            user = auth_server.add_user(dbname, *roles)
+            url = f"mongo://{user.name}:{quote_plus(user.password)}@127.0.0.1:{auth_server.port}/{dbname}?authSource=admin"
+            result = CliRunner().invoke(app, ["check", url], prog_name="pitstop")
+            assert user.password not in result.output
+            assert quote_plus(user.password) not in result.output
+            return result
+
+        return run
+
+    def test_one_with_a_password_is_checked_and_the_password_is_not_shown(self, check_as, auth_server, dbname):
+        result = check_as("readWrite")
+        assert result.exit_code == 0, result.output
+        assert f"mongodb://127.0.0.1:{auth_server.port}/{dbname}.messages" in result.stdout
+
+    def test_one_who_may_only_read_sees_what_there_is_and_is_told_what_the_rest_needs(self, check_as):
+        result = check_as("read")
+        assert result.exit_code == 1
+        assert len(result.stdout.splitlines()) == 8
+        assert re.fullmatch(
+            r"Error: This user may not make \S+\.check_[0-9a-f]{16}, a collection to try things in, and drop it again\. "
+            r"The role readWrite on the database is needed; .*\n",
+            result.stderr,
+        )

@@ -1,0 +1,9 @@
+"""All mutants, by name."""
+
+from __future__ import annotations
+
+from conformance.mutants import claiming, durable, handles, reading, settling, storing, values
+from conformance.mutants.registry import MUTANTS, RIGHT, Mutant
+
+
+__all__ = ["MUTANTS", "RIGHT", "Mutant", "claiming", "durable", "handles", "reading", "settling", "storing", "values"]

@@ -1,0 +1,221 @@
+"""Mutants of a store that outlives its process: made of the SQLite backend."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+from conformance.mutants.registry import mutant, round_trip
+from pitstop.abc import Damaged, Record, Settlement, Watch
+from pitstop_sqlite import SqliteBackend, _statements
+from pitstop_sqlite._rows import bindable, new_row, read_leased_row
+
+
+@mutant("test_what_was_stored_is_there_when_it_is_opened_again")
+class ForgetsOnReopen(SqliteBackend):
+    """Says that it is durable, and keeps everything in memory. It is gone with the last handle."""
+
+    _handles: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._handles[self._path] += 1
+        self._open = True
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._handles[self._path] -= 1
+            if not self._handles[self._path]:
+                with self._database.lock, self._database as connection:
+                    connection.execute("DELETE FROM pitstop_messages")
+        super().close()
+
+
+@mutant(
+    "test_what_was_stored_is_there_when_it_is_opened_again",
+    "test_a_lease_may_be_settled_through_a_peer",
+)
+class FreesLeasesAtStart(SqliteBackend):
+    """Gives all leases back when it is opened, to clean up after a crash. Others are still at work on them."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        with self._database.lock, self._database as connection:
+            connection.execute(
+                "UPDATE pitstop_messages SET due = scheduled_for, token = NULL WHERE token IS NOT NULL AND due IS NOT NULL"
+            )
+
+
+@mutant("test_a_peer_sees_what_was_put")
+class AcknowledgedBeforeCommitted(SqliteBackend):
+    """Returns from a store before it is committed. Whatever this handle does next commits it; a crash loses it."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._behind: list[Record] = []
+        self._behind_lock = threading.Lock()
+
+    def put(self, records: Sequence[Record]) -> None:
+        self._flush()
+        with self._behind_lock:
+            self._behind.extend(records)
+
+    def delete(self, id: str) -> bool:
+        self._flush()
+        return super().delete(id)
+
+    def get(self, id: str) -> Record | Damaged | None:
+        self._flush()
+        return super().get(id)
+
+    def scan(self, state, limit, after):
+        self._flush()
+        return super().scan(state, limit, after)
+
+    def tally(self):
+        self._flush()
+        return super().tally()
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        self._flush()
+        return super().lease(limit, duration)
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        self._flush()
+        return super().settle(settlements)
+
+    def next_due(self) -> int | None:
+        self._flush()
+        return super().next_due()
+
+    def close(self) -> None:
+        self._flush()
+        super().close()
+
+    def _flush(self) -> None:
+        with self._behind_lock:
+            for each in self._behind:
+                super().put([each])
+            self._behind.clear()
+
+
+_behind: defaultdict[str, tuple[list[Record], threading.Lock]] = defaultdict(lambda: ([], threading.Lock()))
+
+
+@mutant("test_what_was_put_before_a_kill_is_there_whole")
+class CommittedByTheWay(AcknowledgedBeforeCommitted):
+    """Returns from a store before it is committed, and all handles of the process know of it. Only a crash tells."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._behind, self._behind_lock = _behind[self._path]
+
+
+class _ReadsThenWrites(SqliteBackend):
+    """Claims in two statements, and no transaction holds them together."""
+
+    def _claim(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        token, now = os.urandom(16).hex(), self._now_ms()
+        with self._database.lock, self._database as connection:
+            rows = connection.execute(_statements.READ_DUE, (now, limit)).fetchall()
+        round_trip()
+        with self._database.lock, self._database as connection:
+            for row in rows:
+                connection.execute(
+                    "UPDATE pitstop_messages SET due = ?, attempts = attempts + 1, "
+                    "first_leased = coalesce(first_leased, ?), token = ? WHERE id = ?",
+                    (now + duration, now, token, row[0].decode()),
+                )
+        return [read_leased_row(row, token.encode(), now, now + duration) for row in rows]
+
+
+@mutant("test_many_claimers_lease_each_record_once")
+class ClaimInTwoStatements(_ReadsThenWrites):
+    """Reads what is due, then writes the leases, without a transaction around both."""
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        return self._claim(limit, duration)
+
+
+@mutant("test_an_ack_never_deletes_a_version_that_was_stored_since", "test_a_lease_is_settled_by_one_of_many")
+class FenceInPython(SqliteBackend):
+    """Reads the token and compares it, then writes by id. Whoever stores anew in between loses the new version."""
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        return [self._settle_one(each) for each in settlements]
+
+    def _settle_one(self, settlement: Settlement) -> bool:
+        found = self.get(settlement.id)
+        if found is None:
+            return False
+        due, token = (
+            (found.due, found.token) if isinstance(found, Damaged) else (found.progress.due, found.progress.token)
+        )
+        if token != settlement.token or (due is not None and due <= self._now_ms()):
+            return False
+        round_trip()
+        if settlement.progress is None:
+            self.delete(settlement.id)
+            return True
+        # The fence of the statement, given what it will find.
+        with self._database.lock, self._database as connection:
+            connection.execute(
+                "UPDATE pitstop_messages SET token = CAST(? AS TEXT) WHERE id = CAST(? AS TEXT)",
+                (bindable(settlement.token), bindable(settlement.id)),
+            )
+        super().settle([settlement])
+        return True
+
+
+@mutant("test_put_takes_the_place_of_the_record_with_its_id", "test_concurrent_stores_of_one_id_leave_one_whole_record")
+class NoUniqueIndex(SqliteBackend):
+    """Looks whether the id is there, and inserts if it is not; no index sees to it. A store that is repeated inserts twice."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        with self._database.lock, self._database as connection:
+            (sql,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'pitstop_messages'").fetchone()
+            if b" UNIQUE" in sql:
+                connection.execute("DROP TABLE pitstop_messages")
+                connection.execute(sql.decode().replace(" UNIQUE", ""))
+
+    def put(self, records: Sequence[Record]) -> None:
+        statement, _, _ = _statements.PUT.partition(" ON CONFLICT")
+        with self._database.lock, self._database as connection:
+            for each in records:
+                connection.execute(statement, new_row(each))
+
+
+@mutant("test_a_watch_notices_what_a_peer_stores", slow=True)
+class WatchIsDeaf(SqliteBackend):
+    """Watches, and never notices anything. It asks its own connection, which knows of its own changes."""
+
+    def watch(self) -> Watch:
+        return _Deaf()
+
+
+class _Deaf:
+    pause = 0.05
+
+    def poll(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+@mutant("test_processes_claim_and_settle_each_record_once")
+class LockOfOneProcess(_ReadsThenWrites):
+    """Holds a lock of the process around a claim, and says that several processes may share the store."""
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        with _locks[self._path]:
+            return self._claim(limit, duration)

@@ -1,0 +1,84 @@
+"""Mutants whose handles misbehave: clock, configuration, sessions, closing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+from conformance.mutants.registry import mutant
+from pitstop.abc import Backend, Writes
+from pitstop_memory import MemoryBackend
+
+
+@mutant("test_now_is_told_by_the_clock_in_microseconds")
+class NowInMilliseconds(MemoryBackend):
+    """Tells the time in milliseconds, as instants are. It is asked for microseconds."""
+
+    def now(self) -> int:
+        return super().now() // 1000
+
+
+@mutant("test_now_is_told_by_the_clock_in_microseconds")
+class NowInWholeMilliseconds(MemoryBackend):
+    """Tells the time in whole milliseconds. Core rounds up, so that what is due now is due a millisecond late."""
+
+    def now(self) -> int:
+        return super().now() // 1000 * 1000
+
+
+@mutant("test_an_unknown_option_is_refused_with_the_one_that_was_meant")
+class AcceptsAnyOption(MemoryBackend):
+    """Takes the options that it knows, and passes over the others. A slip of the pen is never noticed."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Backend:
+        known = {field.name for field in attrs.fields(cls.Config)}  # type: ignore[arg-type]
+        return super().from_options({key: value for key, value in options.items() if key in known})
+
+
+@mutant("test_closing_a_handle_leaves_its_peers_alone")
+class ClosesItsPeers(MemoryBackend):
+    """Closes what it shares with its peers: a connection kept per address."""
+
+    def close(self) -> None:
+        for each in list(self._room.shelf):
+            self._room.shelf.delete(each.id)
+
+
+@mutant("test_closing_a_handle_again_leaves_its_peers_alone_too")
+class CountsAHandleTwice(MemoryBackend):
+    """Closes what its peers share with the last handle, and counts one that is closed twice as two."""
+
+    _handles: ClassVar[Counter[str | None]] = Counter()
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._handles[self._name] += 1
+
+    def close(self) -> None:
+        self._handles[self._name] -= 1
+        if not self._handles[self._name]:
+            for each in list(self._room.shelf):
+                self._room.shelf.delete(each.id)
+
+
+@mutant(
+    "test_what_is_no_session_is_refused", "test_a_store_or_a_removal_with_what_is_no_session_is_refused_and_not_done"
+)
+class IgnoresTheSession(MemoryBackend):
+    """Writes at once whatever session is given. The user's transaction fails, and the message is there."""
+
+    def within(self, session: object) -> Writes:
+        return self
+
+
+@mutant("test_a_handle_says_where_its_messages_are")
+class SaysNoPlace(MemoryBackend):
+    """Has no location. Logs and errors then speak of a store that nobody finds."""
+
+    @property
+    def location(self) -> str:
+        return ""

@@ -1,0 +1,53 @@
+"""The suite on each mutant, and on the backends that they were made of: a class of tests for each, by its name.
+
+Collected when the file is named, with those that are asked for, as :mod:`conformance.mutants.run` does.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+
+from contextlib import closing
+
+import pytest
+
+from conformance.mutants.catalogue import MUTANTS, RIGHT
+from pitstop.abc import Backend
+from pitstop.testing import BackendConformance
+from pitstop_memory import MemoryBackend
+from pitstop_sqlite import SqliteBackend
+
+
+class _Memory:
+    backend_class: type[Backend] = MemoryBackend
+
+    @pytest.fixture
+    def make_backend(self):
+        name = uuid.uuid4().hex
+        return lambda **options: self.backend_class.from_options({"name": name, **options})
+
+
+class _Sqlite:
+    backend_class: type[Backend] = SqliteBackend
+
+    @pytest.fixture
+    def make_backend(self, tmp_path):
+        self.path = tmp_path / "pitstop.db"
+        return lambda **options: self.backend_class.from_options({"path": str(self.path), **options})
+
+    def damage(self, backend, id):
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE pitstop_messages SET msg = substr(msg, 1, length(msg) - 1) WHERE id = ?", (id,))
+
+
+def _class(backend: type[Backend]) -> type:
+    base = _Sqlite if issubclass(backend, SqliteBackend) else _Memory
+    return type(
+        f"Test{backend.__name__}", (base, BackendConformance), {"backend_class": backend, "__module__": __name__}
+    )
+
+
+globals().update(
+    {f"Test{each.__name__}": _class(each) for each in (*RIGHT.values(), *(each.backend for each in MUTANTS.values()))}
+)

@@ -1,0 +1,72 @@
+"""What a mutant is, and the list of them."""
+
+from __future__ import annotations
+
+import threading
+
+from collections.abc import Callable
+
+import attrs
+
+from pitstop.abc import Backend
+from pitstop_memory import MemoryBackend
+from pitstop_sqlite import SqliteBackend
+
+
+__all__ = ["MUTANTS", "RIGHT", "Mutant", "mutant", "right", "round_trip"]
+
+
+@attrs.frozen
+class Mutant:
+    """A backend with one defect, as a real author might make it."""
+
+    backend: type[Backend]
+    #: Tests of the suite that have to fail on it, and pass on the backend that it was made of: their names, with one of
+    #: their parameters where it is that which tells.
+    killed_by: tuple[str, ...]
+    #: It takes seconds to kill it, so it has its turn in ``nox -s mutants`` alone.
+    slow: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.backend.__name__
+
+    @property
+    def origin(self) -> type[Backend]:
+        """The backend that is right, and that it was made of."""
+        return next(each for each in self.backend.__mro__ if each.__name__ in RIGHT)
+
+    @property
+    def defect(self) -> str:
+        """The first sentence of its docstring."""
+        text = " ".join((self.backend.__doc__ or "").split())
+        return text.partition(". ")[0].rstrip(".")
+
+
+#: By name: the backends that mutants are made of. The suite has to pass on them.
+RIGHT: dict[str, type[Backend]] = {"MemoryBackend": MemoryBackend, "SqliteBackend": SqliteBackend}
+#: By name, in the order of their modules.
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(*killed_by: str, slow: bool = False) -> Callable[[type[Backend]], type[Backend]]:
+    """List a class of backends as a mutant."""
+
+    def add(backend: type[Backend]) -> type[Backend]:
+        assert backend.__name__ not in MUTANTS
+        assert backend.__doc__, f"{backend.__name__} does not say which mistake it is"
+        MUTANTS[backend.__name__] = Mutant(backend, killed_by, slow)
+        return backend
+
+    return add
+
+
+def right(backend: type[Backend]) -> type[Backend]:
+    """List a class of backends that is no mutant, but what some are made of."""
+    RIGHT[backend.__name__] = backend
+    return backend
+
+
+def round_trip() -> None:
+    """Take as long as a server does to answer: what happens in between is seen in tests, and not only in production."""
+    threading.Event().wait(0.001)

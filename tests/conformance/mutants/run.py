@@ -1,0 +1,188 @@
+"""Runs the suite on mutants, and tells which of its tests found which: ``nox -s mutants``.
+
+Each run is a pytest in a process of its own, so that a mutant that hangs or falls over takes nothing else along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+
+from conformance.mutants.catalogue import MUTANTS, RIGHT, Mutant
+from pitstop.abc import did_you_mean
+from pitstop.testing import BackendConformance
+from pitstop.testing._conformance import kit_tests
+
+
+__all__ = ["Result", "Run", "run_kit"]
+
+_TESTS = Path(__file__).parents[2]
+_KIT_ON_MUTANTS = Path(__file__).with_name("kit_on_mutants.py")
+#: In memory, where there is such a folder: nothing here depends on a disk, and all of it is slowed down by one.
+_FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+#: Seconds for the suite on one mutant; and for its tests that try sequences of operations, and shrink those that fail.
+_WHOLE = 60.0
+#: Seconds for one test, but for those.
+_ONE_TEST = 15.0
+#: Tests that are named in a row of the table.
+_NAMED = 2
+_SUITE = kit_tests(BackendConformance)
+#: The tests that compare a backend with a model of it.
+_MODEL = [name for name, part in _SUITE.items() if part.__module__.rpartition(".")[2].startswith("_model")]
+
+
+@attrs.frozen
+class Result:
+    """What became of one test."""
+
+    cls: str
+    #: The module of the suite that it is from.
+    part: str
+    #: Its name without and with its parameters.
+    test: str
+    name: str
+    outcome: str
+    #: It failed with an assertion of the suite's, and not with an error of the mutant's.
+    by_kit: bool
+    error: str
+    #: The steps that hypothesis came down to.
+    steps: str
+    #: Since the beginning of the run.
+    seconds: float
+
+
+@attrs.frozen
+class Run:
+    """What became of the tests that were run. Of a run that took too long: of those that were done in time."""
+
+    results: list[Result]
+    finished: bool
+    output: str
+
+    @property
+    def failed(self) -> list[Result]:
+        return [each for each in self.results if each.outcome == "failed"]
+
+    @property
+    def kills(self) -> list[Result]:
+        return [each for each in self.failed if each.by_kit]
+
+
+def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE_TEST) -> Run:
+    """Run tests of the suite on mutants, each named ``TestMutant`` or ``TestMutant::test_name``, in bounded time.
+
+    :param timeout: seconds for all of them.
+    :param each: seconds for each.
+    """
+    with tempfile.TemporaryDirectory(dir=_FOLDER) as folder:
+        reports, wanted = Path(folder, "reports"), Path(folder, "wanted")
+        reports.touch()
+        wanted.write_text("\n".join(tests), encoding="utf-8")
+        command = [
+            *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--noconftest", "--import-mode=importlib"),
+            *("-c", os.devnull, "--rootdir", folder, "--basetemp", str(Path(folder, "tmp"))),
+            *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning", f"--timeout={each}"),
+            *("-p", "conformance.mutants.reports", "--reports", str(reports), "--wanted", str(wanted)),
+            str(_KIT_ON_MUTANTS),
+        ]
+        where = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, "PYTHONPATH": where}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=timeout)
+            finished = True
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            finished = False
+        lines = reports.read_text(encoding="utf-8").splitlines(keepends=True)
+    return Run([Result(**json.loads(each)) for each in lines if each.endswith("\n")], finished, output)
+
+
+def _run_all(name: str, timeout: float = _WHOLE) -> tuple[Run, Run]:
+    """Run the suite without the model, and the model, each for so long at most."""
+    others = [test for test in _SUITE if test not in _MODEL]
+    return (
+        run_kit([f"Test{name}::{test}" for test in others], timeout=timeout),
+        run_kit([f"Test{name}::{test}" for test in _MODEL], timeout=timeout, each=timeout),
+    )
+
+
+def _row(mutant: Mutant, run: Run, model: Run) -> str:
+    tests = dict.fromkeys((each.part.split("_")[1], each.test) for each in run.kills)
+    by = ", ".join(f"{number} {part}" for part, number in Counter(part for part, _ in tests).items())
+    lines = [
+        f"{mutant.name}: {mutant.defect}.",
+        f"    first kill {_first(run)}; {len(tests)} tests{f' ({by})' if by else ''}: "
+        + ", ".join([test for _, test in tests][:_NAMED]),
+        f"    model: {_first(model)}",
+    ]
+    if not run.finished:
+        lines.append(f"    ended after {_WHOLE:.0f} s, with {len(run.results)} results")
+    if not run.kills:
+        lines += [f"    {each}" for each in sorted({each.error for each in run.failed})[:_NAMED]]
+    return "\n".join(lines)
+
+
+def _first(run: Run) -> str:
+    if run.kills:
+        return f"after {run.kills[0].seconds:.1f} s"
+    return "never" if run.finished and not run.failed else "not in time"
+
+
+def _show(name: str) -> int:
+    """Print how the suite tells what is wrong with one mutant, and the steps that hypothesis shrank a sequence to."""
+    run, model = _run_all(name)
+    for each in [*run.kills[:_NAMED], *model.kills]:
+        print(f"{each.name}, after {each.seconds:.1f} s\n{each.error}\n{each.steps}\n")
+    return 0 if run.kills or model.kills else 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description="Run the whole suite on every mutant.")
+    parser.add_argument("names", nargs="*", help="mutants; all, unless named")
+    parser.add_argument("--show", metavar="NAME", help="print how one mutant is found, with the shrunk steps")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    options = parser.parse_args(arguments)
+    for name in [*options.names, *filter(None, [options.show])]:
+        if name not in MUTANTS:
+            parser.error(f"{name!r} is no mutant. {did_you_mean(name, MUTANTS)}Known: {', '.join(MUTANTS)}.")
+    if options.show:
+        return _show(options.show)
+    mutants = [MUTANTS[each] for each in options.names] if options.names else list(MUTANTS.values())
+    failures = found_by_model = 0
+    for name in RIGHT if not options.names else ():
+        runs = _run_all(name, 5 * _WHOLE)
+        wrong = [each.name for run in runs for each in run.failed]
+        print(
+            f"{name}, which is right: {sum(len(run.results) for run in runs)} tests, failed: {wrong or 'none'}",
+            flush=True,
+        )
+        failures += bool(wrong) or not all(run.finished and run.results for run in runs)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for mutant, (run, model) in zip(mutants, pool.map(lambda each: _run_all(each.name), mutants), strict=True):
+            print(_row(mutant, run, model), flush=True)
+            failures += not run.kills
+            found_by_model += bool(model.kills)
+    print(f"{len(mutants)} mutants, {_WHOLE:.0f} s for each; the model finds {found_by_model}; {failures} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""Mutants that store, replace, remove and read wrongly."""
+
+from __future__ import annotations
+
+import fnmatch
+import unicodedata
+
+from collections.abc import Sequence
+
+import attrs
+
+from conformance.mutants.registry import mutant, round_trip
+from pitstop.abc import Record
+from pitstop_memory import MemoryBackend
+
+
+@mutant("test_what_was_put_does_not_change_with_the_callers_object")
+class KeepsTheCallersObject(MemoryBackend):
+    """Keeps the very message that it was given. What the caller does to it afterwards is done to what is stored."""
+
+    def _put(self, records: Sequence[Record]) -> None:
+        for each in records:
+            self._room.shelf.put(each)
+
+
+@mutant("test_what_was_read_does_not_change_what_is_stored")
+class HandsOutTheStored(MemoryBackend):
+    """Hands out the very message that it keeps. What a handler does to it is there at the next attempt."""
+
+    def get(self, id: str) -> Record | None:
+        with self._room.lock:
+            return self._room.shelf.get(id)
+
+    def _lease(self, limit: int, duration: int) -> list[Record]:
+        leased = super()._lease(limit, duration)
+        return [self._room.shelf.get(each.id) or each for each in leased]
+
+
+@mutant("test_put_ends_a_lease", "test_an_update_while_leased_holds_at_once_and_the_old_delivery_is_stale")
+class RestoreKeepsTheLease(MemoryBackend):
+    """Leaves a lease when it stores anew: only message and revision are replaced. The old holder acknowledges the new."""
+
+    def _put(self, records: Sequence[Record]) -> None:
+        now = self._now_ms()
+        for each in records:
+            old = self._room.shelf.get(each.id)
+            leased = old is not None and old.progress.token is not None and (old.progress.due or 0) > now
+            super()._put([attrs.evolve(each, progress=old.progress) if old and leased else each])
+
+
+@mutant("test_put_takes_the_place_of_the_record_with_its_id", "test_an_update_by_id_replaces_message_and_schedule")
+class MergesMessages(MemoryBackend):
+    """Lays the new message over the old one. ``$set`` of its fields, or ``dict.update``."""
+
+    def _put(self, records: Sequence[Record]) -> None:
+        for each in records:
+            old = self._room.shelf.get(each.id)
+            super()._put([attrs.evolve(each, message={**(old.message if old else {}), **each.message})])
+
+
+@mutant("test_put_takes_the_place_of_the_record_with_its_id", "test_an_update_by_id_replaces_message_and_schedule")
+class KeepsTheFirst(MemoryBackend):
+    """Leaves a record that is there already. ``INSERT OR IGNORE``, so that a repeated store does no harm."""
+
+    def _put(self, records: Sequence[Record]) -> None:
+        super()._put([each for each in records if self._room.shelf.get(each.id) is None])
+
+
+@mutant("test_an_update_keeps_the_place_among_ties")
+class UpdateGoesToTheEnd(MemoryBackend):
+    """Deletes and inserts where it should update: ``INSERT OR REPLACE``. A store that is repeated loses its place."""
+
+    def _put(self, records: Sequence[Record]) -> None:
+        for each in records:
+            self._room.shelf.delete(each.id)
+        super()._put(records)
+
+
+@mutant("test_an_update_is_never_seen_half_done")
+class ReplacesInTwoSteps(MemoryBackend):
+    """Deletes the old record, and then stores the new one. Who looks in between finds none."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        for each in records:
+            self.delete(each.id)
+        round_trip()
+        super().put(records)
+
+
+@mutant("test_an_update_is_never_seen_half_done")
+class PutNotWhole(MemoryBackend):
+    """Writes the message, and then its revision and schedule. Who looks in between sees a record that nobody stored."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        with self._room.lock:
+            for each in records:
+                old = self._room.shelf.get(each.id)
+                self._put([each if old is None else attrs.evolve(old, message=each.message)])
+        round_trip()
+        super().put(records)
+
+
+@mutant("test_an_id_is_only_ever_itself", "test_an_id_is_data")
+class RemoveIgnoresCase(MemoryBackend):
+    """Removes whatever has the id when case is ignored. A column with ``COLLATE NOCASE``."""
+
+    def delete(self, id: str) -> bool:
+        with self._room.lock:
+            found = [each.id for each in self._room.shelf if each.id.casefold() == id.casefold()]
+            return sum(self._room.shelf.delete(each) for each in found) > 0
+
+
+@mutant("test_an_id_is_only_ever_itself")
+class IdsAreTrimmed(MemoryBackend):
+    """Takes ids without the spaces around them for the same. A column of type ``CHAR``."""
+
+    def _put(self, records: Sequence[Record]) -> None:
+        super()._put([attrs.evolve(each, id=each.id.strip()) for each in records])
+
+
+@mutant("test_an_id_is_only_ever_itself")
+class IdsAreNormalised(MemoryBackend):
+    """Brings ids into one form of Unicode. Some file systems do that to names."""
+
+    def _put(self, records: Sequence[Record]) -> None:
+        super()._put([attrs.evolve(each, id=unicodedata.normalize("NFC", each.id)) for each in records])
+
+
+@mutant("test_an_id_is_only_ever_itself")
+class IdsArePatterns(MemoryBackend):
+    """Takes the id for a pattern when it removes. ``LIKE``, ``glob`` or a regular expression, for convenience."""
+
+    def delete(self, id: str) -> bool:
+        with self._room.lock:
+            found = [each.id for each in self._room.shelf if each.id == id or fnmatch.fnmatchcase(each.id, id)]
+            return sum(self._room.shelf.delete(each) for each in found) > 0
+
+
+@mutant("test_delete_says_whether_it_was_there", "test_a_removed_message_is_never_emitted")
+class DeleteAlwaysTrue(MemoryBackend):
+    """Says of every removal that it was there. The statement succeeded, after all."""
+
+    def delete(self, id: str) -> bool:
+        super().delete(id)
+        return True
+
+
+@mutant("test_delete_takes_a_leased_record", "test_a_message_removed_while_leased_is_gone_and_never_comes_back")
+class DeleteSparesTheLeased(MemoryBackend):
+    """Does not remove what is leased. Its author wanted to be kind to the handler."""
+
+    def delete(self, id: str) -> bool:
+        now = self._now_ms()
+        with self._room.lock:
+            old = self._room.shelf.get(id)
+            leased = old is not None and old.progress.token is not None and (old.progress.due or 0) > now
+            return not leased and self._room.shelf.delete(id)
+
+
+@mutant("test_what_a_peer_changes_is_seen_at_once")
+class CachesReads(MemoryBackend):
+    """Remembers what it read, until it writes itself. Other handles write too."""
+
+    _cache: dict[str, Record]
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._cache = {}
+
+    def get(self, id: str) -> Record | None:
+        if id not in self._cache:
+            record = super().get(id)
+            if record is None:
+                return None
+            self._cache[id] = record
+        return self._cache[id]
+
+    def put(self, records: Sequence[Record]) -> None:
+        self._cache.clear()
+        super().put(records)
+
+    def delete(self, id: str) -> bool:
+        self._cache.clear()
+        return super().delete(id)
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+        self._cache.clear()
+        return super().lease(limit, duration)
+
+    def settle(self, settlements):
+        self._cache.clear()
+        return super().settle(settlements)

@@ -1,0 +1,327 @@
+"""The self-check of a live store: it fails what is broken, passes what is sound, and touches no message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+from typing import ClassVar
+
+import attrs
+import pytest
+
+from pitstop import BackendUnavailable, ConfigError
+from pitstop._check._check import check
+from pitstop._check._promises import PROMISES
+from pitstop.abc import Backend, Capability, Outcome, Progress, Record, SystemClock
+from pitstop.testing import ManualClock
+from pitstop_memory import MemoryBackend, MemoryConfig
+from pitstop_sqlite import SqliteBackend, SqliteConfig
+
+
+LOOKS = ["it answers", "its clock", "its messages", "its next message", "its capabilities", "its suite"]
+SCRATCH = "a scratch to try the rest in"
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch):
+    """A fifth of the real waits."""
+    monkeypatch.setattr("pitstop._check._check._LEAST_TICK", 20)
+
+
+def failed(backend: Backend) -> dict[str, str]:
+    return {each.name: each.seen for each in check(backend) if each.status == "failed"}
+
+
+def message(id: str, due_in: int) -> Record:
+    due = SystemClock().time_us() // 1000 + due_in
+    return Record(id, {"secret": "s3cr3t"}, None, os.urandom(16).hex(), Progress(due, due))
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, SqliteBackend])
+def test_a_sound_store_passes_and_its_messages_are_not_touched(tmp_path, kind):
+    backend = kind() if kind is MemoryBackend else kind(SqliteConfig(path=tmp_path / "pitstop.db"))
+    backend.put([message("due", -1000), message("leased", -2000), message("later", 60_000)])
+    backend.lease(1, 60_000)
+    before = list(backend.scan(None, 10, None))
+
+    found = list(check(backend))
+
+    assert {each.status for each in found} == {"ok"}, found
+    assert [each.name for each in found] == [*LOOKS, SCRATCH, *(each.name for each in PROMISES)]
+    assert all(each.expected and each.seen and each.milliseconds >= 0 for each in found)
+    assert found[2].seen == "1 scheduled, 1 due, 1 leased, 0 dead"
+    assert list(backend.scan(None, 10, None)) == before
+    assert "s3cr3t" not in repr(found)
+    backend.close()
+
+
+class Lossy(MemoryBackend):
+    def _put(self, records):
+        super()._put(
+            [
+                attrs.evolve(each, message={key: str(it) if it is None else it for key, it in each.message.items()})
+                for each in records
+            ]
+        )
+
+
+class Early(MemoryBackend):
+    def _now_ms(self):
+        return super()._now_ms() + 60
+
+
+class LastFirst(MemoryBackend):
+    def _lease(self, limit, duration):
+        leased = super()._lease(100, duration)
+        first = max(leased, key=lambda each: each.progress.scheduled_for, default=None)
+        for each in leased:
+            if limit == 1 and each is not first:
+                back = Progress(each.progress.scheduled_for, each.progress.scheduled_for)
+                self._room.shelf.change(each.id, back)
+        return leased if limit != 1 or first is None else [first]
+
+
+class Unleased(MemoryBackend):
+    def _lease(self, limit, duration):
+        leased = super()._lease(limit, duration)
+        for each in leased:
+            self._room.shelf.change(each.id, Progress(each.progress.scheduled_for, each.progress.scheduled_for))
+        return leased
+
+
+class Unfenced(MemoryBackend):
+    def _apply(self, settlement, now):
+        record = self._room.shelf.get(settlement.id)
+        token = settlement.token if record is None else record.progress.token
+        return super()._apply(attrs.evolve(settlement, token=token or ""), now)
+
+
+class LateAcks(MemoryBackend):
+    """By id alone, once the lease is over."""
+
+    def _apply(self, settlement, now):
+        if settlement.outcome is Outcome.COMPLETE and settlement.token != "0" * 32:
+            return self._room.shelf.delete(settlement.id)
+        return super()._apply(settlement, now)
+
+
+class Forgetful(MemoryBackend):
+    def _apply(self, settlement, now):
+        return settlement.outcome is Outcome.COMPLETE or super()._apply(settlement, now)
+
+
+class Hasty(MemoryBackend):
+    """Loses the delay of a nack."""
+
+    def _apply(self, settlement, now):
+        if settlement.outcome is Outcome.RELEASE:
+            settlement = attrs.evolve(settlement, progress=attrs.evolve(settlement.progress, due=now))
+        return super()._apply(settlement, now)
+
+
+class Inextensible(MemoryBackend):
+    def _apply(self, settlement, now):
+        if settlement.outcome is Outcome.EXTEND:
+            settlement = attrs.evolve(settlement, progress=self._room.shelf.get(settlement.id).progress)
+        return super()._apply(settlement, now)
+
+
+class KeepsLeases(MemoryBackend):
+    def _put(self, records):
+        old = {each.id: self._room.shelf.get(each.id) for each in records}
+        super()._put(
+            [each if old[each.id] is None else attrs.evolve(each, progress=old[each.id].progress) for each in records]
+        )
+
+
+class Resurrecting(MemoryBackend):
+    gone: ClassVar[dict[str, Record]] = {}
+
+    def delete(self, id):
+        self.gone.setdefault(id, self._room.shelf.get(id))
+        return super().delete(id)
+
+    def _apply(self, settlement, now):
+        old = self.gone.get(settlement.id)
+        if settlement.outcome is Outcome.RELEASE and self._room.shelf.get(settlement.id) is None and old is not None:
+            self._room.shelf.put(old)
+        return super()._apply(settlement, now)
+
+
+class AlwaysThere(MemoryBackend):
+    def delete(self, id):
+        super().delete(id)
+        return True
+
+
+class HalfBatches(MemoryBackend):
+    def _apply_all(self, settlements):
+        applied = super()._apply_all(settlements[:2])
+        return [*applied, *(True for _ in settlements[2:])]
+
+
+class Unsorted(MemoryBackend):
+    def scan(self, state, limit, after):
+        return list(reversed(super().scan(state, limit, after)))
+
+
+class Miscounting(MemoryBackend):
+    def tally(self):
+        return attrs.evolve(super().tally(), dead=0)
+
+
+class Doubling(MemoryBackend):
+    """Now and then two get the same."""
+
+    claims = 0
+
+    def _lease(self, limit, duration):
+        leased = super()._lease(limit, duration)
+        self.claims += 1
+        if limit == 3 and self.claims % 2:
+            for each in leased:
+                self._room.shelf.change(each.id, attrs.evolve(each.progress, due=each.progress.scheduled_for))
+        return leased
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise", "seen"),
+    [
+        (Lossy, "values come back", "not the same value came back for: None"),
+        (Early, "nothing comes early", r"it came \d+ ms before its time"),
+        (LastFirst, "the oldest comes first", "claimed in the order c, a, b, not a, b, c"),
+        (Unleased, "a lease keeps others off", r"\d+ messages were claimed where one was due"),
+        (Unfenced, "a stale token changes nothing", "an ack with a token that is not its own was said to be applied"),
+        (LateAcks, "a lease ends", "an ack after the end of its lease was applied"),
+        (Forgetful, "an ack deletes", "it is still there after its ack"),
+        (Hasty, "a nack comes back", r"it came \d+ ms before its time"),
+        (Inextensible, "an extension holds", "the lease has not got its new end"),
+        (KeepsLeases, "storing again ends the lease", "the ack of the old version was applied to the new"),
+        (Resurrecting, "what is removed is gone", "a nack of what was removed was said to be applied"),
+        (AlwaysThere, "what is removed is gone", "a second removal said that it was there"),
+        (HalfBatches, "a batch is settled one by one", r"said to be applied: \[True, True, True, True\], and not .*"),
+        (Unsorted, "what is there is listed", "listed as .*, not as a, b, c, dead"),
+        (Miscounting, "what is there is listed", r"counted as \(2, 1, 0, 0\), not as .*"),
+        (Doubling, "each goes to one", r"\d+ of 40 messages were claimed twice"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_store_fails_the_promise_that_it_breaks(kind, promise, seen):
+    told = failed(kind())
+    assert promise in told, told
+    assert re.fullmatch(seen, told[promise]), told[promise]
+
+
+def test_what_a_broken_store_leaves_behind_does_not_fail_the_next_promise():
+    assert failed(Lossy()).keys() == {"values come back"}
+    assert failed(LastFirst()).keys() == {"the oldest comes first"}
+    assert failed(Inextensible()).keys() == {"an extension holds"}
+
+
+class Raising(MemoryBackend):
+    def get(self, id):
+        raise TypeError("the password is s3cr3t")
+
+
+def test_what_a_store_raises_is_told_by_its_place_and_not_by_its_text():
+    (seen, *_) = failed(Raising()).values()
+    assert seen.startswith("TypeError was raised, at test_check.py:")
+
+
+class Itself(MemoryBackend):
+    """Its scratch is the store."""
+
+    @contextlib.contextmanager
+    def scratch(self):
+        yield self
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_scratch_that_is_the_store_is_noticed_before_a_message_is_claimed(empty):
+    backend = Itself()
+    if not empty:
+        backend.put([message("due", -1000)])
+    before = list(backend.scan(None, 10, None))
+
+    found = list(check(backend))
+
+    assert (found[-1].name, found[-1].status) == (SCRATCH, "failed")
+    assert found[-1].seen == ("what is stored in it is seen in the store" if empty else "there are messages in it")
+    assert list(backend.scan(None, 10, None)) == before
+
+
+class Plain(MemoryBackend):
+    capabilities = Capability(0)
+
+    def _lease(self, limit, duration):
+        raise AssertionError("it was only to look")
+
+    _put = _apply_all = _lease
+
+
+def test_without_a_scratch_it_only_looks_and_says_so():
+    found = list(check(Plain()))
+    assert [each.name for each in found] == [*LOOKS, "its promises"]
+    assert found[-1].status == "warning"
+    assert found[-1].seen == "Plain has not got the capability SCRATCH, so the store was only looked at"
+    assert {each.status for each in found[:-1]} == {"ok"}
+
+
+class Silent(MemoryBackend):
+    suite_version = None
+
+
+def test_a_backend_that_does_not_say_which_suite_it_passed_is_a_warning():
+    found = {each.name: each for each in check(Silent())}
+    assert found["its suite"].status == "warning"
+    assert found["its suite"].seen == "it does not say which version of the suite it passed (suite_version)"
+
+
+class Ahead(MemoryBackend):
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.clock = FastClock()
+
+
+class FastClock(SystemClock):
+    def time_us(self):
+        return super().time_us() + 90_000_000
+
+
+def test_a_store_whose_clock_is_another_one_passes_with_a_warning():
+    found = {each.name: each for each in check(Ahead())}
+    assert {each.name for each in found.values() if each.status != "ok"} == {"its clock"}
+    assert found["its clock"].status == "warning"
+    assert found["its clock"].seen.startswith("90,000.")
+    assert found["its clock"].seen.endswith(" ms ahead of this machine's; the store's counts. Set both by NTP")
+
+
+class Away(MemoryBackend):
+    def _lease(self, limit, duration):
+        raise BackendUnavailable("The store is away.")
+
+
+def test_a_store_that_goes_away_is_told_as_ever_after_what_was_found():
+    found = []
+    with pytest.raises(BackendUnavailable, match="The store is away"):
+        found.extend(check(Away()))
+    assert [each.name for each in found][:7] == [*LOOKS, SCRATCH]
+
+
+def test_a_check_that_is_broken_off_leaves_nothing(tmp_path):
+    backend = SqliteBackend(SqliteConfig(path=tmp_path / "pitstop.db"))
+    findings = check(backend)
+    for each in findings:
+        if each.name == "values come back":
+            break
+    assert any(".check-" in each.name for each in tmp_path.iterdir())
+    findings.close()
+    assert not any(".check-" in each.name for each in tmp_path.iterdir())
+    backend.close()
+
+
+def test_a_store_by_a_clock_in_the_hand_is_refused():
+    with pytest.raises(ConfigError, match=r"^The check waits in real time.*Leave out clock\.$"):
+        next(check(MemoryBackend(MemoryConfig(clock=ManualClock()))))
