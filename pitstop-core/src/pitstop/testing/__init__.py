@@ -21,6 +21,7 @@ from pitstop.testing._driving import (
     run_until_idle,
 )
 from pitstop.testing._events import Event, Events
+from pitstop.testing._explain import explain
 from pitstop.testing._faults import Crash, Fault, Faults
 from pitstop.testing._pitstop import TestPitstop, init
 from pitstop.testing._report import Report, Step
@@ -49,6 +50,7 @@ __all__ = [
     "assert_no_leases",
     "assert_stored",
     "drain",
+    "explain",
     "init",
     "refute_stored",
     "run_for",

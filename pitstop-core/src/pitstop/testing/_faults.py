@@ -113,9 +113,10 @@ class Faults:
     drives a test, sets nothing off.
     """
 
-    def __init__(self, backend: FaultyBackend, store: Store) -> None:
+    def __init__(self, backend: FaultyBackend, store: Store, seed: int | None = None) -> None:
         self._backend = backend
         self._store = store
+        self._seed = seed
 
     def fail_next(self, operation: str, times: int = 1, *, error: BackendUnavailable | None = None) -> None:
         """The next call (or so many) is refused before anything is done: :class:`pitstop.BackendUnavailable`.
@@ -141,17 +142,21 @@ class Faults:
         self,
         rate: float,
         *,
-        seed: int,
+        seed: int | None = None,
         operations: Iterable[str] = ("store", "lease", "settle"),
         kinds: Collection[FaultKind] = ("fail", "lose"),
     ) -> None:
         """From now on this part of the calls of these operations fails. The same calls and seed: the same faults.
 
         :param rate: a part of them, from 0 (none) to 1 (all).
+        :param seed: needed unless the Pitstop was made with one.
         :raises PitstopError: when an argument cannot be used.
         """
         if type(rate) not in {int, float} or not 0 <= rate <= 1:
             raise PitstopError(f"rate={rate!r} cannot be used. Give a number from 0 to 1, such as 0.1.")
+        seed = self._seed if seed is None else seed
+        if seed is None:
+            raise PitstopError("There is no seed, so nobody could run this again. Give one, such as seed=1.")
         wrong = [kind for kind in kinds if kind not in get_args(FaultKind)]
         if wrong or not kinds:
             raise PitstopError(f"kinds={kinds!r} cannot be used. Give some of: {', '.join(get_args(FaultKind))}.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import uuid
+
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -31,6 +34,7 @@ def init(
     *,
     clock: ManualClock | None = None,
     ids: str | Callable[[int], str] | None = None,
+    seed: int | None = None,
     plugins: Iterable[object] = (),
 ) -> TestPitstop:
     """Open a store for a test, whose clock the test moves.
@@ -39,6 +43,7 @@ def init(
     :param clock: the clock. Not given: the one in ``config``, else a new :class:`ManualClock`.
     :param ids: how messages that have no id get one, the same in each run: text with ``{n}`` in it, such as ``"msg-{n}"``,
         or a function of the number, which begins with 1. Numbers whose id is stored are passed over. Not given: UUIDs.
+    :param seed: from which these UUIDs are drawn, and ``faults.at_random()``: the same in each run.
     :param plugins: as for :func:`pitstop.init`.
     :raises ConfigError: when that cannot be used; also when the clock is a real one.
     """
@@ -46,6 +51,7 @@ def init(
     ready = options.get("type")
     configured = ready.clock if isinstance(ready, Backend) else options.pop("clock", None)
     clock = _one_clock(clock, configured)
+    make_id = _id_maker(ids, seed)
     server = None if isinstance(ready, Backend) else ServerClock(clock)
     if server is not None:
         options["clock"] = server
@@ -57,7 +63,7 @@ def init(
             f"The backend {type(backend).__name__} goes by a clock of its own, not by the one in its configuration. Let it "
             f"go by config.clock, as pitstop.abc.Backend does."
         )
-    return TestPitstop(FaultyBackend(backend, clock, server), hooks, clock, events, _id_maker(ids))
+    return TestPitstop(FaultyBackend(backend, clock, server), hooks, clock, events, make_id, seed)
 
 
 class TestPitstop(Pitstop):
@@ -83,11 +89,12 @@ class TestPitstop(Pitstop):
         clock: ManualClock,
         events: Events,
         make_id: Callable[[int], str] | None,
+        seed: int | None = None,
     ) -> None:
         super().__init__(backend, hooks)
         self.clock = clock
         self.events = events
-        self.faults = Faults(backend, self._store)
+        self.faults = Faults(backend, self._store, seed)
         self._make_id = make_id
         self._made_ids = 0
         self._inner = backend.inner
@@ -291,9 +298,11 @@ def _one_clock(given: object, configured: object) -> ManualClock:
     )
 
 
-def _id_maker(ids: object) -> Callable[[int], str] | None:
+def _id_maker(ids: object, seed: object) -> Callable[[int], str] | None:
+    if seed is not None and type(seed) is not int:
+        raise ConfigError(f"seed={seed!r} is a {type(seed).__name__}. Give a whole number.")
     if ids is None:
-        return None
+        return None if seed is None else _drawn_ids(seed)
     if isinstance(ids, str):
         template = ids
         if "{n}" not in template:
@@ -306,3 +315,8 @@ def _id_maker(ids: object) -> Callable[[int], str] | None:
     raise ConfigError(
         f"ids={ids!r} is a {type(ids).__name__}. Give text such as 'msg-{{n}}', or a function of a number."
     )
+
+
+def _drawn_ids(seed: int) -> Callable[[int], str]:
+    dice = random.Random(seed)  # noqa: S311 - the same in each run is what is wanted
+    return lambda _: str(uuid.UUID(int=dice.getrandbits(128), version=4))
