@@ -24,6 +24,7 @@ class MailServer:
         self._clock = clock
         self._away_until = clock.now()
         self.sent: list[str] = []
+        self.texts: list[str] = []
         #: Called while a mail is on its way: for what happens in between.
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -35,6 +36,7 @@ class MailServer:
         if now < self._away_until:
             raise ConnectionError("the mail server is away")
         self.meanwhile()
+        self.texts.append(mail.text)
         self.sent.append(f"{now.astimezone(BERLIN):%a %d %b %H:%M} {' + '.join(mail.to)}: {mail.subject}")
 
 

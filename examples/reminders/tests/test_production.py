@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
-from pitstop import testing
+from pitstop import init, testing
 from reminders.__main__ import main
 from reminders.escalation import answer, remind
 from reminders.mail import Console
-from reminders.service import OPTIONS
+from reminders.service import OPTIONS, work
 
 
 class TestOnSqlite:
@@ -34,6 +35,28 @@ class TestOnSqlite:
         with testing.init(pitstop_config, clock=pitstop_clock) as restarted:
             restarted.assert_stored({"who": "ada"}, id=offer, due_in="1h")
             assert answer(restarted, journal, offer)
+
+
+class TestTheLoop:
+    def test_goes_on_after_a_failure_and_after_an_answer_in_between(self, pitstop, journal, caplog):
+        caplog.set_level("INFO", logger="reminders")
+        fails, answered, last = (remind(pitstop, name, "ada", "an offer", pitstop.now()) for name in "abc")
+        listener = pitstop.listen()
+
+        def handle(delivery):
+            if delivery.id == fails:
+                raise ConnectionError("the mail server is away")
+            if delivery.id == answered:
+                answer(pitstop, journal, answered)
+            if delivery.id == last:
+                listener.stop()
+
+        work(listener, handle)
+
+        pitstop.assert_stored(id=fails, due_in="1m", last_error="ConnectionError: the mail server is away")
+        pitstop.refute_stored(id=answered)
+        pitstop.assert_stored(id=last, due_in="2h")
+        assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
 class TestTheCommand:
@@ -64,6 +87,8 @@ class TestTheCommand:
 
         main([])
 
+        with init(os.environ["REMINDERS_URL"]) as pit:
+            assert [entry.message["kind"] for entry in pit.entries()] == ["report"]
         printed = capsys.readouterr().out
         assert printed.startswith("reminder:offer-17\n")
         assert printed.count("Subject: Not answered: offer 17") == 1

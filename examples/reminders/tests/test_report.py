@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
 import pytest
 
 from reminders.escalation import answer, remind
@@ -29,6 +32,14 @@ def test_it_is_due_at_the_next_end_of_a_month(pitstop, at, after, due):
     pitstop.assert_stored({"kind": "report"}, due=at(due), every=None)
 
 
+def test_a_day_is_a_day_of_the_company(pitstop, pitstop_clock):
+    pitstop_clock.advance_to(datetime(2024, 4, 1, 0, 30, tzinfo=UTC))  # in Los Angeles it is half past five in March
+
+    schedule_report(pitstop, pitstop.now(), ZoneInfo("America/Los_Angeles"))
+
+    pitstop.assert_stored({"kind": "report"}, due_in="30m")
+
+
 @pytest.mark.pitstop(start="2024-01-01T09:00+01:00")
 def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
     schedule_report(pitstop, pitstop.now(), BERLIN)
@@ -47,19 +58,19 @@ def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
 
 
 def test_it_counts_what_happened_since_the_last_one(pitstop, run_for, mails, journal, at):
-    seen = []
-    mails.send = lambda mail: seen.append((mail.subject, mail.text))
     schedule_report(pitstop, pitstop.now(), BERLIN)
     remind(pitstop, "a", "ada", "offer 1", at("2024-03-05 09:00"))
     done = remind(pitstop, "b", "bob", "offer 2", at("2024-03-05 09:00"))
-    remind(pitstop, "c", "ada", "offer 3", at("2024-04-02 09:00"))
-    run_for("26h")
+    run_for("26h")  # until ten o'clock
     answer(pitstop, journal, done)
+    for _ in range(2):
+        answer(pitstop, journal, remind(pitstop, "b", "bob", "offer 2, once more", at("2024-04-02 09:00")))
+    remind(pitstop, "c", "ada", "offer 3", at("2024-04-02 09:00"))
 
     run_for("60d")
 
-    reports = [text for subject, text in seen if subject.startswith("Reminders in")]
-    assert reports == ["asked: 4\nanswered: 1\nescalated: 1", "asked: 3\nanswered: 0\nescalated: 1"]
+    reports = [text for sent, text in zip(mails.sent, mails.texts, strict=True) if "Reminders in" in sent]
+    assert reports == ["asked: 4\nanswered: 3\nescalated: 1", "asked: 3\nanswered: 0\nescalated: 1"]
 
 
 def test_workers_that_start_in_between_make_no_second_one(pitstop, run_for, mails):

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from pitstop import OutcomeUnknown
+from pitstop import BackendUnavailable, OutcomeUnknown
 from reminders.digest import start_digest
 from reminders.escalation import answer, remind
 from reminders.report import schedule_report
@@ -102,6 +102,7 @@ class TestTheServiceWasDown:
         report = run_for("1h")
 
         assert mails.sent == ["Mon 11 Mar 08:00 boss + ada: Not answered: offer 17"]
+        assert mails.texts == ["3 earlier mails could not be sent."]
         assert report.skipped == 3
         pitstop.refute_stored()
 
@@ -172,13 +173,19 @@ class TestTheStoreIsAwayForAMoment:
 
         assert without_times(mails.sent) == ALL_FOUR
 
-    def test_whoever_answers_and_gets_no_reply_does_it_again(self, pitstop, offer, pitstop_faults, journal):
-        pitstop_faults.lose_reply("remove")
-        with pytest.raises(OutcomeUnknown):
+    @pytest.mark.parametrize(("fault", "is_open"), [("fail_next", True), ("lose_reply", False)])
+    def test_whoever_answers_and_gets_no_reply_does_it_again(
+        self, pitstop, offer, pitstop_faults, pitstop_clock, journal, fault, is_open
+    ):
+        start = pitstop.now()
+        getattr(pitstop_faults, fault)("remove")
+        with pytest.raises(BackendUnavailable):
             answer(pitstop, journal, offer)
+        pitstop_clock.advance("1m")
 
-        assert not answer(pitstop, journal, offer)  # nobody waits for it any more
-        assert journal.count(pitstop.now(), pitstop.now() + timedelta(seconds=1)) == {"answered": 1}
+        assert answer(pitstop, journal, offer) == is_open
+        assert journal.count(start, pitstop.now()) == {"answered": 1}
+        pitstop.refute_stored()
 
     @pytest.mark.parametrize("fault", ["fail_next", "lose_reply"])
     def test_when_a_mail_went_out_and_the_ack_is_due(self, offer, pitstop_faults, run_for, mails, fault):
