@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from pitstop._decisions._describe import describe
 from pitstop._errors import PitstopError
@@ -35,8 +36,8 @@ def explain(pit: Pitstop) -> str:
 
 
 def _stored(pit: Pitstop) -> Iterator[str]:
-    backend = unfaulted(pit._store.backend)
     try:
+        backend = unfaulted(pit._store.backend)
         now = backend.now()
         entries = [describe(each, now // 1000) for each in backend.scan(None, _MOST_ENTRIES + 1, None)]
         time = clock_text(pit.now())
@@ -57,7 +58,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
         entry.state,
         entry.id,
         str(entry.attempts),
-        "-" if every is None else repr(every) if not hasattr(every, "total_seconds") else format_duration(every),
+        "-" if every is None else format_duration(every) if isinstance(every, timedelta) else repr(every),
         entry.last_error or "-",
         repr(entry.message),
     )

@@ -34,9 +34,9 @@ from pitstop.testing._conformance._records import (
 
 
 #: How often the process is killed in each test.
-_KILLS = 60 if LARGE else 3
+_KILLS = 60 if LARGE else 6
 #: How often in a row, in the test of everything.
-_KILLS_IN_A_ROW = 100 if LARGE else 5
+_KILLS_IN_A_ROW = 100 if LARGE else 6
 #: Seconds in which a server will have done what a dead process asked for last.
 _QUIET = 5.0
 #: More than a scan finds.
@@ -56,12 +56,26 @@ class Scene:
         needs(first, Capability.DURABLE)
         self._shared = Capability.MULTI_PROCESS in first.capabilities
         self._first = first
+        self._kills = 0
         self._opened = [first]
 
-    def start(self, work: Work) -> Child:
+    def start(self, work: Work, *, still_after: int | None = None) -> Child:
         while self._opened and not self._shared:
             self._opened.pop().close()
-        return self._processes.start(work)
+        return self._processes.start(work, still_after=still_after)
+
+    def kill(self, work: Work, random: Random) -> Child:
+        """Have a process do this and kill it: in the middle of something, or now and then when it has just told of it."""
+        self._kills += 1
+        if self._kills % 3 != 1:
+            child = self.start(work)
+            child.kill_in_the_middle(random)
+        else:
+            count = random.randint(2, 12)
+            child = self.start(work, still_after=count)
+            child.hear(count)
+            child.kill()
+        return child
 
     def open(self, *, after: int = 0) -> Backend:
         """A new handle; with a clock that is so many milliseconds ahead, and stands still, if that is said."""
@@ -174,8 +188,7 @@ class Crash(Forking):
 
         for _ in range(_KILLS):
             first = max(attempted, default=-1) + 1
-            child = scene.start(partial(put, first))
-            child.kill_in_the_middle(random)
+            child = scene.kill(partial(put, first), random)
             told |= set(child.said)
             # What is told is told after it was done: of one batch nobody knows how far it came.
             attempted |= {*child.said, first + len(child.said)}
@@ -195,7 +208,7 @@ class Crash(Forking):
 
     def test_what_was_settled_before_a_kill_is_gone_for_ever(self, scene: Scene) -> None:
         """Killed in the middle of claiming and settling: what was told as done is done, and nothing else is lost."""
-        random, count = Random(3), 1000
+        random, count = Random(3), 300
         batches = [[make_record(f"{kill:03}-{n:04}") for n in range(count)] for kill in range(_KILLS)]
         done, in_doubt = set[str](), set[str]()
 
@@ -211,8 +224,7 @@ class Crash(Forking):
         for batch in batches:
             scene.open().put(batch)
             names |= set(ids(batch))
-            child = scene.start(settle)
-            child.kill_in_the_middle(random)
+            child = scene.kill(settle, random)
             done |= {id for told in child.said[1::2] for id in told}
             in_doubt |= set(child.said[-1]) if len(child.said) % 2 else set()
 
@@ -234,8 +246,7 @@ class Crash(Forking):
         """
         random, history = Random(4), _History()
         for kill in range(_KILLS_IN_A_ROW):
-            child = scene.start(partial(_live, kill))
-            child.kill_in_the_middle(random)
+            child = scene.kill(partial(_live, kill), random)
             history.take(child.said, kill)
             history.check_stored(scene.look())
 
@@ -256,9 +267,8 @@ class Crash(Forking):
                     backend.settle([complete(each)])
                 say(n)
 
-        for _ in range(_KILLS):
-            child = scene.start(write)
-            child.kill_in_the_middle(random)
+        for _ in range(_KILLS // 2):
+            scene.kill(write, random)
 
             for backend in scene.handles():
                 for id in ids(scene.look()):

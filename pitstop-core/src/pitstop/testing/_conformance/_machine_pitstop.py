@@ -37,7 +37,13 @@ _LONG = timedelta(days=2)
 _FAULTS: st.SearchStrategy[Fault | None] = st.sampled_from([None, None, None, "refused", "lost"])
 #: Listeners, by how many messages they claim at once.
 _LISTENERS = st.sampled_from([1, 2, 3])
+#: Milliseconds from now.
 _DUE_IN = st.sampled_from([0, -1, 1, 1000, -_HOUR, _HOUR])
+_ITEMS = st.lists(st.tuples(IDS, _DUE_IN), max_size=4)
+# Not all of a series without end: days of milliseconds are many.
+_SERIES = st.tuples(st.sampled_from([1000, 1, 7, _HOUR]), st.none(), st.just("latest")) | st.tuples(
+    st.sampled_from([1000, 1, 7, _HOUR]), st.integers(1, 4), st.sampled_from(["latest", "all"])
+)
 _WHEN = st.sampled_from(["now", "when the lease ends", "just before that"])
 _STEPS = st.sampled_from(
     [
@@ -69,9 +75,11 @@ class PitstopMachine(RuleBasedStateMachine):
         self._opened: list[Backend] = []
         self._start()
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(items=_ITEMS)
+    def begin(self, items: list[tuple[str, int]]) -> None:
+        """With something in the store, as a rule: most uses of an empty one are tedious."""
         emptied(self._opened[0])
+        self.store_many(items, None)
 
     def teardown(self) -> None:
         try:
@@ -84,45 +92,33 @@ class PitstopMachine(RuleBasedStateMachine):
 
     # What a user does.
 
-    @rule(id=IDS, due_in=_DUE_IN, message=GIVEN, fault=_FAULTS)
-    def store(self, id: str, due_in: int, message: dict[str, Any], fault: Fault | None) -> None:
-        """``due_in``: milliseconds from now."""
-        version, given = self._given(id, message)
-        with self._wire.fault(fault):
-            done = self._fails(lambda: self._pit.store(given, due_in * _MILLISECOND), fault)
-        if done:
-            self._messages[id] = Message(version, kept(given), self._from_now(due_in))
-        self._look()
-
-    @rule(
-        id=IDS,
-        start_in=_DUE_IN,
-        times=st.none() | st.integers(1, 4),
-        every=st.sampled_from([1000, 1, 7, _HOUR]),
-        catch_up=st.sampled_from(["latest", "all"]),
-        fault=_FAULTS,
-    )
-    def store_series(
-        self, id: str, start_in: int, times: int | None, every: int, catch_up: Any, fault: Fault | None
+    @rule(id=IDS, due_in=_DUE_IN, message=GIVEN, series=st.none() | _SERIES, fault=_FAULTS)
+    def store(
+        self,
+        id: str,
+        due_in: int,
+        message: dict[str, Any],
+        series: tuple[int, int | None, Any] | None,
+        fault: Fault | None,
     ) -> None:
-        """``times``: how many occurrences; None: without end."""
-        # Of a series without end each of days of milliseconds would come.
-        catch_up = "latest" if times is None else catch_up
-        version, given = self._given(id, {})
-        start = self._times.now + start_in
-        end = None if times is None else start + times * every
+        """``series``: its interval in milliseconds, how many occurrences (None: without end), and its catch-up."""
+        version, given = self._given(id, message)
+        args: list[Any]
+        if series is None:
+            stored = Message(version, kept(given), self._from_now(due_in))
+            args, options = [due_in * _MILLISECOND], {}
+        else:
+            every, times, catch_up = series
+            start = self._times.now + due_in
+            end = None if times is None else start + times * every
+            stored = Message(version, kept(given), start, end, every, catch_up)
+            args, options = [at(start), end and at(end), every * _MILLISECOND], {"catch_up": catch_up}
         with self._wire.fault(fault):
-            done = self._fails(
-                lambda: self._pit.store(
-                    given, at(start), None if end is None else at(end), every * _MILLISECOND, catch_up=catch_up
-                ),
-                fault,
-            )
-        if done:
-            self._messages[id] = Message(version, kept(given), start, end, every, catch_up)
+            if self._fails(lambda: self._pit.store(given, *args, **options), fault):
+                self._messages[id] = stored
         self._look()
 
-    @rule(items=st.lists(st.tuples(IDS, _DUE_IN), min_size=1, max_size=4), fault=_FAULTS)
+    @rule(items=_ITEMS, fault=_FAULTS)
     def store_many(self, items: list[tuple[str, int]], fault: Fault | None) -> None:
         """Of several with one id the last one counts."""
         made = [(*self._given(id, {}), due_in) for id, due_in in items]
@@ -147,16 +143,17 @@ class PitstopMachine(RuleBasedStateMachine):
         by=_LISTENERS,
         fault=_FAULTS,
         when=st.sampled_from(["now", "when the next is due"]),
+        then=st.sampled_from(["keep it", "ack", "nack", "ack in vain"]),
         target=deliveries,
     )
-    def get(self, by: int, fault: Fault | None, when: str) -> MultipleResults[Held]:
-        """``by``: the listener that claims so many at once."""
+    def get(self, by: int, when: str, then: str, fault: Fault | None) -> MultipleResults[Held]:
+        """``by``: the listener that claims so many at once. ``in vain``: its reply gets lost."""
         now = self._times.now
         if when != "now" and not any(each.due <= now for each in self._messages.values()):
             self._times.advance("to the next due time", self._dues())
         got: list[pitstop.Delivery | None] = []
         with self._wire.fault(fault):
-            self._fails(lambda: got.append(self._listener(by).get()), fault, may_be_mended=True)
+            self._fails(lambda: got.append(self._listener(by).get()), fault, quietly=True)
             failed = fault is not None and self._wire.failed
         held = self._emitted(got[0], by) if got and got[0] is not None else None
         if by > 1 or (failed and fault == "lost"):
@@ -164,16 +161,19 @@ class PitstopMachine(RuleBasedStateMachine):
         if got == [None] and not failed:
             self._nothing_is_due()
         self._look()
+        if held is not None and then != "keep it":
+            if then == "nack":
+                self._nack(held, 0, None)
+            else:
+                self._ack(held, "lost" if then == "ack in vain" else None)
+            self._look()
         return multiple(held) if held else multiple()
 
     @precondition(lambda self: self.bundles.get("deliveries"))
     @rule(held=deliveries, when=_WHEN, fault=_FAULTS)
     def ack(self, held: Held, when: str, fault: Fault | None) -> None:
         self._wait(held, when)
-        message = self._holding(held)
-        if self._settles(held, held.delivery.ack, fault) and message is not None and not message.acked():
-            self._done.add(message.version)
-            del self._messages[held.delivery.id]
+        self._ack(held, fault)
         self._look()
 
     @precondition(lambda self: self.bundles.get("deliveries"))
@@ -181,11 +181,7 @@ class PitstopMachine(RuleBasedStateMachine):
     def nack(self, held: Held, delay: int | None, when: str, fault: Fault | None) -> None:
         """``delay``: milliseconds; None: until the lease runs out."""
         self._wait(held, when)
-        message = self._holding(held)
-        span = None if delay is None else delay * _MILLISECOND
-        due = held.until if delay is None else self._from_now(delay)
-        if self._settles(held, lambda: held.delivery.nack("failed", delay=span), fault) and message is not None:
-            message.nacked(due)
+        self._nack(held, delay, fault)
         self._look()
 
     @precondition(lambda self: self.bundles.get("deliveries"))
@@ -193,19 +189,7 @@ class PitstopMachine(RuleBasedStateMachine):
     def extend(self, held: Held, span: int, when: str, fault: Fault | None) -> None:
         """``span``: milliseconds from now."""
         self._wait(held, when)
-        message, until = self._holding(held), self._times.now + span
-        if self._settles(held, lambda: held.delivery.extend(span * _MILLISECOND), fault, ends=False):
-            if message is not None:
-                message.due = until
-            if fault is None:
-                held.until = until
-        self._look()
-
-    @rule(by=_LISTENERS)
-    def close_listener(self, by: int) -> None:
-        """It gives back what it claimed ahead."""
-        if by in self._listeners:
-            self._listeners.pop(by).close()
+        self._extend(held, span, fault)
         self._look()
 
     # What happens.
@@ -215,12 +199,43 @@ class PitstopMachine(RuleBasedStateMachine):
         self._times.advance(step, self._dues())
         self._look()
 
-    @rule()
-    def crash(self) -> None:
-        """The process is gone, with its listeners and its deliveries. What they hold comes back when its lease ends."""
-        self._wire.cut = True
-        self._start()
+    @rule(what=st.sampled_from(["a listener is closed", "the process dies"]), by=_LISTENERS)
+    def end(self, what: str, by: int) -> None:
+        """A listener gives back what it claimed ahead; what a dead process holds comes back when its lease ends."""
+        if what == "the process dies":
+            self._wire.cut = True
+            self._start()
+        elif by in self._listeners:
+            self._listeners.pop(by).close()
         self._look()
+
+    def _wait(self, held: Held, when: str) -> None:
+        if when != "now":
+            step = "to just before it" if when == "just before that" else "to the next due time"
+            self._times.advance(step, [held.until])
+
+    def _ack(self, held: Held, fault: Fault | None) -> None:
+        message = self._holding(held)
+        if self._settles(held, held.delivery.ack, fault) and message is not None and not message.acked():
+            self._done.add(message.version)
+            del self._messages[held.delivery.id]
+
+    def _nack(self, held: Held, delay: int | None, fault: Fault | None) -> None:
+        """``delay``: milliseconds; None: until the lease runs out."""
+        message = self._holding(held)
+        span = None if delay is None else delay * _MILLISECOND
+        due = held.until if delay is None else self._from_now(delay)
+        if self._settles(held, lambda: held.delivery.nack("failed", delay=span), fault) and message is not None:
+            message.nacked(due)
+
+    def _extend(self, held: Held, span: int, fault: Fault | None) -> None:
+        """``span``: milliseconds from now."""
+        message, until = self._holding(held), self._times.now + span
+        if self._settles(held, lambda: held.delivery.extend(span * _MILLISECOND), fault, ends=False):
+            if message is not None:
+                message.due = until
+            if fault is None:
+                held.until = until
 
     def _start(self) -> None:
         backend = self._open()
@@ -244,21 +259,19 @@ class PitstopMachine(RuleBasedStateMachine):
         wanted_us = now_us + milliseconds * 1000
         return -(-wanted_us // 1000) if wanted_us > now_us else min(-(-wanted_us // 1000), now_us // 1000)
 
-    def _fails(self, use: Callable[[], Any], fault: Fault | None, *, may_be_mended: bool = False) -> bool:
-        """Use the store; say whether it was done. With a fault the user is told of it, by the right error."""
+    def _fails(self, use: Callable[[], Any], fault: Fault | None, *, quietly: bool = False) -> bool:
+        """Use the store; say whether it was done. With a fault the user is told of it, by the right error.
+
+        :param quietly: the fault may be in what is given back unseen: of that nobody is told.
+        """
         try:
             use()
         except pitstop.BackendUnavailable as error:
             assert fault is not None, f"nothing was in the way, and yet: {error!r}"
             assert isinstance(error, pitstop.OutcomeUnknown) == (fault == "lost"), f"a {fault} write raised {error!r}"
             return fault == "lost"
-        assert fault is None or may_be_mended or not self._wire.failed, f"a write was {fault}, and nobody was told"
+        assert fault is None or quietly or not self._wire.failed, f"a write was {fault}, and nobody was told"
         return True
-
-    def _wait(self, held: Held, when: str) -> None:
-        if when != "now":
-            step = "to just before it" if when == "just before that" else "to the next due time"
-            self._times.advance(step, [held.until])
 
     def _holding(self, held: Held) -> Message | None:
         """The message that the delivery may settle; None: its lease is over."""
@@ -269,7 +282,7 @@ class PitstopMachine(RuleBasedStateMachine):
     def _settles(self, held: Held, settle: Callable[[], None], fault: Fault | None, *, ends: bool = True) -> bool:
         """Settle a delivery; say whether that was done. A lease that is over is told as such, and nothing else is."""
         holding = self._holding(held) is not None
-        with self._wire.fault(fault):
+        with held.wire.fault(fault):
             try:
                 settle()
             except pitstop.LeaseLost as error:
@@ -295,8 +308,9 @@ class PitstopMachine(RuleBasedStateMachine):
         assert now >= message.due, f"{id!r} is emitted {message.due - now} ms early, or while somebody has it"
         assert now < held.until <= now + _LOCK, f"{id!r} is leased for {held.until - now} ms, of {_LOCK}"
         assert same(delivery.msg, message.content), f"{id!r} came as {delivery.msg!r}, stored was {message.content!r}"
-        chosen, choices = (floor_instant(delivery.scheduled_for), delivery.missed), message.choices(now)
-        assert chosen in choices, f"{id!r} came as occurrence {chosen}; it should be {choices[-1]}"
+        chosen = (floor_instant(delivery.scheduled_for), delivery.missed)
+        expected = message.chosen or message.choice(now)
+        assert message.may_come_as(*chosen, now), f"{id!r} came as occurrence {chosen}; it should be {expected}"
         assert delivery.key == f"{id}:{chosen[0]}"
         least, attempt = message.attempts + 1, delivery.attempt
         fine = attempt >= least if message.unseen else attempt == least

@@ -61,16 +61,23 @@ class Message:
     #: It comes back, but when, and as which attempt, depends on that.
     unseen: bool = False
 
-    def choices(self, now: int) -> list[tuple[int, int]]:
-        """The occurrences that may be emitted now, each with how many are passed over for it; the expected one last."""
-        if self.chosen is not None:
-            return [self.chosen]
+    def choice(self, now: int) -> tuple[int, int]:
+        """The occurrence that a first emission now is of, and how many earlier ones are passed over for it."""
         if self.every is None or self.catch_up == "all":
-            return [(self.pending, 0)]
+            return (self.pending, 0)
         until = now if self.end is None else min(now, self.end - 1)
-        latest = (until - self.pending) // self.every
+        missed = (until - self.pending) // self.every
+        return (self.pending + missed * self.every, missed)
+
+    def may_come_as(self, occurrence: int, missed: int, now: int) -> bool:
+        """Whether it may be emitted now as that occurrence."""
+        if self.chosen is not None:
+            return (occurrence, missed) == self.chosen
+        latest = self.choice(now)
+        if not self.unseen:
+            return (occurrence, missed) == latest
         # A claim that nobody saw chose what was the latest then, and that holds.
-        return [(self.pending + k * self.every, k) for k in (range(latest + 1) if self.unseen else [latest])]
+        return occurrence == self.pending + missed * (self.every or 0) and 0 <= missed <= latest[1]
 
     def emitted(self, held: Held, chosen: tuple[int, int], attempt: int) -> None:
         self.chosen, self.attempts, self.holder = chosen, attempt, held

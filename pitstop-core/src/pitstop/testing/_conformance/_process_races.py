@@ -24,7 +24,7 @@ from pitstop.testing._conformance._records import MINUTE, START, at, complete, i
 
 
 _PROCESSES = 4
-_RECORDS = 20_000 if LARGE else 400
+_RECORDS = 20_000 if LARGE else 300
 _ROUNDS = 250 if LARGE else 25
 _VERSIONS = 400 if LARGE else 40
 #: Milliseconds of the leases that run out while somebody settles: so short that they are waited for.
@@ -194,8 +194,8 @@ def _settle_at_the_end(settle: Callable[[Record], Any], backend: Backend, say: S
         progress = Progress(now + _SHORT, START, 1, now, None, f"of-{n:03}")
         held = attrs.evolve(make_record(name), progress=progress)
         backend.put([held])
-        early_us = random.randint(0, 2000)
-        while (left_us := (now + _SHORT) * 1000 - early_us - backend.now()) > 0:
+        off_us = random.randint(-2000, 2000)
+        while (left_us := (now + _SHORT) * 1000 + off_us - backend.now()) > 0:
             pause.wait(left_us / 1e6)
         applied[name] = bool(backend.settle([settle(held)])[0])
     backend.put([_end()])

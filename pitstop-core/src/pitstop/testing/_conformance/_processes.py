@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -139,9 +140,9 @@ class Processes:
         self._open_backend = open_backend
         self._children: list[Child] = []
 
-    def start(self, work: Work) -> Child:
-        """A process that does this at once."""
-        return self._fork(work, None)
+    def start(self, work: Work, *, still_after: int | None = None) -> Child:
+        """A process that does this at once; when it has told so many values it stands still, if that is said."""
+        return self._fork(work, None, still_after)
 
     def together(self, *works: Work) -> list[Any]:
         """Have each done in a process of its own, all released at one moment; what they returned, in their order."""
@@ -160,7 +161,7 @@ class Processes:
         for each in self._children:
             each.close()
 
-    def _fork(self, work: Work, gate: tuple[int, int] | None) -> Child:
+    def _fork(self, work: Work, gate: tuple[int, int] | None, still_after: int | None = None) -> Child:
         heard, told = os.pipe()
 
         def run() -> None:
@@ -168,7 +169,7 @@ class Processes:
             os.close(heard)
             if gate is not None:
                 os.close(gate[1])
-            _in_the_child(self._open_backend, work, told, None if gate is None else gate[0])
+            _in_the_child(self._open_backend, work, told, None if gate is None else gate[0], still_after)
 
         process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
         try:
@@ -196,7 +197,7 @@ class Forking(Kit):
         processes.close()
 
 
-def _in_the_child(open_backend: Handles, work: Work, pipe: int, gate: int | None) -> NoReturn:
+def _in_the_child(open_backend: Handles, work: Work, pipe: int, gate: int | None, still_after: int | None) -> NoReturn:
     """Work, and end without a trace of the parent: none of its fixtures, finalizers and buffers is the child's to end."""
     # What the parent holds is not collected here: that might close, or say goodbye on, connections that are its own.
     gc.freeze()
@@ -210,13 +211,19 @@ def _in_the_child(open_backend: Handles, work: Work, pipe: int, gate: int | None
         while line:
             line = line[os.write(pipe, line) :]
 
+    said = 0
+
     def say(value: Any) -> None:
+        nonlocal said
         tell("said", value)
+        said += 1
+        if said == still_after:
+            threading.Event().wait()
 
     try:
         backend = open_backend.peer(clock=None)
         if gate is not None:
-            say("ready")
+            tell("said", "ready")
             os.read(gate, 1)
         tell("returned", work(backend, say))
     except BaseException:  # noqa: BLE001 - pytest's own, too: the test fails with it

@@ -17,6 +17,7 @@ from pitstop.abc import Backend, Outcome, Progress, Record
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._records import (
+    EVERY_OUTCOME,
     MINUTE,
     START,
     at,
@@ -161,6 +162,35 @@ class Races(Kit):
             assert isinstance(stored, Record), "the newer version is there, whoever was first"
             assert (stored.revision, stored.progress) == (f"{name}-2", Progress(START, START))
             handles[0].delete(name)
+
+    @pytest.mark.parametrize(
+        "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
+    )
+    def test_no_settlement_changes_a_version_that_was_stored_since(
+        self, handles: list[Backend], outcome: Outcome
+    ) -> None:
+        for round_ in range(_ROUNDS):
+            name = f"r{round_}"
+            handles[0].put([_version(name, 1)])
+            leased = lease_only(handles[0])
+
+            together(
+                partial(handles[1].settle, [settlement(leased, outcome, EVERY_OUTCOME[outcome](leased))]),
+                partial(handles[2].put, [_version(name, 2)]),
+            )
+
+            assert handles[0].get(name) == _version(name, 2), "the newer version is as it was stored"
+            handles[0].delete(name)
+
+    def test_a_claim_never_brings_back_what_is_removed(self, handles: list[Backend]) -> None:
+        for _ in range(_ROUNDS):
+            put_due(handles[0], "a")
+
+            (claim, deleted) = together(partial(handles[1].lease, 1, MINUTE), partial(handles[2].delete, "a"))
+
+            assert deleted is True
+            assert handles[0].get("a") is None
+            assert not any(handles[0].settle([complete(each) for each in claim]))
 
     def test_a_nack_never_brings_back_what_is_removed(self, handles: list[Backend]) -> None:
         for _ in range(_ROUNDS):
