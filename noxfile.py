@@ -71,11 +71,15 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def large(session: nox.Session) -> None:
-    """Run the tests of size at full size: 1,000,000 future and 300,000 due messages, 20,000 drained by 4 processes."""
+    """Run the tests of size at full size: 1,000,000 future and 300,000 due messages, 20,000 drained, processes killed as they work."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run(
         "pytest", "tests/mongo/test_plans.py", "tests/mongo/test_processes.py", "tests/sqlite/test_processes.py",
+        *session.posargs, env={"PITSTOP_TEST_LARGE": "1"},
+    )  # fmt: skip
+    session.run(
+        "pytest", "tests/conformance", "-k", "process or kill", "--timeout=600",
         *session.posargs, env={"PITSTOP_TEST_LARGE": "1"},
     )  # fmt: skip
 

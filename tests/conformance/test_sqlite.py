@@ -16,7 +16,10 @@ class TestSqlite(BackendConformance):
     @pytest.fixture
     def make_backend(self, tmp_path):
         self.path = tmp_path / "pitstop.db"
-        return lambda **options: SqliteBackend.from_options({"path": str(self.path), **options})
+        # SQLite lets those who wait for its lock in by chance: on a busy machine one of four that do nothing but write may
+        # wait longer than the 5 seconds of its default.
+        where = {"path": str(self.path), "busy_timeout": "1m"}
+        return lambda **options: SqliteBackend.from_options({**where, **options})
 
     def damage(self, backend, id):
         with closing(sqlite3.connect(self.path)) as connection, connection:

@@ -7,7 +7,7 @@ from itertools import permutations
 import attrs
 import pytest
 
-from pitstop.abc import Aside, Backend, Outcome, Progress, Settlement
+from pitstop.abc import Aside, Backend, Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._records import (
@@ -119,7 +119,9 @@ class Settle(Kit):
         """In one batch, under one token: neither fares as the other does."""
         put_due(backend, "a", "b")
         (a, b) = lease_all(backend)
+        assert isinstance(b, Record)
         progress = EVERY_OUTCOME[outcome](b)
+        assert progress is not None
         batch = [complete(a), settlement(b, outcome, progress)]
 
         assert list(backend.settle(batch if first == "completed" else batch[::-1])) == [True, True]

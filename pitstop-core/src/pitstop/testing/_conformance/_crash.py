@@ -34,7 +34,7 @@ from pitstop.testing._conformance._records import (
 
 
 #: How often the process is killed in each test.
-_KILLS = 60 if LARGE else 6
+_KILLS = 30 if LARGE else 6
 #: How often in a row, in the test of everything.
 _KILLS_IN_A_ROW = 100 if LARGE else 6
 #: Seconds in which a server will have done what a dead process asked for last.

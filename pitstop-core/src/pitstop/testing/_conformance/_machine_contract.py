@@ -302,7 +302,7 @@ class ContractMachine(RuleBasedStateMachine):
         assert token is not None
         first = progress.first_leased or 0
         back = attrs.evolve(progress, last_error="failed", token=None)
-        means, written = {
+        written: dict[str, tuple[Outcome, Progress | Aside | None]] = {
             "complete": (Outcome.COMPLETE, None),
             "release": (Outcome.RELEASE, attrs.evolve(back, due=max(now, first))),
             "release later": (Outcome.RELEASE, attrs.evolve(back, due=now + _SECOND)),
@@ -311,8 +311,8 @@ class ContractMachine(RuleBasedStateMachine):
             "shorten": (Outcome.EXTEND, attrs.evolve(progress, due=now + 1)),
             "bury": (Outcome.BURY, attrs.evolve(progress, due=None, last_error="gave up")),
             "set aside": (Outcome.BURY, Aside("cannot be read")),
-        }[outcome]
-        return Settlement(lease.id, token, means, written)
+        }
+        return Settlement(lease.id, token, *written[outcome])
 
     def _settle(self, by: str, settlements: list[Settlement]) -> None:
         now = self._times.now

@@ -18,7 +18,7 @@ from pitstop.abc import Backend, floor_instant
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles
 from pitstop.testing._conformance._machine_contract import Times, emptied
-from pitstop.testing._conformance._messages import GIVEN, IDS, kept
+from pitstop.testing._conformance._messages import GIVEN, kept
 from pitstop.testing._conformance._model_pitstop import Held, Message
 from pitstop.testing._conformance._records import at
 from pitstop.testing._conformance._values import same
@@ -34,12 +34,14 @@ _HOUR = 3_600_000
 #: How long a run waits at the end: all leases, delays and series with an end are over by then.
 _LONG = timedelta(days=2)
 
+#: Few, so that what is stored is often stored again, or removed, while somebody has it.
+_IDS = st.sampled_from(["a", "b", "A"])
 _FAULTS: st.SearchStrategy[Fault | None] = st.sampled_from([None, None, None, "refused", "lost"])
 #: Listeners, by how many messages they claim at once.
 _LISTENERS = st.sampled_from([1, 2, 3])
 #: Milliseconds from now.
 _DUE_IN = st.sampled_from([0, -1, 1, 1000, -_HOUR, _HOUR])
-_ITEMS = st.lists(st.tuples(IDS, _DUE_IN), max_size=4)
+_ITEMS = st.lists(st.tuples(_IDS, _DUE_IN), max_size=4)
 # Not all of a series without end: days of milliseconds are many.
 _SERIES = st.tuples(st.sampled_from([1000, 1, 7, _HOUR]), st.none(), st.just("latest")) | st.tuples(
     st.sampled_from([1000, 1, 7, _HOUR]), st.integers(1, 4), st.sampled_from(["latest", "all"])
@@ -92,7 +94,7 @@ class PitstopMachine(RuleBasedStateMachine):
 
     # What a user does.
 
-    @rule(id=IDS, due_in=_DUE_IN, message=GIVEN, series=st.none() | _SERIES, fault=_FAULTS)
+    @rule(id=_IDS, due_in=_DUE_IN, message=GIVEN, series=st.none() | _SERIES, fault=_FAULTS)
     def store(
         self,
         id: str,
@@ -106,15 +108,17 @@ class PitstopMachine(RuleBasedStateMachine):
         args: list[Any]
         if series is None:
             stored = Message(version, kept(given), self._from_now(due_in))
-            args, options = [due_in * _MILLISECOND], {}
+            times_of: tuple[Any, ...] = (due_in * _MILLISECOND,)
+            options = {}
         else:
             every, times, catch_up = series
             start = self._times.now + due_in
             end = None if times is None else start + times * every
             stored = Message(version, kept(given), start, end, every, catch_up)
-            args, options = [at(start), end and at(end), every * _MILLISECOND], {"catch_up": catch_up}
+            times_of = (at(start), None if end is None else at(end), every * _MILLISECOND)
+            options = {"catch_up": catch_up}
         with self._wire.fault(fault):
-            if self._fails(lambda: self._pit.store(given, *args, **options), fault):
+            if self._fails(lambda: self._pit.store(given, *times_of, **options), fault):
                 self._messages[id] = stored
         self._look()
 
@@ -130,7 +134,7 @@ class PitstopMachine(RuleBasedStateMachine):
             self._messages[given["id"]] = Message(version, kept(given), self._from_now(due_in))
         self._look()
 
-    @rule(id=IDS, fault=_FAULTS)
+    @rule(id=_IDS, fault=_FAULTS)
     def remove(self, id: str, fault: Fault | None) -> None:
         told: list[bool] = []
         with self._wire.fault(fault):
@@ -264,14 +268,13 @@ class PitstopMachine(RuleBasedStateMachine):
 
         :param quietly: the fault may be in what is given back unseen: of that nobody is told.
         """
-        try:
-            use()
-        except pitstop.BackendUnavailable as error:
-            assert fault is not None, f"nothing was in the way, and yet: {error!r}"
-            assert isinstance(error, pitstop.OutcomeUnknown) == (fault == "lost"), f"a {fault} write raised {error!r}"
-            return fault == "lost"
-        assert fault is None or quietly or not self._wire.failed, f"a write was {fault}, and nobody was told"
-        return True
+        error = _raised(use)
+        if error is None:
+            assert fault is None or quietly or not self._wire.failed, f"a write was {fault}, and nobody was told"
+            return True
+        assert fault is not None, f"nothing was in the way, and yet: {error!r}"
+        assert isinstance(error, pitstop.OutcomeUnknown) == (fault == "lost"), f"a {fault} write raised {error!r}"
+        return fault == "lost"
 
     def _holding(self, held: Held) -> Message | None:
         """The message that the delivery may settle; None: its lease is over."""
@@ -281,17 +284,15 @@ class PitstopMachine(RuleBasedStateMachine):
 
     def _settles(self, held: Held, settle: Callable[[], None], fault: Fault | None, *, ends: bool = True) -> bool:
         """Settle a delivery; say whether that was done. A lease that is over is told as such, and nothing else is."""
-        holding = self._holding(held) is not None
+        holding, gone = self._holding(held) is not None, held.wire.cut
         with held.wire.fault(fault):
-            try:
-                settle()
-            except pitstop.LeaseLost as error:
-                assert not holding, f"the lease of {held} runs, and yet: {error}"
-                return False
-            except pitstop.BackendUnavailable as error:
-                gone = held.wire.cut
-                assert gone or fault is not None, f"nothing was in the way, and yet: {error!r}"
-                return holding and fault == "lost" and not gone
+            error = _raised(settle)
+        if isinstance(error, pitstop.LeaseLost):
+            assert not holding, f"the lease of {held} runs, and yet: {error}"
+            return False
+        if error is not None:
+            assert gone or fault is not None, f"nothing was in the way, and yet: {error!r}"
+            return holding and fault == "lost" and not gone
         assert holding, f"the lease of {held} is over, and yet it was settled"
         held.settled = ends
         return True
@@ -378,3 +379,11 @@ class PitstopMachine(RuleBasedStateMachine):
         left = [id for id, each in self._messages.items() if each.every is None or each.end is not None]
         assert not left, f"{left} never came"
         self._nothing_is_due()
+
+
+def _raised(use: Callable[[], Any]) -> pitstop.LeaseLost | pitstop.BackendUnavailable | None:
+    try:
+        use()
+    except (pitstop.LeaseLost, pitstop.BackendUnavailable) as error:
+        return error
+    return None
