@@ -50,7 +50,7 @@ def test_an_answer_while_a_mail_is_being_sent_counts(pitstop, offer, run_for, ma
 
     report = run_for("1d")
 
-    assert [step.outcome for step in report] == ["lost"]  # nothing is left that could be acknowledged
+    assert report.outcomes == ["lost"]  # nothing is left that could be acknowledged
     assert len(mails.sent) == 1
     pitstop.refute_stored()
 

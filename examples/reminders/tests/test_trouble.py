@@ -146,7 +146,7 @@ class TestTheWorkerDies:
 
         report = pitstop.run_for("2h", dies, deliveries=True)
 
-        assert [step.outcome for step in report] == ["crashed", "acked"]
+        assert report.outcomes == ["crashed", "acked"]
         assert mails.sent == ["Mon 04 Mar 09:02 ada: Reminder 1 of 3: offer 17"]  # when the lease ran out
 
     def test_after_the_mail(self, pitstop, offer, pitstop_faults, handle, mails):
@@ -157,7 +157,7 @@ class TestTheWorkerDies:
 
         report = pitstop.run_for("1d", dies, deliveries=True)
 
-        assert [step.outcome for step in report] == ["crashed", "acked"] * 4
+        assert report.outcomes == ["crashed", "acked"] * 4
         assert without_times(mails.sent) == ALL_FOUR
         pitstop.assert_no_leases()
 
@@ -203,7 +203,7 @@ class TestTheStoreIsAwayForAMoment:
 
         report = run_for("60d")
 
-        assert [step.outcome for step in report] == ["nacked", "acked", "acked"]
+        assert report.outcomes == ["nacked", "acked", "acked"]
         assert mails.sent == [
             "Sun 31 Mar 18:01 boss: Reminders in 2024-03",
             "Tue 30 Apr 18:00 boss: Reminders in 2024-04",
