@@ -372,6 +372,16 @@ class TestDeliveries:
         pit.run_until_idle(lambda delivery: seen.append((delivery.key, delivery.msg)), deliveries=True)
         assert seen == [(f"a:{int(START.timestamp() * 1000)}", {"id": "a"})]
 
+    def test_that_were_not_asked_for_are_explained_to_a_handler_that_expects_them(self, pit):
+        pit.store({"id": "a"}, NOW)
+        with pytest.raises(AttributeError, match="'msg'") as caught:
+            pit.run_until_idle(lambda delivery: delivery.msg)
+        assert "'msg' is what a Delivery has. Say deliveries=True" in caught.value.__notes__[0]
+
+        with pytest.raises(AttributeError, match="'sender'") as caught:
+            pit.run_for(LOCK, lambda msg: msg.sender)
+        assert "deliveries=True" not in "".join(caught.value.__notes__)
+
     def test_stay_as_the_handler_settled_them(self, pit):
         def handler(delivery):
             if delivery.attempt == 1:
@@ -566,6 +576,12 @@ class TestReport:
         lines = str(pit.run_until_idle(ok)).splitlines()
         assert lines[0] == "100 acked, 0 nacked, 0 dead, 0 skipped (the last 40 of 100)"
         assert len(lines) == 42
+
+    def test_tells_the_outcomes_of_what_was_emitted(self, pit):
+        pit.store_many([({"id": "bad"}, NOW), ({"id": "good"}, NOW)])
+        pit.store({"id": "old"}, -2 * DAY, NOW, DAY, catch_up="skip", grace=HOUR)
+        report = pit.run_until_idle(lambda msg: 1 / (msg["id"] == "good"), raise_errors=False)
+        assert (report.outcomes, report.skipped > 0) == (["nacked", "acked"], True)
 
     def test_of_two_runs_can_be_added_up(self, pit):
         pit.store({"id": "s"}, HOUR, None, HOUR)

@@ -217,6 +217,7 @@ def _driven(handler: Handler, deliveries: bool, run: _Run) -> Report:
                     _refuse_coroutine(result)
             except BaseException as error:  # noqa: BLE001 - the run raises it again when it is to be raised
                 failure = error
+                _tell_what_it_got(error, delivery, deliveries)
             delivery = run.send(failure)
     except StopIteration as end:
         return _report_of(end)
@@ -235,11 +236,23 @@ async def _adriven(handler: Handler, deliveries: bool, run: _Run) -> Report:
                     await result
             except BaseException as error:  # noqa: BLE001 - the run raises it again when it is to be raised
                 failure = error
+                _tell_what_it_got(error, delivery, deliveries)
             delivery = run.send(failure)
     except StopIteration as end:
         return _report_of(end)
     finally:
         run.close()
+
+
+def _tell_what_it_got(error: BaseException, delivery: Delivery, deliveries: bool) -> None:
+    """Help whoever wrote a handler of deliveries and forgot to say so."""
+    if deliveries or not isinstance(error, AttributeError) or error.obj is not delivery.msg:
+        return
+    if hasattr(delivery, error.name or ""):
+        error.add_note(
+            f"The handler was called with the message, and {error.name!r} is what a Delivery has. Say deliveries=True, and it "
+            f"is called with that."
+        )
 
 
 def _report_of(end: StopIteration) -> Report:

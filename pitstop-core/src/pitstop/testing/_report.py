@@ -93,6 +93,11 @@ class Report:
         return [step.msg for step in self.steps if step.msg is not None]
 
     @property
+    def outcomes(self) -> list[StepOutcome]:
+        """What became of what was emitted, in order."""
+        return [step.outcome for step in self.steps if step.emitted]
+
+    @property
     def times(self) -> list[datetime]:
         """When it was emitted, in order."""
         return [step.at for step in self.steps if step.emitted]
