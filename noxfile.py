@@ -93,6 +93,13 @@ def torture(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Simulate the engine for many seeds: `-- --seeds 100000` for a night, `-- --seed 12345` to see one again."""
+    session.install("./pitstop-core", "./pitstop-memory")
+    session.run("python", "-m", "simulation", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     session.install("ruff==0.17.6")
