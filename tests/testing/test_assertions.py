@@ -38,6 +38,10 @@ def stored(any_pit):
     return any_pit
 
 
+def _is_young(msg):
+    return msg["to"]["age"] < 40 if "to" in msg else False
+
+
 class TestAssertStored:
     @pytest.mark.parametrize(
         "criteria",
@@ -46,7 +50,7 @@ class TestAssertStored:
             {"match": {"to": {"name": "ada"}}},
             {"match": {"tags": ("x", "y")}},
             {"match": {"kind": mock.ANY, "tags": mock.ANY}},
-            {"match": lambda msg: msg["to"]["age"] < 40 if "to" in msg else False},
+            {"match": _is_young},
             {"id": "mail"},
             {"due_in": HOUR},
             {"due_in": "1h"},
@@ -55,7 +59,7 @@ class TestAssertStored:
             {"due": (START + HOUR).astimezone(timezone(timedelta(hours=5)))},
             {"match": {"to": {}}, "due_in": HOUR, "every": None, "state": "scheduled", "attempts": 0, "end": None},
         ],
-        ids=repr,
+        ids=lambda criteria: repr(criteria).partition(" at 0x")[0],
     )
     def test_returns_the_one_entry_that_is_like_this(self, stored, criteria):
         assert stored.assert_stored(**criteria) == testing.assert_stored(stored, **criteria) == stored.get("mail")
