@@ -33,6 +33,8 @@ _LOCK = 60_000
 _HOUR = 3_600_000
 #: How long a run waits at the end: all leases, delays and series with an end are over by then.
 _LONG = timedelta(days=2)
+#: More than are emitted at the end of any run.
+_MANY = 1000
 
 #: Few, so that what is stored is often stored again, or removed, while somebody has it.
 _IDS = st.sampled_from(["a", "b", "A"])
@@ -390,7 +392,10 @@ class PitstopMachine(RuleBasedStateMachine):
         self._wire.cut = True
         self._start()
         self._clock.advance(_LONG)
+        emitted = 0
         while (delivery := self._listener(1).get()) is not None:
+            emitted += 1
+            assert emitted <= _MANY, f"{delivery.id!r} and others are emitted without end"
             held = self._emitted(delivery)
             message = self._holding(held)
             assert message is not None, f"{delivery.id!r} was emitted, and should not be"
