@@ -43,10 +43,10 @@ def test_a_broken_one_ends_neither_the_command_nor_the_list(spawn, tmp_path, lin
     process = spawn("backends", "--json", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    assert {each["name"]: each["status"] for each in lines(out)} == {
-        "acme": "broken",
-        **dict.fromkeys(["memory", "mongo", "mongodb", "mongodb+srv", "sqlite"], "ok"),
-    }
+    statuses = {each["name"]: each["status"] for each in lines(out)}
+    assert statuses.pop("acme") == "broken"
+    assert statuses.keys() >= {"memory", "mongo", "mongodb", "mongodb+srv", "sqlite"}
+    assert set(statuses.values()) == {"ok"}
 
 
 def test_it_needs_no_store(spawn):

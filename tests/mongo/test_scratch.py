@@ -11,6 +11,7 @@ import pytest
 
 from pitstop import BackendUnavailable
 from pitstop_mongo import MongoBackend
+from servers.database import database
 
 
 @pytest.fixture
@@ -69,19 +70,18 @@ def test_the_collection_of_its_wake_ups_goes_too(open_backend, mongo_client, mon
     assert names(mongo_client, mongo_dbname) == []
 
 
-def test_on_a_replica_set_and_with_a_client_of_the_users_nothing_is_left_either(
-    replica_set_client, replica_set_dbname, use, clock
-):
-    where = {"client": replica_set_client, "dbname": replica_set_dbname, "clock": clock}
-    backend = MongoBackend.from_options(where)
-    with backend.scratch() as scratch:
-        use(scratch)
-        watch = scratch.watch()
-        assert watch is not None
-        watch.close()
+def test_on_a_replica_set_and_with_a_client_of_the_users_nothing_is_left_either(replica_set_client, use, clock):
+    with database(replica_set_client) as own:
+        where = {"client": replica_set_client, "dbname": own.name, "clock": clock}
+        backend = MongoBackend.from_options(where)
+        with backend.scratch() as scratch:
+            use(scratch)
+            watch = scratch.watch()
+            assert watch is not None
+            watch.close()
 
-    assert names(replica_set_client, replica_set_dbname) == []
-    assert replica_set_client.admin.command("ping")["ok"] == 1
+        assert names(replica_set_client, own.name) == []
+        assert replica_set_client.admin.command("ping")["ok"] == 1
 
 
 @pytest.mark.parametrize("coll", ["x" * 120, "\N{RACING CAR}" * 30, f"{'x' * 79}.y"], ids=["long", "wide", "dot"])

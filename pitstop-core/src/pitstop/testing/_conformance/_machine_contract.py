@@ -152,7 +152,7 @@ class ContractMachine(RuleBasedStateMachine):
         by=_BY,
         limit=st.integers(1, 4),
         duration=st.sampled_from([_SECOND, 1, _MINUTE]),
-        when=st.sampled_from(["now", "when the next is due"]),
+        when=st.sampled_from(["when something is due", "when something is due", "now"]),
         target=leases,
     )
     def lease(self, by: str, limit: int, duration: int, when: str) -> MultipleResults[Record]:
@@ -178,7 +178,7 @@ class ContractMachine(RuleBasedStateMachine):
     @rule(
         by=_BY,
         batch=st.lists(st.tuples(leases, _OUTCOMES), min_size=1, max_size=4),
-        when=st.sampled_from(["now", "when the first lease ends", "just before that"]),
+        when=st.sampled_from(["now", "now", "when the first lease ends", "just before that"]),
         again=st.booleans(),
     )
     def settle(self, by: str, batch: list[tuple[Record, str]], when: str, again: bool) -> None:

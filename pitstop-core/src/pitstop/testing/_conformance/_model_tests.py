@@ -30,13 +30,13 @@ class Model(Kit):
     def test_any_sequence_of_operations_on_the_backend_is_as_the_model_says(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
     ) -> None:
-        _run(lambda: ContractMachine(open_backend, clock), examples=100, steps=30)
+        _run(lambda: ContractMachine(open_backend, clock), examples=80, steps=50)
 
     def test_any_sequence_of_uses_is_as_the_model_says(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
     ) -> None:
         """Replies get lost and processes die meanwhile."""
-        _run(lambda: PitstopMachine(open_backend, clock), examples=100, steps=30)
+        _run(lambda: PitstopMachine(open_backend, clock), examples=80, steps=50)
 
 
 def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int) -> None:
