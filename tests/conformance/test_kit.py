@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from pitstop.testing._conformance import BackendConformance, BackendContract, PitstopBehaviour, Races, kit_tests
+from pitstop.testing._conformance import BackendConformance, BackendContract, Model, PitstopBehaviour, Races, kit_tests
 
 
 def test_a_class_that_overrides_a_test_is_refused():
@@ -56,7 +56,7 @@ def test_tests_of_ones_own_are_welcome():
 
 
 def test_the_parts_make_the_whole():
-    parts = [set(kit_tests(each)) for each in (BackendContract, PitstopBehaviour, Races)]
+    parts = [set(kit_tests(each)) for each in (BackendContract, PitstopBehaviour, Model, Races)]
 
     assert set.union(*parts) == set(kit_tests(BackendConformance))
     assert sum(map(len, parts)) == len(kit_tests(BackendConformance))
