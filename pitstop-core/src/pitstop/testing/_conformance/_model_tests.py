@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import cast
 
 import hypothesis
+import pytest
 
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
@@ -20,12 +21,15 @@ from pitstop.testing._conformance._machine_pitstop import PitstopMachine
 
 __all__ = ["Model"]
 
-#: Set to a number, it is how many sequences are tried, other ones in each run.
 _EXAMPLES = "PITSTOP_KIT_EXAMPLES"
 
 
 class Model(Kit):
-    """Backends against a model of them. The same sequences in each run, unless more are asked for."""
+    """Backends against a model of them.
+
+    The same sequences in each run. ``PITSTOP_KIT_EXAMPLES=5000`` in the environment tries so many, and other ones in each
+    run; ``--hypothesis-seed`` repeats one of those.
+    """
 
     def test_any_sequence_of_operations_on_the_backend_is_as_the_model_says(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
@@ -41,6 +45,10 @@ class Model(Kit):
 
 def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int) -> None:
     more = os.environ.get(_EXAMPLES)
+    if more and not (more.isdecimal() and int(more)):
+        pytest.fail(
+            f"{_EXAMPLES}={more!r} in the environment is no number of examples. Give one, as in {_EXAMPLES}=5000."
+        )
     settings = hypothesis.settings(
         max_examples=int(more) if more else examples,
         stateful_step_count=steps,
