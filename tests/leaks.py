@@ -138,7 +138,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         look(text, "what is printed")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """What a process found that ran a part of the tests: told to the one that began them (pytest-xdist)."""
+    _found.extend(getattr(node, "workeroutput", {}).get("leaks", []))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["leaks"] = list(_found)
     if _found and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 _PLACES = ("README.md", "docs/**/*.md", "pitstop-*/README.md", "examples/*/README.md")
 DOCUMENTS = sorted(path for place in _PLACES for path in ROOT.glob(place))
-#: A block that names a file or a folder behind its language is a step of a walk-through: see test_walk_through.py.
+#: A block that names a file or a folder behind its language is run elsewhere: test_walk_through.py, test_testing_page.py.
 FENCE = re.compile(r"^```(\w*)((?: \S+)?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_BY_CI = ("nox -s demo", "nox -s tests", "nox -s lint types")
 

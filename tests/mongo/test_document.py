@@ -152,8 +152,8 @@ DAMAGE = {
     "msg": [
         "text",
         None,
-        ObjectId(),
-        {"a": [ObjectId()]},
+        ObjectId("5" * 24),
+        {"a": [ObjectId("5" * 24)]},
         {"a": Regex("x")},
         {"a": Decimal128("1")},
         {"a": Timestamp(1, 1)},
@@ -167,7 +167,7 @@ DAMAGE = {
     "first_leased": ["x", 5, DatetimeMS(2**60)],
     "last_error": [5],
     "token": [5, {"$gt": ""}],
-    "series": ["x", {"a": ObjectId()}],
+    "series": ["x", {"a": ObjectId("5" * 24)}],
     "etag": [5, Regex(".*"), {"$gt": ""}],
 }
 

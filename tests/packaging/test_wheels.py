@@ -55,7 +55,17 @@ def test_a_wheel_holds_its_package_its_licence_and_its_types_and_nothing_else(
         files = wheel.namelist()
     assert f"{package}/py.typed" in files
     assert any(re.fullmatch(r".*\.dist-info/licenses/LICENSE", each) for each in files)
-    assert {each.split("/")[0] for each in files} == {package, f"{name.replace('-', '_')}-0.1.0.dist-info"}
+    plugin = {"pitstop_pytest.py"} if name == "pitstop-core" else set()
+    assert {each.split("/")[0] for each in files} == {package, f"{name.replace('-', '_')}-0.1.0.dist-info", *plugin}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("imported", ["", "import pitstop; "])
+def test_pytest_finds_the_fixtures_and_asks_for_nothing(fresh: Path, tmp_path: Path, imported: str) -> None:
+    """Also in a process that has Pitstop imported already, whose assertions pytest would rewrite otherwise."""
+    (tmp_path / "test_it.py").write_text("def test_it(pitstop):\n    pitstop.assert_no_leases()\n")
+    script = f"{imported}import sys, pytest; sys.exit(pytest.main(['-q', '-W', 'error', '--strict-markers']))"
+    assert "1 passed" in run([str(fresh / "python"), "-P", "-c", script], cwd=tmp_path)
 
 
 def test_the_distributions_are_of_one_version_and_ask_for_it() -> None:

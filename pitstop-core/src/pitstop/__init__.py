@@ -1,4 +1,7 @@
-"""Pitstop takes a message now and gives it back later, at least once."""
+"""Pitstop takes a message now and gives it back later, at least once.
+
+PYTEST_DONT_REWRITE: a run of pytest that begins when this package is imported already is nothing to be warned of.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop.abc import Backend
 
 
-__all__ = ["init"]
+__all__ = ["init", "open_backend"]
 
 #: What to do about a class that was given as ``type`` and is not fit for it.
 _BY_CLASS = "Mend the class, or give the name of an installed backend."
@@ -30,6 +30,11 @@ def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> 
     :raises ConfigError: when a key is unknown or a value is wrong; the text names it.
     :raises PluginConflict: when two plugins claim one name.
     """
+    return Pitstop(*open_backend(config, plugins))
+
+
+def open_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Backend, Hooks]:
+    """What a :class:`Pitstop` is made of: see :func:`init`."""
     kind, options = _read(config)
     manager = plugin_manager(plugins, EntryPointResolver())
     hooks = Hooks(manager)
@@ -48,7 +53,7 @@ def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> 
             raise BackendLoadError(
                 f"A plugin answered for type {kind!r} with a {type(backend).__name__}, which is no pitstop.abc.Backend."
             )
-    return Pitstop(backend, hooks)
+    return backend, hooks
 
 
 def _read(config: object) -> tuple[str | type | Backend, dict[str, Any]]:

@@ -20,7 +20,7 @@ from pitstop._plugins._hooks import Hooks
 from pitstop._values._duration import parse_duration
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._instant import floor_instant, from_instant
-from pitstop._values._message import valid_id
+from pitstop._values._message import new_id, valid_id
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import CatchUp
 from pitstop.abc import Backend, Damaged, Record, Writes
@@ -81,7 +81,15 @@ class Pitstop:
         writes = self._writes(session)
         now_us = self._store.backend.now()
         record = new_record(
-            message, when, end, every, catch_up=catch_up, grace=grace, now_us=now_us, revision=_revision()
+            message,
+            when,
+            end,
+            every,
+            catch_up=catch_up,
+            grace=grace,
+            now_us=now_us,
+            revision=_revision(),
+            make_id=self._new_id,
         )
         self._put(writes, [record], now_us, at_once=session is None)
         return record.id
@@ -101,7 +109,7 @@ class Pitstop:
         now_us = self._store.backend.now()
         if not isinstance(items, Iterable):
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
-        records = [_record_of_item(index, item, now_us) for index, item in enumerate(items)]
+        records = [self._record_of_item(index, item, now_us) for index, item in enumerate(items)]
         if records:
             distinct = list({record.id: record for record in records}.values())
             self._put(writes, distinct, now_us, at_once=session is None)
@@ -222,6 +230,19 @@ class Pitstop:
     def __repr__(self) -> str:
         return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
 
+    def _new_id(self) -> str:
+        return new_id()
+
+    def _record_of_item(self, index: int, item: Any, now_us: int) -> Record:
+        if not isinstance(item, tuple | list) or not 2 <= len(item) <= 4:
+            raise ScheduleError(
+                f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
+            )
+        try:
+            return new_record(*item, now_us=now_us, revision=_revision(), make_id=self._new_id)
+        except (MessageError, ScheduleError) as error:
+            raise type(error)(f"items[{index}]: {error}") from None
+
     def _writes(self, session: object) -> Writes:
         backend = self._store.backend
         return backend if session is None else backend.within(session)
@@ -239,17 +260,6 @@ class Pitstop:
 
 def _revision() -> str:
     return os.urandom(16).hex()
-
-
-def _record_of_item(index: int, item: Any, now_us: int) -> Record:
-    if not isinstance(item, tuple | list) or not 2 <= len(item) <= 4:
-        raise ScheduleError(
-            f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
-        )
-    try:
-        return new_record(*item, now_us=now_us, revision=_revision())
-    except (MessageError, ScheduleError) as error:
-        raise type(error)(f"items[{index}]: {error}") from None
 
 
 def _positive(value: timedelta | float | str | None, field: str, default: timedelta) -> timedelta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from pitstop._values._message import copy_message, new_id
@@ -23,16 +24,18 @@ def new_record(
     grace: timedelta | None = None,
     now_us: int,
     revision: str,
+    make_id: Callable[[], str] = new_id,
 ) -> Record:
     """Read the arguments of ``store`` into a record that takes the place of whatever has its id.
 
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
     delivery of the old version settles nothing any more.
 
+    :param make_id: makes the id of a message that has none.
     :raises pitstop.MessageError: when the message cannot be stored.
     :raises pitstop.ScheduleError: when the times make no sense.
     """
     identifier, body = copy_message(message)
     first, schedule = plan(when, end, every, catch_up, grace, now_us)
     series = None if schedule is None else schedule.to_plain()
-    return Record(identifier or new_id(), body, series, revision, Progress(first, first))
+    return Record(identifier or make_id(), body, series, revision, Progress(first, first))

@@ -252,8 +252,10 @@ class Listener:
         leased = store.backend.lease(self._prefetch, duration)
         self._answered = True
         self._backoff.succeeded(clock.monotonic())
+        if not leased:
+            return False
         decided = [decide(each, store.retry) for each in leased]
-        settlements = [each for each in decided if isinstance(each, Settlement)]
+        unseen = [(record, each) for record, each in zip(leased, decided, strict=True) if isinstance(each, Settlement)]
         emissions = [each for each in decided if isinstance(each, Emission)]
         in_time = clock.monotonic() < until
         if in_time:
@@ -266,12 +268,12 @@ class Listener:
                 self._lock_time.total_seconds(),
             )
             self._return(emissions)
-        if settlements:
-            applied = store.backend.settle(settlements)
-            for settlement, done in zip(settlements, applied, strict=True):
+        if unseen:
+            applied = store.backend.settle([settlement for _, settlement in unseen])
+            for (record, settlement), done in zip(unseen, applied, strict=True):
                 if done:
-                    store.tell(settlement)
-        return bool(leased) and in_time
+                    store.tell(settlement, record)
+        return in_time
 
     def _pause(self, visit: _Visit) -> float:
         """Seconds until the next look."""

@@ -6,6 +6,7 @@ import logging
 import os
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -14,7 +15,7 @@ from weakref import ReferenceType, WeakSet, ref
 from pitstop._errors import BackendUnavailable
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._instant import from_instant
-from pitstop.abc import Aside, Backend, Outcome, Retry, Settlement
+from pitstop.abc import Aside, Backend, Damaged, Outcome, Record, Retry, Settlement
 
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Store:
         self.location = backend.location
         #: What happened, by name; ``lease_lost`` so far.
         self.counters: Counter[str] = Counter()
+        #: Told of each settlement that was applied, and of the record when nobody saw it: how tests that drive this store
+        #: know what became of a message.
+        self.tap: Callable[[Settlement, Record | Damaged | None], None] | None = None
         # Weak, so that a listener that was dropped without close() is not kept. A tuple, so that one thread may go
         # through it while another puts a new one in its place.
         self._sleepers: tuple[ReferenceType[Sleeper], ...] = ()
@@ -120,8 +124,13 @@ class Store:
         for sleeper in self.sleepers:
             sleeper.after_fork()
 
-    def tell(self, settlement: Settlement) -> None:
-        """Let observers and sleepers know of a settlement that was applied."""
+    def tell(self, settlement: Settlement, unseen: Record | Damaged | None = None) -> None:
+        """Let observers and sleepers know of a settlement that was applied.
+
+        :param unseen: the record that was leased, when it was settled without having been handed out.
+        """
+        if self.tap is not None:
+            self.tap(settlement, unseen)
         progress, hooks = settlement.progress, self.hooks
         if progress is None:
             return

@@ -1,4 +1,4 @@
-"""Tools for tests: a clock in the hand, and the suite that a backend has to pass.
+"""Tools for tests: of applications, with time in the hand; and of backends, the suite that they have to pass.
 
 The suite needs pytest and hypothesis (``pip install 'pitstop-core[testing]'``); the rest of this package does not, and
 ``BackendConformance`` is imported when it is asked for.
@@ -8,13 +8,55 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pitstop.testing._assertions import assert_dead, assert_emitted, assert_no_leases, assert_stored, refute_stored
 from pitstop.testing._clock import ManualClock
+from pitstop.testing._driving import (
+    adrain,
+    arun_for,
+    arun_until,
+    arun_until_idle,
+    drain,
+    run_for,
+    run_until,
+    run_until_idle,
+)
+from pitstop.testing._events import Event, Events
+from pitstop.testing._explain import explain
+from pitstop.testing._faults import Crash, Fault, Faults
+from pitstop.testing._pitstop import TestPitstop, init
+from pitstop.testing._report import Report, Step
 
 
 if TYPE_CHECKING:
     from pitstop.testing._conformance import BackendConformance
 
-__all__ = ["BackendConformance", "ManualClock"]
+__all__ = [
+    "BackendConformance",
+    "Crash",
+    "Event",
+    "Events",
+    "Fault",
+    "Faults",
+    "ManualClock",
+    "Report",
+    "Step",
+    "TestPitstop",
+    "adrain",
+    "arun_for",
+    "arun_until",
+    "arun_until_idle",
+    "assert_dead",
+    "assert_emitted",
+    "assert_no_leases",
+    "assert_stored",
+    "drain",
+    "explain",
+    "init",
+    "refute_stored",
+    "run_for",
+    "run_until",
+    "run_until_idle",
+]
 
 
 def __getattr__(name: str) -> Any:

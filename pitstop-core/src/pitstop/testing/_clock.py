@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from threading import Condition
 
-from pitstop._errors import PitstopError
+from pitstop._errors import PitstopError, ScheduleError
 from pitstop._values._duration import parse_duration
-from pitstop._values._instant import aware, microseconds
+from pitstop._values._instant import LAST_INSTANT, aware, microseconds
 from pitstop.abc import Doorbell
 
 
-__all__ = ["ManualClock"]
+__all__ = ["ManualClock", "span_of"]
 
 
 class ManualClock:
@@ -24,10 +24,12 @@ class ManualClock:
     def __init__(self, start: datetime | None = None) -> None:
         """Start at ``start``, an aware datetime; if not given, at 2020-01-01T00:00Z, the same in every run.
 
-        :raises pitstop.ScheduleError: when ``start`` is naive.
+        :raises pitstop.ScheduleError: when ``start`` is naive, or before 1970.
         """
         begin = datetime(2020, 1, 1, tzinfo=UTC) if start is None else aware(start, "start")
         self._now_us = microseconds(begin)
+        if self._now_us < 0:
+            raise ScheduleError(f"start={start!r} is before 1970. Give a later one: stores count from there.")
         self._moved = Condition()
         self._sleepers: list[tuple[int, Doorbell]] = []
 
@@ -40,11 +42,13 @@ class ManualClock:
 
         :raises pitstop.PitstopError: when ``by`` is negative, since clocks do not go back, or no duration.
         """
-        delta = parse_duration(by, "by") if isinstance(by, str) else by
-        delta = delta if isinstance(delta, timedelta) else timedelta(seconds=delta)
+        delta = span_of(by, "by")
         if delta < timedelta(0):
             raise PitstopError(f"by={by!r} is negative. The clock does not go back.")
-        return self._move(self._now_us + delta // timedelta(microseconds=1))
+        # Under the lock from the look to the move: two threads that advance it by a second each make two seconds.
+        with self._moved:
+            self._move(self._now_us + delta // timedelta(microseconds=1))
+            return self.now()
 
     def advance_to(self, when: datetime) -> datetime:
         """Move it to ``when``, an aware datetime that is not before the time it shows.
@@ -52,9 +56,16 @@ class ManualClock:
         :raises pitstop.PitstopError: when it is before.
         """
         target = microseconds(aware(when, "when"))
-        if target < self._now_us:
-            raise PitstopError(f"when={when!r} is before {self.now()!r}. The clock does not go back.")
-        return self._move(target)
+        with self._moved:
+            if target < self._now_us:
+                raise PitstopError(f"when={when!r} is before {self.now()!r}. The clock does not go back.")
+            self._move(target)
+            return self.now()
+
+    def _move_to(self, to_us: int) -> None:
+        """Move it to this microsecond since the epoch, unless it is there already or further."""
+        if to_us > self._now_us:
+            self._move(to_us)
 
     def time_us(self) -> int:
         return self._now_us
@@ -91,7 +102,9 @@ class ManualClock:
     def __repr__(self) -> str:
         return f"ManualClock({self.now().isoformat()})"
 
-    def _move(self, to_us: int) -> datetime:
+    def _move(self, to_us: int) -> None:
+        if to_us // 1000 > LAST_INSTANT:
+            raise PitstopError("That is after the year 9999. The clock does not go that far.")
         with self._moved:
             self._now_us = max(self._now_us, to_us)
             woken = [place for place in self._sleepers if place[0] <= self._now_us]
@@ -99,4 +112,18 @@ class ManualClock:
             self._sleepers = [place for place in self._sleepers if place[0] > self._now_us]
             for _, bell in woken:
                 bell.ring()
-        return self.now()
+
+
+def span_of(value: timedelta | float | str, field: str) -> timedelta:
+    """A ``timedelta``, seconds, or text such as ``"1h30m"``; negative or not, and as long as a ``timedelta`` can be.
+
+    :raises pitstop.PitstopError: when it is none of these.
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return timedelta(seconds=value)
+        except (ValueError, OverflowError):
+            raise PitstopError(f"{field}={value!r} is no length of time. Give seconds, or a timedelta.") from None
+    return parse_duration(value, field)

@@ -1,0 +1,46 @@
+"""The parts put together: what handles each message, and the loop of a worker."""
+
+from __future__ import annotations
+
+import logging
+
+from collections.abc import Callable
+from zoneinfo import ZoneInfo
+
+from pitstop import Delivery, LeaseLost, Listener, Pitstop
+from reminders import digest, escalation, report
+from reminders.journal import Journal
+from reminders.mail import Mailer, Post
+
+
+_log = logging.getLogger("reminders")
+
+#: What this application asks of Pitstop, wherever the messages are stored. With these retries a mail server may be away for a
+#: day; after that what has no next occurrence is dead, and waits for somebody to redrive it.
+OPTIONS = {"lock_time": "2m", "retry": {"delay": "1m", "factor": 2, "max_delay": "1h", "max_attempts": 30}}
+
+Handler = Callable[[Delivery], None]
+
+
+def handler(pit: Pitstop, mailer: Mailer, journal: Journal, manager: str, zone: ZoneInfo) -> Handler:
+    """What handles a delivery: in the loop of a worker, and in tests."""
+    # The time is Pitstop's, here as everywhere, so that a test has one clock to move.
+    post = Post(mailer, journal, pit.now)
+    by_kind: dict[str, Handler] = {
+        escalation.KIND: lambda delivery: escalation.send_reminder(delivery, post, manager),
+        report.KIND: lambda delivery: report.send_report(pit, delivery, post, journal, manager, zone),
+        digest.KIND: lambda delivery: digest.send_digest(pit, delivery, post, zone),
+    }
+    return lambda delivery: by_kind[delivery.msg["kind"]](delivery)
+
+
+def work(listener: Listener, handle: Handler) -> None:
+    """Handle messages as they become due, until the listener is stopped."""
+    for delivery in listener:
+        try:
+            with delivery:
+                handle(delivery)
+        except LeaseLost:
+            _log.info("%r was answered meanwhile, or took too long", delivery)
+        except Exception:  # noqa: BLE001 - whatever it was: the worker goes on, and the message comes back
+            _log.exception("%r comes back", delivery)

@@ -1,0 +1,54 @@
+"""The weekly digest, which has an end."""
+
+from __future__ import annotations
+
+import pytest
+
+from reminders.digest import start_digest
+from reminders.escalation import remind
+
+
+@pytest.fixture
+def digest(pitstop, at):
+    """One for ada, on three Mondays."""
+    return start_digest(pitstop, "ada", at("2024-03-04 08:30"), at("2024-03-25 08:30"))
+
+
+def test_each_week_it_tells_what_is_open_until_its_end(pitstop, digest, run_for, mails, at):
+    for name in ("a", "b"):
+        remind(pitstop, name, "ada", f"offer {name}", at("2024-04-02 09:00"))
+    remind(pitstop, "c", "bob", "offer c", at("2024-03-20 09:00"))
+
+    run_for("29d")
+
+    assert [sent for sent in mails.sent if "open" in sent] == [
+        "Mon 04 Mar 08:30 ada: 2 open",
+        "Mon 11 Mar 08:30 ada: 2 open",
+        "Mon 18 Mar 08:30 ada: 2 open",
+    ]
+    pitstop.refute_stored(id=digest)
+
+
+def test_all_that_is_open_is_in_it_however_much_it_is(pitstop, digest, run_for, mails, at):
+    for number in range(250):
+        remind(pitstop, f"task-{number}", "ada", "a task", at("2024-04-02 09:00"))
+
+    run_for("1h")
+
+    assert mails.sent == ["Mon 04 Mar 08:30 ada: 250 open"]
+
+
+def test_who_has_nothing_open_gets_none(digest, run_for, mails):
+    report = run_for("21d")
+
+    assert report.acked == 3
+    assert mails.sent == []
+
+
+def test_a_week_is_168_hours_also_when_the_clocks_are_set(pitstop, run_for, at):
+    """Told here so that nobody is surprised: see the report for one that keeps to the clock on the wall."""
+    start_digest(pitstop, "ada", at("2024-03-25 08:30"), at("2024-04-02 00:00"))
+
+    report = run_for("30d")
+
+    assert report.times == [at("2024-03-25 08:30"), at("2024-04-01 09:30")]

@@ -1,0 +1,103 @@
+"""As it runs in production: on SQLite, by the command, in a loop that a signal ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from pitstop import init, testing
+from reminders.__main__ import main
+from reminders.escalation import answer, remind
+from reminders.mail import Console
+from reminders.service import OPTIONS, work
+
+
+class TestOnSqlite:
+    @pytest.fixture
+    def pitstop_config(self, tmp_path):
+        return {"type": "sqlite", "path": tmp_path / "reminders.db", **OPTIONS}
+
+    def test_a_reminder_escalates_there_as_it_does_in_memory(self, pitstop, run_for, mails, at):
+        remind(pitstop, "offer-17", "ada", "offer 17", at("2024-03-04 09:00"))
+
+        run_for("1d")
+
+        assert len(mails.sent) == 4
+        assert mails.sent[-1] == "Mon 04 Mar 15:00 boss + ada: Not answered: offer 17"
+
+    def test_what_is_stored_outlives_a_restart(self, pitstop, pitstop_config, pitstop_clock, run_for, journal, at):
+        offer = remind(pitstop, "offer-17", "ada", "offer 17", at("2024-03-04 09:00"))
+        run_for("2h")
+        pitstop.close()
+
+        with testing.init(pitstop_config, clock=pitstop_clock) as restarted:
+            restarted.assert_stored({"who": "ada"}, id=offer, due_in="1h")
+            assert answer(restarted, journal, offer)
+
+
+class TestTheLoop:
+    def test_goes_on_after_a_failure_and_after_an_answer_in_between(self, pitstop, journal, caplog):
+        caplog.set_level("INFO", logger="reminders")
+        fails, answered, last = (remind(pitstop, name, "ada", "an offer", pitstop.now()) for name in "abc")
+        listener = pitstop.listen()
+
+        def handle(delivery):
+            if delivery.id == fails:
+                raise ConnectionError("the mail server is away")
+            if delivery.id == answered:
+                answer(pitstop, journal, answered)
+            if delivery.id == last:
+                listener.stop()
+
+        work(listener, handle)
+
+        pitstop.assert_stored(id=fails, due_in="1m", last_error="ConnectionError: the mail server is away")
+        pitstop.refute_stored(id=answered)
+        pitstop.assert_stored(id=last, due_in="2h")
+        assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+class TestTheCommand:
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("REMINDERS_URL", f"sqlite:///{tmp_path}/reminders.db")
+        monkeypatch.setenv("REMINDERS_JOURNAL", f"{tmp_path}/journal.db")
+        for name in ("REMINDERS_SMTP", "REMINDERS_MANAGER", "REMINDERS_ZONE"):
+            monkeypatch.delenv(name, raising=False)
+
+    @pytest.fixture
+    def stops_after_a_mail(self, monkeypatch):
+        """Somebody's `kill`, while the first mail is on its way."""
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        send = Console.send
+
+        def send_and_stop(self, mail):
+            signal.raise_signal(signal.SIGTERM)
+            send(self, mail)
+
+        monkeypatch.setattr(Console, "send", send_and_stop)
+        yield
+        for number, before in handlers.items():
+            signal.signal(number, before)
+
+    def test_sends_what_is_due_and_ends_when_it_is_told_to(self, stops_after_a_mail, capsys):
+        main(["remind", "offer-17", "ada", "offer 17", "2024-03-04T09:00"])
+
+        main([])
+
+        with init(os.environ["REMINDERS_URL"]) as pit:
+            assert [entry.message["kind"] for entry in pit.entries()] == ["report"]
+        printed = capsys.readouterr().out
+        assert printed.startswith("reminder:offer-17\n")
+        assert printed.count("Subject: Not answered: offer 17") == 1
+        main(["answer", "reminder:offer-17"])
+        assert capsys.readouterr().out == "nobody waits for that\n"
+
+    def test_takes_an_answer(self, capsys):
+        main(["remind", "offer-17", "ada", "offer 17", "2100-03-04T09:00+01:00"])
+        main(["answer", "reminder:offer-17"])
+        main(["answer", "reminder:offer-17"])
+
+        assert capsys.readouterr().out.splitlines()[1:] == ["done", "nobody waits for that"]

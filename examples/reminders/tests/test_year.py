@@ -1,0 +1,86 @@
+"""A year of the company: somebody is reminded on each working day, and answers sooner, later or never."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+from pitstop import BackendUnavailable
+from reminders.digest import start_digest
+from reminders.escalation import answer, remind
+from reminders.report import schedule_report
+
+from .conftest import BERLIN
+
+
+PEOPLE = ("ada", "bob", "cyd", "dan", "eve")
+#: Hours after the first mail. The last of them is too late: the manager was asked.
+HOURS = (1, 3, 5, 7)
+
+pytestmark = pytest.mark.pitstop(start="2024-01-01T08:00+01:00")
+
+
+def a_year(pitstop, journal, run_for):
+    """Live through 2024. Returns how often each mail has to have gone out, without its time."""
+    dice, wanted = Random(1), Counter()
+    schedule_report(pitstop, pitstop.now(), BERLIN)
+    wanted.update(f"boss: Reminders in 2024-{month:02}" for month in range(1, 13))
+    # On Mondays, when her task of the day is open.
+    start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366))
+    wanted["ada: 1 open"] = 53
+    for day in range(366):
+        if day % 7 >= len(PEOPLE):
+            run_for("1d")
+            continue
+        who, hours, about = PEOPLE[day % 7], dice.choice(HOURS), f"task {day}"
+        id = until_it_is_done(lambda: remind(pitstop, f"task-{day}", who, about, pitstop.now() + timedelta(hours=1)))  # noqa: B023
+        run_for(f"{1 + hours}h")
+        until_it_is_done(lambda: answer(pitstop, journal, id))  # noqa: B023
+        run_for(f"{23 - hours}h")
+        asked = min(3, 1 + hours // 2)
+        wanted.update(f"{who}: Reminder {number} of 3: {about}" for number in range(1, asked + 1))
+        wanted.update([f"boss + {who}: Not answered: {about}"] if hours > 6 else [])
+    return wanted
+
+
+def until_it_is_done(call):
+    """As a web page does, or whoever sits before it."""
+    while True:
+        try:
+            return call()
+        except BackendUnavailable:
+            pass
+
+
+def test_all_get_their_mails_and_the_reports_add_up(pitstop, journal, run_for, mails):
+    wanted = a_year(pitstop, journal, run_for)
+
+    assert Counter(sent[len("Mon 01 Jan 09:00 ") :] for sent in mails.sent) == wanted
+    assert pitstop.now().astimezone(BERLIN).isoformat() == "2025-01-01T08:00:00+01:00"
+    pitstop.assert_stored({"kind": "report"}, id="report:2025-01")
+    pitstop.assert_no_leases()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_in_a_year_of_faults_they_get_the_same_mails(pitstop, pitstop_faults, journal, handle, mails, seed):
+    """One call of the store in twenty fails or loses its reply, and a worker dies at each thirtieth message or so."""
+    pitstop_faults.at_random(0.05, seed=seed, operations=("store", "remove", "lease", "settle"))
+    dice = Random(seed)
+
+    def dies_at_times(delivery):
+        if dice.random() < 0.02:
+            pitstop_faults.crash()
+        handle(delivery)
+        if dice.random() < 0.02:
+            pitstop_faults.crash()
+
+    def run_for(span):
+        return pitstop.run_for(span, dies_at_times, deliveries=True, raise_errors=False)
+
+    wanted = a_year(pitstop, journal, run_for)
+
+    assert Counter(sent[len("Mon 01 Jan 09:00 ") :] for sent in mails.sent) == wanted
+    assert len(pitstop_faults.log) > 100

@@ -1,0 +1,462 @@
+"""Faults on demand, between Pitstop and any backend: the same in each run."""
+
+from __future__ import annotations
+
+import random
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args
+
+import attrs
+
+from pitstop._engine._listener import Listener
+from pitstop._engine._store import Store
+from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
+from pitstop._values._entry import State
+from pitstop._values._message import valid_id
+from pitstop.abc import (
+    API_VERSION,
+    Backend,
+    Capability,
+    Clock,
+    Damaged,
+    Doorbell,
+    Legacy,
+    LegacyPage,
+    Outcome,
+    Record,
+    Settlement,
+    Tally,
+    Watch,
+    Writes,
+    did_you_mean,
+    state_of,
+)
+from pitstop.testing._clock import ManualClock, span_of
+from pitstop.testing._report import clock_text, table
+
+
+__all__ = ["Crash", "Fault", "FaultKind", "Faults", "FaultyBackend", "ServerClock"]
+
+#: ``fail``: refused, nothing was done. ``lose``: it was done, and the answer got lost.
+FaultKind = Literal["fail", "lose"]
+
+#: What can be made to fail: the words of an application, and the methods of a backend that do it.
+_OPERATIONS = {
+    "store": "put",
+    "remove": "delete",
+    "get": "get",
+    "entries": "scan",
+    "stats": "tally",
+    "lease": "lease",
+    "settle": "settle",
+    "next_due": "next_due",
+}
+#: Other words for the same.
+_ALIASES = {
+    "store_many": "store",
+    "claim": "lease",
+    "ack": "settle",
+    "nack": "settle",
+    "extend": "settle",
+    "redrive": "settle",
+    **{method: operation for operation, method in _OPERATIONS.items()},
+}
+_WRITES = frozenset({"store", "remove", "settle"})
+
+_T = TypeVar("_T")
+
+
+class Crash(BaseException):
+    """Raise it in a handler that is driven: the process died here. Neither ack nor nack, and the leases stay behind."""
+
+
+@attrs.frozen
+class Fault:
+    """One fault, as it struck."""
+
+    operation: str
+    #: Which call of the operation it was: 1 is the first one of this Pitstop.
+    call: int
+    kind: FaultKind
+    #: When, by the clock of the test.
+    at: datetime | None = attrs.field(default=None, eq=False)
+
+
+class ServerClock:
+    """The clock that a backend goes by: the one in the test's hand, set apart by an offset."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self.offset_us = 0
+
+    def time_us(self) -> int:
+        return self._clock.time_us() + self.offset_us
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def wait(self, bell: Doorbell, seconds: float | None) -> bool:
+        return self._clock.wait(bell, seconds)
+
+    def __repr__(self) -> str:
+        return f"ServerClock({self._clock!r}, {self.offset_us / 1e6:+} s)"
+
+
+class Faults:
+    """What goes wrong, and when: told beforehand, or drawn with a seed. Made by :func:`pitstop.testing.init`.
+
+    Operations are ``store``, ``remove``, ``get``, ``entries``, ``stats``, ``lease`` (a listener's claim), ``settle`` (ack, nack,
+    extend, redrive) and ``next_due`` (a listener's look when to wake up). Looking at the store by assertions, and by what
+    drives a test, sets nothing off.
+    """
+
+    def __init__(self, backend: FaultyBackend, store: Store, seed: int | None = None) -> None:
+        self._backend = backend
+        self._store = store
+        self._seed = seed
+
+    def fail_next(self, operation: str, times: int = 1, *, error: BackendUnavailable | None = None) -> None:
+        """The next call (or so many) is refused before anything is done: :class:`pitstop.BackendUnavailable`.
+
+        :param error: raise this one, such as ``BackendUnavailable("wrong password", permanent=True)``.
+        :raises PitstopError: when there is no such operation.
+        """
+        if error is not None and not isinstance(error, BackendUnavailable):
+            raise PitstopError(f"error is a {type(error).__name__}. A backend raises BackendUnavailable: give one.")
+        self._backend.plan(_operation(operation), "fail", _times(times), error)
+
+    def lose_reply(self, operation: str, times: int = 1) -> None:
+        """The next call (or so many) is done, and its answer gets lost.
+
+        A write raises :class:`pitstop.OutcomeUnknown` with the ids, the rest :class:`pitstop.BackendUnavailable`. What a
+        claim leased then is leased to nobody, until its lease runs out.
+
+        :raises PitstopError: when there is no such operation.
+        """
+        self._backend.plan(_operation(operation), "lose", _times(times), None)
+
+    def at_random(
+        self,
+        rate: float,
+        *,
+        seed: int | None = None,
+        operations: Iterable[str] = ("store", "lease", "settle"),
+        kinds: Collection[FaultKind] = ("fail", "lose"),
+    ) -> None:
+        """From now on this part of the calls of these operations fails. The same calls and seed: the same faults.
+
+        :param rate: a part of them, from 0 (none) to 1 (all).
+        :param seed: needed unless the Pitstop was made with one.
+        :raises PitstopError: when an argument cannot be used.
+        """
+        if type(rate) not in {int, float} or not 0 <= rate <= 1:
+            raise PitstopError(f"rate={rate!r} cannot be used. Give a number from 0 to 1, such as 0.1.")
+        seed = self._seed if seed is None else seed
+        if seed is None:
+            raise PitstopError("There is no seed, so nobody could run this again. Give one, such as seed=1.")
+        wrong = [kind for kind in kinds if kind not in get_args(FaultKind)]
+        if wrong or not kinds:
+            raise PitstopError(f"kinds={kinds!r} cannot be used. Give some of: {', '.join(get_args(FaultKind))}.")
+        self._backend.draw(random.Random(seed), rate, {_operation(each) for each in operations}, sorted(kinds))  # noqa: S311
+
+    def script(self, faults: Iterable[Fault | tuple[str, int, FaultKind]]) -> None:
+        """Let exactly these happen, by the number of the call: a :attr:`log` of an earlier run, or ``(operation, call, kind)``.
+
+        :raises PitstopError: when one cannot be used.
+        """
+        for each in faults:
+            fault = each if isinstance(each, Fault) else Fault(*each)
+            if fault.kind not in get_args(FaultKind):
+                raise PitstopError(f"kind={fault.kind!r} is unknown. Give one of: {', '.join(get_args(FaultKind))}.")
+            self._backend.scripted[_operation(fault.operation), fault.call] = fault.kind
+        self._backend.arm()
+
+    @property
+    def log(self) -> tuple[Fault, ...]:
+        """The calls that failed, in order. Give it to :meth:`script` of another Pitstop, and they fail there."""
+        return tuple(self._backend.log)
+
+    def crash_holder(self) -> int:
+        """Whoever holds leases of this Pitstop dies, as by ``kill -9``: nothing of it is settled or given back any more.
+
+        The messages come back when their leases run out. What a handler that is under way does with its delivery comes
+        to nothing: :class:`pitstop.LeaseLost`. Listeners live on, as those of the next process.
+
+        :return: how many leases that were.
+        """
+        for sleeper in self._store.sleepers:
+            if isinstance(sleeper, Listener):
+                with sleeper._changed:
+                    sleeper._unseen.clear()
+        return self._backend.crash()
+
+    def crash(self) -> NoReturn:
+        """Die here: :meth:`crash_holder`, and raise :class:`Crash`. For handlers; a run that is driven goes on with the next message."""
+        self.crash_holder()
+        raise Crash
+
+    def expire_lease(self, id: str) -> None:
+        """The lease of this message runs out at this moment: it is due again, and what its holder does comes too late.
+
+        :raises PitstopError: when it is not leased.
+        """
+        backend = self._backend.inner
+        now = backend.now() // 1000
+        stored = backend.get(valid_id(id))
+        if isinstance(stored, Record):
+            progress = stored.progress
+            if state_of(progress.due, progress.token, now) == "leased" and progress.token is not None:
+                over = Settlement(id, progress.token, Outcome.EXTEND, attrs.evolve(progress, due=now))
+                backend.settle([over])
+                self._store.written(now)
+                return
+            state: str = state_of(progress.due, progress.token, now)
+        else:
+            state = "not there" if stored is None else "damaged"
+        raise PitstopError(
+            f"{id!r} is not leased, it is {state}. Take it with a listener first, or look at pit.entries()."
+        )
+
+    def skew(self, delta: timedelta | float | str) -> None:
+        """Set the backend's clock apart from the one that listeners go by: ahead by ``delta``, or behind if that is negative.
+
+        Zero sets them alike again. ``pit.now()`` and due times are by the backend's clock, waits by the other one.
+
+        :raises PitstopError: when ``delta`` is no length of time, or the backend was not made by ``pitstop.testing.init``.
+        """
+        server = self._backend.server_clock
+        if server is None:
+            raise PitstopError(
+                "The backend was given ready-made, so its clock cannot be set apart. Give its name or class as type."
+            )
+        server.offset_us = span_of(delta, "delta") // timedelta(microseconds=1)
+        self._store.written(None)
+
+    def latency(self, operation: str, delta: timedelta | float | str, *, before: bool = False) -> None:
+        """Each call takes so long from now on: the clock of the test moves by ``delta``. Zero: as quick as ever.
+
+        :param before: it is the request that is slow: the clock moves before it is done, not after.
+        :raises PitstopError: when there is no such operation, or ``delta`` is negative.
+        """
+        span = span_of(delta, "delta")
+        if span < timedelta(0):
+            raise PitstopError(f"delta={delta!r} is negative. The clock does not go back.")
+        self._backend.latencies[_operation(operation)] = (span, before)
+        self._backend.arm()
+
+    def clear(self) -> None:
+        """No faults any more: forget what was told and drawn, and set the clocks alike. Leases of the crashed stay lost."""
+        self._backend.clear()
+        if self._backend.server_clock is not None:
+            self.skew(0)
+
+    def __str__(self) -> str:
+        rows = [(clock_text(each.at), each.operation, str(each.call), each.kind) for each in self.log]
+        return table(f"{len(rows)} faults", ("at", "operation", "call", "kind"), rows)
+
+    def __repr__(self) -> str:
+        return f"<Faults {len(self._backend.log)} so far>"
+
+
+@attrs.frozen
+class _Dice:
+    random: random.Random
+    rate: float
+    operations: set[str]
+    kinds: Sequence[FaultKind]
+
+
+class FaultyBackend(Backend):
+    """Another backend, whose calls fail as they were told to. Its own clock is the one that listeners go by."""
+
+    api_version: ClassVar[int] = API_VERSION
+
+    def __init__(self, inner: Backend, clock: Clock, server_clock: ServerClock | None) -> None:
+        self.inner = inner
+        self.config = inner.config
+        self.capabilities: Capability = inner.capabilities  # type: ignore[misc] # those of the one behind
+        self.clock = clock
+        self.server_clock = server_clock
+        self.log: list[Fault] = []
+        #: Calls so far, by operation.
+        self.calls: Counter[str] = Counter()
+        #: Kinds of faults, by operation and number of the call.
+        self.scripted: dict[tuple[str, int], FaultKind] = {}
+        self.latencies: dict[str, tuple[timedelta, bool]] = {}
+        self._planned: dict[str, deque[tuple[FaultKind, BackendUnavailable | None]]] = {}
+        self._dice: _Dice | None = None
+        # Whether anything is planned at all: what is not costs next to nothing.
+        self._armed = False
+        self._last: BackendUnavailable | None = None
+        # The tokens that listeners of this handle hold, by id; and those of the dead.
+        self._held: dict[str, str] = {}
+        self._crashed: set[str] = set()
+
+    def arm(self) -> None:
+        self._armed = True
+
+    def plan(self, operation: str, kind: FaultKind, times: int, error: BackendUnavailable | None) -> None:
+        self._planned.setdefault(operation, deque()).extend([(kind, error)] * times)
+        self._armed = True
+
+    def draw(self, dice: random.Random, rate: float, operations: set[str], kinds: Sequence[FaultKind]) -> None:
+        self._dice = _Dice(dice, rate, operations, kinds)
+        self._armed = True
+
+    def clear(self) -> None:
+        self._armed, self._dice = False, None
+        self._planned.clear()
+        self.scripted.clear()
+        self.latencies.clear()
+
+    def caused(self, error: BackendUnavailable) -> bool:
+        """Whether this error is a fault of ours."""
+        return error is self._last
+
+    def crash(self) -> int:
+        """Settle nothing any more under the tokens that were given out so far. Returns how many leases that were."""
+        count = len(self._held)
+        self._crashed.update(self._held.values())
+        self._held.clear()
+        return count
+
+    def now(self) -> int:
+        return self.inner.now()
+
+    def put(self, records: Sequence[Record]) -> None:
+        self._call("store", self.inner.put, records, ids=lambda: tuple(each.id for each in records))
+
+    def delete(self, id: str) -> bool:
+        return self._call("remove", self.inner.delete, id, ids=lambda: (id,))
+
+    def get(self, id: str) -> Record | Damaged | None:
+        return self._call("get", self.inner.get, id)
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        return self._call("entries", self.inner.scan, state, limit, after)
+
+    def tally(self) -> Tally:
+        return self._call("stats", self.inner.tally)
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        leased = self._call("lease", self.inner.lease, limit, duration)
+        for each in leased:
+            token = each.token if isinstance(each, Damaged) else each.progress.token
+            if token is not None:
+                self._held[each.id] = token
+        return leased
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        if self._crashed:
+            return self._settle_of_the_living(settlements)
+        return self._settle(settlements)
+
+    def next_due(self) -> int | None:
+        return self._call("next_due", self.inner.next_due)
+
+    def within(self, session: object) -> Writes:
+        return self.inner.within(session)
+
+    def ping(self) -> None:
+        self.inner.ping()
+
+    def watch(self) -> Watch | None:
+        return self.inner.watch()
+
+    def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
+        return self.inner.legacy(after, locked_after=locked_after)
+
+    def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
+        return self.inner.adopt(items)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    @property
+    def location(self) -> str:
+        return self.inner.location
+
+    def __repr__(self) -> str:
+        return f"<FaultyBackend of {self.inner!r}>"
+
+    def _settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        applied = self._call(
+            "settle", self.inner.settle, settlements, ids=lambda: tuple(each.id for each in settlements)
+        )
+        for each in settlements:
+            if each.outcome is not Outcome.EXTEND and self._held.get(each.id) == each.token:
+                del self._held[each.id]
+        return applied
+
+    def _settle_of_the_living(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        living = [each for each in settlements if each.token not in self._crashed]
+        applied = dict(zip((each.id for each in living), self._settle(living) if living else (), strict=True))
+        return [applied.get(each.id, False) for each in settlements]
+
+    def _call(
+        self,
+        operation: str,
+        method: Callable[..., _T],
+        *arguments: Any,
+        ids: Callable[[], tuple[str, ...]] | None = None,
+    ) -> _T:
+        self.calls[operation] += 1
+        if not self._armed:
+            return method(*arguments)
+        kind, error = self._strikes(operation)
+        latency, before = self.latencies.get(operation, (timedelta(0), False))
+        if before:
+            self._pass(latency)
+        if kind == "fail":
+            self._pass(timedelta(0) if before else latency)
+            text = f"A fault of the test: {operation!r} was refused, and nothing was done."
+            raise self._remembered(error or BackendUnavailable(text))
+        result = method(*arguments)
+        if not before:
+            self._pass(latency)
+        if kind == "lose":
+            text = f"A fault of the test: {operation!r} was done, and its answer got lost."
+            lost = OutcomeUnknown(text, ids=ids()) if ids is not None else BackendUnavailable(text)
+            raise self._remembered(lost)
+        return result
+
+    def _strikes(self, operation: str) -> tuple[FaultKind | None, BackendUnavailable | None]:
+        """The fault of this call, if there is one."""
+        call, kind, error = self.calls[operation], None, None
+        planned, dice = self._planned.get(operation), self._dice
+        if (operation, call) in self.scripted:
+            kind = self.scripted.pop((operation, call))
+        elif planned:
+            kind, error = planned.popleft()
+        elif dice is not None and operation in dice.operations and dice.random.random() < dice.rate:
+            kind = dice.random.choice(dice.kinds)
+        if kind is not None:
+            at = self.clock.now() if isinstance(self.clock, ManualClock) else None
+            self.log.append(Fault(operation, call, kind, at))
+        return kind, error
+
+    def _remembered(self, error: BackendUnavailable) -> BackendUnavailable:
+        self._last = error
+        return error
+
+    def _pass(self, latency: timedelta) -> None:
+        if latency and isinstance(self.clock, ManualClock):
+            self.clock.advance(latency)
+
+
+def _operation(name: object) -> str:
+    if isinstance(name, str) and name in _OPERATIONS:
+        return name
+    if isinstance(name, str) and name in _ALIASES:
+        return _ALIASES[name]
+    hint = did_you_mean(str(name), {*_OPERATIONS, *_ALIASES})
+    raise PitstopError(f"There is no operation {name!r:.80}. {hint}Known: {', '.join(_OPERATIONS)}.")
+
+
+def _times(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise PitstopError(f"times={value!r} cannot be used. Give a whole number of at least 1.")
+    return value

@@ -1,0 +1,322 @@
+"""The Pitstop of a test: with its clock, its events and its faults, and driven by hand."""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from pitstop._errors import ConfigError
+from pitstop._init import open_backend
+from pitstop._pitstop import Pitstop
+from pitstop._plugins._hooks import Hooks
+from pitstop._values._entry import Entry, State
+from pitstop._values._message import valid_id
+from pitstop._values._recurrence import Recurrence
+from pitstop.abc import Backend
+from pitstop.testing import _assertions, _driving
+from pitstop.testing._assertions import ANYTHING, Match, _Anything
+from pitstop.testing._clock import ManualClock
+from pitstop.testing._driving import MAX_JUMPS, MAX_STEPS, Handler
+from pitstop.testing._events import Event, Events
+from pitstop.testing._faults import Faults, FaultyBackend, ServerClock
+from pitstop.testing._report import Report, Step
+
+
+__all__ = ["TestPitstop", "init"]
+
+
+def init(
+    config: Mapping[str, Any] | str | None = None,
+    *,
+    clock: ManualClock | None = None,
+    ids: str | Callable[[int], str] | None = None,
+    seed: int | None = None,
+    plugins: Iterable[object] = (),
+) -> TestPitstop:
+    """Open a store for a test, whose clock the test moves.
+
+    :param config: as for :func:`pitstop.init`; any backend. Not given: in memory, with nothing in it.
+    :param clock: the clock. Not given: the one in ``config``, else a new :class:`ManualClock`.
+    :param ids: how messages that have no id get one, the same in each run: text with ``{n}`` in it, such as ``"msg-{n}"``,
+        or a function of the number, which begins with 1. Numbers whose id is stored are passed over. Not given: UUIDs.
+    :param seed: from which these UUIDs are drawn, and ``faults.at_random()``: the same in each run.
+    :param plugins: as for :func:`pitstop.init`.
+    :raises ConfigError: when that cannot be used; also when the clock is a real one.
+    """
+    options = _options(config)
+    ready = options.get("type")
+    configured = ready.clock if isinstance(ready, Backend) else options.pop("clock", None)
+    clock = _one_clock(clock, configured)
+    make_id = _id_maker(ids, seed)
+    server = None if isinstance(ready, Backend) else ServerClock(clock)
+    if server is not None:
+        options["clock"] = server
+    events = Events(clock)
+    backend, hooks = open_backend(options, [events, *plugins])
+    if server is not None and backend.clock is not server:
+        backend.close()
+        raise ConfigError(
+            f"The backend {type(backend).__name__} goes by a clock of its own, not by the one in its configuration. Let it "
+            f"go by config.clock, as pitstop.abc.Backend does."
+        )
+    return TestPitstop(FaultyBackend(backend, clock, server), hooks, clock, events, make_id, seed)
+
+
+class TestPitstop(Pitstop):
+    """A :class:`pitstop.Pitstop` in the hand of a test. Made by :func:`pitstop.testing.init`.
+
+    ``run_until_idle``, ``run_for``, ``run_until`` and ``drain`` call the handler in this thread, and move the clock.
+    """
+
+    #: For pytest: this is no class of tests.
+    __test__: ClassVar[bool] = False
+
+    #: The clock: nothing happens but when it is moved, or time is let pass by ``run_for`` and the like.
+    clock: ManualClock
+    #: What happened so far.
+    events: Events
+    #: What is to go wrong.
+    faults: Faults
+
+    def __init__(
+        self,
+        backend: FaultyBackend,
+        hooks: Hooks,
+        clock: ManualClock,
+        events: Events,
+        make_id: Callable[[int], str] | None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(backend, hooks)
+        self.clock = clock
+        self.events = events
+        self.faults = Faults(backend, self._store, seed)
+        self._make_id = make_id
+        self._made_ids = 0
+        self._inner = backend.inner
+
+    def run_until_idle(
+        self, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
+    ) -> Report:
+        """See :func:`pitstop.testing.run_until_idle`."""
+        return _driving.run_until_idle(
+            self, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
+        )
+
+    def run_for(
+        self,
+        delta: timedelta | float | str,
+        handler: Handler,
+        *,
+        deliveries: bool = False,
+        raise_errors: bool = True,
+        max_steps: int = MAX_STEPS,
+    ) -> Report:
+        """See :func:`pitstop.testing.run_for`."""
+        return _driving.run_for(
+            self, delta, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
+        )
+
+    def run_until(
+        self,
+        when: datetime,
+        handler: Handler,
+        *,
+        deliveries: bool = False,
+        raise_errors: bool = True,
+        max_steps: int = MAX_STEPS,
+    ) -> Report:
+        """See :func:`pitstop.testing.run_until`."""
+        return _driving.run_until(
+            self, when, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
+        )
+
+    def drain(
+        self,
+        handler: Handler,
+        *,
+        max_jumps: int = MAX_JUMPS,
+        deliveries: bool = False,
+        raise_errors: bool = True,
+        max_steps: int = MAX_STEPS,
+    ) -> Report:
+        """See :func:`pitstop.testing.drain`."""
+        return _driving.drain(
+            self,
+            handler,
+            max_jumps=max_jumps,
+            deliveries=deliveries,
+            raise_errors=raise_errors,
+            max_steps=max_steps,
+        )
+
+    async def arun_until_idle(
+        self, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
+    ) -> Report:
+        """See :func:`pitstop.testing.arun_until_idle`."""
+        return await _driving.arun_until_idle(
+            self, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
+        )
+
+    async def arun_for(
+        self,
+        delta: timedelta | float | str,
+        handler: Handler,
+        *,
+        deliveries: bool = False,
+        raise_errors: bool = True,
+        max_steps: int = MAX_STEPS,
+    ) -> Report:
+        """See :func:`pitstop.testing.arun_for`."""
+        return await _driving.arun_for(
+            self, delta, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
+        )
+
+    async def arun_until(
+        self,
+        when: datetime,
+        handler: Handler,
+        *,
+        deliveries: bool = False,
+        raise_errors: bool = True,
+        max_steps: int = MAX_STEPS,
+    ) -> Report:
+        """See :func:`pitstop.testing.arun_until`."""
+        return await _driving.arun_until(
+            self, when, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
+        )
+
+    async def adrain(
+        self,
+        handler: Handler,
+        *,
+        max_jumps: int = MAX_JUMPS,
+        deliveries: bool = False,
+        raise_errors: bool = True,
+        max_steps: int = MAX_STEPS,
+    ) -> Report:
+        """See :func:`pitstop.testing.adrain`."""
+        return await _driving.adrain(
+            self,
+            handler,
+            max_jumps=max_jumps,
+            deliveries=deliveries,
+            raise_errors=raise_errors,
+            max_steps=max_steps,
+        )
+
+    def assert_stored(
+        self,
+        match: Match | None = None,
+        *,
+        id: str | None = None,
+        state: State | None = None,
+        due_in: timedelta | float | str | None = None,
+        due: datetime | None = None,
+        every: timedelta | Recurrence | _Anything | None = ANYTHING,
+        **fields: Any,
+    ) -> Entry:
+        """See :func:`pitstop.testing.assert_stored`."""
+        __tracebackhide__ = True
+        return _assertions.assert_stored(self, match, id=id, state=state, due_in=due_in, due=due, every=every, **fields)
+
+    def refute_stored(
+        self,
+        match: Match | None = None,
+        *,
+        id: str | None = None,
+        state: State | None = None,
+        due_in: timedelta | float | str | None = None,
+        due: datetime | None = None,
+        every: timedelta | Recurrence | _Anything | None = ANYTHING,
+        **fields: Any,
+    ) -> None:
+        """See :func:`pitstop.testing.refute_stored`."""
+        __tracebackhide__ = True
+        _assertions.refute_stored(self, match, id=id, state=state, due_in=due_in, due=due, every=every, **fields)
+
+    def assert_emitted(
+        self,
+        match: Match | None = None,
+        *,
+        id: str | None = None,
+        at: datetime | None = None,
+        times: int | None = None,
+        **fields: Any,
+    ) -> list[Step | Event]:
+        """See :func:`pitstop.testing.assert_emitted`: among all events so far."""
+        __tracebackhide__ = True
+        return _assertions.assert_emitted(self.events, match, id=id, at=at, times=times, **fields)
+
+    def assert_dead(
+        self, match: Match | None = None, *, id: str | None = None, error: str | None = None, **fields: Any
+    ) -> Entry:
+        """See :func:`pitstop.testing.assert_dead`."""
+        __tracebackhide__ = True
+        return _assertions.assert_dead(self, match, id=id, error=error, **fields)
+
+    def assert_no_leases(self) -> None:
+        """See :func:`pitstop.testing.assert_no_leases`."""
+        __tracebackhide__ = True
+        _assertions.assert_no_leases(self)
+
+    def _new_id(self) -> str:
+        if self._make_id is None:
+            return super()._new_id()
+        while True:
+            self._made_ids += 1
+            made = valid_id(self._make_id(self._made_ids))
+            if self._inner.get(made) is None:
+                return made
+
+
+def _options(config: object) -> dict[str, Any]:
+    if config is None:
+        return {"type": "memory"}
+    if isinstance(config, str):
+        return {"url": config}
+    if isinstance(config, Mapping):
+        return dict(config)
+    raise ConfigError(f"The configuration is a {type(config).__name__}. Give a mapping, a URL, or nothing.")
+
+
+def _one_clock(given: object, configured: object) -> ManualClock:
+    if given is not None and configured is not None and given is not configured:
+        raise ConfigError("clock= and the clock of the configuration are two clocks. Give one.")
+    clock = configured if given is None else given
+    if clock is None:
+        return ManualClock()
+    if isinstance(clock, ManualClock):
+        return clock
+    raise ConfigError(
+        f"clock is a {clock.__name__ if isinstance(clock, type) else type(clock).__name__}, which a test cannot move. Give a "
+        f"pitstop.testing.ManualClock(), or leave it out. For real time use pitstop.init()."
+    )
+
+
+def _id_maker(ids: object, seed: object) -> Callable[[int], str] | None:
+    if seed is not None and type(seed) is not int:
+        raise ConfigError(f"seed={seed!r} is a {type(seed).__name__}. Give a whole number.")
+    if ids is None:
+        return None if seed is None else _drawn_ids(seed)
+    if isinstance(ids, str):
+        template = ids
+        if "{n}" not in template:
+            raise ConfigError(
+                f"ids={ids!r} has no '{{n}}' in it, so that all ids would be one. Write it as 'msg-{{n}}'."
+            )
+        return lambda number: template.replace("{n}", str(number))
+    if callable(ids):
+        return ids
+    raise ConfigError(
+        f"ids={ids!r} is a {type(ids).__name__}. Give text such as 'msg-{{n}}', or a function of a number."
+    )
+
+
+def _drawn_ids(seed: int) -> Callable[[int], str]:
+    dice = random.Random(seed)  # noqa: S311 - the same in each run is what is wanted
+    return lambda _: str(uuid.UUID(int=dice.getrandbits(128), version=4))

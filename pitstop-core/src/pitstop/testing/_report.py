@@ -1,0 +1,175 @@
+"""What a driven run did, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import attrs
+
+
+__all__ = ["Report", "Step", "StepOutcome", "clock_text", "table"]
+
+#: What became of one emission.
+#:
+#: ``acked``: done. ``nacked``: it comes back. ``given up``: it failed for the last time, and the series goes on with its
+#: next occurrence. ``dead``: it failed for the last time, or cannot be read. ``skipped``: nobody got it, it was older than
+#: its grace. ``lost``: the lease was over when it was to be settled; the handler may have stored the message anew, or
+#: removed it. ``unsettled``: the store did not do what it should with the ack or nack; it comes back when its lease runs
+#: out, unless the store did it all the same. ``crashed``: the handler died with :class:`pitstop.testing.Crash`.
+StepOutcome = Literal["acked", "nacked", "given up", "dead", "skipped", "lost", "unsettled", "crashed"]
+
+#: Rows of a table that people want to read.
+_MOST_ROWS = 40
+
+
+@attrs.frozen
+class Step:
+    """One emission, and what became of it; or one message that was settled without being emitted."""
+
+    id: str
+    #: When it was handed out, by the clock of the test.
+    at: datetime
+    #: The nominal time of the occurrence. None: the stored document is damaged.
+    scheduled_for: datetime | None
+    #: 1 at the first emission of the occurrence.
+    attempt: int
+    #: Earlier occurrences that were passed over in favour of this one; with ``skipped``, before this one.
+    missed: int
+    outcome: StepOutcome
+    #: What the handler raised, or what the store said, as it is kept with the message. None: nothing went wrong.
+    error: str | None
+    #: When the message comes next: again, or its next occurrence. None: never, or nobody knows.
+    due: datetime | None
+    #: The message as it was emitted, with its ``"id"``. None: nobody got it.
+    msg: dict[str, Any] | None = attrs.field(repr=False)
+
+    @property
+    def emitted(self) -> bool:
+        """Whether somebody got it."""
+        return self.msg is not None
+
+
+@attrs.frozen(repr=False, str=False)
+class Report:
+    """What a driven run did. ``str(report)`` is a table of it; ``report[0]`` its first step."""
+
+    #: All that happened, in order.
+    steps: tuple[Step, ...] = ()
+    #: How many emissions were acknowledged.
+    acked: int = 0
+    #: How many failed, and come back or gave way to the next occurrence.
+    nacked: int = 0
+    #: How many messages died.
+    dead: int = 0
+    #: How many occurrences nobody got: passed over in favour of a later one (``missed``), or older than their grace.
+    skipped: int = 0
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> Report:
+        """Count what is in these steps."""
+        counts: dict[str, int] = {}
+        skipped = 0
+        for step in steps:
+            counts[step.outcome] = counts.get(step.outcome, 0) + 1
+            skipped += step.missed + (step.outcome == "skipped")
+        return cls(
+            steps=tuple(steps),
+            acked=counts.get("acked", 0),
+            nacked=counts.get("nacked", 0) + counts.get("given up", 0),
+            dead=counts.get("dead", 0),
+            skipped=skipped,
+        )
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of what was emitted, in order."""
+        return [step.id for step in self.steps if step.emitted]
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What was emitted, in order."""
+        return [step.msg for step in self.steps if step.msg is not None]
+
+    @property
+    def outcomes(self) -> list[StepOutcome]:
+        """What became of what was emitted, in order."""
+        return [step.outcome for step in self.steps if step.emitted]
+
+    @property
+    def times(self) -> list[datetime]:
+        """When it was emitted, in order."""
+        return [step.at for step in self.steps if step.emitted]
+
+    def __add__(self, other: Report) -> Report:
+        """Two runs, one after the other."""
+        if not isinstance(other, Report):
+            return NotImplemented
+        return Report.of((*self.steps, *other.steps))
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Step:
+        return self.steps[index]
+
+    def __repr__(self) -> str:
+        return f"<Report {self._summary()}>"
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                clock_text(step.at),
+                step.id,
+                clock_text(step.scheduled_for),
+                str(step.attempt),
+                step.outcome,
+                clock_text(step.due),
+                step.error or "",
+            )
+            for step in self.steps[-_MOST_ROWS:]
+        ]
+        left_out = len(self.steps) - len(rows)
+        head = f"{self._summary()}{f' (the last {len(rows)} of {len(self.steps)})' if left_out else ''}"
+        return table(head, ("at", "id", "scheduled for", "attempt", "outcome", "next", "error"), rows)
+
+    def _summary(self) -> str:
+        others: dict[str, int] = {}
+        for step in self.steps:
+            if step.outcome in {"lost", "unsettled", "crashed"}:
+                others[step.outcome] = others.get(step.outcome, 0) + 1
+        counts: dict[str, int] = {
+            "acked": self.acked,
+            "nacked": self.nacked,
+            "dead": self.dead,
+            "skipped": self.skipped,
+            **others,
+        }
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def clock_text(when: datetime | None) -> str:
+    """A time in a table: UTC, milliseconds only where there are any."""
+    if when is None:
+        return "-"
+    text = f"{when:%Y-%m-%d %H:%M:%S}"
+    return f"{text}.{when.microsecond // 1000:03}" if when.microsecond else text
+
+
+def table(head: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A small table for people, with a line above it."""
+    if not rows:
+        return head
+    cells = [tuple(columns), *(tuple(_short(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(columns))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join([head, *lines])
+
+
+def _short(text: str) -> str:
+    line = text.replace("\n", " ")
+    return line if len(line) <= 80 else f"{line[:79]}…"

@@ -1,0 +1,196 @@
+"""Pytest's way to ``pitstop.testing``: fixtures, a marker, and failures that tell what was in the store.
+
+Whoever has Pitstop installed imports this module with each run of pytest, for whatever project. So it stands beside the
+package, which takes its time to import, and imports nothing of it before a test asks for a fixture.
+
+A project says what is particular to it by fixtures of its own of the same names: ``pitstop_config``, ``pitstop_start_time``,
+``pitstop_clock``, and if need be ``pitstop`` itself.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from collections.abc import Generator, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+
+if TYPE_CHECKING:
+    from pitstop.testing import Events, Faults, ManualClock, TestPitstop
+
+#: What the marker means itself; its other keywords are options of the backend.
+_OWN = ("start", "seed", "ids")
+#: The property of a report that the suite for backends leaves, and the plugin that makes a table of these: see there.
+_SUITE_PROPERTY = "pitstop-conformance"
+_SUITE_PLUGIN = "pitstop-matrix"
+#: On a test: the Pitstop of its fixture.
+_PIT = pytest.StashKey["TestPitstop"]()
+
+
+@pytest.fixture
+def pitstop_start_time() -> datetime | str | None:
+    """When the clock starts: an aware datetime, or text such as "2024-02-28T09:00Z". Redefine it in your project.
+
+    None: 2020-01-01T00:00Z.
+    """
+    return None
+
+
+@pytest.fixture
+def pitstop_config() -> Mapping[str, Any] | str:
+    """The configuration, as for pitstop.init: a mapping or a URL. Redefine it in your project.
+
+    Without a "type" it is the memory backend.
+    """
+    return {}
+
+
+@pytest.fixture
+def pitstop_clock(request: pytest.FixtureRequest, pitstop_start_time: datetime | str | None) -> ManualClock:
+    """The clock of the test, a ManualClock: it stands still until the test moves it."""
+    from pitstop import PitstopError  # noqa: PLC0415 - see above
+    from pitstop.testing import ManualClock  # noqa: PLC0415 - see above
+
+    marked = _marked(request.node)
+    start = marked.get("start", pitstop_start_time)
+    try:
+        return ManualClock(datetime.fromisoformat(start) if isinstance(start, str) else start)
+    except PitstopError as error:
+        problem = str(error)
+    except ValueError:
+        problem = f"{start!r} is no time. Write it as '2024-02-28T09:00Z'."
+    # Out of the handler, so that the text is all that is shown.
+    place = "@pytest.mark.pitstop(start=...)" if "start" in marked else "pitstop_start_time"
+    pytest.fail(f"{place} cannot be used: {problem}", pytrace=False)
+
+
+@pytest.fixture
+def pitstop(
+    request: pytest.FixtureRequest, pitstop_config: Mapping[str, Any] | str, pitstop_clock: ManualClock
+) -> Iterator[TestPitstop]:
+    """A Pitstop in the hand of the test, a pitstop.testing.TestPitstop: empty, in memory unless configured otherwise.
+
+    It is closed at the end. Messages that are leased then are no failure: a test that is about them says
+    pitstop.assert_no_leases().
+    """
+    from pitstop import PitstopError  # noqa: PLC0415 - see above
+    from pitstop.testing import init  # noqa: PLC0415 - see above
+
+    marked = _marked(request.node)
+    own = {name: marked.pop(name) for name in _OWN if name in marked}
+    own.pop("start", None)
+    config = {"url": pitstop_config} if isinstance(pitstop_config, str) else pitstop_config
+    if isinstance(config, Mapping):
+        config = {**config, **marked}
+        if "type" not in config and "url" not in config:
+            config["type"] = "memory"
+    try:
+        pit = init(config, clock=pitstop_clock, **own)
+    except PitstopError as error:
+        problem = _told(error, marked, request.node)
+    else:
+        request.node.stash[_PIT] = pit
+        yield pit
+        pit.close()
+        return
+    pytest.fail(problem, pytrace=False)
+
+
+@pytest.fixture
+def pitstop_events(pitstop: TestPitstop) -> Events:
+    """What happened to messages so far, in order: pitstop.events."""
+    return pitstop.events
+
+
+@pytest.fixture
+def pitstop_faults(pitstop: TestPitstop) -> Faults:
+    """What is to go wrong: pitstop.faults. The marker's seed is that of at_random()."""
+    return pitstop.faults
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "pitstop(start=..., seed=..., ids=..., **options): for the fixture pitstop of this test: when its clock starts, from "
+        "what its chances are drawn, what ids are like, and options of its configuration, such as lock_time.",
+    )
+    # Processes of pytest-xdist run the tests, and the one that reports does not: there nobody registers the table.
+    if config.pluginmanager.has_plugin("xdist") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_SuiteElsewhere(config), "pitstop-suite")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a failure tell what was in the store and what happened, if the test had one."""
+    report = yield
+    # In the teardown it is closed already, as a rule.
+    if report.failed and report.when != "teardown":
+        report.sections += [(name, _explained(pit)) for name, pit in _pits_of(item).items()]
+    return report
+
+
+class _SuiteElsewhere:
+    """Has the table of the suite for backends printed when its tests ran in other processes."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._plugins = config.pluginmanager
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._plugins.has_plugin(_SUITE_PLUGIN) or not any(n == _SUITE_PROPERTY for n, _ in report.user_properties):
+            return
+        from pitstop.testing._conformance._matrix import Matrix  # noqa: PLC0415 - see above
+
+        matrix = Matrix()
+        self._plugins.register(matrix, _SUITE_PLUGIN)
+        # It was not there yet when this report began its way.
+        matrix.pytest_runtest_logreport(report)
+
+
+def _marked(item: pytest.Item) -> dict[str, Any]:
+    """The keywords of all markers: those of the function go before those of its class and module."""
+    keywords: dict[str, Any] = {}
+    for mark in item.iter_markers("pitstop"):
+        if mark.args:
+            pytest.fail(
+                f"@pytest.mark.pitstop({mark.args[0]!r:.80}) has no name for what it gives. "
+                f"Give keywords: {', '.join(_OWN)}, and options of the configuration.",
+                pytrace=False,
+            )
+        keywords = {**mark.kwargs, **keywords}
+    return keywords
+
+
+def _told(error: Exception, options: Mapping[str, Any], item: pytest.Item) -> str:
+    """What cannot be used, where it comes from, and what was meant perhaps."""
+    from pitstop.abc import did_you_mean  # noqa: PLC0415 - see above
+
+    text = f"The fixture pitstop of {item.name} cannot be made: {error}"
+    if any(item.iter_markers("pitstop")):
+        wrong = next((name for name in options if f"{name!r}" in str(error)), "")
+        text += f" @pytest.mark.pitstop takes {', '.join(_OWN)} beside these. {did_you_mean(wrong, _OWN)}".rstrip()
+    return text
+
+
+def _explained(pit: TestPitstop) -> str:
+    from pitstop.testing import explain  # noqa: PLC0415 - see above
+
+    try:
+        return explain(pit)
+    except Exception as error:  # noqa: BLE001 - the failure itself must be told, whatever the store does
+        return f"This Pitstop cannot be looked at: {type(error).__name__}: {error}"
+
+
+def _pits_of(item: pytest.Item) -> dict[str, TestPitstop]:
+    """Each Pitstop of a test: that of the fixture, and those that other fixtures return."""
+    testing = sys.modules.get("pitstop.testing")
+    if testing is None:
+        return {}
+    given = {"pitstop": item.stash.get(_PIT, None), **getattr(item, "funcargs", {})}
+    return {
+        name if name.startswith("pitstop") else f"pitstop: {name}": value
+        for name, value in given.items()
+        if isinstance(value, testing.TestPitstop)
+    }

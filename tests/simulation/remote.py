@@ -1,0 +1,231 @@
+"""What a process has of the store: a backend whose calls get lost, come late, or find that their process died.
+
+A call whose reply got lost is mended as the MongoDB backend does it, because what the engine promises leans on that: a
+settlement is sent again, and what it then finds gone, or marked by the first run, counts as done; a store is looked for
+by its revision, and sent again only as long as it is not due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pitstop import BackendUnavailable, OutcomeUnknown, State
+from pitstop.abc import Backend, Capability, Doorbell, Record, Settlement, Tally
+from pitstop_memory import MemoryConfig
+
+
+if TYPE_CHECKING:
+    from simulation.process import Process
+    from simulation.world import World
+
+_T = TypeVar("_T")
+
+#: Times that a call is sent, the first one included.
+_SENT = 3
+
+
+class Crash(BaseException):
+    """The process died inside of this call: nothing that it would do next is done."""
+
+
+class Broken(BaseException):
+    """The engine does what it never should: the run ends here, and its history tells why."""
+
+
+class _Lost(Exception):
+    """No reply. The store may have done it, or not; it does nothing of it any more."""
+
+
+class _Late(Exception):
+    """No reply, and the call is still on its way: the store will do it some time later."""
+
+
+class ProcessClock:
+    """A process's own clock: it begins anywhere, and goes somewhat too fast or too slow."""
+
+    def __init__(self, world: World, process: Process, origin: float, rate: float) -> None:
+        self._world, self._process = world, process
+        self._origin, self._rate = origin, rate
+
+    def time_us(self) -> int:
+        return round(self.monotonic() * 1e6)
+
+    def monotonic(self) -> float:
+        return self._origin + self._world.clock.monotonic() * self._rate
+
+    def wait(self, bell: Doorbell, seconds: float | None) -> bool:
+        assert seconds is not None, "nobody here waits without end"
+        until = self.monotonic() + seconds
+        while self.monotonic() < until:
+            if bell.wait(0):
+                return True
+            self._world.while_asleep(self._process, (until - self.monotonic()) / self._rate)
+        return bell.wait(0)
+
+
+class Remote(Backend):
+    """The store, as one process sees it through a network."""
+
+    api_version: ClassVar[int] = 1
+    capabilities: ClassVar[Capability] = Capability(0)
+
+    def __init__(self, world: World, process: Process, clock: ProcessClock, offset_us: int, **options: Any) -> None:
+        super().__init__(MemoryConfig(clock=clock, **options))
+        self._world = world
+        self._scribe = world.scribe
+        self._process = process
+        #: By how much it is wrong about the store's clock.
+        self._offset_us = offset_us
+        self.dead = False
+
+    def now(self) -> int:
+        return self._read("now", self._scribe.store.now, quiet=True) + self._offset_us
+
+    def put(self, records: Sequence[Record]) -> None:
+        ids = tuple(each.id for each in records)
+        left = list(records)
+        for run in range(_SENT):
+            try:
+                if run:
+                    left = self._not_stored(left)
+                write = partial(self._put, self._process.name, self._process.call, left, again=run > 0)
+                self._send("put", write)
+            except _Lost:
+                continue
+            except _Late:
+                break
+            except BackendUnavailable:
+                if not run:
+                    raise
+                break  # the first run is as unknown as it was
+            return
+        raise OutcomeUnknown("The simulation lost the reply to a store.", ids=ids)
+
+    def delete(self, id: str) -> bool:
+        try:
+            return self._send("delete", partial(self._scribe.delete, self._process.name, self._process.call, id))
+        except (_Lost, _Late):
+            raise OutcomeUnknown("The simulation lost the reply to a removal.", ids=(id,)) from None
+
+    def get(self, id: str) -> Record | None:
+        return self._read("get", partial(self._scribe.store.get, id))
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
+        return self._read("scan", partial(self._scribe.store.scan, state, limit, after))
+
+    def tally(self) -> Tally:
+        return self._read("tally", self._scribe.store.tally)
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+        claim = partial(self._scribe.lease, self._process.name, self._process.call, limit, duration)
+        try:
+            return self._send("lease", claim)
+        except (_Lost, _Late):
+            raise BackendUnavailable("The simulation lost the reply to a claim.") from None
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        mark = object()
+        write = partial(self._scribe.settle, self._process.name, self._process.call, list(settlements), mark)
+        for run in range(_SENT):
+            try:
+                applied = self._send("settle", write)
+            except _Lost:
+                continue
+            except _Late:
+                # All the time that it has was used up, or it was sent again on another connection.
+                if self._world.rng.random() < 0.5:
+                    break
+                continue
+            except BackendUnavailable:
+                if not run:
+                    raise
+                break
+            if not run:
+                return applied
+            return [done or self._was_done(each, mark) for each, done in zip(settlements, applied, strict=True)]
+        raise OutcomeUnknown("The simulation lost the reply to a settlement.", ids=tuple(s.id for s in settlements))
+
+    def next_due(self) -> int | None:
+        return self._read("next_due", self._scribe.store.next_due)
+
+    def _put(self, who: str, n: int, records: Sequence[Record], *, again: bool) -> None:
+        # A write that is sent again is bounded: not later than the first of it is due.
+        if again and self._is_due(records):
+            raise _Lost
+        self._scribe.put(who, n, records)
+
+    def _not_stored(self, records: Sequence[Record]) -> list[Record]:
+        """What an earlier run has not stored.
+
+        :raises OutcomeUnknown: when some of that is due: it may have been stored, emitted and acknowledged since.
+        """
+        look = self._scribe.store.get
+        found = self._read("look", lambda: {r.revision for each in records if (r := look(each.id)) is not None})
+        left = [each for each in records if each.revision not in found]
+        if self._is_due(left):
+            ids = tuple(each.id for each in left)
+            raise OutcomeUnknown("The simulation lost the reply to a store, and it is due by now.", ids=ids)
+        return left
+
+    def _is_due(self, records: Sequence[Record]) -> bool:
+        return any((each.progress.due or 0) <= self._scribe.now_ms() for each in records)
+
+    def _was_done(self, settlement: Settlement, mark: object) -> bool:
+        """Whether a settlement that was refused now, when it was sent again, had been done by an earlier run."""
+        if settlement.progress is None:
+            return self._scribe.store.get(settlement.id) is None
+        return self._scribe.marks.get(settlement.id) is mark
+
+    def _read(self, name: str, look: Callable[[], _T], *, quiet: bool = False) -> _T:
+        try:
+            return self._send(name, look, quiet=quiet)
+        except (_Lost, _Late):
+            raise BackendUnavailable("The simulation lost the reply to a question.") from None
+
+    def _send(self, name: str, write: Callable[[], _T], *, quiet: bool = False) -> _T:
+        """Let the store do it, with whatever comes between: before it is done, and before the reply is there."""
+        world, process = self._world, self._process
+        self._live()
+        fault = world.fault(process, name, quiet=quiet)
+        if not quiet:
+            world.between(process)
+        self._before(fault, write)
+        answer = write()
+        self._after(fault)
+        if not quiet:
+            world.between(process)
+        self._live()
+        return answer
+
+    def _before(self, fault: str | None, write: Callable[[], object]) -> None:
+        world = self._world
+        if fault == "crash before":
+            self.dead = True
+        if fault == "stuck":
+            world.pause()
+        self._live()
+        if fault == "refused":
+            raise BackendUnavailable("The simulation refuses.")
+        if fault in ("dropped", "late"):
+            if fault == "late":
+                world.post(write)
+            world.time_out()
+            self._live()
+            raise _Late if fault == "late" else _Lost
+
+    def _after(self, fault: str | None) -> None:
+        if fault == "crash after":
+            self.dead = True
+        if fault == "slow":
+            self._world.pause()
+        if fault == "lost":
+            self._world.time_out()
+        self._live()
+        if fault == "lost":
+            raise _Lost
+
+    def _live(self) -> None:
+        if self.dead:
+            raise Crash

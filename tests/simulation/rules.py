@@ -1,0 +1,523 @@
+"""Whether a history keeps what Pitstop promises.
+
+The rules know what a message is, what the store did (it tells the truth) and what users were told. They do not share a
+line with the code that they judge: what occurrence is to be emitted, say, is worked out here a second time.
+
+=========  =============================================================================================================
+early      nothing is leased or emitted before its time, by the store's clock
+twice      no message is out twice under live leases, and no lease is handed out twice
+handed     nothing is handed out after its lease
+lost       what was stored comes, and what is due comes when somebody asks
+acked      what was acked does not come again
+stale      what a delivery does whose lease is over changes nothing, and what is held is not refused
+told       users are told what was done: ``ok`` means done, ``LeaseLost`` and ``BackendUnavailable`` mean not done
+update     after a store that version comes, at the times that it was stored for; after a removal none
+anchored   occurrences are ``start + k * every``, before ``end``, one after the other, as ``catch_up`` says
+key        an occurrence keeps its time and its key over its retries
+attempts   attempts count the leases that somebody may have seen, and end where ``max_attempts`` says
+nack       what is nacked comes back, when the nack said
+extend     a lease that was extended ends when the extension said
+errors     nothing is raised but what is promised, and everything ends
+=========  =============================================================================================================
+
+That a message comes twice only for a reason follows from these: each lease needs a time at which the message may be
+leased, and only the end of a lease, a nack, a give-back and a store make one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from simulation.history import Event
+
+
+@attrs.frozen
+class Violation:
+    """A rule that was broken, by which event of the history."""
+
+    rule: str
+    text: str
+    event: int
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.text}"
+
+
+@attrs.frozen
+class _Times:
+    """When a message is to be emitted, as the store was told."""
+
+    start: int
+    every: int | None
+    end: int | None
+    catch_up: str | None
+    grace: int | None
+
+    def after(self, instant: int) -> int | None:
+        """The first occurrence later than ``instant``."""
+        if self.every is None:
+            return None
+        following = self.start + max((instant - self.start) // self.every + 1, 0) * self.every
+        return following if self.end is None or following < self.end else None
+
+    def choose(self, pending: int, at: int) -> tuple[int, int] | None:
+        """The occurrence to emit at ``at``, and how many were passed over; None: nothing, it is too old."""
+        if self.every is None or self.catch_up == "all":
+            return pending, 0
+        chosen, missed = pending, 0
+        last = at if self.end is None else min(at, self.end - 1)
+        if last > pending:
+            missed = (last - pending) // self.every
+            chosen = pending + missed * self.every
+        if self.catch_up == "skip" and at - chosen > (self.grace or 0):
+            return None
+        return chosen, missed
+
+
+@attrs.define
+class _Message:
+    """A stored message, as it has to be after all that happened to it."""
+
+    id: str
+    version: int
+    times: _Times
+    #: When it may next be leased; None: dead.
+    due: int | None
+    #: The first occurrence that was not dealt with yet.
+    pending: int
+    attempts: int = 0
+    first_leased: int | None = None
+    lease: _Lease | None = None
+    #: What was emitted for the pending occurrence.
+    shown: int | None = None
+    #: Whether it is dead by a decision, of a handler or for its attempts.
+    dead: bool = False
+
+
+@attrs.define
+class _Lease:
+    """What a claim got: the message as it was then."""
+
+    message: _Message
+    token: str
+    at: int
+    until: int
+    #: As it was before.
+    first_leased: int | None
+    pending: int
+    attempts: int
+    emitted: bool = False
+
+
+@attrs.define
+class _Delivery:
+    d: int
+    lease: _Lease
+    scheduled_for: int
+    attempt: int
+    #: The end of the lease, as far as the user was told.
+    until: int
+    #: Whether the user was told that it was acked or nacked: then a ``with`` does nothing more.
+    settled: bool = False
+
+
+@attrs.define
+class _Call:
+    """A call of the API, with what the store did for it."""
+
+    n: int
+    name: str
+    args: tuple[Any, ...]
+    begun: int
+    applied: list[tuple[str, Any]] = attrs.field(factory=list)
+    wrote: bool = False
+    faults: list[str] = attrs.field(factory=list)
+    outcome: str | None = None
+    ended: int | None = None
+    #: Whether something was leased for it.
+    leased: bool = False
+    #: Whether something was due when the store was last asked for what is due, and nothing given.
+    missed_due: bool = False
+
+
+def check(events: Sequence[Event]) -> list[Violation]:
+    """What the first event did that broke a rule; whatever comes after it may follow from it, and is not looked at."""
+    return judge(events).violations
+
+
+def judge(events: Sequence[Event]) -> Check:
+    """Feed a history to a check, up to its first violation."""
+    judged = Check()
+    for number, event in enumerate(events):
+        judged.feed(number, event)
+        if judged.violations:
+            break
+    return judged
+
+
+class Check:
+    """A history is fed to it, event by event."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+        #: What there was to see, by name: a rule that was never tried proves nothing.
+        self.seen: Counter[str] = Counter()
+        self._messages: dict[str, _Message] = {}
+        #: Why a message is not there any more.
+        self._gone: dict[str, str] = {}
+        self._calls: dict[int, _Call] = {}
+        self._leases: dict[tuple[str, str], _Lease] = {}
+        self._deliveries: dict[int, _Delivery] = {}
+        #: The last occurrence of a version whose ack was confirmed.
+        self._acked: dict[int, int] = {}
+        self._versions: dict[int, tuple[Any, ...]] = {}
+        self._put: set[int] = set()
+        self._number = 0
+        self._now = 0
+        self._skew = self._lock = 0
+        self._max_attempts: int | None = None
+        self._retry_ms: int | None = None
+
+    def feed(self, number: int, event: Event) -> None:
+        self._number = number
+        self._now, _, what, *details = event
+        getattr(self, f"_on_{what}", self._on_other)(*details)
+
+    def _break(self, rule: str, text: str) -> None:
+        self.violations.append(Violation(rule, text, self._number))
+
+    def _on_other(self, *_: Any) -> None:
+        pass
+
+    def _on_world(self, lock: int, skew: int, max_attempts: int | None, retry_ms: int | None) -> None:
+        self._lock, self._skew, self._max_attempts, self._retry_ms = lock, skew, max_attempts, retry_ms
+
+    # Calls of the API.
+
+    def _on_begin(self, n: int, name: str, *args: Any) -> None:
+        self._calls[n] = _Call(n, name, args, self._now)
+        if name == "store":
+            for id, version, *plan in args:
+                self._versions[version] = (n, id, *plan)
+
+    def _on_fault(self, n: int, name: str, fault: str) -> None:
+        self.seen[f"{name} {fault}"] += 1
+        if n in self._calls:
+            self._calls[n].faults.append(fault)
+
+    def _on_end(self, n: int, name: str, outcome: str, answer: Any) -> None:
+        call = self._calls[n]
+        call.outcome, call.ended = outcome, self._now
+        self.seen[f"{name} {outcome}"] += 1
+        if outcome == "error":
+            self._break("errors", f"call {n} ({name}) raised {answer}")
+        elif name == "get":
+            self._end_of_get(call, answer)
+        elif name == "store" and outcome == "ok":
+            missing = [version for _, version, *_ in call.args if version not in self._put]
+            if missing and not self._is_doubled(call):
+                self._break("told", f"call {n} stored versions {missing}, it was told, and did not")
+        elif name in ("remove", "redrive") and outcome == "ok" and answer is True and not call.applied:
+            self._break("told", f"call {n} ({name} {call.args[0]}) was told that it was done, and it was not")
+        elif name in ("ack", "nack", "extend", "with"):
+            self._end_of_settlement(call)
+        if outcome == "unavailable" and call.wrote and name in ("store", "remove", "ack", "nack", "extend", "redrive"):
+            self._break("told", f"call {n} ({name}) was told that it was not done, and it was")
+
+    def _is_doubled(self, call: _Call) -> bool:
+        """Whether ids occur twice in it: then the last one counts."""
+        return len({id for id, *_ in call.args}) < len(call.args)
+
+    def _end_of_get(self, call: _Call, answer: Any) -> None:
+        if call.outcome == "ok" and answer is False and call.missed_due:
+            self._break("lost", f"call {call.n} asked for what is due, there was some, and it got nothing")
+
+    def _end_of_settlement(self, call: _Call) -> None:
+        delivery = self._deliveries[call.args[0]]
+        done = [result for kind, result in call.applied if kind == "settle"]
+        name = call.name
+        if name == "with":
+            name = "nack" if call.args[1] else "ack"
+            if name == "nack":
+                delivery.settled = delivery.settled or bool(done)
+                return  # what becomes of it is not told
+        key = f"the {name} of delivery {delivery.d}"
+        lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
+        if call.outcome == "ok":
+            if call.name == "with" and delivery.settled:
+                return
+            delivery.settled = delivery.settled or name != "extend"
+            if not done and not self._is_excused(call, delivery, name, lost_reply=lost_reply):
+                self._break("told", f"{key} was told that it was done, and nothing was")
+            if name == "ack":
+                version = delivery.lease.message.version
+                self._acked[version] = max(self._acked.get(version, 0), delivery.scheduled_for)
+            if name == "extend" and done:
+                delivery.until = done[-1]
+        elif call.outcome == "lost" and done and not lost_reply:
+            self._break("told", f"{key} was told that its lease is lost, and it was done")
+
+    def _is_excused(self, call: _Call, delivery: _Delivery, name: str, *, lost_reply: bool) -> bool:
+        """An ack that was sent in time, lost its reply, and then found the message gone: it is done with, by somebody."""
+        return name == "ack" and lost_reply and call.begun < delivery.until + self._skew
+
+    def _on_endless(self) -> None:
+        self._break("errors", "this went on and on")
+
+    # What the store did.
+
+    def _on_put(self, n: int, records: Sequence[tuple[str, int, int, tuple[Any, ...] | None]]) -> None:
+        self._calls[n].wrote = True
+        for id, version, due, schedule in records:
+            times = _Times(*schedule) if schedule else _Times(due, None, None, None, None)
+            self._check_plan(n, id, version, due, times)
+            self._messages[id] = _Message(id, version, times, due, due)
+            self._put.add(version)
+
+    def _check_plan(self, n: int, id: str, version: int, due: int, times: _Times) -> None:
+        told_n, told_id, relative, start, every, end, catch_up, grace = self._versions[version]
+        begun = self._calls[told_n].begun
+        least, most = (begun - self._skew, self._now + self._skew + 1) if relative else (0, 0)
+        same = (times.every, times.catch_up, times.grace) == (every, catch_up, grace)
+        first = least + start <= due <= most + start and due == times.start
+        last = times.end == end if end is None or not relative else times.end == due - start + end
+        if not (told_n == n and told_id == id and same and first and last):
+            self._break("update", f"version {version} of {id} was stored for {times}, which is not what it was told")
+
+    def _on_delete(self, n: int, id: str, found: bool) -> None:
+        call = self._calls[n]
+        if found != (id in self._messages):
+            self._break("lost", f"{id} was {'' if found else 'not '}there to be removed, against all that happened")
+        if found:
+            call.wrote = True
+            call.applied.append(("delete", True))
+        self._messages.pop(id, None)
+        self._gone[id] = "update"
+
+    def _on_lease(self, n: int, limit: int, duration: int, leased: Sequence[tuple[str, int, str, int, int]]) -> None:
+        call = self._calls[n]
+        due = sorted(m.due for m in self._messages.values() if m.due is not None and m.due <= self._now)
+        if len(leased) < min(limit, len(due)):
+            there = [m.id for m in self._messages.values() if m.due is not None and m.due <= self._now]
+            self._break("lost", f"{there} are due, and a claim of {limit} got {[each[0] for each in leased]}")
+        call.missed_due = not leased and bool(due)
+        call.leased = call.leased or bool(leased)
+        for each in leased:
+            self._leased(duration, *each)
+
+    def _leased(self, duration: int, id: str, version: int, token: str, attempts: int, until: int) -> None:
+        message = self._messages.get(id)
+        if message is None:
+            self._break(self._gone.get(id, "update"), f"{id} was leased, and it is not there")
+            return
+        if message.version != version:
+            self._break("update", f"version {version} of {id} was leased, and {message.version} is stored")
+            return
+        if message.due is None:
+            self._break("attempts", f"{id} was leased, and it is dead")
+        elif message.due > self._now and message.lease is not None:
+            self._break("twice", f"{id} was leased {message.due - self._now} ms before {message.lease.token} ended")
+        elif message.due > self._now:
+            self._break("early", f"{id} was leased {message.due - self._now} ms early")
+        self.seen["lease of an expired one" if message.lease else "lease"] += 1
+        lease = _Lease(message, token, self._now, until, message.first_leased, message.pending, attempts)
+        message.attempts += 1
+        message.first_leased = self._now if message.first_leased is None else message.first_leased
+        message.due, message.lease = until, lease
+        self._leases[id, token] = lease
+        if attempts != message.attempts:
+            self._break("attempts", f"{id} was leased as attempt {attempts}, and it is attempt {message.attempts}")
+        if until != self._now + duration:
+            self._break("handed", f"{id} was leased until {until}, which is not {duration} ms from {self._now}")
+
+    def _on_settle(self, n: int, settlements: Sequence[tuple[str, str, str, Any, bool]]) -> None:
+        call = self._calls[n]
+        for id, token, outcome, progress, applied in settlements:
+            message = self._messages.get(id)
+            held = message is not None and message.lease is not None and message.lease.token == token
+            held = held and message is not None and (message.due is None or message.due > self._now)
+            if applied and not held:
+                self._break("stale", f"{id} was settled ({outcome}) by {token}, which holds no lease of it")
+                continue
+            if not applied:
+                self.seen["settle stale"] += 1
+                if held:
+                    self._break("stale", f"{id} was not settled ({outcome}) by {token}, which holds it")
+                continue
+            assert message is not None
+            assert message.lease is not None
+            call.wrote = True
+            call.applied.append(("settle", progress[0] if progress else True))
+            self.seen[f"settle {outcome}"] += 1
+            self._settled(call, message, message.lease, progress)
+
+    # What a settlement makes of a message.
+
+    def _settled(self, call: _Call, message: _Message, lease: _Lease, progress: Any) -> None:
+        name = call.name
+        if name == "with":
+            name = "nack" if call.args[1] else "ack"
+        if name in ("ack", "nack", "extend"):
+            delivery = self._deliveries[call.args[0]]
+            if delivery.lease is not lease:
+                self._break("stale", f"the {name} of delivery {delivery.d} settled what {lease.token} holds")
+                return
+            {"ack": self._acking, "nack": self._nacking, "extend": self._extending}[name](call, delivery, progress)
+        elif name == "redrive":
+            if message.due is not None or progress[0] is None:
+                self._break("told", f"{message.id} was redriven, and was not dead")
+            message.due, message.attempts, message.dead = progress[0], 0, False
+            message.lease = None
+        elif lease.emitted:
+            self._break("twice", f"{message.id} was settled by the listener after it was handed out")
+        else:
+            self._unseen(message, lease, progress)
+
+    def _acking(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
+        message = delivery.lease.message
+        self._go_on(message, message.times.after(delivery.scheduled_for), progress, "acked")
+
+    def _go_on(self, message: _Message, following: int | None, progress: Any, why: str) -> None:
+        """It is done with the pending occurrence."""
+        written = None if progress is None else progress[:4]
+        expected = None if following is None else (following, following, 0, None)
+        if written != expected:
+            self._break("anchored", f"{message.id} was {why}; {expected} has to follow, and {progress} did")
+        if progress is None:
+            del self._messages[message.id]
+            self._gone[message.id] = "acked"
+            return
+        message.due = message.pending = progress[0]
+        message.attempts, message.first_leased, message.lease, message.shown = 0, None, None, None
+
+    def _nacking(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
+        message = delivery.lease.message
+        if self._max_attempts is not None and delivery.attempt >= self._max_attempts:
+            self._give_up(message, delivery.scheduled_for, progress)
+            return
+        kept = (message.pending, message.attempts, message.first_leased, False)
+        if progress is None or progress[0] is None or progress[1:] != kept:
+            self._break("nack", f"{message.id} was nacked; {kept} has to stay, and {progress} was written")
+            return
+        self._check_return(call, delivery, progress[0])
+        message.due, message.lease = progress[0], None
+
+    def _check_return(self, call: _Call, delivery: _Delivery, due: int) -> None:
+        delay = call.args[1] if call.name == "nack" else None
+        least, most = call.begun - self._skew, self._now + self._skew + 1
+        if delay is not None:
+            least, most = least + delay, most + delay
+        elif self._retry_ms is not None:
+            wait = min(self._retry_ms * 2 ** (delivery.attempt - 1), 60_000)
+            least, most = least + int(wait * 0.9), most + int(wait * 1.1) + 1
+        else:
+            least = most = delivery.until
+        if not least <= due <= max(most, delivery.lease.message.first_leased or 0):
+            self._break("nack", f"the nack of delivery {delivery.d} brings it back at {due}, not in {least}..{most}")
+
+    def _extending(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
+        message = delivery.lease.message
+        span = call.args[1]
+        kept = (message.pending, message.attempts, message.first_leased, True)
+        inside = call.begun + span - self._skew <= progress[0] <= self._now + span + self._skew + 1
+        if progress[1:] != kept or not inside:
+            self._break("extend", f"delivery {delivery.d} was extended by {span} ms, and {progress} was written")
+        message.due = progress[0]
+
+    def _give_up(self, message: _Message, scheduled_for: int, progress: Any) -> None:
+        following = message.times.after(scheduled_for)
+        if following is not None:
+            self._go_on(message, following, progress, "given up")
+        elif progress is None or progress[0] is not None:
+            self._break(
+                "attempts", f"{message.id} has used up its attempts, and {progress} was written; it has to be dead"
+            )
+        else:
+            self.seen["dead"] += 1
+            message.due, message.dead = None, True
+
+    def _unseen(self, message: _Message, lease: _Lease, progress: Any) -> None:
+        """The listener settled what nobody saw: it gives it back, or it must not be emitted."""
+        assert message.first_leased is not None
+        chosen = message.times.choose(message.pending, message.first_leased)
+        given_back = progress is not None and progress[0] is not None and progress[1] == message.pending
+        if chosen is None and not given_back:
+            self.seen["skipped"] += 1
+            self._go_on(message, message.times.after(message.first_leased), progress, "skipped")
+            return
+        if self._max_attempts is not None and lease.attempts > self._max_attempts and not given_back:
+            assert chosen is not None
+            self._give_up(message, chosen[0], progress)
+            return
+        self.seen["given back"] += 1
+        first = None if lease.first_leased is None else message.first_leased
+        expected = (message.pending, lease.attempts - 1, first, False)
+        if not given_back or progress[1:] != expected:
+            self._break("attempts", f"{message.id} was given back unseen; {expected} has to be, and {progress} is")
+            return
+        if progress[0] > max(self._now + self._skew + 1, message.first_leased):
+            self._break("lost", f"{message.id} was given back unseen, and is due only at {progress[0]}")
+        message.due, message.lease = progress[0], None
+        message.attempts, message.first_leased = lease.attempts - 1, first
+
+    # What was handed out.
+
+    def _on_emit(
+        self, n: int, d: int, id: str, version: int, token: str, key: str,
+        scheduled_for: int, attempt: int, missed: int, until: int,
+    ) -> None:  # fmt: skip
+        lease = self._leases.get((id, token))
+        if lease is None or lease.message.version != version:
+            self._break("twice", f"delivery {d} is of {id} under {token}, which is no lease of version {version}")
+            return
+        message = lease.message
+        self._deliveries[d] = _Delivery(d, lease, scheduled_for, attempt, until)
+        if lease.emitted:
+            self._break("twice", f"{token} of {id} was handed out twice")
+        lease.emitted = True
+        if self._now >= lease.until or until != lease.until:
+            self._break(
+                "handed", f"delivery {d} was handed out {self._now - lease.until} ms after its lease (told {until})"
+            )
+        if self._now < scheduled_for or lease.at < scheduled_for:
+            self._break("early", f"delivery {d} was handed out {scheduled_for - self._now} ms early")
+        self._check_occurrence(d, lease, scheduled_for, missed)
+        if attempt != lease.attempts or (self._max_attempts is not None and attempt > self._max_attempts):
+            self._break("attempts", f"delivery {d} says attempt {attempt}, and it is {lease.attempts}")
+        if key != f"{id}:{scheduled_for}":
+            self._break("key", f"delivery {d} for {scheduled_for} has the key {key}")
+        self.seen["emit"] += 1
+        self.seen["emit again"] += attempt > 1
+        self.seen["emit for several"] += missed > 0
+        self.seen["emit of what is gone"] += self._messages.get(id) is not message
+        if message.lease is lease:
+            if message.shown not in (None, scheduled_for):
+                self._break(
+                    "key", f"delivery {d} is for {scheduled_for}, and its first attempt was for {message.shown}"
+                )
+            message.shown = scheduled_for
+
+    def _check_occurrence(self, d: int, lease: _Lease, scheduled_for: int, missed: int) -> None:
+        message = lease.message
+        first = lease.at if lease.first_leased is None else lease.first_leased
+        chosen = message.times.choose(lease.pending, first)
+        if chosen != (scheduled_for, missed):
+            self._break(
+                "anchored", f"delivery {d} is for {scheduled_for} (missed {missed}), and {chosen} is to be emitted"
+            )
+        if scheduled_for <= self._acked.get(message.version, -1):
+            self._break("acked", f"delivery {d} is for {scheduled_for} of version {message.version}, which was acked")
+
+    # The end.
+
+    def _on_left(self, there: Sequence[tuple[str, int, int | None]]) -> None:
+        expected = sorted((m.id, m.version, m.due) for m in self._messages.values())
+        if list(there) != expected:
+            self._break("lost", f"{list(there)} are left, and {expected} should be")
+        for message in self._messages.values():
+            if not message.dead:
+                self._break("lost", f"{message.id} (version {message.version}) was stored, and never done with")

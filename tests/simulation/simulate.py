@@ -1,0 +1,109 @@
+"""One run for a seed: a world, its history, and what the rules say to it."""
+
+from __future__ import annotations
+
+import logging
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import attrs
+
+from pitstop._engine import _listener
+from simulation.chance import all_from
+from simulation.history import Event, History, line
+from simulation.rules import Violation, judge
+from simulation.variants import VARIANTS
+from simulation.world import World
+
+
+#: Steps of a world before it heals.
+STEPS = 60
+#: Events of the history that are shown with a failure.
+_TAIL = 40
+
+
+@attrs.frozen
+class Run:
+    """What came of a seed."""
+
+    seed: int
+    steps: int
+    variant: str | None
+    history: History
+    violations: list[Violation]
+    #: What there was to see, by name.
+    seen: Counter[str]
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.violations)
+
+    def report(self) -> str:
+        """The seed, the rule, the history up to there, and the command that does it again."""
+        first = self.violations[0]
+        events = self.history.events[: first.event + 1]
+        return "\n".join(
+            [
+                f"seed {self.seed}, {self.steps} steps: {first}",
+                *(line(each) for each in relevant(events)[-_TAIL:]),
+                f"again: {self.command}",
+            ]
+        )
+
+    @property
+    def command(self) -> str:
+        variant = f" --variant {self.variant}" if self.variant else ""
+        steps = f" --steps {self.steps}" if self.steps != STEPS else ""
+        return f"nox -s simulate -- --seed {self.seed}{steps}{variant}"
+
+
+def relevant(events: list[Event]) -> list[Event]:
+    """Without claims that got nothing."""
+    return [each for each in events if not (each[2] == "lease" and not each[-1])]
+
+
+def simulate(seed: int, variant: str | None = None, steps: int = STEPS) -> Run:
+    """Run one seed, on the engine as it is or on one that is known to be bad."""
+    with _alone(), VARIANTS[variant]() if variant else _as_it_is(), all_from(seed) as rng:
+        history = World(rng, steps).run()
+    judged = judge(history.events)
+    return Run(seed, steps, variant, history, judged.violations, judged.seen)
+
+
+def shrink(run: Run) -> Run:
+    """The same seed, in fewer steps: the fewest with which it fails by the same rule."""
+    for steps in range(run.steps):
+        shorter = simulate(run.seed, run.variant, steps)
+        if shorter.failed and shorter.violations[0].rule == run.violations[0].rule:
+            return shorter
+    return run
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+class _Threads:
+    """In place of the module ``_thread``: what was to be done in a thread of its own is done at once."""
+
+    @staticmethod
+    def start_new_thread(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        function(*args)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """No threads, and no log: the engine tells of each fault, and here they are many."""
+    log = logging.getLogger("pitstop")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with mock.patch.object(_listener, "_thread", _Threads):
+            yield
+    finally:
+        log.setLevel(level)

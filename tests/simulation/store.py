@@ -1,0 +1,93 @@
+"""The one store of a world: the memory backend on a clock of its own, and a scribe who writes down what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from pitstop.abc import Progress, Record, Settlement
+from pitstop.testing import ManualClock
+from pitstop_memory import MemoryBackend, MemoryConfig
+from simulation.history import History
+
+
+class TrueStore(MemoryBackend):
+    """The memory backend; a class of its own, so that a known-bad variant can break it and nothing else."""
+
+
+class Scribe:
+    """Does to the store what it is asked for, and notes what came of it. ``n`` is the number of the call that asks."""
+
+    def __init__(self, history: History, clock: ManualClock) -> None:
+        self.clock = clock
+        self.store = TrueStore(MemoryConfig(clock=clock))
+        self._history = history
+        #: Of each record the settlement that updated it last, as long as nothing else has written it: what lets who lost
+        #: a reply see that its update was done. MongoDB's documents carry such a mark; a claim leaves it on.
+        self.marks: dict[str, object] = {}
+
+    def now_ms(self) -> int:
+        return self.clock.time_us() // 1000
+
+    def note(self, who: str, what: str, *details: object) -> None:
+        self._history.note(self.now_ms(), who, what, *details)
+
+    def put(self, who: str, n: int, records: Sequence[Record]) -> None:
+        self.store.put(records)
+        for each in records:
+            self.marks.pop(each.id, None)
+        self.note(who, "put", n, tuple((r.id, r.message["v"], r.progress.due, _schedule(r)) for r in records))
+
+    def delete(self, who: str, n: int, id: str) -> bool:
+        found = self.store.delete(id)
+        self.note(who, "delete", n, id, found)
+        return found
+
+    def lease(self, who: str, n: int, limit: int, duration: int) -> Sequence[Record]:
+        leased = self.store.lease(limit, duration)
+        told = tuple(
+            (r.id, r.message["v"], self._history.name(r.progress.token or ""), r.progress.attempts, r.progress.due)
+            for r in leased
+        )
+        self.note(who, "lease", n, limit, duration, told)
+        return leased
+
+    def settle(self, who: str, n: int, settlements: Collection[Settlement], mark: object) -> Sequence[bool]:
+        applied = self.store.settle(settlements)
+        for each, done in zip(settlements, applied, strict=True):
+            if done:
+                self.marks[each.id] = mark
+        told = tuple(
+            (each.id, self._history.name(each.token), each.outcome.value, _progress(each), done)
+            for each, done in zip(settlements, applied, strict=True)
+        )
+        self.note(who, "settle", n, told)
+        return applied
+
+    def left(self) -> None:
+        """Note what is there."""
+        there = sorted((r.id, r.message["v"], r.progress.due) for r in self.store.scan(None, 10_000, None))
+        self.note("world", "left", tuple(there))
+
+
+Write = Callable[[], object]
+
+
+def _schedule(record: Record) -> tuple[object, ...] | None:
+    series = record.series
+    if series is None:
+        return None
+    return (series["start"], series["every"]["ms"], series["end"], series["catch_up"], series["grace"])
+
+
+def _progress(settlement: Settlement) -> tuple[object, ...] | None:
+    progress = settlement.progress
+    if progress is None:
+        return None
+    assert isinstance(progress, Progress), "nothing damages documents here"
+    return (
+        progress.due,
+        progress.scheduled_for,
+        progress.attempts,
+        progress.first_leased,
+        progress.token is not None,
+    )

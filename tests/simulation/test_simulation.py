@@ -1,0 +1,165 @@
+"""The real engine in simulated worlds: it keeps what it promises, the same seed does the same, and what is known to be
+bad is caught.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from simulation.__main__ import main
+from simulation.portions import MOST_FAILURES, run
+from simulation.rules import check
+from simulation.simulate import shrink, simulate
+from simulation.variants import VARIANTS
+
+
+#: Few enough for every run of the tests; ``nox -s simulate`` runs as many as it is told to.
+SEEDS = 200
+#: Of one seed.
+RUNS = 1000 if os.environ.get("PITSTOP_TEST_LARGE") else 20
+#: Seeds by which each variant has to be caught. Most take less than ten; those that need a lost reply in a rare moment,
+#: up to some hundreds.
+BOUND = 600
+
+_DIGEST = """
+import hashlib, sys
+from simulation.simulate import simulate
+print(hashlib.sha256(b"".join(simulate(seed).history.to_bytes() for seed in range(20))).hexdigest())
+"""
+
+
+def digest(*seeds):
+    return hashlib.sha256(b"".join(simulate(seed).history.to_bytes() for seed in seeds)).hexdigest()
+
+
+def environment(**variables):
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | variables
+
+
+@pytest.fixture(scope="module")
+def seen() -> Counter[str]:
+    """What there was to see in the runs of all seeds. A run that fails ends it, with all that is needed to see why."""
+    total = Counter[str]()
+    for seed in range(SEEDS):
+        each = simulate(seed)
+        if each.failed:
+            pytest.fail(shrink(each).report(), pytrace=False)
+        total += each.seen
+    return total
+
+
+def test_the_engine_keeps_what_it_promises(seen):
+    assert seen["emit"] > SEEDS
+
+
+def test_the_seeds_meet_every_fault_at_every_call(seen):
+    faults = ["refused", "dropped", "lost", "late", "stuck", "slow", "crash before", "crash after"]
+    missing = [
+        f"{call} {fault}" for call in ("put", "lease", "settle") for fault in faults if not seen[f"{call} {fault}"]
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "ack ok", "ack lost", "ack unknown", "ack crash", "nack ok", "extend ok", "with ok", "store unknown",
+        "remove unknown", "redrive ok", "close ok", "stop ok", "emit again", "emit for several", "emit of what is gone",
+        "lease of an expired one", "given back", "skipped", "dead", "settle stale", "settle bury", "settle reschedule",
+    ],
+)  # fmt: skip
+def test_the_seeds_meet(what, seen):
+    assert seen[what]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_engine_or_store_that_is_known_to_be_bad_is_caught(variant):
+    assert any(simulate(seed, variant).failed for seed in range(BOUND))
+
+
+def test_a_variant_leaves_the_engine_as_it_was():
+    before = digest(7)
+    for variant in VARIANTS:
+        simulate(7, variant)
+    assert digest(7) == before
+
+
+def test_one_seed_has_one_history():
+    assert len({simulate(3).history.to_bytes() for _ in range(RUNS)}) == 1
+
+
+def test_two_seeds_have_two():
+    assert digest(1) != digest(2)
+
+
+def test_a_seed_has_the_same_history_in_another_process():
+    def elsewhere(hashes):
+        environment = os.environ | {"PYTHONHASHSEED": hashes, "PYTHONPATH": str(Path(__file__).parents[1])}
+        told = subprocess.run(
+            [sys.executable, "-c", _DIGEST], env=environment, check=True, capture_output=True, text=True
+        )
+        return told.stdout.strip()
+
+    assert {elsewhere("1"), elsewhere("2")} == {digest(*range(20))}
+
+
+def test_a_failure_says_what_happened_and_how_to_see_it_again(capsys):
+    long = next(each for seed in range(BOUND) if (each := simulate(seed, "fencing-off")).failed)
+    short = shrink(long)
+    assert (short.seed, short.violations[0].rule) == (long.seed, long.violations[0].rule)
+    assert short.steps < long.steps
+    command = f"nox -s simulate -- --seed {long.seed} --steps {short.steps} --variant fencing-off"
+    report = short.report().splitlines()
+    assert report[0].startswith(f"seed {long.seed}, {short.steps} steps: stale: ")
+    assert "settle" in report[-2]
+    assert report[-1] == f"again: {command}"
+
+    assert main(command.partition("-- ")[2].split()) == 1
+    said = capsys.readouterr().out
+    assert all(line in said for line in report[1:-1])
+    assert str(short.violations[0]) in said
+
+
+def test_a_command_of_many_seeds_runs_them_in_processes_of_their_own():
+    command = [sys.executable, "-m", "simulation", "--seeds", "12", "--jobs", "1"]
+    told = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "12 seeds in" in told.stdout
+
+
+def test_a_command_of_many_seeds_stops_when_enough_of_them_failed():
+    portion = run(range(100), "fencing-off", 60)
+    assert len(portion.reports) == MOST_FAILURES
+    assert MOST_FAILURES <= portion.seeds < 100
+
+
+# Rules that no variant breaks.
+
+
+def test_an_error_that_nobody_promised_breaks_a_rule():
+    history = [
+        (0, "world", "world", 1000, 0, None, None),
+        (0, "p1", "begin", 1, "ack", 1),
+        (0, "p1", "end", 1, "ack", "error", "KeyError"),
+    ]
+    assert [str(each) for each in check(history)] == ["errors: call 1 (ack) raised KeyError"]
+
+
+def test_what_is_stored_at_the_end_and_was_never_emitted_is_lost():
+    history = [
+        (0, "world", "world", 1000, 0, None, None),
+        (0, "p1", "begin", 1, "store", ("a", 1, False, 5, None, None, None, None)),
+        (0, "p1", "put", 1, (("a", 1, 5, None),)),
+        (0, "p1", "end", 1, "store", "ok", "a"),
+    ]
+    assert check(history) == []
+    assert [each.rule for each in check([*history, (9, "world", "left", (("a", 1, 5),))])] == ["lost"]
+    assert [each.rule for each in check([*history, (9, "world", "left", ())])] == ["lost", "lost"]

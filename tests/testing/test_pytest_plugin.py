@@ -1,0 +1,273 @@
+"""The fixtures that pytest finds where Pitstop is installed, and what they cost where nobody asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import subprocess
+import sys
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+import pitstop_pytest
+
+from pitstop import BackendUnavailable, testing
+from pitstop.testing import ManualClock, TestPitstop
+from pitstop_memory import MemoryBackend, MemoryConfig
+
+
+NOW, HOUR = timedelta(0), timedelta(hours=1)
+
+
+class TestFixtures:
+    def test_the_pitstop_of_a_test_is_empty_and_in_memory(self, pitstop):
+        assert isinstance(pitstop, TestPitstop)
+        assert pitstop.location.startswith("memory://")
+        pitstop.refute_stored()
+        pitstop.store({"id": "a"}, NOW)
+
+    def test_each_test_has_its_own(self, pitstop):
+        pitstop.refute_stored()
+
+    def test_the_others_are_parts_of_it(self, pitstop, pitstop_clock, pitstop_events, pitstop_faults):
+        assert isinstance(pitstop_clock, ManualClock)
+        assert pitstop_clock is pitstop.clock
+        assert pitstop_events is pitstop.events
+        assert pitstop_faults is pitstop.faults
+
+    def test_the_clock_alone_needs_no_pitstop(self, pitstop_clock, request):
+        assert pitstop_clock.now() == datetime(2020, 1, 1, tzinfo=UTC)
+        assert "pitstop" not in request.fixturenames
+
+    def test_hours_pass_at_once(self, pitstop):
+        pitstop.store({"to": "ada"}, HOUR, None, HOUR)
+        assert pitstop.run_for("3h", lambda msg: None).acked == 3
+
+    def test_an_async_test_awaits_its_handlers(self, pitstop):
+        seen = []
+
+        async def handler(msg):
+            await asyncio.sleep(0)
+            seen.append(msg["id"])
+
+        async def test():
+            pitstop.store({"id": "a"}, HOUR)
+            assert (await pitstop.arun_for("1h", handler)).acked == 1
+
+        asyncio.run(test())
+        assert seen == ["a"]
+
+    def test_the_end_of_a_test_closes_it_and_minds_no_leases(self, pitstop):
+        pitstop.store({"id": "a"}, NOW)
+        assert pitstop.listen().get() is not None
+
+
+@pytest.mark.pitstop(start="2024-02-28T09:00Z", lock_time="5m", seed=1)
+class TestMarker:
+    def test_says_when_the_clock_starts_and_options_of_the_configuration(self, pitstop):
+        pitstop.store({"id": "a"}, NOW)
+        assert pitstop.listen().get().leased_until == datetime(2024, 2, 28, 9, 5, tzinfo=UTC)
+
+    @pytest.mark.pitstop(start=datetime(2031, 1, 1, tzinfo=UTC))
+    def test_the_nearest_one_counts_and_the_rest_of_the_others_stays(self, pitstop):
+        assert pitstop.now() == datetime(2031, 1, 1, tzinfo=UTC)
+        pitstop.store({"id": "a"}, NOW)
+        assert pitstop.listen().get().leased_until == datetime(2031, 1, 1, 0, 5, tzinfo=UTC)
+
+    def test_a_seed_draws_ids(self, pitstop):
+        with testing.init(seed=1) as same, testing.init(seed=2) as other:
+            id = pitstop.store({}, NOW)
+            assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", id)
+            assert same.store({}, NOW) == id != other.store({}, NOW)
+            assert same.store({}, NOW) == pitstop.store({}, NOW) != id
+
+    def test_a_seed_draws_faults(self, pitstop, pitstop_faults):
+        with testing.init(seed=1) as same:
+            for pit in (pitstop, same):
+                pit.faults.at_random(0.5)
+                for _ in range(20):
+                    with contextlib.suppress(BackendUnavailable):
+                        pit.store({"id": "a"}, NOW)
+            assert pitstop_faults.log == same.faults.log != ()
+
+    @pytest.mark.pitstop(ids="mail-{n}")
+    def test_says_what_ids_are_like(self, pitstop):
+        assert pitstop.store({}, NOW) == "mail-1"
+
+
+class TestOverriding:
+    @pytest.fixture(params=["memory://", {"retry": {"delay": "1m"}}, "sqlite"])
+    def pitstop_config(self, request, tmp_path):
+        return f"sqlite:///{tmp_path}/pit.db" if request.param == "sqlite" else request.param
+
+    @pytest.fixture
+    def pitstop_start_time(self):
+        return datetime(1999, 12, 31, tzinfo=UTC)
+
+    @pytest.mark.pitstop(lock_time="1m")
+    def test_a_project_says_its_backend_and_the_time_and_a_test_says_more(self, pitstop):
+        pitstop.store({"id": "a"}, NOW)
+        assert pitstop.listen().get().leased_until == datetime(1999, 12, 31, 0, 1, tzinfo=UTC)
+
+
+class TestReadyBackend:
+    @pytest.fixture
+    def pitstop_config(self, pitstop_clock):
+        return {"type": MemoryBackend(MemoryConfig(clock=pitstop_clock))}
+
+    def test_a_project_may_give_one_that_goes_by_the_clock_of_the_test(self, pitstop, pitstop_config):
+        pitstop.store({"id": "a"}, HOUR)
+        assert pitstop.run_for("1h", lambda msg: None).ids == ["a"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a file of tests in a process and a folder of its own, strictly."""
+
+    def run(code: str, *arguments: str) -> tuple[int, str]:
+        (tmp_path / "test_it.py").write_text(code)
+        command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "--strict-markers", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+_WRONG = {
+    "@pytest.mark.pitstop(strat='2024-01-01T00:00Z')": "Unknown configuration key 'strat'. Known: clock, lock_time, loop_time, "
+    "name, retry. @pytest.mark.pitstop takes start, seed, ids beside these. Did you mean 'start'?",
+    "@pytest.mark.pitstop(lock_tim='5m')": "Unknown configuration key 'lock_tim'. Did you mean 'lock_time'?",
+    "@pytest.mark.pitstop('5m')": "@pytest.mark.pitstop('5m') has no name for what it gives. Give keywords: start, seed, ids",
+    "@pytest.mark.pitstop(start='noon')": "@pytest.mark.pitstop(start=...) cannot be used: 'noon' is no time. Write it as",
+    "@pytest.mark.pitstop(start='2024-01-01')": "is naive: it does not say in which zone.",
+    "@pytest.mark.pitstop(start=5)": "start=5 is no datetime. Give an aware one",
+    "@pytest.mark.pitstop(seed='x')": "seed='x' is a str. Give a whole number.",
+    "@pytest.mark.pitstop(type='memry')": "Unknown backend type 'memry'. Did you mean 'memory'?",
+    "@pytest.mark.pitstop(clock=__import__('pitstop.testing').testing.ManualClock())": "are two clocks. Give one.",
+}
+
+
+def test_a_marker_that_cannot_be_used_says_what_to_do(run):
+    tests = (f"{marker}\ndef test_{n}(pitstop): pass\n" for n, marker in enumerate(_WRONG))
+
+    code, out = run("import pytest\n\n" + "\n".join(tests))
+
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert f"{len(_WRONG)} errors" in out
+    for text in _WRONG.values():
+        assert text in out
+    # Where it comes from is no news.
+    assert "Traceback" not in out
+    assert "During handling" not in out
+
+
+_FAILING = """
+import pytest
+from datetime import timedelta
+from pitstop import testing
+
+@pytest.mark.pitstop(retry={"delay": "1m", "max_attempts": 1})
+def test_that_fails(pitstop):
+    pitstop.store({"id": "mail", "to": "ada"}, timedelta(hours=1))
+    pitstop.faults.fail_next("entries")
+    with pytest.raises(Exception):
+        pitstop.entries()
+    pitstop.faults.fail_next("entries")
+    def handler(msg):
+        raise ValueError("no such user")
+    pitstop.run_for("2h", handler, raise_errors=False)
+    assert pitstop.get("mail") is None
+
+@pytest.fixture
+def shop():
+    with testing.init(ids="order-{n}") as pit:
+        yield pit
+
+def test_with_one_of_its_own(shop):
+    shop.store({}, timedelta(hours=1))
+    shop.close()
+    assert False
+
+def test_asked_late(request):
+    request.getfixturevalue("pitstop").store({"id": "late"}, timedelta(hours=1))
+    assert False
+
+def test_with_none(pitstop_clock):
+    assert False
+
+def test_that_passes(pitstop):
+    pitstop.store({"id": "quiet"}, timedelta(hours=1))
+"""
+
+
+def test_a_failure_tells_what_was_in_the_store_and_what_happened(run):
+    code, out = run(_FAILING)
+
+    assert code == pytest.ExitCode.TESTS_FAILED
+    _, first, shop, late, none = re.split(r"\n_{3,} test_\w+ _{3,}\n", out.partition("short test summary")[0])
+    assert re.search(r"^-+ pitstop -+\nIt is 2020-01-01 02:00:00 UTC in <Pitstop on memory://>\.$", first, re.MULTILINE)
+    assert re.search(
+        r"^- +dead +mail +1 +- +ValueError: no such user +\{'id': 'mail', 'to': 'ada'\}$", first, re.MULTILINE
+    )
+    assert re.search(r"^2020-01-01 01:00:00  dead +mail", first, re.MULTILINE)
+    # What was planned and did not strike is not told, and does not strike here.
+    assert re.search(r"^2020-01-01 00:00:00  entries +1 +fail", first, re.MULTILINE)
+    assert "entries    2 " not in first
+    assert "pitstop: shop" in shop
+    assert "order-1" in shop
+    assert re.search(r"scheduled +late", late)
+    assert "- pitstop -" not in none
+    assert "quiet" not in out
+
+
+_UNUSED = """
+import sys
+
+def test_nothing_was_imported():
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    assert "pitstop_pytest" in loaded
+    assert not loaded & {"pitstop", "attr", "attrs", "hypothesis", "pitstop_memory", "asyncio"}
+
+def test_a_failure_imports_nothing_either():
+    assert "pitstop" in sys.modules
+"""
+
+
+def test_a_project_that_does_not_ask_for_it_imports_nothing_of_it(run):
+    code, out = run(_UNUSED)
+
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "1 failed, 1 passed" in out
+    assert "FAILED test_it.py::test_a_failure_imports_nothing_either" in out
+
+
+def test_a_run_can_do_without_it(run):
+    code, out = run("def test_it(pitstop): pass", "-p", "no:pitstop")
+
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "fixture 'pitstop' not found" in out
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_the_table_of_the_suite_is_made_where_its_tests_do_not_run(sees):
+    plugins = pytest.PytestPluginManager()
+    elsewhere = pitstop_pytest._SuiteElsewhere(SimpleNamespace(pluginmanager=plugins))
+    properties = [["pitstop-conformance", "Store"]] if sees else [["other", 1]]
+    location = ("test_mine.py", 1, "TestMine.test_x")
+
+    for _ in range(2):
+        report = pytest.TestReport(
+            "test_mine.py::TestMine::test_x", location, {}, "passed", None, "call", user_properties=properties
+        )
+        elsewhere.pytest_runtest_logreport(report)
+
+    matrix = plugins.get_plugin("pitstop-matrix")
+    assert (matrix is not None) is sees
+    if sees:
+        assert list(matrix.cells.values()) == [{"TestMine": "passed"}]
