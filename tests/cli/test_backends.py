@@ -29,7 +29,7 @@ def test_it_lists_what_is_installed_and_what_it_can_do(invoke, lines):
 def test_one_that_was_tested_with_an_older_suite_is_told_apart(invoke, lines, monkeypatch):
     monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 2)
     (hint,) = {each["hint"] for each in lines(invoke("backends", "--json").stdout)}
-    assert hint == "passed suite 1, this pitstop-core has 2: run the kit again"
+    assert hint == "passed suite 1, this pitstop-core has 2: run the suite again"
     assert hint in invoke("backends").stdout
 
 

@@ -102,6 +102,23 @@ def test_a_broken_one_is_a_failure_that_says_what_was_expected_and_what_was_seen
     assert "geheim" not in result.output
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_what_a_careless_backend_tells_of_its_url_is_masked(invoke, install, form):
+    source = """
+        import pitstop
+        from pitstop_memory import MemoryBackend
+
+        class Careless(MemoryBackend):
+            def get(self, id):
+                raise pitstop.Unsupported("acme://user:geheim@host/app?token=geheim does not do that")
+    """
+    install("acme", "1.2", {"pitstop.backends": {"acme": "acme_careless:Careless"}}, acme_careless=source)
+    result = invoke("check", "acme://", *form)
+    assert result.exit_code == 1
+    assert "acme://***@host/app?token=*** does not do that" in result.stdout
+    assert "geheim" not in result.output
+
+
 def test_one_without_a_scratch_is_only_looked_at_which_is_no_failure(invoke, install):
     source = """
         from pitstop.abc import Capability

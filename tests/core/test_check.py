@@ -14,7 +14,7 @@ import pytest
 from pitstop import BackendUnavailable, ConfigError
 from pitstop._check._check import check
 from pitstop._check._promises import PROMISES
-from pitstop.abc import Backend, Capability, Outcome, Progress, Record, SystemClock
+from pitstop.abc import Backend, Capability, Damaged, Outcome, Progress, Record, SystemClock
 from pitstop.testing import ManualClock
 from pitstop_memory import MemoryBackend, MemoryConfig
 from pitstop_sqlite import SqliteBackend, SqliteConfig
@@ -252,6 +252,116 @@ def test_a_scratch_that_is_the_store_is_noticed_before_a_message_is_claimed(empt
     assert list(backend.scan(None, 10, None)) == before
 
 
+class Unreadable(Itself):
+    """Its scratch is the store, and the read that would tell fails."""
+
+    error: Exception
+
+    def get(self, id):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), BackendUnavailable("away for a second")], ids=["broken", "away"])
+def test_the_mark_is_taken_away_also_when_the_look_for_it_fails_and_nobody_could_be_given_it(error, monkeypatch):
+    backend = Unreadable()
+    backend.error = error
+    stored = []
+    monkeypatch.setattr(backend, "put", lambda records: (stored.extend(records), MemoryBackend.put(backend, records)))
+
+    with contextlib.suppress(BackendUnavailable):
+        assert list(check(backend))[-1].status == "failed"
+
+    assert [(each.progress.due, each.progress.token is None) for each in stored] == [(None, False)]
+    assert list(backend.scan(None, 10, None)) == []
+
+
+class Drain(MemoryBackend):
+    """A scratch that forgets in its leases that it is one, at the beginning or when it was used for a while."""
+
+    beside: MemoryBackend | None = None
+    sound_leases = 0
+
+    @contextlib.contextmanager
+    def scratch(self):
+        with super().scratch() as scratch:
+            scratch.beside, scratch.sound_leases = self, self.sound_leases
+            yield scratch
+
+    def lease(self, limit, duration):
+        self.sound_leases -= 1
+        return super().lease(limit, duration) if self.beside is None or self.sound_leases >= 0 else self.others(limit)
+
+    def others(self, limit):
+        return self.beside.lease(limit, 60_000)
+
+
+@pytest.mark.parametrize(("sound_leases", "found_in"), [(0, SCRATCH), (1, "nothing comes early")])
+def test_messages_of_the_store_that_a_scratch_leases_are_given_back_and_the_check_ends(sound_leases, found_in):
+    backend = Drain()
+    backend.sound_leases = sound_leases
+    backend.put([message(f"new {number}", -1000 - number) for number in range(30)])
+    before = list(backend.scan(None, 100, None))
+
+    found = list(check(backend))
+
+    assert (found[-1].name, found[-1].status) == (found_in, "failed")
+    number = 1 if found_in == SCRATCH else 10
+    assert found[-1].seen == (
+        f"messages that are not of this check were leased: {number}, of which {number} were given back. Do not check this "
+        f"store again before its backend is mended"
+    )
+    assert {each.status for each in found[:-1]} == {"ok"}
+    assert list(backend.scan(None, 100, None)) == before
+
+
+def test_a_message_that_was_tried_before_is_given_back_with_its_attempts():
+    backend = Drain()
+    before = message("retried", -500)
+    tried = Progress(before.progress.due, before.progress.due - 5000, 2, before.progress.due - 5000, "failed", "t")
+    backend.put([attrs.evolve(before, progress=tried)])
+
+    assert list(check(backend))[-1].status == "failed"
+
+    (after,) = (each.progress for each in backend.scan(None, 10, None))
+    assert (after.attempts, after.first_leased, after.last_error) == (2, tried.first_leased, "failed")
+    assert tried.due <= after.due <= backend.now() // 1000
+
+
+class DrainOfDamaged(Drain):
+    def others(self, limit):
+        return [Damaged("a", "Damaged: msg cannot be read.", 5, "t")]
+
+
+class HeldDrain(Drain):
+    def settle(self, settlements):
+        raise TypeError("s3cr3t")
+
+
+@pytest.mark.parametrize("kind", [DrainOfDamaged, HeldDrain])
+def test_what_cannot_be_given_back_is_told_with_when_it_comes_back(kind):
+    backend = kind()
+    backend.put([message("a", -500)])
+    found = list(check(backend))
+    assert found[-1].name == SCRATCH
+    assert (
+        "were leased: 1, of which 0 were given back; what was not comes back when its lease ends, in a minute at most. "
+        in found[-1].seen
+    )
+
+
+class ClaimsWhatIsGone(MemoryBackend):
+    def delete(self, id):
+        self.gone = self._room.shelf.get(id)
+        return super().delete(id)
+
+    def lease(self, limit, duration):
+        return [self.gone]
+
+
+def test_a_claim_where_there_is_nothing_is_noticed():
+    assert failed(ClaimsWhatIsGone())[SCRATCH] == "a message was claimed where there is none"
+
+
 class Plain(MemoryBackend):
     capabilities = Capability(0)
 
@@ -299,7 +409,9 @@ def test_a_store_whose_clock_is_another_one_passes_with_a_warning():
 
 
 class Away(MemoryBackend):
-    def _lease(self, limit, duration):
+    def put(self, records):
+        if all(each.progress.due is None for each in records):
+            return super().put(records)
         raise BackendUnavailable("The store is away.")
 
 

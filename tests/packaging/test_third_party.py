@@ -48,6 +48,7 @@ def test_the_command_lists_it_and_uses_it(fresh: Path, tmp_path: Path) -> None:
 
     (found,) = [each for each in listed if each["name"] == "filesystem"]
     assert (found["distribution"], found["status"], found["error"]) == (EXAMPLE, "ok", None)
+    assert " failed " not in run([pitstop, "check"], env=environment)
     assert '"x"' in run([pitstop, "listen", "--once"], env=environment)
 
 

@@ -122,6 +122,31 @@ def test_it_raises_when_it_is_imported(broken, source, reason):
     assert text.endswith(f". {UPGRADE}")
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("raise ImportError('acme needs a driver')", f"ImportError: acme needs a driver. {UPGRADE}"),
+        (
+            "import no_such_driver",
+            (
+                "it needs the module 'no_such_driver', which is not installed. Install that, or the backend anew with all "
+                f"that it needs {AGAIN}."
+            ),
+        ),
+        ("raise RuntimeError('out of petrol')", f"RuntimeError: out of petrol. {UPGRADE}"),
+        ("raise SystemExit(7)", f"it ends the program when it is imported (exit code 7). {UPGRADE}"),
+        (
+            "raise AttributeError(name)",
+            f"its module 'acme_backend' has no 'Good', which the entry point names. {UPGRADE}",
+        ),
+    ],
+    ids=["import", "missing", "raises", "ends", "attribute"],
+)
+def test_a_lazy_module_of_it_raises_when_its_class_is_asked_for(broken, line, reason):
+    broken(f"def __getattr__(name):\n    {line}\n")
+    assert told() == f"{WHO} failed to load: {reason}"
+
+
 @pytest.mark.parametrize(("code", "shown"), [("7", "7"), ("", "None"), ("'no licence'", "'no licence'")])
 def test_it_ends_the_program_when_it_is_imported(broken, code, shown):
     broken(f"import sys\nsys.exit({code})")
@@ -183,6 +208,42 @@ def test_it_is_not_finished(broken):
     )
 
 
+@pytest.mark.parametrize(("stated", "kind"), [("None", "NoneType"), ("5", "int"), ("['WATCH']", "list")])
+def test_its_capabilities_are_none(broken, stated, kind):
+    broken(f"{BACKEND}        capabilities = {stated}\n")
+    assert told() == (
+        f"{WHO} does not say what it can do: its capabilities are a {kind}, and no pitstop.abc.Capability. Its class Good "
+        f"is to say capabilities = Capability(0) when it has none, else such as Capability.DURABLE | Capability.WATCH. "
+        f"{UPGRADE}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metadata", "points_to", "reason"),
+    [
+        (
+            None,
+            "acme_backend:Gold",
+            "its module 'acme_backend' has no 'Gold', which the entry point names. Did you mean 'Good'? {half}",
+        ),
+        (
+            "",
+            "acme_gone:Good",
+            "there is no module 'acme_gone', which its entry point names. Install it anew, or report it to its author.",
+        ),
+    ],
+    ids=["missing", "empty"],
+)
+def test_its_distribution_is_only_half_installed(broken, tmp_path, metadata, points_to, reason):
+    broken(BACKEND, points_to)
+    (path,) = tmp_path.glob("*/*.dist-info/METADATA")
+    path.unlink() if metadata is None else path.write_text(metadata)
+    assert told() == (
+        f"Backend 'broken' from {points_to!r}, of a distribution that is only half installed (its METADATA has no name) "
+        f"failed to load: " + reason.format(half="Remove what is left of it, and install it anew.")
+    )
+
+
 def test_two_distributions_have_one_name(install):
     install("acme-one", "1.0", {"pitstop.backends": {"broken": "acme_one:Good"}}, acme_one=BACKEND)
     install("acme-two", "2.0", {"pitstop.backends": {"broken": "acme_two:Good"}}, acme_two=BACKEND)
@@ -223,10 +284,10 @@ def test_only_the_one_that_was_asked_for_is_loaded(install):
     [
         ("pass", 1, None),
         ("suite_version = 2", 2, None),
-        ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 1: run the kit again"),
+        ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 1: run the suite again"),
         ("suite_version = None", None, "it does not say which version of the suite it passed (suite_version)"),
         ("suite_version = '1'", None, "its suite_version is a str, and not a number such as 1"),
-        ("capabilities = 5", 1, None),
+        ("suite_version = True", None, "its suite_version is a bool, and not a number such as 1"),
     ],
 )
 def test_one_that_loads_tells_which_suite_it_passed(install, line, stated, hint):

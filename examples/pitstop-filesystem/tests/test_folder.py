@@ -6,11 +6,13 @@ import fcntl
 import os
 import shutil
 
+from pathlib import Path
+
 import pytest
 
 import pitstop
 
-from pitstop.abc import Progress, Record
+from pitstop.abc import Outcome, Progress, Record, Settlement
 from pitstop_filesystem import FilesystemBackend, FilesystemConfig
 
 
@@ -89,6 +91,53 @@ def test_a_write_that_fails_says_whether_something_was_changed(path, monkeypatch
     assert "s3cr3t" not in str(raised.value)
     assert getattr(raised.value, "ids", ()) == (("a", "b") if failing == 2 else ())
     assert [each.id for each in backend.scan(None, 10, None)] == ["a", "b"][: failing - 1]
+
+
+@pytest.mark.parametrize("operation", ["lease", "settle"])
+def test_a_claim_or_an_ack_that_fails_half_way_says_about_which_messages(path, monkeypatch, operation):
+    backend = FilesystemBackend.from_options({"path": path, "sync": False})
+    backend.put([record("a"), record("b"), record("c")])
+    leased = [] if operation == "lease" else backend.lease(2, 60_000)
+    stale = Settlement("c", "stale", Outcome.COMPLETE, None)
+    acks = [stale, *(Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased)]
+
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(pitstop.OutcomeUnknown, match="Read-only file system") as raised:
+        backend.lease(2, 60_000) if operation == "lease" else backend.settle(acks)
+
+    assert raised.value.ids == ("a", "b")
+
+
+def test_a_scratch_is_in_no_listing_and_gone_at_the_end(backend, path):
+    backend.put([record("a")])
+    before = sorted(path.iterdir())
+
+    with backend.scratch() as scratch:
+        scratch.put([record("b")])
+        (made,) = set(path.iterdir()) - set(before)
+        assert made.name.startswith("check-")
+        assert [each.id for each in backend.scan(None, 10, None)] == ["a"]
+
+    assert sorted(path.iterdir()) == before
+
+
+def test_a_scratch_that_cannot_be_made_or_taken_away_is_told(backend, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", full)
+        with pytest.raises(pitstop.BackendUnavailable) as raised:
+            backend.scratch().__enter__()
+    assert "to try things in, cannot be made: " in str(raised.value)
+    assert "No space left on device" in str(raised.value)
+
+    with monkeypatch.context() as patched, pytest.raises(pitstop.BackendUnavailable) as raised, backend.scratch():
+        patched.setattr(shutil, "rmtree", full)
+    assert "cannot be deleted: No space left on device. Delete it by hand" in str(raised.value)
 
 
 @pytest.mark.parametrize(

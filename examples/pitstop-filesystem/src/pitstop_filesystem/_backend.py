@@ -11,12 +11,13 @@ import json
 import os
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 import attrs
 
-from pitstop import State
+from pitstop import BackendUnavailable, ConfigError, State
 from pitstop.abc import (
     LAST_INSTANT,
     Aside,
@@ -34,7 +35,7 @@ from pitstop.abc import (
     state_of,
 )
 from pitstop_filesystem._config import FilesystemConfig
-from pitstop_filesystem._folder import Folder, Name, key_of
+from pitstop_filesystem._folder import Folder, Name, key_of, take_away
 
 
 __all__ = ["FilesystemBackend"]
@@ -102,10 +103,11 @@ class FilesystemBackend(Backend):
     api_version: ClassVar[int] = 1
     suite_version: ClassVar[int | None] = 1
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS
+    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.SCRATCH
 
     def __init__(self, config: FilesystemConfig) -> None:
         super().__init__(config)
+        self._config = config
         self._folder = Folder(config.path, sync=config.sync, busy_timeout=config.busy_timeout)
 
     @property
@@ -193,7 +195,7 @@ class FilesystemBackend(Backend):
                 leased.append(document.record(until))
                 written[name.next(until)] = document.dump()
                 replaced.append(name)
-            self._folder.commit(written, replaced)
+            self._folder.commit(written, replaced, [record.id for record in leased])
         return leased
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
@@ -216,12 +218,31 @@ class FilesystemBackend(Backend):
                     written[name.next(None)] = document.changed({"last_error": each.progress.last_error}).dump()
                 elif each.progress is not None:
                     written[name.next(each.progress.due)] = document.changed(_fields(each.progress)).dump()
-            self._folder.commit(written, gone)
+            self._folder.commit(
+                written, gone, [each.id for each, done in zip(settlements, applied, strict=True) if done]
+            )
         return applied
 
     def next_due(self) -> int | None:
         with self._folder.locked() as names:
             return min((name.due for name in names.values() if name.due is not None), default=None)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Backend]:
+        """A folder of its own in the store's, beside ``messages/``: on the same disk, and in nobody's listing."""
+        path = self._folder.path / f"check-{os.urandom(8).hex()}"
+        try:
+            try:
+                scratch = type(self)(attrs.evolve(self._config, path=path))
+            except ConfigError as error:
+                # The store's own path is fine; what is wrong is who may write there, or the disk.
+                raise BackendUnavailable(
+                    f"A folder in the store's, to try things in, cannot be made: {error}"
+                ) from error
+            with closing(scratch):
+                yield scratch
+        finally:
+            take_away(path)
 
     def _record(self, name: Name) -> Record | Damaged | None:
         document = _Document.parse(self._folder.read(name))

@@ -6,6 +6,7 @@
     writing       the file being written; it is moved to messages/ when it is whole
     messages/     one file per message; its name says when it is due
     unreadable/   files of messages/ that nobody can make sense of
+    check-…/      such a folder in the folder, while ``pitstop check`` tries things in it
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import hashlib
 import logging
 import os
+import shutil
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import LAST_INSTANT, Doorbell, SystemClock
 
 
-__all__ = ["Folder", "Name", "key_of"]
+__all__ = ["Folder", "Name", "key_of", "take_away"]
 
 _log = logging.getLogger("pitstop.filesystem")
 
@@ -200,3 +202,19 @@ class Folder:
                 os.fsync(number)
             finally:
                 os.close(number)
+
+
+def take_away(path: Path) -> None:
+    """Delete a folder with all that is in it.
+
+    :raises BackendUnavailable: when the system does not let us.
+    """
+    try:
+        # It may not have been made at all.
+        if path.is_dir():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise BackendUnavailable(
+            f"{str(path)!r}, which was made to try things in, cannot be deleted: {error.strerror}. Delete it by hand; it "
+            f"holds none of the store's messages."
+        ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -32,11 +33,20 @@ class Broken(Exception):
 class Bench:
     """Records of one promise. What a broken one left behind is not taken for the next one's."""
 
-    def __init__(self, store: Backend, tick: int) -> None:
-        """:param tick: milliseconds that are long for this store: it has answered several times within."""
+    def __init__(self, store: Backend, tick: int, *, beside: Backend, check: str) -> None:
+        """
+        :param store: the scratch.
+        :param tick: milliseconds that are long for this store: it has answered several times within.
+        :param beside: the store whose scratch it is.
+        :param check: what the ids of all benches of one check begin with.
+        """
         self.store = store
         self.tick = tick
-        self._prefix = f"check-{os.urandom(4).hex()}-"
+        #: Whether a message was leased that is none of the check's. Nothing more is to be claimed then.
+        self.met_others = False
+        self._beside = beside
+        self._check = check
+        self._prefix = f"{check}{os.urandom(4).hex()}-"
         self._ids: set[str] = set()
         self._clock = SystemClock()
 
@@ -61,11 +71,15 @@ class Bench:
         return records
 
     def claim(self, limit: int = 10, duration: int = MINUTE) -> list[Record]:
-        """Claim what is due, up to ``limit``."""
+        """Claim what is due, up to ``limit``.
+
+        :raises Broken: when there is a message of somebody else among it, which is given back.
+        """
         claimed: list[Record] = []
         for _ in range(_MOST_CLAIMS):
             some = self.store.lease(limit - len(claimed), duration)
-            # After a broken promise there may be others' records.
+            self._give_back([each for each in some if not each.id.startswith(self._check)])
+            # After a broken promise there may be those of another bench.
             claimed += [self.sound(each) for each in some if each.id in self._ids]
             if not some or len(claimed) >= limit:
                 break
@@ -133,7 +147,41 @@ class Bench:
         for id in self._ids:
             self.store.delete(id)
 
+    def _give_back(self, others: Sequence[Record | Damaged]) -> None:
+        """Messages that were in the store before the check, as they were before they were leased."""
+        if not others:
+            return
+        self.met_others = True
+        back = sum(self._is_given_back(each) for each in others)
+        rest = "" if back == len(others) else "; what was not comes back when its lease ends, in a minute at most"
+        raise Broken(
+            f"messages that are not of this check were leased: {len(others)}, of which {back} were given back{rest}. Do "
+            f"not check this store again before its backend is mended"
+        )
+
+    def _is_given_back(self, record: Record | Damaged) -> bool:
+        # What cannot be read can be deleted or set aside, and neither is for a check to do.
+        if isinstance(record, Damaged) or record.progress.token is None:
+            return False
+        settlement = self.settlement(record, Outcome.RELEASE, _unleased(record.progress, self.now()))
+        for store in (self.store, self._beside):
+            # A scratch that leases what is not in it may well not find it again. Fenced, so nothing is done twice.
+            with contextlib.suppress(Exception):
+                (applied,) = store.settle([settlement])
+                found = store.get(record.id)
+                # It may be somebody's by now, rightly.
+                if applied and not (isinstance(found, Record) and found.progress.token == settlement.token):
+                    return True
+        return False
+
 
 def released(record: Record, due: int, error: str | None = None) -> Progress:
     """What a nack makes of a claimed record."""
     return attrs.evolve(record.progress, due=due, token=None, last_error=error)
+
+
+def _unleased(progress: Progress, now: int) -> Progress:
+    """What a lease was made of, as far as it still can be told: after a retry its ``due`` cannot, but it was over."""
+    attempts = max(progress.attempts - 1, 0)
+    due, first = (now, progress.first_leased) if attempts else (min(progress.scheduled_for, now), None)
+    return attrs.evolve(progress, due=due, attempts=attempts, first_leased=first, token=None)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 
-from pitstop._check._bench import MINUTE, Bench, Broken
+import attrs
+
+from pitstop._check._bench import Bench, Broken
 from pitstop._check._finding import Finding, Status
 from pitstop._check._promises import PROMISES
 from pitstop._errors import BackendUnavailable, ConfigError, PitstopError
 from pitstop._plugins._backends import suite_note
 from pitstop._values._instant import from_instant
-from pitstop.abc import Backend, Capability, SystemClock
+from pitstop.abc import Backend, Capability, Progress, SystemClock
 
 
 __all__ = ["check"]
@@ -63,21 +66,24 @@ def check(backend: Backend) -> Generator[Finding, None, None]:
 def _try_promises(backend: Backend, tick: int) -> Iterator[Finding]:
     with contextlib.ExitStack() as stack:
         opened: list[Backend] = []
+        prefix = f"check-{os.urandom(4).hex()}-"
 
         def open_() -> str:
             scratch = stack.enter_context(backend.scratch())
-            _see_that_it_is_apart(backend, scratch, tick)
+            _see_that_it_is_apart(scratch, Bench(scratch, tick, beside=backend, check=prefix), backend)
             opened.append(scratch)
             return scratch.location
 
         yield _found("a scratch to try the rest in", "an empty place apart from the store's messages", open_)
         for scratch in opened:
             for promise in PROMISES:
-                bench = Bench(scratch, tick)
+                bench = Bench(scratch, tick, beside=backend, check=prefix)
                 yield _found(promise.name, promise.expected, partial(promise.keep, bench))
                 # A store that does not answer any more is told of by the next one.
                 with contextlib.suppress(Exception):
                     bench.clear()
+                if bench.met_others:
+                    return
 
 
 def _found(name: str, expected: str, look: Callable[[], str]) -> Finding:
@@ -99,17 +105,24 @@ def _found(name: str, expected: str, look: Callable[[], str]) -> Finding:
     return Finding(name, status, expected, seen, round((clock.monotonic() - began) * 1000, 3))
 
 
-def _see_that_it_is_apart(backend: Backend, scratch: Backend, tick: int) -> None:
-    """Before anything is claimed: in a scratch that is the store itself, messages of others would be."""
+def _see_that_it_is_apart(scratch: Backend, bench: Bench, backend: Backend) -> None:
+    """Before a promise is tried: in a scratch that is the store itself, messages of others would be claimed."""
     tally = scratch.tally()
     if any((tally.scheduled, tally.due, tally.leased, tally.dead)) or scratch.next_due() is not None:
         raise Broken("there are messages in it")
-    bench = Bench(scratch, tick)
-    (mark,) = bench.put("mark", due_in=60 * MINUTE)
-    seen = backend.get(mark.id)
-    bench.clear()
-    if seen is not None:
-        raise Broken("what is stored in it is seen in the store")
+    # Dead, so that nobody is ever given it, wherever it gets to.
+    mark = bench.record("mark")
+    mark = attrs.evolve(mark, progress=Progress(None, mark.progress.scheduled_for, token=os.urandom(16).hex()))
+    try:
+        scratch.put([mark])
+        seen = backend.get(mark.id)
+        if seen is not None:
+            backend.delete(mark.id)
+            raise Broken("what is stored in it is seen in the store")
+    finally:
+        bench.clear()
+    # It is empty: what is leased here is somebody's, and so for a moment only.
+    bench.expect(not bench.claim(1, bench.tick), "a message was claimed where there is none")
 
 
 def _answers(backend: Backend) -> str:

@@ -9,7 +9,7 @@ from pitstop._errors import BackendLoadError, PitstopError, UnknownBackend
 from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop._plugins._loading import load, remedy
-from pitstop.abc import API_VERSION, SUITE_VERSION, Backend, did_you_mean
+from pitstop.abc import API_VERSION, SUITE_VERSION, Backend, Capability, did_you_mean
 
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ def backend_class(candidate: object, where: str, otherwise: str) -> type[Backend
         raise BackendLoadError(
             f"{where} is not finished: the class {candidate.__qualname__} lacks {', '.join(missing)}. {otherwise}"
         )
+    capabilities: object = candidate.capabilities
+    if not isinstance(capabilities, Capability):
+        raise BackendLoadError(
+            f"{where} does not say what it can do: its capabilities are a {type(capabilities).__name__}, and no "
+            f"pitstop.abc.Capability. Its class {candidate.__qualname__} is to say capabilities = Capability(0) when it "
+            f"has none, else such as Capability.DURABLE | Capability.WATCH. {otherwise}"
+        )
     return candidate
 
 
@@ -104,7 +111,7 @@ def suite_note(backend: type[Backend]) -> str | None:
     if type(stated) is not int:
         return f"its suite_version is a {type(stated).__name__}, and not a number such as {SUITE_VERSION}"
     if stated < SUITE_VERSION:
-        return f"passed suite {stated}, this pitstop-core has {SUITE_VERSION}: run the kit again"
+        return f"passed suite {stated}, this pitstop-core has {SUITE_VERSION}: run the suite again"
     return None
 
 

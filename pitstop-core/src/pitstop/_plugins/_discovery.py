@@ -9,9 +9,9 @@ from pitstop._errors import PluginConflict
 
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint, EntryPoints
+    from importlib.metadata import Distribution, EntryPoint, EntryPoints
 
-__all__ = ["by_name", "installed", "origin"]
+__all__ = ["by_name", "installed", "name_of", "origin"]
 
 
 def installed(group: str) -> EntryPoints:
@@ -42,4 +42,15 @@ def by_name(group: str, found: Iterable[EntryPoint]) -> dict[str, EntryPoint]:
 def origin(entry_point: EntryPoint) -> str:
     """The distribution and version that an entry point came from, for people."""
     distribution = entry_point.dist
-    return entry_point.value if distribution is None else f"{distribution.name} {distribution.version}"
+    if distribution is None:
+        return entry_point.value
+    name = name_of(distribution)
+    if name is None:
+        return f"{entry_point.value!r}, of a distribution that is only half installed (its METADATA has no name)"
+    return f"{name} {distribution.version or 'of no version'}"
+
+
+def name_of(distribution: Distribution) -> str | None:
+    """Its name; None: its METADATA is missing, or cut short."""
+    name: str | None = distribution.name
+    return name

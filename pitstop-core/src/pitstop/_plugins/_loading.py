@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pitstop._errors import BackendLoadError
+from pitstop._plugins._discovery import name_of
 from pitstop.abc import did_you_mean
 
 
@@ -31,8 +32,11 @@ def load(entry_point: EntryPoint, where: str) -> object:
         raise BackendLoadError(
             f"{cannot} its entry point is {entry_point.value!r}, and not of the form 'module:Class'. {remedy(entry_point)}"
         ) from None
+    module = None
     try:
         module = import_module(name)
+        # A module may be lazy, and import only here.
+        return reduce(getattr, filter(None, path.split(".")), module)
     except ModuleNotFoundError as error:
         raise BackendLoadError(f"{cannot} {_what_is_missing(error, name, entry_point)}") from error
     except SystemExit as end:
@@ -41,18 +45,19 @@ def load(entry_point: EntryPoint, where: str) -> object:
             f"{cannot} it ends the program when it is imported (exit code {end.code!r}). {remedy(entry_point)}"
         ) from end
     except Exception as error:
+        if module is not None and isinstance(error, AttributeError):
+            raise BackendLoadError(
+                f"{cannot} its module {name!r} has no {path!r}, which the entry point names. "
+                f"{did_you_mean(path, [each for each in vars(module) if not each.startswith('_')])}{remedy(entry_point)}"
+            ) from error
         raise BackendLoadError(f"{cannot} {type(error).__name__}: {error}. {remedy(entry_point)}") from error
-    try:
-        return reduce(getattr, filter(None, path.split(".")), module)
-    except AttributeError as error:
-        raise BackendLoadError(
-            f"{cannot} its module {name!r} has no {path!r}, which the entry point names. "
-            f"{did_you_mean(path, [each for each in vars(module) if not each.startswith('_')])}{remedy(entry_point)}"
-        ) from error
 
 
 def remedy(entry_point: EntryPoint) -> str:
     """What a user can do about a distribution that is not as it should be."""
+    if entry_point.dist is not None and name_of(entry_point.dist) is None:
+        # pip can neither upgrade nor uninstall it.
+        return "Remove what is left of it, and install it anew."
     return f"Upgrade it{_pip('install --upgrade', entry_point)}, or report it to its author."
 
 
@@ -73,4 +78,5 @@ def _what_is_missing(error: ModuleNotFoundError, name: str, entry_point: EntryPo
 
 
 def _pip(command: str, entry_point: EntryPoint) -> str:
-    return "" if entry_point.dist is None else f" (pip {command} {entry_point.dist.name})"
+    name = None if entry_point.dist is None else name_of(entry_point.dist)
+    return "" if name is None else f" (pip {command} {name})"

@@ -73,13 +73,10 @@ def _look_at(entry_point: EntryPoint) -> _Found:
     except PitstopError as failure:
         return attrs.evolve(found, error=" ".join(str(failure).split()))
     # Whatever the class states: a careless one is not to hide the others.
-    capabilities: object = backend.capabilities
     suite: object = backend.suite_version
     return attrs.evolve(
         found,
-        capabilities=[
-            str(each.name) for each in Capability if isinstance(capabilities, Capability) and each in capabilities
-        ],
-        suite_version=suite if isinstance(suite, int) else None,
+        capabilities=[str(each.name) for each in Capability if each in backend.capabilities],
+        suite_version=suite if type(suite) is int else None,
         hint=suite_note(backend),
     )

@@ -10,7 +10,7 @@ import click
 from pitstop._check._check import check as look_through
 from pitstop._check._finding import Finding
 from pitstop.cli._output import print_json, print_table, say
-from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._settings import Settings, common_options, masked
 
 
 __all__ = ["check"]
@@ -33,7 +33,9 @@ def check(settings: Settings, store: str | None) -> None:
     try:
         # Closed also when Ctrl-C comes in between: that is what takes the scratch away.
         with settings.open() as pit, closing(look_through(pit._store.backend)) as findings:
-            for each in findings:
+            for finding in findings:
+                # A backend's errors and its location are its author's texts.
+                each = attrs.evolve(finding, seen=masked(finding.seen, settings))
                 found.append(each)
                 if settings.json:
                     print_json(attrs.asdict(each))
