@@ -20,7 +20,7 @@ from pitstop.testing._conformance._machine_pitstop import PitstopMachine
 
 __all__ = ["Model"]
 
-#: Set to a number, it is how many sequences are tried, other ones in each run.
+#: Set to a number, it is how many sequences are tried: other ones in each run, if it is more than usual.
 _EXAMPLES = "PITSTOP_KIT_EXAMPLES"
 
 
@@ -40,11 +40,11 @@ class Model(Kit):
 
 
 def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int) -> None:
-    more = os.environ.get(_EXAMPLES)
+    wanted = int(os.environ.get(_EXAMPLES) or examples)
     settings = hypothesis.settings(
-        max_examples=int(more) if more else examples,
+        max_examples=wanted,
         stateful_step_count=steps,
-        derandomize=not more,
+        derandomize=wanted <= examples,
         database=None,
         deadline=None,
         print_blob=False,
