@@ -41,6 +41,17 @@ def test_a_base_of_ones_own_that_overrides_a_test_is_refused():
             pass
 
 
+def test_a_class_that_overrides_a_fixture_of_the_suite_is_refused():
+    with pytest.raises(
+        TypeError, match=r"Mine overrides handles, .*yours to give is make_backend, damage, transaction"
+    ):
+
+        class Mine(BackendConformance):
+            @pytest.fixture
+            def handles(self):
+                pytest.xfail("not declared: RACES")
+
+
 def test_a_listed_name_that_is_no_test_is_refused_with_the_one_that_was_meant():
     with pytest.raises(TypeError, match=r"'test_a_claim_is_in_ordr'.*Did you mean 'test_a_claim_is_in_order'"):
 
@@ -126,6 +137,33 @@ class TestKnown(BackendConformance):
     def test_a_deleted_record_is_not_leased(self):
         raise SystemExit
 """,
+    "TestAfterwards": """
+class TestAfterwards(BackendConformance):
+    @pytest.fixture
+    def make_backend(self):
+        return lambda **options: MemoryBackend.from_options(options)
+
+
+TestAfterwards.test_a_claim_is_in_order = lambda self: None
+""",
+    "TestExcuses": """
+class TestExcuses(BackendConformance):
+    @pytest.fixture
+    def make_backend(self, request):
+        if request.node.originalname == "test_a_claim_is_in_order":
+            pytest.xfail("not declared: ORDER")
+        if request.node.originalname == "test_a_claim_holds_no_more_than_its_limit":
+            pytest.skip("no limits here")
+        return lambda **options: MemoryBackend.from_options(options)
+
+    def damage(self, backend, id):
+        pytest.xfail("not shown: no time")
+
+
+@pytest.mark.xfail(reason="known failure: not listed")
+class TestMarked(TestExcuses):
+    pass
+""",
     "TestBoastful": """
 class Boastful(MemoryBackend):
     def legacy(self, after=None, *, locked_after=None):
@@ -156,6 +194,11 @@ def run_mine(tmp_path: Path):
     [
         ("TestNoFixture", "test_a_claim_is_in_order", "TestNoFixture has no fixture make_backend. Give one"),
         ("TestNoBackend", "test_a_claim_is_in_order", "make_backend() made a NoneType"),
+        (
+            "TestAfterwards",
+            "test_a_claim_is_in_order",
+            "TestAfterwards overrides test_a_claim_is_in_order() of the suite",
+        ),
         # Without a name, each handle on memory has its own messages: the suite notices that they are no peers.
         ("TestNoPeers", "test_a_peer_sees_what_was_put", "assert None == Record(id='a'"),
         (
@@ -190,6 +233,15 @@ def test_the_run_ends_with_what_became_of_the_parts_and_why(run_mine):
     assert re.search(r"^\[\d\] not shown: TestKnown has no damage\(backend, id\)", out, re.MULTILINE)
     assert re.search(r"^TestKnown: \d+ passed, 0 failed, 6 not shown, 3 known failure$", out, re.MULTILINE)
     assert "TestKnown: known failures that passed this time: test_an_empty_store_has_nothing" in out
+
+
+def test_excuses_that_are_not_the_suites_count_as_skipped(run_mine):
+    choice = "test_a_claim_is_in_order or test_a_claim_holds_no_more or can_be_deleted or delete_says"
+
+    _, out = run_mine("TestExcuses", choice)
+
+    assert "TestExcuses: 1 passed, 0 failed, 5 skipped\n" in out
+    assert "TestMarked: 1 passed, 0 failed, 5 skipped\n" in out
 
 
 def test_a_failure_is_counted(run_mine):

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from conformance.mutants import claiming, durable, handles, reading, settling, storing, values
+from conformance.mutants import claiming, durable, handles, racing, reading, settling, storing, values
 from conformance.mutants.registry import MUTANTS, RIGHT, Mutant
 
 
-__all__ = ["MUTANTS", "RIGHT", "Mutant", "claiming", "durable", "handles", "reading", "settling", "storing", "values"]
+__all__ = [
+    "MUTANTS",
+    "RIGHT",
+    "Mutant",
+    "claiming",
+    "durable",
+    "handles",
+    "racing",
+    "reading",
+    "settling",
+    "storing",
+    "values",
+]

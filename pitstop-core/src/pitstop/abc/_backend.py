@@ -161,7 +161,11 @@ class Backend(ABC):
 
     @abstractmethod
     def next_due(self) -> int | None:
-        """The least ``due`` of all records, leased ones included; None when there is none. May be somewhat old."""
+        """The least ``due`` of all records, leased ones included; None when there is none.
+
+        May be somewhat old, but for the first answer of a new handle, which is exact. What was written through a handle,
+        its own answers take account of within a second of its clock: listeners sleep, and wake up, by them.
+        """
 
     def within(self, session: object) -> Writes:
         """Write in the transaction that ``session`` is in: what is written counts if that commits, and from then on.

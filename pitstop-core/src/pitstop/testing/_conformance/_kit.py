@@ -17,6 +17,8 @@ from pitstop.testing._conformance import _matrix
 __all__ = ["Handles", "Kit", "kit_tests", "needs"]
 
 _PACKAGE = __name__.rpartition(".")[0]
+#: What the author of a backend has to say; everything else of the suite's is as it is.
+_AUTHORS = ("make_backend", "damage", "transaction", "known_failures")
 
 
 class Handles:
@@ -63,19 +65,19 @@ class Kit:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         tests = kit_tests(cls)
-        listed = {name for names in cls.known_failures.values() for name in names}
-        for name in sorted(listed - tests.keys()):
+        for name in sorted(_listed(cls) - tests.keys()):
             if not _is_kit(cls):
                 hint = did_you_mean(name, tests)
                 raise TypeError(
                     f"{cls.__name__}.known_failures lists {name!r}, which is no test of the suite. {hint}".strip()
                 )
-        for owner, name in _overrides(cls, tests):
-            if name not in listed:
-                raise TypeError(
-                    f"{owner.__name__} overrides {name}() of the suite. If the backend cannot pass it, list it with the "
-                    f"reason: known_failures = {{'reason': {{{name!r}}}}}."
-                )
+        _check_overrides(cls, tests)
+
+    @classmethod
+    def part_of(cls, test: str) -> str | None:
+        """The part of the suite that a test is from; None: it is one of the author's own."""
+        part = kit_tests(cls).get(test)
+        return None if part is None else part.__name__
 
     @pytest.fixture
     def make_backend(self) -> Callable[..., Backend]:
@@ -89,7 +91,7 @@ class Kit:
 
         A class without one does not show what its backend does with documents that somebody else wrote into its store.
         """
-        pytest.xfail(
+        _matrix.end(
             f"not shown: {type(self).__name__} has no damage(backend, id) that makes a stored message unreadable"
         )
 
@@ -99,11 +101,16 @@ class Kit:
         part = kit_tests(type(self)).get(test)
         if part is None:
             return
-        _matrix.take_part(request.node, part.__name__)
+        _matrix.take_part(request.node, listed=test in _listed(type(self)))
+        try:
+            # Again: what the class was given after it was made is seen here alone.
+            _check_overrides(type(self), kit_tests(type(self)))
+        except TypeError as error:
+            pytest.fail(str(error))
         for reason, names in self.known_failures.items():
             if test in names:
                 if any(name == test for _, name in _overrides(type(self), {test: part})):
-                    pytest.xfail(f"known failure, and overridden: {reason}")
+                    _matrix.end(f"known failure, and overridden: {reason}")
                 # Not strict: a race may be won. The summary tells which of them passed.
                 request.node.add_marker(pytest.mark.xfail(reason=f"known failure: {reason}", strict=False))
 
@@ -162,7 +169,7 @@ def needs(backend: Backend, capability: Capability) -> None:
     name = capability.name
     refused = is_refused(backend, capability)
     assert refused is not False, f"{type(backend).__name__} does not declare {name}, but does not refuse it either."
-    pytest.xfail(f"not declared: {name}" + (" (refused)" if refused else ""))
+    _matrix.end(f"not declared: {name}" + (" (refused)" if refused else ""))
 
 
 def is_refused(backend: Backend, capability: Capability) -> bool | None:
@@ -186,9 +193,41 @@ def _unsupported(call: Callable[[], object]) -> bool:
     return False
 
 
-def _overrides(cls: type, tests: Mapping[str, type]) -> list[tuple[type, str]]:
-    """Where a class, or one of its bases outside of the suite, has something else under the name of a test."""
-    return [(owner, name) for owner in cls.__mro__ if not _is_kit(owner) for name in sorted(tests.keys() & vars(owner))]
+def _listed(cls: type[Kit]) -> set[str]:
+    return {name for names in cls.known_failures.values() for name in names}
+
+
+def _check_overrides(cls: type[Kit], tests: Mapping[str, type]) -> None:
+    """Refuse a class that has something else in the place of a test that it does not list, or of a part of the suite.
+
+    :raises TypeError: naming what it is.
+    """
+    for owner, name in _overrides(cls, tests):
+        if name not in _listed(cls):
+            raise TypeError(
+                f"{owner.__name__} overrides {name}() of the suite. If the backend cannot pass it, list it with the "
+                f"reason: known_failures = {{'reason': {{{name!r}}}}}."
+            )
+    for owner, name in _overrides(cls, _helpers(cls)):
+        raise TypeError(
+            f"{owner.__name__} overrides {name}, which the tests of the suite stand on. Give it another name; what is yours "
+            f"to give is {', '.join(_AUTHORS)}."
+        )
+
+
+def _helpers(cls: type) -> dict[str, type]:
+    """Fixtures and methods of the suite that are no tests, and not the author's to give."""
+    return {
+        name: owner
+        for owner in cls.__mro__
+        for name in (vars(owner) if _is_kit(owner) else ())
+        if not name.startswith(("test_", "__")) and name not in _AUTHORS
+    }
+
+
+def _overrides(cls: type, names: Mapping[str, type]) -> list[tuple[type, str]]:
+    """Where a class, or one of its bases outside of the suite, has something else under one of these names."""
+    return [(owner, name) for owner in cls.__mro__ if not _is_kit(owner) for name in sorted(names.keys() & vars(owner))]
 
 
 def _is_kit(cls: type) -> bool:

@@ -7,6 +7,8 @@ an author has to write.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Generator
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -14,17 +16,33 @@ import pytest
 from pitstop.abc import SUITE_VERSION
 
 
-__all__ = ["Matrix", "Row", "take_part"]
+__all__ = ["Matrix", "Row", "end", "take_part"]
 
 #: In ``user_properties`` of a report: the part of the suite that its test is from. So it gets from the processes in
 #: which tests run to the one that reports, should these be different ones.
 _PROPERTY = "pitstop-conformance"
+#: Likewise: somebody else than the suite has skipped the test, or expected it to fail.
+_FOREIGN = "pitstop-conformance-skipped"
 _PLUGIN = "pitstop-matrix"
+#: On a test that ``known_failures`` lists.
+_LISTED = pytest.StashKey[bool]()
 
 
-def take_part(item: pytest.Item, part: str) -> None:
-    """Let the result of a test be in the matrix, under this part of the suite."""
-    item.user_properties.append((_PROPERTY, part))
+class _End(pytest.xfail.Exception):  # type: ignore[misc, name-defined]
+    """The suite itself ends a test: it knows why there is nothing to see."""
+
+
+def end(reason: str) -> NoReturn:
+    """End a test that has no result, with a reason for the matrix. What anybody else ends counts as skipped there."""
+    raise _End(reason)
+
+
+def take_part(item: pytest.Item, *, listed: bool) -> None:
+    """Let the results of tests be in the matrix from here on.
+
+    :param listed: this one is listed as a known failure.
+    """
+    item.stash[_LISTED] = listed
     plugins = item.config.pluginmanager
     if not plugins.has_plugin(_PLUGIN):
         plugins.register(Matrix(), _PLUGIN)
@@ -47,6 +65,20 @@ class Matrix:
 
     def __init__(self) -> None:
         self.cells: dict[Row, dict[str, str]] = defaultdict(dict)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        part_of = getattr(getattr(item, "cls", None), "part_of", None)
+        part = None if part_of is None else part_of(getattr(item, "originalname", item.name))
+        if part is not None:
+            report.user_properties.append((_PROPERTY, part))
+            by_kit = isinstance(call.excinfo and call.excinfo.value, _End) or item.stash.get(_LISTED, False)
+            if (report.skipped or hasattr(report, "wasxfail")) and not by_kit:
+                report.user_properties.append((_FOREIGN, True))
+        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         part = dict(report.user_properties).get(_PROPERTY)
@@ -113,7 +145,7 @@ def _split(nodeid: str) -> list[str]:
 
 def _result(report: pytest.TestReport) -> str | None:
     expected = getattr(report, "wasxfail", None)
-    if expected is not None:
+    if expected is not None and _FOREIGN not in dict(report.user_properties):
         return _PASSES if report.passed else str(expected).removeprefix("reason: ")
     if report.failed:
         return "failed"

@@ -21,14 +21,15 @@ from pitstop.testing._conformance._machine_pitstop import PitstopMachine
 
 __all__ = ["Model"]
 
+#: Set to a number, it is how many sequences are tried: other ones in each run, if it is more than usual.
 _EXAMPLES = "PITSTOP_KIT_EXAMPLES"
 
 
 class Model(Kit):
     """Backends against a model of them.
 
-    The same sequences in each run. ``PITSTOP_KIT_EXAMPLES=5000`` in the environment tries so many, and other ones in each
-    run; ``--hypothesis-seed`` repeats one of those.
+    The same sequences in each run. ``PITSTOP_KIT_EXAMPLES=5000`` in the environment tries so many, which are other ones in
+    each run; ``--hypothesis-seed`` repeats one of those.
     """
 
     def test_any_sequence_of_operations_on_the_backend_is_as_the_model_says(
@@ -49,10 +50,11 @@ def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: 
         pytest.fail(
             f"{_EXAMPLES}={more!r} in the environment is no number of examples. Give one, as in {_EXAMPLES}=5000."
         )
+    wanted = int(more) if more else examples
     settings = hypothesis.settings(
-        max_examples=int(more) if more else examples,
+        max_examples=wanted,
         stateful_step_count=steps,
-        derandomize=not more,
+        derandomize=wanted <= examples,
         database=None,
         deadline=None,
         print_blob=False,

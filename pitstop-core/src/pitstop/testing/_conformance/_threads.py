@@ -6,12 +6,17 @@ import threading
 import time
 
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import pytest
 
 
 __all__ = ["together"]
+
+#: In which order threads are started. Whoever comes to the barrier last goes on without a wait, and so goes first: were
+#: it always the same one, a race would have one winner in all its rounds. The same orders in each run.
+_ORDER = Random(0)
 
 
 def together(*functions: Callable[[], Any], timeout: float = 60.0) -> Sequence[Any]:
@@ -32,7 +37,7 @@ def together(*functions: Callable[[], Any], timeout: float = 60.0) -> Sequence[A
 
     threads = [threading.Thread(target=run, args=each, daemon=True) for each in enumerate(functions)]
     deadline = time.monotonic() + timeout
-    for each in threads:
+    for each in _ORDER.sample(threads, len(threads)):
         each.start()
     for each in threads:
         each.join(max(deadline - time.monotonic(), 0))

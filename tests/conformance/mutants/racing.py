@@ -1,0 +1,130 @@
+"""Mutants that look, and write what follows from it a round trip later: right alone, wrong when somebody is in between."""
+
+from __future__ import annotations
+
+import threading
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+import attrs
+
+from conformance.mutants.claiming import OpenClaims
+from conformance.mutants.registry import mutant, round_trip
+from pitstop.abc import LAST_INSTANT, Record, Settlement
+from pitstop_memory import MemoryBackend
+from pitstop_memory._backend import _copy
+
+
+class _OneAtATime(MemoryBackend):
+    """Some of what it does excludes each other, over its round trips, on all handles of a store."""
+
+    _locks: ClassVar[dict[str | None, threading.RLock]] = defaultdict(threading.RLock)
+
+    @property
+    def alone(self) -> threading.RLock:
+        return self._locks[self._name]
+
+    def holds(self, settlement: Settlement) -> Record | None:
+        """The record, if this settlement applies to it."""
+        with self._room.lock:
+            record = self._room.shelf.get(settlement.id)
+            if record is None or record.progress.token != settlement.token:
+                return None
+            due = record.progress.due
+            return record if due is None or due > self._now_ms() else None
+
+
+class _WritesLater(_OneAtATime):
+    """Checks the token of a settlement, and then writes the whole document as it was read, but for the progress."""
+
+    def write(self, record: Record) -> bool:
+        raise NotImplementedError
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+        with self.alone:
+            return super().lease(limit, duration)
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        with self.alone:
+            return [self._settle(each) for each in settlements]
+
+    def _settle(self, settlement: Settlement) -> bool:
+        record = self.holds(settlement)
+        if record is None or not isinstance(settlement.progress, type(record.progress)):
+            return super().settle([settlement])[0]
+        round_trip()
+        with self._room.lock:
+            return self.write(_copy(attrs.evolve(record, progress=settlement.progress)))
+
+
+@mutant("test_no_settlement_changes_a_version_that_was_stored_since")
+class NackOverwritesTheNewer(_WritesLater):
+    """Writes a settlement by id, after it checked the token. What was stored in between is overwritten."""
+
+    def write(self, record: Record) -> bool:
+        there = self._room.shelf.get(record.id) is not None
+        if there:
+            self._room.shelf.put(record)
+        return there
+
+
+@mutant("test_a_nack_never_brings_back_what_is_removed")
+class NackBringsBackInARace(_WritesLater):
+    """Upserts a settlement, after it checked the token. What was removed in between is there again."""
+
+    def write(self, record: Record) -> bool:
+        self._room.shelf.put(record)
+        return True
+
+
+@mutant("test_an_ack_never_deletes_a_version_that_was_stored_since")
+class AckDeletesTheNewer(_OneAtATime):
+    """Deletes by id what is acknowledged, after it checked the token. A put is not excluded in between."""
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+        with self.alone:
+            return super().lease(limit, duration)
+
+    def delete(self, id: str) -> bool:
+        with self.alone:
+            return super().delete(id)
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        with self.alone:
+            return [self._settle(each) for each in settlements]
+
+    def _settle(self, settlement: Settlement) -> bool:
+        if settlement.progress is not None:
+            return super().settle([settlement])[0]
+        if self.holds(settlement) is None:
+            return False
+        round_trip()
+        return super().delete(settlement.id)
+
+
+@mutant("test_a_claim_never_brings_back_what_is_removed")
+class ClaimBringsBackTheRemoved(OpenClaims, _OneAtATime):
+    """Reads what is due, and upserts it with its lease. A delete is not excluded in between."""
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+        with self.alone:
+            with self._room.lock:
+                now = self._now_ms()
+                due = self.due_records(now)[:limit]
+            round_trip()
+            token, until = self.new_token(), min(now + duration, LAST_INSTANT)
+            leased = [attrs.evolve(each, progress=self.leased(each, token, now, until)) for each in due]
+            with self._room.lock:
+                for each in leased:
+                    self._room.shelf.put(_copy(each))
+            return leased
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        with self.alone:
+            return super().settle(settlements)
+
+    def put(self, records: Collection[Record]) -> None:
+        with self.alone:
+            super().put(records)
