@@ -124,10 +124,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure store, store_many and drain on each backend, beside the raw drivers, in one run."""
+    """Measure store, store_many and drain on each backend, beside the raw drivers, in one run; then on a test's clock."""
     _install(session, MONGOD)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/throughput.py", *session.posargs)
+    session.run("python", "benchmarks/testing.py")
 
 
 @nox.session
