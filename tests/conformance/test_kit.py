@@ -12,7 +12,10 @@ from typing import ClassVar
 import pytest
 
 from pitstop.abc import SUITE_VERSION
+from pitstop.testing import ManualClock
 from pitstop.testing._conformance import BackendConformance, kit_tests
+from pitstop.testing._conformance._kit import Handles
+from pitstop_memory import MemoryBackend, MemoryConfig
 
 
 def test_a_class_that_overrides_a_test_is_refused():
@@ -214,6 +217,24 @@ def test_what_is_wrong_fails_with_what_to_do(run_mine, cls: str, choice: str, te
 
     assert code == pytest.ExitCode.TESTS_FAILED
     assert text in out
+
+
+def test_all_handles_are_closed_and_the_first_error_of_a_close_is_raised():
+    closed: list[str] = []
+
+    class Stuck(MemoryBackend):
+        def close(self) -> None:
+            closed.append(self._config.name)
+            raise OSError(self._config.name)
+
+    handles = Handles(lambda **options: Stuck(MemoryConfig(**options)), ManualClock())
+    for name in ("a", "b", "c"):
+        handles(name=name)
+
+    with pytest.raises(OSError, match=r"^c$"):
+        handles.close()
+
+    assert closed == ["c", "b", "a"]
 
 
 def test_a_factory_may_have_another_way_to_open_a_peer(run_mine):

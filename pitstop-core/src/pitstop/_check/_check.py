@@ -37,8 +37,9 @@ def check(backend: Backend) -> Generator[Finding, None, None]:
     """Look at the store, then try the promises in a scratch of it; one finding after the other, as they come.
 
     It takes a second or two in real time. No message of the store is touched, leased, or seen by a listener. A backend
-    without the capability SCRATCH is only looked at, and the last finding is a warning that says so. Go through it to the
-    end, or close the iterator: that takes the scratch away.
+    without the capability SCRATCH is only looked at, and the last finding is a warning that says so. Should a scratch turn
+    out to lease messages of the store, they are given back, and that is the last finding. Go through it to the end, or
+    close the iterator: that takes the scratch away.
 
     :raises pitstop.BackendUnavailable: when the store cannot be used, or makes no scratch for this user.
     :raises pitstop.ConfigError: when the store goes by a clock that was given.

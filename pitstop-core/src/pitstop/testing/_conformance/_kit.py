@@ -41,8 +41,15 @@ class Handles:
         return self._keep(make(**{"clock": self._clock, **self._options, **options}))
 
     def close(self) -> None:
+        """Close all of them, also when one raises; then raise the first that was raised."""
+        raised: list[Exception] = []
         for each in reversed(self._opened):
-            each.close()
+            try:
+                each.close()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is raised below
+                raised.append(error)
+        if raised:
+            raise raised[0]
 
     def _keep(self, backend: Backend) -> Backend:
         if not isinstance(backend, Backend):
