@@ -220,3 +220,80 @@ class LockOfOneProcess(_ReadsThenWrites):
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         with _locks[self._path]:
             return self._claim(limit, duration)
+
+
+@mutant("test_handles_that_are_closed_hold_neither_threads_nor_files", slow=True)
+class CloseKeepsOpen(SqliteBackend):
+    """Gives nothing back when it is closed. A service that opens a handle per request runs out of files."""
+
+    _kept: ClassVar[list[SqliteBackend]] = []
+
+    def close(self) -> None:
+        self._kept.append(self)
+
+
+class _AnHourLate:
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.pause = watch.pause
+
+    def poll(self) -> int | None:
+        return None if self._watch.poll() is None else 1_577_836_800_000 + 3_600_000
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+@mutant("test_a_watch_notices_what_a_peer_stores")
+class WatchTellsAnHourLate(SqliteBackend):
+    """Tells of what others stored, with a time that is an hour late. Listeners sleep on until then."""
+
+    def watch(self) -> Watch | None:
+        watch = super().watch()
+        return None if watch is None else _AnHourLate(watch)
+
+
+@mutant("test_a_handle_that_is_carried_over_a_fork_works_there_or_says_that_it_does_not")
+class BrokenAfterFork(SqliteBackend):
+    """Loses in silence what is stored through a handle that was carried over a fork."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._pid = os.getpid()
+
+    def put(self, records: Collection[Record]) -> None:
+        if os.getpid() == self._pid:
+            super().put(records)
+
+
+@mutant("test_what_was_removed_before_a_kill_stays_removed")
+class RemovesLaterThanTold(SqliteBackend):
+    """Says that a record is removed, and removes it with what the process does next. A kill forgets it."""
+
+    _removed: ClassVar[dict[str, set[str]]] = defaultdict(set)
+    _lock: ClassVar[threading.RLock] = threading.RLock()
+
+    def _flush(self) -> None:
+        with self._lock:
+            ids = self._removed[self._path]
+            while ids:
+                super().delete(ids.pop())
+
+    def delete(self, id: str) -> bool:
+        with self._lock:
+            there = id not in self._removed[self._path] and super().get(id) is not None
+            if there:
+                self._removed[self._path].add(id)
+            return there
+
+    def put(self, records: Collection[Record]) -> None:
+        self._flush()
+        super().put(records)
+
+    def get(self, id: str) -> Record | Damaged | None:
+        self._flush()
+        return super().get(id)
+
+    def close(self) -> None:
+        self._flush()
+        super().close()

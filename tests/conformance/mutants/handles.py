@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,7 +11,7 @@ from typing import Any, ClassVar
 import attrs
 
 from conformance.mutants.registry import mutant
-from pitstop.abc import Backend, Writes
+from pitstop.abc import Backend, SystemClock, Writes
 from pitstop_memory import MemoryBackend
 
 
@@ -82,3 +84,40 @@ class SaysNoPlace(MemoryBackend):
     @property
     def location(self) -> str:
         return ""
+
+
+class _Shifted(SystemClock):
+    def __init__(self, factor: float = 1.0, ahead: int = 0) -> None:
+        self._factor, self._ahead = factor, ahead
+
+    def time_us(self) -> int:
+        return int(super().time_us() * self._factor) + self._ahead
+
+
+@mutant("test_without_a_clock_the_time_is_the_worlds")
+class LocalTime(MemoryBackend):
+    """Without a clock: takes the local time for UTC."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        if self.config.clock is None:
+            self.clock = _Shifted(ahead=3_600_000_000)
+
+
+@mutant("test_without_a_clock_the_time_is_the_worlds")
+class RealNowInMilliseconds(MemoryBackend):
+    """Without a clock: tells the time in milliseconds. Right in all tests that bring a clock along."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        if self.config.clock is None:
+            self.clock = _Shifted(0.001)
+
+
+@mutant("test_handles_that_are_closed_hold_neither_threads_nor_files", slow=True)
+class ThreadPerHandle(MemoryBackend):
+    """Has a thread for each handle, which nobody ends."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        threading.Thread(target=threading.Event().wait, daemon=True).start()

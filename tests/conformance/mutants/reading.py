@@ -113,3 +113,16 @@ class NextDueIgnoresTheLeased(MemoryBackend):
                 if each.progress.due is not None and (each.progress.token is None or each.progress.due <= now)
             ]
         return min(times, default=None)
+
+
+@mutant("test_next_due_of_a_handle_follows_what_it_writes_within_a_second")
+class NextDueForEver(MemoryBackend):
+    """Reads the next due time once in the life of a handle. Its listeners then look without end, or not at all."""
+
+    _known = False
+    _next: int | None = None
+
+    def next_due(self) -> int | None:
+        if not self._known:
+            self._known, self._next = True, super().next_due()
+        return self._next

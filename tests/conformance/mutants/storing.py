@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import unicodedata
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import attrs
 
 from conformance.mutants.registry import mutant, round_trip
-from pitstop.abc import Record
+from pitstop.abc import Record, Settlement
 from pitstop_memory import MemoryBackend
 
 
@@ -190,3 +191,27 @@ class CachesReads(MemoryBackend):
     def settle(self, settlements):
         self._cache.clear()
         return super().settle(settlements)
+
+
+@mutant("test_a_batch_of_more_than_a_thousand_is_put_whole", "test_more_than_a_thousand_are_settled_in_one_batch")
+class AThousandAtMost(MemoryBackend):
+    """Writes the first thousand of a batch, and says that it wrote all. The loop over the chunks ends too early."""
+
+    def put(self, records: Collection[Record]) -> None:
+        super().put(list(records)[:1000])
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        done = super().settle(list(settlements)[:1000])
+        return [*done, *[True] * (len(settlements) - len(done))]
+
+
+@mutant("test_a_message_of_a_megabyte_comes_back_equal")
+class MessagesOfAMegabyte(MemoryBackend):
+    """Cuts texts after a megabyte. A column of that size, in a store that is not strict."""
+
+    def put(self, records: Collection[Record]) -> None:
+        super().put([attrs.evolve(each, message=_cut(each.message)) for each in records])
+
+
+def _cut(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value[:1_000_000] if isinstance(value, str) else value for key, value in message.items()}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pitstop
 
-from pitstop.abc import API_VERSION, SUITE_VERSION, Aside, Backend, Capability, Damaged, Outcome, Watch
+from pitstop.abc import API_VERSION, SUITE_VERSION, Aside, Backend, Capability, Damaged, Outcome, SystemClock, Watch
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit, needs
 from pitstop.testing._conformance._records import (
@@ -27,6 +30,10 @@ from pitstop.testing._conformance._records import (
 )
 
 
+#: How many handles are opened and closed, one after the other.
+_MANY = 30
+
+
 class Handle(Kit):
     """A handle on a store."""
 
@@ -36,6 +43,22 @@ class Handle(Kit):
         clock.advance(0.000123)
 
         assert backend.now() == START * 1000 + 123
+
+    def test_without_a_clock_the_time_is_the_worlds(self, open_backend: Handles) -> None:
+        """UTC, and not that of a place; as near to the machine's own clock as clocks of machines are."""
+        backend = open_backend(clock=None)
+
+        now = backend.now() // 1000
+        assert abs(now - SystemClock().time_us() // 1000) < MINUTE
+        backend.put([make_record("a", now - MINUTE), make_record("later", now + 10 * MINUTE)])
+        leased = lease_only(backend)
+
+        assert leased.id == "a"
+        assert leased.progress.first_leased is not None
+        assert abs(leased.progress.first_leased - now) < MINUTE
+        assert leased.progress.due == leased.progress.first_leased + MINUTE
+        assert list(backend.settle([settlement(leased, Outcome.COMPLETE, None)])) == [True]
+        assert list(backend.lease(1, MINUTE)) == []
 
     def test_the_class_says_which_version_of_the_contract_it_keeps(self, backend: Backend) -> None:
         assert type(backend).api_version == API_VERSION
@@ -97,6 +120,19 @@ class Handle(Kit):
 
         assert [peers[0].tally().due, peers[1].tally().due] == [2, 2]
 
+    def test_handles_that_are_closed_hold_neither_threads_nor_files(self, open_backend: Handles) -> None:
+        """However many there were. Some that a driver shares among all are no harm."""
+        gc.collect()
+        threads, files = threading.active_count(), _open_files()
+
+        for n in range(_MANY):
+            backend = open_backend()
+            put_due(backend, f"{n}")
+            backend.close()
+
+        assert _comes_true(lambda: threading.active_count() <= threads + _MANY // 3), "threads are left"
+        assert _comes_true(lambda: _open_files() <= files + _MANY // 3), "files or sockets are left open"
+
     def test_what_was_stored_is_there_when_it_is_opened_again(self, open_backend: Handles) -> None:
         backend = open_backend()
         needs(backend, Capability.DURABLE)
@@ -157,10 +193,12 @@ class Handle(Kit):
         try:
             if after == "a_change":
                 put_due(peer, "earlier")
-                assert _polls(watch, 10)
+                assert _poll(watch, 10) is not None
             put_due(peer, "a")
 
-            assert _polls(watch, 10)
+            told = _poll(watch, 10)
+            assert told is not None
+            assert told <= START, "it does not tell a later time than what is stored is due"
         finally:
             watch.close()
 
@@ -245,10 +283,25 @@ class Handle(Kit):
         assert lease_only(backend).revision == record.revision
 
 
-def _polls(watch: Watch, seconds: float) -> bool:
+def _poll(watch: Watch, seconds: float) -> int | None:
+    """What it tells first."""
     pause, deadline = threading.Event(), time.monotonic() + seconds
-    while watch.poll() is None:
+    while (told := watch.poll()) is None and time.monotonic() <= deadline:
+        pause.wait(watch.pause)
+    return told
+
+
+def _open_files() -> int:
+    """File descriptors of this process; 0 where the system does not tell."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def _comes_true(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether it is so, soon: what was told to end may take a moment."""
+    pause, deadline = threading.Event(), time.monotonic() + seconds
+    while not condition():
         if time.monotonic() > deadline:
             return False
-        pause.wait(watch.pause)
+        pause.wait(0.01)
     return True

@@ -11,6 +11,7 @@ from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._records import (
     MINUTE,
     START,
+    complete,
     ids,
     lease_all,
     lease_only,
@@ -185,3 +186,27 @@ class Read(Kit):
         backend.put([make_record("dead", None, token="t")])
 
         assert open_backend.peer().next_due() is None
+
+    def test_next_due_of_a_handle_follows_what_it_writes_within_a_second(
+        self, backend: Backend, clock: ManualClock
+    ) -> None:
+        """Its own answers: a listener that is told of what is gone looks for it without end."""
+        late, early = START + 30 * MINUTE, START + 10 * MINUTE
+
+        def told() -> int | None:
+            clock.advance(1)
+            return backend.next_due()
+
+        assert told() is None
+        backend.put([make_record("late", late)])
+        assert told() == late
+        backend.put([make_record("early", early), make_record("now", START)])
+        assert told() == START
+        leased = lease_only(backend, duration=2 * MINUTE)
+        assert told() == leased.progress.due
+        backend.settle([complete(leased)])
+        assert told() == early
+        backend.delete("early")
+        assert told() == late
+        backend.delete("late")
+        assert told() is None

@@ -355,14 +355,14 @@ class Settle(Kit):
         assert backend.get("a") == attrs.evolve(leased, progress=progress)
 
     @pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RESCHEDULE], ids=lambda e: e.name)
-    def test_a_thousand_are_settled_in_one_batch(self, backend: Backend, outcome: Outcome) -> None:
-        backend.put([make_record(f"{n:04}") for n in range(1000)])
-        leased = lease_all(backend, limit=1000)
-        backend.put([make_record(f"{n:04}", START + 1) for n in range(0, 1000, 3)])
+    def test_more_than_a_thousand_are_settled_in_one_batch(self, backend: Backend, outcome: Outcome) -> None:
+        backend.put([make_record(f"{n:04}") for n in range(1100)])
+        leased = lease_all(backend, limit=1100)
+        backend.put([make_record(f"{n:04}", START + 1) for n in range(0, 1100, 3)])
 
         applied = backend.settle([settlement(each, outcome, EVERY_OUTCOME[outcome](each)) for each in leased])
 
-        assert dict(zip(ids(leased), applied, strict=True)) == {f"{n:04}": n % 3 != 0 for n in range(1000)}
+        assert dict(zip(ids(leased), applied, strict=True)) == {f"{n:04}": n % 3 != 0 for n in range(1100)}
         left = records(backend.scan(None, 2000, None))
-        assert sum(each.progress.due == START + 1 for each in left) == 334
-        assert len(left) == (334 if outcome is Outcome.COMPLETE else 1000)
+        assert sum(each.progress.due == START + 1 for each in left) == 367
+        assert len(left) == (367 if outcome is Outcome.COMPLETE else 1100)

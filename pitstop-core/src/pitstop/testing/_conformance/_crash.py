@@ -240,6 +240,25 @@ class Crash(Forking):
         assert all(backend.settle([complete(each) for each in again]))
         assert scene.look() == []
 
+    def test_what_was_removed_before_a_kill_stays_removed(self, scene: Scene) -> None:
+        random, names = Random(7), [f"{n:04}" for n in range(1000)]
+
+        def remove(backend: Backend, say: Say) -> None:
+            for name in names:
+                assert backend.delete(name)
+                say(name)
+            _hang()
+
+        for _ in range(_KILLS // 2):
+            scene.open().put([make_record(name) for name in names])
+            child = scene.kill(remove, random)
+
+            left = ids(_by_id(scene.look()))
+
+            # Of the one after those that were told nobody knows whether it is removed.
+            told = len(child.said)
+            assert left in (names[told:], names[told + 1 :])
+
     def test_kills_in_a_row_lose_nothing_and_bring_nothing_back(self, scene: Scene) -> None:
         """One process after the other stores, claims, settles and is killed; leases run out in between; then the rest is
         drained, and what they told is compared with what came.

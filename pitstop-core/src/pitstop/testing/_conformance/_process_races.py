@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 
 from collections import Counter
 from collections.abc import Callable
@@ -151,6 +152,30 @@ class ProcessRaces(Forking):
             return [name for name in names if backend.delete(name)]
 
         assert sorted(flat(processes.together(*[delete] * _PROCESSES))) == names
+
+    def test_a_handle_that_is_carried_over_a_fork_works_there_or_says_that_it_does_not(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        """And the one that was there before goes on."""
+        shared.put([make_record("before")])
+
+        def use(backend: Backend, say: Say) -> str:
+            with warnings.catch_warnings():
+                # A driver may say that this is no good idea.
+                warnings.simplefilter("ignore")
+                try:
+                    shared.put([make_record("child")])
+                    return "stored" if shared.get("child") is not None else "lost"
+                except pitstop.BackendUnavailable:
+                    return "unavailable"
+
+        told = processes.start(use).result()
+
+        assert told in ("stored", "unavailable")
+        shared.put([make_record("after")])
+        stored = ids(shared.scan(None, 10, None))
+        assert [each for each in stored if each != "child"] == ["after", "before"]
+        assert told == "unavailable" or "child" in stored
 
     def test_listeners_in_several_processes_handle_each_message_once(
         self, shared: Backend, processes: Processes
