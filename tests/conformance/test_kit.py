@@ -62,6 +62,18 @@ def test_a_listed_name_that_is_no_test_is_refused_with_the_one_that_was_meant():
             known_failures: ClassVar = {"some reason": {"test_a_claim_is_in_ordr"}}
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [{"test_a_claim_is_in_order"}, {"reason": "test_a_claim_is_in_order"}, {" ": {"test_a_claim_is_in_order"}}, None],
+    ids=["a set", "a name", "no reason", "none"],
+)
+def test_a_list_of_another_shape_is_refused_with_the_right_one(listed):
+    with pytest.raises(TypeError, match=r"Mine\.known_failures=.* cannot be used\. Give reasons"):
+
+        class Mine(BackendConformance):
+            known_failures: ClassVar = listed
+
+
 def test_a_known_failure_may_be_overridden():
     class Mine(BackendConformance):
         known_failures: ClassVar = {"it would hang": {"test_a_claim_is_in_order"}}

@@ -65,6 +65,16 @@ class TestKeys:
             "Known: delay, factor, jitter, max_attempts, max_delay."
         )
 
+    def test_that_an_attrs_validator_refuses_are_named_and_not_shown(self):
+        @attrs.frozen(kw_only=True)
+        class Mine(BackendConfig):
+            mode: str = attrs.field(default="on", validator=attrs.validators.in_(["on", "off"]))
+
+        with pytest.raises(pitstop.ConfigError, match=r"^mode, a str, cannot be used: .*Mine refuses it") as raised:
+            Mine.from_options({"mode": "s3cr3t"})
+
+        assert "s3cr3t" not in str(raised.value)
+
     def test_that_are_words_of_python_are_spelled_by_their_metadata(self):
         @attrs.frozen(kw_only=True)
         class Config(BackendConfig):

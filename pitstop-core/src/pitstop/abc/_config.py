@@ -199,4 +199,15 @@ def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:
     if unknown:
         key = str(unknown[0])
         raise ConfigError(f"Unknown {what} key {key!r}. {did_you_mean(key, fields)}Known: {', '.join(sorted(fields))}.")
-    return cls(**{fields[key].alias: value for key, value in options.items()})
+    given = {fields[key].alias: value for key, value in options.items()}
+    try:
+        return cls(**given)
+    except (TypeError, ValueError) as error:
+        # An attrs validator's: its arguments are a text, the attribute and more. Values are not quoted: one may be a secret.
+        field = next((each.name for each in error.args[1:] if isinstance(each, attrs.Attribute)), None)
+        if field is None:
+            raise
+        raise ConfigError(
+            f"{field}, a {type(given.get(field)).__name__}, cannot be used: the configuration's class {cls.__name__} refuses "
+            f"it with a {type(error).__name__}. See what {field} may be."
+        ) from None

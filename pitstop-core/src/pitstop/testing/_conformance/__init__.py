@@ -65,4 +65,10 @@ class PitstopBehaviour(Listening, Look, Recurring, Deliveries, Store):
 
 
 class BackendConformance(Crash, ProcessRaces, Races, Model, PitstopBehaviour, BackendContract):
-    """All of it, in the version :data:`pitstop.abc.SUITE_VERSION`."""
+    """All of it, in the version :data:`pitstop.abc.SUITE_VERSION`: subclass it, and give one fixture.
+
+    ``make_backend`` returns a function of options (keyword arguments, a ``clock`` among them) that opens a handle on a store
+    which is new in each test: every call within one test, the same store. Handles are closed by the suite. Optional:
+    ``make_backend.peer``, the methods ``damage(backend, id)`` and ``transaction(backend)``, and
+    ``known_failures = {"reason": {"test_..."}}``. docs/writing-a-backend.md tells the rest.
+    """

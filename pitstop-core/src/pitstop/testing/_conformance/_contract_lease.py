@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pitstop.abc import Backend, Progress, Record
+from pitstop.abc import LAST_INSTANT, Backend, Progress, Record
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._records import (
     MINUTE,
     SERIES,
     START,
+    at,
+    complete,
     ids,
     lease_all,
     lease_only,
@@ -218,3 +220,15 @@ class Lease(Kit):
         assert leased.progress.due == until
         assert backend.get("a") == leased
         assert isinstance(backend.get("a"), Record)
+
+    def test_a_lease_ends_with_time_itself(self, open_backend: Handles) -> None:
+        """There is no instant after the year 9999: a longer lease ends there, and what it is on can still be read."""
+        last = ManualClock(at(LAST_INSTANT - 10_000))
+        backend = open_backend(clock=last)
+        backend.put([make_record("a", LAST_INSTANT - 20_000)])
+
+        leased = lease_only(backend)
+
+        assert leased.progress.due == LAST_INSTANT
+        assert backend.get("a") == leased
+        assert list(backend.settle([complete(leased)])) == [True]

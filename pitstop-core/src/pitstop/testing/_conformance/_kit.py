@@ -72,6 +72,7 @@ class Kit:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         tests = kit_tests(cls)
+        _check_known_failures(cls)
         for name in sorted(_listed(cls) - tests.keys()):
             if not _is_kit(cls):
                 hint = did_you_mean(name, tests)
@@ -198,6 +199,18 @@ def _unsupported(call: Callable[[], object]) -> bool:
     except pitstop.Unsupported:
         return True
     return False
+
+
+def _check_known_failures(cls: type[Kit]) -> None:
+    listed: object = cls.known_failures
+    if not isinstance(listed, Mapping) or not all(
+        isinstance(reason, str) and reason.strip() and isinstance(names, Collection) and not isinstance(names, str)
+        for reason, names in listed.items()
+    ):
+        raise TypeError(
+            f"{cls.__name__}.known_failures={listed!r} cannot be used. Give reasons with the names of tests, as in "
+            "{'reason': {'test_...'}}."
+        )
 
 
 def _listed(cls: type[Kit]) -> set[str]:
