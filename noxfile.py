@@ -118,7 +118,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    _install(session, "mypy==2.4.1")
+    _install(session, "mypy==2.4.1", "pytest>=8.3", "hypothesis>=6.110")
     session.run("mypy")
 
 
