@@ -241,6 +241,29 @@ class TestRunFor:
         assert (report.acked, report.skipped, report[0].missed) == (1, 3, 3)
 
 
+class TestBetweenMilliseconds:
+    def test_a_clock_that_starts_there_has_in_an_hour_what_is_due_in_an_hour(self):
+        with testing.init(clock=ManualClock(START.replace(microsecond=1))) as pit:
+            pit.store({"id": "a"}, HOUR)
+            assert pit.run_for(HOUR, ok).ids == ["a"]
+
+    def test_a_clock_that_was_moved_there_has_it_too(self, any_pit):
+        any_pit.clock.advance(timedelta(microseconds=300))
+        any_pit.store({"id": "a"}, HOUR)
+        assert any_pit.run_for(HOUR, ok).ids == ["a"]
+        assert any_pit.clock.now() == START + HOUR + timedelta(milliseconds=1)
+
+    def test_a_time_to_run_until_is_reached(self, any_pit):
+        when = START + timedelta(microseconds=1)
+        any_pit.store({"id": "a"}, when)
+        assert any_pit.run_until(when, ok).ids == ["a"]
+
+    def test_the_last_time_that_there_is_can_be_run_until(self, pit):
+        end = datetime.max.replace(tzinfo=UTC)
+        pit.run_until(end, ok)
+        assert pit.clock.now() == end
+
+
 class TestDrain:
     def test_jumps_from_message_to_message_until_nothing_is_left(self, any_pit):
         any_pit.store({"id": "report"}, DAY, 400 * DAY, 30 * DAY)

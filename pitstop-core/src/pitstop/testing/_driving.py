@@ -23,7 +23,7 @@ from pitstop._decisions._settle import error_text
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError, ScheduleError
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
-from pitstop._values._instant import aware, from_instant, microseconds
+from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
 from pitstop.abc import Backend, Damaged, Outcome, Progress, Record, Settlement, copy_plain
 from pitstop.testing._clock import ManualClock, span_of
 from pitstop.testing._faults import Crash, FaultyBackend
@@ -103,8 +103,8 @@ def run_for(
 ) -> Report:
     """Let this time pass: handle each message at its own instant, up to now and ``delta`` inclusive.
 
-    The clock goes from due time to due time, ends of leases included, and stands at now and ``delta`` in the end; beyond
-    only if the handler moved it there.
+    The clock goes from due time to due time, ends of leases included, and stands at now and ``delta`` in the end, rounded
+    up to a millisecond, since that is when the store has it due; beyond only if the handler, or a latency, moved it there.
 
     :param delta: a ``timedelta``, seconds, or text such as ``"3h"``.
     """
@@ -312,13 +312,13 @@ class _Drive:
         span = span_of(delta, "delta")
         if span < timedelta(0):
             raise PitstopError(f"delta={delta!r} is negative. The clock does not go back.")
-        return self._until(self._clock.time_us() + span // timedelta(microseconds=1))
+        return self._until(_whole(self._clock.time_us() + span // timedelta(microseconds=1)))
 
     def until(self, when: datetime) -> _Run:
         target = microseconds(aware(when, "when"))
         if target < self._clock.time_us():
             raise PitstopError(f"when={when!r} is before {self._clock.now()!r}. The clock does not go back.")
-        return self._until(target)
+        return self._until(_whole(target))
 
     def drain(self, max_jumps: int) -> _Run:
         _at_least_one(max_jumps, "max_jumps")
@@ -540,6 +540,11 @@ class _Drive:
 
 
 _NACKS: dict[Outcome, StepOutcome] = {Outcome.BURY: "dead", Outcome.RESCHEDULE: "given up"}
+
+
+def _whole(target: int) -> int:
+    """Microseconds, rounded up to the millisecond at which a store has due what was stored for then."""
+    return max(target, min(-(-target // 1000), LAST_INSTANT) * 1000)
 
 
 def _at_least_one(value: object, field: str) -> int:
