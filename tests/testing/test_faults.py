@@ -144,6 +144,18 @@ class TestLoseReply:
             pit.get("a")
         assert not isinstance(caught.value, OutcomeUnknown)
 
+    def test_of_an_ack_leaves_open_when_the_message_comes_next(self, any_pit):
+        any_pit.store({"id": "a"}, NOW)
+        any_pit.faults.lose_reply("settle")
+        report = any_pit.run_until_idle(ok)
+        assert [(step.outcome, step.due) for step in report] == [("unsettled", None)]
+        assert any_pit.get("a") is None
+
+    def test_of_an_ack_that_was_refused_it_comes_when_the_lease_ends(self, any_pit):
+        any_pit.store({"id": "a"}, NOW)
+        any_pit.faults.fail_next("settle")
+        assert [(step.outcome, step.due) for step in any_pit.run_until_idle(ok)] == [("unsettled", START + LOCK)]
+
 
 class TestCrashHolder:
     def test_makes_what_its_handler_does_come_to_nothing(self, any_pit):
@@ -172,6 +184,18 @@ class TestCrashHolder:
             assert listener.get() is None
         assert any_pit.stats().leased == 3
         assert any_pit.run_for(LOCK, ok).ids == ["a", "b", "c"]
+
+    def test_counts_the_leases_that_are_not_over(self, any_pit):
+        any_pit.store_many([({"id": id}, NOW) for id in "abc"])
+        with any_pit.listen() as listener:
+            listener.get()
+            any_pit.clock.advance(LOCK)
+            listener.get()
+            taken = listener.get()
+            assert taken is not None
+            any_pit.remove(taken.id)
+            assert any_pit.faults.crash_holder() == 1
+            assert any_pit.faults.crash_holder() == 0
 
     def test_in_a_handler_that_goes_on_is_told_as_lost(self, pit):
         pit.store({"id": "a"}, NOW)
