@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from unittest.mock import MagicMock
 
@@ -14,6 +15,7 @@ import pitstop
 
 from pitstop import LeaseLost, PitstopError, hookimpl, testing
 from pitstop.testing import Crash, ManualClock
+from pitstop_memory import MemoryBackend
 
 
 NOW = timedelta(0)
@@ -418,6 +420,42 @@ class TestErrors:
             pit.run_for(HOUR, fail)
         shown = [entry.name for entry in caught.traceback.filter(caught)]
         assert shown[1:] == ["fail"]
+
+
+class TestOthers:
+    """What goes on in the same store beside the run."""
+
+    def test_a_store_that_does_not_give_out_what_is_due_is_told(self):
+        class Keeps(MemoryBackend):
+            def lease(self, limit, duration):
+                return []
+
+        with testing.init({"type": Keeps}) as pit:
+            pit.store({"id": "a"}, NOW)
+            with pytest.raises(PitstopError, match="does not give it out") as caught:
+                pit.run_for(10 * SECOND, ok)
+        assert len(caught.value.pitstop_report) == 0
+
+    def test_what_the_claim_of_another_thread_skips_is_not_in_the_report(self, pit):
+        with ThreadPoolExecutor(1) as pool, pit.listen() as listener:
+
+            def handler(msg):
+                pit.store({"id": "old"}, -2 * DAY, NOW, DAY, catch_up="skip", grace=HOUR)
+                assert pool.submit(listener.get).result(10) is None
+
+            pit.store({"id": "a"}, NOW)
+            report = pit.run_until_idle(handler)
+        assert outcomes(report) == [("a", "acked")]
+
+    def test_what_the_handler_does_to_another_delivery_is_not_taken_for_its_own(self, pit):
+        def handler(msg):
+            pit.store({"id": "other"}, NOW)
+            with pit.listen() as listener:
+                listener.get().ack()
+            raise Crash
+
+        pit.store({"id": "a"}, NOW)
+        assert outcomes(pit.run_until_idle(handler)) == [("a", "crashed")]
 
 
 class TestDeliveries:

@@ -295,6 +295,19 @@ class TestSkew:
         pit.faults.clear()
         assert pit.now() == START
 
+    def test_wakes_those_who_wait_for_what_is_due_by_it(self):
+        config = {"type": "memory", "loop_time": "1w"}
+        with testing.init(config) as pit, ThreadPoolExecutor(1) as pool, pit.listen() as listener:
+            pit.store({"id": "a"}, HOUR)
+            waiting = pool.submit(next, listener)
+            try:
+                assert pit.clock.wait_for_sleepers(1)
+                pit.faults.skew(HOUR)
+                assert waiting.result(5).id == "a"
+            finally:
+                # The thread is to end although the test fails.
+                pit.clock.advance(HOUR)
+
     def test_of_a_ready_backend_is_refused(self):
         backend = MemoryBackend(MemoryConfig(clock=testing.ManualClock()))
         with testing.init({"type": backend}) as pit, pytest.raises(PitstopError, match="given ready-made"):
@@ -407,6 +420,20 @@ class TestAtRandom:
         pit.faults.script([("get", 1, "fail")])
         pit.faults.clear()
         assert pit.get("a") is None
+
+
+def test_what_was_cleared_does_not_come_back_with_the_next_fault(pit):
+    pit.faults.script([("store", 1, "fail")])
+    pit.faults.latency("store", HOUR)
+    pit.faults.fail_next("store", times=3)
+    pit.faults.at_random(1, seed=1)
+    pit.faults.clear()
+    pit.faults.fail_next("get")
+
+    pit.store({"id": "a"}, NOW)
+
+    assert pit.clock.now() == START
+    assert pit.faults.log == ()
 
 
 def test_the_rest_of_a_backend_is_what_it_was(pit):
