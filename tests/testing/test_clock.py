@@ -24,8 +24,14 @@ def test_starts_at_the_same_time_in_every_run():
 
 
 def test_starts_where_it_is_told():
-    start = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    start = datetime(2031, 5, 6, 7, 8, 9, 123000, tzinfo=UTC)
     assert ManualClock(start).now() == ManualClock(start=start).now() == start
+
+
+def test_starts_at_a_whole_millisecond_and_is_moved_by_less():
+    clock = ManualClock(START.replace(microsecond=123456))
+    assert clock.now() == START.replace(microsecond=123000)
+    assert clock.advance(timedelta(microseconds=7)) == START.replace(microsecond=123007)
 
 
 @pytest.mark.parametrize(

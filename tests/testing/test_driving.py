@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from unittest.mock import MagicMock
 
 import pytest
 
 import pitstop
 
-from pitstop import PitstopError, hookimpl, testing
+from pitstop import LeaseLost, PitstopError, hookimpl, testing
 from pitstop.testing import Crash, ManualClock
+from pitstop_memory import MemoryBackend
 
 
 NOW = timedelta(0)
@@ -27,6 +30,16 @@ def ok(msg):
 
 def fail(msg):
     raise ValueError("boom")
+
+
+def fails_twice():
+    left = [1, 2]
+
+    def handler(msg):
+        if left:
+            raise ValueError(f"boom {left.pop()}")
+
+    return handler
 
 
 def outcomes(report):
@@ -135,15 +148,14 @@ class TestRunFor:
         assert [step.scheduled_for for step in report] == report.times
         assert any_pit.clock.now() == START + 3 * HOUR
 
-    @pytest.mark.parametrize("delta", [HOUR, 3600, "1h", timedelta(seconds=3600, microseconds=7)], ids=str)
+    @pytest.mark.parametrize("delta", [HOUR, 3600, 3600.0, "1h"], ids=str)
     def test_ends_at_exactly_that_time_inclusive(self, any_pit, delta):
         any_pit.store({"id": "in time"}, HOUR)
         any_pit.store({"id": "too late"}, HOUR + timedelta(milliseconds=1))
-        span = delta if isinstance(delta, timedelta) else HOUR
 
         assert any_pit.run_for(delta, ok).ids == ["in time"]
 
-        assert any_pit.clock.now() == START + span
+        assert any_pit.clock.now() == START + HOUR
 
     def test_ends_there_when_nothing_is_stored(self, any_pit):
         assert len(any_pit.run_for(DAY, ok)) == 0
@@ -239,6 +251,36 @@ class TestRunFor:
         pit.clock.advance(4 * HOUR)
         report = pit.run_until_idle(ok)
         assert (report.acked, report.skipped, report[0].missed) == (1, 3, 3)
+
+
+class TestBetweenMilliseconds:
+    def test_a_clock_that_starts_there_has_in_an_hour_what_is_due_in_an_hour(self):
+        with testing.init(clock=ManualClock(START.replace(microsecond=1))) as pit:
+            pit.store({"id": "a"}, HOUR)
+            assert pit.run_for(HOUR, ok).ids == ["a"]
+
+    def test_a_clock_that_was_moved_there_has_it_too(self, any_pit):
+        any_pit.clock.advance(timedelta(microseconds=300))
+        any_pit.store({"id": "a"}, HOUR)
+        assert any_pit.run_for(HOUR, ok).ids == ["a"]
+        assert any_pit.clock.now() == START + HOUR + timedelta(milliseconds=1)
+
+    def test_a_time_to_run_until_is_reached(self, any_pit):
+        when = START + timedelta(microseconds=1)
+        any_pit.store({"id": "a"}, when)
+        assert any_pit.run_until(when, ok).ids == ["a"]
+
+    def test_what_was_stored_for_then_is_due_then(self, any_pit):
+        delta = HOUR + timedelta(microseconds=7)
+        any_pit.store({"id": "in time"}, delta)
+        any_pit.store({"id": "too late"}, HOUR + timedelta(milliseconds=2))
+        assert any_pit.run_for(delta, ok).ids == ["in time"]
+        assert any_pit.clock.now() == START + HOUR + timedelta(milliseconds=1)
+
+    def test_the_last_time_that_there_is_can_be_run_until(self, pit):
+        end = datetime.max.replace(tzinfo=UTC)
+        pit.run_until(end, ok)
+        assert pit.clock.now() == end
 
 
 class TestDrain:
@@ -364,6 +406,57 @@ class TestErrors:
         assert [(step.outcome, step.attempt, step.emitted) for step in report] == [("dead", 1, False)]
         assert report[0].error.startswith("Given up after 1 attempts")
 
+    def test_a_stop_iteration_of_the_handler_is_told_with_the_report(self, pit):
+        pit.store({"id": "a"}, NOW)
+        with pytest.raises(RuntimeError, match="raised StopIteration") as caught:
+            pit.run_until_idle(lambda msg: next(iter(())))
+        assert isinstance(caught.value.__cause__, StopIteration)
+        assert caught.value.pitstop_report.outcomes == ["nacked"]
+        assert "The run so far: " in caught.value.__notes__[0]
+
+    def test_what_a_handler_raises_is_shown_without_the_frames_of_the_run(self, pit):
+        pit.store({"id": "a"}, NOW)
+        with pytest.raises(ValueError, match="boom") as caught:
+            pit.run_for(HOUR, fail)
+        shown = [entry.name for entry in caught.traceback.filter(caught)]
+        assert shown[1:] == ["fail"]
+
+
+class TestOthers:
+    """What goes on in the same store beside the run."""
+
+    def test_a_store_that_does_not_give_out_what_is_due_is_told(self):
+        class Keeps(MemoryBackend):
+            def lease(self, limit, duration):
+                return []
+
+        with testing.init({"type": Keeps}) as pit:
+            pit.store({"id": "a"}, NOW)
+            with pytest.raises(PitstopError, match="does not give it out") as caught:
+                pit.run_for(10 * SECOND, ok)
+        assert len(caught.value.pitstop_report) == 0
+
+    def test_what_the_claim_of_another_thread_skips_is_not_in_the_report(self, pit):
+        with ThreadPoolExecutor(1) as pool, pit.listen() as listener:
+
+            def handler(msg):
+                pit.store({"id": "old"}, -2 * DAY, NOW, DAY, catch_up="skip", grace=HOUR)
+                assert pool.submit(listener.get).result(10) is None
+
+            pit.store({"id": "a"}, NOW)
+            report = pit.run_until_idle(handler)
+        assert outcomes(report) == [("a", "acked")]
+
+    def test_what_the_handler_does_to_another_delivery_is_not_taken_for_its_own(self, pit):
+        def handler(msg):
+            pit.store({"id": "other"}, NOW)
+            with pit.listen() as listener:
+                listener.get().ack()
+            raise Crash
+
+        pit.store({"id": "a"}, NOW)
+        assert outcomes(pit.run_until_idle(handler)) == [("a", "crashed")]
+
 
 class TestDeliveries:
     def test_are_given_to_a_handler_that_asks_for_them(self, pit):
@@ -458,6 +551,22 @@ class TestCrash:
         ]
         assert report[2].at == START + LOCK
 
+    @pytest.mark.parametrize("die", [lambda pit: pit.faults.crash(), None], ids=["crash()", "Crash"])
+    def test_takes_along_what_others_of_the_process_claimed_ahead(self, any_pit, die):
+        def handler(msg):
+            if die is not None:
+                die(any_pit)
+            raise Crash
+
+        any_pit.store_many([({"id": id}, NOW) for id in "abc"])
+        with any_pit.listen(prefetch=2) as other:
+            held = other.get()
+            assert any_pit.run_until_idle(handler).outcomes == ["crashed"]
+            assert other.get() is None
+            with pytest.raises(LeaseLost):
+                held.ack()
+        assert any_pit.stats().leased == 3
+
 
 class TestAsync:
     def test_handlers_are_awaited_one_at_a_time(self, any_pit):
@@ -506,6 +615,41 @@ class TestAsync:
         pit.store({"id": "a"}, NOW)
         asyncio.run(main())
         assert pit.get("a").last_error == "CancelledError: "
+
+    @pytest.mark.parametrize("raise_errors", [True, False])
+    def test_an_async_handler_behind_another_function_is_refused_whatever_becomes_of_errors(self, pit, raise_errors):
+        async def handler(msg):
+            raise AssertionError("nobody waits for this")
+
+        pit.store({"id": "a"}, NOW)
+        with pytest.raises(PitstopError, match="The handler is async") as caught:
+            pit.run_for(HOUR, lambda msg: handler(dict(msg)), raise_errors=raise_errors)
+        assert [step.id for step in caught.value.pitstop_report] == ["a"]
+
+    def test_a_task_that_a_handler_returns_is_refused_and_ended(self, pit):
+        tasks = []
+
+        async def work():
+            await asyncio.Event().wait()
+
+        def handler(msg):
+            tasks.append(asyncio.ensure_future(work()))
+            return tasks[0]
+
+        async def main():
+            with pytest.raises(PitstopError, match="The handler is async"):
+                pit.run_until_idle(handler, raise_errors=False)
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[0]
+
+        pit.store({"id": "a"}, NOW)
+        asyncio.run(main())
+
+    def test_a_mock_is_no_async_handler(self, pit):
+        handler = MagicMock()
+        pit.store({"id": "a"}, NOW)
+        assert pit.run_until_idle(handler).acked == 1
+        handler.assert_called_once_with({"id": "a"})
 
     def test_an_async_handler_of_a_run_that_is_not_is_refused(self, pit):
         async def handler(msg):
@@ -582,6 +726,24 @@ class TestReport:
         pit.store({"id": "old"}, -2 * DAY, NOW, DAY, catch_up="skip", grace=HOUR)
         report = pit.run_until_idle(lambda msg: 1 / (msg["id"] == "good"), raise_errors=False)
         assert (report.outcomes, report.skipped > 0) == (["nacked", "acked"], True)
+
+    def test_counts_what_was_passed_over_once_however_often_the_later_one_is_tried(self, any_pit):
+        any_pit.store({"id": "s"}, HOUR, None, HOUR)
+        any_pit.clock.advance(5.5 * HOUR)
+        with pytest.raises(ValueError, match="boom") as caught:
+            any_pit.run_until_idle(fail)
+        first = caught.value.pitstop_report
+        again = any_pit.run_for(50 * MINUTE, fails_twice(), raise_errors=False)
+
+        assert (first.skipped, again.skipped, len(again)) == (4, 4, 4)
+        assert [step.missed for step in first + again] == [4, 4, 4, 4, 0]
+        assert (first + again).skipped == 4
+
+    def test_counts_what_was_passed_over_for_each_of_two_series(self, pit):
+        for id in "ab":
+            pit.store({"id": id}, HOUR, None, HOUR)
+        pit.clock.advance(3.5 * HOUR)
+        assert pit.run_until_idle(ok).skipped == 4
 
     def test_of_two_runs_can_be_added_up(self, pit):
         pit.store({"id": "s"}, HOUR, None, HOUR)

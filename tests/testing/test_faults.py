@@ -144,6 +144,18 @@ class TestLoseReply:
             pit.get("a")
         assert not isinstance(caught.value, OutcomeUnknown)
 
+    def test_of_an_ack_leaves_open_when_the_message_comes_next(self, any_pit):
+        any_pit.store({"id": "a"}, NOW)
+        any_pit.faults.lose_reply("settle")
+        report = any_pit.run_until_idle(ok)
+        assert [(step.outcome, step.due) for step in report] == [("unsettled", None)]
+        assert any_pit.get("a") is None
+
+    def test_of_an_ack_that_was_refused_it_comes_when_the_lease_ends(self, any_pit):
+        any_pit.store({"id": "a"}, NOW)
+        any_pit.faults.fail_next("settle")
+        assert [(step.outcome, step.due) for step in any_pit.run_until_idle(ok)] == [("unsettled", START + LOCK)]
+
 
 class TestCrashHolder:
     def test_makes_what_its_handler_does_come_to_nothing(self, any_pit):
@@ -172,6 +184,18 @@ class TestCrashHolder:
             assert listener.get() is None
         assert any_pit.stats().leased == 3
         assert any_pit.run_for(LOCK, ok).ids == ["a", "b", "c"]
+
+    def test_counts_the_leases_that_are_not_over(self, any_pit):
+        any_pit.store_many([({"id": id}, NOW) for id in "abc"])
+        with any_pit.listen() as listener:
+            listener.get()
+            any_pit.clock.advance(LOCK)
+            listener.get()
+            taken = listener.get()
+            assert taken is not None
+            any_pit.remove(taken.id)
+            assert any_pit.faults.crash_holder() == 1
+            assert any_pit.faults.crash_holder() == 0
 
     def test_in_a_handler_that_goes_on_is_told_as_lost(self, pit):
         pit.store({"id": "a"}, NOW)
@@ -270,6 +294,19 @@ class TestSkew:
         pit.faults.skew("1h")
         pit.faults.clear()
         assert pit.now() == START
+
+    def test_wakes_those_who_wait_for_what_is_due_by_it(self):
+        config = {"type": "memory", "loop_time": "1w"}
+        with testing.init(config) as pit, ThreadPoolExecutor(1) as pool, pit.listen() as listener:
+            pit.store({"id": "a"}, HOUR)
+            waiting = pool.submit(next, listener)
+            try:
+                assert pit.clock.wait_for_sleepers(1)
+                pit.faults.skew(HOUR)
+                assert waiting.result(5).id == "a"
+            finally:
+                # The thread is to end although the test fails.
+                pit.clock.advance(HOUR)
 
     def test_of_a_ready_backend_is_refused(self):
         backend = MemoryBackend(MemoryConfig(clock=testing.ManualClock()))
@@ -383,6 +420,20 @@ class TestAtRandom:
         pit.faults.script([("get", 1, "fail")])
         pit.faults.clear()
         assert pit.get("a") is None
+
+
+def test_what_was_cleared_does_not_come_back_with_the_next_fault(pit):
+    pit.faults.script([("store", 1, "fail")])
+    pit.faults.latency("store", HOUR)
+    pit.faults.fail_next("store", times=3)
+    pit.faults.at_random(1, seed=1)
+    pit.faults.clear()
+    pit.faults.fail_next("get")
+
+    pit.store({"id": "a"}, NOW)
+
+    assert pit.clock.now() == START
+    assert pit.faults.log == ()
 
 
 def test_the_rest_of_a_backend_is_what_it_was(pit):

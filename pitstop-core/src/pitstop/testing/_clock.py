@@ -24,10 +24,12 @@ class ManualClock:
     def __init__(self, start: datetime | None = None) -> None:
         """Start at ``start``, an aware datetime; if not given, at 2020-01-01T00:00Z, the same in every run.
 
+        What is finer than a millisecond is cut off, so that "in an hour" is due in an hour: stores keep milliseconds.
+
         :raises pitstop.ScheduleError: when ``start`` is naive, or before 1970.
         """
         begin = datetime(2020, 1, 1, tzinfo=UTC) if start is None else aware(start, "start")
-        self._now_us = microseconds(begin)
+        self._now_us = microseconds(begin) // 1000 * 1000
         if self._now_us < 0:
             raise ScheduleError(f"start={start!r} is before 1970. Give a later one: stores count from there.")
         self._moved = Condition()

@@ -20,13 +20,13 @@ import attrs
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._settle import error_text
-from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError, ScheduleError
+from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
-from pitstop._values._instant import aware, from_instant, microseconds
+from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
 from pitstop.abc import Backend, Damaged, Outcome, Progress, Record, Settlement, copy_plain
 from pitstop.testing._clock import ManualClock, span_of
-from pitstop.testing._faults import Crash, FaultyBackend
+from pitstop.testing._faults import Crash, FaultyBackend, crash
 from pitstop.testing._report import Report, Step, StepOutcome, clock_text
 
 
@@ -89,6 +89,7 @@ def run_until_idle(
     :raises PitstopError: when there is no end to it, or the handler is async, or the clock is a real one.
     :raises BackendUnavailable: when the store does not do what it should with a claim.
     """
+    __tracebackhide__ = True
     return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).idle())
 
 
@@ -103,11 +104,12 @@ def run_for(
 ) -> Report:
     """Let this time pass: handle each message at its own instant, up to now and ``delta`` inclusive.
 
-    The clock goes from due time to due time, ends of leases included, and stands at now and ``delta`` in the end; beyond
-    only if the handler moved it there.
+    The clock goes from due time to due time, ends of leases included, and stands at now and ``delta`` in the end, rounded
+    up to a millisecond, since that is when the store has it due; beyond only if the handler, or a latency, moved it there.
 
     :param delta: a ``timedelta``, seconds, or text such as ``"3h"``.
     """
+    __tracebackhide__ = True
     return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).for_(delta))
 
 
@@ -121,6 +123,7 @@ def run_until(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """Let time pass until ``when``, inclusive: see :func:`run_for`."""
+    __tracebackhide__ = True
     return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).until(when))
 
 
@@ -138,6 +141,7 @@ def drain(
     :param max_jumps: how often the clock may be moved. A series without end never ends.
     :raises PitstopError: when something is left after that; the text says what.
     """
+    __tracebackhide__ = True
     return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).drain(max_jumps))
 
 
@@ -145,6 +149,7 @@ async def arun_until_idle(
     pit: Pitstop, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
 ) -> Report:
     """:func:`run_until_idle` for a handler that is async, or not. One message at a time."""
+    __tracebackhide__ = True
     return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).idle())
 
 
@@ -158,6 +163,7 @@ async def arun_for(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`run_for` for a handler that is async, or not. One message at a time."""
+    __tracebackhide__ = True
     return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).for_(delta))
 
 
@@ -171,6 +177,7 @@ async def arun_until(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`run_until` for a handler that is async, or not. One message at a time."""
+    __tracebackhide__ = True
     return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).until(when))
 
 
@@ -184,6 +191,7 @@ async def adrain(
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`drain` for a handler that is async, or not. One message at a time."""
+    __tracebackhide__ = True
     return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).drain(max_jumps))
 
 
@@ -207,17 +215,19 @@ def unfaulted(backend: Backend) -> Backend:
 
 
 def _driven(handler: Handler, deliveries: bool, run: _Run) -> Report:
+    __tracebackhide__ = True
     try:
         delivery = next(run)
         while True:
             failure: BaseException | None = None
             try:
                 result = handler(delivery if deliveries else delivery.msg)
-                if result is not None:
-                    _refuse_coroutine(result)
             except BaseException as error:  # noqa: BLE001 - the run raises it again when it is to be raised
                 failure = error
                 _tell_what_it_got(error, delivery, deliveries)
+            else:
+                if isinstance(result, Awaitable):
+                    failure = _given_up(result)
             delivery = run.send(failure)
     except StopIteration as end:
         return _report_of(end)
@@ -226,6 +236,7 @@ def _driven(handler: Handler, deliveries: bool, run: _Run) -> Report:
 
 
 async def _adriven(handler: Handler, deliveries: bool, run: _Run) -> Report:
+    __tracebackhide__ = True
     try:
         delivery = next(run)
         while True:
@@ -273,16 +284,24 @@ def _plain(handler: Handler) -> Handler:
     return handler
 
 
+class _HandlerIsAsync(PitstopError):
+    """A mistake in the test, and no failure of the handler: raised whatever ``raise_errors`` says."""
+
+
 def _is_async() -> PitstopError:
-    return PitstopError(
+    return _HandlerIsAsync(
         "The handler is async, so nobody would wait for it. Say await arun_until_idle(...), arun_for, arun_until or adrain."
     )
 
 
-def _refuse_coroutine(result: object) -> None:
+def _given_up(result: Awaitable[object]) -> PitstopError:
+    """What to raise in place of waiting for this, which ends here: nobody would see what becomes of it."""
     if inspect.iscoroutine(result):
         result.close()
-        raise _is_async()
+    elif callable(cancel := getattr(result, "cancel", None)):
+        # A task. To import asyncio for its class would slow down those who have none.
+        cancel()
+    return _is_async()
 
 
 class _Drive:
@@ -304,6 +323,7 @@ class _Drive:
         self._token: str | None = None
 
     def idle(self) -> _Run:
+        __tracebackhide__ = True
         with self._driving():
             yield from self._idle(surely=True)
             return Report.of(self._steps)
@@ -312,19 +332,20 @@ class _Drive:
         span = span_of(delta, "delta")
         if span < timedelta(0):
             raise PitstopError(f"delta={delta!r} is negative. The clock does not go back.")
-        return self._until(self._clock.time_us() + span // timedelta(microseconds=1))
+        return self._until(_whole(self._clock.time_us() + span // timedelta(microseconds=1)))
 
     def until(self, when: datetime) -> _Run:
         target = microseconds(aware(when, "when"))
         if target < self._clock.time_us():
             raise PitstopError(f"when={when!r} is before {self._clock.now()!r}. The clock does not go back.")
-        return self._until(target)
+        return self._until(_whole(target))
 
     def drain(self, max_jumps: int) -> _Run:
         _at_least_one(max_jumps, "max_jumps")
         return self._drain(max_jumps)
 
     def _until(self, target: int) -> _Run:
+        __tracebackhide__ = True
         self._target = target
         with self._driving():
             while (due := (yield from self._next_time())) is not None and due <= target:
@@ -334,6 +355,7 @@ class _Drive:
             return Report.of(self._steps)
 
     def _drain(self, max_jumps: int) -> _Run:
+        __tracebackhide__ = True
         jumps = 0
         with self._driving():
             while (due := (yield from self._next_time())) is not None:
@@ -354,6 +376,7 @@ class _Drive:
 
         :param surely: ask once more than seems needed.
         """
+        __tracebackhide__ = True
         # Not begun anew when a handler, or a latency, moves the clock: that would have no end either.
         count, seen = 0, dict[tuple[str, int], int]()
         while self._is_within() and (delivery := self._get()) is not None:
@@ -376,6 +399,7 @@ class _Drive:
         return None
 
     def _get(self) -> Delivery | None:
+        __tracebackhide__ = True
         for _ in range(_MOST_REFUSALS):
             try:
                 return self._listener.get()
@@ -388,12 +412,13 @@ class _Drive:
 
     def _settle(self, delivery: Delivery, failure: BaseException | None, at: datetime, message: dict[str, Any]) -> None:
         """Do as ``with delivery:`` does, and note what came of it."""
+        __tracebackhide__ = True
         refused: PitstopError | None = None
         told = failure is not None and failure is delivery._told
         if told:
             refused = delivery._told
         elif isinstance(failure, Crash):
-            self._crash()
+            crash(self._store)
         elif delivery._settled is None:
             try:
                 if failure is None:
@@ -419,8 +444,13 @@ class _Drive:
         )
         if failure is None or told or isinstance(failure, Crash):
             return
-        if self._raise_errors or not isinstance(failure, Exception):
-            raise self._with_report(failure)
+        in_report = isinstance(failure, Exception) and not isinstance(failure, _HandlerIsAsync)
+        if in_report and not self._raise_errors:
+            return
+        if isinstance(failure, StopIteration):
+            # It would end the generator that this is, or the async function around it.
+            raise self._with_report(RuntimeError("The handler raised StopIteration.")) from failure
+        raise self._with_report(failure)
 
     def _outcome(
         self, delivery: Delivery, failure: BaseException | None, refused: PitstopError | None
@@ -428,7 +458,8 @@ class _Drive:
         if isinstance(refused, LeaseLost):
             return "lost", None
         if refused is not None:
-            return "unsettled", delivery.leased_until
+            # Perhaps it was done all the same, and then it comes at another time, or never.
+            return "unsettled", None if isinstance(refused, OutcomeUnknown) else delivery.leased_until
         if self._applied is None:
             # Crashed; or refused, of which the handler knows, so that it settled nothing and said nothing.
             return ("crashed", delivery.leased_until) if isinstance(failure, Crash) else ("lost", None)
@@ -448,6 +479,7 @@ class _Drive:
 
     def _next_time(self) -> Generator[Delivery, BaseException | None, int | None]:
         """Emit all that is due at this instant; tell when the next is, in microseconds by the clock that is moved."""
+        __tracebackhide__ = True
         emitted = len(self._steps)
         looked = yield from self._idle(surely=False)
         here, due = looked or self._look()
@@ -479,11 +511,6 @@ class _Drive:
             return True
         due = self._look()[1]
         return due is not None and due <= self._target
-
-    def _crash(self) -> None:
-        backend = self._store.backend
-        if isinstance(backend, FaultyBackend):
-            backend.crash()
 
     def _is_fault(self, error: BackendUnavailable) -> bool:
         backend = self._store.backend
@@ -540,6 +567,11 @@ class _Drive:
 
 
 _NACKS: dict[Outcome, StepOutcome] = {Outcome.BURY: "dead", Outcome.RESCHEDULE: "given up"}
+
+
+def _whole(target: int) -> int:
+    """Microseconds, rounded up to the millisecond at which a store has due what was stored for then."""
+    return max(target, min(-(-target // 1000), LAST_INSTANT) * 1000)
 
 
 def _at_least_one(value: object, field: str) -> int:

@@ -85,6 +85,15 @@ class Fault:
     at: datetime | None = attrs.field(default=None, eq=False)
 
 
+def crash(store: Store) -> int:
+    """Whoever holds leases of this handle dies; what was claimed ahead dies with it. Returns how many leases ended so."""
+    for sleeper in store.sleepers:
+        if isinstance(sleeper, Listener):
+            with sleeper._changed:
+                sleeper._unseen.clear()
+    return store.backend.crash() if isinstance(store.backend, FaultyBackend) else 0
+
+
 class ServerClock:
     """The clock that a backend goes by: the one in the test's hand, set apart by an offset."""
 
@@ -185,13 +194,9 @@ class Faults:
         The messages come back when their leases run out. What a handler that is under way does with its delivery comes
         to nothing: :class:`pitstop.LeaseLost`. Listeners live on, as those of the next process.
 
-        :return: how many leases that were.
+        :return: how many leases that were. Those that were over already do not count.
         """
-        for sleeper in self._store.sleepers:
-            if isinstance(sleeper, Listener):
-                with sleeper._changed:
-                    sleeper._unseen.clear()
-        return self._backend.crash()
+        return crash(self._store)
 
     def crash(self) -> NoReturn:
         """Die here: :meth:`crash_holder`, and raise :class:`Crash`. For handlers; a run that is driven goes on with the next message."""
@@ -318,7 +323,7 @@ class FaultyBackend(Backend):
 
     def crash(self) -> int:
         """Settle nothing any more under the tokens that were given out so far. Returns how many leases that were."""
-        count = len(self._held)
+        count = sum(self._is_live(id, token) for id, token in self._held.items())
         self._crashed.update(self._held.values())
         self._held.clear()
         return count
@@ -390,6 +395,13 @@ class FaultyBackend(Backend):
             if each.outcome is not Outcome.EXTEND and self._held.get(each.id) == each.token:
                 del self._held[each.id]
         return applied
+
+    def _is_live(self, id: str, token: str) -> bool:
+        stored = self.inner.get(id)
+        if stored is None:
+            return False
+        lease = stored if isinstance(stored, Damaged) else stored.progress
+        return lease.token == token and state_of(lease.due, token, self.inner.now() // 1000) == "leased"
 
     def _settle_of_the_living(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         living = [each for each in settlements if each.token not in self._crashed]

@@ -103,6 +103,7 @@ class TestPitstop(Pitstop):
         self, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
     ) -> Report:
         """See :func:`pitstop.testing.run_until_idle`."""
+        __tracebackhide__ = True
         return _driving.run_until_idle(
             self, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
         )
@@ -117,6 +118,7 @@ class TestPitstop(Pitstop):
         max_steps: int = MAX_STEPS,
     ) -> Report:
         """See :func:`pitstop.testing.run_for`."""
+        __tracebackhide__ = True
         return _driving.run_for(
             self, delta, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
         )
@@ -131,6 +133,7 @@ class TestPitstop(Pitstop):
         max_steps: int = MAX_STEPS,
     ) -> Report:
         """See :func:`pitstop.testing.run_until`."""
+        __tracebackhide__ = True
         return _driving.run_until(
             self, when, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
         )
@@ -145,6 +148,7 @@ class TestPitstop(Pitstop):
         max_steps: int = MAX_STEPS,
     ) -> Report:
         """See :func:`pitstop.testing.drain`."""
+        __tracebackhide__ = True
         return _driving.drain(
             self,
             handler,
@@ -158,6 +162,7 @@ class TestPitstop(Pitstop):
         self, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
     ) -> Report:
         """See :func:`pitstop.testing.arun_until_idle`."""
+        __tracebackhide__ = True
         return await _driving.arun_until_idle(
             self, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
         )
@@ -172,6 +177,7 @@ class TestPitstop(Pitstop):
         max_steps: int = MAX_STEPS,
     ) -> Report:
         """See :func:`pitstop.testing.arun_for`."""
+        __tracebackhide__ = True
         return await _driving.arun_for(
             self, delta, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
         )
@@ -186,6 +192,7 @@ class TestPitstop(Pitstop):
         max_steps: int = MAX_STEPS,
     ) -> Report:
         """See :func:`pitstop.testing.arun_until`."""
+        __tracebackhide__ = True
         return await _driving.arun_until(
             self, when, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
         )
@@ -200,6 +207,7 @@ class TestPitstop(Pitstop):
         max_steps: int = MAX_STEPS,
     ) -> Report:
         """See :func:`pitstop.testing.adrain`."""
+        __tracebackhide__ = True
         return await _driving.adrain(
             self,
             handler,

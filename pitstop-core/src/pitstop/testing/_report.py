@@ -63,23 +63,27 @@ class Report:
     nacked: int = 0
     #: How many messages died.
     dead: int = 0
-    #: How many occurrences nobody got: passed over in favour of a later one (``missed``), or older than their grace.
+    #: How many occurrences nobody got: passed over in favour of a later one (``missed``), or older than their grace. Each
+    #: counts once, however often the later one was tried. What was too old is not counted when the store did that, and its
+    #: answer got lost: nobody was told.
     skipped: int = 0
 
     @classmethod
     def of(cls, steps: Sequence[Step]) -> Report:
         """Count what is in these steps."""
         counts: dict[str, int] = {}
-        skipped = 0
+        # Each attempt at an occurrence tells anew how many were passed over for it.
+        missed: dict[tuple[str, datetime | None], int] = {}
         for step in steps:
             counts[step.outcome] = counts.get(step.outcome, 0) + 1
-            skipped += step.missed + (step.outcome == "skipped")
+            occurrence = step.id, step.scheduled_for
+            missed[occurrence] = max(step.missed, missed.get(occurrence, 0))
         return cls(
             steps=tuple(steps),
             acked=counts.get("acked", 0),
             nacked=counts.get("nacked", 0) + counts.get("given up", 0),
             dead=counts.get("dead", 0),
-            skipped=skipped,
+            skipped=sum(missed.values()) + counts.get("skipped", 0),
         )
 
     @property
