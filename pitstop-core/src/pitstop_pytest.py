@@ -28,6 +28,8 @@ _SUITE_PROPERTY = "pitstop-conformance"
 _SUITE_PLUGIN = "pitstop-matrix"
 #: On a test: the Pitstop of its fixture.
 _PIT = pytest.StashKey["TestPitstop"]()
+#: On a test: the clock that the fixture here made, at the time that the marker says.
+_CLOCK = pytest.StashKey["ManualClock"]()
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def pitstop_start_time() -> datetime | str | None:
 def pitstop_config() -> Mapping[str, Any] | str:
     """The configuration, as for pitstop.init: a mapping or a URL. Redefine it in your project.
 
-    Without a "type" it is the memory backend.
+    Without a "type" it is the memory backend. A store that outlives a test (a server, a file, "memory://name") is the
+    project's to empty.
     """
     return {}
 
@@ -57,11 +60,14 @@ def pitstop_clock(request: pytest.FixtureRequest, pitstop_start_time: datetime |
     marked = _marked(request.node)
     start = marked.get("start", pitstop_start_time)
     try:
-        return ManualClock(datetime.fromisoformat(start) if isinstance(start, str) else start)
+        clock = ManualClock(datetime.fromisoformat(start) if isinstance(start, str) else start)
     except PitstopError as error:
         problem = str(error)
     except ValueError:
         problem = f"{start!r} is no time. Write it as '2024-02-28T09:00Z'."
+    else:
+        request.node.stash[_CLOCK] = clock
+        return clock
     # Out of the handler, so that the text is all that is shown.
     place = "@pytest.mark.pitstop(start=...)" if "start" in marked else "pitstop_start_time"
     pytest.fail(f"{place} cannot be used: {problem}", pytrace=False)
@@ -81,7 +87,13 @@ def pitstop(
 
     marked = _marked(request.node)
     own = {name: marked.pop(name) for name in _OWN if name in marked}
-    own.pop("start", None)
+    if own.pop("start", None) is not None and request.node.stash.get(_CLOCK, None) is not pitstop_clock:
+        pytest.fail(
+            f"@pytest.mark.pitstop(start=...) of {request.node.name} has no effect: pitstop_clock is redefined, and starts when "
+            f"it likes. Redefine pitstop_start_time instead, let pitstop_clock ask for the one that it replaces, or move the "
+            f"clock in the test.",
+            pytrace=False,
+        )
     config = {"url": pitstop_config} if isinstance(pitstop_config, str) else pitstop_config
     if isinstance(config, Mapping):
         config = {**config, **marked}

@@ -10,6 +10,7 @@ import pytest
 import pitstop
 
 from pitstop import PitstopError, testing
+from pitstop._values._recurrence import Every
 
 
 NOW, MINUTE, HOUR, DAY = timedelta(0), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -142,8 +143,93 @@ class TestRefuteStored:
         )
         assert says(stored.refute_stored).startswith("3 messages are stored with anything in it")
 
+    def test_refuses_what_nothing_could_be_like(self, stored):
+        naive = datetime(2020, 1, 1, 1)
+        for unusable, said in [
+            ({"state": "Scheduled"}, "no state 'Scheduled'. Did you mean 'scheduled'"),
+            ({"id": 5}, "id=5 is a int. Give text"),
+            ({"attempts": "0"}, "attempts='0' is a str. Give a whole number"),
+            ({"scheduled_for": naive}, "is naive"),
+            ({"end": naive}, "is naive"),
+            ({"leased_until": "soon"}, "is no datetime"),
+            ({"every": "often"}, "every='often'"),
+            ({"last_error": ValueError("x")}, "Give text"),
+            ({"du_in": "1h"}, "Did you mean 'due_in'"),
+        ]:
+            with pytest.raises(PitstopError) as raised:
+                stored.refute_stored(**unusable)
+            assert said in str(raised.value)
+
+    def test_takes_what_recurs_as_text_and_seconds(self, stored):
+        for every in ("1d", 86400, DAY, Every.of(DAY)):
+            assert stored.assert_stored(every=every).id == "report"
+            with pytest.raises(AssertionError):
+                stored.refute_stored(every=every)
+
+
+class TestNearest:
+    def test_is_what_has_most_of_it(self, pit):
+        pit.store_many([({"id": f"invoice-{n}", "kind": "invoice"}, HOUR) for n in range(4)])
+        pit.store({"id": "trial", "user": {"name": "ada", "lang": "en", "plan": "pro"}}, DAY)
+        text = says(lambda: pit.assert_stored({"user": {"name": "ada", "lang": "de", "plan": "pro"}}))
+        assert text.splitlines()[1].startswith("  'trial'")
+        assert says(lambda: pit.assert_stored(id="trail")).splitlines()[1].startswith("  'trial'")
+
+    def test_shows_times_that_differ_as_different(self, pit):
+        pit.store({"id": "a", "when": START}, NOW)
+        other = START.astimezone(timezone(HOUR))
+        text = says(lambda: pit.assert_stored({"when": other - HOUR}))
+        assert "2019-12-31 23:00:00 wanted, 2020-01-01 00:00:00 found" in text
+        text = says(lambda: pit.assert_stored(scheduled_for=START + timedelta(microseconds=1)))
+        assert "2020-01-01 00:00:00.000001 wanted, 2020-01-01 00:00:00 found" in text
+        assert "(naive) wanted" in says(lambda: pit.assert_stored({"when": START.replace(tzinfo=None)}))
+
+    def test_shows_where_long_values_differ(self, pit):
+        pit.store({"text": "x" * 500 + "y"}, NOW)
+        text = says(lambda: pit.assert_stored({"text": "x" * 500 + "z"}))
+        assert "z' wanted, " in text
+        assert "y' found" in text
+
+    def test_says_that_a_function_found_no_such_key(self, stored):
+        assert stored.assert_stored(lambda msg: msg["to"]["age"] == 36).id == "mail"
+        assert "wants: it raised KeyError: 'tu'" in says(lambda: stored.assert_stored(lambda msg: msg["tu"]))
+
+    def test_of_a_function_that_is_wrong_is_its_error(self, stored):
+        with pytest.raises(AttributeError):
+            stored.refute_stored(lambda msg: msg.nosuch)
+
+
+@pytest.mark.parametrize("call", [testing.assert_stored, testing.refute_stored, testing.assert_dead])
+def test_without_a_pitstop_an_assertion_says_where_it_goes(call):
+    with pytest.raises(PitstopError, match=r"A dict was given where a Pitstop should be\. It comes first"):
+        call({"kind": "mail"})
+    with pytest.raises(PitstopError, match="A list was given where a Pitstop"):
+        testing.assert_no_leases([])
+
 
 class TestAssertEmitted:
+    def test_refuses_what_events_do_not_know(self, stored):
+        report = stored.run_for(HOUR, ok)
+        for asked in ({"outcome": "acked"}, {"error": "x"}, {"due": START}, {"missed": 0}):
+            for times in (None, 0):
+                with pytest.raises(PitstopError, match=r"testing\.assert_emitted\(report, "):
+                    stored.assert_emitted(times=times, **asked)
+        with pytest.raises(PitstopError, match="There is no field 'kind'"):
+            testing.assert_emitted(report, kind="emitted")
+        testing.assert_emitted(report, outcome="acked")
+        with pytest.raises(PitstopError, match=r"There is no outcome 'ackd'\. Did you mean 'acked'"):
+            testing.assert_emitted(report, outcome="ackd", times=0)
+        with pytest.raises(PitstopError, match="There is no outcome 'skipped'"):
+            testing.assert_emitted(report, outcome="skipped", times=0)
+
+    def test_refuses_what_tells_of_no_emissions(self, stored):
+        with pytest.raises(PitstopError, match=r"A TestPitstop was given.*pit\.events"):
+            testing.assert_emitted(stored)
+        with pytest.raises(PitstopError, match="int tells of no emission"):
+            testing.assert_emitted([1])
+        with pytest.raises(PitstopError, match="int tells of no emissions"):
+            testing.assert_emitted(1)
+
     def test_finds_it_in_a_report_and_in_events(self, stored):
         report = stored.run_for(HOUR, ok)
         (step,) = testing.assert_emitted(report, {"to": {"name": "ada"}}, at=START + HOUR, attempt=1, outcome="acked")
@@ -160,7 +246,7 @@ class TestAssertEmitted:
     def test_tells_how_the_nearest_ones_differ(self, stored):
         report = stored.run_for(HOUR, ok)
         assert says(lambda: testing.assert_emitted(report, {"kind": "call"}, at=START)).splitlines() == [
-            "Nothing was emitted with match={'kind': 'call'}, at=2020-01-01 00:00:00. 1 emissions in all; the nearest:",
+            "Nothing was emitted with match={'kind': 'call'}, at=2020-01-01 00:00:00. 1 emission in all; the nearest:",
             "  'mail' at 2020-01-01 01:00:00",
             "    msg['kind']: 'call' wanted, 'mail' found",
             "    at=2020-01-01 00:00:00 wanted, 2020-01-01 01:00:00 found",
@@ -181,9 +267,21 @@ class TestAssertDead:
             assert says(pit.assert_dead).endswith("\n    state='dead' wanted, 'due' found")
             pit.run_until_idle(fail, raise_errors=False)
             assert pit.assert_dead({"n": 1}, error="boom").attempts == 1
-            assert says(lambda: pit.assert_dead(error="bang")) == (
-                "'a' is dead, but not of 'bang': its last error is 'ValueError: boom'."
+            assert says(lambda: pit.assert_dead(error="bang")).endswith(
+                "\n    error='bang' wanted in it, last_error='ValueError: boom' found"
             )
+
+    def test_chooses_by_the_error_too(self):
+        def of(msg):
+            raise ValueError(f"bad {msg['id']}")
+
+        with testing.init({"type": "memory", "retry": {"max_attempts": 1}}) as pit:
+            pit.store({"id": "a"}, NOW)
+            pit.store({"id": "b"}, NOW)
+            pit.run_until_idle(of, raise_errors=False)
+            assert pit.assert_dead(error="bad b").id == "b"
+            with pytest.raises(PitstopError, match="error is a ValueError"):
+                pit.assert_dead(error=ValueError("bad b"))
 
 
 class TestAssertNoLeases:
@@ -193,8 +291,8 @@ class TestAssertNoLeases:
         with any_pit.listen() as listener:
             delivery = listener.get()
             assert says(any_pit.assert_no_leases) == (
-                "1 messages are leased: 'a' (attempt 1, until 2020-01-01 00:15:00). "
-                "Somebody took them, and neither ack nor nack came."
+                "1 message is leased: 'a' (attempt 1, until 2020-01-01 00:15:00). "
+                "Somebody took it, and neither ack nor nack came."
             )
             delivery.ack()
         any_pit.assert_no_leases()

@@ -100,7 +100,7 @@ def test_are_a_plugin_for_any_pitstop():
 def test_are_a_table_for_people_without_messages(pit, count):
     pit.store_many([({"secret": n}, HOUR) for n in range(count)])
     lines = str(pit.events).splitlines()
-    assert lines[0] == ("1 events" if count == 1 else "100 events (the last 40)")
+    assert lines[0] == ("1 event" if count == 1 else "100 events (the last 40)")
     assert lines[1].split() == ["at", "what", "id", "scheduled", "for", "attempt", "due", "error"]
     assert len(lines) == 2 + min(count, 40)
     assert "secret" not in str(pit.events) + repr(pit.events) + repr(pit.events[0])

@@ -405,6 +405,39 @@ class TestAtRandom:
         with pytest.raises(PitstopError, match="no operation"):
             pit.faults.script([("nope", 1, "fail")])
 
+    @pytest.mark.parametrize(
+        ("script", "said"),
+        [
+            ([("settle", "lose")], r"is no fault. Give a list of them, such as \[\("),
+            (["x"], "'x' is no fault"),
+            ("x", "faults='x' cannot be used"),
+            (5, "faults=5 cannot be used"),
+            ([("settle", 0, "lose")], "call=0 cannot be used"),
+            ([("settle", "1", "lose")], "call='1' cannot be used"),
+            ([("settle", True, "lose")], "call=True cannot be used"),
+            ([("setle", 1, "lose")], "Did you mean 'settle'"),
+            ([("settle", 1, "lost")], "kind='lost' is unknown"),
+        ],
+    )
+    def test_a_script_of_another_shape_is_refused_as_a_whole(self, pit, script, said):
+        with pytest.raises(PitstopError, match=said):
+            pit.faults.script(script if not isinstance(script, list) else [("store", 1, "fail"), *script])
+        pit.store({"id": "a"}, HOUR)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"seed": "x"}, "seed='x' is a str"),
+            ({"operations": []}, "Give a list of some of: store"),
+            ({"operations": "lease"}, "operations='lease' cannot be used"),
+            ({"operations": None}, "operations=None cannot be used"),
+            ({"kinds": "fail"}, "kinds='fail' cannot be used"),
+        ],
+    )
+    def test_chances_of_another_shape_are_refused(self, pit, options, said):
+        with pytest.raises(PitstopError, match=said):
+            pit.faults.at_random(0.5, **{"seed": 1, **options})
+
     def test_the_log_is_a_table_for_people(self, pit):
         pit.faults.script([("get", 2, "fail")])
         pit.get("a")

@@ -125,6 +125,20 @@ class TestIds:
         with pytest.raises(ConfigError, match="ids="):
             testing.init(ids=ids)
 
+    def test_that_are_given_to_others_of_the_same_batch_are_passed_over(self):
+        with testing.init(ids="msg-{n}") as pit:
+            items = [({"a": 1}, HOUR), ({"id": "msg-1"}, HOUR), ({"a": 2}, HOUR)]
+            assert pit.store_many(items) == ["msg-2", "msg-1", "msg-3"]
+            assert pit.stats().scheduled == 3
+
+    def test_that_repeat_for_ever_are_refused_instead_of_tried_for_ever(self):
+        with testing.init(ids=lambda n: f"m-{n % 2}") as pit:
+            assert [pit.store({}, HOUR), pit.store({}, HOUR)] == ["m-1", "m-0"]
+            with pytest.raises(ConfigError, match=r"ids that are stored already, again and again: 'm-\d'"):
+                pit.store({}, HOUR)
+        with testing.init(ids=lambda n: "same") as pit, pytest.raises(ConfigError, match="again and again"):
+            pit.store_many([({}, HOUR), ({}, HOUR)])
+
     def test_that_cannot_be_ids_are_refused_as_ever(self):
         with testing.init(ids=lambda n: n) as pit, pytest.raises(pitstop.MessageError, match="The id must be a str"):
             pit.store({}, NOW)

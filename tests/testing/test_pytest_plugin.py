@@ -167,6 +167,72 @@ def test_a_marker_that_cannot_be_used_says_what_to_do(run):
     assert "During handling" not in out
 
 
+_OTHER_CLOCK = """
+import pytest
+from pitstop.testing import ManualClock
+
+class TestItsOwn:
+    @pytest.fixture
+    def pitstop_clock(self):
+        return ManualClock()
+
+    @pytest.mark.pitstop(start="2024-02-28T09:00Z")
+    def test_start(self, pitstop):
+        pass
+
+    @pytest.mark.pitstop(lock_time="1m")
+    def test_the_rest(self, pitstop):
+        pass
+
+class TestOneThatAsks:
+    @pytest.fixture
+    def pitstop_clock(self, pitstop_clock):
+        return pitstop_clock
+
+    @pytest.mark.pitstop(start="2024-02-28T09:00Z")
+    def test_start(self, pitstop):
+        assert pitstop.now().year == 2024
+"""
+
+
+def test_a_start_that_a_clock_of_the_project_would_ignore_is_refused(run):
+    code, out = run(_OTHER_CLOCK)
+
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "2 passed, 1 error" in out
+    assert "@pytest.mark.pitstop(start=...) of test_start has no effect: pitstop_clock is redefined" in out
+    assert "Redefine pitstop_start_time instead" in out
+
+
+_NAMED = """
+import pytest
+from datetime import timedelta
+
+@pytest.fixture
+def pitstop_config():
+    return "memory://app"
+
+@pytest.fixture
+def pitstop(pitstop):
+    for entry in list(pitstop.entries()):
+        pitstop.remove(entry.id)
+    return pitstop
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_it(pitstop, n):
+    pitstop.refute_stored()
+    pitstop.store({"id": "left"}, timedelta(1))
+"""
+
+
+def test_a_store_with_a_name_is_emptied_by_the_project_as_the_docs_say(run):
+    # What keeps it is another handle: that of a whole application, say.
+    code, out = run(
+        "import pitstop\nkept = pitstop.init('memory://app')\n" + _NAMED + "\ndef test_end(): kept.close()\n"
+    )
+    assert (code, out.count("3 passed")) == (0, 1), out
+
+
 _FAILING = """
 import pytest
 from datetime import timedelta

@@ -87,7 +87,9 @@ class Events:
             )
             for each in some
         ]
-        head = f"{len(self._events)} events" + (f" (the last {len(some)})" if len(some) < len(self._events) else "")
+        head = f"{len(self._events)} event{'' if len(self._events) == 1 else 's'}" + (
+            f" (the last {len(some)})" if len(some) < len(self._events) else ""
+        )
         return table(head, ("at", "what", "id", "scheduled for", "attempt", "due", "error"), rows)
 
     def __repr__(self) -> str:

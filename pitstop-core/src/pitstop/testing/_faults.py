@@ -66,6 +66,9 @@ _ALIASES = {
 }
 _WRITES = frozenset({"store", "remove", "settle"})
 
+#: For texts.
+_SCRIPTED = 'such as [("settle", 3, "lose")] (operation, number of the call, kind), or the log of another Pitstop'
+
 _T = TypeVar("_T")
 
 
@@ -119,7 +122,8 @@ class Faults:
 
     Operations are ``store``, ``remove``, ``get``, ``entries``, ``stats``, ``lease`` (a listener's claim), ``settle`` (ack, nack,
     extend, redrive) and ``next_due`` (a listener's look when to wake up). Looking at the store by assertions, and by what
-    drives a test, sets nothing off.
+    drives a test, sets nothing off. Nor does what is stored or removed with ``session=``: that is the session's to do, and
+    reaches the store when its transaction ends.
     """
 
     def __init__(self, backend: FaultyBackend, store: Store, seed: int | None = None) -> None:
@@ -166,21 +170,26 @@ class Faults:
         seed = self._seed if seed is None else seed
         if seed is None:
             raise PitstopError("There is no seed, so nobody could run this again. Give one, such as seed=1.")
-        wrong = [kind for kind in kinds if kind not in get_args(FaultKind)]
-        if wrong or not kinds:
-            raise PitstopError(f"kinds={kinds!r} cannot be used. Give some of: {', '.join(get_args(FaultKind))}.")
-        self._backend.draw(random.Random(seed), rate, {_operation(each) for each in operations}, sorted(kinds))  # noqa: S311
+        if type(seed) is not int:
+            raise PitstopError(f"seed={seed!r:.80} is a {type(seed).__name__}. Give a whole number.")
+        names = {_operation(each) for each in _several(operations, "operations", tuple(_OPERATIONS))}
+        some = _several(kinds, "kinds", get_args(FaultKind))
+        if any(kind not in get_args(FaultKind) for kind in some):
+            raise PitstopError(f"kinds={kinds!r:.80} cannot be used. Give some of: {', '.join(get_args(FaultKind))}.")
+        self._backend.draw(random.Random(seed), rate, names, sorted(some))  # noqa: S311
 
     def script(self, faults: Iterable[Fault | tuple[str, int, FaultKind]]) -> None:
         """Let exactly these happen, by the number of the call: a :attr:`log` of an earlier run, or ``(operation, call, kind)``.
 
         :raises PitstopError: when one cannot be used.
         """
-        for each in faults:
-            fault = each if isinstance(each, Fault) else Fault(*each)
-            if fault.kind not in get_args(FaultKind):
-                raise PitstopError(f"kind={fault.kind!r} is unknown. Give one of: {', '.join(get_args(FaultKind))}.")
-            self._backend.scripted[_operation(fault.operation), fault.call] = fault.kind
+        given: object = faults
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise PitstopError(f"faults={faults!r:.80} cannot be used. Give a list, {_SCRIPTED}.")
+        # All are read before the first is set.
+        told = [_told(each) for each in given]
+        for operation, call, kind in told:
+            self._backend.scripted[operation, call] = kind
         self._backend.arm()
 
     @property
@@ -260,7 +269,7 @@ class Faults:
 
     def __str__(self) -> str:
         rows = [(clock_text(each.at), each.operation, str(each.call), each.kind) for each in self.log]
-        return table(f"{len(rows)} faults", ("at", "operation", "call", "kind"), rows)
+        return table(f"{len(rows)} fault{'' if len(rows) == 1 else 's'}", ("at", "operation", "call", "kind"), rows)
 
     def __repr__(self) -> str:
         return f"<Faults {len(self._backend.log)} so far>"
@@ -466,6 +475,28 @@ def _operation(name: object) -> str:
         return _ALIASES[name]
     hint = did_you_mean(str(name), {*_OPERATIONS, *_ALIASES})
     raise PitstopError(f"There is no operation {name!r:.80}. {hint}Known: {', '.join(_OPERATIONS)}.")
+
+
+def _told(fault: object) -> tuple[str, int, FaultKind]:
+    if isinstance(fault, Fault):
+        operation, call, kind = fault.operation, fault.call, fault.kind
+    elif isinstance(fault, tuple | list) and len(fault) == 3:
+        operation, call, kind = fault
+    else:
+        raise PitstopError(f"{fault!r:.80} is no fault. Give a list of them, {_SCRIPTED}.")
+    if type(call) is not int or call < 1:
+        raise PitstopError(f"call={call!r:.80} cannot be used. Give the number of the call: 1 is the first one.")
+    if kind not in get_args(FaultKind):
+        raise PitstopError(f"kind={kind!r:.80} is unknown. Give one of: {', '.join(get_args(FaultKind))}.")
+    return _operation(operation), call, kind
+
+
+def _several(values: object, field: str, known: Sequence[str]) -> list[Any]:
+    """Those of a list that is one, and has something in it: text would be taken for its letters."""
+    some = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if some:
+        return some
+    raise PitstopError(f"{field}={values!r:.80} cannot be used. Give a list of some of: {', '.join(known)}.")
 
 
 def _times(value: object) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import uuid
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from pitstop._errors import ConfigError
 from pitstop._init import open_backend
-from pitstop._pitstop import Pitstop
+from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._entry import Entry, State
 from pitstop._values._message import valid_id
@@ -28,6 +28,9 @@ from pitstop.testing._report import Report, Step
 
 __all__ = ["TestPitstop", "init"]
 
+#: How often a function of ids may say the same again before it is taken for one that does so for ever.
+_MOST_REPEATS = 1000
+
 
 def init(
     config: Mapping[str, Any] | str | None = None,
@@ -42,7 +45,8 @@ def init(
     :param config: as for :func:`pitstop.init`; any backend. Not given: in memory, with nothing in it.
     :param clock: the clock. Not given: the one in ``config``, else a new :class:`ManualClock`.
     :param ids: how messages that have no id get one, the same in each run: text with ``{n}`` in it, such as ``"msg-{n}"``,
-        or a function of the number, which begins with 1. Numbers whose id is stored are passed over. Not given: UUIDs.
+        or a function of the number, which begins with 1. Numbers whose id is stored, or given to another message of the
+        same ``store_many``, are passed over. Not given: UUIDs.
     :param seed: from which these UUIDs are drawn, and ``faults.at_random()``: the same in each run.
     :param plugins: as for :func:`pitstop.init`.
     :raises ConfigError: when that cannot be used; also when the clock is a real one.
@@ -98,6 +102,19 @@ class TestPitstop(Pitstop):
         self._make_id = make_id
         self._made_ids = 0
         self._inner = backend.inner
+        # The ids of the messages that are being stored together: none of them is in the store yet.
+        self._together: set[str] | None = None
+
+    def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
+        """See :meth:`pitstop.Pitstop.store_many`."""
+        items = list(items)
+        if self._make_id is None:
+            return super().store_many(items, session=session)
+        self._together = set(_ids_of(items))
+        try:
+            return super().store_many(items, session=session)
+        finally:
+            self._together = None
 
     def run_until_idle(
         self, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
@@ -225,7 +242,7 @@ class TestPitstop(Pitstop):
         state: State | None = None,
         due_in: timedelta | float | str | None = None,
         due: datetime | None = None,
-        every: timedelta | Recurrence | _Anything | None = ANYTHING,
+        every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
         **fields: Any,
     ) -> Entry:
         """See :func:`pitstop.testing.assert_stored`."""
@@ -240,7 +257,7 @@ class TestPitstop(Pitstop):
         state: State | None = None,
         due_in: timedelta | float | str | None = None,
         due: datetime | None = None,
-        every: timedelta | Recurrence | _Anything | None = ANYTHING,
+        every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
         **fields: Any,
     ) -> None:
         """See :func:`pitstop.testing.refute_stored`."""
@@ -256,7 +273,10 @@ class TestPitstop(Pitstop):
         times: int | None = None,
         **fields: Any,
     ) -> list[Step | Event]:
-        """See :func:`pitstop.testing.assert_emitted`: among all events so far."""
+        """See :func:`pitstop.testing.assert_emitted`: among all events so far.
+
+        What became of it (``outcome``, ``error``) the report of the run knows: ``testing.assert_emitted(report, ...)``.
+        """
         __tracebackhide__ = True
         return _assertions.assert_emitted(self.events, match, id=id, at=at, times=times, **fields)
 
@@ -275,11 +295,30 @@ class TestPitstop(Pitstop):
     def _new_id(self) -> str:
         if self._make_id is None:
             return super()._new_id()
-        while True:
+        tried: set[str] = set()
+        repeats = 0
+        while repeats < _MOST_REPEATS:
             self._made_ids += 1
             made = valid_id(self._make_id(self._made_ids))
-            if self._inner.get(made) is None:
+            if made in tried:
+                repeats += 1
+            elif made not in (self._together or ()) and self._inner.get(made) is None:
+                if self._together is not None:
+                    self._together.add(made)
                 return made
+            tried.add(made)
+        raise ConfigError(
+            f"The function ids gives ids that are stored already, again and again: {made!r} for {self._made_ids}. Let it "
+            f"give another one for each number, such as lambda n: f'msg-{{n}}'."
+        )
+
+
+def _ids_of(items: Iterable[object]) -> Iterator[str]:
+    for item in items:
+        message = item[0] if isinstance(item, tuple | list) and item else None
+        id = message.get("id") if isinstance(message, Mapping) else None
+        if isinstance(id, str):
+            yield id
 
 
 def _options(config: object) -> dict[str, Any]:
