@@ -640,7 +640,7 @@ class TestAsync:
             with pytest.raises(PitstopError, match="The handler is async"):
                 pit.run_until_idle(handler, raise_errors=False)
             with pytest.raises(asyncio.CancelledError):
-                await tasks[0]
+                await asyncio.wait_for(tasks[0], 5)
 
         pit.store({"id": "a"}, NOW)
         asyncio.run(main())
