@@ -10,7 +10,7 @@ import pytest
 
 from pitstop.testing._conformance import _processes
 from pitstop.testing._conformance._kit import Handles
-from pitstop.testing._conformance._processes import Forking, Processes
+from pitstop.testing._conformance.races._processes import Forking, Processes
 from pitstop_memory import MemoryBackend
 
 

@@ -20,23 +20,23 @@ capability that the backend has not got), not shown, known failure.
 
 from __future__ import annotations
 
-from pitstop.testing._conformance._behaviour_delivery import Deliveries
-from pitstop.testing._conformance._behaviour_listener import Listening
-from pitstop.testing._conformance._behaviour_look import Look
-from pitstop.testing._conformance._behaviour_recurring import Recurring
-from pitstop.testing._conformance._behaviour_store import Store
-from pitstop.testing._conformance._contract_handle import Handle
-from pitstop.testing._conformance._contract_lease import Lease
-from pitstop.testing._conformance._contract_put import PutGetDelete
-from pitstop.testing._conformance._contract_read import Read
-from pitstop.testing._conformance._contract_settle import Settle
-from pitstop.testing._conformance._crash import Crash
 from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
-from pitstop.testing._conformance._model_tests import Model
-from pitstop.testing._conformance._process_races import ProcessRaces
-from pitstop.testing._conformance._races import Races
-from pitstop.testing._conformance._scratch import Scratch
-from pitstop.testing._conformance._transactions import Transactions
+from pitstop.testing._conformance.behaviour._delivery import Deliveries
+from pitstop.testing._conformance.behaviour._listener import Listening
+from pitstop.testing._conformance.behaviour._look import Look
+from pitstop.testing._conformance.behaviour._recurring import Recurring
+from pitstop.testing._conformance.behaviour._store import Store
+from pitstop.testing._conformance.contract._handle import Handle
+from pitstop.testing._conformance.contract._lease import Lease
+from pitstop.testing._conformance.contract._put import PutGetDelete
+from pitstop.testing._conformance.contract._read import Read
+from pitstop.testing._conformance.contract._scratch import Scratch
+from pitstop.testing._conformance.contract._settle import Settle
+from pitstop.testing._conformance.contract._transactions import Transactions
+from pitstop.testing._conformance.model._tests import Model
+from pitstop.testing._conformance.races._crash import Crash
+from pitstop.testing._conformance.races._process_races import ProcessRaces
+from pitstop.testing._conformance.races._thread_races import Races
 
 
 __all__ = [

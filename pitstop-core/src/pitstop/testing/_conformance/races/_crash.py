@@ -19,7 +19,6 @@ import pitstop
 from pitstop.abc import Backend, Capability, Outcome, Progress, Record, from_instant
 from pitstop.testing._clock import ManualClock
 from pitstop.testing._conformance._kit import Handles, needs
-from pitstop.testing._conformance._processes import LARGE, Child, Forking, Processes, Say, Work
 from pitstop.testing._conformance._records import (
     MINUTE,
     START,
@@ -31,6 +30,7 @@ from pitstop.testing._conformance._records import (
     records,
     settlement,
 )
+from pitstop.testing._conformance.races._processes import LARGE, Child, Forking, Processes, Say, Work
 
 
 #: How often the process is killed in each test.

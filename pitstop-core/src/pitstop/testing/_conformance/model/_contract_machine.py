@@ -25,9 +25,9 @@ from pitstop import State
 from pitstop.abc import Aside, Backend, Capability, Damaged, Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles
-from pitstop.testing._conformance._messages import IDS, PLAIN
-from pitstop.testing._conformance._model import ModelStore
 from pitstop.testing._conformance._values import same
+from pitstop.testing._conformance.model._contract import ModelStore
+from pitstop.testing._conformance.model._messages import IDS, PLAIN
 
 
 __all__ = ["ContractMachine", "Times", "emptied"]

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from pitstop import Delivery
-from pitstop.testing._conformance._wire import Wire
+from pitstop.testing._conformance.model._wire import Wire
 
 
 __all__ = ["Held", "Message"]

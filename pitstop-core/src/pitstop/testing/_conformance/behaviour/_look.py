@@ -12,9 +12,9 @@ import pitstop
 
 from pitstop import State
 from pitstop.testing import ManualClock
-from pitstop.testing._conformance._behaviour_delivery import next_of
 from pitstop.testing._conformance._kit import Handles, Kit
 from pitstop.testing._conformance._records import START, at
+from pitstop.testing._conformance.behaviour._delivery import next_of
 
 
 _NOW = at(START)

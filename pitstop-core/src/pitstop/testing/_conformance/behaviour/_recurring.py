@@ -11,9 +11,9 @@ import pytest
 import pitstop
 
 from pitstop.testing import ManualClock
-from pitstop.testing._conformance._behaviour_delivery import next_of
 from pitstop.testing._conformance._kit import Kit
 from pitstop.testing._conformance._records import START, at
+from pitstop.testing._conformance.behaviour._delivery import next_of
 
 
 _HOUR = timedelta(hours=1)

@@ -15,9 +15,9 @@ import pitstop
 
 from pitstop.abc import Capability
 from pitstop.testing import ManualClock
-from pitstop.testing._conformance._behaviour_delivery import next_of
 from pitstop.testing._conformance._kit import Handles, Kit, needs
 from pitstop.testing._conformance._records import START, at
+from pitstop.testing._conformance.behaviour._delivery import next_of
 
 
 _NOW = at(START)

@@ -30,7 +30,7 @@ from pitstop.testing._conformance._records import (
     records,
     settlement,
 )
-from pitstop.testing._conformance._threads import together
+from pitstop.testing._conformance.races._threads import together
 
 
 _THREADS = 4

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from pitstop.abc import Backend
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles, Kit
-from pitstop.testing._conformance._machine_contract import ContractMachine
-from pitstop.testing._conformance._machine_pitstop import PitstopMachine
+from pitstop.testing._conformance.model._contract_machine import ContractMachine
+from pitstop.testing._conformance.model._uses_machine import PitstopMachine
 
 
 __all__ = ["Model"]

@@ -20,8 +20,8 @@ import pitstop
 from pitstop.abc import Backend, Capability, Outcome, Progress, Record, from_instant
 from pitstop.testing._clock import ManualClock
 from pitstop.testing._conformance._kit import Handles, needs
-from pitstop.testing._conformance._processes import LARGE, Forking, Processes, Say, flat
 from pitstop.testing._conformance._records import MINUTE, START, at, complete, ids, lease_all, make_record, settlement
+from pitstop.testing._conformance.races._processes import LARGE, Forking, Processes, Say, flat
 
 
 _PROCESSES = 4

@@ -17,12 +17,12 @@ import pitstop
 from pitstop.abc import Backend, floor_instant
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Handles
-from pitstop.testing._conformance._machine_contract import Times, emptied
-from pitstop.testing._conformance._messages import GIVEN, kept
-from pitstop.testing._conformance._model_pitstop import Held, Message
 from pitstop.testing._conformance._records import at
 from pitstop.testing._conformance._values import same
-from pitstop.testing._conformance._wire import Fault, Wire
+from pitstop.testing._conformance.model._contract_machine import Times, emptied
+from pitstop.testing._conformance.model._messages import GIVEN, kept
+from pitstop.testing._conformance.model._uses import Held, Message
+from pitstop.testing._conformance.model._wire import Fault, Wire
 
 
 __all__ = ["PitstopMachine"]

@@ -1,0 +1,1 @@
+"""What Pitstop promises to its users."""

@@ -1,0 +1,1 @@
+"""What :class:`pitstop.abc.Backend` promises to core."""

@@ -1,0 +1,1 @@
+"""Any sequence of operations, compared with a plain model."""

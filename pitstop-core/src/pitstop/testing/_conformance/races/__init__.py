@@ -1,0 +1,1 @@
+"""Threads and processes at once, and processes that are killed."""
