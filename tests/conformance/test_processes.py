@@ -8,8 +8,8 @@ import uuid
 
 import pytest
 
-from pitstop.testing._conformance import _processes
 from pitstop.testing._conformance._kit import Handles
+from pitstop.testing._conformance.races import _processes
 from pitstop.testing._conformance.races._processes import Forking, Processes
 from pitstop_memory import MemoryBackend
 
