@@ -26,7 +26,7 @@ from pitstop._values._duration import format_duration
 from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
 from pitstop.abc import Backend, Damaged, Outcome, Progress, Record, Settlement, copy_plain
 from pitstop.testing._clock import ManualClock, span_of
-from pitstop.testing._faults import Crash, FaultyBackend, crash
+from pitstop.testing._faults import Crash, FaultyBackend, at_least_one, crash
 from pitstop.testing._report import Report, Step, StepOutcome, clock_text
 
 
@@ -312,7 +312,7 @@ class _Drive:
         self._store = pit._store
         self._clock = manual_clock(pit)
         self._raise_errors = raise_errors
-        self._max_steps = _at_least_one(max_steps, "max_steps")
+        self._max_steps = at_least_one(max_steps, "max_steps")
         self._steps: list[Step] = []
         self._thread = get_ident()
         self._stalls = 0
@@ -341,7 +341,7 @@ class _Drive:
         return self._until(_whole(target))
 
     def drain(self, max_jumps: int) -> _Run:
-        _at_least_one(max_jumps, "max_jumps")
+        at_least_one(max_jumps, "max_jumps")
         return self._drain(max_jumps)
 
     def _until(self, target: int) -> _Run:
@@ -572,12 +572,6 @@ _NACKS: dict[Outcome, StepOutcome] = {Outcome.BURY: "dead", Outcome.RESCHEDULE: 
 def _whole(target: int) -> int:
     """Microseconds, rounded up to the millisecond at which a store has due what was stored for then."""
     return max(target, min(-(-target // 1000), LAST_INSTANT) * 1000)
-
-
-def _at_least_one(value: object, field: str) -> int:
-    if type(value) is not int or value < 1:
-        raise PitstopError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
-    return value
 
 
 def _unseen_step(settlement: Settlement, unseen: Record | Damaged, at: datetime) -> Step:

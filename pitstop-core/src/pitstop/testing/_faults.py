@@ -38,7 +38,7 @@ from pitstop.testing._clock import ManualClock, span_of
 from pitstop.testing._report import clock_text, table
 
 
-__all__ = ["Crash", "Fault", "FaultKind", "Faults", "FaultyBackend", "ServerClock"]
+__all__ = ["Crash", "Fault", "FaultKind", "Faults", "FaultyBackend", "ServerClock", "at_least_one", "crash"]
 
 #: ``fail``: refused, nothing was done. ``lose``: it was done, and the answer got lost.
 FaultKind = Literal["fail", "lose"]
@@ -139,7 +139,7 @@ class Faults:
         """
         if error is not None and not isinstance(error, BackendUnavailable):
             raise PitstopError(f"error is a {type(error).__name__}. A backend raises BackendUnavailable: give one.")
-        self._backend.plan(_operation(operation), "fail", _times(times), error)
+        self._backend.plan(_operation(operation), "fail", at_least_one(times, "times"), error)
 
     def lose_reply(self, operation: str, times: int = 1) -> None:
         """The next call (or so many) is done, and its answer gets lost.
@@ -149,7 +149,7 @@ class Faults:
 
         :raises PitstopError: when there is no such operation.
         """
-        self._backend.plan(_operation(operation), "lose", _times(times), None)
+        self._backend.plan(_operation(operation), "lose", at_least_one(times, "times"), None)
 
     def at_random(
         self,
@@ -499,7 +499,11 @@ def _several(values: object, field: str, known: Sequence[str]) -> list[Any]:
     raise PitstopError(f"{field}={values!r:.80} cannot be used. Give a list of some of: {', '.join(known)}.")
 
 
-def _times(value: object) -> int:
+def at_least_one(value: object, field: str) -> int:
+    """The number, checked.
+
+    :raises PitstopError: when it is no whole number of at least 1.
+    """
     if type(value) is not int or value < 1:
-        raise PitstopError(f"times={value!r} cannot be used. Give a whole number of at least 1.")
+        raise PitstopError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
     return value

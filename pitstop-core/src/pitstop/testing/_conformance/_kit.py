@@ -187,7 +187,7 @@ def is_refused(backend: Backend, capability: Capability) -> bool | None:
         return backend.watch() is None
     asked: dict[Capability, list[Callable[[], object]]] = {
         Capability.TRANSACTIONS: [lambda: backend.within(object())],
-        Capability.SCRATCH: [lambda: backend.scratch().__enter__()],
+        Capability.SCRATCH: [backend.scratch],
         Capability.ADOPT: [backend.legacy, lambda: backend.adopt([])],
     }
     return all(map(_unsupported, asked[capability])) if capability in asked else None

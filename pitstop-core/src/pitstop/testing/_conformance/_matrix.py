@@ -84,7 +84,7 @@ class Matrix:
         part = dict(report.user_properties).get(_PROPERTY)
         if part is None:
             return
-        _, cls, name = report.nodeid.rsplit("::", 2) if "[" not in report.nodeid else _split(report.nodeid)
+        _, cls, name = _split(report.nodeid)
         test, _, parameters = name.partition("[")
         cells = self.cells[Row(str(part), test, parameters)]
         result = _result(report)
