@@ -6,7 +6,7 @@ import logging
 import os
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +43,14 @@ class Sleeper(Protocol):
 
     def notice(self, due: int | None) -> None:
         """A message with this ``due`` was written (None: nobody knows which). Any thread."""
+        ...
+
+    def forget(self, ids: Collection[str]) -> None:
+        """These messages were stored anew or removed."""
+        ...
+
+    def flush(self, id: str | None = None) -> None:
+        """Write what is on its way to the store, if it is about this message (None: about any)."""
         ...
 
     def close(self) -> None:
@@ -117,6 +125,16 @@ class Store:
             sleeper = each()
             if sleeper is not None:
                 sleeper.notice(due)
+
+    def forget(self, ids: Collection[str]) -> None:
+        """These messages were stored anew or removed here: what was claimed of them before is not handed out any more."""
+        for each in self.sleepers:
+            each.forget(ids)
+
+    def flush(self, id: str | None = None) -> None:
+        """Write the acks of this process that are on their way, so that who looks at the store sees them."""
+        for each in self.sleepers:
+            each.flush(id)
 
     def after_fork(self) -> None:
         """In the child of a fork: locks that the parent's threads held will not be let go of here."""
