@@ -48,6 +48,8 @@ _CONTENTION_PAUSE = 0.005
 _CLOSE_PATIENCE = 15.0
 #: Seconds that stop() waits until what was claimed ahead is given back.
 _STOP_PATIENCE = 0.5
+#: Seconds that the end of the interpreter waits for each listener that nobody closed.
+_EXIT_PATIENCE = 2.0
 
 
 class _Visit:
@@ -150,6 +152,20 @@ class Listener:
             done = Doorbell()
             _thread.start_new_thread(self._settle_all, (done,))
             done.wait(_STOP_PATIENCE)
+
+    def at_exit(self) -> None:
+        """The interpreter is about to end: settle what nobody will settle any more."""
+        self._end()
+        if self._hand or self._outbox:
+            settled = Doorbell()
+            try:
+                # A store that is away is not to keep the program from ending.
+                _thread.start_new_thread(self._settle_all, (Doorbell(), settled))
+            except RuntimeError:
+                # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
+                self._settle_all()
+            else:
+                settled.wait(_EXIT_PATIENCE)
 
     def close(self) -> None:
         """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless."""
@@ -419,14 +435,16 @@ class Listener:
             pause = min(pause, max(deadline - clock.monotonic(), 0.0))
         clock.wait(visit.bell, pause)
 
-    def _settle_all(self, done: Doorbell | None = None) -> None:
+    def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
         self._hand.give_back_all()
-        if done is not None:
-            # Who waits may have interrupted the code that is writing.
-            done.ring()
+        if given_back is not None:
+            # Who waits for this may have interrupted the code that is writing.
+            given_back.ring()
         self.flush()
-        if self._outbox:
+        if settled is not None:
+            settled.ring()
+        elif self._outbox:
             self._pump.wake()
 
 
