@@ -38,13 +38,10 @@ _FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "to
 class _Write:
     """One settlement on its way."""
 
+    id: str
     settlement: Settlement
     #: What the document is marked with when it is updated, to tell afterwards whether it was.
     etag: str
-
-    @property
-    def id(self) -> str:
-        return self.settlement.id
 
 
 class Settler:
@@ -57,7 +54,7 @@ class Settler:
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         """See :meth:`pitstop.abc.Backend.settle`."""
         nonce = os.urandom(16).hex()
-        writes = [_Write(each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
+        writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
         applied: set[str] = set()
         for some in self._portions(writes):
             # Of the first run: an ack that was sent in time counts as in time when it is sent again.
