@@ -253,6 +253,8 @@ class Listener:
             pass
         finally:
             self._leave(visit)
+            if self._stopped:
+                self._hand.give_back_all()
 
     # Who looks at the store, and who waits for it.
 
@@ -380,13 +382,13 @@ class Listener:
         if not leased:
             return False
         emissions: list[Emission] = []
-        unseen: list[tuple[Record | Damaged, Settlement]] = []
+        unfit: list[tuple[Record | Damaged, Settlement]] = []
         for record in leased:
             decided = decide(record, store.retry)
             if isinstance(decided, Emission):
                 emissions.append(decided)
             else:
-                unseen.append((record, decided))
+                unfit.append((record, decided))
         in_time = clock.monotonic() < until
         if in_time:
             self._hand.put(emissions, until, now - begun)
@@ -400,12 +402,19 @@ class Listener:
                 self._lock_time.total_seconds(),
             )
             self._hand.give_back(emissions)
-        if unseen:
-            applied = store.backend.settle([settlement for _, settlement in unseen])
-            for (record, settlement), done in zip(unseen, applied, strict=True):
-                if done:
-                    store.tell(settlement, record)
-        return in_time
+        settled = self._settle_unfit(unfit)
+        # A store that leases again and again what it does not settle is not asked without end.
+        return in_time and (bool(emissions) or settled)
+
+    def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
+        """Settle what was claimed and is not to be emitted; say whether any of that was done."""
+        if not unfit:
+            return False
+        applied = self._store.backend.settle([settlement for _, settlement in unfit])
+        for (record, settlement), done in zip(unfit, applied, strict=True):
+            if done:
+                self._store.tell(settlement, record)
+        return any(applied)
 
     def _pause(self, visit: _Visit) -> float:
         """Seconds until the next look."""
