@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,9 @@ class _Write:
     etag: str
 
 
+_Apply = Callable[[Sequence[_Write], int, Link, bool], set[str]]
+
+
 class Settler:
     """Applies settlements for one backend."""
 
@@ -56,12 +59,12 @@ class Settler:
         nonce = os.urandom(16).hex()
         writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
         applied: set[str] = set()
-        for some in self._portions(writes):
+        for apply, some in self._portions(writes):
             # Of the first run: an ack that was sent in time counts as in time when it is sent again.
             try:
                 now = self._connection.now_us() // 1000
-                single = len(some) == 1 or _is_mixed(some)
-                applied |= self._connection.until_known(partial(self._apply, some, now), single=single)
+                single = apply in (self._apply_one, self._apply_single)
+                applied |= self._connection.until_known(partial(apply, some, now), single=single)
             except BackendUnavailable as error:
                 if not (applied or isinstance(error, OutcomeUnknown)):
                     raise
@@ -72,10 +75,14 @@ class Settler:
                 ) from None
         return [each.id in applied for each in writes]
 
-    def _portions(self, writes: Sequence[_Write]) -> Iterator[list[_Write]]:
-        """What goes in one command: deletes of a few tokens, updates of one token, or single writes of any."""
+    def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
+        """What goes in one command, and which: deletes of one token, updates of one token, or single writes of any.
+
+        The command is given the writes, now, the link, and whether a run before this one may have done it. It returns the
+        ids of what was applied, by this run or by one before.
+        """
         if not self._dialect.batches:
-            yield from ([each] for each in writes)
+            yield from ((self._apply_one, [each]) for each in writes)
             return
         groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
         single: list[_Write] = []
@@ -87,22 +94,15 @@ class Settler:
         for (_, deletes), group in groups.items():
             if len(group) == 1:
                 single += group
+            elif deletes:
+                yield from ((self._delete_many, chunk) for chunk in _chunks(group, _MOST_DELETES))
             else:
-                yield from _chunks(group, _MOST_DELETES if deletes else _MOST_UPDATES)
-        yield from _chunks(single, _MOST_DELETES)
+                yield from ((self._update_many, chunk) for chunk in _chunks(group, _MOST_UPDATES))
+        for chunk in _chunks(single, _MOST_DELETES):
+            yield (self._apply_one if len(chunk) == 1 else self._apply_single), chunk
 
-    def _apply(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        """Apply a portion; return the ids of what was applied, by this run or by one before."""
-        first = some[0].settlement
-        if len(some) == 1:
-            return self._apply_one(link, some[0], now, again)
-        if _is_mixed(some):
-            return self._apply_single(link, some, now, again)
-        if first.progress is None:
-            return self._delete_many(link, some, now, again)
-        return self._update_many(link, some, now, again)
-
-    def _apply_one(self, link: Link, write: _Write, now: int, again: bool) -> set[str]:
+    def _apply_one(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
+        (write,) = some
         coll, filter, hint = _coll(link, [write]), self._fenced(write, now), self._dialect.by_id
         if write.settlement.progress is None:
             done = coll.delete_one(filter, **hint).deleted_count
@@ -110,7 +110,7 @@ class Settler:
         count = coll.update_one(filter, _update(write), **hint).matched_count
         return self._updated(link, [write], count, again)
 
-    def _apply_single(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
+    def _apply_single(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
         """Writes of several tokens or kinds, in one command that the driver repeats by itself where it can."""
         hint = self._dialect.by_id
         deletes = [each for each in some if each.settlement.progress is None]
@@ -123,12 +123,12 @@ class Settler:
         deleted = self._deleted(link, deletes, result.deleted_count, again)
         return deleted | self._updated(link, updates, result.matched_count, again)
 
-    def _delete_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
+    def _delete_many(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
         filter = {"_id": {"$in": [each.id for each in some]}, **_fence(some[0].settlement.token, now)}
-        count = _coll(link, some).delete_many(filter, **self._dialect.by_id).deleted_count
+        count = link.handles.settling.delete_many(filter, **self._dialect.by_id).deleted_count
         return self._deleted(link, some, count, again)
 
-    def _update_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
+    def _update_many(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
         ids = [each.id for each in some]
         # All that differs between the documents is data inside a $literal: none of it is evaluated.
         values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
@@ -182,16 +182,6 @@ def _if_not(some: Sequence[_Write]) -> str:
     if any(each.settlement.outcome is Outcome.RELEASE and each.settlement.progress is not None for each in some):
         return "Look with get() what became of it: a message that was leased comes back when its lease runs out."
     return "If it was not, the message comes back when its lease runs out."
-
-
-def _is_mixed(some: Sequence[_Write]) -> bool:
-    """Whether these cannot be one write to many documents: one that deletes them all, or one that updates them all."""
-    first = some[0].settlement
-    kind = (first.token, first.progress is None)
-    return any(
-        (each.settlement.token, each.settlement.progress is None) != kind or isinstance(each.settlement.progress, Aside)
-        for each in some
-    )
 
 
 def _coll(link: Link, some: Sequence[_Write]) -> Any:
