@@ -12,7 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -29,6 +29,8 @@ __all__ = ["Settler"]
 #: Of one command. The update looks each document's values up in a list, so it is the slower the longer the list is.
 _MOST_DELETES = 1000
 _MOST_UPDATES = 100
+#: Of one command as well: each document is compared with one after the other.
+_MOST_TOKENS = 16
 
 #: Every field that a settlement writes, or takes away.
 _FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
@@ -44,6 +46,7 @@ class _Write:
     etag: str
 
 
+_T = TypeVar("_T")
 _Apply = Callable[[Sequence[_Write], int, Link, bool], set[str]]
 
 
@@ -76,7 +79,7 @@ class Settler:
         return [each.id in applied for each in writes]
 
     def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
-        """What goes in one command, and which: deletes of one token, updates of one token, or single writes of any.
+        """What goes in one command, and which: deletes of few tokens, updates of one token, or single writes of any.
 
         The command is given the writes, now, the link, and whether a run before this one may have done it. It returns the
         ids of what was applied, by this run or by one before.
@@ -86,6 +89,7 @@ class Settler:
             return
         groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
         single: list[_Write] = []
+        deleted: list[list[_Write]] = []
         for each in writes:
             if isinstance(each.settlement.progress, Aside):
                 single.append(each)
@@ -95,9 +99,13 @@ class Settler:
             if len(group) == 1:
                 single += group
             elif deletes:
-                yield from ((self._delete_many, chunk) for chunk in _chunks(group, _MOST_DELETES))
+                deleted.append(group)
             else:
                 yield from ((self._update_many, chunk) for chunk in _chunks(group, _MOST_UPDATES))
+        # Who acks while the next claim is handled has acks of two: they are to be one trip all the same.
+        for few in _chunks(deleted, _MOST_TOKENS):
+            merged = [each for group in few for each in group]
+            yield from ((self._delete_many, chunk) for chunk in _chunks(merged, _MOST_DELETES))
         for chunk in _chunks(single, _MOST_DELETES):
             yield (self._apply_one if len(chunk) == 1 else self._apply_single), chunk
 
@@ -124,7 +132,14 @@ class Settler:
         return deleted | self._updated(link, updates, result.matched_count, again)
 
     def _delete_many(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        filter = {"_id": {"$in": [each.id for each in some]}, **_fence(some[0].settlement.token, now)}
+        by_token: dict[str, list[str]] = defaultdict(list)
+        for each in some:
+            by_token[each.settlement.token].append(each.id)
+        filter: dict[str, Any] = {"_id": {"$in": [each.id for each in some]}, "due": _unexpired(now)}
+        if len(by_token) == 1:
+            filter["token"] = {"$eq": some[0].settlement.token}
+        else:
+            filter["$or"] = [{"token": {"$eq": token}, "_id": {"$in": ids}} for token, ids in by_token.items()]
         count = link.handles.settling.delete_many(filter, **self._dialect.by_id).deleted_count
         return self._deleted(link, some, count, again)
 
@@ -214,6 +229,6 @@ def _update(write: _Write) -> dict[str, Any]:
     return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
 
 
-def _chunks(writes: list[_Write], size: int) -> Iterator[list[_Write]]:
-    for start in range(0, len(writes), size):
-        yield writes[start : start + size]
+def _chunks(items: list[_T], size: int) -> Iterator[list[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
