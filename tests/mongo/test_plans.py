@@ -130,6 +130,18 @@ def test_settlements_of_several_claims_go_in_one_command_and_read_no_more(backen
     assert_cheap(profile(), 6, "{ _id: 1 }")
 
 
+def test_acks_of_two_claims_go_in_one_command_and_read_no_more(backend, backlog, profile):
+    leased = [*backend.lease(20, MINUTE), *backend.lease(20, MINUTE)]
+    profile()
+
+    done = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased]
+    assert backend.settle(done) == [True] * 40
+
+    entries = profile()
+    assert [each["op"] for each in entries] == ["remove"]
+    assert_cheap(entries, 40, "{ _id: 1 }")
+
+
 def test_looking_for_the_next_one_reads_one(backend, backlog, profile):
     profile()
     assert backend.next_due() is not None

@@ -60,6 +60,25 @@ def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_bac
     assert len(calls[0]) == 6
 
 
+def test_the_tokens_of_a_batch_are_not_taken_for_one_another(backend, record, complete):
+    """Two claims are acknowledged together: a token counts for what was claimed by it, and for nothing else."""
+    backend.put([record(f"{n}") for n in range(6)])
+    first, second = backend.lease(3, MINUTE), backend.lease(3, MINUTE)
+    wrong = Settlement(first[0].id, second[0].progress.token, Outcome.COMPLETE, None)
+
+    batch = [wrong, *(complete(each) for each in (*first[1:], *second))]
+    assert backend.settle(batch) == [False] + [True] * 5
+    assert [each.id for each in backend.scan(None, 9, None)] == [first[0].id]
+
+
+def test_a_batch_of_very_many_claims_is_settled_in_full(backend, record, complete):
+    backend.put([record(f"{n:02}") for n in range(80)])
+    leased = [each for _ in range(40) for each in backend.lease(2, MINUTE)]
+    assert len({each.progress.token for each in leased}) == 40
+
+    assert backend.settle([complete(each) for each in leased]) == [True] * 80
+
+
 def _anew(leased):
     from pitstop.abc import Record
 

@@ -13,6 +13,7 @@ import random
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from bson.errors import BSONError
@@ -260,9 +261,8 @@ def _still_due(lease: Lease) -> dict[str, Any]:
 def _first_batch(cursor: Any) -> list[Any]:
     """What the server sends at once, 16 MiB at most: a claim of large messages is not to fill the memory."""
     with cursor:
-        documents = []
-        for document in cursor:
-            documents.append(document)
-            if len(documents) == getattr(cursor, "retrieved", None):
-                break
+        documents = list(islice(cursor, 1))
+        # Known with the first one. A stand-in does not say: it sends all at once.
+        retrieved = getattr(cursor, "retrieved", None)
+        documents += cursor if retrieved is None else islice(cursor, max(retrieved - 1, 0))
         return documents
