@@ -74,6 +74,23 @@ class TestThread:
         assert ended(begun)
         assert [store.get(f"{number:04}").progress.attempts for number in range(5)] == [1, 0, 0, 0, 0]
 
+    def test_it_goes_on_trying_to_write_the_acks_of_a_listener_that_was_dropped(self, pit, store):
+        fill(pit, 5)
+        written = threading.Event()
+        listener = pit.listen()
+        delivery = listener._next(5)
+        store.down = True
+        delivery.ack()
+        pump = listener._pump
+        del listener
+        gc.collect()
+        assert pump._ended
+        store.during["settle"] = written.set
+        store.down = False
+        assert written.wait(10)
+        assert ended([pump._thread])
+        assert store.get("0000") is None
+
     def test_it_sleeps_when_there_is_nothing_to_do(self, pit, alone):
         fill(pit, 3)
         with pit.listen() as listener:

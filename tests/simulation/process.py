@@ -15,6 +15,7 @@ import attrs
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener, _Visit
+from pitstop._engine._pump import Pump
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop._values._instant import floor_instant, from_instant
@@ -66,6 +67,8 @@ class Process:
         #: Those of them whose user goes from message to message; the others are asked for one now and then.
         self._iterated: list[Listener] = []
         self._inside: list[Listener] = []
+        #: What is left of those that were dropped.
+        self._dropped: list[Pump] = []
         self._held: list[_Held] = []
         #: Those that were handed out by this process.
         self._numbers: dict[Delivery, int] = {}
@@ -93,8 +96,12 @@ class Process:
 
     def vanish(self) -> None:
         """Be gone, and leave nothing to be settled when the interpreter ends."""
+        if self._pit is not None:
+            for each in self._pit._store.sleepers:
+                self._pit._store.discard(each)
         self._remote, self._pit = None, None
         self._listeners, self._iterated, self._inside, self._held, self._numbers = [], [], [], [], {}
+        self._dropped = []
 
     def interrupt(self) -> None:
         """A signal handler, in the middle of a call, that stops the listener."""
@@ -171,6 +178,7 @@ class Process:
         elif what < 0.90 and self._listeners:
             listener = self._listeners.pop(rng.randrange(len(self._listeners)))
             self._do("stop", rng.choice([listener.stop, listener.close]))
+            self._drop(listener)
         elif what < 0.91:
             self.close()
         else:
@@ -194,8 +202,9 @@ class Process:
 
     def _pump(self) -> None:
         """What the thread of a listener does at one of its looks."""
-        if self._listeners:
-            self._do("pump", self._rng.choice(self._listeners)._pump._work, answer=lambda _: None)
+        turns = [each._pump._work for each in self._listeners] + [each._flush for each in self._dropped]
+        if turns:
+            self._do("pump", self._rng.choice(turns), answer=lambda _: None)
         if self._rng.random() < 0.4:
             self._look()
 
@@ -211,12 +220,17 @@ class Process:
         listener = self._pit.listen(prefetch=self._rng.choice([None, None, 2, 4] if iterates else [1, 1, 2, 4]))
         kept = [each for each in self._listeners if not each.stopped]
         for each in kept[:-1]:
-            # Dropped without a close. This is what its thread does then.
-            each._pump.end()
-            self._do("drop", each._pump._run)
+            self._drop(each)
         self._listeners = [*kept[-1:], listener]
         self._iterated = [*[each for each in self._iterated if each in self._listeners], *[listener] * iterates]
         return listener
+
+    def _drop(self, listener: Listener) -> None:
+        """Let go of it, perhaps without a close. This is what its thread does then, again until it succeeds."""
+        pump = listener._pump
+        pump.end()
+        self._dropped = [*self._dropped[-3:], pump]
+        self._do("drop", lambda: (pump._hand.give_back_all(), pump._flush()), answer=lambda _: None)
 
     def _get(self, listener: Listener, timeout: float) -> _Held | None:
         self._inside.append(listener)

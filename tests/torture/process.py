@@ -55,7 +55,8 @@ class Task:
     series: int = 1
     occurrences: int = 5
     #: Of consumers.
-    prefetch: int = 1
+    #: None: at its own pace, as an iteration does if nothing else is said.
+    prefetch: int | None = 1
     threads: int = 1
     #: Of consumers: the share of messages that fail, and of those that are held for longer than the lease.
     failing: float = 0.02

@@ -98,7 +98,8 @@ class Pump:
                 self._bell.wait(pause)
         # What a listener that was dropped leaves: others may have what it held, and it has acks that nobody else writes.
         self._hand.give_back_all()
-        self._flush()
+        while (pause := self._flush()) is not None:
+            self._bell.wait(pause)
 
     def _has_work(self) -> bool:
         return self.wanted or bool(self._outbox) or self._hand.may_bore
