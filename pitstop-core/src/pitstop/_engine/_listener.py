@@ -29,6 +29,7 @@ from pitstop._decisions._prefetch import MOST_AT_ONCE, Pace
 from pitstop._decisions._settle import release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
 from pitstop._engine._store import Store
@@ -74,7 +75,13 @@ class Listener:
     """
 
     def __init__(
-        self, store: Store, watching: Watching, lock_time: timedelta, loop_time: timedelta, prefetch: int | None
+        self,
+        store: Store,
+        watching: Watching,
+        lock_time: timedelta,
+        loop_time: timedelta,
+        prefetch: int | None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._store = store
         self._monotonic = store.clock.monotonic
@@ -92,6 +99,9 @@ class Listener:
         self._pump = Pump(store)
         self._outbox = Outbox(store, self._unseen, self._pump.wake)
         self._pump.begin(self, self._outbox)
+        self._heartbeat = heartbeat
+        if heartbeat is not None:
+            heartbeat.begin(self, lock_time)
         #: Messages handed out so far, roughly: threads may count at once.
         self.handed_out = 0
         self._pace = Pace()
@@ -177,6 +187,8 @@ class Listener:
         if left:
             _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
         self._pump.end()
+        if self._heartbeat is not None:
+            self._heartbeat.end()
         self._store.discard(self)
         self._watching.leave(self)
 
@@ -218,6 +230,8 @@ class Listener:
         self._reset()
         self._outbox.after_fork()
         self._pump.after_fork()
+        if self._heartbeat is not None:
+            self._heartbeat.after_fork()
         self._watching.after_fork()
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -268,6 +282,18 @@ class Listener:
         self._pace = self._pace.slowed()
         self._refill_at, self._since = -1, None
         self._give_back()
+
+    # What consume() does.
+
+    def _next_for_worker(self, *, wait: bool) -> Delivery | None:
+        """One message whose ack goes through the outbox, whatever ``prefetch`` is. Without ``wait`` None when nothing is due."""
+        deadline = None if wait else self._monotonic()
+        return self._hand_out(self._outbox) or self._visit(_Visit(1), deadline, self._outbox)
+
+    def _is_at_rest(self) -> bool:
+        """Whether nothing is in hand or on its way, once what is pending is written. True only of what nobody else uses."""
+        self.flush()
+        return not (self._pump.awake or self._pump.wanted or self._outbox or self._unseen)
 
     # Who looks at the store, and who waits for it.
 
@@ -365,6 +391,8 @@ class Listener:
         if emission is None:
             return None
         delivery = Delivery(self._store, emission, self._lock_time, outbox)
+        if self._heartbeat is not None:
+            self._heartbeat.hold(delivery)
         hooks = self._store.hooks
         if hooks.leased:
             hooks.notify(hooks.leased, delivery=delivery)
@@ -513,6 +541,7 @@ class Listener:
         except BackendUnavailable as error:
             _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
         else:
+            self._outbox.counts.given_back += len(unseen)
             self._store.written(None)
 
 

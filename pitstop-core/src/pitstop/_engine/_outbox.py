@@ -37,6 +37,8 @@ class Counts:
     acked: int = 0
     nacked: int = 0
     lost: int = 0
+    #: Claimed ahead, and given back unseen.
+    given_back: int = 0
 
 
 class Outbox:
@@ -160,7 +162,6 @@ class Outbox:
         for each in batch:
             if each._is_over(now_us):
                 each._lose()
-                self.counts.lost += 1
             else:
                 sent.append(each)
                 settlements.append(each._decide(now_us))
@@ -172,7 +173,6 @@ class Outbox:
                 self._done(each, settlement)
             else:
                 each._lose()
-                self.counts.lost += 1
 
     def _done(self, delivery: Delivery, settlement: Settlement) -> None:
         if delivery._settled == "acknowledged":

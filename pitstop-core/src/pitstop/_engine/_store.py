@@ -53,6 +53,10 @@ class Sleeper(Protocol):
         """Write what is on its way to the store, if it is about this message (None: about any)."""
         ...
 
+    def stop(self) -> None:
+        """The program is at its end: nothing more is to be waited for."""
+        ...
+
     def close(self) -> None:
         """The store is about to be closed."""
         ...
