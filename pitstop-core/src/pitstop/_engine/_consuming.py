@@ -19,7 +19,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import Handler, callable_handler, close_awaitable, is_async, log_failure
 from pitstop._engine._listener import Listener
 from pitstop._engine._signals import Urgency, catching
-from pitstop._engine._store import Store
+from pitstop._engine._store import Store, stop_at_exit
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell, SystemClock
@@ -121,6 +121,7 @@ class Consuming:
 
     def run(self) -> Summary:
         """Handle messages until there is a reason to end."""
+        stop_at_exit()
         self._store.add(self)
         self._idents.add(get_ident())
         try:
@@ -326,6 +327,9 @@ class Consuming:
 
     def _next_due(self, worker: _Worker) -> Delivery | None:
         """One message that is due. None: there is none, so that this worker waited for news, or all is done."""
+        delivery = self._listener._hand_out(self._listener._outbox)
+        if delivery is not None:
+            return delivery
         with self._lock:
             alone, begun = self._active == 1, self._begun
         # Looked at before the store is: what is at rest, while nobody else is at work, stays so.

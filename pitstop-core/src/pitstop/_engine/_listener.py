@@ -32,7 +32,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
-from pitstop._engine._store import Store
+from pitstop._engine._store import Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._duration import parse_duration
@@ -507,6 +507,7 @@ class Listener:
 
     def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
         clock = self._store.clock
+        stop_at_exit()
         if Capability.WATCH in self._store.capabilities:
             self._watching.join(self)
         if deadline is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +23,7 @@ from pitstop.abc import Aside, Backend, Damaged, Outcome, Record, Retry, Settlem
 if TYPE_CHECKING:
     from pitstop._engine._delivery import Delivery
 
-__all__ = ["Sleeper", "Store"]
+__all__ = ["Sleeper", "Store", "stop_at_exit"]
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -36,6 +38,33 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _at_exit() -> None:
+    for store in list(_stores):
+        for sleeper in store.sleepers:
+            sleeper.stop()
+
+
+def stop_at_exit() -> None:
+    """Have all listeners stopped when the main thread is at its end, before Python waits for the other ones.
+
+    Else a thread that iterates over a listener, and is no daemon, would keep the program from ending; and leases of what was
+    claimed ahead would be left behind. ``atexit`` comes too late for that: after the wait. Called when a thread first has to
+    wait, and not when this is imported: those who registered last are called first, and a pool of threads, which waits for
+    its own, has registered by then. https://github.com/python/cpython/issues/86128
+    """
+    global _stops_at_exit  # noqa: PLW0603 - of the process, as its end is
+    if not _stops_at_exit:
+        _stops_at_exit = True
+        # What concurrent.futures uses. Where it is missing, programs close what they open.
+        register = getattr(threading, "_register_atexit", None)
+        if register is not None:
+            with suppress(RuntimeError):  # that end has come already
+                register(_at_exit)
+
+
+_stops_at_exit = False
 
 
 class Sleeper(Protocol):
