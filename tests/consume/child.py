@@ -11,6 +11,8 @@ import threading
 import time
 import warnings
 
+from datetime import timedelta
+
 import pitstop
 
 
@@ -92,10 +94,14 @@ def leave(where, kind):
         ThreadPoolExecutor(1).submit(iterate)
 
     what, _, daemon = kind.partition(" ")
+    with pit.listen() as listener:
+        # One that has waited before there was a pool.
+        listener.get(timeout=0.01)
     if what == "pool":
         pool()
     else:
         threading.Thread(target={"consume": consume, "iterate": iterate}[what], daemon=bool(daemon)).start()
+    pit.store({}, timedelta(0))
     handled.wait()
     say("leaving")
 

@@ -118,8 +118,7 @@ def test_a_process_that_is_frozen_past_its_lease_loses_it_and_its_late_ack_is_st
 
 @pytest.mark.parametrize("kind", ["consume", "consume daemon", "iterate", "iterate daemon", "pool"])
 @on_sqlite
-def test_a_program_ends_although_a_thread_consumes_or_listens(pit, where, start, kind):
-    stored(pit, 1)
+def test_a_program_ends_although_a_thread_consumes_or_listens(where, start, kind):
     child = start("leave", where, kind)
 
     assert child.read() == ["leaving"]

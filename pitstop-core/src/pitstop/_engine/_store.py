@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -50,21 +50,25 @@ def stop_at_exit() -> None:
     """Have all listeners stopped when the main thread is at its end, before Python waits for the other ones.
 
     Else a thread that iterates over a listener, and is no daemon, would keep the program from ending; and leases of what was
-    claimed ahead would be left behind. ``atexit`` comes too late for that: after the wait. Called when a thread first has to
-    wait, and not when this is imported: those who registered last are called first, and a pool of threads, which waits for
-    its own, has registered by then. https://github.com/python/cpython/issues/86128
+    claimed ahead would be left behind. ``atexit`` comes too late for that: after the wait.
     """
     global _stops_at_exit  # noqa: PLW0603 - of the process, as its end is
-    if not _stops_at_exit:
-        _stops_at_exit = True
+    # Those who registered last are called first, and pools of threads, which wait for their own, register when they are
+    # imported: so once more after that.
+    wanted = 2 if "concurrent.futures.thread" in sys.modules else 1
+    if _stops_at_exit < wanted:
+        _stops_at_exit = wanted
         # What concurrent.futures uses. Where it is missing, programs close what they open.
         register = getattr(threading, "_register_atexit", None)
         if register is not None:
-            with suppress(RuntimeError):  # that end has come already
+            try:
                 register(_at_exit)
+            except RuntimeError:
+                # That end has come already.
+                _at_exit()
 
 
-_stops_at_exit = False
+_stops_at_exit = 0
 
 
 class Sleeper(Protocol):
