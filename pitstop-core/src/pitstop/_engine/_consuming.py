@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import timedelta
 from threading import Event, Lock, Thread, get_ident
@@ -19,7 +19,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import Handler, callable_handler, close_awaitable, is_async, log_failure
 from pitstop._engine._listener import Listener
 from pitstop._engine._signals import Urgency, catching
-from pitstop._engine._store import Store, stop_at_exit
+from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell, SystemClock
@@ -71,7 +71,7 @@ class _Worker:
         self.nacked = 0
 
 
-class Consuming:
+class Consuming(Sleeper):
     """One call of ``consume``.
 
     Invariant: a delivery is in ``_running`` while its handler runs; whoever takes it out settles it, and nobody else.
@@ -152,12 +152,6 @@ class Consuming:
         if self._parked and (due is None or due * 1000 <= self._store.backend.now()):
             self._wake_parked()
 
-    def forget(self, ids: Collection[str]) -> None:
-        """Nothing is claimed ahead here."""
-
-    def flush(self, id: str | None = None) -> None:
-        """Nothing is on its way here."""
-
     def stop(self) -> None:
         """End, as after a signal."""
         self._end("stopped")
@@ -167,9 +161,6 @@ class Consuming:
         self._end("stopped")
         if get_ident() not in self._idents:
             self._over.wait(self._drain + _LAST_PATIENCE)
-
-    def after_fork(self) -> None:
-        """In the child of a fork: the workers are the parent's."""
 
     # The end.
 

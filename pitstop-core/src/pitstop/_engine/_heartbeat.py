@@ -16,7 +16,7 @@ from weakref import ref
 
 from pitstop._decisions._settle import extend, lease_end
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Store
+from pitstop._engine._store import Sleeper, Store
 from pitstop._errors import BackendUnavailable, ConfigError
 from pitstop._values._instant import LAST_INSTANT
 from pitstop.abc import Doorbell
@@ -36,7 +36,7 @@ _BEAT = 1 / 3
 _ALONG = 1 / 6
 
 
-class Heartbeat:
+class Heartbeat(Sleeper):
     """Begun when something is first held; it sleeps without end while nothing is.
 
     Invariant: the thread looks at all that is held no later than ``_next_look``, and whoever adds something that has to be
@@ -54,7 +54,7 @@ class Heartbeat:
         self._beginning = Lock()
         self._bell = Doorbell()
         self._thread: Thread | None = None
-        self._ended = False
+        self._ended = self._closed = False
         # The instant, in milliseconds by the store's clock, of the next look. Infinite: when it is rung for.
         self._next_look = float("inf")
         # Whether something was held at the last look.
@@ -88,11 +88,17 @@ class Heartbeat:
         if self._beat_at(delivery) < self._next_look:
             if self._thread is None:
                 self._begin()
-            self._bell.ring()
+            else:
+                self._bell.ring()
 
     def end(self) -> None:
         """End once nothing is held any more: what was handed out stays with its handler."""
         self._ended = True
+        self._bell.ring()
+
+    def close(self) -> None:
+        """The store is about to be closed: nothing can be extended any more."""
+        self._closed = True
         self._bell.ring()
 
     def after_fork(self) -> None:
@@ -104,17 +110,18 @@ class Heartbeat:
     def _begin(self) -> None:
         with self._beginning:
             if self._thread is None:
+                self._store.add(self)
                 self._thread = Thread(target=self._run, name="pitstop-heartbeat", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
         backoff = Backoff("the store, which is to extend leases,")
-        while not self._store.closed:
+        while not self._closed:
             try:
                 pause = self._beat()
                 backoff.succeeded(self._store.clock.monotonic())
             except Exception as error:  # noqa: BLE001 - whatever it was: without this thread leases would run out unseen
-                if self._store.closed:
+                if self._closed:
                     break
                 pause = backoff.failed(error, self._store.clock.monotonic(), log=isinstance(error, BackendUnavailable))
                 if not isinstance(error, BackendUnavailable):
@@ -125,8 +132,7 @@ class Heartbeat:
                 break
             else:
                 self._bell.wait(None)
-        # Who holds something after this begins a new one.
-        self._thread = None
+        self._store.discard(self)
 
     def _beat(self) -> float | None:
         """Extend what has to be; say how many seconds later to look again, None: when it is rung for."""

@@ -32,7 +32,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
-from pitstop._engine._store import Store, stop_at_exit
+from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._duration import parse_duration
@@ -68,7 +68,7 @@ class _Visit:
         self.next_look = float("inf")
 
 
-class Listener:
+class Listener(Sleeper):
     """Hands out messages as they become due. Made by :meth:`pitstop.Pitstop.listen`; usable from several threads.
 
     Iterate over it, or call :meth:`get`. As a context manager it is closed at the end.

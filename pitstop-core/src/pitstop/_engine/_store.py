@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from weakref import ReferenceType, WeakSet, ref
 
 from pitstop._errors import BackendUnavailable
@@ -71,32 +71,29 @@ def stop_at_exit() -> None:
 _stops_at_exit = 0
 
 
-class Sleeper(Protocol):
-    """Something that waits for messages, and wants to know of one that is due before it would look again."""
+class Sleeper:
+    """Something that waits for messages, and wants to know of one that is due before it would look again.
+
+    What it does not care about it leaves as it is here: nothing is done.
+    """
 
     def notice(self, due: int | None) -> None:
         """A message with this ``due`` was written (None: nobody knows which). Any thread."""
-        ...
 
     def forget(self, ids: Collection[str]) -> None:
         """These messages were stored anew or removed."""
-        ...
 
     def flush(self, id: str | None = None) -> None:
         """Write what is on its way to the store, if it is about this message (None: about any)."""
-        ...
 
     def stop(self) -> None:
         """The program is at its end: nothing more is to be waited for."""
-        ...
 
     def close(self) -> None:
         """The store is about to be closed."""
-        ...
 
     def after_fork(self) -> None:
         """This is the child of a fork: the threads of the parent are not here."""
-        ...
 
 
 class Store:
