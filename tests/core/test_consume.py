@@ -239,6 +239,10 @@ class TestEnd:
         assert during[0] not in before
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
+    def test_a_signal_that_a_handler_raises_ends_it(self, real):
+        store_due(real, "last")
+        assert real.consume(lambda msg: signal.raise_signal(signal.SIGTERM)).reason == "signal"
+
     def test_off_the_main_thread_signals_are_left_alone(self, pit):
         before, during = signal.getsignal(signal.SIGTERM), []
         store_due(pit, "a")

@@ -31,6 +31,9 @@ _log = logging.getLogger("pitstop.consumer")
 
 #: Seconds that one who was asked twice to end waits for what handlers hold to be given back.
 _LAST_PATIENCE = 1.0
+#: Seconds after which the one who waits looks up: a signal that another thread raised, or that came on Windows, does not end
+#: its wait.
+_GLANCE = 0.5
 #: Seconds until the next look, when something is due that others are about to take, or is still on its way.
 _PAUSE = 0.005
 #: What is kept with a message whose handler was not waited for.
@@ -189,7 +192,7 @@ class Consuming(Sleeper):
             left = None if self._deadline is None else self._deadline - self._clock.monotonic()
             if left is not None and left <= 0:
                 break
-            self._bell.wait(left)
+            self._bell.wait(_GLANCE if left is None else min(left, _GLANCE))
 
     def _wait_for_close(self) -> None:
         hurried = None
@@ -199,7 +202,7 @@ class Consuming(Sleeper):
             left = None if hurried is None else hurried - self._clock.monotonic()
             if left is not None and left <= 0:
                 break
-            self._bell.wait(left)
+            self._bell.wait(_GLANCE if left is None else min(left, _GLANCE))
 
     def _finish(self) -> None:
         try:
