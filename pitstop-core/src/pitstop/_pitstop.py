@@ -224,9 +224,7 @@ class Pitstop:
         :raises ConfigError: when a value cannot be used.
         """
         if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
-            raise ConfigError(
-                f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1. Without it, it follows the pace."
-            )
+            raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
         store = self._store
         _ = store.backend  # raises when closed
         return Listener(

@@ -93,6 +93,8 @@ class Consuming(Sleeper):
         drain: timedelta,
     ) -> None:
         self._store = store
+        # The store's own is gone when it is closed.
+        self._backend = store.backend
         self._listener = listener
         self._handler = handler
         self._deliveries = deliveries
@@ -136,8 +138,7 @@ class Consuming(Sleeper):
                 if unfinished and not self._urgent:
                     ids = ", ".join(repr(each.id) for each in unfinished)
                     _log.warning("%d handlers are not waited for any longer: of %s", len(unfinished), ids)
-                Thread(target=self._finish, name="pitstop-closing", daemon=True).start()
-                self._wait_for_close()
+                self._close_listener()
         except BaseException:
             self._end("stopped")
             raise
@@ -152,7 +153,7 @@ class Consuming(Sleeper):
 
     def notice(self, due: int | None) -> None:
         """A message was written: those who found nothing due look again, if it is due now."""
-        if self._parked and (due is None or due * 1000 <= self._store.backend.now()):
+        if self._parked and (due is None or due * 1000 <= self._backend.now()):
             self._wake_parked()
 
     def stop(self) -> None:
@@ -194,7 +195,12 @@ class Consuming(Sleeper):
                 break
             self._bell.wait(_GLANCE if left is None else min(left, _GLANCE))
 
-    def _wait_for_close(self) -> None:
+    def _close_listener(self) -> None:
+        try:
+            Thread(target=self._finish, name="pitstop-closing", daemon=True).start()
+        except RuntimeError:
+            # The interpreter is at its end, and this one begins no thread any more: nor will signals be heard.
+            self._finish()
         hurried = None
         while not self._closed:
             if self._urgent and hurried is None:
@@ -248,7 +254,7 @@ class Consuming(Sleeper):
             lost=counts.lost,
             unsettled=max(0, sum(each.handled for each in self._workers) - known),
             unfinished=unfinished,
-            given_back=counts.given_back,
+            given_back=self._listener._hand.given_back,
             reason=self._reason or "stopped",
         )
 
@@ -349,7 +355,7 @@ class Consuming(Sleeper):
     def _look(self) -> Delivery | None:
         with self._looking:
             delivery = self._listener._next_for_worker(wait=False)
-        if delivery is not None and self._parked and self._listener._unseen:
+        if delivery is not None and self._parked and self._listener._hand:
             self._wake_parked()
         return delivery
 
@@ -396,7 +402,7 @@ class Consuming(Sleeper):
         if failure is None or failure is delivery._told:
             return
         if isinstance(failure, Exception):
-            log_failure(delivery.id, delivery.attempt, failure, self._store.backend)
+            log_failure(delivery.id, delivery.attempt, failure, self._backend)
             if not isinstance(failure, _HandlerIsAsync):
                 return
         self._raised = self._raised or failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import ReferenceType, WeakSet, ref
@@ -43,6 +45,18 @@ if hasattr(os, "register_at_fork"):
 def _at_exit() -> None:
     for store in list(_stores):
         for sleeper in store.sleepers:
+            sleeper.at_exit()
+
+
+@cache
+def _register_at_exit() -> None:
+    """Not before a store is in use: what was registered last is called first, and a driver may end its threads there."""
+    atexit.register(_at_exit)
+
+
+def _stop_all() -> None:
+    for store in list(_stores):
+        for sleeper in store.sleepers:
             sleeper.stop()
 
 
@@ -62,10 +76,11 @@ def stop_at_exit() -> None:
         register = getattr(threading, "_register_atexit", None)
         if register is not None:
             try:
-                register(_at_exit)
+                register(_stop_all)
             except RuntimeError:
-                # That end has come already.
-                _at_exit()
+                # That end has come already, and waits for this thread; unless this is what it left, in ``atexit``.
+                if threading.current_thread() is not threading.main_thread():
+                    _stop_all()
 
 
 _stops_at_exit = 0
@@ -91,6 +106,9 @@ class Sleeper:
 
     def close(self) -> None:
         """The store is about to be closed."""
+
+    def at_exit(self) -> None:
+        """The interpreter is about to end, and nobody has closed the store."""
 
     def after_fork(self) -> None:
         """This is the child of a fork: the threads of the parent are not here."""
@@ -146,6 +164,7 @@ class Store:
         return [sleeper for each in self._sleepers if (sleeper := each()) is not None]
 
     def add(self, sleeper: Sleeper) -> None:
+        _register_at_exit()
         with self._lock:
             self._sleepers = tuple(ref(each) for each in (*self.sleepers, sleeper))
 
