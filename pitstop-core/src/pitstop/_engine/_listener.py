@@ -224,7 +224,7 @@ class Listener(Sleeper):
 
     def after_fork(self) -> None:
         """In the child of a fork: what was claimed ahead, and the threads that wait, are the parent's."""
-        self._hand.unseen.clear()
+        self._hand.after_fork()
         self._reset()
         self._outbox.after_fork()
         self._pump.after_fork()
