@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 import time
@@ -84,6 +85,28 @@ def test_at_a_second_signal_nothing_is_waited_for_and_what_handlers_held_is_back
     assert {each.id for each in back} == began
     assert {each.attempt for each in back} == {2}, "the first was interrupted"
     assert {each.last_error for each in back} == {"The program was asked twice to end while this was handled."}
+
+
+def test_whenever_it_comes_no_lease_is_left_and_each_message_is_done_or_due(pit, where, start):
+    total = 3000
+    stored(pit, total)
+    children = [start("count", where, 0.001, {"workers": 8}) for _ in range(2)]
+    for each in children:
+        assert each.read() == ["ready"]
+        each.write("go")
+    while pit.stats().due == total:
+        threading.Event().wait(0.005)
+
+    for each in children:
+        threading.Event().wait(random.uniform(0, 0.1))
+        each.signal(signal.SIGTERM)
+    handled = sum(int(each.read()[1]) for each in children)
+
+    ends = [each.end() for each in children]
+    assert ends == [(0, "")] * 2
+    stats = pit.stats()
+    assert (stats.leased, stats.due) == (0, total - handled)
+    assert handled > 0
 
 
 @on_sqlite
