@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 import time
-
-from datetime import timedelta
 
 import pytest
 
 import pitstop
 
-
-DUE_NOW = timedelta(0)
-#: What no store has a part in: shown on one.
-on_sqlite = pytest.mark.parametrize("where", ["sqlite"], indirect=True)
-
-
-def stored(pit, count):
-    return pit.store_many([({"id": f"m{number:04}"}, DUE_NOW) for number in range(count)])
+from consume.kit import DUE_NOW, LARGE, on_sqlite, on_sqlite_at_least, stored
 
 
 def until(condition, patience=20.0):
@@ -32,6 +21,7 @@ def until(condition, patience=20.0):
         threading.Event().wait(0.01)
 
 
+@on_sqlite_at_least
 def test_a_slow_consumer_does_not_sit_on_what_a_fast_one_could_take(pit, where, start):
     slow = start("count", where, 1.0, {"until_idle": True})
     fast = start("count", where, 0.001, {"until_idle": True})
@@ -79,6 +69,7 @@ def test_a_consumer_that_becomes_slow_gives_back_what_it_has_in_hand(pit, where)
     assert len(handled) == len(set(handled)) == 2000
 
 
+@on_sqlite_at_least
 def test_a_handler_that_outlives_its_lease_is_not_delivered_again_while_its_heart_beats(pit, where, start):
     stored(pit, 1)
     options = {"heartbeat": True, "lock_time": 0.5}
@@ -97,6 +88,7 @@ def test_a_handler_that_outlives_its_lease_is_not_delivered_again_while_its_hear
     assert pit.get("m0000") is None
 
 
+@on_sqlite_at_least
 def test_a_process_that_is_frozen_past_its_lease_loses_it_and_its_late_ack_is_stale(pit, where, start):
     stored(pit, 1)
     child = start("late", where, {"heartbeat": True, "lock_time": 0.5})
@@ -127,7 +119,7 @@ def test_a_program_ends_although_a_thread_consumes_or_listens(where, start, kind
     assert (code, errors) == (0, "")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@on_sqlite_at_least
 def test_a_child_of_a_fork_settles_nothing_and_the_parent_goes_on(pit, where, start):
     ids = [*stored(pit, 50), pit.store({"id": "forks"}, DUE_NOW)]
     child = start("fork", where)
@@ -139,8 +131,9 @@ def test_a_child_of_a_fork_settles_nothing_and_the_parent_goes_on(pit, where, st
     assert pit.entries() == []
 
 
+@on_sqlite_at_least
 def test_counts_of_several_processes_add_up(pit, where, start):
-    total = 20_000 if os.environ.get("PITSTOP_TEST_LARGE") else 1000
+    total = 20_000 if LARGE else 1000
     stored(pit, total)
     children = [start("count", where, 0, {"workers": 2, "until_idle": True}) for _ in range(2)]
     for each in children:

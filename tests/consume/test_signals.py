@@ -7,23 +7,17 @@ import signal
 import threading
 import time
 
-from datetime import timedelta
-
 import pytest
 
-
-DUE_NOW = timedelta(0)
-
-
-#: What no store has a part in: shown on one.
-on_sqlite = pytest.mark.parametrize("where", ["sqlite"], indirect=True)
+from consume.kit import DUE_NOW, on_sqlite, on_sqlite_at_least, stored
 
 
-def stored(pit, count):
-    return pit.store_many([({"id": f"m{number:04}"}, DUE_NOW) for number in range(count)])
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [("sqlite", signal.SIGTERM), ("sqlite", signal.SIGINT), ("mongo", signal.SIGTERM)],
+    indirect=["where"],
+    ids=["sqlite-SIGTERM", "sqlite-SIGINT", "mongo-SIGTERM"],
+)
 def test_running_handlers_finish_and_the_rest_is_back_at_once(pit, where, start, number):
     stored(pit, 40)
     child = start("consume", where, 0.6, {"workers": 8})
@@ -63,6 +57,7 @@ def test_what_was_claimed_ahead_is_with_another_process_long_before_the_handlers
     print(f"with another process after {waited * 1000:.1f} ms")
 
 
+@on_sqlite_at_least
 def test_at_a_second_signal_nothing_is_waited_for_and_what_handlers_held_is_back_at_once(pit, where, start):
     stored(pit, 2)
     child = start("consume", where, 60, {"workers": 2})
