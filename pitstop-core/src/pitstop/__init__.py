@@ -25,6 +25,7 @@ from pitstop._pitstop import Pitstop
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._recurrence import Recurrence
+from pitstop._values._summary import Summary
 
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "ScheduleError",
     "State",
     "Stats",
+    "Summary",
     "UnknownBackend",
     "Unsupported",
     "__version__",
