@@ -25,7 +25,7 @@ class Failed(Exception):
 
 @attrs.frozen
 class Drained:
-    """A drain: messages per second from the first to the last, over all consumers."""
+    """A drain: messages per second from the start to the last, over all consumers."""
 
     rate: float
     #: What each consumer got.
@@ -63,7 +63,7 @@ class Crew:
         shares = tuple(each["count"] for each in tallies)
         if sum(shares) != total:
             raise Failed(f"{total:,} messages were stored, and {sum(shares):,} came: {shares}")
-        took = max(each["last"] for each in tallies) - min(each["first"] for each in tallies)
+        took = max(each["last"] for each in tallies) - min(each["began"] for each in tallies)
         return Drained(total / took, shares, results[0].get("profile"))
 
     def _some(self, count: int) -> list[subprocess.Popen[str]]:

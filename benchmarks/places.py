@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import tempfile
 import uuid
@@ -40,9 +41,7 @@ def memory() -> Iterator[Place]:
 
 
 @contextmanager
-def sqlite() -> Iterator[Place]:
-    import sqlite3
-
+def sqlite_file() -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="pitstop-bench-") as folder:
         config = {"type": "sqlite", "path": f"{folder}/bench.db"}
         yield Place("sqlite", config, "WAL, synchronous=FULL", f"SQLite {sqlite3.sqlite_version}")
@@ -84,4 +83,4 @@ def _cache(client: pymongo.MongoClient[Any]) -> str:
 
 
 #: By name, in the order in which they are measured.
-PLACES: dict[str, Callable[[], Any]] = {"memory": memory, "sqlite": sqlite, "mongo": mongo, "mongo-set": mongo_set}
+PLACES: dict[str, Callable[[], Any]] = {"memory": memory, "sqlite": sqlite_file, "mongo": mongo, "mongo-set": mongo_set}

@@ -41,7 +41,8 @@ class Tally:
     """What one consumer got: how many, and when (monotonic, which all processes of a machine share)."""
 
     count: int = 0
-    first: float = 0.0
+    began: float = 0.0
+    #: When the last one was acknowledged.
     last: float = 0.0
 
 
@@ -102,9 +103,8 @@ class Ours:
     def drain(self, tally: Tally, meet: Meet) -> None:
         with self.pit.listen(**self._options) as listener:
             meet(listener.stop)
+            tally.began = time.monotonic()
             for delivery in listener:
-                if not tally.count:
-                    tally.first = time.monotonic()
                 delivery.ack()
                 tally.count += 1
                 tally.last = time.monotonic()
@@ -154,13 +154,12 @@ class Raw:
     def drain(self, tally: Tally, meet: Meet) -> None:
         stopped: list[bool] = []
         meet(lambda: stopped.append(True))
+        tally.began = time.monotonic()
         while not stopped:
             token, ids = self.claim(self.limit)
             if not ids:
                 time.sleep(0.001)
                 continue
-            if not tally.count:
-                tally.first = time.monotonic()
             for _ in ids:
                 tally.count += 1
             self.ack(token, ids)

@@ -16,6 +16,7 @@ import threading
 import time
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -35,7 +36,7 @@ class Progress:
 
     def __init__(self, path: str, slot: int, slots: int) -> None:
         self._slot, self._slots = slot, slots
-        with open(path, "r+b") as file:
+        with Path(path).open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), slots * _SLOT.size)
 
     def tell(self, count: int) -> int:
@@ -84,9 +85,7 @@ class Worker:
         assert isinstance(self._subject, Ours)
         return self._subject.lateness(gaps)
 
-    def drain(
-        self, total: int, path: str, slots: int, threads: int, profile: bool = False
-    ) -> dict[str, Any]:
+    def drain(self, total: int, path: str, slots: int, threads: int, profile: bool = False) -> dict[str, Any]:
         """Consume until all processes together have got so many."""
         progress = Progress(path, self._slot, slots)
         meeting, tallies = _Meeting(threads), [Tally() for _ in range(threads)]
