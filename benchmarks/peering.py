@@ -128,6 +128,7 @@ PEERS = (
     Peer("huey, fsync=True", "huey_sqlite.py", ("huey==3.5.4",), "sqlite", _folder, waits=0),
     Peer("Agenda", "agenda.mjs", ("agenda@6.2.6", "@agendajs/mongo-backend@4.0.3"), "mongo"),
     Peer("APScheduler 3", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo"),
+    Peer("APScheduler 3, w=1", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo", waits=0),
     Peer("APScheduler 4", "apscheduler4.py", ("apscheduler==4.0.0a6", _PYMONGO), "mongo", store=300, drain=500),
     Peer("Procrastinate", "procrastinate_pg.py", ("procrastinate==3.10.0",), "mongo", _postgres, drain=1000),
     Peer("PgQueuer", "pgqueuer_pg.py", ("pgqueuer[asyncpg]==1.6.0",), "mongo", _postgres, drain=10000),

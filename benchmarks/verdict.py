@@ -30,6 +30,7 @@ EXPECTED = (
     Expectation("drain", "mongo-set", RAW, 0.7),
     Expectation("drain beside peers", "mongo", "Agenda", 15),
     Expectation("drain beside peers", "mongo", "APScheduler 3", 5),
+    Expectation("drain beside peers", "mongo", "APScheduler 3, w=1", 5),
     Expectation("drain beside peers", "sqlite", "huey", 2),
     Expectation("drain", "memory", ONE_BY_ONE, 0.4),
     Expectation("lateness p99", "memory", None, 5),

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from common import Seen, dues, per_second, task, tell
 from huey import SqliteHuey
@@ -23,7 +23,7 @@ huey = SqliteHuey(filename=f"{TASK['folder']}/huey.db", results=False, fsync=DUR
 
 
 @huey.task()
-def handle(body: dict[str, object], due: float | None = None) -> None:
+def handle(_body: dict[str, object], due: float | None = None) -> None:
     seen.one(due)
 
 
@@ -45,7 +45,7 @@ late: list[float] = []
 if TASK["gaps"]:
     seen.start(len(TASK["gaps"]))
     for due in dues(TASK["gaps"]):
-        handle.schedule((TASK["body"], due), eta=datetime.fromtimestamp(due))
+        handle.schedule((TASK["body"], due), eta=datetime.fromtimestamp(due, UTC))
     seen.wait()
     late = seen.late
 config = (
