@@ -1,6 +1,6 @@
 """The benchmarks: one run, one table, one JSON, one picture. See docs/performance.md for what is measured and how to read it.
 
-``--quick`` is for trying: fewer messages, one round. ``--only drain/mongo``, ``--only lateness``, ``--only /sqlite``
+A full run puts its table and its picture into the documentation. ``--quick`` is for trying: fewer messages and rounds. ``--only drain/mongo``, ``--only lateness``, ``--only /sqlite``
 measure a part. ``--compare FILE`` tells what differs from an earlier run, and fails if anything got worse.
 """
 
@@ -34,6 +34,8 @@ from verdict import verdicts
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "performance.svg"
+#: The last full run, to compare the next one with.
+LAST = ROOT / "benchmarks" / "last.json"
 _DISTRIBUTIONS = ("pitstop-core", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite", "pymongo")
 
 FULL = Plan(
@@ -69,11 +71,14 @@ def main() -> int:
     book.setup["run"]["minutes"] = round((time.monotonic() - begin) / 60, 1)
     print(report.whole(book))
     words = [{"expected": str(each.expected), "word": each.word} for each in verdicts(book)]
-    book.save(options.json, started=started, verdict=words)
-    draw(book, options.picture)
-    print(f"\nfigures: {options.json}; picture: {options.picture}")
-    if options.page:
-        report.into_page(book, options.page, started)
+    full = plan == FULL and options.places == list(PLACES) and not options.no_peers
+    figures = options.json or (LAST if full else Path("bench.json"))
+    picture = options.picture or (PICTURE if full else Path("bench.svg"))
+    book.save(figures, started=started, verdict=words)
+    draw(book, picture)
+    print(f"\nfigures: {figures}; picture: {picture}")
+    if full:
+        report.into_page(book, PAGE, started)
     if then is None:
         return 0
     text, worse = report.compared(changes(then, book))
@@ -93,11 +98,10 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", action="store_true", help="show where the time of one drain goes (--only drain/PLACE)"
     )
     parser.add_argument("--compare", type=Path, metavar="FILE", help="the JSON of an earlier run")
-    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go (%(default)s)")
-    parser.add_argument("--picture", type=Path, default=Path("bench.svg"), help="where the picture goes (%(default)s)")
-    parser.add_argument(
-        "--docs", dest="page", action="store_const", const=PAGE, help="put the table into docs/performance.md"
-    )
+    where = "default: benchmarks/last.json of a full run, else bench.json"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"where the figures go ({where})")
+    where = "default: docs/performance.svg of a full run, else bench.svg"
+    parser.add_argument("--picture", type=Path, metavar="FILE", help=f"where the picture goes ({where})")
     parser.add_argument("--cache", type=Path, default=ROOT / ".nox" / "peers", help="where peers are installed")
     return parser
 
