@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 import report
 
-from cases import CASES, Cases, Plan, at
+from cases import CASES, Cases, Plan, at, lasting
 from crew import Crew, Failed
 from figures import MS, OURS, PER_SECOND, Book, Unreadable, changes
 from peering import PEERS, Installed, LeftOut, install
@@ -168,10 +168,11 @@ def _peers(book: Book, plan: Plan, places: dict[str, Place], cache: Path) -> Non
             continue
         share = 1.0 if plan.rounds > 2 else 0.3
         with Crew(OURS, place, **plan.options) as ours:
+            count = lasting(ours, plan)
             for number in range(plan.rounds):
                 print(f"{name}: peers, round {number + 1}", file=sys.stderr, flush=True)
                 gaps = [random.uniform(0.05, 0.15) for _ in range(40 if share == 1 else 15)]
-                _ours(book, name, ours, plan, gaps)
+                _ours(book, name, ours, plan.stores, count, gaps)
                 for each in list(chosen):
                     try:
                         told = each.measure(place, share, gaps)
@@ -193,11 +194,11 @@ def _installed(book: Book, cache: Path) -> list[Installed]:
     return found
 
 
-def _ours(book: Book, place: str, ours: Crew, plan: Plan, gaps: list[float]) -> None:
-    took = ours.ask("store", count=plan.stores)
-    ours.drain(plan.stores)
-    ours.ask("store_many", count=plan.most)
-    told = {"store": plan.stores / took, "drain": ours.drain(plan.most).rate, "late": ours.ask("lateness", gaps=gaps)}
+def _ours(book: Book, place: str, ours: Crew, stores: int, drains: int, gaps: list[float]) -> None:
+    took = ours.ask("store", count=stores)
+    ours.drain(stores)
+    ours.ask("store_many", count=drains)
+    told = {"store": stores / took, "drain": ours.drain(drains).rate, "late": ours.ask("lateness", gaps=gaps)}
     _note(book, place, OURS, told)
 
 

@@ -117,10 +117,7 @@ class Cases:
     def _count(self, who: str, crew: Crew) -> int:
         """How many messages last for long enough to be measured."""
         if who not in self._counts:
-            least = self._plan.least
-            crew.ask("store_many", count=least)
-            wanted = crew.drain(least).rate * self._plan.seconds
-            self._counts[who] = int(min(max(wanted, least), self._plan.most))
+            self._counts[who] = lasting(crew, self._plan)
         return self._counts[who]
 
     def _recurring(self, crews: dict[str, Crew]) -> None:
@@ -161,6 +158,15 @@ class Cases:
 
     def _say(self, what: str) -> None:
         print(f"{self._place.name}: {what}", file=sys.stderr, flush=True)
+
+
+def lasting(crew: Crew, plan: Plan) -> int:
+    """How many messages a drain has to have so that it lasts as long as planned."""
+    # The first ones may be slow: connections are made, batches grow.
+    for _ in range(2):
+        crew.ask("store_many", count=plan.least)
+        wanted = crew.drain(plan.least).rate * plan.seconds
+    return int(min(max(wanted, plan.least), plan.most))
 
 
 def at(values: Sequence[float], part: float) -> float:
