@@ -122,7 +122,7 @@ class Ours:
 
     def lateness(self, gaps: list[float]) -> list[float]:
         """Milliseconds from when each message was due to when it was in hand. They are so many seconds apart."""
-        begin = datetime.now(UTC) + timedelta(seconds=1)
+        begin = datetime.now(UTC) + timedelta(seconds=0.3)
         dues = [begin + timedelta(seconds=offset) for offset in itertools.accumulate(gaps)]
         self.pit.store_many([({"due": due.timestamp()}, due) for due in dues])
         late = []
