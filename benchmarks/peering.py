@@ -130,9 +130,11 @@ PEERS = (
     Peer("APScheduler 3", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo"),
     Peer("APScheduler 3, w=1", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo", waits=0),
     Peer("APScheduler 4", "apscheduler4.py", ("apscheduler==4.0.0a6", _PYMONGO), "mongo", store=300, drain=500),
-    Peer("Procrastinate", "procrastinate_pg.py", ("procrastinate==3.10.0",), "mongo", _postgres, drain=1000),
-    Peer("PgQueuer", "pgqueuer_pg.py", ("pgqueuer[asyncpg]==1.6.0",), "mongo", _postgres, drain=10000),
-    Peer("Celery + Redis", "celery_redis.py", ("celery[redis]==5.7.0",), "mongo", _redis, drain=2000),
+    Peer(
+        "Procrastinate, PostgreSQL", "procrastinate_pg.py", ("procrastinate==3.10.0",), "mongo", _postgres, drain=1000
+    ),
+    Peer("PgQueuer, PostgreSQL", "pgqueuer_pg.py", ("pgqueuer[asyncpg]==1.6.0",), "mongo", _postgres, drain=10000),
+    Peer("Celery, Redis", "celery_redis.py", ("celery[redis]==5.7.0",), "mongo", _redis, drain=2000),
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from figures import OURS, RAW, Book
+from figures import OURS, Book, Figure
 
 
 _OURS, _OTHERS = "#2f6db3", "#b9c2cc"
@@ -46,9 +46,8 @@ def _drains(book: Book) -> list[Bar]:
             alone = (each.consumers, each.future) == (1, 0)
             if each.place == place and each.case.startswith("drain") and alone and each.who not in seen:
                 seen.add(each.who)
-                name = {OURS: "Pitstop", RAW: "raw driver"}.get(each.who, each.who)
                 rate = each.spread.median
-                bars.append(Bar(f"{place}: {name}", rate, f"{rate:,.0f}", each.who == OURS))
+                bars.append(Bar(_label(each), rate, f"{rate:,.0f}", each.who == OURS))
     return bars
 
 
@@ -56,10 +55,17 @@ def _lateness(book: Book) -> list[Bar]:
     bars = []
     for each in book.figures:
         if each.case.startswith("lateness p99") and each.future == 0 and "beside" not in each.case:
-            bars.append(Bar(f"{each.place}: Pitstop", each.spread.median, f"{each.spread.median:.1f}", ours=True))
+            bars.append(Bar(_label(each), each.spread.median, f"{each.spread.median:.1f}", ours=True))
         elif each.case.startswith("lateness p99") and each.who != OURS:
-            bars.append(Bar(f"{each.place}: {each.who}", each.spread.median, f"{each.spread.median:,.0f}", ours=False))
+            bars.append(Bar(_label(each), each.spread.median, f"{each.spread.median:,.1f}", ours=False))
     return bars
+
+
+def _label(figure: Figure) -> str:
+    """A peer's name says where it stores, or it stands below the place it shares."""
+    if figure.case.endswith("beside peers") and figure.who != OURS:
+        return figure.who
+    return f"{figure.place}: {'Pitstop' if figure.who == OURS else figure.who}"
 
 
 def _panel(parts: list[str], y: int, title: str, bars: Sequence[Bar]) -> int:

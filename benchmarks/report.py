@@ -13,7 +13,7 @@ BEGIN = "<!-- written by nox -s bench: begin -->"
 END = "<!-- written by nox -s bench: end -->"
 
 _ORDER = ("store", "store_many", "drain", "recurring", "claim p50", "claim p99", "lateness p50", "lateness p99")
-_HEAD = f"{'case':27}{'place':11}{'to come':>10}{'cons.':>6}  {'beside':24}{'it':>11}{'pitstop':>11}  ratio"
+_HEAD = f"{'case':27}{'place':11}{'to come':>10}{'cons.':>6}  {'beside':27}{'it':>11}{'pitstop':>11}  ratio"
 
 
 def table(book: Book) -> str:
@@ -34,7 +34,7 @@ def _line(figure: Figure, book: Book) -> str:
     ours = figure if figure.who == OURS else book.beside(figure)
     alone = figure.who == OURS
     cells = (
-        f"{figure.case:27}{figure.place:11}{figure.future:10,}{figure.consumers:6}  {'' if alone else figure.who:24}"
+        f"{figure.case:27}{figure.place:11}{figure.future:10,}{figure.consumers:6}  {'' if alone else figure.who:27}"
     )
     cells += f"{'' if alone else _number(figure.spread.median, figure.unit):>11}"
     cells += f"{'' if ours is None else _number(ours.spread.median, figure.unit):>11}  "

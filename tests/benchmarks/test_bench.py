@@ -51,16 +51,18 @@ def test_a_run_gives_a_table_figures_and_a_picture(tmp_path: Path) -> None:
     assert "sqlite: Pitstop" in [each.text for each in drawn.iter()]
 
 
-def test_a_part_is_measured_on_the_server_that_the_environment_names_and_compared(
+def test_a_part_is_measured_on_the_server_that_the_environment_names_and_fails_if_it_got_worse(
     tmp_path: Path, mongo_uri: str
 ) -> None:
-    first = run(tmp_path, "--only", "drain/mongo", "--json", "then.json", uri=mongo_uri)
-    assert first.returncode == 0, first.stderr
-    book = Book.load(tmp_path / "then.json")
-    assert {(each.case, each.place) for each in book.figures} == {("drain", "mongo")}
-    second = run(tmp_path, "--only", "drain/mongo", "--compare", "then.json", uri=mongo_uri)
-    assert "4 figures compared" in second.stdout, second.stderr
-    assert ("REGRESSED" in second.stdout) == bool(second.returncode)
+    then = Book()
+    for who, rate in (("raw", 1), ("pitstop", 1_000_000)):
+        then.note("drain", "mongo", rate, who=who, unit=PER_SECOND)
+    then.save(tmp_path / "then.json")
+    done = run(tmp_path, "--only", "drain/mongo", "--compare", "then.json", uri=mongo_uri)
+    assert "REGRESSED  drain, mongo, 1 consumer(s), 0 to come, of raw" in done.stdout, done.stderr
+    assert "1 figures compared" in done.stdout
+    assert done.returncode == 1
+    assert {(each.case, each.place) for each in Book.load(tmp_path / "bench.json").figures} == {("drain", "mongo")}
 
 
 def test_what_there_is_not_to_measure_is_refused(tmp_path: Path) -> None:
@@ -116,7 +118,8 @@ def test_a_peer_that_cannot_be_installed_is_named_with_the_reason(
     (agenda,) = (each for each in PEERS if each.name == "Agenda")
     with pytest.raises(LeftOut, match=r"no Node\.js on this machine"):
         install(agenda, tmp_path)
-    absent = Peer("absent", "huey_sqlite.py", ("./no-such-folder-here",), "sqlite")
+    absent = Peer("absent", "huey_sqlite.py", ("absent==0",), "sqlite")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with pytest.raises(LeftOut, match="cannot be installed"):
         install(absent, tmp_path)
 
