@@ -28,6 +28,7 @@ from figures import MS, OURS, PER_SECOND, Book, Unreadable, changes
 from peering import PEERS, Installed, LeftOut, install
 from picture import draw
 from places import PLACES, Place, mongod
+from profiling import profile
 from verdict import verdicts
 
 
@@ -215,14 +216,11 @@ def _note(book: Book, place: str, who: str, told: dict[str, Any]) -> None:
 
 
 def _profile(plan: Plan, names: list[str]) -> int:
-    """Where the time of a consumer goes: the thread that consumes, not the ones behind it."""
     for name in names:
-        if not plan.wants("drain", name):
-            continue
-        with PLACES[name]() as place, Crew(OURS, place, **plan.options) as crew:
-            crew.ask("store_many", count=plan.most)
-            drained = crew.drain(plan.most, profile=True)
-            print(f"{name}: {plan.most:,} messages, {drained.rate:,.0f}/s under the profiler\n{drained.profile}")
+        if plan.wants("drain", name):
+            with PLACES[name]() as place:
+                for text in profile(place, plan):
+                    print(text)
     return 0
 
 

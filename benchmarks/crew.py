@@ -41,6 +41,11 @@ class Crew:
         self._threads = place.threads
         self._processes: list[subprocess.Popen[str]] = []
 
+    @property
+    def pid(self) -> int:
+        """Of the first one."""
+        return self._some(1)[0].pid
+
     def ask(self, do: str, **arguments: Any) -> Any:
         """Have the first one do something."""
         process = self._some(1)[0]
