@@ -27,7 +27,7 @@ from crew import Crew, Failed
 from figures import MS, OURS, PER_SECOND, Book, Unreadable, changes
 from peering import PEERS, Installed, LeftOut, install
 from picture import draw
-from places import PLACES, Place, mongod
+from places import PLACES, NoServer, Place
 from profiling import profile
 from verdict import verdicts
 
@@ -44,11 +44,29 @@ FULL = Plan(
     stores=500, claims=200, waits=150,
 )  # fmt: skip
 QUICK = Plan(
-    rounds=2, consumers=(1, 4), futures=(0, 20_000), least=500, most=5000, seconds=0.3, stores=200, claims=100, waits=50
+    rounds=2,
+    consumers=(1, 4),
+    futures=(0, 20_000),
+    least=500,
+    most=5000,
+    seconds=0.3,
+    stores=200,
+    claims=100,
+    waits=50,
+    peer_rounds=1,
 )
 #: For the test that asks whether all comes out at all.
 TINY = Plan(
-    rounds=2, consumers=(1, 2), futures=(0, 100), least=50, most=100, seconds=0.01, stores=10, claims=5, waits=5
+    rounds=2,
+    consumers=(1, 2),
+    futures=(0, 100),
+    least=50,
+    most=100,
+    seconds=0.01,
+    stores=10,
+    claims=5,
+    waits=5,
+    peer_rounds=1,
 )
 
 
@@ -124,7 +142,7 @@ def _machine(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_memory()}",
         "python": platform.python_version(),
         "versions": ", ".join(f"{name} {_version(name)}" for name in _DISTRIBUTIONS),
-        "rounds": plan.rounds,
+        "rounds": f"{plan.rounds}, with peers {plan.peer_rounds}",
         "drain": f"as many messages as take {plan.seconds:g} s, {plan.least:,} to {plan.most:,}; the rate is from the "
         "common start to the last ack, over all consumers",
         "listeners": ", ".join(f"{name}={value}" for name, value in plan.options.items()) or "as configured by default",
@@ -149,12 +167,12 @@ def _start(stack: ExitStack, book: Book, plan: Plan, names: list[str]) -> dict[s
     places: dict[str, Place] = {}
     for name in names:
         wanted = [case for case in CASES[:-1] if plan.wants(case, name)]
-        beside = plan.wants("peers") and any(each.beside == name for each in PEERS)
+        beside = plan.wants("peers", name) and any(each.beside == name for each in PEERS)
         if not (wanted or beside):
             continue
         try:
             places[name] = place = stack.enter_context(PLACES[name]())
-        except mongod.NoServer as error:
+        except NoServer as error:
             book.left_out[name] = str(error)
         else:
             book.setup[name] = {"server": place.server, "durability": place.durability}
@@ -164,13 +182,13 @@ def _start(stack: ExitStack, book: Book, plan: Plan, names: list[str]) -> dict[s
 def _peers(book: Book, plan: Plan, places: dict[str, Place], cache: Path) -> None:
     """In rounds, each with a drain of Pitstop's between the peers of a place."""
     for name, place in places.items():
-        chosen = [each for each in _installed(book, cache) if each.peer.beside == name]
+        chosen = _installed(name, book, cache) if plan.wants("peers", name) else []
         if not chosen:
             continue
-        share = 1.0 if plan.rounds > 2 else 0.3
+        share = 1.0 if plan.peer_rounds > 2 else 0.3
         with Crew(OURS, place, **plan.options) as ours:
             count = lasting(ours, plan)
-            for number in range(plan.rounds):
+            for number in range(plan.peer_rounds):
                 print(f"{name}: peers, round {number + 1}", file=sys.stderr, flush=True)
                 gaps = [random.uniform(0.05, 0.15) for _ in range(40 if share == 1 else 15)]
                 _ours(book, name, ours, plan.stores, count, gaps)
@@ -184,10 +202,11 @@ def _peers(book: Book, plan: Plan, places: dict[str, Place], cache: Path) -> Non
                         _note(book, name, each.peer.name, told)
 
 
-def _installed(book: Book, cache: Path) -> list[Installed]:
+def _installed(place: str, book: Book, cache: Path) -> list[Installed]:
+    """Those that are measured beside Pitstop at that place, as far as they can be."""
     found = []
     for each in PEERS:
-        if each.name not in book.left_out:
+        if each.beside == place:
             try:
                 found.append(install(each, cache))
             except LeftOut as reason:

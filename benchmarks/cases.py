@@ -38,6 +38,8 @@ class Plan:
     stores: int
     claims: int
     waits: int
+    #: Of peers: they take longer.
+    peer_rounds: int = 3
     #: Options of the listeners that drain.
     options: dict[str, Any] = attrs.field(factory=dict)
     #: Case and place of the only ones to be measured; None: all.

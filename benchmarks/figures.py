@@ -51,7 +51,7 @@ class Figure:
     future: int
     #: ``msg/s``: more is better. ``ms``: less is.
     unit: str
-    rounds: tuple[float, ...] = attrs.field(converter=tuple)
+    rounds: tuple[float, ...]
 
     @property
     def key(self) -> Key:
@@ -112,7 +112,8 @@ class Book:
                 raise Unreadable(f"{path} is of format {read['format']}, not {_FORMAT}: measure again.")
             book = cls(read["setup"], read["left_out"])
             for each in read["figures"]:
-                figure = Figure(**{field.name: each[field.name] for field in attrs.fields(Figure)})
+                told = {field.name: each[field.name] for field in attrs.fields(Figure)}
+                figure = Figure(**told | {"rounds": tuple(told["rounds"])})
                 book._rounds[figure.key] = list(figure.rounds)
                 book._units[figure.case] = figure.unit
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -28,7 +28,7 @@ from typing import Any
 import attrs
 import pymongo
 
-from places import Place, mongod
+from places import Place, free_port
 from subjects import BODY
 
 
@@ -74,8 +74,8 @@ def _postgres() -> Iterator[dict[str, str]]:
         if os.geteuid() == 0:
             who = {"user": "postgres", "group": "postgres", "extra_groups": []}
             shutil.chown(folder, "postgres", "postgres")
-        port, data = mongod.free_port(), f"{folder}/data"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+        port, data = free_port(), f"{folder}/data"
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
         arguments = ["-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C"]
         subprocess.run([str(initdb), *arguments], check=True, **quiet, **who)
         command = [str(initdb.with_name("postgres")), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
@@ -94,7 +94,7 @@ def _redis() -> Iterator[dict[str, str]]:
     if server is None:
         raise LeftOut("no redis-server on this machine")
     with tempfile.TemporaryDirectory(prefix="pitstop-bench-") as folder:
-        port = str(mongod.free_port())
+        port = str(free_port())
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", folder]
         command = [server, "--port", port, "--bind", "127.0.0.1", *durable]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -197,7 +197,7 @@ def install(peer: Peer, cache: Path) -> Installed:
         if fresh:
             _install([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *peer.needs])
         # A module looks for others beside itself.
-        command = (node, shutil.copy(script, folder))
+        command = (node, str(shutil.copy(script, folder)))
     else:
         python = str(folder / "bin" / "python")
         if fresh:

@@ -19,6 +19,10 @@ import pymongo
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from servers import mongod, replica_set
+from servers.mongod import NoServer, free_port
+
+
+__all__ = ["PLACES", "NoServer", "Place", "free_port"]
 
 
 @attrs.frozen

@@ -56,10 +56,10 @@ def _summed(stacks: str) -> Iterator[str]:
     own: Counter[str] = Counter()
     below: Counter[str] = Counter()
     for line in stacks.splitlines():
-        names, _, number = line.rpartition(" ")
+        names, _, seen = line.rpartition(" ")
         frames = [_without_line(each) for each in names.split(";")]
-        own[frames[-1]] += int(number)
-        below.update(dict.fromkeys(frames, int(number)))
+        own[frames[-1]] += int(seen)
+        below.update(dict.fromkeys(frames, int(seen)))
     total = sum(own.values())
     for name, number in own.most_common(_LINES):
         yield f"    {name:70.70}{number / total:8.1%}{below[name] / total:11.1%}"

@@ -15,6 +15,7 @@ import time
 import uuid
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Any, Protocol
@@ -96,9 +97,8 @@ class Ours:
             with pymongo.MongoClient[Any](self._config["uri"]) as client:
                 client[self._config["dbname"]]["messages"].delete_many({})
         else:
-            for entry in iter(lambda: self.pit.entries(limit=1000), []):
-                for each in entry:
-                    self.pit.remove(each.id)
+            with closing(sqlite3.connect(self._config["path"], isolation_level=None, timeout=30)) as connection:
+                connection.execute("DELETE FROM pitstop_messages")
 
     def drain(self, tally: Tally, meet: Meet) -> None:
         with self.pit.listen(**self._options) as listener:
@@ -216,7 +216,8 @@ class RawMemory(Raw):
             heapq.heappush(self._heap, (due, next(self._order), identifier))
 
     def claim(self, limit: int) -> tuple[str, list[str]]:
-        token, claimed = uuid.uuid4().hex, []
+        token = uuid.uuid4().hex
+        claimed: list[dict[str, Any]] = []
         with self._lock:
             now, heap, slots = time.time(), self._heap, self._slots
             until = now + LEASE.total_seconds()
@@ -356,8 +357,8 @@ class RawMongo(Raw):
         if not self._spread:
             self._low = found[0]["due"]
         if count < len(ids):
-            mine = self._coll.find({"_id": {"$in": ids}, "token": token}, {"_id": 1}, batch_size=limit) if count else []
-            ids = [each["_id"] for each in mine]
+            mine = self._coll.find({"_id": {"$in": ids}, "token": token}, {"_id": 1}, batch_size=limit)
+            ids = [each["_id"] for each in mine] if count else []
         self._recurring = "every" in found[0]
         return token, ids
 
