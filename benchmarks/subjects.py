@@ -261,6 +261,7 @@ class RawSqlite(Raw):
             "attempts INTEGER DEFAULT 0) STRICT"
         )
         self._connection.execute("CREATE INDEX IF NOT EXISTS due ON m (due)")
+        self._recurring = False
 
     def clear(self) -> None:
         self._connection.execute("DELETE FROM m")
@@ -283,20 +284,19 @@ class RawSqlite(Raw):
         now, token = _now(), uuid.uuid4().hex
         rows = self._connection.execute(
             "UPDATE m SET due = ?, token = ?, attempts = attempts + 1 WHERE rowid IN "
-            "(SELECT rowid FROM m WHERE due <= ? ORDER BY due LIMIT ?) RETURNING id, msg",
+            "(SELECT rowid FROM m WHERE due <= ? ORDER BY due LIMIT ?) RETURNING id, msg, every",
             (now + _ms(LEASE), token, now, limit),
         ).fetchall()
-        return token, [identifier for identifier, text in rows if json.loads(text)]
+        self._recurring = bool(rows) and rows[0][2] is not None
+        return token, [identifier for identifier, text, _ in rows if json.loads(text)]
 
     def ack(self, token: str, ids: list[str]) -> None:
         mine = "id IN (SELECT value FROM json_each(?)) AND token = ?"
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.execute(
-            f"UPDATE m SET due = ? + every, token = NULL, attempts = 0 WHERE every IS NOT NULL AND {mine}",
-            (_now(), json.dumps(ids), token),
-        )
-        self._connection.execute(f"DELETE FROM m WHERE {mine}", (json.dumps(ids), token))
-        self._connection.execute("COMMIT")
+        if self._recurring:
+            later = f"UPDATE m SET due = ? + every, token = NULL, attempts = 0 WHERE {mine}"
+            self._connection.execute(later, (_now(), json.dumps(ids), token))
+        else:
+            self._connection.execute(f"DELETE FROM m WHERE {mine}", (json.dumps(ids), token))
 
     def close(self) -> None:
         self._connection.close()

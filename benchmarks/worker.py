@@ -9,13 +9,15 @@ import cProfile
 import io
 import json
 import mmap
+import os
 import pstats
 import struct
 import sys
 import threading
 import time
+import traceback
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,15 @@ class Worker:
         profiler = cProfile.Profile() if profile else None
 
         def consume(tally: Tally) -> None:
-            if profiler is None:
-                self._subject.drain(tally, meeting.meet)
-            else:
-                profiler.runcall(self._subject.drain, tally, meeting.meet)
+            try:
+                if profiler is None:
+                    self._subject.drain(tally, meeting.meet)
+                else:
+                    profiler.runcall(self._subject.drain, tally, meeting.meet)
+            except BaseException:  # noqa: BLE001 - whatever it was
+                # Else all others would wait for this one.
+                traceback.print_exc()
+                os._exit(1)
 
         consumers = [threading.Thread(target=consume, args=(each,)) for each in tallies]
         for each in consumers:
@@ -104,14 +111,7 @@ class Worker:
         _say("ready")
         sys.stdin.readline()
         meeting.go.set()
-        best, since = 0, time.monotonic()
-        while True:
-            time.sleep(_LOOK)
-            got = progress.tell(sum(each.count for each in tallies))
-            if got > best:
-                best, since = got, time.monotonic()
-            if got >= total or time.monotonic() - since > _PATIENCE:
-                break
+        _wait_for(total, progress, tallies)
         for stop in meeting.stops:
             stop()
         for each in consumers:
@@ -125,6 +125,16 @@ class Worker:
 
     def close(self) -> None:
         self._subject.close()
+
+
+def _wait_for(total: int, progress: Progress, tallies: Sequence[Tally]) -> None:
+    """Until all processes together have got so many, or none gets any more."""
+    best, since = 0, time.monotonic()
+    while best < total and time.monotonic() - since < _PATIENCE:
+        time.sleep(_LOOK)
+        got = progress.tell(sum(each.count for each in tallies))
+        if got > best:
+            best, since = got, time.monotonic()
 
 
 def _seconds(action: Callable[[], None]) -> float:
