@@ -19,9 +19,17 @@ def leased(backend, record):
     return backend.lease(6, MINUTE)
 
 
-def test_a_batch_tells_what_was_done_from_what_was_gone(backend, leased, complete):
+def test_a_batch_of_deletes_tells_what_was_done_from_what_is_there_still(backend, leased, complete):
+    """What somebody else removed is gone as well: to tell it apart, each batch would have to look first."""
     backend.delete("1")
-    assert backend.settle([complete(each) for each in leased]) == [True, False, True, True, True, True]
+    backend.put([_anew(leased[2])])
+    assert backend.settle([complete(each) for each in leased]) == [True, True, False, True, True, True]
+
+
+def test_a_batch_of_deletes_of_which_none_is_there_tells_so(backend, leased, complete):
+    for each in leased:
+        backend.delete(each.id)
+    assert backend.settle([complete(each) for each in leased]) == [False] * 6
 
 
 def test_a_repeated_batch_does_nothing(backend, coll, leased, complete, reschedule):
@@ -61,8 +69,7 @@ def _anew(leased):
 def test_settlements_of_several_claims_are_told_apart(backend, record, complete, reschedule):
     backend.put([record(f"{n}") for n in range(6)])
     leased = [backend.lease(1, MINUTE)[0] for _ in range(6)]
-    backend.delete("1")
-    backend.put([record("3")])
+    backend.put([record("1"), record("3")])
 
     applied = backend.settle(
         [
@@ -76,7 +83,7 @@ def test_settlements_of_several_claims_are_told_apart(backend, record, complete,
     )
 
     assert applied == [True, False, True, False, True, False]
-    assert {each.id for each in backend.scan(None, 9, None)} == {"2", "3", "5"}
+    assert {each.id for each in backend.scan(None, 9, None)} == {"1", "2", "3", "5"}
 
 
 def test_an_update_of_many_writes_to_each_what_is_its_own(backend, record):

@@ -91,7 +91,7 @@ class Pitstop:
             revision=_revision(),
             make_id=self._new_id,
         )
-        self._put(writes, [record], now_us, at_once=session is None)
+        self._put(writes, [record], now_us, _known(message), at_once=session is None)
         return record.id
 
     def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
@@ -109,10 +109,11 @@ class Pitstop:
         now_us = self._store.backend.now()
         if not isinstance(items, Iterable):
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
-        records = [self._record_of_item(index, item, now_us) for index, item in enumerate(items)]
+        known: set[str] = set()
+        records = [self._record_of_item(index, item, now_us, known) for index, item in enumerate(items)]
         if records:
             distinct = list({record.id: record for record in records}.values())
-            self._put(writes, distinct, now_us, at_once=session is None)
+            self._put(writes, distinct, now_us, known, at_once=session is None)
         return [record.id for record in records]
 
     def remove(self, id: str, *, session: Any = None) -> bool:
@@ -121,15 +122,21 @@ class Pitstop:
         :param session: as in :meth:`store`: it is removed if and when the session's transaction commits.
         :raises MessageError: when ``id`` cannot be an id.
         """
-        return self._writes(session).delete(valid_id(id))
+        writes, id = self._writes(session), valid_id(id)
+        self._store.flush(id)
+        removed = writes.delete(id)
+        if session is None:
+            self._store.forget([id])
+        return removed
 
     def get(self, id: str) -> Entry | None:
         """Look at a message; None when there is none with that id.
 
         :raises MessageError: when ``id`` cannot be an id.
         """
-        backend = self._store.backend
-        stored = backend.get(valid_id(id))
+        backend, id = self._store.backend, valid_id(id)
+        self._store.flush(id)
+        stored = backend.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
 
     def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
@@ -148,13 +155,16 @@ class Pitstop:
             raise PitstopError(f"after={after!r} is no Entry. Give the last entry of the page before.")
         place = None if after is None else (None if after.due is None else floor_instant(after.due), after.id)
         backend = self._store.backend
+        self._store.flush()
         stored = backend.scan(state, limit, place)
         now = backend.now() // 1000
         return [describe(each, now) for each in stored]
 
     def stats(self) -> Stats:
         """Count the messages by state. Reads an index over all of them: not for a hot path."""
-        return summarize(self._store.backend.tally())
+        backend = self._store.backend
+        self._store.flush()
+        return summarize(backend.tally())
 
     def redrive(self, id: str) -> bool:
         """Make a dead message due now, with all its attempts before it. True when it was dead.
@@ -192,18 +202,19 @@ class Pitstop:
         *,
         lock_time: timedelta | float | str | None = None,
         loop_time: timedelta | float | str | None = None,
-        prefetch: int = 1,
+        prefetch: int | None = None,
     ) -> Listener:
         """Listen for messages as they become due.
 
         :param lock_time: how long a message is leased, in place of the configured time.
         :param loop_time: the longest time between two looks at the store, in place of the configured time.
-        :param prefetch: how many messages are claimed at once. More than 1 is faster when handlers are fast; the ones
-            that wait their turn are leased already, so nobody else gets them; one that is updated or removed meanwhile
-            may still be handed out as it was, and its ack is then too late.
+        :param prefetch: how many messages are claimed at once. If not given, as many as the consumer handles in some
+            milliseconds, one if it is slow, 500 at most. The ones that wait their turn are leased already, so nobody else
+            gets them; one that another process updates or removes meanwhile may still be handed out as it was, and its ack
+            is then too late.
         :raises ConfigError: when a value cannot be used.
         """
-        if type(prefetch) is not int or prefetch < 1:
+        if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
             raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
         store = self._store
         _ = store.backend  # raises when closed
@@ -233,22 +244,29 @@ class Pitstop:
     def _new_id(self) -> str:
         return new_id()
 
-    def _record_of_item(self, index: int, item: Any, now_us: int) -> Record:
+    def _record_of_item(self, index: int, item: Any, now_us: int, known: set[str]) -> Record:
         if not isinstance(item, tuple | list) or not 2 <= len(item) <= 4:
             raise ScheduleError(
                 f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
             )
         try:
-            return new_record(*item, now_us=now_us, revision=_revision(), make_id=self._new_id)
+            record = new_record(*item, now_us=now_us, revision=_revision(), make_id=self._new_id)
         except (MessageError, ScheduleError) as error:
             raise type(error)(f"items[{index}]: {error}") from None
+        known |= _known(item[0])
+        return record
 
     def _writes(self, session: object) -> Writes:
         backend = self._store.backend
         return backend if session is None else backend.within(session)
 
-    def _put(self, writes: Writes, records: list[Record], now_us: int, *, at_once: bool) -> None:
+    def _put(self, writes: Writes, records: list[Record], now_us: int, known: set[str], *, at_once: bool) -> None:
+        for id in known:
+            # Done is done, before it is stored anew.
+            self._store.flush(id)
         writes.put(records)
+        if known and at_once:
+            self._store.forget(known)
         hooks = self._store.hooks
         if hooks.stored:
             for record in records:
@@ -256,6 +274,12 @@ class Pitstop:
         if at_once:
             # In a transaction nothing is there to be noticed yet. Its commit is like a store by another process.
             self._store.written(min(record.progress.due or 0 for record in records))
+
+
+def _known(message: Mapping[str, Any]) -> set[str]:
+    """The id of a message that has one: it may be there already."""
+    id = message.get("id")
+    return set() if id is None else {id}
 
 
 def _revision() -> str:

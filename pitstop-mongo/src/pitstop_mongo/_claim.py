@@ -178,6 +178,8 @@ class Claimer:
             marked, refused = self._mark(link, sound, lease)
         else:
             marked = {each.id for each in sound if self._mark_one(link, each, lease)}
+        if len(marked) == len(found):
+            return [lease.of(each.content) for each in found if isinstance(each.content, Record)]
         claimed: list[Record | Damaged] = []
         for each in found:
             if isinstance(each.content, Record) and each.id in marked:

@@ -11,10 +11,10 @@ import attrs
 from pitstop._decisions._emit import Emission, advance, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of
-from pitstop.abc import Outcome, Progress, Record, Retry, Settlement
+from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
-__all__ = ["ack", "checked_delay", "error_text", "extend", "lease_end", "nack", "redrive", "release"]
+__all__ = ["ack", "checked_delay", "error_text", "extend", "lease_end", "nack", "redrive", "release", "was_applied"]
 
 #: Characters of an error that are kept with a message.
 MAX_ERROR_LENGTH = 2000
@@ -22,8 +22,9 @@ MAX_ERROR_LENGTH = 2000
 
 def ack(emission: Emission) -> Settlement:
     """Done: a one-shot is deleted, a series goes on from the occurrence that was emitted, or ends."""
-    following = None if emission.schedule is None else emission.schedule.next(emission.scheduled_for)
-    return advance(emission.record, following)
+    if emission.schedule is None:
+        return settlement(emission.record, Outcome.COMPLETE, None)
+    return advance(emission.record, emission.schedule.next(emission.scheduled_for))
 
 
 def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:
@@ -103,6 +104,16 @@ def checked_delay(delay: object) -> timedelta | None:
 def lease_end(now_us: int, duration: timedelta) -> int:
     """The end of a lease of that duration that begins now."""
     return min(now_us // 1000 + duration // timedelta(milliseconds=1), LAST_INSTANT)
+
+
+def was_applied(settlement: Settlement, stored: Record | Damaged | None) -> bool:
+    """Whether a settlement whose reply got lost was done, by what is stored since.
+
+    Somebody may have claimed the message in the meantime: then it cannot be told, and the answer is no.
+    """
+    if settlement.progress is None:
+        return stored is None
+    return isinstance(stored, Record) and attrs.evolve(stored.progress, token=None) == settlement.progress
 
 
 def _release(record: Record, due: int, attempts: int, last_error: str | None) -> Settlement:

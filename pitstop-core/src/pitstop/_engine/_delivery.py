@@ -13,6 +13,7 @@ import attrs
 
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, checked_delay, error_text, extend, lease_end, nack
+from pitstop._engine._outbox import Outbox
 from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._instant import from_instant
@@ -32,20 +33,37 @@ class Delivery:
     lease runs out. May be used and settled in another thread than the one that got it.
     """
 
-    __slots__ = ("_emission", "_handling", "_lock_time", "_settled", "_store", "_told", "msg")
+    __slots__ = (
+        "__weakref__",
+        "_doubted",
+        "_emission",
+        "_failure",
+        "_handling",
+        "_known",
+        "_lock_time",
+        "_outbox",
+        "_settled",
+        "_store",
+        "_told",
+        "_when_known",
+        "msg",
+    )
 
     #: The message, with its ``"id"``: a copy that is yours to change.
     msg: dict[str, Any]
 
-    def __init__(self, store: Store, emission: Emission, lock_time: timedelta) -> None:
+    def __init__(self, store: Store, emission: Emission, lock_time: timedelta, outbox: Outbox | None = None) -> None:
         record = emission.record
         self._store = store
         self._emission = emission
         self._lock_time = lock_time
+        # Where its ack goes; None: to the store at once.
+        self._outbox = outbox
         self._settled: str | None = None
         # What this delivery's own ack raised (or nack, or extend, of a lost lease): news of the store, not of the handler.
         self._told: PitstopError | None = None
-        self._handling: list[AbstractContextManager[Any]] = []
+        # Of a settlement in the outbox: whether it was sent and no answer came; and whether its outcome is known.
+        self._doubted = self._known = False
         self.msg = {"id": record.id, **record.message}
 
     @property
@@ -88,23 +106,34 @@ class Delivery:
         """
         return f"{self.id}:{self._emission.scheduled_for}"
 
-    def ack(self) -> None:
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is known to be over: somebody else may have the message. What is done now may be done twice."""
+        return isinstance(self._told, LeaseLost) or (self._settled is None and self._is_over(self._store.backend.now()))
+
+    def ack(self, *, wait: bool = False) -> None:
         """Done. A one-shot message is deleted, a recurring one goes on to its next occurrence.
 
-        :raises LeaseLost: when the lease is over; nothing was changed.
+        Of a listener that is iterated over, and has more messages in hand, it returns at once: the ack is written with
+        others, some 20 milliseconds later at most, and again until the lease ends if the store does not answer. A crash in
+        between is a redelivery. Else it is written before this returns.
+
+        :param wait: return when the store has it, as durably as it is configured.
+        :raises LeaseLost: when the lease is known to be over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same (:class:`pitstop.OutcomeUnknown`: it may have).
         """
+        if self._outbox is not None:
+            self._begin_to_settle("acknowledged")
+            (self._outbox.put_and_wait if wait else self._outbox.put)(self)
+            return
         settlement = ack(self._emission)
         try:
             self._settle(settlement, "acknowledged")
         except BackendUnavailable as error:
             self._told = error
             raise
-        hooks = self._store.hooks
-        if hooks.acked:
-            hooks.notify(hooks.acked, delivery=self)
-        self._store.tell(settlement)
+        self._is_done(settlement)
 
     def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
         """Failed. The message comes back: after ``delay``, or as ``retry`` is configured, or when its lease runs out.
@@ -120,16 +149,10 @@ class Delivery:
         """
         if error is not None and error is self._told:
             return
-        delay, text = checked_delay(delay), error_text(error)
-        settlement = nack(self._emission, text, delay, self._store.retry, self._store.backend.now())
+        self._failure = error_text(error), checked_delay(delay)
+        settlement = self._decided_nack(self._store.backend.now())
         self._settle(settlement, "nacked")
-        hooks = self._store.hooks
-        if hooks.retried and settlement.outcome is Outcome.RELEASE:
-            progress = settlement.progress
-            assert isinstance(progress, Progress)
-            assert progress.due is not None
-            hooks.notify(hooks.retried, delivery=self, error=text, due=from_instant(progress.due))
-        self._store.tell(settlement)
+        self._is_done(settlement)
 
     def extend(self, duration: timedelta | None = None) -> None:
         """Hold the lease for ``duration`` from now (the lock time if not given), be that longer or shorter.
@@ -152,24 +175,78 @@ class Delivery:
         self._settled = what
 
     def _apply(self, settlement: Settlement, what: str) -> None:
-        if self._settled is not None:
-            raise LeaseLost(f"The delivery of {self.id!r} was {self._settled} before. It cannot be {what} now.")
+        self._check_unsettled(what)
         backend = self._store.backend
-        due = self._emission.record.progress.due
         # The fence would refuse it too. But if the answer to that got lost, and somebody else has done with the message
         # since, what a backend finds afterwards looks like its own work.
-        over = due is not None and due <= backend.now() // 1000
-        applied = not over and backend.settle([settlement])[0]
+        applied = not self._is_over(backend.now()) and backend.settle([settlement])[0]
         if not applied:
-            self._store.count_lost_lease(self)
-            self._told = LeaseLost(
-                f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
-                f"or removed. It was not {what}. Extend leases in long handlers, or configure a longer lock_time."
-            )
-            raise self._told
+            raise self._lost(what)
+
+    def _check_unsettled(self, what: str) -> None:
+        if self._settled is not None:
+            raise LeaseLost(f"The delivery of {self.id!r} was {self._settled} before. It cannot be {what} now.")
+
+    # What an outbox does with it.
+
+    def _begin_to_settle(self, what: str) -> None:
+        self._check_unsettled(what)
+        self._settled = what
+
+    def _nack_later(self, error: BaseException | str | None, delay: timedelta | None = None) -> None:
+        """As :meth:`nack`, written with others."""
+        assert self._outbox is not None, "made by a listener that writes together"
+        self._failure = error_text(error), checked_delay(delay)
+        self._begin_to_settle("nacked")
+        self._outbox.put(self)
+
+    def _decide(self, now_us: int) -> Settlement:
+        return ack(self._emission) if self._settled == "acknowledged" else self._decided_nack(now_us)
+
+    def _decided_nack(self, now_us: int) -> Settlement:
+        text, delay = self._failure
+        return nack(self._emission, text, delay, self._store.retry, now_us)
+
+    def _is_over(self, now_us: int) -> bool:
+        due = self._emission.record.progress.due
+        return due is not None and due <= now_us // 1000
+
+    def _remaining(self) -> float:
+        """Seconds that are left of the lease."""
+        due = self._emission.record.progress.due
+        assert due is not None, "a leased record is due when its lease ends"
+        return (due * 1000 - self._store.backend.now()) / 1e6
+
+    def _is_done(self, settlement: Settlement) -> None:
+        """The store has it."""
+        self._known = True
+        store = self._store
+        hooks = store.hooks
+        if self._settled == "acknowledged":
+            if hooks.acked:
+                hooks.notify(hooks.acked, delivery=self)
+        elif hooks.retried and settlement.outcome is Outcome.RELEASE:
+            progress = settlement.progress
+            assert isinstance(progress, Progress)
+            assert progress.due is not None
+            hooks.notify(hooks.retried, delivery=self, error=self._failure[0], due=from_instant(progress.due))
+        store.tell(settlement)
+
+    def _lose(self) -> None:
+        """The store refused it."""
+        self._known = True
+        self._lost(self._settled or "settled")
+
+    def _lost(self, what: str) -> LeaseLost:
+        self._told = told = LeaseLost(
+            f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
+            f"or removed. It was not {what}. Extend leases in long handlers, or configure a longer lock_time."
+        )
+        self._store.count_lost_lease(self)
+        return told
 
     def __enter__(self) -> Self:
-        self._handling = self._store.hooks.enter(self)
+        self._handling: list[AbstractContextManager[Any]] = self._store.hooks.enter(self)
         return self
 
     def __exit__(

@@ -2,7 +2,12 @@
 
 How a listener waits: it looks at the store; finds nothing; sleeps until the next ``due`` it knows of, a randomised
 ``loop_time`` at most; and is woken before that by a store in this process, or by the backend's watch. Hints may get
-lost: then it is late by ``loop_time``, and nothing else.
+lost: then it is late by ``loop_time``, and nothing else. Of several threads that wait in one listener one looks at the
+store, for all of them; the others wait for it.
+
+How much it claims: see :mod:`pitstop._decisions._prefetch`. Who iterates is handed out what is in hand, without a lock or
+a look at the store; acks go the other way through :mod:`pitstop._engine._outbox`; and what is to be done meanwhile is
+done by :mod:`pitstop._engine._pump`.
 """
 
 from __future__ import annotations
@@ -11,22 +16,24 @@ import _thread
 import logging
 import random
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from threading import Condition, get_ident
 from types import TracebackType
 from typing import Self
 
 from pitstop._decisions._emit import Emission, decide
-from pitstop._decisions._settle import release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._hand import Hand
+from pitstop._engine._outbox import Outbox
+from pitstop._engine._pump import Pump
 from pitstop._engine._store import Store
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._duration import parse_duration
-from pitstop.abc import Capability, Doorbell, Settlement
+from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement
 
 
 __all__ = ["Listener"]
@@ -41,17 +48,22 @@ _CONTENTION_PAUSE = 0.005
 _CLOSE_PATIENCE = 15.0
 #: Seconds that stop() waits until what was claimed ahead is given back.
 _STOP_PATIENCE = 0.5
+#: Seconds that the end of the interpreter waits for each listener that nobody closed.
+_EXIT_PATIENCE = 2.0
 
 
 class _Visit:
-    """One call of ``get``, in one thread: what wakes it, and until when it would sleep."""
+    """One thread that wants messages: what wakes it, and until when it would sleep."""
 
-    __slots__ = ("bell", "next_look", "thread")
+    __slots__ = ("bell", "next_look", "thread", "wanted")
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: int) -> None:
         self.thread = get_ident()
         self.bell = Doorbell()
-        #: The instant at which it will look again. While it looks: everything is news to it.
+        #: How many it would take. 0: it takes one, and no more is to be claimed on its account.
+        self.wanted = wanted
+        #: The instant at which it will look again. While it looks: everything is news to it. While it waits for another
+        #: one that looks: nothing is.
         self.next_look = float("inf")
 
 
@@ -62,9 +74,10 @@ class Listener:
     """
 
     def __init__(
-        self, store: Store, watching: Watching, lock_time: timedelta, loop_time: timedelta, prefetch: int
+        self, store: Store, watching: Watching, lock_time: timedelta, loop_time: timedelta, prefetch: int | None
     ) -> None:
         self._store = store
+        self._monotonic = store.clock.monotonic
         self._watching = watching
         self._lock_time = lock_time
         self._loop_time = loop_time
@@ -73,18 +86,25 @@ class Listener:
         # Whether the store ever answered.
         self._answered = False
         self._backoff = Backoff()
+        self._pump = Pump(store)
+        self._hand = Hand(store, lock_time, prefetch, self._pump.want)
+        self._outbox = Outbox(store, self._hand.unseen, self._pump.wake)
+        self._pump.begin(self._hand, self._outbox, self._claim_ahead)
         self._reset()
         store.add(self)
 
     def _reset(self) -> None:
-        # Claimed, not handed out; each with the time on the monotonic clock until which it may be.
-        self._unseen: deque[tuple[Emission, float]] = deque()
         self._changed = Condition()
         # Who is inside get(). Replaced, never changed: a signal handler may be reading it.
         self._visits: tuple[_Visit, ...] = ()
+        # The one of them who looks at the store.
+        self._leader: _Visit | None = None
 
     def get(self, timeout: float | timedelta | str | None = 0) -> Delivery | None:
         """The next message that is due.
+
+        With a timeout it takes one message, and the ack of that is written at once. Without one it is the same as a step of
+        the iteration: several may be claimed and acknowledged together.
 
         :param timeout: how long to wait for one: seconds, a ``timedelta``, or text such as ``"5s"``. 0: take what is
             due now, in this thread, without waiting. None: wait until there is one.
@@ -94,30 +114,58 @@ class Listener:
             has to mend first (``error.permanent``), such as a wrong password.
         :raises ConfigError: when ``timeout`` is no duration.
         """
+        if timeout is None:
+            return self._next(1)
         # Numbers first: those who poll give 0.
-        seconds = timeout if timeout is None or isinstance(timeout, int | float) else _seconds(timeout)
-        deadline = None if seconds is None else self._store.clock.monotonic() + seconds
-        visit = _Visit()
-        with self._changed:
-            self._visits = (*self._visits, visit)
-        try:
-            return self._get(visit, deadline)
-        finally:
-            with self._changed:
-                self._leave(visit)
+        seconds = timeout if isinstance(timeout, int | float) else _seconds(timeout)
+        return self._visit(_Visit(0), self._monotonic() + seconds, None)
+
+    def _next(self, wanted: int) -> Delivery | None:
+        """One message of those that are in hand, else of a new claim, which may be for so many."""
+        outbox = None if self._prefetch == 1 else self._outbox
+        return self._hand_out(outbox) or self._visit(_Visit(wanted), None, outbox)
+
+    def take(self, limit: int) -> list[Delivery]:
+        """Wait for messages, and take up to ``limit`` of them. None at all: the listener was stopped.
+
+        :raises BackendUnavailable: as :meth:`get` without a timeout.
+        """
+        taken: list[Delivery] = []
+        delivery = self._next(limit)
+        while delivery is not None:
+            taken.append(delivery)
+            if len(taken) >= limit:
+                break
+            delivery = self._hand_out(self._outbox)
+        return taken
 
     def stop(self) -> None:
-        """End the iteration, and give back what was claimed ahead. Safe in any thread and in signal handlers.
+        """End the iteration, give back what was claimed ahead, and write the acks that are pending. Safe in any thread and
+        in signal handlers.
 
         Deliveries that were handed out stay valid: settle them as ever.
         """
         self._end()
-        if self._unseen:
+        if self._hand or self._outbox:
             # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
             # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
             done = Doorbell()
-            _thread.start_new_thread(self._give_back, (done,))
+            _thread.start_new_thread(self._settle_all, (done,))
             done.wait(_STOP_PATIENCE)
+
+    def at_exit(self) -> None:
+        """The interpreter is about to end: settle what nobody will settle any more."""
+        self._end()
+        if self._hand or self._outbox:
+            settled = Doorbell()
+            try:
+                # A store that is away is not to keep the program from ending.
+                _thread.start_new_thread(self._settle_all, (Doorbell(), settled))
+            except RuntimeError:
+                # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
+                self._settle_all()
+            else:
+                settled.wait(_EXIT_PATIENCE)
 
     def close(self) -> None:
         """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless."""
@@ -126,7 +174,11 @@ class Listener:
         with self._changed:
             # A claim that is under way would be given back to a store that is closed by then.
             self._changed.wait_for(lambda: all(each.thread == me for each in self._visits), _CLOSE_PATIENCE)
-        self._give_back()
+        self._settle_all()
+        left = self._outbox.give_up()
+        if left:
+            _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
+        self._pump.end()
         self._store.discard(self)
         self._watching.leave(self)
 
@@ -146,16 +198,31 @@ class Listener:
             if due is None or due < visit.next_look:
                 visit.bell.ring()
 
+    def forget(self, ids: Collection[str]) -> None:
+        """These messages were stored anew or removed: what was claimed of them before is not to be handed out any more."""
+        self._hand.forget(ids)
+
+    def flush(self, id: str | None = None) -> None:
+        """Write the acks that are pending, if this message may be among them, so that a look at the store shows them.
+
+        A store that does not answer is no matter here: it is tried again.
+        """
+        with suppress(BackendUnavailable):
+            self._outbox.flush(id)
+
     def after_fork(self) -> None:
         """In the child of a fork: what was claimed ahead, and the threads that wait, are the parent's."""
+        self._hand.unseen.clear()
         self._reset()
+        self._outbox.after_fork()
+        self._pump.after_fork()
         self._watching.after_fork()
 
     def __iter__(self) -> Iterator[Delivery]:
         return self
 
     def __next__(self) -> Delivery:
-        delivery = self.get(timeout=None)
+        delivery = self._next(1)
         if delivery is None:
             raise StopIteration
         return delivery
@@ -172,108 +239,182 @@ class Listener:
         state = "stopped" if self._stopped else "healthy" if self.healthy else "failing"
         return f"<Listener on {self._store.location} {state}>"
 
+    def _claim_ahead(self) -> None:
+        """Claim the next messages while those in hand are handled: in the pump's thread."""
+        visit = _Visit(1)
+        if self._stopped or not self._lead(visit):
+            return
+        with self._changed:
+            self._visits = (*self._visits, visit)
+        try:
+            self._claim(visit)
+        except BackendUnavailable:
+            # Whoever needs them next looks by itself, and tells.
+            pass
+        finally:
+            self._leave(visit)
+            if self._stopped:
+                self._hand.give_back_all()
+
+    # Who looks at the store, and who waits for it.
+
+    def _visit(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
+        with self._changed:
+            self._visits = (*self._visits, visit)
+        try:
+            return self._get(visit, deadline, outbox)
+        finally:
+            self._leave(visit)
+
+    def _lead(self, visit: _Visit) -> bool:
+        with self._changed:
+            if self._leader is None:
+                self._leader = visit
+            return self._leader is visit
+
     def _leave(self, visit: _Visit) -> None:
-        self._visits = tuple(each for each in self._visits if each is not visit)
-        self._changed.notify_all()
+        with self._changed:
+            self._visits = tuple(each for each in self._visits if each is not visit)
+            if self._leader is visit:
+                self._leader = None
+            self._changed.notify_all()
+        # What it leaves in hand, or the look at the store, is for somebody else now.
+        self._wake(max(1, len(self._hand)), visit)
+
+    def _wake(self, count: int, me: _Visit) -> None:
+        for each in self._visits:
+            if each is not me and each is not self._leader:
+                each.bell.ring()
+                count -= 1
+                if count <= 0:
+                    break
 
     def _end(self) -> None:
-        self._stopped = True
+        self._stopped, self._hand.open = True, False
         for visit in self._visits:
             visit.bell.ring()
 
-    def _get(self, visit: _Visit, deadline: float | None) -> Delivery | None:
-        clock = self._store.clock
+    def _get(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         while not self._stopped:
+            # At the end of its time everybody has a look of their own, also at what is wrong.
+            if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
+                if (delivery := self._hand_out(outbox)) is not None:
+                    return delivery
+                self._follow(visit, deadline)
+                continue
             try:
                 visit.next_look = float("inf")
-                delivery = self._take()
+                delivery = self._take(visit, outbox)
                 if delivery is not None:
                     return delivery
                 if self._stopped:
                     break
-                if deadline is not None and clock.monotonic() >= deadline:
+                if deadline is not None and self._monotonic() >= deadline:
                     return None
                 pause = self._pause(visit)
             except BackendUnavailable as error:
-                if self._stopped:
+                if self._ended():
                     break
-                if self._store.closed:
-                    break
-                last = deadline is not None and clock.monotonic() >= deadline
-                # Refused later, when it has worked: somebody is about to change a password, say. It may work again.
-                last = last or (error.permanent and not self._answered)
-                pause = self._backoff.failed(error, clock.monotonic(), log=not last)
-                if last:
-                    raise
+                pause = self._failed(error, deadline)
             self._sleep(visit, pause, deadline)
-        self._give_back()
+        self._settle_all()
         # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
         self._watching.leave(self)
         return None
 
-    def _take(self) -> Delivery | None:
+    def _ended(self) -> bool:
+        return self._stopped or self._store.closed
+
+    def _failed(self, error: BackendUnavailable, deadline: float | None) -> float:
+        """Seconds to wait after a look that failed.
+
+        :raises BackendUnavailable: the error, when there is no time left, or no use in trying again.
+        """
+        now = self._monotonic()
+        # Refused later, when it has worked: somebody is about to change a password, say. It may work again.
+        last = (deadline is not None and now >= deadline) or (error.permanent and not self._answered)
+        pause = self._backoff.failed(error, now, log=not last)
+        if last:
+            raise error
+        return pause
+
+    def _take(self, visit: _Visit, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message: of those that were claimed ahead, else of a new claim. None after a stop."""
         while not self._stopped:
-            emission = self._pop_unseen()
-            if emission is None:
-                if not self._claim():
-                    return None
-                continue
-            delivery = Delivery(self._store, emission, self._lock_time)
-            hooks = self._store.hooks
-            if hooks.leased:
-                hooks.notify(hooks.leased, delivery=delivery)
-            return delivery
+            delivery = self._hand_out(outbox)
+            if delivery is not None:
+                return delivery
+            if self._outbox:
+                # Nothing is in hand: now is the time.
+                self.flush()
+            if not self._claim(visit):
+                return None
         return None
 
-    def _pop_unseen(self) -> Emission | None:
-        late: list[Emission] = []
-        with self._changed:
-            found = self._pop_in_time(late)
-        self._return(late)
-        return found
+    # What is in hand.
 
-    def _pop_in_time(self, late: list[Emission]) -> Emission | None:
-        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
-        # there leaves it without giving the lock back.
-        while self._unseen and not self._stopped:
-            emission, until = self._unseen.popleft()
-            if self._store.clock.monotonic() < until:
-                return emission
-            late.append(emission)
-        return None
+    def _hand_out(self, outbox: Outbox | None) -> Delivery | None:
+        """Hand out one message of those in hand."""
+        emission = self._hand.pop()
+        if emission is None:
+            return None
+        delivery = Delivery(self._store, emission, self._lock_time, outbox)
+        hooks = self._store.hooks
+        if hooks.leased:
+            hooks.notify(hooks.leased, delivery=delivery)
+        return delivery
 
-    def _claim(self) -> bool:
+    def _claim(self, visit: _Visit) -> bool:
         """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
         store, clock = self._store, self._store.clock
+        self._hand.measure(self._outbox.last_flush)
+        self._outbox.last_flush = 0.0
+        # The one who leads claims for those who wait for it, too.
+        wanted = sum(each.wanted for each in self._visits) if self._leader is visit else visit.wanted
         duration = self._lock_time // timedelta(milliseconds=1)
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
-        until = clock.monotonic() + self._lock_time.total_seconds() * (1 - _LEAST_REMAINDER)
-        leased = store.backend.lease(self._prefetch, duration)
+        begun = clock.monotonic()
+        until = begun + self._lock_time.total_seconds() * (1 - _LEAST_REMAINDER)
+        leased = store.backend.lease(self._hand.limit(wanted), duration)
         self._answered = True
-        self._backoff.succeeded(clock.monotonic())
+        now = clock.monotonic()
+        self._backoff.succeeded(now)
         if not leased:
             return False
-        decided = [decide(each, store.retry) for each in leased]
-        unseen = [(record, each) for record, each in zip(leased, decided, strict=True) if isinstance(each, Settlement)]
-        emissions = [each for each in decided if isinstance(each, Emission)]
+        emissions: list[Emission] = []
+        unfit: list[tuple[Record | Damaged, Settlement]] = []
+        for record in leased:
+            decided = decide(record, store.retry)
+            if isinstance(decided, Emission):
+                emissions.append(decided)
+            else:
+                unfit.append((record, decided))
         in_time = clock.monotonic() < until
         if in_time:
-            with self._changed:
-                self._unseen.extend((each, until) for each in emissions)
+            self._hand.put(emissions, until, now - begun)
+            if len(emissions) > 1 and self._hand.may_bore:
+                self._pump.wake()
+            self._wake(len(emissions), visit)
         elif emissions:
             _log.warning(
                 "a claim took about as long as its lease of %s s, so that nothing of it was emitted; "
                 "configure a longer lock_time, or a smaller prefetch",
                 self._lock_time.total_seconds(),
             )
-            self._return(emissions)
-        if unseen:
-            applied = store.backend.settle([settlement for _, settlement in unseen])
-            for (record, settlement), done in zip(unseen, applied, strict=True):
-                if done:
-                    store.tell(settlement, record)
-        return in_time
+            self._hand.give_back(emissions)
+        settled = self._settle_unfit(unfit)
+        # A store that leases again and again what it does not settle is not asked without end.
+        return in_time and (bool(emissions) or settled)
+
+    def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
+        """Settle what was claimed and is not to be emitted; say whether any of that was done."""
+        if not unfit:
+            return False
+        applied = self._store.backend.settle([settlement for _, settlement in unfit])
+        for (record, settlement), done in zip(unfit, applied, strict=True):
+            if done:
+                self._store.tell(settlement, record)
+        return any(applied)
 
     def _pause(self, visit: _Visit) -> float:
         """Seconds until the next look."""
@@ -290,6 +431,11 @@ class Listener:
         visit.next_look = now / 1000 + pause * 1000
         return pause
 
+    def _follow(self, visit: _Visit, deadline: float | None) -> None:
+        """Wait for the one who looks at the store. To wait without end would do, too, if nothing ever went wrong."""
+        visit.next_look = float("-inf")
+        self._sleep(visit, self._loop_time.total_seconds() * 1.5, deadline)
+
     def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
         clock = self._store.clock
         if Capability.WATCH in self._store.capabilities:
@@ -298,26 +444,17 @@ class Listener:
             pause = min(pause, max(deadline - clock.monotonic(), 0.0))
         clock.wait(visit.bell, pause)
 
-    def _give_back(self, done: Doorbell | None = None) -> None:
-        with self._changed:
-            claimed, self._unseen = self._unseen, deque()
-        self._return([emission for emission, _ in claimed])
-        if done is not None:
-            done.ring()
-
-    def _return(self, unseen: list[Emission]) -> None:
-        """Give back what was claimed and not handed out: due again, and the attempt is not counted."""
-        if not unseen or self._store.closed:
-            return
-        try:
-            backend = self._store.backend
-            now = backend.now() // 1000
-            duration = self._lock_time // timedelta(milliseconds=1)
-            backend.settle([release(each.record, now, duration) for each in unseen])
-        except BackendUnavailable as error:
-            _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
-        else:
-            self._store.written(None)
+    def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
+        """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
+        self._hand.give_back_all()
+        if given_back is not None:
+            # Who waits for this may have interrupted the code that is writing.
+            given_back.ring()
+        self.flush()
+        if settled is not None:
+            settled.ring()
+        elif self._outbox:
+            self._pump.wake()
 
 
 def _seconds(timeout: object) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 from weakref import ReferenceType, WeakSet, ref
@@ -38,6 +40,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _at_exit() -> None:
+    for store in list(_stores):
+        for sleeper in store.sleepers:
+            sleeper.at_exit()
+
+
+@cache
+def _register_at_exit() -> None:
+    """Not before a store is in use: what was registered last is called first, and a driver may end its threads there."""
+    atexit.register(_at_exit)
+
+
 class Sleeper(Protocol):
     """Something that waits for messages, and wants to know of one that is due before it would look again."""
 
@@ -45,8 +59,20 @@ class Sleeper(Protocol):
         """A message with this ``due`` was written (None: nobody knows which). Any thread."""
         ...
 
+    def forget(self, ids: Collection[str]) -> None:
+        """These messages were stored anew or removed."""
+        ...
+
+    def flush(self, id: str | None = None) -> None:
+        """Write what is on its way to the store, if it is about this message (None: about any)."""
+        ...
+
     def close(self) -> None:
         """The store is about to be closed."""
+        ...
+
+    def at_exit(self) -> None:
+        """The interpreter is about to end, and nobody has closed the store."""
         ...
 
     def after_fork(self) -> None:
@@ -104,6 +130,7 @@ class Store:
         return [sleeper for each in self._sleepers if (sleeper := each()) is not None]
 
     def add(self, sleeper: Sleeper) -> None:
+        _register_at_exit()
         with self._lock:
             self._sleepers = tuple(ref(each) for each in (*self.sleepers, sleeper))
 
@@ -117,6 +144,16 @@ class Store:
             sleeper = each()
             if sleeper is not None:
                 sleeper.notice(due)
+
+    def forget(self, ids: Collection[str]) -> None:
+        """These messages were stored anew or removed here: what was claimed of them before is not handed out any more."""
+        for each in self.sleepers:
+            each.forget(ids)
+
+    def flush(self, id: str | None = None) -> None:
+        """Write the acks of this process that are on their way, so that who looks at the store sees them."""
+        for each in self.sleepers:
+            each.flush(id)
 
     def after_fork(self) -> None:
         """In the child of a fork: locks that the parent's threads held will not be let go of here."""

@@ -1,0 +1,53 @@
+"""How many messages a listener claims at once: many for a fast consumer, one for a slow one."""
+
+from __future__ import annotations
+
+import attrs
+
+
+__all__ = ["MOST_AT_ONCE", "Pace"]
+
+#: Messages of one claim. Beyond it a claim of MongoDB gets no faster, and whoever comes next waits the longer.
+MOST_AT_ONCE = 500
+#: Seconds that what is claimed at once should last.
+_HORIZON = 0.05
+#: Of a lease, the part that messages may wait for their turn.
+_OF_LEASE = 0.1
+#: Another thread claims ahead when it is done before this part of the messages in hand is: else the one that handles them
+#: has to wait for it anyway, and both for Python's lock.
+_WORTH = 1.5
+
+
+@attrs.frozen
+class Pace:
+    """How fast messages are consumed, as far as is known, and what follows from it.
+
+    A consumer shall not sit on messages that another one could take: so what it claims at once lasts it some
+    milliseconds. It begins with one message, and takes twice as many from claim to claim while that holds.
+    """
+
+    #: Messages to claim at once.
+    size: int = 1
+    #: Seconds that one message takes: of a single consumer its handler's time, of several that divided by their number.
+    #: None: not known.
+    each: float | None = None
+
+    def after(self, taken: int, seconds: float, lease: float) -> Pace:
+        """What is known once ``taken`` messages were consumed in ``seconds``.
+
+        :param lease: seconds for which messages are leased.
+        """
+        each = seconds / taken
+        affordable = int(min(_HORIZON, lease * _OF_LEASE) / each) if each > 0 else MOST_AT_ONCE
+        return Pace(max(1, min(self.size * 2, affordable, MOST_AT_ONCE)), each)
+
+    def slowed(self) -> Pace:
+        """What is known when messages wait in hand and nobody asks for them: this one is slow, for how long is not known."""
+        return Pace()
+
+    def pays_ahead(self, claim: float) -> bool:
+        """Whether the next messages should be claimed while those in hand are handled.
+
+        :param claim: seconds that a claim takes.
+        """
+        return self.size > 1 and self.each is not None and self.each * self.size >= claim * _WORTH

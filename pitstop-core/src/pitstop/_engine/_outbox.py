@@ -1,0 +1,182 @@
+"""Acks and nacks on their way to the store: written together, and again until their leases end."""
+
+from __future__ import annotations
+
+import logging
+
+from collections import deque
+from collections.abc import Callable, Sequence, Sized
+from contextlib import suppress
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pitstop._decisions._settle import was_applied
+from pitstop._engine._backoff import Backoff
+from pitstop._engine._store import Store
+from pitstop._errors import BackendUnavailable, OutcomeUnknown
+from pitstop.abc import Doorbell, Settlement
+
+
+if TYPE_CHECKING:
+    from pitstop._engine._delivery import Delivery
+
+__all__ = ["Counts", "Outbox"]
+
+_log = logging.getLogger("pitstop.listener")
+
+#: Settlements that are written at once. Who brings the last one of them writes them.
+_MOST = 500
+
+
+@attrs.define
+class Counts:
+    """What became of the deliveries of one listener, once it is known to the store."""
+
+    acked: int = 0
+    nacked: int = 0
+    lost: int = 0
+
+
+class Outbox:
+    """What is to be written of one listener's deliveries.
+
+    Invariant: a delivery is in ``_pending``, or in the hands of the one thread that holds ``_writing``, or its outcome is
+    known. One that the store did not answer for goes back into ``_pending``.
+    """
+
+    def __init__(self, store: Store, in_hand: Sized, wake: Callable[[], None]) -> None:
+        """An empty one.
+
+        :param in_hand: what the listener has yet to hand out: while there is something, more acks are to come.
+        :param wake: calls the thread that writes what nobody else does.
+        """
+        self._store = store
+        self._in_hand = in_hand
+        self._wake = wake
+        self._pending: deque[Delivery] = deque()
+        self._writing = Lock()
+        self.counts = Counts()
+        #: Grows with each batch that was written, or tried.
+        self.tries = 0
+        #: Seconds that the last one took whose ack had to be written at once.
+        self.last_flush = 0.0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: what is on its way is the parent's."""
+        self._pending.clear()
+        self._writing = Lock()
+
+    def put(self, delivery: Delivery, *, blocking: bool = True) -> None:
+        """Take a settlement of ``delivery`` along; write it now if nothing else is to come.
+
+        :param blocking: whether this thread may write. If not, another one does at once what this one would.
+        :raises LeaseLost: when it was written now, and too late.
+        """
+        pending = self._pending
+        pending.append(delivery)
+        if not blocking or (self._in_hand and len(pending) < _MOST):
+            self._wake()
+            return
+        clock = self._store.clock
+        begun = clock.monotonic()
+        with suppress(BackendUnavailable):
+            self.flush()
+        self.last_flush = clock.monotonic() - begun
+        if delivery._told is not None:
+            raise delivery._told
+        if pending:
+            self._wake()
+
+    def put_and_wait(self, delivery: Delivery) -> None:
+        """Take a settlement along, and return when it is done.
+
+        :raises LeaseLost: when it came too late.
+        :raises BackendUnavailable: when the store did not answer before the lease was over.
+        """
+        clock, backoff, bell = self._store.clock, Backoff(), Doorbell()
+        ends = clock.monotonic() + delivery._remaining()
+        self._pending.append(delivery)
+        while not delivery._known:
+            try:
+                self.flush()
+            except BackendUnavailable as error:
+                pause = backoff.failed(error, clock.monotonic(), log=False)
+                if error.permanent or self._store.closed or clock.monotonic() + pause >= ends:
+                    with suppress(ValueError):
+                        self._pending.remove(delivery)
+                        delivery._told = error
+                        raise
+                clock.wait(bell, pause)
+        if delivery._told is not None:
+            raise delivery._told
+
+    def flush(self, id: str | None = None) -> None:
+        """Write what is pending, and wait for what another thread is writing.
+
+        :param id: only if this message is among it, or if that is not known.
+        :raises BackendUnavailable: when the store did not answer; it stays pending.
+        """
+        if id is not None and not self._writing.locked() and all(each.id != id for each in tuple(self._pending)):
+            return
+        if self._pending or self._writing.locked():
+            with self._writing:
+                self._write_all()
+
+    def give_up(self) -> int:
+        """Forget what is pending, for the store is about to be closed; say how many that were."""
+        left = len(self._pending)
+        self._pending.clear()
+        return left
+
+    def _write_all(self) -> None:
+        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
+        # there leaves it without giving the lock back.
+        while self._pending:
+            batch: list[Delivery] = []
+            try:
+                while self._pending and len(batch) < _MOST:
+                    batch.append(self._pending.popleft())
+                self._write(batch)
+            except BaseException as error:
+                if isinstance(error, OutcomeUnknown):
+                    for each in batch:
+                        each._doubted = True
+                # Those of which the outcome is known by now are done.
+                self._pending.extendleft(each for each in reversed(batch) if not each._known)
+                raise
+            finally:
+                self.tries += 1
+
+    def _write(self, batch: Sequence[Delivery]) -> None:
+        backend = self._store.backend
+        now_us = backend.now()
+        sent: list[Delivery] = []
+        settlements: list[Settlement] = []
+        for each in batch:
+            if each._is_over(now_us):
+                each._lose()
+                self.counts.lost += 1
+            else:
+                sent.append(each)
+                settlements.append(each._decide(now_us))
+        if not sent:
+            return
+        applied = backend.settle(settlements)
+        for each, settlement, done in zip(sent, settlements, applied, strict=True):
+            if done or (each._doubted and was_applied(settlement, backend.get(each.id))):
+                self._done(each, settlement)
+            else:
+                each._lose()
+                self.counts.lost += 1
+
+    def _done(self, delivery: Delivery, settlement: Settlement) -> None:
+        if delivery._settled == "acknowledged":
+            self.counts.acked += 1
+        else:
+            self.counts.nacked += 1
+        delivery._is_done(settlement)
