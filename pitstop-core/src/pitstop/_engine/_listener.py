@@ -85,17 +85,19 @@ class Listener(Sleeper):
     ) -> None:
         self._store = store
         self._monotonic = store.clock.monotonic
+        self._leased = store.hooks.leased
         self._watching = watching
         self._lock_time = lock_time
         self._loop_time = loop_time
-        self._prefetch = prefetch
         self._stopped = False
         # Whether the store ever answered.
         self._answered = False
         self._backoff = Backoff()
         self._pump = Pump(store)
         self._hand = Hand(store, lock_time, prefetch, self._pump.want)
-        self._outbox = Outbox(store, self._hand.unseen, self._pump.wake)
+        self._outbox = Outbox(store, self._hand.unseen, self._pump)
+        # Where acks of an iteration go; None: to the store at once.
+        self._batched = None if prefetch == 1 else self._outbox
         self._pump.begin(self._hand, self._outbox, self._claim_ahead)
         self._heartbeat = heartbeat
         if heartbeat is not None:
@@ -132,8 +134,7 @@ class Listener(Sleeper):
 
     def _next(self, wanted: int) -> Delivery | None:
         """One message of those that are in hand, else of a new claim, which may be for so many."""
-        outbox = None if self._prefetch == 1 else self._outbox
-        return self._hand_out(outbox) or self._visit(_Visit(wanted), None, outbox)
+        return self._hand_out(self._batched) or self._visit(_Visit(wanted), None, self._batched)
 
     def take(self, limit: int) -> list[Delivery]:
         """Wait for messages, and take up to ``limit`` of them. None at all: the listener was stopped.
@@ -236,7 +237,9 @@ class Listener(Sleeper):
         return self
 
     def __next__(self) -> Delivery:
-        delivery = self._next(1)
+        outbox = self._batched
+        # One call less for each message than by _next().
+        delivery = self._hand_out(outbox) or self._visit(_Visit(1), None, outbox)
         if delivery is None:
             raise StopIteration
         return delivery
@@ -387,9 +390,8 @@ class Listener(Sleeper):
         delivery = Delivery(self._store, emission, self._lock_time, outbox)
         if self._heartbeat is not None:
             self._heartbeat.hold(delivery)
-        hooks = self._store.hooks
-        if hooks.leased:
-            hooks.notify(hooks.leased, delivery=delivery)
+        if self._leased:
+            self._store.hooks.notify(self._leased, delivery=delivery)
         return delivery
 
     def _claim(self, visit: _Visit) -> bool:

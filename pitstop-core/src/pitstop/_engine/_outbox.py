@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections import deque
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from pitstop.abc import Doorbell, Settlement
 
 if TYPE_CHECKING:
     from pitstop._engine._delivery import Delivery
+    from pitstop._engine._pump import Pump
 
 __all__ = ["Counts", "Outbox"]
 
@@ -46,15 +47,15 @@ class Outbox:
     known. One that the store did not answer for goes back into ``_pending``.
     """
 
-    def __init__(self, store: Store, in_hand: Sized, wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, in_hand: Sized, pump: Pump) -> None:
         """An empty one.
 
         :param in_hand: what the listener has yet to hand out: while there is something, more acks are to come.
-        :param wake: calls the thread that writes what nobody else does.
+        :param pump: writes what nobody else does.
         """
         self._store = store
         self._in_hand = in_hand
-        self._wake = wake
+        self._pump = pump
         self._pending: deque[Delivery] = deque()
         self._writing = Lock()
         self.counts = Counts()
@@ -80,7 +81,8 @@ class Outbox:
         pending = self._pending
         pending.append(delivery)
         if not blocking or (self._in_hand and len(pending) < _MOST):
-            self._wake()
+            if not self._pump.awake:
+                self._pump.wake()
             return
         clock = self._store.clock
         begun = clock.monotonic()
@@ -90,7 +92,7 @@ class Outbox:
         if delivery._told is not None:
             raise delivery._told
         if pending:
-            self._wake()
+            self._pump.wake()
 
     def put_and_wait(self, delivery: Delivery) -> None:
         """Take a settlement along, and return when it is done.
