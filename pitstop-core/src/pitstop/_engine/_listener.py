@@ -55,13 +55,15 @@ _STOP_PATIENCE = 0.5
 class _Visit:
     """One thread that wants messages: what wakes it, and until when it would sleep."""
 
-    __slots__ = ("bell", "next_look", "thread", "wanted")
+    __slots__ = ("bell", "next_look", "thread", "wanted", "withdrawn")
 
     def __init__(self, wanted: int) -> None:
         self.thread = get_ident()
         self.bell = Doorbell()
         #: How many it would take. 0: it takes one, and no more is to be claimed on its account.
         self.wanted = wanted
+        #: Whether nobody waits for it any more: it ends without a message, or with the one that it is about to get.
+        self.withdrawn = False
         #: The instant at which it will look again. While it looks: everything is news to it. While it waits for another
         #: one that looks: nothing is.
         self.next_look = float("inf")
@@ -150,6 +152,28 @@ class Listener:
                 break
             delivery = self._hand_out(self._outbox)
         return taken
+
+    def at_hand(self) -> Delivery | None:
+        """One message of those in hand; None when there is none that can be had without a look at the store. Never blocks."""
+        if self._stopped:
+            return None
+        try:
+            waiting = self._unseen.popleft()
+        except IndexError:
+            return None
+        emission, until = waiting
+        now = self._monotonic()
+        if now >= until:
+            # To be given back, by somebody who may wait for the store.
+            self._unseen.appendleft(waiting)
+            return None
+        if self._since is None:
+            self._since = now
+        self.handed_out += 1
+        if len(self._unseen) <= self._refill_at and not self._pump.wanted:
+            self._refill_at = -1
+            self._pump.want()
+        return self._delivery(emission, self._outbox)
 
     def stop(self) -> None:
         """End the iteration, give back what was claimed ahead, and write the acks that are pending. Safe in any thread and
@@ -308,7 +332,7 @@ class Listener:
             visit.bell.ring()
 
     def _get(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
-        while not self._stopped:
+        while not (self._stopped or visit.withdrawn):
             last = deadline is not None and self._monotonic() >= deadline
             # At the end of its time everybody has a look of their own, also at what is wrong.
             if not last and not self._lead(visit):
@@ -339,6 +363,8 @@ class Listener:
                 if last:
                     raise
             self._sleep(visit, pause, deadline)
+        if not self._stopped:
+            return None
         self._settle_all()
         # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
         self._watching.leave(self)
@@ -362,8 +388,9 @@ class Listener:
     def _hand_out(self, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message of those in hand."""
         emission = self._pop_unseen()
-        if emission is None:
-            return None
+        return None if emission is None else self._delivery(emission, outbox)
+
+    def _delivery(self, emission: Emission, outbox: Outbox | None) -> Delivery:
         delivery = Delivery(self._store, emission, self._lock_time, outbox)
         hooks = self._store.hooks
         if hooks.leased:
