@@ -156,7 +156,7 @@ class AsyncDelivery:
 
     def _give_back(self) -> None:
         try:
-            self._delivery.nack(delay=timedelta(0))
+            self._delivery._give_back()
         except PitstopError as failure:
             _log.debug("the interrupted delivery of %r could not be given back: %s", self.id, failure)
 

@@ -78,12 +78,16 @@ def release(record: Record, now: int, duration: int) -> Settlement:
     return settlement(record, Outcome.RELEASE, unseen)
 
 
-def hand_back(record: Record, now: int) -> Settlement:
-    """Its handler was interrupted, by no fault of the message: it is due again now, and is not given up at its last attempt.
+def hand_back(record: Record, retry: Retry, now: int) -> Settlement:
+    """Its handler was interrupted, by no fault of the message: it is due again now.
 
-    The attempt counts, for it may have had its effect.
+    The attempt counts, for it may have had its effect; but the last one that ``retry`` allows does not: the end of a
+    program is not to be a message's death.
     """
-    return _release(record, now, record.progress.attempts, record.progress.last_error)
+    attempts = record.progress.attempts
+    if retry.max_attempts is not None:
+        attempts = min(attempts, retry.max_attempts - 1)
+    return _release(record, now, attempts, record.progress.last_error)
 
 
 def extend(record: Record, until: int) -> Settlement:

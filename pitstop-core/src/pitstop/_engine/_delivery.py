@@ -201,8 +201,19 @@ class Delivery:
         self._begin_to_settle("nacked")
         self._outbox.put(self, blocking=blocking)
 
+    def _give_back(self) -> None:
+        """Its handler was interrupted: the message is due at once.
+
+        :raises LeaseLost: when the lease is over.
+        :raises BackendUnavailable: when the store did not answer.
+        """
+        self._failure = None, None
+        settlement = hand_back(self._emission.record, self._store.retry, self._store.backend.now() // 1000)
+        self._settle(settlement, "given back")
+        self._is_done(settlement)
+
     def _give_back_later(self) -> None:
-        """Its handler was interrupted: the message is due at once, written with others. Does not block."""
+        """As :meth:`_give_back`, written with others. Does not block."""
         assert self._outbox is not None, "made by a listener that writes together"
         self._failure = None, None
         self._begin_to_settle("given back")
@@ -212,7 +223,7 @@ class Delivery:
         if self._settled == "acknowledged":
             return ack(self._emission)
         if self._settled == "given back":
-            return hand_back(self._emission.record, now_us // 1000)
+            return hand_back(self._emission.record, self._store.retry, now_us // 1000)
         return self._decided_nack(now_us)
 
     def _decided_nack(self, now_us: int) -> Settlement:

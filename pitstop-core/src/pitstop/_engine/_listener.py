@@ -352,9 +352,7 @@ class Listener:
                     return None
                 pause = self._pause(visit)
             except BackendUnavailable as error:
-                if self._stopped:
-                    break
-                if self._store.closed:
+                if self._stopped or self._store.closed:
                     break
                 last = deadline is not None and self._monotonic() >= deadline
                 # Refused later, when it has worked: somebody is about to change a password, say. It may work again.
@@ -363,12 +361,15 @@ class Listener:
                 if last:
                     raise
             self._sleep(visit, pause, deadline)
-        if not self._stopped:
-            return None
-        self._settle_all()
-        # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
-        self._watching.leave(self)
+        self._go_home()
         return None
+
+    def _go_home(self) -> None:
+        """Nobody is handed out anything any more, if this was stopped."""
+        if self._stopped:
+            self._settle_all()
+            # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
+            self._watching.leave(self)
 
     def _take(self, visit: _Visit, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message: of those that were claimed ahead, else of a new claim. None after a stop."""
