@@ -8,7 +8,7 @@ import time
 
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import pitstop
 
@@ -52,13 +52,15 @@ class Outside:
 
 
 def threads() -> list[str]:
-    return sorted(each.name for each in threading.enumerate() if each.name.startswith(("pitstop-aio", "pitstop-feeder")))
+    return sorted(
+        each.name for each in threading.enumerate() if each.name.startswith(("pitstop-aio", "pitstop-feeder"))
+    )
 
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait until it holds."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - it is about what no event tells of
             await asyncio.sleep(0.002)
 
 
@@ -68,7 +70,7 @@ class Stalls:
     def __init__(self) -> None:
         self.longest = 0.0
 
-    async def __aenter__(self) -> Stalls:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._tick())
         return self
 

@@ -8,6 +8,7 @@ import logging
 import signal
 
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
@@ -56,6 +57,7 @@ class Consuming:
         deliveries: bool | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
         self._hands = hands
         self._handler = handler
         self._deliveries = takes_delivery(handler, deliveries, AsyncDelivery)
@@ -161,12 +163,14 @@ class Consuming:
     def _begin(self, free: int) -> int:
         """Begin handlers, so many at most. Say how many."""
         take, handle, create, running = self._feeder.take, self._handle, self._loop.create_task, self._running
+        # Of whoever began this, not of the handler or the thread by which it got here.
+        context = self._context
         begun = 0
         while begun < free:
             delivery = take()
             if delivery is None:
                 break
-            running[delivery] = create(handle(delivery))
+            running[delivery] = create(handle(delivery), context=context.copy())
             begun += 1
             if begun >= _IN_A_ROW:
                 # The rest in the next turn: those that begin may want theirs first.
@@ -203,35 +207,33 @@ class Consuming:
     async def _handle(self, delivery: Delivery) -> None:
         hooks = delivery._store.hooks
         entered = hooks.enter(delivery)
-        failure: BaseException | None = None
         try:
             result = self._handler(
                 AsyncDelivery(delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
             )
             await result
         except asyncio.CancelledError as error:
-            failure = error
+            hooks.leave(entered, error)
             if delivery._settled is None:
                 self._interrupted += 1
                 delivery._give_back_later()
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its message's failure
-            failure = error
+            hooks.leave(entered, error)
             self._failed(delivery, error)
         except BaseException as error:  # noqa: BLE001 - raised once more when all is settled
             # A handler that wants the program to end.
-            failure = error
+            hooks.leave(entered, error)
             self._failed(delivery, error)
             self._error = error
             self._finish("handler")
         else:
+            hooks.leave(entered, None)
             if delivery._settled is None:
                 delivery._settled = "acknowledged"
                 assert delivery._outbox is not None, "made by a listener that writes together"
                 delivery._outbox.put(delivery, blocking=False)
         finally:
-            if entered:
-                hooks.leave(entered, failure)
             self._over(delivery)
 
     def _over(self, delivery: Delivery) -> None:

@@ -15,7 +15,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener, _Visit
 from pitstop._engine._outbox import Outbox
 from pitstop._errors import PitstopError
-from pitstop.abc import Doorbell
+from pitstop.abc import Doorbell, SystemClock
 
 
 __all__ = ["Feeder"]
@@ -24,6 +24,8 @@ _log = logging.getLogger("pitstop.listener")
 
 #: Seconds after which a message is given back that came when nobody wanted it any more.
 _PATIENCE = 0.1
+#: Seconds in which what was stored for now becomes due.
+_ROUNDING = 0.002
 
 
 class Feeder:
@@ -227,7 +229,7 @@ class Feeder:
         outbox: Outbox | None = listener._outbox
         if listener._prefetch == 1 and self._pinned_acks:
             outbox = None
-        deadline = listener._monotonic() if self._once else None
+        deadline = self._deadline(listener) if self._once else None
         try:
             delivery = listener._hand_out(outbox) or listener._visit(visit, deadline, outbox)
         finally:
@@ -244,6 +246,12 @@ class Feeder:
             while len(self._buffer) < self.wanted and (delivery := listener._hand_out(outbox)) is not None:
                 self._buffer.append(delivery)
         self._tell()
+
+    def _deadline(self, listener: Listener) -> float:
+        """Until when a look lasts that does not wait."""
+        # What was stored for now is due at the next whole millisecond. A clock in somebody's hand would not get there.
+        is_real = isinstance(listener._store.clock, SystemClock)
+        return listener._monotonic() + (_ROUNDING if is_real else 0)
 
     def _note_time(self, listener: Listener) -> None:
         self._at = (listener._store.backend.now(), listener._monotonic())

@@ -352,7 +352,7 @@ class Listener:
                     return None
                 pause = self._pause(visit)
             except BackendUnavailable as error:
-                if self._stopped or self._store.closed:
+                if self.stopped or self._store.closed:
                     break
                 last = deadline is not None and self._monotonic() >= deadline
                 # Refused later, when it has worked: somebody is about to change a password, say. It may work again.
