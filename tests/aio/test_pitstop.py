@@ -217,3 +217,42 @@ def test_importing_pitstop_does_not_import_asyncio():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'init_asyn'"):
         _ = pitstop.init_asyn
+
+
+def test_time_in_the_hand_of_a_test_drives_it():
+    from pitstop import testing
+
+    async def main():
+        seen = []
+
+        async def handle(message):
+            seen.append(message["id"])
+
+        async with pitstop.init_async({"type": "memory", "clock": testing.ManualClock()}) as pit:
+            await pit.store_many([({"id": "a"}, NOW), ({"id": "b"}, HOUR), ({"id": "c"}, 2 * HOUR)])
+            assert (await testing.arun_until_idle(pit, handle)).acked == 1
+            assert (await testing.arun_for(pit, HOUR, handle)).acked == 1
+            assert (await testing.adrain(pit, handle)).acked == 1
+        assert seen == ["a", "b", "c"]
+
+    run(main())
+
+
+def test_a_listener_sleeps_by_the_clock_of_its_store():
+    from pitstop import testing
+
+    async def main():
+        clock = testing.ManualClock()
+        async with pitstop.init_async({"type": "memory", "clock": clock}) as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, HOUR)
+            waiting = asyncio.create_task(listener.get(timeout=None))
+            await asyncio.to_thread(clock.wait_for_sleepers, 1)
+            clock.advance(HOUR)
+            delivery = await waiting
+            assert not delivery.lost
+            clock.advance(timedelta(minutes=15))
+            assert delivery.lost
+            with pytest.raises(pitstop.LeaseLost):
+                await delivery.ack(wait=True)
+
+    run(main())
