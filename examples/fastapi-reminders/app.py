@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-import pitstop
-
 from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import AwareDatetime, BaseModel
+
+import pitstop
 
 
 __all__ = ["create_app"]
@@ -40,6 +40,7 @@ class Stored(BaseModel):
     """What becomes of it."""
 
     id: str
+    #: When it is to be sent, or tried again. None: it was sent, or given up.
     due: datetime | None
 
 
@@ -63,7 +64,7 @@ def create_app(config: Mapping[str, Any] | str | None = None, send: Send = log_o
     pit = pitstop.init_async(config)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with pit:
             consuming = asyncio.create_task(pit.consume(send, concurrency=50))
             try:
@@ -95,7 +96,9 @@ async def remind(reminder: Reminder, pit: Pit) -> Stored:
     """Keep a reminder until it is time."""
     when = reminder.when if isinstance(reminder.when, datetime) else timedelta(seconds=reminder.when)
     id = await pit.store({"to": reminder.to, "text": reminder.text}, when)
-    return await look(id, pit)
+    entry = await pit.get(id)
+    # It may have been sent already.
+    return Stored(id=id, due=None if entry is None else entry.due)
 
 
 async def look(id: str, pit: Pit) -> Stored:

@@ -58,6 +58,10 @@ def handle_at_once(message: dict[str, object]) -> None:
     print(message)
 
 
+async def handle_soon(message: dict[str, object]) -> None:
+    print(message)
+
+
 async def in_a_loop(pit: AsyncPitstop, delivery: AsyncDelivery, when: datetime) -> None:
     pitstop.init_async(5)  # error: arg-type
     await pit.store({}, 15)  # error: arg-type
@@ -69,6 +73,6 @@ async def in_a_loop(pit: AsyncPitstop, delivery: AsyncDelivery, when: datetime) 
         print(each)
     await pit.listen().get().ack()  # error: attr-defined
     await pit.consume(handle_at_once)  # error: arg-type
-    await pit.consume(handle_at_once, workers=8)  # error: call-arg
+    await pit.consume(handle_soon, workers=8)  # error: call-arg
     await delivery.nack(delay=5)  # error: arg-type
     delivery.attempt = 5  # error: misc

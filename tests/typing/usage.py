@@ -200,7 +200,9 @@ async def in_a_loop(when: datetime) -> None:
 async def listening_in_a_loop(pit: AsyncPitstop) -> None:
     async with pit.listen(lock_time="1m", loop_time=5, prefetch=10) as listener:
         assert_type(listener, AsyncListener)
-        assert_type(aiter(listener), AsyncIterator[AsyncDelivery])
+        assert_type(aiter(listener), AsyncListener)
+        iterator: AsyncIterator[AsyncDelivery] = listener
+        assert_type(await anext(iterator), AsyncDelivery)
         async for delivery in listener:
             assert_type(delivery, AsyncDelivery)
             async with delivery as same:

@@ -101,7 +101,7 @@ class Feeder:
         listener = self.listener
         if listener is None or listener._prefetch == 1 or self.stopped:
             return None
-        return listener.at_hand()
+        return listener._at_hand()
 
     def want(self, count: int) -> None:
         """So many messages would be taken now, beside those that are there: 0 for none."""

@@ -153,7 +153,7 @@ class Listener:
             delivery = self._hand_out(self._outbox)
         return taken
 
-    def at_hand(self) -> Delivery | None:
+    def _at_hand(self) -> Delivery | None:
         """One message of those in hand; None when there is none that can be had without a look at the store. Never blocks."""
         if self._stopped:
             return None
