@@ -384,27 +384,53 @@ def test_a_partial_and_an_object_with_an_async_call_are_handlers(opened, outside
     assert seen == ["m00000", "partial m00001"]
 
 
-@pytest.mark.parametrize("count", [10_000 if os.environ.get("PITSTOP_TEST_LARGE") else 2_000])
-def test_many_handlers_of_10_ms_take_about_their_share_of_the_time_and_the_loop_never_stalls(opened, outside, count):
-    outside.store(count)
+#: Handlers of 10 ms each, of which 200 run at once.
+_COUNT, _AT_ONCE, _EACH = 10_000 if os.environ.get("PITSTOP_TEST_LARGE") else 2_000, 200, 0.01
 
+
+async def _bare() -> float:
+    """Seconds that asyncio itself takes for that, with a task for each."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def handle() -> None:
+        await asyncio.sleep(_EACH)
+        places.release()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_COUNT):
+            await places.acquire()
+            group.create_task(handle())
+    return loop.time() - begun
+
+
+def test_many_short_handlers_take_little_longer_than_their_share_of_the_time_and_the_loop_never_stalls(opened, outside):
     async def main():
         loop = asyncio.get_running_loop()
 
         async def handle(message):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_EACH)
 
+        bare = await _bare()
         async with opened() as pit, Stalls() as stalls:
             begun = loop.time()
-            summary = await pit.consume(handle, concurrency=200, until_idle=True)
+            summary = await pit.consume(handle, concurrency=_AT_ONCE, until_idle=True)
             took = loop.time() - begun
-        assert summary.acked == count
-        return took, stalls.longest
+        assert summary.acked == _COUNT
+        return took / bare, stalls.longest
 
-    took, longest = run(main())
-    # On an idle machine it is some 0.12 s, and 10 ms; what others do on this one is not to fail the test.
-    assert took < 10 * count * 0.01 / 200
-    assert longest < 0.25
+    # What others do on this machine is not to fail the test: it is the best of a few rounds that counts.
+    rounds = []
+    for _ in range(5):
+        outside.store(_COUNT)
+        rounds.append(run(main()))
+        best = min(ratio for ratio, _ in rounds), min(longest for _, longest in rounds)
+        if best[0] < 2 and best[1] < 0.05:
+            break
+    else:
+        # On an idle machine: 1.1 in memory and on SQLite, 1.5 on MongoDB; 15 ms.
+        pytest.fail(f"times of asyncio itself, and seconds of the longest stall: {rounds}")
 
 
 _PROGRAM = """

@@ -180,6 +180,7 @@ class Feeder:
         with self._opening:
             if self.listener is None:
                 self.listener = self._open()
+                self.listener.claims_apart = True
             return self.listener
 
     def look(self) -> Delivery | None:
@@ -222,6 +223,7 @@ class Feeder:
     def _feed(self, need: int) -> None:
         listener = self.opened()
         visit = self._visit = _Visit(need)
+        visit.claims_first = True
         stamp = self.stamp
         if self.wanted <= len(self._buffer) or self.stopped:
             self._visit = None

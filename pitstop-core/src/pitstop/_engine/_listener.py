@@ -55,7 +55,7 @@ _STOP_PATIENCE = 0.5
 class _Visit:
     """One thread that wants messages: what wakes it, and until when it would sleep."""
 
-    __slots__ = ("bell", "next_look", "thread", "wanted", "withdrawn")
+    __slots__ = ("bell", "claims_first", "next_look", "thread", "wanted", "withdrawn")
 
     def __init__(self, wanted: int) -> None:
         self.thread = get_ident()
@@ -64,6 +64,8 @@ class _Visit:
         self.wanted = wanted
         #: Whether nobody waits for it any more: it ends without a message, or with the one that it is about to get.
         self.withdrawn = False
+        #: Whether acks are not to be waited for before a claim: they are written by another thread.
+        self.claims_first = False
         #: The instant at which it will look again. While it looks: everything is news to it. While it waits for another
         #: one that looks: nothing is.
         self.next_look = float("inf")
@@ -104,6 +106,8 @@ class Listener:
         self._refill_at = -1
         # Seconds that the last claim took.
         self._claim_seconds = 0.0
+        #: Whether no thread that handles messages ever claims: then to claim ahead always pays.
+        self.claims_apart = False
         self._reset()
         store.add(self)
 
@@ -377,11 +381,15 @@ class Listener:
             delivery = self._hand_out(outbox)
             if delivery is not None:
                 return delivery
-            if self._outbox:
+            if self._outbox and not visit.claims_first:
                 # Nothing is in hand: now is the time.
                 self.flush()
-            if not self._claim(visit):
+            if self._claim(visit):
+                continue
+            if not (self._outbox and visit.claims_first):
                 return None
+            # What is nacked may be due at once.
+            visit.claims_first = False
         return None
 
     # What is in hand.
@@ -468,7 +476,7 @@ class Listener:
         if in_time:
             self._unseen.extend([(each, until) for each in emissions])
             if self._prefetch is None and len(emissions) > 1:
-                self._refill_at = self._pace.size // 2 if self._pace.pays_ahead(self._claim_seconds) else -1
+                self._refill_at = self._pace.refill_at(self._claim_seconds, apart=self.claims_apart)
                 self._pump.wake()
             self._wake(len(emissions), visit)
         elif emissions:
