@@ -231,13 +231,22 @@ class Feeder:
         outbox: Outbox | None = listener._outbox
         if listener._prefetch == 1 and self._pinned_acks:
             outbox = None
-        deadline = self._deadline(listener) if self._once else None
+        deadline = listener._monotonic() if self._once else None
+        # Before the look: a nack that is being written now may make its message due after it.
+        unwritten = bool(listener._outbox) or listener._outbox._writing.locked()
         try:
             delivery = listener._hand_out(outbox) or listener._visit(visit, deadline, outbox)
+            if delivery is None and self._once and isinstance(listener._store.clock, SystemClock):
+                # What was stored for now is due at the next whole millisecond. A clock in somebody's hand stands still.
+                listener._store.clock.wait(Doorbell(), _ROUNDING)
+                delivery = listener._visit(visit, deadline, outbox)
         finally:
             self._visit = None
         if delivery is None:
             if self._once and not (listener.stopped or visit.withdrawn):
+                if unwritten:
+                    listener.flush()
+                    return
                 self.nothing = stamp
                 self._tell()
                 self._bell.wait(None)
@@ -248,12 +257,6 @@ class Feeder:
             while len(self._buffer) < self.wanted and (delivery := listener._hand_out(outbox)) is not None:
                 self._buffer.append(delivery)
         self._tell()
-
-    def _deadline(self, listener: Listener) -> float:
-        """Until when a look lasts that does not wait."""
-        # What was stored for now is due at the next whole millisecond. A clock in somebody's hand would not get there.
-        is_real = isinstance(listener._store.clock, SystemClock)
-        return listener._monotonic() + (_ROUNDING if is_real else 0)
 
     def _note_time(self, listener: Listener) -> None:
         self._at = (listener._store.backend.now(), listener._monotonic())

@@ -384,12 +384,8 @@ class Listener:
             if self._outbox and not visit.claims_first:
                 # Nothing is in hand: now is the time.
                 self.flush()
-            if self._claim(visit):
-                continue
-            if not (self._outbox and visit.claims_first):
+            if not self._claim(visit):
                 return None
-            # What is nacked may be due at once.
-            visit.claims_first = False
         return None
 
     # What is in hand.
