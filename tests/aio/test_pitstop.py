@@ -68,8 +68,8 @@ def test_what_is_public_has_the_same_names():
 
     assert public(pitstop.Pitstop) - {"close"} <= public(pitstop.AsyncPitstop) - {"aclose"}
     assert public(pitstop.Delivery) == public(pitstop.AsyncDelivery)
-    internal = {"notice", "forget", "flush", "after_fork", "holds", "claim_ahead", "slow_down", "take"}
-    assert public(pitstop.Listener) - internal - {"close", "handed_out"} <= public(pitstop.AsyncListener)
+    internal = {"notice", "forget", "flush", "after_fork", "at_exit", "take"}
+    assert public(pitstop.Listener) - internal - {"close"} <= public(pitstop.AsyncListener)
 
 
 def test_a_wrong_configuration_is_told_at_once():

@@ -158,6 +158,12 @@ class TestFacade:
             def notice(self, due):
                 self.noticed.append(due)
 
+            def forget(self, ids):
+                pass
+
+            def flush(self, id=None):
+                pass
+
             def close(self):
                 pass
 

@@ -12,6 +12,7 @@ import pytest
 
 import pitstop
 
+from pitstop.abc import Outcome, Settlement
 from pitstop.testing import ManualClock
 from pitstop_memory import MemoryBackend, MemoryConfig
 
@@ -144,6 +145,54 @@ def test_messages_that_are_stored_and_removed_take_no_more_room():
 
     assert len(backend._room.shelf._heap) < 200
     assert len(backend._room.shelf) == 0
+
+
+def test_messages_that_are_claimed_together_and_settled_take_no_more_room():
+    """What a claim took waits in the heap for the end of its lease; not after it is gone."""
+    backend = MemoryBackend()
+    pit = pitstop.init({"type": backend})
+    for _ in range(100):
+        pit.store_many([({}, _NOW)] * 50)
+        leased = backend.lease(50, 60_000)
+        assert all(
+            backend.settle([Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased])
+        )
+
+    shelf = backend._room.shelf
+    assert sum(len(ids) if order < 0 else 1 for _, order, ids in shelf._heap) < 200
+    assert len(shelf) == 0
+
+
+def test_what_is_left_of_a_claim_comes_back_at_the_end_of_the_lease_in_the_order_in_which_it_came_in():
+    """Whatever became of the others meanwhile, and beside what else is due at that time."""
+    clock = ManualClock()
+    backend = MemoryBackend(MemoryConfig(clock=clock))
+    pit = pitstop.init({"type": backend})
+    pit.store_many([({"id": f"{n}"}, _NOW) for n in range(6)])
+    pit.store({"id": "6"}, timedelta(minutes=1))
+    first, second = backend.lease(3, 60_000), backend.lease(3, 60_000)
+    assert [each.id for each in (*first, *second)] == [f"{n}" for n in range(6)]
+    end = first[0].progress.due
+    assert backend.next_due() == end
+    pit.remove("1")
+    pit.store({"id": "4"}, timedelta(minutes=2))
+    done = second[2]
+    assert backend.settle([Settlement(done.id, done.progress.token, Outcome.COMPLETE, None)]) == [True]
+
+    assert backend.lease(10, 60_000) == []
+    clock.advance(60)
+
+    assert backend.next_due() == end
+    assert [each.id for each in backend.lease(2, 60_000)] == ["0", "2"]
+    assert [each.id for each in backend.lease(10, 60_000)] == ["3", "6"]
+    clock.advance(60)
+    assert [(each.id, each.progress.attempts) for each in backend.lease(10, 60_000)] == [
+        ("0", 3),
+        ("2", 3),
+        ("3", 3),
+        ("4", 1),
+        ("6", 2),
+    ]
 
 
 def test_a_scratch_has_no_name_that_others_could_share_and_is_gone_with_its_handle(name: str):

@@ -102,7 +102,7 @@ def test_a_claim_and_its_settlements_read_no_more_than_the_batch(backend, backlo
     done = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased[50:]]
     assert all(backend.settle(done))
     entries = profile()
-    assert {each["op"] for each in entries} == {"query", "remove"}
+    assert {each["op"] for each in entries} == {"remove"}
     assert_cheap(entries, 50, "{ _id: 1 }")
 
 
@@ -128,6 +128,18 @@ def test_settlements_of_several_claims_go_in_one_command_and_read_no_more(backen
     )
 
     assert_cheap(profile(), 6, "{ _id: 1 }")
+
+
+def test_acks_of_two_claims_go_in_one_command_and_read_no_more(backend, backlog, profile):
+    leased = [*backend.lease(20, MINUTE), *backend.lease(20, MINUTE)]
+    profile()
+
+    done = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased]
+    assert backend.settle(done) == [True] * 40
+
+    entries = profile()
+    assert [each["op"] for each in entries] == ["remove"]
+    assert_cheap(entries, 40, "{ _id: 1 }")
 
 
 def test_looking_for_the_next_one_reads_one(backend, backlog, profile):

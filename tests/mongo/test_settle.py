@@ -19,9 +19,17 @@ def leased(backend, record):
     return backend.lease(6, MINUTE)
 
 
-def test_a_batch_tells_what_was_done_from_what_was_gone(backend, leased, complete):
+def test_a_batch_of_deletes_tells_what_was_done_from_what_is_there_still(backend, leased, complete):
+    """What somebody else removed is gone as well: to tell it apart, each batch would have to look first."""
     backend.delete("1")
-    assert backend.settle([complete(each) for each in leased]) == [True, False, True, True, True, True]
+    backend.put([_anew(leased[2])])
+    assert backend.settle([complete(each) for each in leased]) == [True, True, False, True, True, True]
+
+
+def test_a_batch_of_deletes_of_which_none_is_there_tells_so(backend, leased, complete):
+    for each in leased:
+        backend.delete(each.id)
+    assert backend.settle([complete(each) for each in leased]) == [False] * 6
 
 
 def test_a_repeated_batch_does_nothing(backend, coll, leased, complete, reschedule):
@@ -52,6 +60,25 @@ def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_bac
     assert len(calls[0]) == 6
 
 
+def test_the_tokens_of_a_batch_are_not_taken_for_one_another(backend, record, complete):
+    """Two claims are acknowledged together: a token counts for what was claimed by it, and for nothing else."""
+    backend.put([record(f"{n}") for n in range(6)])
+    first, second = backend.lease(3, MINUTE), backend.lease(3, MINUTE)
+    wrong = Settlement(first[0].id, second[0].progress.token, Outcome.COMPLETE, None)
+
+    batch = [wrong, *(complete(each) for each in (*first[1:], *second))]
+    assert backend.settle(batch) == [False] + [True] * 5
+    assert [each.id for each in backend.scan(None, 9, None)] == [first[0].id]
+
+
+def test_a_batch_of_very_many_claims_is_settled_in_full(backend, record, complete):
+    backend.put([record(f"{n:02}") for n in range(80)])
+    leased = [each for _ in range(40) for each in backend.lease(2, MINUTE)]
+    assert len({each.progress.token for each in leased}) == 40
+
+    assert backend.settle([complete(each) for each in leased]) == [True] * 80
+
+
 def _anew(leased):
     from pitstop.abc import Record
 
@@ -61,8 +88,7 @@ def _anew(leased):
 def test_settlements_of_several_claims_are_told_apart(backend, record, complete, reschedule):
     backend.put([record(f"{n}") for n in range(6)])
     leased = [backend.lease(1, MINUTE)[0] for _ in range(6)]
-    backend.delete("1")
-    backend.put([record("3")])
+    backend.put([record("1"), record("3")])
 
     applied = backend.settle(
         [
@@ -76,7 +102,7 @@ def test_settlements_of_several_claims_are_told_apart(backend, record, complete,
     )
 
     assert applied == [True, False, True, False, True, False]
-    assert {each.id for each in backend.scan(None, 9, None)} == {"2", "3", "5"}
+    assert {each.id for each in backend.scan(None, 9, None)} == {"1", "2", "3", "5"}
 
 
 def test_an_update_of_many_writes_to_each_what_is_its_own(backend, record):

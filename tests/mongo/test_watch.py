@@ -235,7 +235,7 @@ def test_what_is_far_in_the_future_wakes_nobody(mongo_uri, mongo_dbname, other, 
             other.put([record("due", now)])
             assert got.get(timeout=PATIENCE).id == "due"
             thread.join()
-    assert commands.names.count("findAndModify") <= 3, "at first, when the watch began, and for the last one"
+    assert commands.names.count("findAndModify") <= 5, "at first, when the watch began, and for the last one; not 20"
 
 
 @on_standalone

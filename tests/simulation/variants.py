@@ -9,8 +9,9 @@ from unittest import mock
 import attrs
 
 from pitstop._decisions import _emit, _settle
-from pitstop._engine import _delivery, _listener
+from pitstop._engine import _delivery, _hand, _listener
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._hand import Hand
 from pitstop._errors import LeaseLost
 from pitstop.abc import Outcome, Progress, Record
 from pitstop_memory import MemoryBackend
@@ -200,17 +201,12 @@ def deadline_ignored() -> Iterator[None]:
 @_variant
 def deadline_from_the_answer() -> Iterator[None]:
     """The listener counts a lease from the answer to its claim, and not from before it was sent."""
-    claim = _listener.Listener._claim
+    put = Hand.put
 
-    def claimed(self):
-        known = len(self._unseen)
-        given = claim(self)
-        until = self._store.clock.monotonic() + self._lock_time.total_seconds() * 0.9
-        fresh = [(emission, until) for emission, _ in list(self._unseen)[known:]]
-        self._unseen = type(self._unseen)([*list(self._unseen)[:known], *fresh])
-        return given
+    def late_put(self, emissions, until, seconds):
+        put(self, emissions, self._monotonic() + self._lock_time.total_seconds() * 0.9, seconds)
 
-    with _patch(_listener, "_LEAST_REMAINDER", -1e6), _patch(_listener.Listener, "_claim", claimed):
+    with _patch(_listener, "_LEAST_REMAINDER", -1e6), _patch(Hand, "put", late_put):
         yield
 
 
@@ -294,22 +290,22 @@ def give_back_counts() -> Iterator[None]:
         given_back = _settle.release(record, now, duration)
         return attrs.evolve(given_back, progress=attrs.evolve(given_back.progress, attempts=record.progress.attempts))
 
-    with _patch(_listener, "release", release):
+    with _patch(_hand, "release", release):
         yield
 
 
 @_variant
 def give_back_of_what_was_shown() -> Iterator[None]:
     """A stop gives back what was handed out as well."""
-    take = _listener.Listener._pop_in_time
+    take = Hand.pop
 
-    def peek(self, late):
-        emission = take(self, late)
-        if emission is not None and len(self._unseen) == 1:
-            self._unseen.append((emission, 0.0))
+    def peek(self):
+        emission = take(self)
+        if emission is not None and len(self.unseen) == 1:
+            self.unseen.append((emission, 0.0))
         return emission
 
-    with _patch(_listener.Listener, "_pop_in_time", peek):
+    with _patch(Hand, "pop", peek):
         yield
 
 

@@ -58,6 +58,32 @@ def test_uses_its_index_and_sorts_nothing(filled, name, looks):
     assert not sorts(steps)
 
 
+@pytest.mark.parametrize("size", _statements.COMPLETE_SIZES)
+def test_many_are_completed_by_the_index_of_their_ids(open_backend, record, tmp_path, size):
+    """Also when the planner was told of a table with next to nothing in it."""
+    backend = open_backend(path=tmp_path / "small.db")
+    backend.put([record("only", due=backend.now() // 1000)])
+    with backend._database.lock, backend._database as connection:
+        connection.execute("ANALYZE")
+
+    steps = plan(backend, _statements.COMPLETE_MANY[size])
+
+    assert looks_at_messages(steps) == [f"SEARCH pitstop_messages {BY_ID}"]
+
+
+@pytest.mark.parametrize("count", [2, 8, 9, 33, 512, 513, 1030])
+def test_any_number_is_completed_in_one_batch_and_each_that_is_not_is_told(backend, record, count):
+    now = backend.now() // 1000
+    # Quotes, and letters of more than one byte, among the ids.
+    backend.put([record(f"{number}'\"ä🏎", due=now) for number in range(2 * count)])
+    leased = [*backend.lease(count, 60_000), *backend.lease(count, 60_000)]
+    batch = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased]
+
+    assert backend.settle(batch[: count // 2]) == [True] * (count // 2)
+    assert backend.settle(batch) == [False] * (count // 2) + [True] * (2 * count - count // 2)
+    assert backend.tally().leased == 0
+
+
 @pytest.mark.parametrize("also", ["", *_statements.AND_TOKEN.values()])
 def test_pages_are_read_by_index(filled, also):
     steps = plan(filled, _statements.SCAN_DUE.format(also=also))

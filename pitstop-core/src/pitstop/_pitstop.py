@@ -291,9 +291,7 @@ def checked_prefetch(prefetch: object) -> None:
     :raises ConfigError: when it is none.
     """
     if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
-        raise ConfigError(
-            f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1. Without it, it follows the pace."
-        )
+        raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
 
 
 def _positive(value: timedelta | float | str | None, field: str, default: timedelta) -> timedelta:

@@ -23,11 +23,10 @@ from pitstop.abc import (
     Record,
     Settlement,
     Tally,
-    copy_plain,
     state_of,
 )
 from pitstop_memory._config import MemoryConfig
-from pitstop_memory._shelf import Shelf
+from pitstop_memory._shelf import Shelf, copy_record
 
 
 __all__ = ["MemoryBackend"]
@@ -82,7 +81,7 @@ class MemoryBackend(Backend):
     def get(self, id: str) -> Record | None:
         with self._room.lock:
             record = self._room.shelf.get(id)
-            return None if record is None else _copy(record)
+            return None if record is None else copy_record(record)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
         now = self._now_ms()
@@ -95,7 +94,7 @@ class MemoryBackend(Backend):
                 and (behind is None or _place(record.progress.due, record.id) > behind)
             )
             found = heapq.nsmallest(limit, wanted, key=lambda record: _place(record.progress.due, record.id))
-            return [_copy(record) for record in found]
+            return [copy_record(record) for record in found]
 
     def tally(self) -> Tally:
         now = self._now_ms()
@@ -121,8 +120,8 @@ class MemoryBackend(Backend):
 
     def next_due(self) -> int | None:
         with self._room.lock:
-            record = self._room.shelf.first()
-            return None if record is None else record.progress.due
+            first = self._room.shelf.first()
+            return None if first is None else first.due
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
@@ -134,17 +133,11 @@ class MemoryBackend(Backend):
         # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
         # there leaves it without giving the lock back.
         shelf, now = self._room.shelf, self._now_ms()
-        token = ""
-        until = min(now + duration, LAST_INSTANT)
-        leased: list[Record] = []
-        while len(leased) < limit:
-            record = shelf.first()
-            if record is None or record.progress.due is None or record.progress.due > now:
-                break
-            # Not before something is due: a test asks once more after each message.
-            token = token or os.urandom(16).hex()
-            leased.append(_copy(shelf.change(record.id, record.progress.leased(token, now, until))))
-        return leased
+        first = shelf.first()
+        # No token before something is due: a test asks once more after each message.
+        if first is None or first.due is None or first.due > now:
+            return []
+        return shelf.lease(limit, os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT))
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         now = self._now_ms()
@@ -152,32 +145,26 @@ class MemoryBackend(Backend):
 
     def _put(self, records: Sequence[Record]) -> None:
         for record in records:
-            self._room.shelf.put(_copy(record))
+            self._room.shelf.put(copy_record(record))
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         shelf = self._room.shelf
-        record = shelf.get(settlement.id)
-        if record is None or record.progress.token != settlement.token:
+        present = shelf.progress_of(settlement.id)
+        if present is None or present.token != settlement.token:
             return False
-        if record.progress.due is not None and record.progress.due <= now:
+        if present.due is not None and present.due <= now:
             return False
         progress = settlement.progress
         if progress is None:
             shelf.delete(settlement.id)
         elif isinstance(progress, Aside):
-            shelf.change(settlement.id, attrs.evolve(record.progress, due=None, last_error=progress.last_error))
+            shelf.change(settlement.id, attrs.evolve(present, due=None, last_error=progress.last_error))
         else:
             shelf.change(settlement.id, progress)
         return True
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000
-
-
-def _copy(record: Record) -> Record:
-    # Nobody who holds a record that was put or read can reach the stored one through it.
-    series = None if record.series is None else copy_plain(dict(record.series))
-    return Record(record.id, copy_plain(record.message), series, record.revision, record.progress)
 
 
 def _place(due: int | None, id: str) -> tuple[bool, int, str]:

@@ -106,12 +106,13 @@ class MongoBackend(Backend):
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         applied = self._settler.settle(settlements)
-        for each in settlements:
-            if isinstance(each.progress, Progress):
-                self._claimer.written(each.progress.due)
-        self._wakeups.announce(
-            _least(each.progress for each, done in zip(settlements, applied, strict=True) if done),
-        )
+        written = [
+            (each.progress, done) for each, done in zip(settlements, applied, strict=True) if each.progress is not None
+        ]
+        for progress, _ in written:
+            if isinstance(progress, Progress):
+                self._claimer.written(progress.due)
+        self._wakeups.announce(_least(progress for progress, done in written if done))
         return applied
 
     def next_due(self) -> int | None:

@@ -13,6 +13,7 @@ import random
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from bson.errors import BSONError
@@ -178,6 +179,8 @@ class Claimer:
             marked, refused = self._mark(link, sound, lease)
         else:
             marked = {each.id for each in sound if self._mark_one(link, each, lease)}
+        if len(marked) == len(found):
+            return [lease.of(each.content) for each in found if isinstance(each.content, Record)]
         claimed: list[Record | Damaged] = []
         for each in found:
             if isinstance(each.content, Record) and each.id in marked:
@@ -258,9 +261,8 @@ def _still_due(lease: Lease) -> dict[str, Any]:
 def _first_batch(cursor: Any) -> list[Any]:
     """What the server sends at once, 16 MiB at most: a claim of large messages is not to fill the memory."""
     with cursor:
-        documents = []
-        for document in cursor:
-            documents.append(document)
-            if len(documents) == getattr(cursor, "retrieved", None):
-                break
+        documents = list(islice(cursor, 1))
+        # Known with the first one. A stand-in does not say: it sends all at once.
+        retrieved = getattr(cursor, "retrieved", None)
+        documents += cursor if retrieved is None else islice(cursor, max(retrieved - 1, 0))
         return documents

@@ -22,7 +22,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from pitstop_mongo._document import CODEC, RAW_CODEC
+from pitstop_mongo._document import BATCH_CODEC, CODEC, RAW_CODEC
 
 
 __all__ = ["Dialect", "Handles", "dialect_of"]
@@ -72,7 +72,7 @@ class Dialect:
         """
         handle = client.get_database(dbname).get_collection(
             coll,
-            codec_options=CODEC,
+            codec_options=BATCH_CODEC,
             read_preference=ReadPreference.PRIMARY,
             # Without j, a standalone would confirm what it has not written down yet. The wait for a majority is bounded
             # by the operation's time, which the driver tells the server.

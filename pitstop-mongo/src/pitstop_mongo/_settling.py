@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -29,6 +29,8 @@ __all__ = ["Settler"]
 #: Of one command. The update looks each document's values up in a list, so it is the slower the longer the list is.
 _MOST_DELETES = 1000
 _MOST_UPDATES = 100
+#: Of one command as well: each document is compared with one after the other.
+_MOST_TOKENS = 16
 
 #: Every field that a settlement writes, or takes away.
 _FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
@@ -38,13 +40,14 @@ _FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "to
 class _Write:
     """One settlement on its way."""
 
+    id: str
     settlement: Settlement
     #: What the document is marked with when it is updated, to tell afterwards whether it was.
     etag: str
 
-    @property
-    def id(self) -> str:
-        return self.settlement.id
+
+_T = TypeVar("_T")
+_Apply = Callable[[Sequence[_Write], int, Link, bool], set[str]]
 
 
 class Settler:
@@ -57,14 +60,14 @@ class Settler:
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         """See :meth:`pitstop.abc.Backend.settle`."""
         nonce = os.urandom(16).hex()
-        writes = [_Write(each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
+        writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
         applied: set[str] = set()
-        for some in self._portions(writes):
+        for apply, some in self._portions(writes):
             # Of the first run: an ack that was sent in time counts as in time when it is sent again.
             try:
                 now = self._connection.now_us() // 1000
-                single = len(some) == 1 or _is_mixed(some)
-                applied |= self._connection.until_known(partial(self._apply, some, now), single=single)
+                single = apply in (self._apply_one, self._apply_single)
+                applied |= self._connection.until_known(partial(apply, some, now), single=single)
             except BackendUnavailable as error:
                 if not (applied or isinstance(error, OutcomeUnknown)):
                     raise
@@ -75,13 +78,18 @@ class Settler:
                 ) from None
         return [each.id in applied for each in writes]
 
-    def _portions(self, writes: Sequence[_Write]) -> Iterator[list[_Write]]:
-        """What goes in one command: deletes of one token, updates of one token, or single writes of any."""
+    def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
+        """What goes in one command, and which: deletes of few tokens, updates of one token, or single writes of any.
+
+        The command is given the writes, now, the link, and whether a run before this one may have done it. It returns the
+        ids of what was applied, by this run or by one before.
+        """
         if not self._dialect.batches:
-            yield from ([each] for each in writes)
+            yield from ((self._apply_one, [each]) for each in writes)
             return
         groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
         single: list[_Write] = []
+        deleted: list[list[_Write]] = []
         for each in writes:
             if isinstance(each.settlement.progress, Aside):
                 single.append(each)
@@ -90,74 +98,52 @@ class Settler:
         for (_, deletes), group in groups.items():
             if len(group) == 1:
                 single += group
+            elif deletes:
+                deleted.append(group)
             else:
-                yield from _chunks(group, _MOST_DELETES if deletes else _MOST_UPDATES)
-        yield from _chunks(single, _MOST_DELETES)
+                yield from ((self._update_many, chunk) for chunk in _chunks(group, _MOST_UPDATES))
+        # Who acks while the next claim is handled has acks of two: they are to be one trip all the same.
+        for few in _chunks(deleted, _MOST_TOKENS):
+            merged = [each for group in few for each in group]
+            yield from ((self._delete_many, chunk) for chunk in _chunks(merged, _MOST_DELETES))
+        for chunk in _chunks(single, _MOST_DELETES):
+            yield (self._apply_one if len(chunk) == 1 else self._apply_single), chunk
 
-    def _apply(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        """Apply a portion; return the ids of what was applied, by this run or by one before."""
-        first = some[0].settlement
-        if len(some) == 1:
-            return self._apply_one(link, some[0], now, again)
-        if _is_mixed(some):
-            return self._apply_single(link, some, now, again)
-        if first.progress is None:
-            return self._delete_many(link, some, now, again)
-        return self._update_many(link, some, now, again)
-
-    def _apply_one(self, link: Link, write: _Write, now: int, again: bool) -> set[str]:
+    def _apply_one(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
+        (write,) = some
         coll, filter, hint = _coll(link, [write]), self._fenced(write, now), self._dialect.by_id
         if write.settlement.progress is None:
             done = coll.delete_one(filter, **hint).deleted_count
-            return {write.id} if done else self._gone(link, [write]) if again else set()
+            return self._deleted(link, [write], done, again)
         count = coll.update_one(filter, _update(write), **hint).matched_count
         return self._updated(link, [write], count, again)
 
-    def _apply_single(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
+    def _apply_single(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
         """Writes of several tokens or kinds, in one command that the driver repeats by itself where it can."""
         hint = self._dialect.by_id
         deletes = [each for each in some if each.settlement.progress is None]
         updates = [each for each in some if each.settlement.progress is not None]
-        there = {each.id for each in deletes} if again else self._fencing(link, deletes, now)
         requests: list[DeleteOne | UpdateOne] = [
-            *(DeleteOne(self._fenced(each, now), **hint) for each in deletes if each.id in there),
+            *(DeleteOne(self._fenced(each, now), **hint) for each in deletes),
             *(UpdateOne(self._fenced(each, now), _update(each), **hint) for each in updates),
         ]
-        if not requests:
-            return set()
         result = _coll(link, some).bulk_write(requests, ordered=False)
-        deleted = self._gone(link, deletes) if again else self._deleted(link, there, result.deleted_count)
+        deleted = self._deleted(link, deletes, result.deleted_count, again)
         return deleted | self._updated(link, updates, result.matched_count, again)
 
-    def _fencing(self, link: Link, deletes: Sequence[_Write], now: int) -> set[str]:
-        """Which of these may be deleted. The reply of a delete is a count: to know afterwards whom it leaves out, one
-        must have looked before.
-        """
-        if not deletes:
-            return set()
-        tokens = {each.id: each.settlement.token for each in deletes}
-        wanted = {"_id": {"$in": list(tokens)}, "due": _unexpired(now)}
-        found = link.handles.coll.find(wanted, {"_id": 1, "token": 1}, **self._at_once(len(tokens)))
-        return {each["_id"] for each in found if each.get("token") == tokens[each["_id"]]}
+    def _delete_many(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
+        by_token: dict[str, list[str]] = defaultdict(list)
+        for each in some:
+            by_token[each.settlement.token].append(each.id)
+        filter: dict[str, Any] = {"_id": {"$in": [each.id for each in some]}, "due": _unexpired(now)}
+        if len(by_token) == 1:
+            filter["token"] = {"$eq": some[0].settlement.token}
+        else:
+            filter["$or"] = [{"token": {"$eq": token}, "_id": {"$in": ids}} for token, ids in by_token.items()]
+        count = link.handles.settling.delete_many(filter, **self._dialect.by_id).deleted_count
+        return self._deleted(link, some, count, again)
 
-    def _gone(self, link: Link, deletes: Sequence[_Write]) -> set[str]:
-        """Which of these are not there any more. This run or one before may have deleted them; if it was somebody else,
-        in that very moment, they are done with as well.
-
-        To be asked after a write: that has waited until a majority has what the run before left behind.
-        """
-        ids = {each.id for each in deletes}
-        return ids - self._there(link, ids) if ids else ids
-
-    def _delete_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
-        ids = {each.id for each in some} if again else self._fencing(link, some, now)
-        if not ids:
-            return ids
-        filter = {"_id": {"$in": list(ids)}, **_fence(some[0].settlement.token, now)}
-        deleted = _coll(link, some).delete_many(filter, **self._dialect.by_id).deleted_count
-        return self._gone(link, some) if again else self._deleted(link, ids, deleted)
-
-    def _update_many(self, link: Link, some: Sequence[_Write], now: int, again: bool) -> set[str]:
+    def _update_many(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
         ids = [each.id for each in some]
         # All that differs between the documents is data inside a $literal: none of it is evaluated.
         values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
@@ -172,17 +158,19 @@ class Settler:
         count = _coll(link, some).update_many(filter, pipeline, **self._dialect.by_id).matched_count
         return self._updated(link, some, count, again)
 
-    def _deleted(self, link: Link, ids: set[str], count: int) -> set[str]:
-        """Which of these were deleted, when ``count`` were: those that are not there any more. One that somebody else
-        removed in that very moment cannot be told apart, and is done with as well.
-        """
-        if count in (0, len(ids)):
-            return ids if count else set()
-        return ids - self._there(link, ids)
+    def _deleted(self, link: Link, some: Sequence[_Write], count: int, again: bool) -> set[str]:
+        """Which of these were deleted, when ``count`` were now: those that are not there any more.
 
-    def _there(self, link: Link, ids: set[str]) -> set[str]:
+        One of several that somebody else removed cannot be told apart, and is done with as well. Looking before each
+        delete could tell, nearly always; but it made a drain a quarter slower, to say of what is gone who did it.
+
+        The look is made after a write: that has waited until a majority has what the run before left behind.
+        """
+        ids = {each.id for each in some}
+        if count == len(ids) or (count == 0 and not again):
+            return ids if count else set()
         found = link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
-        return {each["_id"] for each in found}
+        return ids - {each["_id"] for each in found}
 
     def _updated(self, link: Link, some: Sequence[_Write], count: int, again: bool) -> set[str]:
         """Which of these were updated, when ``count`` were now: those that carry their mark. A claim leaves it on."""
@@ -209,16 +197,6 @@ def _if_not(some: Sequence[_Write]) -> str:
     if any(each.settlement.outcome is Outcome.RELEASE and each.settlement.progress is not None for each in some):
         return "Look with get() what became of it: a message that was leased comes back when its lease runs out."
     return "If it was not, the message comes back when its lease runs out."
-
-
-def _is_mixed(some: Sequence[_Write]) -> bool:
-    """Whether these cannot be one write to many documents: one that deletes them all, or one that updates them all."""
-    first = some[0].settlement
-    kind = (first.token, first.progress is None)
-    return any(
-        (each.settlement.token, each.settlement.progress is None) != kind or isinstance(each.settlement.progress, Aside)
-        for each in some
-    )
 
 
 def _coll(link: Link, some: Sequence[_Write]) -> Any:
@@ -251,6 +229,6 @@ def _update(write: _Write) -> dict[str, Any]:
     return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
 
 
-def _chunks(writes: list[_Write], size: int) -> Iterator[list[_Write]]:
-    for start in range(0, len(writes), size):
-        yield writes[start : start + size]
+def _chunks(items: list[_T], size: int) -> Iterator[list[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -32,6 +33,9 @@ from pitstop_sqlite._watch import SqliteWatch
 
 
 __all__ = ["SqliteBackend"]
+
+#: By one statement.
+_MOST_COMPLETED = _statements.COMPLETE_SIZES[-1]
 
 
 class SqliteBackend(Backend):
@@ -122,8 +126,7 @@ class SqliteBackend(Backend):
             rows = connection.execute(_statements.READ_DUE, (now, limit)).fetchall()
             connection.execute(_statements.LEASE, (until, now, token, now, limit))
             connection.execute("COMMIT")
-        stored_token = token.encode()
-        return [read_leased_row(row, stored_token, now, until) for row in rows]
+        return [read_leased_row(row, token, now, until) for row in rows]
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         fenced = [_fenced(each) for each in settlements]
@@ -169,11 +172,7 @@ class SqliteBackend(Backend):
         connection.execute("BEGIN IMMEDIATE")
         now = self._now_ms()
         # As a rule all apply; then nobody needs to ask for each.
-        applied = 0
-        for statement in (_statements.COMPLETE, _statements.PROGRESS, _statements.ASIDE):
-            batch = [(*values, now) for each, values in fenced if each is statement]
-            if batch:
-                applied += connection.executemany(statement, batch).rowcount
+        applied = _apply_all(connection, fenced, now)
         if applied == len(fenced):
             connection.execute("COMMIT")
             return [True] * applied
@@ -186,6 +185,29 @@ class SqliteBackend(Backend):
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000
+
+
+def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], now: int) -> int:
+    """Apply settlements in few statements; return how many applied."""
+    completed: dict[str | bytes, list[str | bytes]] = defaultdict(list)
+    others: dict[str, list[Row]] = defaultdict(list)
+    for statement, values in fenced:
+        if statement is _statements.COMPLETE:
+            id, token = values
+            completed[token].append(id)
+        else:
+            others[statement].append((*values, now))
+    applied = 0
+    for token, ids in completed.items():
+        for start in range(0, len(ids), _MOST_COMPLETED):
+            some = ids[start : start + _MOST_COMPLETED]
+            size = next(each for each in _statements.COMPLETE_SIZES if each >= len(some))
+            # Places that are left over repeat an id, which deletes nothing more.
+            some += some[-1:] * (size - len(some))
+            applied += connection.execute(_statements.COMPLETE_MANY[size], (*some, token, now)).rowcount
+    for statement, batch in others.items():
+        applied += connection.executemany(statement, batch).rowcount
+    return applied
 
 
 def _fenced(settlement: Settlement) -> tuple[str, Row]:

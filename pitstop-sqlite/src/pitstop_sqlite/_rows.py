@@ -72,12 +72,30 @@ def read_row(row: Row) -> Record | Damaged:
         return _read_damaged(row)
 
 
-def read_leased_row(row: Row, token: bytes, now: int, until: int) -> Record | Damaged:
+def read_leased_row(row: Row, token: str, now: int, until: int) -> Record | Damaged:
     """Read a row as the claim leaves it that found it so: see :meth:`pitstop.abc.Progress.leased`."""
     id, _, scheduled_for, attempts, first_leased, last_error, _, revision, series, msg = row
-    first = now if first_leased is None else first_leased
-    attempts = min(attempts + 1, _MOST_ATTEMPTS)
-    return read_row((id, until, scheduled_for, attempts, first, last_error, token, revision, series, msg))
+    attempts = attempts + 1 if attempts < _MOST_ATTEMPTS else attempts
+    if first_leased is None:
+        first_leased = now
+    try:
+        return read_record(
+            id=id.decode(),
+            message=load_message(msg.decode()),
+            series=None if series is None else _series(series),
+            revision=revision.decode(),
+            due=until,
+            scheduled_for=scheduled_for,
+            attempts=attempts,
+            first_leased=first_leased,
+            last_error=None if last_error is None else last_error.decode(),
+            token=token,
+        )
+    except (ValueError, RecursionError):
+        leased = token.encode()
+        return _read_damaged(
+            (id, until, scheduled_for, attempts, first_leased, last_error, leased, revision, series, msg)
+        )
 
 
 def bindable(text: str) -> str | bytes:

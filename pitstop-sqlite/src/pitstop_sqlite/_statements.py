@@ -12,6 +12,8 @@ __all__ = [
     "ANY_DUE",
     "ASIDE",
     "COMPLETE",
+    "COMPLETE_MANY",
+    "COMPLETE_SIZES",
     "DELETE",
     "GET",
     "LEASE",
@@ -48,9 +50,21 @@ NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
 
 # A lease runs until it ends by the time at which the write lock is held, which may have been waited for. A statement
 # that takes the lock itself is given NULL, and asks for the time when it has it.
-_FENCE = f"WHERE id = CAST(? AS TEXT) AND token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > coalesce(?, (SELECT pitstop_now())))"
+_HELD = f"token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > coalesce(?, (SELECT pitstop_now())))"
+_FENCE = f"WHERE id = CAST(? AS TEXT) AND {_HELD}"
 ASIDE = f"UPDATE pitstop_messages SET due = NULL, last_error = ? {_FENCE}"
 COMPLETE = f"DELETE FROM pitstop_messages {_FENCE}"
+#: How many are completed by one statement, which has that many places. Few sizes, so that few statements are kept prepared.
+COMPLETE_SIZES = (1, 8, 32, 128, 512)
+# Bound to the index of the UNIQUE id: to the planner, which may have looked when the table was small, so many ids are
+# a reason to read all of it.
+COMPLETE_MANY = {
+    size: (
+        "DELETE FROM pitstop_messages INDEXED BY sqlite_autoindex_pitstop_messages_1 "
+        f"WHERE id IN ({', '.join(['CAST(? AS TEXT)'] * size)}) AND {_HELD}"
+    )
+    for size in COMPLETE_SIZES
+}
 PROGRESS = (
     "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = ?, first_leased = ?, last_error = ?, token = ? "
     + _FENCE

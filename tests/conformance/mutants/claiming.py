@@ -12,7 +12,7 @@ import attrs
 from conformance.mutants.registry import mutant, right, round_trip
 from pitstop.abc import LAST_INSTANT, Progress, Record
 from pitstop_memory import MemoryBackend
-from pitstop_memory._backend import _copy
+from pitstop_memory._shelf import copy_record
 
 
 @right
@@ -42,7 +42,8 @@ class OpenClaims(MemoryBackend):
         token, now = self.new_token(), self._now_ms()
         until = min(now + duration, LAST_INSTANT)
         return [
-            _copy(self._room.shelf.change(each.id, self.leased(each, token, now, until))) for each in due(now)[:limit]
+            copy_record(self._room.shelf.change(each.id, self.leased(each, token, now, until)))
+            for each in due(now)[:limit]
         ]
 
 

@@ -195,7 +195,7 @@ class AllOrNone(MemoryBackend):
         return super()._apply_all(settlements)
 
 
-@mutant("test_a_batch_says_for_each_whether_it_was_applied", "test_a_batch_tells_what_was_completed_from_what_is_gone")
+@mutant("test_a_batch_says_for_each_whether_it_was_applied", "test_a_batch_tells_what_was_written_from_what_is_gone")
 class AllWhenAny(MemoryBackend):
     """Says of a whole batch that it was applied when something of it was. ``return rowcount > 0``."""
 

@@ -25,7 +25,7 @@ _log = logging.getLogger("pitstop.listener")
 #: Seconds after which a message is given back that came when nobody wanted it any more.
 _PATIENCE = 0.1
 #: Seconds in which what was stored for now becomes due.
-_ROUNDING = 0.002
+_ROUNDING = 0.005
 
 
 class Feeder:
@@ -180,7 +180,7 @@ class Feeder:
         with self._opening:
             if self.listener is None:
                 self.listener = self._open()
-                self.listener.claims_apart = True
+                self.listener._hand.claimed_apart = True
             return self.listener
 
     def look(self) -> Delivery | None:
@@ -271,7 +271,7 @@ class Feeder:
         if self.listener is not None:
             if close:
                 self.listener.close()
-            elif self.listener._unseen or self.listener._outbox:
+            elif self.listener._hand or self.listener._outbox:
                 self.listener._settle_all()
 
     def _give_back(self) -> None:
@@ -282,7 +282,7 @@ class Feeder:
         if taken:
             assert self.listener is not None, "what is there was claimed by it"
             self.given_back += len(taken)
-            self.listener._return([each._emission for each in taken])
+            self.listener._hand.give_back([each._emission for each in taken])
 
     def _withdraw(self, visit: _Visit) -> None:
         visit.withdrawn = True

@@ -38,17 +38,17 @@ def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
     """
     if isinstance(leased, Damaged):
         return _set_aside(leased)
-    if leased.progress.attempts < 1:
+    progress = leased.progress
+    if progress.attempts < 1:
         # A claim counts up; what was below zero before looks sound after it.
         return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
-    try:
-        schedule = schedule_of(leased)
-    except ScheduleError as error:
-        return bury(leased, str(error))
-    progress = leased.progress
-    if schedule is None:
+    if leased.series is None:
         emission = Emission(leased, None, progress.scheduled_for, 0)
     else:
+        try:
+            schedule = Schedule.from_plain(leased.series)
+        except ScheduleError as error:
+            return bury(leased, str(error))
         assert progress.first_leased is not None, "a leased record was leased at some time"
         choice = schedule.choose(progress.scheduled_for, progress.first_leased)
         if choice is None:

@@ -33,8 +33,9 @@ MAX_ERROR_LENGTH = 2000
 
 def ack(emission: Emission) -> Settlement:
     """Done: a one-shot is deleted, a series goes on from the occurrence that was emitted, or ends."""
-    following = None if emission.schedule is None else emission.schedule.next(emission.scheduled_for)
-    return advance(emission.record, following)
+    if emission.schedule is None:
+        return settlement(emission.record, Outcome.COMPLETE, None)
+    return advance(emission.record, emission.schedule.next(emission.scheduled_for))
 
 
 def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:

@@ -16,7 +16,6 @@ import _thread
 import logging
 import random
 
-from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -25,10 +24,9 @@ from types import TracebackType
 from typing import Self
 
 from pitstop._decisions._emit import Emission, decide
-from pitstop._decisions._prefetch import MOST_AT_ONCE, Pace
-from pitstop._decisions._settle import release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._hand import Hand
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
 from pitstop._engine._store import Store
@@ -50,6 +48,8 @@ _CONTENTION_PAUSE = 0.005
 _CLOSE_PATIENCE = 15.0
 #: Seconds that stop() waits until what was claimed ahead is given back.
 _STOP_PATIENCE = 0.5
+#: Seconds that the end of the interpreter waits for each listener that nobody closed.
+_EXIT_PATIENCE = 2.0
 
 
 class _Visit:
@@ -90,24 +90,10 @@ class Listener:
         # Whether the store ever answered.
         self._answered = False
         self._backoff = Backoff()
-        # Claimed, not handed out; each with the time on the monotonic clock until which it may be. Taken from without a
-        # lock: who pops one has it, and nobody else.
-        self._unseen: deque[tuple[Emission, float]] = deque()
         self._pump = Pump(store)
-        self._outbox = Outbox(store, self._unseen, self._pump.wake)
-        self._pump.begin(self, self._outbox)
-        #: Messages handed out so far, roughly: threads may count at once.
-        self.handed_out = 0
-        self._pace = Pace()
-        # Since when, by the monotonic clock, and from which count on, messages in hand are being consumed.
-        self._since: float | None = None
-        self._counted = 0
-        # When so few are left in hand the next ones are claimed ahead.
-        self._refill_at = -1
-        # Seconds that the last claim took.
-        self._claim_seconds = 0.0
-        #: Whether no thread that handles messages ever claims: then to claim ahead always pays.
-        self.claims_apart = False
+        self._hand = Hand(store, lock_time, prefetch, self._pump.want)
+        self._outbox = Outbox(store, self._hand.unseen, self._pump.wake)
+        self._pump.begin(self._hand, self._outbox, self._claim_ahead)
         self._reset()
         store.add(self)
 
@@ -158,26 +144,9 @@ class Listener:
         return taken
 
     def _at_hand(self) -> Delivery | None:
-        """One message of those in hand; None when there is none that can be had without a look at the store. Never blocks."""
-        if self._stopped:
-            return None
-        try:
-            waiting = self._unseen.popleft()
-        except IndexError:
-            return None
-        emission, until = waiting
-        now = self._monotonic()
-        if now >= until:
-            # To be given back, by somebody who may wait for the store.
-            self._unseen.appendleft(waiting)
-            return None
-        if self._since is None:
-            self._since = now
-        self.handed_out += 1
-        if len(self._unseen) <= self._refill_at and not self._pump.wanted:
-            self._refill_at = -1
-            self._pump.want()
-        return self._delivery(emission, self._outbox)
+        """One message of those in hand; None when there is none that can be had without the store. Never blocks."""
+        emission = self._hand.pop_now()
+        return None if emission is None else self._delivery(emission, self._outbox)
 
     def stop(self) -> None:
         """End the iteration, give back what was claimed ahead, and write the acks that are pending. Safe in any thread and
@@ -186,12 +155,26 @@ class Listener:
         Deliveries that were handed out stay valid: settle them as ever.
         """
         self._end()
-        if self._unseen or self._outbox:
+        if self._hand or self._outbox:
             # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
             # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
             done = Doorbell()
             _thread.start_new_thread(self._settle_all, (done,))
             done.wait(_STOP_PATIENCE)
+
+    def at_exit(self) -> None:
+        """The interpreter is about to end: settle what nobody will settle any more."""
+        self._end()
+        if self._hand or self._outbox:
+            settled = Doorbell()
+            try:
+                # A store that is away is not to keep the program from ending.
+                _thread.start_new_thread(self._settle_all, (Doorbell(), settled))
+            except RuntimeError:
+                # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
+                self._settle_all()
+            else:
+                settled.wait(_EXIT_PATIENCE)
 
     def close(self) -> None:
         """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless."""
@@ -226,11 +209,7 @@ class Listener:
 
     def forget(self, ids: Collection[str]) -> None:
         """These messages were stored anew or removed: what was claimed of them before is not to be handed out any more."""
-        if self._unseen:
-            for each in tuple(self._unseen):
-                if each[0].record.id in ids:
-                    with suppress(ValueError):
-                        self._unseen.remove(each)
+        self._hand.forget(ids)
 
     def flush(self, id: str | None = None) -> None:
         """Write the acks that are pending, if this message may be among them, so that a look at the store shows them.
@@ -242,7 +221,7 @@ class Listener:
 
     def after_fork(self) -> None:
         """In the child of a fork: what was claimed ahead, and the threads that wait, are the parent's."""
-        self._unseen.clear()
+        self._hand.unseen.clear()
         self._reset()
         self._outbox.after_fork()
         self._pump.after_fork()
@@ -269,15 +248,8 @@ class Listener:
         state = "stopped" if self._stopped else "healthy" if self.healthy else "failing"
         return f"<Listener on {self._store.location} {state}>"
 
-    # What the pump does.
-
-    @property
-    def holds(self) -> bool:
-        """Whether there are messages in hand that nobody has asked for, and that others might want."""
-        return bool(self._unseen) and self._prefetch is None
-
-    def claim_ahead(self) -> None:
-        """Claim the next messages while those in hand are handled."""
+    def _claim_ahead(self) -> None:
+        """Claim the next messages while those in hand are handled: in the pump's thread."""
         visit = _Visit(1)
         if self._stopped or not self._lead(visit):
             return
@@ -290,12 +262,8 @@ class Listener:
             pass
         finally:
             self._leave(visit)
-
-    def slow_down(self) -> None:
-        """Messages wait in hand, and their consumer is busy: give them back, for others to take."""
-        self._pace = self._pace.slowed()
-        self._refill_at, self._since = -1, None
-        self._give_back()
+            if self._stopped:
+                self._hand.give_back_all()
 
     # Who looks at the store, and who waits for it.
 
@@ -320,7 +288,7 @@ class Listener:
                 self._leader = None
             self._changed.notify_all()
         # What it leaves in hand, or the look at the store, is for somebody else now.
-        self._wake(max(1, len(self._unseen)), visit)
+        self._wake(max(1, len(self._hand)), visit)
 
     def _wake(self, count: int, me: _Visit) -> None:
         for each in self._visits:
@@ -331,17 +299,15 @@ class Listener:
                     break
 
     def _end(self) -> None:
-        self._stopped = True
+        self._stopped, self._hand.open = True, False
         for visit in self._visits:
             visit.bell.ring()
 
     def _get(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         while not (self._stopped or visit.withdrawn):
-            last = deadline is not None and self._monotonic() >= deadline
             # At the end of its time everybody has a look of their own, also at what is wrong.
-            if not last and not self._lead(visit):
-                delivery = self._hand_out(outbox)
-                if delivery is not None:
+            if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
+                if (delivery := self._hand_out(outbox)) is not None:
                     return delivery
                 self._follow(visit, deadline)
                 continue
@@ -356,14 +322,9 @@ class Listener:
                     return None
                 pause = self._pause(visit)
             except BackendUnavailable as error:
-                if self.stopped or self._store.closed:
+                if self._ended():
                     break
-                last = deadline is not None and self._monotonic() >= deadline
-                # Refused later, when it has worked: somebody is about to change a password, say. It may work again.
-                last = last or (error.permanent and not self._answered)
-                pause = self._backoff.failed(error, self._monotonic(), log=not last)
-                if last:
-                    raise
+                pause = self._failed(error, deadline)
             self._sleep(visit, pause, deadline)
         self._go_home()
         return None
@@ -374,6 +335,22 @@ class Listener:
             self._settle_all()
             # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
             self._watching.leave(self)
+
+    def _ended(self) -> bool:
+        return self._stopped or self._store.closed
+
+    def _failed(self, error: BackendUnavailable, deadline: float | None) -> float:
+        """Seconds to wait after a look that failed.
+
+        :raises BackendUnavailable: the error, when there is no time left, or no use in trying again.
+        """
+        now = self._monotonic()
+        # Refused later, when it has worked: somebody is about to change a password, say. It may work again.
+        last = (deadline is not None and now >= deadline) or (error.permanent and not self._answered)
+        pause = self._backoff.failed(error, now, log=not last)
+        if last:
+            raise error
+        return pause
 
     def _take(self, visit: _Visit, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message: of those that were claimed ahead, else of a new claim. None after a stop."""
@@ -392,7 +369,7 @@ class Listener:
 
     def _hand_out(self, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message of those in hand."""
-        emission = self._pop_unseen()
+        emission = self._hand.pop()
         return None if emission is None else self._delivery(emission, outbox)
 
     def _delivery(self, emission: Emission, outbox: Outbox | None) -> Delivery:
@@ -402,77 +379,35 @@ class Listener:
             hooks.notify(hooks.leased, delivery=delivery)
         return delivery
 
-    def _pop_unseen(self) -> Emission | None:
-        unseen, late = self._unseen, None
-        while True:
-            try:
-                emission, until = unseen.popleft()
-            except IndexError:
-                emission = None
-                break
-            now = self._monotonic()
-            if now < until and not self._stopped:
-                if self._since is None:
-                    self._since = now
-                self.handed_out += 1
-                break
-            late = late or []
-            late.append(emission)
-        if late:
-            self._return(late)
-        if len(unseen) <= self._refill_at and not self._pump.wanted:
-            self._refill_at = -1
-            self._pump.want()
-        return emission
-
-    def _measure(self) -> None:
-        """The messages in hand are consumed, or are so soon: learn how long they took."""
-        if self._since is not None:
-            taken = self.handed_out - self._counted
-            if taken > 0 and self._prefetch is None:
-                # The store's time is not the handler's: to claim fewer at once would only make more of it.
-                seconds = max(0.0, self._monotonic() - self._since - self._outbox.last_flush)
-                self._pace = self._pace.after(taken, seconds, self._lock_time.total_seconds())
-            self._since = None
-        self._outbox.last_flush = 0.0
-        self._counted = self.handed_out
-
-    def _limit(self, visit: _Visit) -> int:
-        """How many messages to claim."""
-        if self._prefetch is not None:
-            return self._prefetch
-        # The one who leads claims for those who wait for it, too.
-        wanted = sum(each.wanted for each in self._visits) if self._leader is visit else visit.wanted
-        return min(max(self._pace.size, wanted), MOST_AT_ONCE) if wanted else 1
-
     def _claim(self, visit: _Visit) -> bool:
         """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
         store, clock = self._store, self._store.clock
-        self._measure()
+        self._hand.measure(self._outbox.last_flush)
+        self._outbox.last_flush = 0.0
+        # The one who leads claims for those who wait for it, too.
+        wanted = sum(each.wanted for each in self._visits) if self._leader is visit else visit.wanted
         duration = self._lock_time // timedelta(milliseconds=1)
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - _LEAST_REMAINDER)
-        leased = store.backend.lease(self._limit(visit), duration)
+        leased = store.backend.lease(self._hand.limit(wanted), duration)
         self._answered = True
         now = clock.monotonic()
         self._backoff.succeeded(now)
         if not leased:
             return False
         emissions: list[Emission] = []
-        unseen: list[tuple[Record | Damaged, Settlement]] = []
+        unfit: list[tuple[Record | Damaged, Settlement]] = []
         for record in leased:
             decided = decide(record, store.retry)
             if isinstance(decided, Emission):
                 emissions.append(decided)
             else:
-                unseen.append((record, decided))
-        self._claim_seconds = now - begun
+                unfit.append((record, decided))
         in_time = clock.monotonic() < until
         if in_time:
-            self._unseen.extend([(each, until) for each in emissions])
-            if self._prefetch is None and len(emissions) > 1:
-                self._refill_at = self._pace.refill_at(self._claim_seconds, apart=self.claims_apart)
+            self._hand.put(emissions, until, now - begun)
+            if len(emissions) > 1 and self._hand.may_bore:
                 self._pump.wake()
             self._wake(len(emissions), visit)
         elif emissions:
@@ -481,13 +416,20 @@ class Listener:
                 "configure a longer lock_time, or a smaller prefetch",
                 self._lock_time.total_seconds(),
             )
-            self._return(emissions)
-        if unseen:
-            applied = store.backend.settle([settlement for _, settlement in unseen])
-            for (record, settlement), done in zip(unseen, applied, strict=True):
-                if done:
-                    store.tell(settlement, record)
-        return in_time
+            self._hand.give_back(emissions)
+        settled = self._settle_unfit(unfit)
+        # A store that leases again and again what it does not settle is not asked without end.
+        return in_time and (bool(emissions) or settled)
+
+    def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
+        """Settle what was claimed and is not to be emitted; say whether any of that was done."""
+        if not unfit:
+            return False
+        applied = self._store.backend.settle([settlement for _, settlement in unfit])
+        for (record, settlement), done in zip(unfit, applied, strict=True):
+            if done:
+                self._store.tell(settlement, record)
+        return any(applied)
 
     def _pause(self, visit: _Visit) -> float:
         """Seconds until the next look."""
@@ -517,35 +459,17 @@ class Listener:
             pause = min(pause, max(deadline - clock.monotonic(), 0.0))
         clock.wait(visit.bell, pause)
 
-    def _settle_all(self, done: Doorbell | None = None) -> None:
+    def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
-        self._give_back()
+        self._hand.give_back_all()
+        if given_back is not None:
+            # Who waits for this may have interrupted the code that is writing.
+            given_back.ring()
         self.flush()
-        if self._outbox:
+        if settled is not None:
+            settled.ring()
+        elif self._outbox:
             self._pump.wake()
-        if done is not None:
-            done.ring()
-
-    def _give_back(self) -> None:
-        claimed: list[Emission] = []
-        with suppress(IndexError):
-            while True:
-                claimed.append(self._unseen.popleft()[0])
-        self._return(claimed)
-
-    def _return(self, unseen: list[Emission]) -> None:
-        """Give back what was claimed and not handed out: due again, and the attempt is not counted."""
-        if not unseen or self._store.closed:
-            return
-        try:
-            backend = self._store.backend
-            now = backend.now() // 1000
-            duration = self._lock_time // timedelta(milliseconds=1)
-            backend.settle([release(each.record, now, duration) for each in unseen])
-        except BackendUnavailable as error:
-            _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
-        else:
-            self._store.written(None)
 
 
 def _seconds(timeout: object) -> float:

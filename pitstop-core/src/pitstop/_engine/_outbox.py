@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ class Outbox:
     known. One that the store did not answer for goes back into ``_pending``.
     """
 
-    def __init__(self, store: Store, in_hand: deque[object], wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, in_hand: Sized, wake: Callable[[], None]) -> None:
         """An empty one.
 
         :param in_hand: what the listener has yet to hand out: while there is something, more acks are to come.

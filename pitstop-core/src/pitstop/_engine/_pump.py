@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-
+from collections.abc import Callable
 from threading import Lock, Thread
-from typing import TYPE_CHECKING
-from weakref import ref
+from typing import Any
+from weakref import WeakMethod
 
 from pitstop._engine._backoff import Backoff
+from pitstop._engine._hand import Hand
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Doorbell
 
 
-if TYPE_CHECKING:
-    from pitstop._engine._listener import Listener
-
 __all__ = ["Pump"]
-
-_log = logging.getLogger("pitstop.listener")
 
 #: Seconds between two looks while there is something to do. By real time, whatever clock the store goes by: it is about
 #: the work of a machine, and not about when messages are due. An ack waits for one or two of these.
@@ -65,11 +60,12 @@ class Pump:
         self.wake()
         self._bell.ring()
 
-    def begin(self, listener: Listener, outbox: Outbox) -> None:
-        """Say whose pump it is."""
-        # Weak, so that a listener that was dropped without close() ends it.
-        self._listener = ref(listener, lambda _: self.end())
+    def begin(self, hand: Hand, outbox: Outbox, claim_ahead: Callable[[], None]) -> None:
+        """Say whose pump it is: the listener's whose method ``claim_ahead`` is."""
+        self._hand = hand
         self._outbox = outbox
+        # Weak, so that a listener that was dropped without close() ends it.
+        self._claim_ahead: WeakMethod[Any] = WeakMethod(claim_ahead, lambda _: self.end())
 
     def end(self) -> None:
         """End the thread, soon."""
@@ -104,30 +100,30 @@ class Pump:
         self._flush()
 
     def _has_work(self) -> bool:
-        listener = self._listener()
-        return self.wanted or bool(self._outbox) or (listener is not None and listener.holds)
+        return self.wanted or bool(self._outbox) or self._hand.may_bore
 
     def _work(self) -> float | None:
         """Do what is to be done; say how long to wait then, None for without end."""
-        listener = self._listener()
-        if listener is None:
-            return None
         if self.wanted:
             self.wanted = False
-            listener.claim_ahead()
+            claim_ahead = self._claim_ahead()
+            if claim_ahead is not None:
+                claim_ahead()
+            # It may be the last one to hold the listener.
+            del claim_ahead
         if self._outbox and self._tries == self._outbox.tries:
             # As at the last look: nobody else has written meanwhile.
             pause = self._flush()
             if pause is not None:
                 return pause
         self._tries = self._outbox.tries
-        if not listener.holds or listener.handed_out != self._handed_out:
-            self._handed_out, self._still = listener.handed_out, 0
+        if not self._hand.may_bore or self._hand.handed_out != self._handed_out:
+            self._handed_out, self._still = self._hand.handed_out, 0
         else:
             self._still += 1
             if self._still >= _PATIENCE:
                 self._still = 0
-                listener.slow_down()
+                self._hand.slow_down()
         return _TICK if self._has_work() else None
 
     def _flush(self) -> float | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 
 from collections import Counter
 from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 from weakref import ReferenceType, WeakSet, ref
@@ -38,6 +40,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _at_exit() -> None:
+    for store in list(_stores):
+        for sleeper in store.sleepers:
+            sleeper.at_exit()
+
+
+@cache
+def _register_at_exit() -> None:
+    """Not before a store is in use: what was registered last is called first, and a driver may end its threads there."""
+    atexit.register(_at_exit)
+
+
 class Sleeper(Protocol):
     """Something that waits for messages, and wants to know of one that is due before it would look again."""
 
@@ -55,6 +69,10 @@ class Sleeper(Protocol):
 
     def close(self) -> None:
         """The store is about to be closed."""
+        ...
+
+    def at_exit(self) -> None:
+        """The interpreter is about to end, and nobody has closed the store."""
         ...
 
     def after_fork(self) -> None:
@@ -112,6 +130,7 @@ class Store:
         return [sleeper for each in self._sleepers if (sleeper := each()) is not None]
 
     def add(self, sleeper: Sleeper) -> None:
+        _register_at_exit()
         with self._lock:
             self._sleepers = tuple(ref(each) for each in (*self.sleepers, sleeper))
 

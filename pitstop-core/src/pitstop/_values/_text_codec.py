@@ -35,8 +35,14 @@ def load_message(text: str) -> Any:
 
     :raises ValueError: when the text is not JSON, or a reserved mapping in it is malformed.
     """
+    decoder = _unescaping_decoder if '"$' in text else _decoder
     try:
-        return json.loads(text, object_hook=_unescape if '"$' in text else None)
+        if text.startswith("{"):
+            # As it was written: without white space around it, for which decode() looks twice.
+            value, end = decoder.raw_decode(text)
+            if end == len(text):
+                return value
+        return decoder.decode(text)
     except RecursionError:
         raise ValueError("a stored message is nested too deeply") from None
 
@@ -50,6 +56,9 @@ def _write(value: object) -> dict[str, Any]:
 
 
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_write, check_circular=False)
+
+
+_decoder = json.JSONDecoder()
 
 
 def _escape(value: Any) -> Any:
@@ -73,6 +82,9 @@ def _unescape(value: dict[str, Any]) -> Any:
         return dict(content)
     except (TypeError, OverflowError, binascii.Error) as error:
         raise ValueError(f"malformed {key} in a stored message") from error
+
+
+_unescaping_decoder = json.JSONDecoder(object_hook=_unescape)
 
 
 def _looks_reserved(value: dict[str, Any]) -> bool:

@@ -156,7 +156,8 @@ class Backend(ABC):
         A settlement applies when the record carries its token and either ``due`` is still to come (the lease runs) or
         is None (dead). Else nothing is changed: not created, not updated, not deleted. Each is atomic, the batch need
         not be. Applying one again after its reply was lost does no harm. Of several deletes in a batch, one whose record
-        somebody else removes in that very moment may be told as applied: it is gone either way.
+        is not there any more, because somebody else removed it, may be told as applied: it is gone either way. A single
+        delete is told as it is.
         """
 
     @abstractmethod

@@ -92,8 +92,9 @@ def crash(store: Store) -> int:
     """Whoever holds leases of this handle dies; what was claimed ahead dies with it. Returns how many leases ended so."""
     for sleeper in store.sleepers:
         if isinstance(sleeper, Listener):
-            with sleeper._changed:
-                sleeper._unseen.clear()
+            # A process that dies takes its acks along that are not written.
+            sleeper._hand.unseen.clear()
+            sleeper._outbox.give_up()
     return store.backend.crash() if isinstance(store.backend, FaultyBackend) else 0
 
 

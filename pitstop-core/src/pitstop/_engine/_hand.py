@@ -1,0 +1,173 @@
+"""What a listener holds: messages that were claimed and not handed out, and how fast they go."""
+
+from __future__ import annotations
+
+import logging
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from datetime import timedelta
+
+from pitstop._decisions._emit import Emission
+from pitstop._decisions._prefetch import MOST_AT_ONCE, Pace
+from pitstop._decisions._settle import release
+from pitstop._engine._store import Store
+from pitstop._errors import BackendUnavailable
+
+
+__all__ = ["Hand"]
+
+_log = logging.getLogger("pitstop.listener")
+
+
+class Hand:
+    """Messages in hand. Taken from without a lock: who pops one has it, and nobody else."""
+
+    def __init__(self, store: Store, lock_time: timedelta, prefetch: int | None, refill: Callable[[], None]) -> None:
+        """An empty one.
+
+        :param prefetch: how many messages are claimed at once; None: as the pace of their consumer has it.
+        :param refill: have the next ones claimed while those in hand are handled.
+        """
+        self._store = store
+        self._monotonic = store.clock.monotonic
+        self._lock_time = lock_time
+        self._prefetch = prefetch
+        self._refill = refill
+        #: Each with the time on the monotonic clock until which it may be handed out.
+        self.unseen: deque[tuple[Emission, float]] = deque()
+        #: Whether messages may be handed out.
+        self.open = True
+        #: Messages handed out so far, roughly: threads may count at once.
+        self.handed_out = 0
+        #: Whether no thread that handles messages ever claims: then to claim ahead always pays.
+        self.claimed_apart = False
+        self._pace = Pace()
+        # Since when, and from which count on, the messages in hand are being consumed.
+        self._since: float | None = None
+        self._counted = 0
+        # When so few are left the next ones are to be claimed.
+        self._refill_at = -1
+
+    def __len__(self) -> int:
+        return len(self.unseen)
+
+    @property
+    def may_bore(self) -> bool:
+        """Whether there are messages that nobody has asked for, and that others might want."""
+        return bool(self.unseen) and self._prefetch is None
+
+    def pop(self) -> Emission | None:
+        """Take one message out of it; None: there is none."""
+        unseen = self.unseen
+        late: list[Emission] | None = None
+        while True:
+            try:
+                emission, until = unseen.popleft()
+            except IndexError:
+                found = None
+                break
+            now = self._monotonic()
+            if now < until and self.open:
+                found = emission
+                if self._since is None:
+                    self._since = now
+                self.handed_out += 1
+                break
+            late = late or []
+            late.append(emission)
+        if late:
+            self.give_back(late)
+        if len(unseen) <= self._refill_at:
+            self._refill_at = -1
+            self._refill()
+        return found
+
+    def pop_now(self) -> Emission | None:
+        """As :meth:`pop`, but what has been waiting for too long stays, for somebody who may ask the store."""
+        unseen = self.unseen
+        if not self.open or not unseen:
+            return None
+        try:
+            waiting = unseen.popleft()
+        except IndexError:
+            return None
+        now = self._monotonic()
+        if now >= waiting[1]:
+            unseen.appendleft(waiting)
+            return None
+        if self._since is None:
+            self._since = now
+        self.handed_out += 1
+        if len(unseen) <= self._refill_at:
+            self._refill_at = -1
+            self._refill()
+        return waiting[0]
+
+    def put(self, emissions: Iterable[Emission], until: float, seconds: float) -> None:
+        """Take up what was claimed.
+
+        :param until: when, by the monotonic clock, its lease is nearly over.
+        :param seconds: how long the claim took.
+        """
+        self.unseen.extend([(each, until) for each in emissions])
+        ahead = self._prefetch is None and len(self.unseen) > 1
+        self._refill_at = self._pace.refill_at(seconds, apart=self.claimed_apart) if ahead else -1
+
+    def measure(self, elsewhere: float) -> None:
+        """More messages are about to be claimed: learn how long the ones before took.
+
+        :param elsewhere: seconds of that for which the consumer waited for the store.
+        """
+        taken = self.handed_out - self._counted
+        if self._since is not None and taken > 0:
+            # To claim fewer at once would only make more of the store's time.
+            seconds = max(0.0, self._monotonic() - self._since - elsewhere)
+            self._pace = self._pace.after(taken, seconds, self._lock_time.total_seconds())
+        self._since, self._counted = None, self.handed_out
+
+    def limit(self, wanted: int) -> int:
+        """How many messages to claim.
+
+        :param wanted: how many will be taken at once. 0: one, and no more shall be claimed on that account.
+        """
+        if self._prefetch is not None:
+            return self._prefetch
+        return min(max(self._pace.size, wanted), MOST_AT_ONCE) if wanted else 1
+
+    def slow_down(self) -> None:
+        """The messages in hand wait, since their consumer is busy: give them back, for others to take."""
+        self._pace = self._pace.slowed()
+        self._refill_at, self._since = -1, None
+        self.give_back_all()
+
+    def forget(self, ids: Collection[str]) -> None:
+        """These messages were stored anew or removed: what was claimed of them before is not to be handed out any more."""
+        if self.unseen:
+            for each in tuple(self.unseen):
+                if each[0].record.id in ids:
+                    with suppress(ValueError):
+                        self.unseen.remove(each)
+
+    def give_back_all(self) -> None:
+        """Give back what is in hand."""
+        claimed: list[Emission] = []
+        with suppress(IndexError):
+            while True:
+                claimed.append(self.unseen.popleft()[0])
+        self.give_back(claimed)
+
+    def give_back(self, unseen: list[Emission]) -> None:
+        """Give back what was claimed and not handed out: due again, and the attempt is not counted."""
+        if not unseen or self._store.closed:
+            return
+        try:
+            backend = self._store.backend
+            now = backend.now() // 1000
+            duration = self._lock_time // timedelta(milliseconds=1)
+            backend.settle([release(each.record, now, duration) for each in unseen])
+        except BackendUnavailable as error:
+            _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
+        else:
+            self._store.written(None)
