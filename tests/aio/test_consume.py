@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 from contextlib import contextmanager
 from datetime import timedelta
@@ -36,7 +37,7 @@ def test_each_message_is_handled_once_and_acknowledged(opened, outside):
             summary = await pit.consume(handle, until_idle=True)
         assert sorted(seen) == ids
         assert (summary.acked, summary.nacked, summary.lost, summary.unfinished) == (500, 0, 0, 0)
-        assert (summary.handled, summary.unsettled, summary.ended) == (500, 0, "idle")
+        assert (summary.handled, summary.unsettled, summary.reason) == (500, 0, "idle")
 
     run(main())
     assert outside.counts() == (0, 0, 0)
@@ -75,7 +76,7 @@ def test_slow_handlers_do_not_sit_on_what_others_could_take(opened, outside):
             task = asyncio.create_task(pit.consume(handle, concurrency=5, max_messages=5))
             await asyncio.to_thread(outside.becomes, 95, 5)
             release.set()
-            assert (await task).ended == "max_messages"
+            assert (await task).reason == "max_messages"
 
     run(main())
     assert outside.counts() == (95, 0, 0)
@@ -282,7 +283,7 @@ def test_closing_the_pitstop_ends_it_once_the_handlers_have_come_to_their_end(op
         release.set()
         await closing
         summary = await task
-        assert summary.ended == "stopped"
+        assert summary.reason == "stopped"
         assert summary.handled == 5
 
     run(main())
@@ -507,3 +508,23 @@ def test_a_second_signal_cancels_the_handlers_and_leaves_no_lease(program):
     )
     with pitstop.init(url) as pit:
         assert (pit.stats().due, pit.stats().leased) == (5, 0)
+
+
+def test_a_heartbeat_holds_a_lease_that_a_handler_outlives_though_the_loop_is_blocked(opened, outside):
+    outside.store(2)
+
+    async def main():
+        attempts = []
+
+        async def handle(delivery):
+            attempts.append(delivery.attempt)
+            time.sleep(0.7)  # noqa: ASYNC251 - it is what a handler must not do
+            await asyncio.sleep(0.2)
+            assert not delivery.lost
+
+        async with opened() as pit:
+            summary = await pit.consume(handle, lock_time=0.4, heartbeat=True, until_idle=True)
+        assert attempts == [1, 1]
+        assert (summary.acked, summary.lost) == (2, 0)
+
+    run(main())

@@ -22,6 +22,7 @@ from pitstop import (
     Recurrence,
     State,
     Stats,
+    Summary,
     hookimpl,
 )
 from pitstop.abc import Backend
@@ -103,6 +104,19 @@ def looking(pit: Pitstop) -> None:
     assert_type(pit.now(), datetime)
     pit.ping()
     pit.close()
+
+
+def consuming(pit: Pitstop) -> None:
+    def by_message(msg: dict[str, Any]) -> None: ...
+
+    def by_delivery(delivery: Delivery) -> bool:
+        return delivery.lost
+
+    summary = pit.consume(by_message, workers=8, heartbeat=True, max_lease="1h", drain=timedelta(seconds=10))
+    assert_type(summary, Summary)
+    assert_type(summary.acked + summary.handled, int)
+    if summary.reason == "max_messages":
+        pit.consume(by_delivery, until_idle=True, max_messages=3)
 
 
 def listening(pit: Pitstop) -> None:

@@ -27,6 +27,7 @@ from pitstop._pitstop import Pitstop
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._recurrence import Recurrence
+from pitstop._values._summary import Summary
 
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "ScheduleError",
     "State",
     "Stats",
+    "Summary",
     "UnknownBackend",
     "Unsupported",
     "__version__",

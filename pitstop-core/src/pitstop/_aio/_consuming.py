@@ -20,7 +20,7 @@ from pitstop._engine._handler import callable_handler, is_async, takes_delivery
 from pitstop._engine._listener import Listener
 from pitstop._engine._signals import Urgency, catching
 from pitstop._errors import ConfigError, PitstopError
-from pitstop._values._summary import Ended, Summary
+from pitstop._values._summary import Reason, Summary
 
 
 __all__ = ["AsyncHandler", "Consuming", "checked_handler", "checked_number"]
@@ -72,7 +72,7 @@ class Consuming:
         self._taken = self._interrupted = 0
         self._filling = False
         self._error: BaseException | None = None
-        self._ended: Ended | None = None
+        self._ended: Reason | None = None
         self._end = self._loop.create_future()
         self._empty = self._loop.create_future()
 
@@ -114,14 +114,14 @@ class Consuming:
         try:
             await self._interrupt()
         finally:
-            # Ended in its own thread, whether somebody waits or not.
+            # Reason in its own thread, whether somebody waits or not.
             await self._feeder.close()
 
     def _summary(self, unfinished: int) -> Summary:
         listener = self._feeder.listener
-        ended = self._ended or "stopped"
+        reason = self._ended or "stopped"
         if listener is None:
-            return Summary(ended=ended)
+            return Summary(reason=reason)
         counts = listener._outbox.counts
         handled = self._taken - self._interrupted
         return Summary(
@@ -130,8 +130,8 @@ class Consuming:
             lost=counts.lost,
             unsettled=max(0, handled - counts.acked - counts.nacked - counts.lost),
             unfinished=unfinished,
-            given_back=self._feeder.given_back,
-            ended=ended,
+            given_back=listener._hand.given_back,
+            reason=reason,
         )
 
     # What is begun.
@@ -194,7 +194,7 @@ class Consuming:
             self._filling = True
             self._loop.call_soon(self._fill)
 
-    def _finish(self, ended: Ended) -> None:
+    def _finish(self, ended: Reason) -> None:
         if self._ended is None or ended == "second signal":
             self._ended = ended
         if not self._end.done():

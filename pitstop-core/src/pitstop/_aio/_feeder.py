@@ -79,8 +79,6 @@ class Feeder:
         #: What the last look at the store raised.
         self.error: BaseException | None = None
         self.stopped = False
-        #: Messages that were given back because nobody wanted them any more.
-        self.given_back = 0
         #: With ``once``: what ``stamp`` was before a look at the store that found nothing.
         self.nothing: int | None = None
         #: Counted by who reads, of whatever may make messages due.
@@ -281,7 +279,6 @@ class Feeder:
                 taken.append(self._buffer.popleft())
         if taken:
             assert self.listener is not None, "what is there was claimed by it"
-            self.given_back += len(taken)
             self.listener._hand.give_back([each._emission for each in taken])
 
     def _withdraw(self, visit: _Visit) -> None:

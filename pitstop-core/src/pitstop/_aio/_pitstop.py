@@ -153,6 +153,8 @@ class AsyncPitstop:
         lock_time: timedelta | float | str | None = None,
         loop_time: timedelta | float | str | None = None,
         prefetch: int | None = None,
+        heartbeat: bool = False,
+        max_lease: timedelta | float | str | None = None,
     ) -> AsyncListener:
         """Listen for messages as they become due: see :meth:`pitstop.Pitstop.listen`.
 
@@ -164,7 +166,8 @@ class AsyncPitstop:
         """
         if self._closed:
             raise _closed()
-        return AsyncListener(self._listening(lock_time, loop_time, prefetch), self._hands, self._feeders.add)
+        opening = self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease)
+        return AsyncListener(opening, self._hands, self._feeders.add)
 
     async def consume(
         self,
@@ -213,13 +216,10 @@ class AsyncPitstop:
         if max_messages is not None:
             checked_number(max_messages, "max_messages")
         patience = parse_duration(drain, "drain")
-        options: dict[str, Any] = {}
-        if heartbeat or max_lease is not None:
-            options.update(heartbeat=heartbeat, max_lease=max_lease)
         if self._closed:
             raise _closed()
         consuming = Consuming(
-            self._listening(lock_time, loop_time, prefetch, **options),
+            self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease),
             self._hands,
             self._feeders.add,
             handler,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import logging
 
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Any, get_args
 
 from pitstop._engine._delivery import Delivery
 from pitstop._errors import PitstopError
 
 
-__all__ = ["Handler", "callable_handler", "close_awaitable", "is_async", "takes_delivery"]
+__all__ = ["Handler", "callable_handler", "close_awaitable", "is_async", "log_failure", "takes_delivery"]
+
+_log = logging.getLogger("pitstop.consumer")
 
 #: What handles a message: called with the message, or with the delivery. What it returns is not looked at.
 Handler = Callable[[Any], object]
@@ -61,6 +65,27 @@ def close_awaitable(result: Awaitable[object]) -> None:
     elif callable(cancel := getattr(result, "cancel", None)):
         # A task. To import asyncio for its class would slow down those who have none.
         cancel()
+
+
+def log_failure(id: str, attempt: int, error: BaseException, backend: object) -> None:
+    """Tell that a handler raised, and where; without the error's text, which may quote the message.
+
+    :param backend: the backend in use: its package is no place of the user's either.
+    """
+    own = {__name__.partition(".")[0], type(backend).__module__.partition(".")[0]}
+    place = _place(error.__traceback__, own)
+    _log.error("%r (attempt %d) failed: %s%s; last_error has its text", id, attempt, type(error).__qualname__, place)
+
+
+def _place(trace: TracebackType | None, own: set[str]) -> str:
+    """The innermost line that is not the library's."""
+    place = ""
+    while trace is not None:
+        frame = trace.tb_frame
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in own:
+            place = f" at {frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
 
 
 def _is_made_by(handler: Handler, is_kind: Callable[[object], bool]) -> bool:

@@ -27,9 +27,10 @@ from pitstop._decisions._emit import Emission, decide
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._hand import Hand
+from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
-from pitstop._engine._store import Store
+from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._duration import parse_duration
@@ -71,14 +72,20 @@ class _Visit:
         self.next_look = float("inf")
 
 
-class Listener:
+class Listener(Sleeper):
     """Hands out messages as they become due. Made by :meth:`pitstop.Pitstop.listen`; usable from several threads.
 
     Iterate over it, or call :meth:`get`. As a context manager it is closed at the end.
     """
 
     def __init__(
-        self, store: Store, watching: Watching, lock_time: timedelta, loop_time: timedelta, prefetch: int | None
+        self,
+        store: Store,
+        watching: Watching,
+        lock_time: timedelta,
+        loop_time: timedelta,
+        prefetch: int | None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._store = store
         self._monotonic = store.clock.monotonic
@@ -94,6 +101,9 @@ class Listener:
         self._hand = Hand(store, lock_time, prefetch, self._pump.want)
         self._outbox = Outbox(store, self._hand.unseen, self._pump.wake)
         self._pump.begin(self._hand, self._outbox, self._claim_ahead)
+        self._heartbeat = heartbeat
+        if heartbeat is not None:
+            heartbeat.begin(self, lock_time)
         self._reset()
         store.add(self)
 
@@ -188,6 +198,8 @@ class Listener:
         if left:
             _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
         self._pump.end()
+        if self._heartbeat is not None:
+            self._heartbeat.end()
         self._store.discard(self)
         self._watching.leave(self)
 
@@ -221,10 +233,12 @@ class Listener:
 
     def after_fork(self) -> None:
         """In the child of a fork: what was claimed ahead, and the threads that wait, are the parent's."""
-        self._hand.unseen.clear()
+        self._hand.after_fork()
         self._reset()
         self._outbox.after_fork()
         self._pump.after_fork()
+        if self._heartbeat is not None:
+            self._heartbeat.after_fork()
         self._watching.after_fork()
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -264,6 +278,18 @@ class Listener:
             self._leave(visit)
             if self._stopped:
                 self._hand.give_back_all()
+
+    # What consume() does.
+
+    def _next_for_worker(self, *, wait: bool) -> Delivery | None:
+        """One message whose ack goes through the outbox, whatever ``prefetch`` is. Without ``wait`` None when nothing is due."""
+        deadline = None if wait else self._monotonic()
+        return self._hand_out(self._outbox) or self._visit(_Visit(1), deadline, self._outbox)
+
+    def _is_at_rest(self) -> bool:
+        """Whether nothing is in hand or on its way, once what is pending is written. True only of what nobody else uses."""
+        self.flush()
+        return not (self._pump.awake or self._pump.wanted or self._outbox or self._hand)
 
     # Who looks at the store, and who waits for it.
 
@@ -374,6 +400,8 @@ class Listener:
 
     def _delivery(self, emission: Emission, outbox: Outbox | None) -> Delivery:
         delivery = Delivery(self._store, emission, self._lock_time, outbox)
+        if self._heartbeat is not None:
+            self._heartbeat.hold(delivery)
         hooks = self._store.hooks
         if hooks.leased:
             hooks.notify(hooks.leased, delivery=delivery)
@@ -453,6 +481,7 @@ class Listener:
 
     def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
         clock = self._store.clock
+        stop_at_exit()
         if Capability.WATCH in self._store.capabilities:
             self._watching.join(self)
         if deadline is not None:

@@ -177,7 +177,6 @@ class Outbox:
         for each in batch:
             if each._is_over(now_us):
                 each._lose()
-                self.counts.lost += 1
             else:
                 sent.append(each)
                 settlements.append(each._decide(now_us))
@@ -189,7 +188,6 @@ class Outbox:
                 self._done(each, settlement)
             else:
                 each._lose()
-                self.counts.lost += 1
 
     def _done(self, delivery: Delivery, settlement: Settlement) -> None:
         if delivery._settled == "acknowledged":

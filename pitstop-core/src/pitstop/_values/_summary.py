@@ -7,14 +7,14 @@ from typing import Literal
 import attrs
 
 
-__all__ = ["Ended", "Summary"]
+__all__ = ["Reason", "Summary"]
 
 #: Why a ``consume`` ended. ``stopped``: its Pitstop was closed, or the program is at its end. ``max_messages``: so many were
 #: handled. ``idle``: nothing was due. ``signal``: SIGTERM or SIGINT. ``second signal``: one more, so that nothing was waited
 #: for. ``handler``: a handler asked for the end of the program, which is raised once more, so that nobody sees this.
-Ended = Literal["stopped", "max_messages", "idle", "signal", "second signal", "handler"]
+Reason = Literal["stopped", "max_messages", "idle", "signal", "second signal", "handler"]
 
-_ENDS: dict[Ended, str] = {
+_ENDS: dict[Reason, str] = {
     "stopped": "it was stopped",
     "max_messages": "so many were wanted",
     "idle": "nothing was due",
@@ -41,7 +41,7 @@ class Summary:
     #: Claimed ahead, seen by no handler, and given back for others to take. The same message may be among them often.
     given_back: int = 0
     #: Why it ended.
-    ended: Ended = "stopped"
+    reason: Reason = "stopped"
 
     @property
     def handled(self) -> int:
@@ -56,4 +56,4 @@ class Summary:
             counts.append(f"{self.unsettled:,} not settled, for the store did not answer")
         if self.unfinished:
             counts.append(f"{self.unfinished:,} not finished")
-        return f"{', '.join(counts)}; ended because {_ENDS[self.ended]}."
+        return f"{', '.join(counts)}; ended because {_ENDS[self.reason]}."
