@@ -27,6 +27,8 @@ TESTING = (
     "hypothesis>=6.110",
     "mongomock>=4.3",
     "mypy>=1.13",
+    "fastapi>=0.115",
+    "httpx>=0.27",
     MONGOD,
 )
 

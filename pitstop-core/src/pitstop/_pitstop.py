@@ -30,7 +30,7 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["Pitstop"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "checked_prefetch"]
 
 #: What ``store_many`` takes: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
@@ -223,8 +223,7 @@ class Pitstop:
         :param max_lease: how long a delivery may be held so, from when it was handed out. If not given, without end.
         :raises ConfigError: when a value cannot be used.
         """
-        if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
-            raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
+        checked_prefetch(prefetch)
         store = self._store
         _ = store.backend  # raises when closed
         return Listener(
@@ -363,6 +362,15 @@ def _known(message: Mapping[str, Any]) -> set[str]:
 
 def _revision() -> str:
     return os.urandom(16).hex()
+
+
+def checked_prefetch(prefetch: object) -> None:
+    """Refuse what is no number of messages to claim at once.
+
+    :raises ConfigError: when it is none.
+    """
+    if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
+        raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
 
 
 def _positive(value: timedelta | float | str | None, field: str, default: timedelta) -> timedelta:

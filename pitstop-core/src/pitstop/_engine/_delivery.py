@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from pitstop._decisions._emit import Emission
-from pitstop._decisions._settle import ack, checked_delay, error_text, extend, lease_end, nack
+from pitstop._decisions._settle import ack, checked_delay, error_text, extend, hand_back, lease_end, nack
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
@@ -51,7 +51,6 @@ class Delivery:
         "_store",
         "_told",
         "_tried",
-        "_when_known",
         "msg",
     )
 
@@ -230,15 +229,39 @@ class Delivery:
         self._check_unsettled(what)
         self._settled = what
 
-    def _nack_later(self, error: BaseException | str | None, delay: timedelta | None = None) -> None:
+    def _nack_later(
+        self, error: BaseException | str | None, delay: timedelta | None = None, *, blocking: bool = True
+    ) -> None:
         """As :meth:`nack`, written with others."""
         assert self._outbox is not None, "made by a listener that writes together"
         self._failure = error_text(error), checked_delay(delay)
         self._begin_to_settle("nacked")
-        self._outbox.put(self)
+        self._outbox.put(self, blocking=blocking)
+
+    def _give_back(self) -> None:
+        """Its handler was interrupted: the message is due at once.
+
+        :raises LeaseLost: when the lease is over.
+        :raises BackendUnavailable: when the store did not answer.
+        """
+        self._failure = None, None
+        settlement = hand_back(self._emission.record, self._store.retry, self._store.backend.now() // 1000)
+        self._settle(settlement, "given back")
+        self._is_done(settlement)
+
+    def _give_back_later(self) -> None:
+        """As :meth:`_give_back`, written with others. Does not block."""
+        assert self._outbox is not None, "made by a listener that writes together"
+        self._failure = None, None
+        self._begin_to_settle("given back")
+        self._outbox.put(self, blocking=False)
 
     def _decide(self, now_us: int) -> Settlement:
-        return ack(self._emission) if self._settled == "acknowledged" else self._decided_nack(now_us)
+        if self._settled == "acknowledged":
+            return ack(self._emission)
+        if self._settled == "given back":
+            return hand_back(self._emission.record, self._store.retry, now_us // 1000)
+        return self._decided_nack(now_us)
 
     def _decided_nack(self, now_us: int) -> Settlement:
         text, delay = self._failure

@@ -42,6 +42,8 @@ class Hand:
         self.open = True
         #: Messages handed out so far, roughly: threads may count at once.
         self.handed_out = 0
+        #: Whether no thread that handles messages ever claims: then to claim ahead always pays.
+        self.claimed_apart = False
         #: Messages given back so far.
         self.given_back = 0
         # Reentrant: a signal handler may close what it has interrupted.
@@ -93,6 +95,27 @@ class Hand:
             self._refill()
         return found
 
+    def pop_now(self) -> Emission | None:
+        """As :meth:`pop`, but what has been waiting for too long stays, for somebody who may ask the store."""
+        unseen = self.unseen
+        if not self.open or not unseen:
+            return None
+        try:
+            waiting = unseen.popleft()
+        except IndexError:
+            return None
+        now = self._monotonic()
+        if now >= waiting[1]:
+            unseen.appendleft(waiting)
+            return None
+        if self._since is None:
+            self._since = now
+        self.handed_out += 1
+        if len(unseen) <= self._refill_at:
+            self._refill_at = -1
+            self._refill()
+        return waiting[0]
+
     def put(self, emissions: Iterable[Emission], until: float, seconds: float) -> None:
         """Take up what was claimed.
 
@@ -100,8 +123,8 @@ class Hand:
         :param seconds: how long the claim took.
         """
         self.unseen.extend([(each, until) for each in emissions])
-        ahead = self._prefetch is None and len(self.unseen) > 1 and self._pace.pays_ahead(seconds)
-        self._refill_at = self._pace.size // 2 if ahead else -1
+        ahead = self._prefetch is None and len(self.unseen) > 1
+        self._refill_at = self._pace.refill_at(seconds, apart=self.claimed_apart) if ahead else -1
 
     def measure(self, elsewhere: float) -> None:
         """More messages are about to be claimed: learn how long the ones before took.

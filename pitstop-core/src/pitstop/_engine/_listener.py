@@ -56,13 +56,17 @@ _EXIT_PATIENCE = 2.0
 class _Visit:
     """One thread that wants messages: what wakes it, and until when it would sleep."""
 
-    __slots__ = ("bell", "next_look", "thread", "wanted")
+    __slots__ = ("bell", "claims_first", "next_look", "thread", "wanted", "withdrawn")
 
     def __init__(self, wanted: int) -> None:
         self.thread = get_ident()
         self.bell = Doorbell()
         #: How many it would take. 0: it takes one, and no more is to be claimed on its account.
         self.wanted = wanted
+        #: Whether nobody waits for it any more: it ends without a message, or with the one that it is about to get.
+        self.withdrawn = False
+        #: Whether acks are not to be waited for before a claim: they are written by another thread.
+        self.claims_first = False
         #: The instant at which it will look again. While it looks: everything is news to it. While it waits for another
         #: one that looks: nothing is.
         self.next_look = float("inf")
@@ -149,6 +153,11 @@ class Listener(Sleeper):
                 break
             delivery = self._hand_out(self._outbox)
         return taken
+
+    def _at_hand(self) -> Delivery | None:
+        """One message of those in hand; None when there is none that can be had without the store. Never blocks."""
+        emission = self._hand.pop_now()
+        return None if emission is None else self._delivery(emission, self._outbox)
 
     def stop(self) -> None:
         """End the iteration, give back what was claimed ahead, and write the acks that are pending. Safe in any thread and
@@ -324,7 +333,7 @@ class Listener(Sleeper):
             visit.bell.ring()
 
     def _get(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
-        while not self._stopped:
+        while not (self._stopped or visit.withdrawn):
             # At the end of its time everybody has a look of their own, also at what is wrong.
             if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
                 if (delivery := self._hand_out(outbox)) is not None:
@@ -346,10 +355,15 @@ class Listener(Sleeper):
                     break
                 pause = self._failed(error, deadline)
             self._sleep(visit, pause, deadline)
-        self._settle_all()
-        # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
-        self._watching.leave(self)
+        self._go_home()
         return None
+
+    def _go_home(self) -> None:
+        """Nobody is handed out anything any more, if this was stopped."""
+        if self._stopped:
+            self._settle_all()
+            # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
+            self._watching.leave(self)
 
     def _ended(self) -> bool:
         return self._stopped or self._store.closed
@@ -373,7 +387,7 @@ class Listener(Sleeper):
             delivery = self._hand_out(outbox)
             if delivery is not None:
                 return delivery
-            if self._outbox:
+            if self._outbox and not visit.claims_first:
                 # Nothing is in hand: now is the time.
                 self.flush()
             if not self._claim(visit):
@@ -385,8 +399,9 @@ class Listener(Sleeper):
     def _hand_out(self, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message of those in hand."""
         emission = self._hand.pop()
-        if emission is None:
-            return None
+        return None if emission is None else self._delivery(emission, outbox)
+
+    def _delivery(self, emission: Emission, outbox: Outbox | None) -> Delivery:
         delivery = Delivery(self._store, emission, self._lock_time, outbox)
         if self._heartbeat is not None:
             self._heartbeat.hold(delivery)

@@ -100,9 +100,17 @@ class Outbox:
         :raises LeaseLost: when it came too late.
         :raises BackendUnavailable: when the store did not answer before the lease was over.
         """
+        self._pending.append(delivery)
+        self.wait_for(delivery)
+
+    def wait_for(self, delivery: Delivery) -> None:
+        """Return when a settlement that was taken along is done.
+
+        :raises LeaseLost: when it came too late.
+        :raises BackendUnavailable: when the store did not answer before the lease was over.
+        """
         clock, backoff, bell = self._store.clock, Backoff(), Doorbell()
         ends = clock.monotonic() + delivery._remaining()
-        self._pending.append(delivery)
         while not delivery._known:
             try:
                 self.flush()
@@ -131,8 +139,17 @@ class Outbox:
 
     def give_up(self) -> int:
         """Forget what is pending, for the store is about to be closed; say how many that were."""
-        left = len(self._pending)
-        self._pending.clear()
+        left = 0
+        with suppress(IndexError):
+            while True:
+                delivery = self._pending.popleft()
+                left += 1
+                # For whoever waits for it.
+                delivery._told = BackendUnavailable(
+                    f"The settlement of {delivery.id!r} was not written before the Pitstop was closed. The message comes back "
+                    f"when its lease runs out."
+                )
+                delivery._known = True
         return left
 
     def _write_all(self) -> None:
@@ -177,6 +194,6 @@ class Outbox:
     def _done(self, delivery: Delivery, settlement: Settlement) -> None:
         if delivery._settled == "acknowledged":
             self.counts.acked += 1
-        else:
+        elif delivery._settled == "nacked":
             self.counts.nacked += 1
         delivery._is_done(settlement)

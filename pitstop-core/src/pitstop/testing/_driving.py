@@ -30,6 +30,7 @@ from pitstop.testing._report import Report, Step, StepOutcome, clock_text
 
 
 if TYPE_CHECKING:
+    from pitstop._aio._pitstop import AsyncPitstop
     from pitstop._engine._delivery import Delivery
 
 __all__ = [
@@ -148,20 +149,26 @@ def drain(
 
 
 async def arun_until_idle(
-    pit: Pitstop,
+    pit: Pitstop | AsyncPitstop,
     handler: Handler,
     *,
     deliveries: bool | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """:func:`run_until_idle` for a handler that is async, or not. One message at a time."""
+    """:func:`run_until_idle` for a handler that is async, or not. One message at a time.
+
+    :param pit: also an :class:`pitstop.AsyncPitstop` whose clock is a :class:`ManualClock`. Its store is asked in this
+        thread: on a clock that stands still there is nobody to keep waiting.
+    """
     __tracebackhide__ = True
-    return await _adriven(callable_handler(handler), deliveries, _Drive(pit, raise_errors, max_steps).idle())
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).idle()
+    )
 
 
 async def arun_for(
-    pit: Pitstop,
+    pit: Pitstop | AsyncPitstop,
     delta: timedelta | float | str,
     handler: Handler,
     *,
@@ -171,11 +178,13 @@ async def arun_for(
 ) -> Report:
     """:func:`run_for` for a handler that is async, or not. One message at a time."""
     __tracebackhide__ = True
-    return await _adriven(callable_handler(handler), deliveries, _Drive(pit, raise_errors, max_steps).for_(delta))
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).for_(delta)
+    )
 
 
 async def arun_until(
-    pit: Pitstop,
+    pit: Pitstop | AsyncPitstop,
     when: datetime,
     handler: Handler,
     *,
@@ -185,11 +194,13 @@ async def arun_until(
 ) -> Report:
     """:func:`run_until` for a handler that is async, or not. One message at a time."""
     __tracebackhide__ = True
-    return await _adriven(callable_handler(handler), deliveries, _Drive(pit, raise_errors, max_steps).until(when))
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).until(when)
+    )
 
 
 async def adrain(
-    pit: Pitstop,
+    pit: Pitstop | AsyncPitstop,
     handler: Handler,
     *,
     max_jumps: int = MAX_JUMPS,
@@ -199,7 +210,14 @@ async def adrain(
 ) -> Report:
     """:func:`drain` for a handler that is async, or not. One message at a time."""
     __tracebackhide__ = True
-    return await _adriven(callable_handler(handler), deliveries, _Drive(pit, raise_errors, max_steps).drain(max_jumps))
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).drain(max_jumps)
+    )
+
+
+def _plain_one(pit: Pitstop | AsyncPitstop) -> Pitstop:
+    # Not asked whether it is an AsyncPitstop: to import that would bring asyncio to those who have none.
+    return pit if isinstance(pit, Pitstop) else pit._opened()
 
 
 def manual_clock(pit: Pitstop) -> ManualClock:
