@@ -84,9 +84,10 @@ def main() -> int:
     with ExitStack() as stack:
         places = _start(stack, book, plan, options.places)
         for each in places.values():
+            if not options.no_peers:
+                # First, while nothing else is stored there.
+                _peers(book, plan, each, options.cache)
             Cases(each, plan, book).run()
-        if plan.wants("peers") and not options.no_peers:
-            _peers(book, plan, places, options.cache)
     book.setup["run"]["minutes"] = round((time.monotonic() - begin) / 60, 1)
     print(report.whole(book))
     words = [{"expected": str(each.expected), "word": each.word} for each in verdicts(book)]
@@ -179,27 +180,27 @@ def _start(stack: ExitStack, book: Book, plan: Plan, names: list[str]) -> dict[s
     return places
 
 
-def _peers(book: Book, plan: Plan, places: dict[str, Place], cache: Path) -> None:
-    """In rounds, each with a drain of Pitstop's between the peers of a place."""
-    for name, place in places.items():
-        chosen = _installed(name, book, cache) if plan.wants("peers", name) else []
-        if not chosen:
-            continue
-        share = 1.0 if plan.peer_rounds > 2 else 0.3
-        with Crew(OURS, place, **plan.options) as ours:
-            count = lasting(ours, plan)
-            for number in range(plan.peer_rounds):
-                print(f"{name}: peers, round {number + 1}", file=sys.stderr, flush=True)
-                gaps = [random.uniform(0.05, 0.15) for _ in range(40 if share == 1 else 15)]
-                _ours(book, name, ours, plan.stores, count, gaps)
-                for each in list(chosen):
-                    try:
-                        told = each.measure(place, share, gaps)
-                    except LeftOut as reason:
-                        book.left_out[each.peer.name] = str(reason)
-                        chosen.remove(each)
-                    else:
-                        _note(book, name, each.peer.name, told)
+def _peers(book: Book, plan: Plan, place: Place, cache: Path) -> None:
+    """In rounds, each with a drain of Pitstop's beside theirs."""
+    name = place.name
+    chosen = _installed(name, book, cache) if plan.wants("peers", name) else []
+    if not chosen:
+        return
+    share = 1.0 if plan.peer_rounds > 2 else 0.3
+    with Crew(OURS, place, **plan.options) as ours:
+        count = lasting(ours, plan)
+        for number in range(plan.peer_rounds):
+            print(f"{name}: peers, round {number + 1}", file=sys.stderr, flush=True)
+            gaps = [random.uniform(0.05, 0.15) for _ in range(40 if share == 1 else 15)]
+            _ours(book, name, ours, plan.stores, count, gaps)
+            for each in list(chosen):
+                try:
+                    told = each.measure(place, share, gaps)
+                except LeftOut as reason:
+                    book.left_out[each.peer.name] = str(reason)
+                    chosen.remove(each)
+                else:
+                    _note(book, name, each.peer.name, told)
 
 
 def _installed(place: str, book: Book, cache: Path) -> list[Installed]:
