@@ -97,7 +97,7 @@ class Feeder:
             with suppress(IndexError):
                 return self._buffer.popleft()
         listener = self.listener
-        if listener is None or listener._prefetch == 1 or self.stopped:
+        if listener is None or listener._batched is None or self.stopped:
             return None
         return listener._at_hand()
 
@@ -226,9 +226,7 @@ class Feeder:
         if self.wanted <= len(self._buffer) or self.stopped:
             self._visit = None
             return
-        outbox: Outbox | None = listener._outbox
-        if listener._prefetch == 1 and self._pinned_acks:
-            outbox = None
+        outbox = listener._batched if self._pinned_acks else listener._outbox
         deadline = listener._monotonic() if self._once else None
         # Before the look: a nack that is being written now may make its message due after it.
         unwritten = bool(listener._outbox) or listener._outbox._writing.locked()
@@ -251,7 +249,7 @@ class Feeder:
             return
         self._buffer.append(delivery)
         self._note_time(listener)
-        if listener._prefetch != 1:
+        if listener._batched is not None:
             while len(self._buffer) < self.wanted and (delivery := listener._hand_out(outbox)) is not None:
                 self._buffer.append(delivery)
         self._tell()
