@@ -13,7 +13,6 @@ from threading import Lock, Thread
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener, _Visit
-from pitstop._engine._outbox import Outbox
 from pitstop._errors import PitstopError
 from pitstop.abc import Doorbell, SystemClock
 
