@@ -27,6 +27,8 @@ TESTING = (
     "hypothesis>=6.110",
     "mongomock>=4.3",
     "mypy>=1.13",
+    "fastapi>=0.115",
+    "httpx>=0.27",
     MONGOD,
 )
 
@@ -124,11 +126,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure store, store_many and drain on each backend, beside the raw drivers, in one run; then on a test's clock."""
+    """Measure everything on each backend, beside the raw drivers and beside peers; docs/performance.md says what and how.
+
+    `-- --quick` for a look in some two minutes, `-- --only drain/mongo` for a part, `-- --compare benchmarks/last.json` to see
+    what changed since, `-- --profile --only drain/sqlite` to see where the time goes.
+    """
     _install(session, MONGOD)
     _libraries_of_mongod(session)
-    session.run("python", "benchmarks/throughput.py", *session.posargs)
-    session.run("python", "benchmarks/testing.py")
+    session.run("python", "benchmarks/bench.py", *session.posargs)
 
 
 @nox.session

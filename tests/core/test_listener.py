@@ -970,3 +970,34 @@ class TestFork:
             [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
         )
         assert done.stdout.splitlines() == ["child a"]
+
+
+class TestGivingBack:
+    def test_close_waits_for_another_thread_that_is_at_it(self, pit, store):
+        pit.store_many([({"id": id}, timedelta(0)) for id in "abc"])
+        listener = pit.listen(prefetch=3)
+        listener.get()
+        order, begun = [], threading.Event()
+
+        def settle():
+            begun.set()
+            # Long enough for who does not wait.
+            threading.Event().wait(0.05)
+            order.append("given back")
+
+        store.during["settle"] = settle
+        giving_back = Running(listener._hand.give_back_all)
+        assert begun.wait(10)
+        pit.close()
+        order.append("closed")
+        giving_back.result()
+        assert order == ["given back", "closed"]
+
+    def test_a_thread_that_comes_after_the_end_gets_nothing_and_leaves_nothing(self, pit):
+        pit.store_many([({"id": id}, timedelta(0)) for id in "abc"])
+        with pit.listen(prefetch=3) as listener:
+            listener.get().ack()
+            # Between the end and the giving back that belongs to it.
+            listener._end()
+            assert listener._hand_out(None) is None
+            assert pit.stats().due == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 from pathlib import Path
@@ -57,6 +58,12 @@ def test_every_public_member_is_in_its_section(heading: str, kind: type, name: s
 def test_every_field_is_on_the_page(kind: type) -> None:
     named = names_in_code(section("`Entry` and `Stats`"))
     assert {field.name for field in attrs.fields(kind)} <= named
+
+
+def test_every_option_of_consume_and_every_field_of_its_summary_is_in_its_section() -> None:
+    named = names_in_code(section("`consume`"))
+    options = inspect.signature(pitstop.Pitstop.consume).parameters.keys() - {"self", "handler"}
+    assert options | {field.name for field in attrs.fields(pitstop.Summary)} | {"handled"} <= named
 
 
 def test_every_method_of_the_clock_for_tests_is_on_the_page() -> None:

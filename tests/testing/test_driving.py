@@ -462,13 +462,19 @@ class TestDeliveries:
     def test_are_given_to_a_handler_that_asks_for_them(self, pit):
         pit.store({"id": "a"}, NOW)
         seen = []
-        pit.run_until_idle(lambda delivery: seen.append((delivery.key, delivery.msg)), deliveries=True)
+        pit.run_until_idle(lambda each: seen.append((each.key, each.msg)), deliveries=True)
         assert seen == [(f"a:{int(START.timestamp() * 1000)}", {"id": "a"})]
+
+    def test_are_given_to_a_handler_whose_parameter_is_named_so_as_consume_does(self, pit):
+        pit.store({"id": "a"}, NOW)
+        seen = []
+        pit.run_until_idle(lambda delivery: seen.append(delivery.msg))
+        assert seen == [{"id": "a"}]
 
     def test_that_were_not_asked_for_are_explained_to_a_handler_that_expects_them(self, pit):
         pit.store({"id": "a"}, NOW)
         with pytest.raises(AttributeError, match="'msg'") as caught:
-            pit.run_until_idle(lambda delivery: delivery.msg)
+            pit.run_until_idle(lambda each: each.msg)
         assert "'msg' is what a Delivery has. Say deliveries=True" in caught.value.__notes__[0]
 
         with pytest.raises(AttributeError, match="'sender'") as caught:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pitstop
 
-from pitstop import Delivery, Entry, Pitstop
+from pitstop import AsyncDelivery, AsyncPitstop, Delivery, Entry, Pitstop
 
 
 def opening() -> None:
@@ -52,3 +52,27 @@ def listening(pit: Pitstop, delivery: Delivery) -> None:
     delivery.extend(5)  # error: arg-type
     delivery.attempt = 5  # error: misc
     print(delivery.nothing)  # error: attr-defined
+
+
+def handle_at_once(message: dict[str, object]) -> None:
+    print(message)
+
+
+async def handle_soon(message: dict[str, object]) -> None:
+    print(message)
+
+
+async def in_a_loop(pit: AsyncPitstop, delivery: AsyncDelivery, when: datetime) -> None:
+    pitstop.init_async(5)  # error: arg-type
+    await pit.store({}, 15)  # error: arg-type
+    identifier: str = pit.store({}, when)  # error: assignment
+    print(identifier)
+    with pitstop.init_async("memory://") as opened:  # error: attr-defined
+        print(opened)
+    for each in pit.listen():  # error: attr-defined
+        print(each)
+    await pit.listen().get().ack()  # error: attr-defined
+    await pit.consume(handle_at_once)  # error: arg-type
+    await pit.consume(handle_soon, workers=8)  # error: call-arg
+    await delivery.nack(delay=5)  # error: arg-type
+    delivery.attempt = 5  # error: misc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
@@ -11,7 +11,20 @@ from pymongo import MongoClient
 
 import pitstop
 
-from pitstop import Delivery, Entry, Listener, Pitstop, Recurrence, State, Stats, hookimpl
+from pitstop import (
+    AsyncDelivery,
+    AsyncListener,
+    AsyncPitstop,
+    Delivery,
+    Entry,
+    Listener,
+    Pitstop,
+    Recurrence,
+    State,
+    Stats,
+    Summary,
+    hookimpl,
+)
 from pitstop.abc import Backend
 from pitstop.testing import ManualClock
 from pitstop_memory import MemoryBackend, MemoryConfig
@@ -93,6 +106,19 @@ def looking(pit: Pitstop) -> None:
     pit.close()
 
 
+def consuming(pit: Pitstop) -> None:
+    def by_message(msg: dict[str, Any]) -> None: ...
+
+    def by_delivery(delivery: Delivery) -> bool:
+        return delivery.lost
+
+    summary = pit.consume(by_message, workers=8, heartbeat=True, max_lease="1h", drain=timedelta(seconds=10))
+    assert_type(summary, Summary)
+    assert_type(summary.acked + summary.handled, int)
+    if summary.reason == "max_messages":
+        pit.consume(by_delivery, until_idle=True, max_messages=3)
+
+
 def listening(pit: Pitstop) -> None:
     with pit.listen(lock_time=timedelta(minutes=1), loop_time="5s", prefetch=10) as listener:
         assert_type(listener, Listener)
@@ -165,3 +191,58 @@ def with_time_in_hand() -> None:
     assert_type(clock.advance_to(datetime(2027, 1, 1, tzinfo=UTC)), datetime)
     assert_type(clock.now(), datetime)
     assert_type(clock.wait_for_sleepers(1), bool)
+
+
+async def in_a_loop(when: datetime) -> None:
+    async with pitstop.init_async({"type": "memory", "lock_time": "5m"}, plugins=[Metrics()]) as pit:
+        assert_type(pit, AsyncPitstop)
+        assert_type(await pit.store({"id": "abc"}, when), str)
+        assert_type(await pit.store({}, when, every=timedelta(hours=1), catch_up="all"), str)
+        assert_type(await pit.store_many(({"n": number}, timedelta(0)) for number in range(3)), list[str])
+        assert_type(await pit.remove("abc"), bool)
+        assert_type(await pit.get("abc"), Entry | None)
+        assert_type(await pit.entries("dead", limit=10), list[Entry])
+        assert_type(await pit.stats(), Stats)
+        assert_type(await pit.redrive("abc"), bool)
+        assert_type(await pit.now(), datetime)
+        assert_type(pit.location, str)
+        await pit.ping()
+    other = pitstop.init_async("sqlite:///pitstop.db")
+    await other.aclose()
+
+
+async def listening_in_a_loop(pit: AsyncPitstop) -> None:
+    async with pit.listen(lock_time="1m", loop_time=5, prefetch=10) as listener:
+        assert_type(listener, AsyncListener)
+        assert_type(aiter(listener), AsyncListener)
+        iterator: AsyncIterator[AsyncDelivery] = listener
+        assert_type(await anext(iterator), AsyncDelivery)
+        async for delivery in listener:
+            assert_type(delivery, AsyncDelivery)
+            async with delivery as same:
+                assert_type(same, AsyncDelivery)
+                handle(same.msg)
+        found = await listener.get(timeout="5s")
+        assert_type(found, AsyncDelivery | None)
+        if found is not None:
+            assert_type(found.leased_until, datetime)
+            assert_type(found.lost, bool)
+            await found.extend(timedelta(minutes=5))
+            await found.nack("text", delay=timedelta(seconds=5))
+            await found.ack(wait=True)
+        listener.stop()
+        await listener.aclose()
+
+
+async def handle_soon(message: dict[str, Any]) -> None:
+    print(message)
+
+
+async def handle_delivery(delivery: AsyncDelivery) -> str:
+    return delivery.id
+
+
+async def consuming_in_a_loop(pit: AsyncPitstop) -> None:
+    summary = await pit.consume(handle_soon, concurrency=200, lock_time="5m", max_messages=10, until_idle=True)
+    assert_type((summary.acked, summary.nacked, summary.lost, summary.unfinished), tuple[int, int, int, int])
+    await pit.consume(handle_delivery, drain=timedelta(seconds=5), heartbeat=True, max_lease="1h", deliveries=True)

@@ -11,7 +11,7 @@ from pitstop import init, testing
 from reminders.__main__ import main
 from reminders.escalation import answer, remind
 from reminders.mail import Console
-from reminders.service import OPTIONS, work
+from reminders.service import OPTIONS
 
 
 class TestOnSqlite:
@@ -37,26 +37,23 @@ class TestOnSqlite:
             assert answer(restarted, journal, offer)
 
 
-class TestTheLoop:
+class TestTheWorker:
     def test_goes_on_after_a_failure_and_after_an_answer_in_between(self, pitstop, journal, caplog):
-        caplog.set_level("INFO", logger="reminders")
         fails, answered, last = (remind(pitstop, name, "ada", "an offer", pitstop.now()) for name in "abc")
-        listener = pitstop.listen()
 
         def handle(delivery):
             if delivery.id == fails:
                 raise ConnectionError("the mail server is away")
             if delivery.id == answered:
                 answer(pitstop, journal, answered)
-            if delivery.id == last:
-                listener.stop()
 
-        work(listener, handle)
+        summary = pitstop.consume(handle, until_idle=True)
 
+        assert (summary.acked, summary.nacked, summary.lost) == (1, 1, 1)
         pitstop.assert_stored(id=fails, due_in="1m", last_error="ConnectionError: the mail server is away")
         pitstop.refute_stored(id=answered)
         pitstop.assert_stored(id=last, due_in="2h")
-        assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 class TestTheCommand:
@@ -70,17 +67,13 @@ class TestTheCommand:
     @pytest.fixture
     def stops_after_a_mail(self, monkeypatch):
         """Somebody's `kill`, while the first mail is on its way."""
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         send = Console.send
 
         def send_and_stop(self, mail):
-            signal.raise_signal(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
             send(self, mail)
 
         monkeypatch.setattr(Console, "send", send_and_stop)
-        yield
-        for number, before in handlers.items():
-            signal.signal(number, before)
 
     def test_sends_what_is_due_and_ends_when_it_is_told_to(self, stops_after_a_mail, capsys):
         main(["remind", "offer-17", "ada", "offer 17", "2024-03-04T09:00"])

@@ -5,6 +5,8 @@ PYTEST_DONT_REWRITE: a run of pytest that begins when this package is imported a
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener
 from pitstop._errors import (
@@ -25,11 +27,20 @@ from pitstop._pitstop import Pitstop
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._recurrence import Recurrence
+from pitstop._values._summary import Summary
 
+
+if TYPE_CHECKING:
+    from pitstop._aio._delivery import AsyncDelivery
+    from pitstop._aio._listener import AsyncListener
+    from pitstop._aio._pitstop import AsyncPitstop, init_async
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncDelivery",
+    "AsyncListener",
+    "AsyncPitstop",
     "BackendLoadError",
     "BackendUnavailable",
     "ConfigError",
@@ -46,9 +57,29 @@ __all__ = [
     "ScheduleError",
     "State",
     "Stats",
+    "Summary",
     "UnknownBackend",
     "Unsupported",
     "__version__",
     "hookimpl",
     "init",
+    "init_async",
 ]
+
+#: Imported when they are first asked for, because asyncio comes with them: the module of each.
+_LAZY = {
+    "AsyncDelivery": "_aio._delivery",
+    "AsyncListener": "_aio._listener",
+    "AsyncPitstop": "_aio._pitstop",
+    "init_async": "_aio._pitstop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'pitstop' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - see _LAZY
+
+    value = globals()[name] = getattr(import_module(f"pitstop.{module}"), name)
+    return value

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pitstop._errors import BackendLoadError, ConfigError
 from pitstop._pitstop import Pitstop
-from pitstop._plugins._backends import EntryPointResolver, are_different, backend_class
+from pitstop._plugins._backends import EntryPointResolver, are_different, backend_class, load_backend
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop.abc import Backend
 
 
-__all__ = ["init", "open_backend"]
+if TYPE_CHECKING:
+    from pluggy import PluginManager
+
+__all__ = ["init", "open_backend", "prepare_backend"]
 
 #: What to do about a class that was given as ``type`` and is not fit for it.
 _BY_CLASS = "Mend the class, or give the name of an installed backend."
@@ -35,6 +39,15 @@ def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> 
 
 def open_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Backend, Hooks]:
     """What a :class:`Pitstop` is made of: see :func:`init`."""
+    make, hooks = prepare_backend(config, plugins)
+    return make(), hooks
+
+
+def prepare_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Callable[[], Backend], Hooks]:
+    """As :func:`open_backend`, but what may wait for the store is left to a function, to be called once.
+
+    What is wrong with the configuration is raised here, but for that of backends which a plugin makes.
+    """
     kind, options = _read(config)
     manager = plugin_manager(plugins, EntryPointResolver())
     hooks = Hooks(manager)
@@ -43,17 +56,33 @@ def open_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> 
             raise ConfigError(
                 f"type is a ready {type(kind).__name__}, which has its configuration. Leave out: {', '.join(options)}."
             )
-        backend = kind
         backend_class(type(kind), type(kind).__name__, _BY_CLASS)
-    elif isinstance(kind, type):
-        backend = backend_class(kind, kind.__name__, _BY_CLASS).from_options(options)
-    else:
-        backend = manager.hook.pitstop_create_backend(type=kind, options=options)
-        if not isinstance(backend, Backend):
-            raise BackendLoadError(
-                f"A plugin answered for type {kind!r} with a {type(backend).__name__}, which is no pitstop.abc.Backend."
-            )
-    return backend, hooks
+        return partial(_itself, kind), hooks
+    if isinstance(kind, type):
+        return _maker(backend_class(kind, kind.__name__, _BY_CLASS), options), hooks
+    if len(manager.hook.pitstop_create_backend.get_hookimpls()) == 1:
+        # Nobody but the resolver of entry points.
+        return _maker(load_backend(kind), options), hooks
+    return partial(_made_by_plugins, manager, kind, options), hooks
+
+
+def _maker(kind: type[Backend], options: Mapping[str, Any]) -> Callable[[], Backend]:
+    if kind.from_options.__func__ is not Backend.from_options.__func__:  # type: ignore[attr-defined]
+        return partial(kind.from_options, options)
+    return partial(kind, kind.Config.from_options(options))
+
+
+def _made_by_plugins(manager: PluginManager, kind: str, options: Mapping[str, Any]) -> Backend:
+    backend = manager.hook.pitstop_create_backend(type=kind, options=options)
+    if not isinstance(backend, Backend):
+        raise BackendLoadError(
+            f"A plugin answered for type {kind!r} with a {type(backend).__name__}, which is no pitstop.abc.Backend."
+        )
+    return backend
+
+
+def _itself(backend: Backend) -> Backend:
+    return backend
 
 
 def _read(config: object) -> tuple[str | type | Backend, dict[str, Any]]:

@@ -12,6 +12,9 @@ from typing import Any, Self, get_args
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import new_record
+from pitstop._engine._consuming import Consuming, sync_handler
+from pitstop._engine._handler import Handler, takes_delivery
+from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._listener import Listener
 from pitstop._engine._store import Store
 from pitstop._engine._watching import Watching
@@ -23,10 +26,11 @@ from pitstop._values._instant import floor_instant, from_instant
 from pitstop._values._message import new_id, valid_id
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import CatchUp
+from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["Pitstop"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "checked_prefetch"]
 
 #: What ``store_many`` takes: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
@@ -203,6 +207,8 @@ class Pitstop:
         lock_time: timedelta | float | str | None = None,
         loop_time: timedelta | float | str | None = None,
         prefetch: int | None = None,
+        heartbeat: bool = False,
+        max_lease: timedelta | float | str | None = None,
     ) -> Listener:
         """Listen for messages as they become due.
 
@@ -212,10 +218,12 @@ class Pitstop:
             milliseconds, one if it is slow, 500 at most. The ones that wait their turn are leased already, so nobody else
             gets them; one that another process updates or removes meanwhile may still be handed out as it was, and its ack
             is then too late.
+        :param heartbeat: extend the lease of each delivery that is not settled yet, again and again, from another thread;
+            ``delivery.lost`` tells when that failed. One that was dropped unsettled is let go of.
+        :param max_lease: how long a delivery may be held so, from when it was handed out. If not given, without end.
         :raises ConfigError: when a value cannot be used.
         """
-        if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
-            raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
+        checked_prefetch(prefetch)
         store = self._store
         _ = store.backend  # raises when closed
         return Listener(
@@ -224,7 +232,65 @@ class Pitstop:
             _positive(lock_time, "lock_time", store.lock_time),
             _positive(loop_time, "loop_time", store.loop_time),
             prefetch,
+            self._heartbeat(heartbeat, max_lease),
         )
+
+    def consume(
+        self,
+        handler: Handler,
+        *,
+        workers: int = 1,
+        lock_time: timedelta | float | str | None = None,
+        loop_time: timedelta | float | str | None = None,
+        prefetch: int | None = None,
+        heartbeat: bool = False,
+        max_lease: timedelta | float | str | None = None,
+        max_messages: int | None = None,
+        until_idle: bool = False,
+        drain: timedelta | float | str = 30,
+        deliveries: bool | None = None,
+    ) -> Summary:
+        """Handle messages as they become due, until a signal; acknowledge each for which the handler returns.
+
+        One for which it raises is nacked: it comes back as ``retry`` says, and the error is logged, without its text, which
+        is kept as ``last_error``. A delivery that the handler settled itself stays as it is. A store that is away does not
+        end this: it is tried again and again.
+
+        SIGTERM and SIGINT end it, when this is called in the main thread: what no handler has seen is given back at once,
+        running handlers finish, their acks are written, and the summary is returned. At a second signal nothing is waited
+        for, and what handlers hold is given back, too. :meth:`close` ends it as a signal does.
+
+        :param handler: called with the message, as ``delivery.msg`` has it; with the :class:`pitstop.Delivery` if its first
+            parameter is annotated as one or named ``delivery``. From several threads, if there are several workers.
+        :param workers: how many messages are handled at a time, each in a thread.
+        :param lock_time: as for :meth:`listen`; also ``loop_time`` and ``prefetch``.
+        :param heartbeat: hold the leases of messages that are being handled, as for :meth:`listen`; also ``max_lease``.
+        :param max_messages: end when so many were handled.
+        :param until_idle: end when nothing is due, and no handler runs.
+        :param drain: how long running handlers may take once it is to end: a ``timedelta``, seconds, or text.
+        :param deliveries: whether the handler is called with the delivery, if its signature does not tell.
+        :raises ConfigError: when a value cannot be used.
+        :raises PitstopError: when the handler cannot be called, or is async.
+        :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
+        """
+        _at_least_one(workers, "workers")
+        if max_messages is not None:
+            _at_least_one(max_messages, "max_messages")
+        sync_handler(handler)
+        patience = parse_duration(drain, "drain")
+        listener = self.listen(
+            lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
+        )
+        return Consuming(
+            self._store,
+            listener,
+            handler,
+            deliveries=takes_delivery(handler, deliveries),
+            workers=workers,
+            max_messages=max_messages,
+            until_idle=until_idle,
+            drain=patience,
+        ).run()
 
     def close(self) -> None:
         """Stop the listeners, give back what they claimed ahead, and let go of the store. Again is harmless."""
@@ -240,6 +306,13 @@ class Pitstop:
 
     def __repr__(self) -> str:
         return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
+
+    def _heartbeat(self, wanted: bool, max_lease: timedelta | float | str | None) -> Heartbeat | None:
+        if wanted:
+            return Heartbeat(self._store, None if max_lease is None else parse_duration(max_lease, "max_lease"))
+        if max_lease is not None:
+            raise ConfigError(f"max_lease={max_lease!r} is of no use without heartbeat=True. Give both, or neither.")
+        return None
 
     def _new_id(self) -> str:
         return new_id()
@@ -276,6 +349,11 @@ class Pitstop:
             self._store.written(min(record.progress.due or 0 for record in records))
 
 
+def _at_least_one(value: object, field: str) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
+
+
 def _known(message: Mapping[str, Any]) -> set[str]:
     """The id of a message that has one: it may be there already."""
     id = message.get("id")
@@ -284,6 +362,15 @@ def _known(message: Mapping[str, Any]) -> set[str]:
 
 def _revision() -> str:
     return os.urandom(16).hex()
+
+
+def checked_prefetch(prefetch: object) -> None:
+    """Refuse what is no number of messages to claim at once.
+
+    :raises ConfigError: when it is none.
+    """
+    if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
+        raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
 
 
 def _positive(value: timedelta | float | str | None, field: str, default: timedelta) -> timedelta:

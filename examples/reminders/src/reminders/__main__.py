@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,7 +17,7 @@ from reminders.escalation import answer, remind
 from reminders.journal import Journal
 from reminders.mail import Console, Smtp
 from reminders.report import schedule_report
-from reminders.service import OPTIONS, handler, work
+from reminders.service import OPTIONS, handler
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,10 +52,7 @@ def run(pit: pitstop.Pitstop, journal: Journal, zone: ZoneInfo) -> None:
     mailer = Smtp(smtp, sender=manager) if smtp else Console()
     # The chain of reports begins here. If it began long ago, this is the message that is stored already.
     schedule_report(pit, pit.now(), zone)
-    with pit.listen() as listener:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: listener.stop())
-        work(listener, handler(pit, mailer, journal, manager, zone))
+    pit.consume(handler(pit, mailer, journal, manager, zone))
 
 
 if __name__ == "__main__":

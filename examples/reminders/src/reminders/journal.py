@@ -13,7 +13,8 @@ class Journal:
 
     def __init__(self, path: Path | str = ":memory:") -> None:
         # Without transactions: each row is there when `note` returns.
-        self._db = sqlite3.connect(path, isolation_level=None)
+        # Used by a worker's thread, while the main one waits for it to end.
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, what TEXT NOT NULL, at REAL NOT NULL)")
 
     def note(self, key: str, what: str, at: datetime) -> None:

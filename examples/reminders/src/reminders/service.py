@@ -1,19 +1,15 @@
-"""The parts put together: what handles each message, and the loop of a worker."""
+"""The parts put together: what handles each message."""
 
 from __future__ import annotations
-
-import logging
 
 from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
-from pitstop import Delivery, LeaseLost, Listener, Pitstop
+from pitstop import Delivery, Pitstop
 from reminders import digest, escalation, report
 from reminders.journal import Journal
 from reminders.mail import Mailer, Post
 
-
-_log = logging.getLogger("reminders")
 
 #: What this application asks of Pitstop, wherever the messages are stored. With these retries a mail server may be away for a
 #: day; after that what has no next occurrence is dead, and waits for somebody to redrive it.
@@ -32,15 +28,3 @@ def handler(pit: Pitstop, mailer: Mailer, journal: Journal, manager: str, zone: 
         digest.KIND: lambda delivery: digest.send_digest(pit, delivery, post, zone),
     }
     return lambda delivery: by_kind[delivery.msg["kind"]](delivery)
-
-
-def work(listener: Listener, handle: Handler) -> None:
-    """Handle messages as they become due, until the listener is stopped."""
-    for delivery in listener:
-        try:
-            with delivery:
-                handle(delivery)
-        except LeaseLost:
-            _log.info("%r was answered meanwhile, or took too long", delivery)
-        except Exception:  # noqa: BLE001 - whatever it was: the worker goes on, and the message comes back
-            _log.exception("%r comes back", delivery)

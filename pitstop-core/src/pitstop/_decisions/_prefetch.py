@@ -53,3 +53,16 @@ class Pace:
         :param claim: seconds that a claim takes.
         """
         return self.size > 1 and self.each is not None and self.each * self.size >= claim * _WORTH
+
+    def refill_at(self, claim: float, *, apart: bool) -> int:
+        """When the next messages are to be claimed: once so few are left in hand; -1: not before there are none.
+
+        :param claim: seconds that a claim takes.
+        :param apart: whether messages are handled by others than claim them, as in an event loop.
+        """
+        if not apart:
+            return self.size // 2 if self.pays_ahead(claim) else -1
+        if self.size <= 1 or self.each is None:
+            return -1
+        # They should last until the next ones are there.
+        return self.size if self.each * self.size <= claim else max(self.size // 2, int(claim / self.each))

@@ -14,7 +14,18 @@ from pitstop._values._instant import LAST_INSTANT, instant_of
 from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
-__all__ = ["ack", "checked_delay", "error_text", "extend", "lease_end", "nack", "redrive", "release", "was_applied"]
+__all__ = [
+    "ack",
+    "checked_delay",
+    "error_text",
+    "extend",
+    "hand_back",
+    "lease_end",
+    "nack",
+    "redrive",
+    "release",
+    "was_applied",
+]
 
 #: Characters of an error that are kept with a message.
 MAX_ERROR_LENGTH = 2000
@@ -66,6 +77,18 @@ def release(record: Record, now: int, duration: int) -> Settlement:
     due = min(progress.scheduled_for, now)
     unseen = attrs.evolve(progress, due=due, attempts=0, first_leased=None, token=None)
     return settlement(record, Outcome.RELEASE, unseen)
+
+
+def hand_back(record: Record, retry: Retry, now: int) -> Settlement:
+    """Its handler was interrupted, by no fault of the message: it is due again now.
+
+    The attempt counts, for it may have had its effect; but the last one that ``retry`` allows does not: the end of a
+    program is not to be a message's death.
+    """
+    attempts = record.progress.attempts
+    if retry.max_attempts is not None:
+        attempts = min(attempts, retry.max_attempts - 1)
+    return _release(record, now, attempts, record.progress.last_error)
 
 
 def extend(record: Record, until: int) -> Settlement:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
 from pitstop._decisions._emit import Emission
-from pitstop._decisions._settle import ack, checked_delay, error_text, extend, lease_end, nack
+from pitstop._decisions._settle import ack, checked_delay, error_text, extend, hand_back, lease_end, nack
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._instant import from_instant
 from pitstop.abc import Outcome, Progress, Settlement
 
+
+if TYPE_CHECKING:
+    from pitstop._engine._heartbeat import Heartbeat
 
 __all__ = ["Delivery"]
 
@@ -39,16 +42,19 @@ class Delivery:
         "_emission",
         "_failure",
         "_handling",
+        "_heartbeat",
+        "_held_until",
         "_known",
         "_lock_time",
         "_outbox",
         "_settled",
         "_store",
         "_told",
-        "_when_known",
+        "_tried",
         "msg",
     )
 
+    _held_until: int
     #: The message, with its ``"id"``: a copy that is yours to change.
     msg: dict[str, Any]
 
@@ -64,6 +70,10 @@ class Delivery:
         self._told: PitstopError | None = None
         # Of a settlement in the outbox: whether it was sent and no answer came; and whether its outcome is known.
         self._doubted = self._known = False
+        # Whether an ack or nack was sent, past the outbox: whatever came of it, a heartbeat is to let go of this.
+        self._tried = False
+        # What extends the lease, if anything does; and until which instant, then.
+        self._heartbeat: Heartbeat | None = None
         self.msg = {"id": record.id, **record.message}
 
     @property
@@ -163,14 +173,16 @@ class Delivery:
         span: object = self._lock_time if duration is None else duration
         if not isinstance(span, timedelta) or span < timedelta(milliseconds=1):
             raise PitstopError(f"duration={duration!r} cannot be used. Give a timedelta of at least one millisecond.")
-        until = lease_end(self._store.backend.now(), span)
-        settlement = extend(self._emission.record, until)
-        self._apply(settlement, "extended")
-        assert isinstance(settlement.progress, Progress)
-        record = attrs.evolve(self._emission.record, progress=settlement.progress)
-        self._emission = attrs.evolve(self._emission, record=record)
+        with nullcontext() if self._heartbeat is None else self._heartbeat.extending:
+            settlement = extend(self._emission.record, lease_end(self._store.backend.now(), span))
+            self._apply(settlement, "extended")
+            self._note_extension(settlement)
+        if self._heartbeat is not None:
+            self._heartbeat.reconsider(self)
 
     def _settle(self, settlement: Settlement, what: str) -> None:
+        self._check_unsettled(what)
+        self._tried = True
         self._apply(settlement, what)
         self._settled = what
 
@@ -187,21 +199,69 @@ class Delivery:
         if self._settled is not None:
             raise LeaseLost(f"The delivery of {self.id!r} was {self._settled} before. It cannot be {what} now.")
 
+    # What a heartbeat does with it.
+
+    def _due(self) -> int:
+        due = self._emission.record.progress.due
+        assert due is not None, "a leased record is due when its lease ends"
+        return due
+
+    def _is_settling(self) -> bool:
+        """Whether it was settled, or somebody is about to: what a heartbeat is told of it then counts nothing."""
+        return self._settled is not None or self._tried or isinstance(self._told, LeaseLost)
+
+    def _is_given_up(self) -> bool:
+        """Whether its lease is not to be extended any further."""
+        return self._due() >= self._held_until
+
+    def _note_extension(self, settlement: Settlement) -> None:
+        assert isinstance(settlement.progress, Progress)
+        record = attrs.evolve(self._emission.record, progress=settlement.progress)
+        self._emission = attrs.evolve(self._emission, record=record)
+
+    def _lose_while_handled(self) -> None:
+        if not self._is_settling():
+            self._lost("extended")
+
     # What an outbox does with it.
 
     def _begin_to_settle(self, what: str) -> None:
         self._check_unsettled(what)
         self._settled, self._told = what, None
 
-    def _nack_later(self, error: BaseException | str | None, delay: timedelta | None = None) -> None:
+    def _nack_later(
+        self, error: BaseException | str | None, delay: timedelta | None = None, *, blocking: bool = True
+    ) -> None:
         """As :meth:`nack`, written with others."""
         assert self._outbox is not None, "made by a listener that writes together"
         self._failure = error_text(error), checked_delay(delay)
         self._begin_to_settle("nacked")
-        self._outbox.put(self)
+        self._outbox.put(self, blocking=blocking)
+
+    def _give_back(self) -> None:
+        """Its handler was interrupted: the message is due at once.
+
+        :raises LeaseLost: when the lease is over.
+        :raises BackendUnavailable: when the store did not answer.
+        """
+        self._failure = None, None
+        settlement = hand_back(self._emission.record, self._store.retry, self._store.backend.now() // 1000)
+        self._settle(settlement, "given back")
+        self._is_done(settlement)
+
+    def _give_back_later(self) -> None:
+        """As :meth:`_give_back`, written with others. Does not block."""
+        assert self._outbox is not None, "made by a listener that writes together"
+        self._failure = None, None
+        self._begin_to_settle("given back")
+        self._outbox.put(self, blocking=False)
 
     def _decide(self, now_us: int) -> Settlement:
-        return ack(self._emission) if self._settled == "acknowledged" else self._decided_nack(now_us)
+        if self._settled == "acknowledged":
+            return ack(self._emission)
+        if self._settled == "given back":
+            return hand_back(self._emission.record, self._store.retry, now_us // 1000)
+        return self._decided_nack(now_us)
 
     def _decided_nack(self, now_us: int) -> Settlement:
         text, delay = self._failure
@@ -238,10 +298,15 @@ class Delivery:
         self._lost(self._settled or "settled")
 
     def _lost(self, what: str) -> LeaseLost:
+        if isinstance(self._told, LeaseLost):
+            # It is counted already: the heartbeat found it out, or the handler did.
+            return self._told
         self._told = told = LeaseLost(
             f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
             f"or removed. It was not {what}. Extend leases in long handlers, or configure a longer lock_time."
         )
+        if self._outbox is not None:
+            self._outbox.counts.lost += 1
         self._store.count_lost_lease(self)
         return told
 

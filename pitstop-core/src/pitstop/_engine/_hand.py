@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import timedelta
+from threading import RLock
 
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._prefetch import MOST_AT_ONCE, Pace
@@ -41,6 +42,12 @@ class Hand:
         self.open = True
         #: Messages handed out so far, roughly: threads may count at once.
         self.handed_out = 0
+        #: Whether no thread that handles messages ever claims: then to claim ahead always pays.
+        self.claimed_apart = False
+        #: Messages given back so far.
+        self.given_back = 0
+        # Reentrant: a signal handler may close what it has interrupted.
+        self._giving_back = RLock()
         self._pace = Pace()
         # Since when, and from which count on, the messages in hand are being consumed.
         self._since: float | None = None
@@ -67,7 +74,13 @@ class Hand:
                 found = None
                 break
             now = self._monotonic()
-            if now < until and self.open:
+            if not self.open:
+                # For whoever closed it, and waits until all is given back, to give back.
+                unseen.appendleft((emission, until))
+                self.give_back_all()
+                found = None
+                break
+            if now < until:
                 found = emission
                 if self._since is None:
                     self._since = now
@@ -82,6 +95,27 @@ class Hand:
             self._refill()
         return found
 
+    def pop_now(self) -> Emission | None:
+        """As :meth:`pop`, but what has been waiting for too long stays, for somebody who may ask the store."""
+        unseen = self.unseen
+        if not self.open or not unseen:
+            return None
+        try:
+            waiting = unseen.popleft()
+        except IndexError:
+            return None
+        now = self._monotonic()
+        if now >= waiting[1]:
+            unseen.appendleft(waiting)
+            return None
+        if self._since is None:
+            self._since = now
+        self.handed_out += 1
+        if len(unseen) <= self._refill_at:
+            self._refill_at = -1
+            self._refill()
+        return waiting[0]
+
     def put(self, emissions: Iterable[Emission], until: float, seconds: float) -> None:
         """Take up what was claimed.
 
@@ -89,8 +123,8 @@ class Hand:
         :param seconds: how long the claim took.
         """
         self.unseen.extend([(each, until) for each in emissions])
-        ahead = self._prefetch is None and len(self.unseen) > 1 and self._pace.pays_ahead(seconds)
-        self._refill_at = self._pace.size // 2 if ahead else -1
+        ahead = self._prefetch is None and len(self.unseen) > 1
+        self._refill_at = self._pace.refill_at(seconds, apart=self.claimed_apart) if ahead else -1
 
     def measure(self, elsewhere: float) -> None:
         """More messages are about to be claimed: learn how long the ones before took.
@@ -129,11 +163,18 @@ class Hand:
 
     def give_back_all(self) -> None:
         """Give back what is in hand."""
-        claimed: list[Emission] = []
-        with suppress(IndexError):
-            while True:
-                claimed.append(self.unseen.popleft()[0])
-        self.give_back(claimed)
+        # One at a time, so that who closes the store comes after one who has taken them out and is about to give them back.
+        with self._giving_back:
+            claimed: list[Emission] = []
+            with suppress(IndexError):
+                while True:
+                    claimed.append(self.unseen.popleft()[0])
+            self.give_back(claimed)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: what was claimed is the parent's."""
+        self.unseen.clear()
+        self._giving_back = RLock()
 
     def give_back(self, unseen: list[Emission]) -> None:
         """Give back what was claimed and not handed out: due again, and the attempt is not counted."""
@@ -147,4 +188,5 @@ class Hand:
         except BackendUnavailable as error:
             _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
         else:
+            self.given_back += len(unseen)
             self._store.written(None)

@@ -27,9 +27,10 @@ from pitstop._decisions._emit import Emission, decide
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._hand import Hand
+from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
-from pitstop._engine._store import Store
+from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._duration import parse_duration
@@ -55,41 +56,56 @@ _EXIT_PATIENCE = 2.0
 class _Visit:
     """One thread that wants messages: what wakes it, and until when it would sleep."""
 
-    __slots__ = ("bell", "next_look", "thread", "wanted")
+    __slots__ = ("bell", "claims_first", "next_look", "thread", "wanted", "withdrawn")
 
     def __init__(self, wanted: int) -> None:
         self.thread = get_ident()
         self.bell = Doorbell()
         #: How many it would take. 0: it takes one, and no more is to be claimed on its account.
         self.wanted = wanted
+        #: Whether nobody waits for it any more: it ends without a message, or with the one that it is about to get.
+        self.withdrawn = False
+        #: Whether acks are not to be waited for before a claim: they are written by another thread.
+        self.claims_first = False
         #: The instant at which it will look again. While it looks: everything is news to it. While it waits for another
         #: one that looks: nothing is.
         self.next_look = float("inf")
 
 
-class Listener:
+class Listener(Sleeper):
     """Hands out messages as they become due. Made by :meth:`pitstop.Pitstop.listen`; usable from several threads.
 
     Iterate over it, or call :meth:`get`. As a context manager it is closed at the end.
     """
 
     def __init__(
-        self, store: Store, watching: Watching, lock_time: timedelta, loop_time: timedelta, prefetch: int | None
+        self,
+        store: Store,
+        watching: Watching,
+        lock_time: timedelta,
+        loop_time: timedelta,
+        prefetch: int | None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._store = store
         self._monotonic = store.clock.monotonic
+        self._leased = store.hooks.leased
         self._watching = watching
         self._lock_time = lock_time
         self._loop_time = loop_time
-        self._prefetch = prefetch
         self._stopped = False
         # Whether the store ever answered.
         self._answered = False
         self._backoff = Backoff()
         self._pump = Pump(store)
         self._hand = Hand(store, lock_time, prefetch, self._pump.want)
-        self._outbox = Outbox(store, self._hand.unseen, self._pump.wake)
+        self._outbox = Outbox(store, self._hand.unseen, self._pump)
+        # Where acks of an iteration go; None: to the store at once.
+        self._batched = None if prefetch == 1 else self._outbox
         self._pump.begin(self._hand, self._outbox, self._claim_ahead)
+        self._heartbeat = heartbeat
+        if heartbeat is not None:
+            heartbeat.begin(self, lock_time)
         self._reset()
         store.add(self)
 
@@ -122,8 +138,7 @@ class Listener:
 
     def _next(self, wanted: int) -> Delivery | None:
         """One message of those that are in hand, else of a new claim, which may be for so many."""
-        outbox = None if self._prefetch == 1 else self._outbox
-        return self._hand_out(outbox) or self._visit(_Visit(wanted), None, outbox)
+        return self._hand_out(self._batched) or self._visit(_Visit(wanted), None, self._batched)
 
     def take(self, limit: int) -> list[Delivery]:
         """Wait for messages, and take up to ``limit`` of them. None at all: the listener was stopped.
@@ -138,6 +153,11 @@ class Listener:
                 break
             delivery = self._hand_out(self._outbox)
         return taken
+
+    def _at_hand(self) -> Delivery | None:
+        """One message of those in hand; None when there is none that can be had without the store. Never blocks."""
+        emission = self._hand.pop_now()
+        return None if emission is None else self._delivery(emission, self._outbox)
 
     def stop(self) -> None:
         """End the iteration, give back what was claimed ahead, and write the acks that are pending. Safe in any thread and
@@ -179,6 +199,8 @@ class Listener:
         left = self._outbox.give_up()
         if left:
             _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
+        if self._heartbeat is not None:
+            self._heartbeat.end()
         self._store.discard(self)
         self._watching.leave(self)
 
@@ -212,17 +234,21 @@ class Listener:
 
     def after_fork(self) -> None:
         """In the child of a fork: what was claimed ahead, and the threads that wait, are the parent's."""
-        self._hand.unseen.clear()
+        self._hand.after_fork()
         self._reset()
         self._outbox.after_fork()
         self._pump.after_fork()
+        if self._heartbeat is not None:
+            self._heartbeat.after_fork()
         self._watching.after_fork()
 
     def __iter__(self) -> Iterator[Delivery]:
         return self
 
     def __next__(self) -> Delivery:
-        delivery = self._next(1)
+        outbox = self._batched
+        # One call less for each message than by _next().
+        delivery = self._hand_out(outbox) or self._visit(_Visit(1), None, outbox)
         if delivery is None:
             raise StopIteration
         return delivery
@@ -255,6 +281,18 @@ class Listener:
             self._leave(visit)
             if self._stopped:
                 self._hand.give_back_all()
+
+    # What consume() does.
+
+    def _next_for_worker(self, *, wait: bool) -> Delivery | None:
+        """One message whose ack goes through the outbox, whatever ``prefetch`` is. Without ``wait`` None when nothing is due."""
+        deadline = None if wait else self._monotonic()
+        return self._hand_out(self._outbox) or self._visit(_Visit(1), deadline, self._outbox)
+
+    def _is_at_rest(self) -> bool:
+        """Whether nothing is in hand or on its way, once what is pending is written. True only of what nobody else uses."""
+        self.flush()
+        return not (self._pump.awake or self._pump.wanted or self._outbox or self._hand)
 
     # Who looks at the store, and who waits for it.
 
@@ -296,7 +334,7 @@ class Listener:
             visit.bell.ring()
 
     def _get(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
-        while not self._stopped:
+        while not (self._stopped or visit.withdrawn):
             # At the end of its time everybody has a look of their own, also at what is wrong.
             if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
                 if (delivery := self._hand_out(outbox)) is not None:
@@ -318,10 +356,15 @@ class Listener:
                     break
                 pause = self._failed(error, deadline)
             self._sleep(visit, pause, deadline)
-        self._settle_all()
-        # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
-        self._watching.leave(self)
+        self._go_home()
         return None
+
+    def _go_home(self) -> None:
+        """Nobody is handed out anything any more, if this was stopped."""
+        if self._stopped:
+            self._settle_all()
+            # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
+            self._watching.leave(self)
 
     def _ended(self) -> bool:
         return self._stopped or self._store.closed
@@ -345,7 +388,7 @@ class Listener:
             delivery = self._hand_out(outbox)
             if delivery is not None:
                 return delivery
-            if self._outbox:
+            if self._outbox and not visit.claims_first:
                 # Nothing is in hand: now is the time.
                 self.flush()
             if not self._claim(visit):
@@ -357,12 +400,14 @@ class Listener:
     def _hand_out(self, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message of those in hand."""
         emission = self._hand.pop()
-        if emission is None:
-            return None
+        return None if emission is None else self._delivery(emission, outbox)
+
+    def _delivery(self, emission: Emission, outbox: Outbox | None) -> Delivery:
         delivery = Delivery(self._store, emission, self._lock_time, outbox)
-        hooks = self._store.hooks
-        if hooks.leased:
-            hooks.notify(hooks.leased, delivery=delivery)
+        if self._heartbeat is not None:
+            self._heartbeat.hold(delivery)
+        if self._leased:
+            self._store.hooks.notify(self._leased, delivery=delivery)
         return delivery
 
     def _claim(self, visit: _Visit) -> bool:
@@ -439,6 +484,7 @@ class Listener:
 
     def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
         clock = self._store.clock
+        stop_at_exit()
         if Capability.WATCH in self._store.capabilities:
             self._watching.join(self)
         if deadline is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from pitstop.abc import Doorbell, Settlement
 
 if TYPE_CHECKING:
     from pitstop._engine._delivery import Delivery
+    from pitstop._engine._pump import Pump
 
 __all__ = ["Counts", "Outbox"]
 
@@ -46,15 +47,15 @@ class Outbox:
     known. One that the store did not answer for goes back into ``_pending``.
     """
 
-    def __init__(self, store: Store, in_hand: Sized, wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, in_hand: Sized, pump: Pump) -> None:
         """An empty one.
 
         :param in_hand: what the listener has yet to hand out: while there is something, more acks are to come.
-        :param wake: calls the thread that writes what nobody else does.
+        :param pump: writes what nobody else does.
         """
         self._store = store
         self._in_hand = in_hand
-        self._wake = wake
+        self._pump = pump
         self._pending: deque[Delivery] = deque()
         self._writing = Lock()
         # The thread that holds it. A hook that is told of an ack may well look at the store, or settle something.
@@ -86,7 +87,8 @@ class Outbox:
         pending.append(delivery)
         # After that: who leaves sets it, and then writes what there is.
         if not self.unattended and (not blocking or (self._in_hand and len(pending) < _MOST)):
-            self._wake()
+            if not self._pump.awake:
+                self._pump.wake()
             return
         clock = self._store.clock
         begun = clock.monotonic()
@@ -99,7 +101,7 @@ class Outbox:
         if delivery._told is not None:
             raise delivery._told
         if pending:
-            self._wake()
+            self._pump.wake()
 
     def put_and_wait(self, delivery: Delivery) -> None:
         """Take a settlement along, and return when it is done.
@@ -108,9 +110,17 @@ class Outbox:
         :raises BackendUnavailable: when the store did not answer before the lease was over. :class:`OutcomeUnknown`: and
             may have done it all the same.
         """
+        self._pending.append(delivery)
+        self.wait_for(delivery)
+
+    def wait_for(self, delivery: Delivery) -> None:
+        """Return when a settlement that was taken along is done.
+
+        :raises LeaseLost: when it came too late.
+        :raises BackendUnavailable: when the store did not answer before the lease was over.
+        """
         clock, backoff, bell = self._store.clock, Backoff(), Doorbell()
         ends = clock.monotonic() + delivery._remaining()
-        self._pending.append(delivery)
         while not delivery._known:
             try:
                 self.flush()
@@ -144,9 +154,17 @@ class Outbox:
 
     def give_up(self) -> int:
         """Forget what is pending, for the store is about to be closed; say how many that were."""
-        with self._alone():
-            left = len(self._pending)
-            self._pending.clear()
+        left = 0
+        with self._alone(), suppress(IndexError):
+            while True:
+                delivery = self._pending.popleft()
+                left += 1
+                # For whoever waits for it.
+                delivery._told = BackendUnavailable(
+                    f"The settlement of {delivery.id!r} was not written before the Pitstop was closed. The message comes back "
+                    f"when its lease runs out."
+                )
+                delivery._known = True
         return left
 
     @contextmanager
@@ -211,7 +229,6 @@ class Outbox:
         for each in batch:
             if each._is_over(now_us):
                 each._lose()
-                self.counts.lost += 1
             else:
                 sent.append(each)
                 settlements.append(each._decide(now_us))
@@ -230,11 +247,10 @@ class Outbox:
                 self._done(each, settlement)
             else:
                 each._lose()
-                self.counts.lost += 1
 
     def _done(self, delivery: Delivery, settlement: Settlement) -> None:
         if delivery._settled == "acknowledged":
             self.counts.acked += 1
-        else:
+        elif delivery._settled == "nacked":
             self.counts.nacked += 1
         delivery._is_done(settlement)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
+import threading
 
 from collections import Counter
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from weakref import ReferenceType, WeakSet, ref
 
 from pitstop._errors import BackendUnavailable
@@ -23,7 +25,7 @@ from pitstop.abc import Aside, Backend, Damaged, Outcome, Record, Retry, Settlem
 if TYPE_CHECKING:
     from pitstop._engine._delivery import Delivery
 
-__all__ = ["Sleeper", "Store"]
+__all__ = ["Sleeper", "Store", "stop_at_exit"]
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -52,32 +54,64 @@ def _register_at_exit() -> None:
     atexit.register(_at_exit)
 
 
-class Sleeper(Protocol):
-    """Something that waits for messages, and wants to know of one that is due before it would look again."""
+def _stop_all() -> None:
+    for store in list(_stores):
+        for sleeper in store.sleepers:
+            sleeper.stop()
+
+
+def stop_at_exit() -> None:
+    """Have all listeners stopped when the main thread is at its end, before Python waits for the other ones.
+
+    Else a thread that iterates over a listener, and is no daemon, would keep the program from ending; and leases of what was
+    claimed ahead would be left behind. ``atexit`` comes too late for that: after the wait.
+    """
+    global _stops_at_exit  # noqa: PLW0603 - of the process, as its end is
+    # Those who registered last are called first, and pools of threads, which wait for their own, register when they are
+    # imported: so once more after that.
+    wanted = 2 if "concurrent.futures.thread" in sys.modules else 1
+    if _stops_at_exit < wanted:
+        _stops_at_exit = wanted
+        # What concurrent.futures uses. Where it is missing, programs close what they open.
+        register = getattr(threading, "_register_atexit", None)
+        if register is not None:
+            try:
+                register(_stop_all)
+            except RuntimeError:
+                # That end has come already, and waits for this thread; unless this is what it left, in ``atexit``.
+                if threading.current_thread() is not threading.main_thread():
+                    _stop_all()
+
+
+_stops_at_exit = 0
+
+
+class Sleeper:
+    """Something that waits for messages, and wants to know of one that is due before it would look again.
+
+    What it does not care about it leaves as it is here: nothing is done.
+    """
 
     def notice(self, due: int | None) -> None:
         """A message with this ``due`` was written (None: nobody knows which). Any thread."""
-        ...
 
     def forget(self, ids: Collection[str]) -> None:
         """These messages were stored anew or removed."""
-        ...
 
     def flush(self, id: str | None = None) -> None:
         """Write what is on its way to the store, if it is about this message (None: about any)."""
-        ...
+
+    def stop(self) -> None:
+        """The program is at its end: nothing more is to be waited for."""
 
     def close(self) -> None:
         """The store is about to be closed."""
-        ...
 
     def at_exit(self) -> None:
         """The interpreter is about to end, and nobody has closed the store."""
-        ...
 
     def after_fork(self) -> None:
         """This is the child of a fork: the threads of the parent are not here."""
-        ...
 
 
 class Store:

@@ -58,7 +58,7 @@ class HookSpecs:
 
     @_hookspec
     def pitstop_lease_lost(self, delivery: Delivery) -> None:
-        """An ack, nack or extension came too late, and changed nothing."""
+        """An ack, nack or extension came too late, and changed nothing. Told once of each delivery."""
 
     @_hookspec
     def pitstop_recurrence_advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:

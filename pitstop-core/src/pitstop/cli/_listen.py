@@ -36,7 +36,11 @@ _STDERR = 2
     type=duration,
     help="The longest time between two looks at the store. Default: as the URL says, else 1s (MongoDB: 10s).",
 )
-@click.option("--prefetch", type=click.IntRange(min=1), default=1, show_default=True, help="Messages claimed at once.")
+@click.option(
+    "--prefetch",
+    type=click.IntRange(min=1),
+    help="Messages claimed at once. Default: as many as are handled in a moment.",
+)
 @common_options
 @click.pass_obj
 def listen(
@@ -45,7 +49,7 @@ def listen(
     once: bool,
     lock_time: timedelta | None,
     loop_time: timedelta | None,
-    prefetch: int,
+    prefetch: int | None,
 ) -> None:
     """Print messages as they become due, one JSON object per line.
 
@@ -124,7 +128,8 @@ class _Session:
             except CommandFailed as failure:
                 error = str(failure)
             if error is None:
-                settled = _settle(delivery.ack)
+                # A command costs more than to know at once what came of it.
+                settled = _settle(lambda: delivery.ack(wait=True))
                 self.done += settled
             else:
                 warn(f"Failed: {delivery.id!r} attempt {delivery.attempt}: {error.splitlines()[0]}")

@@ -7,9 +7,7 @@ that plain and async handlers are driven by the same code.
 
 from __future__ import annotations
 
-import inspect
-
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from threading import get_ident
@@ -20,6 +18,7 @@ import attrs
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._settle import error_text
+from pitstop._engine._handler import Handler, callable_handler, close_awaitable, is_async, takes_delivery
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
@@ -31,6 +30,7 @@ from pitstop.testing._report import Report, Step, StepOutcome, clock_text
 
 
 if TYPE_CHECKING:
+    from pitstop._aio._pitstop import AsyncPitstop
     from pitstop._engine._delivery import Delivery
 
 __all__ = [
@@ -48,9 +48,6 @@ __all__ = [
     "run_until_idle",
     "unfaulted",
 ]
-
-#: What handles a message: called with the message, or with the delivery if asked for.
-Handler = Callable[[Any], object]
 
 #: Emissions at one instant, unless told otherwise.
 MAX_STEPS = 100_000
@@ -72,7 +69,12 @@ _Part = Generator["Delivery", "BaseException | None", "tuple[int, int | None] | 
 
 
 def run_until_idle(
-    pit: Pitstop, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
+    pit: Pitstop,
+    handler: Handler,
+    *,
+    deliveries: bool | None = None,
+    raise_errors: bool = True,
+    max_steps: int = MAX_STEPS,
 ) -> Report:
     """Handle all that is due now, in this thread, while the clock stands still.
 
@@ -81,7 +83,8 @@ def run_until_idle(
 
     :param pit: one whose clock is a :class:`ManualClock`.
     :param handler: called with the message, as ``delivery.msg`` has it.
-    :param deliveries: call it with the :class:`pitstop.Delivery` instead.
+    :param deliveries: whether to call it with the :class:`pitstop.Delivery` instead. If not given: if its first parameter is
+        annotated as one or named ``delivery``, as :meth:`pitstop.Pitstop.consume` does.
     :param raise_errors: what the handler raises ends the run and is raised, once the message was nacked; the report so
         far is its ``pitstop_report``, and a note. False: it is in the report, and ``retry`` says when the message comes back.
     :param max_steps: most emissions at one instant.
@@ -98,7 +101,7 @@ def run_for(
     delta: timedelta | float | str,
     handler: Handler,
     *,
-    deliveries: bool = False,
+    deliveries: bool | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -118,7 +121,7 @@ def run_until(
     when: datetime,
     handler: Handler,
     *,
-    deliveries: bool = False,
+    deliveries: bool | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -132,7 +135,7 @@ def drain(
     handler: Handler,
     *,
     max_jumps: int = MAX_JUMPS,
-    deliveries: bool = False,
+    deliveries: bool | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -146,53 +149,75 @@ def drain(
 
 
 async def arun_until_idle(
-    pit: Pitstop, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
+    pit: Pitstop | AsyncPitstop,
+    handler: Handler,
+    *,
+    deliveries: bool | None = None,
+    raise_errors: bool = True,
+    max_steps: int = MAX_STEPS,
 ) -> Report:
-    """:func:`run_until_idle` for a handler that is async, or not. One message at a time."""
+    """:func:`run_until_idle` for a handler that is async, or not. One message at a time.
+
+    :param pit: also an :class:`pitstop.AsyncPitstop` whose clock is a :class:`ManualClock`. Its store is asked in this
+        thread: on a clock that stands still there is nobody to keep waiting.
+    """
     __tracebackhide__ = True
-    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).idle())
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).idle()
+    )
 
 
 async def arun_for(
-    pit: Pitstop,
+    pit: Pitstop | AsyncPitstop,
     delta: timedelta | float | str,
     handler: Handler,
     *,
-    deliveries: bool = False,
+    deliveries: bool | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`run_for` for a handler that is async, or not. One message at a time."""
     __tracebackhide__ = True
-    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).for_(delta))
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).for_(delta)
+    )
 
 
 async def arun_until(
-    pit: Pitstop,
+    pit: Pitstop | AsyncPitstop,
     when: datetime,
     handler: Handler,
     *,
-    deliveries: bool = False,
+    deliveries: bool | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`run_until` for a handler that is async, or not. One message at a time."""
     __tracebackhide__ = True
-    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).until(when))
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).until(when)
+    )
 
 
 async def adrain(
-    pit: Pitstop,
+    pit: Pitstop | AsyncPitstop,
     handler: Handler,
     *,
     max_jumps: int = MAX_JUMPS,
-    deliveries: bool = False,
+    deliveries: bool | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """:func:`drain` for a handler that is async, or not. One message at a time."""
     __tracebackhide__ = True
-    return await _adriven(_callable(handler), deliveries, _Drive(pit, raise_errors, max_steps).drain(max_jumps))
+    return await _adriven(
+        callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).drain(max_jumps)
+    )
+
+
+def _plain_one(pit: Pitstop | AsyncPitstop) -> Pitstop:
+    # Not asked whether it is an AsyncPitstop: to import that would bring asyncio to those who have none.
+    return pit if isinstance(pit, Pitstop) else pit._opened()
 
 
 def manual_clock(pit: Pitstop) -> ManualClock:
@@ -214,8 +239,9 @@ def unfaulted(backend: Backend) -> Backend:
     return backend.inner if isinstance(backend, FaultyBackend) else backend
 
 
-def _driven(handler: Handler, deliveries: bool, run: _Run) -> Report:
+def _driven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
     __tracebackhide__ = True
+    deliveries = takes_delivery(handler, deliveries)
     try:
         delivery = next(run)
         while True:
@@ -235,8 +261,9 @@ def _driven(handler: Handler, deliveries: bool, run: _Run) -> Report:
         run.close()
 
 
-async def _adriven(handler: Handler, deliveries: bool, run: _Run) -> Report:
+async def _adriven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
     __tracebackhide__ = True
+    deliveries = takes_delivery(handler, deliveries)
     try:
         delivery = next(run)
         while True:
@@ -272,14 +299,8 @@ def _report_of(end: StopIteration) -> Report:
     return report
 
 
-def _callable(handler: Handler) -> Handler:
-    if not callable(handler):
-        raise PitstopError(f"handler={handler!r} cannot be called. Give a function of the message.")
-    return handler
-
-
 def _plain(handler: Handler) -> Handler:
-    if inspect.iscoroutinefunction(_callable(handler)):
+    if is_async(callable_handler(handler)):
         raise _is_async()
     return handler
 
@@ -296,11 +317,7 @@ def _is_async() -> PitstopError:
 
 def _given_up(result: Awaitable[object]) -> PitstopError:
     """What to raise in place of waiting for this, which ends here: nobody would see what becomes of it."""
-    if inspect.iscoroutine(result):
-        result.close()
-    elif callable(cancel := getattr(result, "cancel", None)):
-        # A task. To import asyncio for its class would slow down those who have none.
-        cancel()
+    close_awaitable(result)
     return _is_async()
 
 

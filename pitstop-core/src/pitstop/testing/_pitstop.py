@@ -117,7 +117,7 @@ class TestPitstop(Pitstop):
             self._together = None
 
     def run_until_idle(
-        self, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
+        self, handler: Handler, *, deliveries: bool | None = None, raise_errors: bool = True, max_steps: int = MAX_STEPS
     ) -> Report:
         """See :func:`pitstop.testing.run_until_idle`."""
         __tracebackhide__ = True
@@ -130,7 +130,7 @@ class TestPitstop(Pitstop):
         delta: timedelta | float | str,
         handler: Handler,
         *,
-        deliveries: bool = False,
+        deliveries: bool | None = None,
         raise_errors: bool = True,
         max_steps: int = MAX_STEPS,
     ) -> Report:
@@ -145,7 +145,7 @@ class TestPitstop(Pitstop):
         when: datetime,
         handler: Handler,
         *,
-        deliveries: bool = False,
+        deliveries: bool | None = None,
         raise_errors: bool = True,
         max_steps: int = MAX_STEPS,
     ) -> Report:
@@ -160,7 +160,7 @@ class TestPitstop(Pitstop):
         handler: Handler,
         *,
         max_jumps: int = MAX_JUMPS,
-        deliveries: bool = False,
+        deliveries: bool | None = None,
         raise_errors: bool = True,
         max_steps: int = MAX_STEPS,
     ) -> Report:
@@ -176,7 +176,7 @@ class TestPitstop(Pitstop):
         )
 
     async def arun_until_idle(
-        self, handler: Handler, *, deliveries: bool = False, raise_errors: bool = True, max_steps: int = MAX_STEPS
+        self, handler: Handler, *, deliveries: bool | None = None, raise_errors: bool = True, max_steps: int = MAX_STEPS
     ) -> Report:
         """See :func:`pitstop.testing.arun_until_idle`."""
         __tracebackhide__ = True
@@ -189,7 +189,7 @@ class TestPitstop(Pitstop):
         delta: timedelta | float | str,
         handler: Handler,
         *,
-        deliveries: bool = False,
+        deliveries: bool | None = None,
         raise_errors: bool = True,
         max_steps: int = MAX_STEPS,
     ) -> Report:
@@ -204,7 +204,7 @@ class TestPitstop(Pitstop):
         when: datetime,
         handler: Handler,
         *,
-        deliveries: bool = False,
+        deliveries: bool | None = None,
         raise_errors: bool = True,
         max_steps: int = MAX_STEPS,
     ) -> Report:
@@ -219,7 +219,7 @@ class TestPitstop(Pitstop):
         handler: Handler,
         *,
         max_jumps: int = MAX_JUMPS,
-        deliveries: bool = False,
+        deliveries: bool | None = None,
         raise_errors: bool = True,
         max_steps: int = MAX_STEPS,
     ) -> Report:

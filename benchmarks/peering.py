@@ -1,0 +1,227 @@
+"""Peers: libraries that do something alike, each installed in a folder of its own and measured by a script of its own.
+
+A script in ``peers/`` is given one argument, a JSON object: ``store`` and ``drain`` (how many messages), ``gaps``
+(seconds between messages that are waited for), ``body``, and ``uri`` or ``folder``: where. It prints one line of JSON:
+``version``, ``config`` (what it was told, in words), and what it can of ``store`` and ``drain`` (messages per second, the
+drain from the first message to the last) and ``late`` (milliseconds, one for each gap).
+
+What cannot be installed or started is named with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pymongo
+
+from places import Place, free_port
+from subjects import BODY
+
+
+_SCRIPTS = Path(__file__).with_name("peers")
+#: Seconds for one round of one peer, and for its installation.
+_LONGEST, _LONGEST_INSTALL = 120, 600
+
+
+class LeftOut(Exception):
+    """A peer that cannot be measured here; the text says why."""
+
+
+@attrs.frozen
+class Peer:
+    name: str
+    script: str
+    #: What is installed for it, exact versions: by pip, or by npm for a script of JavaScript.
+    needs: tuple[str, ...]
+    #: Whose messages per second it is measured beside: a place of this run.
+    beside: str
+    #: Starts what it needs; yields what its script is told. None: the place's own server.
+    server: Callable[[], Any] | None = None
+    store: int = 1000
+    drain: int = 3000
+    waits: int = 40
+
+
+@contextmanager
+def _folder() -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="pitstop-bench-") as folder:
+        yield {"folder": folder}
+
+
+@contextmanager
+def _postgres() -> Iterator[dict[str, str]]:
+    """A PostgreSQL of its own, durable as it is by default; as another user when we are root, which it refuses."""
+    found = [shutil.which("initdb"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+    initdb = next((Path(each).resolve() for each in found if each), None)
+    if initdb is None:
+        raise LeftOut("no PostgreSQL on this machine (no initdb)")
+    with tempfile.TemporaryDirectory(prefix="pitstop-bench-", ignore_cleanup_errors=True) as folder:
+        who: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            who = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            shutil.chown(folder, "postgres", "postgres")
+        port, data = free_port(), f"{folder}/data"
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+        arguments = ["-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C"]
+        subprocess.run([str(initdb), *arguments], check=True, **quiet, **who)
+        command = [str(initdb.with_name("postgres")), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
+        process = subprocess.Popen(command, **quiet, **who)
+        try:
+            _until_ready([str(initdb.with_name("pg_isready")), "-h", "127.0.0.1", "-p", str(port)], process)
+            yield {"uri": f"postgresql://bench@127.0.0.1:{port}/postgres"}
+        finally:
+            _end(process)
+
+
+@contextmanager
+def _redis() -> Iterator[dict[str, str]]:
+    """A Redis of its own that writes each command to disk."""
+    server = shutil.which("redis-server")
+    if server is None:
+        raise LeftOut("no redis-server on this machine")
+    with tempfile.TemporaryDirectory(prefix="pitstop-bench-") as folder:
+        port = str(free_port())
+        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", folder]
+        command = [server, "--port", port, "--bind", "127.0.0.1", *durable]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            _until_ready([str(Path(server).with_name("redis-cli")), "-p", port, "ping"], process)
+            yield {"uri": f"redis://127.0.0.1:{port}/0"}
+        finally:
+            _end(process)
+
+
+def _until_ready(command: Sequence[str], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise LeftOut(f"{command[0]} did not become ready")
+        time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+_PYMONGO = "pymongo==4.20.1"
+PEERS = (
+    Peer("huey", "huey_sqlite.py", ("huey==3.5.4",), "sqlite", _folder, drain=5000),
+    Peer("huey, fsync=True", "huey_sqlite.py", ("huey==3.5.4",), "sqlite", _folder, waits=0),
+    Peer("Agenda", "agenda.mjs", ("agenda@6.2.6", "@agendajs/mongo-backend@4.0.3"), "mongo"),
+    Peer("APScheduler 3", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo"),
+    Peer("APScheduler 3, w=1", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo", waits=0),
+    Peer("APScheduler 4", "apscheduler4.py", ("apscheduler==4.0.0a6", _PYMONGO), "mongo", store=300, drain=500),
+    Peer(
+        "Procrastinate, PostgreSQL", "procrastinate_pg.py", ("procrastinate==3.10.0",), "mongo", _postgres, drain=1000
+    ),
+    Peer("PgQueuer, PostgreSQL", "pgqueuer_pg.py", ("pgqueuer[asyncpg]==1.6.0",), "mongo", _postgres, drain=10000),
+    Peer("Celery, Redis", "celery_redis.py", ("celery[redis]==5.7.0",), "mongo", _redis, drain=2000),
+)
+
+
+@attrs.frozen
+class Installed:
+    """A peer that can be asked."""
+
+    peer: Peer
+    _command: tuple[str, ...]
+    _folder: Path
+
+    def measure(self, place: Place, share: float, gaps: Sequence[float]) -> dict[str, Any]:
+        """One round of it.
+
+        :raises LeftOut: when it fails.
+        """
+        peer = self.peer
+        with peer.server() if peer.server else _own_database(place) as where:
+            counts = {"store": max(int(peer.store * share), 50), "drain": max(int(peer.drain * share), 100)}
+            task = counts | {"gaps": list(gaps[: peer.waits]), "body": BODY, "name": peer.name} | where
+            command = [*self._command, json.dumps(task)]
+            try:
+                done = subprocess.run(
+                    command, cwd=self._folder, capture_output=True, text=True, timeout=_LONGEST, check=False
+                )
+            except subprocess.TimeoutExpired:
+                raise LeftOut(f"was not done after {_LONGEST} s") from None
+        lines = done.stdout.strip().splitlines()
+        if done.returncode or not lines:
+            raise LeftOut(f"failed: {_last_line(done.stderr)}")
+        told: dict[str, Any] = json.loads(lines[-1])
+        return told
+
+
+@contextmanager
+def _own_database(place: Place) -> Iterator[dict[str, str]]:
+    name = f"pitstop_bench_{uuid.uuid4().hex}"
+    yield {"uri": place.config["uri"], "dbname": name}
+    with pymongo.MongoClient[Any](place.config["uri"]) as client:
+        client.drop_database(name)
+
+
+def install(peer: Peer, cache: Path) -> Installed:
+    """Into a folder that is used again, as long as it is made of the same.
+
+    :raises LeftOut: when it cannot be installed here.
+    """
+    script = _SCRIPTS / peer.script
+    folder = cache / peer.script.partition(".")[0]
+    note = folder / "installed.json"
+    wanted = json.dumps([*peer.needs, sys.version])
+    fresh = not note.exists() or note.read_text() != wanted
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    if script.suffix == ".mjs":
+        node, npm = shutil.which("node"), shutil.which("npm")
+        if node is None or npm is None:
+            raise LeftOut("no Node.js on this machine (no node, or no npm)")
+        if fresh:
+            _install([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *peer.needs])
+        # A module looks for others beside itself.
+        command = (node, str(shutil.copy(script, folder)))
+    else:
+        python = str(folder / "bin" / "python")
+        if fresh:
+            _install([sys.executable, "-m", "venv", str(folder)])
+            _install([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.needs])
+        command = (python, str(script))
+    note.write_text(wanted)
+    return Installed(peer, command, folder)
+
+
+def _install(command: Sequence[str]) -> None:
+    # Not what points Python at the environment of this process.
+    clean: Mapping[str, str] = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_LONGEST_INSTALL, check=False, env=dict(clean)
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LeftOut(f"cannot be installed: {type(error).__name__}") from None
+    if done.returncode:
+        raise LeftOut(f"cannot be installed: {_last_line(done.stderr)}")
+
+
+def _last_line(text: str) -> str:
+    with contextlib.suppress(IndexError):
+        return text.strip().splitlines()[-1][:200]
+    return "it said nothing"

@@ -1,0 +1,164 @@
+"""A delivery in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from pitstop._aio._feeder import Feeder
+from pitstop._aio._hands import Hands
+from pitstop._engine._delivery import Delivery
+from pitstop._errors import LeaseLost, PitstopError
+
+
+__all__ = ["AsyncDelivery"]
+
+_log = logging.getLogger("pitstop.delivery")
+
+
+class AsyncDelivery:
+    """A message that was emitted: :class:`pitstop.Delivery`, of which it has all properties, for an event loop.
+
+    ``async with delivery:`` acknowledges it at the end of its body. When the body raises it is nacked, and when it is
+    cancelled it is given back, to come back at once; both re-raise. None of its properties asks the store.
+    """
+
+    __slots__ = ("__weakref__", "_delivery", "_feeder", "_hands")
+
+    def __init__(self, delivery: Delivery, feeder: Feeder, hands: Hands) -> None:
+        self._delivery = delivery
+        self._feeder = feeder
+        self._hands = hands
+
+    @property
+    def msg(self) -> dict[str, Any]:
+        """The message, with its ``"id"``: a copy that is yours to change."""
+        return self._delivery.msg
+
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return self._delivery.id
+
+    @property
+    def scheduled_for(self) -> datetime:
+        """The nominal time of this occurrence. The same for all its attempts."""
+        return self._delivery.scheduled_for
+
+    @property
+    def attempt(self) -> int:
+        """1 at the first emission of this occurrence, 2 at the second, and so on."""
+        return self._delivery.attempt
+
+    @property
+    def missed(self) -> int:
+        """Earlier occurrences that were passed over in favour of this one: 0 as a rule."""
+        return self._delivery.missed
+
+    @property
+    def last_error(self) -> str | None:
+        """What the last failure said: of an earlier attempt, or of the occurrence before if that was given up."""
+        return self._delivery.last_error
+
+    @property
+    def leased_until(self) -> datetime:
+        """When the lease runs out, by the store's clock. :meth:`extend` moves it."""
+        return self._delivery.leased_until
+
+    @property
+    def key(self) -> str:
+        """The occurrence's key, ``"{id}:{scheduled_for in ms}"``: the same for all its attempts."""
+        return self._delivery.key
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is known to be over: somebody else may have the message. What is done now may be done twice."""
+        delivery = self._delivery
+        if isinstance(delivery._told, LeaseLost):
+            return True
+        due = delivery._emission.record.progress.due
+        return delivery._settled is None and due is not None and self._feeder.is_past(due)
+
+    async def ack(self, *, wait: bool = False) -> None:
+        """Done: see :meth:`pitstop.Delivery.ack`. Returns at once; the ack is written with others, some 20 ms later at most.
+
+        Of ``listener.get(timeout=0)``, and with ``prefetch=1``, it is written before this returns.
+
+        :param wait: return when the store has it. To be cancelled ends the wait, and not the ack.
+        :raises LeaseLost: when the lease is known to be over; nothing was changed.
+        :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
+            the store did it all the same.
+        """
+        delivery = self._delivery
+        outbox = delivery._outbox
+        if outbox is None:
+            await self._hands.do(delivery.ack)
+            return
+        delivery._begin_to_settle("acknowledged")
+        if wait:
+            await self._feeder.written(delivery)
+        else:
+            outbox.put(delivery, blocking=False)
+
+    async def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
+        """Failed: see :meth:`pitstop.Delivery.nack`. Returns at once, as :meth:`ack` does.
+
+        :raises LeaseLost: when the delivery was settled before, or, where it is written at once, when the lease is over.
+        :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
+        """
+        delivery = self._delivery
+        if error is not None and error is delivery._told:
+            return
+        if delivery._outbox is None:
+            await self._hands.do(delivery.nack, error, delay)
+        else:
+            delivery._nack_later(error, delay, blocking=False)
+
+    async def extend(self, duration: timedelta | None = None) -> None:
+        """Hold the lease for ``duration`` from now: see :meth:`pitstop.Delivery.extend`. Returns when the store has it.
+
+        :raises LeaseLost: when the lease is over; nothing was changed.
+        :raises BackendUnavailable: when the store did not answer; count on the end that the lease had.
+        """
+        await self._hands.do(self._delivery.extend, duration)
+
+    async def __aenter__(self) -> Self:
+        delivery = self._delivery
+        delivery._handling = delivery._store.hooks.enter(delivery)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        delivery = self._delivery
+        delivery._store.hooks.leave(delivery._handling, error)
+        if delivery._settled is not None:
+            return
+        if error is None:
+            await self.ack()
+            return
+        interrupted = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        try:
+            if not interrupted:
+                await self.nack(error)
+            elif delivery._outbox is not None:
+                delivery._give_back_later()
+            else:
+                # Not waited for: who was cancelled is to end.
+                self._hands.submit(self._give_back)
+        except PitstopError as failure:
+            # The caller is to see what went wrong in the body; the message comes back when its lease runs out.
+            _log.debug("the failed delivery of %r could not be nacked: %s", self.id, failure)
+
+    def _give_back(self) -> None:
+        try:
+            self._delivery._give_back()
+        except PitstopError as failure:
+            _log.debug("the interrupted delivery of %r could not be given back: %s", self.id, failure)
+
+    def __repr__(self) -> str:
+        return f"<AsyncDelivery {self.id!r} attempt {self.attempt} scheduled for {self.scheduled_for.isoformat()}>"

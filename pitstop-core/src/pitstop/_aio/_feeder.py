@@ -1,0 +1,320 @@
+"""The thread that claims messages for an event loop, a batch per hop, as many as are wanted there now."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock, Thread
+
+from pitstop._aio._hands import Hands, tell
+from pitstop._engine._delivery import Delivery
+from pitstop._engine._listener import Listener, _Visit
+from pitstop._errors import PitstopError
+from pitstop.abc import Doorbell, SystemClock
+
+
+__all__ = ["Feeder"]
+
+_log = logging.getLogger("pitstop.listener")
+
+#: Seconds after which a message is given back that came when nobody wanted it any more.
+_PATIENCE = 0.1
+#: Seconds in which what was stored for now becomes due.
+_ROUNDING = 0.005
+
+
+class Feeder:
+    """Between a listener, which waits in a thread, and a loop, which must not.
+
+    Who reads takes what is there with :meth:`take`, which never blocks, and says with :meth:`want` how many more it would
+    take now; it is told when there is something. Nothing is on its way in between: a message is in the listener's
+    hand, in ``_buffer``, or taken. So it does not matter who is cancelled when.
+
+    Invariant: ``wanted`` is changed by the loop's thread alone; the feeder's adds to ``_buffer``, and takes from it only
+    when nothing is wanted. Whoever makes ``wanted`` larger than ``_buffer`` rings ``_bell`` after that.
+    """
+
+    def __init__(
+        self,
+        open_listener: Callable[[], Listener],
+        loop: asyncio.AbstractEventLoop,
+        hands: Hands,
+        notify: Callable[[], None],
+        *,
+        once: bool = False,
+        pinned_acks: bool = True,
+    ) -> None:
+        """One that does nothing yet.
+
+        :param open_listener: called in the feeder's thread.
+        :param notify: called in the loop's thread when there is something to take, an error, or the end.
+        :param once: do not wait for what is to come: say that there is ``nothing``.
+        :param pinned_acks: whether a listener with ``prefetch=1`` has each ack written by itself.
+        """
+        self._open = open_listener
+        self._loop = loop
+        self._hands = hands
+        self._notify = notify
+        self._once = once
+        self._pinned_acks = pinned_acks
+        self._bell = Doorbell()
+        self._opening = Lock()
+        self._buffer: deque[Delivery] = deque()
+        self._visit: _Visit | None = None
+        self._thread: Thread | None = None
+        self._ended = False
+        self._finished: list[asyncio.Future[None]] = []
+        self._over = False
+        self._asked_to_wait: deque[tuple[Delivery, asyncio.Future[None]]] = deque()
+        self._writing = False
+        # The store's time in microseconds, and the monotonic one in seconds, as they were at one moment.
+        self._at = (0, 0.0)
+        self.wanted = 0
+        self.listener: Listener | None = None
+        #: What the last look at the store raised.
+        self.error: BaseException | None = None
+        self.stopped = False
+        #: With ``once``: what ``stamp`` was before a look at the store that found nothing.
+        self.nothing: int | None = None
+        #: Counted by who reads, of whatever may make messages due.
+        self.stamp = 0
+
+    # In the loop's thread.
+
+    @property
+    def over(self) -> bool:
+        """Whether no more messages are to be had."""
+        return self.stopped or self._over or (self.listener is not None and self.listener.stopped)
+
+    def take(self) -> Delivery | None:
+        """A message that is there. Never blocks."""
+        if self._buffer:
+            with suppress(IndexError):
+                return self._buffer.popleft()
+        listener = self.listener
+        if listener is None or listener._batched is None or self.stopped:
+            return None
+        return listener._at_hand()
+
+    def want(self, count: int) -> None:
+        """So many messages would be taken now, beside those that are there: 0 for none."""
+        self.wanted = count
+        visit = self._visit
+        need = count - len(self._buffer)
+        if need > 0:
+            if visit is not None:
+                visit.wanted = need
+            elif self._thread is None and not self._ended:
+                self._thread = Thread(target=self._run, name="pitstop-feeder", daemon=True)
+                self._thread.start()
+            # Also when it is about its business: it looks once more, then.
+            self._bell.ring()
+        elif visit is not None:
+            self._withdraw(visit)
+
+    def put_back(self, delivery: Delivery | None) -> None:
+        """It was taken for somebody who does not want it any more: the next one gets it, or it is given back."""
+        if delivery is not None:
+            self._buffer.appendleft(delivery)
+            if self._thread is None or self._over:
+                self._hands.submit(self._give_back)
+            self._bell.ring()
+            self._notify()
+
+    def stop(self) -> None:
+        """No more messages; what is in hand is given back, soon. Any thread, and signal handlers."""
+        self.stopped = True
+        if self.listener is not None:
+            self.listener._end()
+        self._bell.ring()
+        if self._thread is None and self.listener is not None:
+            self._hands.submit(self.listener._settle_all)
+
+    def end(self) -> None:
+        """Stop, and close the listener, soon. Any thread."""
+        self._ended = True
+        self.stop()
+
+    async def close(self) -> None:
+        """:meth:`end`, and wait for that. To be cancelled ends the wait and not the closing."""
+        self.end()
+        if self._thread is None:
+            if self.listener is not None:
+                await self._hands.do(self.listener.close)
+            return
+        if not self._over:
+            finished = self._loop.create_future()
+            self._finished.append(finished)
+            await finished
+
+    def is_past(self, due: int) -> bool:
+        """Whether this instant has passed by the store's clock, as far as can be told without asking the store."""
+        assert self.listener is not None, "there are deliveries of it"
+        now_us, monotonic = self._at
+        return due * 1000 <= now_us + (self.listener._monotonic() - monotonic) * 1e6
+
+    async def written(self, delivery: Delivery) -> None:
+        """Have the settlement of ``delivery`` written, and wait until it is.
+
+        :raises LeaseLost: when it came too late.
+        :raises BackendUnavailable: when the store did not answer before the lease was over.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked_to_wait.append((delivery, future))
+        if not self._writing:
+            self._writing = True
+            self._hands.submit(self._write)
+        await future
+
+    # In the feeder's thread, and in those of the hands.
+
+    def opened(self) -> Listener:
+        """The listener."""
+        with self._opening:
+            if self.listener is None:
+                self.listener = self._open()
+                self.listener._hand.claimed_apart = True
+            return self.listener
+
+    def look(self) -> Delivery | None:
+        """A message that is due now."""
+        listener = self.opened()
+        delivery = listener.get(0)
+        self._note_time(listener)
+        return delivery
+
+    def _run(self) -> None:
+        try:
+            while not self._ended:
+                need = self.wanted - len(self._buffer)
+                if need <= 0 or self.over:
+                    if self.over:
+                        self._let_go()
+                        self._tell()
+                    if not self._bell.wait(_PATIENCE if self._buffer else None) and self.wanted == 0:
+                        self._give_back()
+                    continue
+                try:
+                    self._feed(need)
+                except Exception as error:  # noqa: BLE001 - raised to whoever waits for a message
+                    self.error = error
+                    self._tell()
+                    self._bell.wait(None)
+        finally:
+            self._over = True
+            try:
+                self._let_go(close=True)
+            finally:
+                tell(self._loop, self._finish)
+
+    def _finish(self) -> None:
+        for each in self._finished:
+            if not each.done():
+                each.set_result(None)
+        self._notify()
+
+    def _feed(self, need: int) -> None:
+        listener = self.opened()
+        visit = self._visit = _Visit(need)
+        visit.claims_first = True
+        stamp = self.stamp
+        if self.wanted <= len(self._buffer) or self.stopped:
+            self._visit = None
+            return
+        outbox = listener._batched if self._pinned_acks else listener._outbox
+        deadline = listener._monotonic() if self._once else None
+        # Before the look: a nack that is being written now may make its message due after it.
+        unwritten = bool(listener._outbox) or listener._outbox._writing.locked()
+        try:
+            delivery = listener._hand_out(outbox) or listener._visit(visit, deadline, outbox)
+            if delivery is None and self._once and isinstance(listener._store.clock, SystemClock):
+                # What was stored for now is due at the next whole millisecond. A clock in somebody's hand stands still.
+                listener._store.clock.wait(Doorbell(), _ROUNDING)
+                delivery = listener._visit(visit, deadline, outbox)
+        finally:
+            self._visit = None
+        if delivery is None:
+            if self._once and not (listener.stopped or visit.withdrawn):
+                if unwritten:
+                    listener.flush()
+                    return
+                self.nothing = stamp
+                self._tell()
+                self._bell.wait(None)
+            return
+        self._buffer.append(delivery)
+        self._note_time(listener)
+        if listener._batched is not None:
+            while len(self._buffer) < self.wanted and (delivery := listener._hand_out(outbox)) is not None:
+                self._buffer.append(delivery)
+        self._tell()
+
+    def _note_time(self, listener: Listener) -> None:
+        self._at = (listener._store.backend.now(), listener._monotonic())
+
+    def _tell(self) -> None:
+        if not tell(self._loop, self._notify):
+            # Nobody is there to take anything any more.
+            self._ended = True
+
+    def _let_go(self, *, close: bool = False) -> None:
+        self._give_back()
+        if self.listener is not None:
+            if close:
+                self.listener.close()
+            elif self.listener._hand or self.listener._outbox:
+                self.listener._settle_all()
+
+    def _give_back(self) -> None:
+        taken: list[Delivery] = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._buffer.popleft())
+        if taken:
+            assert self.listener is not None, "what is there was claimed by it"
+            self.listener._hand.give_back([each._emission for each in taken])
+
+    def _withdraw(self, visit: _Visit) -> None:
+        visit.withdrawn = True
+        visit.bell.ring()
+
+    def _write(self) -> None:
+        """Write acks that somebody waits for: together, those that come in meanwhile, too."""
+        while True:
+            batch: list[tuple[Delivery, asyncio.Future[None]]] = []
+            with suppress(IndexError):
+                while True:
+                    batch.append(self._asked_to_wait.popleft())
+            if not batch:
+                self._writing = False
+                if not self._asked_to_wait:
+                    return
+                self._writing = True
+                continue
+            for delivery, _ in batch:
+                assert delivery._outbox is not None, "made by a listener that writes together"
+                delivery._outbox._pending.append(delivery)
+            outcomes: list[tuple[asyncio.Future[None], PitstopError | None]] = []
+            for delivery, future in batch:
+                assert delivery._outbox is not None, "made by a listener that writes together"
+                try:
+                    delivery._outbox.wait_for(delivery)
+                except PitstopError as error:
+                    outcomes.append((future, error))
+                else:
+                    outcomes.append((future, None))
+            tell(batch[0][1].get_loop(), _resolve, outcomes)
+
+
+def _resolve(outcomes: list[tuple[asyncio.Future[None], PitstopError | None]]) -> None:
+    for future, error in outcomes:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)

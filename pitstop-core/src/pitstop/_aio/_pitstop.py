@@ -1,0 +1,293 @@
+"""The facade for event loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from weakref import WeakSet
+
+from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler, checked_number
+from pitstop._aio._feeder import Feeder
+from pitstop._aio._hands import Hands
+from pitstop._aio._listener import AsyncListener
+from pitstop._errors import BackendUnavailable, PitstopError
+from pitstop._init import prepare_backend
+from pitstop._pitstop import OneShot, Pitstop, Recurring, _positive, checked_prefetch
+from pitstop._plugins._hooks import Hooks
+from pitstop._values._duration import parse_duration
+from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._recurrence import Recurrence
+from pitstop._values._schedule import CatchUp
+from pitstop._values._summary import Summary
+from pitstop.abc import Backend
+
+
+__all__ = ["AsyncPitstop", "init_async"]
+
+_T = TypeVar("_T")
+
+
+def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> AsyncPitstop:
+    """Open a store for an event loop: as :func:`pitstop.init`, with the same configuration.
+
+    The configuration is checked here; what may block is done in another thread, at the first use or by ``async with``.
+
+    :raises UnknownBackend: when no installed backend has that name.
+    :raises BackendLoadError: when it does not load.
+    :raises ConfigError: when a key is unknown or a value is wrong; the text names it.
+    :raises PluginConflict: when two plugins claim one name.
+    """
+    return AsyncPitstop(*prepare_backend(config, plugins))
+
+
+class AsyncPitstop:
+    """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
+
+    The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors; what asks the store is awaited,
+    and done in a thread, in a copy of the caller's context. To cancel such a call ends the wait, and not the call: a
+    store that was cancelled is done all the same, or was.
+
+    ``async with`` opens it at the beginning and closes it at the end.
+    """
+
+    def __init__(self, make: Callable[[], Backend], hooks: Hooks) -> None:
+        self._make = make
+        self._hooks = hooks
+        self._lock = Lock()
+        self._pit: Pitstop | None = None
+        self._closed = False
+        self._hands = Hands()
+        self._feeders: WeakSet[Feeder] = WeakSet()
+
+    async def store(
+        self,
+        message: Mapping[str, Any],
+        when: datetime | timedelta,
+        end: datetime | timedelta | None = None,
+        every: timedelta | Recurrence | None = None,
+        *,
+        catch_up: CatchUp = "latest",
+        grace: timedelta | None = None,
+        session: Any = None,
+    ) -> str:
+        """Store a message, to be emitted at ``when``; with ``every``, again and again: see :meth:`pitstop.Pitstop.store`.
+
+        :return: the message's id: its own, or a new UUID4.
+        :raises MessageError: when the message or its id cannot be stored; the text names the path.
+        :raises ScheduleError: when the times make no sense.
+        """
+        return await self._do(Pitstop.store, message, when, end, every, catch_up=catch_up, grace=grace, session=session)
+
+    async def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
+        """Store many messages, in one round trip where the backend can: see :meth:`pitstop.Pitstop.store_many`.
+
+        :param items: read in another thread.
+        :return: the ids, in the order of the items.
+        :raises MessageError: when a message cannot be stored; the text names the item. Nothing was stored.
+        :raises ScheduleError: when a schedule makes no sense; the text names the item. Nothing was stored.
+        """
+        return await self._do(Pitstop.store_many, items, session=session)
+
+    async def remove(self, id: str, *, session: Any = None) -> bool:
+        """Remove a message, also while a listener has it. True when it was there.
+
+        :raises MessageError: when ``id`` cannot be an id.
+        """
+        return await self._do(Pitstop.remove, id, session=session)
+
+    async def get(self, id: str) -> Entry | None:
+        """Look at a message; None when there is none with that id.
+
+        :raises MessageError: when ``id`` cannot be an id.
+        """
+        return await self._do(Pitstop.get, id)
+
+    async def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
+        """Look at stored messages, ordered by due time: see :meth:`pitstop.Pitstop.entries`.
+
+        :raises PitstopError: when ``state`` or ``limit`` is wrong.
+        """
+        return await self._do(Pitstop.entries, state, limit, after)
+
+    async def stats(self) -> Stats:
+        """Count the messages by state. Reads an index over all of them: not for a hot path."""
+        return await self._do(Pitstop.stats)
+
+    async def redrive(self, id: str) -> bool:
+        """Make a dead message due now, with all its attempts before it. True when it was dead.
+
+        :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
+        """
+        return await self._do(Pitstop.redrive, id)
+
+    async def ping(self) -> None:
+        """Ask the store for something small, to see whether it can be used; for health checks.
+
+        :raises BackendUnavailable: when it cannot; the text says why.
+        """
+        await self._do(Pitstop.ping)
+
+    async def now(self) -> datetime:
+        """The time by the clock that decides what is due, in whole milliseconds."""
+        return await self._do(Pitstop.now)
+
+    @property
+    def location(self) -> str:
+        """Where the messages are, for people; without secrets.
+
+        :raises PitstopError: before the first use, when that is not known yet.
+        """
+        if self._pit is None:
+            raise PitstopError(
+                "This AsyncPitstop is not open yet. Ask for its location within 'async with', or after 'await pit.ping()'."
+            )
+        return self._pit.location
+
+    def listen(
+        self,
+        *,
+        lock_time: timedelta | float | str | None = None,
+        loop_time: timedelta | float | str | None = None,
+        prefetch: int | None = None,
+        heartbeat: bool = False,
+        max_lease: timedelta | float | str | None = None,
+    ) -> AsyncListener:
+        """Listen for messages as they become due: see :meth:`pitstop.Pitstop.listen`.
+
+        Does not ask the store yet. Messages are claimed in a thread of the listener's, as many at once as are consumed in
+        some milliseconds.
+
+        :raises ConfigError: when a value cannot be used.
+        :raises BackendUnavailable: when this was closed.
+        """
+        if self._closed:
+            raise _closed()
+        opening = self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease)
+        return AsyncListener(opening, self._hands, self._feeders.add)
+
+    async def consume(
+        self,
+        handler: AsyncHandler,
+        *,
+        concurrency: int = 100,
+        lock_time: timedelta | float | str | None = None,
+        loop_time: timedelta | float | str | None = None,
+        prefetch: int | None = None,
+        heartbeat: bool = False,
+        max_lease: timedelta | float | str | None = None,
+        max_messages: int | None = None,
+        until_idle: bool = False,
+        drain: timedelta | float | str = timedelta(seconds=30),
+        deliveries: bool | None = None,
+    ) -> Summary:
+        """Have each message handled by ``await handler(message)``, in a task of its own, as they become due.
+
+        Each is acknowledged when its handler returns, and nacked when that raises, which is logged without its text: it
+        may quote the message. A delivery that the handler settled itself stays as it was settled.
+
+        At SIGTERM or SIGINT no more messages are begun, and those that are have ``drain`` to come to their end; a second
+        signal interrupts them. This holds in the main thread, for signals that the program does not handle itself. To cancel
+        whoever awaits this interrupts the handlers. Those that are interrupted are cancelled, and their messages are due
+        again at once. What was claimed ahead is given back in any case, and acks are written before this returns.
+
+        :param handler: an async function. It is called with the message, or with the :class:`pitstop.AsyncDelivery` if its
+            first parameter is annotated so or named ``delivery``.
+        :param concurrency: how many messages are handled at once.
+        :param lock_time: how long a message is leased, in place of the configured time.
+        :param loop_time: the longest time between two looks at the store, in place of the configured time.
+        :param prefetch: how many messages are claimed at once: see :meth:`pitstop.Pitstop.listen`.
+        :param heartbeat: extend the leases of messages that are being handled, however busy the loop is.
+        :param max_lease: how long, at most.
+        :param max_messages: end after so many.
+        :param until_idle: end when nothing is due, and nothing is being handled.
+        :param drain: how long handlers have to come to their end.
+        :param deliveries: whether the handler is called with the delivery, whatever its parameter is called.
+        :return: what became of the messages.
+        :raises PitstopError: when the handler is not async.
+        :raises ConfigError: when a value cannot be used.
+        :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle``, when it is away.
+        """
+        checked_handler(handler)
+        checked_number(concurrency, "concurrency")
+        if max_messages is not None:
+            checked_number(max_messages, "max_messages")
+        patience = parse_duration(drain, "drain")
+        if self._closed:
+            raise _closed()
+        consuming = Consuming(
+            self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease),
+            self._hands,
+            self._feeders.add,
+            handler,
+            concurrency=concurrency,
+            max_messages=max_messages,
+            until_idle=until_idle,
+            drain=patience,
+            deliveries=deliveries,
+        )
+        return await consuming.run()
+
+    async def aclose(self) -> None:
+        """Stop the listeners, give back what they claimed ahead, write all acks, and let go of the store.
+
+        Again is harmless. To be cancelled ends the wait, and not the closing.
+        """
+        self._closed = True
+        feeders = list(self._feeders)
+        for feeder in feeders:
+            feeder.end()
+        # Those of other loops are closed by the Pitstop itself.
+        await self._hands.do(self._close)
+        self._hands.end()
+
+    async def __aenter__(self) -> Self:
+        await self._hands.do(self._opened)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        if self._pit is None:
+            return f"<AsyncPitstop ({'closed' if self._closed else 'not open yet'})>"
+        return f"<AsyncPitstop on {self._pit.location}{' (closed)' if self._closed else ''}>"
+
+    async def _do(self, method: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        return await self._hands.do(self._call, method, *args, **options)
+
+    def _call(self, method: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        return method(self._opened(), *args, **options)
+
+    def _opened(self) -> Pitstop:
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            if self._pit is None:
+                self._pit = Pitstop(self._make(), self._hooks)
+            return self._pit
+
+    def _close(self) -> None:
+        with self._lock:
+            pit = self._pit
+        if pit is not None:
+            pit.close()
+
+    def _listening(self, lock_time: Any, loop_time: Any, prefetch: int | None, **options: Any) -> Any:
+        """How a listener is opened, in a thread; what is wrong with its options is told now."""
+        _positive(lock_time, "lock_time", timedelta.max)
+        _positive(loop_time, "loop_time", timedelta.max)
+        checked_prefetch(prefetch)
+        return partial(self._listen, lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, **options)
+
+    def _listen(self, **options: Any) -> Any:
+        return self._opened().listen(**options)
+
+
+def _closed() -> BackendUnavailable:
+    return BackendUnavailable("This AsyncPitstop was closed. Make a new one with pitstop.init_async().")

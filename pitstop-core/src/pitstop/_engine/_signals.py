@@ -1,0 +1,60 @@
+"""Ctrl-C and the like: noted once for each time that somebody asked, and handed back to whom they belong."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from pitstop.abc import SystemClock
+
+
+__all__ = ["Urgency", "catching"]
+
+#: Seconds in which a second signal is the first one once more: whoever starts programs may pass Ctrl-C on to one that
+#: has got it from the terminal already.
+_ECHO = 0.5
+
+
+class Urgency:
+    """How often the user has asked us to end."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._clock = SystemClock()
+        self._last = float("-inf")
+
+    def ask(self) -> bool:
+        """Note a signal. False when it is the echo of the one before."""
+        now = self._clock.monotonic()
+        if now - self._last < _ECHO:
+            return False
+        self._last = now
+        self.asked += 1
+        return True
+
+
+@contextmanager
+def catching(names: Iterable[str], handle: Callable[[int], None]) -> Iterator[None]:
+    """Have ``handle`` called with the number of each signal of these names; then put back what was called before.
+
+    In another thread than the main one there are none, and nothing is done.
+
+    :param names: such as ``"SIGTERM"``. Those that this system has not got are left out.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in names:
+            number = getattr(signal, name, None)
+            # Under nohup SIGHUP is ignored, and is to stay so.
+            if number is not None and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):
+                before[number] = signal.signal(number, lambda number, _: handle(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was installed by something that is not Python, which cannot be asked to do it again.
+            if handler is not None:
+                signal.signal(number, handler)

@@ -1,0 +1,358 @@
+"""Listening in an event loop, on each backend."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from datetime import timedelta
+
+import pytest
+
+import pitstop
+
+from aio.kit import NOW, run, threads, until
+
+
+def test_messages_are_iterated_over_in_order_and_acks_are_written_when_the_listener_closes(opened, outside):
+    ids = outside.store(300)
+
+    async def main():
+        seen = []
+        async with opened() as pit, pit.listen() as listener:
+            async for delivery in listener:
+                seen.append(delivery.id)
+                await delivery.ack()
+                if len(seen) == 300:
+                    break
+            await listener.aclose()
+            assert (await pit.stats()).due == 0
+        return seen
+
+    assert run(main()) == ids
+    assert outside.counts() == (0, 0, 0)
+
+
+def test_a_message_that_is_stored_while_one_waits_comes_at_once(opened):
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            waiting = asyncio.create_task(listener.get(timeout=None))
+            await until(lambda: listener._feeder is not None and listener._feeder._visit is not None)
+            await pit.store({"id": "a", "n": 1}, NOW)
+            delivery = await waiting
+            assert delivery.msg == {"id": "a", "n": 1}
+            await delivery.ack(wait=True)
+            assert await pit.get("a") is None
+
+    run(main())
+
+
+def test_a_delivery_has_the_properties_of_a_plain_one(opened):
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, NOW)
+            before = await pit.now()
+            delivery = await listener.get(timeout=None)
+            assert (delivery.id, delivery.attempt, delivery.missed, delivery.last_error) == ("a", 1, 0, None)
+            assert delivery.scheduled_for <= before
+            assert delivery.key == f"a:{round(delivery.scheduled_for.timestamp() * 1000)}"
+            assert delivery.leased_until > before + timedelta(minutes=14)
+            assert not delivery.lost
+            await delivery.extend(timedelta(hours=2))
+            assert delivery.leased_until > before + timedelta(minutes=119)
+            assert repr(delivery).startswith("<AsyncDelivery 'a' attempt 1 scheduled for ")
+            await delivery.nack("broken", delay=NOW)
+            again = await listener.get(timeout="5s")
+            assert (again.attempt, again.last_error) == (2, "broken")
+            await again.ack()
+
+    run(main())
+
+
+def test_an_ack_that_is_waited_for_is_told_that_its_lease_is_lost(opened, outside):
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, NOW)
+            delivery = await listener.get(timeout=None)
+            outside.pit.remove("a")
+            with pytest.raises(pitstop.LeaseLost):
+                await delivery.ack(wait=True)
+            assert delivery.lost
+            with pytest.raises(pitstop.LeaseLost, match="was acknowledged before"):
+                await delivery.ack()
+
+    run(main())
+
+
+def test_many_acks_that_are_waited_for_are_written_together(opened, outside):
+    outside.store(200)
+
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            deliveries = [await listener.get(timeout=None) for _ in range(200)]
+            await asyncio.gather(*[each.ack(wait=True) for each in deliveries])
+            assert outside.counts() == (0, 0, 0)
+
+    run(main())
+
+
+def test_the_ack_of_a_get_that_does_not_wait_is_written_when_it_returns(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            delivery = await listener.get(timeout=0)
+            await delivery.ack()
+            assert outside.counts() == (0, 0, 0)
+            assert await listener.get() is None
+            assert await listener.get(timeout=0.01) is None
+
+    run(main())
+
+
+def test_a_body_that_raises_nacks_and_one_that_ends_acks(opened, outside):
+    async def main():
+        async with opened(retry={"delay": "1h"}) as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, NOW)
+            with pytest.raises(ValueError, match="no good"):
+                async with await listener.get(timeout=None):
+                    raise ValueError("no good")
+            await pit.store({"id": "b"}, NOW)
+            async with await listener.get(timeout=None) as delivery:
+                assert delivery.id == "b"
+        assert outside.pit.get("b") is None
+        entry = outside.pit.get("a")
+        assert (entry.state, entry.last_error, entry.attempts) == ("scheduled", "ValueError: no good", 1)
+
+    run(main())
+
+
+def test_a_body_that_is_cancelled_gives_its_message_back_to_come_at_once(opened, outside):
+    async def main():
+        async with opened(retry={"delay": "1h", "max_attempts": 2}) as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, NOW)
+            begun = asyncio.Event()
+
+            async def handle():
+                async with await listener.get(timeout=None) as delivery:
+                    attempts.append(delivery.attempt)
+                    begun.set()
+                    await asyncio.sleep(60)
+
+            attempts = []
+            for _ in range(3):
+                begun.clear()
+                task = asyncio.create_task(handle())
+                await begun.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            # The last one that is allowed does not count: nobody failed.
+            assert attempts == [1, 2, 2]
+
+    run(main())
+
+
+def test_cancelling_whoever_waits_loses_no_message(opened, outside):
+    """Cancelled at any moment, also when a message is about to be handed over."""
+    ids = outside.store(100)
+
+    async def main():
+        seen = []
+        async with opened() as pit, pit.listen() as listener:
+            for number in range(400):
+                waiting = asyncio.create_task(listener.get(timeout=None))
+                for _ in range(number % 7):
+                    await asyncio.sleep(0)
+                if number % 5 == 0:
+                    await asyncio.sleep(0.001)
+                waiting.cancel()
+                try:
+                    delivery = await waiting
+                except asyncio.CancelledError:
+                    continue
+                seen.append(delivery.id)
+                await delivery.ack()
+            while len(seen) < 100:
+                async with asyncio.timeout(10):
+                    delivery = await listener.get(timeout=None)
+                seen.append(delivery.id)
+                await delivery.ack()
+        assert sorted(seen) == ids
+
+    run(main())
+    assert outside.counts() == (0, 0, 0)
+
+
+def test_a_get_that_is_cancelled_while_it_looks_gives_back_what_it_got(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            await pit.ping()
+            looking = asyncio.create_task(listener.get())
+            await asyncio.sleep(0)
+            looking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await looking
+            delivery = await listener.get(timeout="5s")
+            assert delivery.attempt == 1
+            await delivery.ack()
+
+    run(main())
+    assert outside.counts() == (0, 0, 0)
+
+
+def test_nobody_who_waits_means_that_nothing_is_claimed(opened, outside):
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            assert await listener.get(timeout=0.05) is None
+            await until(lambda: listener._feeder._visit is None)
+            await pit.store({"id": "a"}, NOW)
+            await asyncio.sleep(0.05)
+            assert outside.counts() == (1, 0, 0)
+
+    run(main())
+
+
+def test_what_a_slow_consumer_does_not_ask_for_is_there_for_others(opened, outside):
+    outside.store(100)
+
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            for _ in range(40):
+                await (await listener.get(timeout=None)).ack()
+            # What was claimed ahead at that pace is given back when nobody asks for it.
+            await asyncio.to_thread(outside.becomes, 60, 0)
+
+    run(main())
+
+
+def test_several_tasks_share_a_listener_and_each_message_is_handled_once(opened, outside):
+    ids = outside.store(300)
+
+    async def main():
+        seen = []
+        async with opened() as pit, pit.listen() as listener:
+
+            async def consume():
+                async for delivery in listener:
+                    seen.append(delivery.id)
+                    await asyncio.sleep(0)
+                    await delivery.ack()
+                    if len(seen) == 300:
+                        listener.stop()
+
+            await asyncio.gather(*[consume() for _ in range(10)])
+        assert sorted(seen) == ids
+
+    run(main())
+    assert outside.counts() == (0, 0, 0)
+
+
+def test_stop_ends_every_wait_and_gives_back_what_is_in_hand(opened, outside):
+    outside.store(50)
+
+    async def main():
+        async with opened() as pit:
+            listener = pit.listen(prefetch=20)
+            delivery = await anext(listener)
+            listener.stop()
+            assert listener.stopped
+            assert await listener.get(timeout=None) is None
+            assert await listener.get() is None
+            assert [each async for each in listener] == []
+            await asyncio.to_thread(outside.becomes, 49, 1)
+            await delivery.ack(wait=True)
+            await listener.aclose()
+            await listener.aclose()
+
+    run(main())
+    assert outside.counts() == (49, 0, 0)
+    assert outside.pit.get("m00001").attempts == 0
+
+
+def test_closing_the_pitstop_ends_those_who_wait(opened):
+    async def main():
+        pit = opened()
+        waiting = [asyncio.create_task(pit.listen().get(timeout=None)) for _ in range(3)]
+        listener = pit.listen()
+        iterating = asyncio.create_task(anext(listener, "end"))
+        await asyncio.sleep(0.05)
+        await pit.aclose()
+        assert await asyncio.gather(*waiting) == [None] * 3
+        assert await iterating == "end"
+        with pytest.raises(pitstop.BackendUnavailable, match="init_async"):
+            pit.listen()
+        with pytest.raises(pitstop.BackendUnavailable, match="init_async"):
+            await pit.store({}, NOW)
+        await pit.aclose()
+
+    run(main())
+
+
+def test_a_listener_that_was_dropped_gives_back_and_ends_its_thread(opened, outside):
+    outside.store(50)
+
+    async def main():
+        async with opened() as pit:
+            async for delivery in pit.listen(prefetch=20):
+                await delivery.ack()
+                break
+            del delivery
+            gc.collect()
+            await asyncio.to_thread(outside.becomes, 49, 0)
+            await until(lambda: "pitstop-feeder" not in threads())
+
+    run(main())
+
+
+def test_a_backlog_does_not_keep_others_in_the_loop_from_their_turn(opened, outside):
+    outside.store(500)
+
+    async def main():
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with opened() as pit, pit.listen() as listener:
+            task = asyncio.create_task(other())
+            seen = 0
+            async for delivery in listener:
+                await delivery.ack()
+                seen += 1
+                if seen == 500:
+                    break
+            task.cancel()
+        assert turns > 500 // 16
+
+    run(main())
+
+
+def test_a_wrong_timeout_and_wrong_options_are_told(opened):
+    async def main():
+        async with opened() as pit:
+            with pytest.raises(pitstop.ConfigError, match="prefetch=0"):
+                pit.listen(prefetch=0)
+            with pytest.raises(pitstop.ConfigError, match="lock_time"):
+                pit.listen(lock_time=0)
+            async with pit.listen() as listener:
+                with pytest.raises(pitstop.ConfigError, match="timeout"):
+                    await listener.get(timeout="soon")
+                assert repr(listener) == "<AsyncListener healthy>"
+
+    run(main())
+
+
+def test_threads_end_with_the_pitstop(opened):
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            assert await listener.get(timeout=0.01) is None
+            assert threads()
+        await until(lambda: not threads())
+
+    run(main())

@@ -1,0 +1,258 @@
+"""``AsyncPitstop``: the methods of ``Pitstop``, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import subprocess
+import sys
+import textwrap
+import threading
+
+from datetime import timedelta
+
+import pytest
+
+import pitstop
+
+from aio.kit import NOW, Stalls, run, threads, until
+
+
+HOUR = timedelta(hours=1)
+
+
+def test_the_facade_does_what_the_plain_one_does(opened):
+    async def main():
+        async with opened() as pit:
+            assert await pit.store({"id": "a", "n": 1}, HOUR) == "a"
+            assert await pit.store_many([({"id": "b"}, HOUR), ({"id": "c"}, HOUR, None, HOUR)]) == ["b", "c"]
+            assert (await pit.get("a")).message == {"id": "a", "n": 1}
+            assert [each.id for each in await pit.entries(limit=2)] == ["a", "b"]
+            assert (await pit.stats()).scheduled == 3
+            assert await pit.remove("a") is True
+            assert await pit.get("a") is None
+            assert await pit.redrive("b") is False
+            assert (await pit.now()).tzinfo is not None
+            await pit.ping()
+            assert pit.location
+            assert repr(pit) == f"<AsyncPitstop on {pit.location}>"
+        assert repr(pit).endswith("(closed)>")
+
+    run(main())
+
+
+def test_errors_are_those_of_the_plain_one(opened):
+    async def main():
+        async with opened() as pit:
+            with pytest.raises(pitstop.MessageError):
+                await pit.store({"a": object()}, NOW)
+            with pytest.raises(pitstop.ScheduleError):
+                await pit.store({}, 15)
+            with pytest.raises(pitstop.PitstopError):
+                await pit.entries("gone")
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["store", "store_many", "remove", "get", "entries", "stats", "redrive", "ping", "now"])
+def test_signatures_are_those_of_the_plain_one(name):
+    plain, awaited = getattr(pitstop.Pitstop, name), getattr(pitstop.AsyncPitstop, name)
+    assert inspect.signature(plain) == inspect.signature(awaited)
+    assert inspect.iscoroutinefunction(awaited)
+
+
+def test_what_is_public_has_the_same_names():
+    def public(kind):
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert public(pitstop.Pitstop) - {"close"} <= public(pitstop.AsyncPitstop) - {"aclose"}
+    assert public(pitstop.Delivery) == public(pitstop.AsyncDelivery)
+    internal = {"notice", "forget", "flush", "after_fork", "at_exit", "take"}
+    assert public(pitstop.Listener) - internal - {"close"} <= public(pitstop.AsyncListener)
+
+
+def test_a_wrong_configuration_is_told_at_once():
+    with pytest.raises(pitstop.UnknownBackend, match="Did you mean 'memory'"):
+        pitstop.init_async("memor://")
+    with pytest.raises(pitstop.ConfigError, match="lock_tim"):
+        pitstop.init_async({"type": "memory", "lock_tim": "5m"})
+    with pytest.raises(pitstop.ConfigError):
+        pitstop.init_async({"type": "sqlite", "path": 5})
+
+
+def test_a_store_is_opened_at_its_first_use_and_in_a_thread(tmp_path):
+    path = tmp_path / "pitstop.db"
+
+    async def main():
+        pit = pitstop.init_async({"type": "sqlite", "path": str(path)})
+        assert not path.exists()
+        assert repr(pit) == "<AsyncPitstop (not open yet)>"
+        with pytest.raises(pitstop.PitstopError, match="not open yet"):
+            _ = pit.location
+        await asyncio.gather(*[pit.store({}, HOUR) for _ in range(20)])
+        assert path.exists()
+        assert (await pit.stats()).scheduled == 20
+        await pit.aclose()
+
+    run(main())
+
+
+def test_one_that_cannot_be_opened_says_so_where_it_is_used(tmp_path):
+    async def main():
+        pit = pitstop.init_async({"type": "sqlite", "path": str(tmp_path / "none" / "pitstop.db")})
+        with pytest.raises(pitstop.ConfigError, match="Make the folder first"):
+            async with pit:
+                pass
+        with pytest.raises(pitstop.ConfigError, match="Make the folder first"):
+            await pit.listen().get(timeout=None)
+        with pytest.raises(pitstop.ConfigError, match="Make the folder first"):
+            await pit.consume(asyncio.sleep)
+        await pit.aclose()
+
+    run(main())
+
+
+def test_one_that_was_never_used_has_nothing_to_close(opened):
+    async def main():
+        await opened().aclose()
+        await until(lambda: not threads())
+
+    run(main())
+
+
+def test_a_ready_backend_and_plugins_are_taken():
+    from pitstop_memory import MemoryBackend, MemoryConfig
+
+    class Seen:
+        ids: list[str] = []  # noqa: RUF012 - a test's
+
+        @pitstop.hookimpl
+        def pitstop_message_stored(self, entry):
+            self.ids.append(entry.id)
+
+    async def main():
+        async with pitstop.init_async({"type": MemoryBackend(MemoryConfig())}, plugins=[Seen()]) as pit:
+            await pit.store({"id": "a"}, HOUR)
+        async with pitstop.init_async({"type": MemoryBackend}) as pit:
+            await pit.ping()
+
+    run(main())
+    assert Seen.ids == ["a"]
+
+
+def test_calls_see_the_context_of_their_caller():
+    variable = contextvars.ContextVar("variable", default="none")
+    seen = []
+
+    class Seen:
+        @pitstop.hookimpl
+        def pitstop_message_stored(self, entry):
+            seen.append((variable.get(), threading.current_thread() is threading.main_thread()))
+
+    async def main():
+        async with pitstop.init_async("memory://", plugins=[Seen()]) as pit:
+            variable.set("mine")
+            await pit.store({}, HOUR)
+
+    run(main())
+    assert seen == [("mine", False)]
+
+
+def test_a_call_that_is_cancelled_is_done_all_the_same(opened, outside):
+    async def main():
+        async with opened() as pit:
+            task = asyncio.create_task(pit.store({"id": "a"}, NOW))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until(lambda: outside.pit.get("a") is not None)
+
+    run(main())
+
+
+def test_many_calls_at_once_share_few_threads_and_do_not_stall_the_loop(opened):
+    async def main():
+        async with opened() as pit, Stalls() as stalls:
+            await asyncio.gather(*[pit.store({"n": number}, HOUR) for number in range(200)])
+            assert threads().count("pitstop-aio") <= 8
+            assert (await pit.stats()).scheduled == 200
+        assert stalls.longest < 0.25
+
+    run(main())
+
+
+def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
+    program = """
+        import asyncio, sys, pitstop
+        from datetime import timedelta
+
+        async def main():
+            pit = pitstop.init_async(sys.argv[1])
+            await pit.store({}, timedelta(0))
+            listener = pit.listen()
+            delivery = await listener.get(timeout=None)
+            await asyncio.wait([asyncio.ensure_future(listener.get(timeout=None))], timeout=0.05)
+            asyncio.create_task(pit.consume(asyncio.sleep))
+            await asyncio.sleep(0.05)
+            print("end", flush=True)
+
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), f"sqlite:///{tmp_path}/a.db"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+def test_importing_pitstop_does_not_import_asyncio():
+    code = (
+        "import sys, pitstop; assert 'asyncio' not in sys.modules; pitstop.init_async; assert 'asyncio' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'init_asyn'"):
+        _ = pitstop.init_asyn
+
+
+def test_time_in_the_hand_of_a_test_drives_it():
+    from pitstop import testing
+
+    async def main():
+        seen = []
+
+        async def handle(message):
+            seen.append(message["id"])
+
+        async with pitstop.init_async({"type": "memory", "clock": testing.ManualClock()}) as pit:
+            await pit.store_many([({"id": "a"}, NOW), ({"id": "b"}, HOUR), ({"id": "c"}, 2 * HOUR)])
+            assert (await testing.arun_until_idle(pit, handle)).acked == 1
+            assert (await testing.arun_for(pit, HOUR, handle)).acked == 1
+            assert (await testing.adrain(pit, handle)).acked == 1
+        assert seen == ["a", "b", "c"]
+
+    run(main())
+
+
+def test_a_listener_sleeps_by_the_clock_of_its_store():
+    from pitstop import testing
+
+    async def main():
+        clock = testing.ManualClock()
+        async with pitstop.init_async({"type": "memory", "clock": clock}) as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, HOUR)
+            waiting = asyncio.create_task(listener.get(timeout=None))
+            await asyncio.to_thread(clock.wait_for_sleepers, 1)
+            clock.advance(HOUR)
+            delivery = await waiting
+            assert not delivery.lost
+            clock.advance(timedelta(minutes=15))
+            assert delivery.lost
+            with pytest.raises(pitstop.LeaseLost):
+                await delivery.ack(wait=True)
+
+    run(main())

@@ -1,0 +1,146 @@
+"""Consumers beside each other, frozen ones, ones that fork, and programs that end without a word."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+import pitstop
+
+from consume.kit import DUE_NOW, LARGE, on_sqlite, on_sqlite_at_least, stored
+
+
+def until(condition, patience=20.0):
+    """Wait for what another process does; in the store it can only be looked for."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        threading.Event().wait(0.01)
+
+
+@on_sqlite_at_least
+def test_a_slow_consumer_does_not_sit_on_what_a_fast_one_could_take(pit, where, start):
+    slow = start("count", where, 1.0, {"until_idle": True})
+    fast = start("count", where, 0.001, {"until_idle": True})
+    for each in (slow, fast):
+        assert each.read() == ["ready"]
+    stored(pit, 1000)
+    begun = time.monotonic()
+
+    for each in (slow, fast):
+        each.write("go")
+    _, by_fast, ended = fast.read()
+    _, by_slow, _ = slow.read()
+
+    print(f"the fast one: {by_fast} in {float(ended) - begun:.2f} s; the slow one: {by_slow}")
+    assert int(by_fast) + int(by_slow) == 1000
+    assert int(by_slow) <= 10
+    # The second that the messages take, and what a busy machine adds.
+    assert float(ended) - begun < 10
+
+
+@on_sqlite
+def test_a_consumer_that_becomes_slow_gives_back_what_it_has_in_hand(pit, where):
+    stored(pit, 2000)
+    handled, slow, go_on = [], threading.Event(), threading.Event()
+
+    def handle(msg):
+        handled.append(msg["id"])
+        if len(handled) == 1000:
+            slow.set()
+            go_on.wait(20)
+
+    thread = threading.Thread(target=lambda: pit.consume(handle, until_idle=True))
+    thread.start()
+    assert slow.wait(20)
+    begun = time.monotonic()
+    with pitstop.init(where) as other:
+        # One is being handled, the acks of some may be on their way, and all others are for whoever wants them.
+        until(lambda: other.stats().leased == 1)
+    took = time.monotonic() - begun
+    go_on.set()
+    thread.join(20)
+
+    print(f"given back after {took * 1000:.0f} ms")
+    assert took < 2.0
+    assert len(handled) == len(set(handled)) == 2000
+
+
+@on_sqlite_at_least
+def test_a_handler_that_outlives_its_lease_is_not_delivered_again_while_its_heart_beats(pit, where, start):
+    stored(pit, 1)
+    options = {"heartbeat": True, "lock_time": 0.5}
+    child = start("late", where, options)
+    assert child.read() == ["began", "m0000"]
+    other = start("listen", {**where, "loop_time": 0.05})
+
+    # Three leases, and nobody else has got it.
+    threading.Event().wait(1.7)
+    assert other.has_said_nothing()
+    assert pit.get("m0000").attempts == 1
+    child.write("go")
+
+    assert child.read() == ["held"]
+    assert child.read() == ["summary", "1", "0"]
+    assert pit.get("m0000") is None
+
+
+@on_sqlite_at_least
+def test_a_process_that_is_frozen_past_its_lease_loses_it_and_its_late_ack_is_stale(pit, where, start):
+    stored(pit, 1)
+    child = start("late", where, {"heartbeat": True, "lock_time": 0.5})
+    assert child.read() == ["began", "m0000"]
+
+    child.signal(signal.SIGSTOP)
+    with pit.listen(loop_time=0.05) as listener:
+        delivery = listener.get(timeout=20)
+    child.signal(signal.SIGCONT)
+    child.write("go")
+
+    assert delivery is not None
+    assert delivery.attempt == 2
+    assert child.read() == ["lost"]
+    assert child.read() == ["summary", "0", "1"]
+    assert pit.get("m0000").attempts == 2, "its ack changed nothing"
+    delivery.ack()
+
+
+@pytest.mark.parametrize("kind", ["consume", "consume daemon", "iterate", "iterate daemon", "pool"])
+@on_sqlite
+def test_a_program_ends_although_a_thread_consumes_or_listens(where, start, kind):
+    child = start("leave", where, kind)
+
+    assert child.read() == ["leaving"]
+    code, errors = child.end()
+
+    assert (code, errors) == (0, "")
+
+
+@on_sqlite_at_least
+def test_a_child_of_a_fork_settles_nothing_and_the_parent_goes_on(pit, where, start):
+    ids = [*stored(pit, 50), pit.store({"id": "forks"}, DUE_NOW)]
+    child = start("fork", where)
+
+    lines = child.read_until("summary")
+
+    assert lines == [["child", "0"], ["summary", str(len(ids)), "0", str(len(ids))]]
+    assert child.end()[0] == 0
+    assert pit.entries() == []
+
+
+@on_sqlite_at_least
+def test_counts_of_several_processes_add_up(pit, where, start):
+    total = 20_000 if LARGE else 1000
+    stored(pit, total)
+    children = [start("count", where, 0, {"workers": 2, "until_idle": True}) for _ in range(2)]
+    for each in children:
+        assert each.read() == ["ready"]
+
+    for each in children:
+        each.write("go")
+
+    assert sum(int(each.read()[1]) for each in children) == total
+    assert pit.entries() == []

@@ -1,0 +1,359 @@
+"""What consume does, apart from what the shared suite shows on every backend."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import traceback
+
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+import pitstop
+
+from core.kit import LOCK, Running, Scripted
+from pitstop import BackendUnavailable, ConfigError, LeaseLost, PitstopError, Summary
+
+
+DUE = timedelta(0)
+LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
+
+
+def store_due(pit, *ids):
+    pit.store_many([({"id": id}, DUE) for id in ids])
+
+
+@pytest.fixture
+def real():
+    """One that goes by the real clock: for what takes time."""
+    with pitstop.init({"type": "memory", "lock_time": "1m"}) as pit:
+        yield pit
+
+
+class TestSettling:
+    def test_a_handler_gets_the_message_or_the_delivery(self, pit):
+        store_due(pit, "a", "b")
+        seen = []
+        pit.consume(seen.append, max_messages=1)
+        pit.consume(lambda delivery: seen.append(delivery.id), max_messages=1)
+        assert seen == [{"id": "a"}, "b"]
+
+    def test_what_the_handler_settled_itself_stays_so_and_is_counted(self, pit):
+        store_due(pit, "acked", "nacked")
+
+        def handle(delivery):
+            if delivery.id == "acked":
+                delivery.ack()
+                raise ValueError("too late to matter")
+            delivery.nack("not now", timedelta(hours=1))
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert (summary.acked, summary.nacked) == (1, 1)
+        assert [(each.id, each.last_error) for each in pit.entries()] == [("nacked", "not now")]
+
+    def test_the_text_of_an_error_is_in_the_store_and_not_in_the_log(self, pit, caplog):
+        pit.store({"id": "a", "body": "secret"}, DUE)
+
+        def handle(msg):
+            raise ValueError(msg["body"])
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert (summary.acked, summary.nacked) == (0, 1)
+        assert pit.get("a").last_error == "ValueError: secret"
+        (record,) = [each for each in caplog.records if each.name == "pitstop.consumer"]
+        assert record.levelno == logging.ERROR
+        assert record.exc_info is None
+        line = traceback.extract_stack()[-1].filename
+        assert record.getMessage().startswith(f"'a' (attempt 1) failed: ValueError at {line}:")
+        assert "secret" not in caplog.text
+
+    def test_a_lease_that_was_lost_is_quiet_and_counted_once(self, pit, clock, caplog):
+        store_due(pit, "ack", "extend", "waited")
+
+        def handle(delivery):
+            if delivery.id == "waited":
+                pit.remove(delivery.id)
+                delivery.ack(wait=True)
+            clock.advance(LOCK)
+            if delivery.id == "extend":
+                delivery.extend()
+
+        summary = pit.consume(handle, max_messages=3, prefetch=3)
+
+        assert (summary.acked, summary.nacked, summary.lost, summary.unsettled) == (0, 0, 3, 0)
+        assert pit._store.counters["lease_lost"] == 3
+        assert not [
+            each for each in caplog.records if each.levelno > logging.DEBUG and "given" not in each.getMessage()
+        ]
+
+    def test_plugins_put_their_contexts_around_the_handler(self):
+        seen = []
+
+        class Plugin:
+            @pitstop.hookimpl
+            @contextmanager
+            def pitstop_handling(self, delivery):
+                seen.append(("begin", delivery.id))
+                try:
+                    yield
+                except ValueError:
+                    seen.append(("failed", delivery.id))
+                    raise
+                seen.append(("end", delivery.id))
+
+        def handle(msg):
+            if msg["id"] == "bad":
+                raise ValueError
+
+        with pitstop.init({"type": "memory"}, plugins=[Plugin()]) as pit:
+            store_due(pit, "bad", "good")
+            pit.consume(handle, until_idle=True)
+        assert seen == [("begin", "bad"), ("failed", "bad"), ("begin", "good"), ("end", "good")]
+
+    @pytest.mark.parametrize("workers", [1, 4])
+    @pytest.mark.timeout(300)
+    def test_of_many_messages_each_is_acknowledged_once_or_comes_back(self, workers, caplog):
+        total = 50_000 if LARGE else 2000
+        caplog.set_level(logging.CRITICAL, "pitstop.consumer")
+        lock, seen = threading.Lock(), {}
+
+        def handle(delivery):
+            with lock:
+                seen[delivery.id] = seen.get(delivery.id, 0) + 1
+            assert delivery.attempt == seen[delivery.id]
+            if delivery.msg["n"] % 100 == 0 and delivery.attempt == 1:
+                raise ValueError
+
+        retry = {"delay": 0.001}
+        with pitstop.init({"type": "memory", "retry": retry}) as pit:
+            pit.store_many([({"n": n}, DUE) for n in range(total)])
+            acked = nacked = 0
+            while pit.entries(limit=1):
+                summary = pit.consume(handle, workers=workers, until_idle=True)
+                acked, nacked = acked + summary.acked, nacked + summary.nacked
+                assert summary.handled == summary.acked + summary.nacked
+        assert (acked, nacked) == (total, total // 100)
+        assert sum(seen.values()) == total + total // 100
+
+
+class TestEnd:
+    def test_with_nothing_due_until_idle_ends_at_once(self, pit):
+        pit.store({"id": "later"}, timedelta(seconds=1))
+        assert pit.consume(print, until_idle=True, workers=3) == Summary(reason="idle")
+
+    @pytest.mark.parametrize("workers", [1, 3])
+    def test_what_handlers_store_for_now_is_handled_too(self, pit, workers):
+        pit.store({"n": 200}, DUE)
+
+        def handle(msg):
+            if msg["n"]:
+                pit.store({"n": msg["n"] - 1}, DUE)
+
+        assert pit.consume(handle, until_idle=True, workers=workers).acked == 201
+
+    def test_workers_that_found_nothing_take_part_in_what_a_handler_stores(self, real):
+        together = threading.Barrier(4)
+        real.store({"id": "first"}, DUE)
+
+        def handle(msg):
+            if msg["id"] == "first":
+                store_due(real, "a", "b", "c")
+            together.wait(20)
+
+        assert real.consume(handle, until_idle=True, workers=4).acked == 4
+
+    def test_what_comes_back_at_once_is_handled_before_it_is_idle(self, pit):
+        store_due(pit, "a", "b")
+
+        def handle(delivery):
+            if delivery.attempt < 3:
+                delivery.nack(delay=DUE)
+
+        summary = pit.consume(handle, until_idle=True, workers=2)
+        assert (summary.acked, summary.nacked) == (2, 4)
+
+    @pytest.mark.parametrize("workers", [1, 4])
+    def test_after_max_messages_the_others_are_due_still(self, pit, workers):
+        store_due(pit, *(f"m{n:02}" for n in range(30)))
+        seen = []
+        summary = pit.consume(lambda msg: seen.append(msg["id"]), max_messages=7, workers=workers, prefetch=10)
+        assert (summary.reason, summary.handled, len(seen)) == ("max_messages", 7, 7)
+        assert (pit.stats().due, pit.stats().leased) == (23, 0)
+
+    def test_fewer_messages_than_workers_end_it_too(self, pit):
+        store_due(pit, "a", "b")
+        assert pit.consume(print, max_messages=1, workers=4).handled == 1
+        assert pit.consume(print, max_messages=3, workers=8, until_idle=True).handled == 1
+
+    def test_to_close_pitstop_ends_it_once_the_handler_is_done(self, real):
+        store_due(real, "a")
+        begun, go_on = threading.Event(), threading.Event()
+
+        def handle(msg):
+            begun.set()
+            go_on.wait(20)
+
+        consuming = Running(lambda: real.consume(handle))
+        assert begun.wait(20)
+        closing = Running(real.close)
+        go_on.set()
+        closing.result()
+        assert consuming.result() == Summary(acked=1, reason="stopped")
+
+    def test_a_handler_may_close_pitstop(self, real):
+        store_due(real, "a")
+        summary = real.consume(lambda msg: real.close())
+        assert (summary.reason, summary.unsettled) == ("stopped", 1)
+
+    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
+    def test_a_handler_that_asks_for_the_end_of_the_program_gets_it_after_the_others_are_done(self, real, error):
+        together, done = threading.Barrier(2), []
+        store_due(real, "ends", "other")
+
+        def handle(msg):
+            together.wait(20)
+            if msg["id"] == "ends":
+                raise error
+            threading.Event().wait(0.05)
+            done.append(msg["id"])
+
+        with pytest.raises(type(error)) as caught:
+            real.consume(handle, workers=2)
+        assert caught.value is error
+        assert done == ["other"]
+        assert [(each.id, each.last_error.partition(":")[0]) for each in real.entries()] == [
+            ("ends", type(error).__name__)
+        ]
+
+    def test_signal_handlers_are_put_back(self, pit):
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        during = []
+        store_due(pit, "a")
+        pit.consume(lambda msg: during.append(signal.getsignal(signal.SIGTERM)), until_idle=True)
+        assert during[0] not in before
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+    def test_a_signal_that_a_handler_raises_ends_it(self, real):
+        store_due(real, "last")
+        assert real.consume(lambda msg: signal.raise_signal(signal.SIGTERM)).reason == "signal"
+
+    def test_off_the_main_thread_signals_are_left_alone(self, pit):
+        before, during = signal.getsignal(signal.SIGTERM), []
+        store_due(pit, "a")
+        handle = lambda msg: during.append(signal.getsignal(signal.SIGTERM))  # noqa: E731 - short
+        assert Running(lambda: pit.consume(handle, until_idle=True)).result().acked == 1
+        assert during == [before]
+
+    def test_several_consume_from_one_pitstop(self, real):
+        store_due(real, *(f"m{n}" for n in range(300)))
+        lock, seen = threading.Lock(), []
+
+        def handle(msg):
+            with lock:
+                seen.append(msg["id"])
+
+        running = [Running(lambda: real.consume(handle, workers=2, until_idle=True)) for _ in range(3)]
+        summaries = [each.result() for each in running]
+        assert sorted(seen) == sorted(f"m{n}" for n in range(300))
+        assert sum(each.acked for each in summaries) == 300
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("until_idle", [False, True])
+    def test_a_store_that_is_away_does_not_end_it(self, until_idle):
+        # By real time, since it is tried again after a pause.
+        backend = Scripted.from_options({})
+        with pitstop.init({"type": backend}) as pit:
+            store_due(pit, "a")
+            backend.down = True
+            back = threading.Timer(0.05, setattr, (backend, "down", False))
+            back.start()
+            assert pit.consume(lambda msg: None, max_messages=1, until_idle=until_idle).acked == 1
+            assert backend.calls.count("lease") > 1
+            back.join()
+
+    @pytest.mark.parametrize("until_idle", [False, True])
+    def test_a_store_that_refuses_at_the_first_look_ends_it(self, pit, store, until_idle):
+        store.down = BackendUnavailable("wrong password", permanent=True)
+        with pytest.raises(BackendUnavailable, match="wrong password"):
+            pit.consume(print, workers=2, until_idle=until_idle)
+        store.down = False
+
+    def test_acks_that_the_store_did_not_take_are_counted_as_unsettled(self, pit, store):
+        store_due(pit, "a")
+
+        def handle(msg):
+            store.down = True
+
+        assert pit.consume(handle, max_messages=1, drain=0) == Summary(unsettled=1, reason="max_messages")
+        store.down = False
+        assert pit.get("a").state == "leased"
+
+    def test_an_async_handler_is_refused_and_told_of_init_async(self, pit):
+        async def handle(msg):
+            pass
+
+        store_due(pit, "a")
+        with pytest.raises(PitstopError, match="init_async"):
+            pit.consume(handle)
+        with pytest.raises(PitstopError, match="init_async"):
+            pit.consume(lambda msg: handle(msg))  # noqa: PLW0108 - not seen before it is called
+        assert pit.get("a").state != "dead"
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"workers": 0},
+            {"workers": True},
+            {"max_messages": 0},
+            {"drain": -1},
+            {"drain": "soon"},
+            {"prefetch": 0},
+            {"max_lease": 60},
+            {"max_lease": "1s", "heartbeat": True},
+        ],
+        ids=str,
+    )
+    def test_options_that_cannot_be_used_are_refused(self, pit, options):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            pit.consume(print, **options)
+
+    def test_on_a_closed_pitstop_it_is_refused(self, pit):
+        pit.close()
+        with pytest.raises(BackendUnavailable):
+            pit.consume(print)
+
+
+class TestSummary:
+    def test_is_readable(self):
+        assert (
+            str(Summary(acked=1200, nacked=3, reason="idle")) == "1,200 acked, 3 nacked; ended because nothing was due."
+        )
+        text = str(Summary(acked=1, lost=1, unsettled=2, unfinished=3, reason="second signal"))
+        assert text == (
+            "1 acked, 0 nacked, 1 lease lost, 2 not settled, for the store did not answer, 3 not finished; "
+            "ended because a second signal asked for it."
+        )
+
+    def test_does_not_change(self):
+        with pytest.raises(AttributeError):
+            Summary().acked = 1
+
+
+def test_the_lease_lost_of_an_extension_that_the_handler_raises_is_no_failure(pit, caplog):
+    store_due(pit, "a")
+
+    def handle(delivery):
+        pit.remove("a")
+        with pytest.raises(LeaseLost):
+            delivery.extend()
+        delivery.extend()
+
+    assert pit.consume(handle, max_messages=1).lost == 1
+    assert "failed" not in caplog.text
