@@ -469,6 +469,17 @@ class TestWait:
         with pytest.raises(BackendUnavailable):
             acking.result()
 
+    def test_one_that_cannot_know_the_time_leaves_nothing_to_be_written(self, store, one):
+        listener, delivery = one
+        now, store.now = store.now, away
+        with pytest.raises(BackendUnavailable):
+            delivery.ack(wait=True)
+        store.now = now
+        listener.flush()
+        assert store.get("0000") is not None
+        delivery.ack(wait=True)
+        assert store.get("0000") is None
+
     def test_ends_when_the_store_refuses_for_good(self, store, one):
         _, delivery = one
         store.down = BackendUnavailable("The test changed the password.", permanent=True)

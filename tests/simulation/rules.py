@@ -287,6 +287,9 @@ class Check:
         if name in ("close", "stop", "drop"):
             # A listener that is gone has no look at the store any more; its thread goes on trying.
             self._untold.pop(self._who, None)
+        if name == "post" and call.outcome == "unavailable" and self._posts.get(call.args[0]) is call:
+            # Not done, and not to be done: it may be acked again.
+            del self._posts[call.args[0]]
         if call.outcome != "ok":
             return
         if name == "post":

@@ -120,13 +120,15 @@ class Outbox:
         :raises BackendUnavailable: when the store did not answer before the lease was over.
         """
         clock, backoff, bell = self._store.clock, Backoff(), Doorbell()
-        ends = clock.monotonic() + delivery._remaining()
+        ends: float | None = None
         while not delivery._known:
             try:
+                # Inside of this: a store that cannot say what time it is leaves nothing pending either.
+                ends = ends or clock.monotonic() + delivery._remaining()
                 self.flush()
             except BackendUnavailable as error:
                 pause = backoff.failed(error, clock.monotonic(), log=False)
-                if error.permanent or self._store.closed or clock.monotonic() + pause >= ends:
+                if ends is None or error.permanent or self._store.closed or clock.monotonic() + pause >= ends:
                     self._fail(delivery, error)
                 else:
                     clock.wait(bell, pause)
