@@ -167,7 +167,7 @@ class Claimer:
             options["batch_size"] = limit  # else the server begins with 101
         wanted = due_in(EPOCH if low is None else low, from_instant(lease.now))
         try:
-            return [read(each) for each in _first_batch(link.handles.coll.find(wanted, **options))]
+            return [read(each) for each in _first_batch(link.handles.batches.find(wanted, **options))]
         except (BSONError, Ambiguous):
             return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
 

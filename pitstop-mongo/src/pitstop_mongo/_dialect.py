@@ -36,8 +36,10 @@ _MAX_DOCUMENT = 16 * 1024 * 1024
 class Handles:
     """The collection, opened in the ways in which it is used. A user's client has its own idea of most of them."""
 
-    #: For writing, and for reading documents in batches.
+    #: For writing, and for reading documents one by one.
     coll: Any
+    #: For reading documents in batches: dates come without a zone.
+    batches: Any
     #: For acks and nacks: writes them with the write concern that is configured for these.
     settling: Any
     #: Reads what such a write left: what a majority has, unless no majority is waited for.
@@ -72,7 +74,7 @@ class Dialect:
         """
         handle = client.get_database(dbname).get_collection(
             coll,
-            codec_options=BATCH_CODEC,
+            codec_options=CODEC,
             read_preference=ReadPreference.PRIMARY,
             # Without j, a standalone would confirm what it has not written down yet. The wait for a majority is bounded
             # by the operation's time, which the driver tells the server.
@@ -83,6 +85,7 @@ class Dialect:
         relaxed = acks != "majority"
         return Handles(
             coll=handle,
+            batches=handle.with_options(codec_options=BATCH_CODEC),
             # An ack that gets lost is a redelivery, so it need not wait for the journal either.
             settling=handle.with_options(write_concern=WriteConcern(acks)) if relaxed else handle,
             settled=handle if relaxed else majority,
@@ -138,7 +141,7 @@ class _StandIn(Dialect):
 
     def open(self, client: Any, dbname: str, coll: str, acks: int | str) -> Handles:
         handle = client.get_database(dbname).get_collection(coll)
-        return Handles(handle, handle, handle, handle, handle)
+        return Handles(handle, handle, handle, handle, handle, handle)
 
     def one(self, id: str) -> Any:
         # An upsert of mongomock's takes an operator for the new _id.
