@@ -6,6 +6,8 @@ What users do has a number, ``n``, and two events:
 
 - ``begin, n, name, *arguments`` and ``end, n, name, outcome, answer``: a call of the API. The outcome is ``ok``, ``lost``
   (LeaseLost), ``unknown`` (OutcomeUnknown), ``unavailable`` or ``crash``
+- ``told, n, d, what``: inside of call ``n`` a hook was told that delivery ``d`` is ``acked``, or its lease ``lost``. Of an ack
+  that returned at once (``post``) this is the news that counts
 - ``emit, n, d, id, version, token, key, scheduled_for, attempt, missed, until``: a listener handed out delivery ``d``
 
 What the store was made to do, at the moment when it did it; ``n`` is the call that asked for it:

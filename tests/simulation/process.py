@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener
+from pitstop._engine._listener import Listener, _Visit
+from pitstop._engine._pump import Pump
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop._values._instant import floor_instant, from_instant
@@ -37,6 +41,11 @@ class _Held:
     #: Whether it was told that it is settled, or that it cannot be.
     done: bool = False
 
+    @property
+    def posts(self) -> bool:
+        """Whether its ack returns at once, and is written with others."""
+        return self.delivery._outbox is not None
+
 
 class _Handler(Exception):
     """What a handler fails with."""
@@ -55,8 +64,14 @@ class Process:
         self._remote: Remote | None = None
         self._pit: Pitstop | None = None
         self._listeners: list[Listener] = []
+        #: Those of them whose user goes from message to message; the others are asked for one now and then.
+        self._iterated: list[Listener] = []
         self._inside: list[Listener] = []
+        #: What is left of those that were dropped.
+        self._dropped: list[Pump] = []
         self._held: list[_Held] = []
+        #: Those that were handed out by this process.
+        self._numbers: dict[Delivery, int] = {}
 
     # What the world does with it.
 
@@ -77,8 +92,16 @@ class Process:
         if self._remote is not None:
             self._remote.dead = True
             self._note("crash")
+        self.vanish()
+
+    def vanish(self) -> None:
+        """Be gone, and leave nothing to be settled when the interpreter ends."""
+        if self._pit is not None:
+            for each in self._pit._store.sleepers:
+                self._pit._store.discard(each)
         self._remote, self._pit = None, None
-        self._listeners, self._inside, self._held = [], [], []
+        self._listeners, self._iterated, self._inside, self._held, self._numbers = [], [], [], [], {}
+        self._dropped = []
 
     def interrupt(self) -> None:
         """A signal handler, in the middle of a call, that stops the listener."""
@@ -90,7 +113,7 @@ class Process:
         if self._pit is not None:
             self._do("close", self._pit.close)
         self._remote, self._pit = None, None
-        self._listeners, self._held = [], []
+        self._listeners, self._iterated, self._held = [], [], []
 
     def drain(self) -> None:
         """Handle all there is, until nothing comes any more but what never ends."""
@@ -108,7 +131,7 @@ class Process:
                 world.clock.advance_to(max(from_instant(due), world.clock.now()))
                 continue
             if held.delivery.attempt > 1 or self._rng.random() < 0.95:
-                self._settle(held, "ack", (), held.delivery.ack)
+                self._settle(held, "ack", (), partial(held.delivery.ack, wait=held.posts))
             else:
                 self._settle(held, "nack", (None,), held.delivery.nack)
             what = (held.delivery.id, held.delivery.msg["v"])
@@ -125,14 +148,20 @@ class Process:
         offset = rng.randint(-skew, skew)
         clock = ProcessClock(world, self, rng.uniform(0, 1e5), rng.choice([1.0, 0.995, 1.005]))
         self._remote = Remote(world, self, clock, offset, **world.settings.options)
-        self._pit = Pitstop(self._remote, _HOOKS)
+        hooks = copy.copy(_HOOKS)
+        hooks.acked = ((lambda delivery: self._told(delivery, "acked"), ("delivery",)),)
+        hooks.lease_lost = ((lambda delivery: self._told(delivery, "lost"), ("delivery",)),)
+        self._numbers = {}
+        self._pit = Pitstop(self._remote, hooks)
         self._note("start", offset // 1000)
 
     def _consume(self) -> None:
         rng = self._rng
         unsettled = [each for each in self._held if not each.done]
         what = rng.random()
-        if what < 0.42 or not self._held:
+        if rng.random() < 0.15:
+            self._pump()
+        elif what < 0.42 or not self._held:
             if rng.random() < 0.6:
                 self._world.until_due()
             self._claim()
@@ -149,6 +178,7 @@ class Process:
         elif what < 0.90 and self._listeners:
             listener = self._listeners.pop(rng.randrange(len(self._listeners)))
             self._do("stop", rng.choice([listener.stop, listener.close]))
+            self._drop(listener)
         elif what < 0.91:
             self.close()
         else:
@@ -159,20 +189,55 @@ class Process:
         usable = [each for each in self._listeners if not each.stopped]
         listener = rng.choice(usable) if usable and rng.random() < 0.95 else self._listen()
         waits = self._world.settings.skew_ms <= 200 and rng.random() < 0.1
+        if listener in self._iterated:
+            # As a loop over it does, or a worker: several at once, without going to the store for each.
+            for _ in range(rng.choice([1, 1, 3])):
+                held = self._get(listener, 0)
+                if held is not None and rng.random() < 0.7:
+                    self._handle(held)
+            return
         held = self._get(listener, rng.choice([0.01, 1, 5]) if waits else 0)
         if held is not None and rng.random() < 0.5:
             self._handle(held)
 
+    def _pump(self) -> None:
+        """What the thread of a listener does at one of its looks."""
+        turns = [each._pump._work for each in self._listeners] + [each._flush for each in self._dropped]
+        if turns:
+            self._do("pump", self._rng.choice(turns), answer=lambda _: None)
+        if self._rng.random() < 0.4:
+            self._look()
+
+    def _look(self) -> None:
+        """Look at all there is: what this process has acked is to be seen in it."""
+        pit = self._pit
+        assert pit is not None
+        self._do("look", lambda: (pit.entries(limit=3), pit.stats()), answer=lambda _: None)
+
     def _listen(self) -> Listener:
         assert self._pit is not None
-        listener = self._pit.listen(prefetch=self._rng.choice([1, 1, 2, 4]))
-        self._listeners = [*[each for each in self._listeners if not each.stopped][-1:], listener]
+        iterates = self._rng.random() < 0.5
+        listener = self._pit.listen(prefetch=self._rng.choice([None, None, 2, 4] if iterates else [1, 1, 2, 4]))
+        kept = [each for each in self._listeners if not each.stopped]
+        for each in kept[:-1]:
+            self._drop(each)
+        self._listeners = [*kept[-1:], listener]
+        self._iterated = [*[each for each in self._iterated if each in self._listeners], *[listener] * iterates]
         return listener
+
+    def _drop(self, listener: Listener) -> None:
+        """Let go of it, perhaps without a close. This is what its thread does then, again until it succeeds."""
+        pump = listener._pump
+        pump.end()
+        self._dropped = [*self._dropped[-3:], pump]
+        self._do("drop", lambda: (pump._hand.give_back_all(), pump._flush()), answer=lambda _: None)
 
     def _get(self, listener: Listener, timeout: float) -> _Held | None:
         self._inside.append(listener)
         try:
-            delivery = self._do("get", listener.get, timeout, told=(timeout,), answer=lambda got: got is not None)
+            take = self._next if listener in self._iterated else listener.get
+            got = lambda got: got is not None  # noqa: E731
+            delivery = self._do("get", take, *self._of(listener, timeout), told=(timeout,), answer=got)
         finally:
             self._inside = [each for each in self._inside if each is not listener]
         if delivery is None:
@@ -181,6 +246,7 @@ class Process:
         world.deliveries += 1
         held = _Held(world.deliveries, delivery)
         self._held = [*self._held[-5:], held]
+        self._numbers[delivery] = held.d
         progress = delivery._emission.record.progress
         self._note(
             "emit", self.call, held.d, delivery.id, delivery.msg["v"], world.history.name(progress.token), delivery.key,
@@ -188,11 +254,28 @@ class Process:
         )  # fmt: skip
         return held
 
+    def _next(self, listener: Listener, wanted: int) -> Delivery | None:
+        """A step of an iteration, or of a worker that takes several; but it does not wait."""
+        outbox = listener._outbox
+        return listener._hand_out(outbox) or listener._visit(_Visit(wanted), listener._monotonic(), outbox)
+
+    def _of(self, listener: Listener, timeout: float) -> tuple[Any, ...]:
+        return (listener, self._rng.choice([1, 2, 4])) if listener in self._iterated else (timeout,)
+
+    def _told(self, delivery: Delivery, what: str) -> None:
+        if delivery in self._numbers and delivery._outbox is not None:
+            self._note("told", self.call, self._numbers[delivery], what)
+
     def _handle(self, held: _Held) -> None:
         rng, delivery = self._rng, held.delivery
         what = rng.random()
         if what < 0.6:
-            self._settle(held, "ack", (), delivery.ack)
+            if not held.posts:
+                self._settle(held, "ack", (), delivery.ack)
+            elif rng.random() < 0.15:
+                self._settle(held, "ack", (), partial(delivery.ack, wait=True))
+            else:
+                self._settle(held, "post", (), delivery.ack)
         elif what < 0.85:
             delay = rng.choice([None, None, timedelta(0), timedelta(seconds=1), timedelta(seconds=45)])
             told = None if delay is None else delay // _MS
@@ -233,7 +316,10 @@ class Process:
             with suppress(_Handler), held.delivery:
                 handler()
 
-        self._do("with", body, told=(held.d, fails))
+        if held.posts and not fails:
+            self._do("post", body, told=(held.d,))
+        else:
+            self._do("with", body, told=(held.d, fails))
         held.done = True
 
     def _produce(self) -> None:
@@ -252,7 +338,7 @@ class Process:
         elif what < 0.96:
             self._do("look", pit.get, id, told=(id,), answer=lambda entry: entry and entry.state)
         else:
-            self._do("look", lambda: (pit.entries(limit=3), pit.stats()), answer=lambda _: None)
+            self._look()
 
     def _store(self, id: str) -> None:
         rng = self._rng

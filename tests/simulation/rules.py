@@ -10,8 +10,10 @@ handed     nothing is handed out after its lease
 lost       what was stored comes, and what is due comes when somebody asks
 acked      what was acked does not come again
 stale      what a delivery does whose lease is over changes nothing, and what is held is not refused
-told       users are told what was done: ``ok`` means done, ``LeaseLost`` and ``BackendUnavailable`` mean not done
-update     after a store that version comes, at the times that it was stored for; after a removal none
+told       users are told what was done: ``ok`` means done, ``LeaseLost`` and ``BackendUnavailable`` mean not done. Of an ack
+           that returned at once the hooks are told, at a look at the whole store at the latest that met no fault
+update     after a store that version comes, at the times that it was stored for; after a removal none; also of what the
+           process that stored it has in hand
 anchored   occurrences are ``start + k * every``, before ``end``, one after the other, as ``catch_up`` says
 key        an occurrence keeps its time and its key over its retries
 attempts   attempts count the leases that somebody may have seen, and end where ``max_attempts`` says
@@ -111,6 +113,8 @@ class _Lease:
     pending: int
     attempts: int
     emitted: bool = False
+    #: The event at which the claim was done.
+    number: int = 0
 
 
 @attrs.define
@@ -138,6 +142,9 @@ class _Call:
     faults: list[str] = attrs.field(factory=list)
     outcome: str | None = None
     ended: int | None = None
+    #: The event with which it began, and how many settlements had gone unanswered by then.
+    number: int = 0
+    unanswered: int = 0
     #: Whether something was leased for it.
     leased: bool = False
     #: Whether something was due when the store was last asked for what is due, and nothing given.
@@ -159,6 +166,10 @@ def judge(events: Sequence[Event]) -> Check:
     return judged
 
 
+#: Calls that are about a delivery.
+_SETTLING = ("ack", "nack", "extend", "with", "post")
+
+
 class Check:
     """A history is fed to it, event by event."""
 
@@ -176,7 +187,16 @@ class Check:
         self._acked: dict[int, int] = {}
         self._versions: dict[int, tuple[Any, ...]] = {}
         self._put: set[int] = set()
+        #: Acks that were given to be written with others, by delivery; and those of a process of which nobody was told yet.
+        self._posts: dict[int, _Call] = {}
+        self._untold: dict[str, set[int]] = {}
+        self._told: set[int] = set()
+        #: When a process began the last store or removal of an id that it knows to be done, as the number of the event.
+        self._replaced: dict[tuple[str, str], int] = {}
+        #: Settlements so far whose reply did not come.
+        self._unanswered = 0
         self._number = 0
+        self._who = ""
         self._now = 0
         self._skew = self._lock = 0
         self._max_attempts: int | None = None
@@ -184,7 +204,7 @@ class Check:
 
     def feed(self, number: int, event: Event) -> None:
         self._number = number
-        self._now, _, what, *details = event
+        self._now, self._who, what, *details = event
         getattr(self, f"_on_{what}", self._on_other)(*details)
 
     def _break(self, rule: str, text: str) -> None:
@@ -199,15 +219,39 @@ class Check:
     # Calls of the API.
 
     def _on_begin(self, n: int, name: str, *args: Any) -> None:
-        self._calls[n] = _Call(n, name, args, self._now)
+        call = self._calls[n] = _Call(n, name, args, self._now, number=self._number, unanswered=self._unanswered)
+        if name == "post" and not self._deliveries[args[0]].settled:
+            self._posts.setdefault(args[0], call)
         if name == "store":
             for id, version, *plan in args:
                 self._versions[version] = (n, id, *plan)
 
     def _on_fault(self, n: int, name: str, fault: str) -> None:
         self.seen[f"{name} {fault}"] += 1
+        self._unanswered += name == "settle" and fault in ("lost", "dropped", "late")
         if n in self._calls:
             self._calls[n].faults.append(fault)
+
+    def _on_crash(self) -> None:
+        self._untold.pop(self._who, None)
+
+    def _on_told(self, n: int, d: int, what: str) -> None:
+        self._told.add(d)
+        self._untold.get(self._who, set()).discard(d)
+        post = self._posts.get(d)
+        if post is None:
+            return
+        self.seen[f"post {what}"] += 1
+        doubted = self._unanswered > post.unanswered
+        delivery = self._deliveries[d]
+        if what == "acked":
+            in_time = self._calls[n].begun < delivery.until + self._skew
+            if not post.applied and not (doubted and in_time):
+                self._break("told", f"the ack of delivery {d} was told to be done, and it was not")
+            version = delivery.lease.message.version
+            self._acked[version] = max(self._acked.get(version, 0), delivery.scheduled_for)
+        elif post.applied and not doubted:
+            self._break("told", f"the lease of delivery {d} was told to be lost, and its ack was done")
 
     def _on_end(self, n: int, name: str, outcome: str, answer: Any) -> None:
         call = self._calls[n]
@@ -225,6 +269,7 @@ class Check:
             self._break("told", f"call {n} ({name} {call.args[0]}) was told that it was done, and it was not")
         elif name in ("ack", "nack", "extend", "with"):
             self._end_of_settlement(call)
+        self._end_with_posts(call)
         if outcome == "unavailable" and call.wrote and name in ("store", "remove", "ack", "nack", "extend", "redrive"):
             self._break("told", f"call {n} ({name}) was told that it was not done, and it was")
 
@@ -235,6 +280,42 @@ class Check:
     def _end_of_get(self, call: _Call, answer: Any) -> None:
         if call.outcome == "ok" and answer is False and call.missed_due:
             self._break("lost", f"call {call.n} asked for what is due, there was some, and it got nothing")
+
+    def _end_with_posts(self, call: _Call) -> None:
+        """What follows of it for acks that are written later, and for what is in hand meanwhile."""
+        name, untold = call.name, self._untold.get(self._who)
+        if name in ("close", "stop", "drop"):
+            # A listener that is gone has no look at the store any more; its thread goes on trying.
+            self._untold.pop(self._who, None)
+        if name == "post" and call.outcome == "unavailable" and self._posts.get(call.args[0]) is call:
+            # Not done, and not to be done: it may be acked again.
+            del self._posts[call.args[0]]
+        if call.outcome != "ok":
+            return
+        if name == "post":
+            self._end_of_post(call)
+        elif name == "look" and not call.args and not call.faults and untold:
+            self._break("told", f"nobody was told what became of the acks of {sorted(untold)}")
+        elif name == "store":
+            self._replaced |= {(self._who, id): call.number for id, *_ in call.args}
+        elif name == "remove":
+            self._replaced[self._who, call.args[0]] = call.number
+
+    def _end_of_post(self, call: _Call) -> None:
+        """It returned at once: a promise only when it is told."""
+        delivery = self._deliveries[call.args[0]]
+        if self._posts.get(delivery.d) is call:
+            delivery.settled = True
+            if delivery.d not in self._told:
+                self._untold.setdefault(self._who, set()).add(delivery.d)
+
+    def _owner(self, call: _Call, id: str, token: str) -> _Call:
+        """The call by which a settlement came to be: the one that sent it, or one whose ack was written with others."""
+        delivery = self._deliveries.get(call.args[0]) if call.name in _SETTLING else None
+        if delivery is not None and (delivery.lease.message.id, delivery.lease.token) == (id, token):
+            return call
+        lease = self._leases.get((id, token))
+        return next((post for d, post in self._posts.items() if self._deliveries[d].lease is lease), call)
 
     def _end_of_settlement(self, call: _Call) -> None:
         delivery = self._deliveries[call.args[0]]
@@ -324,7 +405,9 @@ class Check:
         elif message.due > self._now:
             self._break("early", f"{id} was leased {message.due - self._now} ms early")
         self.seen["lease of an expired one" if message.lease else "lease"] += 1
-        lease = _Lease(message, token, self._now, until, message.first_leased, message.pending, attempts)
+        lease = _Lease(
+            message, token, self._now, until, message.first_leased, message.pending, attempts, number=self._number
+        )
         message.attempts += 1
         message.first_leased = self._now if message.first_leased is None else message.first_leased
         message.due, message.lease = until, lease
@@ -335,8 +418,8 @@ class Check:
             self._break("handed", f"{id} was leased until {until}, which is not {duration} ms from {self._now}")
 
     def _on_settle(self, n: int, settlements: Sequence[tuple[str, str, str, Any, bool]]) -> None:
-        call = self._calls[n]
         for id, token, outcome, progress, applied in settlements:
+            call = self._owner(self._calls[n], id, token)
             message = self._messages.get(id)
             held = message is not None and message.lease is not None and message.lease.token == token
             held = held and message is not None and (message.due is None or message.due > self._now)
@@ -361,6 +444,8 @@ class Check:
         name = call.name
         if name == "with":
             name = "nack" if call.args[1] else "ack"
+        if name == "post":
+            name = "ack"
         if name in ("ack", "nack", "extend"):
             delivery = self._deliveries[call.args[0]]
             if delivery.lease is not lease:
@@ -455,6 +540,9 @@ class Check:
             return
         self.seen["given back"] += 1
         first = None if lease.first_leased is None else message.first_leased
+        if first == lease.at and progress is not None and progress[3] is None:
+            # Leased, redriven and leased again in one millisecond: nobody can tell, and it makes no difference.
+            first = None
         expected = (message.pending, lease.attempts - 1, first, False)
         if not given_back or progress[1:] != expected:
             self._break("attempts", f"{message.id} was given back unseen; {expected} has to be, and {progress} is")
@@ -479,6 +567,8 @@ class Check:
         if lease.emitted:
             self._break("twice", f"{token} of {id} was handed out twice")
         lease.emitted = True
+        if lease.number < self._replaced.get((self._who, id), -1):
+            self._break("update", f"delivery {d} is of {id} as it was before {self._who} stored it anew or removed it")
         if self._now >= lease.until or until != lease.until:
             self._break(
                 "handed", f"delivery {d} was handed out {self._now - lease.until} ms after its lease (told {until})"

@@ -13,6 +13,7 @@ from unittest import mock
 import attrs
 
 from pitstop._engine import _listener
+from pitstop._engine._pump import Pump
 from simulation.chance import all_from
 from simulation.history import Event, History, line
 from simulation.rules import Violation, judge
@@ -103,7 +104,8 @@ def _alone() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with mock.patch.object(_listener, "_thread", _Threads):
+        # What a pump does is a step of the world.
+        with mock.patch.object(_listener, "_thread", _Threads), mock.patch.object(Pump, "_begin"):
             yield
     finally:
         log.setLevel(level)

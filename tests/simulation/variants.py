@@ -12,7 +12,8 @@ from pitstop._decisions import _emit, _settle
 from pitstop._engine import _delivery, _hand, _listener
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._hand import Hand
-from pitstop._errors import LeaseLost
+from pitstop._engine._outbox import Outbox
+from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop.abc import Outcome, Progress, Record
 from pitstop_memory import MemoryBackend
 from simulation.remote import Remote
@@ -247,7 +248,7 @@ def next_from_ack_time() -> Iterator[None]:
     """The next occurrence is counted from the ack."""
     ack = Delivery.ack
 
-    def acked(self):
+    def acked(self, *, wait=False):
         now, every = self._store.backend.now() // 1000, self._emission.schedule and self._emission.schedule.recurrence
 
         def drifting(emission):
@@ -258,7 +259,7 @@ def next_from_ack_time() -> Iterator[None]:
             return attrs.evolve(following, progress=attrs.evolve(following.progress, due=due, scheduled_for=due))
 
         with _patch(_delivery, "ack", drifting):
-            ack(self)
+            ack(self, wait=wait)
 
     with _patch(Delivery, "ack", acked):
         yield
@@ -306,6 +307,124 @@ def give_back_of_what_was_shown() -> Iterator[None]:
         return emission
 
     with _patch(Hand, "pop", peek):
+        yield
+
+
+# The acks that are written together, and what is claimed ahead.
+
+
+@_variant
+def outbox_drops_what_is_in_doubt() -> Iterator[None]:
+    """Acks whose reply got lost are forgotten: nobody hears of them."""
+    write = Outbox._write
+
+    def dropping(self, batch):
+        try:
+            write(self, batch)
+        except OutcomeUnknown:
+            batch.clear()
+            raise
+
+    with _patch(Outbox, "_write", dropping):
+        yield
+
+
+@_variant
+def outbox_forgets_to_put_back() -> Iterator[None]:
+    """Acks for which the store did not answer are not tried again."""
+    write = Outbox._write
+
+    def forgetting(self, batch):
+        try:
+            write(self, batch)
+        except BackendUnavailable:
+            batch.clear()
+            raise
+
+    with _patch(Outbox, "_write", forgetting):
+        yield
+
+
+@_variant
+def outbox_writes_after_the_lease() -> Iterator[None]:
+    """Acks are sent also after their leases. The fence holds; but the work of somebody else is taken for their own."""
+    with _patch(Delivery, "_is_over", lambda self, now_us: False):
+        yield
+
+
+@_variant
+def outbox_tells_what_it_hopes() -> Iterator[None]:
+    """An ack that was refused is told as done."""
+
+    def hopeful(self):
+        self._known = True
+        self._store.hooks.notify(self._store.hooks.acked, delivery=self)
+
+    with _patch(Delivery, "_lose", hopeful):
+        yield
+
+
+@_variant
+def outbox_tells_the_batch() -> Iterator[None]:
+    """One stale ack, and all that were written with it are told to be lost."""
+    write = Outbox._write
+
+    def all_or_none(self, batch):
+        settle = self._store.backend.settle
+
+        def settled(settlements):
+            applied = settle(settlements)
+            return applied if all(applied) else [False] * len(applied)
+
+        with _patch(self._store.backend, "settle", settled):
+            write(self, batch)
+
+    with _patch(Outbox, "_write", all_or_none):
+        yield
+
+
+@_variant
+def hand_forgets_nothing() -> Iterator[None]:
+    """What this process stored anew or removed is handed out as it was when it was claimed."""
+    with _patch(Hand, "forget", lambda self, ids: None):
+        yield
+
+
+@_variant
+def hand_hands_out_twice() -> Iterator[None]:
+    """A message is looked at, handed out, and sometimes left in hand."""
+    pop = Hand.pop
+
+    def keeping(self):
+        first = self.unseen[0] if len(self.unseen) > 1 else None
+        emission = pop(self)
+        if first is not None and emission is first[0]:
+            self.unseen.append(first)
+        return emission
+
+    with _patch(Hand, "pop", keeping):
+        yield
+
+
+@_variant
+def pump_gives_back_what_is_handled() -> Iterator[None]:
+    """Whoever is slow loses what it is at."""
+    pop, work = Hand.pop, _listener.Pump._work
+    handled: dict[Hand, object] = {}
+
+    def noting(self):
+        emission = pop(self)
+        if emission is not None:
+            handled[self] = emission
+        return emission
+
+    def taking(self):
+        emission = handled.pop(self._hand, None)
+        if emission is not None:
+            self._hand.give_back([emission])
+        return work(self)
+
+    with _patch(Hand, "pop", noting), _patch(_listener.Pump, "_work", taking):
         yield
 
 

@@ -102,6 +102,8 @@ class World:
             for _ in range(self._steps):
                 self._step()
             self._heal()
+        for each in self.processes:
+            each.vanish()
         return self.history
 
     # What the processes and their backends ask for.
@@ -224,5 +226,7 @@ class World:
         for each in self.processes:
             each.close()
         self.scribe.note("world", "heal")
-        Process(self, "healer", consumer=True).drain()
+        healer = Process(self, "healer", consumer=True)
+        self.processes.append(healer)
+        healer.drain()
         self.scribe.left()

@@ -17,6 +17,7 @@ import time
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Task:
     series: int = 1
     occurrences: int = 5
     #: Of consumers.
-    prefetch: int = 1
+    #: None: at its own pace, as an iteration does if nothing else is said.
+    prefetch: int | None = 1
     threads: int = 1
     #: Of consumers: the share of messages that fail, and of those that are held for longer than the lease.
     failing: float = 0.02
@@ -157,7 +159,39 @@ def _handle(
         stopping.wait(_seconds(task.options["lock_time"]) * 1.2)
     else:
         stopping.wait(chance.uniform(0, 0.01))
-    _settle(history, "ack", lease, delivery.ack)
+    acks.settle(history, lease, delivery)
+
+
+class Acks:
+    """What becomes of acks: one may return at once, and be written later. Its hooks tell when that is known."""
+
+    def __init__(self) -> None:
+        self._ends: dict[pitstop.Delivery, Callable[..., None]] = {}
+
+    def settle(self, history: History, lease: dict[str, Any], delivery: pitstop.Delivery) -> None:
+        self._ends[delivery] = partial(history.end, history.begin("ack", **lease))
+        try:
+            delivery.ack()
+        except LeaseLost as error:
+            self._end(delivery, "fail", error)
+        except BackendUnavailable as error:
+            self._end(delivery, "unknown", error)
+
+    @pitstop.hookimpl
+    def pitstop_message_acked(self, delivery: pitstop.Delivery) -> None:
+        self._end(delivery, "ok")
+
+    @pitstop.hookimpl
+    def pitstop_lease_lost(self, delivery: pitstop.Delivery) -> None:
+        self._end(delivery, "fail", LeaseLost())
+
+    def _end(self, delivery: pitstop.Delivery, outcome: Outcome, error: Exception | None = None) -> None:
+        end = self._ends.pop(delivery, None)
+        if end is not None:
+            end(outcome, error)
+
+
+acks = Acks()
 
 
 def _settle(history: History, kind: Any, lease: dict[str, Any], settle: Callable[[], None]) -> None:
@@ -274,7 +308,7 @@ def main(task: Task) -> None:
     _set_clock_wrong(task)
     if task.write_concern is not None:
         _confirm_early(task.write_concern)
-    with pitstop.init(task.options) as pit:
+    with pitstop.init(task.options, plugins=[acks]) as pit:
         {"produce": produce, "consume": consume}[task.role](task, pit, stopping)
         # What the backend mended by itself.
         Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._store.backend._connection.counters))

@@ -95,6 +95,20 @@ def test_dead_and_paused_consumers_under_load_lose_and_double_nothing(bench, jud
     assert_kept(judge(bench, DRAIN), bench)
 
 
+def test_dead_and_paused_consumers_that_ack_in_batches_lose_and_double_nothing(bench, judge):
+    """At their own pace: several messages in hand, and acks that are still on their way when they die."""
+    bench.start("produce", rate=150.0, latest=0.5)
+    victim, sleeper, _ = [bench.start("consume", prefetch=None, overdue=0) for _ in range(3)]
+    bench.wait_for_emissions(100)
+    bench.kill(victim)
+    bench.pause(sleeper)
+    bench.start("consume", prefetch=None)
+    bench.wait_for_emissions(80)
+    bench.resume(sleeper)
+    bench.wait_for_emissions(20)
+    assert_kept(judge(bench, DRAIN), bench)
+
+
 @pytest.mark.parametrize("wrong", [30.0, -30.0])
 def test_a_consumer_whose_clock_is_wrong_emits_nothing_early_and_steals_nothing(bench, wrong):
     """The server's clock counts. The history is written by the right one."""

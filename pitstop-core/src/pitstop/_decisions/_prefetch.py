@@ -38,7 +38,9 @@ class Pace:
         :param lease: seconds for which messages are leased.
         """
         each = seconds / taken
-        affordable = int(min(_HORIZON, lease * _OF_LEASE) / each) if each > 0 else MOST_AT_ONCE
+        horizon = min(_HORIZON, lease * _OF_LEASE)
+        # Not divided by what is next to nothing: the quotient may be no number any more.
+        affordable = MOST_AT_ONCE if each * MOST_AT_ONCE <= horizon else int(horizon / each)
         return Pace(max(1, min(self.size * 2, affordable, MOST_AT_ONCE)), each)
 
     def slowed(self) -> Pace:

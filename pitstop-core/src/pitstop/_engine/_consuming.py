@@ -394,10 +394,10 @@ class Consuming(Sleeper):
         elif isinstance(delivery._told, LeaseLost):
             pass
         elif failure is None:
-            with suppress(LeaseLost):
+            with suppress(LeaseLost, BackendUnavailable):
                 delivery.ack()
         elif failure is not delivery._told:
-            with suppress(LeaseLost):
+            with suppress(LeaseLost, BackendUnavailable):
                 delivery._nack_later(failure)
         if failure is None or failure is delivery._told:
             return

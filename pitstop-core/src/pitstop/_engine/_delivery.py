@@ -227,7 +227,7 @@ class Delivery:
 
     def _begin_to_settle(self, what: str) -> None:
         self._check_unsettled(what)
-        self._settled = what
+        self._settled, self._told = what, None
 
     def _nack_later(
         self, error: BaseException | str | None, delay: timedelta | None = None, *, blocking: bool = True

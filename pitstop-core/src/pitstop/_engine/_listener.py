@@ -195,10 +195,10 @@ class Listener(Sleeper):
             # A claim that is under way would be given back to a store that is closed by then.
             self._changed.wait_for(lambda: all(each.thread == me for each in self._visits), _CLOSE_PATIENCE)
         self._settle_all()
+        self._pump.end()
         left = self._outbox.give_up()
         if left:
             _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
-        self._pump.end()
         if self._heartbeat is not None:
             self._heartbeat.end()
         self._store.discard(self)
@@ -320,12 +320,13 @@ class Listener(Sleeper):
         self._wake(max(1, len(self._hand)), visit)
 
     def _wake(self, count: int, me: _Visit) -> None:
-        for each in self._visits:
-            if each is not me and each is not self._leader:
-                each.bell.ring()
-                count -= 1
-                if count <= 0:
-                    break
+        leader = self._leader
+        followers = [each for each in self._visits if each is not me and each is not leader]
+        for each in followers[:count]:
+            each.bell.ring()
+        if leader is not None and leader is not me and len(followers) < count and self._hand:
+            # It looks at the store by itself, but perhaps much later: what another thread left in hand is news to it.
+            leader.bell.ring()
 
     def _end(self) -> None:
         self._stopped, self._hand.open = True, False

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from collections import deque
-from collections.abc import Sequence, Sized
-from contextlib import suppress
-from threading import Lock
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager, suppress
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 import attrs
@@ -58,6 +58,10 @@ class Outbox:
         self._pump = pump
         self._pending: deque[Delivery] = deque()
         self._writing = Lock()
+        # The thread that holds it. A hook that is told of an ack may well look at the store, or settle something.
+        self._writer: int | None = None
+        #: Whether nobody tries again any more what the store does not answer.
+        self.unattended = False
         self.counts = Counts()
         #: Grows with each batch that was written, or tried.
         self.tries = 0
@@ -70,24 +74,29 @@ class Outbox:
     def after_fork(self) -> None:
         """In the child of a fork: what is on its way is the parent's."""
         self._pending.clear()
-        self._writing = Lock()
+        self._writing, self._writer = Lock(), None
 
     def put(self, delivery: Delivery, *, blocking: bool = True) -> None:
         """Take a settlement of ``delivery`` along; write it now if nothing else is to come.
 
         :param blocking: whether this thread may write. If not, another one does at once what this one would.
         :raises LeaseLost: when it was written now, and too late.
+        :raises BackendUnavailable: when the store did not answer, and nobody is going to ask it again.
         """
         pending = self._pending
         pending.append(delivery)
-        if not blocking or (self._in_hand and len(pending) < _MOST):
+        # After that: who leaves sets it, and then writes what there is.
+        if not self.unattended and (not blocking or (self._in_hand and len(pending) < _MOST)):
             if not self._pump.awake:
                 self._pump.wake()
             return
         clock = self._store.clock
         begun = clock.monotonic()
-        with suppress(BackendUnavailable):
+        try:
             self.flush()
+        except BackendUnavailable as error:
+            if self.unattended:
+                self._fail(delivery, error)
         self.last_flush = clock.monotonic() - begun
         if delivery._told is not None:
             raise delivery._told
@@ -98,7 +107,8 @@ class Outbox:
         """Take a settlement along, and return when it is done.
 
         :raises LeaseLost: when it came too late.
-        :raises BackendUnavailable: when the store did not answer before the lease was over.
+        :raises BackendUnavailable: when the store did not answer before the lease was over. :class:`OutcomeUnknown`: and
+            may have done it all the same.
         """
         self._pending.append(delivery)
         self.wait_for(delivery)
@@ -110,18 +120,24 @@ class Outbox:
         :raises BackendUnavailable: when the store did not answer before the lease was over.
         """
         clock, backoff, bell = self._store.clock, Backoff(), Doorbell()
-        ends = clock.monotonic() + delivery._remaining()
+        ends: float | None = None
         while not delivery._known:
             try:
+                # Inside of this: a store that cannot say what time it is leaves nothing pending either.
+                ends = ends or clock.monotonic() + delivery._remaining()
                 self.flush()
             except BackendUnavailable as error:
                 pause = backoff.failed(error, clock.monotonic(), log=False)
-                if error.permanent or self._store.closed or clock.monotonic() + pause >= ends:
-                    with suppress(ValueError):
-                        self._pending.remove(delivery)
-                        delivery._told = error
-                        raise
-                clock.wait(bell, pause)
+                if ends is None or error.permanent or self._store.closed or clock.monotonic() + pause >= ends:
+                    self._fail(delivery, error)
+                else:
+                    clock.wait(bell, pause)
+            else:
+                if not delivery._known:
+                    # Somebody gave it up meanwhile.
+                    self._fail(
+                        delivery, BackendUnavailable("The listener was closed before its acks could be written.")
+                    )
         if delivery._told is not None:
             raise delivery._told
 
@@ -131,16 +147,17 @@ class Outbox:
         :param id: only if this message is among it, or if that is not known.
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
-        if id is not None and not self._writing.locked() and all(each.id != id for each in tuple(self._pending)):
+        # In this order: what is not pending any more is known, or being written.
+        if id is not None and all(each.id != id for each in tuple(self._pending)) and not self._writing.locked():
             return
         if self._pending or self._writing.locked():
-            with self._writing:
+            with self._alone():
                 self._write_all()
 
     def give_up(self) -> int:
         """Forget what is pending, for the store is about to be closed; say how many that were."""
         left = 0
-        with suppress(IndexError):
+        with self._alone(), suppress(IndexError):
             while True:
                 delivery = self._pending.popleft()
                 left += 1
@@ -152,21 +169,56 @@ class Outbox:
                 delivery._known = True
         return left
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """As the only thread that writes. Again, inside of it, is harmless."""
+        me = get_ident()
+        if self._writer == me:
+            yield
+            return
+        with self._writing:
+            try:
+                self._writer = me
+                yield
+            finally:
+                self._writer = None
+
+    def _fail(self, delivery: Delivery, error: BackendUnavailable) -> None:
+        """Nobody tries again to write it: tell, if its outcome is not known after all. Its user may try again.
+
+        :raises BackendUnavailable: the error; or that the outcome is unknown, when the reply to an earlier try got lost.
+        """
+        with self._alone(), suppress(ValueError):
+            self._pending.remove(delivery)
+        if delivery._known:
+            return
+        if delivery._doubted and not isinstance(error, OutcomeUnknown):
+            doubt = f"The store may have settled {delivery.id!r}: the reply was lost, and then it could not be asked."
+            error = OutcomeUnknown(doubt, ids=(delivery.id,))
+        delivery._told, delivery._settled = error, None
+        raise error
+
     def _write_all(self) -> None:
         # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
         # there leaves it without giving the lock back.
-        while self._pending:
+        pending = self._pending
+        while pending:
             batch: list[Delivery] = []
             try:
-                while self._pending and len(batch) < _MOST:
-                    batch.append(self._pending.popleft())
+                while pending and len(batch) < _MOST:
+                    # In this order: an interruption in between loses none.
+                    batch.append(pending[0])
+                    pending.popleft()
                 self._write(batch)
             except BaseException as error:
-                if isinstance(error, OutcomeUnknown):
+                if isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable):
+                    # Interrupted: it may have been before the store did it, or after.
                     for each in batch:
                         each._doubted = True
+                if batch and pending and pending[0] is batch[-1]:
+                    batch.pop()
                 # Those of which the outcome is known by now are done.
-                self._pending.extendleft(each for each in reversed(batch) if not each._known)
+                pending.extendleft(each for each in reversed(batch) if not each._known)
                 raise
             finally:
                 self.tries += 1
@@ -185,8 +237,15 @@ class Outbox:
         if not sent:
             return
         applied = backend.settle(settlements)
+        refused: list[tuple[Delivery, Settlement]] = []
         for each, settlement, done in zip(sent, settlements, applied, strict=True):
-            if done or (each._doubted and was_applied(settlement, backend.get(each.id))):
+            if done:
+                self._done(each, settlement)
+            else:
+                refused.append((each, settlement))
+        # Last, since this asks the store, which may be away by now: what is known of the others has to be told before.
+        for each, settlement in refused:
+            if each._doubted and was_applied(settlement, backend.get(each.id)):
                 self._done(each, settlement)
             else:
                 each._lose()

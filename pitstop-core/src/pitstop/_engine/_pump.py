@@ -68,8 +68,8 @@ class Pump:
         self._claim_ahead: WeakMethod[Any] = WeakMethod(claim_ahead, lambda _: self.end())
 
     def end(self) -> None:
-        """End the thread, soon."""
-        self._ended = True
+        """End the thread, soon. It leaves nothing to do, and whoever has an ack later writes it."""
+        self._ended = self._outbox.unattended = True
         self._bell.ring()
 
     def after_fork(self) -> None:
@@ -96,8 +96,10 @@ class Pump:
                 self.awake = True
             else:
                 self._bell.wait(pause)
-        # The last acks of a listener that was dropped.
-        self._flush()
+        # What a listener that was dropped leaves: others may have what it held, and it has acks that nobody else writes.
+        self._hand.give_back_all()
+        while (pause := self._flush()) is not None:
+            self._bell.wait(pause)
 
     def _has_work(self) -> bool:
         return self.wanted or bool(self._outbox) or self._hand.may_bore

@@ -21,6 +21,7 @@ capability that the backend has not got), not shown, known failure.
 from __future__ import annotations
 
 from pitstop.testing._conformance._kit import Handles, Kit, kit_tests
+from pitstop.testing._conformance.behaviour._batches import Batches
 from pitstop.testing._conformance.behaviour._consume import Consuming
 from pitstop.testing._conformance.behaviour._delivery import Deliveries
 from pitstop.testing._conformance.behaviour._listener import Listening
@@ -61,7 +62,7 @@ class BackendContract(Scratch, Transactions, Handle, Settle, Lease, Read, PutGet
     """What :class:`pitstop.abc.Backend` promises to core."""
 
 
-class PitstopBehaviour(Consuming, Listening, Look, Recurring, Deliveries, Store):
+class PitstopBehaviour(Consuming, Batches, Listening, Look, Recurring, Deliveries, Store):
     """What Pitstop promises to its users, on that backend."""
 
 

@@ -1,0 +1,637 @@
+"""Acks and nacks that are written together: when, how many at once, and what their handlers are told."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+
+from collections import Counter
+from datetime import timedelta
+from typing import ClassVar
+
+import pytest
+
+import pitstop
+
+from core.kit import LOCK, Running, backend
+from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
+from pitstop._engine import _outbox
+from pitstop._engine._pump import Pump
+
+
+DUE = timedelta(0)
+
+
+def fill(pit, count):
+    pit.store_many([({"id": f"{number:04}"}, DUE) for number in range(count)])
+
+
+def held(listener, count, claimed):
+    """So many deliveries, of so many messages that were claimed: the rest is in hand."""
+    first = listener._next(claimed)
+    return [first, *(listener._hand_out(listener._outbox) for _ in range(count - 1))]
+
+
+def settled(store):
+    """How many messages each call of settle was about."""
+    return store.batches
+
+
+@pytest.fixture
+def store(store):
+    store.batches = []
+    settle = store.settle
+
+    def counted(settlements):
+        settlements = list(settlements)
+        store.batches.append(len(settlements))
+        return settle(settlements)
+
+    store.settle = counted
+    return store
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No pump runs by itself: a test lets it do a turn."""
+    monkeypatch.setattr(Pump, "_begin", lambda self: None)
+
+
+@pytest.fixture
+def told(pit):
+    """The hooks that were called, by name."""
+    counts = Counter()
+
+    class Hooks:
+        leased = stored = ()
+
+        def notify(self, name, **_):
+            counts[name] += 1
+
+    hooks = Hooks()
+    for name in ("acked", "retried", "dead", "lease_lost", "advanced"):
+        setattr(hooks, name, name)
+    pit._store.hooks = hooks
+    return counts
+
+
+class TestBatches:
+    def test_acks_are_written_together_when_nothing_more_is_in_hand(self, pit, store, alone):
+        fill(pit, 20)
+        with pit.listen() as listener:
+            for delivery in held(listener, 20, 20):
+                if listener._hand or delivery.id != "0019":
+                    delivery.ack()
+            # Nothing is in hand since the twentieth was handed out: each of them is written at once.
+            assert settled(store) == [1] * 19
+
+    def test_acks_wait_for_more_while_there_is_something_in_hand(self, pit, store, alone):
+        fill(pit, 20)
+        with pit.listen() as listener:
+            taken = held(listener, 1, 20)
+            for _ in range(19):
+                taken[-1].ack()
+                taken.append(listener._hand_out(listener._outbox))
+            assert settled(store) == []
+            taken[-1].ack()
+            assert settled(store) == [20]
+            assert pit.stats().due + pit.stats().leased == 0
+
+    def test_no_more_than_five_hundred_are_written_at_once(self, pit, store, alone):
+        fill(pit, 1100)
+        with pit.listen(prefetch=1100) as listener:
+            for delivery in held(listener, 1099, 1100):
+                delivery.ack()
+            assert settled(store) == [500, 500]
+            listener.flush()
+            assert settled(store) == [500, 500, 99]
+
+    def test_few_calls_of_the_store_settle_many_messages(self, pit, store):
+        fill(pit, 2000)
+        with pit.listen() as listener:
+            for count, delivery in enumerate(listener, 1):
+                delivery.ack()
+                if count == 2000:
+                    break
+            assert sum(settled(store)) == 2000
+            # Eleven claims of up to 500; the pump may have written in between.
+            assert len(settled(store)) < 200
+
+    def test_what_is_pending_is_written_soon_without_anybodys_doing(self, pit, store):
+        fill(pit, 3)
+        written = threading.Event()
+        with pit.listen() as listener:
+            first = held(listener, 1, 3)[0]
+            store.during["settle"] = written.set
+            first.ack()
+            began = time.monotonic()
+            assert written.wait(10)
+            # Some 20 ms; a machine that is busy takes longer.
+            assert time.monotonic() - began < 2
+
+    def test_an_ack_is_not_written_before_a_look_of_the_pump_has_passed(self, pit, store, alone):
+        fill(pit, 3)
+        with pit.listen() as listener:
+            held(listener, 1, 3)[0].ack()
+            listener._pump._work()
+            assert settled(store) == []
+            listener._pump._work()
+            assert settled(store) == [1]
+
+
+class TestFlush:
+    @pytest.fixture
+    def acked(self, pit, store, alone):
+        """A listener with one ack pending, and one message in hand."""
+        fill(pit, 2)
+        with pit.listen() as listener:
+            held(listener, 1, 2)[0].ack()
+            assert settled(store) == []
+            yield listener
+
+    def test_stop_writes_what_is_pending(self, pit, acked):
+        acked.stop()
+        acked._outbox.flush()
+        assert [entry.id for entry in pit.entries()] == ["0001"]
+
+    def test_close_writes_what_is_pending(self, store, pit, acked):
+        acked.close()
+        assert store.get("0000") is None
+        assert store.get("0001").progress.attempts == 0
+
+    def test_the_close_of_the_pitstop_writes_what_is_pending(self, clock, alone):
+        config = {"type": "memory", "name": "closed-with-acks", "clock": clock}
+        with pitstop.init(config) as other:
+            with pitstop.init(config) as pit:
+                fill(pit, 2)
+                listener = pit.listen()
+                held(listener, 1, 2)[0].ack()
+            assert [(entry.id, entry.state) for entry in other.entries()] == [("0001", "due")]
+
+    def test_so_does_who_finds_nothing_in_hand(self, store, acked):
+        assert acked._next(1).id == "0001"
+        assert acked.get() is None
+        assert store.get("0000") is None
+
+    @pytest.mark.parametrize(
+        "look",
+        [
+            lambda pit: pit.get("0000") is None,
+            lambda pit: pit.stats().leased == 1,
+            lambda pit: [entry.id for entry in pit.entries()] == ["0001"],
+            lambda pit: pit.remove("0000") is False,
+        ],
+        ids=["get", "stats", "entries", "remove"],
+    )
+    def test_looks_of_this_process_see_its_acks(self, pit, acked, look):
+        assert look(pit)
+
+    @pytest.mark.parametrize("many", [False, True])
+    def test_a_store_after_an_ack_is_not_undone_by_it(self, pit, store, acked, told, many):
+        if many:
+            pit.store_many([({"id": "0000", "new": True}, DUE)])
+        else:
+            pit.store({"id": "0000", "new": True}, DUE)
+        acked.flush()
+        assert pit.get("0000").message["new"]
+        assert told == {"acked": 1}
+
+    def test_a_look_waits_for_an_ack_that_another_thread_is_writing(self, pit, store, acked):
+        asked, may_go = threading.Event(), threading.Event()
+        store.during["settle"] = lambda: (store.during.clear(), asked.set(), may_go.wait(10))
+        writing = Running(acked.flush)
+        assert asked.wait(10)
+        looking = Running(lambda: pit.get("0000"))
+        assert not looking.done
+        may_go.set()
+        assert looking.result() is None
+        writing.result()
+
+    def test_a_look_does_not_miss_an_ack_that_is_being_taken_up_meanwhile(self, pit, store, acked):
+        asked, may_go = threading.Event(), threading.Event()
+        store.during["settle"] = lambda: (store.during.clear(), asked.set(), may_go.wait(10))
+        outbox, lock = acked._outbox, acked._outbox._writing
+
+        def write():
+            with lock:
+                outbox._write_all()
+
+        class Overtaken:
+            """The lock. Right after the first look whether it is held, another thread takes it, and writes."""
+
+            writers: ClassVar[list[Running]] = []
+
+            def locked(self):
+                held = lock.locked()
+                if not self.writers:
+                    self.writers.append(Running(write))
+                    assert asked.wait(10)
+                return held
+
+            def __enter__(self):
+                may_go.set()
+                return lock.__enter__()
+
+            def __exit__(self, *about):
+                lock.__exit__(*about)
+
+        outbox._writing = Overtaken()
+        assert pit.get("0000") is None
+        may_go.set()
+
+
+class TestFailures:
+    @pytest.fixture
+    def acked(self, pit, store, alone):
+        fill(pit, 2)
+        with pit.listen() as listener:
+            yield listener, held(listener, 1, 2)[0]
+            store.down = False
+
+    def test_an_ack_that_found_no_store_is_tried_again(self, store, acked, told):
+        listener, delivery = acked
+        delivery.ack()
+        store.down = True
+        listener.flush()
+        assert len(listener._outbox) == 1
+        store.down = False
+        listener._pump._work()
+        listener._pump._work()
+        assert store.get("0000") is None
+        assert (listener._outbox.counts.acked, told) == (1, {"acked": 1})
+
+    def test_until_the_lease_ends_and_then_it_is_lost(self, store, clock, acked, told):
+        listener, delivery = acked
+        delivery.ack()
+        store.down = True
+        listener.flush()
+        clock.advance(LOCK)
+        store.down = False
+        calls = len(settled(store))
+        listener.flush()
+        assert len(settled(store)) == calls, "sent after the end of its lease"
+        assert (listener._outbox.counts.lost, told) == (1, {"lease_lost": 1})
+        assert delivery.lost
+        assert store.get("0000") is not None
+
+    def test_one_whose_reply_got_lost_is_done_once(self, pit, store, acked, told):
+        listener, delivery = acked
+        delivery.ack()
+        lose_reply(store)
+        listener.flush()
+        assert len(listener._outbox) == 1
+        listener.flush()
+        assert store.get("0000") is None
+        assert (listener._outbox.counts.acked, listener._outbox.counts.lost, told) == (1, 0, {"acked": 1})
+
+    def test_so_is_a_recurring_one(self, pit, store, clock, told, alone):
+        pit.store({"id": "a"}, DUE, None, timedelta(hours=1))
+        pit.store({"id": "b"}, DUE)
+        with pit.listen() as listener:
+            for each in held(listener, 2, 2):
+                listener._outbox.put(each_acked(each), blocking=False)
+            lose_reply(store)
+            listener.flush()
+            listener.flush()
+            assert listener._outbox.counts.acked == 2
+        assert told == {"acked": 2, "advanced": 1}
+        assert pit.get("a").due == clock.now() + timedelta(hours=1)
+
+    def test_what_was_done_is_told_so_though_the_look_at_another_one_fails(self, pit, store, told, alone):
+        fill(pit, 3)
+        with pit.listen() as listener:
+            first, second = held(listener, 2, 3)
+            first.ack()
+            lose_reply(store)
+            listener.flush()
+            second.ack()
+            get, store.get = store.get, away
+            listener.flush()
+            store.get = get
+            listener.flush()
+            counts = listener._outbox.counts
+            assert (counts.acked, counts.lost, told) == (2, 0, {"acked": 2})
+
+    def test_a_stale_ack_in_a_batch_is_lost_alone(self, pit, store, clock, told, alone):
+        fill(pit, 4)
+        with pit.listen() as listener:
+            three = held(listener, 3, 4)
+            for each in three:
+                each.ack()
+            # By another handle, which knows nothing of these acks.
+            store.delete("0001")
+            listener.flush()
+            counts = listener._outbox.counts
+            assert (counts.acked, counts.lost) == (2, 1)
+            assert told == {"acked": 2, "lease_lost": 1}
+            assert [each.lost for each in three] == [False, True, False]
+
+    def test_an_interruption_of_a_flush_loses_no_ack(self, pit, store, told, alone):
+        fill(pit, 4)
+        with pit.listen() as listener:
+            for each in held(listener, 3, 4):
+                each.ack()
+            store.during["settle"] = lambda: (store.during.clear(), interrupt())
+            with pytest.raises(KeyboardInterrupt):
+                listener.flush()
+            assert len(listener._outbox) == 3
+            listener.flush()
+            assert (listener._outbox.counts.acked, listener._outbox.counts.lost) == (3, 0)
+        assert told == {"acked": 3}
+
+    def test_one_that_came_after_the_store_did_it_neither(self, pit, store, told, alone):
+        fill(pit, 4)
+        with pit.listen() as listener:
+            for each in held(listener, 3, 4):
+                each.ack()
+            settle = store.settle
+
+            def interrupted(settlements):
+                store.settle = settle
+                settle(settlements)
+                interrupt()
+
+            store.settle = interrupted
+            with pytest.raises(KeyboardInterrupt):
+                listener.flush()
+            listener.flush()
+            assert (listener._outbox.counts.acked, listener._outbox.counts.lost) == (3, 0)
+        assert told == {"acked": 3}
+
+    def test_an_interruption_between_any_two_steps_of_a_flush_loses_no_ack(self, pit, store, alone):
+        """Each line of it, one after the other."""
+        for line in range(1, 80):
+            fill(pit, 3)
+            with pit.listen() as listener:
+                for each in held(listener, 2, 3):
+                    each.ack()
+                outbox = listener._outbox
+                if not interrupted_at(line, outbox.flush):
+                    return
+                outbox.flush()
+                assert (outbox.counts.acked, outbox.counts.lost) == (2, 0), f"interrupted at step {line}"
+        pytest.fail("it never came to its end")
+
+
+class TestHooks:
+    def test_a_hook_that_is_told_of_an_ack_may_use_the_store(self, pit, store, alone):
+        fill(pit, 4)
+        with pit.listen() as listener:
+            first, second, third = held(listener, 3, 4)
+            seen = []
+
+            class Hooks:
+                leased = stored = lease_lost = ()
+                acked = "acked"
+
+                def notify(self, _, delivery):
+                    if delivery is first:
+                        second.ack()
+                        third.ack(wait=True)
+                        seen.extend([pit.get(each.id) for each in (first, second, third)])
+                        seen.append(pit.store({"id": second.id}, timedelta(hours=1)))
+
+            pit._store.hooks = Hooks()
+            first.ack()
+            done = Running(listener.flush)
+            done.result()
+            assert seen == [None, None, None, second.id]
+            assert listener._outbox.counts.acked == 3
+
+
+class TestWait:
+    @pytest.fixture
+    def one(self, pit, store, alone):
+        fill(pit, 3)
+        with pit.listen() as listener:
+            yield listener, held(listener, 1, 3)[0]
+            store.down = False
+
+    def test_returns_when_it_is_written(self, store, one):
+        _, delivery = one
+        delivery.ack(wait=True)
+        assert store.get("0000") is None
+
+    def test_writes_what_else_is_pending(self, store, one):
+        listener, delivery = one
+        delivery.ack()
+        listener._hand_out(listener._outbox).ack(wait=True)
+        assert settled(store) == [2]
+
+    def test_raises_when_the_lease_is_over(self, clock, one, told):
+        _, delivery = one
+        clock.advance(LOCK)
+        with pytest.raises(LeaseLost):
+            delivery.ack(wait=True)
+        assert told == {"lease_lost": 1}
+
+    def test_raises_when_the_message_was_stored_anew_elsewhere(self, store, one):
+        _, delivery = one
+        store.delete("0000")
+        with pytest.raises(LeaseLost):
+            delivery.ack(wait=True)
+
+    def test_is_tried_until_the_lease_ends(self, store, clock, one):
+        listener, delivery = one
+        store.down = True
+        acking = Running(lambda: delivery.ack(wait=True))
+        # Its pauses grow to five seconds.
+        for _ in range(3):
+            clock.wait_for_sleepers(1)
+            clock.advance(5)
+        clock.wait_for_sleepers(1)
+        clock.advance(LOCK - timedelta(seconds=15.01))
+        with pytest.raises(BackendUnavailable) as caught:
+            acking.result()
+        assert not isinstance(caught.value, OutcomeUnknown)
+        assert len(listener._outbox) == 0
+
+    def test_says_that_the_outcome_is_unknown_when_a_reply_got_lost_before(self, store, clock, one):
+        _, delivery = one
+        lose_reply(store, then_away=True)
+        acking = Running(lambda: delivery.ack(wait=True))
+        clock.wait_for_sleepers(1)
+        clock.advance(LOCK - timedelta(seconds=0.01))
+        with pytest.raises(OutcomeUnknown) as caught:
+            acking.result()
+        assert caught.value.ids == ("0000",)
+
+    def test_ends_when_the_store_is_closed_meanwhile(self, pit, store, clock, one):
+        _, delivery = one
+        store.down = True
+        acking = Running(lambda: delivery.ack(wait=True))
+        clock.wait_for_sleepers(1)
+        pit.close()
+        clock.advance(LOCK)
+        with pytest.raises(BackendUnavailable):
+            acking.result()
+
+    def test_one_that_cannot_know_the_time_leaves_nothing_to_be_written(self, store, one):
+        listener, delivery = one
+        now, store.now = store.now, away
+        with pytest.raises(BackendUnavailable):
+            delivery.ack(wait=True)
+        store.now = now
+        listener.flush()
+        assert store.get("0000") is not None
+        delivery.ack(wait=True)
+        assert store.get("0000") is None
+
+    def test_ends_when_the_store_refuses_for_good(self, store, one):
+        _, delivery = one
+        store.down = BackendUnavailable("The test changed the password.", permanent=True)
+        with pytest.raises(BackendUnavailable, match="password"):
+            delivery.ack(wait=True)
+        # Its lease goes on, and so may its user.
+        store.down = False
+        delivery.ack(wait=True)
+        assert store.get("0000") is None
+
+
+class TestDeliveries:
+    def test_a_second_ack_raises_also_while_the_first_is_pending(self, pit, alone):
+        fill(pit, 2)
+        with pit.listen() as listener:
+            (delivery,) = held(listener, 1, 2)
+            delivery.ack()
+            for again in (delivery.ack, lambda: delivery.ack(wait=True), delivery.nack, delivery.extend):
+                with pytest.raises(LeaseLost, match="was acknowledged before"):
+                    again()
+
+    def test_the_last_one_in_hand_is_told_that_it_is_late(self, pit, clock):
+        fill(pit, 1)
+        with pit.listen() as listener:
+            delivery = next(listener)
+            clock.advance(LOCK)
+            with pytest.raises(LeaseLost):
+                delivery.ack()
+
+    def test_each_outcome_is_told_once(self, pit, store, clock, told, alone):
+        fill(pit, 2)
+        pit.store({"id": "series"}, DUE, None, timedelta(hours=1))
+        with pit.listen() as listener:
+            for each in held(listener, 3, 3):
+                if each.id == "0001":
+                    each._begin_to_settle("nacked")
+                    each._failure = (None, timedelta(seconds=5))
+                else:
+                    each._begin_to_settle("acknowledged")
+                listener._outbox.put(each, blocking=False)
+            listener.flush()
+            listener.flush()
+            counts = listener._outbox.counts
+            assert (counts.acked, counts.nacked, counts.lost) == (2, 1, 0)
+        assert told == {"acked": 2, "retried": 1, "advanced": 1}
+
+    def test_a_message_that_dies_is_told_once(self, clock, alone):
+        store = backend(clock=clock, retry={"max_attempts": 1})
+        with pitstop.init({"type": store}) as pit, pit.listen() as listener:
+            fill(pit, 2)
+            held(listener, 1, 2)[0]._nack_later("no")
+            listener.flush()
+            listener.flush()
+            assert pit.get("0000").state == "dead"
+            assert listener._outbox.counts.nacked == 1
+
+    def test_an_ack_after_the_close_of_its_listener_is_written_at_once(self, pit, store, alone):
+        fill(pit, 3)
+        listener = pit.listen()
+        (delivery,) = held(listener, 1, 3)
+        listener.close()
+        delivery.ack()
+        assert store.get("0000") is None
+
+    def test_an_ack_after_the_close_of_its_listener_tells_when_the_store_is_away(self, pit, store, alone):
+        fill(pit, 3)
+        listener = pit.listen()
+        (delivery,) = held(listener, 1, 3)
+        listener.close()
+        store.down = True
+        with pytest.raises(BackendUnavailable):
+            delivery.ack()
+        store.down = False
+
+    def test_an_ack_after_the_close_of_the_pitstop_says_so(self, pit):
+        fill(pit, 1)
+        delivery = next(pit.listen())
+        pit.close()
+        with pytest.raises(BackendUnavailable, match="was closed"):
+            delivery.ack()
+
+    def test_an_ack_of_a_listener_that_was_dropped_is_written_at_once(self, pit, store):
+        fill(pit, 5)
+        (delivery,) = held(pit.listen(), 1, 5)
+        gc.collect()
+        delivery.ack()
+        assert store.get("0000") is None
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+    def test_a_child_of_a_fork_writes_no_ack_of_its_parent(self, pit, store, alone):
+        fill(pit, 3)
+        with pit.listen() as listener:
+            held(listener, 1, 3)[0].ack()
+            # As in the child of a fork that came while another thread was writing.
+            listener._outbox._writing.acquire()
+            child = os.fork()
+            if child == 0:
+                listener.flush()
+                os._exit(len(listener._outbox) + len(listener._hand) + len(settled(store)))
+            listener._outbox._writing.release()
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            listener.flush()
+            assert settled(store) == [1]
+
+
+def each_acked(delivery):
+    delivery._begin_to_settle("acknowledged")
+    return delivery
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def away(*_):
+    raise BackendUnavailable("The test took the store away.")
+
+
+def lose_reply(store, *, then_away=False):
+    """The next settlement is done, and nobody hears of it."""
+    settle = store.settle
+
+    def lost(settlements):
+        store.settle = settle
+        ids = tuple(each.id for each in settlements)
+        settle(settlements)
+        store.down = then_away
+        raise OutcomeUnknown("The test lost the reply.", ids=ids)
+
+    store.settle = lost
+
+
+def interrupted_at(step, function):
+    """Run it, and interrupt it at that line of the outbox that it comes to; whether it came so far."""
+    left = [step]
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != _outbox.__file__ or frame.f_code.co_name not in ("_write_all", "_write"):
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
