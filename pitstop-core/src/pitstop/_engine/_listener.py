@@ -56,7 +56,7 @@ _EXIT_PATIENCE = 2.0
 class _Visit:
     """One thread that wants messages: what wakes it, and until when it would sleep."""
 
-    __slots__ = ("bell", "claims_first", "next_look", "thread", "wanted", "withdrawn")
+    __slots__ = ("bell", "claims_first", "looked", "next_look", "thread", "wanted", "withdrawn")
 
     def __init__(self, wanted: int) -> None:
         self.thread = get_ident()
@@ -70,6 +70,8 @@ class _Visit:
         #: The instant at which it will look again. While it looks: everything is news to it. While it waits for another
         #: one that looks: nothing is.
         self.next_look = float("inf")
+        #: When it began to wait, by the monotonic clock.
+        self.looked = 0.0
 
 
 class Listener(Sleeper):
@@ -268,12 +270,13 @@ class Listener(Sleeper):
     def _claim_ahead(self) -> None:
         """Claim the next messages while those in hand are handled: in the pump's thread."""
         visit = _Visit(1)
-        if self._stopped or not self._lead(visit):
+        if self._stopped:
             return
         with self._changed:
             self._visits = (*self._visits, visit)
         try:
-            self._claim(visit)
+            if self._lead(visit):
+                self._claim(visit)
         except BackendUnavailable:
             # Whoever needs them next looks by itself, and tells.
             pass
@@ -306,7 +309,9 @@ class Listener(Sleeper):
 
     def _lead(self, visit: _Visit) -> bool:
         with self._changed:
-            if self._leader is None:
+            leader = self._leader
+            # Ctrl-C may have kept one from leaving in good order.
+            if leader is None or leader not in self._visits or leader.thread == visit.thread:
                 self._leader = visit
             return self._leader is visit
 
@@ -342,7 +347,7 @@ class Listener(Sleeper):
                 self._follow(visit, deadline)
                 continue
             try:
-                visit.next_look = float("inf")
+                visit.next_look, visit.looked = float("inf"), self._monotonic()
                 delivery = self._take(visit, outbox)
                 if delivery is not None:
                     return delivery
@@ -354,7 +359,7 @@ class Listener(Sleeper):
             except BackendUnavailable as error:
                 if self._ended():
                     break
-                pause = self._failed(error, deadline)
+                pause = self._failed(visit, error, deadline)
             self._sleep(visit, pause, deadline)
         self._go_home()
         return None
@@ -369,7 +374,7 @@ class Listener(Sleeper):
     def _ended(self) -> bool:
         return self._stopped or self._store.closed
 
-    def _failed(self, error: BackendUnavailable, deadline: float | None) -> float:
+    def _failed(self, visit: _Visit, error: BackendUnavailable, deadline: float | None) -> float:
         """Seconds to wait after a look that failed.
 
         :raises BackendUnavailable: the error, when there is no time left, or no use in trying again.
@@ -380,6 +385,7 @@ class Listener(Sleeper):
         pause = self._backoff.failed(error, now, log=not last)
         if last:
             raise error
+        visit.looked = now
         return pause
 
     def _take(self, visit: _Visit, outbox: Outbox | None) -> Delivery | None:
@@ -467,6 +473,7 @@ class Listener(Sleeper):
         backend = self._store.backend
         longest = self._loop_time.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
         due = backend.next_due()
+        visit.looked = self._monotonic()
         now = backend.now()
         if due is None:
             pause = longest
@@ -479,7 +486,7 @@ class Listener(Sleeper):
 
     def _follow(self, visit: _Visit, deadline: float | None) -> None:
         """Wait for the one who looks at the store. To wait without end would do, too, if nothing ever went wrong."""
-        visit.next_look = float("-inf")
+        visit.next_look, visit.looked = float("-inf"), self._monotonic()
         self._sleep(visit, self._loop_time.total_seconds() * 1.5, deadline)
 
     def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
@@ -487,9 +494,12 @@ class Listener(Sleeper):
         stop_at_exit()
         if Capability.WATCH in self._store.capabilities:
             self._watching.join(self)
+        now = clock.monotonic()
+        # Counted from the look: since then time has passed, or a test has moved its clock.
+        pause -= now - visit.looked
         if deadline is not None:
-            pause = min(pause, max(deadline - clock.monotonic(), 0.0))
-        clock.wait(visit.bell, pause)
+            pause = min(pause, deadline - now)
+        clock.wait(visit.bell, max(pause, 0.0))
 
     def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
