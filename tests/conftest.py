@@ -14,6 +14,8 @@ import pymongo.common
 import pymongo.database
 import pytest
 
+from hypothesis import HealthCheck, settings
+
 import leaks
 
 from servers import auth, mongod
@@ -25,6 +27,9 @@ _Server = TypeVar("_Server")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes says how loaded the machine is, and nothing of what is tested.
+    settings.register_profile("pitstop", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("pitstop")
     config.pluginmanager.register(leaks, "pitstop-leaks")
 
 
