@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import logging
 import os
 import signal
@@ -284,9 +285,27 @@ def test_closing_the_pitstop_ends_it_once_the_handlers_have_come_to_their_end(op
         await closing
         summary = await task
         assert summary.reason == "stopped"
-        assert summary.handled == 5
+        assert (summary.acked, summary.unsettled) == (5, 0)
 
     run(main())
+    assert outside.counts() == (0, 0, 0)
+
+
+def test_a_handler_may_close_the_pitstop(opened, outside, caplog):
+    outside.store(1)
+
+    async def main():
+        pit = opened()
+
+        async def handle(message):
+            await pit.aclose()
+
+        summary = await pit.consume(handle)
+        assert (summary.handled, summary.reason) == (1, "stopped")
+
+    run(main())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_each_handler_has_a_context_of_its_own(opened, outside):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import signal
 
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 from pitstop._aio._delivery import AsyncDelivery
@@ -47,7 +49,7 @@ class Consuming:
         self,
         open_listener: Callable[[], Listener],
         hands: Hands,
-        add: Callable[[Feeder], None],
+        running: set[Consuming],
         handler: AsyncHandler,
         *,
         concurrency: int,
@@ -66,7 +68,8 @@ class Consuming:
         self._until_idle = until_idle
         self._drain = drain.total_seconds()
         self._feeder = Feeder(open_listener, self._loop, hands, self._fill, once=until_idle, pinned_acks=False)
-        add(self._feeder)
+        # Those of one Pitstop: what has to end before its store is closed.
+        self._all = running
         self._running: dict[Delivery, asyncio.Task[None]] = {}
         #: Deliveries that were taken, and of which the handler was interrupted.
         self._taken = self._interrupted = 0
@@ -75,12 +78,35 @@ class Consuming:
         self._ended: Reason | None = None
         self._end = self._loop.create_future()
         self._empty = self._loop.create_future()
+        self._pid = os.getpid()
+        self._closed = Event()
 
     async def run(self) -> Summary:
         """Consume until there is a reason to end.
 
         :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle`` when it is away.
         """
+        self._all.add(self)
+        try:
+            return await self._run()
+        finally:
+            self._all.discard(self)
+            self._closed.set()
+
+    def end(self, closer: object) -> bool:
+        """End, for the Pitstop is about to be closed; say whether to wait until handlers have come to their end. Any thread.
+
+        :param closer: the task that closes it. If that is one of the handlers, they cannot be waited for.
+        """
+        # In the child of a fork this is the parent's.
+        ends = os.getpid() == self._pid and tell(self._loop, self._finish, "stopped")
+        return ends and all(each is not closer for each in list(self._running.values()))
+
+    def wait(self) -> None:
+        """Wait until it has ended, but no longer than it may take. Not in the loop's thread."""
+        self._closed.wait(self._drain + _CANCEL_PATIENCE)
+
+    async def _run(self) -> Summary:
         urgency = Urgency()
 
         def on_signal(_: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -62,6 +64,7 @@ class AsyncPitstop:
         self._closed = False
         self._hands = Hands()
         self._feeders: WeakSet[Feeder] = WeakSet()
+        self._consuming: set[Consuming] = set()
 
     async def store(
         self,
@@ -221,7 +224,7 @@ class AsyncPitstop:
         consuming = Consuming(
             self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease),
             self._hands,
-            self._feeders.add,
+            self._consuming,
             handler,
             concurrency=concurrency,
             max_messages=max_messages,
@@ -234,6 +237,8 @@ class AsyncPitstop:
     async def aclose(self) -> None:
         """Stop the listeners, give back what they claimed ahead, write all acks, and let go of the store.
 
+        A :meth:`consume` ends as at a signal, and is waited for; not by one of its own handlers.
+
         Again is harmless. To be cancelled ends the wait, and not the closing.
         """
         self._closed = True
@@ -241,7 +246,7 @@ class AsyncPitstop:
         for feeder in feeders:
             feeder.end()
         # Those of other loops are closed by the Pitstop itself.
-        await self._hands.do(self._close)
+        await self._hands.do(self._close, asyncio.current_task())
         self._hands.end()
 
     async def __aenter__(self) -> Self:
@@ -272,7 +277,10 @@ class AsyncPitstop:
                 self._pit = Pitstop(self._make(), self._hooks)
             return self._pit
 
-    def _close(self) -> None:
+    def _close(self, closer: object) -> None:
+        # All of them are told before one is waited for; and the store is open until then.
+        for each in [each for each in list(self._consuming) if each.end(closer)]:
+            each.wait()
         with self._lock:
             pit = self._pit
         if pit is not None:
