@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
 from datetime import timedelta
 
@@ -356,3 +357,49 @@ def test_threads_end_with_the_pitstop(opened):
         await until(lambda: not threads())
 
     run(main())
+
+
+def test_an_ack_after_the_listener_was_closed_does_not_block_the_loop(opened, outside):
+    outside.store(2)
+
+    async def main():
+        async with opened() as pit:
+            async with pit.listen() as listener:
+                deliveries = [await anext(listener), await anext(listener)]
+            backend = pit._pit._store.backend
+            settle, threads = backend.settle, []
+
+            def noting(settlements):
+                threads.append(threading.current_thread())
+                return settle(settlements)
+
+            backend.settle = noting
+            await deliveries[0].ack()
+            assert outside.counts() == (0, 1, 0)
+            await deliveries[1].nack("no", timedelta(0))
+            await until(lambda: len(threads) == 2)
+            assert threading.main_thread() not in threads
+
+    run(main())
+    outside.becomes(1, 0)
+
+
+def test_whoever_waits_for_an_ack_is_told_of_an_error_that_nobody_foresaw(opened, outside):
+    outside.store(2)
+
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            delivery, backend = await anext(listener), pit._pit._store.backend
+            settle = backend.settle
+
+            def broken(settlements):
+                backend.settle = settle
+                raise ArithmeticError("a bug of the backend")
+
+            backend.settle = broken
+            with pytest.raises(ArithmeticError):
+                await asyncio.wait_for(delivery.ack(wait=True), 10)
+            await (await anext(listener)).ack(wait=True)
+
+    run(main())
+    assert outside.counts() == (0, 0, 0)

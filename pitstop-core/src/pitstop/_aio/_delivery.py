@@ -99,7 +99,8 @@ class AsyncDelivery:
             await self._hands.do(delivery.ack)
             return
         delivery._begin_to_settle("acknowledged")
-        if wait:
+        if wait or outbox.unattended:
+            # Of a listener that was closed each ack is written by itself, and nobody tries again.
             await self._feeder.written(delivery)
         else:
             outbox.put(delivery, blocking=False)

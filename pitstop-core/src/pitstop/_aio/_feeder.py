@@ -13,7 +13,6 @@ from threading import Lock, Thread
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener, _Visit
-from pitstop._errors import PitstopError
 from pitstop.abc import Doorbell, SystemClock
 
 
@@ -298,19 +297,19 @@ class Feeder:
             for delivery, _ in batch:
                 assert delivery._outbox is not None, "made by a listener that writes together"
                 delivery._outbox._pending.append(delivery)
-            outcomes: list[tuple[asyncio.Future[None], PitstopError | None]] = []
+            outcomes: list[tuple[asyncio.Future[None], Exception | None]] = []
             for delivery, future in batch:
                 assert delivery._outbox is not None, "made by a listener that writes together"
                 try:
                     delivery._outbox.wait_for(delivery)
-                except PitstopError as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is: who waits is to be told
                     outcomes.append((future, error))
                 else:
                     outcomes.append((future, None))
             tell(batch[0][1].get_loop(), _resolve, outcomes)
 
 
-def _resolve(outcomes: list[tuple[asyncio.Future[None], PitstopError | None]]) -> None:
+def _resolve(outcomes: list[tuple[asyncio.Future[None], Exception | None]]) -> None:
     for future, error in outcomes:
         if future.done():
             continue

@@ -196,8 +196,9 @@ class Listener(Sleeper):
         with self._changed:
             # A claim that is under way would be given back to a store that is closed by then.
             self._changed.wait_for(lambda: all(each.thread == me for each in self._visits), _CLOSE_PATIENCE)
-        self._settle_all()
+        # In this order: who has an ack from here on writes it, and none comes between the last write and the end.
         self._pump.end()
+        self._settle_all()
         left = self._outbox.give_up()
         if left:
             _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
