@@ -266,6 +266,23 @@ def test_a_task_that_is_cancelled_alone_gives_back_its_message(opened, outside):
     run(main())
 
 
+def test_a_handler_that_awaits_what_was_cancelled_has_failed(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async def handle(message):
+            something = asyncio.get_running_loop().create_future()
+            something.cancel()
+            await something
+
+        async with opened(retry={"delay": 0, "max_attempts": 3}) as pit:
+            return await asyncio.wait_for(pit.consume(handle, until_idle=True), 10)
+
+    summary = run(main())
+    assert (summary.nacked, summary.unfinished) == (3, 0)
+    assert outside.counts() == (0, 0, 1)
+
+
 def test_closing_the_pitstop_ends_it_once_the_handlers_have_come_to_their_end(opened, outside):
     outside.store(5)
 

@@ -403,3 +403,20 @@ def test_whoever_waits_for_an_ack_is_told_of_an_error_that_nobody_foresaw(opened
 
     run(main())
     assert outside.counts() == (0, 0, 0)
+
+
+def test_a_body_that_awaits_what_was_cancelled_has_failed(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async with opened(retry={"delay": "1h"}) as pit, pit.listen() as listener:
+            with pytest.raises(asyncio.CancelledError):
+                async with await anext(listener):
+                    something = asyncio.get_running_loop().create_future()
+                    something.cancel()
+                    await something
+
+    run(main())
+    (entry,) = outside.pit.entries()
+    assert entry.last_error == "CancelledError: "
+    assert entry.due > outside.pit.now()

@@ -14,7 +14,7 @@ from datetime import timedelta
 from threading import Event
 from typing import Any
 
-from pitstop._aio._delivery import AsyncDelivery
+from pitstop._aio._delivery import AsyncDelivery, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
@@ -240,6 +240,9 @@ class Consuming:
             await result
         except asyncio.CancelledError as error:
             hooks.leave(entered, error)
+            if not is_interruption(error):
+                self._failed(delivery, error)
+                return
             if delivery._settled is None:
                 self._interrupted += 1
                 delivery._give_back_later()

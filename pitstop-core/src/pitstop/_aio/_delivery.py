@@ -15,7 +15,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._errors import LeaseLost, PitstopError
 
 
-__all__ = ["AsyncDelivery"]
+__all__ = ["AsyncDelivery", "is_interruption"]
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -142,9 +142,8 @@ class AsyncDelivery:
         if error is None:
             await self.ack()
             return
-        interrupted = isinstance(error, asyncio.CancelledError | GeneratorExit)
         try:
-            if not interrupted:
+            if not is_interruption(error):
                 await self.nack(error)
             elif delivery._outbox is not None:
                 delivery._give_back_later()
@@ -163,3 +162,15 @@ class AsyncDelivery:
 
     def __repr__(self) -> str:
         return f"<AsyncDelivery {self.id!r} attempt {self.attempt} scheduled for {self.scheduled_for.isoformat()}>"
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether somebody cancelled the present task, and so what handles a message.
+
+    Else a ``CancelledError`` is that of something it awaited. That is a failure: to have the message back at once, and its
+    attempt not counted, would be to try it for ever.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
