@@ -564,3 +564,26 @@ def test_a_heartbeat_holds_a_lease_that_a_handler_outlives_though_the_loop_is_bl
         assert (summary.acked, summary.lost) == (2, 0)
 
     run(main())
+
+
+def test_a_message_whose_lease_ran_out_while_the_loop_was_blocked_is_not_handled(opened, outside):
+    outside.store(6)
+
+    async def main():
+        lost = []
+
+        async def handle(delivery):
+            lost.append(delivery.lost)
+            if len(lost) == 1:
+                # Until the next ones are claimed, and their leases are over.
+                while outside.pit.stats().leased < 2:
+                    time.sleep(0.001)  # noqa: ASYNC251 - it is what a handler must not do
+                time.sleep(0.6)  # noqa: ASYNC251
+
+        async with opened() as pit:
+            summary = await pit.consume(handle, lock_time=0.5, concurrency=3, until_idle=True)
+        assert not any(lost)
+        # The first one: its own lease was over when it was done.
+        assert (summary.acked, summary.lost) == (6, 1)
+
+    run(main())

@@ -231,6 +231,10 @@ class Consuming:
     # What is handled.
 
     async def _handle(self, delivery: Delivery) -> None:
+        if self._feeder.is_late(delivery):
+            # Tasks that began before this one have blocked the loop.
+            self._pass_on(delivery)
+            return
         hooks = delivery._store.hooks
         entered = hooks.enter(delivery)
         try:
@@ -264,6 +268,13 @@ class Consuming:
                 delivery._outbox.put(delivery, blocking=False)
         finally:
             self._over(delivery)
+
+    def _pass_on(self, delivery: Delivery) -> None:
+        self._feeder.give_back(delivery)
+        self._taken -= 1
+        if self._left is not None:
+            self._left += 1
+        self._over(delivery)
 
     def _over(self, delivery: Delivery) -> None:
         del self._running[delivery]

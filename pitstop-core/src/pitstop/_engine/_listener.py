@@ -37,12 +37,12 @@ from pitstop._values._duration import parse_duration
 from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement
 
 
-__all__ = ["Listener"]
+__all__ = ["LEAST_REMAINDER", "Listener"]
 
 _log = logging.getLogger("pitstop.listener")
 
 #: A claimed message is handed out only while this part of its lease is left; else it is given back.
-_LEAST_REMAINDER = 0.1
+LEAST_REMAINDER = 0.1
 #: Seconds to wait when somebody else took what was due.
 _CONTENTION_PAUSE = 0.005
 #: Seconds that close() waits for claims of other threads that are under way.
@@ -427,7 +427,7 @@ class Listener(Sleeper):
         duration = self._lock_time // timedelta(milliseconds=1)
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
-        until = begun + self._lock_time.total_seconds() * (1 - _LEAST_REMAINDER)
+        until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
         leased = store.backend.lease(self._hand.limit(wanted), duration)
         self._answered = True
         now = clock.monotonic()
