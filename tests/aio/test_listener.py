@@ -377,11 +377,11 @@ def test_an_ack_after_the_listener_was_closed_does_not_block_the_loop(opened, ou
             await deliveries[0].ack()
             assert outside.counts() == (0, 1, 0)
             await deliveries[1].nack("no", timedelta(0))
-            await until(lambda: len(threads) == 2)
+            assert outside.counts() == (1, 0, 0)
+            assert len(threads) == 2
             assert threading.main_thread() not in threads
 
     run(main())
-    outside.becomes(1, 0)
 
 
 def test_whoever_waits_for_an_ack_is_told_of_an_error_that_nobody_foresaw(opened, outside):
@@ -410,13 +410,44 @@ def test_a_body_that_awaits_what_was_cancelled_has_failed(opened, outside):
 
     async def main():
         async with opened(retry={"delay": "1h"}) as pit, pit.listen() as listener:
+            delivery, something = await anext(listener), asyncio.get_running_loop().create_future()
+            something.cancel()
             with pytest.raises(asyncio.CancelledError):
-                async with await anext(listener):
-                    something = asyncio.get_running_loop().create_future()
-                    something.cancel()
+                async with delivery:
                     await something
 
     run(main())
     (entry,) = outside.pit.entries()
     assert entry.last_error == "CancelledError: "
     assert entry.due > outside.pit.now()
+
+
+def test_closing_again_waits_for_the_closing_that_is_under_way(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async with opened() as pit:
+            listener = pit.listen()
+            delivery = await anext(listener)
+            writes, backend = threading.Event(), pit._pit._store.backend
+            settle, entered = backend.settle, threading.Event()
+
+            def slow(settlements):
+                entered.set()
+                assert writes.wait(10)
+                return settle(settlements)
+
+            backend.settle = slow
+            await delivery.ack()
+            closing = asyncio.create_task(listener.aclose())
+            feeder = listener._feeder
+            await until(lambda: entered.is_set() and feeder._over)
+            again = asyncio.create_task(listener.aclose())
+            await asyncio.sleep(0.02)
+            assert not closing.done()
+            assert not again.done()
+            writes.set()
+            await asyncio.gather(closing, again)
+            assert outside.counts() == (0, 0, 0)
+
+    run(main())

@@ -86,7 +86,7 @@ class AsyncDelivery:
     async def ack(self, *, wait: bool = False) -> None:
         """Done: see :meth:`pitstop.Delivery.ack`. Returns at once; the ack is written with others, some 20 ms later at most.
 
-        Of ``listener.get(timeout=0)``, and with ``prefetch=1``, it is written before this returns.
+        Of ``listener.get(timeout=0)``, with ``prefetch=1``, and once the listener is closed, it is written before this returns.
 
         :param wait: return when the store has it. To be cancelled ends the wait, and not the ack.
         :raises LeaseLost: when the lease is known to be over; nothing was changed.
@@ -109,6 +109,7 @@ class AsyncDelivery:
         """Failed: see :meth:`pitstop.Delivery.nack`. Returns at once, as :meth:`ack` does.
 
         :raises LeaseLost: when the delivery was settled before, or, where it is written at once, when the lease is over.
+        :raises BackendUnavailable: where it is written at once, when the store did not answer.
         :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
         """
         delivery = self._delivery
@@ -116,6 +117,9 @@ class AsyncDelivery:
             return
         if delivery._outbox is None:
             await self._hands.do(delivery.nack, error, delay)
+        elif delivery._outbox.unattended:
+            delivery._begin_to_nack(error, delay)
+            await self._feeder.written(delivery)
         else:
             delivery._nack_later(error, delay, blocking=False)
 

@@ -69,7 +69,8 @@ class Feeder:
         self._thread: Thread | None = None
         self._ended = False
         self._finished: list[asyncio.Future[None]] = []
-        self._over = False
+        # Whether no more is claimed; and whether the listener is closed by now, which comes later.
+        self._over = self._closed = False
         self._asked_to_wait: deque[tuple[Delivery, asyncio.Future[None]]] = deque()
         self._writing = False
         # The store's time in microseconds, and the monotonic one in seconds, as they were at one moment.
@@ -154,7 +155,7 @@ class Feeder:
             if self.listener is not None:
                 await self._hands.do(self.listener.close)
             return
-        if not self._over:
+        if not self._closed:
             finished = self._loop.create_future()
             self._finished.append(finished)
             await finished
@@ -230,6 +231,7 @@ class Feeder:
                 tell(self._loop, self._finish)
 
     def _finish(self) -> None:
+        self._closed = True
         for each in self._finished:
             if not each.done():
                 each.set_result(None)

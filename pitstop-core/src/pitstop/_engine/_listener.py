@@ -271,12 +271,11 @@ class Listener(Sleeper):
     def _claim_ahead(self) -> None:
         """Claim the next messages while those in hand are handled: in the pump's thread."""
         visit = _Visit(1)
-        if self._stopped:
-            return
         with self._changed:
             self._visits = (*self._visits, visit)
         try:
-            if self._lead(visit):
+            # After it is known to be here: close() waits for those who are.
+            if not self._stopped and self._lead(visit):
                 self._claim(visit)
         except BackendUnavailable:
             # Whoever needs them next looks by itself, and tells.
