@@ -98,7 +98,9 @@ def test_a_handler_that_raises_nacks_and_is_logged_without_what_the_message_says
         summary = run(main())
     assert (summary.acked, summary.nacked, summary.handled) == (9, 1, 10)
     (record,) = caplog.records
-    assert record.getMessage().startswith("the handler of 'm00003' failed at attempt 1: ValueError at ")
+    assert record.getMessage().startswith("'m00003' (attempt 1) failed: ValueError at ")
+    assert "test_consume.py:" in record.getMessage()
+    assert record.name == "pitstop.consumer"
     assert "do not tell" not in caplog.text
     assert outside.pit.get("m00003").last_error == "ValueError: do not tell"
 

@@ -18,19 +18,19 @@ from pitstop._aio._delivery import AsyncDelivery, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._handler import callable_handler, is_async, takes_delivery
+from pitstop._engine._handler import callable_handler, is_async, log_failure, takes_delivery
 from pitstop._engine._listener import Listener
 from pitstop._engine._signals import Urgency, catching
-from pitstop._errors import ConfigError, PitstopError
+from pitstop._errors import PitstopError
 from pitstop._values._summary import Reason, Summary
 
 
-__all__ = ["AsyncHandler", "Consuming", "checked_handler", "checked_number"]
+__all__ = ["AsyncHandler", "Consuming", "checked_handler"]
 
 #: What handles a message: called with the message, or with the delivery.
 AsyncHandler = Callable[[Any], Awaitable[object]]
 
-_log = logging.getLogger("pitstop.consume")
+_log = logging.getLogger("pitstop.consumer")
 
 #: Tasks begun in a row, after which others in the loop have their turn.
 _IN_A_ROW = 50
@@ -286,11 +286,7 @@ class Consuming:
 
     def _failed(self, delivery: Delivery, error: BaseException) -> None:
         if error is not delivery._told:
-            # Neither its text nor its traceback, which may quote the message.
-            _log.error(
-                "the handler of %r failed at attempt %d: %s at %s",
-                delivery.id, delivery.attempt, type(error).__qualname__, _place(error),
-            )  # fmt: skip
+            log_failure(delivery.id, delivery.attempt, error, delivery._store._backend)
         if delivery._settled is None:
             delivery._nack_later(error, blocking=False)
 
@@ -322,25 +318,6 @@ def checked_handler(handler: AsyncHandler) -> AsyncHandler:
             f"calls handlers in threads."
         )
     return handler
-
-
-def checked_number(value: object, field: str) -> int:
-    """A count of at least 1.
-
-    :raises ConfigError: when it is none.
-    """
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
-    return value
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    if trace is None:
-        return "an unknown place"
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 def _free_signals() -> list[str]:

@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
-from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler, checked_number
+from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring, _positive, checked_prefetch
+from pitstop._pitstop import OneShot, Pitstop, Recurring, _positive, at_least_one
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._duration import parse_duration
 from pitstop._values._entry import Entry, State, Stats
@@ -215,9 +215,9 @@ class AsyncPitstop:
         :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle``, when it is away.
         """
         checked_handler(handler)
-        checked_number(concurrency, "concurrency")
+        at_least_one(concurrency, "concurrency")
         if max_messages is not None:
-            checked_number(max_messages, "max_messages")
+            at_least_one(max_messages, "max_messages")
         patience = parse_duration(drain, "drain")
         if self._closed:
             raise _closed()
@@ -290,7 +290,8 @@ class AsyncPitstop:
         """How a listener is opened, in a thread; what is wrong with its options is told now."""
         _positive(lock_time, "lock_time", timedelta.max)
         _positive(loop_time, "loop_time", timedelta.max)
-        checked_prefetch(prefetch)
+        if prefetch is not None:
+            at_least_one(prefetch, "prefetch")
         return partial(self._listen, lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, **options)
 
     def _listen(self, **options: Any) -> Any:
