@@ -310,6 +310,29 @@ def test_closing_the_pitstop_ends_it_once_the_handlers_have_come_to_their_end(op
     assert outside.counts() == (0, 0, 0)
 
 
+def test_handlers_may_use_the_store_while_closing_waits_for_them(opened, outside):
+    outside.store(1)
+
+    async def main():
+        begun = asyncio.Event()
+        pit = opened()
+
+        async def handle(message):
+            begun.set()
+            await until(lambda: pit._closed)
+            await pit.store({"id": "next"}, timedelta(hours=1))
+
+        task = asyncio.create_task(pit.consume(handle))
+        await begun.wait()
+        await pit.aclose()
+        assert (await task).acked == 1
+        with pytest.raises(pitstop.BackendUnavailable, match="init_async"):
+            await pit.ping()
+
+    run(main())
+    assert outside.pit.get("next") is not None
+
+
 def test_a_handler_may_close_the_pitstop(opened, outside, caplog):
     outside.store(1)
 

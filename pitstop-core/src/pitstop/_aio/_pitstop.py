@@ -271,7 +271,8 @@ class AsyncPitstop:
 
     def _opened(self) -> Pitstop:
         with self._lock:
-            if self._closed:
+            # Handlers that aclose() waits for may use the store till their end.
+            if self._closed and not (self._pit is not None and self._consuming):
                 raise _closed()
             if self._pit is None:
                 self._pit = Pitstop(self._make(), self._hooks)
