@@ -457,11 +457,11 @@ def test_closing_again_waits_for_the_closing_that_is_under_way(opened, outside):
 def test_a_message_that_comes_when_the_time_of_get_is_over_is_not_left(opened, outside):
     async def main():
         async with opened() as pit, pit.listen() as listener:
-            getting = asyncio.create_task(listener.get(timeout=0.2))
+            getting = asyncio.create_task(listener.get(timeout=1))
             await until(lambda: listener._feeder is not None and listener._feeder._visit is not None)
             pit._pit.store({"id": "a"}, NOW)
             # Until both are there: the message, and the end of the time.
-            time.sleep(0.4)  # noqa: ASYNC251 - it is what a loop must not do
+            time.sleep(1.1)  # noqa: ASYNC251 - it is what a loop must not do
             delivery = await getting
             assert delivery is not None
             await delivery.ack(wait=True)
