@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import logging
 import os
 import signal
@@ -97,7 +98,9 @@ def test_a_handler_that_raises_nacks_and_is_logged_without_what_the_message_says
         summary = run(main())
     assert (summary.acked, summary.nacked, summary.handled) == (9, 1, 10)
     (record,) = caplog.records
-    assert record.getMessage().startswith("the handler of 'm00003' failed at attempt 1: ValueError at ")
+    assert record.getMessage().startswith("'m00003' (attempt 1) failed: ValueError at ")
+    assert "test_consume.py:" in record.getMessage()
+    assert record.name == "pitstop.consumer"
     assert "do not tell" not in caplog.text
     assert outside.pit.get("m00003").last_error == "ValueError: do not tell"
 
@@ -265,6 +268,23 @@ def test_a_task_that_is_cancelled_alone_gives_back_its_message(opened, outside):
     run(main())
 
 
+def test_a_handler_that_awaits_what_was_cancelled_has_failed(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async def handle(message):
+            something = asyncio.get_running_loop().create_future()
+            something.cancel()
+            await something
+
+        async with opened(retry={"delay": 0, "max_attempts": 3}) as pit:
+            return await asyncio.wait_for(pit.consume(handle, until_idle=True), 10)
+
+    summary = run(main())
+    assert (summary.nacked, summary.unfinished) == (3, 0)
+    assert outside.counts() == (0, 0, 1)
+
+
 def test_closing_the_pitstop_ends_it_once_the_handlers_have_come_to_their_end(opened, outside):
     outside.store(5)
 
@@ -284,9 +304,50 @@ def test_closing_the_pitstop_ends_it_once_the_handlers_have_come_to_their_end(op
         await closing
         summary = await task
         assert summary.reason == "stopped"
-        assert summary.handled == 5
+        assert (summary.acked, summary.unsettled) == (5, 0)
 
     run(main())
+    assert outside.counts() == (0, 0, 0)
+
+
+def test_handlers_may_use_the_store_while_closing_waits_for_them(opened, outside):
+    outside.store(1)
+
+    async def main():
+        begun = asyncio.Event()
+        pit = opened()
+
+        async def handle(message):
+            begun.set()
+            await until(lambda: pit._closed)
+            await pit.store({"id": "next"}, timedelta(hours=1))
+
+        task = asyncio.create_task(pit.consume(handle))
+        await begun.wait()
+        await pit.aclose()
+        assert (await task).acked == 1
+        with pytest.raises(pitstop.BackendUnavailable, match="init_async"):
+            await pit.ping()
+
+    run(main())
+    assert outside.pit.get("next") is not None
+
+
+def test_a_handler_may_close_the_pitstop(opened, outside, caplog):
+    outside.store(1)
+
+    async def main():
+        pit = opened()
+
+        async def handle(message):
+            await pit.aclose()
+
+        summary = await pit.consume(handle)
+        assert (summary.handled, summary.reason) == (1, "stopped")
+
+    run(main())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_each_handler_has_a_context_of_its_own(opened, outside):
@@ -526,5 +587,29 @@ def test_a_heartbeat_holds_a_lease_that_a_handler_outlives_though_the_loop_is_bl
             summary = await pit.consume(handle, lock_time=0.4, heartbeat=True, until_idle=True)
         assert attempts == [1, 1]
         assert (summary.acked, summary.lost) == (2, 0)
+
+    run(main())
+
+
+def test_a_message_whose_lease_ran_out_while_the_loop_was_blocked_is_not_handled(opened, outside):
+    outside.store(6)
+
+    async def main():
+        lost = []
+
+        async def handle(delivery):
+            lost.append(delivery.lost)
+            if len(lost) == 1:
+                # Until the next ones are claimed, and their leases are over.
+                while outside.pit.stats().leased < 2:
+                    time.sleep(0.001)  # noqa: ASYNC251 - it is what a handler must not do
+                time.sleep(0.6)  # noqa: ASYNC251
+
+        async with opened() as pit:
+            summary = await pit.consume(handle, lock_time=0.5, concurrency=3, until_idle=True)
+        assert not any(lost)
+        assert summary.acked == 6
+        # The first one: its own lease was over when it was done.
+        assert summary.lost >= 1
 
     run(main())

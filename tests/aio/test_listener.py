@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
+import time
 
 from datetime import timedelta
 
@@ -356,3 +358,113 @@ def test_threads_end_with_the_pitstop(opened):
         await until(lambda: not threads())
 
     run(main())
+
+
+def test_an_ack_after_the_listener_was_closed_does_not_block_the_loop(opened, outside):
+    outside.store(2)
+
+    async def main():
+        async with opened() as pit:
+            async with pit.listen() as listener:
+                deliveries = [await anext(listener), await anext(listener)]
+            backend = pit._pit._store.backend
+            settle, threads = backend.settle, []
+
+            def noting(settlements):
+                threads.append(threading.current_thread())
+                return settle(settlements)
+
+            backend.settle = noting
+            await deliveries[0].ack()
+            assert outside.counts() == (0, 1, 0)
+            await deliveries[1].nack("no", timedelta(0))
+            assert outside.counts() == (1, 0, 0)
+            assert len(threads) == 2
+            assert threading.main_thread() not in threads
+
+    run(main())
+
+
+def test_whoever_waits_for_an_ack_is_told_of_an_error_that_nobody_foresaw(opened, outside):
+    outside.store(2)
+
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            delivery, backend = await anext(listener), pit._pit._store.backend
+            settle = backend.settle
+
+            def broken(settlements):
+                backend.settle = settle
+                raise ArithmeticError("a bug of the backend")
+
+            backend.settle = broken
+            with pytest.raises(ArithmeticError):
+                await asyncio.wait_for(delivery.ack(wait=True), 10)
+            await (await anext(listener)).ack(wait=True)
+
+    run(main())
+    assert outside.counts() == (0, 0, 0)
+
+
+def test_a_body_that_awaits_what_was_cancelled_has_failed(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async with opened(retry={"delay": "1h"}) as pit, pit.listen() as listener:
+            delivery, something = await anext(listener), asyncio.get_running_loop().create_future()
+            something.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                async with delivery:
+                    await something
+
+    run(main())
+    (entry,) = outside.pit.entries()
+    assert entry.last_error == "CancelledError: "
+    assert entry.due > outside.pit.now()
+
+
+def test_closing_again_waits_for_the_closing_that_is_under_way(opened, outside):
+    outside.store(1)
+
+    async def main():
+        async with opened() as pit:
+            listener = pit.listen()
+            delivery = await anext(listener)
+            writes, backend = threading.Event(), pit._pit._store.backend
+            settle, entered = backend.settle, threading.Event()
+
+            def slow(settlements):
+                entered.set()
+                assert writes.wait(10)
+                return settle(settlements)
+
+            backend.settle = slow
+            await delivery.ack()
+            closing = asyncio.create_task(listener.aclose())
+            feeder = listener._feeder
+            await until(lambda: entered.is_set() and feeder._over)
+            again = asyncio.create_task(listener.aclose())
+            await asyncio.sleep(0.02)
+            assert not closing.done()
+            assert not again.done()
+            writes.set()
+            await asyncio.gather(closing, again)
+            assert outside.counts() == (0, 0, 0)
+
+    run(main())
+
+
+def test_a_message_that_comes_when_the_time_of_get_is_over_is_not_left(opened, outside):
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            getting = asyncio.create_task(listener.get(timeout=1))
+            await until(lambda: listener._feeder is not None and listener._feeder._visit is not None)
+            pit._pit.store({"id": "a"}, NOW)
+            # Until both are there: the message, and the end of the time.
+            time.sleep(1.1)  # noqa: ASYNC251 - it is what a loop must not do
+            delivery = await getting
+            assert delivery is not None
+            await delivery.ack(wait=True)
+
+    run(main())
+    assert outside.counts() == (0, 0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import os
 import subprocess
 import sys
 import textwrap
@@ -256,3 +257,24 @@ def test_a_listener_sleeps_by_the_clock_of_its_store():
                 await delivery.ack(wait=True)
 
     run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_it_can_be_used_before_a_fork_and_after_it(tmp_path):
+    pit = pitstop.init_async({"type": "sqlite", "path": str(tmp_path / "pitstop.db")})
+    asyncio.run(pit.store({"id": "parent"}, HOUR))
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(asyncio.wait_for(pit.store({"id": "child"}, HOUR), 10))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    async def main():
+        assert {each.id for each in await pit.entries()} == {"parent", "child"}
+        await pit.aclose()
+
+    asyncio.run(main())

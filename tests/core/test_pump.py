@@ -48,6 +48,22 @@ class TestThread:
                 listener.get().ack()
             assert pumps() == before
 
+    def test_one_that_could_not_begin_is_begun_when_there_is_something_to_do_again(self, pit, monkeypatch):
+        fill(pit, 3)
+        before = set(pumps())
+
+        def refuse(self):
+            raise RuntimeError("can't start new thread")
+
+        with pit.listen() as listener:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refuse)
+                with pytest.raises(RuntimeError):
+                    listener._next(3)
+            assert not listener._pump.awake
+            listener._next(1).ack()
+            assert set(pumps()) - before
+
     def test_there_is_one_for_each_listener_that_has_several_messages_in_hand(self, pit):
         before = set(pumps())
         fill(pit, 40)

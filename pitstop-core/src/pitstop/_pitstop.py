@@ -30,7 +30,7 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["OneShot", "Pitstop", "Recurring", "checked_prefetch"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "at_least_one"]
 
 #: What ``store_many`` takes: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
@@ -223,7 +223,8 @@ class Pitstop:
         :param max_lease: how long a delivery may be held so, from when it was handed out. If not given, without end.
         :raises ConfigError: when a value cannot be used.
         """
-        checked_prefetch(prefetch)
+        if prefetch is not None:
+            at_least_one(prefetch, "prefetch")
         store = self._store
         _ = store.backend  # raises when closed
         return Listener(
@@ -273,9 +274,9 @@ class Pitstop:
         :raises PitstopError: when the handler cannot be called, or is async.
         :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
         """
-        _at_least_one(workers, "workers")
+        at_least_one(workers, "workers")
         if max_messages is not None:
-            _at_least_one(max_messages, "max_messages")
+            at_least_one(max_messages, "max_messages")
         sync_handler(handler)
         patience = parse_duration(drain, "drain")
         listener = self.listen(
@@ -349,7 +350,11 @@ class Pitstop:
             self._store.written(min(record.progress.due or 0 for record in records))
 
 
-def _at_least_one(value: object, field: str) -> None:
+def at_least_one(value: object, field: str) -> None:
+    """Refuse what is no count.
+
+    :raises ConfigError: the text names the field.
+    """
     if type(value) is not int or value < 1:
         raise ConfigError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
 
@@ -362,15 +367,6 @@ def _known(message: Mapping[str, Any]) -> set[str]:
 
 def _revision() -> str:
     return os.urandom(16).hex()
-
-
-def checked_prefetch(prefetch: object) -> None:
-    """Refuse what is no number of messages to claim at once.
-
-    :raises ConfigError: when it is none.
-    """
-    if prefetch is not None and (type(prefetch) is not int or prefetch < 1):
-        raise ConfigError(f"prefetch={prefetch!r} cannot be used. Give a whole number of at least 1.")
 
 
 def _positive(value: timedelta | float | str | None, field: str, default: timedelta) -> timedelta:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import attrs
@@ -42,7 +43,7 @@ class _Write:
 
     id: str
     settlement: Settlement
-    #: What the document is marked with when it is updated, to tell afterwards whether it was.
+    #: What the document is marked with when it is updated, to tell afterwards whether it was. No two writes have the same.
     etag: str
 
 
@@ -61,22 +62,24 @@ class Settler:
         """See :meth:`pitstop.abc.Backend.settle`."""
         nonce = os.urandom(16).hex()
         writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
+        # By their marks: two may be of one document, of those who had it one after the other.
         applied: set[str] = set()
-        for apply, some in self._portions(writes):
+        for apply, some in chain.from_iterable(map(self._portions, _distinct(writes))):
             # Of the first run: an ack that was sent in time counts as in time when it is sent again.
             try:
                 now = self._connection.now_us() // 1000
                 single = apply in (self._apply_one, self._apply_single)
-                applied |= self._connection.until_known(partial(apply, some, now), single=single)
+                done = self._connection.until_known(partial(apply, some, now), single=single)
+                applied |= {each.etag for each in some if each.id in done}
             except BackendUnavailable as error:
                 if not (applied or isinstance(error, OutcomeUnknown)):
                     raise
                 raise OutcomeUnknown(
                     f"{error} {_if_not(some)}",
-                    ids=tuple(each.id for each in writes if each.id not in applied),
+                    ids=tuple(each.id for each in writes if each.etag not in applied),
                     permanent=error.permanent,
                 ) from None
-        return [each.id in applied for each in writes]
+        return [each.etag in applied for each in writes]
 
     def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
         """What goes in one command, and which: deletes of few tokens, updates of one token, or single writes of any.
@@ -227,6 +230,18 @@ def _update(write: _Write) -> dict[str, Any]:
     fields = progress_fields(_progress(write)) | {"etag": write.etag}
     absent = [name for name in _FIELDS if name not in fields]
     return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
+
+
+def _distinct(writes: list[_Write]) -> list[list[_Write]]:
+    """Portions in which no two are of one document: which of these a command has done is told by ids."""
+    if len({each.id for each in writes}) == len(writes):
+        return [writes]
+    portions: dict[int, list[_Write]] = defaultdict(list)
+    seen: Counter[str] = Counter()
+    for each in writes:
+        portions[seen[each.id]].append(each)
+        seen[each.id] += 1
+    return list(portions.values())
 
 
 def _chunks(items: list[_T], size: int) -> Iterator[list[_T]]:

@@ -5,30 +5,32 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import signal
 
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
-from pitstop._aio._delivery import AsyncDelivery
+from pitstop._aio._delivery import AsyncDelivery, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._handler import callable_handler, is_async, takes_delivery
+from pitstop._engine._handler import callable_handler, is_async, log_failure, takes_delivery
 from pitstop._engine._listener import Listener
 from pitstop._engine._signals import Urgency, catching
-from pitstop._errors import ConfigError, PitstopError
+from pitstop._errors import PitstopError
 from pitstop._values._summary import Reason, Summary
 
 
-__all__ = ["AsyncHandler", "Consuming", "checked_handler", "checked_number"]
+__all__ = ["AsyncHandler", "Consuming", "checked_handler"]
 
 #: What handles a message: called with the message, or with the delivery.
 AsyncHandler = Callable[[Any], Awaitable[object]]
 
-_log = logging.getLogger("pitstop.consume")
+_log = logging.getLogger("pitstop.consumer")
 
 #: Tasks begun in a row, after which others in the loop have their turn.
 _IN_A_ROW = 50
@@ -47,7 +49,7 @@ class Consuming:
         self,
         open_listener: Callable[[], Listener],
         hands: Hands,
-        add: Callable[[Feeder], None],
+        running: set[Consuming],
         handler: AsyncHandler,
         *,
         concurrency: int,
@@ -66,7 +68,8 @@ class Consuming:
         self._until_idle = until_idle
         self._drain = drain.total_seconds()
         self._feeder = Feeder(open_listener, self._loop, hands, self._fill, once=until_idle, pinned_acks=False)
-        add(self._feeder)
+        # Those of one Pitstop: what has to end before its store is closed.
+        self._all = running
         self._running: dict[Delivery, asyncio.Task[None]] = {}
         #: Deliveries that were taken, and of which the handler was interrupted.
         self._taken = self._interrupted = 0
@@ -75,12 +78,35 @@ class Consuming:
         self._ended: Reason | None = None
         self._end = self._loop.create_future()
         self._empty = self._loop.create_future()
+        self._pid = os.getpid()
+        self._closed = Event()
 
     async def run(self) -> Summary:
         """Consume until there is a reason to end.
 
         :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle`` when it is away.
         """
+        self._all.add(self)
+        try:
+            return await self._run()
+        finally:
+            self._all.discard(self)
+            self._closed.set()
+
+    def end(self, closer: object) -> bool:
+        """End, for the Pitstop is about to be closed; say whether to wait until handlers have come to their end. Any thread.
+
+        :param closer: the task that closes it. If that is one of the handlers, they cannot be waited for.
+        """
+        # In the child of a fork this is the parent's.
+        ends = os.getpid() == self._pid and tell(self._loop, self._finish, "stopped")
+        return ends and all(each is not closer for each in list(self._running.values()))
+
+    def wait(self) -> None:
+        """Wait until it has ended, but no longer than it may take. Not in the loop's thread."""
+        self._closed.wait(self._drain + _CANCEL_PATIENCE)
+
+    async def _run(self) -> Summary:
         urgency = Urgency()
 
         def on_signal(_: int) -> None:
@@ -205,6 +231,10 @@ class Consuming:
     # What is handled.
 
     async def _handle(self, delivery: Delivery) -> None:
+        if self._feeder.is_late(delivery):
+            # Tasks that began before this one have blocked the loop.
+            self._pass_on(delivery)
+            return
         hooks = delivery._store.hooks
         entered = hooks.enter(delivery)
         try:
@@ -214,6 +244,9 @@ class Consuming:
             await result
         except asyncio.CancelledError as error:
             hooks.leave(entered, error)
+            if not is_interruption(error):
+                self._failed(delivery, error)
+                return
             if delivery._settled is None:
                 self._interrupted += 1
                 delivery._give_back_later()
@@ -236,6 +269,13 @@ class Consuming:
         finally:
             self._over(delivery)
 
+    def _pass_on(self, delivery: Delivery) -> None:
+        self._feeder.give_back(delivery)
+        self._taken -= 1
+        if self._left is not None:
+            self._left += 1
+        self._over(delivery)
+
     def _over(self, delivery: Delivery) -> None:
         del self._running[delivery]
         self._feeder.stamp += 1
@@ -246,11 +286,7 @@ class Consuming:
 
     def _failed(self, delivery: Delivery, error: BaseException) -> None:
         if error is not delivery._told:
-            # Neither its text nor its traceback, which may quote the message.
-            _log.error(
-                "the handler of %r failed at attempt %d: %s at %s",
-                delivery.id, delivery.attempt, type(error).__qualname__, _place(error),
-            )  # fmt: skip
+            log_failure(delivery.id, delivery.attempt, error, delivery._store._backend)
         if delivery._settled is None:
             delivery._nack_later(error, blocking=False)
 
@@ -282,25 +318,6 @@ def checked_handler(handler: AsyncHandler) -> AsyncHandler:
             f"calls handlers in threads."
         )
     return handler
-
-
-def checked_number(value: object, field: str) -> int:
-    """A count of at least 1.
-
-    :raises ConfigError: when it is none.
-    """
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
-    return value
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    if trace is None:
-        return "an unknown place"
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 def _free_signals() -> list[str]:

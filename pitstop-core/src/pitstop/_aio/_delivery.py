@@ -15,7 +15,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._errors import LeaseLost, PitstopError
 
 
-__all__ = ["AsyncDelivery"]
+__all__ = ["AsyncDelivery", "is_interruption"]
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -86,7 +86,7 @@ class AsyncDelivery:
     async def ack(self, *, wait: bool = False) -> None:
         """Done: see :meth:`pitstop.Delivery.ack`. Returns at once; the ack is written with others, some 20 ms later at most.
 
-        Of ``listener.get(timeout=0)``, and with ``prefetch=1``, it is written before this returns.
+        Of ``listener.get(timeout=0)``, with ``prefetch=1``, and once the listener is closed, it is written before this returns.
 
         :param wait: return when the store has it. To be cancelled ends the wait, and not the ack.
         :raises LeaseLost: when the lease is known to be over; nothing was changed.
@@ -99,7 +99,8 @@ class AsyncDelivery:
             await self._hands.do(delivery.ack)
             return
         delivery._begin_to_settle("acknowledged")
-        if wait:
+        if wait or outbox.unattended:
+            # Of a listener that was closed each ack is written by itself, and nobody tries again.
             await self._feeder.written(delivery)
         else:
             outbox.put(delivery, blocking=False)
@@ -108,6 +109,7 @@ class AsyncDelivery:
         """Failed: see :meth:`pitstop.Delivery.nack`. Returns at once, as :meth:`ack` does.
 
         :raises LeaseLost: when the delivery was settled before, or, where it is written at once, when the lease is over.
+        :raises BackendUnavailable: where it is written at once, when the store did not answer.
         :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
         """
         delivery = self._delivery
@@ -115,6 +117,9 @@ class AsyncDelivery:
             return
         if delivery._outbox is None:
             await self._hands.do(delivery.nack, error, delay)
+        elif delivery._outbox.unattended:
+            delivery._begin_to_nack(error, delay)
+            await self._feeder.written(delivery)
         else:
             delivery._nack_later(error, delay, blocking=False)
 
@@ -141,9 +146,8 @@ class AsyncDelivery:
         if error is None:
             await self.ack()
             return
-        interrupted = isinstance(error, asyncio.CancelledError | GeneratorExit)
         try:
-            if not interrupted:
+            if not is_interruption(error):
                 await self.nack(error)
             elif delivery._outbox is not None:
                 delivery._give_back_later()
@@ -162,3 +166,15 @@ class AsyncDelivery:
 
     def __repr__(self) -> str:
         return f"<AsyncDelivery {self.id!r} attempt {self.attempt} scheduled for {self.scheduled_for.isoformat()}>"
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether somebody cancelled the present task, and so what handles a message.
+
+    Else a ``CancelledError`` is that of something it awaited. That is a failure: to have the message back at once, and its
+    attempt not counted, would be to try it for ever.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, GeneratorExit)

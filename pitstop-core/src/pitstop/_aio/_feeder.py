@@ -8,12 +8,12 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from threading import Lock, Thread
 
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener, _Visit
-from pitstop._errors import PitstopError
+from pitstop._engine._listener import LEAST_REMAINDER, Listener, _Visit
 from pitstop.abc import Doorbell, SystemClock
 
 
@@ -64,15 +64,19 @@ class Feeder:
         self._bell = Doorbell()
         self._opening = Lock()
         self._buffer: deque[Delivery] = deque()
+        self._late: deque[Delivery] = deque()
         self._visit: _Visit | None = None
         self._thread: Thread | None = None
         self._ended = False
         self._finished: list[asyncio.Future[None]] = []
-        self._over = False
+        # Whether no more is claimed; and whether the listener is closed by now, which comes later.
+        self._over = self._closed = False
         self._asked_to_wait: deque[tuple[Delivery, asyncio.Future[None]]] = deque()
         self._writing = False
         # The store's time in microseconds, and the monotonic one in seconds, as they were at one moment.
         self._at = (0, 0.0)
+        # Milliseconds of a lease that have to be left.
+        self._least = 0
         self.wanted = 0
         self.listener: Listener | None = None
         #: What the last look at the store raised.
@@ -92,9 +96,14 @@ class Feeder:
 
     def take(self) -> Delivery | None:
         """A message that is there. Never blocks."""
-        if self._buffer:
-            with suppress(IndexError):
-                return self._buffer.popleft()
+        while self._buffer:
+            try:
+                delivery = self._buffer.popleft()
+            except IndexError:
+                break
+            if not self.is_late(delivery):
+                return delivery
+            self.give_back(delivery)
         listener = self.listener
         if listener is None or listener._batched is None or self.stopped:
             return None
@@ -146,7 +155,7 @@ class Feeder:
             if self.listener is not None:
                 await self._hands.do(self.listener.close)
             return
-        if not self._over:
+        if not self._closed:
             finished = self._loop.create_future()
             self._finished.append(finished)
             await finished
@@ -156,6 +165,15 @@ class Feeder:
         assert self.listener is not None, "there are deliveries of it"
         now_us, monotonic = self._at
         return due * 1000 <= now_us + (self.listener._monotonic() - monotonic) * 1e6
+
+    def is_late(self, delivery: Delivery) -> bool:
+        """Whether it is not to be handled: the loop was blocked since it was claimed, until its lease was over, or nearly."""
+        return self.is_past(delivery._due() - self._least)
+
+    def give_back(self, delivery: Delivery) -> None:
+        """It was taken, and nobody has seen it: for others, soon."""
+        self._late.append(delivery)
+        self._hands.submit(self._give_back_late)
 
     async def written(self, delivery: Delivery) -> None:
         """Have the settlement of ``delivery`` written, and wait until it is.
@@ -178,6 +196,7 @@ class Feeder:
             if self.listener is None:
                 self.listener = self._open()
                 self.listener._hand.claimed_apart = True
+                self._least = int(self.listener._lock_time / timedelta(milliseconds=1) * LEAST_REMAINDER)
             return self.listener
 
     def look(self) -> Delivery | None:
@@ -212,6 +231,7 @@ class Feeder:
                 tell(self._loop, self._finish)
 
     def _finish(self) -> None:
+        self._closed = True
         for each in self._finished:
             if not each.done():
                 each.set_result(None)
@@ -269,11 +289,16 @@ class Feeder:
             elif self.listener._hand or self.listener._outbox:
                 self.listener._settle_all()
 
-    def _give_back(self) -> None:
+    def _give_back_late(self) -> None:
+        self._give_back(self._late)
+
+    def _give_back(self, deliveries: deque[Delivery] | None = None) -> None:
+        """Give back what nobody has taken: of these, or of what is there."""
+        deliveries = self._buffer if deliveries is None else deliveries
         taken: list[Delivery] = []
         with suppress(IndexError):
             while True:
-                taken.append(self._buffer.popleft())
+                taken.append(deliveries.popleft())
         if taken:
             assert self.listener is not None, "what is there was claimed by it"
             self.listener._hand.give_back([each._emission for each in taken])
@@ -298,19 +323,19 @@ class Feeder:
             for delivery, _ in batch:
                 assert delivery._outbox is not None, "made by a listener that writes together"
                 delivery._outbox._pending.append(delivery)
-            outcomes: list[tuple[asyncio.Future[None], PitstopError | None]] = []
+            outcomes: list[tuple[asyncio.Future[None], Exception | None]] = []
             for delivery, future in batch:
                 assert delivery._outbox is not None, "made by a listener that writes together"
                 try:
                     delivery._outbox.wait_for(delivery)
-                except PitstopError as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is: who waits is to be told
                     outcomes.append((future, error))
                 else:
                     outcomes.append((future, None))
             tell(batch[0][1].get_loop(), _resolve, outcomes)
 
 
-def _resolve(outcomes: list[tuple[asyncio.Future[None], PitstopError | None]]) -> None:
+def _resolve(outcomes: list[tuple[asyncio.Future[None], Exception | None]]) -> None:
     for future, error in outcomes:
         if future.done():
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from collections.abc import Callable
 from contextvars import copy_context
@@ -35,14 +36,21 @@ class Hands:
     """
 
     def __init__(self) -> None:
+        self._ended = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = Lock()
         self._threads = 0
         self._idle = 0
-        self._ended = False
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have a job done that raises nothing, by a thread of these; also when these are ended meanwhile."""
+        if self._pid != os.getpid():
+            # The child of a fork: the threads are the parent's, and so is what they were given.
+            self._begin()
         with self._lock:
             if not self._ended:
                 self._jobs.put(job)

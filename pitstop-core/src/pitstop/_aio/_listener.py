@@ -58,6 +58,9 @@ class AsyncListener:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     return self._wrapped(await self._next())
+            # It may have come in the moment in which the time was over.
+            if (delivery := self._ready().take()) is not None:
+                return self._wrapped(delivery)
         # A look of its own at the end of its time, also at what is wrong.
         if self.stopped:
             return None

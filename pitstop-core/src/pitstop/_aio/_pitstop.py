@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -10,13 +12,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
-from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler, checked_number
+from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring, _positive, checked_prefetch
+from pitstop._pitstop import OneShot, Pitstop, Recurring, _positive, at_least_one
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._duration import parse_duration
 from pitstop._values._entry import Entry, State, Stats
@@ -62,6 +64,7 @@ class AsyncPitstop:
         self._closed = False
         self._hands = Hands()
         self._feeders: WeakSet[Feeder] = WeakSet()
+        self._consuming: set[Consuming] = set()
 
     async def store(
         self,
@@ -212,16 +215,16 @@ class AsyncPitstop:
         :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle``, when it is away.
         """
         checked_handler(handler)
-        checked_number(concurrency, "concurrency")
+        at_least_one(concurrency, "concurrency")
         if max_messages is not None:
-            checked_number(max_messages, "max_messages")
+            at_least_one(max_messages, "max_messages")
         patience = parse_duration(drain, "drain")
         if self._closed:
             raise _closed()
         consuming = Consuming(
             self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease),
             self._hands,
-            self._feeders.add,
+            self._consuming,
             handler,
             concurrency=concurrency,
             max_messages=max_messages,
@@ -234,6 +237,8 @@ class AsyncPitstop:
     async def aclose(self) -> None:
         """Stop the listeners, give back what they claimed ahead, write all acks, and let go of the store.
 
+        A :meth:`consume` ends as at a signal, and is waited for; not by one of its own handlers.
+
         Again is harmless. To be cancelled ends the wait, and not the closing.
         """
         self._closed = True
@@ -241,7 +246,7 @@ class AsyncPitstop:
         for feeder in feeders:
             feeder.end()
         # Those of other loops are closed by the Pitstop itself.
-        await self._hands.do(self._close)
+        await self._hands.do(self._close, asyncio.current_task())
         self._hands.end()
 
     async def __aenter__(self) -> Self:
@@ -266,13 +271,17 @@ class AsyncPitstop:
 
     def _opened(self) -> Pitstop:
         with self._lock:
-            if self._closed:
+            # Handlers that aclose() waits for may use the store till their end.
+            if self._closed and not (self._pit is not None and self._consuming):
                 raise _closed()
             if self._pit is None:
                 self._pit = Pitstop(self._make(), self._hooks)
             return self._pit
 
-    def _close(self) -> None:
+    def _close(self, closer: object) -> None:
+        # All of them are told before one is waited for; and the store is open until then.
+        for each in [each for each in list(self._consuming) if each.end(closer)]:
+            each.wait()
         with self._lock:
             pit = self._pit
         if pit is not None:
@@ -282,7 +291,8 @@ class AsyncPitstop:
         """How a listener is opened, in a thread; what is wrong with its options is told now."""
         _positive(lock_time, "lock_time", timedelta.max)
         _positive(loop_time, "loop_time", timedelta.max)
-        checked_prefetch(prefetch)
+        if prefetch is not None:
+            at_least_one(prefetch, "prefetch")
         return partial(self._listen, lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, **options)
 
     def _listen(self, **options: Any) -> Any:

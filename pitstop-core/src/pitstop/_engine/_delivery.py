@@ -234,9 +234,12 @@ class Delivery:
     ) -> None:
         """As :meth:`nack`, written with others."""
         assert self._outbox is not None, "made by a listener that writes together"
+        self._begin_to_nack(error, delay)
+        self._outbox.put(self, blocking=blocking)
+
+    def _begin_to_nack(self, error: BaseException | str | None, delay: timedelta | None) -> None:
         self._failure = error_text(error), checked_delay(delay)
         self._begin_to_settle("nacked")
-        self._outbox.put(self, blocking=blocking)
 
     def _give_back(self) -> None:
         """Its handler was interrupted: the message is due at once.

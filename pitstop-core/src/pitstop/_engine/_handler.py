@@ -70,7 +70,7 @@ def close_awaitable(result: Awaitable[object]) -> None:
 def log_failure(id: str, attempt: int, error: BaseException, backend: object) -> None:
     """Tell that a handler raised, and where; without the error's text, which may quote the message.
 
-    :param backend: the backend in use: its package is no place of the user's either.
+    :param backend: the backend in use: its package is no place of the user's either. None: it is closed by now.
     """
     own = {__name__.partition(".")[0], type(backend).__module__.partition(".")[0]}
     place = _place(error.__traceback__, own)

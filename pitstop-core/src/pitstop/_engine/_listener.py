@@ -37,12 +37,12 @@ from pitstop._values._duration import parse_duration
 from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement
 
 
-__all__ = ["Listener"]
+__all__ = ["LEAST_REMAINDER", "Listener"]
 
 _log = logging.getLogger("pitstop.listener")
 
 #: A claimed message is handed out only while this part of its lease is left; else it is given back.
-_LEAST_REMAINDER = 0.1
+LEAST_REMAINDER = 0.1
 #: Seconds to wait when somebody else took what was due.
 _CONTENTION_PAUSE = 0.005
 #: Seconds that close() waits for claims of other threads that are under way.
@@ -196,8 +196,9 @@ class Listener(Sleeper):
         with self._changed:
             # A claim that is under way would be given back to a store that is closed by then.
             self._changed.wait_for(lambda: all(each.thread == me for each in self._visits), _CLOSE_PATIENCE)
-        self._settle_all()
+        # In this order: who has an ack from here on writes it, and none comes between the last write and the end.
         self._pump.end()
+        self._settle_all()
         left = self._outbox.give_up()
         if left:
             _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
@@ -270,12 +271,11 @@ class Listener(Sleeper):
     def _claim_ahead(self) -> None:
         """Claim the next messages while those in hand are handled: in the pump's thread."""
         visit = _Visit(1)
-        if self._stopped:
-            return
         with self._changed:
             self._visits = (*self._visits, visit)
         try:
-            if self._lead(visit):
+            # After it is known to be here: close() waits for those who are.
+            if not self._stopped and self._lead(visit):
                 self._claim(visit)
         except BackendUnavailable:
             # Whoever needs them next looks by itself, and tells.
@@ -426,7 +426,7 @@ class Listener(Sleeper):
         duration = self._lock_time // timedelta(milliseconds=1)
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
-        until = begun + self._lock_time.total_seconds() * (1 - _LEAST_REMAINDER)
+        until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
         leased = store.backend.lease(self._hand.limit(wanted), duration)
         self._answered = True
         now = clock.monotonic()

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
-from threading import Lock, get_ident
+from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,7 +15,7 @@ import attrs
 from pitstop._decisions._settle import was_applied
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._store import Store
-from pitstop._errors import BackendUnavailable, OutcomeUnknown
+from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop.abc import Doorbell, Settlement
 
 
@@ -86,7 +86,11 @@ class Outbox:
         pending = self._pending
         pending.append(delivery)
         # After that: who leaves sets it, and then writes what there is.
-        if not self.unattended and (not blocking or (self._in_hand and len(pending) < _MOST)):
+        if self.unattended:
+            if not blocking:
+                Thread(target=self._write_late, args=(delivery,), name="pitstop-ack", daemon=True).start()
+                return
+        elif not blocking or (self._in_hand and len(pending) < _MOST):
             if not self._pump.awake:
                 self._pump.wake()
             return
@@ -197,6 +201,16 @@ class Outbox:
             error = OutcomeUnknown(doubt, ids=(delivery.id,))
         delivery._told, delivery._settled = error, None
         raise error
+
+    def _write_late(self, delivery: Delivery) -> None:
+        """As the pump would, for a listener that was closed before."""
+        try:
+            self.wait_for(delivery)
+        except BackendUnavailable:
+            _log.warning("an ack could not be written: %r comes back when its lease runs out", delivery.id)
+        except LeaseLost:
+            # Counted, as ever.
+            pass
 
     def _write_all(self) -> None:
         # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop

@@ -80,8 +80,14 @@ class Pump:
     def _begin(self) -> None:
         with self._lock:
             if self._thread is None and not self._ended:
-                self._thread = Thread(target=self._run, name="pitstop-pump", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name="pitstop-pump", daemon=True)
+                try:
+                    thread.start()
+                except BaseException:
+                    # As many threads as the system lets us have: whoever brings something next tries again.
+                    self.awake = False
+                    raise
+                self._thread = thread
 
     def _run(self) -> None:
         while not self._ended:

@@ -144,6 +144,26 @@ class Settle(Kit):
         assert applied == {"anew": False, "a": True, "b": True}
         assert ids(backend.scan(None, 10, None)) == ["anew"]
 
+    @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+    @pytest.mark.parametrize("outcome", [Outcome.RELEASE, Outcome.COMPLETE], ids=lambda each: each.name.lower())
+    def test_a_batch_tells_a_late_settlement_from_that_of_who_has_the_message(
+        self, backend: Backend, outcome: Outcome, order: tuple[int, ...]
+    ) -> None:
+        """It was stored anew while somebody had it. Now both settle it, one as done and the other one not."""
+        put_due(backend, "a")
+        before = lease_only(backend)
+        put_due(backend, "a", "b")
+        after, b = lease_all(backend)
+        late_outcome = Outcome.COMPLETE if outcome is Outcome.RELEASE else Outcome.RELEASE
+        batch = [
+            (settlement(before, late_outcome, EVERY_OUTCOME[late_outcome](before)), False),
+            (settlement(after, outcome, EVERY_OUTCOME[outcome](after)), True),
+            (complete(b), True),
+        ]
+        batch = [batch[index] for index in order]
+
+        assert list(backend.settle([each for each, _ in batch])) == [expected for _, expected in batch]
+
     def test_a_single_completion_of_what_is_gone_is_not_applied(self, backend: Backend) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
