@@ -252,4 +252,10 @@ def test_the_log_does_not_stay_large(path, open_backend, record):
     backend = open_backend()
     with backend._database.lock, backend._database as connection:
         assert connection.execute("PRAGMA journal_size_limit").fetchone() == (64 * 1024 * 1024,)
-        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (8000,)
+
+
+def test_the_pages_in_memory_are_bounded_and_hold_more_than_a_batch_touches(open_backend):
+    backend = open_backend()
+    with backend._database.lock, backend._database as connection:
+        assert connection.execute("PRAGMA cache_size").fetchone() == (-16 * 1024,)

@@ -24,6 +24,12 @@ __all__ = ["Database"]
 _LEAST_SQLITE = (3, 37, 0)
 #: Bytes that the log keeps on disk after a checkpoint; what it needed beyond that in a burst is given back.
 _LOG_LIMIT = 64 * 1024 * 1024
+#: Pages that the log has before they are written back, 32 MB. Ids are random, so beside many messages a batch touches about
+#: a page of the ids' index for each of its messages: SQLite's own 1,000 would be full after two batches.
+_LOG_PAGES = 8_000
+#: KiB of pages that are kept in memory, at most. SQLite's own 2,000 hold less than a batch touches beside many messages;
+#: then pages are written to the log, and read again, before the batch is done.
+_CACHE = 16 * 1024
 #: SQLite counts the busy timeout in milliseconds, in an int of 32 bits.
 _LONGEST_TIMEOUT = timedelta(days=24)
 
@@ -159,6 +165,8 @@ class Database:
         self._use_log(connection)
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE}")
         # Elsewhere than on macOS this changes nothing: there a plain fsync leaves the data in the drive's cache.
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
         connection.execute("BEGIN IMMEDIATE")

@@ -109,7 +109,7 @@ class Every(Recurrence):
     @classmethod
     def load(cls, fields: Mapping[str, Any]) -> Self:
         ms = fields.get("ms")
-        if set(fields) != {"ms"} or type(ms) is not int or not 1 <= ms <= _LONGEST:
+        if len(fields) != 1 or type(ms) is not int or not 1 <= ms <= _LONGEST:
             raise ScheduleError("A stored recurrence of kind 'every' must have the one field 'ms', a positive int.")
         return cls(ms)
 

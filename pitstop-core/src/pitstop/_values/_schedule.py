@@ -19,6 +19,9 @@ __all__ = ["CatchUp", "Choice", "Schedule", "plan"]
 #: oldest first. ``skip``: the last one, unless it is older than the grace.
 CatchUp = Literal["latest", "all", "skip"]
 
+# Asked for once: each claim of a recurring message reads a schedule.
+_CATCH_UP = get_args(CatchUp)
+
 
 @attrs.frozen
 class Choice:
@@ -83,7 +86,7 @@ class Schedule:
             and _is_instant(start)
             and (end is None or (_is_instant(end) and end > start))
             and (grace is None or (type(grace) is int and grace >= 0))
-            and catch_up in get_args(CatchUp)
+            and catch_up in _CATCH_UP
             and (catch_up == "skip") == (grace is not None)
         )
         if not fine:
@@ -151,8 +154,8 @@ def _recurrence(every: object) -> Recurrence:
 
 
 def _policy(catch_up: object, grace: object) -> tuple[CatchUp, int | None]:
-    if catch_up not in get_args(CatchUp):
-        raise ScheduleError(f"catch_up={catch_up!r} is unknown. Give one of: {', '.join(get_args(CatchUp))}.")
+    if catch_up not in _CATCH_UP:
+        raise ScheduleError(f"catch_up={catch_up!r} is unknown. Give one of: {', '.join(_CATCH_UP)}.")
     if (catch_up == "skip") != (grace is not None):
         raise ScheduleError(
             f"catch_up={catch_up!r} with grace={grace!r}: 'skip' needs a grace, and only 'skip' has one. "
