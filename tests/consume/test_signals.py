@@ -79,7 +79,7 @@ def test_at_a_second_signal_nothing_is_waited_for_and_what_handlers_held_is_back
         back = list(iter(listener.get, None))
     assert {each.id for each in back} == began
     assert {each.attempt for each in back} == {2}, "the first was interrupted"
-    assert {each.last_error for each in back} == {"The program was asked twice to end while this was handled."}
+    assert {each.last_error for each in back} == {"The program ended before its handler did."}
 
 
 def test_whenever_it_comes_no_lease_is_left_and_each_message_is_done_or_due(pit, where, start):
@@ -117,7 +117,7 @@ def test_a_signal_that_is_passed_on_by_who_started_it_is_no_second_one(pit, wher
 
 
 @on_sqlite
-def test_past_the_deadline_handlers_are_left_and_told_of(pit, where, start):
+def test_past_the_deadline_handlers_are_left_and_told_of_and_what_they_held_is_back_at_once(pit, where, start):
     stored(pit, 1)
     child = start("consume", where, 60, {"drain": 0.2})
     child.read_until("began")
@@ -128,4 +128,5 @@ def test_past_the_deadline_handlers_are_left_and_told_of(pit, where, start):
     code, errors = child.end()
     assert code == 0
     assert "1 handlers are not waited for any longer: of 'm0000'" in errors
-    assert pit.stats().leased == 1, "it may be at work on it still, for all that is known"
+    assert (pit.stats().leased, pit.stats().due) == (0, 1)
+    assert pit.get("m0000").last_error == "The program ended before its handler did."

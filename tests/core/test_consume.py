@@ -295,6 +295,27 @@ class TestTrouble:
         store.down = False
         assert pit.get("a").state == "leased"
 
+    def test_a_store_that_does_not_answer_is_not_waited_for_beyond_the_deadline(self, pit, store):
+        pit.store({"id": "a"}, DUE)
+        answer = threading.Event()
+
+        def handle(msg):
+            store.during["settle"] = lambda: answer.wait(30)
+            raise KeyboardInterrupt
+
+        consuming = Running(lambda: pit.consume(handle, drain=0.1))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                consuming.result()
+            assert not answer.is_set()
+        finally:
+            answer.set()
+
+    @pytest.mark.parametrize("handler", [lambda: None, lambda msg, more: None], ids=["none", "two"])
+    def test_a_handler_that_does_not_take_one_argument_is_refused(self, pit, handler):
+        with pytest.raises(PitstopError, match=r"cannot be called with one argument, the message or the delivery\."):
+            pit.consume(handler)
+
     def test_an_async_handler_is_refused_and_told_of_init_async(self, pit):
         async def handle(msg):
             pass

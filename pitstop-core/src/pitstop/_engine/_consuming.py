@@ -37,7 +37,7 @@ _GLANCE = 0.5
 #: Seconds until the next look, when something is due that others are about to take, or is still on its way.
 _PAUSE = 0.005
 #: What is kept with a message whose handler was not waited for.
-_LEFT = "The program was asked twice to end while this was handled."
+_LEFT = "The program ended before its handler did."
 
 
 def sync_handler(handler: Handler) -> Handler:
@@ -201,20 +201,23 @@ class Consuming(Sleeper):
         except RuntimeError:
             # The interpreter is at its end, and this one begins no thread any more: nor will signals be heard.
             self._finish()
-        hurried = None
+        # A store that is away is waited for as long as handlers are.
+        deadline = self._clock.monotonic() + self._drain if self._deadline is None else self._deadline
+        deadline = max(deadline, self._clock.monotonic()) + _LAST_PATIENCE
+        hurried = False
         while not self._closed:
-            if self._urgent and hurried is None:
-                hurried = self._clock.monotonic() + _LAST_PATIENCE
-            left = None if hurried is None else hurried - self._clock.monotonic()
-            if left is not None and left <= 0:
+            if self._urgent and not hurried:
+                hurried, deadline = True, min(deadline, self._clock.monotonic() + _LAST_PATIENCE)
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                _log.warning("the store does not answer: what is not written comes back when its lease runs out")
                 break
-            self._bell.wait(_GLANCE if left is None else min(left, _GLANCE))
+            self._bell.wait(min(left, _GLANCE))
 
     def _finish(self) -> None:
         try:
-            if self._urgent:
-                self._give_back_running()
-            else:
+            self._give_back_running()
+            if not self._urgent:
                 self._write_pending()
             self._listener.close()
         except BaseException as error:  # noqa: BLE001 - raised again by run()
@@ -226,9 +229,15 @@ class Consuming(Sleeper):
     def _give_back_running(self) -> None:
         for ident in list(self._running):
             delivery = self._running.pop(ident, None)
-            if delivery is not None and delivery._settled is None:
-                with suppress(PitstopError):
-                    delivery.nack(_LEFT, timedelta(0))
+            if delivery is None or delivery._settled is not None:
+                continue
+            try:
+                delivery.nack(_LEFT, timedelta(0))
+            except BackendUnavailable:
+                # Nor would it answer for the others.
+                break
+            except PitstopError as error:
+                _log.debug("%r could not be given back: %s", delivery.id, error)
 
     def _write_pending(self) -> None:
         """Write the acks, and again while there is time: the store may just be away."""

@@ -26,7 +26,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def callable_handler(handler: Handler) -> Handler:
     """The handler, if it can be called, and if that does something.
 
-    :raises PitstopError: when it cannot, or is a generator function.
+    :raises PitstopError: when it cannot, takes no argument or needs several, or is a generator function.
     """
     if not callable(handler):
         raise PitstopError(
@@ -36,6 +36,11 @@ def callable_handler(handler: Handler) -> Handler:
         raise PitstopError(
             f"The handler {_name(handler)} has a yield in it, so that to call it does nothing. Give a function that handles "
             f"the message before it returns."
+        )
+    if not _takes_one(handler):
+        raise PitstopError(
+            f"The handler {_name(handler)} cannot be called with one argument, the message or the delivery. Give a function "
+            f"of that; for what else it needs, functools.partial or a lambda."
         )
     return handler
 
@@ -91,6 +96,19 @@ def _place(trace: TracebackType | None, own: set[str]) -> str:
 def _is_made_by(handler: Handler, is_kind: Callable[[object], bool]) -> bool:
     # Partials are seen through by inspect itself; an object with a __call__ is not.
     return is_kind(handler) or is_kind(getattr(handler, "__call__", None))  # noqa: B004 - its kind is what is asked
+
+
+def _takes_one(handler: Handler) -> bool:
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        # Written in C, and says nothing.
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 def _first_parameter(handler: Handler) -> inspect.Parameter | None:

@@ -63,6 +63,9 @@ class Outbox:
         #: Whether nobody tries again any more what the store does not answer.
         self.unattended = False
         self.counts = Counts()
+        # Tries that the store did not answer, and the last one of these.
+        self._failures = 0
+        self._failure: BackendUnavailable | None = None
         #: Grows with each batch that was written, or tried.
         self.tries = 0
         #: Seconds that the last one took whose ack had to be written at once.
@@ -155,7 +158,11 @@ class Outbox:
         if id is not None and all(each.id != id for each in tuple(self._pending)) and not self._writing.locked():
             return
         if self._pending or self._writing.locked():
+            failures = self._failures
             with self._alone():
+                if self._failure is not None and failures != self._failures:
+                    # While this waited. To ask again at once, each of those who waited in turn, would take as long each time.
+                    raise self._failure
                 self._write_all()
 
     def give_up(self) -> int:
@@ -225,6 +232,8 @@ class Outbox:
                     pending.popleft()
                 self._write(batch)
             except BaseException as error:
+                if isinstance(error, BackendUnavailable):
+                    self._failures, self._failure = self._failures + 1, error
                 if isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable):
                     # Interrupted: it may have been before the store did it, or after.
                     for each in batch:

@@ -345,7 +345,8 @@ class Listening(Kit):
         pit, other = make_pit(), make_pit()
         other.store({"id": "a"}, _NOW)
         next_of(other.listen())
-        with pit.listen() as listener:
+        # With a lease that does not run out as well while this thread is slow and the clock goes on.
+        with pit.listen(lock_time=timedelta(days=10)) as listener:
             loop = _Listening(lambda: next(listener).attempt)
 
             assert _advance_until(clock, loop, timedelta(minutes=1)) == 2
