@@ -398,24 +398,27 @@ class Consuming(Sleeper):
         if self._running.pop(me, None) is None:
             # Given back: nobody waited for it any more.
             return
-        if delivery._settled is not None:
-            worker.nacked += delivery._settled == "nacked"
-        elif isinstance(delivery._told, LeaseLost):
-            pass
-        elif failure is None:
-            with suppress(LeaseLost, BackendUnavailable):
-                delivery.ack()
-        elif failure is not delivery._told:
-            with suppress(LeaseLost, BackendUnavailable):
-                delivery._nack_later(failure)
-        if failure is None or failure is delivery._told:
+        if failure is not None and failure is delivery._told:
+            # News of the store about this very delivery, that the handler let out.
             return
+        if isinstance(failure, _HandlerIsAsync) or not isinstance(failure, Exception | None):
+            # Before the store is told: it may be away.
+            self._raised = self._raised or failure
+            self._end("handler")
+        self._settle(worker, delivery, failure)
         if isinstance(failure, Exception):
             log_failure(delivery.id, delivery.attempt, failure, self._backend)
-            if not isinstance(failure, _HandlerIsAsync):
-                return
-        self._raised = self._raised or failure
-        self._end("handler")
+
+    @staticmethod
+    def _settle(worker: _Worker, delivery: Delivery, failure: BaseException | None) -> None:
+        if delivery._settled is not None:
+            worker.nacked += delivery._settled == "nacked"
+        elif not isinstance(delivery._told, LeaseLost):
+            with suppress(LeaseLost, BackendUnavailable):
+                if failure is None:
+                    delivery.ack()
+                else:
+                    delivery._nack_later(failure)
 
     def _call(self, delivery: Delivery) -> BaseException | None:
         try:
