@@ -195,7 +195,7 @@ def lost_reply_is_success() -> Iterator[None]:
 @_variant
 def deadline_ignored() -> Iterator[None]:
     """The listener hands out what it claimed, however long that has taken."""
-    with _patch(_listener, "_LEAST_REMAINDER", -1e6):
+    with _patch(_listener, "LEAST_REMAINDER", -1e6):
         yield
 
 
@@ -207,7 +207,7 @@ def deadline_from_the_answer() -> Iterator[None]:
     def late_put(self, emissions, until, seconds):
         put(self, emissions, self._monotonic() + self._lock_time.total_seconds() * 0.9, seconds)
 
-    with _patch(_listener, "_LEAST_REMAINDER", -1e6), _patch(Hand, "put", late_put):
+    with _patch(_listener, "LEAST_REMAINDER", -1e6), _patch(Hand, "put", late_put):
         yield
 
 

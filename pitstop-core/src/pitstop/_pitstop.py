@@ -127,7 +127,7 @@ class Pitstop:
         :raises MessageError: when ``id`` cannot be an id.
         """
         writes, id = self._writes(session), valid_id(id)
-        self._store.flush(id)
+        self._store.flush([id])
         removed = writes.delete(id)
         if session is None:
             self._store.forget([id])
@@ -139,7 +139,7 @@ class Pitstop:
         :raises MessageError: when ``id`` cannot be an id.
         """
         backend, id = self._store.backend, valid_id(id)
-        self._store.flush(id)
+        self._store.flush([id])
         stored = backend.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
 
@@ -335,9 +335,9 @@ class Pitstop:
         return backend if session is None else backend.within(session)
 
     def _put(self, writes: Writes, records: list[Record], now_us: int, known: set[str], *, at_once: bool) -> None:
-        for id in known:
+        if known:
             # Done is done, before it is stored anew.
-            self._store.flush(id)
+            self._store.flush(known)
         writes.put(records)
         if known and at_once:
             self._store.forget(known)

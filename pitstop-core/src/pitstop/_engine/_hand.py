@@ -184,9 +184,9 @@ class Hand:
             backend = self._store.backend
             now = backend.now() // 1000
             duration = self._lock_time // timedelta(milliseconds=1)
-            backend.settle([release(each.record, now, duration) for each in unseen])
+            applied = backend.settle([release(each.record, now, duration) for each in unseen])
         except BackendUnavailable as error:
             _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
         else:
-            self.given_back += len(unseen)
+            self.given_back += sum(applied)
             self._store.written(None)

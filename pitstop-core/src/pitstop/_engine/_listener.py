@@ -227,13 +227,13 @@ class Listener(Sleeper):
         """These messages were stored anew or removed: what was claimed of them before is not to be handed out any more."""
         self._hand.forget(ids)
 
-    def flush(self, id: str | None = None) -> None:
-        """Write the acks that are pending, if this message may be among them, so that a look at the store shows them.
+    def flush(self, ids: Collection[str] | None = None) -> None:
+        """Write the acks that are pending, if one of these messages may be among them, so that a look at the store shows them.
 
         A store that does not answer is no matter here: it is tried again.
         """
         with suppress(BackendUnavailable):
-            self._outbox.flush(id)
+            self._outbox.flush(ids)
 
     def after_fork(self) -> None:
         """In the child of a fork: what was claimed ahead, and the threads that wait, are the parent's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections import deque
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from threading import Lock, Thread, get_ident
 from typing import TYPE_CHECKING
@@ -148,14 +148,14 @@ class Outbox:
         if delivery._told is not None:
             raise delivery._told
 
-    def flush(self, id: str | None = None) -> None:
+    def flush(self, ids: Collection[str] | None = None) -> None:
         """Write what is pending, and wait for what another thread is writing.
 
-        :param id: only if this message is among it, or if that is not known.
+        :param ids: only if one of these messages is among it, or if that is not known.
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
         # In this order: what is not pending any more is known, or being written.
-        if id is not None and all(each.id != id for each in tuple(self._pending)) and not self._writing.locked():
+        if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writing.locked()):
             return
         if self._pending or self._writing.locked():
             failures = self._failures

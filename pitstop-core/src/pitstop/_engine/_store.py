@@ -98,8 +98,8 @@ class Sleeper:
     def forget(self, ids: Collection[str]) -> None:
         """These messages were stored anew or removed."""
 
-    def flush(self, id: str | None = None) -> None:
-        """Write what is on its way to the store, if it is about this message (None: about any)."""
+    def flush(self, ids: Collection[str] | None = None) -> None:
+        """Write what is on its way to the store, if it is about one of these messages (None: about any)."""
 
     def stop(self) -> None:
         """The program is at its end: nothing more is to be waited for."""
@@ -184,10 +184,10 @@ class Store:
         for each in self.sleepers:
             each.forget(ids)
 
-    def flush(self, id: str | None = None) -> None:
+    def flush(self, ids: Collection[str] | None = None) -> None:
         """Write the acks of this process that are on their way, so that who looks at the store sees them."""
         for each in self.sleepers:
-            each.flush(id)
+            each.flush(ids)
 
     def after_fork(self) -> None:
         """In the child of a fork: locks that the parent's threads held will not be let go of here."""
