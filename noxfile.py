@@ -89,7 +89,7 @@ def large(session: nox.Session) -> None:
         *session.posargs, env={"PITSTOP_TEST_LARGE": "1"},
     )  # fmt: skip
     session.run(
-        "pytest", "tests/conformance", "-k", "process or kill", "--timeout=600",
+        "pytest", "tests/conformance", "-k", "process or kill or any_sequence", "--timeout=600",
         *session.posargs, env={"PITSTOP_TEST_LARGE": "1"},
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 
 from contextlib import contextmanager
@@ -20,6 +21,13 @@ def database(mongo_client):
     """A database for all tests here, dropped after them: a new one for each would take most of the time."""
     with databases.database(mongo_client) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _fewer_sequences(monkeypatch):
+    """Half as many as usual, of the same ones, since each asks a server thousands of times: `nox -s large` has all."""
+    if not os.environ.get("PITSTOP_TEST_LARGE") and not os.environ.get("PITSTOP_KIT_EXAMPLES"):
+        monkeypatch.setenv("PITSTOP_KIT_EXAMPLES", "40")
 
 
 class TestMongo(BackendConformance):
