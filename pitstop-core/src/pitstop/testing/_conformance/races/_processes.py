@@ -179,8 +179,12 @@ class Processes:
                 # that one of them holds is never let go of in the child. The child touches nothing of the parent's, and
                 # if it hangs nevertheless, that ends in bounded time and is told.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+                # What is held here is not collected in the child: that might close, or say goodbye on, connections that
+                # are this process's own. Before the fork, since what runs first thing in the child may set off a collection.
+                gc.freeze()
                 process.start()
         finally:
+            gc.unfreeze()
             os.close(told)
         self._children.append(Child(process, heard))
         return self._children[-1]
@@ -200,8 +204,6 @@ class Forking(Kit):
 
 def _in_the_child(open_backend: Handles, work: Work, pipe: int, gate: int | None, still_after: int | None) -> NoReturn:
     """Work, and end without a trace of the parent: none of its fixtures, finalizers and buffers is the child's to end."""
-    # What the parent holds is not collected here: that might close, or say goodbye on, connections that are its own.
-    gc.freeze()
     # pytest-timeout, and whoever else runs the tests, may have handlers there. A child that was forgotten ends by itself.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(each, signal.SIG_DFL)
