@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pitstop.testing import BackendConformance
@@ -14,6 +16,13 @@ BACKENDS = ("TestMemory", "TestSqlite", "TestMongo", "TestMongomock", "TestFiles
 
 #: Gaps that are told by name; the others are seen in the table.
 _GAPS_NAMED = 20
+
+
+@pytest.fixture
+def fewer_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as many as usual, of the same ones, where each takes long: `nox -s large` has all."""
+    if not os.environ.get("PITSTOP_TEST_LARGE") and not os.environ.get("PITSTOP_KIT_EXAMPLES"):
+        monkeypatch.setenv("PITSTOP_KIT_EXAMPLES", "40")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,6 +8,9 @@ from pitstop.testing import BackendConformance
 from pitstop_filesystem import FilesystemBackend
 
 
+pytestmark = pytest.mark.usefixtures("fewer_sequences")
+
+
 class TestFilesystem(BackendConformance):
     @pytest.fixture
     def make_backend(self, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 
 from contextlib import contextmanager
@@ -23,11 +22,7 @@ def database(mongo_client):
         yield made
 
 
-@pytest.fixture(autouse=True)
-def _fewer_sequences(monkeypatch):
-    """Half as many as usual, of the same ones, since each asks a server thousands of times: `nox -s large` has all."""
-    if not os.environ.get("PITSTOP_TEST_LARGE") and not os.environ.get("PITSTOP_KIT_EXAMPLES"):
-        monkeypatch.setenv("PITSTOP_KIT_EXAMPLES", "40")
+pytestmark = pytest.mark.usefixtures("fewer_sequences")
 
 
 class TestMongo(BackendConformance):

@@ -15,6 +15,9 @@ from pitstop.testing import BackendConformance
 from pitstop_mongo import MongoBackend
 
 
+pytestmark = pytest.mark.usefixtures("fewer_sequences")
+
+
 class TestMongomock(BackendConformance):
     @pytest.fixture
     def make_backend(self):
