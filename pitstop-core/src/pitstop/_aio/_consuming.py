@@ -123,7 +123,8 @@ class Consuming:
                     await asyncio.wait([self._empty], timeout=self._drain)
                 unfinished = len(self._running)
                 if unfinished:
-                    _log.warning("%d handlers did not end in time; their messages are given back", unfinished)
+                    ids = ", ".join(repr(each.id) for each in self._running)
+                    _log.warning("%d handlers are not waited for any longer: of %s", unfinished, ids)
                     await self._interrupt()
                 await self._feeder.close()
             except BaseException:

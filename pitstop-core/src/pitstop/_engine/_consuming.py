@@ -16,7 +16,7 @@ from threading import Event, Lock, Thread, get_ident
 
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._handler import Handler, callable_handler, close_awaitable, is_async, log_failure
+from pitstop._engine._handler import Handler, HandlerIsAsync, callable_handler, close_awaitable, is_async, log_failure
 from pitstop._engine._listener import Listener
 from pitstop._engine._signals import Urgency, catching
 from pitstop._engine._store import Sleeper, Store, stop_at_exit
@@ -50,12 +50,8 @@ def sync_handler(handler: Handler) -> Handler:
     return handler
 
 
-class _HandlerIsAsync(PitstopError):
-    """A mistake in the program, and no failure of one message."""
-
-
 def _is_async() -> PitstopError:
-    return _HandlerIsAsync(
+    return HandlerIsAsync(
         "The handler is async, so a thread would call it and nobody would wait for what it does. Open the store with "
         "pitstop.init_async(), and await its consume(); or give a plain function."
     )
@@ -401,7 +397,7 @@ class Consuming(Sleeper):
         if failure is not None and failure is delivery._told:
             # News of the store about this very delivery, that the handler let out.
             return
-        if isinstance(failure, _HandlerIsAsync) or not isinstance(failure, Exception | None):
+        if isinstance(failure, HandlerIsAsync) or not isinstance(failure, Exception | None):
             # Before the store is told: it may be away.
             self._raised = self._raised or failure
             self._end("handler")

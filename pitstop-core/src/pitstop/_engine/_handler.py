@@ -13,7 +13,15 @@ from pitstop._engine._delivery import Delivery
 from pitstop._errors import PitstopError
 
 
-__all__ = ["Handler", "callable_handler", "close_awaitable", "is_async", "log_failure", "takes_delivery"]
+__all__ = [
+    "Handler",
+    "HandlerIsAsync",
+    "callable_handler",
+    "close_awaitable",
+    "is_async",
+    "log_failure",
+    "takes_delivery",
+]
 
 _log = logging.getLogger("pitstop.consumer")
 
@@ -21,6 +29,10 @@ _log = logging.getLogger("pitstop.consumer")
 Handler = Callable[[Any], object]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class HandlerIsAsync(PitstopError):
+    """A mistake in the program, and no failure of one message: raised to whoever gave the handler, whatever is done of others."""
 
 
 def callable_handler(handler: Handler) -> Handler:

@@ -133,28 +133,14 @@ class Listener(Sleeper):
         :raises ConfigError: when ``timeout`` is no duration.
         """
         if timeout is None:
-            return self._next(1)
+            return self._next()
         # Numbers first: those who poll give 0.
         seconds = timeout if isinstance(timeout, int | float) else _seconds(timeout)
         return self._visit(_Visit(0), self._monotonic() + seconds, None)
 
-    def _next(self, wanted: int) -> Delivery | None:
-        """One message of those that are in hand, else of a new claim, which may be for so many."""
+    def _next(self, wanted: int = 1) -> Delivery | None:
+        """One message of those that are in hand, else of a new claim, which may be for so many or more; waits for it."""
         return self._hand_out(self._batched) or self._visit(_Visit(wanted), None, self._batched)
-
-    def take(self, limit: int) -> list[Delivery]:
-        """Wait for messages, and take up to ``limit`` of them. None at all: the listener was stopped.
-
-        :raises BackendUnavailable: as :meth:`get` without a timeout.
-        """
-        taken: list[Delivery] = []
-        delivery = self._next(limit)
-        while delivery is not None:
-            taken.append(delivery)
-            if len(taken) >= limit:
-                break
-            delivery = self._hand_out(self._outbox)
-        return taken
 
     def _at_hand(self) -> Delivery | None:
         """One message of those in hand; None when there is none that can be had without the store. Never blocks."""
@@ -249,9 +235,7 @@ class Listener(Sleeper):
         return self
 
     def __next__(self) -> Delivery:
-        outbox = self._batched
-        # One call less for each message than by _next().
-        delivery = self._hand_out(outbox) or self._visit(_Visit(1), None, outbox)
+        delivery = self._next()
         if delivery is None:
             raise StopIteration
         return delivery

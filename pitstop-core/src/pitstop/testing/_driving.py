@@ -18,7 +18,14 @@ import attrs
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._settle import error_text
-from pitstop._engine._handler import Handler, callable_handler, close_awaitable, is_async, takes_delivery
+from pitstop._engine._handler import (
+    Handler,
+    HandlerIsAsync,
+    callable_handler,
+    close_awaitable,
+    is_async,
+    takes_delivery,
+)
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
@@ -305,12 +312,8 @@ def _plain(handler: Handler) -> Handler:
     return handler
 
 
-class _HandlerIsAsync(PitstopError):
-    """A mistake in the test, and no failure of the handler: raised whatever ``raise_errors`` says."""
-
-
 def _is_async() -> PitstopError:
-    return _HandlerIsAsync(
+    return HandlerIsAsync(
         "The handler is async, so nobody would wait for it. Say await arun_until_idle(...), arun_for, arun_until or adrain."
     )
 
@@ -461,7 +464,7 @@ class _Drive:
         )
         if failure is None or told or isinstance(failure, Crash):
             return
-        in_report = isinstance(failure, Exception) and not isinstance(failure, _HandlerIsAsync)
+        in_report = isinstance(failure, Exception) and not isinstance(failure, HandlerIsAsync)
         if in_report and not self._raise_errors:
             return
         if isinstance(failure, StopIteration):
