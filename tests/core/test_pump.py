@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 
 from collections import Counter
@@ -215,6 +216,28 @@ class TestAhead:
                 next(listener).ack()
                 clock.advance(0.001)
                 assert not listener._pump.wanted
+
+    def test_a_stop_gives_back_what_a_claim_that_is_under_way_brings(self, pit, store, clock):
+        fill(pit, 200)
+        claiming, giving_back = threading.Event(), threading.Event()
+
+        def claim():
+            if threading.current_thread().name == "pitstop-pump":
+                claiming.set()
+                giving_back.wait(10)
+                # As a store does that is slow to answer: no event could say that stop() does not return meanwhile.
+                time.sleep(0.05)
+
+        store.during["lease"] = claim
+        with pit.listen() as listener:
+            while not claiming.is_set():
+                next(listener).ack()
+                clock.advance(0.001)
+                if listener._pump.wanted:
+                    assert claiming.wait(10)
+            store.during["settle"] = giving_back.set
+            listener.stop()
+            assert pit.stats().leased == 0
 
     def test_a_claim_that_failed_is_no_matter(self, pit, store, alone):
         fill(pit, 4)

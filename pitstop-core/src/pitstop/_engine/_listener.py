@@ -154,21 +154,21 @@ class Listener(Sleeper):
         Deliveries that were handed out stay valid: settle them as ever.
         """
         self._end()
-        if self._hand or self._outbox:
+        if self._has_unsettled():
             # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
             # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
             done = Doorbell()
-            _thread.start_new_thread(self._settle_all, (done,))
+            _thread.start_new_thread(self._settle_for, (get_ident(), done))
             done.wait(_STOP_PATIENCE)
 
     def at_exit(self) -> None:
         """The interpreter is about to end: settle what nobody will settle any more."""
         self._end()
-        if self._hand or self._outbox:
+        if self._has_unsettled():
             settled = Doorbell()
             try:
                 # A store that is away is not to keep the program from ending.
-                _thread.start_new_thread(self._settle_all, (Doorbell(), settled))
+                _thread.start_new_thread(self._settle_for, (get_ident(), Doorbell(), settled))
             except RuntimeError:
                 # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
                 self._settle_all()
@@ -178,10 +178,8 @@ class Listener(Sleeper):
     def close(self) -> None:
         """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless."""
         self._end()
-        me = get_ident()
-        with self._changed:
-            # A claim that is under way would be given back to a store that is closed by then.
-            self._changed.wait_for(lambda: all(each.thread == me for each in self._visits), _CLOSE_PATIENCE)
+        # A claim that is under way would be given back to a store that is closed by then.
+        self._wait_for_others(get_ident(), _CLOSE_PATIENCE)
         # In this order: who has an ack from here on writes it, and none comes between the last write and the end.
         self._pump.end()
         self._settle_all()
@@ -265,9 +263,10 @@ class Listener(Sleeper):
             # Whoever needs them next looks by itself, and tells.
             pass
         finally:
-            self._leave(visit)
             if self._stopped:
+                # Before it leaves: stop() waits for that.
                 self._hand.give_back_all()
+            self._leave(visit)
 
     # What consume() does.
 
@@ -484,6 +483,23 @@ class Listener(Sleeper):
         if deadline is not None:
             pause = min(pause, deadline - now)
         clock.wait(visit.bell, max(pause, 0.0))
+
+    def _has_unsettled(self) -> bool:
+        """Whether something is in hand, or on its way there or to the store."""
+        me = get_ident()
+        return bool(self._hand or self._outbox) or any(each.thread != me for each in self._visits)
+
+    def _wait_for_others(self, thread: int, patience: float) -> None:
+        """Wait until no thread but this one wants messages any more: what they claimed was handed out, or given back."""
+        with self._changed:
+            self._changed.wait_for(lambda: all(each.thread == thread for each in self._visits), patience)
+
+    def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
+        """Settle all that is not handed out, for a thread that has stopped this, and waits for a bell."""
+        # First what can be had at once, then what a claim that is under way brings.
+        self._hand.give_back_all()
+        self._wait_for_others(thread, _STOP_PATIENCE)
+        self._settle_all(given_back, settled)
 
     def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
