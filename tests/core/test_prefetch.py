@@ -86,3 +86,18 @@ def test_the_slower_the_store_the_less_it_pays_to_claim_ahead(rounds, claim, fac
 @given(seconds)
 def test_a_slow_handler_claims_nothing_ahead(claim):
     assert not consumed(1.0, 5).pays_ahead(claim)
+
+
+@given(st.floats(0.1, 3600))
+def test_who_takes_few_at_once_claims_nothing_ahead_of_a_slow_store(claim):
+    assert consumed(0.02, 9).refill_at(claim, apart=False) == -1
+
+
+def test_who_takes_many_has_the_next_claimed_with_the_last_one():
+    pace = consumed(0.00001, 9)
+    assert pace.refill_at(pace.size * 0.00001, apart=False) == 0
+
+
+def test_who_takes_longer_than_a_claim_has_the_next_claimed_halfway():
+    pace = consumed(0.00008, 9)
+    assert pace.refill_at(0.01, apart=False) == pace.size // 2

@@ -200,14 +200,36 @@ class TestAhead:
                 clock.advance(1)
                 assert not listener._pump.wanted
 
-    def test_not_when_a_claim_takes_longer_than_what_is_in_hand(self, pit, store, clock, alone):
+    def test_with_the_last_one_when_a_claim_takes_longer_than_what_is_in_hand(self, pit, store, clock, alone):
         fill(pit, 100)
         store.during["lease"] = lambda: clock.advance(1)
         with pit.listen() as listener:
             for _ in range(100):
-                next(listener).ack()
+                delivery = next(listener)
                 clock.advance(0.0001)
-                assert not listener._pump.wanted
+                if listener._pump.wanted:
+                    assert not listener._hand
+                delivery.ack()
+
+    def test_a_store_is_asked_for_the_next_messages_while_it_writes_the_acks_of_the_last(self, pit, store, clock):
+        fill(pit, 200)
+        writer, claimed, together = threading.get_ident(), threading.Event(), []
+
+        def lease():
+            if threading.get_ident() != writer:
+                claimed.set()
+
+        def settle():
+            # One, two, four, eight and sixteen: enough to see that they go fast.
+            if threading.get_ident() == writer and listener._hand.handed_out >= 31:
+                together.append(claimed.wait(10))
+
+        store.during |= {"lease": lease, "settle": settle}
+        with pit.listen() as listener:
+            while not together:
+                next(listener).ack()
+                clock.advance(0.00001)
+        assert all(together)
 
     def test_not_with_a_pinned_number(self, pit, clock, alone):
         fill(pit, 100)

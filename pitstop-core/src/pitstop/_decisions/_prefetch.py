@@ -16,6 +16,9 @@ _OF_LEASE = 0.1
 #: Another thread claims ahead when it is done before this part of the messages in hand is: else the one that handles them
 #: has to wait for it anyway, and both for Python's lock.
 _WORTH = 1.5
+#: Messages claimed at once from which on the next claim is made while the acks of these are written. It costs a switch of
+#: threads, and then a handler may turn out to be slow.
+_MANY = 16
 
 
 @attrs.frozen
@@ -61,7 +64,10 @@ class Pace:
         :param apart: whether messages are handled by others than claim them, as in an event loop.
         """
         if not apart:
-            return self.size // 2 if self.pays_ahead(claim) else -1
+            if self.pays_ahead(claim):
+                return self.size // 2
+            # With the last one: then the store is busy with the claim and with the acks at once.
+            return 0 if self.size >= _MANY else -1
         if self.size <= 1 or self.each is None:
             return -1
         # They should last until the next ones are there.

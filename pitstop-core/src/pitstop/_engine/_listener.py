@@ -402,6 +402,8 @@ class Listener(Sleeper):
     def _claim(self, visit: _Visit) -> bool:
         """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
         store, clock = self._store, self._store.clock
+        # This is it, if the next ones were wanted ahead.
+        self._pump.wanted = False
         self._hand.measure(self._outbox.last_flush)
         self._outbox.last_flush = 0.0
         # The one who leads claims for those who wait for it, too.
