@@ -49,6 +49,7 @@ BY_ID = "USING INDEX sqlite_autoindex_pitstop_messages_1 (id=?)"
         ("GET", [BY_ID]),
         ("DELETE", [BY_ID]),
         ("COMPLETE", [BY_ID]),
+        ("AWAIT", [BY_ID]),
         ("PROGRESS", [BY_ID]),
     ],
 )
