@@ -217,6 +217,11 @@ def _fenced(settlement: Settlement) -> tuple[str, Row]:
         return _statements.COMPLETE, fence
     if isinstance(progress, Aside):
         return _statements.ASIDE, (progress.last_error, *fence)
-    if progress.attempts == 0 and progress.first_leased is progress.last_error is progress.token is None:
+    if (
+        not progress.attempts
+        and progress.first_leased is None
+        and progress.last_error is None
+        and progress.token is None
+    ):
         return _statements.AWAIT, (progress.due, progress.scheduled_for, *fence)
     return _statements.PROGRESS, (*progress_values(progress), *fence)

@@ -12,9 +12,10 @@ from types import TracebackType
 from weakref import WeakSet
 
 from pitstop import BackendUnavailable, ConfigError
-from pitstop.abc import Clock, Doorbell, SystemClock
+from pitstop.abc import Clock
 from pitstop_sqlite._config import Synchronous
-from pitstop_sqlite._failures import in_our_words, is_busy
+from pitstop_sqlite._failures import in_our_words
+from pitstop_sqlite._patience import PatientConnection
 from pitstop_sqlite._schema import create, needs_creation
 
 
@@ -30,8 +31,6 @@ _LOG_PAGES = 8_000
 #: KiB of pages that are kept in memory, at most. SQLite's own 2,000 hold less than a batch touches beside many messages;
 #: then pages are written to the log, and read again, before the batch is done.
 _CACHE = 16 * 1024
-#: SQLite counts the busy timeout in milliseconds, in an int of 32 bits.
-_LONGEST_TIMEOUT = timedelta(days=24)
 
 
 class Database:
@@ -54,7 +53,7 @@ class Database:
             )
         self.path = path
         self._synchronous = synchronous
-        self._busy_timeout = min(busy_timeout, _LONGEST_TIMEOUT)
+        self._busy_timeout = busy_timeout
         self._clock = clock
         #: To be held by whoever uses the connection.
         self.lock = Lock()
@@ -143,10 +142,12 @@ class Database:
         try:
             connection = sqlite3.connect(
                 self.path,
-                timeout=self._busy_timeout.total_seconds(),
+                timeout=0,
                 isolation_level=None,
                 check_same_thread=False,
+                factory=PatientConnection,
             )
+            connection.patience = self._busy_timeout.total_seconds()
             try:
                 self._prepare(connection)
             except BaseException:
@@ -178,17 +179,8 @@ class Database:
         connection.execute("COMMIT")
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
-        # While several connections turn a new file to WAL, SQLite says "locked" without waiting for its busy timeout.
-        clock, bell = SystemClock(), Doorbell()
-        deadline = clock.monotonic() + self._busy_timeout.total_seconds()
-        while True:
-            try:
-                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-                break
-            except sqlite3.Error as error:
-                if not is_busy(error) or clock.monotonic() >= deadline:
-                    raise
-            clock.wait(bell, 0.01)
+        # While several connections turn a new file to WAL, SQLite refuses this without any wait of its own.
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != b"wal":
             raise ConfigError(
                 f"{self.path!r} cannot be used with a write-ahead log (its journal mode stays {mode.decode()!r}): this "
