@@ -541,6 +541,34 @@ class TestStoredForm:
             Schedule.from_plain({**every_hour().to_plain(), **change})
         assert str(caught.value) == "The stored schedule is malformed. Store the message again, or remove it."
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"start": True},
+            {"start": 1.0},
+            {"every": {"v": 1, "kind": "every", "ms": True}},
+            {"every": {"v": 1, "kind": "every", "ms": 1.0}},
+            {"every": {"v": 1, "kind": "every", "ms": 1, "more": 1}},
+            {"every": {"v": 1, "kind": "every", "ms": [1]}},
+            {"every": {"v": 2, "kind": "every", "ms": 1}},
+            {"every": {"kind": 1, "every": "every", "v": "ms"}},
+            {"end": 2.0},
+            {"more": 1},
+        ],
+    )
+    def test_what_equals_a_schedule_that_was_read_before_is_read_as_strictly(self, change):
+        sound = Schedule(1, 2, Every(1), "latest", None)
+        for _ in range(2):
+            assert Schedule.from_plain(sound.to_plain()) == sound
+            with pytest.raises(ScheduleError):
+                Schedule.from_plain({**sound.to_plain(), **change})
+
+    def test_a_stored_form_that_changes_afterwards_is_read_anew(self):
+        plain = every_hour().to_plain()
+        assert Schedule.from_plain(plain).recurrence == Every(3_600_000)
+        plain["every"]["ms"] = 1
+        assert Schedule.from_plain(plain).recurrence == Every(1)
+
     def test_the_abstract_recurrence_asks_for_all_that_core_calls(self):
         assert Recurrence.__abstractmethods__ == {"first", "after", "latest", "count", "dump", "load"}
 

@@ -192,30 +192,6 @@ def test_locked_before_it_was_ever_ours(path, open_backend):
     open_backend()
 
 
-def test_waits_for_others_who_keep_the_file_from_becoming_wal(path, open_backend, monkeypatch):
-    """When several turn a new file to WAL, SQLite may say "locked" at once, for all the busy timeout."""
-    connect, tries = sqlite3.connect, []
-
-    class Connection(sqlite3.Connection):
-        def execute(self, statement, *values):
-            if statement == "PRAGMA journal_mode = WAL":
-                tries.append(statement)
-                super().execute("PRAGMA busy_timeout = 0")
-                if len(tries) == 3:
-                    other.execute("COMMIT")
-            return super().execute(statement, *values)
-
-    with closing(connect(path, isolation_level=None)) as other:
-        other.execute("CREATE TABLE orders (id INTEGER)")
-        other.execute("BEGIN")
-        other.execute("SELECT * FROM orders").fetchall()
-        monkeypatch.setattr(
-            _database.sqlite3, "connect", lambda file, **options: connect(file, factory=Connection, **options)
-        )
-        open_backend()
-    assert len(tries) == 3
-
-
 def test_a_file_that_is_cut_off(path, open_backend, record):
     backend = open_backend()
     backend.put([record(f"{number}") for number in range(500)])

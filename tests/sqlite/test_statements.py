@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+
+from contextlib import closing
 
 import pytest
 
@@ -49,6 +52,7 @@ BY_ID = "USING INDEX sqlite_autoindex_pitstop_messages_1 (id=?)"
         ("GET", [BY_ID]),
         ("DELETE", [BY_ID]),
         ("COMPLETE", [BY_ID]),
+        ("AWAIT", [BY_ID]),
         ("PROGRESS", [BY_ID]),
     ],
 )
@@ -248,11 +252,29 @@ def test_nothing_from_outside_is_part_of_a_statement(backend, record):
     assert [each.id for each in backend.scan(None, 10, (0, nasty))] == ["b"]
 
 
-def test_the_log_does_not_stay_large(path, open_backend, record):
+def test_the_log_does_not_stay_large(open_backend):
     backend = open_backend()
     with backend._database.lock, backend._database as connection:
         assert connection.execute("PRAGMA journal_size_limit").fetchone() == (64 * 1024 * 1024,)
-        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (8000,)
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (32 * 1024 * 1024 // 2048,)
+
+
+def test_a_file_that_is_made_here_has_small_pages(open_backend):
+    """Each message touches a page of its own in the index of ids, and whole pages are written."""
+    backend = open_backend()
+    with backend._database.lock, backend._database as connection:
+        assert connection.execute("PRAGMA page_size").fetchone() == (2048,)
+
+
+def test_a_file_that_was_there_keeps_its_pages_and_has_a_log_of_the_same_size(path, open_backend, record):
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA page_size = 8192")
+        other.execute("CREATE TABLE orders (id INTEGER)")
+    backend = open_backend()
+    backend.put([record("a")])
+    with backend._database.lock, backend._database as connection:
+        assert connection.execute("PRAGMA page_size").fetchone() == (8192,)
+        assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (32 * 1024 * 1024 // 8192,)
 
 
 def test_the_pages_in_memory_are_bounded_and_hold_more_than_a_batch_touches(open_backend):

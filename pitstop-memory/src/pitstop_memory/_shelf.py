@@ -36,9 +36,9 @@ class _Slot:
     def copy(self) -> Record:
         """As it is now; nobody can reach what is stored through it."""
         record = self._record
-        if self.flat and record.series is None:
-            return _with_progress(record, record.message.copy(), self.progress)
-        return copy_record(self.record)
+        # The series is nobody's to change, so it needs no copy.
+        message = record.message.copy() if self.flat else copy_plain(record.message)
+        return _with_progress(record, message, self.progress)
 
     def put(self, record: Record) -> None:
         self._record, self.progress, self.flat = record, record.progress, _is_flat(record.message)
@@ -88,11 +88,10 @@ class Shelf:
             slot.put(record)
         self._push(slot.progress.due, slot.order, record.id)
 
-    def change(self, id: str, progress: Progress) -> Record:
+    def change(self, id: str, progress: Progress) -> None:
         slot = self._slots[id]
         slot.progress = progress
         self._push(progress.due, slot.order, id)
-        return slot.record
 
     def delete(self, id: str) -> bool:
         return self._slots.pop(id, None) is not None

@@ -212,8 +212,16 @@ def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], no
 
 def _fenced(settlement: Settlement) -> tuple[str, Row]:
     fence = (bindable(settlement.id), bindable(settlement.token))
-    if settlement.progress is None:
+    progress = settlement.progress
+    if progress is None:
         return _statements.COMPLETE, fence
-    if isinstance(settlement.progress, Aside):
-        return _statements.ASIDE, (settlement.progress.last_error, *fence)
-    return _statements.PROGRESS, (*progress_values(settlement.progress), *fence)
+    if isinstance(progress, Aside):
+        return _statements.ASIDE, (progress.last_error, *fence)
+    if (
+        not progress.attempts
+        and progress.first_leased is None
+        and progress.last_error is None
+        and progress.token is None
+    ):
+        return _statements.AWAIT, (progress.due, progress.scheduled_for, *fence)
+    return _statements.PROGRESS, (*progress_values(progress), *fence)

@@ -12,9 +12,10 @@ from types import TracebackType
 from weakref import WeakSet
 
 from pitstop import BackendUnavailable, ConfigError
-from pitstop.abc import Clock, Doorbell, SystemClock
+from pitstop.abc import Clock
 from pitstop_sqlite._config import Synchronous
-from pitstop_sqlite._failures import in_our_words, is_busy
+from pitstop_sqlite._failures import in_our_words
+from pitstop_sqlite._patience import PatientConnection
 from pitstop_sqlite._schema import create, needs_creation
 
 
@@ -24,14 +25,14 @@ __all__ = ["Database"]
 _LEAST_SQLITE = (3, 37, 0)
 #: Bytes that the log keeps on disk after a checkpoint; what it needed beyond that in a burst is given back.
 _LOG_LIMIT = 64 * 1024 * 1024
-#: Pages that the log has before they are written back, 32 MB. Ids are random, so beside many messages a batch touches about
-#: a page of the ids' index for each of its messages: SQLite's own 1,000 would be full after two batches.
-_LOG_PAGES = 8_000
+#: Bytes of a page, in a file that is made here. Ids are random, so beside many messages each one touches a page of the ids'
+#: index of its own, and all of that page is written: to the log, and back from there. Half of SQLite's own 4,096 is half of that.
+_PAGE = 2048
+#: Bytes that the log has before its pages are written back: SQLite's own 1,000 pages would be full after a few batches.
+_LOG = 32 * 1024 * 1024
 #: KiB of pages that are kept in memory, at most. SQLite's own 2,000 hold less than a batch touches beside many messages;
 #: then pages are written to the log, and read again, before the batch is done.
 _CACHE = 16 * 1024
-#: SQLite counts the busy timeout in milliseconds, in an int of 32 bits.
-_LONGEST_TIMEOUT = timedelta(days=24)
 
 
 class Database:
@@ -54,7 +55,7 @@ class Database:
             )
         self.path = path
         self._synchronous = synchronous
-        self._busy_timeout = min(busy_timeout, _LONGEST_TIMEOUT)
+        self._busy_timeout = busy_timeout
         self._clock = clock
         #: To be held by whoever uses the connection.
         self.lock = Lock()
@@ -143,10 +144,12 @@ class Database:
         try:
             connection = sqlite3.connect(
                 self.path,
-                timeout=self._busy_timeout.total_seconds(),
+                timeout=0,
                 isolation_level=None,
                 check_same_thread=False,
+                factory=PatientConnection,
             )
+            connection.patience = self._busy_timeout.total_seconds()
             try:
                 self._prepare(connection)
             except BaseException:
@@ -162,10 +165,13 @@ class Database:
         connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
         # Before anything is written: a file that is not for us stays as it is.
         needs_creation(connection, self.path)
+        connection.execute(f"PRAGMA page_size = {_PAGE}")
         self._use_log(connection)
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        # Of a file that was there it is what it was.
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG // page}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
         # Elsewhere than on macOS this changes nothing: there a plain fsync leaves the data in the drive's cache.
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
@@ -178,17 +184,8 @@ class Database:
         connection.execute("COMMIT")
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
-        # While several connections turn a new file to WAL, SQLite says "locked" without waiting for its busy timeout.
-        clock, bell = SystemClock(), Doorbell()
-        deadline = clock.monotonic() + self._busy_timeout.total_seconds()
-        while True:
-            try:
-                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-                break
-            except sqlite3.Error as error:
-                if not is_busy(error) or clock.monotonic() >= deadline:
-                    raise
-            clock.wait(bell, 0.01)
+        # While several connections turn a new file to WAL, SQLite refuses this without any wait of its own.
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != b"wal":
             raise ConfigError(
                 f"{self.path!r} cannot be used with a write-ahead log (its journal mode stays {mode.decode()!r}): this "

@@ -6,6 +6,7 @@ import json
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from pitstop.abc import Damaged, Progress, Record, dump_message, floor_instant, load_message, read_record
@@ -24,6 +25,8 @@ Row = tuple[Any, ...]
 #: No mapping, so that a message or a series that cannot be read is found to be damaged.
 _UNREADABLE = object()
 _MOST_ATTEMPTS = 2**63 - 1
+#: Series that are remembered as they were read, and the bytes of the longest one: each is read again at each occurrence.
+_MOST_REMEMBERED, _LONGEST_REMEMBERED = 1024, 512
 
 _dump_series = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -107,6 +110,16 @@ def bindable(text: str) -> str | bytes:
 
 
 def _series(stored: bytes) -> object:
+    return _remembered_series(stored) if len(stored) <= _LONGEST_REMEMBERED else _read_series(stored)
+
+
+# One dict for all records with such a series. What cannot be read is not remembered.
+@lru_cache(maxsize=_MOST_REMEMBERED)
+def _remembered_series(stored: bytes) -> object:
+    return _read_series(stored)
+
+
+def _read_series(stored: bytes) -> object:
     series = json.loads(stored.decode())
     # A stored `null` is not the absence of a series.
     return _UNREADABLE if series is None else series

@@ -11,6 +11,7 @@ __all__ = [
     "AND_TOKEN",
     "ANY_DUE",
     "ASIDE",
+    "AWAIT",
     "COMPLETE",
     "COMPLETE_MANY",
     "COMPLETE_SIZES",
@@ -65,6 +66,11 @@ COMPLETE_MANY = {
     )
     for size in COMPLETE_SIZES
 }
+# Of an occurrence that nobody has claimed yet, which is what the ack of a series writes: fewer values to bind.
+AWAIT = (
+    "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = 0, first_leased = NULL, last_error = NULL, "
+    "token = NULL " + _FENCE
+)
 PROGRESS = (
     "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = ?, first_leased = ?, last_error = ?, token = ? "
     + _FENCE

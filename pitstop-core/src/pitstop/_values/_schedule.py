@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self, get_args
+from functools import lru_cache
+from typing import Any, Literal, get_args
 
 import attrs
 
@@ -21,6 +22,10 @@ CatchUp = Literal["latest", "all", "skip"]
 
 # Asked for once: each claim of a recurring message reads a schedule.
 _CATCH_UP = get_args(CatchUp)
+#: Of the stored form.
+_FIELDS = 5
+#: Stored forms that are remembered as they were read, some hundred bytes each: a series is read again at each occurrence.
+_MOST_REMEMBERED = 1024
 
 
 @attrs.frozen
@@ -71,30 +76,51 @@ class Schedule:
             "grace": self.grace,
         }
 
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> Schedule:
         """Read the stored form.
 
         :raises ScheduleError: when it is malformed, or its recurrence is of a kind or version unknown here.
         """
-        fields = dict(plain)
-        recurrence = load_recurrence(fields.pop("every", None))
-        start, end, grace = fields.pop("start", None), fields.pop("end", None), fields.pop("grace", None)
-        catch_up = fields.pop("catch_up", None)
-        fine = (
-            not fields
-            and _is_instant(start)
-            and (end is None or (_is_instant(end) and end > start))
-            and (grace is None or (type(grace) is int and grace >= 0))
-            and catch_up in _CATCH_UP
-            and (catch_up == "skip") == (grace is not None)
-        )
-        if not fine:
-            raise ScheduleError("The stored schedule is malformed. Store the message again, or remove it.")
-        return cls(start, end, recurrence, catch_up, grace)
+        every = plain.get("every")
+        if len(plain) == _FIELDS and type(every) is dict:
+            try:
+                fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"]
+                return _remembered(*fields, *every, *every.values())
+            except (KeyError, TypeError):
+                # Malformed, or a recurrence with fields that cannot be a part of a key.
+                pass
+        return _read(plain)
 
     def _bounded(self, occurrence: int) -> int | None:
         return occurrence if occurrence < (LAST_INSTANT + 1 if self.end is None else self.end) else None
+
+
+# Typed, since True is equal to 1, and is no instant. What is refused is not remembered.
+@lru_cache(maxsize=_MOST_REMEMBERED, typed=True)
+def _remembered(start: Any, end: Any, catch_up: Any, grace: Any, *every: Any) -> Schedule:
+    """Read a stored form; ``every``: first the names of the recurrence's fields, then their values."""
+    half = len(every) // 2
+    recurrence = dict(zip(every[:half], every[half:], strict=True))
+    return _read({"start": start, "end": end, "every": recurrence, "catch_up": catch_up, "grace": grace})
+
+
+def _read(plain: Mapping[str, Any]) -> Schedule:
+    fields = dict(plain)
+    recurrence = load_recurrence(fields.pop("every", None))
+    start, end, grace = fields.pop("start", None), fields.pop("end", None), fields.pop("grace", None)
+    catch_up = fields.pop("catch_up", None)
+    fine = (
+        not fields
+        and _is_instant(start)
+        and (end is None or (_is_instant(end) and end > start))
+        and (grace is None or (type(grace) is int and grace >= 0))
+        and catch_up in _CATCH_UP
+        and (catch_up == "skip") == (grace is not None)
+    )
+    if not fine:
+        raise ScheduleError("The stored schedule is malformed. Store the message again, or remove it.")
+    return Schedule(start, end, recurrence, catch_up, grace)
 
 
 def plan(

@@ -55,7 +55,7 @@ class Record:
     #: milliseconds, lists, dicts. Not to be changed: whoever hands it out copies it, or makes it anew at each read.
     message: dict[str, Any] = attrs.field(repr=False)
     #: The recurrence with its bounds as plain values (None, int, str, lists and dicts with str keys); None: one-shot.
-    #: A backend keeps it as it is and never looks inside.
+    #: A backend keeps it as it is and never looks inside. Not to be changed: records that are handed out may share it.
     series: Mapping[str, Any] | None
     #: New and globally unique at each store.
     revision: str

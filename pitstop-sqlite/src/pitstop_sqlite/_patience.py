@@ -1,0 +1,49 @@
+"""Waiting for the locks of other connections: shortly, and again, so that nobody is left behind."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+
+from typing import Any
+
+from pitstop.abc import Doorbell, SystemClock
+from pitstop_sqlite._failures import is_busy
+
+
+__all__ = ["PatientConnection"]
+
+#: Seconds between two tries, as a rule; each wait is longer or shorter by up to half of it, so that those who wait do not
+#: all come at once.
+_PAUSE = 0.001
+
+
+class PatientConnection(sqlite3.Connection):
+    """A connection whose :meth:`execute` tries again while another one is in the way. To be opened with ``timeout=0``.
+
+    SQLite's own wait grows from 1 ms to 100 ms: who has waited for long looks seldom, and those who have just come get the
+    lock. Several processes that drain one file let go of it for some milliseconds at a time, so one of them could wait for
+    seconds. Here everybody looks equally often. That costs one try in a millisecond, which takes some microseconds.
+    """
+
+    #: Seconds to go on for, before the error is raised.
+    patience: float = 0.0
+
+    def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
+        # A statement that was refused for this has changed nothing.
+        try:
+            return super().execute(statement, values)
+        except sqlite3.Error as error:
+            if not is_busy(error) or not self.patience:
+                raise
+        clock, bell = SystemClock(), Doorbell()
+        deadline = clock.monotonic() + self.patience
+        while True:
+            pause = _PAUSE * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
+            clock.wait(bell, min(pause, deadline - clock.monotonic()))
+            last = clock.monotonic() >= deadline
+            try:
+                return super().execute(statement, values)
+            except sqlite3.Error as error:
+                if not is_busy(error) or last:
+                    raise
