@@ -337,7 +337,9 @@ class TestFailures:
         listener.flush()
         # By another handle, which knows nothing of these acks.
         other = store.get("0001")
-        store.put([attrs.evolve(other, id="0000", revision="another", progress=attrs.evolve(other.progress, token=None))])
+        store.put(
+            [attrs.evolve(other, id="0000", revision="another", progress=attrs.evolve(other.progress, token=None))]
+        )
         listener.flush()
         assert (listener._outbox.counts.acked, listener._outbox.counts.lost, told) == (0, 0, {})
         assert store.get("0000") is not None

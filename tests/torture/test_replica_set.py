@@ -25,6 +25,14 @@ def test_a_lost_primary_loses_nothing(fault, replica_set, open_bench, judge):
     assert_kept(judge(bench, DRAIN), bench)
 
 
+def test_a_lost_primary_loses_nothing_of_batches_that_are_in_flight(replica_set, open_bench, judge):
+    bench = open_bench(replica_set.uri, lock_time="2s")
+    bench.start_batches()
+    faults.kill_primary(replica_set, 0.5)
+    bench.wait_for_emissions(300)
+    assert_kept(judge(bench, DRAIN), bench)
+
+
 def test_a_store_that_begins_while_there_is_no_primary_waits_for_one(replica_set):
     """Though an election takes longer than one operation may."""
     where = {"type": "mongo", "uri": replica_set.uri, "dbname": "pitstop_test_elections", "operation_timeout": "2s"}

@@ -53,6 +53,26 @@ def test_with_default_elections(fault, seconds, servers, open_bench, judge):
         assert faults.rolled_back(servers)
 
 
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        (faults.kill_primary, 5.0),
+        (faults.step_down, 5.0),
+        (faults.freeze_primary, 12.0),
+        (faults.roll_back, 4.0),
+        (faults.all_away, 10.0),
+    ],
+    ids=lambda value: getattr(value, "__name__", f"{value}s"),
+)
+def test_batches_in_flight_with_default_elections(fault, seconds, servers, open_bench, judge):
+    bench = open_bench(servers.uri)
+    bench.start_batches()
+    time.sleep(3)
+    fault(servers, seconds)
+    bench.wait_for_emissions(500)
+    assert_kept(judge(bench, DRAIN), bench)
+
+
 def test_writes_that_one_member_confirms_are_lost_by_the_rollback(servers, open_bench, judge):
     """With write concern 1, which Pitstop does not offer, messages are lost: so the check can see it."""
     bench = open_bench(servers.uri)
