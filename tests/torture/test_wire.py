@@ -292,20 +292,3 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
         counters = bench.counters()
         assert counters["claim_unknown"] > 0
         assert counters["claim_recovered"] > 0
-
-
-@pytest.mark.parametrize("server_uri", SERVERS, ids=IDS, indirect=True)
-def test_replies_lost_at_random_while_batches_are_in_flight(proxy, open_bench, judge):
-    bench = open_bench(proxy.uri, lock_time="2s", operation_timeout="500ms")
-    commands = ("update", "insert", "findAndModify", "delete", "find")
-    bench.start_batches()
-    proxy.lose_replies(0.2, *commands)
-    bench.wait_for_emissions(5000 if LARGE else 300, 120)
-    proxy.reset()
-    if LARGE:
-        proxy.stall(0.5)
-    bench.wait_for_emissions(100)
-    proxy.lose_replies(0.0)
-    assert_kept(judge(bench, DRAIN), bench)
-    assert proxy.did["lost reply of delete"] > 0
-    assert proxy.did["lost reply of update"] > 0
