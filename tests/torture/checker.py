@@ -221,12 +221,13 @@ class _Check:
         settled = self._ack(emission)
         if settled is None or settled.outcome != "fail" or settled.ended is None or settled.ended_wall is None:
             return
-        # A store of the message that is not done yet, or is repeated, ends the lease as one of another version does.
-        others = (
-            each for each in self._writes[store.id] if each.outcome != "fail" and each.begun < (settled.ended or 0.0)
-        )
-        if any(each.ended is None or each.ended > emission.begun or each.outcome == "unknown" for each in others):
-            return
+        # Whatever was written of the message since the claim has ended the lease; also before it was handed out.
+        for each in self._writes[store.id]:
+            if each.outcome == "fail" or each.begun > settled.ended:
+                continue
+            since = each.outcome == "unknown" or each.ended_wall is None
+            if since or int((each.ended_wall or 0.0) * 1000) + self._tolerance > emission.claimed:
+                return
         early = emission.leased_until - int(settled.ended_wall * 1000)
         if early > self._tolerance:
             self._break(

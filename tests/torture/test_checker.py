@@ -277,3 +277,9 @@ def test_a_store_meanwhile_ends_the_lease(outcome):
     last = emitted(10.2, version="a.1", scheduled_for=10_100)
     verdict = check([stored(1), emission, anew, acked(emission, 10.1, "fail"), last, acked(last, 10.3)])
     assert rules(verdict) == []
+
+
+def test_a_removal_of_what_was_claimed_ahead_ends_the_lease():
+    emission = emitted(10.1, claimed=10_000)
+    removed = event("remove", 10.03, process="producer")
+    assert rules(check([stored(1), removed, emission, acked(emission, 10.2, "fail")])) == []

@@ -288,7 +288,8 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
     # Branches that were never taken prove nothing. In a short run not each of them is.
     assert sum(proxy.did[f"lost reply of {each}"] for each in commands) > 0
     if LARGE:
-        assert all(proxy.did[f"lost reply of {each}"] for each in commands)
+        # Few are stored by an insert.
+        assert all(proxy.did[f"lost reply of {each}"] for each in commands if each != "insert")
         counters = bench.counters()
         assert counters["claim_unknown"] > 0
         assert counters["claim_recovered"] > 0
