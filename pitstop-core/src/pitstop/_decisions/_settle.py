@@ -142,11 +142,11 @@ def was_applied(settlement: Settlement, leased: Record, stored: Record | Damaged
         return False if isinstance(stored, Record) and stored.revision == leased.revision else None
     if not isinstance(stored, Record):
         return None
-    progress = stored.progress
-    if settlement.outcome is Outcome.RELEASE and progress.token is None:
+    progress, wanted = stored.progress, settlement.progress
+    if settlement.outcome is Outcome.RELEASE and isinstance(wanted, Progress) and progress.token is None:
         # When it comes back was decided anew with each try.
-        progress = attrs.evolve(progress, due=settlement.progress.due)
-    return True if progress == settlement.progress else None
+        progress = attrs.evolve(progress, due=wanted.due)
+    return True if progress == wanted else None
 
 
 def _release(record: Record, due: int, attempts: int, last_error: str | None) -> Settlement:
