@@ -1,6 +1,6 @@
 """All that happens to a replica set, with the elections that servers have by default: 10 seconds and more.
 
-Collected only with ``PITSTOP_TEST_LARGE=1``: ``nox -s torture``. It takes some ten minutes.
+Collected only with ``PITSTOP_TEST_LARGE=1``: ``nox -s torture``. It takes a quarter of an hour.
 """
 
 from __future__ import annotations
