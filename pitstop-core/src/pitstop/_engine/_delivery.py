@@ -310,7 +310,7 @@ class Delivery:
         _log.debug("whether %r was %s is not known: the reply was lost", self.id, self._settled)
         self._told = OutcomeUnknown(
             f"The store may have settled {self.id!r}: the reply was lost, and it cannot be told any more. If it did not, the "
-            f"message comes back when its lease runs out.",
+            f"message comes back.",
             ids=(self.id,),
         )
 
