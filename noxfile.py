@@ -96,7 +96,7 @@ def large(session: nox.Session) -> None:
 
 @nox.session
 def torture(session: nox.Session) -> None:
-    """Break servers, connections and processes for some ten minutes; print what became of the messages."""
+    """Break servers, connections and processes for a quarter of an hour; print what became of the messages."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run("pytest", "tests/torture", *session.posargs, env={"PITSTOP_TEST_LARGE": "1"})

@@ -12,6 +12,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import ClassVar
 
+import attrs
 import pytest
 
 import pitstop
@@ -299,6 +300,49 @@ class TestFailures:
             assert listener._outbox.counts.acked == 2
         assert told == {"acked": 2, "advanced": 1}
         assert pit.get("a").due == clock.now() + timedelta(hours=1)
+
+    def test_so_is_a_nack_that_is_tried_again_later(self, clock, alone):
+        store = backend(clock=clock, retry={"delay": "5s"})
+        with pitstop.init({"type": store}) as pit:
+            fill(pit, 2)
+            with pit.listen() as listener:
+                delivery = held(listener, 1, 2)[0]
+                delivery._nack_later("no luck", blocking=False)
+                lose_reply(store)
+                listener.flush()
+                due = store.get("0000").progress.due
+                clock.advance(1)
+                listener.flush()
+                counts = listener._outbox.counts
+                assert (counts.nacked, counts.lost) == (1, 0)
+                assert (store.get("0000").progress.due, delivery.lost) == (due, False)
+
+    def test_one_whose_reply_got_lost_is_not_told_as_lost_when_its_lease_is_over(self, store, clock, acked, told):
+        """It was done. But who finds it gone by then cannot tell whose ack it was."""
+        listener, delivery = acked
+        delivery.ack()
+        lose_reply(store)
+        listener.flush()
+        clock.advance(LOCK)
+        listener.flush()
+        assert store.get("0000") is None
+        assert len(listener._outbox) == 0
+        assert (listener._outbox.counts.acked, listener._outbox.counts.lost, told) == (0, 0, {})
+        assert not delivery.lost
+
+    def test_nor_when_the_message_was_stored_anew_since(self, store, acked, told):
+        listener, delivery = acked
+        delivery.ack()
+        lose_reply(store)
+        listener.flush()
+        # By another handle, which knows nothing of these acks.
+        other = store.get("0001")
+        store.put(
+            [attrs.evolve(other, id="0000", revision="another", progress=attrs.evolve(other.progress, token=None))]
+        )
+        listener.flush()
+        assert (listener._outbox.counts.acked, listener._outbox.counts.lost, told) == (0, 0, {})
+        assert store.get("0000") is not None
 
     def test_what_was_done_is_told_so_though_the_look_at_another_one_fails(self, pit, store, told, alone):
         fill(pit, 3)

@@ -25,6 +25,7 @@ from pitstop._decisions._settle import (
     nack,
     redrive,
     release,
+    was_applied,
 )
 from pitstop._decisions._store import new_record
 from pitstop._values._instant import LAST_INSTANT, from_instant
@@ -69,6 +70,37 @@ class TestAck:
     def test_the_next_occurrence_begins_without_attempts_errors_and_token(self):
         failed = Progress(NOW, NOW, attempts=3, first_leased=NOW, last_error="boom")
         assert ack(emission(hourly(), failed)).progress == Progress(NOW + HOUR, NOW + HOUR)
+
+
+class TestWasApplied:
+    """What can be told of a settlement whose reply got lost, by what is stored since."""
+
+    LEASED = record(Progress(NOW, NOW).leased("token", NOW, NOW + LEASE))
+
+    def test_an_ack_of_what_is_gone_was_done(self):
+        assert was_applied(ack(emission()), self.LEASED, None) is True
+
+    def test_an_ack_of_what_is_there_was_not(self):
+        taken = attrs.evolve(self.LEASED, progress=self.LEASED.progress.leased("another", NOW + LEASE, NOW + 2 * LEASE))
+        assert was_applied(ack(emission()), self.LEASED, taken) is False
+
+    def test_an_ack_of_what_was_stored_anew_may_have_been_done_before_that(self):
+        assert was_applied(ack(emission()), self.LEASED, attrs.evolve(self.LEASED, revision="another")) is None
+
+    def test_a_series_that_stands_where_the_ack_put_it_was_advanced(self):
+        settlement = ack(emission(hourly()))
+        advanced = attrs.evolve(self.LEASED, progress=settlement.progress)
+        assert was_applied(settlement, self.LEASED, advanced) is True
+
+    def test_a_series_that_somebody_has_claimed_since_cannot_tell(self):
+        settlement = ack(emission(hourly()))
+        claimed = settlement.progress.leased("another", NOW + HOUR, NOW + HOUR + LEASE)
+        assert was_applied(settlement, self.LEASED, attrs.evolve(self.LEASED, progress=claimed)) is None
+
+    def test_a_nack_that_was_decided_anew_since_is_known_by_all_but_its_time(self):
+        first, again = (nack(emission(), "no luck", None, Retry(delay="5s"), at * 1000) for at in (NOW, NOW + 1_000))
+        assert first.progress.due != again.progress.due
+        assert was_applied(again, self.LEASED, attrs.evolve(self.LEASED, progress=first.progress)) is True
 
 
 class TestNack:

@@ -72,6 +72,8 @@ class Process:
         self._held: list[_Held] = []
         #: Those that were handed out by this process.
         self._numbers: dict[Delivery, int] = {}
+        #: Those of which nobody will know any more whether they were settled.
+        self._doubts: set[Delivery] = set()
 
     # What the world does with it.
 
@@ -266,6 +268,13 @@ class Process:
         if delivery in self._numbers and delivery._outbox is not None:
             self._note("told", self.call, self._numbers[delivery], what)
 
+    def _tell_of_doubts(self) -> None:
+        """Of settlements whose outcome will not be known any more nobody is told: but they are not forgotten."""
+        for delivery in self._numbers:
+            if delivery not in self._doubts and delivery._known and isinstance(delivery._told, OutcomeUnknown):
+                self._doubts.add(delivery)
+                self._told(delivery, "in doubt")
+
     def _handle(self, held: _Held) -> None:
         rng, delivery = self._rng, held.delivery
         what = rng.random()
@@ -408,6 +417,7 @@ class Process:
             self._note("end", n, name, "error", type(error).__name__)
             raise Broken from error
         shown = answer(result) if outcome == "ok" else None
+        self._tell_of_doubts()
         self._note("end", n, name, outcome, shown if isinstance(shown, bool | str) else None)
         if name == "get":
             self.call = n  # the emission is noted under it

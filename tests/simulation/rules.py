@@ -250,6 +250,10 @@ class Check:
                 self._break("told", f"the ack of delivery {d} was told to be done, and it was not")
             version = delivery.lease.message.version
             self._acked[version] = max(self._acked.get(version, 0), delivery.scheduled_for)
+        elif what == "in doubt":
+            # Perhaps of a try before this one, of which it was told so as well.
+            if not self._unanswered:
+                self._break("told", f"what became of the ack of delivery {d} is not known, and each try was answered")
         elif post.applied and not doubted:
             self._break("told", f"the lease of delivery {d} was told to be lost, and its ack was done")
 

@@ -32,6 +32,10 @@ _PATIENCE = 15.0
 _LOOK = 5.0
 
 
+#: For what is nacked without a delay.
+RETRY = {"delay": "50ms", "factor": 1, "jitter": 0}
+
+
 class Worker:
     """A process of a fault test."""
 
@@ -92,7 +96,7 @@ class Bench:
         self.dbname = f"pitstop_test_{uuid.uuid4().hex}"
         self.lock_time = float(lock_time.removesuffix("s"))
         where = {"type": "mongo", "uri": uri, "dbname": self.dbname}
-        self.options = where | {"lock_time": lock_time, "loop_time": "500ms"} | options
+        self.options = where | {"lock_time": lock_time, "loop_time": "500ms", "retry": RETRY} | options
         self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, serverSelectionTimeoutMS=2000)
         self._history = History(folder / "bench.jsonl", "bench")
         self.workers: list[Worker] = []
@@ -124,6 +128,17 @@ class Bench:
             self.start("produce", rate=rate, **what)
         for prefetch, threads in ((1, 2), (5, 1), (20, 2)):
             self.start("consume", prefetch=prefetch, threads=threads)
+        self.wait_for_emissions(20)
+
+    def start_batches(self, *, rate: float = 40.0, burst: int = 300) -> None:
+        """Two producers, one of which stores many at a time that are due at once; and three consumers that take as much as they
+        can handle: an iteration, four workers, and one that is slow.
+        """
+        self.start("produce", rate=rate)
+        self.start("produce", rate=1.0, burst=burst, series=0)
+        self.start("consume", prefetch=None, pace=0, overdue=0.0005)
+        self.start("consume", prefetch=None, workers=4, pace=0.001, overdue=0.0005)
+        self.start("consume", prefetch=None, pace=0.02)
         self.wait_for_emissions(20)
 
     def wait_for_emissions(self, count: int, within: float = 30.0) -> None:

@@ -13,6 +13,7 @@ S5    each duplicate has a reason
 S6    tokens fence: nobody acks what somebody else has got by now, or what was replaced
 S7    each occurrence of a recurring message is emitted, and no others
 S8    attempts count up
+S9    nobody is told that he lost a lease that still ran, or one whose message he did acknowledge
 L1    all that was stored is emitted, soon after the last fault
 ====  ==================================================================================================
 """
@@ -179,6 +180,7 @@ class _Check:
             emissions.sort(key=lambda event: (event.claimed, event.attempt, event.begun))
             for each in emissions:
                 self._check_emission(store, each)
+                self._check_loss(store, each, again=each is not emissions[-1])
             for first, second in pairwise(emissions):
                 self._check_duplicate(store, first, second)
 
@@ -210,6 +212,30 @@ class _Check:
         gone = any(each.kind == "ack" and each.outcome == "ok" and each.begun < (ack.ended or 0.0) for each in handled)
         if later.kind == "store" and not gone:
             self._break("S6", f"{ack.key} was acked by {ack.process} after it was replaced")
+
+    def _check_loss(self, store: Event, emission: Event, *, again: bool) -> None:
+        """An ack was told that its lease is lost: it is over by then, and the message comes again.
+
+        Not so a nack. One that is repeated may find that somebody else has got and settled what it had given back.
+        """
+        settled = self._ack(emission)
+        if settled is None or settled.outcome != "fail" or settled.ended is None or settled.ended_wall is None:
+            return
+        # Whatever was written of the message since the claim has ended the lease; also before it was handed out.
+        for each in self._writes[store.id]:
+            if each.outcome == "fail" or each.begun > settled.ended:
+                continue
+            since = each.outcome == "unknown" or each.ended_wall is None
+            if since or int((each.ended_wall or 0.0) * 1000) + self._tolerance > emission.claimed:
+                return
+        early = emission.leased_until - int(settled.ended_wall * 1000)
+        if early > self._tolerance:
+            self._break(
+                "S9", f"{emission.process} was told that it lost {emission.key}, {early} ms before its lease ended"
+            )
+        later = any(each.begun > store.begun and each.outcome != "fail" for each in self._writes[store.id])
+        if not (again or later or store.version in self._left):
+            self._break("S9", f"{emission.process} was told that it lost {emission.key}, and nobody else settled it")
 
     def _check_duplicate(self, store: Event, first: Event, second: Event) -> None:
         # A store that is tried again, because its reply was lost, puts the message back that was emitted meanwhile.

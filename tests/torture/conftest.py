@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 
 from collections import Counter
+from datetime import timedelta
 
 import attrs
+import pymongo
 import pytest
 
+import pitstop
+
+from servers import proxy as proxies
+from servers.database import database
 from torture.bench import Bench
 from torture.checker import REASONS, Verdict
 
@@ -24,6 +30,10 @@ IDS = ["standalone", "replica set"][: len(SERVERS)]
 
 #: Seconds from the last fault until all is emitted: what is held for too long on purpose, its lease, and some.
 DRAIN = 25.0
+
+NOW = timedelta(0)
+#: Long enough that nothing comes back by itself within a test; where that is waited for, a test says another.
+LOCK = "30s"
 
 
 @attrs.frozen
@@ -72,6 +82,58 @@ def judge(request):
         return verdict
 
     return judge
+
+
+@pytest.fixture
+def proxy(server_uri):
+    with proxies.in_front_of(server_uri) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def dbname(server_uri):
+    with pymongo.MongoClient(server_uri) as client, database(client) as made:
+        yield made.name
+
+
+@pytest.fixture
+def open_pit(proxy, dbname):
+    """Opens Pitstops behind the proxy, used before: the index is there, the clock is measured."""
+    opened = []
+
+    def open_pit(**options):
+        # Asked at times, in place of telling by itself, a server's state is looked at again without a pause.
+        uri = f"{proxy.uri}&serverMonitoringMode=poll"
+        where = {"type": "mongo", "uri": uri, "dbname": dbname, "lock_time": LOCK}
+        opened.append(pitstop.init(where | options))
+        opened[-1].store({"id": "before"}, NOW)
+        assert drain(opened[-1]) == [("before", 1)]
+        return opened[-1]
+
+    yield open_pit
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def pit(open_pit):
+    return open_pit(operation_timeout="5s")
+
+
+def is_claim(command):
+    update = command["updates"][0]["u"]
+    # A settlement of many is a list.
+    return isinstance(update, dict) and "attempts" in update.get("$inc", {})
+
+
+def drain(pit, prefetch=1):
+    """All that is due now: ids, and which attempt it is; acknowledged."""
+    with pit.listen(prefetch=prefetch) as listener:
+        seen = []
+        while delivery := listener.get():
+            seen.append((delivery.id, delivery.attempt))
+            delivery.ack()
+        return sorted(seen)
 
 
 def assert_kept(verdict: Verdict, bench: Bench) -> None:

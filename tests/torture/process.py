@@ -31,11 +31,15 @@ from pitstop.abc import SystemClock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from torture.history import History, Outcome
+from torture.history import History, Kind, Outcome
 
 
 #: Raised when nobody knows whether a store was done. Where there is no such class, any failure says as little.
 OUTCOME_UNKNOWN: type[BackendUnavailable] = getattr(pitstop, "OutcomeUnknown", BackendUnavailable)
+
+
+#: How long ``consume`` waits for its handlers, in seconds: those that take longer than a lease included.
+_LEAST_DRAIN = 10.0
 
 
 @attrs.frozen(kw_only=True)
@@ -55,10 +59,16 @@ class Task:
     #: How many recurring messages a producer stores at its begin, and how often each is to be emitted.
     series: int = 1
     occurrences: int = 5
+    #: Of producers: store nothing but so many at a time, due at once.
+    burst: int | None = None
     #: Of consumers.
     #: None: at its own pace, as an iteration does if nothing else is said.
     prefetch: int | None = 1
     threads: int = 1
+    #: So many workers of ``consume``, in place of threads that iterate.
+    workers: int | None = None
+    #: The longest that a message is handled, in seconds. Without a pause many acks are on their way together.
+    pace: float = 0.01
     #: Of consumers: the share of messages that fail, and of those that are held for longer than the lease.
     failing: float = 0.02
     overdue: float = 0.005
@@ -89,7 +99,10 @@ def produce(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None
     while not stopping.wait(chance.expovariate(task.rate)):
         count += 1
         choice = chance.random()
-        if choice < 0.03 and recent:
+        if task.burst is not None:
+            ids = [f"{task.name}-{count}-{part}" for part in range(task.burst)]
+            _store(history, pit, [(id, f"{id}.0") for id in ids], 0.0)
+        elif choice < 0.03 and recent:
             _remove(history, pit, recent.pop(chance.randrange(len(recent))))
         elif choice < 0.08 and recent:
             id = recent.pop(chance.randrange(len(recent)))
@@ -106,6 +119,9 @@ def produce(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None
 def consume(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None:
     """Handle messages in some threads: mostly well, some with a failure, some for longer than their lease."""
     history = History(Path(task.history), task.name)
+    if task.workers is not None:
+        _consume(task, history, pit, task.workers)
+        return
     failed: list[BaseException] = []
     with pit.listen(prefetch=task.prefetch) as listener:
 
@@ -131,9 +147,53 @@ def consume(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None
         sys.exit(1)
 
 
+class _Failed(Exception):
+    """A handler failed on purpose."""
+
+
+def _consume(task: Task, history: History, pit: pitstop.Pitstop, workers: int) -> None:
+    """The same with ``consume``, which settles what its handler returns from, or raises for."""
+    chance = random.Random(task.seed)
+
+    def handle(delivery: pitstop.Delivery) -> None:
+        lease = _note_emission(task, history, delivery)
+        choice = chance.random()
+        if choice < task.failing:
+            acks.begin(history, "nack", lease, delivery)
+            raise _Failed
+        _pause(task, choice, chance, threading.Event())
+        acks.begin(history, "ack", lease, delivery)
+
+    summary = pit.consume(handle, workers=workers, prefetch=task.prefetch, drain=_LEAST_DRAIN)
+    counted = summary.acked + summary.nacked + summary.lost
+    assert summary.unfinished == 0, summary
+    assert (summary.handled, counted) == (acks.begun, acks.ended), (str(summary), acks.begun, acks.ended)
+
+
 def _handle(
     task: Task, history: History, delivery: pitstop.Delivery, chance: random.Random, stopping: threading.Event
 ) -> None:
+    lease = _note_emission(task, history, delivery)
+    if task.hold is not None:
+        Path(task.hold).write_text(delivery.id)
+        stopping.wait()
+    choice = chance.random()
+    if choice < task.failing:
+        _settle(history, "nack", lease, lambda: delivery.nack("failed on purpose", delay=timedelta(milliseconds=50)))
+        return
+    _pause(task, choice, chance, stopping)
+    acks.settle(history, lease, delivery)
+
+
+def _pause(task: Task, choice: float, chance: random.Random, stopping: threading.Event) -> None:
+    if choice < task.failing + task.overdue:
+        stopping.wait(_seconds(task.options["lock_time"]) * 1.2)
+    elif task.pace:
+        stopping.wait(chance.uniform(0, task.pace))
+
+
+def _note_emission(task: Task, history: History, delivery: pitstop.Delivery) -> dict[str, Any]:
+    """Write down that it was handed out; return what is written of its settlement as well."""
     message = dict(delivery.msg)
     version = message.get("version", "")
     if message != {"id": delivery.id, **content(version)}:
@@ -148,18 +208,7 @@ def _handle(
         "lock": _seconds(task.options["lock_time"]) * 1000,
     }
     history.note("emit", **lease)
-    if task.hold is not None:
-        Path(task.hold).write_text(delivery.id)
-        stopping.wait()
-    choice = chance.random()
-    if choice < task.failing:
-        _settle(history, "nack", lease, lambda: delivery.nack("failed on purpose", delay=timedelta(milliseconds=50)))
-        return
-    if choice < task.failing + task.overdue:
-        stopping.wait(_seconds(task.options["lock_time"]) * 1.2)
-    else:
-        stopping.wait(chance.uniform(0, 0.01))
-    acks.settle(history, lease, delivery)
+    return lease
 
 
 class Acks:
@@ -167,9 +216,16 @@ class Acks:
 
     def __init__(self) -> None:
         self._ends: dict[pitstop.Delivery, Callable[..., None]] = {}
+        self.begun = self.ended = 0
+        self._lock = threading.Lock()
+
+    def begin(self, history: History, kind: Kind, lease: dict[str, Any], delivery: pitstop.Delivery) -> None:
+        self._ends[delivery] = partial(history.end, history.begin(kind, **lease))
+        with self._lock:
+            self.begun += 1
 
     def settle(self, history: History, lease: dict[str, Any], delivery: pitstop.Delivery) -> None:
-        self._ends[delivery] = partial(history.end, history.begin("ack", **lease))
+        self.begin(history, "ack", lease, delivery)
         try:
             delivery.ack()
         except LeaseLost as error:
@@ -182,6 +238,10 @@ class Acks:
         self._end(delivery, "ok")
 
     @pitstop.hookimpl
+    def pitstop_message_retried(self, delivery: pitstop.Delivery) -> None:
+        self._end(delivery, "ok")
+
+    @pitstop.hookimpl
     def pitstop_lease_lost(self, delivery: pitstop.Delivery) -> None:
         self._end(delivery, "fail", LeaseLost())
 
@@ -189,6 +249,8 @@ class Acks:
         end = self._ends.pop(delivery, None)
         if end is not None:
             end(outcome, error)
+            with self._lock:
+                self.ended += outcome != "unknown"
 
 
 acks = Acks()
@@ -302,7 +364,8 @@ def _told_to_stop() -> threading.Event:
 
 
 def main(task: Task) -> None:
-    stopping = _told_to_stop()
+    # To consume() a signal is the end.
+    stopping = _told_to_stop() if task.workers is None else threading.Event()
     faulthandler.register(signal.SIGUSR2)  # a process that does not stop says where it is
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     _set_clock_wrong(task)

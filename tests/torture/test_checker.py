@@ -249,3 +249,37 @@ def test_the_longest_gap_is_measured_while_messages_are_stored():
     emissions = [emitted(at, version=f"a.{at}", claimed=10_000) for at in (2, 4, 9)]
     gaps = check([*stores, *emissions, emitted(60)]).gaps
     assert gaps == {"store": pytest.approx(5), "emit": pytest.approx(5), "ack": 0.0}
+
+
+def test_a_lease_that_is_told_as_lost_while_it_runs():
+    emission, again = emitted(10), emitted(15.1, by="two", attempt=2)
+    verdict = check([stored(1), emission, acked(emission, 10.1, "fail"), again, acked(again, 15.2)])
+    assert rules(verdict) == ["S9"]
+
+
+def test_an_ack_that_is_told_as_late_though_it_was_done():
+    emission = emitted(10)
+    lost = acked(emission, 10.1, "fail", took=6)
+    assert rules(check([stored(1), emission, lost])) == ["S9"]
+    assert rules(check([stored(1), emission, lost], left=["a.0"])) == []
+
+
+def test_a_late_ack_whose_message_comes_again_is_told_rightly():
+    emission, again = emitted(10), emitted(15.1, by="two", attempt=2)
+    verdict = check([stored(1), emission, acked(emission, 15.2, "fail"), again, acked(again, 15.2)])
+    assert rules(verdict) == []
+
+
+@pytest.mark.parametrize("outcome", ["ok", "unknown"])
+def test_a_store_meanwhile_ends_the_lease(outcome):
+    emission = emitted(10)
+    anew = stored(10.05, version="a.1", due=10_100, took=0.01 if outcome == "ok" else None, outcome=outcome)
+    last = emitted(10.2, version="a.1", scheduled_for=10_100)
+    verdict = check([stored(1), emission, anew, acked(emission, 10.1, "fail"), last, acked(last, 10.3)])
+    assert rules(verdict) == []
+
+
+def test_a_removal_of_what_was_claimed_ahead_ends_the_lease():
+    emission = emitted(10.1, claimed=10_000)
+    removed = event("remove", 10.03, process="producer")
+    assert rules(check([stored(1), removed, emission, acked(emission, 10.2, "fail")])) == []

@@ -1,6 +1,6 @@
 """All that happens to a replica set, with the elections that servers have by default: 10 seconds and more.
 
-Collected only with ``PITSTOP_TEST_LARGE=1``: ``nox -s torture``. It takes some ten minutes.
+Collected only with ``PITSTOP_TEST_LARGE=1``: ``nox -s torture``. It takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -51,6 +51,26 @@ def test_with_default_elections(fault, seconds, servers, open_bench, judge):
     assert_kept(judge(bench, DRAIN), bench)
     if fault is faults.roll_back:
         assert faults.rolled_back(servers)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        (faults.kill_primary, 5.0),
+        (faults.step_down, 5.0),
+        (faults.freeze_primary, 12.0),
+        (faults.roll_back, 4.0),
+        (faults.all_away, 10.0),
+    ],
+    ids=lambda value: getattr(value, "__name__", f"{value}s"),
+)
+def test_batches_in_flight_with_default_elections(fault, seconds, servers, open_bench, judge):
+    bench = open_bench(servers.uri)
+    bench.start_batches()
+    time.sleep(3)
+    fault(servers, seconds)
+    bench.wait_for_emissions(500)
+    assert_kept(judge(bench, DRAIN), bench)
 
 
 def test_writes_that_one_member_confirms_are_lost_by_the_rollback(servers, open_bench, judge):

@@ -17,17 +17,12 @@ import pitstop
 
 from pitstop import BackendUnavailable, LeaseLost
 from pitstop.abc import Outcome, Settlement
-from servers import proxy as proxies
-from servers.database import database
-from torture.conftest import DRAIN, IDS, LARGE, SERVERS, assert_kept
+from torture.conftest import DRAIN, IDS, LARGE, NOW, SERVERS, assert_kept, drain, is_claim
 from torture.process import OUTCOME_UNKNOWN
 
 
-NOW = timedelta(0)
 #: Later than a store is tried again after a lost reply.
 SOON = timedelta(seconds=0.5)
-#: Long enough that nothing comes back by itself within a test; where that is waited for, a test says another.
-LOCK = "30s"
 
 
 pytestmark = pytest.mark.usefixtures("eager_driver")
@@ -38,61 +33,9 @@ def server_uri(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture
-def proxy(server_uri):
-    with proxies.in_front_of(server_uri) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def dbname(server_uri):
-    with pymongo.MongoClient(server_uri) as client, database(client) as made:
-        yield made.name
-
-
-@pytest.fixture
-def open_pit(proxy, dbname):
-    """Opens Pitstops behind the proxy, used before: the index is there, the clock is measured."""
-    opened = []
-
-    def open_pit(**options):
-        # Asked at times, in place of telling by itself, a server's state is looked at again without a pause.
-        uri = f"{proxy.uri}&serverMonitoringMode=poll"
-        where = {"type": "mongo", "uri": uri, "dbname": dbname, "lock_time": LOCK}
-        opened.append(pitstop.init(where | options))
-        opened[-1].store({"id": "before"}, NOW)
-        assert drain(opened[-1]) == [("before", 1)]
-        return opened[-1]
-
-    yield open_pit
-    for each in opened:
-        each.close()
-
-
-@pytest.fixture
-def pit(open_pit):
-    return open_pit(operation_timeout="5s")
-
-
-def is_claim(command):
-    update = command["updates"][0]["u"]
-    # A settlement of many is a list.
-    return isinstance(update, dict) and "attempts" in update.get("$inc", {})
-
-
 def wait_until_due(pit, id):
     while pit.get(id).state != "due":
         time.sleep(0.05)
-
-
-def drain(pit, prefetch=1):
-    """All that is due now: ids, and which attempt it is; acknowledged."""
-    with pit.listen(prefetch=prefetch) as listener:
-        seen = []
-        while delivery := listener.get():
-            seen.append((delivery.id, delivery.attempt))
-            delivery.ack()
-        return sorted(seen)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -336,7 +279,7 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
     commands = ("update", "insert", "findAndModify", "delete", "find")
     bench.start_load(rate=30.0)
     proxy.lose_replies(0.05, *commands)
-    bench.wait_for_emissions(1000 if LARGE else 60)
+    bench.wait_for_emissions(1000 if LARGE else 60, 120)
     proxy.reset()
     bench.wait_for_emissions(20)
     proxy.lose_replies(0.0)
@@ -345,7 +288,8 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
     # Branches that were never taken prove nothing. In a short run not each of them is.
     assert sum(proxy.did[f"lost reply of {each}"] for each in commands) > 0
     if LARGE:
-        assert all(proxy.did[f"lost reply of {each}"] for each in commands)
+        # Few are stored by an insert.
+        assert all(proxy.did[f"lost reply of {each}"] for each in commands if each != "insert")
         counters = bench.counters()
         assert counters["claim_unknown"] > 0
         assert counters["claim_recovered"] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conformance.mutants import claiming, durable, handles, racing, reading, settling, storing, values
+from conformance.mutants import batching, claiming, durable, handles, racing, reading, settling, storing, values
 from conformance.mutants.registry import MUTANTS, RIGHT, Mutant
 
 
@@ -10,6 +10,7 @@ __all__ = [
     "MUTANTS",
     "RIGHT",
     "Mutant",
+    "batching",
     "claiming",
     "durable",
     "handles",

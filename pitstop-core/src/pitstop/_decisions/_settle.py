@@ -129,14 +129,24 @@ def lease_end(now_us: int, duration: timedelta) -> int:
     return min(now_us // 1000 + duration // timedelta(milliseconds=1), LAST_INSTANT)
 
 
-def was_applied(settlement: Settlement, stored: Record | Damaged | None) -> bool:
+def was_applied(settlement: Settlement, leased: Record, stored: Record | Damaged | None) -> bool | None:
     """Whether a settlement whose reply got lost was done, by what is stored since.
 
-    Somebody may have claimed the message in the meantime: then it cannot be told, and the answer is no.
+    None: it cannot be told. Somebody may have claimed what it left, or stored the message anew after it, or before.
+
+    :param leased: what was settled, under its lease.
     """
     if settlement.progress is None:
-        return stored is None
-    return isinstance(stored, Record) and attrs.evolve(stored.progress, token=None) == settlement.progress
+        if stored is None:
+            return True
+        return False if isinstance(stored, Record) and stored.revision == leased.revision else None
+    if not isinstance(stored, Record):
+        return None
+    progress, wanted = stored.progress, settlement.progress
+    if settlement.outcome is Outcome.RELEASE and isinstance(wanted, Progress) and progress.token is None:
+        # When it comes back was decided anew with each try.
+        progress = attrs.evolve(progress, due=wanted.due)
+    return True if progress == wanted else None
 
 
 def _release(record: Record, due: int, attempts: int, last_error: str | None) -> Settlement:

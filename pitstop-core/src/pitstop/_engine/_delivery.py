@@ -15,9 +15,9 @@ from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, checked_delay, error_text, extend, hand_back, lease_end, nack
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._store import Store
-from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
+from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError
 from pitstop._values._instant import from_instant
-from pitstop.abc import Outcome, Progress, Settlement
+from pitstop.abc import Outcome, Progress, Record, Settlement
 
 
 if TYPE_CHECKING:
@@ -270,6 +270,10 @@ class Delivery:
         text, delay = self._failure
         return nack(self._emission, text, delay, self._store.retry, now_us)
 
+    @property
+    def _record(self) -> Record:
+        return self._emission.record
+
     def _is_over(self, now_us: int) -> bool:
         due = self._emission.record.progress.due
         return due is not None and due <= now_us // 1000
@@ -299,6 +303,16 @@ class Delivery:
         """The store refused it."""
         self._known = True
         self._lost(self._settled or "settled")
+
+    def _leave_in_doubt(self) -> None:
+        """The store may have done it, or not: the reply was lost, and it cannot be told any more."""
+        self._known = True
+        _log.debug("whether %r was %s is not known: the reply was lost", self.id, self._settled)
+        self._told = OutcomeUnknown(
+            f"The store may have settled {self.id!r}: the reply was lost, and it cannot be told any more. If it did not, the "
+            f"message comes back.",
+            ids=(self.id,),
+        )
 
     def _lost(self, what: str) -> LeaseLost:
         if isinstance(self._told, LeaseLost):

@@ -252,11 +252,14 @@ class Outbox:
         sent: list[Delivery] = []
         settlements: list[Settlement] = []
         for each in batch:
-            if each._is_over(now_us):
-                each._lose()
-            else:
+            if not each._is_over(now_us):
                 sent.append(each)
                 settlements.append(each._decide(now_us))
+            elif each._doubted:
+                # Not lost: it may have been done when it was sent first. Who has settled what is gone by now, nobody knows.
+                each._leave_in_doubt()
+            else:
+                each._lose()
         if not sent:
             return
         applied = backend.settle(settlements)
@@ -268,7 +271,10 @@ class Outbox:
                 refused.append((each, settlement))
         # Last, since this asks the store, which may be away by now: what is known of the others has to be told before.
         for each, settlement in refused:
-            if each._doubted and was_applied(settlement, backend.get(each.id)):
+            applied_before = was_applied(settlement, each._record, backend.get(each.id)) if each._doubted else False
+            if applied_before is None:
+                each._leave_in_doubt()
+            elif applied_before:
                 self._done(each, settlement)
             else:
                 each._lose()

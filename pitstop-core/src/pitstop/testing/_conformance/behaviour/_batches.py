@@ -128,6 +128,16 @@ class Batches(Kit):
                 assert len(there) == 40
                 clock.advance(_HOUR)
 
+    def test_recurring_messages_of_different_times_that_are_acked_together_keep_their_own(
+        self, pit: pitstop.Pitstop
+    ) -> None:
+        every = {f"m{number:02}": timedelta(hours=1 + number) for number in range(40)}
+        pit.store_many([({"id": id}, _NOW, None, each) for id, each in every.items()])
+        with pit.listen(prefetch=50) as listener:
+            for delivery in _some(listener, 40):
+                delivery.ack()
+            assert {each.id: each.due for each in pit.entries()} == {id: at(START) + each for id, each in every.items()}
+
     @pytest.mark.parametrize("act", ["update", "remove"])
     def test_the_ack_of_what_another_one_updated_or_removed_changes_nothing(
         self, make_pit: Callable[..., pitstop.Pitstop], act: str

@@ -385,6 +385,25 @@ class Settle(Kit):
 
         assert backend.get("a") == attrs.evolve(leased, progress=progress)
 
+    @pytest.mark.parametrize(
+        "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
+    )
+    def test_each_of_a_batch_is_written_what_is_its_own(self, backend: Backend, outcome: Outcome) -> None:
+        """All are of one claim, and come to the same end, but at different times and with different errors."""
+        backend.put([make_record(f"{n:03}") for n in range(120)])
+        leased = lease_all(backend, limit=120)
+        own: dict[str, Progress] = {}
+        for n, each in enumerate(leased):
+            progress = EVERY_OUTCOME[outcome](each)
+            assert isinstance(progress, Progress)
+            due = None if progress.due is None else progress.due + n
+            own[each.id] = attrs.evolve(progress, due=due, last_error=f"of {each.id}")
+
+        applied = backend.settle([settlement(each, outcome, own[each.id]) for each in leased])
+
+        assert list(applied) == [True] * 120
+        assert {each.id: each.progress for each in records(backend.scan(None, 200, None))} == own
+
     @pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RESCHEDULE], ids=lambda e: e.name)
     def test_more_than_a_thousand_are_settled_in_one_batch(self, backend: Backend, outcome: Outcome) -> None:
         backend.put([make_record(f"{n:04}") for n in range(1100)])

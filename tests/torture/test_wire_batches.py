@@ -1,0 +1,215 @@
+"""The same for what listeners claim and write together: hundreds of messages in one command, which may be done in part.
+
+Messages are iterated over, or handled by the workers of ``consume``. Each was handed out once when all is over, each ack
+is told as what it was, and nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from threading import Lock
+
+import pymongo
+import pytest
+
+from pitstop import BackendUnavailable
+from torture.conftest import IDS, LARGE, NOW, SERVERS, is_claim
+
+
+pytestmark = pytest.mark.usefixtures("eager_driver")
+
+MANY = 400
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(params=SERVERS, ids=IDS)
+def server_uri(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def server(server_uri):
+    """The server, past the proxy."""
+    with pymongo.MongoClient(server_uri) as client:
+        yield client
+
+
+@pytest.fixture(params=["iterate", "consume"] if LARGE else ["consume"])
+def handle_all(request, pit):
+    """Handles all that is due; returns how often each was handed out, and what became of their acks."""
+    seen = Counter()
+
+    def iterate():
+        with pit.listen() as listener:
+            due = True
+            while due or listener._outbox:
+                # Steps of an iteration, but that they do not wait for ever.
+                with suppress(BackendUnavailable):
+                    while (delivery := listener._next_for_worker(wait=False)) is not None:
+                        seen[delivery.id, delivery.attempt] += 1
+                        delivery.ack()
+                    due = pit.stats().due > 0
+            counts = listener._outbox.counts
+            return seen, (counts.acked, counts.lost)
+
+    def consume():
+        lock = Lock()
+
+        def handler(delivery):
+            with lock:
+                seen[delivery.id, delivery.attempt] += 1
+
+        summary = pit.consume(handler, workers=4, until_idle=True)
+        assert summary.unsettled == summary.nacked == 0
+        return seen, (summary.acked, summary.lost)
+
+    return {"iterate": iterate, "consume": consume}[request.param]
+
+
+@pytest.fixture
+def fill(pit):
+    """Stores many messages: what is expected of them."""
+
+    def fill(*schedule):
+        ids = pit.store_many([({"id": f"{n:03}"}, *(schedule or (NOW,))) for n in range(MANY)])
+        return dict.fromkeys(((id, 1) for id in ids), 1)
+
+    return fill
+
+
+@pytest.fixture
+def fails(server, pit, server_uri):
+    """Has the server fail commands of this Pitstop, so many times."""
+
+    @contextmanager
+    def fails(command, times, how):
+        data = {"failCommands": [command], "appName": "pitstop", **how}
+        server.admin.command({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data})
+        try:
+            yield
+        finally:
+            server.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+    return fails
+
+
+def is_large(command):
+    """A settlement of many: by ids, of which there are some."""
+    return len(ids_of(command)) > 10
+
+
+def ids_of(command):
+    (write,) = command.get("deletes") or command["updates"]
+    return write["q"]["_id"].get("$in", []) if isinstance(write["q"].get("_id"), dict) else []
+
+
+def half_done_by(server, which):
+    """A plan for the proxy: such a command is done for the first half of its documents, and the connection dies."""
+
+    def plan(command):
+        if not (which(command) and is_large(command)):
+            return False
+        name = next(each for each in ("delete", "update") if each in command)
+        (write,) = command[f"{name}s"]
+        ids = ids_of(command)
+        write["q"]["_id"]["$in"] = ids[: len(ids) // 2]
+        told = server[command["$db"]].command({name: command[name], f"{name}s": [write]})
+        assert told["n"] == len(ids) // 2
+        return True
+
+    return plan
+
+
+@pytest.mark.parametrize("what", ["reply", "request"])
+def test_a_batch_of_acks_that_is_lost_on_the_wire_is_done_and_told(pit, proxy, fill, handle_all, what):
+    expected = fill()
+    for _ in range(2):
+        getattr(proxy, f"lose_{what}")("delete", is_large)
+    assert handle_all() == (expected, (MANY, 0))
+    assert proxy.did[f"lost {what} of delete"] == 2
+    assert pit.entries() == []
+
+
+@pytest.mark.parametrize("what", ["reply", "request"])
+def test_a_batch_of_claims_that_is_lost_on_the_wire_is_made_or_found_again(pit, proxy, fill, handle_all, what):
+    expected = fill()
+    for _ in range(2):
+        getattr(proxy, f"lose_{what}")("update", lambda command: is_claim(command) and is_large(command))
+    assert handle_all() == (expected, (MANY, 0))
+    assert proxy.did[f"lost {what} of update"] == 2
+    assert pit.entries() == []
+
+
+def test_a_batch_of_acks_that_is_half_done_is_done_and_told(pit, proxy, server, fill, handle_all):
+    expected = fill()
+    proxy.lose_request("delete", half_done_by(server, lambda _: True))
+    assert handle_all() == (expected, (MANY, 0))
+    assert proxy.pending == 0
+    assert pit.entries() == []
+
+
+def test_a_batch_of_claims_that_is_half_done_is_found_again(pit, proxy, server, fill, handle_all):
+    expected = fill()
+    proxy.lose_request("update", half_done_by(server, is_claim))
+    assert handle_all() == (expected, (MANY, 0))
+    assert proxy.pending == 0
+    assert pit.entries() == []
+
+
+@pytest.mark.parametrize("how", ["lost reply", "half done"])
+def test_a_batch_of_acks_of_recurring_messages_advances_each_once(pit, proxy, server, fill, handle_all, how):
+    begin = pit.now()
+    expected = fill(begin, None, HOUR)
+
+    def settles(command):
+        return not is_claim(command)
+
+    if how == "lost reply":
+        proxy.lose_reply("update", lambda command: settles(command) and is_large(command))
+    else:
+        proxy.lose_request("update", half_done_by(server, settles))
+    assert handle_all() == (expected, (MANY, 0))
+    assert proxy.pending == 0
+    entries = pit.entries(limit=MANY)
+    assert {(each.state, each.attempts) for each in entries} == {("scheduled", 0)}
+    assert {each.due - entries[0].due for each in entries} == {NOW}
+    assert HOUR - timedelta(seconds=1) < entries[0].due - begin < HOUR + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("command", ["delete", "update", "find"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"closeConnection": True},
+        {"errorCode": 10107},
+        {"errorCode": 11602, "errorLabels": ["RetryableWriteError"]},
+        {"writeConcernError": {"code": 64, "errmsg": "timed out"}},
+    ],
+    ids=["closed", "not primary", "interrupted", "unconfirmed"],
+)
+def test_a_server_that_fails_loses_and_doubles_nothing_of_a_batch(pit, fill, handle_all, fails, command, how):
+    if command == "find" and "writeConcernError" in how:
+        how = {"errorCode": 50}
+    expected = fill()
+    with fails(command, 2, how):
+        assert handle_all() == (expected, (MANY, 0))
+    assert pit.entries() == []
+
+
+def test_acks_that_stay_unknown_beyond_their_leases_are_not_told_as_lost(proxy, open_pit):
+    """They were done. Nobody can tell any more when the store answers again: the leases are over by then."""
+    pit = open_pit(operation_timeout="200ms", lock_time="1500ms")
+    pit.store_many([({"id": f"{n:03}"}, NOW) for n in range(100)])
+    with pit.listen(prefetch=100) as listener:
+        deliveries = [next(listener) for _ in range(90)]
+        proxy.lose_replies(1.0, "delete")
+        for each in deliveries:
+            each.ack()
+        while listener._outbox:
+            listener.flush()
+        proxy.lose_replies(0.0)
+        counts = listener._outbox.counts
+        assert (counts.acked, counts.lost) == (0, 0)
+    assert len(pit.entries()) == 10
