@@ -17,7 +17,7 @@ import logging
 import random
 
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from threading import Condition, get_ident
 from types import TracebackType
@@ -34,7 +34,7 @@ from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._duration import parse_duration
-from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement
+from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement, SystemClock
 
 
 __all__ = ["LEAST_REMAINDER", "Listener"]
@@ -45,8 +45,8 @@ _log = logging.getLogger("pitstop.listener")
 LEAST_REMAINDER = 0.1
 #: Seconds to wait when somebody else took what was due.
 _CONTENTION_PAUSE = 0.005
-#: Seconds that close() waits for claims of other threads that are under way.
-_CLOSE_PATIENCE = 15.0
+#: Seconds for which one who leaves still tries while the store is known to be away.
+_LAST_TRY = 0.5
 #: Seconds that stop() waits until what was claimed ahead is given back.
 _STOP_PATIENCE = 0.5
 #: Seconds that the end of the interpreter waits for each listener that nobody closed.
@@ -96,6 +96,8 @@ class Listener(Sleeper):
         self._lock_time = lock_time
         self._loop_time = loop_time
         self._stopped = False
+        # Whether close() has told what could not be written.
+        self._told_of_rest = False
         # Whether the store ever answered.
         self._answered = False
         self._backoff = Backoff()
@@ -176,16 +178,29 @@ class Listener(Sleeper):
                 settled.wait(_EXIT_PATIENCE)
 
     def close(self) -> None:
-        """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless."""
+        """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless.
+
+        A store that is away is waited for as long as for one operation, in all; what could not be written is told.
+        """
         self._end()
-        # A claim that is under way would be given back to a store that is closed by then.
-        self._wait_for_others(get_ident(), _CLOSE_PATIENCE)
-        # In this order: who has an ack from here on writes it, and none comes between the last write and the end.
-        self._pump.end()
-        self._settle_all()
-        left = self._outbox.give_up()
-        if left:
-            _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
+        clock = SystemClock()
+        with self.last_time() as seconds:
+            ends = clock.monotonic() + seconds
+            # A claim that is under way would be given back to a store that is closed by then.
+            self._wait_for_others(get_ident(), seconds)
+            # In this order: who has an ack from here on writes it, and none comes between the last write and the end.
+            self._pump.end()
+            kept = self._hand.give_back_all(log=False)
+            # A thread that writes gets a moment in any case.
+            unwritten = self._outbox.close(max(ends - clock.monotonic(), _STOP_PATIENCE))
+        if (kept or unwritten) and not self._told_of_rest:
+            self._told_of_rest = True
+            _log.warning(
+                "closed while the store did not answer: %d acks or nacks were not written, and %d messages that were claimed "
+                "ahead not given back; these messages come back when their leases run out",
+                unwritten,
+                kept,
+            )
         if self._heartbeat is not None:
             self._heartbeat.end()
         self._store.discard(self)
@@ -341,6 +356,8 @@ class Listener(Sleeper):
                 pause = self._pause(visit)
             except BackendUnavailable as error:
                 if self._ended():
+                    # Nobody is told; but whoever ends this need not find it out once more.
+                    self._backoff.failed(error, self._monotonic(), log=False)
                     break
                 pause = self._failed(visit, error, deadline)
             self._sleep(visit, pause, deadline)
@@ -353,6 +370,14 @@ class Listener(Sleeper):
             self._settle_all()
             # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
             self._watching.leave(self)
+
+    def last_time(self) -> AbstractContextManager[float]:
+        """For who is about to leave: see :meth:`pitstop.abc.Backend.bounded`."""
+        return self._store.bounded(_LAST_TRY if self._is_away() else None)
+
+    def _is_away(self) -> bool:
+        """Whether the store did not answer at the last look, or at the last write."""
+        return self._outbox.failing or not self._backoff.healthy
 
     def _ended(self) -> bool:
         return self._stopped or self._store.closed
@@ -503,11 +528,12 @@ class Listener(Sleeper):
 
     def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
-        self._hand.give_back_all()
-        if given_back is not None:
-            # Who waits for this may have interrupted the code that is writing.
-            given_back.ring()
-        self.flush()
+        with self.last_time():
+            self._hand.give_back_all()
+            if given_back is not None:
+                # Who waits for this may have interrupted the code that is writing.
+                given_back.ring()
+            self.flush()
         if settled is not None:
             settled.ring()
         elif self._outbox:
