@@ -18,7 +18,7 @@ from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import Handler, HandlerIsAsync, callable_handler, close_awaitable, is_async, log_failure
 from pitstop._engine._listener import Listener
-from pitstop._engine._signals import Urgency, catching
+from pitstop._engine._signals import ENDING, Urgency, catching, is_hangup
 from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._summary import Reason, Summary
@@ -132,7 +132,7 @@ class Consuming(Sleeper):
         self._store.add(self)
         self._idents.add(get_ident())
         try:
-            with catching(("SIGINT", "SIGTERM"), self._on_signal):
+            with catching(ENDING, self._on_signal):
                 for number, worker in enumerate(self._workers, 1):
                     Thread(target=self._work, args=(worker,), name=f"pitstop-worker-{number}", daemon=True).start()
                 self._wait_for_workers()
@@ -183,7 +183,10 @@ class Consuming(Sleeper):
 
     # The end.
 
-    def _on_signal(self, _: int) -> None:
+    def _on_signal(self, number: int) -> None:
+        if is_hangup(number):
+            self._end("signal")
+            return
         if not self._urgency.ask():
             return
         if self._urgency.asked > 1:

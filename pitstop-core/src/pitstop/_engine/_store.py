@@ -113,7 +113,8 @@ class Sleeper:
 
     def closes_later(self) -> bool:
         """Whether this thread does this one's work, so that it cannot wait for the end of that. Then the work ends, and the
-        store is closed after it."""
+        store is closed after it.
+        """
         return False
 
     def at_exit(self) -> None:
@@ -167,7 +168,9 @@ class Store:
 
         By one whose own end the sleepers wait for: soon, and not yet when this returns.
         """
-        if any([each.closes_later() for each in self.sleepers]):
+        # Each of them ends by this.
+        later = [each.closes_later() for each in self.sleepers]
+        if any(later):
             return
         self.closing = True
         with self.bounded():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,9 +38,8 @@ def draining(listener: Listener) -> Iterator[Urgency]:
 
     def handle(number: int) -> None:
         listener.stop()
-        if number != getattr(signal, "SIGHUP", None):
-            # A terminal that is closed may send SIGHUP more than once; nobody sits there and is impatient.
+        if not _signals.is_hangup(number):
             urgency.ask()
 
-    with _signals.catching(("SIGINT", "SIGTERM", "SIGHUP"), handle):
+    with _signals.catching(_signals.ENDING, handle):
         yield urgency
