@@ -17,8 +17,10 @@ class Urgency(_signals.Urgency):
 
     def __init__(self) -> None:
         super().__init__()
-        #: A command is running: it is for :mod:`pitstop.cli._command` to hurry it up.
-        self.commanding = False
+        #: Process ids of the commands that are running: it is for :mod:`pitstop.cli._command` to hurry them up.
+        self.commanding: set[int] = set()
+        #: Whether the user was told that they are waited for.
+        self.told = False
 
     def ask(self) -> bool:
         """Note a signal. False when it is the echo of the one before.
