@@ -236,7 +236,7 @@ class Consuming(Sleeper):
     def _finish(self) -> None:
         try:
             # Nobody who closes the store waits for it to come back.
-            with self._listener.last_time() if self._store.closing else nullcontext():
+            with self._listener._last_time() if self._store.closing else nullcontext():
                 self._give_back_running()
                 if not self._urgent:
                     self._write_pending()

@@ -184,7 +184,7 @@ class Listener(Sleeper):
         """
         self._end()
         clock = SystemClock()
-        with self.last_time() as seconds:
+        with self._last_time() as seconds:
             ends = clock.monotonic() + seconds
             # A claim that is under way would be given back to a store that is closed by then.
             self._wait_for_others(get_ident(), seconds)
@@ -371,7 +371,7 @@ class Listener(Sleeper):
             # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
             self._watching.leave(self)
 
-    def last_time(self) -> AbstractContextManager[float]:
+    def _last_time(self) -> AbstractContextManager[float]:
         """For who is about to leave: see :meth:`pitstop.abc.Backend.bounded`."""
         return self._store.bounded(_LAST_TRY if self._is_away() else None)
 
@@ -528,7 +528,7 @@ class Listener(Sleeper):
 
     def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
-        with self.last_time():
+        with self._last_time():
             self._hand.give_back_all()
             if given_back is not None:
                 # Who waits for this may have interrupted the code that is writing.
