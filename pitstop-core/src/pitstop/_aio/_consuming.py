@@ -156,11 +156,11 @@ class Consuming:
             await self._feeder.close()
 
     def _summary(self, unfinished: int) -> Summary:
-        listener = self._feeder.listener
+        feed = self._feeder.feed
         reason = self._ended or "stopped"
-        if listener is None:
+        if feed is None:
             return Summary(reason=reason)
-        counts = listener._outbox.counts
+        counts = feed.counts
         handled = self._taken - self._interrupted
         return Summary(
             acked=counts.acked,
@@ -168,7 +168,7 @@ class Consuming:
             lost=counts.lost,
             unsettled=max(0, handled - counts.acked - counts.nacked - counts.lost),
             unfinished=unfinished,
-            given_back=listener._hand.given_back,
+            given_back=feed.given_back,
             reason=reason,
         )
 

@@ -37,7 +37,7 @@ from pitstop._values._duration import parse_duration
 from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement, SystemClock
 
 
-__all__ = ["LEAST_REMAINDER", "Listener"]
+__all__ = ["LEAST_REMAINDER", "Listener", "Visit"]
 
 _log = logging.getLogger("pitstop.listener")
 
@@ -53,7 +53,7 @@ _STOP_PATIENCE = 0.5
 _EXIT_PATIENCE = 2.0
 
 
-class _Visit:
+class Visit:
     """One thread that wants messages: what wakes it, and until when it would sleep."""
 
     __slots__ = ("bell", "claims_first", "looked", "next_look", "thread", "wanted", "withdrawn")
@@ -72,6 +72,11 @@ class _Visit:
         self.next_look = float("inf")
         #: When it began to wait, by the monotonic clock.
         self.looked = 0.0
+
+    def withdraw(self) -> None:
+        """Nobody waits for it any more."""
+        self.withdrawn = True
+        self.bell.ring()
 
 
 class Listener(Sleeper):
@@ -116,9 +121,9 @@ class Listener(Sleeper):
     def _reset(self) -> None:
         self._changed = Condition()
         # Who is inside get(). Replaced, never changed: a signal handler may be reading it.
-        self._visits: tuple[_Visit, ...] = ()
+        self._visits: tuple[Visit, ...] = ()
         # The one of them who looks at the store.
-        self._leader: _Visit | None = None
+        self._leader: Visit | None = None
 
     def get(self, timeout: float | timedelta | str | None = 0) -> Delivery | None:
         """The next message that is due.
@@ -138,11 +143,11 @@ class Listener(Sleeper):
             return self._next()
         # Numbers first: those who poll give 0.
         seconds = timeout if isinstance(timeout, int | float) else _seconds(timeout)
-        return self._visit(_Visit(0), self._monotonic() + seconds, None)
+        return self._visit(Visit(0), self._monotonic() + seconds, None)
 
     def _next(self, wanted: int = 1) -> Delivery | None:
         """One message of those that are in hand, else of a new claim, which may be for so many or more; waits for it."""
-        return self._hand_out(self._batched) or self._visit(_Visit(wanted), None, self._batched)
+        return self._hand_out(self._batched) or self._visit(Visit(wanted), None, self._batched)
 
     def _at_hand(self) -> Delivery | None:
         """One message of those in hand; None when there is none that can be had without the store. Never blocks."""
@@ -267,7 +272,7 @@ class Listener(Sleeper):
 
     def _claim_ahead(self) -> None:
         """Claim the next messages while those in hand are handled: in the pump's thread."""
-        visit = _Visit(1)
+        visit = Visit(1)
         with self._changed:
             self._visits = (*self._visits, visit)
         try:
@@ -288,7 +293,7 @@ class Listener(Sleeper):
     def _next_for_worker(self, *, wait: bool) -> Delivery | None:
         """One message whose ack goes through the outbox, whatever ``prefetch`` is. Without ``wait`` None when nothing is due."""
         deadline = None if wait else self._monotonic()
-        return self._hand_out(self._outbox) or self._visit(_Visit(1), deadline, self._outbox)
+        return self._hand_out(self._outbox) or self._visit(Visit(1), deadline, self._outbox)
 
     def _is_at_rest(self) -> bool:
         """Whether nothing is in hand or on its way, once what is pending is written. True only of what nobody else uses."""
@@ -297,7 +302,7 @@ class Listener(Sleeper):
 
     # Who looks at the store, and who waits for it.
 
-    def _visit(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
+    def _visit(self, visit: Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         with self._changed:
             self._visits = (*self._visits, visit)
         try:
@@ -305,7 +310,7 @@ class Listener(Sleeper):
         finally:
             self._leave(visit)
 
-    def _lead(self, visit: _Visit) -> bool:
+    def _lead(self, visit: Visit) -> bool:
         with self._changed:
             leader = self._leader
             # Ctrl-C may have kept one from leaving in good order.
@@ -313,7 +318,7 @@ class Listener(Sleeper):
                 self._leader = visit
             return self._leader is visit
 
-    def _leave(self, visit: _Visit) -> None:
+    def _leave(self, visit: Visit) -> None:
         with self._changed:
             self._visits = tuple(each for each in self._visits if each is not visit)
             if self._leader is visit:
@@ -322,7 +327,7 @@ class Listener(Sleeper):
         # What it leaves in hand, or the look at the store, is for somebody else now.
         self._wake(max(1, len(self._hand)), visit)
 
-    def _wake(self, count: int, me: _Visit) -> None:
+    def _wake(self, count: int, me: Visit) -> None:
         leader = self._leader
         followers = [each for each in self._visits if each is not me and each is not leader]
         for each in followers[:count]:
@@ -336,7 +341,7 @@ class Listener(Sleeper):
         for visit in self._visits:
             visit.bell.ring()
 
-    def _get(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
+    def _get(self, visit: Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         while not (self._stopped or visit.withdrawn):
             # At the end of its time everybody has a look of their own, also at what is wrong.
             if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
@@ -382,7 +387,7 @@ class Listener(Sleeper):
     def _ended(self) -> bool:
         return self._stopped or self._store.closed
 
-    def _failed(self, visit: _Visit, error: BackendUnavailable, deadline: float | None) -> float:
+    def _failed(self, visit: Visit, error: BackendUnavailable, deadline: float | None) -> float:
         """Seconds to wait after a look that failed.
 
         :raises BackendUnavailable: the error, when there is no time left, or no use in trying again.
@@ -396,7 +401,7 @@ class Listener(Sleeper):
         visit.looked = now
         return pause
 
-    def _take(self, visit: _Visit, outbox: Outbox | None) -> Delivery | None:
+    def _take(self, visit: Visit, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message: of those that were claimed ahead, else of a new claim. None after a stop."""
         while not self._stopped:
             delivery = self._hand_out(outbox)
@@ -424,7 +429,7 @@ class Listener(Sleeper):
             self._store.hooks.notify(self._leased, delivery=delivery)
         return delivery
 
-    def _claim(self, visit: _Visit) -> bool:
+    def _claim(self, visit: Visit) -> bool:
         """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
         store, clock = self._store, self._store.clock
         self._hand.measure(self._outbox.last_flush)
@@ -476,7 +481,7 @@ class Listener(Sleeper):
                 self._store.tell(settlement, record)
         return any(applied)
 
-    def _pause(self, visit: _Visit) -> float:
+    def _pause(self, visit: Visit) -> float:
         """Seconds until the next look."""
         backend = self._store.backend
         longest = self._loop_time.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
@@ -492,12 +497,12 @@ class Listener(Sleeper):
         visit.next_look = now / 1000 + pause * 1000
         return pause
 
-    def _follow(self, visit: _Visit, deadline: float | None) -> None:
+    def _follow(self, visit: Visit, deadline: float | None) -> None:
         """Wait for the one who looks at the store. To wait without end would do, too, if nothing ever went wrong."""
         visit.next_look, visit.looked = float("-inf"), self._monotonic()
         self._sleep(visit, self._loop_time.total_seconds() * 1.5, deadline)
 
-    def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
+    def _sleep(self, visit: Visit, pause: float, deadline: float | None) -> None:
         clock = self._store.clock
         stop_at_exit()
         if Capability.WATCH in self._store.capabilities:

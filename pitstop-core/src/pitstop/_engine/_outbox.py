@@ -114,6 +114,15 @@ class Outbox:
         if pending:
             self._pump.wake()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is pending, or being written."""
+        return bool(self._pending) or self._writing.locked()
+
+    def take_along(self, delivery: Delivery) -> None:
+        """Take a settlement along, for one who then waits for it."""
+        self._pending.append(delivery)
+
     def put_and_wait(self, delivery: Delivery) -> None:
         """Take a settlement along, and return when it is done.
 
@@ -121,7 +130,7 @@ class Outbox:
         :raises BackendUnavailable: when the store did not answer before the lease was over. :class:`OutcomeUnknown`: and
             may have done it all the same.
         """
-        self._pending.append(delivery)
+        self.take_along(delivery)
         self.wait_for(delivery)
 
     def wait_for(self, delivery: Delivery) -> None:
