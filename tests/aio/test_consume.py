@@ -342,11 +342,15 @@ def test_a_handler_may_close_the_pitstop(opened, outside, caplog):
 
         async def handle(message):
             await pit.aclose()
+            await pit.store({"id": "next"}, timedelta(hours=1))
 
         summary = await pit.consume(handle)
-        assert (summary.handled, summary.reason) == (1, "stopped")
+        assert (summary.acked, summary.reason) == (1, "stopped")
+        with pytest.raises(pitstop.BackendUnavailable, match="init_async"):
+            await pit.ping()
 
     run(main())
+    assert outside.pit.get("next") is not None
     gc.collect()
     assert "never retrieved" not in caplog.text
 
@@ -546,7 +550,7 @@ def program(tmp_path):
         each.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_running_handlers_finish_and_gives_back_the_rest(program, number):
     process, url = program(0.3)
     process.send_signal(number)

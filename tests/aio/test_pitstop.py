@@ -69,7 +69,17 @@ def test_what_is_public_has_the_same_names():
 
     assert public(pitstop.Pitstop) - {"close"} <= public(pitstop.AsyncPitstop) - {"aclose"}
     assert public(pitstop.Delivery) == public(pitstop.AsyncDelivery)
-    internal = {"notice", "forget", "flush", "after_fork", "at_exit", "take"}
+    internal = {
+        "notice",
+        "forget",
+        "flush",
+        "after_fork",
+        "at_exit",
+        "take",
+        "closes_first",
+        "closes_later",
+        "last_time",
+    }
     assert public(pitstop.Listener) - internal - {"close"} <= public(pitstop.AsyncListener)
 
 

@@ -206,3 +206,9 @@ def test_signal_handlers_are_put_back(invoke):
     before = signal.getsignal(signal.SIGTERM)
     invoke("listen", "--once")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_workers_without_a_command_are_refused(invoke):
+    result = invoke("listen", "--once", "--workers", "2")
+    assert result.exit_code == 2
+    assert "--exec CMD" in result.stderr

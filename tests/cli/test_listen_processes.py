@@ -174,3 +174,49 @@ _TERM = {"TERM": "xterm-256color", "COLUMNS": "40"}
 
 def _url(pit) -> str:
     return pit._store.location
+
+
+def test_workers_run_so_many_commands_at_once_and_a_signal_lets_all_finish(spawn, pit, tmp_path):
+    gate = tmp_path / "gate"
+    command = f'echo "begun $PITSTOP_ID"; while [ ! -e {gate} ]; do sleep 0.05; done; echo "done $PITSTOP_ID"'
+    for id in "abcde":
+        pit.store({"id": id}, NOW)
+    process = spawn("listen", "--workers", "3", "--exec", command)
+    begun = {process.stdout.readline() for _ in range(3)}
+    assert len(begun) == 3
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Ending after the commands that are running" in process.stderr.readline()
+    gate.touch()
+    out, errors = process.communicate()
+    assert sorted(out.splitlines()) == sorted(line.strip().replace("begun", "done") for line in begun)
+    assert (process.returncode, errors) == (0, "")
+    stats = pit.stats()
+    assert (stats.due, stats.leased) == (2, 0)
+
+
+def test_a_second_signal_ends_all_commands(spawn, pit, tmp_path):
+    for id in "ab":
+        pit.store({"id": id}, NOW)
+    process = spawn("listen", "--workers", "2", "--exec", 'echo "begun $PITSTOP_ID"; exec sleep 60')
+    assert {process.stdout.readline() for _ in range(2)} == {"begun a\n", "begun b\n"}
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline()
+    while None in {pit.get(id).last_error for id in "ab"} and process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+    assert process.wait(20) == 0
+    assert {pit.get(id).last_error for id in "ab"} <= {"ended by SIGTERM", "ended by SIGKILL"}
+
+
+def test_workers_take_what_is_due_once_and_fail_apart(spawn, pit):
+    for id in "abcdefgh":
+        pit.store({"id": id}, NOW)
+    process = spawn("listen", "--once", "--json", "--workers", "4", "--exec", 'test "$PITSTOP_ID" != c')
+    out, errors = process.communicate()
+    assert process.returncode == 0
+    outcomes = {each["id"]: each["outcome"] for each in map(json.loads, out.splitlines())}
+    assert outcomes == {**dict.fromkeys("abdefgh", "acked"), "c": "nacked"}
+    assert "Failed: 'c' attempt 1" in errors
+    assert pit.get("c").last_error == "exit code 1"
+    assert [each.id for each in pit.entries()] == ["c"]

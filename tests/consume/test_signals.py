@@ -14,9 +14,9 @@ from consume.kit import DUE_NOW, on_sqlite, on_sqlite_at_least, stored
 
 @pytest.mark.parametrize(
     ("where", "number"),
-    [("sqlite", signal.SIGTERM), ("sqlite", signal.SIGINT), ("mongo", signal.SIGTERM)],
+    [("sqlite", signal.SIGTERM), ("sqlite", signal.SIGINT), ("sqlite", signal.SIGHUP), ("mongo", signal.SIGTERM)],
     indirect=["where"],
-    ids=["sqlite-SIGTERM", "sqlite-SIGINT", "mongo-SIGTERM"],
+    ids=["sqlite-SIGTERM", "sqlite-SIGINT", "sqlite-SIGHUP", "mongo-SIGTERM"],
 )
 def test_running_handlers_finish_and_the_rest_is_back_at_once(pit, where, start, number):
     stored(pit, 40)
@@ -114,6 +114,36 @@ def test_a_signal_that_is_passed_on_by_who_started_it_is_no_second_one(pit, wher
         child.signal(signal.SIGINT)
 
     assert child.read_until("summary")[-1] == ["summary", "signal", "1", "0", "0", "0"]
+
+
+@on_sqlite
+def test_a_terminal_that_closes_is_not_impatient(pit, where, start):
+    """It may send SIGHUP more than once."""
+    stored(pit, 1)
+    child = start("consume", where, 1.4, {})
+    child.read_until("began")
+
+    child.signal(signal.SIGHUP)
+    threading.Event().wait(0.6)  # sooner it would be the echo of the first
+    child.signal(signal.SIGHUP)
+
+    assert child.read_until("summary")[-1] == ["summary", "signal", "1", "0", "0", "0"]
+
+
+@on_sqlite
+def test_under_nohup_a_terminal_that_closes_ends_nothing(pit, where, start):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        child = start("consume", where, 0, {"max_messages": 2})
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    stored(pit, 1)
+    child.read_until("done")
+
+    child.signal(signal.SIGHUP)
+    pit.store({"id": "after"}, DUE_NOW)
+
+    assert child.read_until("summary")[-1] == ["summary", "max_messages", "2", "0", "0", "0"]
 
 
 @on_sqlite

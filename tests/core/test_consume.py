@@ -207,9 +207,29 @@ class TestEnd:
         assert consuming.result() == Summary(acked=1, reason="stopped")
 
     def test_a_handler_may_close_pitstop(self, real):
-        store_due(real, "a")
-        summary = real.consume(lambda msg: real.close())
-        assert (summary.reason, summary.unsettled) == ("stopped", 1)
+        """The message is settled, what the handler does then still works, and the store is closed when ``consume`` returns."""
+        store_due(real, "a", "b")
+        later = []
+
+        def handle(msg):
+            real.close()
+            later.append(real.get("b").state)
+
+        assert real.consume(handle) == Summary(acked=1, reason="stopped")
+        assert later == ["due"]
+        with pytest.raises(BackendUnavailable, match="was closed"):
+            real.get("b")
+
+    def test_handlers_of_two_consumers_may_close_pitstop_at_once(self, real):
+        store_due(real, "a", "b")
+        both = threading.Barrier(2)
+
+        def handle(msg):
+            both.wait(20)
+            real.close()
+
+        consuming = [Running(lambda: real.consume(handle, prefetch=1)) for _ in range(2)]
+        assert [each.result() for each in consuming] == [Summary(acked=1, reason="stopped")] * 2
 
     @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
     def test_a_handler_that_asks_for_the_end_of_the_program_gets_it_after_the_others_are_done(self, real, error):

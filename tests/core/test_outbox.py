@@ -239,6 +239,12 @@ class TestFlush:
             def __exit__(self, *about):
                 lock.__exit__(*about)
 
+            def acquire(self, timeout):
+                return lock.acquire(timeout=timeout)
+
+            def release(self):
+                lock.release()
+
         outbox._writing = Overtaken()
         assert pit.get("0000") is None
         may_go.set()

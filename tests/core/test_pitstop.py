@@ -10,6 +10,7 @@ import pitstop
 
 from core.kit import Scripted, backend
 from pitstop import BackendUnavailable, MessageError, PitstopError, ScheduleError
+from pitstop._engine._store import Sleeper
 from pitstop.abc import Capability, Damaged
 
 
@@ -151,21 +152,12 @@ class TestFacade:
                 made.append(Transaction(session))
                 return made[-1]
 
-        class Asleep:
+        class Asleep(Sleeper):
             def __init__(self):
                 self.noticed = []
 
             def notice(self, due):
                 self.noticed.append(due)
-
-            def forget(self, ids):
-                pass
-
-            def flush(self, id=None):
-                pass
-
-            def close(self):
-                pass
 
         made, asleep = [], Asleep()
         with pitstop.init({"type": backend(Transacting, clock)}) as pit:

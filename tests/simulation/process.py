@@ -14,7 +14,7 @@ import attrs
 
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener, _Visit
+from pitstop._engine._listener import Listener, Visit
 from pitstop._engine._pump import Pump
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
@@ -259,7 +259,7 @@ class Process:
     def _next(self, listener: Listener, wanted: int) -> Delivery | None:
         """A step of an iteration, or of a worker that takes several; but it does not wait."""
         outbox = listener._outbox
-        return listener._hand_out(outbox) or listener._visit(_Visit(wanted), listener._monotonic(), outbox)
+        return listener._hand_out(outbox) or listener._visit(Visit(wanted), listener._monotonic(), outbox)
 
     def _of(self, listener: Listener, timeout: float) -> tuple[Any, ...]:
         return (listener, self._rng.choice([1, 2, 4])) if listener in self._iterated else (timeout,)

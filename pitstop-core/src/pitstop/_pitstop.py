@@ -257,7 +257,7 @@ class Pitstop:
         is kept as ``last_error``. A delivery that the handler settled itself stays as it is. A store that is away does not
         end this: it is tried again and again.
 
-        SIGTERM and SIGINT end it, when this is called in the main thread: what no handler has seen is given back at once,
+        SIGTERM, SIGINT and SIGHUP end it, when this is called in the main thread: what no handler has seen is given back at once,
         running handlers finish, their acks are written, and the summary is returned. At a second signal nothing is waited
         for, and what handlers hold is given back, too. :meth:`close` ends it as a signal does.
 
@@ -294,7 +294,11 @@ class Pitstop:
         ).run()
 
     def close(self) -> None:
-        """Stop the listeners, give back what they claimed ahead, and let go of the store. Again is harmless."""
+        """Stop the listeners, give back what they claimed ahead, and let go of the store. Again is harmless.
+
+        A :meth:`consume` ends as at a signal, and is waited for. Called by one of its handlers this returns at once, and is done
+        when they have come to their end, before ``consume`` returns.
+        """
         self._store.close()
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, ClassVar
 
 import attrs
@@ -102,7 +102,9 @@ class MongoBackend(Backend):
         return self._viewer.tally()
 
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        return self._claimer.lease(limit, duration)
+        # Who listens tries again, and tells: an outage is known after one of these.
+        with self._connection.bounded():
+            return self._claimer.lease(limit, duration)
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         applied = self._settler.settle(settlements)
@@ -151,6 +153,9 @@ class MongoBackend(Backend):
             scratch._wakeups.mute()
             with only_for_now(scratch._connection):
                 yield scratch
+
+    def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
+        return self._connection.bounded(seconds)
 
     def close(self) -> None:
         self._connection.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from threading import Lock
+from threading import Lock, local
 from typing import Any, TypeVar
 
 import pymongo
@@ -19,7 +19,7 @@ from pymongo.driver_info import DriverInfo
 from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure, PyMongoError
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
-from pitstop.abc import Clock
+from pitstop.abc import Clock, SystemClock
 from pitstop_mongo._collection import Collection
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
@@ -50,6 +50,8 @@ _INSISTENCE = 3
 _MOST_RUNS = 6
 #: Seconds that the last run gets at least.
 _LEAST_RUN = 0.5
+#: Seconds for which the servers are told, at the close, what they need not keep any longer.
+_FAREWELL = 0.5
 
 #: Seconds for which a measured difference of the clocks holds.
 _MEASURE_EVERY = 60.0
@@ -148,6 +150,12 @@ class Link:
         self.known = False
 
 
+class _Bound(local):
+    """Until when, by the monotonic clock, the calls of this thread are to end."""
+
+    ends: float | None = None
+
+
 class Connection:
     """Gives the :class:`Link` of this process, and runs operations on it within bounds."""
 
@@ -158,6 +166,9 @@ class Connection:
         #: What went wrong and was mended, by name; for operators.
         self.counters: Counter[str] = Counter()
         self._timeout = config.operation_timeout.total_seconds()
+        self._bound = _Bound()
+        # By real time, whatever clock the store goes by: it is about how long people wait.
+        self._real = SystemClock()
         #: Milliseconds that one operation may take.
         self.longest_ms = round(self._timeout * 1000)
         self._lock, self._lock_pid = Lock(), os.getpid()
@@ -196,6 +207,22 @@ class Connection:
             return link.time.now_us()
 
     @contextmanager
+    def bounded(self, seconds: float | None = None) -> Iterator[float]:
+        """See :meth:`pitstop.abc.Backend.bounded`."""
+        outer, now = self._bound.ends, self._real.monotonic()
+        ends = now + (self._timeout if seconds is None else seconds)
+        self._bound.ends = ends if outer is None else min(ends, outer)
+        try:
+            yield max(self._bound.ends - now, 0.0)
+        finally:
+            self._bound.ends = outer
+
+    def _left(self, seconds: float) -> float:
+        """So many seconds; less, if this thread has not got them."""
+        ends = self._bound.ends
+        return seconds if ends is None else min(seconds, max(ends - self._real.monotonic(), _LEAST_RUN))
+
+    @contextmanager
     def operation(self) -> Iterator[Link]:
         """One or a few commands: bounded in time, with the driver's errors as Pitstop's."""
         try:
@@ -208,6 +235,8 @@ class Connection:
     def until_known(self, write: Callable[[Link, bool], _T], *, single: bool = True) -> _T:
         """Run a write, and again while nobody knows whether it was done: three times ``operation_timeout`` at most.
 
+        In a :meth:`bounded` body, where who calls tries again: in the first half of its time.
+
         :param write: is given the link, and whether a run before this one may have done it, in full or in part.
         :param single: whether it consists of writes to one document each. On a replica set the driver repeats these by
             itself, and the server does them once, over a change of the primary too: so the first run gets all of that
@@ -215,8 +244,9 @@ class Connection:
         :raises OutcomeUnknown: when it stays unknown.
         """
         link = self._current()
-        patience = _INSISTENCE * self._timeout
+        patience = self._left(_INSISTENCE * self._timeout)
         deadline = self._clock.monotonic() + patience
+        last = deadline if self._bound.ends is None else deadline - patience / 2
         lasting = single and self.dialect.repeats_writes(link.client) and self.dialect.is_set_alive(link.client)
         doubt: Exception | None = None
         for attempt in range(_MOST_RUNS):
@@ -246,7 +276,7 @@ class Connection:
                     # nothing was ever sent.
                     doubt = error
                 permanent = is_permanent(error)
-                if kind is Kind.PERMANENT or permanent or self._clock.monotonic() >= deadline:
+                if kind is Kind.PERMANENT or permanent or self._clock.monotonic() >= last:
                     break
         assert doubt is not None, "only a doubt ends in another run"
         text = f"{translate(doubt, self.location)} Whether it was done is not known."
@@ -266,7 +296,7 @@ class Connection:
     def _bounded(self, seconds: float) -> Iterator[Link]:
         link = self._current()
         try:
-            with self.dialect.turn, pymongo.timeout(seconds):
+            with self.dialect.turn, pymongo.timeout(self._left(seconds)):
                 yield link
         except CAUGHT as error:
             if kind_of(error) is not Kind.PERMANENT:
@@ -322,7 +352,9 @@ class Connection:
         if link is None or self._config.client is not None:
             return
         if link.pid == os.getpid():
-            link.client.close()
+            # Else a server that hangs would be waited for.
+            with pymongo.timeout(_FAREWELL):
+                link.client.close()
         else:
             self._inherited.append(link)
 

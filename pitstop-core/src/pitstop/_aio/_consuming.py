@@ -20,7 +20,7 @@ from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import callable_handler, is_async, log_failure, takes_delivery
 from pitstop._engine._listener import Listener
-from pitstop._engine._signals import Urgency, catching
+from pitstop._engine._signals import ENDING, Urgency, catching, is_hangup
 from pitstop._errors import PitstopError
 from pitstop._values._summary import Reason, Summary
 
@@ -80,6 +80,8 @@ class Consuming:
         self._empty = self._loop.create_future()
         self._pid = os.getpid()
         self._closed = Event()
+        # What closes the Pitstop at the end: one of the handlers wanted to, and is waited for.
+        self._close_pitstop: Callable[[], Awaitable[None]] | None = None
 
     async def run(self) -> Summary:
         """Consume until there is a reason to end.
@@ -92,15 +94,22 @@ class Consuming:
         finally:
             self._all.discard(self)
             self._closed.set()
+            if self._close_pitstop is not None:
+                await self._close_pitstop()
 
-    def end(self, closer: object) -> bool:
-        """End, for the Pitstop is about to be closed; say whether to wait until handlers have come to their end. Any thread.
-
-        :param closer: the task that closes it. If that is one of the handlers, they cannot be waited for.
-        """
+    def end(self) -> bool:
+        """End, for the Pitstop is about to be closed; say whether to wait until handlers have come to their end. Any thread."""
         # In the child of a fork this is the parent's.
-        ends = os.getpid() == self._pid and tell(self._loop, self._finish, "stopped")
-        return ends and all(each is not closer for each in list(self._running.values()))
+        return os.getpid() == self._pid and tell(self._loop, self._finish, "stopped")
+
+    def closes_later(self, closer: object, close: Callable[[], Awaitable[None]]) -> bool:
+        """Whether ``closer``, a task, is one of the handlers, which cannot wait for itself. Then this ends, and closes the
+        Pitstop after that.
+        """
+        if all(each is not closer for each in list(self._running.values())):
+            return False
+        self._close_pitstop = close
+        return self.end()
 
     def wait(self) -> None:
         """Wait until it has ended, but no longer than it may take. Not in the loop's thread."""
@@ -109,8 +118,10 @@ class Consuming:
     async def _run(self) -> Summary:
         urgency = Urgency()
 
-        def on_signal(_: int) -> None:
-            if urgency.ask():
+        def on_signal(number: int) -> None:
+            if is_hangup(number):
+                tell(self._loop, self._finish, "signal")
+            elif urgency.ask():
                 tell(self._loop, self._finish, "signal" if urgency.asked == 1 else "second signal")
 
         with catching(_free_signals(), on_signal):
@@ -145,11 +156,11 @@ class Consuming:
             await self._feeder.close()
 
     def _summary(self, unfinished: int) -> Summary:
-        listener = self._feeder.listener
+        feed = self._feeder.feed
         reason = self._ended or "stopped"
-        if listener is None:
+        if feed is None:
             return Summary(reason=reason)
-        counts = listener._outbox.counts
+        counts = feed.counts
         handled = self._taken - self._interrupted
         return Summary(
             acked=counts.acked,
@@ -157,7 +168,7 @@ class Consuming:
             lost=counts.lost,
             unsettled=max(0, handled - counts.acked - counts.nacked - counts.lost),
             unfinished=unfinished,
-            given_back=listener._hand.given_back,
+            given_back=feed.given_back,
             reason=reason,
         )
 
@@ -324,8 +335,9 @@ def checked_handler(handler: AsyncHandler) -> AsyncHandler:
 def _free_signals() -> list[str]:
     """Signals that nobody handles: a server, say, has its own way to end, and ends this with it."""
     free = []
-    for name in ("SIGTERM", "SIGINT"):
-        handler = signal.getsignal(getattr(signal, name))
+    for name in ENDING:
+        number = getattr(signal, name, None)
+        handler = None if number is None else signal.getsignal(number)
         if handler in {signal.SIG_DFL, signal.default_int_handler} or _is_of_asyncio(handler):
             free.append(name)
     return free

@@ -8,12 +8,12 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from threading import Lock, Thread
 
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import LEAST_REMAINDER, Listener, _Visit
+from pitstop._engine._feed import Feed
+from pitstop._engine._listener import Listener, Visit
 from pitstop.abc import Doorbell, SystemClock
 
 
@@ -65,7 +65,7 @@ class Feeder:
         self._opening = Lock()
         self._buffer: deque[Delivery] = deque()
         self._late: deque[Delivery] = deque()
-        self._visit: _Visit | None = None
+        self._visit: Visit | None = None
         self._thread: Thread | None = None
         self._ended = False
         self._finished: list[asyncio.Future[None]] = []
@@ -75,10 +75,8 @@ class Feeder:
         self._writing = False
         # The store's time in microseconds, and the monotonic one in seconds, as they were at one moment.
         self._at = (0, 0.0)
-        # Milliseconds of a lease that have to be left.
-        self._least = 0
         self.wanted = 0
-        self.listener: Listener | None = None
+        self.feed: Feed | None = None
         #: What the last look at the store raised.
         self.error: BaseException | None = None
         self.stopped = False
@@ -92,7 +90,7 @@ class Feeder:
     @property
     def over(self) -> bool:
         """Whether no more messages are to be had."""
-        return self.stopped or self._over or (self.listener is not None and self.listener.stopped)
+        return self.stopped or self._over or (self.feed is not None and self.feed.listener.stopped)
 
     def take(self) -> Delivery | None:
         """A message that is there. Never blocks."""
@@ -104,10 +102,15 @@ class Feeder:
             if not self.is_late(delivery):
                 return delivery
             self.give_back(delivery)
-        listener = self.listener
-        if listener is None or listener._batched is None or self.stopped:
+        feed = self.feed
+        if feed is None or feed.batched is None or self.stopped:
             return None
-        return listener._at_hand()
+        return feed.at_hand()
+
+    @property
+    def ready(self) -> int:
+        """How many messages are there to be taken."""
+        return len(self._buffer)
 
     def want(self, count: int) -> None:
         """So many messages would be taken now, beside those that are there: 0 for none."""
@@ -123,7 +126,7 @@ class Feeder:
             # Also when it is about its business: it looks once more, then.
             self._bell.ring()
         elif visit is not None:
-            self._withdraw(visit)
+            visit.withdraw()
 
     def put_back(self, delivery: Delivery | None) -> None:
         """It was taken for somebody who does not want it any more: the next one gets it, or it is given back."""
@@ -137,11 +140,12 @@ class Feeder:
     def stop(self) -> None:
         """No more messages; what is in hand is given back, soon. Any thread, and signal handlers."""
         self.stopped = True
-        if self.listener is not None:
-            self.listener._end()
+        feed = self.feed
+        if feed is not None:
+            feed.end()
         self._bell.ring()
-        if self._thread is None and self.listener is not None:
-            self._hands.submit(self.listener._settle_all)
+        if self._thread is None and feed is not None:
+            self._hands.submit(feed.settle_all)
 
     def end(self) -> None:
         """Stop, and close the listener, soon. Any thread."""
@@ -152,8 +156,8 @@ class Feeder:
         """:meth:`end`, and wait for that. To be cancelled ends the wait and not the closing."""
         self.end()
         if self._thread is None:
-            if self.listener is not None:
-                await self._hands.do(self.listener.close)
+            if self.feed is not None:
+                await self._hands.do(self.feed.listener.close)
             return
         if not self._closed:
             finished = self._loop.create_future()
@@ -162,13 +166,14 @@ class Feeder:
 
     def is_past(self, due: int) -> bool:
         """Whether this instant has passed by the store's clock, as far as can be told without asking the store."""
-        assert self.listener is not None, "there are deliveries of it"
+        assert self.feed is not None, "there are deliveries of it"
         now_us, monotonic = self._at
-        return due * 1000 <= now_us + (self.listener._monotonic() - monotonic) * 1e6
+        return due * 1000 <= now_us + (self.feed.monotonic() - monotonic) * 1e6
 
     def is_late(self, delivery: Delivery) -> bool:
         """Whether it is not to be handled: the loop was blocked since it was claimed, until its lease was over, or nearly."""
-        return self.is_past(delivery._due() - self._least)
+        assert self.feed is not None, "there are deliveries of it"
+        return self.is_past(delivery._due() - self.feed.least_ms)
 
     def give_back(self, delivery: Delivery) -> None:
         """It was taken, and nobody has seen it: for others, soon."""
@@ -190,20 +195,18 @@ class Feeder:
 
     # In the feeder's thread, and in those of the hands.
 
-    def opened(self) -> Listener:
+    def opened(self) -> Feed:
         """The listener."""
         with self._opening:
-            if self.listener is None:
-                self.listener = self._open()
-                self.listener._hand.claimed_apart = True
-                self._least = int(self.listener._lock_time / timedelta(milliseconds=1) * LEAST_REMAINDER)
-            return self.listener
+            if self.feed is None:
+                self.feed = Feed(self._open())
+            return self.feed
 
     def look(self) -> Delivery | None:
         """A message that is due now."""
-        listener = self.opened()
-        delivery = listener.get(0)
-        self._note_time(listener)
+        feed = self.opened()
+        delivery = feed.listener.get(0)
+        self._note_time(feed)
         return delivery
 
     def _run(self) -> None:
@@ -238,43 +241,43 @@ class Feeder:
         self._notify()
 
     def _feed(self, need: int) -> None:
-        listener = self.opened()
-        visit = self._visit = _Visit(need)
+        feed = self.opened()
+        visit = self._visit = Visit(need)
         visit.claims_first = True
         stamp = self.stamp
         if self.wanted <= len(self._buffer) or self.stopped:
             self._visit = None
             return
-        outbox = listener._batched if self._pinned_acks else listener._outbox
-        deadline = listener._monotonic() if self._once else None
+        outbox = feed.batched if self._pinned_acks else feed.outbox
+        deadline = feed.monotonic() if self._once else None
         # Before the look: a nack that is being written now may make its message due after it.
-        unwritten = bool(listener._outbox) or listener._outbox._writing.locked()
+        unwritten = feed.outbox.busy
         try:
-            delivery = listener._hand_out(outbox) or listener._visit(visit, deadline, outbox)
-            if delivery is None and self._once and isinstance(listener._store.clock, SystemClock):
+            delivery = feed.visit(visit, deadline, outbox)
+            if delivery is None and self._once and isinstance(feed.store.clock, SystemClock):
                 # What was stored for now is due at the next whole millisecond. A clock in somebody's hand stands still.
-                listener._store.clock.wait(Doorbell(), _ROUNDING)
-                delivery = listener._visit(visit, deadline, outbox)
+                feed.store.clock.wait(Doorbell(), _ROUNDING)
+                delivery = feed.visit(visit, deadline, outbox)
         finally:
             self._visit = None
         if delivery is None:
-            if self._once and not (listener.stopped or visit.withdrawn):
+            if self._once and not (feed.listener.stopped or visit.withdrawn):
                 if unwritten:
-                    listener.flush()
+                    feed.listener.flush()
                     return
                 self.nothing = stamp
                 self._tell()
                 self._bell.wait(None)
             return
         self._buffer.append(delivery)
-        self._note_time(listener)
-        if listener._batched is not None:
-            while len(self._buffer) < self.wanted and (delivery := listener._hand_out(outbox)) is not None:
+        self._note_time(feed)
+        if feed.batched is not None:
+            while len(self._buffer) < self.wanted and (delivery := feed.hand_out(outbox)) is not None:
                 self._buffer.append(delivery)
         self._tell()
 
-    def _note_time(self, listener: Listener) -> None:
-        self._at = (listener._store.backend.now(), listener._monotonic())
+    def _note_time(self, feed: Feed) -> None:
+        self._at = (feed.store.backend.now(), feed.monotonic())
 
     def _tell(self) -> None:
         if not tell(self._loop, self._notify):
@@ -283,11 +286,12 @@ class Feeder:
 
     def _let_go(self, *, close: bool = False) -> None:
         self._give_back()
-        if self.listener is not None:
+        feed = self.feed
+        if feed is not None:
             if close:
-                self.listener.close()
-            elif self.listener._hand or self.listener._outbox:
-                self.listener._settle_all()
+                feed.listener.close()
+            elif feed.unsettled:
+                feed.settle_all()
 
     def _give_back_late(self) -> None:
         self._give_back(self._late)
@@ -300,12 +304,8 @@ class Feeder:
             while True:
                 taken.append(deliveries.popleft())
         if taken:
-            assert self.listener is not None, "what is there was claimed by it"
-            self.listener._hand.give_back([each._emission for each in taken])
-
-    def _withdraw(self, visit: _Visit) -> None:
-        visit.withdrawn = True
-        visit.bell.ring()
+            assert self.feed is not None, "what is there was claimed by it"
+            self.feed.give_back(taken)
 
     def _write(self) -> None:
         """Write acks that somebody waits for: together, those that come in meanwhile, too."""
@@ -322,7 +322,7 @@ class Feeder:
                 continue
             for delivery, _ in batch:
                 assert delivery._outbox is not None, "made by a listener that writes together"
-                delivery._outbox._pending.append(delivery)
+                delivery._outbox.take_along(delivery)
             outcomes: list[tuple[asyncio.Future[None], Exception | None]] = []
             for delivery, future in batch:
                 assert delivery._outbox is not None, "made by a listener that writes together"

@@ -93,8 +93,8 @@ class AsyncListener:
     @property
     def healthy(self) -> bool:
         """Whether the last look at the store succeeded."""
-        listener = None if self._feeder is None else self._feeder.listener
-        return listener is None or listener.healthy
+        feed = None if self._feeder is None else self._feeder.feed
+        return feed is None or feed.listener.healthy
 
     def __aiter__(self) -> Self:
         return self
@@ -168,7 +168,7 @@ class AsyncListener:
         """There is something to take, or the end: as many go on as there are messages for."""
         feeder = self._feeder
         assert feeder is not None, "it is what tells"
-        count = len(self._waiting) if feeder.over or feeder.error is not None else len(feeder._buffer)
+        count = len(self._waiting) if feeder.over or feeder.error is not None else feeder.ready
         for each in self._waiting:
             if count <= 0:
                 break

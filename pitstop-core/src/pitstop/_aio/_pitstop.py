@@ -192,7 +192,7 @@ class AsyncPitstop:
         Each is acknowledged when its handler returns, and nacked when that raises, which is logged without its text: it
         may quote the message. A delivery that the handler settled itself stays as it was settled.
 
-        At SIGTERM or SIGINT no more messages are begun, and those that are have ``drain`` to come to their end; a second
+        At SIGTERM, SIGINT or SIGHUP no more messages are begun, and those that are have ``drain`` to come to their end; a second
         signal interrupts them. This holds in the main thread, for signals that the program does not handle itself. To cancel
         whoever awaits this interrupts the handlers. Those that are interrupted are cancelled, and their messages are due
         again at once. What was claimed ahead is given back in any case, and acks are written before this returns.
@@ -237,16 +237,22 @@ class AsyncPitstop:
     async def aclose(self) -> None:
         """Stop the listeners, give back what they claimed ahead, write all acks, and let go of the store.
 
-        A :meth:`consume` ends as at a signal, and is waited for; not by one of its own handlers.
+        A :meth:`consume` ends as at a signal, and is waited for. Awaited by one of its handlers this returns at once, and is
+        done when they have come to their end, before ``consume`` returns.
 
         Again is harmless. To be cancelled ends the wait, and not the closing.
         """
         self._closed = True
+        me = asyncio.current_task()
+        # Each of them ends by this.
+        later = [each.closes_later(me, self.aclose) for each in list(self._consuming)]
+        if any(later):
+            return
         feeders = list(self._feeders)
         for feeder in feeders:
             feeder.end()
         # Those of other loops are closed by the Pitstop itself.
-        await self._hands.do(self._close, asyncio.current_task())
+        await self._hands.do(self._close)
         self._hands.end()
 
     async def __aenter__(self) -> Self:
@@ -278,9 +284,9 @@ class AsyncPitstop:
                 self._pit = Pitstop(self._make(), self._hooks)
             return self._pit
 
-    def _close(self, closer: object) -> None:
+    def _close(self) -> None:
         # All of them are told before one is waited for; and the store is open until then.
-        for each in [each for each in list(self._consuming) if each.end(closer)]:
+        for each in [each for each in list(self._consuming) if each.end()]:
             each.wait()
         with self._lock:
             pit = self._pit

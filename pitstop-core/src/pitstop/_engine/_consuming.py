@@ -10,7 +10,7 @@ import logging
 import os
 
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from threading import Event, Lock, Thread, get_ident
 
@@ -18,7 +18,7 @@ from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import Handler, HandlerIsAsync, callable_handler, close_awaitable, is_async, log_failure
 from pitstop._engine._listener import Listener
-from pitstop._engine._signals import Urgency, catching
+from pitstop._engine._signals import ENDING, Urgency, catching, is_hangup
 from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._summary import Reason, Summary
@@ -76,6 +76,8 @@ class Consuming(Sleeper):
     Invariant: a delivery is in ``_running`` while its handler runs; whoever takes it out settles it, and nobody else.
     """
 
+    closes_first = True
+
     def __init__(
         self,
         store: Store,
@@ -109,6 +111,10 @@ class Consuming(Sleeper):
         self._raised: BaseException | None = None
         self._urgent = False
         self._closed = False
+        #: Whether to close the store at the end: one of the workers wanted to, and is waited for.
+        self._closes_store = False
+        # Ends a pause between two tries.
+        self._pausing = Doorbell()
         self._over = Event()
         self._pid = os.getpid()
         self._lock = Lock()
@@ -126,7 +132,7 @@ class Consuming(Sleeper):
         self._store.add(self)
         self._idents.add(get_ident())
         try:
-            with catching(("SIGINT", "SIGTERM"), self._on_signal):
+            with catching(ENDING, self._on_signal):
                 for number, worker in enumerate(self._workers, 1):
                     Thread(target=self._work, args=(worker,), name=f"pitstop-worker-{number}", daemon=True).start()
                 self._wait_for_workers()
@@ -141,6 +147,8 @@ class Consuming(Sleeper):
         finally:
             self._over.set()
             self._store.discard(self)
+            if self._closes_store:
+                self._store.close()
         if self._raised is not None:
             raise self._raised
         return self._summary(len(unfinished))
@@ -157,14 +165,28 @@ class Consuming(Sleeper):
         self._end("stopped")
 
     def close(self) -> None:
-        """End; and let running handlers finish while the store is still open, unless one of them is who closes it."""
+        """End; and let running handlers finish while the store is still open."""
         self._end("stopped")
+        # After a fork in a handler nobody else is here.
         if get_ident() not in self._idents:
             self._over.wait(self._drain + _LAST_PATIENCE)
 
+    def closes_later(self) -> bool:
+        if get_ident() not in self._idents or os.getpid() != self._pid:
+            return False
+        # In this order, and in the other one in run(): one of the two sees the other.
+        self._closes_store = True
+        if self._over.is_set():
+            return False
+        self._end("stopped")
+        return True
+
     # The end.
 
-    def _on_signal(self, _: int) -> None:
+    def _on_signal(self, number: int) -> None:
+        if is_hangup(number):
+            self._end("signal")
+            return
         if not self._urgency.ask():
             return
         if self._urgency.asked > 1:
@@ -180,6 +202,7 @@ class Consuming(Sleeper):
         if self._deadline is None and reason not in {"max_messages", "idle"}:
             self._deadline = self._clock.monotonic() + self._drain
         self._bell.ring()
+        self._pausing.ring()
         for worker in self._workers:
             worker.bell.ring()
         self._listener.stop()
@@ -212,10 +235,12 @@ class Consuming(Sleeper):
 
     def _finish(self) -> None:
         try:
-            self._give_back_running()
-            if not self._urgent:
-                self._write_pending()
-            self._listener.close()
+            # Nobody who closes the store waits for it to come back.
+            with self._listener._last_time() if self._store.closing else nullcontext():
+                self._give_back_running()
+                if not self._urgent:
+                    self._write_pending()
+                self._listener.close()
         except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._raised = self._raised or error
         finally:
@@ -228,7 +253,8 @@ class Consuming(Sleeper):
             if delivery is None or delivery._settled is not None:
                 continue
             try:
-                delivery.nack(_LEFT, timedelta(0))
+                with self._store.bounded():
+                    delivery.nack(_LEFT, timedelta(0))
             except BackendUnavailable:
                 # Nor would it answer for the others.
                 break
@@ -237,7 +263,7 @@ class Consuming(Sleeper):
 
     def _write_pending(self) -> None:
         """Write the acks, and again while there is time: the store may just be away."""
-        outbox, backoff, bell = self._listener._outbox, Backoff(), Doorbell()
+        outbox, backoff = self._listener._outbox, Backoff()
         deadline = self._clock.monotonic() + self._drain if self._deadline is None else self._deadline
         while outbox and not self._store.closed and not self._urgent:
             try:
@@ -245,9 +271,9 @@ class Consuming(Sleeper):
             except BackendUnavailable as error:
                 now = self._clock.monotonic()
                 pause = backoff.failed(error, now, log=False)
-                if now + pause >= deadline:
+                if now + pause >= deadline or self._store.closing:
                     return
-                bell.wait(pause)
+                self._pausing.wait(pause)
 
     def _summary(self, unfinished: int) -> Summary:
         counts = self._listener._outbox.counts
@@ -282,6 +308,8 @@ class Consuming(Sleeper):
                 self._leave(worker)
 
     def _leave(self, worker: _Worker) -> None:
+        # Another thread may get it.
+        self._idents.discard(get_ident())
         with self._lock:
             self._active -= 1
         self._ended.append(worker)

@@ -161,32 +161,39 @@ class Hand:
                     with suppress(ValueError):
                         self.unseen.remove(each)
 
-    def give_back_all(self) -> None:
-        """Give back what is in hand."""
+    def give_back_all(self, *, log: bool = True) -> int:
+        """Give back what is in hand; say how many messages are not, since the store did not answer.
+
+        :param log: False when whoever asked tells of these.
+        """
         # One at a time, so that who closes the store comes after one who has taken them out and is about to give them back.
         with self._giving_back:
             claimed: list[Emission] = []
             with suppress(IndexError):
                 while True:
                     claimed.append(self.unseen.popleft()[0])
-            self.give_back(claimed)
+            return self.give_back(claimed, log=log)
 
     def after_fork(self) -> None:
         """In the child of a fork: what was claimed is the parent's."""
         self.unseen.clear()
         self._giving_back = RLock()
 
-    def give_back(self, unseen: list[Emission]) -> None:
-        """Give back what was claimed and not handed out: due again, and the attempt is not counted."""
+    def give_back(self, unseen: list[Emission], *, log: bool = True) -> int:
+        """Give back what was claimed and not handed out: due again, and the attempt is not counted. Else as above."""
         if not unseen or self._store.closed:
-            return
+            return len(unseen)
         try:
-            backend = self._store.backend
-            now = backend.now() // 1000
-            duration = self._lock_time // timedelta(milliseconds=1)
-            applied = backend.settle([release(each.record, now, duration) for each in unseen])
+            with self._store.bounded():
+                backend = self._store.backend
+                now = backend.now() // 1000
+                duration = self._lock_time // timedelta(milliseconds=1)
+                applied = backend.settle([release(each.record, now, duration) for each in unseen])
         except BackendUnavailable as error:
-            _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
+            if log:
+                _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
         else:
             self.given_back += sum(applied)
             self._store.written(None)
+            return 0
+        return len(unseen)

@@ -17,7 +17,7 @@ import logging
 import random
 
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from threading import Condition, get_ident
 from types import TracebackType
@@ -34,10 +34,10 @@ from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._duration import parse_duration
-from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement
+from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement, SystemClock
 
 
-__all__ = ["LEAST_REMAINDER", "Listener"]
+__all__ = ["LEAST_REMAINDER", "Listener", "Visit"]
 
 _log = logging.getLogger("pitstop.listener")
 
@@ -45,15 +45,15 @@ _log = logging.getLogger("pitstop.listener")
 LEAST_REMAINDER = 0.1
 #: Seconds to wait when somebody else took what was due.
 _CONTENTION_PAUSE = 0.005
-#: Seconds that close() waits for claims of other threads that are under way.
-_CLOSE_PATIENCE = 15.0
+#: Seconds for which one who leaves still tries while the store is known to be away.
+_LAST_TRY = 0.5
 #: Seconds that stop() waits until what was claimed ahead is given back.
 _STOP_PATIENCE = 0.5
 #: Seconds that the end of the interpreter waits for each listener that nobody closed.
 _EXIT_PATIENCE = 2.0
 
 
-class _Visit:
+class Visit:
     """One thread that wants messages: what wakes it, and until when it would sleep."""
 
     __slots__ = ("bell", "claims_first", "looked", "next_look", "thread", "wanted", "withdrawn")
@@ -72,6 +72,11 @@ class _Visit:
         self.next_look = float("inf")
         #: When it began to wait, by the monotonic clock.
         self.looked = 0.0
+
+    def withdraw(self) -> None:
+        """Nobody waits for it any more."""
+        self.withdrawn = True
+        self.bell.ring()
 
 
 class Listener(Sleeper):
@@ -96,6 +101,8 @@ class Listener(Sleeper):
         self._lock_time = lock_time
         self._loop_time = loop_time
         self._stopped = False
+        # Whether close() has told what could not be written.
+        self._told_of_rest = False
         # Whether the store ever answered.
         self._answered = False
         self._backoff = Backoff()
@@ -114,9 +121,9 @@ class Listener(Sleeper):
     def _reset(self) -> None:
         self._changed = Condition()
         # Who is inside get(). Replaced, never changed: a signal handler may be reading it.
-        self._visits: tuple[_Visit, ...] = ()
+        self._visits: tuple[Visit, ...] = ()
         # The one of them who looks at the store.
-        self._leader: _Visit | None = None
+        self._leader: Visit | None = None
 
     def get(self, timeout: float | timedelta | str | None = 0) -> Delivery | None:
         """The next message that is due.
@@ -136,11 +143,11 @@ class Listener(Sleeper):
             return self._next()
         # Numbers first: those who poll give 0.
         seconds = timeout if isinstance(timeout, int | float) else _seconds(timeout)
-        return self._visit(_Visit(0), self._monotonic() + seconds, None)
+        return self._visit(Visit(0), self._monotonic() + seconds, None)
 
     def _next(self, wanted: int = 1) -> Delivery | None:
         """One message of those that are in hand, else of a new claim, which may be for so many or more; waits for it."""
-        return self._hand_out(self._batched) or self._visit(_Visit(wanted), None, self._batched)
+        return self._hand_out(self._batched) or self._visit(Visit(wanted), None, self._batched)
 
     def _at_hand(self) -> Delivery | None:
         """One message of those in hand; None when there is none that can be had without the store. Never blocks."""
@@ -176,16 +183,29 @@ class Listener(Sleeper):
                 settled.wait(_EXIT_PATIENCE)
 
     def close(self) -> None:
-        """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless."""
+        """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless.
+
+        A store that is away is waited for as long as for one operation, in all; what could not be written is told.
+        """
         self._end()
-        # A claim that is under way would be given back to a store that is closed by then.
-        self._wait_for_others(get_ident(), _CLOSE_PATIENCE)
-        # In this order: who has an ack from here on writes it, and none comes between the last write and the end.
-        self._pump.end()
-        self._settle_all()
-        left = self._outbox.give_up()
-        if left:
-            _log.warning("%d acks could not be written: their messages come back when their leases run out", left)
+        clock = SystemClock()
+        with self._last_time() as seconds:
+            ends = clock.monotonic() + seconds
+            # A claim that is under way would be given back to a store that is closed by then.
+            self._wait_for_others(get_ident(), seconds)
+            # In this order: who has an ack from here on writes it, and none comes between the last write and the end.
+            self._pump.end()
+            kept = self._hand.give_back_all(log=False)
+            # A thread that writes gets a moment in any case.
+            unwritten = self._outbox.close(max(ends - clock.monotonic(), _STOP_PATIENCE))
+        if (kept or unwritten) and not self._told_of_rest:
+            self._told_of_rest = True
+            _log.warning(
+                "closed while the store did not answer: %d acks or nacks were not written, and %d messages that were claimed "
+                "ahead not given back; these messages come back when their leases run out",
+                unwritten,
+                kept,
+            )
         if self._heartbeat is not None:
             self._heartbeat.end()
         self._store.discard(self)
@@ -252,7 +272,7 @@ class Listener(Sleeper):
 
     def _claim_ahead(self) -> None:
         """Claim the next messages while those in hand are handled: in the pump's thread."""
-        visit = _Visit(1)
+        visit = Visit(1)
         with self._changed:
             self._visits = (*self._visits, visit)
         try:
@@ -273,7 +293,7 @@ class Listener(Sleeper):
     def _next_for_worker(self, *, wait: bool) -> Delivery | None:
         """One message whose ack goes through the outbox, whatever ``prefetch`` is. Without ``wait`` None when nothing is due."""
         deadline = None if wait else self._monotonic()
-        return self._hand_out(self._outbox) or self._visit(_Visit(1), deadline, self._outbox)
+        return self._hand_out(self._outbox) or self._visit(Visit(1), deadline, self._outbox)
 
     def _is_at_rest(self) -> bool:
         """Whether nothing is in hand or on its way, once what is pending is written. True only of what nobody else uses."""
@@ -282,7 +302,7 @@ class Listener(Sleeper):
 
     # Who looks at the store, and who waits for it.
 
-    def _visit(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
+    def _visit(self, visit: Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         with self._changed:
             self._visits = (*self._visits, visit)
         try:
@@ -290,7 +310,7 @@ class Listener(Sleeper):
         finally:
             self._leave(visit)
 
-    def _lead(self, visit: _Visit) -> bool:
+    def _lead(self, visit: Visit) -> bool:
         with self._changed:
             leader = self._leader
             # Ctrl-C may have kept one from leaving in good order.
@@ -298,7 +318,7 @@ class Listener(Sleeper):
                 self._leader = visit
             return self._leader is visit
 
-    def _leave(self, visit: _Visit) -> None:
+    def _leave(self, visit: Visit) -> None:
         with self._changed:
             self._visits = tuple(each for each in self._visits if each is not visit)
             if self._leader is visit:
@@ -307,7 +327,7 @@ class Listener(Sleeper):
         # What it leaves in hand, or the look at the store, is for somebody else now.
         self._wake(max(1, len(self._hand)), visit)
 
-    def _wake(self, count: int, me: _Visit) -> None:
+    def _wake(self, count: int, me: Visit) -> None:
         leader = self._leader
         followers = [each for each in self._visits if each is not me and each is not leader]
         for each in followers[:count]:
@@ -321,7 +341,7 @@ class Listener(Sleeper):
         for visit in self._visits:
             visit.bell.ring()
 
-    def _get(self, visit: _Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
+    def _get(self, visit: Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         while not (self._stopped or visit.withdrawn):
             # At the end of its time everybody has a look of their own, also at what is wrong.
             if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
@@ -341,6 +361,8 @@ class Listener(Sleeper):
                 pause = self._pause(visit)
             except BackendUnavailable as error:
                 if self._ended():
+                    # Nobody is told; but whoever ends this need not find it out once more.
+                    self._backoff.failed(error, self._monotonic(), log=False)
                     break
                 pause = self._failed(visit, error, deadline)
             self._sleep(visit, pause, deadline)
@@ -354,10 +376,18 @@ class Listener(Sleeper):
             # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
             self._watching.leave(self)
 
+    def _last_time(self) -> AbstractContextManager[float]:
+        """For who is about to leave: see :meth:`pitstop.abc.Backend.bounded`."""
+        return self._store.bounded(_LAST_TRY if self._is_away() else None)
+
+    def _is_away(self) -> bool:
+        """Whether the store did not answer at the last look, or at the last write."""
+        return self._outbox.failing or not self._backoff.healthy
+
     def _ended(self) -> bool:
         return self._stopped or self._store.closed
 
-    def _failed(self, visit: _Visit, error: BackendUnavailable, deadline: float | None) -> float:
+    def _failed(self, visit: Visit, error: BackendUnavailable, deadline: float | None) -> float:
         """Seconds to wait after a look that failed.
 
         :raises BackendUnavailable: the error, when there is no time left, or no use in trying again.
@@ -371,7 +401,7 @@ class Listener(Sleeper):
         visit.looked = now
         return pause
 
-    def _take(self, visit: _Visit, outbox: Outbox | None) -> Delivery | None:
+    def _take(self, visit: Visit, outbox: Outbox | None) -> Delivery | None:
         """Hand out one message: of those that were claimed ahead, else of a new claim. None after a stop."""
         while not self._stopped:
             delivery = self._hand_out(outbox)
@@ -399,7 +429,7 @@ class Listener(Sleeper):
             self._store.hooks.notify(self._leased, delivery=delivery)
         return delivery
 
-    def _claim(self, visit: _Visit) -> bool:
+    def _claim(self, visit: Visit) -> bool:
         """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
         store, clock = self._store, self._store.clock
         # This is it, if the next ones were wanted ahead.
@@ -453,7 +483,7 @@ class Listener(Sleeper):
                 self._store.tell(settlement, record)
         return any(applied)
 
-    def _pause(self, visit: _Visit) -> float:
+    def _pause(self, visit: Visit) -> float:
         """Seconds until the next look."""
         backend = self._store.backend
         longest = self._loop_time.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
@@ -469,12 +499,12 @@ class Listener(Sleeper):
         visit.next_look = now / 1000 + pause * 1000
         return pause
 
-    def _follow(self, visit: _Visit, deadline: float | None) -> None:
+    def _follow(self, visit: Visit, deadline: float | None) -> None:
         """Wait for the one who looks at the store. To wait without end would do, too, if nothing ever went wrong."""
         visit.next_look, visit.looked = float("-inf"), self._monotonic()
         self._sleep(visit, self._loop_time.total_seconds() * 1.5, deadline)
 
-    def _sleep(self, visit: _Visit, pause: float, deadline: float | None) -> None:
+    def _sleep(self, visit: Visit, pause: float, deadline: float | None) -> None:
         clock = self._store.clock
         stop_at_exit()
         if Capability.WATCH in self._store.capabilities:
@@ -505,11 +535,12 @@ class Listener(Sleeper):
 
     def _settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back what is in hand, and write what is pending; if that fails the pump tries again."""
-        self._hand.give_back_all()
-        if given_back is not None:
-            # Who waits for this may have interrupted the code that is writing.
-            given_back.ring()
-        self.flush()
+        with self._last_time():
+            self._hand.give_back_all()
+            if given_back is not None:
+                # Who waits for this may have interrupted the code that is writing.
+                given_back.ring()
+            self.flush()
         if settled is not None:
             settled.ring()
         elif self._outbox:

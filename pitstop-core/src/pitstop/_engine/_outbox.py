@@ -66,6 +66,10 @@ class Outbox:
         # Tries that the store did not answer, and the last one of these.
         self._failures = 0
         self._failure: BackendUnavailable | None = None
+        #: Whether the store did not answer at the last try.
+        self.failing = False
+        # Deliveries in the batch that is being written.
+        self._sent = 0
         #: Grows with each batch that was written, or tried.
         self.tries = 0
         #: Seconds that the last one took whose ack had to be written at once.
@@ -110,6 +114,15 @@ class Outbox:
         if pending:
             self._pump.wake()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is pending, or being written."""
+        return bool(self._pending) or self._writing.locked()
+
+    def take_along(self, delivery: Delivery) -> None:
+        """Take a settlement along, for one who then waits for it."""
+        self._pending.append(delivery)
+
     def put_and_wait(self, delivery: Delivery) -> None:
         """Take a settlement along, and return when it is done.
 
@@ -117,7 +130,7 @@ class Outbox:
         :raises BackendUnavailable: when the store did not answer before the lease was over. :class:`OutcomeUnknown`: and
             may have done it all the same.
         """
-        self._pending.append(delivery)
+        self.take_along(delivery)
         self.wait_for(delivery)
 
     def wait_for(self, delivery: Delivery) -> None:
@@ -165,6 +178,19 @@ class Outbox:
                     raise self._failure
                 self._write_all()
 
+    def close(self, seconds: float) -> int:
+        """Write what is pending, for the last time, and forget the rest; say how many deliveries that are.
+
+        :param seconds: for how long to wait for a thread that is writing. After that what it has is counted, and its own.
+        """
+        failures = self._failures
+        if not self._wait_for_writer(seconds):
+            return self._sent + len(self._pending)
+        if failures == self._failures:
+            with suppress(BackendUnavailable):
+                self.flush()
+        return self.give_up()
+
     def give_up(self) -> int:
         """Forget what is pending, for the store is about to be closed; say how many that were."""
         left = 0
@@ -193,6 +219,14 @@ class Outbox:
                 yield
             finally:
                 self._writer = None
+
+    def _wait_for_writer(self, seconds: float) -> bool:
+        if self._writer == get_ident():
+            return True
+        free = self._writing.acquire(timeout=seconds)
+        if free:
+            self._writing.release()
+        return free
 
     def _fail(self, delivery: Delivery, error: BackendUnavailable) -> None:
         """Nobody tries again to write it: tell, if its outcome is not known after all. Its user may try again.
@@ -230,10 +264,12 @@ class Outbox:
                     # In this order: an interruption in between loses none.
                     batch.append(pending[0])
                     pending.popleft()
+                self._sent = len(batch)
                 self._write(batch)
+                self.failing = False
             except BaseException as error:
                 if isinstance(error, BackendUnavailable):
-                    self._failures, self._failure = self._failures + 1, error
+                    self._failures, self._failure, self.failing = self._failures + 1, error, True
                 if isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable):
                     # Interrupted: it may have been before the store did it, or after.
                     for each in batch:
@@ -244,25 +280,28 @@ class Outbox:
                 pending.extendleft(each for each in reversed(batch) if not each._known)
                 raise
             finally:
+                self._sent = 0
                 self.tries += 1
 
     def _write(self, batch: Sequence[Delivery]) -> None:
         backend = self._store.backend
-        now_us = backend.now()
         sent: list[Delivery] = []
         settlements: list[Settlement] = []
-        for each in batch:
-            if not each._is_over(now_us):
-                sent.append(each)
-                settlements.append(each._decide(now_us))
-            elif each._doubted:
-                # Not lost: it may have been done when it was sent first. Who has settled what is gone by now, nobody knows.
-                each._leave_in_doubt()
-            else:
-                each._lose()
-        if not sent:
-            return
-        applied = backend.settle(settlements)
+        # What fails is tried again by whoever has this flushed, and tells.
+        with backend.bounded():
+            now_us = backend.now()
+            for each in batch:
+                if not each._is_over(now_us):
+                    sent.append(each)
+                    settlements.append(each._decide(now_us))
+                elif each._doubted:
+                    # Not lost: it may have been done when it was sent first. Who has settled what is gone by now, nobody knows.
+                    each._leave_in_doubt()
+                else:
+                    each._lose()
+            if not sent:
+                return
+            applied = backend.settle(settlements)
         refused: list[tuple[Delivery, Settlement]] = []
         for each, settlement, done in zip(sent, settlements, applied, strict=True):
             if done:

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pitstop.abc import SystemClock
 
 
-__all__ = ["Urgency", "catching"]
+__all__ = ["ENDING", "Urgency", "catching", "is_hangup"]
+
+#: Signals at which a program that handles messages comes to its end in good order, where there are such.
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 #: Seconds in which a second signal is the first one once more: whoever starts programs may pass Ctrl-C on to one that
 #: has got it from the terminal already.
@@ -34,6 +37,11 @@ class Urgency:
         self._last = now
         self.asked += 1
         return True
+
+
+def is_hangup(number: int) -> bool:
+    """Whether this is SIGHUP. A terminal that is closed may send it more than once; nobody sits there and is impatient."""
+    return number == getattr(signal, "SIGHUP", None)
 
 
 @contextmanager

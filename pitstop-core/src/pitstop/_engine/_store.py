@@ -10,10 +10,11 @@ import threading
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from weakref import ReferenceType, WeakSet, ref
 
 from pitstop._errors import BackendUnavailable
@@ -92,6 +93,9 @@ class Sleeper:
     What it does not care about it leaves as it is here: nothing is done.
     """
 
+    #: Whether it works with others of these, which have to be open until it has come to its end.
+    closes_first: ClassVar[bool] = False
+
     def notice(self, due: int | None) -> None:
         """A message with this ``due`` was written (None: nobody knows which). Any thread."""
 
@@ -106,6 +110,12 @@ class Sleeper:
 
     def close(self) -> None:
         """The store is about to be closed."""
+
+    def closes_later(self) -> bool:
+        """Whether this thread does this one's work, so that it cannot wait for the end of that. Then the work ends, and the
+        store is closed after it.
+        """
+        return False
 
     def at_exit(self) -> None:
         """The interpreter is about to end, and nobody has closed the store."""
@@ -127,6 +137,8 @@ class Store:
         self.loop_time: timedelta = backend.config.loop_time
         self.capabilities = backend.capabilities
         self.location = backend.location
+        #: Whether it is being closed: what fails now is not tried for long.
+        self.closing = False
         #: What happened, by name; ``lease_lost`` so far.
         self.counters: Counter[str] = Counter()
         #: Told of each settlement that was applied, and of the record when nobody saw it: how tests that drive this store
@@ -152,12 +164,26 @@ class Store:
         return self._backend is None
 
     def close(self) -> None:
-        """Close the sleepers and then the backend. Again is harmless."""
-        for sleeper in self.sleepers:
-            sleeper.close()
-        backend, self._backend = self._backend, None
-        if backend is not None:
-            backend.close()
+        """Close the sleepers and then the backend. Again is harmless.
+
+        By one whose own end the sleepers wait for: soon, and not yet when this returns.
+        """
+        # Each of them ends by this.
+        later = [each.closes_later() for each in self.sleepers]
+        if any(later):
+            return
+        self.closing = True
+        with self.bounded():
+            for sleeper in sorted(self.sleepers, key=lambda each: not each.closes_first):
+                sleeper.close()
+            backend, self._backend = self._backend, None
+            if backend is not None:
+                backend.close()
+
+    def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
+        """See :meth:`pitstop.abc.Backend.bounded`."""
+        backend = self._backend
+        return nullcontext(0.0) if backend is None else backend.bounded(seconds)
 
     @property
     def sleepers(self) -> list[Sleeper]:

@@ -10,7 +10,7 @@ import attrs
 __all__ = ["Reason", "Summary"]
 
 #: Why a ``consume`` ended. ``stopped``: its Pitstop was closed, or the program is at its end. ``max_messages``: so many were
-#: handled. ``idle``: nothing was due. ``signal``: SIGTERM or SIGINT. ``second signal``: one more, so that nothing was waited
+#: handled. ``idle``: nothing was due. ``signal``: SIGTERM, SIGINT or SIGHUP. ``second signal``: one more, so that nothing was waited
 #: for. ``handler``: a handler asked for the end of the program, which is raised once more, so that nobody sees this.
 Reason = Literal["stopped", "max_messages", "idle", "signal", "second signal", "handler"]
 

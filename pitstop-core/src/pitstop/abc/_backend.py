@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from enum import Flag, auto
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +21,9 @@ from pitstop.abc._record import Damaged, Record, Settlement, Tally
 
 
 __all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Writes"]
+
+#: Seconds for which core waits, at a close, for a backend that says nothing of how long its calls may take.
+_PATIENCE = 15.0
 
 #: The version of this contract. A backend states the one it was written for as ``api_version``.
 API_VERSION = 1
@@ -243,6 +246,19 @@ class Backend(ABC):
             f"{type(self).__name__} at {self.location} has not got the capability ADOPT: no older library stored anything "
             f"there. Name the MongoDB collection of the Clojure library, as in mongo://host/database?coll=name."
         )
+
+    def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
+        """For who tries again by itself, or is about to leave: in its body the calls of this thread have one time, all
+        together, and what fails is not tried again for longer than that.
+
+        A backend that may be away bounds each call, and tries some again. Of what listeners write, core does that too, and
+        tells; a close is not to take as long as all that follows one another. Entered again inside, the outer one still
+        holds. A call that is made after the end of that time gets a moment all the same: the store may answer.
+
+        :param seconds: how long. None: as long as one call may take that is not tried again.
+        :return: gives, when it is entered, how many seconds that are: for how long to wait for calls of other threads.
+        """
+        return nullcontext(_PATIENCE if seconds is None else seconds)
 
     def close(self) -> None:  # noqa: B027 - nothing to give back is fine
         """Give back what the backend holds. Again is harmless. Nothing else is called afterwards."""

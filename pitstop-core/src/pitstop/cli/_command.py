@@ -58,7 +58,7 @@ def run_command(
         )
     except OSError as error:
         raise CommandFailed(f"the command could not be started: {error.strerror}") from error
-    urgency.commanding = True
+    urgency.commanding.add(child.pid)
     try:
         with child, _Pipes(child, payload) as pipes:
             lease = _Lease(pit, delivery)
@@ -69,7 +69,7 @@ def run_command(
                 patience.look()
             pipes.drain()
     finally:
-        urgency.commanding = False
+        urgency.commanding.discard(child.pid)
     if child.returncode != 0:
         raise CommandFailed(_reason(child.returncode, pipes.tail))
 
@@ -200,15 +200,17 @@ class _Patience:
 
     def __init__(self, child: subprocess.Popen[bytes], listener: Listener, urgency: Urgency) -> None:
         self._child, self._listener, self._urgency = child, listener, urgency
-        self._told = False
         self._sent = 1
 
     def look(self) -> None:
-        if self._listener.stopped and not self._told:
-            self._told = True
+        if self._listener.stopped and not self._urgency.told:
+            self._urgency.told = True
             # A listener that was stopped hands nothing out; this gives back what it has claimed ahead.
             self._listener.get(timeout=0)
-            say("Ending after the command that is running. Once more to end it, too.")
+            which, them = (
+                ("commands that are", "them") if len(self._urgency.commanding) > 1 else ("command that is", "it")
+            )
+            say(f"Ending after the {which} running. Once more to end {them}, too.")
         if self._urgency.asked > self._sent:
             self._sent = self._urgency.asked
             number = signal.SIGTERM if self._sent == 2 else signal.SIGKILL

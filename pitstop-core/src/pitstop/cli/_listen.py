@@ -8,12 +8,14 @@ import sys
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from threading import Lock, Thread
 from typing import Any
 
 import attrs
 import click
 
 from pitstop import BackendUnavailable, Delivery, LeaseLost, Listener, Pitstop, Unsupported
+from pitstop._engine._consuming import Consuming
 from pitstop.cli._command import CommandFailed, run_command
 from pitstop.cli._output import print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
@@ -25,10 +27,13 @@ from pitstop.cli._times import duration, iso
 __all__ = ["listen"]
 
 _STDERR = 2
+#: How long commands that run at once are waited for: whoever is impatient asks twice, and then they are ended.
+_AS_LONG_AS_IT_TAKES = timedelta(days=3650)
 
 
 @click.command()
 @click.option("--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with it on its stdin.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --exec: commands that run at once. Default: 1.")
 @click.option("--once", is_flag=True, help="Take what is due now, and end.")
 @click.option("--lock-time", type=duration, help="How long a message is leased. Default: as the URL says, else 15m.")
 @click.option(
@@ -46,6 +51,7 @@ _STDERR = 2
 def listen(
     settings: Settings,
     command: str | None,
+    workers: int | None,
     once: bool,
     lock_time: timedelta | None,
     loop_time: timedelta | None,
@@ -62,6 +68,8 @@ def listen(
     """  # noqa: D301 - click wants the backspace itself, which a raw string does not hold
     if command is not None and os.name != "posix":
         raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
+    if workers is not None and command is None:
+        raise click.UsageError("--workers is for commands that run at once. Give --exec CMD too, or leave it out.")
     with settings.open() as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
@@ -71,10 +79,56 @@ def listen(
             if sys.stderr.isatty():
                 until = "what is due is taken" if once else "Ctrl-C"
                 say(f"Listening on {pit.location} until {until}.")
-            for delivery in _due(listener) if once else listener:
-                handle(delivery)
+            if workers is not None and workers > 1:
+                _consume(pit, listener, session, handle, workers=workers, once=once)
+            else:
+                for delivery in _due(listener) if once else listener:
+                    handle(delivery)
         if sys.stderr.isatty():
             say(f"{session.done:,} done, {session.failed:,} failed.")
+
+
+def _consume(
+    pit: Pitstop,
+    listener: Listener,
+    session: _Session,
+    handle: Callable[[Delivery], None],
+    *,
+    workers: int,
+    once: bool,
+) -> None:
+    """Have several commands run at once, until the listener is stopped; or, with ``once``, until nothing is due."""
+
+    def handle_all_of_it(delivery: Delivery) -> None:
+        handle(delivery)
+        # Else it would be acknowledged, for want of an error.
+        if (error := session.unsettled.pop(delivery.id, None)) is not None:
+            raise CommandFailed(error)
+
+    consuming = Consuming(
+        pit._store,
+        listener,
+        handle_all_of_it,
+        deliveries=True,
+        workers=workers,
+        max_messages=None,
+        until_idle=once,
+        drain=_AS_LONG_AS_IT_TAKES,
+    )
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            consuming.run()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            raised.append(error)
+
+    # Not in this thread, where it would see to signals by itself: here they are for the commands, too.
+    thread = Thread(target=run, name="pitstop-listen", daemon=True)
+    thread.start()
+    thread.join()
+    for error in raised:
+        raise error
 
 
 def _due(listener: Listener) -> Iterator[Delivery]:
@@ -98,6 +152,10 @@ class _Session:
     urgency: Urgency
     done: int = 0
     failed: int = 0
+    #: Of deliveries whose command failed, and which could not be nacked: the error.
+    unsettled: dict[str, str] = attrs.field(factory=dict)
+    #: Held while something is counted or printed: several commands may run at once.
+    counting: Lock = attrs.field(factory=Lock)
 
     def print(self, delivery: Delivery) -> None:
         """Write a line, then acknowledge. What could not be written comes back at once."""
@@ -130,14 +188,17 @@ class _Session:
             if error is None:
                 # A command costs more than to know at once what came of it.
                 settled = _settle(lambda: delivery.ack(wait=True))
-                self.done += settled
             else:
                 warn(f"Failed: {delivery.id!r} attempt {delivery.attempt}: {error.splitlines()[0]}")
                 settled = _settle(lambda: delivery.nack(error))
-                self.failed += 1
-            if self.settings.json:
-                outcome = "lost" if not settled else "acked" if error is None else "nacked"
-                print_json({**_envelope(delivery), "outcome": outcome, "error": error})
+                if not settled:
+                    self.unsettled[delivery.id] = error
+            with self.counting:
+                self.done += settled and error is None
+                self.failed += error is not None
+                if self.settings.json:
+                    outcome = "lost" if not settled else "acked" if error is None else "nacked"
+                    print_json({**_envelope(delivery), "outcome": outcome, "error": error})
 
         return handle
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,8 +17,10 @@ class Urgency(_signals.Urgency):
 
     def __init__(self) -> None:
         super().__init__()
-        #: A command is running: it is for :mod:`pitstop.cli._command` to hurry it up.
-        self.commanding = False
+        #: Process ids of the commands that are running: it is for :mod:`pitstop.cli._command` to hurry them up.
+        self.commanding: set[int] = set()
+        #: Whether the user was told that they are waited for.
+        self.told = False
 
     def ask(self) -> bool:
         """Note a signal. False when it is the echo of the one before.
@@ -40,9 +40,8 @@ def draining(listener: Listener) -> Iterator[Urgency]:
 
     def handle(number: int) -> None:
         listener.stop()
-        if number != getattr(signal, "SIGHUP", None):
-            # A terminal that is closed may send SIGHUP more than once; nobody sits there and is impatient.
+        if not _signals.is_hangup(number):
             urgency.ask()
 
-    with _signals.catching(("SIGINT", "SIGTERM", "SIGHUP"), handle):
+    with _signals.catching(_signals.ENDING, handle):
         yield urgency

@@ -6,6 +6,7 @@ import random
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 
@@ -386,6 +387,9 @@ class FaultyBackend(Backend):
 
     def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
         return self.inner.adopt(items)
+
+    def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
+        return self.inner.bounded(seconds)
 
     def close(self) -> None:
         self.inner.close()
