@@ -143,7 +143,8 @@ def test_a_wall_clock_that_jumps_while_a_consumer_runs_changes_nothing(bench, ju
         worker.signal(signal.SIGUSR1)
         store_for_the_history(bench, pit, timedelta(seconds=1))
         bench.wait(lambda: len(bench.events("emit")) == 2, 10, "emission after the jump")
-        assert_on_time(bench, late=1.0)
+        # The first one waited for the process to begin.
+        assert_on_time(bench, late=1.0, skip=1)
 
 
 def store_for_the_history(bench, pit, delay):
@@ -152,9 +153,9 @@ def store_for_the_history(bench, pit, delay):
     pit.store({"id": f"due {when.timestamp()}"}, when)
 
 
-def assert_on_time(bench, late):
+def assert_on_time(bench, late, skip=0):
     """Nothing was emitted early, nor much later than a look at the store takes."""
-    for each in bench.events("emit"):
+    for each in bench.events("emit")[skip:]:
         assert 0 <= each.begun_wall - each.scheduled_for / 1000 < late, each
 
 

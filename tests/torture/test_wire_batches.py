@@ -6,6 +6,8 @@ is told as what it was, and nothing is left.
 
 from __future__ import annotations
 
+import asyncio
+
 from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -14,8 +16,10 @@ from threading import Lock
 import pymongo
 import pytest
 
+import pitstop
+
 from pitstop import BackendUnavailable
-from torture.conftest import IDS, LARGE, NOW, SERVERS, is_claim
+from torture.conftest import IDS, LARGE, LOCK, NOW, SERVERS, is_claim
 
 
 pytestmark = pytest.mark.usefixtures("eager_driver")
@@ -36,8 +40,8 @@ def server(server_uri):
         yield client
 
 
-@pytest.fixture(params=["iterate", "consume"] if LARGE else ["consume"])
-def handle_all(request, pit):
+@pytest.fixture(params=["iterate", "consume", "loop"] if LARGE else ["consume"])
+def handle_all(request, pit, proxy, dbname):
     """Handles all that is due; returns how often each was handed out, and what became of their acks."""
     seen = Counter()
 
@@ -65,7 +69,18 @@ def handle_all(request, pit):
         assert summary.unsettled == summary.nacked == 0
         return seen, (summary.acked, summary.lost)
 
-    return {"iterate": iterate, "consume": consume}[request.param]
+    async def consume_in_a_loop():
+        async def handler(delivery):
+            seen[delivery.id, delivery.attempt] += 1
+
+        where = {"type": "mongo", "uri": f"{proxy.uri}&serverMonitoringMode=poll", "dbname": dbname, "lock_time": LOCK}
+        async with pitstop.init_async(where) as other:
+            # With `until_idle` a store that is away ends it.
+            summary = await other.consume(handler, concurrency=100, max_messages=MANY)
+        assert summary.unsettled == summary.nacked == 0
+        return seen, (summary.acked, summary.lost)
+
+    return {"iterate": iterate, "consume": consume, "loop": lambda: asyncio.run(consume_in_a_loop())}[request.param]
 
 
 @pytest.fixture

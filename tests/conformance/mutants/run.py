@@ -34,14 +34,15 @@ _KIT_ON_MUTANTS = Path(__file__).with_name("kit_on_mutants.py")
 #: In memory, where there is such a folder: nothing here depends on a disk, and all of it is slowed down by one.
 _FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: Seconds for the suite on one mutant; and for its tests that try sequences of operations, and shrink those that fail.
-_WHOLE = 60.0
+_WHOLE = 90.0
 #: Seconds for one test, but for those.
 _ONE_TEST = 15.0
 #: Tests that are named in a row of the table.
 _NAMED = 2
 _SUITE = kit_tests(BackendConformance)
 #: The tests that compare a backend with a model of it.
-_MODEL = [name for name, part in _SUITE.items() if part.__module__.rpartition(".")[2].startswith("_model")]
+_MODEL = [name for name, part in _SUITE.items() if ".model." in part.__module__]
+assert _MODEL, "the suite has a model"
 
 
 @attrs.frozen
