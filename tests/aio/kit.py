@@ -64,6 +64,14 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
+def contention() -> float:
+    """Seconds that pure work takes for each that it should: about 1 where others leave this machine alone."""
+    begun, worked = time.monotonic(), time.thread_time()
+    while time.thread_time() - worked < 0.02:
+        pass
+    return (time.monotonic() - begun) / 0.02
+
+
 class Stalls:
     """The longest time for which the loop did not get round to a task that wants to run each millisecond."""
 

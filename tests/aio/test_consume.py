@@ -21,7 +21,7 @@ import pytest
 
 import pitstop
 
-from aio.kit import NOW, Outside, Stalls, run, until
+from aio.kit import NOW, Outside, Stalls, contention, run, until
 from patience import with_some_lease
 
 
@@ -486,18 +486,27 @@ def test_many_short_handlers_take_little_longer_than_their_share_of_the_time_and
         assert summary.acked == _COUNT
         return took / bare, stalls.longest
 
-    # What others do on this machine is not to fail the test: it is the best of a few rounds that counts.
-    rounds = []
+    # What others do on this machine is not to fail the test: it is the best of a few rounds that counts, and if hardly one of
+    # them had a core for itself, less is asked for. On an idle machine: 1.1 in memory and on SQLite, 1.5 on MongoDB; 15 ms.
+    # A server of its own has the same cores.
+    most, in_a_crowd = (6 if config["type"] == "mongo" else 2, 0.05), (30, 1.5)
+    rounds, calm = [], []
     for _ in range(5):
         outside.store(_COUNT)
+        before = contention()
         rounds.append(run(main()))
-        best = min(ratio for ratio, _ in rounds), min(longest for _, longest in rounds)
-        # A server of its own has the same cores.
-        if best[0] < (6 if config["type"] == "mongo" else 2) and best[1] < 0.05:
-            break
-    else:
-        # On an idle machine: 1.1 in memory and on SQLite, 1.5 on MongoDB; 15 ms.
-        pytest.fail(f"times of asyncio itself, and seconds of the longest stall: {rounds}")
+        if max(before, contention()) < 1.25:
+            calm.append(rounds[-1])
+        if _is_best_within(most, rounds):
+            return
+    judged, bounds = (calm, most) if len(calm) > 1 else (rounds, in_a_crowd)
+    assert _is_best_within(bounds, judged), (
+        f"times of asyncio itself, and seconds of the longest stall: {rounds}, {calm=}"
+    )
+
+
+def _is_best_within(bounds, rounds):
+    return all(min(column) < bound for column, bound in zip(zip(*rounds, strict=True), bounds, strict=True))
 
 
 _PROGRAM = """
@@ -546,7 +555,7 @@ def test_a_signal_lets_running_handlers_finish_and_gives_back_the_rest(program, 
     process.send_signal(number)
     outside.becomes(3, 2)
     may_go.touch()
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (0, "")
     assert out == "done\ndone\n2 acked, 0 nacked; ended because a signal asked for it.\n"
     assert outside.counts() == (3, 0, 0)
@@ -563,7 +572,7 @@ def test_a_second_signal_cancels_the_handlers_and_leaves_no_lease(program):
         process.send_signal(signal.SIGTERM)
         with suppress(AssertionError):
             outside.becomes(5, 0, within=1)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert out == (
         "cancelled\ncancelled\n0 acked, 0 nacked, 2 not finished; ended because a second signal asked for it.\n"

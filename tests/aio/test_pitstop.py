@@ -210,7 +210,7 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
         [sys.executable, "-c", textwrap.dedent(program), f"sqlite:///{tmp_path}/a.db"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=100,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
