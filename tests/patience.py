@@ -1,26 +1,31 @@
-"""Real leases, on machines that stand still for a second now and then."""
+"""Bounds and leases in real time, on machines that stand still for a second now and then."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pitstop import LeaseLost
 
 
 #: Seconds. The last one outlives what a busy machine does to a process.
-SPANS = (0.3, 1.5, 6.0)
+LEASES = (0.3, 1.5, 6.0)
 
 
-def with_some_lease(show: Callable[[float], None]) -> None:
-    """Call ``show`` with a short lease, so that it takes little time; and with longer ones while it fails.
+def with_some_time(show: Callable[[float], None], spans: Sequence[float]) -> None:
+    """Call ``show`` with a short time, so that it takes little; and with longer ones while it fails.
 
-    A process that was stopped for longer than its lease has lost that, as it should. So a short one that was lost shows
-    nothing; one of six seconds does.
+    What was not done in a second may be the fault of a machine that was busy: it shows nothing. What is not done in six
+    either is one of the program.
     """
-    for span in SPANS[:-1]:
+    for span in spans[:-1]:
         try:
             show(span)
         except (AssertionError, LeaseLost):
             continue
         return
-    show(SPANS[-1])
+    show(spans[-1])
+
+
+def with_some_lease(show: Callable[[float], None]) -> None:
+    """The same, with a lease: a process that was stopped for longer than its lease has lost that, as it should."""
+    with_some_time(show, LEASES)
