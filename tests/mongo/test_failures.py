@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from functools import partial
+
 import pymongo
 import pytest
 
@@ -41,7 +43,7 @@ def test_codes_of_the_server_become_words(failing, record, code, text):
 
 @pytest.mark.parametrize("failing", ["500ms"], indirect=True)
 def test_a_server_that_hangs_is_not_waited_for_longer_than_configured(failing, record):
-    def show(seconds):
+    def show(command, seconds):
         with failing(command, blockConnection=True, blockTimeMS=round(seconds * 1000)) as backend:
             calls = {
                 "find": lambda: backend.lease(5, MINUTE),
@@ -55,7 +57,7 @@ def test_a_server_that_hangs_is_not_waited_for_longer_than_configured(failing, r
             assert time.monotonic() - begin < seconds - 0.1
 
     for command in ("find", "findAndModify", "update", "insert"):
-        with_some_time(show, HANGS)
+        with_some_time(partial(show, command), HANGS)
 
 
 def test_nobody_there():

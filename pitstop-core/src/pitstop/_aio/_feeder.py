@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from threading import Lock, Thread
+from threading import Condition, Lock, Thread
 
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
@@ -23,6 +23,8 @@ _log = logging.getLogger("pitstop.listener")
 
 #: Seconds after which a message is given back that came when nobody wanted it any more.
 _PATIENCE = 0.1
+#: Seconds that the end waits for what is under way in other threads.
+_CLOSE_PATIENCE = 15.0
 #: Seconds in which what was stored for now becomes due.
 _ROUNDING = 0.005
 
@@ -32,7 +34,7 @@ class Feeder:
 
     Who reads takes what is there with :meth:`take`, which never blocks, and says with :meth:`want` how many more it would
     take now; it is told when there is something. Nothing is on its way in between: a message is in the listener's
-    hand, in ``_buffer``, or taken. So it does not matter who is cancelled when.
+    hand, in ``_buffer``, in ``_looked``, or taken. So it does not matter who is cancelled when.
 
     Invariant: ``wanted`` is changed by the loop's thread alone; the feeder's adds to ``_buffer``, and takes from it only
     when nothing is wanted. Whoever makes ``wanted`` larger than ``_buffer`` rings ``_bell`` after that.
@@ -65,6 +67,12 @@ class Feeder:
         self._opening = Lock()
         self._buffer: deque[Delivery] = deque()
         self._late: deque[Delivery] = deque()
+        # What looks have brought, until it is taken; and how many looks are under way.
+        self._looked: dict[Delivery, Delivery] = {}
+        self._looks = 0
+        self._looking = Condition()
+        # One gives back at a time, so that who closes the store comes after one who has taken out what is to be given back.
+        self._giving_back = Lock()
         self._visit: _Visit | None = None
         self._thread: Thread | None = None
         self._ended = False
@@ -125,8 +133,13 @@ class Feeder:
         elif visit is not None:
             self._withdraw(visit)
 
-    def put_back(self, delivery: Delivery | None) -> None:
-        """It was taken for somebody who does not want it any more: the next one gets it, or it is given back."""
+    def taken(self, looked: Delivery | None) -> Delivery | None:
+        """Take what a look has brought. None: nothing, or it is given back by now, for this was closed."""
+        return None if looked is None else self._looked.pop(looked, None)
+
+    def put_back(self, looked: Delivery | None) -> None:
+        """What a look has brought, for somebody who does not want it any more: the next one gets it, or it is given back."""
+        delivery = self.taken(looked)
         if delivery is not None:
             self._buffer.appendleft(delivery)
             if self._thread is None or self._over:
@@ -152,8 +165,7 @@ class Feeder:
         """:meth:`end`, and wait for that. To be cancelled ends the wait and not the closing."""
         self.end()
         if self._thread is None:
-            if self.listener is not None:
-                await self._hands.do(self.listener.close)
+            await self._hands.do(self.wait)
             return
         if not self._closed:
             finished = self._loop.create_future()
@@ -200,11 +212,29 @@ class Feeder:
             return self.listener
 
     def look(self) -> Delivery | None:
-        """A message that is due now."""
-        listener = self.opened()
-        delivery = listener.get(0)
-        self._note_time(listener)
-        return delivery
+        """A message that is due now. It is here until it is :meth:`taken`."""
+        with self._looking:
+            self._looks += 1
+        try:
+            listener = self.opened()
+            if self.stopped:
+                listener._end()
+            delivery = listener.get(0)
+            if delivery is not None:
+                self._looked[delivery] = delivery
+            self._note_time(listener)
+            return delivery
+        finally:
+            with self._looking:
+                self._looks -= 1
+                self._looking.notify_all()
+
+    def wait(self) -> None:
+        """Wait until all is given back and written, once this was told to end. The store is open until then."""
+        if self._thread is None:
+            self._let_go(close=True)
+        else:
+            self._thread.join(_CLOSE_PATIENCE)
 
     def _run(self) -> None:
         try:
@@ -282,6 +312,13 @@ class Feeder:
             self._ended = True
 
     def _let_go(self, *, close: bool = False) -> None:
+        if close:
+            with self._looking:
+                self._looking.wait_for(lambda: self._looks == 0, _CLOSE_PATIENCE)
+            while self._looked:
+                with suppress(KeyError):
+                    self._late.append(self._looked.popitem()[0])
+            self._give_back_late()
         self._give_back()
         if self.listener is not None:
             if close:
@@ -295,13 +332,14 @@ class Feeder:
     def _give_back(self, deliveries: deque[Delivery] | None = None) -> None:
         """Give back what nobody has taken: of these, or of what is there."""
         deliveries = self._buffer if deliveries is None else deliveries
-        taken: list[Delivery] = []
-        with suppress(IndexError):
-            while True:
-                taken.append(deliveries.popleft())
-        if taken:
-            assert self.listener is not None, "what is there was claimed by it"
-            self.listener._hand.give_back([each._emission for each in taken])
+        with self._giving_back:
+            taken: list[Delivery] = []
+            with suppress(IndexError):
+                while True:
+                    taken.append(deliveries.popleft())
+            if taken:
+                assert self.listener is not None, "what is there was claimed by it"
+                self.listener._hand.give_back([each._emission for each in taken])
 
     def _withdraw(self, visit: _Visit) -> None:
         visit.withdrawn = True

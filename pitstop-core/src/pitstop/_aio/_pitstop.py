@@ -246,7 +246,7 @@ class AsyncPitstop:
         for feeder in feeders:
             feeder.end()
         # Those of other loops are closed by the Pitstop itself.
-        await self._hands.do(self._close, asyncio.current_task())
+        await self._hands.do(self._close, asyncio.current_task(), feeders)
         self._hands.end()
 
     async def __aenter__(self) -> Self:
@@ -278,10 +278,12 @@ class AsyncPitstop:
                 self._pit = Pitstop(self._make(), self._hooks)
             return self._pit
 
-    def _close(self, closer: object) -> None:
+    def _close(self, closer: object, feeders: list[Feeder]) -> None:
         # All of them are told before one is waited for; and the store is open until then.
         for each in [each for each in list(self._consuming) if each.end(closer)]:
             each.wait()
+        for feeder in feeders:
+            feeder.wait()
         with self._lock:
             pit = self._pit
         if pit is not None:
