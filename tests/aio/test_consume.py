@@ -23,6 +23,7 @@ import pitstop
 
 from aio.kit import NOW, Outside, Stalls, contention, run, until
 from patience import with_some_lease
+from pitstop._aio._feeder import Feeder
 
 
 def test_each_message_is_handled_once_and_acknowledged(opened, outside):
@@ -139,6 +140,31 @@ def test_a_message_that_a_handler_stored_is_handled_before_it_is_idle(opened, ou
 
             await pit.consume(handle, until_idle=True)
         assert len(seen) == 5
+
+    run(main())
+
+
+def test_what_came_while_the_loop_was_busy_is_handled_before_it_is_idle(opened, outside, monkeypatch):
+    outside.store(3)
+    want, waited = Feeder.want, []
+
+    def slow(self, count):
+        want(self, count)
+        ends = time.monotonic() + 20
+        while not waited and self.nothing is None:
+            # Until all that is due was brought, and then nothing was found.
+            assert time.monotonic() < ends
+            time.sleep(0.001)
+        waited.append(count)
+
+    monkeypatch.setattr(Feeder, "want", slow)
+
+    async def main():
+        async def handle(message):
+            pass
+
+        async with opened() as pit:
+            assert (await pit.consume(handle, until_idle=True)).acked == 3
 
     run(main())
 

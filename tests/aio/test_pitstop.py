@@ -216,6 +216,35 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
+def test_a_program_that_forgets_to_close_leaves_no_lease_of_what_nobody_has_taken(tmp_path):
+    program = """
+        import asyncio, sys, time, pitstop
+        from datetime import timedelta
+
+        async def main():
+            pit = pitstop.init_async(sys.argv[1])
+            await pit.ping()
+            listener = pit.listen()
+            waiting = asyncio.create_task(listener.get(timeout=None))
+            await asyncio.sleep(0)
+            feeder = listener._feeder
+            pit._pit.store({}, timedelta(0))
+            # The loop is blocked, so that nobody takes it.
+            while not feeder._buffer:
+                time.sleep(0.001)
+
+        asyncio.run(main())
+    """
+    url = f"sqlite:///{tmp_path}/a.db"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), url], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with pitstop.init(url) as pit:
+        (entry,) = pit.entries()
+        assert (entry.state, entry.attempts) == ("due", 0)
+
+
 def test_importing_pitstop_does_not_import_asyncio():
     code = (
         "import sys, pitstop; assert 'asyncio' not in sys.modules; pitstop.init_async; assert 'asyncio' in sys.modules"

@@ -14,6 +14,7 @@ from threading import Condition, Lock, Thread
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import LEAST_REMAINDER, Listener, _Visit
+from pitstop._engine._store import Sleeper
 from pitstop.abc import Doorbell, SystemClock
 
 
@@ -25,8 +26,20 @@ _log = logging.getLogger("pitstop.listener")
 _PATIENCE = 0.1
 #: Seconds that the end waits for what is under way in other threads.
 _CLOSE_PATIENCE = 15.0
+#: Seconds that the end of the interpreter waits for each feeder that nobody closed.
+_EXIT_PATIENCE = 2.0
 #: Seconds in which what was stored for now becomes due.
 _ROUNDING = 0.005
+
+
+class _AtExit(Sleeper):
+    """Has a feeder that nobody closed give back what it holds at the end of the interpreter."""
+
+    def __init__(self, feeder: Feeder) -> None:
+        self._feeder = feeder
+
+    def at_exit(self) -> None:
+        self._feeder.leave()
 
 
 class Feeder:
@@ -85,6 +98,7 @@ class Feeder:
         self._at = (0, 0.0)
         # Milliseconds of a lease that have to be left.
         self._least = 0
+        self._at_exit = _AtExit(self)
         self.wanted = 0
         self.listener: Listener | None = None
         #: What the last look at the store raised.
@@ -101,6 +115,11 @@ class Feeder:
     def over(self) -> bool:
         """Whether no more messages are to be had."""
         return self.stopped or self._over or (self.listener is not None and self.listener.stopped)
+
+    @property
+    def has_brought(self) -> bool:
+        """Whether there are messages that wait to be taken."""
+        return bool(self._buffer)
 
     def take(self) -> Delivery | None:
         """A message that is there. Never blocks."""
@@ -207,6 +226,7 @@ class Feeder:
         with self._opening:
             if self.listener is None:
                 self.listener = self._open()
+                self.listener._store.add(self._at_exit)
                 self.listener._hand.claimed_apart = True
                 self._least = int(self.listener._lock_time / timedelta(milliseconds=1) * LEAST_REMAINDER)
             return self.listener
@@ -235,6 +255,16 @@ class Feeder:
             self._let_go(close=True)
         else:
             self._thread.join(_CLOSE_PATIENCE)
+
+    def leave(self) -> None:
+        """The interpreter is about to end. A store that is away is not to keep the program from that."""
+        self._ended = self.stopped = True
+        self._bell.ring()
+        waiting = Thread(target=self.wait, name="pitstop-aio", daemon=True)
+        # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
+        with suppress(RuntimeError):
+            waiting.start()
+            waiting.join(_EXIT_PATIENCE)
 
     def _run(self) -> None:
         try:
@@ -323,6 +353,7 @@ class Feeder:
         if self.listener is not None:
             if close:
                 self.listener.close()
+                self.listener._store.discard(self._at_exit)
             elif self.listener._hand or self.listener._outbox:
                 self.listener._settle_all()
 
