@@ -145,8 +145,8 @@ def lateness(session: nox.Session) -> None:
 
 
 def _side_by_side(session: nox.Session) -> tuple[str, ...]:
-    """Three processes for all tests: many wait for servers, elections and leases. One for a part that somebody asks for."""
-    return () if session.posargs else ("-n", "3", "--dist", "loadfile")
+    """Four processes for all tests: many wait for servers, elections and leases. One for a part that somebody asks for."""
+    return () if session.posargs else ("-n", "4", "--dist", "loadfile")
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:

@@ -43,9 +43,9 @@ class Outside:
         stats = self.pit.stats()
         return stats.due, stats.leased, stats.dead
 
-    def becomes(self, due: int, leased: int, dead: int = 0) -> None:
+    def becomes(self, due: int, leased: int, dead: int = 0, within: float = 20) -> None:
         """Wait until the counts are these."""
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + within
         while self.counts() != (due, leased, dead):
             assert time.monotonic() < ends, f"(due, leased, dead) is {self.counts()}, not {(due, leased, dead)}"
             time.sleep(0.005)
@@ -59,9 +59,17 @@ def threads() -> list[str]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait until it holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - it is about what no event tells of
             await asyncio.sleep(0.002)
+
+
+def contention() -> float:
+    """Seconds that pure work takes for each that it should: about 1 where others leave this machine alone."""
+    begun, worked = time.monotonic(), time.thread_time()
+    while time.thread_time() - worked < 0.02:
+        pass
+    return (time.monotonic() - begun) / 0.02
 
 
 class Stalls:

@@ -14,14 +14,16 @@ import sys
 import textwrap
 import time
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import pytest
 
 import pitstop
 
-from aio.kit import NOW, Stalls, run, until
+from aio.kit import NOW, Outside, Stalls, contention, run, until
+from patience import with_some_lease
+from pitstop._aio._feeder import Feeder
 
 
 def test_each_message_is_handled_once_and_acknowledged(opened, outside):
@@ -138,6 +140,31 @@ def test_a_message_that_a_handler_stored_is_handled_before_it_is_idle(opened, ou
 
             await pit.consume(handle, until_idle=True)
         assert len(seen) == 5
+
+    run(main())
+
+
+def test_what_came_while_the_loop_was_busy_is_handled_before_it_is_idle(opened, outside, monkeypatch):
+    outside.store(3)
+    want, waited = Feeder.want, []
+
+    def slow(self, count):
+        want(self, count)
+        ends = time.monotonic() + 20
+        while not waited and self.nothing is None:
+            # Until all that is due was brought, and then nothing was found.
+            assert time.monotonic() < ends
+            time.sleep(0.001)
+        waited.append(count)
+
+    monkeypatch.setattr(Feeder, "want", slow)
+
+    async def main():
+        async def handle(message):
+            pass
+
+        async with opened() as pit:
+            assert (await pit.consume(handle, until_idle=True)).acked == 3
 
     run(main())
 
@@ -489,27 +516,37 @@ def test_many_short_handlers_take_little_longer_than_their_share_of_the_time_and
         assert summary.acked == _COUNT
         return took / bare, stalls.longest
 
-    # What others do on this machine is not to fail the test: it is the best of a few rounds that counts.
-    rounds = []
+    # What others do on this machine is not to fail the test: it is the best of a few rounds that counts, and if hardly one of
+    # them had a core for itself, less is asked for. On an idle machine: 1.1 in memory and on SQLite, 1.5 on MongoDB; 15 ms.
+    # A server of its own has the same cores.
+    most, in_a_crowd = (6 if config["type"] == "mongo" else 2, 0.05), (30, 1.5)
+    rounds, calm = [], []
     for _ in range(5):
         outside.store(_COUNT)
+        before = contention()
         rounds.append(run(main()))
-        best = min(ratio for ratio, _ in rounds), min(longest for _, longest in rounds)
-        # A server of its own has the same cores.
-        if best[0] < (6 if config["type"] == "mongo" else 2) and best[1] < 0.05:
-            break
-    else:
-        # On an idle machine: 1.1 in memory and on SQLite, 1.5 on MongoDB; 15 ms.
-        pytest.fail(f"times of asyncio itself, and seconds of the longest stall: {rounds}")
+        if max(before, contention()) < 1.25:
+            calm.append(rounds[-1])
+        if _is_best_within(most, rounds):
+            return
+    judged, bounds = (calm, most) if len(calm) > 1 else (rounds, in_a_crowd)
+    assert _is_best_within(bounds, judged), (
+        f"times of asyncio itself, and seconds of the longest stall: {rounds}, {calm=}"
+    )
+
+
+def _is_best_within(bounds, rounds):
+    return all(min(column) < bound for column, bound in zip(zip(*rounds, strict=True), bounds, strict=True))
 
 
 _PROGRAM = """
-    import asyncio, sys, pitstop
+    import asyncio, os, sys, pitstop
 
     async def handle(message):
         print("begun", flush=True)
         try:
-            await asyncio.sleep(float(sys.argv[2]))
+            while not os.path.exists(sys.argv[2]):
+                await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             print("cancelled", flush=True)
             raise
@@ -525,81 +562,80 @@ _PROGRAM = """
 
 @pytest.fixture
 def program(tmp_path):
-    started = []
-
-    def program(seconds):
-        path = tmp_path / "signals.db"
-        url = f"sqlite:///{path}"
-        with pitstop.init(url) as pit:
-            pit.store_many([({}, NOW) for _ in range(5)])
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", textwrap.dedent(_PROGRAM), url, str(seconds)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+    """A program with two messages in its handlers, of five; its store; and a file: once it is there they finish."""
+    url, may_go = f"sqlite:///{tmp_path / 'signals.db'}", tmp_path / "may go"
+    with pitstop.init(url) as pit:
+        pit.store_many([({}, NOW) for _ in range(5)])
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(_PROGRAM), url, str(may_go)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2):
-            assert started[-1].stdout.readline() == "begun\n"
-        return started[-1], url
-
-    yield program
-    for each in started:
-        each.kill()
-        each.communicate()
+            assert process.stdout.readline() == "begun\n"
+        yield process, Outside(pit), may_go
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_running_handlers_finish_and_gives_back_the_rest(program, number):
-    process, url = program(0.3)
+    process, outside, may_go = program
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    outside.becomes(3, 2)
+    may_go.touch()
+    out, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (0, "")
     assert out == "done\ndone\n2 acked, 0 nacked; ended because a signal asked for it.\n"
-    with pitstop.init(url) as pit:
-        assert (pit.stats().due, pit.stats().leased) == (3, 0)
+    assert outside.counts() == (3, 0, 0)
 
 
 def test_a_second_signal_cancels_the_handlers_and_leaves_no_lease(program):
-    process, url = program(60)
+    process, outside, _ = program
     process.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.communicate(timeout=0.8)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=20)
+    outside.becomes(3, 2)
+    # One that comes within half a second is an echo of the first, so several are sent; but none once it has worked.
+    while outside.counts() == (3, 2, 0):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.8)
+        process.send_signal(signal.SIGTERM)
+        with suppress(AssertionError):
+            outside.becomes(5, 0, within=1)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert out == (
         "cancelled\ncancelled\n0 acked, 0 nacked, 2 not finished; ended because a second signal asked for it.\n"
     )
-    with pitstop.init(url) as pit:
-        assert (pit.stats().due, pit.stats().leased) == (5, 0)
+    assert outside.counts() == (5, 0, 0)
 
 
 def test_a_heartbeat_holds_a_lease_that_a_handler_outlives_though_the_loop_is_blocked(opened, outside):
-    outside.store(2)
-
-    async def main():
+    async def main(lease):
         attempts = []
 
         async def handle(delivery):
             attempts.append(delivery.attempt)
-            time.sleep(0.7)  # noqa: ASYNC251 - it is what a handler must not do
-            await asyncio.sleep(0.2)
+            time.sleep(1.8 * lease)  # noqa: ASYNC251 - it is what a handler must not do
+            await asyncio.sleep(lease / 2)
             assert not delivery.lost
 
         async with opened() as pit:
-            summary = await pit.consume(handle, lock_time=0.4, heartbeat=True, until_idle=True)
+            summary = await pit.consume(handle, lock_time=lease, heartbeat=True, until_idle=True)
         assert attempts == [1, 1]
         assert (summary.acked, summary.lost) == (2, 0)
 
-    run(main())
+    def show(lease):
+        outside.pit.remove("m00000")
+        outside.pit.remove("m00001")
+        outside.store(2)
+        run(main(lease))
+
+    with_some_lease(show)
 
 
 def test_a_message_whose_lease_ran_out_while_the_loop_was_blocked_is_not_handled(opened, outside):
-    outside.store(6)
-
-    async def main():
+    async def main(lease):
         lost = []
 
         async def handle(delivery):
@@ -608,13 +644,17 @@ def test_a_message_whose_lease_ran_out_while_the_loop_was_blocked_is_not_handled
                 # Until the next ones are claimed, and their leases are over.
                 while outside.pit.stats().leased < 2:
                     time.sleep(0.001)  # noqa: ASYNC251 - it is what a handler must not do
-                time.sleep(0.6)  # noqa: ASYNC251
+                time.sleep(1.2 * lease)  # noqa: ASYNC251
 
         async with opened() as pit:
-            summary = await pit.consume(handle, lock_time=0.5, concurrency=3, until_idle=True)
+            summary = await pit.consume(handle, lock_time=lease, concurrency=3, until_idle=True)
         assert not any(lost)
         assert summary.acked == 6
         # The first one: its own lease was over when it was done.
         assert summary.lost >= 1
 
-    run(main())
+    def show(lease):
+        outside.store(6)
+        run(main(lease))
+
+    with_some_lease(show)

@@ -205,6 +205,43 @@ def test_a_get_that_is_cancelled_while_it_looks_gives_back_what_it_got(opened, o
     assert outside.counts() == (0, 0, 0)
 
 
+@pytest.mark.parametrize("what", ["listener", "pitstop"])
+@pytest.mark.parametrize("timeout", [0, None])
+def test_what_came_for_one_who_was_cancelled_is_given_back_when_closing_returns(opened, outside, timeout, what):
+    """It came while the loop was blocked: nobody has taken it, and it is in no listener's hand any more."""
+
+    async def main():
+        pit = opened()
+        await pit.ping()
+        listener = pit.listen()
+        feeder, came = listener._ready(), threading.Event()
+        look, tell = feeder.look, feeder._tell
+
+        def looking():
+            delivery = look()
+            came.set()
+            return delivery
+
+        def telling():
+            tell()
+            came.set()
+
+        feeder.look, feeder._tell = looking, telling
+        outside.store(1)
+        getting = asyncio.create_task(listener.get(timeout=timeout))
+        await asyncio.sleep(0)
+        assert came.wait(20)
+        getting.cancel()
+        await (listener if what == "listener" else pit).aclose()
+        assert outside.counts() == (1, 0, 0)
+        assert outside.pit.get("m00000").attempts == 0
+        with pytest.raises(asyncio.CancelledError):
+            await getting
+        await pit.aclose()
+
+    run(main())
+
+
 def test_nobody_who_waits_means_that_nothing_is_claimed(opened, outside):
     async def main():
         async with opened() as pit, pit.listen() as listener:

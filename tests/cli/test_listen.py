@@ -11,6 +11,7 @@ import pytest
 
 import pitstop
 
+from patience import with_some_lease
 from pitstop.cli import _listen
 
 
@@ -123,12 +124,16 @@ def test_a_command_that_leaves_a_process_behind_is_done_all_the_same(invoke, pit
 
 
 def test_the_lease_is_extended_while_the_command_runs(invoke, pit, lines):
-    pit.store({"id": "a"}, NOW)
-    result = invoke("listen", "--once", "--json", "--lock-time", "400ms", "--exec", "sleep 1.4", "--prefetch", "2")
-    (line,) = lines(result.stdout)
-    assert (line["id"], line["attempt"], line["outcome"], line["error"]) == ("a", 1, "acked", None)
-    assert result.stderr == ""
-    assert pit.entries() == []
+    def show(lease):
+        pit.store({"id": "a"}, NOW)
+        options = ("--once", "--json", "--lock-time", f"{lease}s", "--prefetch", "2")
+        result = invoke("listen", *options, "--exec", f"sleep {2.5 * lease}")
+        (line,) = lines(result.stdout)
+        assert (line["id"], line["attempt"], line["outcome"], line["error"]) == ("a", 1, "acked", None)
+        assert result.stderr == ""
+        assert pit.entries() == []
+
+    with_some_lease(show)
 
 
 def test_a_message_that_is_stored_anew_while_its_command_runs_stays(invoke, pit, tmp_path, url, lines):
@@ -169,7 +174,7 @@ def test_an_ack_that_fails_does_not_end_the_listener(invoke, pit, monkeypatch, l
     assert pit.get("a").state == "leased"
 
 
-def test_a_lease_that_cannot_be_extended_is_tried_again_and_told_once(invoke, pit, monkeypatch):
+def test_a_lease_that_cannot_be_extended_is_tried_again_and_told_once(invoke, pit, monkeypatch, tmp_path):
     pit.store({"id": "a"}, NOW)
     tries, extend = [], pitstop.Delivery.extend
 
@@ -178,9 +183,12 @@ def test_a_lease_that_cannot_be_extended_is_tried_again_and_told_once(invoke, pi
         if len(tries) < 4:
             raise pitstop.BackendUnavailable("away")
         extend(delivery, duration)
+        (tmp_path / "extended").touch()
 
     monkeypatch.setattr(pitstop.Delivery, "extend", flaky)
-    result = invoke("listen", "--once", "--lock-time", "1s", "--exec", "sleep 1.3")
+    # Half of the lease is left for that, and for a machine that is busy.
+    command = f"until test -e {tmp_path}/extended; do sleep 0.05; done"
+    result = invoke("listen", "--once", "--lock-time", "4s", "--exec", command)
     assert len(tries) >= 4
     assert result.stderr == "Warning: the lease of 'a' could not be extended yet: away\n"
     assert pit.entries() == []

@@ -204,31 +204,34 @@ def run_mine(tmp_path: Path):
     return run
 
 
-@pytest.mark.parametrize(
-    ("cls", "choice", "text"),
-    [
-        ("TestNoFixture", "test_a_claim_is_in_order", "TestNoFixture has no fixture make_backend. Give one"),
-        ("TestNoBackend", "test_a_claim_is_in_order", "make_backend() made a NoneType"),
-        (
-            "TestAfterwards",
-            "test_a_claim_is_in_order",
-            "TestAfterwards overrides test_a_claim_is_in_order() of the suite",
-        ),
-        # Without a name, each handle on memory has its own messages: the suite notices that they are no peers.
-        ("TestNoPeers", "test_a_peer_sees_what_was_put", "assert None == Record(id='a'"),
-        (
-            "TestBoastful",
-            "test_what_is_not_declared_is_refused",
-            "Boastful does not declare ADOPT, but does not refuse it",
-        ),
-    ],
-)
-def test_what_is_wrong_fails_with_what_to_do(run_mine, cls: str, choice: str, text: str):
+#: Of classes that are wrong: a test that fails, and what it says.
+_WRONG = {
+    "TestNoFixture": ("test_a_claim_is_in_order", "TestNoFixture has no fixture make_backend. Give one"),
+    "TestNoBackend": ("test_a_claim_is_in_order", "make_backend() made a NoneType"),
+    "TestAfterwards": ("test_a_claim_is_in_order", "TestAfterwards overrides test_a_claim_is_in_order() of the suite"),
+    # Without a name, each handle on memory has its own messages: the suite notices that they are no peers.
+    "TestNoPeers": ("test_a_peer_sees_what_was_put", "assert None == Record(id='a'"),
+    "TestBoastful": ("test_what_is_not_declared_is_refused", "Boastful does not declare ADOPT, but does not refuse it"),
+}
+
+
+@pytest.fixture(scope="module")
+def run_of_the_wrong(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str]:
+    """Of all these in one process: to start one, and collect the suite, takes most of the time."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "test_mine.py").write_text("".join([_HEAD, *(_MINE[cls] for cls in _WRONG)]))
+    tests = [f"test_mine.py::{cls}::{test}" for cls, (test, _) in _WRONG.items()]
+    return _pytest(folder, "-W", "error", "--strict-markers", *tests)
+
+
+@pytest.mark.parametrize("cls", _WRONG)
+def test_what_is_wrong_fails_with_what_to_do(run_of_the_wrong, cls: str):
     """Values that were compared are shown, although nobody has asked pytest to rewrite the suite's assertions."""
-    code, out = run_mine(cls, choice)
+    code, out = run_of_the_wrong
 
     assert code == pytest.ExitCode.TESTS_FAILED
-    assert text in out
+    assert re.search(rf"^{cls}: (.*, )?1 failed", out, re.MULTILINE), out
+    assert _WRONG[cls][1] in out
 
 
 def test_all_handles_are_closed_and_the_first_error_of_a_close_is_raised():
@@ -277,8 +280,8 @@ def test_excuses_that_are_not_the_suites_count_as_skipped(run_mine):
     assert "TestMarked: 1 passed, 0 failed, 5 skipped\n" in out
 
 
-def test_a_failure_is_counted(run_mine):
-    code, out = run_mine("TestNoBackend", "test_a_claim_is_in_order")
+def test_a_failure_is_counted(run_of_the_wrong):
+    code, out = run_of_the_wrong
 
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "TestNoBackend: 1 failed" in out
@@ -296,7 +299,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
 
     assert done.stderr == ""
     assert "pip install 'pitstop-core[testing]'" in done.stdout
@@ -314,5 +317,5 @@ def test_the_matrix_has_no_empty_cell_or_the_run_fails(pytestconfig: pytest.Conf
 
 def _pytest(folder: Path, *arguments: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     return done.returncode, done.stdout + done.stderr

@@ -22,12 +22,13 @@ def say(*words):
     sys.stdout.flush()
 
 
-def consume(where, seconds, options):
-    """Handle messages, each for so long, and say which was begun and which is done; then the summary."""
+def consume(where, options):
+    """Handle messages, each until a word, and say which was begun and which is done; then the summary."""
 
     def handle(msg):
         say("began", msg["id"])
-        time.sleep(seconds)
+        # By itself: what a handler that was left reads here would keep the program from its end.
+        os.read(0, 1)
         say("done", msg["id"])
 
     with pitstop.init(where) as pit:
@@ -73,6 +74,24 @@ def late(where, options):
     with pitstop.init(where) as pit:
         summary = pit.consume(handle, max_messages=1, **options)
         say("summary", summary.acked, summary.lost)
+
+
+def stop(where):
+    """Stop a listener that has messages in hand; say when it is about to give them back, and how many are leased then."""
+    with pitstop.init(where) as pit, pit.listen(prefetch=10) as listener:
+        next(listener)
+        backend = pit._store.backend
+        settle = backend.settle
+
+        def slow(settlements):
+            say("giving back")
+            sys.stdin.readline()
+            time.sleep(0.05)
+            return settle(settlements)
+
+        backend.settle = slow
+        listener.stop()
+        say("leased", pit.stats().leased)
 
 
 def leave(where, kind):

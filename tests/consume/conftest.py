@@ -60,6 +60,11 @@ class Child:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
+    def let_go(self, count=1):
+        """Let so many handlers of ``consume`` come to their end."""
+        self.process.stdin.write("." * count)
+        self.process.stdin.flush()
+
     def signal(self, number):
         self.process.send_signal(number)
 

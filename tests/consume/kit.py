@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 
 from datetime import timedelta
 
@@ -18,6 +20,20 @@ DUE_NOW = timedelta(0)
 on_sqlite = pytest.mark.parametrize("where", ["sqlite"], indirect=True)
 #: What each store has a part in that the shared suite shows, too: in processes on one, unless there is time.
 on_sqlite_at_least = pytest.mark.parametrize("where", ["sqlite", *(["mongo"] if LARGE else [])], indirect=True)
+
+
+def until(condition, patience=30.0):
+    """Wait for what another process does; in the store it can only be looked for."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        threading.Event().wait(0.01)
+
+
+def counts(pit):
+    """Messages that are due, and leased."""
+    stats = pit.stats()
+    return stats.due, stats.leased
 
 
 def stored(pit, count):

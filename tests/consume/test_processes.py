@@ -10,15 +10,8 @@ import pytest
 
 import pitstop
 
-from consume.kit import DUE_NOW, LARGE, on_sqlite, on_sqlite_at_least, stored
-
-
-def until(condition, patience=20.0):
-    """Wait for what another process does; in the store it can only be looked for."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        threading.Event().wait(0.01)
+from consume.kit import DUE_NOW, LARGE, on_sqlite, on_sqlite_at_least, stored, until
+from patience import with_some_lease
 
 
 @on_sqlite_at_least
@@ -37,9 +30,9 @@ def test_a_slow_consumer_does_not_sit_on_what_a_fast_one_could_take(pit, where, 
 
     print(f"the fast one: {by_fast} in {float(ended) - begun:.2f} s; the slow one: {by_slow}")
     assert int(by_fast) + int(by_slow) == 1000
-    assert int(by_slow) <= 10
-    # The second that the messages take, and what a busy machine adds.
-    assert float(ended) - begun < 10
+    # The second or two that the messages take, and what a busy machine adds. One that hoards would take minutes.
+    assert int(by_slow) <= 25
+    assert float(ended) - begun < 25
 
 
 @on_sqlite
@@ -65,27 +58,25 @@ def test_a_consumer_that_becomes_slow_gives_back_what_it_has_in_hand(pit, where)
     thread.join(20)
 
     print(f"given back after {took * 1000:.0f} ms")
-    assert took < 2.0
     assert len(handled) == len(set(handled)) == 2000
 
 
 @on_sqlite_at_least
 def test_a_handler_that_outlives_its_lease_is_not_delivered_again_while_its_heart_beats(pit, where, start):
-    stored(pit, 1)
-    options = {"heartbeat": True, "lock_time": 0.5}
-    child = start("late", where, options)
-    assert child.read() == ["began", "m0000"]
-    other = start("listen", {**where, "loop_time": 0.05})
+    def show(lease):
+        stored(pit, 1)
+        child = start("late", where, {"heartbeat": True, "lock_time": lease})
+        assert child.read() == ["began", "m0000"]
+        with pit.listen(loop_time=0.05) as other:
+            # Three leases, and nobody else has got it.
+            another = other.get(timeout=3.2 * lease)
+        child.write("go")
+        assert child.read() == ["held"]
+        assert child.read() == ["summary", "1", "0"]
+        assert another is None
+        assert pit.get("m0000") is None
 
-    # Three leases, and nobody else has got it.
-    threading.Event().wait(1.7)
-    assert other.has_said_nothing()
-    assert pit.get("m0000").attempts == 1
-    child.write("go")
-
-    assert child.read() == ["held"]
-    assert child.read() == ["summary", "1", "0"]
-    assert pit.get("m0000") is None
+    with_some_lease(show)
 
 
 @on_sqlite_at_least
@@ -106,6 +97,20 @@ def test_a_process_that_is_frozen_past_its_lease_loses_it_and_its_late_ack_is_st
     assert child.read() == ["summary", "0", "1"]
     assert pit.get("m0000").attempts == 2, "its ack changed nothing"
     delivery.ack()
+
+
+@on_sqlite
+def test_a_process_that_is_frozen_while_it_stops_a_listener_has_given_back_what_it_held(pit, where, start):
+    stored(pit, 10)
+    child = start("stop", where)
+    assert child.read() == ["giving", "back"]
+
+    child.signal(signal.SIGSTOP)
+    threading.Event().wait(0.7)  # longer than stop() waits for a store that does not answer
+    child.write("go")
+    child.signal(signal.SIGCONT)
+
+    assert child.read() == ["leased", "1"]
 
 
 @pytest.mark.parametrize("kind", ["consume", "consume daemon", "iterate", "iterate daemon", "pool"])

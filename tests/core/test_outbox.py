@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 import threading
-import time
 
 from collections import Counter
 from datetime import timedelta
@@ -128,10 +127,7 @@ class TestBatches:
             first = held(listener, 1, 3)[0]
             store.during["settle"] = written.set
             first.ack()
-            began = time.monotonic()
             assert written.wait(10)
-            # Some 20 ms; a machine that is busy takes longer.
-            assert time.monotonic() - began < 2
 
     def test_an_ack_is_not_written_before_a_look_of_the_pump_has_passed(self, pit, store, alone):
         fill(pit, 3)

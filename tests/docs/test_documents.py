@@ -41,7 +41,7 @@ def test_a_python_block_runs_as_it_stands(document: Path, block: str, tmp_path: 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def test_a_shell_block_runs_as_it_stands(document: Path, block: str, tmp_path: P
             continue
         assert shlex.split(command)[0] in {"pitstop", "echo", "cat", "printf", "python"}, f"who runs {command!r}?"
         done = subprocess.run(
-            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
 

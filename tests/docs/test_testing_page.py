@@ -24,7 +24,7 @@ def test_its_tests_pass(tmp_path: Path) -> None:
             (tmp_path / name).write_text(text)
 
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "--strict-markers", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 passed" in done.stdout

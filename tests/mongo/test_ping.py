@@ -8,6 +8,7 @@ import pytest
 
 import pitstop
 
+from patience import with_some_time
 from pitstop import BackendUnavailable
 from pitstop_mongo import MongoBackend
 
@@ -27,27 +28,35 @@ def test_of_a_server_that_is_away_says_so_in_bounded_time():
     began = time.monotonic()
     with pytest.raises(BackendUnavailable, match=r"127\.0\.0\.1:1.*did not answer.*Is it running"):
         backend.ping()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "by itself the driver would try for half a minute"
     backend.close()
 
 
 @pytest.mark.parametrize(
     ("how", "text"),
     [
-        ({"blockConnection": True, "blockTimeMS": 1000}, "did not answer"),
         ({"closeConnection": True}, "did not answer"),
         ({"errorCode": 13}, "does not allow this user"),
         ({"errorCode": 13435}, "changing its primary"),
     ],
-    ids=["hangs", "closes", "unauthorized", "no_primary"],
+    ids=["closes", "unauthorized", "no_primary"],
 )
 @pytest.mark.parametrize("failing", ["500ms"], ids=[""], indirect=True)
-def test_of_a_server_that_fails_gives_the_reason_in_bounded_time(failing, how, text):
-    with failing("find", **how) as backend:
-        began = time.monotonic()
-        with pytest.raises(BackendUnavailable, match=text):
-            backend.ping()
-        assert time.monotonic() - began < 0.95
+def test_of_a_server_that_fails_gives_the_reason(failing, how, text):
+    with failing("find", **how) as backend, pytest.raises(BackendUnavailable, match=text):
+        backend.ping()
+
+
+@pytest.mark.parametrize("failing", ["500ms"], ids=[""], indirect=True)
+def test_of_a_server_that_hangs_says_so_in_bounded_time(failing):
+    def show(seconds):
+        with failing("find", blockConnection=True, blockTimeMS=round(seconds * 1000)) as backend:
+            began = time.monotonic()
+            with pytest.raises(BackendUnavailable, match="did not answer"):
+                backend.ping()
+            assert time.monotonic() - began < seconds - 0.05
+
+    with_some_time(show, (1.0, 6.0))
 
 
 def test_is_answered_again_when_the_server_is_back(failing):

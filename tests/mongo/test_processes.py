@@ -38,7 +38,7 @@ def test_four_processes_drain_each_message_exactly_once(open_backend, coll, reco
 def test_a_backend_works_in_a_forked_process(child, coll):
     """Each process has a client of its own; warnings are errors in the child."""
     process = child("fork", "own")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
 
     assert process.returncode == 0, err
     assert out == "child ended with 0\n"
@@ -48,7 +48,7 @@ def test_a_backend_works_in_a_forked_process(child, coll):
 
 def test_a_client_that_was_given_works_in_a_forked_process_with_a_warning(child, coll):
     process = child("fork-given")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
 
     assert process.returncode == 0, err
     assert out == "child ended with 0\n", err

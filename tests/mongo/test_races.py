@@ -58,7 +58,7 @@ def _race(server, start_child, record_property, write):
     for each in children:
         assert each.stdout.readline() == "ready\n", each.stderr.read()
 
-    ended, begun = threading.Event(), threading.Barrier(len(THREADS) + WRITERS, timeout=60)
+    ended, begun = threading.Event(), threading.Barrier(len(THREADS) + WRITERS, timeout=200)
     with ThreadPoolExecutor() as pool:
         draining = [pool.submit(_drain, server, prefetch, ended, begun.wait) for prefetch in THREADS]
         writing = [pool.submit(write, server, NAMES[n::WRITERS], begun.wait) for n in range(WRITERS)]

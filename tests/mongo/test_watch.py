@@ -165,7 +165,7 @@ def test_a_store_in_another_process_wakes_a_sleeping_listener(sleeping, child):
 
 @on_replica_set
 def test_a_forked_process_has_a_watch_of_its_own(child):
-    out, err = child("fork-watch").communicate(timeout=60)
+    out, err = child("fork-watch").communicate(timeout=200)
     assert (out, err) == ("child a\nchild ended with 0\n", "")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import sys
 import venv
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,19 +17,42 @@ from venvs import DISTRIBUTIONS, EXAMPLE, ROOT, run
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder of that name; once, also when several processes run the tests (pytest-xdist)."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name} is done"
+        with (shared / f"{name} is being made").open("w") as lock:
+            # Whoever comes meanwhile waits here.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def wheels(once: Callable[..., Path]) -> dict[str, Path]:
     """The wheel of each distribution, the example's among them."""
-    folder = tmp_path_factory.mktemp("wheels")
     sources = [*(str(ROOT / name) for name in DISTRIBUTIONS), str(ROOT / "examples" / EXAMPLE)]
-    run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), *sources])
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    folder = once("wheels", lambda folder: run([*command, "--wheel-dir", str(folder), *sources]))
     return {name: next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in (*DISTRIBUTIONS, EXAMPLE)}
 
 
 @pytest.fixture(scope="session")
-def fresh(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fresh(wheels: dict[str, Path], once: Callable[..., Path]) -> Path:
     """The folder of the programs of an environment in which all wheels were installed together, in one command."""
-    folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=True)
     core = f"{wheels['pitstop-core']}[cli,testing]"
-    run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", core, *map(str, wheels.values())])
-    return folder / "bin"
+
+    def make(folder: Path) -> None:
+        venv.create(folder, with_pip=True)
+        run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", core, *map(str, wheels.values())])
+
+    return once("fresh", make) / "bin"

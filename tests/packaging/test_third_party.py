@@ -56,7 +56,7 @@ def test_the_command_lists_it_and_uses_it(fresh: Path, tmp_path: Path) -> None:
 def test_a_name_that_is_nearly_its_own_is_answered_with_it(fresh: Path) -> None:
     command = [str(fresh / "pitstop"), "--url", "filesytem:///tmp/x", "stats"]
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
     assert done.returncode != 0
     assert "Unknown backend type 'filesytem'. Did you mean 'filesystem'?" in " ".join(done.stderr.split())

@@ -86,13 +86,13 @@ class Child:
 
     def finish(self) -> list[str]:
         """Let it go on to its end; the lines that it still had to say."""
-        said, _ = self.process.communicate(timeout=60)
+        said, _ = self.process.communicate(timeout=200)
         assert self.process.returncode == 0
         return said.splitlines()
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=200)
 
 
 @pytest.fixture

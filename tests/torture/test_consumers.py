@@ -14,6 +14,10 @@ from torture.conftest import DRAIN, IDS, SERVERS, assert_kept
 
 
 NOW = timedelta(0)
+#: A lease of this process, which is to hold while it waits for others.
+LONG = timedelta(minutes=5)
+#: Seconds by which a message may be late when the machine is busy: less than clocks are wrong by.
+LATE = 12.0
 
 
 @pytest.fixture(params=SERVERS, ids=IDS)
@@ -39,13 +43,13 @@ def start_holding(bench, name, **what):
 
 def test_what_a_dead_consumer_held_comes_back_when_its_lease_ends(bench):
     worker = start_holding(bench, "victim")
-    with pitstop.init(bench.options) as pit, pit.listen() as listener:
+    with pitstop.init(bench.options) as pit, pit.listen(lock_time=LONG) as listener:
         pit.store({"id": "a"}, NOW)
         held = held_by(bench, worker)
         bench.kill(worker)
         delivery = listener.get(timeout=10)
         assert (delivery.id, delivery.attempt) == ("a", 2)
-        assert claimed(delivery, bench) >= held.leased_until
+        assert claimed(delivery) >= held.leased_until
         delivery.ack()
         assert pit.get("a") is None
 
@@ -53,7 +57,7 @@ def test_what_a_dead_consumer_held_comes_back_when_its_lease_ends(bench):
 def test_a_zombie_acks_nothing_that_somebody_else_has_by_now(bench):
     """It was paused in its handler for longer than its lease, and goes on as if nothing had been."""
     worker = start_holding(bench, "zombie")
-    with pitstop.init(bench.options) as pit, pit.listen() as listener:
+    with pitstop.init(bench.options) as pit, pit.listen(lock_time=LONG) as listener:
         pit.store({"id": "a"}, NOW)
         held_by(bench, worker)
         bench.pause(worker)
@@ -70,7 +74,7 @@ def test_a_zombie_acks_nothing_that_somebody_else_has_by_now(bench):
 def test_a_zombie_hands_out_nothing_that_it_claimed_ahead(bench):
     """What waited its turn while the consumer was paused past the leases, others have by now."""
     worker = start_holding(bench, "zombie", prefetch=10)
-    with pitstop.init(bench.options) as pit, pit.listen(prefetch=10) as listener:
+    with pitstop.init(bench.options) as pit, pit.listen(prefetch=10, lock_time=LONG) as listener:
         pit.store_many([({"id": f"{n}"}, NOW) for n in range(10)])
         first = held_by(bench, worker).id
         bench.pause(worker)
@@ -118,10 +122,10 @@ def test_a_consumer_whose_clock_is_wrong_emits_nothing_early_and_steals_nothing(
         assert mine.id == "mine"
         worker = bench.start("consume", wrong=wrong, failing=0, overdue=0)
         store_for_the_history(bench, pit, timedelta(seconds=1))
-        bench.wait(lambda: bench.events("emit"), 10, "emission")
+        bench.wait(lambda: bench.events("emit"), 20, "emission")
         assert pit.get("mine").state == "leased"
         mine.ack()
-        assert_on_time(bench, late=1.0)
+        assert_on_time(bench)
         assert f"differ by {-wrong:.1f} s" in worker.said()
 
 
@@ -139,12 +143,11 @@ def test_a_wall_clock_that_jumps_while_a_consumer_runs_changes_nothing(bench, ju
     with pitstop.init(bench.options) as pit:
         worker = bench.start("consume", jump=jump, failing=0, overdue=0)
         store_for_the_history(bench, pit, NOW)
-        bench.wait(lambda: bench.events("emit"), 10, "first emission")
+        bench.wait(lambda: bench.events("emit"), 20, "first emission")
         worker.signal(signal.SIGUSR1)
         store_for_the_history(bench, pit, timedelta(seconds=1))
-        bench.wait(lambda: len(bench.events("emit")) == 2, 10, "emission after the jump")
-        # The first one waited for the process to begin.
-        assert_on_time(bench, late=1.0, skip=1)
+        bench.wait(lambda: len(bench.events("emit")) == 2, 20, "emission after the jump")
+        assert_on_time(bench)
 
 
 def store_for_the_history(bench, pit, delay):
@@ -153,12 +156,12 @@ def store_for_the_history(bench, pit, delay):
     pit.store({"id": f"due {when.timestamp()}"}, when)
 
 
-def assert_on_time(bench, late, skip=0):
-    """Nothing was emitted early, nor much later than a look at the store takes."""
-    for each in bench.events("emit")[skip:]:
-        assert 0 <= each.begun_wall - each.scheduled_for / 1000 < late, each
+def assert_on_time(bench):
+    """Nothing was emitted early, nor late by what the clock is wrong."""
+    for each in bench.events("emit"):
+        assert 0 <= each.begun_wall - each.scheduled_for / 1000 < LATE, each
 
 
-def claimed(delivery, bench):
-    """The instant of a delivery's claim, in ms."""
-    return int(delivery.leased_until.timestamp() * 1000 - bench.lock_time * 1000)
+def claimed(delivery):
+    """The instant of a claim of ours, in ms."""
+    return int((delivery.leased_until - LONG).timestamp() * 1000)

@@ -158,7 +158,11 @@ def test_a_claim_that_nobody_heard_of_is_out_once(open_pit, proxy, prefetch, ser
         held = client[dbname]["messages"].find_one()
         assert held["attempts"] == 1
         with pitstop.init({"type": "mongo", "uri": server_uri, "dbname": dbname}) as other, other.listen() as others:
-            assert others.get() is None
+            early = others.get()
+            if early is not None:
+                # This process stood still for so long that it was due again.
+                assert early.leased_until - timedelta(minutes=15) >= held["due"]
+                early.nack(delay=NOW)
         proxy.lose_replies(0.0)
 
         delivery = listener.get(timeout=20)

@@ -8,12 +8,13 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock, Thread
+from threading import Condition, Lock, Thread
 
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._feed import Feed
 from pitstop._engine._listener import Listener, Visit
+from pitstop._engine._store import Sleeper
 from pitstop.abc import Doorbell, SystemClock
 
 
@@ -23,8 +24,22 @@ _log = logging.getLogger("pitstop.listener")
 
 #: Seconds after which a message is given back that came when nobody wanted it any more.
 _PATIENCE = 0.1
+#: Seconds that the end waits for what is under way in other threads.
+_CLOSE_PATIENCE = 15.0
+#: Seconds that the end of the interpreter waits for each feeder that nobody closed.
+_EXIT_PATIENCE = 2.0
 #: Seconds in which what was stored for now becomes due.
 _ROUNDING = 0.005
+
+
+class _AtExit(Sleeper):
+    """Has a feeder that nobody closed give back what it holds at the end of the interpreter."""
+
+    def __init__(self, feeder: Feeder) -> None:
+        self._feeder = feeder
+
+    def at_exit(self) -> None:
+        self._feeder.leave()
 
 
 class Feeder:
@@ -32,7 +47,7 @@ class Feeder:
 
     Who reads takes what is there with :meth:`take`, which never blocks, and says with :meth:`want` how many more it would
     take now; it is told when there is something. Nothing is on its way in between: a message is in the listener's
-    hand, in ``_buffer``, or taken. So it does not matter who is cancelled when.
+    hand, in ``_buffer``, in ``_looked``, or taken. So it does not matter who is cancelled when.
 
     Invariant: ``wanted`` is changed by the loop's thread alone; the feeder's adds to ``_buffer``, and takes from it only
     when nothing is wanted. Whoever makes ``wanted`` larger than ``_buffer`` rings ``_bell`` after that.
@@ -65,6 +80,12 @@ class Feeder:
         self._opening = Lock()
         self._buffer: deque[Delivery] = deque()
         self._late: deque[Delivery] = deque()
+        # What looks have brought, until it is taken; and how many looks are under way.
+        self._looked: dict[Delivery, Delivery] = {}
+        self._looks = 0
+        self._looking = Condition()
+        # One gives back at a time, so that who closes the store comes after one who has taken out what is to be given back.
+        self._giving_back = Lock()
         self._visit: Visit | None = None
         self._thread: Thread | None = None
         self._ended = False
@@ -75,6 +96,7 @@ class Feeder:
         self._writing = False
         # The store's time in microseconds, and the monotonic one in seconds, as they were at one moment.
         self._at = (0, 0.0)
+        self._at_exit = _AtExit(self)
         self.wanted = 0
         self.feed: Feed | None = None
         #: What the last look at the store raised.
@@ -91,6 +113,11 @@ class Feeder:
     def over(self) -> bool:
         """Whether no more messages are to be had."""
         return self.stopped or self._over or (self.feed is not None and self.feed.listener.stopped)
+
+    @property
+    def has_brought(self) -> bool:
+        """Whether there are messages that wait to be taken."""
+        return bool(self._buffer)
 
     def take(self) -> Delivery | None:
         """A message that is there. Never blocks."""
@@ -128,8 +155,13 @@ class Feeder:
         elif visit is not None:
             visit.withdraw()
 
-    def put_back(self, delivery: Delivery | None) -> None:
-        """It was taken for somebody who does not want it any more: the next one gets it, or it is given back."""
+    def taken(self, looked: Delivery | None) -> Delivery | None:
+        """Take what a look has brought. None: nothing, or it is given back by now, for this was closed."""
+        return None if looked is None else self._looked.pop(looked, None)
+
+    def put_back(self, looked: Delivery | None) -> None:
+        """What a look has brought, for somebody who does not want it any more: the next one gets it, or it is given back."""
+        delivery = self.taken(looked)
         if delivery is not None:
             self._buffer.appendleft(delivery)
             if self._thread is None or self._over:
@@ -156,8 +188,7 @@ class Feeder:
         """:meth:`end`, and wait for that. To be cancelled ends the wait and not the closing."""
         self.end()
         if self._thread is None:
-            if self.feed is not None:
-                await self._hands.do(self.feed.listener.close)
+            await self._hands.do(self.wait)
             return
         if not self._closed:
             finished = self._loop.create_future()
@@ -200,14 +231,43 @@ class Feeder:
         with self._opening:
             if self.feed is None:
                 self.feed = Feed(self._open())
+                self.feed.store.add(self._at_exit)
             return self.feed
 
     def look(self) -> Delivery | None:
-        """A message that is due now."""
-        feed = self.opened()
-        delivery = feed.listener.get(0)
-        self._note_time(feed)
-        return delivery
+        """A message that is due now. It is here until it is :meth:`taken`."""
+        with self._looking:
+            self._looks += 1
+        try:
+            feed = self.opened()
+            if self.stopped:
+                feed.end()
+            delivery = feed.listener.get(0)
+            if delivery is not None:
+                self._looked[delivery] = delivery
+            self._note_time(feed)
+            return delivery
+        finally:
+            with self._looking:
+                self._looks -= 1
+                self._looking.notify_all()
+
+    def wait(self) -> None:
+        """Wait until all is given back and written, once this was told to end. The store is open until then."""
+        if self._thread is None:
+            self._let_go(close=True)
+        else:
+            self._thread.join(_CLOSE_PATIENCE)
+
+    def leave(self) -> None:
+        """The interpreter is about to end. A store that is away is not to keep the program from that."""
+        self._ended = self.stopped = True
+        self._bell.ring()
+        waiting = Thread(target=self.wait, name="pitstop-aio", daemon=True)
+        # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
+        with suppress(RuntimeError):
+            waiting.start()
+            waiting.join(_EXIT_PATIENCE)
 
     def _run(self) -> None:
         try:
@@ -285,11 +345,19 @@ class Feeder:
             self._ended = True
 
     def _let_go(self, *, close: bool = False) -> None:
+        if close:
+            with self._looking:
+                self._looking.wait_for(lambda: self._looks == 0, _CLOSE_PATIENCE)
+            while self._looked:
+                with suppress(KeyError):
+                    self._late.append(self._looked.popitem()[0])
+            self._give_back_late()
         self._give_back()
         feed = self.feed
         if feed is not None:
             if close:
                 feed.listener.close()
+                feed.store.discard(self._at_exit)
             elif feed.unsettled:
                 feed.settle_all()
 
@@ -299,13 +367,14 @@ class Feeder:
     def _give_back(self, deliveries: deque[Delivery] | None = None) -> None:
         """Give back what nobody has taken: of these, or of what is there."""
         deliveries = self._buffer if deliveries is None else deliveries
-        taken: list[Delivery] = []
-        with suppress(IndexError):
-            while True:
-                taken.append(deliveries.popleft())
-        if taken:
-            assert self.feed is not None, "what is there was claimed by it"
-            self.feed.give_back(taken)
+        with self._giving_back:
+            taken: list[Delivery] = []
+            with suppress(IndexError):
+                while True:
+                    taken.append(deliveries.popleft())
+            if taken:
+                assert self.feed is not None, "what is there was claimed by it"
+                self.feed.give_back(taken)
 
     def _write(self) -> None:
         """Write acks that somebody waits for: together, those that come in meanwhile, too."""

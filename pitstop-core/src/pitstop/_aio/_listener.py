@@ -65,7 +65,7 @@ class AsyncListener:
         if self.stopped:
             return None
         feeder = self._ready()
-        return self._wrapped(await self._hands.do(feeder.look, abandoned=feeder.put_back))
+        return self._wrapped(feeder.taken(await self._hands.do(feeder.look, abandoned=feeder.put_back)))
 
     def stop(self) -> None:
         """End the iteration, give back what was claimed ahead, and write the acks that are pending. Safe in any thread.

@@ -252,7 +252,7 @@ class AsyncPitstop:
         for feeder in feeders:
             feeder.end()
         # Those of other loops are closed by the Pitstop itself.
-        await self._hands.do(self._close)
+        await self._hands.do(self._close, feeders)
         self._hands.end()
 
     async def __aenter__(self) -> Self:
@@ -284,10 +284,12 @@ class AsyncPitstop:
                 self._pit = Pitstop(self._make(), self._hooks)
             return self._pit
 
-    def _close(self) -> None:
+    def _close(self, feeders: list[Feeder]) -> None:
         # All of them are told before one is waited for; and the store is open until then.
         for each in [each for each in list(self._consuming) if each.end()]:
             each.wait()
+        for feeder in feeders:
+            feeder.wait()
         with self._lock:
             pit = self._pit
         if pit is not None:

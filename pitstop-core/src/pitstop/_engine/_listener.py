@@ -16,7 +16,7 @@ import _thread
 import logging
 import random
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from threading import Condition, get_ident
@@ -49,6 +49,8 @@ _CONTENTION_PAUSE = 0.005
 _LAST_TRY = 0.5
 #: Seconds that stop() waits until what was claimed ahead is given back.
 _STOP_PATIENCE = 0.5
+#: Seconds of one of the short waits that a long one is made of.
+_GLANCE = 0.05
 #: Seconds that the end of the interpreter waits for each listener that nobody closed.
 _EXIT_PATIENCE = 2.0
 
@@ -166,7 +168,7 @@ class Listener(Sleeper):
             # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
             done = Doorbell()
             _thread.start_new_thread(self._settle_for, (get_ident(), done))
-            done.wait(_STOP_PATIENCE)
+            _wait_by_glances(done.wait, _STOP_PATIENCE)
 
     def at_exit(self) -> None:
         """The interpreter is about to end: settle what nobody will settle any more."""
@@ -180,7 +182,7 @@ class Listener(Sleeper):
                 # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
                 self._settle_all()
             else:
-                settled.wait(_EXIT_PATIENCE)
+                _wait_by_glances(settled.wait, _EXIT_PATIENCE)
 
     def close(self) -> None:
         """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless.
@@ -524,7 +526,8 @@ class Listener(Sleeper):
     def _wait_for_others(self, thread: int, patience: float) -> None:
         """Wait until no thread but this one wants messages any more: what they claimed was handed out, or given back."""
         with self._changed:
-            self._changed.wait_for(lambda: all(each.thread == thread for each in self._visits), patience)
+            alone = lambda: all(each.thread == thread for each in self._visits)  # noqa: E731 - short
+            _wait_by_glances(lambda seconds: self._changed.wait_for(alone, seconds), patience)
 
     def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
         """Settle all that is not handed out, for a thread that has stopped this, and waits for a bell."""
@@ -545,6 +548,15 @@ class Listener(Sleeper):
             settled.ring()
         elif self._outbox:
             self._pump.wake()
+
+
+def _wait_by_glances(wait: Callable[[float], bool], seconds: float) -> None:
+    """Wait for so long in short waits: while this process is stopped hardly any of it passes, and those that are waited for
+    have not had that time either.
+    """
+    for _ in range(max(1, round(seconds / _GLANCE))):
+        if wait(_GLANCE):
+            return
 
 
 def _seconds(timeout: object) -> float:

@@ -17,12 +17,11 @@ from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Kit
 from pitstop.testing._conformance._records import START, at
 from pitstop.testing._conformance.behaviour._delivery import next_of
+from pitstop.testing._conformance.behaviour._listener import until
 
 
 _NOW = at(START)
 _LOCK = timedelta(minutes=15)
-#: Seconds of real time after which what another thread should have done is given up.
-_PATIENCE = 20.0
 
 
 class Consuming(Kit):
@@ -97,7 +96,7 @@ class Consuming(Kit):
         def handle(delivery: pitstop.Delivery) -> None:
             for _ in range(9):
                 _pass(clock, _LOCK / 3)
-                _until(lambda: delivery.leased_until == clock.now() + _LOCK)
+                until(lambda: delivery.leased_until == clock.now() + _LOCK)
                 with other.listen() as listener:
                     assert listener.get() is None
 
@@ -117,7 +116,7 @@ class Consuming(Kit):
         def handle(delivery: pitstop.Delivery) -> None:
             # As a process that was stopped, or a machine: nothing beats meanwhile.
             _pass(clock, 2 * _LOCK)
-            _until(lambda: delivery.lost)
+            until(lambda: delivery.lost)
             taken.append(next_of(other.listen()))
 
         summary = pit.consume(handle, heartbeat=True, max_messages=1)
@@ -132,13 +131,3 @@ def _pass(clock: ManualClock, by: timedelta) -> None:
     """Let time pass once the heartbeat sleeps."""
     assert clock.wait_for_sleepers(1)
     clock.advance(by)
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """Wait, in real time, for what another thread is about to do."""
-    pause = threading.Event()
-    for _ in range(int(_PATIENCE / 0.005)):
-        if condition():
-            return
-        pause.wait(0.005)
-    pytest.fail("it did not come to that")
