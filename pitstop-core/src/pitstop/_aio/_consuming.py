@@ -220,7 +220,7 @@ class Consuming:
     def _look_whether_idle(self) -> None:
         feeder = self._feeder
         # In this order: what came before nothing was found is still to be taken, perhaps.
-        if feeder.nothing is None or self._running or feeder.has_brought:
+        if feeder.nothing is None or self._running or feeder.ready:
             return
         if feeder.nothing == feeder.stamp:
             self._finish("idle")

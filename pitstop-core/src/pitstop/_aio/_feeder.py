@@ -114,11 +114,6 @@ class Feeder:
         """Whether no more messages are to be had."""
         return self.stopped or self._over or (self.feed is not None and self.feed.listener.stopped)
 
-    @property
-    def has_brought(self) -> bool:
-        """Whether there are messages that wait to be taken."""
-        return bool(self._buffer)
-
     def take(self) -> Delivery | None:
         """A message that is there. Never blocks."""
         while self._buffer:
