@@ -22,8 +22,9 @@ from consume.kit import DUE_NOW, counts, on_sqlite, on_sqlite_at_least, stored, 
 )
 def test_running_handlers_finish_and_the_rest_is_back_at_once(pit, where, start, number):
     stored(pit, 40)
-    child = start("consume", where, {"workers": 8})
+    child = start("consume", where, {"workers": 8, "prefetch": 40})
     began = {child.read()[1] for _ in range(8)}
+    assert counts(pit) == (0, 40)
 
     child.signal(number)
     # While they run.

@@ -41,10 +41,12 @@ class OpenClaims(MemoryBackend):
     def _claim(self, limit: int, duration: int, due: Callable[[int], list[Record]]) -> list[Record]:
         token, now = self.new_token(), self._now_ms()
         until = min(now + duration, LAST_INSTANT)
-        return [
-            copy_record(self._room.shelf.change(each.id, self.leased(each, token, now, until)))
-            for each in due(now)[:limit]
-        ]
+        claimed: list[Record] = []
+        for each in due(now)[:limit]:
+            progress = self.leased(each, token, now, until)
+            self._room.shelf.change(each.id, progress)
+            claimed.append(copy_record(attrs.evolve(each, progress=progress)))
+        return claimed
 
 
 @mutant("test_many_claimers_lease_each_record_once", "test_claimers_of_leases_that_ran_out_get_each_once")
