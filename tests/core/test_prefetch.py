@@ -98,6 +98,26 @@ def test_who_takes_many_has_the_next_claimed_with_the_last_one():
     assert pace.refill_at(pace.size * 0.00001, apart=False) == 0
 
 
+def test_not_while_others_take_what_it_asks_for():
+    pace = consumed(0.00001, 9).after_claim(500, 400)
+    assert pace.refill_at(0.01, apart=False) == -1
+    # Nor soon after.
+    pace = pace.after_claim(500, 500).after(500, 0.005, LEASE)
+    assert pace.refill_at(0.01, apart=False) == -1
+
+
+def test_again_once_nobody_was_in_the_way_for_a_while():
+    pace = consumed(0.00001, 9).after_claim(500, 499)
+    for _ in range(50):
+        pace = pace.after_claim(500, 500)
+    assert pace.refill_at(0.01, apart=False) == 0
+
+
+def test_again_once_it_is_clear_that_there_were_no_more():
+    pace = consumed(0.00001, 9)
+    assert pace.after_claim(500, 20).after_claim(500, 0) == pace
+
+
 def test_who_takes_longer_than_a_claim_has_the_next_claimed_halfway():
     pace = consumed(0.00008, 9)
     assert pace.refill_at(0.01, apart=False) == pace.size // 2

@@ -138,6 +138,10 @@ class Hand:
             self._pace = self._pace.after(taken, seconds, self._lock_time.total_seconds())
         self._since, self._counted = None, self.handed_out
 
+    def note_claim(self, asked: int, brought: int) -> None:
+        """A claim for ``asked`` messages has brought so many."""
+        self._pace = self._pace.after_claim(asked, brought)
+
     def limit(self, wanted: int) -> int:
         """How many messages to claim.
 

@@ -444,10 +444,12 @@ class Listener(Sleeper):
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
-        leased = store.backend.lease(self._hand.limit(wanted), duration)
+        limit = self._hand.limit(wanted)
+        leased = store.backend.lease(limit, duration)
         self._answered = True
         now = clock.monotonic()
         self._backoff.succeeded(now)
+        self._hand.note_claim(limit, len(leased))
         if not leased:
             return False
         emissions: list[Emission] = []
