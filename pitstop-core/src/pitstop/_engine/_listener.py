@@ -527,8 +527,11 @@ class Listener(Sleeper):
 
     def _wait_for_others(self, thread: int, patience: float) -> None:
         """Wait until no thread but this one wants messages any more: what they claimed was handed out, or given back."""
+
+        def alone() -> bool:
+            return all(each.thread == thread for each in self._visits)
+
         with self._changed:
-            alone = lambda: all(each.thread == thread for each in self._visits)  # noqa: E731 - short
             _wait_by_glances(lambda seconds: self._changed.wait_for(alone, seconds), patience)
 
     def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
