@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import threading
 import time
@@ -64,6 +65,22 @@ class TestThread:
             assert not listener._pump.awake
             listener._next(1).ack()
             assert set(pumps()) - before
+
+    def test_a_stop_for_which_no_thread_can_begin_ends_the_listener_and_the_close_gives_back(self, pit, monkeypatch):
+        fill(pit, 3)
+
+        def refuse(*_):
+            raise RuntimeError("can't start new thread")
+
+        with pit.listen(prefetch=3) as listener:
+            listener.get(0).ack()
+            listener._next(3).ack()
+            with monkeypatch.context() as patch:
+                patch.setattr(_thread, "start_new_thread", refuse)
+                listener.stop()
+            assert listener.stopped
+            assert listener.get(0) is None
+        assert pit.stats().leased == 0
 
     def test_there_is_one_for_each_listener_that_has_several_messages_in_hand(self, pit):
         before = set(pumps())
@@ -239,6 +256,19 @@ class TestAhead:
                 next(listener).ack()
                 clock.advance(0.001)
                 assert not listener._pump.wanted
+
+    def test_one_that_fails_to_give_back_is_not_waited_for_ever_after(self, pit, monkeypatch):
+        def break_down():
+            raise ValueError("a backend with an error in it")
+
+        listener = pit.listen()
+        with monkeypatch.context() as patch:
+            patch.setattr(listener._hand, "give_back_all", break_down)
+            listener._end()
+            with pytest.raises(ValueError, match="error in it"):
+                listener._claim_ahead()
+        assert listener._visits == ()
+        listener.close()
 
     def test_a_stop_gives_back_what_a_claim_that_is_under_way_brings(self, pit, store, clock):
         fill(pit, 200)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pitstop import Recurrence, ScheduleError
 from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._settle import ack
+from pitstop._values import _recurrence
 from pitstop._values._instant import LAST_INSTANT, end_of, floor_instant, from_instant, instant_of
 from pitstop._values._recurrence import Every, load_recurrence
 from pitstop._values._schedule import Choice, Schedule, plan
@@ -562,6 +563,20 @@ class TestStoredForm:
             assert Schedule.from_plain(sound.to_plain()) == sound
             with pytest.raises(ScheduleError):
                 Schedule.from_plain({**sound.to_plain(), **change})
+
+    def test_a_recurrence_that_takes_apart_what_it_is_given_changes_no_stored_form(self, monkeypatch):
+        class Listed(Every):
+            kind = "listed"
+
+            @classmethod
+            def load(cls, fields):
+                return cls(fields["deep"]["list"].pop())
+
+        monkeypatch.setitem(_recurrence._KINDS, "listed", Listed)
+        every = {"v": 1, "kind": "listed", "deep": {"list": [1, 2]}}
+        plain = {**every_hour().to_plain(), "every": every}
+        for _ in range(2):
+            assert Schedule.from_plain(plain).recurrence == Listed(2)
 
     def test_a_stored_form_that_changes_afterwards_is_read_anew(self):
         plain = every_hour().to_plain()

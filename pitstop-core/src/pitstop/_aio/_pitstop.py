@@ -238,7 +238,8 @@ class AsyncPitstop:
         """Stop the listeners, give back what they claimed ahead, write all acks, and let go of the store.
 
         A :meth:`consume` ends as at a signal, and is waited for. Awaited by one of its handlers this returns at once, and is
-        done when they have come to their end, before ``consume`` returns.
+        done when they have come to their end, before ``consume`` returns. (By the handler's own task: one that it begins, as
+        ``asyncio.gather`` does, is not known to be its, and waits for it until ``drain`` is over.)
 
         Again is harmless. To be cancelled ends the wait, and not the closing.
         """

@@ -167,7 +167,12 @@ class Listener(Sleeper):
             # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
             # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
             done = Doorbell()
-            _thread.start_new_thread(self._settle_for, (get_ident(), done))
+            try:
+                _thread.start_new_thread(self._settle_for, (get_ident(), done))
+            except RuntimeError:
+                # The system gives no thread, or Python is about to end. Not in this one, for the same reason: it is done by
+                # those who are inside, or look once more; by close(), or at the exit.
+                return
             _wait_by_glances(done.wait, _STOP_PATIENCE)
 
     def at_exit(self) -> None:
@@ -285,10 +290,13 @@ class Listener(Sleeper):
             # Whoever needs them next looks by itself, and tells.
             pass
         finally:
-            if self._stopped:
-                # Before it leaves: stop() waits for that.
-                self._hand.give_back_all()
-            self._leave(visit)
+            try:
+                if self._stopped:
+                    # Before it leaves: stop() waits for that.
+                    self._hand.give_back_all()
+            finally:
+                # Whatever the backend raised: who stays here for ever is waited for by each stop() and close().
+                self._leave(visit)
 
     # What consume() does.
 

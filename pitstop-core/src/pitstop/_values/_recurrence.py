@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -134,7 +135,8 @@ def load_recurrence(plain: object) -> Recurrence:
     """
     if not isinstance(plain, Mapping):
         raise ScheduleError(f"A stored recurrence must be a mapping, not {type(plain).__name__}.")
-    fields = dict(plain)
+    # Copied as deep as it goes: it is a plugin's to take apart, and records may share it.
+    fields = {name: deepcopy(value) if isinstance(value, Mapping | list) else value for name, value in plain.items()}
     kind, version = fields.pop("kind", None), fields.pop("v", None)
     cls = _KINDS.get(kind) if isinstance(kind, str) else None
     if cls is None:

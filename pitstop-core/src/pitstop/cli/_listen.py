@@ -84,6 +84,8 @@ def listen(
             else:
                 for delivery in _due(listener) if once else listener:
                     handle(delivery)
+                    # It comes back when its lease is over; nobody asks for the error any more.
+                    session.unsettled.clear()
         if sys.stderr.isatty():
             say(f"{session.done:,} done, {session.failed:,} failed.")
 
