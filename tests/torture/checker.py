@@ -228,6 +228,10 @@ class _Check:
             since = each.outcome == "unknown" or each.ended_wall is None
             if since or int((each.ended_wall or 0.0) * 1000) + self._tolerance > emission.claimed:
                 return
+        # So has the next occurrence: it is there since the ack was done, whose mark is gone once that is settled, too. An ack
+        # that is repeated, its reply being lost, cannot be told from one that came too late then.
+        if self._goes_on(emission, int(settled.ended_wall * 1000) + self._tolerance):
+            return
         early = emission.leased_until - int(settled.ended_wall * 1000)
         if early > self._tolerance:
             self._break(
@@ -236,6 +240,13 @@ class _Check:
         later = any(each.begun > store.begun and each.outcome != "fail" for each in self._writes[store.id])
         if not (again or later or store.version in self._left):
             self._break("S9", f"{emission.process} was told that it lost {emission.key}, and nobody else settled it")
+
+    def _goes_on(self, emission: Event, end: int) -> bool:
+        """Whether a later occurrence was claimed by then, or may have been: so the series went on from this one."""
+        return any(
+            version == emission.version and time > emission.scheduled_for and any(each.claimed <= end for each in later)
+            for (version, time), later in self._emissions.items()
+        )
 
     def _check_duplicate(self, store: Event, first: Event, second: Event) -> None:
         # A store that is tried again, because its reply was lost, puts the message back that was emitted meanwhile.

@@ -270,6 +270,15 @@ def test_a_late_ack_whose_message_comes_again_is_told_rightly():
     assert rules(verdict) == []
 
 
+def test_an_ack_in_doubt_of_a_series_that_went_on_cannot_be_told_from_a_late_one():
+    series = stored(1, occurrences=2, every=1000)
+    first, second = emitted(10), emitted(11, scheduled_for=11_000)
+    history = [series, first, second, acked(second, 11.1)]
+    assert rules(check([*history, acked(first, 10.1, "fail", took=1.2)])) == []
+    # Before the series went on there is no doubt.
+    assert "S9" in rules(check([*history, acked(first, 10.1, "fail")]))
+
+
 @pytest.mark.parametrize("outcome", ["ok", "unknown"])
 def test_a_store_meanwhile_ends_the_lease(outcome):
     emission = emitted(10)
