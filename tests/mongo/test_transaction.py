@@ -473,7 +473,7 @@ class TestListener:
         self, open_pit, pit, session
     ):
         """So a transaction that stores anew what is due holds listeners up: until it ends, or operation_timeout."""
-        impatient = open_pit(operation_timeout="300ms")
+        impatient = open_pit(operation_timeout="300ms", lock_time="1s")
         pit.store({"id": "a", "n": 1}, NOW)
         session.start_transaction()
         pit.store({"id": "a", "n": 2}, NOW, session=session)
@@ -481,8 +481,10 @@ class TestListener:
             listener.get()
         session.commit_transaction()
         with pit.listen() as listener:
-            delivery = listener.get()
-            assert (delivery.msg["n"], delivery.attempt) == (2, 1)
+            # A claim that was given up may be done by the server all the same, once it can: then that lease has to end first.
+            delivery = listener.get(timeout=20)
+            assert delivery.msg["n"] == 2
+            assert delivery.attempt <= 2
 
 
 class TestRefusals:

@@ -29,6 +29,8 @@ __all__ = ["listen"]
 _STDERR = 2
 #: How long commands that run at once are waited for: whoever is impatient asks twice, and then they are ended.
 _AS_LONG_AS_IT_TAKES = timedelta(days=3650)
+#: Seconds between two looks at whether they are done.
+_GLANCE = 0.1
 
 
 @click.command()
@@ -128,7 +130,9 @@ def _consume(
     # Not in this thread, where it would see to signals by itself: here they are for the commands, too.
     thread = Thread(target=run, name="pitstop-listen", daemon=True)
     thread.start()
-    thread.join()
+    while thread.is_alive():
+        # Not without end: a signal that comes as this begins to wait would be seen to only when the wait is over.
+        thread.join(_GLANCE)
     for error in raised:
         raise error
 
