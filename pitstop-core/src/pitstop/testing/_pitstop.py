@@ -315,10 +315,15 @@ class TestPitstop(Pitstop):
 
 def _ids_of(items: Iterable[object]) -> Iterator[str]:
     for item in items:
-        message = item[0] if isinstance(item, tuple | list) and item else None
-        id = message.get("id") if isinstance(message, Mapping) else None
+        try:
+            message = item[0] if isinstance(item, tuple | list) and item else None
+            id = message.get("id") if isinstance(message, Mapping) else None
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001, S112 - code of another library's class; the store says what is wrong with it
+            continue
         if isinstance(id, str):
-            yield id
+            yield str.__str__(id)
 
 
 def _options(config: object) -> dict[str, Any]:
