@@ -69,7 +69,8 @@ def valid_id(value: object) -> str:
     :raises MessageError: when it is not a ``str``, empty, longer than :data:`MAX_ID_LENGTH`, or holds NUL or a lone
         surrogate, which not every store can keep.
     """
-    if not isinstance(value, str):
+    # By its type alone: the `__class__` that isinstance() asks for may be code of another library's.
+    if not issubclass(type(value), str):
         raise MessageError(f"The id must be a str, not {type_name(value)}. Convert it, as in str(order.pk).")
     identifier = str.__str__(value)
     if not identifier:
@@ -308,16 +309,17 @@ class _Walk:
             raise _Refused(_TOO_DEEP)
         self.size += _FRAME
         copied: dict[str, Any] = {}
-        for given, item in value.items():
-            key, length = _checked_key(given, copied)
-            self.size += length + _PER_ELEMENT
-            if depth == 1 and key == "id":
-                item = valid_id(item)  # noqa: PLW2901 - as of a dict: before it is refused as a value
-            try:
+        key = ""
+        try:
+            for given, item in value.items():
+                key, length = _checked_key(given, copied)
+                self.size += length + _PER_ELEMENT
+                if depth == 1 and key == "id":
+                    item = valid_id(item)  # noqa: PLW2901 - as of a dict: before it is refused as a value
                 copied[key] = self._copy_scalar(item) if type(item) in _SCALARS else self._copy(item, depth)
-            except _Refused as refused:
-                raise refused.within(key) from None
-            self._check_size()
+                self._check_size()
+        except _Refused as refused:
+            raise refused.within(key) from None
         return copied
 
     def _copy_scalar(self, value: Any) -> Any:
@@ -367,7 +369,6 @@ def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
 
     :param known: the keys before it.
     """
-    # By its type alone: the `__class__` that isinstance() asks for may be code of another library's.
     if not issubclass(type(key), str):
         brief = all(type(each) in _BRIEF for each in (key if type(key) is tuple else (key,)))
         text = f": {spelled(key):.80}" if brief else ""

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from pitstop._decisions._settle import MAX_ERROR_LENGTH
 from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, measured_copy
 
+
 __all__ = ["GIVEN_AND_BACK", "IDS", "LONGEST_ERROR", "LONGEST_ID", "PLAIN", "largest_message", "same"]
 
 #: An id of the most characters that one may have, each of the most bytes that a character has.
