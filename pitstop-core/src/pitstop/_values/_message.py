@@ -95,7 +95,7 @@ def copy_message(message: object) -> tuple[str | None, dict[str, Any]]:
 
 
 def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
-    """What :func:`copy_message` returns, and how many bytes the message is as a document of BSON.
+    """Copy a message as :func:`copy_message` does, and return its size as a document of BSON, too.
 
     :raises MessageError: as :func:`copy_message`.
     """

@@ -30,7 +30,7 @@ class Unreadable(Exception):
 
 
 def as_timedelta(value: object) -> timedelta | None:
-    """The plain ``timedelta`` that ``value`` is an instance of; None if it is none.
+    """Return the plain ``timedelta`` that ``value`` is an instance of; None if it is no ``timedelta``.
 
     :raises Unreadable: if its own code raises, or its fields contradict its ``total_seconds()``.
     """
@@ -45,7 +45,7 @@ def as_timedelta(value: object) -> timedelta | None:
 
 
 def as_microseconds(value: object) -> int | None:
-    """Microseconds since the epoch of ``value``, exactly; None if it is no ``datetime``, or a naive one.
+    """Return the microseconds since the epoch of ``value``, exactly; None if it is no ``datetime``, or a naive one.
 
     :raises Unreadable: if its own code or its zone's raises or returns nonsense.
     """
@@ -60,7 +60,7 @@ def as_microseconds(value: object) -> int | None:
 
 
 def _plain_span(value: timedelta) -> timedelta:
-    """Neither the base class's fields nor the public ones are right for all classes: ``total_seconds()`` decides.
+    """Read a span. Neither the base class's fields nor the public ones are right for all classes: ``total_seconds()`` decides.
 
     pandas 2 leaves the base class's fields at zero in a ``Timedelta`` of whole seconds. The public fields of a negative
     ``Duration`` of pendulum have another meaning.
@@ -94,7 +94,7 @@ def _plain_instant(value: datetime) -> int | None:
 
 
 def shown(value: object) -> str:
-    """``value`` for an error of a call that takes a time. What may hold a message is shown by its type alone."""
+    """Return ``value`` as an error of a call that takes a time quotes it. A value that may hold a message is shown by its type."""
     try:
         brief = value is None or isinstance(value, date | timedelta | str | int | float)
     except Exception:  # noqa: BLE001 - its __class__ is code of another library's
@@ -103,7 +103,7 @@ def shown(value: object) -> str:
 
 
 def spelled(value: object) -> str:
-    """``repr(value)`` for an error, cut to a bounded length, whatever its ``__repr__`` does."""
+    """Return ``repr(value)`` for an error, cut to a bounded length, whatever its ``__repr__`` does."""
     try:
         text = str.__str__(repr(value))
     except MemoryError:
@@ -114,7 +114,7 @@ def spelled(value: object) -> str:
 
 
 def type_name(value: object) -> str:
-    """The name of the type of ``value``; with its module where a built-in type has that name too, as ``numpy.bool``."""
+    """Return the name of the type of ``value``; with its module where a built-in type has that name too, as ``numpy.bool``."""
     kind = type(value)
     if kind.__module__ != "builtins" and hasattr(builtins, kind.__name__):
         return f"{kind.__module__}.{kind.__name__}"

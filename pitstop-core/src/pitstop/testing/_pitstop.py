@@ -107,9 +107,9 @@ class TestPitstop(Pitstop):
 
     def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
         """See :meth:`pitstop.Pitstop.store_many`."""
-        items = list(items)
-        if self._make_id is None:
+        if self._make_id is None or not isinstance(items, Iterable):
             return super().store_many(items, session=session)
+        items = list(items)
         self._together = set(_ids_of(items))
         try:
             return super().store_many(items, session=session)
