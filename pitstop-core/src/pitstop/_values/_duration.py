@@ -8,6 +8,7 @@ import re
 from datetime import timedelta
 
 from pitstop._errors import ConfigError
+from pitstop._values._plain import Unreadable, as_timedelta, spelled
 
 
 __all__ = ["format_duration", "parse_duration"]
@@ -38,27 +39,29 @@ def parse_duration(value: object, field: str) -> timedelta:
     duration = _read(value)
     if duration is None:
         raise ConfigError(
-            f"{field}={value!r} is not a duration. "
+            f"{field}={spelled(value)} is not a duration. "
             f"Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."
         )
     if duration < timedelta(0):
-        raise ConfigError(f"{field}={value!r} is negative. Give a duration of zero or more.")
+        raise ConfigError(f"{field}={spelled(value)} is negative. Give a duration of zero or more.")
     if duration > _LONGEST:
-        raise ConfigError(f"{field}={value!r} is longer than 100 years. Give a shorter duration.")
+        raise ConfigError(f"{field}={spelled(value)} is longer than 100 years. Give a shorter duration.")
     return duration
 
 
 def _read(value: object) -> timedelta | None:
     try:
-        if isinstance(value, timedelta):
-            return value
-        if isinstance(value, bool):
-            return None
-        if isinstance(value, int | float):
-            return timedelta(seconds=value) if math.isfinite(value) else None
+        span = as_timedelta(value)
+        if span is not None or isinstance(value, bool):
+            return span
+        if isinstance(value, int):
+            return timedelta(seconds=int.__int__(value))
+        if isinstance(value, float):
+            seconds = float.__float__(value)
+            return timedelta(seconds=seconds) if math.isfinite(seconds) else None
         if isinstance(value, str):
-            return _read_text(value.strip().lower())
-    except OverflowError:
+            return _read_text(str.__str__(value).strip().lower())
+    except (OverflowError, Unreadable):
         return None
     return None
 

@@ -13,6 +13,7 @@ import attrs
 
 from pitstop._errors import ConfigError
 from pitstop._values._duration import parse_duration
+from pitstop._values._plain import spelled
 from pitstop.abc._clock import Clock
 
 
@@ -47,7 +48,7 @@ def duration_field(default: timedelta | None, *, zero: bool = False) -> Any:
             return None
         duration = parse_duration(value, field.name)
         if duration < timedelta(milliseconds=0 if zero else 1):
-            raise ConfigError(f"{field.name}={value!r} is too short. Give at least one millisecond.")
+            raise ConfigError(f"{field.name}={spelled(value)} is too short. Give at least one millisecond.")
         return duration
 
     return attrs.field(default=default, converter=attrs.Converter(convert, takes_self=True, takes_field=True))

@@ -17,6 +17,7 @@ from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop._values._entry import State
 from pitstop._values._message import valid_id
+from pitstop._values._plain import shown
 from pitstop.abc import (
     API_VERSION,
     Backend,
@@ -259,7 +260,7 @@ class Faults:
         """
         span = span_of(delta, "delta")
         if span < timedelta(0):
-            raise PitstopError(f"delta={delta!r} is negative. The clock does not go back.")
+            raise PitstopError(f"delta={shown(delta)} is negative. The clock does not go back.")
         self._backend.latencies[_operation(operation)] = (span, before)
         self._backend.arm()
 
