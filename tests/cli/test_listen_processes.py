@@ -130,7 +130,9 @@ def test_a_full_disk_behind_stdout_is_an_error_and_the_message_comes_back(spawn,
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         process = spawn("listen", stdout=full)
         assert process.wait() == 1
-    assert process.stderr.read() == "Error: No space left on device\n"
+    assert process.stderr.read() == (
+        "Error: stdout cannot be written: No space left on device. Make room there, or send the output elsewhere.\n"
+    )
     assert pit.get("a").state == "due"
 
 

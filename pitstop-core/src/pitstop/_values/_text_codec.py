@@ -12,13 +12,15 @@ import base64
 import binascii
 import json
 
+from collections import Counter
 from datetime import datetime
+from math import isinf
 from typing import Any
 
 from pitstop._values._instant import floor_instant, from_instant
 
 
-__all__ = ["dump_message", "load_message"]
+__all__ = ["dump_message", "load_message", "load_written"]
 
 _RESERVED = frozenset({"$bytes", "$time", "$map"})
 
@@ -45,6 +47,18 @@ def load_message(text: str) -> Any:
         return decoder.decode(text)
     except RecursionError:
         raise ValueError("a stored message is nested too deeply") from None
+
+
+def load_written(text: str) -> Any:
+    """Read text in the same form that a person or another program wrote.
+
+    :raises ValueError: as :func:`load_message`. Also for text that readers of JSON alter in silence: a key that stands twice
+        in one object, and a number beyond the range of float.
+    """
+    try:
+        return _strict_decoder.decode(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _write(value: object) -> dict[str, Any]:
@@ -85,6 +99,41 @@ def _unescape(value: dict[str, Any]) -> Any:
 
 
 _unescaping_decoder = json.JSONDecoder(object_hook=_unescape)
+
+
+def _strict_object(pairs: list[tuple[str, Any]]) -> Any:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError(f"the key {_repeated(pairs)!r:.80} stands twice in one object")
+    found = _unescape(value)
+    if found is not value and isinstance(found, dict) and len(found) != len(value["$map"]):
+        raise ValueError(f"the key {_repeated(value['$map'])!r:.80} stands twice in one $map")
+    return found
+
+
+def _repeated(pairs: list[Any]) -> object:
+    counts = Counter(key for key, _ in pairs)
+    return counts.most_common(1)[0][0]
+
+
+def _strict_int(text: str) -> int:
+    # int() refuses some thousand digits with advice that is for programmers.
+    if len(text) > _MOST_DIGITS:
+        raise ValueError("a number is beyond 64 bits. Write it as text, in quotes")
+    return int(text)
+
+
+def _strict_float(text: str) -> float:
+    value = float(text)
+    if isinf(value):
+        raise ValueError("a number is beyond the range of float. Write it as text, in quotes")
+    return value
+
+
+#: An int of 64 bits has 19. For one that is a little longer the check of the message names the path.
+_MOST_DIGITS = 100
+
+_strict_decoder = json.JSONDecoder(object_pairs_hook=_strict_object, parse_int=_strict_int, parse_float=_strict_float)
 
 
 def _looks_reserved(value: dict[str, Any]) -> bool:

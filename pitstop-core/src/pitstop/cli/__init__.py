@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from pitstop.cli._streams import prepare
+
 
 __all__ = ["main"]
 
@@ -13,6 +15,8 @@ _EXTRA = frozenset({"click", "rich"})
 
 def main() -> int:
     """Run the command line in ``sys.argv``. Its exit code: 0 done, 1 failed, 2 used wrongly."""
+    # Before anything else is imported or opened: it could get the place of a stream that is missing.
+    prepare()
     try:
         from pitstop.cli._app import run  # noqa: PLC0415 - the library is used without click, this is where it begins
     except ModuleNotFoundError as error:

@@ -19,6 +19,7 @@ from pitstop._values._instant import from_instant
 from pitstop.cli._entries import every_document, every_text
 from pitstop.cli._output import print_json, print_table, progress, say
 from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._streams import though_unread
 from pitstop.cli._times import iso
 
 
@@ -123,7 +124,8 @@ class _Report:
             if entry is not None and entry.every is not None and fate != "changed":
                 self.recurring += 1
             if self.settings.json:
-                print_json(_document(adoption, fate, entry))
+                with though_unread():
+                    print_json(_document(adoption, fate, entry))
             elif fate in {"left", "changed"}:
                 self._show(adoption, fate, entry)
             elif self.shown < self.limit:
@@ -132,7 +134,8 @@ class _Report:
 
     def flush(self) -> None:
         if self._rows:
-            print_table(_COLUMNS, self._rows)
+            with though_unread():
+                print_table(_COLUMNS, self._rows)
         self._rows.clear()
 
     def finish(self, location: str) -> None:

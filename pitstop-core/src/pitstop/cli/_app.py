@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
 from collections.abc import Iterator
@@ -20,11 +19,12 @@ from pitstop.cli._check import check
 from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
 from pitstop.cli._listen import listen
-from pitstop.cli._output import plain
 from pitstop.cli._ping import ping
+from pitstop.cli._plain import plain
 from pitstop.cli._settings import Settings, common_options, masked
 from pitstop.cli._stats import stats
 from pitstop.cli._store import store
+from pitstop.cli._streams import StdoutFailed, discard_stdout, unwritten
 
 
 __all__ = ["app", "run"]
@@ -52,7 +52,9 @@ class _App(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with _told_in_one_line(ctx.find_object(Settings)):
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            _complain_of(unwritten())
+            return result
 
 
 @click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,13 +75,16 @@ for _command in (demo, store, listen, list_, show, remove, redrive, stats, ping,
 
 def run() -> int:
     """Run the command line in ``sys.argv``; its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # An id in a script that the locale cannot spell is no reason to fail.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app.main(prog_name="pitstop")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
+    finally:
+        try:
+            sys.stdout.flush()
+        except StdoutFailed:
+            # The command has complained of it. Python would write the rest once more when it ends, and complain too.
+            discard_stdout()
     return 0
 
 
@@ -88,36 +93,39 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
     try:
         yield
     except PitstopError as error:
-        raise click.ClickException(plain(masked(" ".join(str(error).split()), settings))) from error
+        raise click.ClickException(_in_one_line(str(error), settings)) from error
     except click.ClickException as error:
         text = error.format_message()
-        if masked(text, settings) == text:
+        line = _in_one_line(text, settings)
+        if line == text:
             raise
         context = error.ctx if isinstance(error, click.UsageError) else None
-        raise (
-            click.ClickException(masked(text, settings))
-            if context is None
-            else click.UsageError(masked(text, settings), context)
-        ) from None
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would try to write the rest at exit, and complain.
-        _let_go_of_stdout()
-        raise click.exceptions.Exit(0) from None
-    except OSError as error:
-        # A full disk behind our stdout, as a rule: backends tell of theirs as BackendUnavailable.
-        _let_go_of_stdout()
-        raise click.ClickException(
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        ) from error
+        raise (click.ClickException(line) if context is None else click.UsageError(line, context)) from None
+    except StdoutFailed as failure:
+        if failure.unread:
+            # The reader has seen enough.
+            raise click.exceptions.Exit(0) from None
+        raise click.ClickException(str(failure)) from failure
+    except (click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        said = None if settings is None else settings.blame(error)
+        if said is None and isinstance(error, OSError):
+            # An error of the system, such as a folder for temporary files that is full.
+            said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        if said is None:
+            # A bug of Pitstop's own: the traceback is the report.
+            raise
+        raise click.ClickException(_in_one_line(said, settings)) from error
 
 
-def _let_go_of_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+def _complain_of(unwritten: StdoutFailed | None) -> None:
+    if unwritten is not None:
+        raise click.ClickException(f"{unwritten} All else was done.")
+
+
+def _in_one_line(text: str, settings: Settings | None) -> str:
+    return plain(masked(" ".join(text.split()), settings))
 
 
 @contextmanager
@@ -146,5 +154,5 @@ class _StderrHandler(logging.Handler):
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             text += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
-        line = plain(masked(" ".join(text.split()), self._settings))
+        line = _in_one_line(text, self._settings)
         click.echo(click.style(f"{record.levelname.capitalize()}: {line}", fg="yellow"), err=True)

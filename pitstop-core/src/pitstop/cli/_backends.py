@@ -11,7 +11,7 @@ from pitstop import PitstopError
 from pitstop._plugins._backends import BACKEND_GROUP, load_backend, suite_note
 from pitstop._plugins._discovery import installed
 from pitstop.abc import Capability
-from pitstop.cli._output import print_json, print_table
+from pitstop.cli._output import needs_stdout, print_json, print_table
 from pitstop.cli._settings import Settings, common_options_but
 
 
@@ -45,6 +45,7 @@ def backends(settings: Settings) -> None:
     A backend's name is its "type" in a configuration and its scheme in a URL. "suite" is the version of the conformance
     suite that it states it passed.
     """
+    needs_stdout("backends")
     found = [_look_at(each) for each in sorted(installed(BACKEND_GROUP), key=lambda each: (each.name, each.value))]
     if settings.json:
         for each in found:

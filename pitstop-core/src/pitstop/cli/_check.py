@@ -11,6 +11,7 @@ from pitstop._check._check import check as look_through
 from pitstop._check._finding import Finding
 from pitstop.cli._output import print_json, print_table, say
 from pitstop.cli._settings import Settings, common_options, masked
+from pitstop.cli._streams import though_unread
 
 
 __all__ = ["check"]
@@ -38,11 +39,13 @@ def check(settings: Settings, store: str | None) -> None:
                 each = attrs.evolve(finding, seen=masked(finding.seen, settings))
                 found.append(each)
                 if settings.json:
-                    print_json(attrs.asdict(each))
+                    with though_unread():
+                        print_json(attrs.asdict(each))
     finally:
         # Also what there is to see when the store then goes away, or makes no scratch.
         if found and not settings.json:
-            print_table(("check", "status", "ms", "seen"), map(_row, found))
+            with though_unread():
+                print_table(("check", "status", "ms", "seen"), map(_row, found))
     failed = [each.name for each in found if each.status == "failed"]
     if failed:
         raise click.ClickException(

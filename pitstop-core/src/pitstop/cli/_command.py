@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -28,10 +29,18 @@ _GLANCE = 0.05
 _TAIL = 1000
 #: Seconds between two tries to extend a lease while the store is away.
 _PAUSE = 0.1
+#: Bytes of PITSTOP_LAST_ERROR. The kernel takes at most 128 KiB per variable, and all of them share its limit.
+_LONGEST_ERROR = 16_384
+#: Bytes of a command's stderr that are read after its end: more than a pipe holds. A process that the command left behind
+#: may write for ever.
+_LEFT_IN_PIPE = 1 << 21
 
 
 class CommandFailed(Exception):
-    """The command did not exit with 0; the text says with what, and ends with the tail of its stderr."""
+    """The command did not exit with 0, or was not started.
+
+    The text gives the exit code and the tail of the command's stderr, or the reason why the command was not started.
+    """
 
 
 def run_command(
@@ -43,6 +52,7 @@ def run_command(
     :raises CommandFailed: when it could not be started, or did not exit with 0.
     """
     payload = (json_text(delivery.msg) + "\n").encode("utf-8", "backslashreplace")
+    environment = {**os.environb, **_environment(delivery)}
     try:
         # In a process group of its own, so that Ctrl-C in our terminal, which goes to the whole foreground group, does
         # not end it in the middle: it is we who are to end, after it.
@@ -54,10 +64,10 @@ def run_command(
             stderr=subprocess.PIPE,
             bufsize=0,
             process_group=0,
-            env={**os.environ, **_environment(delivery)},
+            env=environment,
         )
     except OSError as error:
-        raise CommandFailed(f"the command could not be started: {error.strerror}") from error
+        raise CommandFailed(_not_started(error)) from error
     urgency.commanding.add(child.pid)
     try:
         with child, _Pipes(child, payload) as pipes:
@@ -74,15 +84,49 @@ def run_command(
         raise CommandFailed(_reason(child.returncode, pipes.tail))
 
 
-def _environment(delivery: Delivery) -> dict[str, str]:
+def _environment(delivery: Delivery) -> dict[bytes, bytes]:
+    """Return the variables that describe the delivery, in UTF-8 whatever the locale.
+
+    :raises CommandFailed: when no variable can hold the id. Another program stored it: Pitstop refuses such ids.
+    """
+    if "\0" in delivery.id:
+        raise CommandFailed(_NO_PLACE.format("a NUL character"))
+    try:
+        # Python reads bytes that are not UTF-8 as surrogates. The command gets the same bytes again.
+        id, key = (text.encode("utf-8", "surrogateescape") for text in (delivery.id, delivery.key))
+    except UnicodeEncodeError:
+        raise CommandFailed(_NO_PLACE.format("a lone surrogate")) from None
     return {
-        "PITSTOP_ID": delivery.id,
-        "PITSTOP_KEY": delivery.key,
-        "PITSTOP_SCHEDULED_FOR": iso(delivery.scheduled_for) or "",
-        "PITSTOP_ATTEMPT": str(delivery.attempt),
-        "PITSTOP_MISSED": str(delivery.missed),
-        "PITSTOP_LAST_ERROR": delivery.last_error or "",
+        b"PITSTOP_ID": id,
+        b"PITSTOP_KEY": key,
+        b"PITSTOP_SCHEDULED_FOR": (iso(delivery.scheduled_for) or "").encode(),
+        b"PITSTOP_ATTEMPT": str(delivery.attempt).encode(),
+        b"PITSTOP_MISSED": str(delivery.missed).encode(),
+        b"PITSTOP_LAST_ERROR": _short(delivery.last_error or ""),
     }
+
+
+_NO_PLACE = (
+    "the command was not started: the id holds {}, which no environment variable can hold. "
+    "Handle the message in Python, or store it under another id."
+)
+
+
+def _short(error: str) -> bytes:
+    """Return a last error as the value of a variable. It only informs, so it is cut rather than refused."""
+    # Each character becomes at least one byte.
+    found = error[: _LONGEST_ERROR + 1].replace("\0", "\\x00").encode("utf-8", "backslashreplace")
+    if len(found) <= _LONGEST_ERROR and len(error) <= _LONGEST_ERROR:
+        return found
+    ellipsis = "…".encode()
+    return found[: _LONGEST_ERROR - len(ellipsis)].decode(errors="ignore").encode() + ellipsis
+
+
+def _not_started(error: OSError) -> str:
+    reason = f"the command could not be started: {error.strerror or type(error).__name__}"
+    if error.errno == errno.E2BIG:
+        return f"{reason}. Make the environment of 'pitstop listen', the command or the id shorter."
+    return reason
 
 
 def _reason(code: int, tail: bytes) -> str:
@@ -104,7 +148,8 @@ class _Pipes:
         assert child.stderr is not None
         self._child, self._stdin, self._stderr = child, child.stdin, child.stderr
         self._rest = memoryview(payload)
-        self._selector = selectors.DefaultSelector()
+        # Unlike epoll it needs no descriptor, and so does not fail when the command was started with the last ones.
+        self._selector = selectors.PollSelector()
         self._ours = sys.stderr.buffer
         self.tail = b""
         for pipe, event in ((self._stdin, selectors.EVENT_WRITE), (self._stderr, selectors.EVENT_READ)):
@@ -131,9 +176,13 @@ class _Pipes:
                 self._listen()
 
     def drain(self) -> None:
-        """Take what the child has left in its stderr. Not to the end: its own children may hold that open."""
-        while self._stderr in {key.fileobj for key in self._selector.get_map().values()} and self._listen():
-            pass
+        """Read the rest of the child's stderr. Not to the end: processes that the child left behind may hold it open."""
+        taken = 0
+        while taken < _LEFT_IN_PIPE and self._stderr in {key.fileobj for key in self._selector.get_map().values()}:
+            said = self._listen()
+            if not said:
+                return
+            taken += said
 
     def _feed(self) -> None:
         try:
@@ -145,20 +194,20 @@ class _Pipes:
             self._selector.unregister(self._stdin)
             self._stdin.close()
 
-    def _listen(self) -> bool:
+    def _listen(self) -> int:
+        """Copy some of the child's stderr to our own, and return the number of bytes: 0 if there is none now or any more."""
         try:
             said = os.read(self._stderr.fileno(), 1 << 16)
         except BlockingIOError:
-            return False
+            return 0
         if not said:
             self._selector.unregister(self._stderr)
-            return False
+            return 0
         self.tail = (self.tail + said)[-_TAIL:]
-        # When our own stderr is gone, there is nobody to show it to; the tail is kept all the same.
-        with contextlib.suppress(BrokenPipeError):
-            self._ours.write(said)
-            self._ours.flush()
-        return True
+        # A failing stderr of our own raises nothing, see pitstop.cli._streams. The tail is kept with the message.
+        self._ours.write(said)
+        self._ours.flush()
+        return len(said)
 
 
 class _Lease:

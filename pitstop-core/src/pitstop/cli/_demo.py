@@ -24,6 +24,7 @@ from pitstop._values._duration import format_duration
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._messages import json_text
 from pitstop.cli._output import print_json
+from pitstop.cli._plain import plain
 from pitstop.cli._settings import URL_VARIABLE, Settings, common_options_but
 
 
@@ -84,7 +85,7 @@ class _Stage:
             print_json({"elapsed": round(elapsed, 3), "scene": self._scene, "what": what, "why": why})
         else:
             click.echo(
-                f"{click.style(f'[{elapsed:6.2f} s]', fg='cyan')} {what}\n{' ' * 11}{click.style(why, dim=True)}"
+                f"{click.style(f'[{elapsed:6.2f} s]', fg='cyan')} {plain(what)}\n{' ' * 11}{click.style(plain(why), dim=True)}"
             )
 
     def expect(self, holds: bool, claim: str) -> None:

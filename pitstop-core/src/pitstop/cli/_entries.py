@@ -11,8 +11,18 @@ import click
 from pitstop import Entry, Pitstop, PitstopError, Recurrence, State
 from pitstop._values._duration import format_duration
 from pitstop._values._recurrence import Every
-from pitstop.cli._output import plain, print_fields, print_json, print_json_for_people, print_table, say, warn
+from pitstop.cli._output import (
+    needs_stdout,
+    print_fields,
+    print_json,
+    print_json_for_people,
+    print_line,
+    print_table,
+    say,
+    warn,
+)
 from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._streams import though_unread
 from pitstop.cli._times import ago, iso
 
 
@@ -34,6 +44,7 @@ def list_(settings: Settings, state: State | None, limit: int, everything: bool)
 
     With --json one line per message, with the message itself.
     """
+    needs_stdout("list")
     with settings.open() as pit:
         if settings.json:
             more = _print_entries(pit, state, None if everything else limit)
@@ -49,6 +60,7 @@ def list_(settings: Settings, state: State | None, limit: int, everything: bool)
 @click.pass_obj
 def show(settings: Settings, id: str) -> None:
     """Show a message and what it is waiting for."""
+    needs_stdout("show")
     with settings.open() as pit:
         entry, now = pit.get(id), pit.now()
     if entry is None:
@@ -84,10 +96,11 @@ def remove(settings: Settings, ids: tuple[str, ...]) -> None:
     with settings.open() as pit:
         for id in ids:
             removed = pit.remove(id)
-            if settings.json:
-                print_json({"id": id, "removed": removed})
-            elif removed:
-                click.echo(f"Removed {plain(id)}")
+            with though_unread():
+                if settings.json:
+                    print_json({"id": id, "removed": removed})
+                elif removed:
+                    print_line(f"Removed {id}")
             if not removed:
                 errors.append(_unknown(id))
     _fail_with(errors)
@@ -111,10 +124,11 @@ def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
         for id in (entry.id for entry in _pages(pit, "dead", None)) if everything else ids:
             found = True
             error = _redrive(pit, id)
-            if settings.json:
-                print_json({"id": id, "redriven": error is None, "error": error})
-            elif error is None:
-                click.echo(f"Redriven {plain(id)}")
+            with though_unread():
+                if settings.json:
+                    print_json({"id": id, "redriven": error is None, "error": error})
+                elif error is None:
+                    print_line(f"Redriven {id}")
             if error is not None:
                 errors.append(error)
     if not found:

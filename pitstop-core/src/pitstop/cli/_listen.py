@@ -17,10 +17,11 @@ import click
 from pitstop import BackendUnavailable, Delivery, LeaseLost, Listener, Pitstop, Unsupported
 from pitstop._engine._consuming import Consuming
 from pitstop.cli._command import CommandFailed, run_command
-from pitstop.cli._output import print_json, print_json_for_people, say, warn
+from pitstop.cli._output import needs_stdout, print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._signals import Urgency, draining
+from pitstop.cli._streams import StdoutFailed
 from pitstop.cli._times import duration, iso
 
 
@@ -72,6 +73,9 @@ def listen(
         raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
     if workers is not None and command is None:
         raise click.UsageError("--workers is for commands that run at once. Give --exec CMD too, or leave it out.")
+    if command is None:
+        # A message is acknowledged when its line was written. With a closed stdout it would be lost unseen.
+        needs_stdout("listen")
     with settings.open() as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
@@ -88,6 +92,8 @@ def listen(
                     handle(delivery)
                     # It comes back when its lease is over; nobody asks for the error any more.
                     session.unsettled.clear()
+            if session.unprintable is not None:
+                raise session.unprintable
         if sys.stderr.isatty():
             say(f"{session.done:,} done, {session.failed:,} failed.")
 
@@ -160,6 +166,8 @@ class _Session:
     failed: int = 0
     #: Of deliveries whose command failed, and which could not be nacked: the error.
     unsettled: dict[str, str] = attrs.field(factory=dict)
+    #: The failure to print the outcome of a command, which ends the listening.
+    unprintable: StdoutFailed | None = None
     #: Held while something is counted or printed: several commands may run at once.
     counting: Lock = attrs.field(factory=Lock)
 
@@ -169,7 +177,7 @@ class _Session:
         try:
             (print_json if self.settings.json else print_json_for_people)(document)
         except BaseException as error:
-            unwritten = f"'pitstop listen' could not print it ({type(error).__name__})."
+            unwritten = f"'pitstop listen' could not print it ({type(error.__cause__ or error).__name__})."
             _settle(lambda: delivery.nack(unwritten, delay=timedelta(0)))
             raise
         self.done += _settle(delivery.ack)
@@ -204,9 +212,17 @@ class _Session:
                 self.failed += error is not None
                 if self.settings.json:
                     outcome = "lost" if not settled else "acked" if error is None else "nacked"
-                    print_json({**_envelope(delivery), "outcome": outcome, "error": error})
+                    self._print_outcome({**_envelope(delivery), "outcome": outcome, "error": error})
 
         return handle
+
+    def _print_outcome(self, outcome: dict[str, Any]) -> None:
+        # The command was run and the message settled, so this failure is not the message's.
+        try:
+            print_json(outcome)
+        except StdoutFailed as failure:
+            self.unprintable = failure
+            self.listener.stop()
 
 
 def _settle(settle: Callable[[], None]) -> bool:

@@ -7,20 +7,21 @@ It is the form of :func:`pitstop.abc.dump_message`: JSON, and for what JSON has 
 from __future__ import annotations
 
 import json
-import re
 
 from collections.abc import Mapping
 from typing import Any
 
 from pitstop import MessageError
 from pitstop._values._message import copy_message
-from pitstop.abc import dump_message, load_message
+from pitstop._values._text_codec import load_written
+from pitstop.abc import dump_message
+from pitstop.cli._plain import plain_json
 
 
-__all__ = ["json_text", "read_message"]
+__all__ = ["BYTE_ORDER_MARK", "json_text", "read_message"]
 
-#: DEL and the C1 controls, which JSON leaves as they are and a terminal may obey.
-_CONTROL = re.compile("[\x7f-\x9f]")
+#: Many programs on Windows write this mark at the beginning of UTF-8 text. It is invisible and no part of the text.
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_message(text: str | bytes, id: str | None = None) -> dict[str, Any]:
@@ -39,22 +40,31 @@ def read_message(text: str | bytes, id: str | None = None) -> dict[str, Any]:
 
 def _load(text: str | bytes) -> Any:
     try:
-        return load_message(text if isinstance(text, str) else text.decode())
+        decoded = text if isinstance(text, str) else text.decode()
     except UnicodeDecodeError:
         raise MessageError("The message is no UTF-8 text. Convert it, or give bytes as {'$bytes': base64}.") from None
+    if "\0" in decoded:
+        raise MessageError("The message holds NUL bytes, as UTF-16 and binary data do. Convert it to UTF-8 text.")
+    try:
+        return load_written(decoded)
     except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise MessageError(
-            f'The message is no JSON: {error.msg} at {place}. Write it as in \'{{"msg": "object"}}\'.'
-        ) from None
-    except (ValueError, RecursionError) as error:
-        what = (
-            "it is too deep" if isinstance(error, RecursionError) else str(error).removesuffix(" in a stored message")
-        )
-        raise MessageError(f"The message cannot be read: {what}.") from None
+        raise MessageError(_no_json(error)) from None
+    except ValueError as error:
+        raise MessageError(f"The message cannot be read: {str(error).removesuffix(' in a stored message')}.") from None
+
+
+def _no_json(error: json.JSONDecodeError) -> str:
+    place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+    if error.doc.startswith(BYTE_ORDER_MARK, error.pos):
+        return f"The message is no JSON: there is a byte order mark (U+FEFF) at {place}. Remove it."
+    if error.msg == "Extra data":
+        return f"The message is no JSON: there is more after its end, at {place}. Give one JSON object per line."
+    return f'The message is no JSON: {error.msg} at {place}. Write it as in \'{{"msg": "object"}}\'.'
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """A document as one line of JSON, messages in it in their JSON form."""
-    text = dump_message(dict(document))
-    return text if text.isascii() else _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """A document as one line of JSON, messages in it in their JSON form.
+
+    Characters that a terminal would obey or not show are escaped, and so are those at which some readers end a line.
+    """
+    return plain_json(dump_message(dict(document)))

@@ -17,10 +17,23 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from pitstop import PitstopError
 from pitstop.cli._messages import json_text
+from pitstop.cli._plain import plain
+from pitstop.cli._streams import is_closed
 
 
-__all__ = ["plain", "print_fields", "print_json", "print_json_for_people", "print_table", "progress", "say", "warn"]
+__all__ = [
+    "needs_stdout",
+    "print_fields",
+    "print_json",
+    "print_json_for_people",
+    "print_line",
+    "print_table",
+    "progress",
+    "say",
+    "warn",
+]
 
 #: Wide enough for any id: where no terminal says how wide a line is, nothing is cut or folded.
 _UNBOUNDED = 10_000
@@ -34,6 +47,24 @@ _STATE_STYLES = {
     "broken": "bold red",
     "failed": "bold red",
 }
+
+
+def needs_stdout(command: str) -> None:
+    """Refuse a command that does nothing but print if stdout was closed.
+
+    :raises PitstopError: when stdout was closed.
+    """
+    if is_closed("stdout"):
+        raise PitstopError(
+            f"stdout is closed, and printing is all that 'pitstop {command}' does. Open it, as in '> file'; "
+            f"/dev/null drops the output."
+        )
+
+
+def print_line(text: str) -> None:
+    """Print a line for people on stdout."""
+    sys.stdout.write(f"{plain(text)}\n")
+    sys.stdout.flush()
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -83,13 +114,6 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print a line on stderr about something that went wrong without ending the command."""
     click.echo(click.style(plain(text), fg="yellow"), err=True)
-
-
-def plain(text: str) -> str:
-    """``text`` with control characters spelled out: what is in a message does not steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 @contextmanager

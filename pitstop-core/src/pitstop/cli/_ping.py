@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pitstop.abc import SystemClock
-from pitstop.cli._output import plain, print_json
+from pitstop.cli._output import print_json, print_line
 from pitstop.cli._settings import Settings, common_options
 
 
@@ -27,4 +27,4 @@ def ping(settings: Settings) -> None:
     if settings.json:
         print_json({"location": location, "ms": milliseconds})
     else:
-        click.echo(f"{plain(location)} answers in {milliseconds:,} ms")
+        print_line(f"{location} answers in {milliseconds:,} ms")

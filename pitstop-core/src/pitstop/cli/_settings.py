@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +15,10 @@ import attrs
 import click
 
 import pitstop
+
+from pitstop import PitstopError
+from pitstop._plugins._backends import load_backend
+from pitstop.abc import Backend
 
 
 __all__ = ["DEFAULT_URL", "URL_VARIABLE", "Settings", "common_options", "common_options_but", "masked"]
@@ -30,6 +36,8 @@ class Settings:
     # Out of the repr: a URL may hold a password.
     url: str | None = attrs.field(default=None, repr=False)
     json: bool = False
+    #: The class of the backend that was opened last.
+    _opened: type[Backend] | None = attrs.field(default=None, init=False, repr=False)
 
     @property
     def store_url(self) -> str:
@@ -41,7 +49,29 @@ class Settings:
 
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
-        return pitstop.init(self.store_url)
+        pit = pitstop.init(self.store_url)
+        self._opened = type(pit._store.backend)
+        return pit
+
+    def blame(self, error: Exception) -> str | None:
+        """Return a line that blames the backend for an error that is no PitstopError; None if the backend did not raise it."""
+        backend = self._opened or _backend_of(self.store_url)
+        if backend is None:
+            return None
+        package = backend.__module__.partition(".")[0]
+        places = [
+            f"{Path(frame.f_code.co_filename).name}:{line}"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+        ]
+        if not places:
+            return None
+        # The text of an error may hold anything, also contents of a message. The reason that the system gives does not.
+        said = error.strerror if isinstance(error, OSError) else None
+        return (
+            f"The backend {backend.__qualname__} of {package!r} let an error out, which is a fault in it: "
+            f"{type(error).__name__}{f': {said}' if said else ''} (at {places[-1]}). Report it to its author."
+        )
 
 
 def common_options(command: _Command) -> _Command:
@@ -67,6 +97,13 @@ def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None
             setattr(settings, name, value)
 
     return callback
+
+
+def _backend_of(url: str) -> type[Backend] | None:
+    try:
+        return load_backend(url.partition(":")[0].lower())
+    except PitstopError:
+        return None
 
 
 #: User and password in any URL, also a malformed one, and values of options that are named like a secret. An error that

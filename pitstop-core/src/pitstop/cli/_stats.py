@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pitstop.cli._output import print_fields, print_json
+from pitstop.cli._output import needs_stdout, print_fields, print_json
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._times import ago, iso
 
@@ -17,6 +17,7 @@ __all__ = ["stats"]
 @click.pass_obj
 def stats(settings: Settings) -> None:
     """Count the messages by state."""
+    needs_stdout("stats")
     with settings.open() as pit:
         counts, now = pit.stats(), pit.now()
     if settings.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import sys
@@ -18,9 +19,10 @@ from pitstop import MessageError, Pitstop, PitstopError, ScheduleError
 from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp
 from pitstop.abc import Capability, SystemClock
-from pitstop.cli._messages import read_message
-from pitstop.cli._output import plain, print_json, progress, say, warn
+from pitstop.cli._messages import BYTE_ORDER_MARK, read_message
+from pitstop.cli._output import print_json, print_line, progress, say, warn
 from pitstop.cli._settings import DEFAULT_URL, URL_VARIABLE, Settings, common_options
+from pitstop.cli._streams import StdoutFailed, is_closed, though_unread
 from pitstop.cli._times import duration, moment, moment_or_duration
 
 
@@ -32,6 +34,13 @@ _READ_SIZE = 1 << 18
 _CHUNK = 1000
 #: Bytes of a line. The largest message, all of it bytes in base64 or escaped text, is well below.
 _LONGEST_LINE = 100 * 1024 * 1024
+#: The marks of UTF-32 first: one of them begins as a mark of UTF-16 does.
+_FOREIGN_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 @attrs.frozen
@@ -121,7 +130,7 @@ def store(
     catch_up: CatchUp,
     grace: timedelta | None,
 ) -> None:
-    """Store MESSAGE, a JSON object; without it, each line of stdin.
+    """Store MESSAGE, a JSON object; without it, each line of stdin, in UTF-8.
 
     One message: prints its id. JSON lines: prints how many there were; with --json an {"id": ...} for each.
 
@@ -133,12 +142,18 @@ def store(
     _check_options(delay, at, every, until, catch_up, grace)
     plan = _Plan(at or delay or timedelta(0), until, every, catch_up, grace)
     if message is not None and message != "-":
-        found = read_message(message, id)
+        found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
         with settings.open() as pit:
             _warn_unless_durable(pit)
             stored = plan.store(pit, found)
-        _print_id(settings, stored)
+        with _told(stored):
+            _print_id(settings, stored)
         return
+    if is_closed("stdin"):
+        raise click.UsageError(
+            'stdin is closed, so there are no JSON lines to read. Give a message as JSON, as in \'{"msg": "object"}\', '
+            "or open stdin, as in 'pitstop store < messages.jsonl'."
+        )
     stdin = sys.stdin.buffer
     if message is None and stdin.isatty():
         raise click.UsageError('Give a message as JSON, as in \'{"msg": "object"}\', or JSON lines on stdin.')
@@ -183,16 +198,20 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                 for text in lines:
                     line += 1
                     try:
-                        if text.strip():
-                            messages.append(read_message(text))
+                        content = _without_mark(text) if line == 1 else text
+                        if content.strip():
+                            messages.append(read_message(content))
                     except MessageError as error:
                         bad = error
                         break
                 # All before a bad line are stored, so that one can go on from that line.
-                for id in plan.store_all(pit, messages) if messages else ():
-                    stored += 1
-                    if settings.json:
-                        _print_id(settings, id)
+                ids = plan.store_all(pit, messages) if messages else []
+                stored += len(ids)
+                if settings.json:
+                    # A reader of the ids that goes away does not keep the rest from being stored.
+                    with though_unread():
+                        for id in ids:
+                            _print_id(settings, id)
                 if bad is not None:
                     raise click.ClickException(f"Line {line}: {bad} {_so_far(stored)} Nothing from this line on is.")
                 bar.update(task, advance=size, count=stored)
@@ -211,7 +230,7 @@ def _batches(stdin: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
     What a slow writer has written so far is a batch of its own: a message does not wait here for others.
     """
     rest = bytearray()
-    while data := cast("Any", stdin).read1(_READ_SIZE):
+    while data := _read(stdin):
         head, newline, tail = data.rpartition(b"\n")
         lines: list[bytes] = []
         if newline:
@@ -228,6 +247,29 @@ def _batches(stdin: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
         yield [bytes(rest)], 0
 
 
+def _read(stdin: BinaryIO) -> bytes:
+    try:
+        return cast("bytes", cast("Any", stdin).read1(_READ_SIZE))
+    except OSError as error:
+        raise PitstopError(
+            f"stdin cannot be read: {error.strerror or error}. Give a file or a pipe, as in 'pitstop store < messages.jsonl'."
+        ) from error
+
+
+def _without_mark(line: bytes) -> bytes:
+    """Return the first line without the byte order mark of UTF-8.
+
+    :raises MessageError: when the mark is that of another encoding.
+    """
+    for mark, encoding in _FOREIGN_MARKS:
+        if line.startswith(mark):
+            raise MessageError(
+                f"stdin is {encoding} text: it begins with that byte order mark. Convert it to UTF-8, "
+                f"as with 'iconv -f {encoding} -t UTF-8'."
+            )
+    return line.removeprefix(codecs.BOM_UTF8)
+
+
 def _size(stdin: BinaryIO) -> int | None:
     """The bytes to read, when stdin is a file."""
     try:
@@ -241,7 +283,18 @@ def _print_id(settings: Settings, id: str) -> None:
     if settings.json:
         print_json({"id": id})
     else:
-        click.echo(plain(id))
+        print_line(id)
+
+
+@contextmanager
+def _told(stored: str) -> Iterator[None]:
+    """Add the id to an error about stdout: a caller without the id would store the message again under another one."""
+    try:
+        yield
+    except StdoutFailed as failure:
+        if failure.unread:
+            raise
+        raise click.ClickException(f"{failure} The message was stored; its id is {stored!r}.") from failure
 
 
 def _so_far(stored: int) -> str:
