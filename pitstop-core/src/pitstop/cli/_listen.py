@@ -72,7 +72,9 @@ def listen(
         raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
     if workers is not None and command is None:
         raise click.UsageError("--workers is for commands that run at once. Give --exec CMD too, or leave it out.")
-    with settings.open() as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
+    # One that waits may be started before the first message is stored.
+    opened = settings.open_existing() if once else settings.open()
+    with opened as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
             handle: Callable[[Delivery], None] = session.print

@@ -37,11 +37,19 @@ class Settings:
         return self.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
     def open(self) -> pitstop.Pitstop:
-        """Open the store.
+        """Open the store, and make it if it is not there.
 
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
         return pitstop.init(self.store_url)
+
+    def open_existing(self) -> pitstop.Pitstop:
+        """Open the store for a command that looks at it, or changes what is there. A mistyped URL makes no empty store.
+
+        :raises pitstop.ConfigError: when there is no store, as far as the backend can tell (``create=False``).
+        :raises pitstop.PitstopError: as :func:`pitstop.init` does.
+        """
+        return pitstop.init({"url": self.store_url, "create": False})
 
 
 def common_options(command: _Command) -> _Command:

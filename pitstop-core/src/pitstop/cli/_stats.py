@@ -17,7 +17,7 @@ __all__ = ["stats"]
 @click.pass_obj
 def stats(settings: Settings) -> None:
     """Count the messages by state."""
-    with settings.open() as pit:
+    with settings.open_existing() as pit:
         counts, now = pit.stats(), pit.now()
     if settings.json:
         print_json(
