@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
+import weakref
 
 from datetime import timedelta
 from threading import Lock
 from types import TracebackType
 from weakref import WeakSet
 
-from pitstop import BackendUnavailable, ConfigError
+from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Clock
 from pitstop_sqlite._config import Synchronous
 from pitstop_sqlite._failures import in_our_words
+from pitstop_sqlite._file import DatabaseFile, in_use_elsewhere
 from pitstop_sqlite._patience import PatientConnection
-from pitstop_sqlite._schema import create, needs_creation
+from pitstop_sqlite._schema import create as create_tables
+from pitstop_sqlite._schema import needs_creation
 
 
 __all__ = ["Database"]
@@ -46,7 +50,16 @@ class Database:
     and the block that gives it back. A ``with`` of a lock has no such step.
     """
 
-    def __init__(self, path: str, synchronous: Synchronous, busy_timeout: timedelta, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: str,
+        synchronous: Synchronous,
+        busy_timeout: timedelta,
+        clock: Clock,
+        *,
+        mode: int | None = None,
+        create: bool = True,
+    ) -> None:
         if sqlite3.sqlite_version_info < _LEAST_SQLITE:
             least = ".".join(map(str, _LEAST_SQLITE))
             raise ConfigError(
@@ -57,10 +70,14 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._clock = clock
+        self._mode = mode
+        self._create = create
+        # Whether the log was deleted under the connection, which was closed then.
+        self._lost_its_log = False
         #: To be held by whoever uses the connection.
         self.lock = Lock()
         self._closed = False
-        self._connection: sqlite3.Connection | None = None
+        self._connection: PatientConnection | None = None
         self._connection = self._open(first=True)
         _opened.add(self)
 
@@ -81,6 +98,26 @@ class Database:
             self.lock.release()
         return int(number)
 
+    def verify(self, *, names: bool = False) -> None:
+        """Raise if the connection writes to files that are not those at the path any more; the next use opens those.
+
+        To be called after a commit, before it is reported, by the thread that holds the lock.
+
+        :param names: whether to look for further names of the file as well.
+        :raises BackendUnavailable: when the file was deleted or replaced.
+        :raises OutcomeUnknown: when its log was.
+        """
+        connection = self._connection
+        if connection is None or connection.file is None:
+            return
+        if not connection.file.is_in_place:
+            problem = connection.file.problem(lambda: _try_to_write_back(connection))
+            self._connection, self._lost_its_log = None, isinstance(problem, OutcomeUnknown)
+            _let_go(connection)
+            raise problem
+        if names and (why := connection.file.links) is not None:
+            raise BackendUnavailable(f"{self.path!r} cannot be used any more: {why}")
+
     def close(self) -> None:
         """Close the connection, when nobody uses it any more. Again is harmless.
 
@@ -92,7 +129,7 @@ class Database:
             _opened.discard(self)
             if connection is not None:
                 try:
-                    connection.close()
+                    _let_go(connection)
                 except sqlite3.Error as error:
                     raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
@@ -122,9 +159,16 @@ class Database:
         if connection is not None:
             _keep_for_ever(connection)
 
-    def _open_again(self) -> sqlite3.Connection:
+    def _open_again(self) -> PatientConnection:
         if self._closed:
             raise BackendUnavailable(f"{self.path!r} was closed here. Make a new Pitstop with pitstop.init().")
+        if self._lost_its_log and in_use_elsewhere(self.path):
+            # They still write to the log that was deleted, and share its index with whoever begins a new one.
+            raise BackendUnavailable(
+                f"The log of {self.path!r} was deleted while it was in use, and others still use the file. Stop all programs that "
+                f"have it open, then start them again."
+            )
+        self._lost_its_log = False
         try:
             return self._open(first=False)
         except ConfigError as error:
@@ -140,7 +184,10 @@ class Database:
             self._connection = None
             connection.close()
 
-    def _open(self, *, first: bool) -> sqlite3.Connection:
+    def _open(self, *, first: bool) -> PatientConnection:
+        # Only at first: a file that is gone later was deleted, and an empty one in its place would hide that.
+        create = self._create and first
+        file = DatabaseFile(self.path, self._mode, create=create)
         try:
             connection = sqlite3.connect(
                 self.path,
@@ -150,21 +197,29 @@ class Database:
                 factory=PatientConnection,
             )
             connection.patience = self._busy_timeout.total_seconds()
+            connection.file = file
+            weakref.finalize(connection, file.forget)
             try:
-                self._prepare(connection)
+                self._prepare(connection, create=create)
+                file.protect()
             except BaseException:
                 connection.close()
                 raise
         except sqlite3.Error as error:
+            file.forget()
             raise in_our_words(error, self.path, self._busy_timeout, opening=first) from error
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> None:
         connection.text_factory = bytes
         clock = self._clock
         connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
         # Before anything is written: a file that is not for us stays as it is.
-        needs_creation(connection, self.path)
+        if needs_creation(connection, self.path) and not create:
+            raise ConfigError(
+                f"{self.path!r} has not got Pitstop's tables, and none are made here (create=False). Look whether the path is "
+                f"right. 'pitstop store' makes them, and so does pitstop.init() without create=False."
+            )
         connection.execute(f"PRAGMA page_size = {_PAGE}")
         self._use_log(connection)
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
@@ -177,7 +232,7 @@ class Database:
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
         connection.execute("BEGIN IMMEDIATE")
         if needs_creation(connection, self.path):
-            create(connection)
+            create_tables(connection)
         else:
             # Whoever cannot write hears of it now, not at the first store. (BEGIN does not say so.)
             connection.execute("UPDATE pitstop_meta SET value = value WHERE FALSE")
@@ -191,6 +246,23 @@ class Database:
                 f"{self.path!r} cannot be used with a write-ahead log (its journal mode stays {mode.decode()!r}): this "
                 f"filesystem has no shared memory, as is usual over a network. Give the path of a file on a local disk."
             )
+
+
+def _let_go(connection: PatientConnection) -> None:
+    file = connection.file
+    if file is not None and not file.is_locked and not file.is_in_place:
+        # SQLite would delete the log that has the name of its own: by now it may be another one.
+        if sys.version_info >= (3, 12):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
+        elif file.is_replaced:
+            _keep_for_ever(connection)
+            return
+    connection.close()
+
+
+def _try_to_write_back(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 _opened: WeakSet[Database] = WeakSet()
