@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import uuid
 
 from datetime import timedelta
@@ -31,6 +32,12 @@ BROKEN = """
         def scan(self, state, limit, after):
             raise TypeError("the password is geheim")
 """
+
+
+@pytest.fixture(autouse=True)
+def _sound_sqlite(monkeypatch):
+    """Most Pythons have one with a bug that is warned of."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
 
 
 @pytest.fixture
@@ -66,6 +73,15 @@ def test_as_json_it_is_an_object_per_check(invoke, stored, lines):
     assert {tuple(each) for each in found} == {("name", "status", "expected", "seen", "milliseconds")}
     assert {each["status"] for each in found} == {"ok"}
     assert len(found) > 15
+
+
+def test_a_concern_of_the_backend_is_a_warning_and_no_failure(invoke, pit, monkeypatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 2))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.51.2")
+    result = invoke("check")
+    assert result.exit_code == 0
+    assert re.search(r"^its concerns +warning +[\d.]+ +SQLite 3\.51\.2 has a rare bug", result.stdout, re.MULTILINE)
+    assert re.fullmatch(r"\d+ checks in [\d.]+ s, one with a warning\. No message was touched\.\n", result.stderr)
 
 
 @pytest.mark.parametrize("given", [("{url}",), ("--url", "sqlite:///never.db", "{url}")])

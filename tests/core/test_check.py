@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sqlite3
 
 from typing import ClassVar
 
@@ -36,6 +37,12 @@ SCRATCH = "a scratch to try the rest in"
 def _quickly(monkeypatch):
     """A fifth of the real waits."""
     monkeypatch.setattr("pitstop._check._check._LEAST_TICK", 20)
+
+
+@pytest.fixture(autouse=True)
+def _sound_sqlite(monkeypatch):
+    """Most Pythons have one with a bug that is warned of."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
 
 
 def failed(backend: Backend) -> dict[str, str]:

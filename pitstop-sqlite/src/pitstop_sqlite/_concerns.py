@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pitstop_sqlite._file import names_of
+from pitstop_sqlite._writing_back import has_reset_bug
 
 
-__all__ = ["concerns_of", "has_reset_bug"]
+__all__ = ["concerns_of"]
 
 
 def concerns_of(path: str) -> Iterator[str]:
@@ -28,14 +29,6 @@ def concerns_of(path: str) -> Iterator[str]:
             f"SQLite {sqlite3.sqlite_version} has a rare bug, WAL reset, that can damage a file to which several connections write "
             f"(fixed in 3.51.3, 3.50.7 and 3.44.6). Use a Python with a later SQLite: see https://sqlite.org/wal.html#walresetbug"
         )
-
-
-def has_reset_bug(version: tuple[int, ...]) -> bool:
-    """Whether SQLite of this version may lose commits when the log begins anew while another connection writes it back.
-
-    https://sqlite.org/wal.html#walresetbug
-    """
-    return version < (3, 51, 3) and not (3, 50, 7) <= version < (3, 51) and not (3, 44, 6) <= version < (3, 45)
 
 
 def _rights(real: Path) -> Iterator[str]:

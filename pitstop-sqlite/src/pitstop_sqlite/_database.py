@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import sys
 import weakref
 
 from datetime import timedelta
+from functools import cache
 from threading import Lock
 from types import TracebackType
 from weakref import WeakSet
@@ -21,9 +23,12 @@ from pitstop_sqlite._file import DatabaseFile, in_use_elsewhere
 from pitstop_sqlite._patience import PatientConnection
 from pitstop_sqlite._schema import create as create_tables
 from pitstop_sqlite._schema import needs_creation
+from pitstop_sqlite._writing_back import WritingBack, has_reset_bug
 
 
 __all__ = ["Database"]
+
+_log = logging.getLogger("pitstop.sqlite")
 
 #: STRICT tables.
 _LEAST_SQLITE = (3, 37, 0)
@@ -74,6 +79,8 @@ class Database:
         self._create = create
         # Whether the log was deleted under the connection, which was closed then.
         self._lost_its_log = False
+        # Of the connection that is open.
+        self._writing_back: WritingBack | None = None
         #: To be held by whoever uses the connection.
         self.lock = Lock()
         self._closed = False
@@ -101,7 +108,7 @@ class Database:
     def verify(self, *, names: bool = False) -> None:
         """Raise if the connection writes to files that are not those at the path any more; the next use opens those.
 
-        To be called after a commit, before it is reported, by the thread that holds the lock.
+        To be called after a commit, before it is reported, by the thread that holds the lock. Writes the log back when it is long.
 
         :param names: whether to look for further names of the file as well.
         :raises BackendUnavailable: when the file was deleted or replaced.
@@ -115,6 +122,8 @@ class Database:
             self._connection, self._lost_its_log = None, isinstance(problem, OutcomeUnknown)
             _let_go(connection)
             raise problem
+        if self._writing_back is not None:
+            self._writing_back.after_commit(connection)
         if names and (why := connection.file.links) is not None:
             raise BackendUnavailable(f"{self.path!r} cannot be used any more: {why}")
 
@@ -200,8 +209,9 @@ class Database:
             connection.file = file
             weakref.finalize(connection, file.forget)
             try:
-                self._prepare(connection, create=create)
+                frames = self._prepare(connection, create=create)
                 file.protect()
+                self._writing_back = self._take_turns(connection, frames)
             except BaseException:
                 connection.close()
                 raise
@@ -210,7 +220,19 @@ class Database:
             raise in_our_words(error, self.path, self._busy_timeout, opening=first) from error
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> None:
+    def _take_turns(self, connection: PatientConnection, frames: int) -> WritingBack | None:
+        """Write the log back together with other processes, if SQLite needs that and it can be done."""
+        if not has_reset_bug(sqlite3.sqlite_version_info):
+            return None
+        index = None if connection.file is None else connection.file.index
+        if index is None or not WritingBack.knows(index):
+            _warn_of_the_bug()
+            return None
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        return WritingBack(index, frames)
+
+    def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> int:
+        """Make the connection ready; return how many pages the log has before it is written back."""
         connection.text_factory = bytes
         clock = self._clock
         connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
@@ -226,7 +248,8 @@ class Database:
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         # Of a file that was there it is what it was.
         (page,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG // page}")
+        frames: int = _LOG // page
+        connection.execute(f"PRAGMA wal_autocheckpoint = {frames}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
         # Elsewhere than on macOS this changes nothing: there a plain fsync leaves the data in the drive's cache.
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
@@ -237,6 +260,7 @@ class Database:
             # Whoever cannot write hears of it now, not at the first store. (BEGIN does not say so.)
             connection.execute("UPDATE pitstop_meta SET value = value WHERE FALSE")
         connection.execute("COMMIT")
+        return frames
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
         # While several connections turn a new file to WAL, SQLite refuses this without any wait of its own.
@@ -246,6 +270,15 @@ class Database:
                 f"{self.path!r} cannot be used with a write-ahead log (its journal mode stays {mode.decode()!r}): this "
                 f"filesystem has no shared memory, as is usual over a network. Give the path of a file on a local disk."
             )
+
+
+@cache
+def _warn_of_the_bug() -> None:
+    _log.warning(
+        "SQLite %s has a rare bug that can damage a file to which several connections write, and on this system Pitstop cannot "
+        "avoid it. Use a Python with SQLite 3.51.3 or later: https://sqlite.org/wal.html#walresetbug",
+        sqlite3.sqlite_version,
+    )
 
 
 def _let_go(connection: PatientConnection) -> None:

@@ -17,10 +17,11 @@ __all__ = ["DatabaseFile", "in_use_elsewhere", "names_of"]
 
 #: The bytes of the database's file that SQLite shares while a connection is open. It deletes the log only when no other
 #: process shares them. https://www.sqlite.org/src/file/src/os.h
-_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+_SHARED = (0x40000002, 510)
 #: The byte of the log's index that SQLite shares while the index is in use. A process that finds no lock on it begins the
 #: index anew. https://www.sqlite.org/src/file/src/os_unix.c
-_INDEX_IN_USE = 128
+_INDEX_IN_USE = (128, 1)
+_LOCKS = (_SHARED, _INDEX_IN_USE)
 
 _MOUNTS = "/proc/self/mountinfo"
 
@@ -67,7 +68,7 @@ class DatabaseFile:
         self._main, self._log = _identity(self._path), _identity(self._log_path)
         if self._main is not None and self._log is not None:
             self._opened = (self._main[1], self._log[1], self._main[0])
-        for path, start, length in ((self._path, _SHARED_FIRST, _SHARED_SIZE), (self._index_path, _INDEX_IN_USE, 1)):
+        for path, (start, length) in zip((self._path, self._index_path), _LOCKS, strict=True):
             # What cannot be protected is at least noticed by problem().
             with contextlib.suppress(OSError):
                 file = shared_file(path)
@@ -119,6 +120,11 @@ class DatabaseFile:
     def links(self) -> str | None:
         """Why the file must not be used under its names, as in :func:`names_of`."""
         return names_of(os.path.realpath(self._path))
+
+    @property
+    def index(self) -> SharedFile | None:
+        """The index of the log; None if the log is not kept from being deleted."""
+        return self._files[-1] if len(self._locked) == len(_LOCKS) else None
 
     @property
     def is_locked(self) -> bool:
@@ -186,9 +192,9 @@ def in_use_elsewhere(path: str) -> bool:
     if file is None:
         return False
     try:
-        free = file.take(_SHARED_FIRST, _SHARED_SIZE)
+        free = file.take(*_SHARED)
         if free:
-            file.give_up(_SHARED_FIRST, _SHARED_SIZE)
+            file.give_up(*_SHARED)
         return not free
     finally:
         file.release()
