@@ -152,6 +152,7 @@ def test_what_is_in_a_document_does_not_steer_the_terminal_nor_is_it_told(invoke
 
 
 def test_a_backend_that_cannot_is_named_with_the_capability(invoke, tmp_path):
+    invoke("store", "{}", "--url", f"sqlite:///{tmp_path}/x.db")
     for other, name in ((f"sqlite:///{tmp_path}/x.db", "SqliteBackend"), ("memory://", "MemoryBackend")):
         result = invoke("adopt", "--url", other)
         assert result.exit_code == 1

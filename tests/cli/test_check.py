@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import uuid
 
 from datetime import timedelta
@@ -31,6 +32,12 @@ BROKEN = """
         def scan(self, state, limit, after):
             raise TypeError("the password is geheim")
 """
+
+
+@pytest.fixture(autouse=True)
+def _sound_sqlite(monkeypatch):
+    """Most Pythons have one with a bug that is warned of."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
 
 
 @pytest.fixture
@@ -68,6 +75,15 @@ def test_as_json_it_is_an_object_per_check(invoke, stored, lines):
     assert len(found) > 15
 
 
+def test_a_concern_of_the_backend_is_a_warning_and_no_failure(invoke, pit, monkeypatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 2))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.51.2")
+    result = invoke("check")
+    assert result.exit_code == 0
+    assert re.search(r"^its concerns +warning +[\d.]+ +SQLite 3\.51\.2 has a rare bug", result.stdout, re.MULTILINE)
+    assert re.fullmatch(r"\d+ checks in [\d.]+ s, one with a warning\. No message was touched\.\n", result.stderr)
+
+
 @pytest.mark.parametrize("given", [("{url}",), ("--url", "sqlite:///never.db", "{url}")])
 def test_the_url_is_an_argument_or_that_of_every_command(pit, stored, url, given, monkeypatch):
     monkeypatch.delenv("PITSTOP_URL", raising=False)
@@ -83,7 +99,7 @@ def test_a_broken_one_is_a_failure_that_says_what_was_expected_and_what_was_seen
     result = invoke("check", "acme://", *form)
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: 2 of 21 checks failed: what is removed is gone; what is there is listed. If the backend is your own, find "
+        "Error: 2 of 22 checks failed: what is removed is gone; what is there is listed. If the backend is your own, find "
         "out more with pitstop.testing.BackendConformance; else report this to its author.\n"
     )
     if form:
@@ -135,7 +151,7 @@ def test_one_without_a_scratch_is_only_looked_at_which_is_no_failure(invoke, ins
         result.stdout,
         re.MULTILINE,
     )
-    told = r"7 checks in \d\.\d s, one with a warning\. No message was touched\.\n"
+    told = r"8 checks in \d\.\d s, one with a warning\. No message was touched\.\n"
     assert re.fullmatch(told, result.stderr)
 
 
@@ -204,7 +220,7 @@ class TestUsers:
     def test_one_who_may_only_read_sees_what_there_is_and_is_told_what_the_rest_needs(self, check_as):
         result = check_as("read")
         assert result.exit_code == 1
-        assert len(result.stdout.splitlines()) == 8
+        assert len(result.stdout.splitlines()) == 9
         assert re.fullmatch(
             r"Error: This user may not make \S+\.check_[0-9a-f]{16}, a collection to try things in, and drop it again\. "
             r"The role readWrite on the database is needed; .*\n",

@@ -124,6 +124,7 @@ def test_show_prints_the_message(invoke, pit, lines):
 
 
 @pytest.mark.parametrize("command", ["show", "remove", "redrive"])
+@pytest.mark.usefixtures("pit")
 def test_an_unknown_id_is_an_error(invoke, command):
     result = invoke(command, "nope")
     assert result.exit_code == 1

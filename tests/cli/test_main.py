@@ -102,6 +102,7 @@ def test_without_a_url_it_uses_a_file_in_the_working_directory(tmp_path):
     assert (tmp_path / "pitstop.db").exists()
 
 
+@pytest.mark.usefixtures("pit")
 def test_json_may_stand_before_the_command(invoke, lines):
     assert lines(invoke("--json", "stats").stdout)[0]["due"] == 0
 
@@ -120,6 +121,7 @@ def test_json_may_stand_before_the_command(invoke, lines):
         (["show", ""], 1, "The id is empty"),
     ],
 )
+@pytest.mark.usefixtures("pit")
 def test_what_is_wrong_is_told_in_one_line_without_a_traceback(invoke, args, code, text):
     result = invoke(*args)
     assert result.exit_code == code
@@ -179,8 +181,8 @@ def test_what_looks_like_credentials_is_masked_but_for_the_placeholder(monkeypat
 
 
 def test_the_placeholder_as_the_password_that_is_used_is_masked(monkeypatch):
-    def fail(url, **_):
-        raise __import__("pitstop").BackendUnavailable(f"{url} is down")
+    def fail(config, **_):
+        raise __import__("pitstop").BackendUnavailable(f"{config['url']} is down")
 
     monkeypatch.setattr("pitstop.init", fail)
     result = CliRunner().invoke(app, ["--url", "x://user:password@host", "stats"])

@@ -24,6 +24,7 @@ def test_as_json_it_is_one_object(invoke, pit, lines):
     assert 0 < answer["ms"] < 10_000
 
 
+@pytest.mark.usefixtures("pit")
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
 def test_a_store_that_cannot_be_used_is_a_failure_with_the_reason(invoke, monkeypatch, form):
     def unavailable(self):

@@ -44,7 +44,7 @@ class TestKeys:
     )
     def test_that_are_unknown(self, key, hint):
         assert refusal(**{key: "hunter2"}) == (
-            f"Unknown configuration key {key!r}. {hint}Known: clock, lock_time, loop_time, name, retry."
+            f"Unknown configuration key {key!r}. {hint}Known: clock, create, lock_time, loop_time, name, retry."
         )
 
     def test_that_are_no_str(self):
@@ -56,7 +56,7 @@ class TestKeys:
             pitstop.init("memory://?locktime=hunter2")
         assert str(caught.value) == (
             "Unknown configuration key 'locktime'. Did you mean 'lock_time'? "
-            "Known: clock, lock_time, loop_time, name, retry."
+            "Known: clock, create, lock_time, loop_time, name, retry."
         )
 
     def test_of_retry(self):

@@ -27,6 +27,25 @@ def store(path: str, id: str, when: str) -> None:
         pit.store({"id": id}, datetime.fromisoformat(when))
 
 
+def look(path: str) -> None:
+    """Say which ids there are, and leave."""
+    with pitstop.init({"type": "sqlite", "path": path}) as pit:
+        say(" ".join(sorted(entry.id for entry in pit.entries(limit=1000))))
+
+
+def write_at_once(path: str) -> None:
+    """Say whether the write lock can be had without waiting."""
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        say(error)
+    else:
+        connection.execute("ROLLBACK")
+        say("free")
+    connection.close()
+
+
 def store_on(path: str, synchronous: str) -> None:
     """Store messages until killed; say each id when it is stored."""
     with pitstop.init({"type": "sqlite", "path": path, "synchronous": synchronous}) as pit:

@@ -42,6 +42,20 @@ def test_busy_timeout_is_a_duration(given, kept, path):
         ({"path": ""}, "^path='' cannot name a file"),
         ({"path": "a\0b"}, "cannot name a file"),
         ({"path": "file:x.db?mode=ro"}, "is an SQLite URI. Give the path"),
+        ({"path": "\ud800x"}, r"^path='.ud800x' holds a lone surrogate"),
+        ({"path": "x\udfff\ud800"}, "holds a lone surrogate"),
+        ({"mode": 600}, "^mode=600 cannot be used. Give permissions in octal"),
+        ({"mode": 0o400}, "^mode=256 cannot be used"),
+        ({"mode": "0700"}, "^mode='0700' cannot be used"),
+        ({"mode": "1600"}, "^mode='1600' cannot be used"),
+        ({"mode": "0200"}, "^mode='0200' cannot be used"),
+        ({"mode": "rw"}, "^mode='rw' cannot be used"),
+        ({"mode": "-0600"}, "^mode='-0600' cannot be used"),
+        ({"mode": "0" * 9999}, "^mode='000"),
+        ({"mode": True}, "^mode=True cannot be used"),
+        ({"mode": -1}, "^mode=-1 cannot be used"),
+        ({"create": "maybe"}, "^create='maybe' cannot be used. Give true or false"),
+        ({"create": 0}, "^create=0 cannot be used"),
         ({"path": 7}, "^path=7 is a int. Give a str or a Path"),
         ({"path": None}, "^path=None is a NoneType"),
         ({"synchronous": "ful"}, "^synchronous='ful' is unknown. Did you mean 'full'[?] Give 'full' or 'normal'"),
@@ -72,6 +86,17 @@ def test_refuses_and_names_the_key(options, said):
 )
 def test_url_says_the_path(url, path):
     assert SqliteConfig.from_options({"url": url}).path == path
+
+
+@pytest.mark.parametrize("given", ["0600", "600", "0o600", "0O600", 0o600])
+def test_mode_is_octal(given):
+    assert SqliteConfig(mode=given).mode == 0o600
+    assert SqliteConfig().mode is None
+
+
+@pytest.mark.parametrize(("given", "kept"), [("true", True), ("False", False), (False, False)])
+def test_create_is_a_yes_or_no(given, kept):
+    assert SqliteConfig(create=given).create is kept
 
 
 def test_url_says_the_options():

@@ -142,6 +142,37 @@ def test_no_permission(shared_folder, open_backend, as_nobody):
         open_backend(path=file)
 
 
+@pytest.mark.parametrize("name", ["x.db", "in/x.db"])
+def test_a_folder_that_this_user_may_not_enter(shared_folder, open_backend, as_nobody, name):
+    (shared_folder / "closed" / "in").mkdir(parents=True)
+    (shared_folder / "closed").chmod(0o700)
+    path = shared_folder / "closed" / name
+    with (
+        as_nobody(),
+        pytest.raises(ConfigError, match=r"^path='.*/x\.db' cannot be used: this user may not enter '.*closed"),
+    ):
+        open_backend(path=path)
+
+
+@pytest.mark.parametrize("name", ["n" * 248, "n" * 300, "f/" * 200 + "f" * 200, "p" * 5000])
+def test_a_path_that_is_too_long(tmp_path, open_backend, name):
+    with pytest.raises(
+        ConfigError, match=r"^path='.*'…? is too long\. .* at most 504 bytes, with a name of at most 247\.$"
+    ) as caught:
+        open_backend(path=tmp_path / name)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_name_as_long_as_it_may_be(tmp_path, open_backend, record):
+    open_backend(path=tmp_path / ("n" * 247)).put([record()])
+
+
+def test_a_link_that_leads_to_itself(tmp_path, open_backend):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match=r"^path='.*/loop/x\.db' cannot be used: Too many levels of symbolic links"):
+        open_backend(path=tmp_path / "loop" / "x.db")
+
+
 def test_a_read_only_file(shared_folder, open_backend, as_nobody):
     file = shared_folder / "x.db"
     open_backend(path=file).close()

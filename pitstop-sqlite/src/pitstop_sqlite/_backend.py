@@ -14,9 +14,10 @@ from urllib.parse import quote
 
 import attrs
 
-from pitstop import BackendUnavailable, ConfigError, State
+from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown, State
 from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally, Watch
 from pitstop_sqlite import _statements
+from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
 from pitstop_sqlite._rows import (
@@ -62,7 +63,9 @@ class SqliteBackend(Backend):
         self._config = config
         # A relative path means what it meant here, also after a change of the current folder.
         self._path = str(Path(config.path).absolute())
-        self._database = Database(self._path, config.synchronous, config.busy_timeout, self.clock)
+        self._database = Database(
+            self._path, config.synchronous, config.busy_timeout, self.clock, mode=config.mode, create=config.create
+        )
 
     @property
     def location(self) -> str:
@@ -80,10 +83,16 @@ class SqliteBackend(Backend):
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany(_statements.PUT, rows)
                 connection.execute("COMMIT")
+            try:
+                self._database.verify()
+            except OutcomeUnknown as error:
+                raise OutcomeUnknown(str(error), ids=tuple(each.id for each in records)) from None
 
     def delete(self, id: str) -> bool:
         with self._database.lock, self._database as connection:
-            return connection.execute(_statements.DELETE, (bindable(id),)).rowcount == 1
+            deleted = connection.execute(_statements.DELETE, (bindable(id),)).rowcount == 1
+            self._database.verify()
+        return deleted
 
     def get(self, id: str) -> Record | Damaged | None:
         with self._database.lock, self._database as connection:
@@ -118,6 +127,7 @@ class SqliteBackend(Backend):
         with self._database.lock, self._database as connection:
             # Who has nothing to do must not take the write lock from those who have.
             if connection.execute(_statements.ANY_DUE, (self._now_ms(),)).fetchone() is None:
+                self._database.verify()
                 return []
             connection.execute("BEGIN IMMEDIATE")
             # Not before: the lock may have been waited for, and the lease is to last from now.
@@ -126,6 +136,7 @@ class SqliteBackend(Backend):
             rows = connection.execute(_statements.READ_DUE, (now, limit)).fetchall()
             connection.execute(_statements.LEASE, (until, now, token, now, limit))
             connection.execute("COMMIT")
+            self._database.verify()
         return [read_leased_row(row, token, now, until) for row in rows]
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
@@ -135,13 +146,24 @@ class SqliteBackend(Backend):
         with self._database.lock, self._database as connection:
             if len(fenced) == 1:
                 ((statement, values),) = fenced
-                return [connection.execute(statement, (*values, None)).rowcount == 1]
-            return self._settle_batch(connection, fenced)
+                applied: Sequence[bool] = [connection.execute(statement, (*values, None)).rowcount == 1]
+            else:
+                applied = self._settle_batch(connection, fenced)
+            self._database.verify()
+        return applied
 
     def next_due(self) -> int | None:
         with self._database.lock, self._database as connection:
             due: int | None = connection.execute(_statements.NEXT_DUE).fetchone()[0]
         return due
+
+    def ping(self) -> None:
+        with self._database.lock, self._database as connection:
+            connection.execute(_statements.NEXT_DUE).fetchone()
+            self._database.verify(names=True)
+
+    def concerns(self) -> Sequence[str]:
+        return list(concerns_of(self._path))
 
     def watch(self) -> Watch:
         return SqliteWatch(self._database)
@@ -152,7 +174,7 @@ class SqliteBackend(Backend):
         path = beside(self._path)
         try:
             try:
-                scratch = type(self)(attrs.evolve(self._config, path=path))
+                scratch = type(self)(attrs.evolve(self._config, path=path, create=True))
             except ConfigError as error:
                 # The store's own path is fine; what is wrong is the folder.
                 raise BackendUnavailable(

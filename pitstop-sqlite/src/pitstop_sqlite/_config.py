@@ -21,6 +21,9 @@ __all__ = ["SqliteConfig", "Synchronous"]
 Synchronous = Literal["full", "normal"]
 
 _SYNCHRONOUS = ("full", "normal")
+#: Characters of a path that an error quotes.
+_QUOTED = 200
+_OCTAL = re.compile(r"(?:0[oO])?[0-7]{1,6}")
 _DRIVE = re.compile(r"/[A-Za-z]:[/\\]")
 
 
@@ -28,6 +31,13 @@ def _path(value: object) -> str:
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"path={value!r} is a {type(value).__name__}. Give a str or a Path, such as 'pitstop.db'.")
     path = os.fsdecode(value)
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"path={path!r:.{_QUOTED}} holds a lone surrogate, which is half of a character, so it names no file. Give a path "
+            f"that can be encoded."
+        ) from None
     if path == ":memory:":
         raise ConfigError("path=':memory:' would be forgotten with the process. Give a file, or use type 'memory'.")
     if path.startswith("file:"):
@@ -35,6 +45,22 @@ def _path(value: object) -> str:
     if not path or "\0" in path:
         raise ConfigError(f"path={path!r} cannot name a file. Give a path such as 'pitstop.db'.")
     return path
+
+
+def _mode(value: object) -> int | None:
+    if value is None:
+        return None
+    mode = value if type(value) is int else None
+    if isinstance(value, str) and _OCTAL.fullmatch(value):
+        mode = int(value.lower().removeprefix("0o"), 8)
+    if mode is None or mode & ~0o666 or mode & 0o600 != 0o600:
+        raise ConfigError(
+            f"mode={value!r} cannot be used. Give permissions in octal that let the owner read and write and nobody execute: "
+            f"'0600' (the owner alone), '0640' or '0660'. In Python 0o600 means the same."
+        )
+    if os.name != "posix":
+        raise ConfigError("mode: this system has no such permissions. Leave it out, and protect the folder instead.")
+    return mode
 
 
 def _synchronous(value: object) -> str:
@@ -56,6 +82,8 @@ class SqliteConfig(BackendConfig):
     synchronous: Synchronous = attrs.field(default="full", converter=_synchronous)
     #: How long to wait for others who write to the file, before :class:`pitstop.BackendUnavailable` is raised.
     busy_timeout: timedelta = duration_field(timedelta(seconds=5), zero=True)
+    #: Permissions of a file that is made here, such as ``"0600"``; of one that is there they stay. None: as the umask says.
+    mode: int | None = attrs.field(default=None, converter=_mode)
 
     @classmethod
     def options_of_url(cls, url: str) -> dict[str, Any]:

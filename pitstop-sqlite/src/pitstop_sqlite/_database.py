@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
+import sys
+import weakref
 
 from datetime import timedelta
+from functools import cache
 from threading import Lock
 from types import TracebackType
 from weakref import WeakSet
 
-from pitstop import BackendUnavailable, ConfigError
+from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Clock
 from pitstop_sqlite._config import Synchronous
 from pitstop_sqlite._failures import in_our_words
+from pitstop_sqlite._file import DatabaseFile, in_use_elsewhere
 from pitstop_sqlite._patience import PatientConnection
-from pitstop_sqlite._schema import create, needs_creation
+from pitstop_sqlite._schema import create as create_tables
+from pitstop_sqlite._schema import needs_creation
+from pitstop_sqlite._writing_back import WritingBack, has_reset_bug
 
 
 __all__ = ["Database"]
+
+_log = logging.getLogger("pitstop.sqlite")
 
 #: STRICT tables.
 _LEAST_SQLITE = (3, 37, 0)
@@ -46,7 +55,16 @@ class Database:
     and the block that gives it back. A ``with`` of a lock has no such step.
     """
 
-    def __init__(self, path: str, synchronous: Synchronous, busy_timeout: timedelta, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: str,
+        synchronous: Synchronous,
+        busy_timeout: timedelta,
+        clock: Clock,
+        *,
+        mode: int | None = None,
+        create: bool = True,
+    ) -> None:
         if sqlite3.sqlite_version_info < _LEAST_SQLITE:
             least = ".".join(map(str, _LEAST_SQLITE))
             raise ConfigError(
@@ -57,10 +75,16 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._clock = clock
+        self._mode = mode
+        self._create = create
+        # Whether the log was deleted under the connection, which was closed then.
+        self._lost_its_log = False
+        # Of the connection that is open.
+        self._writing_back: WritingBack | None = None
         #: To be held by whoever uses the connection.
         self.lock = Lock()
         self._closed = False
-        self._connection: sqlite3.Connection | None = None
+        self._connection: PatientConnection | None = None
         self._connection = self._open(first=True)
         _opened.add(self)
 
@@ -81,6 +105,28 @@ class Database:
             self.lock.release()
         return int(number)
 
+    def verify(self, *, names: bool = False) -> None:
+        """Raise if the connection writes to files that are not those at the path any more; the next use opens those.
+
+        To be called after a commit, before it is reported, by the thread that holds the lock. Writes the log back when it is long.
+
+        :param names: whether to look for further names of the file as well.
+        :raises BackendUnavailable: when the file was deleted or replaced.
+        :raises OutcomeUnknown: when its log was.
+        """
+        connection = self._connection
+        if connection is None or connection.file is None:
+            return
+        if not connection.file.is_in_place:
+            problem = connection.file.problem(lambda: _try_to_write_back(connection))
+            self._connection, self._lost_its_log = None, isinstance(problem, OutcomeUnknown)
+            _let_go(connection)
+            raise problem
+        if self._writing_back is not None:
+            self._writing_back.after_commit(connection)
+        if names and (why := connection.file.links) is not None:
+            raise BackendUnavailable(f"{self.path!r} cannot be used any more: {why}")
+
     def close(self) -> None:
         """Close the connection, when nobody uses it any more. Again is harmless.
 
@@ -92,7 +138,7 @@ class Database:
             _opened.discard(self)
             if connection is not None:
                 try:
-                    connection.close()
+                    _let_go(connection)
                 except sqlite3.Error as error:
                     raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
@@ -122,9 +168,16 @@ class Database:
         if connection is not None:
             _keep_for_ever(connection)
 
-    def _open_again(self) -> sqlite3.Connection:
+    def _open_again(self) -> PatientConnection:
         if self._closed:
             raise BackendUnavailable(f"{self.path!r} was closed here. Make a new Pitstop with pitstop.init().")
+        if self._lost_its_log and in_use_elsewhere(self.path):
+            # They still write to the log that was deleted, and share its index with whoever begins a new one.
+            raise BackendUnavailable(
+                f"The log of {self.path!r} was deleted while it was in use, and others still use the file. Stop all programs that "
+                f"have it open, then start them again."
+            )
+        self._lost_its_log = False
         try:
             return self._open(first=False)
         except ConfigError as error:
@@ -140,7 +193,10 @@ class Database:
             self._connection = None
             connection.close()
 
-    def _open(self, *, first: bool) -> sqlite3.Connection:
+    def _open(self, *, first: bool) -> PatientConnection:
+        # Only at first: a file that is gone later was deleted, and an empty one in its place would hide that.
+        create = self._create and first
+        file = DatabaseFile(self.path, self._mode, create=create)
         try:
             connection = sqlite3.connect(
                 self.path,
@@ -150,38 +206,61 @@ class Database:
                 factory=PatientConnection,
             )
             connection.patience = self._busy_timeout.total_seconds()
+            connection.file = file
+            weakref.finalize(connection, file.forget)
             try:
-                self._prepare(connection)
+                frames = self._prepare(connection, create=create)
+                file.protect()
+                self._writing_back = self._take_turns(connection, frames)
             except BaseException:
                 connection.close()
                 raise
         except sqlite3.Error as error:
+            file.forget()
             raise in_our_words(error, self.path, self._busy_timeout, opening=first) from error
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _take_turns(self, connection: PatientConnection, frames: int) -> WritingBack | None:
+        """Write the log back together with other processes, if SQLite needs that and it can be done."""
+        if not has_reset_bug(sqlite3.sqlite_version_info):
+            return None
+        index = None if connection.file is None else connection.file.index
+        if index is None or not WritingBack.knows(index):
+            _warn_of_the_bug()
+            return None
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        return WritingBack(index, frames)
+
+    def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> int:
+        """Make the connection ready; return how many pages the log has before it is written back."""
         connection.text_factory = bytes
         clock = self._clock
         connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
         # Before anything is written: a file that is not for us stays as it is.
-        needs_creation(connection, self.path)
+        if needs_creation(connection, self.path) and not create:
+            raise ConfigError(
+                f"{self.path!r} has not got Pitstop's tables, and none are made here (create=False). Look whether the path is "
+                f"right. 'pitstop store' makes them, and so does pitstop.init() without create=False."
+            )
         connection.execute(f"PRAGMA page_size = {_PAGE}")
         self._use_log(connection)
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         # Of a file that was there it is what it was.
         (page,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG // page}")
+        frames: int = _LOG // page
+        connection.execute(f"PRAGMA wal_autocheckpoint = {frames}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
         # Elsewhere than on macOS this changes nothing: there a plain fsync leaves the data in the drive's cache.
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
         connection.execute("BEGIN IMMEDIATE")
         if needs_creation(connection, self.path):
-            create(connection)
+            create_tables(connection)
         else:
             # Whoever cannot write hears of it now, not at the first store. (BEGIN does not say so.)
             connection.execute("UPDATE pitstop_meta SET value = value WHERE FALSE")
         connection.execute("COMMIT")
+        return frames
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
         # While several connections turn a new file to WAL, SQLite refuses this without any wait of its own.
@@ -191,6 +270,32 @@ class Database:
                 f"{self.path!r} cannot be used with a write-ahead log (its journal mode stays {mode.decode()!r}): this "
                 f"filesystem has no shared memory, as is usual over a network. Give the path of a file on a local disk."
             )
+
+
+@cache
+def _warn_of_the_bug() -> None:
+    _log.warning(
+        "SQLite %s has a rare bug that can damage a file to which several connections write, and on this system Pitstop cannot "
+        "avoid it. Use a Python with SQLite 3.51.3 or later: https://sqlite.org/wal.html#walresetbug",
+        sqlite3.sqlite_version,
+    )
+
+
+def _let_go(connection: PatientConnection) -> None:
+    file = connection.file
+    if file is not None and not file.is_locked and not file.is_in_place:
+        # SQLite would delete the log that has the name of its own: by now it may be another one.
+        if sys.version_info >= (3, 12):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
+        elif file.is_replaced:
+            _keep_for_ever(connection)
+            return
+    connection.close()
+
+
+def _try_to_write_back(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 _opened: WeakSet[Database] = WeakSet()

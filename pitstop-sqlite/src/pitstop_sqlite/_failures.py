@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,11 @@ from pitstop import BackendUnavailable, ConfigError, PitstopError
 
 
 __all__ = ["in_our_words", "is_busy"]
+
+#: Bytes: SQLite allows 512 on Unix, and systems 255 for a name; "-journal" comes behind it.
+_LONGEST_PATH, _LONGEST_NAME = 504, 247
+#: Characters of a path that is too long.
+_QUOTED = 200
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -69,14 +76,36 @@ def _why_not_opened(path: str) -> str:
     # SQLite has one code for all of these.
     file = Path(path)
     folder = str(file.parent)
-    if file.is_dir():
-        return f"{path!r} is a folder. Give the path of a file in it, such as {str(file / 'pitstop.db')!r}."
-    if not file.parent.exists():
+    shown = f"{path[:_QUOTED]!r}" if len(path) <= _QUOTED else f"{path[:_QUOTED]!r}…"
+    if len(os.fsencode(path)) > _LONGEST_PATH or len(os.fsencode(file.name)) > _LONGEST_NAME:
+        return (
+            f"path={shown} is too long. Beside the file SQLite makes others with longer names, so give a path of at most "
+            f"{_LONGEST_PATH} bytes, with a name of at most {_LONGEST_NAME}."
+        )
+    above, found = _look_at(file.parent), _look_at(file)
+    if isinstance(above, FileNotFoundError):
         home = "'~' is not expanded: use Path.expanduser(). " if "~" in path else ""
         return f"{path!r} cannot be made: there is no folder {folder!r}. {home}Make the folder first."
-    if not file.parent.is_dir():
+    if isinstance(above, NotADirectoryError) or (isinstance(above, int) and not stat.S_ISDIR(above)):
         return f"{path!r} cannot be made: {folder!r} is no folder. Give another path."
+    if isinstance(found, int) and stat.S_ISDIR(found):
+        return f"{path!r} is a folder. Give the path of a file in it, such as {str(file / 'pitstop.db')!r}."
+    if isinstance(found, PermissionError):
+        return (
+            f"path={path!r} cannot be used: this user may not enter {folder!r}, or a folder above it. Let the user enter all of "
+            f"them, and write to {folder!r}, where SQLite keeps two more files; or give another path."
+        )
+    if isinstance(found, OSError) and not isinstance(found, FileNotFoundError):
+        return f"path={path!r} cannot be used: {found.strerror}. Give another path."
     return (
         f"{path!r} cannot be opened. Let this user read and write the file and its folder, where SQLite keeps two more "
         f"files beside it; and look whether the process has too many open files."
     )
+
+
+def _look_at(file: Path) -> int | OSError:
+    """The mode of a file, or why it cannot be told."""
+    try:
+        return file.stat().st_mode
+    except OSError as error:
+        return error

@@ -1,4 +1,4 @@
-"""Waiting for the locks of other connections: shortly, and again, so that nobody is left behind."""
+"""A connection that waits for the locks of others: shortly, and again, so that nobody is left behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from pitstop.abc import Doorbell, SystemClock
 from pitstop_sqlite._failures import is_busy
+from pitstop_sqlite._file import DatabaseFile
 
 
 __all__ = ["PatientConnection"]
@@ -28,6 +29,15 @@ class PatientConnection(sqlite3.Connection):
 
     #: Seconds to go on for, before the error is raised.
     patience: float = 0.0
+    #: The files behind it, which it gives up when it is closed.
+    file: DatabaseFile | None = None
+
+    def close(self) -> None:
+        file, self.file = self.file, None
+        if file is None:
+            super().close()
+        else:
+            file.close(super().close)
 
     def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
         # A statement that was refused for this has changed nothing.

@@ -108,7 +108,7 @@ class FilesystemBackend(Backend):
     def __init__(self, config: FilesystemConfig) -> None:
         super().__init__(config)
         self._config = config
-        self._folder = Folder(config.path, sync=config.sync, busy_timeout=config.busy_timeout)
+        self._folder = Folder(config.path, sync=config.sync, busy_timeout=config.busy_timeout, create=config.create)
 
     @property
     def location(self) -> str:

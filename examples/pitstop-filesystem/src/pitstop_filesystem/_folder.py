@@ -83,11 +83,16 @@ def _parse(text: str) -> Name | None:
 class Folder:
     """The messages of a folder: ``with folder.locked() as names: ...``."""
 
-    def __init__(self, path: str, *, sync: bool, busy_timeout: timedelta) -> None:
+    def __init__(self, path: str, *, sync: bool, busy_timeout: timedelta, create: bool = True) -> None:
         self.path = Path(path).absolute()
         self._lock, self._writing = self.path / "lock", self.path / "writing"
         self._messages, self._unreadable = self.path / "messages", self.path / "unreadable"
         self._sync, self._busy_timeout = sync, busy_timeout
+        if not create and not self._messages.is_dir():
+            raise ConfigError(
+                f"There is no store in {str(self.path)!r}, and none is made here (create=False). Look whether the path is right. "
+                f"'pitstop store' makes a new one, and so does pitstop.init() without create=False."
+            )
         try:
             for folder in (self.path, self._messages, self._unreadable):
                 if not folder.is_dir():

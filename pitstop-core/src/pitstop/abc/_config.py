@@ -25,6 +25,7 @@ __all__ = [
     "Retry",
     "did_you_mean",
     "duration_field",
+    "flag_field",
     "from_mapping",
     "number_field",
     "query_options",
@@ -68,6 +69,19 @@ def number_field(default: _T, convert: Callable[[Any], Any], least: float, need:
         if not fine:
             raise ConfigError(f"{field.name}={value!r} cannot be used. Give {need}.")
         return number
+
+    return attrs.field(default=default, converter=attrs.Converter(read, takes_self=True, takes_field=True))
+
+
+def flag_field(*, default: bool) -> Any:
+    """An attrs field for a yes or no, which text may spell ``true`` or ``false``."""
+
+    def read(value: object, _: Any, field: attrs.Attribute[Any]) -> bool:
+        if isinstance(value, str) and value.lower() in {"true", "false"}:
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise ConfigError(f"{field.name}={value!r} cannot be used. Give true or false.")
+        return value
 
     return attrs.field(default=default, converter=attrs.Converter(read, takes_self=True, takes_field=True))
 
@@ -133,6 +147,9 @@ class BackendConfig:
     #: The longest time between two looks at the store: how late a message stored by another process may be noticed.
     loop_time: timedelta = duration_field(timedelta(seconds=1))
     retry: Retry = attrs.field(factory=Retry, converter=_retry)
+    #: Whether a store that is not there may be made. False: :class:`pitstop.ConfigError` in that case. A backend whose store is
+    #: always there ignores it.
+    create: bool = flag_field(default=True)
     #: A clock for tests, in place of the one that decides otherwise.
     clock: Clock | None = attrs.field(default=None, validator=_clock)
 

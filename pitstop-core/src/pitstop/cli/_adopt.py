@@ -48,7 +48,7 @@ def adopt(settings: Settings, write: bool, locked: bool, limit: int) -> None:
     pitstop adopt --url mongo://host/app?coll=messages
     pitstop adopt --url mongo://host/app?coll=messages --write
     """  # noqa: D301 - click wants the backspace itself, which a raw string does not hold
-    with settings.open() as pit, progress() as bar:
+    with settings.open_existing() as pit, progress() as bar:
         locks = _look_for_locks(pit, bar)
         refusal = None if locked or not locks.locked else _refusal(locks)
         if write and refusal is not None:

@@ -45,7 +45,7 @@ def list_(settings: Settings, state: State | None, limit: int, everything: bool)
     With --json one line per message, with the message itself.
     """
     needs_stdout("list")
-    with settings.open() as pit:
+    with settings.open_existing() as pit:
         if settings.json:
             more = _print_entries(pit, state, None if everything else limit)
         else:
@@ -61,7 +61,7 @@ def list_(settings: Settings, state: State | None, limit: int, everything: bool)
 def show(settings: Settings, id: str) -> None:
     """Show a message and what it is waiting for."""
     needs_stdout("show")
-    with settings.open() as pit:
+    with settings.open_existing() as pit:
         entry, now = pit.get(id), pit.now()
     if entry is None:
         raise click.ClickException(_unknown(id))
@@ -93,7 +93,7 @@ def show(settings: Settings, id: str) -> None:
 def remove(settings: Settings, ids: tuple[str, ...]) -> None:
     """Remove messages, also those that a listener has just now."""
     errors = []
-    with settings.open() as pit:
+    with settings.open_existing() as pit:
         for id in ids:
             removed = pit.remove(id)
             with though_unread():
@@ -120,7 +120,7 @@ def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
         raise click.UsageError("Give the ids of dead messages, or --all.")
     errors = []
     found = False
-    with settings.open() as pit:
+    with settings.open_existing() as pit:
         for id in (entry.id for entry in _pages(pit, "dead", None)) if everything else ids:
             found = True
             error = _redrive(pit, id)

@@ -76,7 +76,9 @@ def listen(
     if command is None:
         # A message is acknowledged when its line was written. With a closed stdout it would be lost unseen.
         needs_stdout("listen")
-    with settings.open() as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
+    # One that waits may be started before the first message is stored.
+    opened = settings.open_existing() if once else settings.open()
+    with opened as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
             handle: Callable[[Delivery], None] = session.print

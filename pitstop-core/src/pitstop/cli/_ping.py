@@ -18,7 +18,7 @@ __all__ = ["ping"]
 def ping(settings: Settings) -> None:
     """Ask the store whether it can be used, and how long it takes to answer."""
     clock = SystemClock()
-    with settings.open() as pit:
+    with settings.open_existing() as pit:
         pit.ping()  # the first one connects
         asked = clock.monotonic()
         pit.ping()

@@ -45,7 +45,7 @@ class Settings:
         return self.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
     def open(self) -> pitstop.Pitstop:
-        """Open the store.
+        """Open the store, and make it if it is not there.
 
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
@@ -72,6 +72,14 @@ class Settings:
             f"The backend {backend.__qualname__} of {package!r} let an error out, which is a fault in it: "
             f"{type(error).__name__}{f': {said}' if said else ''} (at {places[-1]}). Report it to its author."
         )
+
+    def open_existing(self) -> pitstop.Pitstop:
+        """Open the store for a command that looks at it, or changes what is there. A mistyped URL makes no empty store.
+
+        :raises pitstop.ConfigError: when there is no store, as far as the backend can tell (``create=False``).
+        :raises pitstop.PitstopError: as :func:`pitstop.init` does.
+        """
+        return pitstop.init({"url": self.store_url, "create": False})
 
 
 def common_options(command: _Command) -> _Command:

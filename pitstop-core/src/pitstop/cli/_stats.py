@@ -18,7 +18,7 @@ __all__ = ["stats"]
 def stats(settings: Settings) -> None:
     """Count the messages by state."""
     needs_stdout("stats")
-    with settings.open() as pit:
+    with settings.open_existing() as pit:
         counts, now = pit.stats(), pit.now()
     if settings.json:
         print_json(

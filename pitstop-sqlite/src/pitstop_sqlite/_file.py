@@ -1,0 +1,244 @@
+"""The files of a database: which ones they are, whether they may be used, and whether they are still those that were opened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
+from pitstop_sqlite._descriptors import SharedFile, make_file, shared_file
+
+
+__all__ = ["DatabaseFile", "in_use_elsewhere", "names_of"]
+
+#: The bytes of the database's file that SQLite shares while a connection is open. It deletes the log only when no other
+#: process shares them. https://www.sqlite.org/src/file/src/os.h
+_SHARED = (0x40000002, 510)
+#: The byte of the log's index that SQLite shares while the index is in use. A process that finds no lock on it begins the
+#: index anew. https://www.sqlite.org/src/file/src/os_unix.c
+_INDEX_IN_USE = (128, 1)
+_LOCKS = (_SHARED, _INDEX_IN_USE)
+
+_MOUNTS = "/proc/self/mountinfo"
+
+_Identity = tuple[int, int]
+
+
+class DatabaseFile:
+    """The files of one connection, from before it is opened until it is closed.
+
+    To be called in this order: the constructor, ``sqlite3.connect``, :meth:`protect`, :attr:`is_in_place` at will, :meth:`close`.
+    """
+
+    def __init__(self, path: str, mode: int | None, *, create: bool) -> None:
+        """Check that the file may be used. Make it if it is to have a mode of its own.
+
+        :param path: an absolute path.
+        :raises ConfigError: when the file must not be used, or there is none and none may be made.
+        """
+        self._path = path
+        # SQLite follows links, too, and names the log after the file itself.
+        real = os.path.realpath(path)
+        self._log_path = f"{real}-wal"
+        self._index_path = f"{real}-shm"
+        self._path_bytes, self._log_path_bytes = os.fsencode(path), os.fsencode(self._log_path)
+        #: Which files were opened; None: not yet.
+        self._main: _Identity | None = None
+        self._log: _Identity | None = None
+        self._opened = (0, 0, 0)
+        #: What this process holds open until the connection is closed, and which bytes of it are locked.
+        self._files: list[SharedFile] = []
+        self._locked: list[tuple[SharedFile, int, int]] = []
+        if not os.path.lexists(real):
+            self._begin(real, mode, create=create)
+        else:
+            why = names_of(real)
+            if why is not None:
+                raise ConfigError(f"{path!r} cannot be used: {why}")
+
+    def protect(self) -> None:
+        """Remember which files they are, and keep other processes from deleting the log. Call it once the log is in use."""
+        if os.name != "posix":
+            # Elsewhere closing a descriptor drops no locks, and a file that is open can be neither deleted nor replaced.
+            return
+        self._main, self._log = _identity(self._path), _identity(self._log_path)
+        if self._main is not None and self._log is not None:
+            self._opened = (self._main[1], self._log[1], self._main[0])
+        for path, (start, length) in zip((self._path, self._index_path), _LOCKS, strict=True):
+            # What cannot be protected is at least noticed by problem().
+            with contextlib.suppress(OSError):
+                file = shared_file(path)
+                if file is not None:
+                    self._files.append(file)
+                    if file.share(start, length):
+                        self._locked.append((file, start, length))
+
+    @property
+    def is_in_place(self) -> bool:
+        """False if the files are not those that were opened. To be asked after each commit: it costs two microseconds."""
+        if self._main is None:
+            return True
+        try:
+            main, log = os.stat(self._path_bytes), os.stat(self._log_path_bytes)  # noqa: PTH116 - a Path costs as much again
+            return (main.st_ino, log.st_ino, main.st_dev) == self._opened
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # The program has given up the right to look. The files that it has open serve all the same.
+            return True
+
+    def problem(self, checkpoint: Callable[[], object]) -> BackendUnavailable:
+        """Return what became of the files, which are not in place: the error to raise for a call that was just done.
+
+        :param checkpoint: writes the log back through the connection.
+        """
+        identity, log = _identity(self._path), _identity(self._log_path)
+        if identity is None:
+            return BackendUnavailable(
+                f"{self._path!r} was deleted or moved while it was in use: this call counts for nothing, and so does all that "
+                f"is stored there and nowhere else. Put the file back; or stop all that use it, and start again with a new one."
+            )
+        if identity != self._main:
+            return BackendUnavailable(
+                f"{self._path!r} was replaced while it was in use: this call was made to the file that was there before, and "
+                f"counts for nothing. The next call uses the new file. Stop all that use a file before you replace it."
+            )
+        if log is None:
+            # It is still open here, and with the file it holds all that was stored.
+            checkpoint()
+        return OutcomeUnknown(
+            f"{self._log_path!r}, which belongs to {self._path!r}, was deleted while it was in use: by hand, or by SQLite after this "
+            f"program itself had opened and closed the database's file, which drops SQLite's locks. What this call wrote may be "
+            f"in the file or not. Delete no file that SQLite made, and do not open the database's file in the program."
+        )
+
+    @property
+    def links(self) -> str | None:
+        """Why the file must not be used under its names, as in :func:`names_of`."""
+        return names_of(os.path.realpath(self._path))
+
+    @property
+    def index(self) -> SharedFile | None:
+        """The index of the log; None if the log is not kept from being deleted."""
+        return self._files[-1] if len(self._locked) == len(_LOCKS) else None
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether other processes, and this one, are kept from deleting the log."""
+        return bool(self._locked)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the file at the path is another one, or none."""
+        return self._main is not None and _identity(self._path) != self._main
+
+    def close(self, close: Callable[[], None]) -> None:
+        """Close the connection by ``close``, and give up what was held for it."""
+        if self.is_in_place:
+            # So that the last one to close deletes the log.
+            self._unlock()
+        try:
+            # Else SQLite finds the file locked, by this very process. It leaves alone the log that has the name of its own.
+            close()
+        finally:
+            self._unlock()
+            files, self._files = self._files, []
+            for each in files:
+                each.release()
+
+    def forget(self) -> None:
+        """The connection is about to be closed by the garbage collector. Descriptors are closed with the next ones."""
+        self._unlock()
+        files, self._files = self._files, []
+        for each in files:
+            each.users -= 1
+
+    def _begin(self, real: str, mode: int | None, *, create: bool) -> None:
+        if not create:
+            raise ConfigError(
+                f"There is no file {self._path!r}, and none is made here (create=False). Look whether the path is right. "
+                f"'pitstop store' makes a new file, and so does pitstop.init() without create=False."
+            )
+        if mode is None:
+            # SQLite makes it, as the umask says.
+            return
+        try:
+            file = make_file(real, mode)
+        except FileExistsError:
+            # Another process was faster. Its mode holds, as that of any file which is there.
+            return
+        except OSError:
+            # SQLite fails as well, and its error is put into words elsewhere.
+            return
+        if file is not None:
+            self._files.append(file)
+
+    def _unlock(self) -> None:
+        locked, self._locked = self._locked, []
+        for file, start, length in locked:
+            file.give_up(start, length)
+
+
+def in_use_elsewhere(path: str) -> bool:
+    """Whether a connection of any process is open on the file, when none of this :class:`Database` is. False: or unknown."""
+    try:
+        file = shared_file(path)
+    except OSError:
+        return False
+    if file is None:
+        return False
+    try:
+        free = file.take(*_SHARED)
+        if free:
+            file.give_up(*_SHARED)
+        return not free
+    finally:
+        file.release()
+
+
+def names_of(real: str) -> str | None:
+    """Return why a file has other names than its path, so that each of them would have a log of its own; None if it has not.
+
+    :param real: the path without links.
+    """
+    try:
+        status = Path(real).stat()
+    except OSError:
+        return None
+    links = status.st_nlink
+    if links > 1 and stat.S_ISREG(status.st_mode):
+        return (
+            f"it has {links} names (hard links). SQLite would keep a log for each name, and messages would be lost. Delete the "
+            f"other names (find / -samefile PATH lists them), or make a copy of the file and use that."
+        )
+    if _is_mounted(real):
+        return (
+            "the file itself is mounted. SQLite keeps its log beside the file, and on the other side of the mount it would keep "
+            "another one, so that messages would be lost. Mount the folder that the file is in."
+        )
+    return None
+
+
+def _is_mounted(real: str) -> bool:
+    try:
+        points = {line.split(b" ", 5)[4] for line in Path(_MOUNTS).read_bytes().splitlines()}
+    except (OSError, IndexError):
+        return False
+    # https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
+    escaped = os.fsencode(real).replace(b"\\", b"\\134").replace(b" ", b"\\040").replace(b"\t", b"\\011")
+    return escaped.replace(b"\n", b"\\012") in points
+
+
+def _identity(path: str) -> _Identity | None:
+    try:
+        return _which(Path(path).stat())
+    except OSError:
+        return None
+
+
+def _which(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,91 @@
+"""Writing the log back to the file: one connection at a time, and only right after a commit of its own.
+
+SQLite before 3.51.3 (3.50.7 and 3.44.6 in their series) may lose commits and damage the file when a connection begins to write
+back a log that *is* written back already, and another one begins the log anew in that moment
+(https://sqlite.org/wal.html#walresetbug). A checkpoint after each commit, which is SQLite's own way, comes into that situation
+when two connections commit at about the same time. Here a connection first takes a lock that all processes of Pitstop heed, then
+commits something, then writes the log back: what it has committed is not written back yet, so the log cannot begin anew before
+the connection is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import struct
+
+from pitstop_sqlite._descriptors import SharedFile
+from pitstop_sqlite._patience import PatientConnection
+
+
+__all__ = ["WritingBack", "has_reset_bug"]
+
+#: The byte of the log's index that is locked by the connection whose turn it is: beyond all that SQLite uses.
+_TURN = 1 << 40
+#: The index's header: https://www.sqlite.org/walformat.html#the_wal_index_file_format
+_HEADER = 100
+_FORMAT = 3007000
+_FRAMES_AT, _WRITTEN_BACK_AT = 16, 96
+_NUMBER = struct.Struct("=I")
+#: When readers hold up the writing, it is tried again after a fraction of the log's usual length.
+_AGAIN = 8
+#: Seconds to wait for other writers: the caller's own commit is done, and it waits for this one.
+_PATIENCE = 0.1
+
+_COMMIT_SOMETHING = (
+    "INSERT INTO pitstop_meta (key, value) VALUES ('log_written_back', '1') "
+    "ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
+)
+
+
+def has_reset_bug(version: tuple[int, ...]) -> bool:
+    """Whether SQLite of this version has the bug that this module avoids."""
+    return version < (3, 51, 3) and not (3, 50, 7) <= version < (3, 51) and not (3, 44, 6) <= version < (3, 45)
+
+
+class WritingBack:
+    """Decides when a connection writes the log back. The connection is to write nothing back by itself.
+
+    :param index: the log's index.
+    :param frames: how many pages the log has before it is written back.
+    """
+
+    def __init__(self, index: SharedFile, frames: int) -> None:
+        self._index = index
+        self._frames = frames
+        # How many pages have to be waiting before the next try.
+        self._next = frames
+
+    @classmethod
+    def knows(cls, index: SharedFile) -> bool:
+        """Whether the index has the one format that is known."""
+        header = index.read(_HEADER, 0)
+        return len(header) == _HEADER and _NUMBER.unpack_from(header)[0] == _FORMAT
+
+    def after_commit(self, connection: PatientConnection) -> None:
+        """Write the log back if it is long and no other connection is about to. An error of SQLite's is left to the next try."""
+        header = self._index.read(_HEADER, 0)
+        left: int = _NUMBER.unpack_from(header, _FRAMES_AT)[0] - _NUMBER.unpack_from(header, _WRITTEN_BACK_AT)[0]
+        if left < self._next:
+            if left < self._frames:
+                self._next = self._frames
+            return
+        if self._index.take(_TURN):
+            try:
+                _write_back(connection)
+            finally:
+                self._index.give_up(_TURN)
+        self._next = left + self._frames // _AGAIN
+
+
+def _write_back(connection: PatientConnection) -> None:
+    patience, connection.patience = connection.patience, min(connection.patience, _PATIENCE)
+    try:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_autocheckpoint = 1")
+            try:
+                connection.execute(_COMMIT_SOMETHING)
+            finally:
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+    finally:
+        connection.patience = patience
