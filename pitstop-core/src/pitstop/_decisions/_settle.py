@@ -11,6 +11,7 @@ import attrs
 from pitstop._decisions._emit import Emission, advance, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of
+from pitstop._values._quoting import quoted
 from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
@@ -121,7 +122,7 @@ def checked_delay(delay: object) -> timedelta | None:
     """
     if delay is None or (isinstance(delay, timedelta) and delay >= timedelta(0)):
         return delay
-    raise ScheduleError(f"delay={delay!r} cannot be used. Give a timedelta of zero or more.")
+    raise ScheduleError(f"delay={quoted(delay)} cannot be used. Give a timedelta of zero or more.")
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

@@ -17,6 +17,7 @@ from pitstop._engine._outbox import Outbox
 from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError
 from pitstop._values._instant import from_instant
+from pitstop._values._quoting import quoted
 from pitstop.abc import Outcome, Progress, Record, Settlement
 
 
@@ -172,7 +173,9 @@ class Delivery:
         """
         span: object = self._lock_time if duration is None else duration
         if not isinstance(span, timedelta) or span < timedelta(milliseconds=1):
-            raise PitstopError(f"duration={duration!r} cannot be used. Give a timedelta of at least one millisecond.")
+            raise PitstopError(
+                f"duration={quoted(duration)} cannot be used. Give a timedelta of at least one millisecond."
+            )
         with nullcontext() if self._heartbeat is None else self._heartbeat.extending:
             settlement = extend(self._emission.record, lease_end(self._store.backend.now(), span))
             self._apply(settlement, "extended")

@@ -8,9 +8,10 @@ import re
 from datetime import timedelta
 
 from pitstop._errors import ConfigError
+from pitstop._values._quoting import quoted
 
 
-__all__ = ["format_duration", "parse_duration"]
+__all__ = ["LONGEST_SECONDS", "format_duration", "parse_duration"]
 
 _UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -22,6 +23,9 @@ _UNITS = {
 }
 #: Far more than anybody waits, and little enough to be added to any time of our days.
 _LONGEST = timedelta(days=36_525)
+LONGEST_SECONDS = _LONGEST.total_seconds()
+#: Characters of a text that can be a duration.
+_LONGEST_TEXT = 100
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _TEXT = re.compile(rf"(?:{_PART.pattern})+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -38,13 +42,13 @@ def parse_duration(value: object, field: str) -> timedelta:
     duration = _read(value)
     if duration is None:
         raise ConfigError(
-            f"{field}={value!r} is not a duration. "
+            f"{field}={quoted(value)} is not a duration. "
             f"Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."
         )
     if duration < timedelta(0):
-        raise ConfigError(f"{field}={value!r} is negative. Give a duration of zero or more.")
+        raise ConfigError(f"{field}={quoted(value)} is negative. Give a duration of zero or more.")
     if duration > _LONGEST:
-        raise ConfigError(f"{field}={value!r} is longer than 100 years. Give a shorter duration.")
+        raise ConfigError(f"{field}={quoted(value)} is longer than 100 years. Give a shorter duration.")
     return duration
 
 
@@ -56,7 +60,7 @@ def _read(value: object) -> timedelta | None:
             return None
         if isinstance(value, int | float):
             return timedelta(seconds=value) if math.isfinite(value) else None
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) <= _LONGEST_TEXT:
             return _read_text(value.strip().lower())
     except OverflowError:
         return None

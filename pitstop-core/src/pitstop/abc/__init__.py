@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pitstop._values._instant import LAST_INSTANT, floor_instant, from_instant
 from pitstop._values._message import copy_plain
+from pitstop._values._quoting import may_hold_secret, quoted
 from pitstop._values._text_codec import dump_message, load_message
 from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability, Watch, Writes
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
@@ -41,7 +42,9 @@ __all__ = [
     "floor_instant",
     "from_instant",
     "load_message",
+    "may_hold_secret",
     "query_options",
+    "quoted",
     "read_record",
     "split_url",
     "state_of",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,6 +12,8 @@ import attrs
 import click
 
 import pitstop
+
+from pitstop._values._quoting import masked as without_credentials
 
 
 __all__ = ["DEFAULT_URL", "URL_VARIABLE", "Settings", "common_options", "common_options_but", "masked"]
@@ -69,20 +70,14 @@ def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None
     return callback
 
 
-#: User and password in any URL, also a malformed one, and values of options that are named like a secret. An error that
-#: shows how to write a URL says ``user:password@``, which is nobody's secret; whoever has that very password is still
-#: served by what :func:`_passwords` finds in his URL.
-_CREDENTIALS = re.compile(r"(?<=://)(?!user:password@[^\s@]*(?:\s|$))\S*@")
-_SECRET_OPTION = re.compile(r"(?i)(?<=[?&;])(pass(?:word|wd)?|pwd|secret|token|key)=[^&;\s'\"]*")
-
-
 def masked(text: str, settings: Settings | None) -> str:
     """``text`` without credentials.
 
     Errors of Pitstop hold none; this is the second lock on the door: for a URL that was typed in the wrong place, and
-    for a backend whose author was careless.
+    for a log record of a plugin whose author was careless.
     """
-    text = _SECRET_OPTION.sub(r"\1=***", _CREDENTIALS.sub("***@", text))
+    # Errors show how to write a URL as user:password@. If that very password is in the URL, it is replaced below.
+    text = without_credentials(text)
     for url in (settings.url if settings else None, os.environ.get(URL_VARIABLE)):
         for secret in _passwords(url or ""):
             text = text.replace(secret, "***")

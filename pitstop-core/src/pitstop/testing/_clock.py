@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from threading import Condition
+from threading import TIMEOUT_MAX, Condition
 
 from pitstop._errors import PitstopError, ScheduleError
+from pitstop._values._arguments import seconds_of, whole_number
 from pitstop._values._duration import parse_duration
 from pitstop._values._instant import LAST_INSTANT, aware, microseconds
+from pitstop._values._quoting import quoted
 from pitstop.abc import Doorbell
 
 
@@ -31,7 +33,7 @@ class ManualClock:
         begin = datetime(2020, 1, 1, tzinfo=UTC) if start is None else aware(start, "start")
         self._now_us = microseconds(begin) // 1000 * 1000
         if self._now_us < 0:
-            raise ScheduleError(f"start={start!r} is before 1970. Give a later one: stores count from there.")
+            raise ScheduleError(f"start={quoted(start)} is before 1970. Give a later one: stores count from there.")
         self._moved = Condition()
         self._sleepers: list[tuple[int, Doorbell]] = []
 
@@ -46,7 +48,7 @@ class ManualClock:
         """
         delta = span_of(by, "by")
         if delta < timedelta(0):
-            raise PitstopError(f"by={by!r} is negative. The clock does not go back.")
+            raise PitstopError(f"by={quoted(by)} is negative. The clock does not go back.")
         # Under the lock from the look to the move: two threads that advance it by a second each make two seconds.
         with self._moved:
             self._move(self._now_us + delta // timedelta(microseconds=1))
@@ -60,7 +62,7 @@ class ManualClock:
         target = microseconds(aware(when, "when"))
         with self._moved:
             if target < self._now_us:
-                raise PitstopError(f"when={when!r} is before {self.now()!r}. The clock does not go back.")
+                raise PitstopError(f"when={quoted(when)} is before {self.now()!r}. The clock does not go back.")
             self._move(target)
             return self.now()
 
@@ -97,9 +99,13 @@ class ManualClock:
         """Block, in real time, until so many threads wait by this clock. False when ``timeout`` seconds went by.
 
         For tests that move the clock under a listener in another thread, and want it to be asleep first.
+
+        :raises pitstop.ConfigError: when an argument cannot be used.
         """
+        whole_number(count, "count", least=0)
+        seconds = min(seconds_of(timeout), TIMEOUT_MAX)
         with self._moved:
-            return self._moved.wait_for(lambda: len(self._sleepers) >= count, timeout)
+            return self._moved.wait_for(lambda: len(self._sleepers) >= count, seconds)
 
     def __repr__(self) -> str:
         return f"ManualClock({self.now().isoformat()})"
@@ -127,5 +133,5 @@ def span_of(value: timedelta | float | str, field: str) -> timedelta:
         try:
             return timedelta(seconds=value)
         except (ValueError, OverflowError):
-            raise PitstopError(f"{field}={value!r} is no length of time. Give seconds, or a timedelta.") from None
+            raise PitstopError(f"{field}={quoted(value)} is no length of time. Give seconds, or a timedelta.") from None
     return parse_duration(value, field)
