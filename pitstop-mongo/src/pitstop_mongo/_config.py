@@ -12,9 +12,9 @@ import attrs
 import pymongo
 
 from pitstop import ConfigError
-from pitstop.abc import BackendConfig, duration_field, may_hold_secret, quoted
+from pitstop.abc import BackendConfig, checked_url, duration_field, may_hold_secret, quoted
 from pitstop_mongo._driver_options import checked_options, sort_keys
-from pitstop_mongo._uri import DEFAULT_PORT, FORBIDDEN, Target, address, checked_uri, options_of_url, read_uri
+from pitstop_mongo._uri import DEFAULT_PORT, FORBIDDEN, Target, address, options_of_url, read_uri
 
 
 __all__ = ["MongoConfig"]
@@ -60,8 +60,10 @@ def _name(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
 
 
 def _uri(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
-    # White space at its ends is dropped, as of the URL in the configuration.
-    return _text(checked_uri(value) if isinstance(value, str) else value, self, field)
+    # Of a text that is no URL, read_uri tells what it should be.
+    if isinstance(value, str) and "://" in value:
+        value = checked_url(value, "uri")
+    return _text(value, self, field)
 
 
 def _is_utf8(text: str) -> bool:

@@ -18,7 +18,7 @@ from pitstop.abc import did_you_mean, may_hold_secret, query_options, quoted
 from pitstop_mongo._driver_options import OPTIONS, SRV_OPTIONS, check_compressors, is_known
 
 
-__all__ = ["FORBIDDEN", "Target", "address", "checked_uri", "options_of_url", "read_uri"]
+__all__ = ["FORBIDDEN", "Target", "address", "options_of_url", "read_uri"]
 
 DEFAULT_PORT = 27017
 
@@ -69,17 +69,6 @@ def options_of_url(url: str) -> dict[str, Any]:
     path = "" if "/" in main else "/"
     uri = f"{prefix}{main}{path}" + (f"?{'&'.join(other)}" if other else "")
     return {"uri": uri, **query_options("&".join(own))}
-
-
-def checked_uri(uri: str) -> str:
-    """The URI without the white space at its ends, which environment variables and files of secrets often have.
-
-    :raises ConfigError: when there is some within. The text never quotes the URI.
-    """
-    uri = uri.strip().strip("\ufeff").strip()
-    if re.search(r"[\s\0\ufeff]", uri):
-        raise ConfigError("uri has white space within. Remove it; in a user or a password it is written as %20.")
-    return uri
 
 
 def read_uri(uri: object) -> Target:

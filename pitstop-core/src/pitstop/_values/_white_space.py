@@ -32,38 +32,39 @@ def _flaw(text: str) -> str | None:
     return None
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, what: str = "The URL") -> str:
     """Return the URL without the white space at its ends.
 
+    :param what: how an error names the URL.
     :raises ConfigError: when there is white space at the end of a part, or in the part with the host and the user. The
         text names the part, and never quotes the URL: it may hold a password.
     """
     url = _ENDS.sub("", url)
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise ConfigError("The URL has no scheme. Write it as in 'sqlite:///pitstop.db' or 'mongo://localhost/app'.")
+        raise ConfigError(f"{what} has no scheme. Write it as in 'sqlite:///pitstop.db' or 'mongo://localhost/app'.")
     if _ANYWHERE.search(scheme):
-        raise _refused("in its scheme", "")
+        raise _refused(what, "in its scheme", "")
     main, _, query = rest.partition("?")
     authority, slash, path = main.partition("/")
     path, _, fragment = path.partition("#")
     if _ANYWHERE.search(authority):
-        raise _refused("in its part with the host and the user", "")
+        raise _refused(what, "in its part with the host and the user", "")
     if slash and (_CONTROL.search(path) or _ENDS.search(path.removeprefix("/")) or _ENDS.search(path)):
-        raise _refused("in its path", " A blank that belongs to the path is written as %20.")
+        raise _refused(what, "in its path", " A blank that belongs to the path is written as %20.")
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
         if _ANYWHERE.search(name) or _ENDS.search(value) or _CONTROL.search(value):
-            shown = name.strip()
-            raise _refused(f"in {shown if _NAME.fullmatch(shown) else 'its part'} behind the '?'", "")
+            shown = _ENDS.sub("", name)
+            raise _refused(what, f"in {shown if _NAME.fullmatch(shown) else 'its part'} behind the '?'", "")
     if _ANYWHERE.search(fragment):
-        raise _refused("in its part behind the '#'", "")
+        raise _refused(what, "in its part behind the '#'", "")
     return url
 
 
-def _refused(where: str, hint: str) -> ConfigError:
+def _refused(what: str, where: str, hint: str) -> ConfigError:
     return ConfigError(
-        f"The URL has white space or a control character {where}. Remove it: it would name another store.{hint}"
+        f"{what} has white space or a control character {where}. Remove it: it would name another store.{hint}"
     )
 
 
