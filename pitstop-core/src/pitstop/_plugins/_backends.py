@@ -141,8 +141,8 @@ def _unknown(name: str, candidates: Any) -> PitstopError:
             "The type is no name of a backend; it looks like a URL. Give it as 'url', or in place of the mapping."
         )
     distribution = _DISTRIBUTIONS.get(name)
-    none_at_all = not candidates and not has_metadata(_CORE)
-    if none_at_all or (distribution is not None and _is_without_metadata(distribution)):
+    without = not has_metadata(_CORE)
+    if (without and not candidates) or (distribution is not None and (without or _is_without_metadata(distribution))):
         return UnknownBackend(f"Backend {quoted(name)} cannot be found by its name. {_without_metadata(distribution)}")
     if distribution is not None:
         return UnknownBackend(f"Backend {quoted(name)} is not installed. Install it with: pip install {distribution}")
