@@ -57,3 +57,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No distributions are installed but those that the test installs. What is imported already stays so."""
     monkeypatch.setattr(sys, "path", [place for place in sys.path if "site-packages" not in place])
     assert not entry_points(group="pitstop.backends")
+
+
+@pytest.fixture
+def core_alone(alone: None, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pitstop-core is installed, and no backend: its package cannot be imported either."""
+    install("pitstop-core", "0.1.0", {})
+    for package in ("pitstop_memory", "pitstop_mongo", "pitstop_sqlite"):
+        # As the import system notes that there is none. What is imported already stays so.
+        monkeypatch.setitem(sys.modules, package, None)

@@ -48,7 +48,7 @@ class TestKeys:
         )
 
     def test_that_are_no_str(self):
-        with pytest.raises(ConfigError, match=r"^Unknown configuration key '5'\. Known: clock, "):
+        with pytest.raises(ConfigError, match=r"^Unknown configuration key 5\. Known: clock, "):
             pitstop.init({"type": "memory", 5: 6})
 
     def test_of_a_url(self):
@@ -167,7 +167,7 @@ class TestRetry:
             ),
             (
                 {"max_attempts": 10**400},
-                f"max_attempts={10**400} cannot be used. Give a whole number of at least 1, or None for no limit.",
+                "max_attempts=<an int of 1329 bits> cannot be used. Give a whole number of at least 1, or None for no limit.",
             ),
             (
                 {"max_attempts": "many"},

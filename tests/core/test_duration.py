@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pitstop import ConfigError
 from pitstop._values._duration import format_duration, parse_duration
+from pitstop.abc import quoted
 
 
 HUNDRED_YEARS = timedelta(days=36_525)
@@ -86,7 +87,7 @@ def test_what_is_no_duration_is_refused_with_what_to_give(value):
     with pytest.raises(ConfigError) as caught:
         parse_duration(value, "lock_time")
     assert str(caught.value) == (
-        f"lock_time={value!r} is not a duration. "
+        f"lock_time={quoted(value)} is not a duration. "
         f"Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."
     )
 

@@ -23,7 +23,7 @@ import pitstop
 from pitstop import ConfigError, MessageError, PitstopError, ScheduleError
 from pitstop._values._duration import parse_duration
 from pitstop._values._message import MAX_DEPTH, copy_message
-from pitstop._values._plain import shown, spelled
+from pitstop._values._plain import shown
 from pitstop.testing import ManualClock
 
 
@@ -681,4 +681,4 @@ class TestShown:
             assert shown(value) == repr(value)
 
     def test_long_ones_are_cut(self):
-        assert len(spelled("x" * 10_000)) == 500
+        assert len(shown("x" * 10_000)) < 200

@@ -12,13 +12,13 @@ import pytest
 
 import pitstop
 
-from core.installed import BACKEND, alone, install
+from core.installed import BACKEND, alone, core_alone, install
 from pitstop import BackendLoadError, BackendUnavailable, ConfigError, PitstopError, PluginConflict, UnknownBackend
 from pitstop.abc import Backend
 from pitstop_memory import MemoryBackend
 
 
-__all__ = ["alone", "install"]
+__all__ = ["alone", "core_alone", "install"]
 
 #: The project's own, as they are installed side by side; none of them is loaded here.
 OURS = {
@@ -174,18 +174,54 @@ class TestNotInstalled:
             ("memory", "pitstop-memory"),
         ],
     )
-    def test_one_of_ours_says_how_to_get_it(self, alone, kind, distribution):
+    def test_one_of_ours_says_how_to_get_it(self, core_alone, kind, distribution):
         assert refusal({"type": kind}, UnknownBackend) == (
             f"Backend {kind!r} is not installed. Install it with: pip install {distribution}"
         )
 
-    def test_with_none_at_all(self, alone):
+    def test_with_none_at_all(self, core_alone):
         assert refusal({"type": "acme"}, UnknownBackend) == "Unknown backend type 'acme'. Installed: none."
 
-    def test_a_misspelled_one_of_ours_is_guessed_although_it_is_not_installed(self, alone):
+    def test_a_misspelled_one_of_ours_is_guessed_although_it_is_not_installed(self, core_alone):
         assert refusal({"type": "sqllite"}, UnknownBackend) == (
             "Unknown backend type 'sqllite'. Did you mean 'sqlite'? Installed: none."
         )
+
+
+class TestWithoutMetadata:
+    """A program that was frozen or zipped: the packages are in it, and what pip wrote about them is not."""
+
+    @pytest.mark.parametrize(
+        ("kind", "backend"),
+        [
+            ("memory", "pitstop_memory.MemoryBackend"),
+            ("sqlite", "pitstop_sqlite.SqliteBackend"),
+            ("mongodb", "pitstop_mongo.MongoBackend"),
+        ],
+    )
+    def test_one_of_ours_says_which_class_to_give(self, alone, kind, backend):
+        package = backend.partition(".")[0]
+        assert refusal({"type": kind}, UnknownBackend) == (
+            f"Backend {kind!r} cannot be found by its name. There is no metadata of the installed packages here, as in a "
+            f"program that was frozen or zipped without them, and a name is found by them. Give the class, as in {{'type': "
+            f"{backend}}}; or pack the metadata and the package (PyInstaller: --copy-metadata "
+            f"{package.replace('_', '-')} --hidden-import {package})."
+        )
+
+    def test_another_one_says_how_a_class_is_given(self, alone):
+        text = refusal("acme://host", UnknownBackend)
+        assert text.startswith(
+            "Backend 'acme' cannot be found by its name. There is no metadata of the installed packages"
+        )
+        assert "not installed" not in text
+
+    def test_a_backend_whose_metadata_alone_is_missing_is_not_called_uninstalled(self, alone, install):
+        install("pitstop-core", "0.1.0", {})
+        assert "'type': pitstop_memory.MemoryBackend" in refusal("memory://", UnknownBackend)
+
+    def test_the_class_works(self, alone):
+        with pitstop.init({"type": MemoryBackend, "url": "memory://frozen?lock_time=5s"}) as pit:
+            assert pit.location == "memory://frozen"
 
 
 class TestInstalled:

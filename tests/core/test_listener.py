@@ -159,7 +159,6 @@ class TestGet:
             assert listener.get() is None
             assert listener.get(timeout=0) is None
             assert listener.get(timeout=timedelta(0)) is None
-            assert listener.get(timeout=-1) is None
             assert threading.active_count() == before
             assert clock.waits == []
 

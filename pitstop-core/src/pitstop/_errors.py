@@ -19,6 +19,8 @@ Every text says what was wrong, what was given and what to do. None holds a pass
 
 from __future__ import annotations
 
+from pitstop._values._quoting import masked
+
 
 __all__ = [
     "BackendLoadError",
@@ -36,7 +38,13 @@ __all__ = [
 
 
 class PitstopError(Exception):
-    """Base of all errors that Pitstop raises on purpose."""
+    """Base of all errors that Pitstop raises on purpose.
+
+    Credentials in the text are masked, whoever wrote it: the author of a backend or a plugin may quote a URL.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*[masked(each) if isinstance(each, str) else each for each in args])
 
 
 class ConfigError(PitstopError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,8 @@ from pitstop._errors import BackendLoadError, ConfigError
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._backends import EntryPointResolver, are_different, backend_class, load_backend
 from pitstop._plugins._hooks import Hooks, plugin_manager
+from pitstop._values._quoting import quoted
+from pitstop._values._white_space import checked_url
 from pitstop.abc import Backend
 
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["init", "open_backend", "prepare_backend"]
 
 #: What to do about a class that was given as ``type`` and is not fit for it.
+_SCHEME = re.compile(r"[\w.+-]{1,100}")
 _BY_CLASS = "Mend the class, or give the name of an installed backend."
 
 
@@ -54,7 +59,8 @@ def prepare_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) 
     if isinstance(kind, Backend):
         if options:
             raise ConfigError(
-                f"type is a ready {type(kind).__name__}, which has its configuration. Leave out: {', '.join(options)}."
+                f"type is a ready {type(kind).__name__}, which has its configuration. Leave out: "
+                f"{', '.join(map(_key, options))}."
             )
         backend_class(type(kind), type(kind).__name__, _BY_CLASS)
         return partial(_itself, kind), hooks
@@ -76,7 +82,7 @@ def _made_by_plugins(manager: PluginManager, kind: str, options: Mapping[str, An
     backend = manager.hook.pitstop_create_backend(type=kind, options=options)
     if not isinstance(backend, Backend):
         raise BackendLoadError(
-            f"A plugin answered for type {kind!r} with a {type(backend).__name__}, which is no pitstop.abc.Backend."
+            f"A plugin answered for type {quoted(kind)} with a {type(backend).__name__}, which is no pitstop.abc.Backend."
         )
     return backend
 
@@ -87,31 +93,43 @@ def _itself(backend: Backend) -> Backend:
 
 def _read(config: object) -> tuple[str | type | Backend, dict[str, Any]]:
     if isinstance(config, str):
-        return _scheme(config), {"url": config}
+        whole = checked_url(config)
+        return _scheme(whole), {"url": whole}
     if not isinstance(config, Mapping):
         raise ConfigError(
             f"The configuration is a {type(config).__name__}. "
             f"Give a mapping such as {{'type': 'sqlite', 'path': 'pitstop.db'}}, or a URL such as 'sqlite:///pitstop.db'."
         )
     options = dict(config)
-    kind = options.pop("type", None)
-    url = options.get("url")
-    if kind is None and isinstance(url, str):
-        kind = _scheme(url)
-    if kind is None or kind == "":
+    kind: object = options.pop("type", None)
+    url: object = options.get("url")
+    if isinstance(url, str):
+        options["url"] = url = checked_url(url)
+        if kind is None:
+            kind = _scheme(url)
+    if kind is None or (isinstance(kind, str) and not kind):
         raise ConfigError("The configuration has no 'type'. Give one, such as 'mongo', 'sqlite' or 'memory'.")
     if url is not None and not isinstance(url, str):
         raise ConfigError(f"url is a {type(url).__name__}. Give a str such as 'sqlite:///pitstop.db'.")
     if not isinstance(kind, str | type | Backend):
-        raise ConfigError(f"type={kind!r} is a {type(kind).__name__}. Give a name, a Backend class or an instance.")
+        raise ConfigError(
+            f"type={quoted(kind)} is a {type(kind).__name__}. Give a name, a Backend class or an instance."
+        )
     if isinstance(kind, str) and url is not None and are_different(kind, scheme := _scheme(url)):
-        raise ConfigError(f"The type is {kind!r}, but the URL's scheme is {scheme!r}. Give one, or make them the same.")
+        raise ConfigError(
+            f"The type is {quoted(kind)}, but the URL's scheme is {scheme!r}. Give one, or make them the same."
+        )
     return kind, options
+
+
+def _key(key: object) -> str:
+    # Quotes of a plain name would only be in the way.
+    return key if isinstance(key, str) and _SCHEME.fullmatch(key) else quoted(key)
 
 
 def _scheme(url: str) -> str:
     # Never quoted in an error: a URL may hold a password.
     scheme, separator, _ = url.partition("://")
-    if not separator or not scheme:
+    if not separator or not _SCHEME.fullmatch(scheme):
         raise ConfigError("The URL has no scheme. Write it as in 'sqlite:///pitstop.db' or 'mongo://localhost/app'.")
     return scheme.lower()

@@ -20,20 +20,21 @@ from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._listener import Listener
 from pitstop._engine._store import Store
 from pitstop._engine._watching import Watching
-from pitstop._errors import ConfigError, MessageError, PitstopError, ScheduleError
+from pitstop._errors import MessageError, PitstopError, ScheduleError
 from pitstop._plugins._hooks import Hooks
+from pitstop._values._arguments import MOST_RECORDS, MOST_THREADS, ListenOptions, flag, place_after, whole_number
 from pitstop._values._duration import parse_duration
 from pitstop._values._entry import Entry, State, Stats
-from pitstop._values._instant import floor_instant, from_instant
+from pitstop._values._instant import from_instant
 from pitstop._values._message import new_id, valid_id
-from pitstop._values._plain import spelled
+from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import CatchUp
 from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["OneShot", "Pitstop", "Recurring", "at_least_one"]
+__all__ = ["OneShot", "Pitstop", "Recurring"]
 
 #: What ``store_many`` takes: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
@@ -157,18 +158,16 @@ class Pitstop:
         :param state: only messages in this state.
         :param limit: at most so many.
         :param after: the last entry of the page before, to go on from there.
-        :raises PitstopError: when ``state`` or ``limit`` is wrong.
+        :raises PitstopError: when an argument cannot be used; the text names it.
         """
-        if state is not None and state not in get_args(State):
-            raise PitstopError(f"state={state!r} is unknown. Give one of: {', '.join(get_args(State))}.")
-        if type(limit) is not int or limit < 1:
-            raise PitstopError(f"limit={limit!r} cannot be used. Give a whole number of at least 1.")
-        if after is not None and not isinstance(after, Entry):
-            raise PitstopError(f"after={after!r} is no Entry. Give the last entry of the page before.")
-        place = None if after is None else (None if after.due is None else floor_instant(after.due), after.id)
+        wanted: object = state
+        if wanted is not None and not (isinstance(wanted, str) and wanted in get_args(State)):
+            raise PitstopError(f"state={quoted(state)} is unknown. Give one of: {', '.join(get_args(State))}.")
+        most = min(whole_number(limit, "limit", error=PitstopError), MOST_RECORDS)
+        place = place_after(after)
         backend = self._store.backend
         self._store.flush()
-        stored = backend.scan(state, limit, place)
+        stored = backend.scan(state, most, place)
         now = backend.now() // 1000
         return [describe(each, now) for each in stored]
 
@@ -186,7 +185,7 @@ class Pitstop:
         backend = self._store.backend
         stored = backend.get(valid_id(id))
         if isinstance(stored, Damaged):
-            raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
+            raise MessageError(f"{quoted(id)} cannot be redriven. {stored.error}")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
         (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
@@ -231,17 +230,18 @@ class Pitstop:
         :param max_lease: how long a delivery may be held so, from when it was handed out. If not given, without end.
         :raises ConfigError: when a value cannot be used.
         """
-        if prefetch is not None:
-            at_least_one(prefetch, "prefetch")
+        options = ListenOptions.of(
+            lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
+        )
         store = self._store
         _ = store.backend  # raises when closed
         return Listener(
             store,
             self._watching,
-            _positive(lock_time, "lock_time", store.lock_time),
-            _positive(loop_time, "loop_time", store.loop_time),
-            prefetch,
-            self._heartbeat(heartbeat, max_lease),
+            store.lock_time if options.lock_time is None else options.lock_time,
+            store.loop_time if options.loop_time is None else options.loop_time,
+            options.prefetch,
+            Heartbeat(store, options.max_lease) if options.heartbeat else None,
         )
 
     def consume(
@@ -282,11 +282,13 @@ class Pitstop:
         :raises PitstopError: when the handler cannot be called, or is async.
         :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
         """
-        at_least_one(workers, "workers")
+        whole_number(workers, "workers", most=MOST_THREADS)
         if max_messages is not None:
-            at_least_one(max_messages, "max_messages")
+            whole_number(max_messages, "max_messages")
+        flag(until_idle, "until_idle")
         sync_handler(handler)
         patience = parse_duration(drain, "drain")
+        with_delivery = takes_delivery(handler, deliveries)
         listener = self.listen(
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
         )
@@ -294,7 +296,7 @@ class Pitstop:
             self._store,
             listener,
             handler,
-            deliveries=takes_delivery(handler, deliveries),
+            deliveries=with_delivery,
             workers=workers,
             max_messages=max_messages,
             until_idle=until_idle,
@@ -319,15 +321,6 @@ class Pitstop:
 
     def __repr__(self) -> str:
         return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
-
-    def _heartbeat(self, wanted: bool, max_lease: timedelta | float | str | None) -> Heartbeat | None:
-        if wanted:
-            return Heartbeat(self._store, None if max_lease is None else parse_duration(max_lease, "max_lease"))
-        if max_lease is not None:
-            raise ConfigError(
-                f"max_lease={spelled(max_lease)} is of no use without heartbeat=True. Give both, or neither."
-            )
-        return None
 
     def _new_id(self) -> str:
         return new_id()
@@ -368,13 +361,10 @@ class Pitstop:
             self._store.written(min(record.progress.due or 0 for record in records))
 
 
-def at_least_one(value: object, field: str) -> None:
-    """Refuse what is no count.
-
-    :raises ConfigError: the text names the field.
-    """
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
+def _known(message: Mapping[str, Any]) -> set[str]:
+    """The id of a message that has one: it may be there already."""
+    id = message.get("id")
+    return set() if id is None else {id}
 
 
 def _arguments(item: object) -> Sequence[Any] | None:
@@ -392,12 +382,3 @@ def _arguments(item: object) -> Sequence[Any] | None:
 
 def _revision() -> str:
     return os.urandom(16).hex()
-
-
-def _positive(value: timedelta | float | str | None, field: str, default: timedelta) -> timedelta:
-    if value is None:
-        return default
-    duration = parse_duration(value, field)
-    if duration < timedelta(milliseconds=1):
-        raise ConfigError(f"{field}={spelled(value)} is too short. Give at least one millisecond.")
-    return duration

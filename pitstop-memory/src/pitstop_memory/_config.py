@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from pitstop import ConfigError
-from pitstop.abc import BackendConfig, query_options, split_url
+from pitstop.abc import BackendConfig, query_options, quoted, split_url
 
 
 __all__ = ["MemoryConfig"]
@@ -23,7 +23,7 @@ class MemoryConfig(BackendConfig):
     @name.validator
     def _check_name(self, field: attrs.Attribute[str | None], value: object) -> None:
         if value is not None and (not isinstance(value, str) or not value):
-            raise ConfigError(f"{field.name}={value!r} cannot be used. Give a non-empty str, or leave it out.")
+            raise ConfigError(f"{field.name}={quoted(value)} cannot be used. Give a non-empty str, or leave it out.")
 
     @classmethod
     def options_of_url(cls, url: str) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import attrs
 import pymongo
 
 from pitstop import ConfigError
-from pitstop.abc import BackendConfig, duration_field
+from pitstop.abc import BackendConfig, checked_url, duration_field, may_hold_secret, quoted
 from pitstop_mongo._driver_options import checked_options, sort_keys
-from pitstop_mongo._uri import DEFAULT_PORT, Target, address, options_of_url, read_uri
+from pitstop_mongo._uri import DEFAULT_PORT, FORBIDDEN, Target, address, options_of_url, read_uri
 
 
 __all__ = ["MongoConfig"]
@@ -26,30 +26,72 @@ _MOST_TIMEOUT = timedelta(seconds=10)
 #: Options that have PyMongo use TLS, though `tls` is not given.
 _IMPLY_TLS = frozenset({"tlscafile", "tlscrlfile", "tlscertificatekeyfile", "tlscertificatekeyfilepassword"})
 
+#: Digits of the greatest port, and of the number of members that a replica set may have.
+_PORT_DIGITS, _MEMBER_DIGITS = 5, 2
+
 _DATABASE = re.compile(r'[^\s/\\."$\0]+')
 
 
-def _text(value: object, _: Any, field: attrs.Attribute[Any]) -> str | None:
+def _is_unset(value: object) -> bool:
     # An empty text, as an unset variable of the environment gives, is no text.
-    if value is None or value == "":
+    return value is None or (isinstance(value, str) and not value)
+
+
+def _text(value: object, _: Any, field: attrs.Attribute[Any]) -> str | None:
+    if _is_unset(value):
         return None
     if not isinstance(value, str):
         # Not quoted: it may be a password.
         raise ConfigError(f"{_key(field)} is a {type(value).__name__}. Give a str.")
+    if FORBIDDEN.search(value):
+        raise ConfigError(
+            f"{_key(field)} has a line break or another control character in it, or a lone surrogate. Remove it; "
+            f"environment variables and files of secrets often end in a line break."
+        )
+    return value
+
+
+def _name(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
+    """Text that is shown in logs, or sent to servers as a name. A URL in its place may hold a password."""
+    text = _text(value, self, field)
+    if text is not None and may_hold_secret(text):
+        raise ConfigError(f"{_key(field)} looks like a URI. Give it as uri, or as the URL that you give to init().")
+    return text
+
+
+def _uri(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
+    # Of a text that is no URL, read_uri tells what it should be.
+    if isinstance(value, str) and "://" in value:
+        value = checked_url(value, "uri")
+    return _text(value, self, field)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number(value: object, digits: int) -> object:
+    """The number that a text spells in so many digits at most; anything else as it is. Python reads no endless ones."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= digits:
+        return int(value)
     return value
 
 
 def _port(value: object, _: Any, field: attrs.Attribute[Any]) -> int | None:
-    if value is None or value == "":
+    if _is_unset(value):
         return None
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    number = _number(value, _PORT_DIGITS)
     if type(number) is not int or not 1 <= number <= 65535:
-        raise ConfigError(f"{field.name}={value!r} cannot be used. Give a whole number from 1 to 65535.")
+        raise ConfigError(f"{field.name}={quoted(value)} cannot be used. Give a whole number from 1 to 65535.")
     return number
 
 
 def _hosts(value: object) -> tuple[str, ...] | None:
-    if value is None or value == "":
+    if _is_unset(value):
         return None
     several = value.split(",") if isinstance(value, str) else value
     if not isinstance(several, list | tuple) or not several or not all(isinstance(each, str) for each in several):
@@ -62,25 +104,27 @@ def _flag(value: object, _: Any, field: attrs.Attribute[Any]) -> bool | None:
         return value
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    raise ConfigError(f"{field.name}={value!r} cannot be used. Give true or false.")
+    raise ConfigError(f"{field.name}={quoted(value)} cannot be used. Give true or false.")
 
 
 def _acks(value: object) -> int | str:
-    if value == "majority":
+    if isinstance(value, str) and value == "majority":
         return "majority"
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    number = _number(value, _MEMBER_DIGITS)
     # A replica set has at most 50 members.
     if type(number) is int and 1 <= number <= 50:
         return number
-    raise ConfigError(f"ack_write_concern={value!r} cannot be used. Give 'majority', or a number of members such as 1.")
+    raise ConfigError(
+        f"ack_write_concern={quoted(value)} cannot be used. Give 'majority', or a number of members such as 1."
+    )
 
 
 def _option(convert: Any, *, key: str | None = None, secret: bool = False) -> Any:
     return attrs.field(
         default=None,
         converter=attrs.Converter(convert, takes_self=True, takes_field=True),
-        repr=not secret,
-        metadata={} if key is None else {"key": key},
+        repr=False if secret else quoted,
+        metadata={"verbatim": secret} | ({} if key is None else {"key": key}),
     )
 
 
@@ -100,20 +144,26 @@ def _check_collection(_: Any, field: attrs.Attribute[Any], value: object) -> Non
     if (
         not isinstance(value, str)
         or not value
-        or re.search(r"[$\0]", value)
+        or not _is_utf8(value)
+        or re.search(r"[$\0\n\r]", value)
         or value.startswith(("system.", "."))
         or value.endswith(".")
         or ".." in value
         or len(value.encode(errors="replace")) > 120
     ):
         raise ConfigError(
-            f"{field.name}={value!r:.200} cannot be the name of a collection. "
-            f"Give 1 to 120 bytes without '$' and NUL, no 'system.' or '.' in front, and no '.' at the end or twice."
+            f"{field.name}={quoted(value)} cannot be the name of a collection. "
+            f"Give 1 to 120 bytes without '$', NUL and line breaks, no 'system.' or '.' in front, and no '.' at the end or twice."
         )
 
 
 def _check_database(name: object, what: str) -> str:
-    if not isinstance(name, str) or not _DATABASE.fullmatch(name) or len(name.encode(errors="replace")) > 63:
+    if (
+        not isinstance(name, str)
+        or not _DATABASE.fullmatch(name)
+        or not _is_utf8(name)
+        or len(name.encode(errors="replace")) > 63
+    ):
         raise ConfigError(
             f'{what} cannot be the name of a database. Give 1 to 63 bytes without spaces and any of / \\ . " $'
         )
@@ -131,7 +181,7 @@ class MongoConfig(BackendConfig):
     #: Longer than elsewhere: a watch tells of what others store, and this is for when it does not.
     loop_time: timedelta = duration_field(timedelta(seconds=10))
     #: A host name, ``host:port`` or ``[ipv6]:port``.
-    host: str | None = _option(_text)
+    host: str | None = _option(_name)
     #: For hosts that name none; 27017 if not given.
     port: int | None = _option(_port)
     #: Members of a replica set, as a list or a text with commas.
@@ -140,16 +190,16 @@ class MongoConfig(BackendConfig):
     dbname: str = attrs.field(default=None)
     coll: str = attrs.field(default="messages", validator=_check_collection)
     user: str | None = _option(_text)
-    #: The key is ``pass``.
+    #: The key is ``pass``. White space is a part of it.
     password: str | None = _option(_text, key="pass", secret=True)
     #: A URI as PyMongo takes it, with any option of ``MongoClient``. The other keys go before what it says.
-    uri: str | None = _option(_text, secret=True)
+    uri: str | None = _option(_uri, secret=True)
     #: A client of your own, which is used as it is and never closed. Make it after a fork, not before.
     client: Any = attrs.field(default=None, validator=_check_client, repr=False)
     #: The database that knows the user: ``admin`` if not given (with a ``uri``, as the URI says).
-    auth_source: str | None = _option(_text)
+    auth_source: str | None = _option(_name)
     #: The name that the servers' replica set must have.
-    replica_set: str | None = _option(_text)
+    replica_set: str | None = _option(_name)
     tls: bool | None = _option(_flag)
     #: Any other option of ``MongoClient``, by PyMongo's names. In a mapping they stand beside the other keys, there also
     #: in snake case: ``maxPoolSize`` or ``max_pool_size``. They go before what ``uri`` says.
@@ -177,7 +227,7 @@ class MongoConfig(BackendConfig):
         object.__setattr__(self, "target", target)
         object.__setattr__(self, "addresses", self._addresses(target))
         if self.dbname is not None:
-            _check_database(self.dbname, f"dbname={self.dbname!r:.200}")
+            _check_database(self.dbname, f"dbname={quoted(self.dbname)}")
         elif target is not None and target.database is not None:
             object.__setattr__(self, "dbname", _check_database(target.database, "The path of the URI"))
         else:

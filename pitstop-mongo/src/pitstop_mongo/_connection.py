@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from threading import Lock, local
 from typing import Any, TypeVar
 
@@ -418,6 +418,14 @@ class Connection:
         return Link(client, self.dialect, config, self._clock)
 
 
+def _version() -> str | None:
+    """The version for the server's log; None in a program that was frozen without the metadata of its packages."""
+    try:
+        return version("pitstop-mongo")
+    except PackageNotFoundError:
+        return None
+
+
 def _client_options(config: MongoConfig) -> dict[str, Any]:
     said = {name.lower() for name in config.driver_options}
     if config.target is not None:
@@ -434,4 +442,4 @@ def _client_options(config: MongoConfig) -> dict[str, Any]:
     options |= {name: value for name, value in keys.items() if value is not None}
     options |= config.driver_options
     host: Any = config.uri if config.uri is not None else list(config.addresses)
-    return {"host": host, "driver": DriverInfo("pitstop", version("pitstop-mongo")), "connect": False, **options}
+    return {"host": host, "driver": DriverInfo("pitstop", _version()), "connect": False, **options}

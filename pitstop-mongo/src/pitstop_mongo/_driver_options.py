@@ -12,9 +12,10 @@ import pymongo.common
 from pymongo.errors import PyMongoError
 
 from pitstop import ConfigError
+from pitstop.abc import quoted
 
 
-__all__ = ["OPTIONS", "SRV_OPTIONS", "checked_options", "is_known", "normal", "sort_keys"]
+__all__ = ["OPTIONS", "SRV_OPTIONS", "check_compressors", "checked_options", "is_known", "normal", "sort_keys"]
 
 #: Options that make sense only where the hosts come from DNS, so they cannot be checked in a URI that names hosts.
 SRV_OPTIONS = ("srvServiceName", "srvMaxHosts", "srvAllowedHostsSuffix")
@@ -29,6 +30,9 @@ OPTIONS = (
     *("tlsDisableOCSPEndpointCheck", "uuidRepresentation", "waitQueueTimeoutMS", "wTimeoutMS", "zlibCompressionLevel"),
     *SRV_OPTIONS,
 )
+_COMPRESSORS = frozenset({"snappy", "zlib", "zstd"})
+#: Characters of a key that are compared with the known ones.
+_LONGEST_KEY = 100
 _KNOWN = frozenset(pymongo.common.URI_OPTIONS_VALIDATOR_MAP) | {name.lower() for name in OPTIONS}
 
 #: Keys of Pitstop's by the names that PyMongo has for them: the same thing, so they may be called so.
@@ -56,6 +60,7 @@ _OWNED = {
 #: What a validator of PyMongo's wants, by its name. Its own words may quote the value.
 _WANTED = {
     "validate_boolean_or_string": "true or false",
+    "validate_compressors": "some of snappy, zlib and zstd",
     "validate_integer": "a whole number",
     "validate_positive_integer": "a whole number of at least 1",
     "validate_non_negative_integer": "a whole number of at least 0",
@@ -107,7 +112,7 @@ def sort_keys(options: Mapping[Any, Any], keys: Iterable[str]) -> tuple[dict[str
         elif isinstance(key, str) and _known_option(key):
             driver[key] = value
         else:
-            raise _unknown(str(key), known)
+            raise _unknown(key, known)
     return own, driver
 
 
@@ -120,7 +125,7 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     given_as: dict[str, str] = {}
     for key, value in options.items():
         if not _known_option(key):
-            raise _unknown(str(key), frozenset())
+            raise _unknown(key, frozenset())
         if normal(key) in _OWNED:
             raise ConfigError(f"{key} cannot be given: {_OWNED[normal(key)]}.")
         name = _NAMES[normal(key)]
@@ -128,7 +133,7 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{given_as[name]} and {key} are one option. Give it once.")
         given_as[name] = key
         # An empty text, as an unset variable of the environment gives, is no text.
-        if value != "":
+        if not (isinstance(value, str) and not value):
             checked[name] = _checked(key, name, value)
     return checked
 
@@ -143,6 +148,8 @@ def _checked(key: str, name: str, value: object) -> Any:
     if validator is None:
         return value  # of a newer PyMongo's URIs: its client will have a look
     try:
+        if name.lower() == "compressors":
+            check_compressors(value)
         # What it returns is in seconds; the client wants what was given.
         pymongo.common.validate(name, value)
         # A bool is an int to Python and to PyMongo; here it is a mistake.
@@ -156,7 +163,18 @@ def _checked(key: str, name: str, value: object) -> Any:
     return value
 
 
-def _unknown(key: str, known: Iterable[str]) -> ConfigError:
+def check_compressors(value: object) -> None:
+    """Refuse a compressor that PyMongo does not know. PyMongo itself warns, quotes the value, and goes on without.
+
+    :raises ValueError: when one is unknown.
+    """
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not _COMPRESSORS.issuperset(names):
+        raise ValueError("an unknown compressor")
+
+
+def _unknown(given: object, known: Iterable[str]) -> ConfigError:
+    key = given[:_LONGEST_KEY] if isinstance(given, str) else ""
     own = sorted(known)
     # Compared without case and '_', and suggested as people write it; Pitstop's keys before PyMongo's.
     names = {normal(name): name for name in OPTIONS if normal(name) not in _OWNED} | {
@@ -166,4 +184,4 @@ def _unknown(key: str, known: Iterable[str]) -> ConfigError:
     meant = _RENAMED.get(normal(key)) or (names[close[0]] if close else None)
     hint = f"Did you mean {meant!r}? " if meant else ""
     listed = f"Known: {', '.join(own)}; and the options of pymongo.MongoClient."
-    return ConfigError(f"Unknown configuration key {key!r:.100}. {hint}{listed}")
+    return ConfigError(f"Unknown configuration key {quoted(given)}. {hint}{listed}")

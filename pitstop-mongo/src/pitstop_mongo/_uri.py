@@ -14,11 +14,11 @@ from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from pitstop import ConfigError
-from pitstop.abc import did_you_mean, query_options
-from pitstop_mongo._driver_options import OPTIONS, SRV_OPTIONS, is_known
+from pitstop.abc import did_you_mean, may_hold_secret, query_options, quoted
+from pitstop_mongo._driver_options import OPTIONS, SRV_OPTIONS, check_compressors, is_known
 
 
-__all__ = ["Target", "address", "options_of_url", "read_uri"]
+__all__ = ["FORBIDDEN", "Target", "address", "options_of_url", "read_uri"]
 
 DEFAULT_PORT = 27017
 
@@ -28,6 +28,8 @@ _SRV = "mongodb+srv://"
 _SCHEMES = {"mongo": _PLAIN, "mongodb": _PLAIN, "mongodb+srv": _SRV}
 #: What a URL may say to Pitstop behind its ``?``; all else there is for PyMongo. ``retry`` is written ``retry.delay``.
 _OWN = ("ack_write_concern", "coll", "dbname", "lock_time", "loop_time", "operation_timeout", "retry")
+#: What neither a user nor a password may have in it: RFC 4013 refuses control characters, and UTF-8 surrogates.
+FORBIDDEN = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z_.]{1,40}")
 
 
@@ -103,6 +105,11 @@ def read_uri(uri: object) -> Target:
         )
     if parsed["username"] and not parsed["password"] and "authmechanism" not in map(str.lower, parsed["options"]):
         raise ConfigError("The URI has a user without a password. Write it as mongodb://user:password@host/.")
+    if any(FORBIDDEN.search(parsed[each] or "") for each in ("username", "password")):
+        raise ConfigError(
+            "The user or the password in the URI has a line break or another control character, or no valid UTF-8. No "
+            "server accepts that. Remove it."
+        )
     named = (hosts,) if srv else tuple(_place(host, port) for host, port in parsed["nodelist"])
     options = frozenset(_name_of(pair).lower() for pair in query.split("&") if pair)
     return Target(named, parsed["database"], options, bool(parsed["username"]), parsed["options"].get("tls"), srv)
@@ -113,7 +120,7 @@ def address(text: str, field: str, port: int = DEFAULT_PORT) -> str:
 
     :raises ConfigError: when it is something else. Quoted only where it cannot hold a password.
     """
-    if "://" in text or "@" in text:
+    if "@" in text or may_hold_secret(text):
         raise ConfigError(f"{field} looks like a URI. Give it as uri, or as the URL that you give to init().")
     host, given = text, str(port)
     if text.startswith("["):
@@ -121,11 +128,11 @@ def address(text: str, field: str, port: int = DEFAULT_PORT) -> str:
         given = behind[1:] if behind.startswith(":") else given if closing and not behind else ""
     elif text.count(":") == 1:
         host, _, given = text.partition(":")
-    fine = bool(host) and not re.search(r"[\s/,\[\]]", host) and _port(given) is not None
+    fine = bool(host) and not re.search(r"[\s\0/,\[\]\ud800-\udfff]", host) and _port(given) is not None
     if not fine:
-        raise ConfigError(
-            f"{field}={text!r} is no address. Give a host name, 'host:port' or '[ipv6]:port', port 1 to 65535."
-        )
+        # Without a number behind the ':' it may be a user and a password.
+        shown = f"{field}={quoted(text)}" if not given or given.isdigit() else field
+        raise ConfigError(f"{shown} is no address. Give a host name, 'host:port' or '[ipv6]:port', port 1 to 65535.")
     return f"{_bracketed(host)}:{given}"
 
 
@@ -157,7 +164,9 @@ def _check_options(pairs: Sequence[str]) -> None:
             raise ConfigError(f"uri sets {name}, which is no option of MongoDB. Give it beside uri, or use a url.")
         if not is_known(name):
             hint = did_you_mean(name, [*OPTIONS, *_OWN])
-            raise ConfigError(f"Unknown option {name!r} in the URI. {hint}See PyMongo's MongoClient for all options.")
+            raise ConfigError(
+                f"Unknown option {quoted(name)} in the URI. {hint}See PyMongo's MongoClient for all options."
+            )
         if name.lower() in seen and name.lower() != "readpreferencetags":
             raise ConfigError(f"The URI sets {name} twice. Set each option once.")
         seen.add(name.lower())
@@ -168,6 +177,8 @@ def _check_value(name: str, pair: str) -> None:
     if name.lower() in map(str.lower, SRV_OPTIONS):
         return
     try:
+        if name.lower() == "compressors":
+            check_compressors(unquote(pair.partition("=")[2]))
         parse_uri(f"{_PLAIN}localhost/?{pair}")
     except (PyMongoError, ValueError, TypeError, OSError):
         # What PyMongo says quotes the value, which may be the password of a key.

@@ -12,7 +12,14 @@ from urllib.parse import unquote_to_bytes
 import attrs
 
 from pitstop import ConfigError
-from pitstop.abc import BackendConfig, did_you_mean, duration_field, query_options, split_url
+from pitstop.abc import (
+    BackendConfig,
+    did_you_mean,
+    duration_field,
+    query_options,
+    quoted,
+    split_url,
+)
 
 
 __all__ = ["SqliteConfig", "Synchronous"]
@@ -21,29 +28,36 @@ __all__ = ["SqliteConfig", "Synchronous"]
 Synchronous = Literal["full", "normal"]
 
 _SYNCHRONOUS = ("full", "normal")
-#: Characters of a path that an error quotes.
-_QUOTED = 200
 _OCTAL = re.compile(r"(?:0[oO])?[0-7]{1,6}")
+_NO_NAME = re.compile(r"[\0\n\r]")
 _DRIVE = re.compile(r"/[A-Za-z]:[/\\]")
 
 
 def _path(value: object) -> str:
-    if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"path={value!r} is a {type(value).__name__}. Give a str or a Path, such as 'pitstop.db'.")
+    # Bytes are what a URL's percent-encoded path stands for. They are taken as they are.
+    if not isinstance(value, str | os.PathLike | bytes):
+        raise ConfigError(
+            f"path={quoted(value)} is a {type(value).__name__}. Give a str or a Path, such as 'pitstop.db'."
+        )
     path = os.fsdecode(value)
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
         raise ConfigError(
-            f"path={path!r:.{_QUOTED}} holds a lone surrogate, which is half of a character, so it names no file. Give a path "
+            f"path={quoted(path)} holds a lone surrogate, which is half of a character, so it names no file. Give a path "
             f"that can be encoded."
         ) from None
     if path == ":memory:":
         raise ConfigError("path=':memory:' would be forgotten with the process. Give a file, or use type 'memory'.")
     if path.startswith("file:"):
-        raise ConfigError(f"path={path!r} is an SQLite URI. Give the path of the file itself, such as 'pitstop.db'.")
-    if not path or "\0" in path:
-        raise ConfigError(f"path={path!r} cannot name a file. Give a path such as 'pitstop.db'.")
+        raise ConfigError(
+            f"path={quoted(path)} is an SQLite URI. Give the path of the file itself, such as 'pitstop.db'."
+        )
+    if not path or _NO_NAME.search(path):
+        raise ConfigError(
+            f"path={quoted(path)} cannot name a file: it is empty, or has a line break or a NUL in it. Give a path such as "
+            f"'pitstop.db'."
+        )
     return path
 
 
@@ -55,7 +69,7 @@ def _mode(value: object) -> int | None:
         mode = int(value.lower().removeprefix("0o"), 8)
     if mode is None or mode & ~0o666 or mode & 0o600 != 0o600:
         raise ConfigError(
-            f"mode={value!r} cannot be used. Give permissions in octal that let the owner read and write and nobody execute: "
+            f"mode={quoted(value)} cannot be used. Give permissions in octal that let the owner read and write and nobody execute: "
             f"'0600' (the owner alone), '0640' or '0660'. In Python 0o600 means the same."
         )
     if os.name != "posix":
@@ -67,7 +81,7 @@ def _synchronous(value: object) -> str:
     text = value.lower() if isinstance(value, str) else None
     if text not in _SYNCHRONOUS:
         hint = did_you_mean(text, _SYNCHRONOUS) if text else ""
-        raise ConfigError(f"synchronous={value!r} is unknown. {hint}Give 'full' or 'normal'.")
+        raise ConfigError(f"synchronous={quoted(value)} is unknown. {hint}Give 'full' or 'normal'.")
     return text
 
 
@@ -99,8 +113,8 @@ class SqliteConfig(BackendConfig):
         options = query_options(parts.query)
         if "path" in options:
             raise ConfigError("The URL gives 'path' twice. Write the path before the '?' alone.")
-        path = os.fsdecode(unquote_to_bytes(parts.path))
-        if not path.startswith("/") or path == "/":
+        path = unquote_to_bytes(parts.path)
+        if not path.startswith(b"/") or path == b"/":
             raise ConfigError("The URL names no file. Write it as 'sqlite:///pitstop.db'.")
         # The slash after the (empty) host only ends it; before a drive as well as before a relative path.
         return {"path": path[1:], **options}

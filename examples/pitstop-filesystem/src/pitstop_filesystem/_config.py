@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import attrs
 
 from pitstop import ConfigError
-from pitstop.abc import BackendConfig, duration_field, query_options, split_url
+from pitstop.abc import BackendConfig, duration_field, query_options, quoted, split_url
 
 
 __all__ = ["FilesystemConfig"]
@@ -25,10 +25,10 @@ def _path(value: object) -> str:
             "path is missing. Give the folder for the messages, as in 'filesystem:///var/lib/app/messages'."
         )
     if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"path={value!r} is a {type(value).__name__}. Give a str or a Path.")
+        raise ConfigError(f"path={quoted(value)} is a {type(value).__name__}. Give a str or a Path.")
     path = os.fsdecode(value)
     if not path or "\0" in path:
-        raise ConfigError(f"path={path!r} cannot name a folder. Give a path such as '/var/lib/app/messages'.")
+        raise ConfigError(f"path={quoted(path)} cannot name a folder. Give a path such as '/var/lib/app/messages'.")
     return path
 
 
@@ -36,7 +36,7 @@ def _sync(value: object) -> bool:
     # A URL has nothing but text to say it with.
     known = value.lower() if isinstance(value, str) else value
     if not isinstance(known, bool | str) or known not in _SPELLINGS:
-        raise ConfigError(f"sync={value!r} is neither true nor false. Give one of them.")
+        raise ConfigError(f"sync={quoted(value)} is neither true nor false. Give one of them.")
     return _SPELLINGS[known]
 
 

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import timedelta
-from threading import Event
+from threading import TIMEOUT_MAX, Event
 from typing import Any
 
 from pitstop._aio._delivery import AsyncDelivery, is_interruption
@@ -113,7 +113,7 @@ class Consuming:
 
     def wait(self) -> None:
         """Wait until it has ended, but no longer than it may take. Not in the loop's thread."""
-        self._closed.wait(self._drain + _CANCEL_PATIENCE)
+        self._closed.wait(min(self._drain + _CANCEL_PATIENCE, TIMEOUT_MAX))
 
     async def _run(self) -> Summary:
         urgency = Urgency()

@@ -16,7 +16,8 @@ from pitstop._aio._delivery import AsyncDelivery
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener, _seconds
+from pitstop._engine._listener import Listener
+from pitstop._values._arguments import seconds_of
 
 
 __all__ = ["AsyncListener"]
@@ -49,11 +50,11 @@ class AsyncListener:
             ``"5s"``. 0: take what is due now; its ack is written before that returns. None: wait until there is one.
         :return: None when there was none in that time, or the listener was stopped.
         :raises BackendUnavailable: as :meth:`pitstop.Listener.get`.
-        :raises ConfigError: when ``timeout`` is no duration.
+        :raises ConfigError: when ``timeout`` is negative, not finite, or no duration.
         """
         if timeout is None:
             return self._wrapped(await self._next())
-        seconds = timeout if isinstance(timeout, int | float) else _seconds(timeout)
+        seconds = seconds_of(timeout)
         if seconds > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

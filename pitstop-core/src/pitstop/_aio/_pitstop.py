@@ -12,14 +12,17 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
+import attrs
+
 from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring, _positive, at_least_one
+from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
+from pitstop._values._arguments import ListenOptions, flag, whole_number
 from pitstop._values._duration import parse_duration
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._recurrence import Recurrence
@@ -112,7 +115,7 @@ class AsyncPitstop:
     async def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
         """Look at stored messages, ordered by due time: see :meth:`pitstop.Pitstop.entries`.
 
-        :raises PitstopError: when ``state`` or ``limit`` is wrong.
+        :raises PitstopError: when an argument cannot be used; the text names it.
         """
         return await self._do(Pitstop.entries, state, limit, after)
 
@@ -169,7 +172,9 @@ class AsyncPitstop:
         """
         if self._closed:
             raise _closed()
-        opening = self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease)
+        opening = self._listening(
+            lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
+        )
         return AsyncListener(opening, self._hands, self._feeders.add)
 
     async def consume(
@@ -215,14 +220,17 @@ class AsyncPitstop:
         :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle``, when it is away.
         """
         checked_handler(handler)
-        at_least_one(concurrency, "concurrency")
+        whole_number(concurrency, "concurrency")
         if max_messages is not None:
-            at_least_one(max_messages, "max_messages")
+            whole_number(max_messages, "max_messages")
+        flag(until_idle, "until_idle")
         patience = parse_duration(drain, "drain")
         if self._closed:
             raise _closed()
         consuming = Consuming(
-            self._listening(lock_time, loop_time, prefetch, heartbeat=heartbeat, max_lease=max_lease),
+            self._listening(
+                lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
+            ),
             self._hands,
             self._consuming,
             handler,
@@ -296,13 +304,9 @@ class AsyncPitstop:
         if pit is not None:
             pit.close()
 
-    def _listening(self, lock_time: Any, loop_time: Any, prefetch: int | None, **options: Any) -> Any:
+    def _listening(self, **options: Any) -> Any:
         """How a listener is opened, in a thread; what is wrong with its options is told now."""
-        _positive(lock_time, "lock_time", timedelta.max)
-        _positive(loop_time, "loop_time", timedelta.max)
-        if prefetch is not None:
-            at_least_one(prefetch, "prefetch")
-        return partial(self._listen, lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, **options)
+        return partial(self._listen, **attrs.asdict(ListenOptions.of(**options)))
 
     def _listen(self, **options: Any) -> Any:
         return self._opened().listen(**options)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Awaitable
 from contextlib import nullcontext, suppress
 from datetime import timedelta
-from threading import Event, Lock, Thread, get_ident
+from threading import TIMEOUT_MAX, Event, Lock, Thread, get_ident
 
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
@@ -169,7 +169,7 @@ class Consuming(Sleeper):
         self._end("stopped")
         # After a fork in a handler nobody else is here.
         if get_ident() not in self._idents:
-            self._over.wait(self._drain + _LAST_PATIENCE)
+            self._over.wait(min(self._drain + _LAST_PATIENCE, TIMEOUT_MAX))
 
     def closes_later(self) -> bool:
         if get_ident() not in self._idents or os.getpid() != self._pid:

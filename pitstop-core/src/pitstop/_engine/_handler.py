@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pitstop._engine._delivery import Delivery
 from pitstop._errors import PitstopError
+from pitstop._values._arguments import flag
 
 
 __all__ = [
@@ -70,7 +71,7 @@ def takes_delivery(handler: Handler, deliveries: bool | None, kind: type = Deliv
     :param kind: the class of the deliveries.
     """
     if deliveries is not None:
-        return deliveries
+        return flag(deliveries, "deliveries")
     parameter = _first_parameter(handler)
     return parameter is not None and (parameter.name == "delivery" or _says(parameter.annotation, kind))
 

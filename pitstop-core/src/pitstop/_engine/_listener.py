@@ -33,7 +33,7 @@ from pitstop._engine._pump import Pump
 from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
-from pitstop._values._duration import parse_duration
+from pitstop._values._arguments import seconds_of
 from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement, SystemClock
 
 
@@ -139,13 +139,11 @@ class Listener(Sleeper):
         :raises BackendUnavailable: when the store cannot be reached, at the end of ``timeout``. Without a timeout it is
             tried again and again, with growing pauses; unless it refuses at the first look, for a reason that somebody
             has to mend first (``error.permanent``), such as a wrong password.
-        :raises ConfigError: when ``timeout`` is no duration.
+        :raises ConfigError: when ``timeout`` is negative, not finite, or no duration.
         """
         if timeout is None:
             return self._next()
-        # Numbers first: those who poll give 0.
-        seconds = timeout if isinstance(timeout, int | float) else _seconds(timeout)
-        return self._visit(Visit(0), self._monotonic() + seconds, None)
+        return self._visit(Visit(0), self._monotonic() + seconds_of(timeout), None)
 
     def _next(self, wanted: int = 1) -> Delivery | None:
         """One message of those that are in hand, else of a new claim, which may be for so many or more; waits for it."""
@@ -570,7 +568,3 @@ def _wait_by_glances(wait: Callable[[float], bool], seconds: float) -> None:
     for _ in range(max(1, round(seconds / _GLANCE))):
         if wait(_GLANCE):
             return
-
-
-def _seconds(timeout: object) -> float:
-    return parse_duration(timeout, "timeout").total_seconds()

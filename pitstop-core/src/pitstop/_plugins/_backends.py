@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import sys
+
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pitstop._errors import BackendLoadError, PitstopError, UnknownBackend
-from pitstop._plugins._discovery import by_name, installed, origin
+from pitstop._plugins._discovery import by_name, has_metadata, installed, origin
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop._plugins._loading import load, remedy
+from pitstop._values._quoting import quoted
 from pitstop.abc import API_VERSION, SUITE_VERSION, Backend, Capability, did_you_mean
 
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["BACKEND_GROUP", "EntryPointResolver", "are_different", "backend_class", "load_backend", "suite_note"]
+__all__ = [
+    "BACKEND_GROUP",
+    "EntryPointResolver",
+    "are_different",
+    "backend_class",
+    "load_backend",
+    "missing_backends",
+    "suite_note",
+]
 
 BACKEND_GROUP = "pitstop.backends"
 
-#: Where the backends of the project itself come from, for those who have not installed them.
+_CORE = "pitstop-core"
+#: Where the backends of the project itself come from, for programs in which they are not found.
 _DISTRIBUTIONS = {
     "memory": "pitstop-memory",
     "mongo": "pitstop-mongo",
     "mongodb": "pitstop-mongo",
     "mongodb+srv": "pitstop-mongo",
     "sqlite": "pitstop-sqlite",
+}
+#: The class of each, for programs that give it because names are not found.
+_CLASSES = {
+    "pitstop-memory": "pitstop_memory.MemoryBackend",
+    "pitstop-mongo": "pitstop_mongo.MongoBackend",
+    "pitstop-sqlite": "pitstop_sqlite.SqliteBackend",
 }
 
 
@@ -49,7 +68,7 @@ def load_backend(name: str) -> type[Backend]:
     if not named:
         raise _unknown(name, candidates)
     entry_point = by_name(BACKEND_GROUP, named)[name]
-    where = f"Backend {name!r} from {origin(entry_point)}"
+    where = f"Backend {quoted(name)} from {origin(entry_point)}"
     return backend_class(load(entry_point, where), where, remedy(entry_point))
 
 
@@ -95,7 +114,7 @@ def _other_version(version: object, where: str, otherwise: str) -> str:
     ours = f"this pitstop-core has version {API_VERSION}."
     if type(version) is not int:
         return (
-            f"{where} does not say for which version of the backend API it is written: its api_version is {version!r}; "
+            f"{where} does not say for which version of the backend API it is written: its api_version is {quoted(version)}; "
             f"{ours} {otherwise}"
         )
     if version > API_VERSION:
@@ -122,12 +141,47 @@ def _unknown(name: str, candidates: Any) -> PitstopError:
             "The type is no name of a backend; it looks like a URL. Give it as 'url', or in place of the mapping."
         )
     distribution = _DISTRIBUTIONS.get(name)
+    without = not has_metadata(_CORE)
+    if (without and not candidates) or (distribution is not None and (without or _is_without_metadata(distribution))):
+        return UnknownBackend(f"Backend {quoted(name)} cannot be found by its name. {_without_metadata(distribution)}")
     if distribution is not None:
-        return UnknownBackend(f"Backend {name!r} is not installed. Install it with: pip install {distribution}")
+        return UnknownBackend(f"Backend {quoted(name)} is not installed. Install it with: pip install {distribution}")
     names = {each.name for each in candidates}
     hint = did_you_mean(name, names | _DISTRIBUTIONS.keys())
     return UnknownBackend(
-        f"Unknown backend type {name!r}. {hint}Installed: {', '.join(primary_names(candidates)) or 'none'}."
+        f"Unknown backend type {quoted(name)}. {hint}Installed: {', '.join(primary_names(candidates)) or 'none'}."
+    )
+
+
+def _is_without_metadata(distribution: str) -> bool:
+    """Whether the package can be imported, and nothing says from which distribution it is. Imports nothing."""
+    package = _package(distribution)
+    # First what is imported: a module that was made by hand has no spec.
+    there = sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
+    return there and not has_metadata(distribution)
+
+
+def _package(distribution: str) -> str:
+    return _CLASSES[distribution].partition(".")[0]
+
+
+def missing_backends() -> str:
+    """Why no backend at all is found, and what to do."""
+    if not has_metadata(_CORE):
+        return _without_metadata()
+    return f"Install one, such as: pip install {_DISTRIBUTIONS['sqlite']}"
+
+
+def _without_metadata(distribution: str | None = None) -> str:
+    """What is wrong in a program that was frozen or zipped without metadata, and what to do.
+
+    :param distribution: that of the wanted backend, if it is one of the project's own.
+    """
+    distribution = distribution or "pitstop-sqlite"
+    return (
+        f"There is no metadata of the installed packages here, as in a program that was frozen or zipped without them, and "
+        f"a name is found by them. Give the class, as in {{'type': {_CLASSES[distribution]}}}; or pack the metadata and the "
+        f"package (PyInstaller: --copy-metadata {distribution} --hidden-import {_package(distribution)})."
     )
 
 

@@ -11,7 +11,7 @@ from pitstop._errors import PluginConflict
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint, EntryPoints
 
-__all__ = ["by_name", "installed", "name_of", "origin"]
+__all__ = ["by_name", "has_metadata", "installed", "name_of", "origin"]
 
 
 def installed(group: str) -> EntryPoints:
@@ -20,6 +20,17 @@ def installed(group: str) -> EntryPoints:
     from importlib.metadata import entry_points  # noqa: PLC0415 - see above
 
     return entry_points(group=group)
+
+
+def has_metadata(distribution: str) -> bool:
+    """Whether the metadata of a distribution can be found. Programs that are frozen or zipped often lack them."""
+    from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415 - see installed
+
+    try:
+        metadata(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def by_name(group: str, found: Iterable[EntryPoint]) -> dict[str, EntryPoint]:

@@ -14,6 +14,8 @@ import pluggy
 from pitstop._errors import ConfigError, PluginConflict
 from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import PROJECT, HookSpecs
+from pitstop._values._arguments import several_plugins
+from pitstop._values._quoting import quoted
 
 
 if TYPE_CHECKING:
@@ -47,9 +49,7 @@ def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.Plugin
             _log.exception("plugin %r from %s failed to load and is left out", name, origin(entry_point))
         else:
             _register(manager, plugin, name)
-    if not isinstance(plugins, Iterable):
-        raise ConfigError(f"plugins is of type {type(plugins).__name__}. Give a list, as in plugins=[Audit()].")
-    for plugin in plugins:
+    for plugin in several_plugins(plugins):
         _register(manager, plugin, None)
     # After all others: of those that ask to be last, the one that was registered last is.
     manager.register(resolver)
@@ -64,9 +64,13 @@ def _refuse_unmarked(manager: pluggy.PluginManager, plugin: object, name: str | 
     for hook in vars(HookSpecs):
         if hook.startswith("pitstop_") and hasattr(plugin, hook) and manager.parse_hookimpl_opts(plugin, hook) is None:
             raise ConfigError(
-                f"The plugin {name or plugin!r} has a {hook} that is not marked, so it would never be called. "
+                f"The plugin {_shown(plugin, name)} has a {hook} that is not marked, so it would never be called. "
                 f"Put @pitstop.hookimpl before it."
             )
+
+
+def _shown(plugin: object, name: str | None) -> str:
+    return repr(name) if name else quoted(plugin)
 
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
@@ -76,10 +80,15 @@ def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -
     _refuse_unmarked(manager, plugin, name)
     try:
         manager.register(plugin, name)
-    except ValueError as error:
-        raise PluginConflict(f"The plugin {name or plugin!r} is registered twice. Give each once.") from error
+    except ValueError:
+        raise PluginConflict(f"The plugin {_shown(plugin, name)} is registered twice. Give each once.") from None
     except pluggy.PluginValidationError as error:
-        raise ConfigError(f"The plugin {name or plugin!r} does not fit the hooks: {error}") from None
+        raise ConfigError(f"The plugin {_shown(plugin, name)} does not fit the hooks: {error}") from None
+    if name is None and not manager.get_hookcallers(plugin):
+        raise ConfigError(
+            f"The plugin {quoted(plugin)} has no hook, so it would never be called. Give an object with methods that are "
+            f"marked by @pitstop.hookimpl."
+        )
 
 
 class Hooks:

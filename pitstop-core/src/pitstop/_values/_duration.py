@@ -8,10 +8,11 @@ import re
 from datetime import timedelta
 
 from pitstop._errors import ConfigError
-from pitstop._values._plain import Unreadable, as_timedelta, spelled
+from pitstop._values._plain import Unreadable, as_timedelta
+from pitstop._values._quoting import quoted
 
 
-__all__ = ["format_duration", "parse_duration"]
+__all__ = ["LONGEST_SECONDS", "format_duration", "parse_duration"]
 
 _UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -23,6 +24,9 @@ _UNITS = {
 }
 #: Far more than anybody waits, and little enough to be added to any time of our days.
 _LONGEST = timedelta(days=36_525)
+LONGEST_SECONDS = _LONGEST.total_seconds()
+#: Characters of a text that can be a duration.
+_LONGEST_TEXT = 100
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _TEXT = re.compile(rf"(?:{_PART.pattern})+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -39,13 +43,13 @@ def parse_duration(value: object, field: str) -> timedelta:
     duration = _read(value)
     if duration is None:
         raise ConfigError(
-            f"{field}={spelled(value)} is not a duration. "
+            f"{field}={quoted(value)} is not a duration. "
             f"Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."
         )
     if duration < timedelta(0):
-        raise ConfigError(f"{field}={spelled(value)} is negative. Give a duration of zero or more.")
+        raise ConfigError(f"{field}={quoted(value)} is negative. Give a duration of zero or more.")
     if duration > _LONGEST:
-        raise ConfigError(f"{field}={spelled(value)} is longer than 100 years. Give a shorter duration.")
+        raise ConfigError(f"{field}={quoted(value)} is longer than 100 years. Give a shorter duration.")
     return duration
 
 
@@ -59,7 +63,7 @@ def _read(value: object) -> timedelta | None:
         if isinstance(value, float):
             seconds = float.__float__(value)
             return timedelta(seconds=seconds) if math.isfinite(seconds) else None
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) <= _LONGEST_TEXT:
             return _read_text(str.__str__(value).strip().lower())
     except (OverflowError, Unreadable):
         return None

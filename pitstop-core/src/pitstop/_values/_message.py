@@ -15,7 +15,8 @@ from typing import Any, NoReturn, Self
 
 from pitstop._errors import MessageError
 from pitstop._values._instant import from_instant
-from pitstop._values._plain import Unreadable, as_microseconds, spelled, type_name
+from pitstop._values._plain import Unreadable, as_microseconds, type_name
+from pitstop._values._quoting import quoted
 
 
 __all__ = [
@@ -371,7 +372,7 @@ def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
     """
     if not issubclass(type(key), str):
         brief = all(type(each) in _BRIEF for each in (key if type(key) is tuple else (key,)))
-        text = f": {spelled(key):.80}" if brief else ""
+        text = f": {quoted(key):.80}" if brief else ""
         raise _Refused(f"{{path}} has a key of type {type_name(key)}{text}. Keys must be str.", about_container=True)
     name = str.__str__(key)
     length = _utf8_length(name)

@@ -12,16 +12,16 @@ import builtins
 
 from datetime import UTC, date, datetime, timedelta
 
+from pitstop._values._quoting import quoted
 
-__all__ = ["Unreadable", "as_microseconds", "as_timedelta", "shown", "spelled", "type_name"]
+
+__all__ = ["Unreadable", "as_microseconds", "as_timedelta", "shown", "type_name"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the fields of a datetime, before its offset is taken off
 _MICROSECOND = timedelta(microseconds=1)
 _DAY = timedelta(days=1)
 
-#: Characters of a value that an error quotes.
-_LONGEST_TEXT = 500
 _FIELDS = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 
 
@@ -99,18 +99,7 @@ def shown(value: object) -> str:
         brief = value is None or isinstance(value, date | timedelta | str | int | float)
     except Exception:  # noqa: BLE001 - its __class__ is code of another library's
         brief = False
-    return spelled(value) if brief else f"<{type_name(value)}>"
-
-
-def spelled(value: object) -> str:
-    """Return ``repr(value)`` for an error, cut to a bounded length, whatever its ``__repr__`` does."""
-    try:
-        text = str.__str__(repr(value))
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - code of another library's class; an int of 5,000 digits raises, too
-        return f"<{type_name(value)} whose repr() raised {type_name(error)}>"
-    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
+    return quoted(value) if brief else f"<{type_name(value)}>"
 
 
 def type_name(value: object) -> str:

@@ -11,7 +11,8 @@ import attrs
 
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
-from pitstop._values._plain import shown, spelled, type_name
+from pitstop._values._plain import shown, type_name
+from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Every, Recurrence, is_known, load_recurrence
 
 
@@ -176,7 +177,7 @@ def _recurrence(every: object) -> Recurrence:
     if isinstance(every, Recurrence):
         if not is_known(every):
             raise ScheduleError(
-                f"every={spelled(every)} is a recurrence of a kind that is not registered: no listener could read it "
+                f"every={quoted(every)} is a recurrence of a kind that is not registered: no listener could read it "
                 f"again. Give a timedelta, or a recurrence that comes with Pitstop."
             )
         return every

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pitstop._values._instant import LAST_INSTANT, floor_instant, from_instant
 from pitstop._values._message import copy_plain
+from pitstop._values._quoting import may_hold_secret, quoted
 from pitstop._values._text_codec import dump_message, load_message
+from pitstop._values._white_space import checked_url
 from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability, Watch, Writes
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
 from pitstop.abc._config import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
@@ -34,6 +36,7 @@ __all__ = [
     "Tally",
     "Watch",
     "Writes",
+    "checked_url",
     "copy_plain",
     "did_you_mean",
     "dump_message",
@@ -41,7 +44,9 @@ __all__ = [
     "floor_instant",
     "from_instant",
     "load_message",
+    "may_hold_secret",
     "query_options",
+    "quoted",
     "read_record",
     "split_url",
     "state_of",

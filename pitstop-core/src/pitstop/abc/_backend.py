@@ -150,6 +150,8 @@ class Backend(ABC):
         Each is written as :meth:`Progress.leased` says, with one new random token for the whole claim, and returned as
         it is after that. No two claims get the same record while a lease runs. Fewer than ``limit`` may be returned
         although more are due, but not none.
+
+        :param limit: from 1 to 2**31 - 1, here and in :meth:`scan`.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from queue import Empty, SimpleQueue
+from threading import TIMEOUT_MAX
 from typing import Protocol
 
 
@@ -30,9 +31,12 @@ class Doorbell:
             self._rings.put(None)
 
     def wait(self, seconds: float | None) -> bool:
-        """Block until a ring, or for ``seconds`` (None: without end). True when it was rung."""
+        """Block until a ring, or for ``seconds`` (None: without end). True when it was rung.
+
+        More seconds than the system can wait at once, 49 days on Windows, are cut to that: who waits looks again.
+        """
         try:
-            self._rings.get(timeout=None if seconds is None else max(seconds, 0.0))
+            self._rings.get(timeout=None if seconds is None else min(max(seconds, 0.0), TIMEOUT_MAX))
         except Empty:
             return False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import attrs
 
 from pitstop._errors import ConfigError
+from pitstop._values._arguments import positive_duration
 from pitstop._values._duration import parse_duration
-from pitstop._values._plain import spelled
+from pitstop._values._quoting import has_credentials, quoted
+from pitstop._values._white_space import checked_url, refuse_in_name
 from pitstop.abc._clock import Clock
 
 
@@ -34,10 +37,14 @@ __all__ = [
 
 _T = TypeVar("_T")
 
+_TEXT = (str, os.PathLike, bytes)
+#: Characters of a key that are compared with the known ones.
+_LONGEST_KEY = 100
+
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """``"Did you mean 'x'? "`` for the known name closest to the given one, or nothing."""
-    close = difflib.get_close_matches(given, list(known), n=1)
+    close = difflib.get_close_matches(given[:_LONGEST_KEY], list(known), n=1)
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
@@ -47,10 +54,7 @@ def duration_field(default: timedelta | None, *, zero: bool = False) -> Any:
     def convert(value: object, _: Any, field: attrs.Attribute[Any]) -> timedelta | None:
         if value is None and default is None:
             return None
-        duration = parse_duration(value, field.name)
-        if duration < timedelta(milliseconds=0 if zero else 1):
-            raise ConfigError(f"{field.name}={spelled(value)} is too short. Give at least one millisecond.")
-        return duration
+        return (parse_duration if zero else positive_duration)(value, field.name)
 
     return attrs.field(default=default, converter=attrs.Converter(convert, takes_self=True, takes_field=True))
 
@@ -67,7 +71,7 @@ def number_field(default: _T, convert: Callable[[Any], Any], least: float, need:
         except (ValueError, OverflowError):
             fine = False
         if not fine:
-            raise ConfigError(f"{field.name}={value!r} cannot be used. Give {need}.")
+            raise ConfigError(f"{field.name}={quoted(value)} cannot be used. Give {need}.")
         return number
 
     return attrs.field(default=default, converter=attrs.Converter(read, takes_self=True, takes_field=True))
@@ -119,7 +123,7 @@ def _retry(value: object) -> Retry:
         return Retry()
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f"retry={value!r} is a {type(value).__name__}. Give a mapping, as in {{'delay': '5s', 'max_attempts': 20}}."
+            f"retry={quoted(value)} is a {type(value).__name__}. Give a mapping, as in {{'delay': '5s', 'max_attempts': 20}}."
         )
     try:
         return from_mapping(Retry, value, "retry")
@@ -162,7 +166,9 @@ class BackendConfig:
         options = dict(options)
         url = options.pop("url", None)
         if url is not None:
-            options = {**cls.options_of_url(url), **options}
+            if not isinstance(url, str):
+                raise ConfigError(f"url is a {type(url).__name__}. Give a str such as 'sqlite:///pitstop.db'.")
+            options = {**cls.options_of_url(checked_url(url)), **options}
         return from_mapping(cls, options, "configuration")
 
     @classmethod
@@ -202,7 +208,7 @@ def query_options(query: str) -> dict[str, Any]:
         name, dot, inner = key.partition(".")
         place = options.setdefault(name, {}) if dot else options
         if not isinstance(place, dict) or (inner or name) in place:
-            raise ConfigError(f"The URL gives {key!r} twice. Give each option once.")
+            raise ConfigError(f"The URL gives {quoted(key)} twice. Give each option once.")
         place[inner or name] = value
     return options
 
@@ -215,17 +221,55 @@ def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:
     fields = {field.metadata.get("key", field.name): field for field in attrs.fields(cls) if field.init}  # type: ignore[arg-type]
     unknown = [key for key in options if key not in fields]
     if unknown:
-        key = str(unknown[0])
-        raise ConfigError(f"Unknown {what} key {key!r}. {did_you_mean(key, fields)}Known: {', '.join(sorted(fields))}.")
+        key: object = unknown[0]
+        hint = did_you_mean(key, fields) if isinstance(key, str) else ""
+        raise ConfigError(f"Unknown {what} key {quoted(key)}. {hint}Known: {', '.join(sorted(fields))}.")
     given = {fields[key].alias: value for key, value in options.items()}
     try:
-        return cls(**given)
-    except (TypeError, ValueError) as error:
+        made = cls(**given)
+    except (TypeError, ValueError, ArithmeticError) as error:
         # An attrs validator's: its arguments are a text, the attribute and more. Values are not quoted: one may be a secret.
         field = next((each.name for each in error.args[1:] if isinstance(each, attrs.Attribute)), None)
+        raised = f"the configuration's class {cls.__name__} refuses"
         if field is None:
-            raise
+            # A converter's: its text may quote the value, and does not name the field.
+            raise ConfigError(
+                f"A value cannot be used: {raised} it with a {type(error).__name__}{_place(error)}. The keys are: "
+                f"{', '.join(options) or 'none'}. See what each of them may be."
+            ) from None
         raise ConfigError(
-            f"{field}, a {type(given.get(field)).__name__}, cannot be used: the configuration's class {cls.__name__} refuses "
+            f"{field}, a {type(given.get(field)).__name__}, cannot be used: {raised} "
             f"it with a {type(error).__name__}. See what {field} may be."
         ) from None
+    _check_texts(made, {key: (fields[key], value) for key, value in options.items()})
+    return made
+
+
+def _check_texts(made: object, given: Mapping[str, tuple[attrs.Attribute[Any], object]]) -> None:
+    """Check the texts that a configuration keeps as text: names and paths, as a rule.
+
+    Text that stands for a number or a duration is converted, so that its white space does no harm. The white space of
+    bytes is taken as it is, and so are fields with ``metadata={"verbatim": True}``.
+
+    :raises ConfigError: for white space at the ends, and for credentials in a field that the repr shows.
+    """
+    for key, (field, value) in given.items():
+        kept = getattr(made, field.name, None)
+        if not (isinstance(value, _TEXT) and isinstance(kept, _TEXT)) or field.metadata.get("verbatim"):
+            continue
+        text = os.fsdecode(value)
+        if not isinstance(value, bytes):
+            refuse_in_name(text, key)
+        if field.repr is True and has_credentials(text):
+            raise ConfigError(
+                f"{key} looks like a URL with a user, or like another text with a password in it. It is refused, because "
+                f"logs show this value. Give a plain name or path; a URL is given as url, or in place of the mapping."
+            )
+
+
+def _place(error: BaseException) -> str:
+    """The function that raised an error, for the author of the class."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f", raised by {trace.tb_frame.f_code.co_qualname}() in line {trace.tb_lineno}"

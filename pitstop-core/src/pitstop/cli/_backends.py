@@ -8,10 +8,10 @@ import attrs
 import click
 
 from pitstop import PitstopError
-from pitstop._plugins._backends import BACKEND_GROUP, load_backend, suite_note
+from pitstop._plugins._backends import BACKEND_GROUP, load_backend, missing_backends, suite_note
 from pitstop._plugins._discovery import installed
 from pitstop.abc import Capability
-from pitstop.cli._output import needs_stdout, print_json, print_table
+from pitstop.cli._output import needs_stdout, print_json, print_table, warn
 from pitstop.cli._settings import Settings, common_options_but
 
 
@@ -47,6 +47,8 @@ def backends(settings: Settings) -> None:
     """
     needs_stdout("backends")
     found = [_look_at(each) for each in sorted(installed(BACKEND_GROUP), key=lambda each: (each.name, each.value))]
+    if not found:
+        warn(f"No backend is found. {missing_backends()}")
     if settings.json:
         for each in found:
             print_json({**attrs.asdict(each), "status": each.status})

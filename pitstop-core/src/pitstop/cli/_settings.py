@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import traceback
 
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pitstop
 
 from pitstop import PitstopError
 from pitstop._plugins._backends import load_backend
+from pitstop._values._quoting import masked as without_credentials
 from pitstop.abc import Backend
 
 
@@ -114,20 +114,14 @@ def _backend_of(url: str) -> type[Backend] | None:
         return None
 
 
-#: User and password in any URL, also a malformed one, and values of options that are named like a secret. An error that
-#: shows how to write a URL says ``user:password@``, which is nobody's secret; whoever has that very password is still
-#: served by what :func:`_passwords` finds in his URL.
-_CREDENTIALS = re.compile(r"(?<=://)(?!user:password@[^\s@]*(?:\s|$))\S*@")
-_SECRET_OPTION = re.compile(r"(?i)(?<=[?&;])(pass(?:word|wd)?|pwd|secret|token|key)=[^&;\s'\"]*")
-
-
 def masked(text: str, settings: Settings | None) -> str:
     """``text`` without credentials.
 
     Errors of Pitstop hold none; this is the second lock on the door: for a URL that was typed in the wrong place, and
-    for a backend whose author was careless.
+    for a log record of a plugin whose author was careless.
     """
-    text = _SECRET_OPTION.sub(r"\1=***", _CREDENTIALS.sub("***@", text))
+    # Errors show how to write a URL as user:password@. If that very password is in the URL, it is replaced below.
+    text = without_credentials(text)
     for url in (settings.url if settings else None, os.environ.get(URL_VARIABLE)):
         for secret in _passwords(url or ""):
             text = text.replace(secret, "***")

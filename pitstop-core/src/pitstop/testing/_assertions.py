@@ -19,7 +19,8 @@ from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
 from pitstop._values._entry import Entry, State
 from pitstop._values._instant import aware, floor_instant, from_instant, instant_of
-from pitstop._values._plain import Unreadable, as_microseconds, spelled
+from pitstop._values._plain import Unreadable, as_microseconds
+from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Every, Recurrence
 from pitstop.abc import did_you_mean
 from pitstop.testing._clock import span_of
@@ -156,7 +157,7 @@ def assert_emitted(
     """
     __tracebackhide__ = True
     if times is not None and (type(times) is not int or times < 0):
-        raise PitstopError(f"times={times!r} cannot be used. Give a whole number of at least 0.")
+        raise PitstopError(f"times={quoted(times)} cannot be used. Give a whole number of at least 0.")
     everything = _all_of(happened)
     criteria = {**({} if id is None else {"id": id}), **({} if at is None else {"at": at}), **fields}
     known = _known_of(happened, everything, criteria)
@@ -523,7 +524,7 @@ def _time_text(when: datetime) -> str:
             return f"{when.isoformat(' ')} (naive)"
         when = from_instant(0) + timedelta(microseconds=instant)
     except (Unreadable, OverflowError):
-        return _cut(spelled(when))
+        return _cut(quoted(when))
     return f"{when:%Y-%m-%d %H:%M:%S.%f}" if when.microsecond % 1000 else clock_text(when)
 
 

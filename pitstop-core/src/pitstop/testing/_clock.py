@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from threading import Condition
+from threading import TIMEOUT_MAX, Condition
 
 from pitstop._errors import PitstopError, ScheduleError
+from pitstop._values._arguments import seconds_of, whole_number
 from pitstop._values._duration import parse_duration
 from pitstop._values._instant import LAST_INSTANT, aware, microseconds, span_of_time
 from pitstop._values._plain import shown
@@ -98,9 +99,13 @@ class ManualClock:
         """Block, in real time, until so many threads wait by this clock. False when ``timeout`` seconds went by.
 
         For tests that move the clock under a listener in another thread, and want it to be asleep first.
+
+        :raises pitstop.ConfigError: when an argument cannot be used.
         """
+        whole_number(count, "count", least=0)
+        seconds = min(seconds_of(timeout), TIMEOUT_MAX)
         with self._moved:
-            return self._moved.wait_for(lambda: len(self._sleepers) >= count, timeout)
+            return self._moved.wait_for(lambda: len(self._sleepers) >= count, seconds)
 
     def __repr__(self) -> str:
         return f"ManualClock({self.now().isoformat()})"

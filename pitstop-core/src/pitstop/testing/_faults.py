@@ -15,9 +15,11 @@ import attrs
 from pitstop._engine._listener import Listener
 from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
+from pitstop._values._arguments import whole_number
 from pitstop._values._entry import State
 from pitstop._values._message import valid_id
 from pitstop._values._plain import shown
+from pitstop._values._quoting import quoted
 from pitstop.abc import (
     API_VERSION,
     Backend,
@@ -169,7 +171,7 @@ class Faults:
         :raises PitstopError: when an argument cannot be used.
         """
         if type(rate) not in {int, float} or not 0 <= rate <= 1:
-            raise PitstopError(f"rate={rate!r} cannot be used. Give a number from 0 to 1, such as 0.1.")
+            raise PitstopError(f"rate={quoted(rate)} cannot be used. Give a number from 0 to 1, such as 0.1.")
         seed = self._seed if seed is None else seed
         if seed is None:
             raise PitstopError("There is no seed, so nobody could run this again. Give one, such as seed=1.")
@@ -482,8 +484,8 @@ def _operation(name: object) -> str:
         return name
     if isinstance(name, str) and name in _ALIASES:
         return _ALIASES[name]
-    hint = did_you_mean(str(name), {*_OPERATIONS, *_ALIASES})
-    raise PitstopError(f"There is no operation {name!r:.80}. {hint}Known: {', '.join(_OPERATIONS)}.")
+    hint = did_you_mean(name if isinstance(name, str) else "", {*_OPERATIONS, *_ALIASES})
+    raise PitstopError(f"There is no operation {quoted(name)}. {hint}Known: {', '.join(_OPERATIONS)}.")
 
 
 def _told(fault: object) -> tuple[str, int, FaultKind]:
@@ -492,11 +494,11 @@ def _told(fault: object) -> tuple[str, int, FaultKind]:
     elif isinstance(fault, tuple | list) and len(fault) == 3:
         operation, call, kind = fault
     else:
-        raise PitstopError(f"{fault!r:.80} is no fault. Give a list of them, {_SCRIPTED}.")
+        raise PitstopError(f"{quoted(fault)} is no fault. Give a list of them, {_SCRIPTED}.")
     if type(call) is not int or call < 1:
-        raise PitstopError(f"call={call!r:.80} cannot be used. Give the number of the call: 1 is the first one.")
+        raise PitstopError(f"call={quoted(call)} cannot be used. Give the number of the call: 1 is the first one.")
     if kind not in get_args(FaultKind):
-        raise PitstopError(f"kind={kind!r:.80} is unknown. Give one of: {', '.join(get_args(FaultKind))}.")
+        raise PitstopError(f"kind={quoted(kind)} is unknown. Give one of: {', '.join(get_args(FaultKind))}.")
     return _operation(operation), call, kind
 
 
@@ -505,7 +507,7 @@ def _several(values: object, field: str, known: Sequence[str]) -> list[Any]:
     some = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
     if some:
         return some
-    raise PitstopError(f"{field}={values!r:.80} cannot be used. Give a list of some of: {', '.join(known)}.")
+    raise PitstopError(f"{field}={quoted(values)} cannot be used. Give a list of some of: {', '.join(known)}.")
 
 
 def at_least_one(value: object, field: str) -> int:
@@ -513,6 +515,4 @@ def at_least_one(value: object, field: str) -> int:
 
     :raises PitstopError: when it is no whole number of at least 1.
     """
-    if type(value) is not int or value < 1:
-        raise PitstopError(f"{field}={value!r} cannot be used. Give a whole number of at least 1.")
-    return value
+    return whole_number(value, field, error=PitstopError)

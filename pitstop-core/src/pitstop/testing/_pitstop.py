@@ -13,8 +13,10 @@ from pitstop._errors import ConfigError
 from pitstop._init import open_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
+from pitstop._values._arguments import several_plugins
 from pitstop._values._entry import Entry, State
 from pitstop._values._message import valid_id
+from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Recurrence
 from pitstop.abc import Backend
 from pitstop.testing import _assertions, _driving
@@ -60,7 +62,7 @@ def init(
     if server is not None:
         options["clock"] = server
     events = Events(clock)
-    backend, hooks = open_backend(options, [events, *plugins])
+    backend, hooks = open_backend(options, [events, *several_plugins(plugins)])
     if server is not None and backend.clock is not server:
         backend.close()
         raise ConfigError(
@@ -308,7 +310,7 @@ class TestPitstop(Pitstop):
                 return made
             tried.add(made)
         raise ConfigError(
-            f"The function ids gives ids that are stored already, again and again: {made!r} for {self._made_ids}. Let it "
+            f"The function ids gives ids that are stored already, again and again: {quoted(made)} for {self._made_ids}. Let it "
             f"give another one for each number, such as lambda n: f'msg-{{n}}'."
         )
 
@@ -352,20 +354,20 @@ def _one_clock(given: object, configured: object) -> ManualClock:
 
 def _id_maker(ids: object, seed: object) -> Callable[[int], str] | None:
     if seed is not None and type(seed) is not int:
-        raise ConfigError(f"seed={seed!r} is a {type(seed).__name__}. Give a whole number.")
+        raise ConfigError(f"seed={quoted(seed)} is a {type(seed).__name__}. Give a whole number.")
     if ids is None:
         return None if seed is None else _drawn_ids(seed)
     if isinstance(ids, str):
         template = ids
         if "{n}" not in template:
             raise ConfigError(
-                f"ids={ids!r} has no '{{n}}' in it, so that all ids would be one. Write it as 'msg-{{n}}'."
+                f"ids={quoted(ids)} has no '{{n}}' in it, so that all ids would be one. Write it as 'msg-{{n}}'."
             )
         return lambda number: template.replace("{n}", str(number))
     if callable(ids):
         return ids
     raise ConfigError(
-        f"ids={ids!r} is a {type(ids).__name__}. Give text such as 'msg-{{n}}', or a function of a number."
+        f"ids={quoted(ids)} is a {type(ids).__name__}. Give text such as 'msg-{{n}}', or a function of a number."
     )
 
 

@@ -1,0 +1,173 @@
+"""Arguments of the public API: the few kinds that many methods take, each checked by one function.
+
+Every method checks its arguments by these before it calls a backend or waits, so that all backends and both facades
+refuse the same values with the same error.
+"""
+
+from __future__ import annotations
+
+import math
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+import attrs
+
+from pitstop._errors import ConfigError, PitstopError
+from pitstop._values._duration import LONGEST_SECONDS, parse_duration
+from pitstop._values._entry import Entry
+from pitstop._values._instant import floor_instant
+from pitstop._values._quoting import quoted
+
+
+__all__ = [
+    "MOST_RECORDS",
+    "MOST_THREADS",
+    "ListenOptions",
+    "flag",
+    "place_after",
+    "positive_duration",
+    "seconds_of",
+    "several_plugins",
+    "whole_number",
+]
+
+#: The greatest whole number that is taken: ``sys.maxsize`` stands for "all" in some programs.
+_GREATEST = 2**63 - 1
+#: Records that a backend is asked for at once, at most: every driver takes this number.
+MOST_RECORDS = 2**31 - 1
+#: Threads of one process. Systems allow fewer as a rule, and each thread takes memory.
+MOST_THREADS = 10_000
+_NUMBER = (int, float)
+_LEAST_DURATION = timedelta(milliseconds=1)
+
+
+def whole_number(
+    value: object, field: str, *, least: int = 1, most: int = _GREATEST, error: type[PitstopError] = ConfigError
+) -> int:
+    """Return a whole number from ``least`` to ``most``.
+
+    :raises PitstopError: of the class ``error``, when ``value`` is another number, or no ``int``; a bool is none.
+    """
+    if type(value) is int and least <= value <= most:
+        return value
+    bound = f"from {least} to {most}" if type(value) is int and value > most else f"of at least {least}"
+    raise error(f"{field}={quoted(value)} cannot be used. Give a whole number {bound}.")
+
+
+def flag(value: object, field: str) -> bool:
+    """Return a bool.
+
+    :raises ConfigError: when ``value`` is of another type. The text "no" would count as true.
+    """
+    if isinstance(value, bool):
+        return value
+    raise ConfigError(f"{field}={quoted(value)} cannot be used. Give True or False.")
+
+
+def positive_duration(value: object, field: str) -> timedelta:
+    """Return a duration of at least one millisecond.
+
+    :raises ConfigError: when ``value`` is shorter, longer than 100 years, or no duration.
+    """
+    duration = parse_duration(value, field)
+    if duration < _LEAST_DURATION:
+        raise ConfigError(f"{field}={quoted(value)} is too short. Give at least one millisecond.")
+    return duration
+
+
+def seconds_of(timeout: object) -> float:
+    """Return the seconds of a ``timeout`` that is not None.
+
+    :raises ConfigError: when it is negative, not finite, longer than 100 years, or no duration.
+    """
+    # Numbers first: programs that poll give 0. A comparison with NaN is false.
+    if isinstance(timeout, _NUMBER) and 0 <= timeout <= LONGEST_SECONDS and not isinstance(timeout, bool):
+        return timeout
+    if isinstance(timeout, float) and timeout == math.inf:
+        raise ConfigError("timeout=inf cannot be used. Give None to wait without end.")
+    return parse_duration(timeout, "timeout").total_seconds()
+
+
+def place_after(after: object) -> tuple[int | None, str] | None:
+    """Return the place in a listing behind which the next page begins; None: the listing begins.
+
+    :raises PitstopError: when ``after`` is no Entry, or one that no listing can have returned.
+    """
+    if after is None:
+        return None
+    if not isinstance(after, Entry):
+        raise PitstopError(f"after={quoted(after)} is no Entry. Give the last entry of the page before.")
+    id: object = after.id
+    due: object = after.due
+    if not isinstance(id, str) or not _is_listed_id(id):
+        raise PitstopError(
+            f"after.id={quoted(id)} cannot be the id of a stored message. Give the last entry of the page before, as it "
+            f"was returned."
+        )
+    if due is None:
+        return None, str.__str__(id)
+    if not isinstance(due, datetime) or not _is_aware(due):
+        raise PitstopError(
+            f"after.due={quoted(due)} is no aware datetime. Give the last entry of the page before, as it was returned."
+        )
+    return floor_instant(due), str.__str__(id)
+
+
+def _is_listed_id(id: str) -> bool:
+    # Not the rule for new ids: a listing also shows documents of others. A store whose bytes are no UTF-8 shows them as
+    # escapes, which are surrogates; no other surrogate can come from a store.
+    try:
+        id.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_aware(value: datetime) -> bool:
+    try:
+        return value.utcoffset() is not None
+    except Exception:  # noqa: BLE001 - the zone is of somebody's class, and may raise anything
+        return False
+
+
+def several_plugins(plugins: object) -> list[object]:
+    """Return the plugins as a list.
+
+    :raises ConfigError: when they are no list or the like. Text would be taken for its characters.
+    """
+    if isinstance(plugins, Iterable) and not isinstance(plugins, str | bytes | bytearray | Mapping):
+        return list(plugins)
+    raise ConfigError(f"plugins is of type {type(plugins).__name__}. Give a list, as in plugins=[Audit()].")
+
+
+@attrs.frozen(kw_only=True)
+class ListenOptions:
+    """The checked options of ``listen``. None: not given."""
+
+    lock_time: timedelta | None
+    loop_time: timedelta | None
+    prefetch: int | None
+    heartbeat: bool
+    max_lease: timedelta | None
+
+    @staticmethod
+    def of(
+        *, lock_time: object, loop_time: object, prefetch: object, heartbeat: object, max_lease: object
+    ) -> ListenOptions:
+        """Check the options as a user gave them.
+
+        :raises ConfigError: when a value cannot be used; the text names the option.
+        """
+        options = ListenOptions(
+            lock_time=None if lock_time is None else positive_duration(lock_time, "lock_time"),
+            loop_time=None if loop_time is None else positive_duration(loop_time, "loop_time"),
+            prefetch=None if prefetch is None else min(whole_number(prefetch, "prefetch"), MOST_RECORDS),
+            heartbeat=flag(heartbeat, "heartbeat"),
+            max_lease=None if max_lease is None else positive_duration(max_lease, "max_lease"),
+        )
+        if options.max_lease is not None and not options.heartbeat:
+            raise ConfigError(
+                f"max_lease={quoted(max_lease)} is of no use without heartbeat=True. Give both, or neither."
+            )
+        return options
