@@ -21,7 +21,7 @@ from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import callable_handler, is_async, log_failure, takes_delivery
 from pitstop._engine._listener import Listener
-from pitstop._engine._signals import ENDING, Urgency, catching, is_hangup
+from pitstop._engine._signals import ENDING, Urgency, catching, disposition, is_hangup
 from pitstop._errors import PitstopError
 from pitstop._values._summary import Reason, Summary
 
@@ -352,9 +352,8 @@ def _free_signals() -> list[str]:
     """Signals that nobody handles: a server, say, has its own way to end, and ends this with it."""
     free = []
     for name in ENDING:
-        number = getattr(signal, name, None)
-        handler = None if number is None else signal.getsignal(number)
-        if handler in {signal.SIG_DFL, signal.default_int_handler} or _is_of_asyncio(handler):
+        found = disposition(name)
+        if found is not None and (found[1] in {signal.SIG_DFL, signal.default_int_handler} or _is_of_asyncio(found[1])):
             free.append(name)
     return free
 
