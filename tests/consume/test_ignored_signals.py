@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -99,12 +100,11 @@ def test_the_tests_run_in_a_process_that_ignores_signals(tmp_path):
         f"    out = subprocess.run([sys.executable, '-c', {shown!r}], capture_output=True, text=True, check=True).stdout\n"
         "    assert out == 'False\\n'\n"
     )
-    here = os.path.dirname(os.path.dirname(__file__))
-    # Under its own rootdir: what is tried is what the plugin of these tests does at the start.
+    # Under a rootdir of its own: only what these tests do at their start is tried.
     with ignored(signal.SIGINT):
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--rootdir", tmp_path, test],
-            env={**os.environ, "PYTHONPATH": here, "PYTHONSAFEPATH": "1"},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONSAFEPATH": "1"},
             cwd=tmp_path,
             capture_output=True,
             text=True,
