@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 
+from functools import cache
 from pathlib import Path
 
 import nox
@@ -31,6 +33,46 @@ TESTING = (
     "httpx>=0.27",
     MONGOD,
 )
+# Tests of what differs between interpreters: how they end, threads, event loops, sqlite3, metadata, the command.
+OF_THE_INTERPRETER = ("tests/aio", "tests/consume", "tests/sqlite", "tests/packaging", "tests/cli")
+LEAST_PYTHON = (3, 11)
+
+# Printed by a Python that runs: the version, and whether it is one of those that are meant.
+_WHICH = (
+    "import sys; print(*sys.version_info[:2], sys.implementation.name, getattr(sys, '_is_gil_enabled', lambda: True)())"
+)
+
+
+@cache
+def _others() -> dict[str, str]:
+    """Return the Pythons of this machine besides the one that runs: paths by version, one for each minor version.
+
+    Pythons on PATH and those of pyenv. A shim on PATH that does not run is no Python.
+    """
+    folders = [Path(each) for each in os.environ.get("PATH", "").split(os.pathsep) if each]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    candidates = [
+        *sorted((pyenv / "versions").glob("3.*/bin/python")),
+        *(path for folder in folders for path in sorted(folder.glob("python3.*")) if re.search(r"3\.\d+$", path.name)),
+    ]
+    found: dict[tuple[int, ...], str] = {}
+    for path in candidates:
+        version = _version(path)
+        if version is not None and version >= LEAST_PYTHON and version != sys.version_info[:2]:
+            found.setdefault(version, str(path))
+    return {".".join(map(str, version)): found[version] for version in sorted(found)}
+
+
+def _version(python: Path) -> tuple[int, ...] | None:
+    """Return the version of a CPython with its lock; None for any other file."""
+    try:
+        run = subprocess.run(  # noqa: S603 - a Python that the machine's owner has installed
+            [str(python), "-c", _WHICH], capture_output=True, text=True, check=False, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    said = re.fullmatch(r"(\d+) (\d+) cpython True\n", run.stdout)
+    return None if run.returncode != 0 or said is None else (int(said[1]), int(said[2]))
 
 
 def _install(session: nox.Session, *more: str) -> None:
@@ -59,6 +101,15 @@ def pythons(session: nox.Session) -> None:
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run("pytest", *_side_by_side(session), *session.posargs)
+
+
+@nox.session
+@nox.parametrize("python", [nox.param(path, id=version) for version, path in _others().items()])
+def interpreters(session: nox.Session) -> None:
+    """Run the tests that depend on the interpreter on every other Python that this machine has."""
+    _install(session, *(each for each in TESTING if not each.startswith("mypy")))
+    _libraries_of_mongod(session)
+    session.run("pytest", "-n", "4", "--dist", "loadfile", *OF_THE_INTERPRETER, *session.posargs)
 
 
 @nox.session

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -31,6 +33,20 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("pitstop", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("pitstop")
     config.pluginmanager.register(leaks, "pitstop-leaks")
+    _hear_signals()
+
+
+def _hear_signals() -> None:
+    """Give signals that are ignored their usual handlers. Tests send them to children, which inherit what is ignored.
+
+    A shell ignores SIGINT for ``nox -s tests &`` in a script, and nohup ignores SIGHUP.
+    """
+    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+    for name, handler in usual.items():
+        number = getattr(signal, name, None)
+        ignored = number is not None and signal.getsignal(number) is signal.SIG_IGN
+        if ignored and threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -146,23 +146,6 @@ def test_a_terminal_that_closes_is_not_impatient(pit, where, start):
 
 
 @on_sqlite
-def test_under_nohup_a_terminal_that_closes_ends_nothing(pit, where, start):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        child = start("consume", where, {"max_messages": 2})
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    stored(pit, 1)
-    child.let_go(2)
-    child.read_until("done")
-
-    child.signal(signal.SIGHUP)
-    pit.store({"id": "after"}, DUE_NOW)
-
-    assert child.read_until("summary")[-1] == ["summary", "max_messages", "2", "0", "0", "0"]
-
-
-@on_sqlite
 def test_past_the_deadline_handlers_are_left_and_told_of_and_what_they_held_is_back_at_once(pit, where, start):
     stored(pit, 1)
     child = start("consume", where, {"drain": 0.2})

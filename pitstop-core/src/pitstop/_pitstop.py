@@ -361,12 +361,6 @@ class Pitstop:
             self._store.written(min(record.progress.due or 0 for record in records))
 
 
-def _known(message: Mapping[str, Any]) -> set[str]:
-    """The id of a message that has one: it may be there already."""
-    id = message.get("id")
-    return set() if id is None else {id}
-
-
 def _arguments(item: object) -> Sequence[Any] | None:
     """The arguments of ``store`` that an item of ``store_many`` has; None if it is no such item."""
     if type(item) is not tuple:

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Clock
+from pitstop_sqlite._at_exit import close_at_exit
 from pitstop_sqlite._config import Synchronous
 from pitstop_sqlite._failures import in_our_words
 from pitstop_sqlite._file import DatabaseFile, in_use_elsewhere
@@ -87,6 +88,7 @@ class Database:
         self._connection: PatientConnection | None = None
         self._connection = self._open(first=True)
         _opened.add(self)
+        close_at_exit(self)
 
     def glance(self, statement: str) -> int | None:
         """The one number that a statement reads; None at once when the connection is in use, or closed.
@@ -141,6 +143,20 @@ class Database:
                     _let_go(connection)
                 except sqlite3.Error as error:
                     raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
+
+    def rest(self, patience: float) -> None:
+        """Close the connection until the next use, unless it is in use for as long as ``patience``, in seconds."""
+        lock = self.lock
+        if not lock.acquire(timeout=patience):
+            return
+        try:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                # What was committed is in the file, whatever goes wrong here.
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+        finally:
+            lock.release()
 
     def __enter__(self) -> sqlite3.Connection:
         if self._connection is not None and self._connection.in_transaction:

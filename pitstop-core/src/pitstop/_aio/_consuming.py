@@ -14,13 +14,14 @@ from datetime import timedelta
 from threading import TIMEOUT_MAX, Event
 from typing import Any
 
-from pitstop._aio._delivery import AsyncDelivery, is_interruption
+from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
+from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import callable_handler, is_async, log_failure, takes_delivery
 from pitstop._engine._listener import Listener
-from pitstop._engine._signals import ENDING, Urgency, catching, is_hangup
+from pitstop._engine._signals import ENDING, Urgency, catching, disposition, is_hangup
 from pitstop._errors import PitstopError
 from pitstop._values._summary import Reason, Summary
 
@@ -99,8 +100,14 @@ class Consuming:
 
     def end(self) -> bool:
         """End, for the Pitstop is about to be closed; say whether to wait until handlers have come to their end. Any thread."""
-        # In the child of a fork this is the parent's.
-        return os.getpid() == self._pid and tell(self._loop, self._finish, "stopped")
+        if os.getpid() != self._pid:
+            # In the child of a fork this is the parent's.
+            return False
+        if tell(self._loop, self._finish, "stopped"):
+            return True
+        # The loop was closed in the midst of it: no handler goes on.
+        self._give_back_running()
+        return False
 
     def closes_later(self, closer: object, close: Callable[[], Awaitable[None]]) -> bool:
         """Whether ``closer``, a task, is one of the handlers, which cannot wait for itself. Then this ends, and closes the
@@ -138,6 +145,12 @@ class Consuming:
                     _log.warning("%d handlers are not waited for any longer: of %s", unfinished, ids)
                     await self._interrupt()
                 await self._feeder.close()
+            except GeneratorExit:
+                # The coroutine is closed, so that nothing can be awaited: its loop is gone.
+                self._finish("stopped")
+                self._feeder.end()
+                self._give_back_running()
+                raise
             except BaseException:
                 await self._give_up()
                 raise
@@ -229,13 +242,16 @@ class Consuming:
             feeder.nothing = None
 
     def _fill_soon(self) -> None:
-        if not self._filling:
+        # A loop that was closed in the midst of it leaves tasks, whose coroutines are closed with them.
+        if not self._filling and not self._loop.is_closed():
             self._filling = True
             self._loop.call_soon(self._fill)
 
     def _finish(self, ended: Reason) -> None:
         if self._ended is None or ended == "second signal":
             self._ended = ended
+        if self._loop.is_closed():
+            return
         if not self._end.done():
             self._end.set_result(None)
         if (not self._running or ended == "second signal") and not self._empty.done():
@@ -250,29 +266,20 @@ class Consuming:
             return
         hooks = delivery._store.hooks
         entered = hooks.enter(delivery)
+        task = current_task()
         try:
             result = self._handler(
                 AsyncDelivery(delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
             )
             await result
-        except asyncio.CancelledError as error:
+        except BaseException as error:
             hooks.leave(entered, error)
-            if not is_interruption(error):
-                self._failed(delivery, error)
-                return
-            if delivery._settled is None:
-                self._interrupted += 1
-                delivery._give_back_later()
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its message's failure
-            hooks.leave(entered, error)
+            if is_interruption(error, task):
+                if delivery._settled is None:
+                    self._interrupted += 1
+                    delivery._give_back_later()
+                raise
             self._failed(delivery, error)
-        except BaseException as error:  # noqa: BLE001 - raised once more when all is settled
-            # A handler that wants the program to end.
-            hooks.leave(entered, error)
-            self._failed(delivery, error)
-            self._error = error
-            self._finish("handler")
         else:
             hooks.leave(entered, None)
             if delivery._settled is None:
@@ -294,11 +301,16 @@ class Consuming:
         self._feeder.stamp += 1
         if self._ended is None:
             self._fill_soon()
-        elif not self._running and not self._empty.done():
+        elif not self._running and not self._empty.done() and not self._loop.is_closed():
             self._empty.set_result(None)
 
     def _failed(self, delivery: Delivery, error: BaseException) -> None:
-        if error is not delivery._told:
+        """Nack a message whose handler raised, whatever it was."""
+        if ends_program(error):
+            # Raised once more when all is settled.
+            self._error = error if self._error is None else self._error
+            self._finish("handler")
+        elif error is not delivery._told:
             log_failure(delivery.id, delivery.attempt, error, delivery._store._backend)
         if delivery._settled is None:
             delivery._nack_later(error, blocking=False)
@@ -312,6 +324,9 @@ class Consuming:
         if self._running:
             await asyncio.wait(list(self._running.values()), timeout=_CANCEL_PATIENCE)
         # Tasks that never began, and handlers that do not end: the message comes back while they still run.
+        self._give_back_running()
+
+    def _give_back_running(self) -> None:
         for delivery in tuple(self._running):
             if delivery._settled is None:
                 self._interrupted += 1
@@ -337,9 +352,8 @@ def _free_signals() -> list[str]:
     """Signals that nobody handles: a server, say, has its own way to end, and ends this with it."""
     free = []
     for name in ENDING:
-        number = getattr(signal, name, None)
-        handler = None if number is None else signal.getsignal(number)
-        if handler in {signal.SIG_DFL, signal.default_int_handler} or _is_of_asyncio(handler):
+        found = disposition(name)
+        if found is not None and (found[1] in {signal.SIG_DFL, signal.default_int_handler} or _is_of_asyncio(found[1])):
             free.append(name)
     return free
 

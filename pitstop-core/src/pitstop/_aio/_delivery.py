@@ -15,7 +15,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._errors import LeaseLost, PitstopError
 
 
-__all__ = ["AsyncDelivery", "is_interruption"]
+__all__ = ["AsyncDelivery", "current_task", "is_interruption"]
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -168,13 +168,24 @@ class AsyncDelivery:
         return f"<AsyncDelivery {self.id!r} attempt {self.attempt} scheduled for {self.scheduled_for.isoformat()}>"
 
 
-def is_interruption(error: BaseException) -> bool:
-    """Whether somebody cancelled the present task, and so what handles a message.
+def current_task() -> asyncio.Task[Any] | None:
+    """Return the task that runs in this thread; None if no event loop does."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
-    Else a ``CancelledError`` is that of something it awaited. That is a failure: to have the message back at once, and its
-    attempt not counted, would be to try it for ever.
+
+def is_interruption(error: BaseException, task: asyncio.Task[Any] | None = None) -> bool:
+    """Whether somebody cancelled the present task, and so what handles a message; or closed its coroutine.
+
+    Else a ``CancelledError`` is that of something it awaited, and a ``GeneratorExit`` that of the handler itself. That is a
+    failure: to have the message back at once, and its attempt not counted, would be to try it for ever.
+
+    :param task: the task in which the handler began. While it runs, nobody can close its coroutine. None: the code may be
+        part of an async generator, which is closed in the midst of a task; then any ``GeneratorExit`` is an interruption.
     """
     if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
-    return isinstance(error, GeneratorExit)
+        running = current_task()
+        return running is None or running.cancelling() > 0
+    return isinstance(error, GeneratorExit) and (task is None or current_task() is not task)

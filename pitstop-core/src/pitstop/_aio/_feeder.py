@@ -258,11 +258,16 @@ class Feeder:
         """The interpreter is about to end. A store that is away is not to keep the program from that."""
         self._ended = self.stopped = True
         self._bell.ring()
-        waiting = Thread(target=self.wait, name="pitstop-aio", daemon=True)
-        # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
-        with suppress(RuntimeError):
-            waiting.start()
-            waiting.join(_EXIT_PATIENCE)
+        closing = self._thread
+        if closing is None:
+            closing = Thread(target=self.wait, name="pitstop-aio", daemon=True)
+            try:
+                closing.start()
+            except RuntimeError:
+                # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
+                self.wait()
+                return
+        closing.join(_EXIT_PATIENCE)
 
     def _run(self) -> None:
         try:

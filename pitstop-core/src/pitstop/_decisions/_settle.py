@@ -106,12 +106,20 @@ def error_text(error: BaseException | str | None) -> str | None:
     """An error as it is kept with the message: type and text of an exception, cut to a bounded length."""
     if error is None:
         return None
+    name = type(error).__name__
     try:
-        text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
-    except Exception as raised:  # noqa: BLE001 - the __str__ of somebody's error; it must not keep it from being noted
-        text = f"{type(error).__name__}: (its text cannot be had: {type(raised).__name__})"
-    # Lone surrogates and NUL are not text that every store can keep. A __str__ may return a subclass of str.
-    text = str.__str__(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+        # A plain str of it: __str__ may return a subclass with methods of its own.
+        text = str.__str__(str(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:  # noqa: BLE001 - a foreign __str__ may raise anything; the failure is noted all the same
+        text = f"{name}: (its text cannot be had: {type(raised).__name__})"
+    else:
+        text = f"{name}: {text}" if isinstance(error, BaseException) else text
+    # One more than is kept, so that the cut is seen below. To encode all of a very long text would take as long.
+    text = text[: MAX_ERROR_LENGTH + 1]
+    # Lone surrogates and NUL are not text that every store can keep.
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
 
 

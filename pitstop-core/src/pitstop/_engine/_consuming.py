@@ -14,6 +14,7 @@ from contextlib import nullcontext, suppress
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Lock, Thread, get_ident
 
+from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import Handler, HandlerIsAsync, callable_handler, close_awaitable, is_async, log_failure
@@ -242,7 +243,7 @@ class Consuming(Sleeper):
                     self._write_pending()
                 self._listener.close()
         except BaseException as error:  # noqa: BLE001 - raised again by run()
-            self._raised = self._raised or error
+            self._raise_later(error)
         finally:
             self._closed = True
             self._bell.ring()
@@ -302,7 +303,7 @@ class Consuming(Sleeper):
                 self._handle(worker, delivery)
         except BaseException as error:  # noqa: BLE001 - raised again by run(): a store that refuses us, or a bug
             if os.getpid() == self._pid:
-                self._raised = self._raised or error
+                self._raise_later(error)
         finally:
             if os.getpid() == self._pid:
                 self._leave(worker)
@@ -425,13 +426,19 @@ class Consuming(Sleeper):
         if failure is not None and failure is delivery._told:
             # News of the store about this very delivery, that the handler let out.
             return
-        if isinstance(failure, HandlerIsAsync) or not isinstance(failure, Exception | None):
+        ends = failure is not None and ends_program(failure)
+        if failure is not None and (ends or isinstance(failure, HandlerIsAsync)):
             # Before the store is told: it may be away.
-            self._raised = self._raised or failure
+            self._raise_later(failure)
             self._end("handler")
         self._settle(worker, delivery, failure)
-        if isinstance(failure, Exception):
+        if failure is not None and not ends:
             log_failure(delivery.id, delivery.attempt, failure, self._backend)
+
+    def _raise_later(self, error: BaseException) -> None:
+        # Not by its truth: an exception may have a length, of zero.
+        if self._raised is None:
+            self._raised = error
 
     @staticmethod
     def _settle(worker: _Worker, delivery: Delivery, failure: BaseException | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence, Sized
@@ -95,7 +96,7 @@ class Outbox:
         # After that: who leaves sets it, and then writes what there is.
         if self.unattended:
             if not blocking:
-                Thread(target=self._write_late, args=(delivery,), name="pitstop-ack", daemon=True).start()
+                self._begin_to_write_late(delivery)
                 return
         elif not blocking or (self._in_hand and len(pending) < _MOST):
             if not self._pump.awake:
@@ -242,6 +243,15 @@ class Outbox:
             error = OutcomeUnknown(doubt, ids=(delivery.id,))
         delivery._told, delivery._settled = error, None
         raise error
+
+    def _begin_to_write_late(self, delivery: Delivery) -> None:
+        try:
+            Thread(target=self._write_late, args=(delivery,), name="pitstop-ack", daemon=True).start()
+        except RuntimeError:
+            # No thread begins any more. Late in the end of the interpreter other threads may have left locks behind: there
+            # the message comes back when its lease runs out.
+            if not sys.is_finalizing():
+                self._write_late(delivery)
 
     def _write_late(self, delivery: Delivery) -> None:
         """As the pump would, for a listener that was closed before."""

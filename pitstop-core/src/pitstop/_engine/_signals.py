@@ -7,11 +7,12 @@ import threading
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pitstop.abc import SystemClock
 
 
-__all__ = ["ENDING", "Urgency", "catching", "is_hangup"]
+__all__ = ["ENDING", "Urgency", "catching", "disposition", "is_hangup"]
 
 #: Signals at which a program that handles messages comes to its end in good order, where there are such.
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -44,25 +45,38 @@ def is_hangup(number: int) -> bool:
     return number == getattr(signal, "SIGHUP", None)
 
 
+def disposition(name: str) -> tuple[int, Any] | None:
+    """Return the number of a signal and the Python handler that it has; None if the signal is to be left alone.
+
+    Left alone are signals that this system has not got, signals that are ignored, and signals whose handler was installed by
+    code in C. A shell ignores SIGINT for ``command &`` in a script, and nohup ignores SIGHUP: whoever started the program
+    wants them to stay ignored. A handler of C code could not be put back.
+
+    :param name: such as ``"SIGTERM"``.
+    """
+    number = getattr(signal, name, None)
+    if number is None:
+        return None
+    handler = signal.getsignal(number)
+    return None if handler is None or handler is signal.SIG_IGN else (number, handler)
+
+
 @contextmanager
 def catching(names: Iterable[str], handle: Callable[[int], None]) -> Iterator[None]:
     """Have ``handle`` called with the number of each signal of these names; then put back what was called before.
 
     In another thread than the main one there are none, and nothing is done.
 
-    :param names: such as ``"SIGTERM"``. Those that this system has not got are left out.
+    :param names: such as ``"SIGTERM"``. Those that :func:`disposition` leaves alone are left out.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
         for name in names:
-            number = getattr(signal, name, None)
-            # Under nohup SIGHUP is ignored, and is to stay so.
-            if number is not None and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):
-                before[number] = signal.signal(number, lambda number, _: handle(number))
+            if (found := disposition(name)) is not None:
+                number, before[number] = found
+                signal.signal(number, lambda number, _: handle(number))
     try:
         yield
     finally:
         for number, handler in before.items():
-            # None: it was installed by something that is not Python, which cannot be asked to do it again.
-            if handler is not None:
-                signal.signal(number, handler)
+            signal.signal(number, handler)

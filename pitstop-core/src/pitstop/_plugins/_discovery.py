@@ -9,9 +9,9 @@ from pitstop._errors import PluginConflict
 
 
 if TYPE_CHECKING:
-    from importlib.metadata import Distribution, EntryPoint, EntryPoints
+    from importlib.metadata import Distribution, EntryPoint, EntryPoints, PackageMetadata
 
-__all__ = ["by_name", "has_metadata", "installed", "name_of", "origin"]
+__all__ = ["by_name", "has_metadata", "installed", "name_of", "origin", "version_of"]
 
 
 def installed(group: str) -> EntryPoints:
@@ -58,10 +58,24 @@ def origin(entry_point: EntryPoint) -> str:
     name = name_of(distribution)
     if name is None:
         return f"{entry_point.value!r}, of a distribution that is only half installed (its METADATA has no name)"
-    return f"{name} {distribution.version or 'of no version'}"
+    return f"{name} {version_of(distribution) or 'of no version'}"
 
 
 def name_of(distribution: Distribution) -> str | None:
     """Its name; None: its METADATA is missing, or cut short."""
-    name: str | None = distribution.name
-    return name
+    return _field(distribution, "Name")
+
+
+def version_of(distribution: Distribution) -> str | None:
+    """Its version; None: its METADATA is missing, or cut short."""
+    return _field(distribution, "Version")
+
+
+def _field(distribution: Distribution, field: str) -> str | None:
+    # Later Pythons have None, or raise, where there is no METADATA at all.
+    try:
+        metadata: PackageMetadata | None = distribution.metadata
+    except FileNotFoundError:
+        metadata = None
+    # Python 3.12 and later warn when a field that is not there is asked for, and are to raise.
+    return metadata[field] if metadata is not None and field in metadata else None

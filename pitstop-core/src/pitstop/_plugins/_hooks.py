@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from pitstop._decisions._ending import ends_program
 from pitstop._errors import ConfigError, PluginConflict
 from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import PROJECT, HookSpecs
@@ -111,8 +112,8 @@ class Hooks:
         for function, names in calls:
             try:
                 function(*[event[name] for name in names])
-            except Exception:  # noqa: BLE001 - see above
-                self._isolate(function)
+            except BaseException as raised:  # noqa: BLE001 - raised again if it asks for the end of the program
+                self._isolate(function, raised)
 
     def enter(self, delivery: Delivery) -> list[AbstractContextManager[Any]]:
         """Enter the contexts that plugins put around the handling of a delivery; give them to :meth:`leave` later."""
@@ -123,8 +124,8 @@ class Hooks:
                 if context is not None:
                     context.__enter__()
                     entered.append(context)
-            except Exception:  # noqa: BLE001 - see above
-                self._isolate(function)
+            except BaseException as raised:  # noqa: BLE001 - raised again if it asks for the end of the program
+                self._isolate(function, raised)
         return entered
 
     def leave(self, entered: list[AbstractContextManager[Any]], error: BaseException | None) -> None:
@@ -134,12 +135,15 @@ class Hooks:
             context = entered.pop()
             try:
                 context.__exit__(None if error is None else type(error), error, trace)
-            except Exception as raised:  # noqa: BLE001 - see above
+            except BaseException as raised:  # noqa: BLE001 - raised again if it asks for the end of the program
                 # A context made by contextlib raises the body's own error again, when that is a StopIteration.
                 if raised is not error:
-                    self._isolate(context)
+                    self._isolate(context, raised)
 
-    def _isolate(self, culprit: object) -> None:
+    def _isolate(self, culprit: object, raised: BaseException) -> None:
+        """Log and count an error of a plugin; raise it if it asks for the end of the program."""
+        if ends_program(raised):
+            raise raised
         where = getattr(culprit, "__qualname__", type(culprit).__qualname__)
         self.errors[where] += 1
         _log.exception("plugin hook %s raised; the message is not affected", where)

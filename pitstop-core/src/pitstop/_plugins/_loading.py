@@ -28,7 +28,8 @@ def load(entry_point: EntryPoint, where: str) -> object:
     cannot = f"{where} failed to load:"
     try:
         name, path = entry_point.module, entry_point.attr or ""
-    except (AttributeError, ValueError):
+    except (AttributeError, ValueError, AssertionError):
+        # Which of them depends on the version of Python.
         raise BackendLoadError(
             f"{cannot} its entry point is {entry_point.value!r}, and not of the form 'module:Class'. {remedy(entry_point)}"
         ) from None

@@ -9,7 +9,7 @@ import click
 
 from pitstop import PitstopError
 from pitstop._plugins._backends import BACKEND_GROUP, load_backend, missing_backends, suite_note
-from pitstop._plugins._discovery import installed
+from pitstop._plugins._discovery import installed, name_of, version_of
 from pitstop.abc import Capability
 from pitstop.cli._output import needs_stdout, print_json, print_table, warn
 from pitstop.cli._settings import Settings, common_options_but
@@ -69,7 +69,7 @@ def backends(settings: Settings) -> None:
 
 def _look_at(entry_point: EntryPoint) -> _Found:
     distribution = entry_point.dist
-    name, version = (None, None) if distribution is None else (distribution.name, distribution.version)
+    name, version = (None, None) if distribution is None else (name_of(distribution), version_of(distribution))
     found = _Found(entry_point.name, name, version)
     try:
         backend = load_backend(entry_point.name)

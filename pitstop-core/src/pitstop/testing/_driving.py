@@ -17,6 +17,7 @@ import attrs
 
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
+from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
 from pitstop._engine._handler import (
     Handler,
@@ -271,7 +272,10 @@ def _driven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
 
 async def _adriven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
     __tracebackhide__ = True
-    deliveries = takes_delivery(handler, deliveries)
+    # Whoever is here has imported asyncio already; others are not to pay for it.
+    from pitstop._aio._delivery import current_task, is_interruption  # noqa: PLC0415 - see above
+
+    deliveries, task = takes_delivery(handler, deliveries), current_task()
     try:
         delivery = next(run)
         while True:
@@ -280,7 +284,11 @@ async def _adriven(handler: Handler, deliveries: bool | None, run: _Run) -> Repo
                 result = handler(delivery if deliveries else delivery.msg)
                 if isinstance(result, Awaitable):
                     await result
-            except BaseException as error:  # noqa: BLE001 - the run raises it again when it is to be raised
+            except BaseException as error:
+                if is_interruption(error, task):
+                    # Not of the handler: the run ends, whatever is done about errors.
+                    run.throw(error)
+                    raise
                 failure = error
                 _tell_what_it_got(error, delivery, deliveries)
             delivery = run.send(failure)
@@ -410,9 +418,13 @@ class _Drive:
             at, message = from_instant(now // 1000), {"id": delivery.id, **copy_plain(emission.record.message)}
             self._applied, self._token = None, emission.record.progress.token
             contexts = self._store.hooks.enter(delivery)
-            failure = yield delivery
+            interrupted = False
+            try:
+                failure = yield delivery
+            except BaseException as error:  # noqa: BLE001 - raised again once its message was nacked
+                failure, interrupted = error, True
             self._store.hooks.leave(contexts, failure)
-            self._settle(delivery, failure, at, message)
+            self._settle(delivery, failure, at, message, interrupted=interrupted)
             if not surely:
                 here, due = looked = self._look()
                 if due is None or due > here:
@@ -431,8 +443,19 @@ class _Drive:
                 refused = error
         raise self._with_report(refused)
 
-    def _settle(self, delivery: Delivery, failure: BaseException | None, at: datetime, message: dict[str, Any]) -> None:
-        """Do as ``with delivery:`` does, and note what came of it."""
+    def _settle(
+        self,
+        delivery: Delivery,
+        failure: BaseException | None,
+        at: datetime,
+        message: dict[str, Any],
+        *,
+        interrupted: bool,
+    ) -> None:
+        """Do as ``with delivery:`` does, and note what came of it.
+
+        :param interrupted: whether the failure is not the handler's: the task of the run was cancelled.
+        """
         __tracebackhide__ = True
         refused: PitstopError | None = None
         told = failure is not None and failure is delivery._told
@@ -465,7 +488,7 @@ class _Drive:
         )
         if failure is None or told or isinstance(failure, Crash):
             return
-        in_report = isinstance(failure, Exception) and not isinstance(failure, HandlerIsAsync)
+        in_report = not (interrupted or ends_program(failure) or isinstance(failure, HandlerIsAsync))
         if in_report and not self._raise_errors:
             return
         if isinstance(failure, StopIteration):
