@@ -83,7 +83,7 @@ def test_a_broken_one_is_a_failure_that_says_what_was_expected_and_what_was_seen
     result = invoke("check", "acme://", *form)
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: 2 of 21 checks failed: what is removed is gone; what is there is listed. If the backend is your own, find "
+        "Error: 2 of 22 checks failed: what is removed is gone; what is there is listed. If the backend is your own, find "
         "out more with pitstop.testing.BackendConformance; else report this to its author.\n"
     )
     if form:
@@ -135,7 +135,7 @@ def test_one_without_a_scratch_is_only_looked_at_which_is_no_failure(invoke, ins
         result.stdout,
         re.MULTILINE,
     )
-    told = r"7 checks in \d\.\d s, one with a warning\. No message was touched\.\n"
+    told = r"8 checks in \d\.\d s, one with a warning\. No message was touched\.\n"
     assert re.fullmatch(told, result.stderr)
 
 
@@ -204,7 +204,7 @@ class TestUsers:
     def test_one_who_may_only_read_sees_what_there_is_and_is_told_what_the_rest_needs(self, check_as):
         result = check_as("read")
         assert result.exit_code == 1
-        assert len(result.stdout.splitlines()) == 8
+        assert len(result.stdout.splitlines()) == 9
         assert re.fullmatch(
             r"Error: This user may not make \S+\.check_[0-9a-f]{16}, a collection to try things in, and drop it again\. "
             r"The role readWrite on the database is needed; .*\n",

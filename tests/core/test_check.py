@@ -20,7 +20,15 @@ from pitstop_memory import MemoryBackend, MemoryConfig
 from pitstop_sqlite import SqliteBackend, SqliteConfig
 
 
-LOOKS = ["it answers", "its clock", "its messages", "its next message", "its capabilities", "its suite"]
+LOOKS = [
+    "it answers",
+    "its clock",
+    "its messages",
+    "its next message",
+    "its capabilities",
+    "its suite",
+    "its concerns",
+]
 SCRATCH = "a scratch to try the rest in"
 
 
@@ -389,6 +397,28 @@ def test_a_backend_that_does_not_say_which_suite_it_passed_is_a_warning():
     assert found["its suite"].seen == "it does not say which version of the suite it passed (suite_version)"
 
 
+class Concerned(MemoryBackend):
+    told: object = ("Others can read it. Use chmod.", "It is old.")
+
+    def concerns(self):
+        return self.told
+
+
+def test_each_concern_of_a_backend_is_a_warning_of_its_own():
+    found = [each for each in check(Concerned()) if each.name == "its concerns"]
+    assert [(each.status, each.seen) for each in found] == [
+        ("warning", "Others can read it. Use chmod."),
+        ("warning", "It is old."),
+    ]
+
+
+@pytest.mark.parametrize("told", ["Others can read it.", None], ids=["text", "nothing"])
+def test_concerns_that_are_no_list_fail_the_check(told):
+    backend = Concerned()
+    backend.told = told
+    assert failed(backend) == {"its concerns": f"concerns() returned a {type(told).__name__}, and not a list of texts"}
+
+
 class Ahead(MemoryBackend):
     def __init__(self, config=None):
         super().__init__(config)
@@ -419,7 +449,7 @@ def test_a_store_that_goes_away_is_told_as_ever_after_what_was_found():
     found = []
     with pytest.raises(BackendUnavailable, match="The store is away"):
         found.extend(check(Away()))
-    assert [each.name for each in found][:7] == [*LOOKS, SCRATCH]
+    assert [each.name for each in found][: len(LOOKS) + 1] == [*LOOKS, SCRATCH]
 
 
 def test_a_check_that_is_broken_off_leaves_nothing(tmp_path):

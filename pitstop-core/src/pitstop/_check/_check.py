@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
@@ -56,12 +56,31 @@ def check(backend: Backend) -> Generator[Finding, None, None]:
     yield _found("its next message", "when it is due", lambda: _next(backend))
     yield _found("its capabilities", "those that it declares", lambda: _capabilities(backend))
     yield _found("its suite", "passed by this release of the backend", lambda: _suite(backend))
+    yield from _concerns(backend)
     if Capability.SCRATCH in backend.capabilities:
         tick = round(min(max(_ANSWERS * answer.milliseconds, _LEAST_TICK), _MOST_TICK))
         yield from _try_promises(backend, tick)
     else:
         seen = f"{type(backend).__name__} has not got the capability SCRATCH, so the store was only looked at"
         yield Finding("its promises", "warning", "tried in a scratch", seen, 0.0)
+
+
+def _concerns(backend: Backend) -> Iterator[Finding]:
+    """One finding for each concern, or a single one when there is none."""
+    concerns: list[str] = []
+
+    def look() -> str:
+        told: object = backend.concerns()
+        if isinstance(told, str) or not isinstance(told, Sequence):
+            raise Broken(f"concerns() returned a {type(told).__name__}, and not a list of texts")
+        concerns.extend(map(str, told))
+        return "none"
+
+    found = _found("its concerns", "none, as its backend sees it", look)
+    if not concerns:
+        yield found
+    for each in concerns:
+        yield attrs.evolve(found, status="warning", seen=each)
 
 
 def _try_promises(backend: Backend, tick: int) -> Iterator[Finding]:

@@ -192,6 +192,17 @@ class Backend(ABC):
         """
         self.next_due()
 
+    def concerns(self) -> Sequence[str]:
+        """Return what an operator of this store should know about, in one sentence or two for each concern; most urgent first.
+
+        ``pitstop check`` shows each text as a warning. A concern breaks no promise by itself: a file that other users can
+        read, or a document that can be neither read nor set aside. A text says what was found and what to do. It holds no
+        secret and nothing of a message but its id. The method may read the store; it changes nothing.
+
+        :raises pitstop.BackendUnavailable: when the store does not answer.
+        """
+        return ()
+
     def watch(self) -> Watch | None:
         """Begin to notice changes by others; None without :attr:`Capability.WATCH`.
 

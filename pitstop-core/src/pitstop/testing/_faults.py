@@ -379,6 +379,9 @@ class FaultyBackend(Backend):
     def ping(self) -> None:
         self.inner.ping()
 
+    def concerns(self) -> Sequence[str]:
+        return self.inner.concerns()
+
     def watch(self) -> Watch | None:
         return self.inner.watch()
 
