@@ -150,6 +150,11 @@ class Backend(ABC):
         Each is written as :meth:`Progress.leased` says, with one new random token for the whole claim, and returned as
         it is after that. No two claims get the same record while a lease runs. Fewer than ``limit`` may be returned
         although more are due, but not none.
+
+        A record that cannot be read is leased like any other and returned as :class:`Damaged`; core sets it aside. If a record
+        cannot even be leased, the backend goes on with the others: it sets that record aside by itself and returns it as
+        ``Damaged`` with neither ``due`` nor ``token``, or, if the store lets nobody write it, leaves it out, logs that once,
+        and reports it by :meth:`concerns`. An error of the store is no reason to set anything aside.
         """
 
     @abstractmethod
