@@ -135,6 +135,9 @@ class Claimer:
                 leased = None if document is None else read(document).content
             except (BSONError, Ambiguous):
                 leased = self._leased(link, lease)
+                if leased is None:
+                    # What cannot be read is the server's error: it quotes the document.
+                    return None
             except OperationFailure as error:
                 if not is_refusal(error):
                     raise
