@@ -55,8 +55,8 @@ def profile(coll):
         # It is capped at 1 MB: begin anew, or what is counted here would push out what is counted next.
         database["system.profile"].drop()
         database.command("profile", 2)
-        # What failed has no figures.
-        return [each for each in entries if "errCode" not in each]
+        # A command that failed has no figures, and a question for a plan reads nothing.
+        return [each for each in entries if "errCode" not in each and "explain" not in each["command"]]
 
     yield profile
     database.command("profile", 0)

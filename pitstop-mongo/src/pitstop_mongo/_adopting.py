@@ -31,8 +31,9 @@ from pymongo.errors import BulkWriteError
 from pitstop import Unsupported
 from pitstop.abc import Legacy, LegacyPage, Record, from_instant
 from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import document_of
-from pitstop_mongo._legacy import HELD, OLD, Handle, is_held, read_held, read_old
+from pitstop_mongo._document import document_of, fields_of
+from pitstop_mongo._legacy import HELD, OLD, Handle, is_held, mark_of, read_held, read_old
+from pitstop_mongo._raw import id_document
 
 
 __all__ = ["Adopter"]
@@ -113,7 +114,7 @@ class Adopter:
         bounds: dict[str, Any] = {} if after is None else {"min": after}
         edge = next(iter(raw.find({}, {"_id": 1}, skip=_PAGE, limit=1, **along, **bounds)), None)
         if edge is not None:
-            bounds["max"] = {"_id": edge["_id"]}
+            bounds["max"] = id_document(edge)
         filter: Mapping[str, Any] = {"$or": [OLD, HELD]}
         if locked_after is not None:
             filter = {**OLD, "locked": {"$gt": from_instant(locked_after)}}
@@ -123,7 +124,7 @@ class Adopter:
             for each in cursor:
                 size += len(each.raw)
                 if documents and size > _PAGE_BYTES:
-                    return documents, {"_id": each["_id"]}
+                    return documents, id_document(each)
                 documents.append(each)
         return documents, bounds.get("max")
 
@@ -133,9 +134,9 @@ class Adopter:
         if not moving:
             return list(found)
         coll = link.handles.coll
-        texts = coll.find({"_id": {"$in": [each.id for each in moving]}}, {"_id": 1, "adopting.id": 1})
+        texts = link.handles.raw.find({"_id": {"$in": [each.id for each in moving]}}, {"_id": 1, "adopting.id": 1})
         # What an adoption of this very document left is no rival.
-        taken = {each["_id"]: each.get("adopting", {}).get("id") for each in texts}
+        taken = {fields_of(each)["_id"]: _origin(each) for each in texts}
         twins = [each.handle.twin for each in moving if each.handle.twin is not None]
         standard = {each["_id"] for each in coll.find({"_id": {"$in": twins}, **OLD}, {"_id": 1})} if twins else set()
         problem = "Its id becomes a text that another document has as its id, or is to have."
@@ -269,7 +270,7 @@ def _as_marked(item: _Item) -> dict[str, Any]:
 
 
 def _origin(document: RawBSONDocument) -> Any:
-    mark = document["adopting"]
+    mark = mark_of(document)
     return mark.get("id") if isinstance(mark, Mapping) else None
 
 

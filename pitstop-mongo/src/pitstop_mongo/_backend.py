@@ -34,6 +34,7 @@ from pitstop_mongo._scratch import only_for_now, scratch_name
 from pitstop_mongo._settling import Settler
 from pitstop_mongo._storing import Storer
 from pitstop_mongo._transaction import Transaction
+from pitstop_mongo._unleasable import Unleasable
 from pitstop_mongo._wakeups import Wakeups
 from pitstop_mongo._watch import Watcher
 
@@ -64,10 +65,11 @@ class MongoBackend(Backend):
             # Of this client, not the class.
             self.capabilities = self.capabilities & ~_OF_A_SERVER  # type: ignore[misc]
         self._adopter = Adopter(self._connection)
-        self._claimer = Claimer(self._connection, self.clock, remember=config.clock is None)
-        self._settler = Settler(self._connection)
+        self._unleasable = Unleasable(self._connection.dialect, self.clock, self._connection.location)
+        self._claimer = Claimer(self._connection, self.clock, self._unleasable, remember=config.clock is None)
+        self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
-        self._viewer = Viewer(self._connection)
+        self._viewer = Viewer(self._connection, self._unleasable)
         self._wakeups = Wakeups(self._connection, self.clock, config.loop_time)
         self._watcher = Watcher(self._connection, self._wakeups)
         #: Doubts that were met and mended, by name: ``claim_unknown``, ``claim_recovered``, ``outcome_unknown`` (of
@@ -87,9 +89,11 @@ class MongoBackend(Backend):
         finally:
             # Also when it failed: it may have been done in part.
             self._claimer.written(min((record.progress.due or 0 for record in records), default=None))
+            self._unleasable.forget(record.id for record in records)
         self._wakeups.announce(_least(record.progress for record in records))
 
     def delete(self, id: str) -> bool:
+        self._unleasable.forget([id])
         return self._storer.delete(id)
 
     def get(self, id: str) -> Record | Damaged | None:
@@ -125,6 +129,9 @@ class MongoBackend(Backend):
 
     def within(self, session: object) -> Writes:
         return Transaction(self._connection, self._client, session)
+
+    def concerns(self) -> Sequence[str]:
+        return self._viewer.concerns()
 
     def ping(self) -> None:
         self._connection.ping()

@@ -24,16 +24,19 @@ from pymongo.read_concern import ReadConcern
 from pitstop import BackendUnavailable
 from pitstop.abc import Clock, Damaged, Record, from_instant
 from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import EPOCH, Ambiguous, Found, read
+from pitstop_mongo._document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
 from pitstop_mongo._doubts import Doubts
-from pitstop_mongo._lease import Lease
+from pitstop_mongo._failures import codes_of, is_invalid, is_refusal, is_too_large
+from pitstop_mongo._lease import Lease, set_aside
+from pitstop_mongo._unleasable import Unleasable
 
 
 __all__ = ["Claimer", "due_in"]
 
-#: What an update of a damaged document fails with: ``attempts`` is no number, or too large a one.
-_REFUSED = frozenset({2, 14})
 _UNCOUNTABLE = "Damaged: attempts cannot be counted up. Store the message again, or remove it."
+#: Documents of one claim that the server may refuse, when it has accepted none, before the claim fails: then the reason lies
+#: with the server.
+_MOST_REFUSED = 10
 #: Looks at the store, in one call, that find nothing but what others take first.
 _LOOKS = 20
 #: The most documents that a look passes over to get out of the way of others.
@@ -50,10 +53,11 @@ def due_in(least: datetime, most: datetime) -> dict[str, Any]:
 class Claimer:
     """Leases for one backend. Remembers where the backlog begins, and how crowded it is there."""
 
-    def __init__(self, connection: Connection, clock: Clock, *, remember: bool) -> None:
+    def __init__(self, connection: Connection, clock: Clock, unleasable: Unleasable, *, remember: bool) -> None:
         self._connection = connection
         self._dialect = connection.dialect
         self._doubts = Doubts(connection)
+        self._unleasable = unleasable
         self._clock = clock
         # Whether to begin a look where the last one did. What was claimed leaves deleted keys at the head of the index,
         # and to walk over them is slow. Not when a test holds the time in its hand: it would see the order change.
@@ -84,7 +88,13 @@ class Claimer:
 
     def _lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         if limit == 1 and self._dialect.batches:
-            return self._lease_one(duration)
+            leased = self._lease_one(duration)
+            # None: the server refuses to lease the first document that is due.
+            return self._lease_looked_at(limit, duration) if leased is None else leased
+        return self._lease_looked_at(limit, duration)
+
+    def _lease_looked_at(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        """Read documents, and mark those that are still what was read."""
         for look in range(_LOOKS):
             lease = self._new_lease(duration)
             skip = random.randint(0, self._spread) if self._spread else 0  # noqa: S311 - spreads load, hides nothing
@@ -104,18 +114,19 @@ class Claimer:
             # Before it says that nothing is due it looks at everything.
             self._spread, self._low = 0, None
         # Crowded. The server can take one out of the crowd, though not many.
-        return self._lease_one(duration) if self._dialect.batches else []
+        return (self._lease_one(duration) if self._dialect.batches else None) or []
 
     def _new_lease(self, duration: int) -> Lease:
         return Lease.new(self._connection.now_us() // 1000, duration)
 
-    def _lease_one(self, duration: int) -> Sequence[Record | Damaged]:
+    def _lease_one(self, duration: int) -> Sequence[Record | Damaged] | None:
+        """Lease the first document that is due, in one command. None: the server refuses to lease that one."""
         lease = self._new_lease(duration)
         with self._connection.indexed() as link, self._doubts.unless_known(lease):
             try:
                 # Not on the handle that reads bytes: PyMongo fails on some errors there (it tries to write into one).
                 document = link.handles.coll.find_one_and_update(
-                    due_in(EPOCH, from_instant(lease.now)),
+                    due_in(EPOCH, from_instant(lease.now)) | self._unleasable.condition,
                     lease.update,
                     sort=[("due", 1)],
                     return_document=ReturnDocument.AFTER,
@@ -124,11 +135,16 @@ class Claimer:
                 leased = None if document is None else read(document).content
             except (BSONError, Ambiguous):
                 leased = self._leased(link, lease)
+                if leased is None:
+                    # What cannot be read is the server's error: it quotes the document.
+                    return None
             except OperationFailure as error:
-                if error.code not in _REFUSED or "hint" in str(error):
+                if not is_refusal(error):
                     raise
-                found = self._read_due(link, lease, 1, None, 0)
-                return self._claim(link, found, lease)
+                return None
+            if leased is not None and not _is_under(leased, lease):
+                # A field occurs twice: the server wrote the first one, and the decoder read the last one.
+                leased = self._leased(link, lease)
         if leased is None:
             return []
         if isinstance(leased, Record) and leased.progress.attempts < 1:
@@ -165,16 +181,20 @@ class Claimer:
         options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._dialect.by_due}
         if self._dialect.batches:
             options["batch_size"] = limit  # else the server begins with 101
-        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now))
+        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now)) | self._unleasable.condition
         try:
             return [read(each) for each in _first_batch(link.handles.batches.find(wanted, **options))]
         except (BSONError, Ambiguous):
             return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
 
     def _claim(self, link: Link, found: Sequence[Found], lease: Lease) -> list[Record | Damaged]:
-        """Mark those of the documents that are still what was read; return them as they are then."""
+        """Mark those of the documents that are still what was read; return them as they are then.
+
+        What the server says of a claim is a reason to look at its documents one by one, and no more than that: a document is
+        set aside for what it is.
+        """
         sound = [each for each in found if each.sound]
-        refused: list[Found] = []
+        refused: dict[str, OperationFailure] = {}
         if self._dialect.batches:
             marked, refused = self._mark(link, sound, lease)
         else:
@@ -185,14 +205,40 @@ class Claimer:
         for each in found:
             if isinstance(each.content, Record) and each.id in marked:
                 claimed.append(lease.of(each.content))
-            elif not each.sound or each in refused:
-                claimed.extend(self._set_aside(link, each, lease))
+            elif each.id in refused:
+                error = refused[each.id]
+                if is_too_large(error) and self._has_no_room(link, each):
+                    del refused[each.id]
+                    claimed.extend(self._bury(link, each, lease, TOO_LARGE))
+            elif not each.sound:
+                try:
+                    claimed.extend(self._set_aside(link, each, lease))
+                except OperationFailure as error:
+                    if not is_refusal(error):
+                        raise
+                    refused[each.id] = error
+        self._pass_over(refused, accepted=bool(claimed))
         return claimed
 
-    def _mark(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], list[Found]]:
-        """Mark many. Also returns those that the server refuses to count up: they are damaged in a way of their own."""
+    def _pass_over(self, refused: dict[str, OperationFailure], *, accepted: bool) -> None:
+        """Leave documents that the server lets nobody write where they are.
+
+        :param accepted: whether the server accepted others of the claim. If not, the reason may lie with the server.
+        :raises OperationFailure: when it may.
+        """
+        for id, error in refused.items():
+            if not accepted and not is_invalid(error):
+                raise error
+            self._unleasable.add(
+                id,
+                f"it cannot be leased, because the server refuses every write to it (code {codes_of(error)}). It is passed "
+                f"over. Store the message again, remove it, or change the validation rules of the collection.",
+            )
+
+    def _mark(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], dict[str, OperationFailure]]:
+        """Mark many. Also returns those that the server refuses to mark, by id."""
         if not sound:
-            return set(), []
+            return set(), {}
         ids = [each.id for each in sound]
         unchanged = {
             "_id": {"$in": ids},
@@ -203,25 +249,28 @@ class Claimer:
         try:
             count = link.handles.coll.update_many(unchanged, lease.update, **self._dialect.by_id).modified_count
         except OperationFailure as error:
-            if error.code not in _REFUSED:
+            if not is_refusal(error):
                 raise
             return self._mark_each(link, sound, lease)
         if count == len(ids):
-            return set(ids), []
-        return (self._marked(link, ids, lease) if count else set()), []
+            return set(ids), {}
+        return (self._marked(link, ids, lease) if count else set()), {}
 
-    def _mark_each(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], list[Found]]:
+    def _mark_each(
+        self, link: Link, sound: Sequence[Found], lease: Lease
+    ) -> tuple[set[str], dict[str, OperationFailure]]:
+        # The server stopped at the first document that it refused.
         marked = self._marked(link, [each.id for each in sound], lease)
-        refused = []
+        refused: dict[str, OperationFailure] = {}
         for each in sound:
             if each.id not in marked:
                 try:
                     if self._mark_one(link, each, lease):
                         marked.add(each.id)
                 except OperationFailure as error:
-                    if error.code not in _REFUSED:
+                    if not is_refusal(error) or (len(refused) >= _MOST_REFUSED and not marked):
                         raise
-                    refused.append(each)
+                    refused[each.id] = error
         return marked, refused
 
     def _mark_one(self, link: Link, found: Found, lease: Lease) -> bool:
@@ -236,22 +285,43 @@ class Claimer:
         return {each["_id"] for each in found}
 
     def _set_aside(self, link: Link, found: Found, lease: Lease) -> list[Damaged]:
-        """Lease a document that cannot be read, or not be counted up: by what cannot fail."""
-        update = {"$set": {"due": from_instant(lease.until), "token": lease.token}}
-        result = link.handles.coll.update_one(self._unchanged(found, lease), update, **self._dialect.by_id)
-        if not result.modified_count:
-            return []
+        """Lease a document that cannot be read, or not be counted up: by a write that needs nothing of its content.
+
+        :raises OperationFailure: when the server refuses that, too.
+        """
         content = found.content
         error = content.error if isinstance(content, Damaged) else _UNCOUNTABLE
-        return [Damaged(found.id, error, lease.until, lease.token)]
+        try:
+            result = link.handles.coll.update_one(self._unchanged(found, lease), lease.renewal, **self._dialect.by_id)
+        except OperationFailure as refusal:
+            if not is_too_large(refusal):
+                raise
+            return self._bury(link, found, lease, error)
+        return [Damaged(found.id, error, lease.until, lease.token)] if result.modified_count else []
+
+    def _has_no_room(self, link: Link, found: Found) -> bool:
+        """Whether a document is larger than any that Pitstop leaves behind."""
+        document = link.handles.raw.find_one({"_id": self._dialect.one(found.id), **found.proof}, **self._dialect.by_id)
+        return document is not None and len(document.raw) > LARGEST
+
+    def _bury(self, link: Link, found: Found, lease: Lease, error: str) -> list[Damaged]:
+        """Set a document aside that has no room for a lease, in one write that makes it smaller if need be."""
+        coll, unchanged = link.handles.coll, self._unchanged(found, lease)
+        try:
+            result = coll.update_one(unchanged, set_aside(error), **self._dialect.by_id)
+        except OperationFailure as refusal:
+            if not is_too_large(refusal):
+                raise
+            result = coll.update_one(unchanged, set_aside(None), **self._dialect.by_id)
+        return [Damaged(found.id, error, None, None)] if result.modified_count else []
 
     def _unchanged(self, found: Found, lease: Lease) -> dict[str, Any]:
-        return {
-            "_id": self._dialect.one(found.id),
-            "etag": {"$eq": found.etag},
-            "token": {"$eq": found.token},
-            **_still_due(lease),
-        }
+        return {"_id": self._dialect.one(found.id), **found.proof, **_still_due(lease)}
+
+
+def _is_under(leased: Record | Damaged, lease: Lease) -> bool:
+    held = leased.progress if isinstance(leased, Record) else leased
+    return held.due == lease.until and held.token == lease.token
 
 
 def _still_due(lease: Lease) -> dict[str, Any]:

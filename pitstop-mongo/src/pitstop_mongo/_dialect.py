@@ -6,7 +6,7 @@ not), so Pitstop's take turns on it; what others do to it at the same time is no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from threading import RLock
@@ -23,6 +23,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from pitstop_mongo._document import BATCH_CODEC, CODEC, RAW_CODEC
+from pitstop_mongo._raw import any_of, behind, equal_to, is_text, text
 
 
 __all__ = ["Dialect", "Handles", "dialect_of"]
@@ -93,9 +94,17 @@ class Dialect:
             majority=majority,
         )
 
-    def one(self, id: str) -> Any:
+    def one(self, id: Any) -> Any:
         """The filter of an ``_id``: never an operator, whatever it is."""
-        return {"$eq": id}
+        return equal_to(text(id)) if isinstance(id, str) and not is_text(id) else {"$eq": id}
+
+    def behind(self, id: str) -> Any:
+        """The filter of the ids behind this one."""
+        return {"$gt": id} if is_text(id) else behind(id)
+
+    def none_of(self, ids: Collection[str]) -> Any:
+        """The filter of ids that are text, and none of these."""
+        return any_of(ids, b"$nin")
 
     def encode(self, document: dict[str, Any]) -> Mapping[str, Any]:
         """The document as it is sent.
@@ -146,6 +155,12 @@ class _StandIn(Dialect):
     def one(self, id: str) -> Any:
         # An upsert of mongomock's takes an operator for the new _id.
         return id
+
+    def behind(self, id: str) -> Any:
+        return {"$gt": id}
+
+    def none_of(self, ids: Collection[str]) -> Any:
+        return {"$nin": list(ids)}
 
     def encode(self, document: dict[str, Any]) -> Mapping[str, Any]:
         super().encode(document)  # as strict as the real one

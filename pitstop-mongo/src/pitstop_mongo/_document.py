@@ -4,7 +4,7 @@
 
     _id            the message's id
     msg            the message, and nothing else: the only field that holds a user's data
-    due            when it may next be claimed: the one field that decides; absent when dead
+    due            when it may next be claimed: the one field that decides; absent when dead, null when set aside
     scheduled_for  the nominal time of the current occurrence
     series         the recurrence, opaque; absent for a one-shot
     revision       new at each store
@@ -31,19 +31,24 @@ from bson.dbref import DBRef
 from bson.raw_bson import RawBSONDocument
 
 from pitstop.abc import Damaged, Progress, Record, floor_instant, from_instant, read_record
+from pitstop_mongo._raw import Element, decoded, elements, equal_to
 
 
 __all__ = [
     "BATCH_CODEC",
     "CODEC",
     "EPOCH",
+    "LARGEST",
     "LAST",
     "LAST_INSTANT",
     "LENIENT",
+    "MOST_ATTEMPTS",
     "RAW_CODEC",
+    "TOO_LARGE",
     "Ambiguous",
     "Found",
     "document_of",
+    "fields_of",
     "progress_fields",
     "read",
 ]
@@ -59,15 +64,35 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 )
 #: For what is read in batches. A zone would be put to each date by a call of Python code, for three times the time of
 #: all else; :func:`read` puts it to those that are a user's.
-BATCH_CODEC = CODEC.with_options(tz_aware=False, tzinfo=None)
+#: A UUID stays a binary: the driver raises for a binary that claims to be one and has another length, also in a field that
+#: is not Pitstop's.
+BATCH_CODEC = CODEC.with_options(
+    tz_aware=False, tzinfo=None, uuid_representation=bson.binary.UuidRepresentation.UNSPECIFIED
+)
 #: Documents as bytes, to be read one by one.
 RAW_CODEC: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
-LENIENT = RAW_CODEC.with_options(unicode_decode_error_handler="replace")
+#: For documents that were read as bytes.
+_SINGLE = CODEC.with_options(uuid_representation=bson.binary.UuidRepresentation.UNSPECIFIED)
+_SINGLE_RAW: CodecOptions[RawBSONDocument] = _SINGLE.with_options(document_class=RawBSONDocument)
+#: For the id of a document that cannot be read as a whole. Bytes that are not UTF-8 become lone surrogates, so that the text
+#: can be turned back into the same bytes.
+LENIENT = _SINGLE.with_options(unicode_decode_error_handler="surrogateescape")
 
 #: What a sound ``due`` lies between. Anything else in that field counts as none.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
 LAST_INSTANT = floor_instant(LAST)
+
+#: Bytes of the largest document that Pitstop leaves behind: a store leaves 64 KiB of MongoDB's 16 MiB free, and a lease and a
+#: settlement need less than 16 KiB of these. A larger document was written by another program.
+LARGEST = 16 * 1024 * 1024 - 16 * 1024
+#: The largest number of attempts. The server refuses to count further.
+MOST_ATTEMPTS = 2**63 - 1
+#: Why a document is set aside that can be read, and has no room for a lease.
+TOO_LARGE = (
+    "Damaged: the document is larger than any that Pitstop stores, so there is no room for a lease in it. "
+    "Store a smaller message under this id, or remove it."
+)
 
 _OF_THE_CLOJURE_LIBRARY = "A message of the Clojure library, not taken over yet: run 'pitstop adopt'."
 
@@ -94,6 +119,9 @@ class Found:
     etag: Any
     token: Any
 
+    #: The bytes of the document's fields, by name; None: the values above are exact.
+    exact: Mapping[bytes, Element] | None = attrs.field(default=None, repr=False)
+
     @property
     def id(self) -> str:
         return self.content.id
@@ -101,7 +129,19 @@ class Found:
     @property
     def sound(self) -> bool:
         """Whether a claim may take it together with others."""
-        return isinstance(self.content, Record) and (self.etag is None or isinstance(self.etag, str))
+        content = self.content
+        return (
+            type(content) is Record
+            and content.progress.attempts < MOST_ATTEMPTS
+            and (self.etag is None or type(self.etag) is str)
+        )
+
+    @property
+    def proof(self) -> dict[str, Any]:
+        """The conditions under which a write finds the document only while it is what was read."""
+        if self.exact is None:
+            return {"etag": {"$eq": self.etag}, "token": {"$eq": self.token}}
+        return {"etag": equal_to(self.exact.get(b"etag")), "token": equal_to(self.exact.get(b"token"))}
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:
@@ -136,51 +176,78 @@ def read(document: Mapping[str, Any]) -> Found:
 
 
 def _read_bytes(document: RawBSONDocument) -> Found:
+    raw = bytes(document.raw)
+    exact: dict[bytes, Element] = {}
+    twice = False
+    for name, element in elements(raw):
+        twice = twice or name in exact
+        exact.setdefault(name, element)
+    # A decoder takes the last of several values with one name; the server's filters and updates take the first.
+    if not twice:
+        try:
+            found = _read_fields(bson.decode(raw, _codec_for(raw)))
+        except bson.errors.BSONError:
+            pass
+        else:
+            content = found.content
+            if len(raw) > LARGEST and isinstance(content, Record):
+                content = _with_reason(content)
+            return attrs.evolve(found, content=content, exact=exact)
+    return attrs.evolve(_read_fields(fields_of(document)), exact=exact)
+
+
+def _codec_for(raw: bytes) -> CodecOptions[Any]:
     # An inner document that is left as bytes is never taken for a DBRef.
-    codec: CodecOptions[Any] = RAW_CODEC if b"$ref\0" in document.raw else CODEC
-    try:
-        return _read_fields(bson.decode(document.raw, codec))
-    except bson.errors.BSONError:
-        fields = bson.decode(document.raw, LENIENT)
-        damaged = _damaged(fields)
-        return Found(damaged, fields.get("etag"), fields.get("token"))
+    return _SINGLE_RAW if b"$ref\0" in raw else _SINGLE
+
+
+def fields_of(document: RawBSONDocument) -> dict[str, Any]:
+    """Decode the fields of a document one by one. A value that cannot be read is an object of no known type.
+
+    A name that occurs twice is nothing that Pitstop writes: then the message counts as one that cannot be read.
+    """
+    fields: dict[str, Any] = {}
+    twice = False
+    for name, element in elements(document.raw):
+        field = name.decode("utf-8", "surrogateescape")
+        if field in fields:
+            twice = True
+            continue
+        try:
+            fields[field] = decoded(element, LENIENT if name == b"_id" else _codec_for(element.value))
+        except bson.errors.BSONError:
+            fields[field] = _UNREADABLE
+    return fields | {"msg": _UNREADABLE} if twice else fields
+
+
+def _with_reason(record: Record) -> Record:
+    """The same record. One that is dead has no room for the reason in its document, so the reason is given here."""
+    progress = record.progress
+    if progress.due is not None or progress.last_error is not None:
+        return record
+    return attrs.evolve(record, progress=attrs.evolve(progress, last_error=TOO_LARGE))
 
 
 def _read_fields(fields: Mapping[str, Any]) -> Found:
     get = fields.get
     attempts, series, first_leased, token = get("attempts"), get("series"), get("first_leased"), get("token")
+    revision, last_error = get("revision"), get("last_error")
     content = read_record(
         id=fields["_id"],
         message=_content(get("msg")),
         series=None if series is None else _content(series),
-        revision=get("revision"),
+        # JavaScript code is a subclass of str to the driver.
+        revision=revision if type(revision) is str else _UNREADABLE,
         due=_instant(get("due")),
         scheduled_for=_instant(get("scheduled_for")),
         attempts=int(attempts) if type(attempts) is Int64 else attempts,
         first_leased=None if first_leased is None else _instant(first_leased),
-        last_error=get("last_error"),
-        token=token,
+        last_error=last_error if last_error is None or type(last_error) is str else _UNREADABLE,
+        token=token if token is None or type(token) is str else _UNREADABLE,
     )
     if isinstance(content, Damaged) and "ready" in fields and "locked" in fields and "revision" not in fields:
         content = attrs.evolve(content, error=_OF_THE_CLOJURE_LIBRARY)
     return Found(content, get("etag"), token)
-
-
-def _damaged(fields: Mapping[str, Any]) -> Damaged:
-    content = read_record(
-        id=fields["_id"],
-        message=_UNREADABLE,
-        series=None,
-        revision="",
-        due=_instant(fields.get("due")),
-        scheduled_for=0,
-        attempts=0,
-        first_leased=None,
-        last_error=None,
-        token=fields.get("token"),
-    )
-    assert isinstance(content, Damaged), "a message that cannot be read is damaged"
-    return content
 
 
 _UNREADABLE = object()

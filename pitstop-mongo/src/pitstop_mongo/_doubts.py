@@ -19,6 +19,7 @@ from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import read
 from pitstop_mongo._failures import CAUGHT, Kind, kind_of
 from pitstop_mongo._lease import Lease
+from pitstop_mongo._raw import any_of, is_text
 
 
 __all__ = ["Doubts"]
@@ -86,16 +87,17 @@ class Doubts:
 
     def _ids(self, link: Link, leases: tuple[Lease, ...], limit: int) -> list[str]:
         # What the primary has is enough: the write that follows is conditional, and confirmed by a majority.
-        found = link.handles.coll.find(_under(leases), {"_id": 1}, limit=limit, **self._dialect.by_due)
-        return [each["_id"] for each in found]
+        found = link.handles.raw.find(_under(leases), {"_id": 1}, limit=limit, **self._dialect.by_due)
+        return [read(each).id for each in found]
 
     def _renew(
         self, link: Link, ids: Sequence[str], leases: tuple[Lease, ...], renewed: Lease
     ) -> Sequence[Record | Damaged]:
-        wanted = {"_id": {"$in": list(ids)}, **_under(leases)}
+        listed = {"$in": list(ids)} if all(map(is_text, ids)) else any_of(ids)
+        wanted = {"_id": listed, **_under(leases)}
         link.handles.coll.update_many(wanted, renewed.renewal, **self._dialect.by_id)
         raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))
-        found = raw.find({"_id": {"$in": list(ids)}, "token": renewed.token}, **self._dialect.by_id)
+        found = raw.find({"_id": listed, "token": renewed.token}, **self._dialect.by_id)
         return [read(each).content for each in found]
 
 

@@ -21,9 +21,13 @@ __all__ = [
     "CAUGHT",
     "FAILURES",
     "Kind",
+    "codes_of",
     "in_dns",
+    "is_invalid",
     "is_login_refused",
     "is_permanent",
+    "is_refusal",
+    "is_too_large",
     "is_wrong_in_dns",
     "kind_of",
     "translate",
@@ -70,6 +74,11 @@ _AWAY = "did not answer: {why}. Is it running, and reachable from here?"
 _CHANGING = "is changing its primary ({why})."
 _UNCONFIRMED = "did not confirm that the write is on a majority of its members ({why}). It may be done all the same."
 
+#: Codes of a document that would not fit into MongoDB's 16 MiB any more.
+_TOO_LARGE = (10334, 17419, 17420)
+#: Of a document that does not fit the rules which an administrator gave the collection.
+_INVALID = 121
+
 #: The first rule that fits counts.
 FAILURES: tuple[_Rule, ...] = (
     # What a user wants to store.
@@ -83,7 +92,7 @@ FAILURES: tuple[_Rule, ...] = (
         errors.OperationFailure,
         Kind.PERMANENT,
         "takes no documents above 16 MiB. Store the data elsewhere and a reference to it in the message.",
-        codes=(10334, 17419, 17420),
+        codes=_TOO_LARGE,
         raises=MessageError,
     ),
     _rule(
@@ -216,6 +225,29 @@ def is_permanent(error: Exception) -> bool:
     """Whether it would be the same again, until somebody changes something. It may have been done all the same."""
     rule = _rule_of(error)
     return rule is not None and rule.kind is Kind.PERMANENT
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the server answered that it would not do an operation, for a reason that may lie in one document of many."""
+    if not isinstance(error, errors.OperationFailure) or _is_unconfirmed(error):
+        return False
+    # A hint that names no index is about the collection.
+    return is_too_large(error) or (kind_of(error) is Kind.TRANSIENT and "hint" not in str(error))
+
+
+def is_too_large(error: Exception) -> bool:
+    """Whether a document would be larger than MongoDB allows."""
+    return isinstance(error, errors.DocumentTooLarge) or not _codes(error).isdisjoint(_TOO_LARGE)
+
+
+def codes_of(error: Exception) -> str:
+    """The server's codes, for people."""
+    return ", ".join(map(str, sorted(_codes(error)))) or "unknown"
+
+
+def is_invalid(error: Exception) -> bool:
+    """Whether a document does not fit the rules of its collection."""
+    return _INVALID in _codes(error)
 
 
 def _is_unconfirmed(error: Exception) -> bool:

@@ -12,7 +12,18 @@ from pitstop.abc import Record, from_instant
 from pitstop_mongo._document import LAST_INSTANT
 
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "set_aside"]
+
+
+def set_aside(error: str | None, etag: str | None = None) -> dict[str, Any]:
+    """What is written to a document that is never to be claimed again.
+
+    Not ``$unset``: of a ``due`` that occurs twice it takes away the first one, and the second one would count.
+
+    :param error: why. None: the document has no room for it.
+    """
+    fields = {"due": None, "last_error": error, "etag": etag}
+    return {"$set": {name: value for name, value in fields.items() if name == "due" or value is not None}}
 
 
 @attrs.frozen

@@ -25,10 +25,11 @@ from bson import Binary, Code, ObjectId
 from bson.raw_bson import RawBSONDocument
 
 from pitstop.abc import Legacy, Record, floor_instant
-from pitstop_mongo._document import CODEC, LENIENT, RAW_CODEC, read
+from pitstop_mongo._document import CODEC, RAW_CODEC, fields_of, read
+from pitstop_mongo._raw import decoded, elements
 
 
-__all__ = ["HELD", "OLD", "Handle", "is_held", "read_held", "read_old"]
+__all__ = ["HELD", "OLD", "Handle", "is_held", "mark_of", "read_held", "read_old"]
 
 #: What tells a document of the Clojure library, sound or not. Each of Pitstop's has a revision.
 OLD: Mapping[str, Any] = {
@@ -61,7 +62,7 @@ class _Foreign(Exception):
 
 def is_held(document: RawBSONDocument) -> bool:
     """Whether it is one of :data:`HELD`, of those that are either this or :data:`OLD`."""
-    return b"revision\0" in document.raw and "revision" in bson.decode(document.raw, LENIENT)
+    return any(name == b"revision" for name, _ in elements(document.raw))
 
 
 def read_old(document: RawBSONDocument) -> Legacy:
@@ -75,7 +76,7 @@ def read_old(document: RawBSONDocument) -> Legacy:
         # Its id is the document's, of whatever type.
         _check({name: message[name] for name in message if name != "id"} if isinstance(message, Mapping) else message)
     except (bson.errors.BSONError, UnicodeDecodeError):
-        fields, problem = {"_id": bson.decode(document.raw, LENIENT)["_id"]}, "It cannot be read: it is damaged."
+        fields, problem = {"_id": fields_of(document)["_id"]}, "It cannot be read: it is damaged."
     except _Foreign as foreign:
         problem = str(foreign)
     # The mark of an adoption that was cut short before the record was there.
@@ -91,13 +92,22 @@ def read_held(document: RawBSONDocument) -> Legacy:
     """Read a record that an adoption left when it was cut short."""
     content = read(document).content
     record: Record | None = None
-    mark = bson.decode(document.raw, LENIENT)["adopting"]
+    mark = mark_of(document)
     due = mark.get("due") if isinstance(mark, Mapping) else None
     if isinstance(content, Record) and isinstance(due, datetime):
         progress = attrs.evolve(content.progress, due=floor_instant(due), last_error=mark.get("last_error"))
         record = attrs.evolve(content, progress=progress)
     problem = None if record is not None else "An adoption of it was cut short, and it was damaged since."
     return Legacy(content.id, content.id, {"_id": content.id}, Handle(content.id, document), problem, record)
+
+
+def mark_of(document: RawBSONDocument) -> Any:
+    """Return what an adoption wrote into a record that it holds; None when that cannot be read."""
+    element = next((each for name, each in elements(document.raw) if name == b"adopting"), None)
+    try:
+        return None if element is None else decoded(element, CODEC)
+    except bson.errors.BSONError:
+        return None
 
 
 def _id_text(key: Any) -> str | None:

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import attrs
+
+from pymongo.errors import OperationFailure
+
 from pitstop import State
 from pitstop.abc import Damaged, Record, Tally, from_instant
 from pitstop_mongo._claim import due_in
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, LAST, read
+from pitstop_mongo._failures import Kind, kind_of
+from pitstop_mongo._raw import TEXT, id_of
+from pitstop_mongo._unleasable import Unleasable
 
 
 __all__ = ["Viewer"]
@@ -19,6 +26,10 @@ _TICK = timedelta(milliseconds=1)
 _IDS = {"$type": "string"}
 #: No ``due``, or one that counts as none. Two conditions that the index can answer.
 _DEAD: dict[str, Any] = {"$or": [{"due": {"$not": {"$gte": EPOCH}}}, {"due": {"$gt": LAST}}]}
+#: Messages that a look for concerns reads, and that it names.
+_LOOKED_AT, _NAMED = 1000, 3
+_A_LIST: dict[str, Any] = {"due": {"$type": "array"}}
+_NO_LIST: dict[str, Any] = {"$nor": [_A_LIST]}
 _TOKEN: dict[State, Any] = {"leased": {"$type": "string"}, "scheduled": {"$not": {"$type": "string"}}}
 
 _Content = Record | Damaged
@@ -27,15 +38,16 @@ _Content = Record | Damaged
 class Viewer:
     """Reads for one backend."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, unleasable: Unleasable) -> None:
         self._connection = connection
         self._dialect = connection.dialect
+        self._unleasable = unleasable
 
     def get(self, id: str) -> _Content | None:
         """See :meth:`pitstop.abc.Backend.get`."""
         with self._connection.operation() as link:
             document = link.handles.raw.find_one({"_id": self._dialect.one(id)})
-        return None if document is None else read(document).content
+        return None if document is None else self._shown(document)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[_Content]:
         """See :meth:`pitstop.abc.Backend.scan`."""
@@ -68,10 +80,12 @@ class Viewer:
                 return int(coll.count_documents(filter | ids, **by_due))
 
             ahead = {"due": {"$gt": now, "$lte": LAST}}
-            future = count(ahead)
-            leased = count(ahead | {"token": _TOKEN["leased"]})
-            due = count({"due": {"$gte": EPOCH, "$lte": now}})
-            dead = count(_DEAD)
+            # A list is no due, and an index of lists alone makes a difference.
+            listed = _NO_LIST if self._has_lists(link) else {}
+            future = count(ahead | listed)
+            leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
+            due = count({"due": {"$gte": EPOCH, "$lte": now}} | listed)
+            dead = count(_dead_or_list(listed=bool(listed)))
             oldest = self._first_due(link, now) if due else None
         return Tally(future - leased, due, leased, dead, oldest)
 
@@ -81,15 +95,87 @@ class Viewer:
             return self._first_due(link, LAST)
 
     def _first_due(self, link: Link, most: datetime) -> int | None:
-        document = link.handles.raw.find_one(
-            due_in(EPOCH, most), {"_id": 1, "due": 1}, sort=[("due", 1)], **self._dialect.by_due
-        )
+        # What claims pass over is not waited for either.
+        wanted = due_in(EPOCH, most) | self._unleasable.condition
+        options = {"sort": [("due", 1)], **self._dialect.by_due}
+        document = link.handles.raw.find_one(wanted, {"_id": 1, "due": 1}, **options)
+        if document is not None and _due(read(document).content) is None:
+            document = link.handles.raw.find_one(wanted | _NO_LIST, {"_id": 1, "due": 1}, **options)
         return None if document is None else _due(read(document).content)
 
     def _has_foreign_ids(self, link: Link) -> bool:
         """Whether there are ids that are no text: they would be the first ones, or the last."""
-        ends = (link.handles.coll.find_one({}, {"_id": 1}, sort=[("_id", way)]) for way in (1, -1))
-        return not self._dialect.batches or any(end is not None and not isinstance(end["_id"], str) for end in ends)
+        if not self._dialect.batches:
+            return True
+        ends = (link.handles.raw.find_one({}, {"_id": 1}, sort=[("_id", way)]) for way in (1, -1))
+        return any(end is not None and id_of(end).kind != TEXT for end in ends)
+
+    def _has_lists(self, link: Link) -> bool:
+        """Whether there is, or was, a document with a list as its due."""
+        if not self._dialect.batches:
+            return False
+        coll = link.handles.coll
+        query = {"find": coll.name, "filter": due_in(EPOCH, LAST), "hint": {"due": 1}, "limit": 1}
+        try:
+            explained = coll.database.command("explain", query, verbosity="queryPlanner")
+        except OperationFailure as error:
+            if kind_of(error) is Kind.UNKNOWN:
+                raise
+            # A user, or a server that only resembles MongoDB, may not know. Then a list as a due is listed once it is dead.
+            return False
+        return "'isMultiKey': True" in str(explained.get("queryPlanner"))
+
+    def concerns(self) -> list[str]:
+        """See :meth:`pitstop.abc.Backend.concerns`."""
+        with self._connection.operation() as link:
+            rules = self._validation_rules(link)
+            unfit = self._breaking(link, rules) if rules else []
+        unfit += [id for id in self._unleasable.ids if id not in unfit]
+        if not unfit:
+            return []
+        named = ", ".join(ascii(id) for id in unfit[:_NAMED])
+        more = ", …" if len(unfit) > _NAMED else ""
+        concern = (
+            f"The server refuses every write to {len(unfit)} of the messages that are due ({named}{more}), "
+            f"so no listener can have them, and they cannot be set aside. Store them again, remove them, or change the "
+            f"validation rules of the collection."
+        )
+        return [concern]
+
+    def _validation_rules(self, link: Link) -> Any:
+        """The rules that an administrator gave the collection; None: there are none, or this user may not know."""
+        if not self._dialect.tells_of_collections:
+            return None
+        database = link.handles.coll.database
+        try:
+            found = list(database.list_collections(filter={"name": link.handles.coll.name}))
+        except OperationFailure as error:
+            if kind_of(error) is Kind.UNKNOWN:
+                raise
+            return None
+        options = found[0].get("options", {}) if found else {}
+        return options.get("validator") if options.get("validationAction", "error") == "error" else None
+
+    def _breaking(self, link: Link, rules: Any) -> list[str]:
+        """Of the messages that have been due the longest, the ids of those that do not fit the rules."""
+        now = from_instant(self._connection.now_us() // 1000)
+        pipeline = [
+            {"$match": due_in(EPOCH, now)},
+            {"$sort": {"due": 1}},
+            {"$limit": _LOOKED_AT},
+            {"$match": {"$nor": [rules]}},
+            {"$limit": _NAMED + 1},
+            {"$project": {"_id": 1}},
+        ]
+        return [read(each).id for each in link.handles.raw.aggregate(pipeline)]
+
+    def _shown(self, document: Any) -> _Content:
+        """What is in a document, with the reason for which claims pass it over."""
+        content = read(document).content
+        why = self._unleasable.why(content.id)
+        if why is None or not isinstance(content, Record):
+            return content
+        return attrs.evolve(content, progress=attrs.evolve(content.progress, last_error=f"Not claimed: {why}"))
 
     def _bounds(self, state: State | None) -> tuple[datetime, datetime]:
         if state is None or state == "dead":
@@ -102,12 +188,14 @@ class Viewer:
         if limit <= 0:
             return []
         with self._connection.indexed() as link:
+            # A list as a due is found by the dates in it, and counts as none.
+            listed = _NO_LIST if self._has_lists(link) else {}
             cursor = link.handles.raw.find(
-                due_in(least, most) | token, sort=[("due", 1)], limit=limit, **self._dialect.by_due
+                due_in(least, most) | token | listed, sort=[("due", 1)], limit=limit, **self._dialect.by_due
             )
-            found = [content for each in cursor if _due(content := read(each).content) is not None]
+            found = list(map(self._shown, cursor))
             full = len(found) == limit
-        found.sort(key=lambda content: (_due(content) or 0, content.id))
+        found.sort(key=lambda content: (_due(content) or 0, _in_order(content.id)))
         if not full:
             return found
         last = _due(found[-1]) or 0
@@ -116,23 +204,33 @@ class Viewer:
 
     def _tied(self, due: datetime, behind: str | None, token: dict[str, Any], limit: int) -> list[_Content]:
         """Those with this very ``due``, by id."""
-        filter = {"due": {"$eq": due}, "_id": _behind(behind), **token}
+        filter = {"due": {"$eq": due}, "_id": self._behind(behind), **token, **_NO_LIST}
         return self._sorted_by_id(filter, limit)
 
     def _dead(self, behind: str | None, limit: int) -> list[_Content]:
-        return self._sorted_by_id({**_DEAD, "_id": _behind(behind)}, limit)
+        with self._connection.indexed() as link:
+            listed = self._has_lists(link)
+        return self._sorted_by_id({**_dead_or_list(listed=listed), "_id": self._behind(behind)}, limit)
+
+    def _behind(self, id: str | None) -> Any:
+        # A comparison with a text finds texts alone.
+        return {"$gte": ""} if id is None else self._dialect.behind(id)
 
     def _sorted_by_id(self, filter: dict[str, Any], limit: int) -> list[_Content]:
         with self._connection.indexed() as link:
             cursor = link.handles.raw.find(
                 filter, sort=[("_id", 1)], limit=limit, **self._dialect.by_due, **self._dialect.sorting
             )
-            return [read(each).content for each in cursor]
+            return [self._shown(each) for each in cursor]
 
 
-def _behind(id: str | None) -> dict[str, Any]:
-    # A comparison with a text finds texts alone.
-    return {"$gte": ""} if id is None else {"$gt": id}
+def _dead_or_list(*, listed: bool) -> dict[str, Any]:
+    return {"$or": [*_DEAD["$or"], _A_LIST]} if listed else _DEAD
+
+
+def _in_order(id: str) -> bytes:
+    """What ids are sorted by: their bytes, as the server does. Of valid text that is the order of its code points."""
+    return id.encode("utf-8", "surrogateescape")
 
 
 def _due(content: _Content) -> int | None:

@@ -18,11 +18,16 @@ from typing import Any, TypeVar
 import attrs
 
 from pymongo import DeleteOne, UpdateOne
+from pymongo.errors import OperationFailure
 
 from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, progress_fields
+from pitstop_mongo._failures import codes_of, is_refusal, is_too_large, translate
+from pitstop_mongo._lease import set_aside
+from pitstop_mongo._raw import any_of, is_text
+from pitstop_mongo._unleasable import Unleasable
 
 
 __all__ = ["Settler"]
@@ -33,8 +38,24 @@ _MOST_UPDATES = 100
 #: Of one command as well: each document is compared with one after the other.
 _MOST_TOKENS = 16
 
+#: Settlements of one command that the server may refuse, when it has accepted none, before the command fails: then the reason
+#: lies with the server.
+_MOST_REFUSED = 10
+
 #: Every field that a settlement writes, or takes away.
 _FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
+
+
+#: The condition that no field of a document occurs twice. MongoDB 6.0.5 crashes when a pipeline updates such a field.
+_FIELDS_OF_ROOT = {"$objectToArray": "$$ROOT"}
+_NO_NAME_TWICE: dict[str, Any] = {
+    "$expr": {
+        "$eq": [
+            {"$size": _FIELDS_OF_ROOT},
+            {"$size": {"$setUnion": [{"$map": {"input": _FIELDS_OF_ROOT, "in": "$$this.k"}}]}},
+        ]
+    }
+}
 
 
 @attrs.frozen
@@ -51,11 +72,20 @@ _T = TypeVar("_T")
 _Apply = Callable[[Sequence[_Write], int, Link, bool], set[str]]
 
 
+class _Refused(Exception):
+    """The server refused all settlements of a command, for a reason that may lie in the documents."""
+
+    def __init__(self, error: OperationFailure) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
 class Settler:
     """Applies settlements for one backend."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, unleasable: Unleasable) -> None:
         self._connection = connection
+        self._unleasable = unleasable
         self._dialect = connection.dialect
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
@@ -64,13 +94,17 @@ class Settler:
         writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
         # By their marks: two may be of one document, of those who had it one after the other.
         applied: set[str] = set()
+        refused: list[tuple[_Refused, Sequence[_Write]]] = []
         for apply, some in chain.from_iterable(map(self._portions, _distinct(writes))):
             # Of the first run: an ack that was sent in time counts as in time when it is sent again.
             try:
                 now = self._connection.now_us() // 1000
                 single = apply in (self._apply_one, self._apply_single)
-                done = self._connection.until_known(partial(apply, some, now), single=single)
+                done = self._connection.until_known(partial(self._apply, apply, some, now), single=single)
                 applied |= {each.etag for each in some if each.id in done}
+            except _Refused as refusal:
+                # The settlements of other commands are written all the same.
+                refused.append((refusal, some))
             except BackendUnavailable as error:
                 if not (applied or isinstance(error, OutcomeUnknown)):
                     raise
@@ -79,7 +113,59 @@ class Settler:
                     ids=tuple(each.id for each in writes if each.etag not in applied),
                     permanent=error.permanent,
                 ) from None
+        if refused and not applied:
+            raise translate(refused[0][0].error, self._connection.location) from None
+        for each_refusal, unwritten in refused:
+            self._tell_of(unwritten, each_refusal.error)
         return [each.etag in applied for each in writes]
+
+    def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
+        """Run a command. If the server refuses a part of it, write its settlements one by one: one document that cannot be
+        written does not keep the others from it.
+
+        :raises _Refused: when all of them are refused.
+        """
+        try:
+            return apply(some, now, link, again)
+        except OperationFailure as error:
+            if not is_refusal(error):
+                raise
+            first = error
+        done: set[str] = set()
+        refused: list[tuple[_Write, OperationFailure]] = []
+        for each in some:
+            try:
+                done |= self._apply_alone(each, now, link, again or len(some) > 1)
+            except OperationFailure as error:
+                if not is_refusal(error):
+                    raise
+                refused.append((each, error))
+                if len(refused) >= _MOST_REFUSED and not done:
+                    break
+        if refused and not done:
+            raise _Refused(first)
+        for each, why in refused:
+            self._tell_of([each], why)
+        return done
+
+    def _apply_alone(self, write: _Write, now: int, link: Link, again: bool) -> set[str]:
+        try:
+            return self._apply_one([write], now, link, again)
+        except OperationFailure as error:
+            if write.settlement.progress is None or not is_too_large(error):
+                raise
+        # There is no room for the error in the document. What the settlement does counts more.
+        update = self._update(write, with_error=False)
+        count = _coll(link, [write]).update_one(self._fenced(write, now), update, **self._dialect.by_id).matched_count
+        return self._updated(link, [write], count, again)
+
+    def _tell_of(self, some: Sequence[_Write], error: OperationFailure) -> None:
+        for each in some:
+            self._unleasable.tell(
+                each.id,
+                f"it cannot be settled, because the server refuses to write it (code {codes_of(error)}). It comes back when "
+                f"its lease runs out.",
+            )
 
     def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
         """What goes in one command, and which: deletes of few tokens, updates of one token, or single writes of any.
@@ -94,7 +180,9 @@ class Settler:
         single: list[_Write] = []
         deleted: list[list[_Write]] = []
         for each in writes:
-            if isinstance(each.settlement.progress, Aside):
+            if not is_text(each.id):
+                yield self._apply_one, [each]
+            elif isinstance(each.settlement.progress, Aside):
                 single.append(each)
             else:
                 groups[each.settlement.token, each.settlement.progress is None].append(each)
@@ -118,7 +206,7 @@ class Settler:
         if write.settlement.progress is None:
             done = coll.delete_one(filter, **hint).deleted_count
             return self._deleted(link, [write], done, again)
-        count = coll.update_one(filter, _update(write), **hint).matched_count
+        count = coll.update_one(filter, self._update(write), **hint).matched_count
         return self._updated(link, [write], count, again)
 
     def _apply_single(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
@@ -128,7 +216,7 @@ class Settler:
         updates = [each for each in some if each.settlement.progress is not None]
         requests: list[DeleteOne | UpdateOne] = [
             *(DeleteOne(self._fenced(each, now), **hint) for each in deletes),
-            *(UpdateOne(self._fenced(each, now), _update(each), **hint) for each in updates),
+            *(UpdateOne(self._fenced(each, now), self._update(each), **hint) for each in updates),
         ]
         result = _coll(link, some).bulk_write(requests, ordered=False)
         deleted = self._deleted(link, deletes, result.deleted_count, again)
@@ -157,9 +245,12 @@ class Settler:
             {"$set": {name: f"$_settled.{name}" for name in (*_FIELDS, "etag")}},
             {"$unset": "_settled"},
         ]
-        filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now)}
+        filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now), **_NO_NAME_TWICE}
         count = _coll(link, some).update_many(filter, pipeline, **self._dialect.by_id).matched_count
-        return self._updated(link, some, count, again)
+        done = self._updated(link, some, count, again)
+        # Stale ones; and those with a name that occurs twice, which are written one by one.
+        left = [each for each in some if each.id not in done]
+        return done | self._apply_single(left, now, link, again) if left else done
 
     def _deleted(self, link: Link, some: Sequence[_Write], count: int, again: bool) -> set[str]:
         """Which of these were deleted, when ``count`` were now: those that are not there any more.
@@ -172,6 +263,10 @@ class Settler:
         ids = {each.id for each in some}
         if count == len(ids) or (count == 0 and not again):
             return ids if count else set()
+        if not all(map(is_text, ids)):
+            # It is alone in its command.
+            found = link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
+            return ids if found is None else set()
         found = link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
         return ids - {each["_id"] for each in found}
 
@@ -180,13 +275,32 @@ class Settler:
         ids = {each.id for each in some}
         if count == len(ids) or (count == 0 and not again):
             return ids if count else set()
-        wanted = {"_id": {"$in": list(ids)}, "etag": {"$in": [each.etag for each in some]}}
-        done = link.handles.settled.find(wanted, {"_id": 1}, **self._at_once(len(ids)))
-        return {each["_id"] for each in done}
+        of = {each.etag: each.id for each in some}
+        wanted = {
+            "_id": {"$in": list(ids)} if all(map(is_text, ids)) else any_of(ids),
+            "etag": {"$in": list(of)},
+        }
+        done = link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
+        return {of[each["etag"]] for each in done}
 
     def _at_once(self, count: int) -> dict[str, Any]:
         """Options of a read by id, of so many: in one reply, of which the server's own idea is 101."""
         return {"limit": count, "batch_size": count, **self._dialect.by_id}
+
+    @staticmethod
+    def _update(write: _Write, *, with_error: bool = True) -> dict[str, Any]:
+        """What is written of a settlement.
+
+        :param with_error: whether with the error, which is what may be too long for a document of another program.
+        """
+        progress = write.settlement.progress
+        if isinstance(progress, Aside):
+            return set_aside(progress.last_error, write.etag) if with_error else set_aside(None)
+        fields = progress_fields(_progress(write)) | {"etag": write.etag}
+        absent = [name for name in _FIELDS if name not in fields]
+        if not with_error:
+            fields.pop("last_error", None)
+        return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
 
     def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
         return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
@@ -221,15 +335,6 @@ def _progress(write: _Write) -> Progress:
     progress = write.settlement.progress
     assert isinstance(progress, Progress), "a settlement without a progress is a delete"
     return progress
-
-
-def _update(write: _Write) -> dict[str, Any]:
-    if isinstance(write.settlement.progress, Aside):
-        error = write.settlement.progress.last_error
-        return {"$set": {"last_error": error, "etag": write.etag}, "$unset": {"due": ""}}
-    fields = progress_fields(_progress(write)) | {"etag": write.etag}
-    absent = [name for name in _FIELDS if name not in fields]
-    return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
 
 
 def _distinct(writes: list[_Write]) -> list[list[_Write]]:

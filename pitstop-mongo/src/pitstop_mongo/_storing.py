@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import pymongo
 
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
@@ -23,6 +24,7 @@ from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Record
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import LAST_INSTANT, document_of
+from pitstop_mongo._raw import elements, equal_to
 
 
 __all__ = ["Storer", "Write", "encoded", "portions"]
@@ -127,12 +129,13 @@ class Storer:
     def _delete(self, id: str, link: Link, again: bool) -> bool:
         coll = link.handles.coll
         for _ in range(_MOST_VERSIONS):
-            found = coll.find_one({"_id": self._dialect.one(id)}, {"revision": 1})
+            # By its bytes: what is damaged can be removed, too.
+            found = link.handles.raw.find_one({"_id": self._dialect.one(id)}, {"revision": 1})
             if found is None:
                 break
             # This version and no other: should the server get to it only after we have given up, then not over what was
             # stored since.
-            if coll.delete_one({"_id": self._dialect.one(id), "revision": found.get("revision")}).deleted_count:
+            if coll.delete_one({"_id": self._dialect.one(id), "revision": _version(found)}).deleted_count:
                 return True
         else:
             return bool(coll.delete_one({"_id": self._dialect.one(id)}).deleted_count)
@@ -155,6 +158,19 @@ class Storer:
                 raise
             return [some[each["index"]] for each in failed]
         return []
+
+
+def _version(document: Mapping[str, Any]) -> Any:
+    """The condition that a document still has this revision."""
+    if isinstance(document, RawBSONDocument):
+        try:
+            revision = document.get("revision")
+        except BSONError:
+            revision = None
+        if type(revision) is not str:
+            return equal_to(next((each for name, each in elements(document.raw) if name == b"revision"), None))
+        return revision
+    return document.get("revision")
 
 
 def encoded(connection: Connection, records: Sequence[Record]) -> list[Write]:

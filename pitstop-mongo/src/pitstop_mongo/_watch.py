@@ -212,5 +212,9 @@ def _least_due(batch: bytes | None) -> int | None:
     """The least ``due`` in these documents. Without one, or with one that is no time, they are never due."""
     if not batch:
         return None
-    found = (each.get("due") for each in bson.decode_all(batch, CODEC))
+    try:
+        found = [each.get("due") for each in bson.decode_all(batch, CODEC)]
+    except bson.errors.BSONError:
+        # A due that cannot be read. The others of the batch may be due.
+        return 0
     return min((max(floor_instant(due), 0) for due in found if isinstance(due, datetime)), default=None)

@@ -25,6 +25,9 @@ Row = tuple[Any, ...]
 #: No mapping, so that a message or a series that cannot be read is found to be damaged.
 _UNREADABLE = object()
 _MOST_ATTEMPTS = 2**63 - 1
+#: What the reading of a row raises that another program damaged. A table that is not STRICT may hold a number where a text
+#: should be.
+_UNREADABLE_ROW = (ValueError, RecursionError, AttributeError, TypeError)
 #: Series that are remembered as they were read, and the bytes of the longest one: each is read again at each occurrence.
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 1024, 512
 
@@ -71,7 +74,7 @@ def read_row(row: Row) -> Record | Damaged:
             last_error=None if last_error is None else last_error.decode(),
             token=None if token is None else token.decode(),
         )
-    except (ValueError, RecursionError):
+    except _UNREADABLE_ROW:
         return _read_damaged(row)
 
 
@@ -94,7 +97,7 @@ def read_leased_row(row: Row, token: str, now: int, until: int) -> Record | Dama
             last_error=None if last_error is None else last_error.decode(),
             token=token,
         )
-    except (ValueError, RecursionError):
+    except _UNREADABLE_ROW:
         leased = token.encode()
         return _read_damaged(
             (id, until, scheduled_for, attempts, first_leased, last_error, leased, revision, series, msg)
@@ -144,5 +147,5 @@ def _read_damaged(row: Row) -> Record | Damaged:
 def _try(read: Callable[[bytes], object], stored: bytes | None) -> object:
     try:
         return None if stored is None else read(stored)
-    except (ValueError, RecursionError):
+    except _UNREADABLE_ROW:
         return _UNREADABLE

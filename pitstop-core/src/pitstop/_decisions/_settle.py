@@ -63,7 +63,8 @@ def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
         delay = min(retry.delay * retry.factor ** (attempt - 1), retry.max_delay)
     except OverflowError:
         delay = retry.max_delay
-    spread = zlib.crc32(f"{key}:{attempt}".encode()) / 0xFFFFFFFF * 2 - 1
+    # Whatever an id holds, its nack can be written.
+    spread = zlib.crc32(f"{key}:{attempt}".encode("utf-8", "surrogatepass")) / 0xFFFFFFFF * 2 - 1
     return delay * (1 + retry.jitter * spread)
 
 

@@ -307,6 +307,16 @@ class Delivery:
         self._known = True
         self._lost(self._settled or "settled")
 
+    def _cannot_be_settled(self, error: Exception) -> None:
+        """What is to be written cannot be computed, now or later. The message comes back when its lease runs out."""
+        self._known = True
+        # Without the error's text, which may hold anything.
+        self._told = told = PitstopError(
+            f"{self.id!r} was not {self._settled}: {type(error).__name__} was raised while its next state was computed. The "
+            f"message comes back when its lease runs out. Look at its recurrence; or store the message again, or remove it."
+        )
+        _log.error("%s", told)
+
     def _leave_in_doubt(self) -> None:
         """The store may have done it, or not: the reply was lost, and it cannot be told any more."""
         self._known = True

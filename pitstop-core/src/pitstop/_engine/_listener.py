@@ -34,7 +34,7 @@ from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import seconds_of
-from pitstop.abc import Capability, Damaged, Doorbell, Record, Settlement, SystemClock
+from pitstop.abc import Aside, Capability, Damaged, Doorbell, Outcome, Record, Settlement, SystemClock
 
 
 __all__ = ["LEAST_REMAINDER", "Listener", "Visit"]
@@ -460,7 +460,13 @@ class Listener(Sleeper):
             return False
         emissions: list[Emission] = []
         unfit: list[tuple[Record | Damaged, Settlement]] = []
+        aside = False
         for record in leased:
+            if isinstance(record, Damaged) and record.due is None:
+                # The backend could not lease it, and has set it aside by itself.
+                store.tell(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
+                aside = True
+                continue
             decided = decide(record, store.retry)
             if isinstance(decided, Emission):
                 emissions.append(decided)
@@ -481,7 +487,7 @@ class Listener(Sleeper):
             self._hand.give_back(emissions)
         settled = self._settle_unfit(unfit)
         # A store that leases again and again what it does not settle is not asked without end.
-        return in_time and (bool(emissions) or settled)
+        return in_time and (bool(emissions) or settled or aside)
 
     def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
         """Settle what was claimed and is not to be emitted; say whether any of that was done."""

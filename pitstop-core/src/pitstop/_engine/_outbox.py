@@ -301,14 +301,9 @@ class Outbox:
         with backend.bounded():
             now_us = backend.now()
             for each in batch:
-                if not each._is_over(now_us):
+                if (settlement := self._decided(each, now_us)) is not None:
                     sent.append(each)
-                    settlements.append(each._decide(now_us))
-                elif each._doubted:
-                    # Not lost: it may have been done when it was sent first. Who has settled what is gone by now, nobody knows.
-                    each._leave_in_doubt()
-                else:
-                    each._lose()
+                    settlements.append(settlement)
             if not sent:
                 return
             applied = backend.settle(settlements)
@@ -327,6 +322,21 @@ class Outbox:
                 self._done(each, settlement)
             else:
                 each._lose()
+
+    @staticmethod
+    def _decided(delivery: Delivery, now_us: int) -> Settlement | None:
+        """What is to be written of a delivery; None: nothing, and its outcome is known."""
+        if not delivery._is_over(now_us):
+            try:
+                return delivery._decide(now_us)
+            except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
+                delivery._cannot_be_settled(error)
+        elif delivery._doubted:
+            # Not lost: it may have been done when it was sent first. Who has settled what is gone by now, nobody knows.
+            delivery._leave_in_doubt()
+        else:
+            delivery._lose()
+        return None
 
     def _done(self, delivery: Delivery, settlement: Settlement) -> None:
         if delivery._settled == "acknowledged":

@@ -151,6 +151,11 @@ class Backend(ABC):
         it is after that. No two claims get the same record while a lease runs. Fewer than ``limit`` may be returned
         although more are due, but not none.
 
+        A record that cannot be read is leased like any other and returned as :class:`Damaged`; core sets it aside. If a record
+        cannot even be leased, the backend goes on with the others: it sets that record aside by itself and returns it as
+        ``Damaged`` with neither ``due`` nor ``token``, or, if the store lets nobody write it, leaves it out, logs that once,
+        and reports it by :meth:`concerns`. An error of the store is no reason to set anything aside.
+
         :param limit: from 1 to 2**31 - 1, here and in :meth:`scan`.
         """
 

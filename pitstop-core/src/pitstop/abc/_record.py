@@ -69,7 +69,8 @@ class Damaged:
     id: str
     #: What is wrong with it, for people. Without its values.
     error: str
-    #: As in :class:`Progress`; None also when it is the ``due`` that is damaged.
+    #: As in :class:`Progress`; None also when it is the ``due`` that is damaged. In a claim: when the backend has set the
+    #: document aside at once, because there was no way to lease it.
     due: int | None
     token: str | None
 
@@ -101,7 +102,9 @@ def read_record(
 ) -> Record | Damaged:
     """Make a record of what was found in a store; if somebody damaged it, say what is wrong instead.
 
-    Every backend reads through this, so that all are equally strict. Fields that a store leaves out are given as None.
+    Every backend reads through this, so that all are equally strict. Fields that a store leaves out are given as None. An id
+    that is not UTF-8 in the store is given with its wrong bytes as lone surrogates (``decode("utf-8", "surrogateescape")``):
+    the record is damaged then, and the backend finds it again by that id.
     """
     # Claims read every record through this, so what is sound is known by one chain of plain comparisons. It may miss
     # what is sound and unusual, but not let anything else by.
@@ -118,9 +121,15 @@ def read_record(
         and 0 <= due <= LAST_INSTANT
         and 0 <= scheduled_for <= LAST_INSTANT
         and attempts >= 0
+        and type(id) is str
+        and id.isascii()
     ):
         progress = Progress(due, scheduled_for, attempts, first_leased, last_error, token)
         return Record(id, message, series, revision, progress)
+    if not _is_text(id):
+        # Nobody could settle it, nor name it.
+        error = "Damaged: the id is no valid text. Remove it with the tools of the store itself."
+        return Damaged(id, error, due if _is_instant(due) else None, token if isinstance(token, str) else None)
     usable_due = due if _is_instant(due) else None
     usable_token = token if isinstance(token, str) else None
     sound = (
@@ -140,6 +149,14 @@ def read_record(
         return Damaged(id, error, usable_due, usable_token)
     progress = Progress(usable_due, scheduled_for, attempts, first_leased, last_error, usable_token)  # type: ignore[arg-type]
     return Record(id, message, series, revision, progress)  # type: ignore[arg-type]
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_instant(value: object) -> TypeGuard[int]:

@@ -1,0 +1,140 @@
+"""Documents as bytes: their fields, found without decoding a value, and filters that hold such a value unchanged.
+
+A document may hold values that no decoder reads: text that is not UTF-8, or a binary that says a wrong length of itself.
+The server stores them and compares them all the same. So a document is found again by the bytes that were read.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from collections.abc import Iterable, Iterator
+
+import attrs
+import bson
+
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+
+
+__all__ = [
+    "TEXT",
+    "Element",
+    "any_of",
+    "behind",
+    "decoded",
+    "elements",
+    "equal_to",
+    "id_document",
+    "id_of",
+    "is_text",
+    "text",
+]
+
+#: The type of a text.
+TEXT = 0x02
+_UNDEFINED, _REGEX = 0x06, 0x0B
+#: Types with a fixed number of bytes. https://bsonspec.org/spec.html
+_FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
+#: Types that begin with their number of bytes; and how many bytes that number leaves out.
+_SIZED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
+#: Bytes of a value that a filter repeats. Of a longer one a filter says only the type.
+_LONGEST = 4096
+
+
+@attrs.frozen
+class Element:
+    """One value of a document: its type and its bytes."""
+
+    kind: int
+    value: bytes
+
+
+def elements(document: bytes | memoryview) -> Iterator[tuple[bytes, Element]]:
+    """Return the fields of a document in their order. A name may occur twice; to the server the first one counts.
+
+    :raises ValueError: when the bytes are no document. A server stores nothing of that kind.
+    """
+    raw = bytes(document)
+    at, end = 4, len(raw) - 1
+    while at < end:
+        kind, name_end = raw[at], raw.index(b"\0", at + 1)
+        name, begin = raw[at + 1 : name_end], name_end + 1
+        at = begin + _size(raw, kind, begin)
+        if at > end:
+            raise ValueError("a value goes on beyond the end of its document")
+        yield name, Element(kind, raw[begin:at])
+
+
+def _size(raw: bytes, kind: int, begin: int) -> int:
+    if kind in _FIXED:
+        return _FIXED[kind]
+    if kind in _SIZED:
+        length: int = struct.unpack_from("<i", raw, begin)[0]
+        if length < 0:
+            raise ValueError("a value has a negative length")
+        return length + _SIZED[kind]
+    if kind == _REGEX:
+        return raw.index(b"\0", raw.index(b"\0", begin) + 1) + 1 - begin
+    raise ValueError(f"a value is of the unknown type {kind}")
+
+
+def decoded(element: Element, codec: CodecOptions[dict[str, object]]) -> object:
+    """Return the value of an element.
+
+    :raises bson.errors.BSONError: when the decoder cannot read it.
+    """
+    return bson.decode(_document([(b"v", element)]), codec)["v"]
+
+
+def text(value: str) -> Element:
+    """Return the element of a text. A byte that was read as a lone surrogate becomes that byte again."""
+    encoded = value.encode("utf-8", "surrogateescape")
+    return Element(TEXT, struct.pack("<i", len(encoded) + 1) + encoded + b"\0")
+
+
+def is_text(value: str) -> bool:
+    """Whether a text is one that the driver can send: without a lone surrogate."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def equal_to(element: Element | None) -> RawBSONDocument | dict[str, object]:
+    """Return the condition that a field has this very value. None: the field is absent, or null."""
+    if element is None:
+        return {"$eq": None}
+    if element.kind == _UNDEFINED or len(element.value) > _LONGEST:
+        # The server refuses to compare with undefined.
+        return {"$type": element.kind if element.kind != 0xFF else -1}
+    return RawBSONDocument(_document([(b"$eq", element)]))
+
+
+def any_of(ids: Iterable[str], operator: bytes = b"$in") -> RawBSONDocument:
+    """Return the condition that a field has one of these texts, with ``$nin`` none of them."""
+    listed = _document([(str(index).encode(), text(id)) for index, id in enumerate(ids)])
+    return RawBSONDocument(_document([(operator, Element(0x04, listed))]))
+
+
+def behind(id: str) -> RawBSONDocument:
+    """Return the condition that a field has a text behind this one."""
+    return RawBSONDocument(_document([(b"$gt", text(id))]))
+
+
+def id_of(document: RawBSONDocument) -> Element:
+    """Return the ``_id`` of a document. The server stores no document without one."""
+    return next(each for name, each in elements(document.raw) if name == b"_id")
+
+
+def id_document(document: RawBSONDocument) -> RawBSONDocument:
+    """Return the document ``{_id: ...}`` of a document, byte for byte."""
+    return RawBSONDocument(_document([(b"_id", id_of(document))]))
+
+
+def _document(fields: Iterable[tuple[bytes, Element]]) -> bytes:
+    inner = b"".join(bytes([each.kind]) + name + b"\0" + each.value for name, each in fields)
+    return struct.pack("<i", len(inner) + 5) + inner + b"\0"

@@ -1,0 +1,161 @@
+"""What the fuzzers share: they put damaged records among sound ones, have all handled, and judge what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import hypothesis
+import pytest
+
+from hypothesis import HealthCheck, Phase
+
+import pitstop
+
+from pitstop.abc import Backend
+from pitstop.testing import ManualClock
+
+
+#: Set to a number, it is how many examples are tried: other ones in each run, if it is more than usual.
+_EXAMPLES = "PITSTOP_KIT_EXAMPLES"
+_LARGE = 2000
+
+NOW = timedelta(0)
+#: How the messages are handled: three ways to claim them, in both worlds.
+WAYS = ("get", "consume_one", "consume", "consume_async")
+#: Options of each backend: an odd message that can be read is handled three times, and dead after that.
+OPTIONS: dict[str, Any] = {"retry": {"delay": "1s", "max_attempts": 3}, "lock_time": "1m"}
+#: Rounds of handling, after each of which all leases and delays are over.
+_ROUNDS = 6
+
+
+def fuzzed(test: Callable[..., None], few: int) -> Callable[..., None]:
+    """Run a test on so many examples, the same ones in each run; on more if the environment says so."""
+    given = os.environ.get(_EXAMPLES)
+    wanted = int(given) if given else _LARGE if os.environ.get("PITSTOP_TEST_LARGE") else few
+    settings = hypothesis.settings(
+        max_examples=wanted,
+        derandomize=wanted <= few,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        # To shrink an example against a real server takes minutes, and examples are small.
+        phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    )
+    return pytest.mark.timeout(60 + 2 * wanted)(settings(test))
+
+
+class Handler:
+    """Fails for each message but the sound ones, and counts what it was given."""
+
+    def __init__(self, sound: set[str]) -> None:
+        self._sound = sound
+        self.handled: Counter[str] = Counter()
+
+    def __call__(self, msg: dict[str, Any]) -> None:
+        self.handled[msg["id"]] += 1
+        if msg["id"] not in self._sound:
+            raise ValueError("odd")
+
+
+def handle_all(pit: pitstop.Pitstop, open_backend: Callable[[], Backend], handler: Handler, way: str) -> None:
+    """Handle what is due now. Nothing is raised, whatever is among it."""
+    if way in {"consume", "consume_one"}:
+        pit.consume(handler, until_idle=True, prefetch=7 if way == "consume" else 1)
+    elif way == "consume_async":
+        asyncio.run(_consume(open_backend(), handler))
+    else:
+        with pit.listen() as listener:
+            for _ in range(1000):
+                delivery = listener.get()
+                if delivery is None:
+                    return
+                try:
+                    handler(delivery.msg)
+                except ValueError as error:
+                    delivery.nack(error)
+                else:
+                    delivery.ack()
+            pytest.fail("the same messages come again and again")
+
+
+async def _consume(backend: Backend, handler: Handler) -> None:
+    async def handle(msg: dict[str, Any]) -> None:
+        handler(msg)
+
+    async with asyncio.timeout(60), pitstop.init_async({"type": backend}) as pit:
+        await pit.consume(handle, until_idle=True, prefetch=7)
+
+
+def judge(
+    open_backend: Callable[[], Backend], clock: ManualClock, way: str, sound: set[str], stored: Callable[[], set[str]]
+) -> None:
+    """Handle all messages, and judge what became of them.
+
+    :param sound: the ids of the messages that were left as they were stored.
+    :param stored: returns the ids of all messages that are in the store, as a look behind the backend's back shows them.
+    """
+    pit, handler = pitstop.init({"type": open_backend()}), Handler(sound)
+    _see_all(pit, stored())
+    for _ in range(_ROUNDS):
+        handle_all(pit, open_backend, handler, way)
+        clock.advance(timedelta(minutes=2))
+    assert {id: handler.handled[id] for id in sound} == dict.fromkeys(sound, 1)
+    left = stored()
+    assert not left & sound
+    _see_all(pit, left)
+    stats = pit.stats()
+    assert (stats.due, stats.leased) == (0, 0), "an odd message is dead, or its time is to come"
+    for entry in pit.entries(limit=1000):
+        assert entry.state in {"dead", "scheduled"}
+        _use(pit, entry)
+    pit.close()
+
+
+def _see_all(pit: pitstop.Pitstop, ids: set[str]) -> None:
+    """Page through all messages: each is there once, whatever the pages, and they end."""
+    stats = pit.stats()
+    assert stats.scheduled + stats.due + stats.leased + stats.dead == len(ids)
+    for limit in (1, 2, 1000):
+        seen: list[str] = []
+        last = None
+        while page := pit.entries(None, limit, last):
+            seen += [each.id for each in page]
+            last = page[-1]
+            assert len(seen) <= len(ids), f"more than there are: {Counter(seen).most_common(3)}"
+        assert sorted(seen) == sorted(ids)
+    by_state = [each.id for state in ("scheduled", "due", "leased", "dead") for each in pit.entries(state, 1000)]
+    assert sorted(by_state) == sorted(ids)
+
+
+def _use(pit: pitstop.Pitstop, entry: pitstop.Entry) -> None:
+    """Look at a message, redrive it, store over it and remove it: that works, or raises an error of Pitstop's."""
+    try:
+        entry.id.encode()
+    except UnicodeEncodeError:
+        nameable = False
+    else:
+        nameable = 0 < len(entry.id) <= 512 and "\0" not in entry.id
+    if not nameable:
+        for call in (pit.get, pit.redrive, pit.remove):
+            with pytest.raises(pitstop.MessageError):
+                call(entry.id)
+        return
+    found = pit.get(entry.id)
+    assert found is not None
+    assert (found.state, found.due) == (entry.state, entry.due)
+    try:
+        pit.redrive(entry.id)
+    except pitstop.MessageError as error:
+        assert "cannot be redriven" in str(error)
+    pit.store({"id": entry.id, "fresh": True}, timedelta(days=1))
+    fresh = pit.get(entry.id)
+    assert fresh is not None
+    assert fresh.message == {"id": entry.id, "fresh": True}
+    assert pit.remove(entry.id)
+    assert pit.get(entry.id) is None
