@@ -10,10 +10,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.judging import NOW, OPTIONS, WAYS, fuzzed, judge
-
 import pitstop
 
+from fuzz.judging import NOW, OPTIONS, WAYS, fuzzed, judge
 from pitstop.testing import ManualClock
 from pitstop_filesystem import FilesystemBackend
 

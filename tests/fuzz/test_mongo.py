@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.errors import OperationFailure, WriteError
 
-from fuzz.judging import NOW, OPTIONS, WAYS, fuzzed, judge
-
 import pitstop
 
+from fuzz.judging import NOW, OPTIONS, WAYS, fuzzed, judge
 from pitstop.testing import ManualClock
 from pitstop_mongo import MongoBackend
 
