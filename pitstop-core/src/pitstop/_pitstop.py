@@ -182,8 +182,8 @@ class Pitstop:
 
         :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
         """
-        backend = self._store.backend
-        stored = backend.get(valid_id(id))
+        backend, id = self._store.backend, valid_id(id)
+        stored = backend.get(id)
         if isinstance(stored, Damaged):
             raise MessageError(f"{quoted(id)} cannot be redriven. {stored.error}")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:

@@ -136,7 +136,10 @@ class TextEndsAtNul(_Codec):
     change = staticmethod(lambda value: value.partition("\0")[0] if isinstance(value, str) else value)
 
 
-@mutant("test_the_largest_record_is_stored_leased_and_settled")
+@mutant(
+    "test_the_largest_record_is_stored_leased_and_settled",
+    "test_the_size_of_a_message_is_counted_to_the_byte_as_bson_counts",
+)
 class RowsOfSixteenMegabytes(MemoryBackend):
     """Leaves out a message whose text does not fit into a column of 16 MiB: ``INSERT IGNORE``. Bytes take a third more as
     text than core counts.

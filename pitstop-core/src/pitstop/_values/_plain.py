@@ -77,20 +77,24 @@ def _plain_span(value: timedelta) -> timedelta:
 
 
 def _plain_instant(value: datetime) -> int | None:
-    fields = [getattr(datetime, name).__get__(value) for name in _FIELDS]
-    plain = datetime(*fields, fold=datetime.fold.__get__(value))  # noqa: DTZ001 - its offset is taken off below
-    if type(value) is not datetime:
-        # pandas keeps a year beyond 9999 beside the base class's, and NaT has nothing but NaN.
-        for name, field in zip(_FIELDS, fields, strict=True):
-            if getattr(value, name) != field:
-                raise Unreadable(f"its {name} is none that a datetime can have")
+    wall = value.replace(tzinfo=None) if type(value) is datetime else _wall_clock(value)
     offset = value.utcoffset()
     if offset is None:
         return None
     span = as_timedelta(offset)
     if span is None or not -_DAY < span < _DAY:
         raise Unreadable("its utcoffset() is no timedelta of less than a day")
-    return (plain - _NAIVE_EPOCH - span) // _MICROSECOND
+    return (wall - _NAIVE_EPOCH - span) // _MICROSECOND
+
+
+def _wall_clock(value: datetime) -> datetime:
+    """Return the naive datetime with the fields of ``value``, whose class is another library's."""
+    fields = [getattr(datetime, name).__get__(value) for name in _FIELDS]
+    # pandas keeps a year beyond 9999 beside the base class's, and NaT has nothing but NaN.
+    for name, field in zip(_FIELDS, fields, strict=True):
+        if getattr(value, name) != field:
+            raise Unreadable(f"its {name} is none that a datetime can have")
+    return datetime(*fields)  # noqa: DTZ001 - its offset is taken off by the caller
 
 
 def shown(value: object) -> str:
