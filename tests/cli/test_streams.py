@@ -303,7 +303,7 @@ def test_a_stdout_that_does_not_block_gets_everything(spawn, pit):
     ],
     ids=["ascii", "latin-1", "C", "unbuffered"],
 )
-@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("listen", "--once"), ("redrive", "--all")])
+@pytest.mark.parametrize("arguments", [("list",), ("listen", "--once"), ("redrive", "--all")])
 def test_what_an_encoding_cannot_spell_is_escaped(spawn, pit, environment, arguments):
     url = f"{pit._store.location}?retry.max_attempts=1"
     with pitstop.init(url) as other, other.listen() as listener:
