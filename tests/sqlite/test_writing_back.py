@@ -12,7 +12,7 @@ from contextlib import closing
 
 import pytest
 
-from pitstop_sqlite import _database, _descriptors
+from pitstop_sqlite import _database, _descriptors, _writing_back
 from pitstop_sqlite._writing_back import has_reset_bug
 
 
@@ -21,8 +21,9 @@ TURN = 1 << 40
 
 @pytest.fixture(autouse=True)
 def _short_log(monkeypatch):
-    """32 pages of 2,048 bytes."""
+    """32 pages of 2,048 bytes, looked at after each commit."""
     monkeypatch.setattr(_database, "_LOG", 32 * 2048)
+    monkeypatch.setattr(_writing_back, "_LOOK", 1)
 
 
 @pytest.fixture
