@@ -124,7 +124,7 @@ class TestTurns:
     def test_nothing_is_written_back_while_it_is_anothers_turn(self, path, backend, record, whose):
         index = backend._database._connection.file.index
         if whose == "another handle's":
-            assert index.take(TURN)
+            assert index.take("another", TURN)
         else:
             # To the kernel another open file description is as good as another process.
             _kept.append(os.open(f"{path}-shm", os.O_RDWR))

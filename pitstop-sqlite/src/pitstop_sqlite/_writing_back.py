@@ -71,12 +71,14 @@ class WritingBack:
         if self._commits % _LOOK:
             return
         header = self._index.read(_HEADER, 0)
+        if len(header) < _HEADER:
+            return
         left: int = _NUMBER.unpack_from(header, _FRAMES_AT)[0] - _NUMBER.unpack_from(header, _WRITTEN_BACK_AT)[0]
         if left < self._next:
             if left < self._frames:
                 self._next = self._frames
             return
-        if self._index.take(_TURN):
+        if self._index.take(self, _TURN):
             try:
                 _write_back(connection)
             finally:
