@@ -12,7 +12,7 @@ from contextlib import closing
 
 import pytest
 
-from pitstop_sqlite import _database, _descriptors
+from pitstop_sqlite import _database, _descriptors, _writing_back
 from pitstop_sqlite._writing_back import has_reset_bug
 
 
@@ -21,8 +21,9 @@ TURN = 1 << 40
 
 @pytest.fixture(autouse=True)
 def _short_log(monkeypatch):
-    """32 pages of 2,048 bytes."""
+    """32 pages of 2,048 bytes, looked at after each commit."""
     monkeypatch.setattr(_database, "_LOG", 32 * 2048)
+    monkeypatch.setattr(_writing_back, "_LOOK", 1)
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ class TestTurns:
     def test_nothing_is_written_back_while_it_is_anothers_turn(self, path, backend, record, whose):
         index = backend._database._connection.file.index
         if whose == "another handle's":
-            assert index.take(TURN)
+            assert index.take("another", TURN)
         else:
             # To the kernel another open file description is as good as another process.
             _kept.append(os.open(f"{path}-shm", os.O_RDWR))

@@ -168,6 +168,16 @@ def test_a_path_that_cannot_be_a_folder_is_told(tmp_path):
         FilesystemBackend.from_options({"path": tmp_path / "no" / "such"})
 
 
+def test_a_folder_that_is_not_there_is_not_made_if_none_is_to_be(tmp_path):
+    with pytest.raises(pitstop.ConfigError, match=r"There is no store in .*, and none is made here \(create=False\)"):
+        FilesystemBackend.from_options({"path": tmp_path / "new", "create": False})
+    assert not list(tmp_path.iterdir())
+    FilesystemBackend.from_options({"path": tmp_path / "new"}).close()
+    backend = FilesystemBackend.from_options({"path": tmp_path / "new", "create": False})
+    with backend.scratch() as scratch:
+        scratch.put([record("a")])
+
+
 def test_the_url_says_what_the_location_tells(tmp_path):
     backend = FilesystemBackend.from_options({"path": tmp_path / "with space & ü", "sync": False})
 

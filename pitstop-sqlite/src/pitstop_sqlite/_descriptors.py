@@ -44,6 +44,7 @@ class SharedFile:
         self.users = 0
         # How often each locked range is held. The range is unlocked when its last holder gives it up.
         self._held: dict[tuple[int, int], int] = {}
+        self._owners: dict[tuple[int, int], object] = {}
 
     def share(self, start: int, length: int) -> bool:
         """Take a shared lock on a range. Return False if this system or this filesystem cannot, or another process has it."""
@@ -54,12 +55,15 @@ class SharedFile:
             self._held[start, length] = held + 1
             return True
 
-    def take(self, start: int, length: int = 1) -> bool:
-        """Take the exclusive lock on a range without waiting. Return False if a connection or another process has part of it."""
+    def take(self, owner: object, start: int, length: int = 1) -> bool:
+        """Take the exclusive lock on a range without waiting. Return False if another owner or process has part of it."""
         with _lock:
-            if (start, length) in self._held or not self._set("F_WRLCK", start, length):
+            if (start, length) in self._held:
+                # It may be left from a call that Ctrl-C has cut short.
+                return self._owners.get((start, length)) is owner
+            if not self._set("F_WRLCK", start, length):
                 return False
-            self._held[start, length] = 1
+            self._held[start, length], self._owners[start, length] = 1, owner
             return True
 
     def give_up(self, start: int, length: int = 1) -> None:
@@ -69,11 +73,12 @@ class SharedFile:
             if held > 0:
                 self._held[start, length] = held
             else:
+                self._owners.pop((start, length), None)
                 self._set("F_UNLCK", start, length)
 
     def read(self, length: int, offset: int) -> bytes:
-        """Read bytes of the file."""
-        return os.pread(self.descriptors[0], length, offset)
+        """Read bytes of the file; fewer where it ends, none when it is closed."""
+        return os.pread(self.descriptors[0], length, offset) if self.descriptors else b""
 
     def release(self) -> None:
         """Stop using it. Its descriptors are closed when nothing else in this process has the file open."""

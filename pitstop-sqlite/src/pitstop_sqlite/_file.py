@@ -124,12 +124,12 @@ class DatabaseFile:
     @property
     def index(self) -> SharedFile | None:
         """The index of the log; None if the log is not kept from being deleted."""
-        return self._files[-1] if len(self._locked) == len(_LOCKS) else None
+        return self._files[-1] if self.is_locked else None
 
     @property
     def is_locked(self) -> bool:
         """Whether other processes, and this one, are kept from deleting the log."""
-        return bool(self._locked)
+        return len(self._locked) == len(_LOCKS)
 
     @property
     def is_replaced(self) -> bool:
@@ -192,7 +192,7 @@ def in_use_elsewhere(path: str) -> bool:
     if file is None:
         return False
     try:
-        free = file.take(*_SHARED)
+        free = file.take(file, *_SHARED)
         if free:
             file.give_up(*_SHARED)
         return not free

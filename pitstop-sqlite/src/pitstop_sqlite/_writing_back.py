@@ -27,6 +27,8 @@ _HEADER = 100
 _FORMAT = 3007000
 _FRAMES_AT, _WRITTEN_BACK_AT = 16, 96
 _NUMBER = struct.Struct("=I")
+#: The index is looked at after one commit in so many: a look costs a microsecond.
+_LOOK = 8
 #: When readers hold up the writing, it is tried again after a fraction of the log's usual length.
 _AGAIN = 8
 #: Seconds to wait for other writers: the caller's own commit is done, and it waits for this one.
@@ -55,6 +57,7 @@ class WritingBack:
         self._frames = frames
         # How many pages have to be waiting before the next try.
         self._next = frames
+        self._commits = 0
 
     @classmethod
     def knows(cls, index: SharedFile) -> bool:
@@ -64,13 +67,18 @@ class WritingBack:
 
     def after_commit(self, connection: PatientConnection) -> None:
         """Write the log back if it is long and no other connection is about to. An error of SQLite's is left to the next try."""
+        self._commits += 1
+        if self._commits % _LOOK:
+            return
         header = self._index.read(_HEADER, 0)
+        if len(header) < _HEADER:
+            return
         left: int = _NUMBER.unpack_from(header, _FRAMES_AT)[0] - _NUMBER.unpack_from(header, _WRITTEN_BACK_AT)[0]
         if left < self._next:
             if left < self._frames:
                 self._next = self._frames
             return
-        if self._index.take(_TURN):
+        if self._index.take(self, _TURN):
             try:
                 _write_back(connection)
             finally:

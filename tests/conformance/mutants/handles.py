@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
 
 from conformance.mutants.registry import mutant
-from pitstop.abc import Backend, SystemClock, Writes
+from pitstop import ConfigError
+from pitstop.abc import Backend, Record, SystemClock, Writes
 from pitstop_memory import MemoryBackend
 
 
@@ -39,6 +40,24 @@ class AcceptsAnyOption(MemoryBackend):
     def from_options(cls, options: Mapping[str, Any]) -> Backend:
         known = {field.name for field in attrs.fields(cls.Config)}  # type: ignore[arg-type]
         return super().from_options({key: value for key, value in options.items() if key in known})
+
+
+@mutant("test_a_store_that_is_there_is_opened_without_the_right_to_make_one")
+class OpensNothingThatIsThere(MemoryBackend):
+    """Takes the wish that no store is made for the wish that none is opened."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        if not self.config.create:
+            raise ConfigError("There is no store.")
+
+
+@mutant("test_a_sound_store_gives_its_concerns_as_texts_without_a_message")
+class QuotesAMessage(MemoryBackend):
+    """Tells of a message in its concerns, which anybody who runs a check may read."""
+
+    def concerns(self) -> Sequence[str]:
+        return [f"{each.message} is old." for each in self.scan(None, 1, None) if isinstance(each, Record)]
 
 
 @mutant("test_closing_a_handle_leaves_its_peers_alone")

@@ -233,7 +233,7 @@ class FilesystemBackend(Backend):
         path = self._folder.path / f"check-{os.urandom(8).hex()}"
         try:
             try:
-                scratch = type(self)(attrs.evolve(self._config, path=path))
+                scratch = type(self)(attrs.evolve(self._config, path=path, create=True))
             except ConfigError as error:
                 # The store's own path is fine; what is wrong is who may write there, or the disk.
                 raise BackendUnavailable(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import pitstop
@@ -90,6 +91,31 @@ class Handle(Kit):
 
         with pytest.raises(pitstop.ConfigError, match="max_attempts" if nested else name):
             open_backend(**option)
+
+    def test_a_store_that_is_there_is_opened_without_the_right_to_make_one(
+        self, backend: Backend, open_backend: Handles
+    ) -> None:
+        """``create=False``: what commands that only look at a store give."""
+        backend.put([make_record("a")])
+
+        try:
+            peer = open_backend.peer(create=False)
+        except pitstop.ConfigError as error:
+            pytest.fail(f"create=False is refused although the store is there: {error}")
+
+        assert peer.get("a") is not None
+        peer.put([make_record("b")])
+        assert backend.get("b") is not None
+
+    def test_a_sound_store_gives_its_concerns_as_texts_without_a_message(self, backend: Backend) -> None:
+        backend.put([attrs.evolve(make_record("a"), message={"body": "s3cret"})])
+
+        concerns = backend.concerns()
+
+        assert not isinstance(concerns, str)
+        for each in concerns:
+            assert isinstance(each, str)
+            assert "s3cret" not in each
 
     def test_a_handle_says_where_its_messages_are(self, backend: Backend) -> None:
         assert isinstance(backend.location, str)
