@@ -1,10 +1,11 @@
-"""Pauses between tries while a store is away, and a log that says so once and then rarely."""
+"""Pauses between tries while a store is away; what is logged of that is decided for all who use the store."""
 
 from __future__ import annotations
 
 import logging
 import random
 
+from pitstop._decisions._logs import Outages
 from pitstop._errors import BackendUnavailable
 
 
@@ -16,21 +17,20 @@ _FIRST = 0.1
 _LONGEST = 5.0
 #: Between tries that are no use before somebody has changed something. Not never: they may have.
 _PERMANENT = 30.0
-_LOG_EVERY = 60.0
 
 
 class Backoff:
     """The failures in a row of one listener, or of a watch.
 
+    :param outages: decides what is logged.
     :param quiet: seconds of failures of which nobody is told: what others tell of at once, or what mends itself.
     """
 
-    def __init__(self, what: str = "the store", quiet: float = 0.0) -> None:
-        self._what = what
+    def __init__(self, outages: Outages, quiet: float = 0.0) -> None:
+        self._outages = outages
         self._quiet = quiet
         self._failures = 0
         self._since = 0.0
-        self._logged: float | None = None
 
     @property
     def healthy(self) -> bool:
@@ -47,16 +47,16 @@ class Backoff:
         permanent = isinstance(error, BackendUnavailable) and error.permanent
         # What is no failure of the store is a bug.
         told = isinstance(error, BackendUnavailable) and now - self._since < self._quiet
-        if log and not told and (self._logged is None or now - self._logged >= _LOG_EVERY):
-            self._logged = now
-            level = logging.ERROR if permanent else logging.WARNING
-            what = "refuses" if permanent else "does not answer"
-            _log.log(level, "%s %s (failure %d in a row); trying again: %s", self._what, what, self._failures, error)
+        if log and not told:
+            line = self._outages.failed(now, self._since, permanent=permanent)
+            if line is not None:
+                _log.log(line.level, "%s; trying again: %s", line.text, error)
         longest = _PERMANENT if permanent else min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
     def succeeded(self, now: float) -> None:
         """Note a success at ``now`` (seconds, monotonic)."""
-        if self._logged is not None:
-            _log.info("%s answers again after %.1f s and %d failures", self._what, now - self._since, self._failures)
-        self._failures, self._logged = 0, None
+        self._failures = 0
+        line = self._outages.answered(now)
+        if line is not None:
+            _log.log(line.level, "%s", line.text)

@@ -264,7 +264,7 @@ class Consuming(Sleeper):
 
     def _write_pending(self) -> None:
         """Write the acks, and again while there is time: the store may just be away."""
-        outbox, backoff = self._listener._outbox, Backoff()
+        outbox, backoff = self._listener._outbox, Backoff(self._store.log.outages)
         deadline = self._clock.monotonic() + self._drain if self._deadline is None else self._deadline
         while outbox and not self._store.closed and not self._urgent:
             try:
@@ -343,7 +343,7 @@ class Consuming(Sleeper):
     def _next(self, worker: _Worker) -> Delivery | None:
         if not self._until_idle:
             return self._listener._next_for_worker(wait=True)
-        backoff = Backoff()
+        backoff = Backoff(self._store.log.outages)
         while self._reason is None:
             try:
                 delivery = self._next_due(worker)

@@ -194,8 +194,11 @@ class Hand:
                 duration = self._lock_time // timedelta(milliseconds=1)
                 applied = backend.settle([release(each.record, now, duration) for each in unseen])
         except BackendUnavailable as error:
-            if log:
-                _log.warning("%d claimed messages come back only when their lease runs out: %s", len(unseen), error)
+            note = self._store.log.not_given_back.passes(self._monotonic()) if log else None
+            if note is not None:
+                _log.warning(
+                    "%d claimed messages come back only when their lease runs out: %s%s", len(unseen), error, note
+                )
         else:
             self.given_back += sum(applied)
             self._store.written(None)

@@ -115,7 +115,8 @@ class Heartbeat(Sleeper):
                 self._thread.start()
 
     def _run(self) -> None:
-        backoff = Backoff("the store, which is to extend leases,")
+        log = self._store.log
+        backoff = Backoff(log.outages)
         while not self._closed:
             try:
                 pause = self._beat()
@@ -123,9 +124,10 @@ class Heartbeat(Sleeper):
             except Exception as error:  # noqa: BLE001 - whatever it was: without this thread leases would run out unseen
                 if self._closed:
                     break
-                pause = backoff.failed(error, self._store.clock.monotonic(), log=isinstance(error, BackendUnavailable))
-                if not isinstance(error, BackendUnavailable):
-                    _log.exception("leases could not be extended; trying again")
+                now = self._store.clock.monotonic()
+                pause = backoff.failed(error, now, log=isinstance(error, BackendUnavailable))
+                if not isinstance(error, BackendUnavailable) and (note := log.not_extended.passes(now)) is not None:
+                    _log.exception("leases could not be extended; trying again%s", note)
             if pause is not None:
                 self._store.clock.wait(self._bell, pause)
             elif self._ended:

@@ -107,7 +107,7 @@ class Listener(Sleeper):
         self._told_of_rest = False
         # Whether the store ever answered.
         self._answered = False
-        self._backoff = Backoff()
+        self._backoff = Backoff(store.log.outages)
         self._pump = Pump(store)
         self._hand = Hand(store, lock_time, prefetch, self._pump.want)
         self._outbox = Outbox(store, self._hand.unseen, self._pump)
@@ -479,11 +479,14 @@ class Listener(Sleeper):
                 self._pump.wake()
             self._wake(len(emissions), visit)
         elif emissions:
-            _log.warning(
-                "a claim took about as long as its lease of %s s, so that nothing of it was emitted; "
-                "configure a longer lock_time, or a smaller prefetch",
-                self._lock_time.total_seconds(),
-            )
+            note = store.log.slow_claims.passes(now)
+            if note is not None:
+                _log.warning(
+                    "a claim took about as long as its lease of %s s, so that nothing of it was emitted; "
+                    "configure a longer lock_time, or a smaller prefetch%s",
+                    self._lock_time.total_seconds(),
+                    note,
+                )
             self._hand.give_back(emissions)
         settled = self._settle_unfit(unfit)
         # A store that leases again and again what it does not settle is not asked without end.

@@ -140,7 +140,7 @@ class Outbox:
         :raises LeaseLost: when it came too late.
         :raises BackendUnavailable: when the store did not answer before the lease was over.
         """
-        clock, backoff, bell = self._store.clock, Backoff(), Doorbell()
+        clock, backoff, bell = self._store.clock, Backoff(self._store.log.outages), Doorbell()
         ends: float | None = None
         while not delivery._known:
             try:
@@ -258,7 +258,9 @@ class Outbox:
         try:
             self.wait_for(delivery)
         except BackendUnavailable:
-            _log.warning("an ack could not be written: %r comes back when its lease runs out", delivery.id)
+            note = self._store.log.unwritten.passes(self._store.clock.monotonic())
+            if note is not None:
+                _log.warning("an ack could not be written: %r comes back when its lease runs out%s", delivery.id, note)
         except LeaseLost:
             # Counted, as ever.
             pass

@@ -43,7 +43,7 @@ class Pump:
         self._tries = -1
         self._handed_out = -1
         self._still = 0
-        self._backoff = Backoff()
+        self._backoff = Backoff(store.log.outages)
 
     def wake(self) -> None:
         """There is something to do. Cheap when it is awake anyway."""

@@ -17,6 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 from weakref import ReferenceType, WeakSet, ref
 
+from pitstop._decisions._logs import StoreLog
 from pitstop._errors import BackendUnavailable
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._instant import from_instant
@@ -131,7 +132,9 @@ class Store:
         self._backend: Backend | None = backend
         self._lock = Lock()
         self.hooks = hooks
-        self.clock = backend.clock
+        self.clock = hooks.clock = backend.clock
+        #: Decides what is logged.
+        self.log = StoreLog()
         self.retry: Retry = backend.config.retry
         self.lock_time: timedelta = backend.config.lock_time
         self.loop_time: timedelta = backend.config.loop_time
@@ -233,7 +236,9 @@ class Store:
             return
         if settlement.outcome is Outcome.BURY:
             # Without the error: that is the text of somebody's exception, which may hold anything.
-            _log.warning("message %r is dead; its last_error says why", settlement.id)
+            note = self.log.dead.passes(self.clock.monotonic())
+            if note is not None:
+                _log.warning("message %r is dead; its last_error says why%s", settlement.id, note)
             if hooks.dead:
                 hooks.notify(hooks.dead, id=settlement.id, error=progress.last_error)
         if isinstance(progress, Aside):

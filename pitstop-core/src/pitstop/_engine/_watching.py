@@ -53,7 +53,7 @@ class Watching:
         self._lock, self._joined, self._end = Lock(), WeakSet(), None
 
     def _follow(self, end: Doorbell) -> None:
-        clock, backoff = self._store.clock, Backoff("what tells of messages of others", _QUIET)
+        clock, backoff = self._store.clock, Backoff(self._store.log.watch_outages, _QUIET)
         watch: Watch | None = None
         while True:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from pitstop._decisions._ending import ends_program
+from pitstop._decisions._logs import Throttle
 from pitstop._errors import ConfigError, PluginConflict
 from pitstop._plugins._discovery import by_name, installed, origin
 from pitstop._plugins._hookspecs import PROJECT, HookSpecs
 from pitstop._values._arguments import several_plugins
 from pitstop._values._quoting import quoted
+from pitstop.abc import Clock, SystemClock
 
 
 if TYPE_CHECKING:
@@ -106,6 +108,9 @@ class Hooks:
         self._handling = _freeze(manager, "pitstop_handling")
         #: Errors that observers raised, by the qualified name of the function.
         self.errors: Counter[str] = Counter()
+        #: By which it is decided what is logged: the clock of the store that these are used with.
+        self.clock: Clock = SystemClock()
+        self._throttles: defaultdict[str, Throttle] = defaultdict(Throttle)
 
     def notify(self, calls: _Calls, **event: Any) -> None:
         """Tell observers of an event. Whatever one of them raises, the others are told, and the caller goes on."""
@@ -146,7 +151,9 @@ class Hooks:
             raise raised
         where = getattr(culprit, "__qualname__", type(culprit).__qualname__)
         self.errors[where] += 1
-        _log.exception("plugin hook %s raised; the message is not affected", where)
+        note = self._throttles[where].passes(self.clock.monotonic())
+        if note is not None:
+            _log.exception("plugin hook %s raised; the message is not affected%s", where, note)
 
 
 def _freeze(manager: pluggy.PluginManager, name: str) -> _Calls:

@@ -1,0 +1,162 @@
+"""Which of many similar events are logged: decisions that are given the time, and neither wait nor write.
+
+A store that flaps, or a handler that fails for each of 100,000 messages, must not fill the disk with lines.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import NamedTuple
+
+
+__all__ = ["LOG_EVERY", "Line", "Outages", "StoreLog", "Throttle"]
+
+#: Seconds in which there is at most one more line of a kind.
+LOG_EVERY = 60.0
+#: Lines about single messages in that time, before the rest is only counted.
+_SOME = 10
+
+
+class Line(NamedTuple):
+    """What to log: the level of :mod:`logging`, and the text."""
+
+    level: int
+    text: str
+
+
+class _Turn:
+    """Lets one thread decide at a time. Others are not made to wait: a signal handler may have interrupted the first one."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    @contextmanager
+    def taken(self) -> Iterator[bool]:
+        """Whether this thread decides. If not, its event is neither logged nor counted."""
+        if not self._lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._lock.release()
+
+
+class Throttle:
+    """Lets ``most`` lines of one kind through in a minute, and counts those that it leaves out."""
+
+    def __init__(self, most: int = 1) -> None:
+        self._most = most
+        self._turn = _Turn()
+        self._began = float("-inf")
+        self._passed = self._left_out = 0
+
+    def passes(self, now: float) -> str | None:
+        """Decide about a line at ``now`` (seconds, monotonic).
+
+        :return: None: leave the line out. Else log it, and this text after it: empty, or how many were left out before, or
+            that the next ones will be.
+        """
+        with self._turn.taken() as mine:
+            if not mine:
+                return None
+            note = ""
+            if now - self._began >= LOG_EVERY:
+                if self._left_out:
+                    note = f" ({self._left_out} more like this were not logged in the last {now - self._began:.0f} s)"
+                self._began, self._passed, self._left_out = now, 0, 0
+            if self._passed >= self._most:
+                self._left_out += 1
+                return None
+            self._passed += 1
+            if self._passed == self._most > 1:
+                note += f"; more like this within {LOG_EVERY:.0f} s are only counted"
+            return note
+
+
+class Outages:
+    """The failures of one store, of whatever asks it: all listeners of a :class:`pitstop.Pitstop` share these.
+
+    One warning when the store goes away, one each minute while it is away, and one line when it is back. Of a store that
+    comes and goes there is at most one line a minute after the first two, with counts.
+    """
+
+    def __init__(self, what: str) -> None:
+        """None so far.
+
+        :param what: the subject of the lines, as in "the store".
+        """
+        self._what = what
+        self._turn = _Turn()
+        # Of the present outage, if there is one, or else of the last one: its beginning, its length and its failures.
+        self._since: float | None = None
+        self._length = 0.0
+        self._failures = 0
+        #: Outages that began since the last line.
+        self._begun = 0
+        self._last_failure = self._last_line = float("-inf")
+        # Whether the last line says that it is away; and whether a minute without failures was before this outage.
+        self._told = self._calm = False
+
+    def failed(self, now: float, since: float, *, permanent: bool) -> Line | None:
+        """Note a failure at ``now`` (seconds, monotonic), and decide whether to log it.
+
+        :param since: when the row of failures began of the one who notes this.
+        :param permanent: whether the failure lasts until somebody has mended something.
+        """
+        with self._turn.taken() as mine:
+            if not mine:
+                return None
+            if self._since is None:
+                self._since, self._failures = since, 0
+                self._begun += 1
+                self._calm = now - self._last_failure >= LOG_EVERY
+            self._failures += 1
+            self._last_failure = now
+            if now - self._last_line < LOG_EVERY:
+                return None
+            often = f", away {self._begun} times in {now - self._last_line:.0f} s" if self._begun > 1 else ""
+            self._last_line, self._told, self._begun = now, True, 0
+            verb = "refuses" if permanent else "does not answer"
+            level = logging.ERROR if permanent else logging.WARNING
+            return Line(level, f"{self._what} {verb} (failure {self._failures} in a row{often})")
+
+    def answered(self, now: float) -> Line | None:
+        """Note a success at ``now`` (seconds, monotonic), and decide whether to log it. Cheap while all is well."""
+        if self._since is None and not self._told:
+            return None
+        with self._turn.taken() as mine:
+            if not mine:
+                return None
+            if self._since is not None:
+                self._length, self._since = now - self._since, None
+            if not self._told or not (self._calm or now - self._last_line >= LOG_EVERY):
+                return None
+            self._last_line, self._told = now, False
+            return Line(
+                logging.INFO, f"{self._what} answers again after {self._length:.1f} s and {self._failures} failures"
+            )
+
+
+class StoreLog:
+    """Decides what is logged about one store. All that use the store share it."""
+
+    def __init__(self) -> None:
+        #: Of the store itself.
+        self.outages = Outages("the store")
+        #: Of the watch that tells of messages which other processes have stored.
+        self.watch_outages = Outages("what tells of messages of others")
+        #: Of messages that are set aside.
+        self.dead = Throttle(_SOME)
+        #: Of acks that could not be written, of one message each.
+        self.unwritten = Throttle(_SOME)
+        #: Of messages that were claimed ahead and could not be given back.
+        self.not_given_back = Throttle()
+        #: Of claims that took about as long as their lease.
+        self.slow_claims = Throttle()
+        #: Of extensions of leases that fail because of a bug.
+        self.not_extended = Throttle()
