@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from conformance.mutants import batching, claiming, durable, handles, racing, reading, settling, storing, values
+from conformance.mutants import (
+    batching,
+    claiming,
+    damaged,
+    durable,
+    handles,
+    racing,
+    reading,
+    settling,
+    storing,
+    values,
+)
 from conformance.mutants.registry import MUTANTS, RIGHT, Mutant
 
 
@@ -12,6 +23,7 @@ __all__ = [
     "Mutant",
     "batching",
     "claiming",
+    "damaged",
     "durable",
     "handles",
     "racing",
