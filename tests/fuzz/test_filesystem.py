@@ -26,7 +26,9 @@ plain = st.recursive(
 #: Not the id: a file that does not say whose message it is, the backend moves away.
 damages = st.one_of(
     st.tuples(st.just("header"), st.tuples(st.sampled_from(_HEADER), plain)),
-    st.tuples(st.just("message"), st.binary(max_size=8) | st.sampled_from([b"[" * 5000, b"null", b'{"a":{"$time":"x"}}'])),
+    st.tuples(
+        st.just("message"), st.binary(max_size=8) | st.sampled_from([b"[" * 5000, b"null", b'{"a":{"$time":"x"}}'])
+    ),
 )
 
 

@@ -58,9 +58,13 @@ def _date(ms):
 _START = ManualClock().time_us() // 1000
 texts = st.binary(max_size=12).map(lambda value: value)
 names = st.binary(min_size=1, max_size=6).map(lambda value: value.replace(b"\0", b"?"))
-dates = st.sampled_from([0, -1, _START, _START - 1000, _START + 30_000, _START + 10**10, 2**62, -(2**62), 253402300800000])
+dates = st.sampled_from(
+    [0, -1, _START, _START - 1000, _START + 30_000, _START + 10**10, 2**62, -(2**62), 253402300800000]
+)
 binaries = st.builds(
-    _binary, st.sampled_from([0, 1, 3, 4, 5, 6, 7, 8, 9, 127, 128, 255]), st.sampled_from([b"", b"x", b"x" * 15, b"x" * 16])
+    _binary,
+    st.sampled_from([0, 1, 3, 4, 5, 6, 7, 8, 9, 127, 128, 255]),
+    st.sampled_from([b"", b"x", b"x" * 15, b"x" * 16]),
 )
 #: A binary of the old subtype has a second length, which may be wrong.
 old_binaries = st.sampled_from([_binary(2, struct.pack("<i", length) + b"a") for length in (1, 0, 99, -1)])
@@ -125,7 +129,9 @@ def _damaged(document, damage, id):
     fields = _fields(bson.encode(document))
     for how, name, value in damage:
         if how == "inner":
-            fields = [(3, b"msg", _document([(value[0], name, value[1])])) if each[1] == b"msg" else each for each in fields]
+            fields = [
+                (3, b"msg", _document([(value[0], name, value[1])])) if each[1] == b"msg" else each for each in fields
+            ]
             continue
         if how in {"replace", "remove"}:
             fields = [each for each in fields if each[1] != name]

@@ -23,7 +23,9 @@ _TEXTS = ("revision", "series", "last_error", "msg", "token")
 _NULLABLE = {"series", "last_error", "token", "due", "first_leased"}
 texts = st.one_of(
     st.binary(max_size=12),
-    st.sampled_from([b"{", b"null", b"[1]", b'{"a":{"$time":1e99}}', b'{"a":{"$bytes":7}}', b"[" * 5000, b'{"start":1}', b"\xff"]),
+    st.sampled_from(
+        [b"{", b"null", b"[1]", b'{"a":{"$time":1e99}}', b'{"a":{"$bytes":7}}', b"[" * 5000, b'{"start":1}', b"\xff"]
+    ),
 )
 numbers = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
@@ -40,7 +42,9 @@ damages = st.one_of(
 def _stored(path):
     with closing(sqlite3.connect(path)) as connection:
         connection.text_factory = bytes
-        return {id.decode("utf-8", "surrogateescape") for (id,) in connection.execute("SELECT id FROM pitstop_messages")}
+        return {
+            id.decode("utf-8", "surrogateescape") for (id,) in connection.execute("SELECT id FROM pitstop_messages")
+        }
 
 
 @given(
@@ -53,7 +57,9 @@ def any_rows(odd, way):
         path = Path(folder, "pitstop.db")
 
         def open_backend():
-            opened.append(SqliteBackend.from_options({"path": str(path), "clock": clock, "synchronous": "normal", **OPTIONS}))
+            opened.append(
+                SqliteBackend.from_options({"path": str(path), "clock": clock, "synchronous": "normal", **OPTIONS})
+            )
             return opened[-1]
 
         sound = {f"g{number}" for number in range(5)}
@@ -66,7 +72,8 @@ def any_rows(odd, way):
                 for column, value in sorted(damage, key=lambda each: each[0] == "id"):
                     written = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
                     connection.execute(
-                        f"UPDATE OR IGNORE pitstop_messages SET {column} = {written} WHERE id = ?", (value, f"evil{number}")
+                        f"UPDATE OR IGNORE pitstop_messages SET {column} = {written} WHERE id = ?",
+                        (value, f"evil{number}"),
                     )
             connection.commit()
         try:

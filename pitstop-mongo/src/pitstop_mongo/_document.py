@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -185,7 +185,7 @@ def _read_bytes(document: RawBSONDocument) -> Found:
     # A decoder takes the last of several values with one name; the server's filters and updates take the first.
     if not twice:
         try:
-            found = _read_fields(bson.decode(raw, _codec_for(raw)))
+            found = _read_fields(bson.decode(raw, _codec_for(raw)), _content_of_bytes)
         except bson.errors.BSONError:
             pass
         else:
@@ -193,7 +193,7 @@ def _read_bytes(document: RawBSONDocument) -> Found:
             if len(raw) > LARGEST and isinstance(content, Record):
                 content = _with_reason(content)
             return attrs.evolve(found, content=content, exact=exact)
-    return attrs.evolve(_read_fields(fields_of(document)), exact=exact)
+    return attrs.evolve(_read_fields(fields_of(document), _content_of_bytes), exact=exact)
 
 
 def _codec_for(raw: bytes) -> CodecOptions[Any]:
@@ -228,14 +228,15 @@ def _with_reason(record: Record) -> Record:
     return attrs.evolve(record, progress=attrs.evolve(progress, last_error=TOO_LARGE))
 
 
-def _read_fields(fields: Mapping[str, Any]) -> Found:
+def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], object] | None = None) -> Found:
+    content_of = content_of or _content
     get = fields.get
     attempts, series, first_leased, token = get("attempts"), get("series"), get("first_leased"), get("token")
     revision, last_error = get("revision"), get("last_error")
     content = read_record(
         id=fields["_id"],
-        message=_content(get("msg")),
-        series=None if series is None else _content(series),
+        message=content_of(get("msg")),
+        series=None if series is None else content_of(series),
         # JavaScript code is a subclass of str to the driver.
         revision=revision if type(revision) is str else _UNREADABLE,
         due=_instant(get("due")),
@@ -257,6 +258,14 @@ def _content(value: object) -> object:
     try:
         return _plain(value)
     except (_Foreign, bson.errors.BSONError, UnicodeDecodeError):
+        return _UNREADABLE
+
+
+def _content_of_bytes(value: object) -> object:
+    try:
+        return _content(value)
+    except Ambiguous:
+        # Mappings were left as bytes, so this is a pointer, which Pitstop never stores.
         return _UNREADABLE
 
 

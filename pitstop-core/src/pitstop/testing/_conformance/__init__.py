@@ -29,6 +29,7 @@ from pitstop.testing._conformance.behaviour._look import Look
 from pitstop.testing._conformance.behaviour._recurring import Recurring
 from pitstop.testing._conformance.behaviour._store import Store
 from pitstop.testing._conformance.contract._config import Configuration
+from pitstop.testing._conformance.contract._damaged import DamagedAmongOthers
 from pitstop.testing._conformance.contract._handle import Handle
 from pitstop.testing._conformance.contract._lease import Lease
 from pitstop.testing._conformance.contract._put import PutGetDelete
@@ -59,7 +60,9 @@ __all__ = [
 
 
 # pytest begins with the last base: the contract goes before what is built on it, so that the first failures say most.
-class BackendContract(Scratch, Transactions, Configuration, Handle, Settle, Lease, Read, PutGetDelete):
+class BackendContract(
+    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Settle, Lease, Read, PutGetDelete
+):
     """What :class:`pitstop.abc.Backend` promises to core."""
 
 
