@@ -139,7 +139,7 @@ def test_an_id_is_never_an_operator(backend, record, id):
 
 
 def test_a_document_that_is_too_large_is_refused_before_anything_is_stored(backend, coll, record):
-    # Core's own measure lets it through: it does not count the keys that BSON gives the items of a list.
+    # Core refuses it, by the same count. This is for callers who go by the contract alone.
     large = record("large", message={"list": [None] * 2_500_000})
 
     for batch in ([large], [record("small"), large]):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -37,6 +39,9 @@ __all__ = ["OneShot", "Pitstop", "Recurring"]
 #: What ``store_many`` takes: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
 Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
+
+
+_FEWEST_ARGUMENTS, _MOST_ARGUMENTS = 2, 4
 
 
 class Pitstop:
@@ -86,6 +91,7 @@ class Pitstop:
         """
         writes = self._writes(session)
         now_us = self._store.backend.now()
+        made: set[str] = set()
         record = new_record(
             message,
             when,
@@ -95,9 +101,10 @@ class Pitstop:
             grace=grace,
             now_us=now_us,
             revision=_revision(),
-            make_id=self._new_id,
+            make_id=partial(self._made_id, made),
         )
-        self._put(writes, [record], now_us, _known(message), at_once=session is None)
+        # It may be there already, unless its id was made here.
+        self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
         return record.id
 
     def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
@@ -115,11 +122,11 @@ class Pitstop:
         now_us = self._store.backend.now()
         if not isinstance(items, Iterable):
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
-        known: set[str] = set()
-        records = [self._record_of_item(index, item, now_us, known) for index, item in enumerate(items)]
+        made: set[str] = set()
+        records = [self._record_of_item(index, item, now_us, made) for index, item in enumerate(items)]
         if records:
-            distinct = list({record.id: record for record in records}.values())
-            self._put(writes, distinct, now_us, known, at_once=session is None)
+            distinct = {record.id: record for record in records}
+            self._put(writes, list(distinct.values()), now_us, distinct.keys() - made, at_once=session is None)
         return [record.id for record in records]
 
     def remove(self, id: str, *, session: Any = None) -> bool:
@@ -318,17 +325,21 @@ class Pitstop:
     def _new_id(self) -> str:
         return new_id()
 
-    def _record_of_item(self, index: int, item: Any, now_us: int, known: set[str]) -> Record:
-        if not isinstance(item, tuple | list) or not 2 <= len(item) <= 4:
+    def _made_id(self, made: set[str]) -> str:
+        id = self._new_id()
+        made.add(id)
+        return id
+
+    def _record_of_item(self, index: int, item: object, now_us: int, made: set[str]) -> Record:
+        arguments = _arguments(item)
+        if arguments is None:
             raise ScheduleError(
                 f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
             )
         try:
-            record = new_record(*item, now_us=now_us, revision=_revision(), make_id=self._new_id)
+            return new_record(*arguments, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made))
         except (MessageError, ScheduleError) as error:
             raise type(error)(f"items[{index}]: {error}") from None
-        known |= _known(item[0])
-        return record
 
     def _writes(self, session: object) -> Writes:
         backend = self._store.backend
@@ -350,10 +361,17 @@ class Pitstop:
             self._store.written(min(record.progress.due or 0 for record in records))
 
 
-def _known(message: Mapping[str, Any]) -> set[str]:
-    """The id of a message that has one: it may be there already."""
-    id = message.get("id")
-    return set() if id is None else {id}
+def _arguments(item: object) -> Sequence[Any] | None:
+    """The arguments of ``store`` that an item of ``store_many`` has; None if it is no such item."""
+    if type(item) is not tuple:
+        try:
+            # Of one more than there may be: a list of a class of its own may have no end.
+            item = tuple(islice(item, _MOST_ARGUMENTS + 1)) if isinstance(item, tuple | list) else ()
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - code of another library's class, which may raise anything
+            return None
+    return item if _FEWEST_ARGUMENTS <= len(item) <= _MOST_ARGUMENTS else None
 
 
 def _revision() -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import attrs
 
 from conformance.mutants.registry import mutant
-from pitstop.abc import Record
+from pitstop.abc import Record, Settlement, dump_message
 from pitstop_memory import MemoryBackend
 
 
@@ -134,6 +134,31 @@ class TextEndsAtNul(_Codec):
     """Cuts text at a NUL. A C string somewhere in between."""
 
     change = staticmethod(lambda value: value.partition("\0")[0] if isinstance(value, str) else value)
+
+
+@mutant("test_the_largest_record_is_stored_leased_and_settled")
+class RowsOfSixteenMegabytes(MemoryBackend):
+    """Leaves out a message whose text does not fit into a column of 16 MiB: ``INSERT IGNORE``. Bytes take a third more as
+    text than core counts.
+    """
+
+    def _put(self, records: Sequence[Record]) -> None:
+        super()._put([each for each in records if len(dump_message(each.message).encode()) < 2**24])
+
+
+@mutant("test_the_largest_record_is_stored_leased_and_settled")
+class NoRoomForTheError(MemoryBackend):
+    """Keeps the first 255 characters of an error. A column of a usual width."""
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        return super().settle([_with_short_error(each) for each in settlements])
+
+
+def _with_short_error(settlement: Settlement) -> Settlement:
+    progress = settlement.progress
+    if progress is None or progress.last_error is None:
+        return settlement
+    return attrs.evolve(settlement, progress=attrs.evolve(progress, last_error=progress.last_error[:255]))
 
 
 @mutant("test_a_series_comes_back_as_it_is")

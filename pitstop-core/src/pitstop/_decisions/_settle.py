@@ -10,8 +10,8 @@ import attrs
 
 from pitstop._decisions._emit import Emission, advance, give_up, settlement
 from pitstop._errors import ScheduleError
-from pitstop._values._instant import LAST_INSTANT, instant_of
-from pitstop._values._quoting import quoted
+from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
+from pitstop._values._plain import shown
 from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
@@ -110,19 +110,22 @@ def error_text(error: BaseException | str | None) -> str | None:
         text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
     except Exception as raised:  # noqa: BLE001 - the __str__ of somebody's error; it must not keep it from being noted
         text = f"{type(error).__name__}: (its text cannot be had: {type(raised).__name__})"
-    # Lone surrogates and NUL are not text that every store can keep.
-    text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    # Lone surrogates and NUL are not text that every store can keep. A __str__ may return a subclass of str.
+    text = str.__str__(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
 
 
 def checked_delay(delay: object) -> timedelta | None:
-    """The delay of a nack as the user gave it.
+    """The delay of a nack as the user gave it, as a plain ``timedelta``.
 
-    :raises pitstop.ScheduleError: when it is no ``timedelta`` or negative.
+    :raises pitstop.ScheduleError: when it is no ``timedelta``, negative, or cannot be read.
     """
-    if delay is None or (isinstance(delay, timedelta) and delay >= timedelta(0)):
-        return delay
-    raise ScheduleError(f"delay={quoted(delay)} cannot be used. Give a timedelta of zero or more.")
+    if delay is None:
+        return None
+    span = span_of_time(delay, "delay")
+    if span is None or span < timedelta(0):
+        raise ScheduleError(f"delay={shown(delay)} cannot be used. Give a timedelta of zero or more.")
+    return span
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

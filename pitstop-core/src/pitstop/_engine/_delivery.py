@@ -16,8 +16,8 @@ from pitstop._decisions._settle import ack, checked_delay, error_text, extend, h
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._store import Store
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError
-from pitstop._values._instant import from_instant
-from pitstop._values._quoting import quoted
+from pitstop._values._instant import from_instant, span_of_time
+from pitstop._values._plain import shown
 from pitstop.abc import Outcome, Progress, Record, Settlement
 
 
@@ -171,10 +171,10 @@ class Delivery:
         :raises LeaseLost: when the lease is over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; count on the end that the lease had.
         """
-        span: object = self._lock_time if duration is None else duration
-        if not isinstance(span, timedelta) or span < timedelta(milliseconds=1):
+        span = self._lock_time if duration is None else span_of_time(duration, "duration")
+        if span is None or span < timedelta(milliseconds=1):
             raise PitstopError(
-                f"duration={quoted(duration)} cannot be used. Give a timedelta of at least one millisecond."
+                f"duration={shown(duration)} cannot be used. Give a timedelta of at least one millisecond."
             )
         with nullcontext() if self._heartbeat is None else self._heartbeat.extending:
             settlement = extend(self._emission.record, lease_end(self._store.backend.now(), span))

@@ -8,6 +8,7 @@ import re
 from datetime import timedelta
 
 from pitstop._errors import ConfigError
+from pitstop._values._plain import Unreadable, as_timedelta
 from pitstop._values._quoting import quoted
 
 
@@ -54,15 +55,17 @@ def parse_duration(value: object, field: str) -> timedelta:
 
 def _read(value: object) -> timedelta | None:
     try:
-        if isinstance(value, timedelta):
-            return value
-        if isinstance(value, bool):
-            return None
-        if isinstance(value, int | float):
-            return timedelta(seconds=value) if math.isfinite(value) else None
-        if isinstance(value, str) and len(value) <= _LONGEST_TEXT:
-            return _read_text(value.strip().lower())
-    except OverflowError:
+        span = as_timedelta(value)
+        if span is not None or isinstance(value, bool):
+            return span
+        if isinstance(value, int):
+            return timedelta(seconds=int.__int__(value))
+        if isinstance(value, float):
+            seconds = float.__float__(value)
+            return timedelta(seconds=seconds) if math.isfinite(seconds) else None
+        if isinstance(value, str) and str.__len__(value) <= _LONGEST_TEXT:
+            return _read_text(str.__str__(value).strip().lower())
+    except (OverflowError, Unreadable):
         return None
     return None
 

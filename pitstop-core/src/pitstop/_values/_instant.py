@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from pitstop._errors import ScheduleError
+from pitstop._values._plain import Unreadable, as_microseconds, as_timedelta, shown, type_name
 
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "from_instant",
     "instant_of",
     "microseconds",
+    "span_of_time",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,22 +33,22 @@ LAST_INSTANT = 253_402_300_799_999
 
 
 def aware(value: datetime, field: str) -> datetime:
-    """Return ``value`` when it knows its zone.
+    """The plain UTC datetime of a datetime that knows its zone.
 
-    :raises ScheduleError: when it is no datetime, or naive, since nobody can say which instant a naive datetime means.
+    :raises ScheduleError: when it is no datetime, or naive, since nobody can say which instant a naive datetime means; or
+        it cannot be read, or UTC has no such time.
     """
-    if not isinstance(value, datetime):
-        raise ScheduleError(f"{field}={value!r} is no datetime. Give an aware one, such as datetime.now(UTC).")
-    if value.utcoffset() is None:
-        raise ScheduleError(
-            f"{field}={value!r} is naive: it does not say in which zone. "
-            f"Use datetime.now(UTC) or add the zone with .replace(tzinfo=UTC)."
-        )
-    return value
+    instant = _microseconds_of(value, field)
+    if instant is None:
+        raise ScheduleError(f"{field}={shown(value)} is no datetime. Give an aware one, such as datetime.now(UTC).")
+    try:
+        return _EPOCH + timedelta(microseconds=instant)
+    except OverflowError:
+        raise ScheduleError(f"{field}={shown(value)} is outside of the years 1 to 9999 in UTC.") from None
 
 
 def microseconds(value: datetime) -> int:
-    """Microseconds since the epoch of an aware datetime, exactly."""
+    """Microseconds since the epoch of an aware datetime of Python's own type, exactly."""
     return (value - _EPOCH) // _MICROSECOND
 
 
@@ -91,19 +93,48 @@ def end_of(end: datetime | timedelta, when: datetime | timedelta, now_us: int) -
 def exactly(when: datetime | timedelta, now_us: int, field: str) -> int:
     """The microsecond that a caller means by ``when``.
 
-    :raises ScheduleError: when ``when`` is of another type or naive.
+    :raises ScheduleError: when ``when`` is of another type or naive, or cannot be read.
     """
-    if isinstance(when, timedelta):
-        return now_us + when // _MICROSECOND
-    if isinstance(when, datetime):
-        return microseconds(aware(when, field))
+    span = span_of_time(when, field)
+    if span is not None:
+        return now_us + span // _MICROSECOND
+    instant = _microseconds_of(when, field)
+    if instant is not None:
+        return instant
     raise ScheduleError(
-        f"{field}={when!r} is a {type(when).__name__}. "
+        f"{field}={shown(when)} is a {type_name(when)}. "
         f"Give an aware datetime (a point in time) or a timedelta (from now)."
     )
 
 
+def span_of_time(value: object, field: str) -> timedelta | None:
+    """The plain ``timedelta`` that ``value`` is an instance of; None if it is none.
+
+    :raises ScheduleError: when it cannot be read.
+    """
+    try:
+        return as_timedelta(value)
+    except Unreadable as error:
+        raise ScheduleError(f"{field}={shown(value)} cannot be read: {error}. Give a datetime.timedelta.") from None
+
+
+def _microseconds_of(value: object, field: str) -> int | None:
+    """Microseconds since the epoch of a datetime; None if it is none."""
+    try:
+        instant = as_microseconds(value)
+    except Unreadable as error:
+        raise ScheduleError(
+            f"{field}={shown(value)} cannot be read: {error}. Give an aware datetime, such as datetime.now(UTC)."
+        ) from None
+    if instant is None and isinstance(value, datetime):
+        raise ScheduleError(
+            f"{field}={shown(value)} is naive: it does not say in which zone. "
+            f"Use datetime.now(UTC) or add the zone with .replace(tzinfo=UTC)."
+        )
+    return instant
+
+
 def _checked(instant: int, when: object, field: str) -> int:
     if not 0 <= instant <= LAST_INSTANT:
-        raise ScheduleError(f"{field}={when!r} is outside of the years 1970 to 9999.")
+        raise ScheduleError(f"{field}={shown(when)} is outside of the years 1970 to 9999.")
     return instant

@@ -1,33 +1,62 @@
 """Messages: what may be stored, and the copy of it that is.
 
 The rule is one for all backends, so that a message which is stored in one can be stored in every other, and comes back
-equal: values that BSON and JSON would change or refuse in different ways are refused here, with the path to them.
+equal: values that BSON and JSON would change or refuse in different ways are refused here, with the path to them. So is
+the size: it is counted as BSON counts it, to the byte, whatever the backend writes.
 """
 
 from __future__ import annotations
 
 import uuid
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from pitstop._errors import MessageError
-from pitstop._values._instant import floor_instant, from_instant
+from pitstop._values._instant import from_instant
+from pitstop._values._plain import Unreadable, as_microseconds, type_name
+from pitstop._values._quoting import quoted
 
 
-__all__ = ["MAX_DEPTH", "MAX_ID_LENGTH", "MAX_MESSAGE_BYTES", "copy_message", "copy_plain", "new_id", "valid_id"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_ID_LENGTH",
+    "MAX_MESSAGE_BYTES",
+    "copy_message",
+    "copy_plain",
+    "measured_copy",
+    "new_id",
+    "valid_id",
+]
 
 #: Levels of lists and mappings. MongoDB refuses documents of 180 levels and more, envelope included.
 MAX_DEPTH = 100
 #: Characters of an id. Every backend keeps ids in an index, and index keys want to be short.
 MAX_ID_LENGTH = 512
-#: Rough size of a message. MongoDB refuses documents above 16 MiB; the envelope and the last error need room too.
+#: Size of a message, its id included if it has one, as a document of BSON. MongoDB refuses documents above 16 MiB; the
+#: envelope and the last error need room too.
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
 
 _LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
-_AS_THEY_ARE = frozenset({type(None), bool, float})
+#: What BSON writes in four bytes.
+_LEAST_SHORT, _GREATEST_SHORT = -(2**31), 2**31 - 1
+#: The length and the NUL at the end of a document or an array.
+_FRAME = 5
+#: The type and the NUL at the end of a key.
+_PER_ELEMENT = 2
+#: The length and the NUL at the end of a text; of bytes, the length and the subtype.
+_PER_TEXT = 5
+#: Values of BSON that have one size.
+_SIZES: dict[type, int] = {type(None): 0, bool: 1, float: 8}
+_SCALARS = frozenset({str, int, *_SIZES})
+_DATE = 8
+#: Items of a list that was not made by Python's own type, after which the size is looked at: it may have no end.
+_STRIDE = 1024
+#: Types of which an error may show a value that is taken for a key.
+_BRIEF = frozenset({type(None), bool, int, float, str, bytes})
 _ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
+_TOO_DEEP = f"{{path}} is more than {MAX_DEPTH} levels deep, or a container holds itself. Store it flatter."
 
 
 def new_id() -> str:
@@ -41,8 +70,9 @@ def valid_id(value: object) -> str:
     :raises MessageError: when it is not a ``str``, empty, longer than :data:`MAX_ID_LENGTH`, or holds NUL or a lone
         surrogate, which not every store can keep.
     """
-    if not isinstance(value, str):
-        raise MessageError(f"The id must be a str, not {type(value).__name__}. Convert it, as in str(order.pk).")
+    # By its type alone: the `__class__` that isinstance() asks for may be code of another library's.
+    if not issubclass(type(value), str):
+        raise MessageError(f"The id must be a str, not {type_name(value)}. Convert it, as in str(order.pk).")
     identifier = str.__str__(value)
     if not identifier:
         raise MessageError("The id is empty. Give a non-empty str, or leave 'id' out to have one made.")
@@ -61,19 +91,40 @@ def copy_message(message: object) -> tuple[str | None, dict[str, Any]]:
 
     :raises MessageError: for anything that a backend could not give back equal; the text names the path.
     """
-    if not isinstance(message, Mapping):
-        raise MessageError(
-            f"A message must be a mapping with str keys, not {type(message).__name__}. "
-            f"Wrap the value, as in {{'value': ...}}."
-        )
-    # Before the rest: of a UUID as the id it should be said that an id is text, not that a UUID cannot be stored.
-    identifier = valid_id(message["id"]) if "id" in message else None
+    identifier, body, _ = measured_copy(message)
+    return identifier, body
+
+
+def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
+    """Copy a message as :func:`copy_message` does, and return its size as a document of BSON, too.
+
+    :raises MessageError: as :func:`copy_message`.
+    """
+    walk = _Walk()
     try:
-        body = _Walk().copy(message, 1)
+        # Before the rest: of a UUID as the id it should be said that an id is text, not that a UUID cannot be stored.
+        if type(message) is dict:
+            given = _given_id(message)
+            body = walk.copy_dict(message, 1)
+        else:
+            given = None
+            body = walk.copy_foreign_message(message)
     except _Refused as refused:
         raise MessageError(refused.text()) from None
-    body.pop("id", None)
-    return identifier, body
+    identifier = body.pop("id", None)
+    if identifier != given:
+        # It is another one than that which was looked at: the message is no dict, or was changed meanwhile.
+        identifier = valid_id(identifier)
+    return identifier, body, walk.size
+
+
+def _given_id(message: dict[Any, Any]) -> str | None:
+    try:
+        return valid_id(message["id"]) if "id" in message else None
+    except (MessageError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a key that compares by code of its own, which may raise anything
+        raise _failed(message, error) from None
 
 
 def copy_plain(value: Any) -> Any:
@@ -88,12 +139,17 @@ def copy_plain(value: Any) -> Any:
 class _Refused(Exception):
     """A value that cannot be stored. The path to it is put together on the way out, so that only a refusal pays."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, about_container: bool = False) -> None:
+        """:param about_container: the path ends at the container that is being read, not at an item of it."""
         self._reason = reason
         self._steps: list[str] = []
+        self._about_container = about_container
 
-    def within(self, key: object) -> Self:
-        self._steps.append(f"[{key!r:.80}]")
+    def within(self, key: str | int) -> Self:
+        if self._about_container:
+            self._about_container = False
+        else:
+            self._steps.append(f"[{key!r:.80}]")
         return self
 
     def text(self) -> str:
@@ -102,113 +158,266 @@ class _Refused(Exception):
 
 
 class _Walk:
-    """One pass over a message: checks, copies and adds up the size."""
+    """One pass over a message: checks, copies and adds up the size.
+
+    Values of Python's own types take the short way, in the two loops of :meth:`copy_dict` and :meth:`_copy_list`. Values of
+    all other types go through :meth:`_copy_foreign`: their code may do anything.
+    """
 
     def __init__(self) -> None:
-        self._bytes = 0
+        #: Bytes of BSON so far. The loops count in a variable of their own, and write it here before they call.
+        self.size = 0
 
-    def copy(self, value: Any, depth: int) -> Any:
+    def copy_dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:  # noqa: C901 - calls would cost most of the time
+        """Copy a mapping of Python's own type."""
+        if depth > MAX_DEPTH:
+            raise _Refused(_TOO_DEEP)
+        size, limit = self.size + _FRAME, MAX_MESSAGE_BYTES
+        copied: dict[str, Any] = {}
+        key: Any = ""
+        try:
+            for key, item in value.items():
+                if type(key) is str and key.isascii() and "\0" not in key:
+                    size += len(key) + _PER_ELEMENT
+                else:
+                    key, length = _checked_key(key, copied)  # noqa: PLW2901 - the plain text of it
+                    size += length + _PER_ELEMENT
+                kind = type(item)
+                if kind is str:
+                    size += (len(item) if item.isascii() else _text_length(item)) + _PER_TEXT
+                    copied[key] = item
+                    if size > limit:
+                        self._refuse(size)
+                elif kind is int:
+                    size += 4 if _LEAST_SHORT <= item <= _GREATEST_SHORT else _long_length(item)
+                    copied[key] = item
+                elif kind in _SIZES:
+                    size += _SIZES[kind]
+                    copied[key] = item
+                else:
+                    self.size = size
+                    copied[key] = self._copy(item, depth)
+                    size = self.size
+        except _Refused as refused:
+            raise refused.within(key) from None
+        except RecursionError:
+            raise _Refused(_TOO_DEEP) from None
+        except RuntimeError:
+            raise _Refused(
+                "{path} was changed while it was read, by another thread perhaps. Give a copy that only this call uses."
+            ) from None
+        self.size = size
+        self._check_size()
+        return copied
+
+    def _copy_list(self, value: Iterable[Any], depth: int, stride: int) -> list[Any]:
+        """Copy a list or a tuple.
+
+        :param stride: after how many items the size is looked at, too; 0: at the end will do.
+        """
+        if depth > MAX_DEPTH:
+            raise _Refused(_TOO_DEEP)
+        size, limit = self.size + _FRAME, MAX_MESSAGE_BYTES
+        copied: list[Any] = []
+        append = copied.append
+        try:
+            for item in value:
+                if stride and not len(copied) % stride:
+                    self.size = size + _bytes_of_indices(len(copied))
+                    self._check_size()
+                kind = type(item)
+                if kind is str:
+                    size += (len(item) if item.isascii() else _text_length(item)) + _PER_TEXT
+                    if size > limit:
+                        self._refuse(size)
+                    append(item)
+                elif kind is int:
+                    size += 4 if _LEAST_SHORT <= item <= _GREATEST_SHORT else _long_length(item)
+                    append(item)
+                elif kind in _SIZES:
+                    size += _SIZES[kind]
+                    append(item)
+                else:
+                    self.size = size
+                    append(self._copy(item, depth))
+                    size = self.size
+        except _Refused as refused:
+            raise refused.within(len(copied)) from None
+        except RecursionError:
+            raise _Refused(_TOO_DEEP) from None
+        self.size = size + _bytes_of_indices(len(copied))
+        self._check_size()
+        return copied
+
+    def _copy(self, value: Any, depth: int) -> Any:
+        """Copy an item of a container at ``depth`` that the loops have not copied themselves."""
+        kind = type(value)
+        if kind is dict:
+            return self.copy_dict(value, depth + 1)
+        if kind is list:
+            # A copy, since another thread may append to it faster than this reads.
+            return self._copy_list(value[:], depth + 1, 0)
+        if kind is tuple:
+            return self._copy_list(value, depth + 1, 0)
+        if kind is bytes:
+            return self._copy_bytes(value)
+        if kind is datetime:
+            return self._copy_time(value)
+        try:
+            return self._copy_foreign(value, depth)
+        except (_Refused, MemoryError):
+            raise
+        except RecursionError:
+            raise _Refused(_TOO_DEEP) from None
+        except Exception as error:  # noqa: BLE001 - code of another library's class, which may raise anything
+            raise _failed(value, error) from None
+
+    def _copy_foreign(self, value: Any, depth: int) -> Any:
+        """Copy a value of a type that is not Python's own, as what its base class makes of it."""
+        if isinstance(value, Mapping):
+            return self._copy_mapping(value, depth + 1)
+        if isinstance(value, list | tuple):
+            return self._copy_list(value, depth + 1, _STRIDE)
+        if isinstance(value, bytes):
+            return self._copy_bytes(bytes.__bytes__(value))
+        if isinstance(value, datetime):
+            return self._copy_time(value)
+        if isinstance(value, str):
+            return self._copy_scalar(str.__str__(value))
+        if isinstance(value, int):
+            return self._copy_scalar(int.__int__(value))
+        if isinstance(value, float):
+            return self._copy_scalar(float.__float__(value))
+        raise _Refused(f"{{path}} is a {type_name(value)}, which cannot be stored. Accepted are: {_ACCEPTED}.")
+
+    def copy_foreign_message(self, message: object) -> dict[str, Any]:
+        """Copy a message that is no ``dict``."""
+        try:
+            if isinstance(message, Mapping):
+                return self._copy_mapping(message, 1)
+        except (_Refused, MessageError, MemoryError):
+            raise
+        except RecursionError:
+            raise _Refused(_TOO_DEEP) from None
+        except Exception as error:  # noqa: BLE001 - code of another library's class, which may raise anything
+            raise _failed(message, error) from None
+        raise MessageError(
+            f"A message must be a mapping with str keys, not {type_name(message)}. Wrap the value, as in {{'value': ...}}."
+        )
+
+    def _copy_mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        if depth > MAX_DEPTH:
+            raise _Refused(_TOO_DEEP)
+        self.size += _FRAME
+        copied: dict[str, Any] = {}
+        key = ""
+        try:
+            for given, item in value.items():
+                key, length = _checked_key(given, copied)
+                self.size += length + _PER_ELEMENT
+                if depth == 1 and key == "id":
+                    item = valid_id(item)  # noqa: PLW2901 - as of a dict: before it is refused as a value
+                copied[key] = self._copy_scalar(item) if type(item) in _SCALARS else self._copy(item, depth)
+                self._check_size()
+        except _Refused as refused:
+            raise refused.within(key) from None
+        return copied
+
+    def _copy_scalar(self, value: Any) -> Any:
+        """Copy a value of a type that the loops copy themselves."""
         kind = type(value)
         if kind is str:
-            return self._text(value)
-        if kind is int:
-            return self._int(value)
-        if kind in _AS_THEY_ARE:
-            self._bytes += 9
-            return value
-        if isinstance(value, Mapping):
-            return self._mapping(value, depth)
-        if isinstance(value, list | tuple):
-            return self._list(value, depth)
-        return self._rare(value)
+            self.size += _text_length(value) + _PER_TEXT
+        elif kind is int:
+            self.size += 4 if _LEAST_SHORT <= value <= _GREATEST_SHORT else _long_length(value)
+        else:
+            self.size += _SIZES[kind]
+        return value
 
-    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-        self._descend(depth)
-        copied = {}
-        for key, item in value.items():
-            name = self._key(key)
-            try:
-                copied[name] = self.copy(item, depth + 1)
-            except _Refused as refused:
-                raise refused.within(key) from None
-        self._check_size()
-        return copied
-
-    def _list(self, value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
-        self._descend(depth)
-        copied = []
-        for index, item in enumerate(value):
-            try:
-                copied.append(self.copy(item, depth + 1))
-            except _Refused as refused:
-                raise refused.within(index) from None
-        self._check_size()
-        return copied
-
-    def _rare(self, value: Any) -> Any:
-        if isinstance(value, bytes):
-            self._bytes += len(value) + 6
-            self._check_size()
-            return bytes(value)
-        if isinstance(value, datetime):
-            return self._time(value)
-        if isinstance(value, str):
-            return self._text(str.__str__(value))
-        if isinstance(value, int):
-            return self._int(int(value))
-        if isinstance(value, float):
-            self._bytes += 9
-            return float(value)
-        raise _Refused(f"{{path}} is a {type(value).__name__}, which cannot be stored. Accepted are: {_ACCEPTED}.")
-
-    def _text(self, value: str) -> str:
-        length = _utf8_length(value)
-        if length is None:
-            raise _Refused("{path} holds a lone surrogate, so it is no valid text. Store it as bytes.")
-        self._bytes += length + 6
+    def _copy_bytes(self, value: bytes) -> bytes:
+        self.size += len(value) + _PER_TEXT
         self._check_size()
         return value
 
-    def _int(self, value: int) -> int:
-        if not _LEAST_INT <= value <= _GREATEST_INT:
-            raise _Refused("{path} is an int beyond 64 bits. Store it as text, as in str(value).")
-        self._bytes += 9
-        return value
-
-    def _key(self, key: Any) -> str:
-        if not isinstance(key, str):
-            raise _Refused(f"{{path}} has a key of type {type(key).__name__}: {key!r:.80}. Keys must be str.")
-        name = str.__str__(key)
-        length = _utf8_length(name)
-        if length is None:
-            raise _Refused("a key of {path} holds a lone surrogate, so it is no valid text. Leave it out.")
-        if "\0" in name:
-            raise _Refused(f"{{path}} has a key with a NUL character: {name!r:.80}. Leave it out.")
-        self._bytes += length
-        return name
-
-    def _time(self, value: datetime) -> datetime:
-        if value.utcoffset() is None:
-            raise _Refused("{path} is a naive datetime. Add its zone, as in .replace(tzinfo=UTC).")
-        self._bytes += 9
+    def _copy_time(self, value: datetime) -> datetime:
         try:
-            return from_instant(floor_instant(value))
+            microseconds = as_microseconds(value)
+        except Unreadable as error:
+            raise _Refused(
+                f"{{path}} is a {type_name(value)} that cannot be read: {error}. Store an aware datetime.datetime."
+            ) from None
+        if microseconds is None:
+            raise _Refused("{path} is a naive datetime. Add its zone, as in .replace(tzinfo=UTC).")
+        self.size += _DATE
+        try:
+            return from_instant(microseconds // 1000)
         except OverflowError:
             raise _Refused("{path} is a datetime outside of the years 1 to 9999 in UTC.") from None
 
-    def _descend(self, depth: int) -> None:
-        if depth > MAX_DEPTH:
-            raise _Refused(
-                f"{{path}} is more than {MAX_DEPTH} levels deep, or a container holds itself. Store it flatter."
-            )
-        self._bytes += 5
-
     def _check_size(self) -> None:
-        if self._bytes > MAX_MESSAGE_BYTES:
-            raise _Refused(
-                f"The message is larger than {MAX_MESSAGE_BYTES} bytes (at {{path}}). "
-                f"Store the data elsewhere and a reference to it in the message."
-            )
+        if self.size > MAX_MESSAGE_BYTES:
+            self._refuse(self.size)
+
+    def _refuse(self, size: int) -> NoReturn:
+        raise _Refused(
+            f"The message is larger than {MAX_MESSAGE_BYTES} bytes (at {{path}}: counted as BSON it is {size} bytes up to "
+            f"there, and 15 MiB are the limit). Store the data elsewhere and a reference to it in the message."
+        )
+
+
+def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
+    """The plain text of a key, and the bytes of it.
+
+    :param known: the keys before it.
+    """
+    if not issubclass(type(key), str):
+        brief = all(type(each) in _BRIEF for each in (key if type(key) is tuple else (key,)))
+        text = f": {quoted(key):.80}" if brief else ""
+        raise _Refused(f"{{path}} has a key of type {type_name(key)}{text}. Keys must be str.", about_container=True)
+    name = str.__str__(key)
+    length = _utf8_length(name)
+    if length is None:
+        raise _Refused(
+            "a key of {path} holds a lone surrogate, so it is no valid text. Leave it out.", about_container=True
+        )
+    if "\0" in name:
+        raise _Refused(f"{{path}} has a key with a NUL character: {name!r:.80}. Leave it out.", about_container=True)
+    if name in known:
+        raise _Refused(
+            f"{{path}} has the key {name!r:.80} more than once. Give each key once, with a list of its values.",
+            about_container=True,
+        )
+    return name, length
+
+
+def _failed(value: object, error: Exception) -> _Refused:
+    return _Refused(
+        f"{{path}} is a {type_name(value)}, and reading it raised {type_name(error)}. Store a dict, or a value of Python's "
+        f"own types, made of it."
+    )
+
+
+def _bytes_of_indices(count: int) -> int:
+    """The keys that BSON writes for so many items, ``"0"``, ``"1"``, and so on, each with its type and a NUL."""
+    total, first, digits = count * _PER_ELEMENT, 0, 1
+    while first < count:
+        after = min(10**digits, count)
+        total += (after - first) * digits
+        first, digits = after, digits + 1
+    return total
+
+
+def _text_length(text: str) -> int:
+    length = _utf8_length(text)
+    if length is None:
+        raise _Refused("{path} holds a lone surrogate, so it is no valid text. Store it as bytes.")
+    return length
+
+
+def _long_length(value: int) -> int:
+    if not _LEAST_INT <= value <= _GREATEST_INT:
+        raise _Refused("{path} is an int beyond 64 bits. Store it as text, as in str(value).")
+    return 8
 
 
 def _utf8_length(text: str) -> int | None:

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 import attrs
 
 from pitstop._errors import ScheduleError
-from pitstop._values._instant import LAST_INSTANT, end_of, instant_of
+from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
+from pitstop._values._plain import shown, type_name
+from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Every, Recurrence, is_known, load_recurrence
 
 
@@ -144,12 +146,14 @@ def plan(
     until = None if end is None else end_of(end, when, now_us)
     if until is not None and until <= start:
         raise ScheduleError(
-            f"end={end!r} is not after the start {when!r}. A timedelta counts from now. The end is exclusive; None means never."
+            f"end={shown(end)} is not after the start {shown(when)}. A timedelta counts from now. The end is exclusive; None means never."
         )
     schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace))
     first = schedule._bounded(recurrence.first(start))
     if first is None:
-        raise ScheduleError(f"every={every!r} has no occurrence from {when!r} until {end!r}. Give a later end.")
+        raise ScheduleError(
+            f"every={shown(every)} has no occurrence from {shown(when)} until {shown(end)}. Give a later end."
+        )
     return first, schedule
 
 
@@ -159,36 +163,45 @@ def _is_instant(value: object) -> bool:
 
 def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
     if end is not None:
-        raise ScheduleError(f"end={end!r} is given without every. Say every=timedelta(...), or leave end out.")
-    if catch_up != "latest" or grace is not None:
+        raise ScheduleError(f"end={shown(end)} is given without every. Say every=timedelta(...), or leave end out.")
+    if grace is not None or _word(catch_up) != "latest":
         raise ScheduleError(
             "catch_up and grace are for recurring messages. Say every=timedelta(...), or leave them out."
         )
 
 
 def _recurrence(every: object) -> Recurrence:
-    if isinstance(every, timedelta):
-        return Every.of(every)
+    span = span_of_time(every, "every")
+    if span is not None:
+        return Every.of(span)
     if isinstance(every, Recurrence):
         if not is_known(every):
             raise ScheduleError(
-                f"every={every!r} is a recurrence of a kind that is not registered: no listener could read it again. "
-                f"Give a timedelta, or a recurrence that comes with Pitstop."
+                f"every={quoted(every)} is a recurrence of a kind that is not registered: no listener could read it "
+                f"again. Give a timedelta, or a recurrence that comes with Pitstop."
             )
         return every
-    raise ScheduleError(f"every={every!r} is a {type(every).__name__}. Give a timedelta or a Recurrence.")
+    raise ScheduleError(f"every={shown(every)} is a {type_name(every)}. Give a timedelta or a Recurrence.")
+
+
+def _word(catch_up: object) -> str | None:
+    """The plain text of ``catch_up``: an enum's member is a ``str``, too, and may compare as it likes."""
+    return str.__str__(catch_up) if isinstance(catch_up, str) else None
 
 
 def _policy(catch_up: object, grace: object) -> tuple[CatchUp, int | None]:
-    if catch_up not in _CATCH_UP:
-        raise ScheduleError(f"catch_up={catch_up!r} is unknown. Give one of: {', '.join(_CATCH_UP)}.")
-    if (catch_up == "skip") != (grace is not None):
+    word = _word(catch_up)
+    policy: CatchUp | None = next((each for each in _CATCH_UP if each == word), None)
+    if policy is None:
+        raise ScheduleError(f"catch_up={shown(catch_up)} is unknown. Give one of: {', '.join(_CATCH_UP)}.")
+    if (policy == "skip") != (grace is not None):
         raise ScheduleError(
-            f"catch_up={catch_up!r} with grace={grace!r}: 'skip' needs a grace, and only 'skip' has one. "
+            f"catch_up={policy!r} with grace={shown(grace)}: 'skip' needs a grace, and only 'skip' has one. "
             f"The grace says how late an occurrence may be and still be emitted."
         )
     if grace is None:
-        return catch_up, None  # type: ignore[return-value]
-    if not isinstance(grace, timedelta) or grace < timedelta(0):
-        raise ScheduleError(f"grace={grace!r} cannot be used. Give a timedelta of zero or more.")
-    return "skip", grace // timedelta(milliseconds=1)
+        return policy, None
+    span = span_of_time(grace, "grace")
+    if span is None or span < timedelta(0):
+        raise ScheduleError(f"grace={shown(grace)} cannot be used. Give a timedelta of zero or more.")
+    return policy, span // timedelta(milliseconds=1)

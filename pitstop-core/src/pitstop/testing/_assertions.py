@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, get_args
 
 import attrs
@@ -19,6 +19,7 @@ from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
 from pitstop._values._entry import Entry, State
 from pitstop._values._instant import aware, floor_instant, from_instant, instant_of
+from pitstop._values._plain import Unreadable, as_microseconds
 from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Every, Recurrence
 from pitstop.abc import did_you_mean
@@ -463,8 +464,13 @@ def _as_stored(value: Any) -> Any:
         return [_as_stored(item) for item in value]
     if isinstance(value, Mapping):
         return {key: _as_stored(item) for key, item in value.items()}
-    if isinstance(value, datetime) and value.utcoffset() is not None:
-        return from_instant(floor_instant(value))
+    if isinstance(value, datetime):
+        try:
+            wanted = as_microseconds(value)
+            return value if wanted is None else from_instant(wanted // 1000)
+        except (Unreadable, OverflowError):
+            # No store has such a value, so it is found nowhere.
+            return value
     return value
 
 
@@ -512,9 +518,13 @@ def _short(value: object) -> str:
 
 def _time_text(when: datetime) -> str:
     """In UTC, so that two times that are one look alike, and two that are not do not."""
-    if when.utcoffset() is None:
-        return f"{when.isoformat(' ')} (naive)"
-    when = when.astimezone(UTC)
+    try:
+        instant = as_microseconds(when)
+        if instant is None:
+            return f"{when.isoformat(' ')} (naive)"
+        when = from_instant(0) + timedelta(microseconds=instant)
+    except (Unreadable, OverflowError):
+        return _cut(quoted(when))
     return f"{when:%Y-%m-%d %H:%M:%S.%f}" if when.microsecond % 1000 else clock_text(when)
 
 

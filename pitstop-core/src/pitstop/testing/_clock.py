@@ -8,8 +8,8 @@ from threading import TIMEOUT_MAX, Condition
 from pitstop._errors import PitstopError, ScheduleError
 from pitstop._values._arguments import seconds_of, whole_number
 from pitstop._values._duration import parse_duration
-from pitstop._values._instant import LAST_INSTANT, aware, microseconds
-from pitstop._values._quoting import quoted
+from pitstop._values._instant import LAST_INSTANT, aware, microseconds, span_of_time
+from pitstop._values._plain import shown
 from pitstop.abc import Doorbell
 
 
@@ -33,7 +33,7 @@ class ManualClock:
         begin = datetime(2020, 1, 1, tzinfo=UTC) if start is None else aware(start, "start")
         self._now_us = microseconds(begin) // 1000 * 1000
         if self._now_us < 0:
-            raise ScheduleError(f"start={quoted(start)} is before 1970. Give a later one: stores count from there.")
+            raise ScheduleError(f"start={shown(start)} is before 1970. Give a later one: stores count from there.")
         self._moved = Condition()
         self._sleepers: list[tuple[int, Doorbell]] = []
 
@@ -48,7 +48,7 @@ class ManualClock:
         """
         delta = span_of(by, "by")
         if delta < timedelta(0):
-            raise PitstopError(f"by={quoted(by)} is negative. The clock does not go back.")
+            raise PitstopError(f"by={shown(by)} is negative. The clock does not go back.")
         # Under the lock from the look to the move: two threads that advance it by a second each make two seconds.
         with self._moved:
             self._move(self._now_us + delta // timedelta(microseconds=1))
@@ -62,7 +62,7 @@ class ManualClock:
         target = microseconds(aware(when, "when"))
         with self._moved:
             if target < self._now_us:
-                raise PitstopError(f"when={quoted(when)} is before {self.now()!r}. The clock does not go back.")
+                raise PitstopError(f"when={shown(when)} is before {self.now()!r}. The clock does not go back.")
             self._move(target)
             return self.now()
 
@@ -127,11 +127,13 @@ def span_of(value: timedelta | float | str, field: str) -> timedelta:
 
     :raises pitstop.PitstopError: when it is none of these.
     """
-    if isinstance(value, timedelta):
-        return value
+    span = span_of_time(value, field)
+    if span is not None:
+        return span
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
-            return timedelta(seconds=value)
+            seconds = int.__int__(value) if isinstance(value, int) else float.__float__(value)
+            return timedelta(seconds=seconds)
         except (ValueError, OverflowError):
-            raise PitstopError(f"{field}={quoted(value)} is no length of time. Give seconds, or a timedelta.") from None
+            raise PitstopError(f"{field}={shown(value)} is no length of time. Give seconds, or a timedelta.") from None
     return parse_duration(value, field)

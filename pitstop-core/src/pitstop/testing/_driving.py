@@ -30,7 +30,7 @@ from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, Pitst
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
 from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
-from pitstop._values._quoting import quoted
+from pitstop._values._plain import shown
 from pitstop.abc import Backend, Damaged, Outcome, Progress, Record, Settlement, copy_plain
 from pitstop.testing._clock import ManualClock, span_of
 from pitstop.testing._faults import Crash, FaultyBackend, at_least_one, crash
@@ -352,13 +352,13 @@ class _Drive:
     def for_(self, delta: timedelta | float | str) -> _Run:
         span = span_of(delta, "delta")
         if span < timedelta(0):
-            raise PitstopError(f"delta={quoted(delta)} is negative. The clock does not go back.")
+            raise PitstopError(f"delta={shown(delta)} is negative. The clock does not go back.")
         return self._until(_whole(self._clock.time_us() + span // timedelta(microseconds=1)))
 
     def until(self, when: datetime) -> _Run:
         target = microseconds(aware(when, "when"))
         if target < self._clock.time_us():
-            raise PitstopError(f"when={quoted(when)} is before {self._clock.now()!r}. The clock does not go back.")
+            raise PitstopError(f"when={shown(when)} is before {self._clock.now()!r}. The clock does not go back.")
         return self._until(_whole(target))
 
     def drain(self, max_jumps: int) -> _Run:

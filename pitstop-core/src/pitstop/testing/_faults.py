@@ -18,6 +18,7 @@ from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop._values._arguments import whole_number
 from pitstop._values._entry import State
 from pitstop._values._message import valid_id
+from pitstop._values._plain import shown
 from pitstop._values._quoting import quoted
 from pitstop.abc import (
     API_VERSION,
@@ -261,7 +262,7 @@ class Faults:
         """
         span = span_of(delta, "delta")
         if span < timedelta(0):
-            raise PitstopError(f"delta={quoted(delta)} is negative. The clock does not go back.")
+            raise PitstopError(f"delta={shown(delta)} is negative. The clock does not go back.")
         self._backend.latencies[_operation(operation)] = (span, before)
         self._backend.arm()
 

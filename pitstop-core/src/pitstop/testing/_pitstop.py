@@ -109,9 +109,9 @@ class TestPitstop(Pitstop):
 
     def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
         """See :meth:`pitstop.Pitstop.store_many`."""
-        items = list(items)
-        if self._make_id is None:
+        if self._make_id is None or not isinstance(items, Iterable):
             return super().store_many(items, session=session)
+        items = list(items)
         self._together = set(_ids_of(items))
         try:
             return super().store_many(items, session=session)
@@ -317,10 +317,15 @@ class TestPitstop(Pitstop):
 
 def _ids_of(items: Iterable[object]) -> Iterator[str]:
     for item in items:
-        message = item[0] if isinstance(item, tuple | list) and item else None
-        id = message.get("id") if isinstance(message, Mapping) else None
+        try:
+            message = item[0] if isinstance(item, tuple | list) and item else None
+            id = message.get("id") if isinstance(message, Mapping) else None
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001, S112 - code of another library's class; the store says what is wrong with it
+            continue
         if isinstance(id, str):
-            yield id
+            yield str.__str__(id)
 
 
 def _options(config: object) -> dict[str, Any]:

@@ -12,8 +12,16 @@ from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from pitstop._decisions._settle import MAX_ERROR_LENGTH
+from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, measured_copy
 
-__all__ = ["GIVEN_AND_BACK", "IDS", "PLAIN", "same"]
+
+__all__ = ["GIVEN_AND_BACK", "IDS", "LONGEST_ERROR", "LONGEST_ID", "PLAIN", "largest_message", "same"]
+
+#: An id of the most characters that one may have, each of the most bytes that a character has.
+LONGEST_ID = "\U0001f3ce" * MAX_ID_LENGTH
+#: The like of an error that is kept with a message.
+LONGEST_ERROR = "\U0001f3ce" * MAX_ERROR_LENGTH
 
 
 def nested(levels: int, inner: Any) -> Any:
@@ -22,6 +30,13 @@ def nested(levels: int, inner: Any) -> Any:
     for level in range(levels):
         value = {"deeper": value} if level % 2 else [value]
     return value
+
+
+def largest_message(id: str, *, over: int = 0) -> dict[str, Any]:
+    """A message of the most bytes that core lets through, and so many more, for the record with this ``id``."""
+    message: dict[str, Any] = {"id": id, "text": "\u00fc" * 1000, "numbers": list(range(1000)), "blob": b""}
+    _, _, size = measured_copy(message)
+    return {**message, "blob": (bytes(range(256)) * (MAX_MESSAGE_BYTES // 256 + 1))[: MAX_MESSAGE_BYTES - size + over]}
 
 
 #: By name: values as a backend gets and returns them: UTC datetimes on whole milliseconds, lists and dicts.
@@ -109,7 +124,42 @@ class _Size(IntEnum):
 
 
 class _Text(str):
+    """Text that shows another one, as a lazy translation does."""
+
     __slots__ = ()
+
+    def __str__(self) -> str:
+        return "shown"
+
+
+class _Number(float):
+    """A number that is printed in its own way, as one of numpy is."""
+
+    def __repr__(self) -> str:
+        return f"number({float.__repr__(self)})"
+
+
+class _Count(int):
+    """A whole number that is printed in its own way."""
+
+    def __repr__(self) -> str:
+        return f"count({int.__repr__(self)})"
+
+
+class _Bytes(bytes):
+    """Bytes that show others."""
+
+    __slots__ = ()
+
+    def __bytes__(self) -> bytes:
+        return b"shown"
+
+
+class _Moment(datetime):
+    """A datetime that is subtracted in its own way, as one of pendulum is."""
+
+    def __sub__(self, other: Any) -> Any:
+        return NotImplemented
 
 
 _PARIS = ZoneInfo("Europe/Paris")
@@ -121,6 +171,11 @@ GIVEN_AND_BACK: dict[str, tuple[Any, Any]] = {
     "tuple_to_list": ((1, (2, ())), [1, [2, []]]),
     "mapping_to_dict": (MappingProxyType({"a": OrderedDict(b=1)}), {"a": {"b": 1}}),
     "str_subclass": (_Text("x"), "x"),
+    "str_subclass_as_key": ({_Text("x"): 1}, {"x": 1}),
+    "float_subclass": (_Number(0.5), 0.5),
+    "int_subclass": (_Count(2**40), 2**40),
+    "bytes_subclass": (_Bytes(b"x"), b"x"),
+    "date_subclass": (_Moment(2024, 7, 1, 12, tzinfo=_PARIS), datetime(2024, 7, 1, 10, tzinfo=UTC)),
     "str_enum": (_Color.RED, "red"),
     "int_enum": (_Size.BIG, 3),
     "date_summer": (datetime(2024, 7, 1, 12, tzinfo=_PARIS), datetime(2024, 7, 1, 10, tzinfo=UTC)),

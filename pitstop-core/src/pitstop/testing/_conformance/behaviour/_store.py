@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ import pitstop
 from pitstop.testing import ManualClock
 from pitstop.testing._conformance._kit import Kit
 from pitstop.testing._conformance._records import START, at
-from pitstop.testing._conformance._values import GIVEN_AND_BACK, IDS, same
+from pitstop.testing._conformance._values import GIVEN_AND_BACK, IDS, largest_message, same
 
 
 _NOW = at(START)
@@ -28,6 +29,26 @@ def _deep(levels: int) -> Any:
     for _ in range(levels):
         value = [value]
     return value
+
+
+class _NotATime(datetime):
+    """As ``pandas.NaT``: a datetime whose methods raise."""
+
+    def utcoffset(self) -> timedelta:
+        raise ValueError
+
+
+class _Liar(Mapping[str, Any]):
+    """Has a key that it cannot find."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["a"])
+
+    def __len__(self) -> int:
+        return 1
 
 
 #: Bad messages, each with a part of the text that says what is wrong with it and where.
@@ -58,6 +79,16 @@ BAD_MESSAGES: dict[str, tuple[Any, str]] = {
     ),
     "too_deep": ({"a": _deep(100)}, r"more than 100 levels deep"),
     "itself": ({"a": _ENDLESS}, r"holds itself"),
+    "too_large_by_a_byte": (
+        largest_message("a", over=1),
+        r"larger than 15728640 bytes \(at msg\['blob'\]: .* 15728641 ",
+    ),
+    "too_large_by_the_keys_of_bson": ({"a": [0.5] * 1_200_000}, r"larger than 15728640 bytes \(at msg\['a'\]"),
+    "a_datetime_whose_methods_raise": (
+        {"a": [_NotATime(2024, 1, 1)]},
+        r"msg\['a'\]\[0\] is a _NotATime that cannot be read",
+    ),
+    "a_mapping_that_lies": ({"a": [_Liar()]}, r"msg\['a'\]\[0\] is a _Liar, and reading it raised KeyError"),
     "too_large": ({"a": ["x" * 1_000_000] * 16}, "larger than"),
     "an_id_that_is_no_str": ({"id": 5}, "id must be a str, not int"),
     "an_id_that_is_none": ({"id": None}, "id must be a str, not NoneType"),
@@ -68,6 +99,7 @@ BAD_MESSAGES: dict[str, tuple[Any, str]] = {
 
 #: Arguments of ``store`` behind the message that make no sense, each with a part of the text that says why.
 BAD_TIMES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "a_datetime_whose_methods_raise": ((_NotATime(2024, 1, 1),), {}, r"when=.* cannot be read"),
     "naive": ((datetime(2024, 1, 1),), {}, r"when=.* is naive.*\.replace\(tzinfo=UTC\)"),
     "no_time": ((5,), {}, "when=5 is a int"),
     "text": (("2024-01-01T00:00:00Z",), {}, "is a str"),

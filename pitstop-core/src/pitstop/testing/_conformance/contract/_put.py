@@ -24,7 +24,7 @@ from pitstop.testing._conformance._records import (
     put_due,
     settlement,
 )
-from pitstop.testing._conformance._values import IDS, PLAIN, same
+from pitstop.testing._conformance._values import IDS, LONGEST_ERROR, LONGEST_ID, PLAIN, largest_message, same
 
 
 #: More than the round number that stores, drivers and their authors like to take at once.
@@ -87,6 +87,26 @@ class PutGetDelete(Kit):
         backend.put([make_record(message=PLAIN[name])])
 
         assert same(lease_only(backend).message, PLAIN[name])
+
+    def test_the_largest_record_is_stored_leased_and_settled(self, backend: Backend) -> None:
+        """The largest message that core lets through, under the longest id, with the longest error: all have room together."""
+        message = largest_message(LONGEST_ID)
+        del message["id"]
+        backend.put([make_record(LONGEST_ID, message=message, series=SERIES)])
+
+        leased = lease_only(backend)
+        again = attrs.evolve(leased.progress, due=START, last_error=LONGEST_ERROR, token=None)
+        assert list(backend.settle([settlement(leased, Outcome.RELEASE, again)])) == [True]
+
+        stored, leased = backend.get(LONGEST_ID), lease_only(backend)
+        assert isinstance(stored, Record)
+        assert stored.progress == again
+        assert leased.progress.last_error == LONGEST_ERROR
+        # Not by `assert same(...)`, which would print them.
+        whole = same(stored.message, message) and same(leased.message, message)
+        assert whole, "the message comes back the same"
+        assert list(backend.settle([complete(leased)])) == [True]
+        assert backend.get(LONGEST_ID) is None
 
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
     def test_an_id_is_only_ever_itself(self, backend: Backend, id: str) -> None:
