@@ -199,7 +199,7 @@ def query_options(query: str) -> dict[str, Any]:
 def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:
     """Make an attrs instance from a user's mapping, with an error that teaches for a key it has not got.
 
-    A field whose name is a keyword of Python is quoted with ``metadata={"key": ...}``.
+    A field whose name is a keyword of Python is spelled with ``metadata={"key": ...}``.
     """
     fields = {field.metadata.get("key", field.name): field for field in attrs.fields(cls) if field.init}  # type: ignore[arg-type]
     unknown = [key for key in options if key not in fields]

@@ -86,7 +86,7 @@ def warn(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """``text`` with control characters quoted out: what is in a message does not steer a terminal."""
+    """``text`` with control characters spelled out: what is in a message does not steer a terminal."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
