@@ -101,8 +101,8 @@ def test_a_value_whose_repr_raises_is_described():
         def __repr__(self):
             raise ValueError(SECRET)
 
-    assert quoted(Broken()) == "<a Broken, whose repr() raises ValueError>"
-    assert quoted([Broken()]) == "[<a Broken, whose repr() raises ValueError>]"
+    assert quoted(Broken()) == "<Broken whose repr() raised ValueError>"
+    assert quoted([Broken()]) == "<list whose repr() raised ValueError>"
 
 
 def test_text_of_a_subclass_is_shown_as_the_text_that_it_is():

@@ -39,7 +39,7 @@ Freeze = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def packed(name: str) -> Iterable[tuple[Path, str]]:
     """The folder of a distribution's metadata, and its name."""
-    info = Path(str(distribution(name)._path))  # type: ignore[attr-defined] - the only way to the folder
+    info = Path(str(distribution(name)._path))  # type: ignore[attr-defined]
     return [(info, info.name)]
 
 
@@ -52,7 +52,7 @@ def freeze(tmp_path: Path) -> Freeze:
     ) -> subprocess.CompletedProcess[str]:
         app = tmp_path / "app"
         for package in packages:
-            folder = Path(str(package.__file__)).parent  # type: ignore[attr-defined] - a module
+            folder = Path(str(package.__file__)).parent  # type: ignore[attr-defined]
             shutil.copytree(folder, app / folder.name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         for name in metadata:
             for folder, as_name in packed(name):

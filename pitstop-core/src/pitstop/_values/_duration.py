@@ -63,7 +63,7 @@ def _read(value: object) -> timedelta | None:
         if isinstance(value, float):
             seconds = float.__float__(value)
             return timedelta(seconds=seconds) if math.isfinite(seconds) else None
-        if isinstance(value, str) and len(value) <= _LONGEST_TEXT:
+        if isinstance(value, str) and str.__len__(value) <= _LONGEST_TEXT:
             return _read_text(str.__str__(value).strip().lower())
     except (OverflowError, Unreadable):
         return None

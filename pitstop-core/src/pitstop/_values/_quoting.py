@@ -64,7 +64,12 @@ def quoted(value: object) -> str:
     A URL, text with a user and a password (``user:password@host``), and text or a container that names a secret
     (``password=…``) are described and not shown. Never raises, whatever the ``repr`` of the value does.
     """
-    text = _shown(value, 0)
+    try:
+        text = _shown(value, 0)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - code of somebody's class; an error about a value must not fail itself
+        text = f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
@@ -94,12 +99,16 @@ def masked(text: str) -> str:
 
 
 def _shown(value: object, level: int) -> str:
-    if isinstance(value, str):
-        return _shown_text(value, f"text of {len(value)} characters")
-    if isinstance(value, bytes | bytearray):
-        return _shown_text(value, f"{len(value)} bytes")
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        return f"<an int of {value.bit_length()} bits>"
+    # By the type itself: an object may pretend to be of another one. Read as the base class does: a subclass may override it.
+    kind = type(value)
+    if issubclass(kind, str) and isinstance(value, str):
+        text = str.__str__(value)
+        return _shown_text(text, text, f"text of {len(text)} characters")
+    if issubclass(kind, bytes | bytearray) and isinstance(value, bytes | bytearray):
+        raw = bytes(memoryview(value))
+        return _shown_text(raw.decode("latin-1"), raw, f"{len(raw)} bytes")
+    if issubclass(kind, int) and isinstance(value, int) and (bits := int.bit_length(value)) > _MOST_BITS:
+        return f"<an int of {bits} bits>"
     if type(value) is dict:
         return _shown_items(value, "{", (_pair(key, item, level) for key, item in value.items()), "}", level)
     if type(value) is list or type(value) is tuple:
@@ -134,22 +143,15 @@ def _first(items: Iterable[str], count: int) -> Iterator[str]:
         yield item
 
 
-def _shown_text(value: str | bytes | bytearray, what: str) -> str:
-    head = value[:_SEARCHED]
-    if may_hold_secret(str.__str__(head) if isinstance(head, str) else bytes(head).decode("latin-1")):
+def _shown_text(searched: str, value: str | bytes, what: str) -> str:
+    if may_hold_secret(searched):
         return f"<{what}, {_NOT_SHOWN}>"
-    head = head[:_LONGEST_TEXT]
-    # Of the base class: a subclass may print anything.
-    text = str.__repr__(head) if isinstance(head, str) else repr(bytes(head))
-    return text if len(value) <= _LONGEST_TEXT else f"{text}… ({what})"
+    return repr(value) if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]!r}… ({what})"
 
 
 def _shown_object(value: object) -> str:
-    try:
-        text = repr(value)
-        told = os.fspath(value) if isinstance(value, os.PathLike) else text
-    except Exception as error:  # noqa: BLE001 - the repr of somebody's class; an error about a value must not fail
-        return f"<a {type(value).__name__}, whose repr() raises {type(error).__name__}>"
+    text = str.__str__(repr(value))
+    told = os.fspath(value) if isinstance(value, os.PathLike) else text
     if may_hold_secret(text) or (isinstance(told, str) and may_hold_secret(told)):
         return f"<a {type(value).__name__}, {_NOT_SHOWN}>"
     return text
