@@ -82,8 +82,8 @@ def test_what_is_seen_stays_as_it_is():
 
 #: In arguments a lone surrogate is what is no UTF-8, so that it goes with no other test.
 NASTY = "".join(each for each in UNSEEN.values() if each != "\udcff")
-#: Python's URLs lose the ends of lines.
-FILE = f"there{NASTY}.db".replace("\n", "")
+#: Control characters and the ends of lines are refused in a path.
+FILE = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "", f"there{NASTY}.db")
 #: The colours of our own.
 COLOURS = re.compile("\x1b\\[[0-9;?]*[a-zA-Z]")
 
@@ -140,6 +140,7 @@ def on_a_terminal(spawn, url):
         ("store", "{}", "--in", f"now{NASTY}"),
         ("stats", "--url", f"scheme{NASTY}://"),
         ("stats", "--url", "sqlite:///{folder}/gone/" + FILE),
+        ("stats", "--url", f"sqlite:///{{folder}}/refused{NASTY}.db"),
         ("ping", "--url", "sqlite:///{folder}/" + FILE),
         ("demo", "--url", "sqlite:///{folder}/" + FILE),
         ("check", "--url", "sqlite:///{folder}/" + FILE),
