@@ -132,7 +132,10 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def large(session: nox.Session) -> None:
-    """Run the tests of size at full size: 1,000,000 messages to come, 300,000 due, 20,000 drained, processes killed."""
+    """Run the tests of size at full size: 1,000,000 messages to come, 300,000 due, 20,000 drained, processes killed.
+
+    And the fuzzers with 2,000 examples each.
+    """
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run(
@@ -143,6 +146,7 @@ def large(session: nox.Session) -> None:
         "pytest", "tests/conformance", "-k", "process or kill or any_sequence", "--timeout=600",
         *session.posargs, env={"PITSTOP_TEST_LARGE": "1"},
     )  # fmt: skip
+    session.run("pytest", "tests/fuzz", *session.posargs, env={"PITSTOP_TEST_LARGE": "1"})
 
 
 @nox.session

@@ -681,3 +681,62 @@ def interrupted_at(step, function):
     finally:
         sys.settrace(before)
     return False
+
+
+def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_store(
+    pit, store, alone, monkeypatch, caplog
+):
+    """A recurrence by another author may raise. What comes after it in the outbox is written all the same."""
+    from pitstop._engine import _delivery
+
+    compute = _delivery.ack
+
+    def ack(emission):
+        if emission.record.id == "0001":
+            raise ZeroDivisionError("s3cr3t")
+        return compute(emission)
+
+    monkeypatch.setattr(_delivery, "ack", ack)
+    fill(pit, 6)
+    with pit.listen(prefetch=6) as listener:
+        deliveries = held(listener, 4, 6)
+        for each in deliveries:
+            each.ack()
+        assert sorted(each.id for each in pit.entries()) == ["0001", "0004", "0005"]
+        pit.stats()
+        with pytest.raises(LeaseLost, match="was acknowledged before"):
+            deliveries[1].ack()
+    assert "'0001' was not acknowledged: ZeroDivisionError was raised" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+def test_a_settlement_that_cannot_be_computed_does_not_end_consume(pit, store, monkeypatch):
+    from pitstop._engine import _delivery
+
+    compute, handled = _delivery.ack, []
+
+    def ack(emission):
+        if emission.record.id == "0001":
+            raise ZeroDivisionError("s3cr3t")
+        return compute(emission)
+
+    monkeypatch.setattr(_delivery, "ack", ack)
+    fill(pit, 4)
+    pit.consume(lambda msg: handled.append(msg["id"]), until_idle=True, prefetch=1)
+
+    assert handled == ["0000", "0001", "0002", "0003"]
+    assert [each.id for each in pit.entries()] == ["0001"]
+
+
+def test_who_waits_for_a_settlement_that_cannot_be_computed_is_told(pit, store, monkeypatch):
+    from pitstop._engine import _delivery
+
+    def nack(*args):
+        raise ZeroDivisionError("s3cr3t")
+
+    monkeypatch.setattr(_delivery, "ack", nack)
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener.get(None)
+        with pytest.raises(pitstop.PitstopError, match="comes back when its lease runs out"):
+            delivery.ack(wait=True)

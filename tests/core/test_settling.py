@@ -220,6 +220,9 @@ class TestBackoff:
             days=73_000
         )
 
+    def test_whatever_an_id_holds_its_delay_can_be_computed(self):
+        assert backoff(Retry(delay=timedelta(seconds=1)), 1, "ev\udcff:0") > timedelta(0)
+
 
 class TestSpentAttempts:
     def test_leases_that_ran_out_count_as_attempts(self):

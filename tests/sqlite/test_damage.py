@@ -103,6 +103,21 @@ def test_an_id_that_is_no_text_any_more(backend):
     assert backend.tally().leased == 2
 
 
+@pytest.mark.parametrize("prefetch", [1, 10])
+def test_an_id_that_is_no_text_any_more_is_set_aside_and_the_others_go_on(backend, prefetch):
+    change(backend, "id = CAST(x'6576ff' AS TEXT)")
+    with pitstop.init({"type": backend}) as pit:
+        handled = []
+        pit.consume(lambda msg: handled.append(msg["id"]), until_idle=True, prefetch=prefetch)
+        assert sorted(handled) == ["a", "c"]
+        (entry,) = pit.entries()
+        assert (entry.id, entry.state) == ("ev\udcff", "dead")
+        assert entry.last_error == "Damaged: the id is no valid text. Remove it with the tools of the store itself."
+        assert pit.entries(after=entry) == []
+        with pytest.raises(pitstop.MessageError, match="lone surrogate"):
+            pit.remove(entry.id)
+
+
 def test_a_token_that_is_no_text_any_more_is_replaced_by_the_next_lease(backend):
     change(backend, "token = CAST(x'ff' AS TEXT)")
     assert isinstance(backend.get("bad"), Damaged)

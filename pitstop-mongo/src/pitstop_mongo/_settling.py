@@ -114,7 +114,9 @@ class Settler:
                     permanent=error.permanent,
                 ) from None
         if refused and not applied:
-            raise translate(refused[0][0].error, self._connection.location) from None
+            told = translate(refused[0][0].error, self._connection.location)
+            # Whatever the server says of a document, it is no message that a user gave.
+            raise (told if isinstance(told, BackendUnavailable) else BackendUnavailable(str(told))) from None
         for each_refusal, unwritten in refused:
             self._tell_of(unwritten, each_refusal.error)
         return [each.etag in applied for each in writes]

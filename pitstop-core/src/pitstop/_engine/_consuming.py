@@ -445,7 +445,8 @@ class Consuming(Sleeper):
         if delivery._settled is not None:
             worker.nacked += delivery._settled == "nacked"
         elif not isinstance(delivery._told, LeaseLost):
-            with suppress(LeaseLost, BackendUnavailable):
+            # The store's news, or that it cannot be computed what to write: it was counted, or logged.
+            with suppress(PitstopError):
                 if failure is None:
                     delivery.ack()
                 else:
