@@ -63,6 +63,7 @@ class SqliteBackend(Backend):
         # A relative path means what it meant here, also after a change of the current folder.
         self._path = str(Path(config.path).absolute())
         self._database = Database(self._path, config.synchronous, config.busy_timeout, self.clock)
+        self._turn = self._database.turn
 
     @property
     def location(self) -> str:
@@ -73,7 +74,7 @@ class SqliteBackend(Backend):
 
     def put(self, records: Sequence[Record]) -> None:
         rows = [new_row(record) for record in records]
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             if len(rows) == 1:
                 connection.execute(_statements.PUT, rows[0])
             elif rows:
@@ -82,11 +83,11 @@ class SqliteBackend(Backend):
                 connection.execute("COMMIT")
 
     def delete(self, id: str) -> bool:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             return connection.execute(_statements.DELETE, (bindable(id),)).rowcount == 1
 
     def get(self, id: str) -> Record | Damaged | None:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.GET, (bindable(id),)).fetchone()
         return None if row is None else read_row(row)
 
@@ -95,7 +96,7 @@ class SqliteBackend(Backend):
         due, id = (-1, b"") if after is None else (after[0], bindable(after[1]))
         first, last = {"due": (0, now), None: (0, LAST_INSTANT)}.get(state, (now + 1, LAST_INSTANT))
         rows: list[Row] = []
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             # One transaction, so that nothing is seen twice or missed for having moved in between.
             connection.execute("BEGIN")
             if state != "dead" and due is not None:
@@ -108,14 +109,14 @@ class SqliteBackend(Backend):
         return [read_row(row) for row in rows]
 
     def tally(self) -> Tally:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.TALLY, {"now": self._now_ms()}).fetchone()
         every, due, oldest, to_come, leased = row
         return Tally(to_come - leased, due, leased, every - due - to_come, oldest)
 
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         token = os.urandom(16).hex()
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             # Who has nothing to do must not take the write lock from those who have.
             if connection.execute(_statements.ANY_DUE, (self._now_ms(),)).fetchone() is None:
                 return []
@@ -132,14 +133,14 @@ class SqliteBackend(Backend):
         fenced = [_fenced(each) for each in settlements]
         if not fenced:
             return []
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             if len(fenced) == 1:
                 ((statement, values),) = fenced
                 return [connection.execute(statement, (*values, None)).rowcount == 1]
             return self._settle_batch(connection, fenced)
 
     def next_due(self) -> int | None:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             due: int | None = connection.execute(_statements.NEXT_DUE).fetchone()[0]
         return due
 

@@ -1,18 +1,19 @@
-"""One connection to the file: opened, guarded, kept apart from forked children, its errors translated."""
+"""One connection to the file: opened, guarded, closed before forks, its errors translated."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 
 from datetime import timedelta
-from threading import Lock
+from pathlib import Path
+from threading import RLock
 from types import TracebackType
-from weakref import WeakSet
 
 from pitstop import BackendUnavailable, ConfigError
-from pitstop.abc import Clock
+from pitstop.abc import Clock, Turn
 from pitstop_sqlite._config import Synchronous
 from pitstop_sqlite._failures import in_our_words
 from pitstop_sqlite._patience import PatientConnection
@@ -20,6 +21,8 @@ from pitstop_sqlite._schema import create, needs_creation
 
 
 __all__ = ["Database"]
+
+_log = logging.getLogger("pitstop.sqlite")
 
 #: STRICT tables.
 _LEAST_SQLITE = (3, 37, 0)
@@ -34,9 +37,19 @@ _LOG = 32 * 1024 * 1024
 #: then pages are written to the log, and read again, before the batch is done.
 _CACHE = 16 * 1024
 
+#: ``SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``: closing does not write the log back. https://www.sqlite.org/c3ref/c_dbconfig_defensive.html
+_LEAVE_LOG = 1006
+
+#: Why a child of a fork is refused a file.
+_INHERITED = (
+    "It is the child of a fork, and has inherited an open connection to the file, beside which SQLite would take no locks: "
+    "the fork happened in the middle of a call of Pitstop (in a signal handler), or in code that does not run Python's "
+    "hooks before a fork. Fork with os.fork() or multiprocessing outside of a call; or open the file in the child alone."
+)
+
 
 class Database:
-    """A connection for one thread at a time: ``with database.lock, database as connection:``.
+    """A connection for one thread at a time: ``with database.turn.lock, database.turn.call(), database as connection:``.
 
     A transaction that is open when the block raises is rolled back, and an error of SQLite's leaves it as a
     :class:`pitstop.PitstopError`. Statements outside of ``BEGIN`` commit by themselves. Texts are read as bytes, so that
@@ -44,6 +57,10 @@ class Database:
 
     The lock is not taken by ``__enter__``, because Ctrl-C may interrupt Python code at any step, also between the taking
     and the block that gives it back. A ``with`` of a lock has no such step.
+
+    Before a fork the connection is closed; parent and child open the file anew at their next use. SQLite keeps locks and
+    the index of the log per process and inode, in memory that a child inherits: beside an inherited connection no
+    connection of the child takes locks of its own. A child that has inherited one nevertheless is refused the file.
     """
 
     def __init__(self, path: str, synchronous: Synchronous, busy_timeout: timedelta, clock: Clock) -> None:
@@ -57,28 +74,40 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._clock = clock
-        #: To be held by whoever uses the connection.
-        self.lock = Lock()
+        #: How often the file was opened: numbers that SQLite counts per connection begin anew with each.
+        self.opened = 0
+        self._pid = os.getpid()
         self._closed = False
-        self._connection: sqlite3.Connection | None = None
-        self._connection = self._open(first=True)
-        _opened.add(self)
+        self._connection: PatientConnection | None = None
+        #: To be held by the thread that uses the connection. A fork waits for that thread.
+        self.turn = Turn(before_fork=self._before_fork, after_fork=self._after_fork)
+        with self.turn.lock, self.turn.call():
+            self._connection = self._open(first=True)
+
+    @property
+    def lock(self) -> RLock:
+        """The lock of :attr:`turn`."""
+        return self.turn.lock
 
     def glance(self, statement: str) -> int | None:
         """The one number that a statement reads; None at once when the connection is in use, or closed.
 
         :raises BackendUnavailable: when SQLite fails to.
         """
-        if not self.lock.acquire(blocking=False):
+        lock = self.turn.lock
+        if not lock.acquire(blocking=False):
             return None
         try:
             if self._connection is None:
-                return None
+                if self._closed:
+                    return None
+                # It was closed for a fork.
+                self._connection = self._open_again()
             (number,) = self._connection.execute(statement).fetchone()
         except sqlite3.Error as error:
             raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
         finally:
-            self.lock.release()
+            lock.release()
         return int(number)
 
     def close(self) -> None:
@@ -86,10 +115,9 @@ class Database:
 
         :raises BackendUnavailable: when SQLite fails to.
         """
-        with self.lock:
+        with self.turn.lock, self.turn.call():
             self._closed = True
             connection, self._connection = self._connection, None
-            _opened.discard(self)
             if connection is not None:
                 try:
                     connection.close()
@@ -97,6 +125,9 @@ class Database:
                     raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
     def __enter__(self) -> sqlite3.Connection:
+        if self._pid != os.getpid():
+            # A fork by code in C that runs none of Python's hooks.
+            self._after_fork(prepared=False)
         if self._connection is not None and self._connection.in_transaction:
             # Left by an interruption of `__exit__`.
             self._roll_back(self._connection)
@@ -112,17 +143,33 @@ class Database:
         if isinstance(error, sqlite3.Error):
             raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
-    def abandon(self) -> None:
-        """Forget the connection without touching it: it is the parent's, and this is a forked child.
+    def _before_fork(self) -> None:
+        """Close the connection. If that fails, the child notices that it has inherited one."""
+        connection, inherited = self._connection, self._connection
+        if connection is None:
+            return
+        try:
+            # From Python 3.12 on. Without it the last connection of a file writes the log back, which takes longer.
+            set_option = getattr(connection, "setconfig", None)
+            if set_option is not None:
+                set_option(_LEAVE_LOG, True)
+            connection.close()
+            inherited = None
+        except sqlite3.Error as error:
+            _log.warning("%s could not be closed before a fork, so that the child cannot use it: %s", self.path, error)
+        finally:
+            self._connection = inherited
 
-        Closing it here would let go of the parent's locks. https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
-        """
-        self.lock = Lock()
+    def _after_fork(self, prepared: bool) -> None:
+        """In the child: forget a connection of the parent's, without touching it."""
+        self._pid = os.getpid()
         connection, self._connection = self._connection, None
         if connection is not None:
+            connection.inherited = f"{self.path!r} cannot be used in this process. {_INHERITED}"
             _keep_for_ever(connection)
+            _refuse(self.path)
 
-    def _open_again(self) -> sqlite3.Connection:
+    def _open_again(self) -> PatientConnection:
         if self._closed:
             raise BackendUnavailable(f"{self.path!r} was closed here. Make a new Pitstop with pitstop.init().")
         try:
@@ -140,7 +187,10 @@ class Database:
             self._connection = None
             connection.close()
 
-    def _open(self, *, first: bool) -> sqlite3.Connection:
+    def _open(self, *, first: bool) -> PatientConnection:
+        if _refused and _identity(self.path) in _refused:
+            raise BackendUnavailable(f"{self.path!r} cannot be used in this process. {_INHERITED}")
+        self.opened += 1
         try:
             connection = sqlite3.connect(
                 self.path,
@@ -193,24 +243,30 @@ class Database:
             )
 
 
-_opened: WeakSet[Database] = WeakSet()
+#: Files of which this process has inherited an open connection in a fork.
+_refused: set[tuple[int, int] | None] = set()
 _kept: list[sqlite3.Connection] = []
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse(path: str) -> None:
+    _refused.add(_identity(path))
+    _refused.discard(None)
+
+
 def _keep_for_ever(connection: sqlite3.Connection) -> None:
-    # At the end of the interpreter modules are emptied, and an object that goes away then is closed too. One reference
-    # too many keeps it as it is until the process is gone.
+    # Closing it would write to a log that the parent, or another process, may have begun anew since. At the end of the
+    # interpreter modules are emptied, and an object that goes away then is closed too. One reference too many keeps it as
+    # it is until the process is gone.
     _kept.append(connection)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes  # noqa: PLC0415 - optional in Python, and needed only here, after a fork
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-def _after_fork() -> None:
-    for database in list(_opened):
-        database.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -7,14 +7,14 @@ import logging
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
-from threading import Lock, Thread, get_ident
+from threading import RLock, Thread, get_ident
 from typing import TYPE_CHECKING
 
 import attrs
 
 from pitstop._decisions._settle import was_applied
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Store
+from pitstop._engine._store import Store, unbroken
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop.abc import Doorbell, Settlement
 
@@ -57,8 +57,10 @@ class Outbox:
         self._in_hand = in_hand
         self._pump = pump
         self._pending: deque[Delivery] = deque()
-        self._writing = Lock()
-        # The thread that holds it. A hook that is told of an ack may well look at the store, or settle something.
+        # Reentrant: a hook that is told of an ack may well look at the store, or settle something; and so may a signal
+        # handler.
+        self._writing = RLock()
+        # The thread that holds it, as long as it may have something in its hands.
         self._writer: int | None = None
         #: Whether nobody tries again any more what the store does not answer.
         self.unattended = False
@@ -81,7 +83,7 @@ class Outbox:
     def after_fork(self) -> None:
         """In the child of a fork: what is on its way is the parent's."""
         self._pending.clear()
-        self._writing, self._writer = Lock(), None
+        self._writing, self._writer = RLock(), None
 
     def put(self, delivery: Delivery, *, blocking: bool = True) -> None:
         """Take a settlement of ``delivery`` along; write it now if nothing else is to come.
@@ -117,7 +119,7 @@ class Outbox:
     @property
     def busy(self) -> bool:
         """Whether something is pending, or being written."""
-        return bool(self._pending) or self._writing.locked()
+        return bool(self._pending) or self._writer is not None
 
     def take_along(self, delivery: Delivery) -> None:
         """Take a settlement along, for one who then waits for it."""
@@ -133,6 +135,7 @@ class Outbox:
         self.take_along(delivery)
         self.wait_for(delivery)
 
+    @unbroken
     def wait_for(self, delivery: Delivery) -> None:
         """Return when a settlement that was taken along is done.
 
@@ -148,7 +151,7 @@ class Outbox:
                 self.flush()
             except BackendUnavailable as error:
                 pause = backoff.failed(error, clock.monotonic(), log=False)
-                if ends is None or error.permanent or self._store.closed or clock.monotonic() + pause >= ends:
+                if ends is None or error.permanent or self._gives_up or clock.monotonic() + pause >= ends:
                     self._fail(delivery, error)
                 else:
                     clock.wait(bell, pause)
@@ -161,6 +164,7 @@ class Outbox:
         if delivery._told is not None:
             raise delivery._told
 
+    @unbroken
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write what is pending, and wait for what another thread is writing.
 
@@ -168,9 +172,9 @@ class Outbox:
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
         # In this order: what is not pending any more is known, or being written.
-        if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writing.locked()):
+        if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writer is not None):
             return
-        if self._pending or self._writing.locked():
+        if self._pending or self._writer is not None:
             failures = self._failures
             with self._alone():
                 if self._failure is not None and failures != self._failures:
@@ -219,6 +223,10 @@ class Outbox:
                 yield
             finally:
                 self._writer = None
+
+    @property
+    def _gives_up(self) -> bool:
+        return self._store.closed or self._store.closes_here
 
     def _wait_for_writer(self, seconds: float) -> bool:
         if self._writer == get_ident():
