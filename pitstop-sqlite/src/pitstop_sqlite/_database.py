@@ -37,9 +37,6 @@ _LOG = 32 * 1024 * 1024
 #: then pages are written to the log, and read again, before the batch is done.
 _CACHE = 16 * 1024
 
-#: ``SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE``: closing does not write the log back. https://www.sqlite.org/c3ref/c_dbconfig_defensive.html
-_LEAVE_LOG = 1006
-
 #: Why a child of a fork is refused a file.
 _INHERITED = (
     "It is the child of a fork, and has inherited an open connection to the file, beside which SQLite would take no locks: "
@@ -149,10 +146,8 @@ class Database:
         if connection is None:
             return
         try:
-            # From Python 3.12 on. Without it the last connection of a file writes the log back, which takes longer.
-            set_option = getattr(connection, "setconfig", None)
-            if set_option is not None:
-                set_option(_LEAVE_LOG, True)
+            # If it is the last connection of the file, this writes the log back. That costs less than not to
+            # (SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE): then the next one to open the file has to read all of the log.
             connection.close()
             inherited = None
         except sqlite3.Error as error:

@@ -62,6 +62,9 @@ class Outbox:
         self._writing = RLock()
         # The thread that holds it, as long as it may have something in its hands.
         self._writer: int | None = None
+        # Whether the writer is about to take a batch out of what is pending. A signal handler that has interrupted it takes
+        # nothing: then each delivery is in one batch.
+        self._taking = False
         #: Whether nobody tries again any more what the store does not answer.
         self.unattended = False
         self.counts = Counts()
@@ -219,7 +222,7 @@ class Outbox:
             return
         with self._writing:
             try:
-                self._writer = me
+                self._writer, self._taking = me, False
                 yield
             finally:
                 self._writer = None
@@ -265,13 +268,15 @@ class Outbox:
         # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
         # there leaves it without giving the lock back.
         pending = self._pending
-        while pending:
+        while pending and not self._taking:
             batch: list[Delivery] = []
             try:
+                self._taking = True
                 while pending and len(batch) < _MOST:
                     # In this order: an interruption in between loses none.
                     batch.append(pending[0])
                     pending.popleft()
+                self._taking = False
                 self._sent = len(batch)
                 self._write(batch)
                 self.failing = False
@@ -288,6 +293,7 @@ class Outbox:
                 pending.extendleft(each for each in reversed(batch) if not each._known)
                 raise
             finally:
+                self._taking = False
                 self._sent = 0
                 self.tries += 1
 

@@ -16,6 +16,13 @@ from pitstop._errors import BackendUnavailable
 
 __all__ = ["Calls", "Turn"]
 
+_REFUSED = (
+    "Pitstop was called in the middle of another call of Pitstop by the same thread, as happens in signal handlers and in "
+    "__del__. Nothing was done: the new call would wait for the interrupted one without end. Let the handler set a flag or "
+    "a threading.Event, and call Pitstop where the program looks at it. close() may be called in a handler, and consume() "
+    "ends at SIGTERM by itself."
+)
+
 
 class Calls(local):
     """Notes, per thread, whether the thread is inside of a call: ``with calls.enter(): ...``.
@@ -41,12 +48,7 @@ class Calls(local):
         """
         note = self.note
         if note.locked():
-            raise BackendUnavailable(
-                "Pitstop was called in the middle of another call of Pitstop by the same thread, as happens in signal "
-                "handlers and in __del__. Nothing was done: the new call would wait for the interrupted one without end. "
-                "Let the handler set a flag or a threading.Event, and call Pitstop where the program looks at it. close() "
-                "may be called in a handler, and consume() ends at SIGTERM by itself."
-            )
+            raise BackendUnavailable(_REFUSED)
         return note
 
 
@@ -96,7 +98,11 @@ class Turn:
 
         :raises BackendUnavailable: when the thread is inside already.
         """
-        return self._calls.enter()
+        # As Calls.enter(): this is a hot path.
+        note = self._calls.note
+        if note.locked():
+            raise BackendUnavailable(_REFUSED)
+        return note
 
     def _prepare_for_fork(self) -> None:
         before = None if self._before_fork is None else self._before_fork()
