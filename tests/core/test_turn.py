@@ -176,14 +176,14 @@ class TestForks:
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_an_interruption_before_a_fork_leaves_no_lock_taken(self, fork):
         """At each line of the hook: Python prints what a hook raises, and forks all the same."""
-        owners = [Owner(), Owner()]
+        owners, parent = [Owner(), Owner()], os.getpid()
         number = 0
         while True:
             left, raised = number, False
 
             def on_line(frame, event, arg):
                 nonlocal left, raised
-                if event == "line" and not raised:
+                if event == "line" and not raised and os.getpid() == parent:
                     if left == 0:
                         raised = True
                         raise KeyboardInterrupt

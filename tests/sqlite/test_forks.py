@@ -134,11 +134,11 @@ def test_a_file_that_is_being_opened_by_another_thread_is_waited_for(path, fork,
         opened.wait(0.2)
         return connect(*args, **options)
 
-    monkeypatch.setattr(sqlite3, "connect", slow)
     backends = []
     thread = threading.Thread(target=lambda: backends.append(SqliteBackend(SqliteConfig(path=path))))
+    monkeypatch.setattr(sqlite3, "connect", slow)
     thread.start()
-    begun.wait()
+    assert begun.wait(30)
     told = fork(lambda: refusals(path)[0])
     assert told.result() == "it was used"
     thread.join()

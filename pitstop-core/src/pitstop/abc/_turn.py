@@ -118,15 +118,26 @@ class Turn:
             after(prepared)
 
 
+class _Fork:
+    """A fork that is under way."""
+
+    def __init__(self) -> None:
+        #: The turns that it takes.
+        self.taken: list[Turn] = []
+        #: Those of them that are prepared.
+        self.prepared: list[Turn] = []
+        #: Whether the hook before the fork has come to its end.
+        self.ready = False
+
+
 class _Forks:
     """The forks that are under way in this process."""
 
     def __init__(self) -> None:
         #: Held during a fork, and while a turn is added.
         self.lock = RLock()
-        #: By thread, for each of its forks: the turns that it takes, and those of them that are prepared. A signal
-        #: handler may fork while its thread is about to.
-        self.under_way: dict[int, list[tuple[list[Turn], list[Turn]]]] = {}
+        #: By thread. Several of one thread: a signal handler may fork while its thread is about to.
+        self.under_way: dict[int, list[_Fork]] = {}
 
 
 _numbers = count()
@@ -137,36 +148,48 @@ _forks = _Forks()
 def _before_fork() -> None:
     # Python prints what a hook raises, Ctrl-C included, and forks all the same. So a lock is noted before it is taken,
     # and what is noted is released if it was taken.
-    taken: list[Turn] = []
-    prepared: list[Turn] = []
-    _forks.under_way.setdefault(get_ident(), []).append((taken, prepared))
-    _forks.lock.acquire()
-    # In one order, so that two threads that fork do not wait for each other.
-    for turn in sorted(_turns, key=_number):
-        if not turn.inside:
-            taken.append(turn)
-            turn.lock.acquire()
-            turn._prepare_for_fork()
-            prepared.append(turn)
+    fork = _Fork()
+    _forks.under_way.setdefault(get_ident(), []).append(fork)
+    try:
+        _forks.lock.acquire()
+        # In one order, so that two threads that fork do not wait for each other.
+        for turn in sorted(_turns, key=_number):
+            if not turn.inside:
+                fork.taken.append(turn)
+                turn.lock.acquire()
+                turn._prepare_for_fork()
+                fork.prepared.append(turn)
+    finally:
+        fork.ready = True
 
 
 def _after_fork_in_parent() -> None:
-    under_way = _forks.under_way.get(get_ident())
+    me = get_ident()
+    under_way = _forks.under_way.get(me)
     if not under_way:
         return
-    taken, _ = under_way.pop()
-    if not under_way:
-        del _forks.under_way[get_ident()]
-    for turn in reversed(taken):
-        _release(turn.lock)
+    taken = under_way[-1].taken
+    while taken:
+        _release(taken[-1].lock)
+        taken.pop()
     _release(_forks.lock)
+    under_way.pop()
+    if not under_way:
+        _forks.under_way.pop(me, None)
+
+
+def _after_fork_in_parent_again() -> None:
+    """Do what is left when Ctrl-C has ended the hook before this one."""
+    under_way = _forks.under_way.get(get_ident())
+    if under_way and under_way[-1].ready:
+        _after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
     global _forks  # noqa: PLW0603 - of the process, as a fork is
     # Code in C may run this hook without the one before the fork.
     under_way = _forks.under_way.get(get_ident())
-    prepared = under_way[-1][1] if under_way else []
+    prepared = under_way[-1].prepared if under_way else []
     _forks = _Forks()
     for turn in sorted(_turns, key=_number):
         turn._renew(prepared=any(each is turn for each in prepared))
@@ -184,3 +207,4 @@ def _release(lock: Any) -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_parent=_after_fork_in_parent_again)
