@@ -73,11 +73,9 @@ def test_a_call_in_the_middle_of_another_one_of_its_thread_is_refused_at_once(in
     turn = Turn()
 
     def nested():
-        with pytest.raises(
-            BackendUnavailable, match=r"same thread.*Nothing was done.*set a flag or a threading\.Event"
-        ):
-            with turn.lock, turn.call():
-                pytest.fail("it was let in")
+        text = r"same thread.*Nothing was done.*set a flag or a threading\.Event"
+        with pytest.raises(BackendUnavailable, match=text), turn.lock, turn.call():
+            pytest.fail("it was let in")
         return "refused"
 
     with turn.lock, turn.call():
