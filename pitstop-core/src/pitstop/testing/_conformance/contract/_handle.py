@@ -32,7 +32,7 @@ from pitstop.testing._conformance._records import (
 
 
 #: Seconds within which a call that must not wait has returned, on a slow machine, too.
-_AT_ONCE = 12.0
+_AT_ONCE = 10.0
 #: How many handles are opened and closed, one after the other.
 _MANY = 30
 

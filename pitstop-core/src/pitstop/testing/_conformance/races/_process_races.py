@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import warnings
 
@@ -204,6 +205,8 @@ class ProcessRaces(Forking):
         )
 
         def use(backend: Backend, say: Say) -> str:
+            # What hangs here ends by this.
+            signal.alarm(10)
             with warnings.catch_warnings():
                 # A driver may say that this is no good idea.
                 warnings.simplefilter("ignore")
