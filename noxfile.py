@@ -140,6 +140,7 @@ def large(session: nox.Session) -> None:
     _libraries_of_mongod(session)
     session.run(
         "pytest", "tests/mongo/test_plans.py", "tests/mongo/test_processes.py", "tests/sqlite/test_processes.py",
+        "tests/forks", "tests/signals",
         *session.posargs, env={"PITSTOP_TEST_LARGE": "1"},
     )  # fmt: skip
     session.run(

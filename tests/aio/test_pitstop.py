@@ -78,6 +78,7 @@ def test_what_is_public_has_the_same_names():
         "take",
         "closes_first",
         "closes_later",
+        "end_soon",
         "last_time",
     }
     assert public(pitstop.Listener) - internal - {"close"} <= public(pitstop.AsyncListener)

@@ -15,6 +15,7 @@ import pitstop
 
 from pitstop.abc import Outcome, Progress, Record, Settlement
 from pitstop_sqlite import SqliteBackend, SqliteConfig
+from pitstop_sqlite._database import Database
 
 
 def say(line: object) -> None:
@@ -109,11 +110,26 @@ def interrupt(path: str) -> None:
                 backend.settle([Settlement(id, token, Outcome.COMPLETE, None) for id in "ab"])
         except KeyboardInterrupt:
             pass
-        assert not backend._database.lock.locked()
+        assert not held_by_another_step(backend._database)
         backend.put([_record("a"), _record("b")])
         assert not backend._database._connection.in_transaction
     say("done")
     backend.close()
+
+
+def held_by_another_step(database: Database) -> bool:
+    """Whether an interruption has left the lock taken: then another thread does not get it."""
+    taken = []
+
+    def take() -> None:
+        taken.append(database.lock.acquire(timeout=10))
+        if taken[0]:
+            database.lock.release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return database.turn.inside or not taken[0]
 
 
 def fork(path: str) -> None:
@@ -122,12 +138,15 @@ def fork(path: str) -> None:
     database = backend._database
     parents = database._connection
     backend.put([_record("before")])
-    inside, done = threading.Event(), threading.Event()
+    inside, done, left = threading.Event(), threading.Event(), []
 
     def stay_inside() -> None:
-        with database.lock:
+        with database.lock, database.turn.call(), database as connection:
+            connection.execute("BEGIN IMMEDIATE")
             inside.set()
-            done.wait()
+            done.wait(0.2)
+            connection.execute("COMMIT")
+            left.append(True)
 
     thread = threading.Thread(target=stay_inside)
     thread.start()
@@ -136,6 +155,7 @@ def fork(path: str) -> None:
         # Python warns of forks with threads from 3.12 on. They happen all the same.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
+    assert left, "the fork waits for the transaction"
     if pid == 0:
         # What may go wrong here is to wait for a lock that nobody will release.
         signal.alarm(30)
@@ -151,7 +171,7 @@ def fork(path: str) -> None:
     backend.put([_record("from the parent")])
     _, status = os.waitpid(pid, 0)
     say(f"child {os.waitstatus_to_exitcode(status)}")
-    assert database._connection is parents
+    assert database._connection is not parents
     backend.put([_record("after the child")])
     say(" ".join(sorted(each.id.replace(" ", "-") for each in backend.scan(None, 100, None))))
     backend.close()

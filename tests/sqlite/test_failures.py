@@ -109,7 +109,8 @@ def test_a_file_that_is_no_database_any_more(path, open_backend):
     with backend._database.lock, backend._database as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     # As after a fork, when the connection is opened anew.
-    backend._database.abandon()
+    with backend._database.lock:
+        backend._database._before_fork()
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(BackendUnavailable, match="is no SQLite database"):
         backend.tally()

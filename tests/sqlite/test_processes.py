@@ -99,6 +99,6 @@ def test_an_interruption_at_any_step_leaves_the_backend_usable(path, start_child
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
-def test_a_forked_child_opens_the_file_anew_and_leaves_the_parents_alone(path, start_child):
+def test_a_fork_waits_for_a_transaction_and_both_sides_open_the_file_anew(path, start_child):
     lines = start_child("fork", path).finish()
     assert lines == ["child 0", "after-the-child before from-the-child from-the-parent"]

@@ -7,7 +7,7 @@ import os
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from threading import Lock
+from threading import RLock
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,7 @@ from pitstop.abc import (
     Record,
     Settlement,
     Tally,
+    Turn,
     state_of,
 )
 from pitstop_memory._config import MemoryConfig
@@ -33,15 +34,20 @@ __all__ = ["MemoryBackend"]
 
 
 class _Room:
-    """A shelf and its lock: what handles with one name share."""
+    """A shelf and its turn: what handles with one name share. A fork waits for the thread that changes the shelf."""
 
     def __init__(self) -> None:
         self.shelf = Shelf()
-        self.lock = Lock()
+        self.turn = Turn()
+
+    @property
+    def lock(self) -> RLock:
+        """The lock of the turn."""
+        return self.turn.lock
 
 
 _rooms: WeakValueDictionary[str, _Room] = WeakValueDictionary()
-_rooms_lock = Lock()
+_rooms_turn = Turn()
 
 
 class MemoryBackend(Backend):
@@ -60,8 +66,9 @@ class MemoryBackend(Backend):
         if config.name is None:
             self._room = _Room()
         else:
-            with _rooms_lock:
-                self._room = _rooms.setdefault(config.name, _Room())
+            room = _Room()
+            with _rooms_turn.lock, _rooms_turn.call():
+                self._room = _rooms.setdefault(config.name, room)
 
     @property
     def location(self) -> str:
@@ -71,22 +78,26 @@ class MemoryBackend(Backend):
         return self.clock.time_us()
 
     def put(self, records: Sequence[Record]) -> None:
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             self._put(records)
 
     def delete(self, id: str) -> bool:
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             return self._room.shelf.delete(id)
 
     def get(self, id: str) -> Record | None:
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             record = self._room.shelf.get(id)
             return None if record is None else copy_record(record)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
         now = self._now_ms()
         behind = None if after is None else _place(*after)
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             wanted = (
                 record
                 for record in self._room.shelf
@@ -100,7 +111,8 @@ class MemoryBackend(Backend):
         now = self._now_ms()
         counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
         oldest: int | None = None
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             records = list(self._room.shelf)
         for record in records:
             state = _state_of(record, now)
@@ -111,15 +123,18 @@ class MemoryBackend(Backend):
         return Tally(counts["scheduled"], counts["due"], counts["leased"], counts["dead"], oldest)
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             return self._lease(limit, duration)
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             return self._apply_all(settlements)
 
     def next_due(self) -> int | None:
-        with self._room.lock:
+        turn = self._room.turn
+        with turn.lock, turn.call():
             first = self._room.shelf.first()
             return None if first is None else first.due
 

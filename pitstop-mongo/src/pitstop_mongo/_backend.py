@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any, ClassVar
+from functools import wraps
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import attrs
 
@@ -46,6 +47,22 @@ _OF_A_SERVER = (
     Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.TRANSACTIONS | Capability.ADOPT
 )
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _one_call(
+    method: Callable[Concatenate[MongoBackend, _P], _T],
+) -> Callable[Concatenate[MongoBackend, _P], _T]:
+    """Decorate a method that uses the driver: a thread that is inside of such a method is refused."""
+
+    @wraps(method)
+    def call(self: MongoBackend, /, *args: _P.args, **options: _P.kwargs) -> _T:
+        with self._connection.calls.enter():
+            return method(self, *args, **options)
+
+    return call
+
 
 class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. Nothing connects before the first use."""
@@ -80,9 +97,11 @@ class MongoBackend(Backend):
     def location(self) -> str:
         return self._connection.location
 
+    @_one_call
     def now(self) -> int:
         return self._connection.now_us()
 
+    @_one_call
     def put(self, records: Sequence[Record]) -> None:
         try:
             self._storer.put(records)
@@ -92,24 +111,30 @@ class MongoBackend(Backend):
             self._unleasable.forget(record.id for record in records)
         self._wakeups.announce(_least(record.progress for record in records))
 
+    @_one_call
     def delete(self, id: str) -> bool:
         self._unleasable.forget([id])
         return self._storer.delete(id)
 
+    @_one_call
     def get(self, id: str) -> Record | Damaged | None:
         return self._viewer.get(id)
 
+    @_one_call
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._viewer.scan(state, limit, after)
 
+    @_one_call
     def tally(self) -> Tally:
         return self._viewer.tally()
 
+    @_one_call
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         # Who listens tries again, and tells: an outage is known after one of these.
         with self._connection.bounded():
             return self._claimer.lease(limit, duration)
 
+    @_one_call
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         applied = self._settler.settle(settlements)
         written = [
@@ -121,26 +146,32 @@ class MongoBackend(Backend):
         self._wakeups.announce(_least(progress for progress, done in written if done))
         return applied
 
+    @_one_call
     def next_due(self) -> int | None:
         return self._viewer.next_due()
 
+    @_one_call
     def watch(self) -> Watch | None:
         return self._watcher.watch()
 
     def within(self, session: object) -> Writes:
         return Transaction(self._connection, self._client, session)
 
+    @_one_call
     def concerns(self) -> Sequence[str]:
         return self._viewer.concerns()
 
+    @_one_call
     def ping(self) -> None:
         self._connection.ping()
 
+    @_one_call
     def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
         if Capability.ADOPT not in self.capabilities:
             return super().legacy(after, locked_after=locked_after)
         return self._adopter.legacy(after, locked_after)
 
+    @_one_call
     def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
         if Capability.ADOPT not in self.capabilities:
             return super().adopt(items)
@@ -164,6 +195,7 @@ class MongoBackend(Backend):
     def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
         return self._connection.bounded(seconds)
 
+    @_one_call
     def close(self) -> None:
         self._connection.close()
 

@@ -19,7 +19,7 @@ from pymongo.driver_info import DriverInfo
 from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure, PyMongoError
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
-from pitstop.abc import Clock, SystemClock
+from pitstop.abc import Calls, Clock, SystemClock
 from pitstop_mongo._collection import Collection
 from pitstop_mongo._config import MongoConfig
 from pitstop_mongo._dialect import Dialect, Handles, dialect_of
@@ -167,6 +167,9 @@ class Connection:
         self.counters: Counter[str] = Counter()
         self._timeout = config.operation_timeout.total_seconds()
         self._bound = _Bound()
+        #: Which threads are inside of a call of the backend. The driver has locks of its own, for which a call that has
+        #: interrupted another one, in a signal handler, could wait without end.
+        self.calls = Calls()
         # By real time, whatever clock the store goes by: it is about how long people wait.
         self._real = SystemClock()
         #: Milliseconds that one operation may take.

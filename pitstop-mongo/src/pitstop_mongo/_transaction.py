@@ -43,13 +43,15 @@ class Transaction:
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
-        # The index is made here, outside of the transaction.
-        for some in portions(encoded(self._connection, records)):
-            self._run(partial(self._put, some))
+        with self._connection.calls.enter():
+            # The index is made here, outside of the transaction.
+            for some in portions(encoded(self._connection, records)):
+                self._run(partial(self._put, some))
 
     def delete(self, id: str) -> bool:
         """See :meth:`pitstop.abc.Backend.delete`."""
-        return self._run(partial(self._delete, id))
+        with self._connection.calls.enter():
+            return self._run(partial(self._delete, id))
 
     def _put(self, some: Sequence[Write], link: Link) -> None:
         # Not inserted first, as outside: one id that is there already would abort the transaction.

@@ -66,6 +66,7 @@ class SqliteBackend(Backend):
         self._database = Database(
             self._path, config.synchronous, config.busy_timeout, self.clock, mode=config.mode, create=config.create
         )
+        self._turn = self._database.turn
 
     @property
     def location(self) -> str:
@@ -76,7 +77,7 @@ class SqliteBackend(Backend):
 
     def put(self, records: Sequence[Record]) -> None:
         rows = [new_row(record) for record in records]
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             if len(rows) == 1:
                 connection.execute(_statements.PUT, rows[0])
             elif rows:
@@ -89,13 +90,13 @@ class SqliteBackend(Backend):
                 raise OutcomeUnknown(str(error), ids=tuple(each.id for each in records)) from None
 
     def delete(self, id: str) -> bool:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             deleted = connection.execute(_statements.DELETE, (bindable(id),)).rowcount == 1
             self._database.verify()
         return deleted
 
     def get(self, id: str) -> Record | Damaged | None:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.GET, (bindable(id),)).fetchone()
         return None if row is None else read_row(row)
 
@@ -104,7 +105,7 @@ class SqliteBackend(Backend):
         due, id = (-1, b"") if after is None else (after[0], bindable(after[1]))
         first, last = {"due": (0, now), None: (0, LAST_INSTANT)}.get(state, (now + 1, LAST_INSTANT))
         rows: list[Row] = []
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             # One transaction, so that nothing is seen twice or missed for having moved in between.
             connection.execute("BEGIN")
             if state != "dead" and due is not None:
@@ -117,14 +118,14 @@ class SqliteBackend(Backend):
         return [read_row(row) for row in rows]
 
     def tally(self) -> Tally:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.TALLY, {"now": self._now_ms()}).fetchone()
         every, due, oldest, to_come, leased = row
         return Tally(to_come - leased, due, leased, every - due - to_come, oldest)
 
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         token = os.urandom(16).hex()
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             # Who has nothing to do must not take the write lock from those who have.
             if connection.execute(_statements.ANY_DUE, (self._now_ms(),)).fetchone() is None:
                 self._database.verify()
@@ -143,7 +144,7 @@ class SqliteBackend(Backend):
         fenced = [_fenced(each) for each in settlements]
         if not fenced:
             return []
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             if len(fenced) == 1:
                 ((statement, values),) = fenced
                 applied: Sequence[bool] = [connection.execute(statement, (*values, None)).rowcount == 1]
@@ -153,12 +154,12 @@ class SqliteBackend(Backend):
         return applied
 
     def next_due(self) -> int | None:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             due: int | None = connection.execute(_statements.NEXT_DUE).fetchone()[0]
         return due
 
     def ping(self) -> None:
-        with self._database.lock, self._database as connection:
+        with self._turn.lock, self._turn.call(), self._database as connection:
             connection.execute(_statements.NEXT_DUE).fetchone()
             self._database.verify(names=True)
 

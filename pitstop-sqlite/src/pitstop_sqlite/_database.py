@@ -1,4 +1,4 @@
-"""One connection to the file: opened, guarded, kept apart from forked children, its errors translated."""
+"""One connection to the file: opened, guarded, closed before forks, its errors translated."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import weakref
 
 from datetime import timedelta
 from functools import cache
-from threading import Lock
+from pathlib import Path
+from threading import RLock
 from types import TracebackType
-from weakref import WeakSet
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
-from pitstop.abc import Clock
+from pitstop.abc import Clock, Turn
 from pitstop_sqlite._at_exit import close_at_exit
 from pitstop_sqlite._config import Synchronous
 from pitstop_sqlite._failures import in_our_words
@@ -44,9 +44,16 @@ _LOG = 32 * 1024 * 1024
 #: then pages are written to the log, and read again, before the batch is done.
 _CACHE = 16 * 1024
 
+#: Why a child of a fork is refused a file.
+_INHERITED = (
+    "It is the child of a fork, and has inherited an open connection to the file, beside which SQLite would take no locks: "
+    "the fork happened in the middle of a call of Pitstop (in a signal handler), or in code that does not run Python's "
+    "hooks before a fork. Fork with os.fork() or multiprocessing outside of a call; or open the file in the child alone."
+)
+
 
 class Database:
-    """A connection for one thread at a time: ``with database.lock, database as connection:``.
+    """A connection for one thread at a time: ``with database.turn.lock, database.turn.call(), database as connection:``.
 
     A transaction that is open when the block raises is rolled back, and an error of SQLite's leaves it as a
     :class:`pitstop.PitstopError`. Statements outside of ``BEGIN`` commit by themselves. Texts are read as bytes, so that
@@ -54,6 +61,10 @@ class Database:
 
     The lock is not taken by ``__enter__``, because Ctrl-C may interrupt Python code at any step, also between the taking
     and the block that gives it back. A ``with`` of a lock has no such step.
+
+    Before a fork the connection is closed; parent and child open the file anew at their next use. SQLite keeps locks and
+    the index of the log per process and inode, in memory that a child inherits: beside an inherited connection no
+    connection of the child takes locks of its own. A child that has inherited one nevertheless is refused the file.
     """
 
     def __init__(
@@ -82,29 +93,41 @@ class Database:
         self._lost_its_log = False
         # Of the connection that is open.
         self._writing_back: WritingBack | None = None
-        #: To be held by whoever uses the connection.
-        self.lock = Lock()
+        #: How often the file was opened: numbers that SQLite counts per connection begin anew with each.
+        self.opened = 0
+        self._pid = os.getpid()
         self._closed = False
         self._connection: PatientConnection | None = None
-        self._connection = self._open(first=True)
-        _opened.add(self)
+        #: To be held by the thread that uses the connection. A fork waits for that thread.
+        self.turn = Turn(before_fork=self._before_fork, after_fork=self._after_fork)
+        with self.turn.lock, self.turn.call():
+            self._connection = self._open(first=True)
         close_at_exit(self)
+
+    @property
+    def lock(self) -> RLock:
+        """The lock of :attr:`turn`."""
+        return self.turn.lock
 
     def glance(self, statement: str) -> int | None:
         """The one number that a statement reads; None at once when the connection is in use, or closed.
 
         :raises BackendUnavailable: when SQLite fails to.
         """
-        if not self.lock.acquire(blocking=False):
+        lock = self.turn.lock
+        if not lock.acquire(blocking=False):
             return None
         try:
             if self._connection is None:
-                return None
+                if self._closed:
+                    return None
+                # It was closed for a fork.
+                self._connection = self._open_again()
             (number,) = self._connection.execute(statement).fetchone()
         except sqlite3.Error as error:
             raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
         finally:
-            self.lock.release()
+            lock.release()
         return int(number)
 
     def verify(self, *, names: bool = False) -> None:
@@ -134,10 +157,9 @@ class Database:
 
         :raises BackendUnavailable: when SQLite fails to.
         """
-        with self.lock:
+        with self.turn.lock, self.turn.call():
             self._closed = True
             connection, self._connection = self._connection, None
-            _opened.discard(self)
             if connection is not None:
                 try:
                     _let_go(connection)
@@ -159,6 +181,9 @@ class Database:
             lock.release()
 
     def __enter__(self) -> sqlite3.Connection:
+        if self._pid != os.getpid():
+            # A fork by code in C that runs none of Python's hooks.
+            self._after_fork(prepared=False)
         if self._connection is not None and self._connection.in_transaction:
             # Left by an interruption of `__exit__`.
             self._roll_back(self._connection)
@@ -174,15 +199,29 @@ class Database:
         if isinstance(error, sqlite3.Error):
             raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
-    def abandon(self) -> None:
-        """Forget the connection without touching it: it is the parent's, and this is a forked child.
+    def _before_fork(self) -> None:
+        """Close the connection. If that fails, the child notices that it has inherited one."""
+        connection, inherited = self._connection, self._connection
+        if connection is None:
+            return
+        try:
+            # If it is the last connection of the file, this writes the log back. That costs less than not to
+            # (SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE): then the next one to open the file has to read all of the log.
+            connection.close()
+            inherited = None
+        except sqlite3.Error as error:
+            _log.warning("%s could not be closed before a fork, so that the child cannot use it: %s", self.path, error)
+        finally:
+            self._connection = inherited
 
-        Closing it here would let go of the parent's locks. https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
-        """
-        self.lock = Lock()
+    def _after_fork(self, prepared: bool) -> None:
+        """In the child: forget a connection of the parent's, without touching it."""
+        self._pid = os.getpid()
         connection, self._connection = self._connection, None
         if connection is not None:
+            connection.inherited = f"{self.path!r} cannot be used in this process. {_INHERITED}"
             _keep_for_ever(connection)
+            _refuse(self.path)
 
     def _open_again(self) -> PatientConnection:
         if self._closed:
@@ -210,6 +249,9 @@ class Database:
             connection.close()
 
     def _open(self, *, first: bool) -> PatientConnection:
+        if _refused and _identity(self.path) in _refused:
+            raise BackendUnavailable(f"{self.path!r} cannot be used in this process. {_INHERITED}")
+        self.opened += 1
         # Only at first: a file that is gone later was deleted, and an empty one in its place would hide that.
         create = self._create and first
         file = DatabaseFile(self.path, self._mode, create=create)
@@ -314,24 +356,30 @@ def _try_to_write_back(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-_opened: WeakSet[Database] = WeakSet()
+#: Files of which this process has inherited an open connection in a fork.
+_refused: set[tuple[int, int] | None] = set()
 _kept: list[sqlite3.Connection] = []
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse(path: str) -> None:
+    _refused.add(_identity(path))
+    _refused.discard(None)
+
+
 def _keep_for_ever(connection: sqlite3.Connection) -> None:
-    # At the end of the interpreter modules are emptied, and an object that goes away then is closed too. One reference
-    # too many keeps it as it is until the process is gone.
+    # Closing it would write to a log that the parent, or another process, may have begun anew since. At the end of the
+    # interpreter modules are emptied, and an object that goes away then is closed too. One reference too many keeps it as
+    # it is until the process is gone.
     _kept.append(connection)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes  # noqa: PLC0415 - optional in Python, and needed only here, after a fork
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-def _after_fork() -> None:
-    for database in list(_opened):
-        database.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -7,6 +7,7 @@ import sqlite3
 
 from typing import Any
 
+from pitstop import BackendUnavailable
 from pitstop.abc import Doorbell, SystemClock
 from pitstop_sqlite._failures import is_busy
 from pitstop_sqlite._file import DatabaseFile
@@ -29,6 +30,8 @@ class PatientConnection(sqlite3.Connection):
 
     #: Seconds to go on for, before the error is raised.
     patience: float = 0.0
+    #: Why it must not be used: it was open when this process was forked. None: it was not.
+    inherited: str | None = None
     #: The files behind it, which it gives up when it is closed.
     file: DatabaseFile | None = None
 
@@ -40,6 +43,8 @@ class PatientConnection(sqlite3.Connection):
             file.close(super().close)
 
     def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
+        if self.inherited is not None:
+            raise BackendUnavailable(self.inherited)
         # A statement that was refused for this has changed nothing.
         try:
             return super().execute(statement, values)
@@ -57,3 +62,8 @@ class PatientConnection(sqlite3.Connection):
             except sqlite3.Error as error:
                 if not is_busy(error) or last:
                     raise
+
+    def executemany(self, statement: str, values: Any, /) -> sqlite3.Cursor:
+        if self.inherited is not None:
+            raise BackendUnavailable(self.inherited)
+        return super().executemany(statement, values)

@@ -22,15 +22,17 @@ class SqliteWatch(Watch):
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        with database.lock, database as connection:
-            (self._version,) = connection.execute(_VERSION).fetchone()
+        with database.turn.lock, database.turn.call(), database as connection:
+            (version,) = connection.execute(_VERSION).fetchone()
+            # Each connection counts for itself: after a fork another one may have come to the same number.
+            self._seen = (database.opened, version)
 
     def poll(self) -> int | None:
         version = self._database.glance(_VERSION)
         # None: the connection is in use, perhaps waits for somebody's lock. There is another look soon.
-        if version is None or version == self._version:
+        if version is None or (seen := (self._database.opened, version)) == self._seen:
             return None
-        self._version = version
+        self._seen = seen
         # That something was committed is all that there is to know.
         return 0
 

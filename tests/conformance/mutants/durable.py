@@ -266,6 +266,19 @@ class BrokenAfterFork(SqliteBackend):
             super().put(records)
 
 
+@mutant("test_a_child_does_not_wait_for_a_thread_that_was_inside_at_the_fork", slow=True)
+class KeepsTheLockOfAParentsThread(SqliteBackend):
+    """Has a lock that is not renewed in the child of a fork. If a thread of the parent held it, the child hangs."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._plain = threading.Lock()
+
+    def put(self, records: Collection[Record]) -> None:
+        with self._plain:
+            super().put(list(records))
+
+
 @mutant("test_what_was_removed_before_a_kill_stays_removed")
 class RemovesLaterThanTold(SqliteBackend):
     """Says that a record is removed, and removes it with what the process does next. A kill forgets it."""

@@ -105,6 +105,23 @@ class SaysNoPlace(MemoryBackend):
         return ""
 
 
+@mutant("test_a_call_in_the_middle_of_another_one_of_its_thread_is_answered_or_refused_at_once[put]", slow=True)
+class WaitsForItself(MemoryBackend):
+    """Has a plain lock, for which a signal handler's call waits while the code that it has interrupted holds it."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self._plain = threading.Lock()
+
+    def put(self, records):
+        with self._plain:
+            super().put(records)
+
+    def get(self, id):
+        with self._plain:
+            return super().get(id)
+
+
 class _Shifted(SystemClock):
     def __init__(self, factor: float = 1.0, ahead: int = 0) -> None:
         self._factor, self._ahead = factor, ahead

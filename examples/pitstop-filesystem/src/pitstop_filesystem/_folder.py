@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
-from pitstop.abc import LAST_INSTANT, Doorbell, SystemClock
+from pitstop.abc import LAST_INSTANT, Calls, Doorbell, SystemClock
 
 
 __all__ = ["Folder", "Name", "key_of", "take_away"]
@@ -93,6 +93,8 @@ class Folder:
                 f"There is no store in {str(self.path)!r}, and none is made here (create=False). Look whether the path is right. "
                 f"'pitstop store' makes a new one, and so does pitstop.init() without create=False."
             )
+        # A call in a signal handler would wait for the lock of the call that it has interrupted.
+        self._calls = Calls()
         try:
             for folder in (self.path, self._messages, self._unreadable):
                 if not folder.is_dir():
@@ -115,7 +117,7 @@ class Folder:
         try:
             # Opened anew each time: a lock belongs to an open file, so this keeps threads apart as well as processes,
             # and a forked child shares nothing with its parent. The kernel lets go of it when a process dies.
-            with self._lock.open("ab") as lock:
+            with self._calls.enter(), self._lock.open("ab") as lock:
                 self._wait_for(lock)
                 try:
                     yield self._names()

@@ -219,6 +219,13 @@ class Feeder:
             self._hands.submit(self._write)
         await future
 
+    def after_fork(self) -> None:
+        """In the child of a fork: the loop, the threads, and all that was claimed are the parent's."""
+        self._opening, self._looking, self._giving_back = Lock(), Condition(), Lock()
+        self._looks, self._looked = 0, {}
+        for each in (self._buffer, self._late, self._asked_to_wait):
+            each.clear()
+
     # In the feeder's thread, and in those of the hands.
 
     def opened(self) -> Feed:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from contextvars import copy_context
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Any, TypeVar
 
 
@@ -42,15 +42,19 @@ class Hands:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lock = Lock()
+        # Reentrant: a signal handler may stop a listener in the middle of this.
+        self._lock = RLock()
         self._threads = 0
         self._idle = 0
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the threads are the parent's, and so is what they were given."""
+        self._begin()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have a job done that raises nothing, by a thread of these; also when these are ended meanwhile."""
         if self._pid != os.getpid():
-            # The child of a fork: the threads are the parent's, and so is what they were given.
-            self._begin()
+            self.after_fork()
         with self._lock:
             if not self._ended:
                 self._jobs.put(job)

@@ -18,6 +18,7 @@ from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
+from pitstop._engine._store import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring
@@ -68,6 +69,14 @@ class AsyncPitstop:
         self._hands = Hands()
         self._feeders: WeakSet[Feeder] = WeakSet()
         self._consuming: set[Consuming] = set()
+        renew_after_fork(self._after_fork)
+
+    def _after_fork(self) -> None:
+        # In the child: threads of the parent may hold the locks.
+        self._lock = Lock()
+        self._hands.after_fork()
+        for each in self._feeders:
+            each.after_fork()
 
     async def store(
         self,

@@ -172,6 +172,11 @@ class Consuming(Sleeper):
         if get_ident() not in self._idents:
             self._over.wait(min(self._drain + _LAST_PATIENCE, TIMEOUT_MAX))
 
+    def after_fork(self) -> None:
+        # It is the parent's, and comes to no end here.
+        self._over = Event()
+        self._over.set()
+
     def closes_later(self) -> bool:
         if get_ident() not in self._idents or os.getpid() != self._pid:
             return False

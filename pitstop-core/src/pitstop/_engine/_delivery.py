@@ -14,7 +14,7 @@ import attrs
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, checked_delay, error_text, extend, hand_back, lease_end, nack
 from pitstop._engine._outbox import Outbox
-from pitstop._engine._store import Store
+from pitstop._engine._store import Store, unbroken
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError
 from pitstop._values._instant import from_instant, span_of_time
 from pitstop._values._plain import shown
@@ -120,7 +120,7 @@ class Delivery:
     @property
     def lost(self) -> bool:
         """Whether the lease is known to be over: somebody else may have the message. What is done now may be done twice."""
-        return isinstance(self._told, LeaseLost) or (self._settled is None and self._is_over(self._store.backend.now()))
+        return isinstance(self._told, LeaseLost) or (self._settled is None and self._has_run_out())
 
     def ack(self, *, wait: bool = False) -> None:
         """Done. A one-shot message is deleted, a recurring one goes on to its next occurrence.
@@ -146,6 +146,7 @@ class Delivery:
             raise
         self._is_done(settlement)
 
+    @unbroken
     def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
         """Failed. The message comes back: after ``delay``, or as ``retry`` is configured, or when its lease runs out.
 
@@ -165,6 +166,7 @@ class Delivery:
         self._settle(settlement, "nacked")
         self._is_done(settlement)
 
+    @unbroken
     def extend(self, duration: timedelta | None = None) -> None:
         """Hold the lease for ``duration`` from now (the lock time if not given), be that longer or shorter.
 
@@ -183,6 +185,7 @@ class Delivery:
         if self._heartbeat is not None:
             self._heartbeat.reconsider(self)
 
+    @unbroken
     def _settle(self, settlement: Settlement, what: str) -> None:
         self._check_unsettled(what)
         self._tried = True
@@ -244,6 +247,7 @@ class Delivery:
         self._failure = error_text(error), checked_delay(delay)
         self._begin_to_settle("nacked")
 
+    @unbroken
     def _give_back(self) -> None:
         """Its handler was interrupted: the message is due at once.
 
@@ -280,6 +284,10 @@ class Delivery:
     def _is_over(self, now_us: int) -> bool:
         due = self._emission.record.progress.due
         return due is not None and due <= now_us // 1000
+
+    @unbroken
+    def _has_run_out(self) -> bool:
+        return self._is_over(self._store.backend.now())
 
     def _remaining(self) -> float:
         """Seconds that are left of the lease."""

@@ -13,7 +13,7 @@ from threading import RLock
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._prefetch import MOST_AT_ONCE, Pace
 from pitstop._decisions._settle import release
-from pitstop._engine._store import Store
+from pitstop._engine._store import Store, unbroken
 from pitstop._errors import BackendUnavailable
 
 
@@ -165,6 +165,7 @@ class Hand:
                     with suppress(ValueError):
                         self.unseen.remove(each)
 
+    @unbroken
     def give_back_all(self, *, log: bool = True) -> int:
         """Give back what is in hand; say how many messages are not, since the store did not answer.
 
@@ -183,6 +184,7 @@ class Hand:
         self.unseen.clear()
         self._giving_back = RLock()
 
+    @unbroken
     def give_back(self, unseen: list[Emission], *, log: bool = True) -> int:
         """Give back what was claimed and not handed out: due again, and the attempt is not counted. Else as above."""
         if not unseen or self._store.closed:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 
 from datetime import timedelta
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from pitstop._decisions._settle import extend, lease_end
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Sleeper, Store
+from pitstop._engine._store import Sleeper, Store, unbroken
 from pitstop._errors import BackendUnavailable, ConfigError
 from pitstop._values._instant import LAST_INSTANT
 from pitstop.abc import Doorbell
@@ -50,8 +50,9 @@ class Heartbeat(Sleeper):
         # Added to and discarded from in one step each, also in the middle of anything, when an object goes: no lock.
         self._held: set[ref[Delivery]] = set()
         #: Held while leases are extended: by this, or by a handler.
-        self.extending = Lock()
-        self._beginning = Lock()
+        # Both reentrant: for signal handlers.
+        self.extending = RLock()
+        self._beginning = RLock()
         self._bell = Doorbell()
         self._thread: Thread | None = None
         self._ended = self._closed = False
@@ -74,6 +75,7 @@ class Heartbeat(Sleeper):
         # Weak, so that a listener that was dropped without close() ends it.
         self._listener = ref(listener, lambda _: self.end())
 
+    @unbroken
     def hold(self, delivery: Delivery) -> None:
         """Extend the lease of this one, which is handed out now, until it is settled or dropped."""
         delivery._heartbeat = self
@@ -104,7 +106,7 @@ class Heartbeat(Sleeper):
     def after_fork(self) -> None:
         """In the child of a fork: what is held is the parent's, and so is the thread."""
         self._held = set()
-        self.extending, self._beginning, self._bell, self._thread = Lock(), Lock(), Doorbell(), None
+        self.extending, self._beginning, self._bell, self._thread = RLock(), RLock(), Doorbell(), None
         self._next_look = float("inf")
 
     def _begin(self) -> None:

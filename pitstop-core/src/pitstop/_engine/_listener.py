@@ -30,7 +30,7 @@ from pitstop._engine._hand import Hand
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
-from pitstop._engine._store import Sleeper, Store, stop_at_exit
+from pitstop._engine._store import Sleeper, Store, stop_at_exit, unbroken
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import seconds_of
@@ -187,6 +187,10 @@ class Listener(Sleeper):
             else:
                 _wait_by_glances(settled.wait, _EXIT_PATIENCE)
 
+    def end_soon(self) -> None:
+        self._end()
+
+    @unbroken
     def close(self) -> None:
         """Stop, wait for claims that are under way in other threads, and let go of everything. Again is harmless.
 
@@ -310,6 +314,7 @@ class Listener(Sleeper):
 
     # Who looks at the store, and who waits for it.
 
+    @unbroken
     def _visit(self, visit: Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         with self._changed:
             self._visits = (*self._visits, visit)

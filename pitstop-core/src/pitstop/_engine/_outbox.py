@@ -8,14 +8,14 @@ import sys
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
-from threading import Lock, Thread, get_ident
+from threading import RLock, Thread, get_ident
 from typing import TYPE_CHECKING
 
 import attrs
 
 from pitstop._decisions._settle import was_applied
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Store
+from pitstop._engine._store import Store, unbroken
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop.abc import Doorbell, Settlement
 
@@ -58,9 +58,14 @@ class Outbox:
         self._in_hand = in_hand
         self._pump = pump
         self._pending: deque[Delivery] = deque()
-        self._writing = Lock()
-        # The thread that holds it. A hook that is told of an ack may well look at the store, or settle something.
+        # Reentrant: a hook that is told of an ack may well look at the store, or settle something; and so may a signal
+        # handler.
+        self._writing = RLock()
+        # The thread that holds it, as long as it may have something in its hands.
         self._writer: int | None = None
+        # Whether the writer is about to take a batch out of what is pending. A signal handler that has interrupted it takes
+        # nothing: then each delivery is in one batch.
+        self._taking = False
         #: Whether nobody tries again any more what the store does not answer.
         self.unattended = False
         self.counts = Counts()
@@ -82,7 +87,7 @@ class Outbox:
     def after_fork(self) -> None:
         """In the child of a fork: what is on its way is the parent's."""
         self._pending.clear()
-        self._writing, self._writer = Lock(), None
+        self._writing, self._writer = RLock(), None
 
     def put(self, delivery: Delivery, *, blocking: bool = True) -> None:
         """Take a settlement of ``delivery`` along; write it now if nothing else is to come.
@@ -118,7 +123,7 @@ class Outbox:
     @property
     def busy(self) -> bool:
         """Whether something is pending, or being written."""
-        return bool(self._pending) or self._writing.locked()
+        return bool(self._pending) or self._writer is not None
 
     def take_along(self, delivery: Delivery) -> None:
         """Take a settlement along, for one who then waits for it."""
@@ -134,6 +139,7 @@ class Outbox:
         self.take_along(delivery)
         self.wait_for(delivery)
 
+    @unbroken
     def wait_for(self, delivery: Delivery) -> None:
         """Return when a settlement that was taken along is done.
 
@@ -149,7 +155,7 @@ class Outbox:
                 self.flush()
             except BackendUnavailable as error:
                 pause = backoff.failed(error, clock.monotonic(), log=False)
-                if ends is None or error.permanent or self._store.closed or clock.monotonic() + pause >= ends:
+                if ends is None or error.permanent or self._gives_up or clock.monotonic() + pause >= ends:
                     self._fail(delivery, error)
                 else:
                     clock.wait(bell, pause)
@@ -162,6 +168,7 @@ class Outbox:
         if delivery._told is not None:
             raise delivery._told
 
+    @unbroken
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write what is pending, and wait for what another thread is writing.
 
@@ -169,9 +176,9 @@ class Outbox:
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
         # In this order: what is not pending any more is known, or being written.
-        if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writing.locked()):
+        if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writer is not None):
             return
-        if self._pending or self._writing.locked():
+        if self._pending or self._writer is not None:
             failures = self._failures
             with self._alone():
                 if self._failure is not None and failures != self._failures:
@@ -216,10 +223,14 @@ class Outbox:
             return
         with self._writing:
             try:
-                self._writer = me
+                self._writer, self._taking = me, False
                 yield
             finally:
                 self._writer = None
+
+    @property
+    def _gives_up(self) -> bool:
+        return self._store.closed or self._store.closes_here
 
     def _wait_for_writer(self, seconds: float) -> bool:
         if self._writer == get_ident():
@@ -269,13 +280,15 @@ class Outbox:
         # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
         # there leaves it without giving the lock back.
         pending = self._pending
-        while pending:
+        while pending and not self._taking:
             batch: list[Delivery] = []
             try:
+                self._taking = True
                 while pending and len(batch) < _MOST:
                     # In this order: an interruption in between loses none.
                     batch.append(pending[0])
                     pending.popleft()
+                self._taking = False
                 self._sent = len(batch)
                 self._write(batch)
                 self.failing = False
@@ -292,6 +305,7 @@ class Outbox:
                 pending.extendleft(each for each in reversed(batch) if not each._known)
                 raise
             finally:
+                self._taking = False
                 self._sent = 0
                 self.tries += 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock, Thread
+from threading import RLock, Thread
 from typing import Any
 from weakref import WeakMethod
 
@@ -34,7 +34,8 @@ class Pump:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._bell = Doorbell()
-        self._lock = Lock()
+        # Reentrant: for signal handlers.
+        self._lock = RLock()
         self._thread: Thread | None = None
         self._ended = False
         self.awake = False
@@ -74,20 +75,20 @@ class Pump:
 
     def after_fork(self) -> None:
         """In the child of a fork: the thread is the parent's."""
-        self._lock, self._thread, self.awake, self.wanted = Lock(), None, False, False
+        self._lock, self._thread, self.awake, self.wanted = RLock(), None, False, False
         self._bell = Doorbell()
 
     def _begin(self) -> None:
         with self._lock:
             if self._thread is None and not self._ended:
-                thread = Thread(target=self._run, name="pitstop-pump", daemon=True)
+                # Before its start: a signal handler that comes here meanwhile begins no other one.
+                self._thread = thread = Thread(target=self._run, name="pitstop-pump", daemon=True)
                 try:
                     thread.start()
                 except BaseException:
                     # As many threads as the system lets us have: whoever brings something next tries again.
-                    self.awake = False
+                    self._thread, self.awake = None, False
                     raise
-                self._thread = thread
 
     def _run(self) -> None:
         while not self._ended:

@@ -12,32 +12,78 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import cache
-from threading import Lock
-from typing import TYPE_CHECKING, ClassVar
-from weakref import ReferenceType, WeakSet, ref
+from functools import cache, wraps
+from threading import get_ident
+from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
+from weakref import ReferenceType, WeakMethod, WeakSet, ref
 
 from pitstop._decisions._logs import StoreLog
 from pitstop._errors import BackendUnavailable
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._instant import from_instant
-from pitstop.abc import Aside, Backend, Damaged, Outcome, Record, Retry, Settlement
+from pitstop.abc import Aside, Backend, Calls, Damaged, Outcome, Record, Retry, Settlement
 
 
 if TYPE_CHECKING:
     from pitstop._engine._delivery import Delivery
 
-__all__ = ["Sleeper", "Store", "stop_at_exit"]
+__all__ = ["Sleeper", "Store", "renew_after_fork", "stop_at_exit", "unbroken"]
 
 _log = logging.getLogger("pitstop.delivery")
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class _OfAStore(Protocol):
+    @property
+    def _store(self) -> Store: ...
+
+
+_Self = TypeVar("_Self", bound=_OfAStore)
+
+
+def unbroken(method: Callable[Concatenate[_Self, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
+    """Decorate a method in which its thread holds something for the store, or calls the backend.
+
+    If a signal handler closes the store meanwhile, it is closed when the outermost of these methods ends.
+    """
+
+    @wraps(method)
+    def call(self: _Self, /, *args: _P.args, **options: _P.kwargs) -> _T:
+        store = self._store
+        note = store.calls.note
+        if note.locked():
+            return method(self, *args, **options)
+        try:
+            with note:
+                return method(self, *args, **options)
+        finally:
+            if store.closing and store.closes_here:
+                store.close()
+
+    return call
 
 
 _stores: WeakSet[Store] = WeakSet()
 
 
+_renewals: set[WeakMethod[Callable[[], None]]] = set()
+
+
+def renew_after_fork(method: Callable[[], None]) -> None:
+    """Have a method called in each child of a fork, for as long as its object lives."""
+    _renewals.add(WeakMethod(method, _renewals.discard))
+
+
 def _after_fork() -> None:
     for store in list(_stores):
         store.after_fork()
+    for renewal in list(_renewals):
+        renew = renewal()
+        if renew is not None:
+            renew()
 
 
 if hasattr(os, "register_at_fork"):
@@ -109,6 +155,11 @@ class Sleeper:
     def stop(self) -> None:
         """The program is at its end: nothing more is to be waited for."""
 
+    def end_soon(self) -> None:
+        """The store is closed as soon as the call ends that a signal handler has interrupted: wake the threads that wait
+        for messages. Takes no lock.
+        """
+
     def close(self) -> None:
         """The store is about to be closed."""
 
@@ -130,7 +181,10 @@ class Store:
 
     def __init__(self, backend: Backend, hooks: Hooks) -> None:
         self._backend: Backend | None = backend
-        self._lock = Lock()
+        #: Which threads are in a method that is :func:`unbroken`.
+        self.calls = Calls()
+        # The thread that closes the store when it leaves such a method.
+        self._closer: int | None = None
         self.hooks = hooks
         self.clock = hooks.clock = backend.clock
         #: Decides what is logged.
@@ -147,9 +201,9 @@ class Store:
         #: Told of each settlement that was applied, and of the record when nobody saw it: how tests that drive this store
         #: know what became of a message.
         self.tap: Callable[[Settlement, Record | Damaged | None], None] | None = None
-        # Weak, so that a listener that was dropped without close() is not kept. A tuple, so that one thread may go
-        # through it while another puts a new one in its place.
-        self._sleepers: tuple[ReferenceType[Sleeper], ...] = ()
+        # Weak, so that a listener that was dropped without close() is not kept. A dict, as an ordered set: it is changed in
+        # one step each time, so that it needs no lock, for which a signal handler might wait without end.
+        self._sleepers: dict[ReferenceType[Sleeper], None] = {}
         _stores.add(self)
 
     @property
@@ -166,16 +220,32 @@ class Store:
     def closed(self) -> bool:
         return self._backend is None
 
+    @property
+    def closes_here(self) -> bool:
+        """Whether the calling thread closes this as soon as it can."""
+        return self._closer == get_ident()
+
     def close(self) -> None:
         """Close the sleepers and then the backend. Again is harmless.
 
-        By one whose own end the sleepers wait for: soon, and not yet when this returns.
+        By one whose own end the sleepers wait for: soon, and not yet when this returns. So it is in a signal handler that
+        has interrupted a call: that call is not waited for here, and closes this at its end.
         """
         # Each of them ends by this.
         later = [each.closes_later() for each in self.sleepers]
         if any(later):
             return
         self.closing = True
+        if self.calls.inside:
+            self._closer = get_ident()
+            for each in self.sleepers:
+                each.end_soon()
+            return
+        with self.calls.enter():
+            self._close()
+        self._closer = None
+
+    def _close(self) -> None:
         with self.bounded():
             for sleeper in sorted(self.sleepers, key=lambda each: not each.closes_first):
                 sleeper.close()
@@ -190,20 +260,21 @@ class Store:
 
     @property
     def sleepers(self) -> list[Sleeper]:
-        return [sleeper for each in self._sleepers if (sleeper := each()) is not None]
+        return [sleeper for each in tuple(self._sleepers) if (sleeper := each()) is not None]
 
     def add(self, sleeper: Sleeper) -> None:
         _register_at_exit()
-        with self._lock:
-            self._sleepers = tuple(ref(each) for each in (*self.sleepers, sleeper))
+        for each in tuple(self._sleepers):
+            if each() is None:
+                self._sleepers.pop(each, None)
+        self._sleepers[ref(sleeper)] = None
 
     def discard(self, sleeper: Sleeper) -> None:
-        with self._lock:
-            self._sleepers = tuple(ref(each) for each in self.sleepers if each is not sleeper)
+        self._sleepers.pop(ref(sleeper), None)
 
     def written(self, due: int | None) -> None:
         """Wake those who would otherwise sleep past a message that is ``due`` then (None: nobody knows when)."""
-        for each in self._sleepers:
+        for each in tuple(self._sleepers):
             sleeper = each()
             if sleeper is not None:
                 sleeper.notice(due)
@@ -220,7 +291,6 @@ class Store:
 
     def after_fork(self) -> None:
         """In the child of a fork: locks that the parent's threads held will not be let go of here."""
-        self._lock = Lock()
         for sleeper in self.sleepers:
             sleeper.after_fork()
 

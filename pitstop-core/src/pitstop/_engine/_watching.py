@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from threading import Lock, Thread
+from threading import RLock, Thread
 from weakref import WeakSet
 
 from pitstop._engine._backoff import Backoff
@@ -25,7 +25,8 @@ class Watching:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = Lock()
+        # Reentrant: for signal handlers.
+        self._lock = RLock()
         # Weak, so that the thread ends after the last listener also when that was dropped without close().
         self._joined: WeakSet[Sleeper] = WeakSet()
         self._end: Doorbell | None = None
@@ -50,7 +51,7 @@ class Watching:
 
     def after_fork(self) -> None:
         """In the child of a fork: the thread is the parent's, and so is who holds the lock."""
-        self._lock, self._joined, self._end = Lock(), WeakSet(), None
+        self._lock, self._joined, self._end = RLock(), WeakSet(), None
 
     def _follow(self, end: Doorbell) -> None:
         clock, backoff = self._store.clock, Backoff(self._store.log.watch_outages, _QUIET)

@@ -12,6 +12,7 @@ from pitstop.abc._clock import Clock, Doorbell, SystemClock
 from pitstop.abc._config import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
+from pitstop.abc._turn import Calls, Turn
 
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Aside",
     "Backend",
     "BackendConfig",
+    "Calls",
     "Capability",
     "Clock",
     "Damaged",
@@ -34,6 +36,7 @@ __all__ = [
     "Settlement",
     "SystemClock",
     "Tally",
+    "Turn",
     "Watch",
     "Writes",
     "checked_url",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from queue import Empty, SimpleQueue
-from threading import TIMEOUT_MAX
+from contextlib import suppress
+from threading import TIMEOUT_MAX, Lock
 from typing import Protocol
 
 
@@ -18,28 +18,28 @@ _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 class Doorbell:
     """Wakes one waiting thread; a ring with nobody waiting is kept for the next wait.
 
-    Made of a ``SimpleQueue`` because its ``put`` is reentrant: ``threading.Event.set`` in a signal handler deadlocks
-    when the signal interrupts the same event's lock. https://docs.python.org/3/library/queue.html#simplequeue-objects
+    Made of a lock that a ring releases and a wait takes, which is safe in signal handlers: ``threading.Event.set``
+    deadlocks when its signal interrupts the same event's lock. ``SimpleQueue.get`` of CPython 3.11 and 3.12 may wait
+    without end although it was given a timeout: when a signal, or a busy machine, uses up the time before it begins to wait.
     """
 
     def __init__(self) -> None:
-        self._rings: SimpleQueue[None] = SimpleQueue()
+        self._silence = Lock()
+        self._silence.acquire()
 
     def ring(self) -> None:
         """End the present or the next wait. Safe in any thread and in signal handlers."""
-        if self._rings.empty():
-            self._rings.put(None)
+        if self._silence.locked():
+            # Another thread may ring at the same moment: then both rings are one.
+            with suppress(RuntimeError):
+                self._silence.release()
 
     def wait(self, seconds: float | None) -> bool:
         """Block until a ring, or for ``seconds`` (None: without end). True when it was rung.
 
         More seconds than the system can wait at once, 49 days on Windows, are cut to that: who waits looks again.
         """
-        try:
-            self._rings.get(timeout=None if seconds is None else min(max(seconds, 0.0), TIMEOUT_MAX))
-        except Empty:
-            return False
-        return True
+        return self._silence.acquire(timeout=-1 if seconds is None else min(max(seconds, 0.0), TIMEOUT_MAX))
 
 
 class Clock(Protocol):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from datetime import UTC, datetime, timedelta
 from threading import TIMEOUT_MAX, Condition
+from weakref import WeakSet
 
 from pitstop._errors import PitstopError, ScheduleError
 from pitstop._values._arguments import seconds_of, whole_number
@@ -14,6 +17,18 @@ from pitstop.abc import Doorbell
 
 
 __all__ = ["ManualClock", "span_of"]
+
+
+_clocks: WeakSet[ManualClock] = WeakSet()
+
+
+def _after_fork() -> None:
+    for clock in list(_clocks):
+        clock._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class ManualClock:
@@ -36,6 +51,7 @@ class ManualClock:
             raise ScheduleError(f"start={shown(start)} is before 1970. Give a later one: stores count from there.")
         self._moved = Condition()
         self._sleepers: list[tuple[int, Doorbell]] = []
+        _clocks.add(self)
 
     def now(self) -> datetime:
         """The time that it shows."""
@@ -109,6 +125,10 @@ class ManualClock:
 
     def __repr__(self) -> str:
         return f"ManualClock({self.now().isoformat()})"
+
+    def _after_fork(self) -> None:
+        """In the child of a fork: those who wait, and may hold the lock, are threads of the parent."""
+        self._moved, self._sleepers = Condition(), []
 
     def _move(self, to_us: int) -> None:
         if to_us // 1000 > LAST_INSTANT:

@@ -17,6 +17,7 @@ import pitstop
 
 from pitstop.abc import API_VERSION, SUITE_VERSION, Aside, Backend, Capability, Damaged, Outcome, SystemClock, Watch
 from pitstop.testing import ManualClock
+from pitstop.testing._conformance._interrupting import at_each_line
 from pitstop.testing._conformance._kit import Handles, Kit, needs
 from pitstop.testing._conformance._records import (
     MINUTE,
@@ -31,6 +32,8 @@ from pitstop.testing._conformance._records import (
 )
 
 
+#: Seconds within which a call that must not wait has returned, on a slow machine, too.
+_AT_ONCE = 10.0
 #: How many handles are opened and closed, one after the other.
 _MANY = 30
 
@@ -125,6 +128,49 @@ class Handle(Kit):
     def test_close_again_is_harmless(self, backend: Backend) -> None:
         backend.close()
         backend.close()
+
+    @pytest.mark.parametrize("operation", ["put", "get", "lease", "settle"])
+    def test_a_call_in_the_middle_of_another_one_of_its_thread_is_answered_or_refused_at_once(
+        self, backend: Backend, operation: str
+    ) -> None:
+        """As signal handlers make them. A call that waits for the one that it has interrupted waits without end."""
+        backend.put([make_record("held")])
+        held = lease_only(backend)
+        backend.put([make_record("a")])
+        operations: dict[str, Callable[[], Any]] = {
+            "put": lambda: backend.put([make_record("b")]),
+            "get": lambda: backend.get("a"),
+            "lease": lambda: backend.lease(1, MINUTE),
+            "settle": lambda: backend.settle([settlement(held, Outcome.COMPLETE, None)]),
+        }
+        raised: list[Exception] = []
+        ended: list[Any] = []
+
+        def look(number: int) -> None:
+            # At first at each line, later at some.
+            if number < 200 or number % 17 == 0:
+                try:
+                    backend.get("a")
+                except pitstop.BackendUnavailable:
+                    pass
+                except Exception as error:  # noqa: BLE001 - the test fails with it
+                    raised.append(error)
+
+        def run() -> None:
+            try:
+                ended.append(at_each_line(backend, operations[operation], look))
+            except Exception as error:  # noqa: BLE001 - the test fails with it
+                raised.append(error)
+
+        # A thread that hangs does not keep the test from its end.
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(_AT_ONCE)
+
+        assert not thread.is_alive(), "the call waits for the one that it has interrupted: see pitstop.abc.Turn"
+        assert raised == []
+        assert ended
+        assert backend.get("a") is not None
 
     def test_closing_a_handle_leaves_its_peers_alone(self, backend: Backend, open_backend: Handles) -> None:
         peer = open_backend.peer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import warnings
 
@@ -19,6 +20,7 @@ import pitstop
 
 from pitstop.abc import Backend, Capability, Outcome, Progress, Record, from_instant
 from pitstop.testing._clock import ManualClock
+from pitstop.testing._conformance._interrupting import at_each_line
 from pitstop.testing._conformance._kit import Handles, needs
 from pitstop.testing._conformance._records import MINUTE, START, at, complete, ids, lease_all, make_record, settlement
 from pitstop.testing._conformance.races._processes import LARGE, Forking, Processes, Say, flat
@@ -175,6 +177,54 @@ class ProcessRaces(Forking):
         shared.put([make_record("after")])
         stored = ids(shared.scan(None, 10, None))
         assert [each for each in stored if each != "child"] == ["after", "before"]
+        assert told == "unavailable" or "child" in stored
+
+    @pytest.mark.parametrize("part", [0.25, 0.5, 0.75])
+    def test_a_child_does_not_wait_for_a_thread_that_was_inside_at_the_fork(
+        self, shared: Backend, processes: Processes, part: float
+    ) -> None:
+        """The thread is the parent's, so that it leaves nothing in the child."""
+        shared.put([make_record("before")])
+        lines = 0
+
+        def count(number: int) -> None:
+            nonlocal lines
+            lines = number
+
+        at_each_line(shared, lambda: shared.put([make_record("counted")]), count)
+        inside, forked = threading.Event(), threading.Event()
+
+        def stay(number: int) -> None:
+            if number == round(lines * part):
+                inside.set()
+                # A fork may wait for this.
+                forked.wait(0.3)
+
+        thread = threading.Thread(
+            target=lambda: at_each_line(shared, lambda: shared.put([make_record("thread")]), stay)
+        )
+
+        def use(backend: Backend, say: Say) -> str:
+            # What hangs here ends by this.
+            signal.alarm(10)
+            with warnings.catch_warnings():
+                # A driver may say that this is no good idea.
+                warnings.simplefilter("ignore")
+                try:
+                    shared.put([make_record("child")])
+                except pitstop.BackendUnavailable:
+                    return "unavailable"
+                return "stored"
+
+        thread.start()
+        assert inside.wait(30)
+        child = processes.start(use)
+        forked.set()
+        thread.join()
+
+        told = child.result()
+        stored = ids(shared.scan(None, 10, None))
+        assert {"before", "thread"} <= set(stored)
         assert told == "unavailable" or "child" in stored
 
     def test_listeners_in_several_processes_handle_each_message_once(
