@@ -54,7 +54,7 @@ class MemoryBackend(Backend):
     """Messages in this process. As strict and as lossy with values as the backends that write them down."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 1
+    suite_version: ClassVar[int | None] = 2
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
     capabilities: ClassVar[Capability] = Capability.SCRATCH
 

@@ -68,7 +68,7 @@ class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. Nothing connects before the first use."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 1
+    suite_version: ClassVar[int | None] = 2
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = Capability.SCRATCH | _OF_A_SERVER
 

@@ -29,7 +29,7 @@ _PATIENCE = 15.0
 API_VERSION = 1
 #: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`: it grows whenever a backend
 #: that passed may no longer do so.
-SUITE_VERSION = 1
+SUITE_VERSION = 2
 
 
 class Capability(Flag):
@@ -91,7 +91,7 @@ class Backend(ABC):
     #: The version of the contract that the class was written for: say ``api_version = 1`` in the class.
     api_version: ClassVar[int]
     #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: it does not say.
-    #: A statement of the author's, shown by ``pitstop backends``. Say the number, as in ``suite_version = 1``, and raise
+    #: A statement of the author's, shown by ``pitstop backends``. Say the number, as in ``suite_version = 2``, and raise
     #: it when the newer suite was passed.
     suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration, which validates itself.
