@@ -16,7 +16,7 @@ import pitstop.testing
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 #: What engine and fork handling call on a listener; no application does.
-INTERNAL = {(pitstop.Listener, name) for name in ("notice", "after_fork", "forget", "flush", "at_exit")}
+INTERNAL = {(pitstop.Listener, name) for name in ("notice", "after_fork", "forget", "flush", "at_exit", "end_soon")}
 #: What a backend's listener calls on a clock; no test does.
 FOR_THE_ENGINE = {"time_us", "monotonic", "wait"}
 
