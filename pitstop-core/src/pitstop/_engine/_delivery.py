@@ -52,6 +52,7 @@ class Delivery:
         "_store",
         "_told",
         "_tried",
+        "_uncounted",
         "msg",
     )
 
@@ -69,6 +70,8 @@ class Delivery:
         self._settled: str | None = None
         # What this delivery's own ack raised (or nack, or extend, of a lost lease): news of the store, not of the handler.
         self._told: PitstopError | None = None
+        # Taken by the thread that counts the lost lease: the handler's and the heartbeat's may find it out at one moment.
+        self._uncounted = [None]
         # Of a settlement in the outbox: whether it was sent and no answer came; and whether its outcome is known.
         self._doubted = self._known = False
         # Whether an ack or nack was sent, past the outbox: whatever came of it, a heartbeat is to let go of this.
@@ -343,6 +346,10 @@ class Delivery:
             f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
             f"or removed. It was not {what}. Extend leases in long handlers, or configure a longer lock_time."
         )
+        try:
+            self._uncounted.pop()
+        except IndexError:
+            return told
         if self._outbox is not None:
             self._outbox.counts.lost += 1
         self._store.count_lost_lease(self)

@@ -1,0 +1,62 @@
+"""A lost lease is counted once, whichever thread finds it out: the handler's, or the heartbeat's at the same moment."""
+
+from __future__ import annotations
+
+import sys
+
+from datetime import timedelta
+
+import pytest
+
+import pitstop
+
+from pitstop import LeaseLost
+from pitstop.testing import ManualClock
+
+
+def settled(operation, act=None, at=None):
+    """Call ``operation``, and ``act`` before the line with this number of the delivery's own; return how many lines there were."""
+    lines = 0
+
+    def on_line(frame, event, arg):
+        nonlocal lines
+        if event == "line":
+            if lines == at:
+                act()
+            lines += 1
+        return on_line
+
+    def on_call(frame, event, arg):
+        return on_line if frame.f_globals.get("__name__") == "pitstop._engine._delivery" else None
+
+    traced = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        with pytest.raises(LeaseLost):
+            operation()
+    finally:
+        sys.settrace(traced)
+    return lines
+
+
+def lost(prefetch):
+    clock = ManualClock()
+    pit = pitstop.init({"type": "memory", "clock": clock, "lock_time": "1m"})
+    pit.store({"id": "a"}, timedelta(0))
+    listener = pit.listen(prefetch=prefetch, heartbeat=False)
+    delivery = listener.get()
+    clock.advance("2m")
+    return pit, delivery
+
+
+@pytest.mark.parametrize("how", ["ack", "nack", "extend"])
+def test_it_is_counted_once_wherever_the_heartbeat_finds_it_out_too(how):
+    pit, delivery = lost(prefetch=1)
+    lines = settled(getattr(delivery, how))
+    pit.close()
+    for number in range(lines):
+        pit, delivery = lost(prefetch=1)
+        settled(getattr(delivery, how), delivery._lose_while_handled, number)
+        assert pit._store.counters["lease_lost"] == 1, f"at line {number}"
+        pit.close()
+    assert lines > 5
