@@ -84,7 +84,7 @@ def flag_field(*, default: bool) -> Any:
         if isinstance(value, str) and value.lower() in {"true", "false"}:
             return value.lower() == "true"
         if not isinstance(value, bool):
-            raise ConfigError(f"{field.name}={value!r} cannot be used. Give true or false.")
+            raise ConfigError(f"{field.name}={quoted(value)} cannot be used. Give true or false.")
         return value
 
     return attrs.field(default=default, converter=attrs.Converter(read, takes_self=True, takes_field=True))
