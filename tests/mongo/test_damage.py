@@ -260,3 +260,18 @@ def spoil(coll, old, new, **fields):
         begin = raw.index(b"\x03msg\0") + 5
         raw = raw[:begin] + struct.pack("<i", struct.unpack_from("<i", raw, begin)[0] + grown) + raw[begin + 4 :]
     coll.insert_one(RawBSONDocument(struct.pack("<i", len(raw)) + raw[4:]))
+
+
+@pytest.mark.parametrize("what", ["id", "revision", "scheduled_for"])
+def test_what_was_set_aside_may_be_all_that_is_left(backend, open_backend, coll, record, clock, what):
+    """A process that comes later takes it for a message, and not for a collection of others."""
+    backend.put([record("bad")])
+    if what == "id":
+        spoil(coll, text(b"bad"), text(b"b\xff\xfe"))
+    else:
+        coll.update_one({"_id": "bad"}, {"$set": {what: Binary(b"x", 4)}})
+    other = open_backend(clock=clock)
+
+    assert other.tally().due == 1
+    assert isinstance(other.lease(1, MINUTE)[0], Damaged)
+    other.ping()

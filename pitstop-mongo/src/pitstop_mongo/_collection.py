@@ -23,13 +23,12 @@ from typing import Any
 
 import attrs
 
-from bson.errors import BSONError
 from pymongo.errors import ExecutionTimeout, NetworkTimeout, OperationFailure
 from pymongo.read_preferences import ReadPreference
 
 from pitstop import BackendUnavailable
 from pitstop_mongo._dialect import Handles
-from pitstop_mongo._document import CODEC
+from pitstop_mongo._document import CODEC, fields_of
 
 
 __all__ = ["Collection", "refused"]
@@ -56,7 +55,10 @@ _TIMES = frozenset({"due", "scheduled_for", "first_leased"})
 
 #: Documents that are looked at: enough that a damaged one, or one of somebody else's, does not decide.
 _SAMPLE = 10
-_TELLTALES = ("revision", "scheduled_for", "ready", "locked")
+#: Fields of Pitstop's. A document that has some of them is no document of others, whatever is in them.
+_OURS = frozenset({"revision", "scheduled_for", "attempts", "etag", "token", "first_leased", "last_error"})
+_ENOUGH = 3
+_TELLTALES = (*sorted(_OURS), "ready", "locked")
 
 
 def refused(text: str) -> BackendUnavailable:
@@ -126,8 +128,8 @@ class Collection:
 
     def _check_documents(self) -> None:
         cursor = self.handles.raw.find({}, dict.fromkeys(_TELLTALES, 1), limit=_SAMPLE, batch_size=_SAMPLE)
-        sample = [_fields(document) for document in cursor]
-        if not sample or any(isinstance(each.get("revision"), str) and "scheduled_for" in each for each in sample):
+        sample = [fields_of(document) for document in cursor]
+        if not sample or any(_is_ours(each) for each in sample):
             return
         what = f"not one of the first {len(sample)} documents is a message of Pitstop's"
         if all("ready" in each and "locked" in each for each in sample):
@@ -225,8 +227,8 @@ class Collection:
 _ANOTHER = "Give, as coll, the name of a collection that Pitstop has to itself; it is made if it is not there."
 
 
-def _fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return dict(document)
-    except BSONError:
-        return {}  # damaged: it tells nothing
+def _is_ours(fields: Mapping[str, Any]) -> bool:
+    """Whether a document is a message, damaged or not: those that were set aside may be all that is left."""
+    if isinstance(fields.get("revision"), str) and "scheduled_for" in fields:
+        return True
+    return len(_OURS & fields.keys()) >= _ENOUGH

@@ -182,10 +182,12 @@ class Settler:
         single: list[_Write] = []
         deleted: list[list[_Write]] = []
         for each in writes:
-            if not is_text(each.id):
-                yield self._apply_one, [each]
-            elif isinstance(each.settlement.progress, Aside):
-                single.append(each)
+            if isinstance(each.settlement.progress, Aside):
+                if is_text(each.id):
+                    single.append(each)
+                else:
+                    # A record with such an id is damaged, so no other settlement is about one.
+                    yield self._apply_one, [each]
             else:
                 groups[each.settlement.token, each.settlement.progress is None].append(each)
         for (_, deletes), group in groups.items():
