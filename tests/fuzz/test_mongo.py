@@ -174,8 +174,8 @@ def any_documents(mongo_uri, coll, odd, way):
         document = coll.find_one_and_delete({"_id": f"evil{number}"}) | {"last_error": "error", "token": "token"}
         try:
             coll.insert_one(_damaged(document, damage, id))
-        except (WriteError, OperationFailure):
-            # The server takes no such document: an id of this type, or one that is there.
+        except (WriteError, OperationFailure, bson.errors.InvalidBSON):
+            # The server takes no such document: an id of this type, or one that is there. Its error may quote the id.
             continue
     coll.delete_many({"_id": {"$in": [f"evil{number}" for number in range(len(odd), 6)]}})
     try:

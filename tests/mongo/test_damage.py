@@ -275,3 +275,16 @@ def test_what_was_set_aside_may_be_all_that_is_left(backend, open_backend, coll,
     assert other.tally().due == 1
     assert isinstance(other.lease(1, MINUTE)[0], Damaged)
     other.ping()
+
+
+@pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
+def test_attempts_that_occur_twice_and_cannot_be_counted_are_set_aside(backend, coll, record, limit):
+    """The decoder reads the last of them, a sound number; the server is to count the first one up."""
+    backend.put([record("bad")])
+    document = coll.find_one_and_delete({"_id": "bad"})
+    inner = bson.encode({"_id": "bad", "attempts": {}})[4:-1] + bson.encode(document)[4 + len("_id") + 2 + 8 : -1]
+    coll.insert_one(RawBSONDocument(struct.pack("<i", len(inner) + 5) + inner + b"\0"))
+
+    (leased,) = lease_all(backend, limit)
+    assert isinstance(leased, Damaged)
+    assert backend.settle([Settlement("bad", leased.token, Outcome.BURY, Aside(leased.error))]) == [True]

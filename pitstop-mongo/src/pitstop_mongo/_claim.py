@@ -206,17 +206,17 @@ class Claimer:
             if isinstance(each.content, Record) and each.id in marked:
                 claimed.append(lease.of(each.content))
             elif each.id in refused:
-                error = refused[each.id]
-                if is_too_large(error) and self._has_no_room(link, each):
+                document = link.handles.raw.find_one({"_id": self._dialect.one(each.id)}, **self._dialect.by_id)
+                looked_at = None if document is None else read(document)
+                if looked_at is None or not looked_at.sound:
+                    # By its bytes it is damaged: a field occurs twice, say, of which the decoder read the other one.
+                    del refused[each.id]
+                    claimed.extend([] if looked_at is None else self._set_aside(link, looked_at, lease, refused))
+                elif is_too_large(refused[each.id]) and len(document.raw) > LARGEST:
                     del refused[each.id]
                     claimed.extend(self._bury(link, each, lease, TOO_LARGE))
             elif not each.sound:
-                try:
-                    claimed.extend(self._set_aside(link, each, lease))
-                except OperationFailure as error:
-                    if not is_refusal(error):
-                        raise
-                    refused[each.id] = error
+                claimed.extend(self._set_aside(link, each, lease, refused))
         self._pass_over(refused, accepted=bool(claimed))
         return claimed
 
@@ -284,25 +284,23 @@ class Claimer:
         found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
         return {each["_id"] for each in found}
 
-    def _set_aside(self, link: Link, found: Found, lease: Lease) -> list[Damaged]:
+    def _set_aside(self, link: Link, found: Found, lease: Lease, refused: dict[str, OperationFailure]) -> list[Damaged]:
         """Lease a document that cannot be read, or not be counted up: by a write that needs nothing of its content.
 
-        :raises OperationFailure: when the server refuses that, too.
+        :param refused: gets the error, by id, when the server refuses that, too.
         """
         content = found.content
         error = content.error if isinstance(content, Damaged) else _UNCOUNTABLE
         try:
             result = link.handles.coll.update_one(self._unchanged(found, lease), lease.renewal, **self._dialect.by_id)
         except OperationFailure as refusal:
-            if not is_too_large(refusal):
+            if is_too_large(refusal):
+                return self._bury(link, found, lease, error)
+            if not is_refusal(refusal):
                 raise
-            return self._bury(link, found, lease, error)
+            refused[found.id] = refusal
+            return []
         return [Damaged(found.id, error, lease.until, lease.token)] if result.modified_count else []
-
-    def _has_no_room(self, link: Link, found: Found) -> bool:
-        """Whether a document is larger than any that Pitstop leaves behind."""
-        document = link.handles.raw.find_one({"_id": self._dialect.one(found.id), **found.proof}, **self._dialect.by_id)
-        return document is not None and len(document.raw) > LARGEST
 
     def _bury(self, link: Link, found: Found, lease: Lease, error: str) -> list[Damaged]:
         """Set a document aside that has no room for a lease, in one write that makes it smaller if need be."""
