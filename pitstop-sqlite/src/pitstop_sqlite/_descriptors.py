@@ -16,6 +16,7 @@ import sys
 
 from pathlib import Path
 from threading import RLock
+from weakref import ref
 
 
 if sys.platform == "linux":
@@ -44,7 +45,8 @@ class SharedFile:
         self.users = 0
         # How often each locked range is held. The range is unlocked when its last holder gives it up.
         self._held: dict[tuple[int, int], int] = {}
-        self._owners: dict[tuple[int, int], object] = {}
+        # Who holds an exclusive lock; weak, so that a lock that Ctrl-C has left behind goes with its owner.
+        self._owners: dict[tuple[int, int], ref[object]] = {}
 
     def share(self, start: int, length: int) -> bool:
         """Take a shared lock on a range. Return False if this system or this filesystem cannot, or another process has it."""
@@ -59,16 +61,25 @@ class SharedFile:
         """Take the exclusive lock on a range without waiting. Return False if another owner or process has part of it."""
         with _lock:
             if (start, length) in self._held:
-                # It may be left from a call that Ctrl-C has cut short.
-                return self._owners.get((start, length)) is owner
-            if not self._set("F_WRLCK", start, length):
-                return False
-            self._held[start, length], self._owners[start, length] = 1, owner
-            return True
+                # It may be left from a call that Ctrl-C has cut short, also of an owner that is gone.
+                owned = self._owners.get((start, length))
+                if owned is None or owned() not in {owner, None}:
+                    return False
+                self._owners[start, length] = ref(owner)
+                return True
+            # First the note: if Ctrl-C comes in between, the owner gives up the lock all the same.
+            self._held[start, length], self._owners[start, length] = 1, ref(owner)
+            if self._set("F_WRLCK", start, length):
+                return True
+            del self._held[start, length], self._owners[start, length]
+            return False
 
-    def give_up(self, start: int, length: int = 1) -> None:
-        """Give up a range that :meth:`share` or :meth:`take` granted."""
+    def give_up(self, start: int, length: int = 1, *, owner: object = None) -> None:
+        """Give up a range that :meth:`share` granted, or :meth:`take` to this owner. Do nothing if another owner has it."""
         with _lock:
+            owned = self._owners.get((start, length))
+            if (None if owned is None else owned()) is not owner:
+                return
             held = self._held.pop((start, length), 0) - 1
             if held > 0:
                 self._held[start, length] = held
