@@ -14,6 +14,8 @@ import os
 import struct
 import sys
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from weakref import ref
@@ -22,7 +24,7 @@ from weakref import ref
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["SharedFile", "make_file", "shared_file"]
+__all__ = ["SharedFile", "make_file", "opening", "shared_file"]
 
 #: Whether the layout of ``struct flock`` is known to be that of :data:`_FLOCK`.
 _SUPPORTED = sys.platform == "linux" and struct.calcsize("P") == 8
@@ -39,6 +41,7 @@ class SharedFile:
 
     def __init__(self, key: _Key, descriptor: int) -> None:
         self.key = key
+        self._pid = os.getpid()
         #: The first one is locked and read. Further ones are left when a file was replaced at the wrong moment. None: closed.
         self.descriptors = [descriptor]
         #: How many connections use it. Changed under the module's lock.
@@ -49,8 +52,10 @@ class SharedFile:
         self._owners: dict[tuple[int, int], ref[object]] = {}
 
     def share(self, start: int, length: int) -> bool:
-        """Take a shared lock on a range. Return False if this system or this filesystem cannot, or another process has it."""
+        """Take a shared lock on a range. Return False if this system or this filesystem cannot, or it is taken."""
         with _lock:
+            if (start, length) in self._owners:
+                return False
             held = self._held.get((start, length), 0)
             if not held and not self._set("F_RDLCK", start, length):
                 return False
@@ -97,9 +102,15 @@ class SharedFile:
             self.users -= 1
             _close_unused()
 
+    def release_later(self) -> None:
+        """Stop using it, also in the middle of anything. Its descriptors are closed with the next ones."""
+        with _lock:
+            self.users -= 1
+
     def _set(self, kind: str, start: int, length: int) -> bool:
         command: int | None = getattr(fcntl, "F_OFD_SETLK", None) if _SUPPORTED else None
-        if command is None or not self.descriptors:
+        # A child of a fork shares the locks of its parent. It must not give them up: not even if no hook has closed this.
+        if command is None or not self.descriptors or os.getpid() != self._pid:
             return False
         wanted = struct.pack(_FLOCK, getattr(fcntl, kind), os.SEEK_SET, start, length, 0)
         try:
@@ -143,6 +154,20 @@ def make_file(path: str, mode: int) -> SharedFile | None:
         return file
 
 
+@contextmanager
+def opening() -> Iterator[None]:
+    """Close no descriptor inside the context, in which SQLite opens a file: its locks would be dropped before they are seen."""
+    this = object()
+    with _lock:
+        _under_way.add(this)
+    try:
+        yield
+    finally:
+        with _lock:
+            _under_way.discard(this)
+            _close_unused()
+
+
 def _opened(descriptor: int) -> SharedFile:
     key = _key(os.fstat(descriptor))
     found = _files.get(key)
@@ -155,7 +180,7 @@ def _opened(descriptor: int) -> SharedFile:
 
 def _close_unused() -> None:
     unused = [each for each in _files.values() if each.users <= 0]
-    if not unused:
+    if not unused or _under_way:
         return
     try:
         elsewhere = _open_elsewhere()
@@ -195,6 +220,8 @@ def _key(status: os.stat_result) -> _Key:
 
 #: The files that are open, and those that wait to be closed.
 _files: dict[_Key, SharedFile] = {}
+#: The calls of SQLite that are opening a file now.
+_under_way: set[object] = set()
 #: Reentrant: a signal handler may close a database while the main thread is in here.
 _lock = RLock()
 
@@ -202,6 +229,7 @@ _lock = RLock()
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may hold it
     _lock = RLock()
+    _under_way.clear()
     # The child has no locks yet that this would drop, and those of the parent stay.
     for each in list(_files.values()):
         _close(each)

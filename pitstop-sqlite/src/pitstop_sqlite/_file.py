@@ -155,7 +155,7 @@ class DatabaseFile:
         self._unlock()
         files, self._files = self._files, []
         for each in files:
-            each.users -= 1
+            each.release_later()
 
     def _begin(self, real: str, mode: int | None, *, create: bool) -> None:
         if not create:
