@@ -260,6 +260,9 @@ class Store:
 
     @property
     def sleepers(self) -> list[Sleeper]:
+        if not self._sleepers:
+            # As in a program that only stores: each call asks for them several times.
+            return []
         return [sleeper for each in tuple(self._sleepers) if (sleeper := each()) is not None]
 
     def add(self, sleeper: Sleeper) -> None:
