@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sqlite3
+import struct
 import sys
 import threading
 
@@ -121,6 +122,37 @@ def test_a_fork_that_runs_no_hooks_is_noticed_and_refused(path):
     assert os.read(heard, 100) == b"[True, True]"
     os.waitpid(pid, 0)
     os.close(heard)
+    assert backend.tally().dead == 0
+    backend.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="calls the fork of the C library")
+@pytest.mark.parametrize("end", ["close", "rest"])
+def test_a_child_of_such_a_fork_closes_nothing_at_its_end_and_leaves_the_locks(path, end):
+    """Else the child, once its parent has ended, would write an old log back over what others have stored since."""
+    backend = SqliteBackend(SqliteConfig(path=path))
+    connection = backend._database._connection
+    file = connection.file
+    heard, tell = os.pipe()
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        signal.alarm(20)
+        backend.close() if end == "close" else backend._database.rest(1)
+        left = connection.file is not None
+        file.forget()
+        os.write(tell, b"left" if left else b"closed")
+        os._exit(0)
+    os.close(tell)
+    assert os.read(heard, 100) == b"left"
+    os.waitpid(pid, 0)
+    os.close(heard)
+    import fcntl
+
+    exclusive = struct.pack("hhqqi28x", fcntl.F_WRLCK, 0, 0x40000002, 510, 0)
+    # Closing it drops SQLite's own locks, which are of the process, and leaves those that this is about.
+    path.read_bytes()
+    with path.open("rb+") as another, pytest.raises(BlockingIOError):
+        fcntl.fcntl(another, fcntl.F_OFD_SETLK, exclusive)
     assert backend.tally().dead == 0
     backend.close()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
 import sqlite3
 import sys
+import threading
 
 from contextlib import closing
 from datetime import timedelta
@@ -37,6 +39,16 @@ def look(path: Path, start_child) -> str:
 def open_descriptors(path: Path) -> int:
     """How many descriptors of this process are on files of the database."""
     return sum(os.path.realpath(each).startswith(str(path)) for each in Path("/proc/self/fd").iterdir())
+
+
+def descriptors_on(key: tuple[int, int]) -> set[int]:
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            status = os.fstat(int(each.name))
+            if (status.st_dev, status.st_ino) == key:
+                found.add(int(each.name))
+    return found
 
 
 def read_all(folder: Path) -> None:
@@ -103,6 +115,38 @@ def test_descriptors_that_have_to_wait_for_a_connection_of_the_programs_own_are_
                 assert open_descriptors(path) == at_first
     with pitstop.init({"type": "sqlite", "path": path}):
         pass
+    assert open_descriptors(path) == 0
+
+
+def test_no_descriptor_is_closed_while_another_thread_opens_the_file(path, monkeypatch):
+    """Closing it would drop the locks that SQLite has just taken for the other thread."""
+    open_elsewhere, close = _descriptors._open_elsewhere, _descriptors._close
+    begun, opened, dropped = threading.Event(), threading.Event(), []
+
+    def open_another():
+        begun.set()
+        with pitstop.init({"type": "sqlite", "path": path}):
+            opened.set()
+
+    other = threading.Thread(target=open_another)
+
+    def slow():
+        found = open_elsewhere()
+        if not begun.is_set():
+            other.start()
+            opened.wait(0.3)
+        return found
+
+    def closing_one(file):
+        dropped.append(bool(descriptors_on(file.key) - set(file.descriptors)))
+        close(file)
+
+    monkeypatch.setattr(_descriptors, "_open_elsewhere", slow)
+    monkeypatch.setattr(_descriptors, "_close", closing_one)
+    pitstop.init({"type": "sqlite", "path": path}).close()
+    other.join()
+    assert dropped
+    assert not any(dropped)
     assert open_descriptors(path) == 0
 
 

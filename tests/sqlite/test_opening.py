@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 
 from contextlib import closing
 from datetime import timedelta
@@ -266,3 +268,23 @@ def test_many_processes_make_one_file(path, start_child):
         assert sorted(entry.id for entry in pit.entries()) == ["0", "1", "2", "3", "4", "5"]
         assert pit.stats().scheduled == 6
         assert pit.now() < pit.entries()[0].due <= pit.now() + timedelta(hours=1)
+
+
+def test_the_end_of_a_program_that_closes_nothing_leaves_one_file_also_beside_an_older_store(path):
+    """The listener of the older store is told of that end last. The acks of the younger one are written before it is closed."""
+    program = f"""
+import datetime, pitstop
+memory = pitstop.init("memory://")
+other = memory.listen()
+pit = pitstop.init({{"type": "sqlite", "path": {str(path)!r}}})
+pit.store_many([({{"id": f"{{number}}"}}, datetime.timedelta(0)) for number in range(3)])
+listener = pit.listen()
+for delivery in listener:
+    delivery.ack()
+    if delivery.id == "1":
+        break
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
+    assert [each.name for each in path.parent.iterdir()] == ["pitstop.db"]
+    with pitstop.init({"type": "sqlite", "path": path}) as pit:
+        assert [each.id for each in pit.entries()] == ["2"]

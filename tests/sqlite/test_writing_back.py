@@ -55,6 +55,10 @@ def _close_what_was_kept():
         os.close(_kept.pop())
 
 
+class Owner:
+    """A connection that may write the log back."""
+
+
 def by_itself(backend):
     """After how many pages SQLite itself writes the log back."""
     with backend._database.lock, backend._database as connection:
@@ -109,6 +113,54 @@ class TestTurns:
         assert path.with_name("pitstop.db-wal").stat().st_size < 2 * 32 * 2048
         assert len(backends[0].scan(None, 1000, None)) == 300
 
+    def test_the_log_is_begun_anew_although_others_commit_and_read_all_the_time(self, path, open_backend, record):
+        """At each first pass a reader needs the log, and a commit comes after it."""
+        backend = open_backend(synchronous="normal")
+        reader = sqlite3.connect(path, isolation_level=None)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("PRAGMA wal_autocheckpoint = 0")
+        other.execute("CREATE TABLE orders (id INTEGER)")
+
+        def step_in(statement):
+            if statement == "PRAGMA wal_autocheckpoint = 1":
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM orders").fetchone()
+            elif statement == "PRAGMA wal_autocheckpoint = 0":
+                other.execute("INSERT INTO orders VALUES (1)")
+            elif statement.startswith("PRAGMA busy_timeout") and reader.in_transaction:
+                reader.execute("COMMIT")
+
+        with closing(other), closing(reader):
+            traced(backend, step_in)
+            for number in range(600):
+                backend.put([record(f"{number}")])
+            traced(backend, None)
+            assert path.with_name("pitstop.db-wal").stat().st_size < 4 * 32 * 2048
+        assert len(backend.scan(None, 1000, None)) == 600
+
+    def test_connections_that_commit_once_write_it_back_too(self, path, open_backend, record, monkeypatch):
+        """Such as those of a command that is called for each message, beside a program that does nothing."""
+        monkeypatch.setattr(_writing_back, "_LOOK", 8)
+        idle = open_backend(synchronous="normal")
+        for number in range(100):
+            backend = open_backend(synchronous="normal")
+            backend.put([record(f"{number}")])
+            backend.close()
+        assert path.with_name("pitstop.db-wal").stat().st_size < 3 * 32 * 2048
+        assert idle.tally().due == 100
+
+    def test_a_turn_that_an_interruption_left_behind_ends_with_its_connection(self, backend):
+        index, owner, next_one = backend._database._connection.file.index, Owner(), Owner()
+        assert index.take(owner, TURN)
+        assert index.take(owner, TURN)
+        assert not index.take(next_one, TURN)
+        index.give_up(TURN, owner=next_one)
+        assert not index.take(next_one, TURN)
+        del owner
+        assert index.take(next_one, TURN)
+        index.give_up(TURN, owner=next_one)
+        assert index.take(Owner(), TURN)
+
     def test_a_connection_commits_something_right_before_it_writes_back(self, path, backend, record):
         """So the log cannot be begun anew while it is written back."""
         done = []
@@ -122,9 +174,9 @@ class TestTurns:
 
     @pytest.mark.parametrize("whose", ["another handle's", "another process's"])
     def test_nothing_is_written_back_while_it_is_anothers_turn(self, path, backend, record, whose):
-        index = backend._database._connection.file.index
+        index, another = backend._database._connection.file.index, Owner()
         if whose == "another handle's":
-            assert index.take("another", TURN)
+            assert index.take(another, TURN)
         else:
             # To the kernel another open file description is as good as another process.
             _kept.append(os.open(f"{path}-shm", os.O_RDWR))
@@ -134,7 +186,7 @@ class TestTurns:
         pages, written_back = log_of(path)
         assert (pages > 60, written_back) == (True, 0)
         if whose == "another handle's":
-            index.give_up(TURN)
+            index.give_up(TURN, owner=another)
         else:
             fcntl.fcntl(_kept[0], fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, TURN, 1, 0))
         for number in range(10):

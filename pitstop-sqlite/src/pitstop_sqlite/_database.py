@@ -19,6 +19,7 @@ from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Clock, Turn
 from pitstop_sqlite._at_exit import close_at_exit
 from pitstop_sqlite._config import Synchronous
+from pitstop_sqlite._descriptors import opening
 from pitstop_sqlite._failures import in_our_words
 from pitstop_sqlite._file import DatabaseFile, in_use_elsewhere
 from pitstop_sqlite._patience import PatientConnection
@@ -158,6 +159,7 @@ class Database:
         :raises BackendUnavailable: when SQLite fails to.
         """
         with self.turn.lock, self.turn.call():
+            self._notice_fork()
             self._closed = True
             connection, self._connection = self._connection, None
             if connection is not None:
@@ -172,6 +174,7 @@ class Database:
         if not lock.acquire(timeout=patience):
             return
         try:
+            self._notice_fork()
             connection, self._connection = self._connection, None
             if connection is not None:
                 # What was committed is in the file, whatever goes wrong here.
@@ -181,9 +184,7 @@ class Database:
             lock.release()
 
     def __enter__(self) -> sqlite3.Connection:
-        if self._pid != os.getpid():
-            # A fork by code in C that runs none of Python's hooks.
-            self._after_fork(prepared=False)
+        self._notice_fork()
         if self._connection is not None and self._connection.in_transaction:
             # Left by an interruption of `__exit__`.
             self._roll_back(self._connection)
@@ -213,6 +214,11 @@ class Database:
             _log.warning("%s could not be closed before a fork, so that the child cannot use it: %s", self.path, error)
         finally:
             self._connection = inherited
+
+    def _notice_fork(self) -> None:
+        if self._pid != os.getpid():
+            # A fork by code in C that runs none of Python's hooks.
+            self._after_fork(prepared=False)
 
     def _after_fork(self, prepared: bool) -> None:
         """In the child: forget a connection of the parent's, without touching it."""
@@ -252,8 +258,11 @@ class Database:
         if _refused and _identity(self.path) in _refused:
             raise BackendUnavailable(f"{self.path!r} cannot be used in this process. {_INHERITED}")
         self.opened += 1
-        # Only at first: a file that is gone later was deleted, and an empty one in its place would hide that.
-        create = self._create and first
+        with opening():
+            # Only at first: a file that is gone later was deleted, and an empty one in its place would hide that.
+            return self._connect(create=self._create and first, first=first)
+
+    def _connect(self, *, create: bool, first: bool) -> PatientConnection:
         file = DatabaseFile(self.path, self._mode, create=create)
         try:
             connection = sqlite3.connect(
@@ -265,7 +274,8 @@ class Database:
             )
             connection.patience = self._busy_timeout.total_seconds()
             connection.file = file
-            weakref.finalize(connection, file.forget)
+            # Not at the end of the interpreter: then a daemon thread may still use it.
+            weakref.finalize(connection, file.forget).atexit = False
             try:
                 frames = self._prepare(connection, create=create)
                 file.protect()

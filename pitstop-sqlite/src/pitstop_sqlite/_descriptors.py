@@ -14,14 +14,17 @@ import os
 import struct
 import sys
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
+from weakref import ref
 
 
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["SharedFile", "make_file", "shared_file"]
+__all__ = ["SharedFile", "make_file", "opening", "shared_file"]
 
 #: Whether the layout of ``struct flock`` is known to be that of :data:`_FLOCK`.
 _SUPPORTED = sys.platform == "linux" and struct.calcsize("P") == 8
@@ -38,17 +41,21 @@ class SharedFile:
 
     def __init__(self, key: _Key, descriptor: int) -> None:
         self.key = key
+        self._pid = os.getpid()
         #: The first one is locked and read. Further ones are left when a file was replaced at the wrong moment. None: closed.
         self.descriptors = [descriptor]
         #: How many connections use it. Changed under the module's lock.
         self.users = 0
         # How often each locked range is held. The range is unlocked when its last holder gives it up.
         self._held: dict[tuple[int, int], int] = {}
-        self._owners: dict[tuple[int, int], object] = {}
+        # Who holds an exclusive lock; weak, so that a lock that Ctrl-C has left behind goes with its owner.
+        self._owners: dict[tuple[int, int], ref[object]] = {}
 
     def share(self, start: int, length: int) -> bool:
-        """Take a shared lock on a range. Return False if this system or this filesystem cannot, or another process has it."""
+        """Take a shared lock on a range. Return False if this system or this filesystem cannot, or it is taken."""
         with _lock:
+            if (start, length) in self._owners:
+                return False
             held = self._held.get((start, length), 0)
             if not held and not self._set("F_RDLCK", start, length):
                 return False
@@ -59,16 +66,25 @@ class SharedFile:
         """Take the exclusive lock on a range without waiting. Return False if another owner or process has part of it."""
         with _lock:
             if (start, length) in self._held:
-                # It may be left from a call that Ctrl-C has cut short.
-                return self._owners.get((start, length)) is owner
-            if not self._set("F_WRLCK", start, length):
-                return False
-            self._held[start, length], self._owners[start, length] = 1, owner
-            return True
+                # It may be left from a call that Ctrl-C has cut short, also of an owner that is gone.
+                owned = self._owners.get((start, length))
+                if owned is None or owned() not in {owner, None}:
+                    return False
+                self._owners[start, length] = ref(owner)
+                return True
+            # First the note: if Ctrl-C comes in between, the owner gives up the lock all the same.
+            self._held[start, length], self._owners[start, length] = 1, ref(owner)
+            if self._set("F_WRLCK", start, length):
+                return True
+            del self._held[start, length], self._owners[start, length]
+            return False
 
-    def give_up(self, start: int, length: int = 1) -> None:
-        """Give up a range that :meth:`share` or :meth:`take` granted."""
+    def give_up(self, start: int, length: int = 1, *, owner: object = None) -> None:
+        """Give up a range that :meth:`share` granted, or :meth:`take` to this owner. Do nothing if another owner has it."""
         with _lock:
+            owned = self._owners.get((start, length))
+            if (None if owned is None else owned()) is not owner:
+                return
             held = self._held.pop((start, length), 0) - 1
             if held > 0:
                 self._held[start, length] = held
@@ -86,9 +102,15 @@ class SharedFile:
             self.users -= 1
             _close_unused()
 
+    def release_later(self) -> None:
+        """Stop using it, also in the middle of anything. Its descriptors are closed with the next ones."""
+        with _lock:
+            self.users -= 1
+
     def _set(self, kind: str, start: int, length: int) -> bool:
         command: int | None = getattr(fcntl, "F_OFD_SETLK", None) if _SUPPORTED else None
-        if command is None or not self.descriptors:
+        # A child of a fork shares the locks of its parent. It must not give them up: not even if no hook has closed this.
+        if command is None or not self.descriptors or os.getpid() != self._pid:
             return False
         wanted = struct.pack(_FLOCK, getattr(fcntl, kind), os.SEEK_SET, start, length, 0)
         try:
@@ -132,6 +154,20 @@ def make_file(path: str, mode: int) -> SharedFile | None:
         return file
 
 
+@contextmanager
+def opening() -> Iterator[None]:
+    """Close no descriptor inside the context, in which SQLite opens a file: its locks would be dropped before they are seen."""
+    this = object()
+    with _lock:
+        _under_way.add(this)
+    try:
+        yield
+    finally:
+        with _lock:
+            _under_way.discard(this)
+            _close_unused()
+
+
 def _opened(descriptor: int) -> SharedFile:
     key = _key(os.fstat(descriptor))
     found = _files.get(key)
@@ -144,7 +180,7 @@ def _opened(descriptor: int) -> SharedFile:
 
 def _close_unused() -> None:
     unused = [each for each in _files.values() if each.users <= 0]
-    if not unused:
+    if not unused or _under_way:
         return
     try:
         elsewhere = _open_elsewhere()
@@ -184,6 +220,8 @@ def _key(status: os.stat_result) -> _Key:
 
 #: The files that are open, and those that wait to be closed.
 _files: dict[_Key, SharedFile] = {}
+#: The calls of SQLite that are opening a file now.
+_under_way: set[object] = set()
 #: Reentrant: a signal handler may close a database while the main thread is in here.
 _lock = RLock()
 
@@ -191,6 +229,7 @@ _lock = RLock()
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may hold it
     _lock = RLock()
+    _under_way.clear()
     # The child has no locks yet that this would drop, and those of the parent stay.
     for each in list(_files.values()):
         _close(each)

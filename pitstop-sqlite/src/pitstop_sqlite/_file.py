@@ -155,7 +155,7 @@ class DatabaseFile:
         self._unlock()
         files, self._files = self._files, []
         for each in files:
-            each.users -= 1
+            each.release_later()
 
     def _begin(self, real: str, mode: int | None, *, create: bool) -> None:
         if not create:
@@ -192,11 +192,9 @@ def in_use_elsewhere(path: str) -> bool:
     if file is None:
         return False
     try:
-        free = file.take(file, *_SHARED)
-        if free:
-            file.give_up(*_SHARED)
-        return not free
+        return not file.take(file, *_SHARED)
     finally:
+        file.give_up(*_SHARED, owner=file)
         file.release()
 
 

@@ -6,6 +6,9 @@ back a log that *is* written back already, and another one begins the log anew i
 when two connections commit at about the same time. Here a connection first takes a lock that all processes of Pitstop heed, then
 commits something, then writes the log back: what it has committed is not written back yet, so the log cannot begin anew before
 the connection is done.
+
+The log begins anew only if it is wholly written back and no reader needs it. While other processes commit all the time, the
+first pass leaves their latest commits. So a second pass, which is short, keeps other writers out and waits for readers.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ _LOOK = 8
 _AGAIN = 8
 #: Seconds to wait for other writers: the caller's own commit is done, and it waits for this one.
 _PATIENCE = 0.1
+#: Milliseconds that the second pass waits for writers, and again for readers. Meanwhile other writers wait.
+_READERS_PATIENCE = 50
 
 _COMMIT_SOMETHING = (
     "INSERT INTO pitstop_meta (key, value) VALUES ('log_written_back', '1') "
@@ -57,7 +62,8 @@ class WritingBack:
         self._frames = frames
         # How many pages have to be waiting before the next try.
         self._next = frames
-        self._commits = 0
+        # The first commit counts as the eighth: a program may open the file anew for each commit.
+        self._commits = _LOOK - 1
 
     @classmethod
     def knows(cls, index: SharedFile) -> bool:
@@ -70,30 +76,56 @@ class WritingBack:
         self._commits += 1
         if self._commits % _LOOK:
             return
-        header = self._index.read(_HEADER, 0)
-        if len(header) < _HEADER:
-            return
-        left: int = _NUMBER.unpack_from(header, _FRAMES_AT)[0] - _NUMBER.unpack_from(header, _WRITTEN_BACK_AT)[0]
+        pages, left = self._look()
         if left < self._next:
-            if left < self._frames:
+            if pages < self._frames:
+                # It has begun anew.
                 self._next = self._frames
             return
-        if self._index.take(self, _TURN):
-            try:
+        try:
+            if self._index.take(self, _TURN):
                 _write_back(connection)
-            finally:
-                self._index.give_up(_TURN)
-        self._next = left + self._frames // _AGAIN
+                pages, left = self._look()
+                # Else a reader that began long ago is in the way.
+                if left <= self._frames // 2 and (left or pages >= 2 * self._frames):
+                    _write_back_the_rest(connection)
+                    pages, left = self._look()
+        finally:
+            self._index.give_up(_TURN, owner=self)
+        self._next = left + self._frames // _AGAIN if left else self._frames
+
+    def _look(self) -> tuple[int, int]:
+        """Return how many pages the log has, and how many of them are not written back."""
+        header = self._index.read(_HEADER, 0)
+        if len(header) < _HEADER:
+            return 0, 0
+        pages: int = _NUMBER.unpack_from(header, _FRAMES_AT)[0]
+        return pages, pages - _NUMBER.unpack_from(header, _WRITTEN_BACK_AT)[0]
 
 
 def _write_back(connection: PatientConnection) -> None:
     patience, connection.patience = connection.patience, min(connection.patience, _PATIENCE)
     try:
         with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_autocheckpoint = 1")
             try:
+                connection.execute("PRAGMA wal_autocheckpoint = 1")
                 connection.execute(_COMMIT_SOMETHING)
             finally:
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
+    finally:
+        connection.patience = patience
+
+
+def _write_back_the_rest(connection: PatientConnection) -> None:
+    patience, connection.patience = connection.patience, min(connection.patience, _PATIENCE)
+    try:
+        with contextlib.suppress(sqlite3.Error):
+            # As before: if the lock of the writers is not to be had, SQLite goes on without it.
+            connection.execute(_COMMIT_SOMETHING)
+            try:
+                connection.execute(f"PRAGMA busy_timeout = {_READERS_PATIENCE}")
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            finally:
+                connection.execute("PRAGMA busy_timeout = 0")
     finally:
         connection.patience = patience

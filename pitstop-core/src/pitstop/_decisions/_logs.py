@@ -6,6 +6,7 @@ A store that flaps, or a handler that fails for each of 100,000 messages, must n
 from __future__ import annotations
 
 import logging
+import os
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,18 +33,22 @@ class _Turn:
     """Lets one thread decide at a time. Others are not made to wait: a signal handler may have interrupted the first one."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock, self._pid = Lock(), os.getpid()
 
     @contextmanager
     def taken(self) -> Iterator[bool]:
         """Whether this thread decides. If not, its event is neither logged nor counted."""
-        if not self._lock.acquire(blocking=False):
+        if self._pid != os.getpid():
+            # The child of a fork: a thread of its parent may have the lock.
+            self._lock, self._pid = Lock(), os.getpid()
+        lock = self._lock
+        if not lock.acquire(blocking=False):
             yield False
             return
         try:
             yield True
         finally:
-            self._lock.release()
+            lock.release()
 
 
 class Throttle:

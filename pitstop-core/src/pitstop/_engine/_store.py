@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import cache, wraps
+from functools import wraps
 from threading import get_ident
 from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import ReferenceType, WeakMethod, WeakSet, ref
@@ -96,10 +96,18 @@ def _at_exit() -> None:
             sleeper.at_exit()
 
 
-@cache
-def _register_at_exit() -> None:
-    """Not before a store is in use: what was registered last is called first, and a driver may end its threads there."""
-    atexit.register(_at_exit)
+_kinds: set[type[Backend]] = set()
+
+
+def _register_at_exit(kind: type[Backend]) -> None:
+    """Not before a store is in use: what was registered last is called first, and a driver may end its threads there.
+
+    So once more for each kind of backend. Its driver may have been imported after the last time.
+    """
+    if kind not in _kinds:
+        _kinds.add(kind)
+        atexit.unregister(_at_exit)
+        atexit.register(_at_exit)
 
 
 def _stop_all() -> None:
@@ -181,6 +189,7 @@ class Store:
 
     def __init__(self, backend: Backend, hooks: Hooks) -> None:
         self._backend: Backend | None = backend
+        self._kind = type(backend)
         #: Which threads are in a method that is :func:`unbroken`.
         self.calls = Calls()
         # The thread that closes the store when it leaves such a method.
@@ -260,10 +269,13 @@ class Store:
 
     @property
     def sleepers(self) -> list[Sleeper]:
+        if not self._sleepers:
+            # As in a program that only stores: each call asks for them several times.
+            return []
         return [sleeper for each in tuple(self._sleepers) if (sleeper := each()) is not None]
 
     def add(self, sleeper: Sleeper) -> None:
-        _register_at_exit()
+        _register_at_exit(self._kind)
         for each in tuple(self._sleepers):
             if each() is None:
                 self._sleepers.pop(each, None)
