@@ -68,14 +68,16 @@ def _refused(what: str, where: str, hint: str) -> ConfigError:
     )
 
 
-def refuse_in_name(text: str, field: str) -> None:
+def refuse_in_name(text: str, field: str, *, secret: bool = False) -> None:
     """Refuse a name or a path that has white space at its ends, or a control character.
 
+    :param secret: whether the text may be a secret. Then the error does not quote it.
     :raises ConfigError: the text names the field.
     """
     flaw = _flaw(text)
     if flaw is not None:
+        given = field if secret else f"{field}={quoted(text)}"
         raise ConfigError(
-            f"{field}={quoted(text)} has {flaw}, so that it would name another store. Remove it; environment variables and "
+            f"{given} has {flaw}, so that it would name another store. Remove it; environment variables and "
             f"files of secrets often have some."
         )
