@@ -169,6 +169,14 @@ def test_no_argument_shows_a_secret_that_was_given_to_it(value):
             assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+def test_an_absolute_path_may_look_like_a_user_and_a_password(tmp_path):
+    """As the folders of mounts and of releases do."""
+    folder = tmp_path / "app:v1@site"
+    folder.mkdir()
+    with pitstop.init({"type": "sqlite", "path": folder / "x.db"}) as pit:
+        assert pit.entries() == []
+
+
 @attrs.frozen(kw_only=True)
 class Careless(pitstop.abc.BackendConfig):
     """The configuration of a backend whose author did not think of secrets."""
