@@ -273,6 +273,9 @@ class TestMappings:
 
         with pytest.raises(MessageError, match=r"^msg has the key 'a' more than once"):
             copy_message({Key("a"): 1, Key("a"): 2})
+        for pair in ({Key("a"): 1, "a": 2}, {"a": 2, Key("a"): 1}):
+            with pytest.raises(MessageError, match=r"^msg\['b'\]\[0\] has the key 'a' more than once"):
+                copy_message({"b": [pair]})
 
     def test_no_error_shows_a_key_that_may_hold_anything(self):
         class Key:

@@ -56,6 +56,7 @@ _STRIDE = 1024
 #: Types of which an error may show a value that is taken for a key.
 _BRIEF = frozenset({type(None), bool, int, float, str, bytes})
 _ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
+_REPEATED = "{path} has the key {name!r:.80} more than once. Give each key once, with a list of its values."
 _TOO_DEEP = f"{{path}} is more than {MAX_DEPTH} levels deep, or a container holds itself. Store it flatter."
 
 
@@ -206,6 +207,8 @@ class _Walk:
             raise _Refused(
                 "{path} was changed while it was read, by another thread perhaps. Give a copy that only this call uses."
             ) from None
+        if len(copied) < len(value) and (name := _repeated_name(value)) is not None:
+            raise _Refused(_REPEATED.format(path="{path}", name=name))
         self.size = size
         self._check_size()
         return copied
@@ -383,11 +386,19 @@ def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
     if "\0" in name:
         raise _Refused(f"{{path}} has a key with a NUL character: {name!r:.80}. Leave it out.", about_container=True)
     if name in known:
-        raise _Refused(
-            f"{{path}} has the key {name!r:.80} more than once. Give each key once, with a list of its values.",
-            about_container=True,
-        )
+        raise _Refused(_REPEATED.format(path="{path}", name=name), about_container=True)
     return name, length
+
+
+def _repeated_name(mapping: dict[Any, Any]) -> str | None:
+    """Return the text that two keys have; None if each has its own. A subclass of ``str`` may hash in its own way."""
+    names: set[str] = set()
+    for key in list(mapping):
+        name = str.__str__(key)
+        if name in names:
+            return name
+        names.add(name)
+    return None
 
 
 def _failed(value: object, error: Exception) -> _Refused:
