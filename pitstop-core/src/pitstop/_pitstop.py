@@ -192,7 +192,7 @@ class Pitstop:
         backend, id = self._store.backend, valid_id(id)
         stored = backend.get(id)
         if isinstance(stored, Damaged):
-            raise MessageError(f"{quoted(id)} cannot be redriven. {stored.error}")
+            raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
         (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
