@@ -207,8 +207,8 @@ class _Walk:
             raise _Refused(
                 "{path} was changed while it was read, by another thread perhaps. Give a copy that only this call uses."
             ) from None
-        if len(copied) < len(value) and (name := _repeated_name(value)) is not None:
-            raise _Refused(_REPEATED.format(path="{path}", name=name))
+        if len(copied) < len(value):
+            _refuse_repeated(value)
         self.size = size
         self._check_size()
         return copied
@@ -390,15 +390,14 @@ def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
     return name, length
 
 
-def _repeated_name(mapping: dict[Any, Any]) -> str | None:
-    """Return the text that two keys have; None if each has its own. A subclass of ``str`` may hash in its own way."""
+def _refuse_repeated(mapping: dict[Any, Any]) -> None:
+    """Refuse two keys with one text, which there may be if a subclass of ``str`` hashes in its own way."""
     names: set[str] = set()
     for key in list(mapping):
         name = str.__str__(key)
         if name in names:
-            return name
+            raise _Refused(_REPEATED.format(path="{path}", name=name))
         names.add(name)
-    return None
 
 
 def _failed(value: object, error: Exception) -> _Refused:

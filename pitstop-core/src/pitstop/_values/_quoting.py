@@ -92,7 +92,9 @@ def has_credentials(text: str) -> bool:
     text = _DRIVE.sub("", text[:_SEARCHED])
     is_path = _ABSOLUTE.match(text) is not None and "://" not in text
     # Not by one pattern: that would try each colon with the rest of the text.
-    return any((not is_path and 0 <= each.find(":") < each.rfind("@")) or _names_secret(each) for each in _decoded(text))
+    return any(
+        (not is_path and 0 <= each.find(":") < each.rfind("@")) or _names_secret(each) for each in _decoded(text)
+    )
 
 
 def masked(text: str) -> str:
