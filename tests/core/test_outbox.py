@@ -740,3 +740,51 @@ def test_who_waits_for_a_settlement_that_cannot_be_computed_is_told(pit, store, 
         delivery = listener.get(None)
         with pytest.raises(pitstop.PitstopError, match="comes back when its lease runs out"):
             delivery.ack(wait=True)
+
+
+@pytest.fixture
+def no_nack(monkeypatch):
+    """The state after a nack cannot be computed, as when a recurrence raises."""
+    from pitstop._engine import _delivery
+
+    def nack(*args):
+        raise ZeroDivisionError("s3cr3t")
+
+    monkeypatch.setattr(_delivery, "nack", nack)
+
+
+@pytest.mark.parametrize("timeout", [0, None], ids=["at once", "with others"])
+def test_a_nack_that_cannot_be_computed_does_not_hide_the_error_of_the_body(pit, no_nack, caplog, timeout):
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener.get(timeout)
+        with pytest.raises(ValueError, match="of the body"), delivery:
+            raise ValueError("of the body")
+        assert pit.get("0000").state == "leased"
+    assert "'0000' was not nacked: ZeroDivisionError was raised" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+def test_a_nack_that_cannot_be_computed_is_an_error_of_pitstops(pit, no_nack):
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        with pytest.raises(pitstop.PitstopError, match="'0000' was not nacked: ZeroDivisionError") as caught:
+            delivery.nack("failed")
+        # As of a lost lease: no second failure of the handler that let it out.
+        delivery.nack(caught.value)
+
+
+def test_a_late_nack_that_cannot_be_computed_ends_its_thread_in_order(pit, no_nack, caplog, monkeypatch):
+    """A handler that ends after its listener was closed: a thread of its own writes the nack."""
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener._next()
+    delivery._nack_later("failed", blocking=False)
+    for each in threading.enumerate():
+        if each.name == "pitstop-ack":
+            each.join()
+    assert raised == []
+    assert "'0000' was not nacked: ZeroDivisionError was raised" in caplog.text

@@ -16,7 +16,7 @@ import attrs
 from pitstop._decisions._settle import was_applied
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._store import Store, unbroken
-from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
+from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Doorbell, Settlement
 
 
@@ -272,8 +272,8 @@ class Outbox:
             note = self._store.log.unwritten.passes(self._store.clock.monotonic())
             if note is not None:
                 _log.warning("an ack could not be written: %r comes back when its lease runs out%s", delivery.id, note)
-        except LeaseLost:
-            # Counted, as ever.
+        except PitstopError:
+            # LeaseLost was counted, and a settlement that cannot be computed was logged.
             pass
 
     def _write_all(self) -> None:

@@ -169,7 +169,7 @@ class _Walk:
         #: Bytes of BSON so far. The loops count in a variable of their own, and write it here before they call.
         self.size = 0
 
-    def copy_dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:  # noqa: C901 - calls would cost most of the time
+    def copy_dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:  # noqa: C901, PLR0912 - calls would cost most of the time
         """Copy a mapping of Python's own type."""
         if depth > MAX_DEPTH:
             raise _Refused(_TOO_DEEP)
