@@ -386,7 +386,7 @@ SCALARS = {
 #: How a container does not do what it should; most do.
 HOWS = st.sampled_from(["plain", "plain", "own", "own", "raises at once", "raises at the end"])
 KEYS = st.sampled_from(["a", "b", "ü", 5, "\0"]) | st.sampled_from(["a", "b", "c", "d"])
-#: What is to be made, since hypothesis itself looks at what it draws.
+#: Functions that make the values, since hypothesis itself looks at the values that it draws.
 PLANS = st.recursive(
     st.sampled_from(sorted(SCALARS)),
     lambda inner: (

@@ -1,4 +1,4 @@
-"""What is logged when something goes wrong again and again: little, and with counts."""
+"""A failure that repeats itself is logged in few lines, with counts."""
 
 from __future__ import annotations
 
@@ -202,4 +202,4 @@ class TestEngine:
             listener.stop()
             waiting.result()
             store.watches[-1].news.put(None)
-        assert [level for level, text in lines() if text.startswith("what tells")] == ["WARNING", "INFO"]
+        assert [level for level, text in lines() if text.startswith("the watch")] == ["WARNING", "INFO"]

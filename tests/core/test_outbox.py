@@ -686,7 +686,7 @@ def interrupted_at(step, function):
 def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_store(
     pit, store, alone, monkeypatch, caplog
 ):
-    """A recurrence by another author may raise. What comes after it in the outbox is written all the same."""
+    """A recurrence by another author may raise. The settlements after it in the outbox are written all the same."""
     from pitstop._engine import _delivery
 
     compute = _delivery.ack

@@ -375,7 +375,7 @@ def _arguments(item: object) -> Sequence[Any] | None:
     """The arguments of ``store`` that an item of ``store_many`` has; None if it is no such item."""
     if type(item) is not tuple:
         try:
-            # Of one more than there may be: a list of a class of its own may have no end.
+            # At most one item too many: a list of another library's class may have no end.
             item = tuple(islice(item, _MOST_ARGUMENTS + 1)) if isinstance(item, tuple | list) else ()
         except MemoryError:
             raise

@@ -39,7 +39,7 @@ MAX_ID_LENGTH = 512
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
 
 _LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
-#: What BSON writes in four bytes.
+#: Integers that BSON writes in four bytes.
 _LEAST_SHORT, _GREATEST_SHORT = -(2**31), 2**31 - 1
 #: The length and the NUL at the end of a document or an array.
 _FRAME = 5
@@ -103,7 +103,7 @@ def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
     """
     walk = _Walk()
     try:
-        # Before the rest: of a UUID as the id it should be said that an id is text, not that a UUID cannot be stored.
+        # Before the rest: the error for a UUID as the id says that an id is text, not that a UUID cannot be stored.
         if type(message) is dict:
             given = _given_id(message)
             body = walk.copy_dict(message, 1)
@@ -114,7 +114,7 @@ def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
         raise MessageError(refused.text()) from None
     identifier = body.pop("id", None)
     if identifier != given:
-        # It is another one than that which was looked at: the message is no dict, or was changed meanwhile.
+        # Not the id that was checked above: the message is no dict, or was changed meanwhile.
         identifier = valid_id(identifier)
     return identifier, body, walk.size
 
@@ -276,7 +276,7 @@ class _Walk:
             raise _failed(value, error) from None
 
     def _copy_foreign(self, value: Any, depth: int) -> Any:
-        """Copy a value of a type that is not Python's own, as what its base class makes of it."""
+        """Copy a value of a type that is not Python's own, as the value of its base class."""
         if isinstance(value, Mapping):
             return self._copy_mapping(value, depth + 1)
         if isinstance(value, list | tuple):

@@ -170,7 +170,7 @@ def _names_secret(text: str) -> bool:
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """The text, and what it is percent-encoded for."""
+    """Yield the text, and then the text that it encodes by percent signs."""
     for _ in range(_MOST_DECODED):
         yield text
         decoded = _ESCAPE.sub(lambda code: chr(int(code[1], 16)), text)
