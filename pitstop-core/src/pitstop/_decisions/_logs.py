@@ -157,3 +157,5 @@ class StoreLog:
         self.slow_claims = Throttle()
         #: Of extensions of leases that fail because of a bug.
         self.not_extended = Throttle()
+        #: Of a listener's work in the background that fails because of a bug.
+        self.not_worked = Throttle()
