@@ -683,10 +683,9 @@ def interrupted_at(step, function):
     return False
 
 
-def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_store(
-    pit, store, alone, monkeypatch, caplog
-):
-    """A recurrence by another author may raise. The settlements after it in the outbox are written all the same."""
+@pytest.fixture
+def no_ack_of_one(monkeypatch):
+    """The state after an ack of the message "0001" cannot be computed, as when a recurrence raises."""
     from pitstop._engine import _delivery
 
     compute = _delivery.ack
@@ -697,6 +696,12 @@ def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_
         return compute(emission)
 
     monkeypatch.setattr(_delivery, "ack", ack)
+
+
+def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_store(
+    pit, store, alone, no_ack_of_one, caplog
+):
+    """A recurrence by another author may raise. The settlements after it in the outbox are written all the same."""
     fill(pit, 6)
     with pit.listen(prefetch=6) as listener:
         deliveries = held(listener, 4, 6)
@@ -710,17 +715,8 @@ def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_
     assert "s3cr3t" not in caplog.text
 
 
-def test_a_settlement_that_cannot_be_computed_does_not_end_consume(pit, store, monkeypatch):
-    from pitstop._engine import _delivery
-
-    compute, handled = _delivery.ack, []
-
-    def ack(emission):
-        if emission.record.id == "0001":
-            raise ZeroDivisionError("s3cr3t")
-        return compute(emission)
-
-    monkeypatch.setattr(_delivery, "ack", ack)
+def test_a_settlement_that_cannot_be_computed_does_not_end_consume(pit, store, no_ack_of_one):
+    handled = []
     fill(pit, 4)
     pit.consume(lambda msg: handled.append(msg["id"]), until_idle=True, prefetch=1)
 
