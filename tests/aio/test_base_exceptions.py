@@ -11,23 +11,7 @@ import pytest
 import pitstop
 
 from aio.kit import NOW, run, until
-
-
-class Panic(BaseException):
-    """As PyO3 raises it for a panic in Rust."""
-
-
-FAILURES = {
-    "Panic": Panic("called `Option::unwrap()` on a `None` value"),
-    "CancelledError": asyncio.CancelledError(),
-    "GeneratorExit": GeneratorExit(),
-    "BaseExceptionGroup": BaseExceptionGroup("of a task group", [Panic(), ValueError()]),
-}
-ENDS = {
-    "SystemExit": SystemExit(3),
-    "KeyboardInterrupt": KeyboardInterrupt(),
-    "group": BaseExceptionGroup("of a task group", [ValueError(), KeyboardInterrupt()]),
-}
+from core.base_exceptions import ENDS, FAILURES
 
 
 @pytest.fixture

@@ -169,6 +169,14 @@ def test_no_argument_shows_a_secret_that_was_given_to_it(value):
             assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+def test_an_absolute_path_may_look_like_a_user_and_a_password(tmp_path):
+    """As the folders of mounts and of releases do."""
+    folder = tmp_path / "app:v1@site"
+    folder.mkdir()
+    with pitstop.init({"type": "sqlite", "path": folder / "x.db"}) as pit:
+        assert pit.entries() == []
+
+
 @attrs.frozen(kw_only=True)
 class Careless(pitstop.abc.BackendConfig):
     """The configuration of a backend whose author did not think of secrets."""
@@ -177,6 +185,7 @@ class Careless(pitstop.abc.BackendConfig):
     where: str = attrs.field(default="here")
     mode: str = attrs.field(default="on", validator=attrs.validators.in_(["on", "off"]))
     hidden: str = attrs.field(default="", repr=False)
+    starred: str = attrs.field(default="", repr=lambda _: "***")
 
 
 @pytest.mark.parametrize("key", ["number", "where", "mode"])
@@ -192,6 +201,15 @@ def test_a_careless_backend_shows_no_url_either(key):
 def test_a_key_whose_value_is_not_in_the_repr_may_hold_a_secret():
     assert Careless.from_options({"hidden": URL}).hidden == URL
     assert Careless.from_options({"where": "https://host/path"}).where == "https://host/path"
+
+
+@pytest.mark.parametrize("white", [" ", "\n", "\t"])
+@pytest.mark.parametrize("key", ["hidden", "starred"])
+def test_white_space_at_the_end_of_a_secret_is_refused_without_the_secret(key, white):
+    """The author forgot ``metadata={"verbatim": True}``. The repr does not show the field, and neither does the error."""
+    with pytest.raises(pitstop.ConfigError, match=f"^{key} has ") as caught:
+        Careless.from_options({key: SECRET + white})
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Timedelta(timedelta):
 
 
 class Moment(datetime):
-    """As pendulum's: what is left after a subtraction is no plain ``timedelta``."""
+    """As pendulum's: a subtraction returns no plain ``timedelta``."""
 
     def __sub__(self, other):
         return Duration(microseconds=1)

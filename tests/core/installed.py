@@ -64,5 +64,5 @@ def core_alone(alone: None, install: Install, monkeypatch: pytest.MonkeyPatch) -
     """pitstop-core is installed, and no backend: its package cannot be imported either."""
     install("pitstop-core", "0.1.0", {})
     for package in ("pitstop_memory", "pitstop_mongo", "pitstop_sqlite"):
-        # As the import system notes that there is none. What is imported already stays so.
+        # As the import system notes that there is none. Modules that are imported already stay so.
         monkeypatch.setitem(sys.modules, package, None)

@@ -11,15 +11,12 @@ import pytest
 
 import pitstop
 
+from core.base_exceptions import ENDS, FAILURES, Panic
 from pitstop._decisions._ending import ends_program
 from pitstop.testing import init
 
 
 DUE = timedelta(0)
-
-
-class Panic(BaseException):
-    """As PyO3 raises it for a panic in Rust."""
 
 
 class Falsy(Exception):
@@ -56,19 +53,6 @@ def unspeakable(error):
 
 async def cancelled():
     raise asyncio.CancelledError
-
-
-FAILURES = {
-    "Panic": Panic("called `Option::unwrap()` on a `None` value"),
-    "CancelledError": asyncio.CancelledError(),
-    "GeneratorExit": GeneratorExit(),
-    "BaseExceptionGroup": BaseExceptionGroup("of a task group", [Panic(), ValueError()]),
-}
-ENDS = {
-    "SystemExit": SystemExit(3),
-    "KeyboardInterrupt": KeyboardInterrupt(),
-    "group": BaseExceptionGroup("of a task group", [ValueError(), BaseExceptionGroup("inner", [KeyboardInterrupt()])]),
-}
 
 
 class Observed:

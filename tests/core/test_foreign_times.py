@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
+import attrs
 import pytest
 
 import pitstop
@@ -59,6 +60,16 @@ class TestTimes:
         assert type(entry.message["at"][0]) is datetime
         assert entry.message["at"][0].tzinfo is UTC
         assert entry.end == datetime(2032, 1, 1, tzinfo=UTC)
+
+    def test_the_place_of_a_listing_may_be_one(self, pit):
+        pit.store_many([({"id": "a"}, NOW), ({"id": "b"}, HOUR)])
+        first, second = pit.entries()
+        due = first.due
+        moment = Moment(due.year, due.month, due.day, due.hour, due.minute, due.second, due.microsecond, UTC)
+        assert pit.entries(after=attrs.evolve(first, due=moment)) == [second]
+        for unreadable in UNREADABLE.values():
+            with pytest.raises(PitstopError, match=r"^after\.due="):
+                pit.entries(after=attrs.evolve(first, due=unreadable()))
 
     @pytest.mark.parametrize(("fold", "hour"), [(0, 0), (1, 1)])
     def test_both_passes_of_a_fold_are_told_apart(self, pit, fold, hour):

@@ -273,6 +273,9 @@ class TestMappings:
 
         with pytest.raises(MessageError, match=r"^msg has the key 'a' more than once"):
             copy_message({Key("a"): 1, Key("a"): 2})
+        for pair in ({Key("a"): 1, "a": 2}, {"a": 2, Key("a"): 1}):
+            with pytest.raises(MessageError, match=r"^msg\['b'\]\[0\] has the key 'a' more than once"):
+                copy_message({"b": [pair]})
 
     def test_no_error_shows_a_key_that_may_hold_anything(self):
         class Key:
@@ -383,7 +386,7 @@ SCALARS = {
 #: How a container does not do what it should; most do.
 HOWS = st.sampled_from(["plain", "plain", "own", "own", "raises at once", "raises at the end"])
 KEYS = st.sampled_from(["a", "b", "ü", 5, "\0"]) | st.sampled_from(["a", "b", "c", "d"])
-#: What is to be made, since hypothesis itself looks at what it draws.
+#: Functions that make the values, since hypothesis itself looks at the values that it draws.
 PLANS = st.recursive(
     st.sampled_from(sorted(SCALARS)),
     lambda inner: (

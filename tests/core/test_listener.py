@@ -864,7 +864,7 @@ class TestWatch:
             got = Running(lambda: next(listener))
             for number in range(14):
                 assert store.began.acquire(timeout=10)
-                assert ("what tells of messages of others does not answer" in caplog.text) == (number >= 13)
+                assert ("the watch for messages of other processes does not answer" in caplog.text) == (number >= 13)
                 watch = store.watches[-1]
                 watch.news.put(BackendUnavailable("gone"))
                 assert watch.closed.wait(10)

@@ -1,4 +1,4 @@
-"""What is logged when something goes wrong again and again: little, and with counts."""
+"""A failure that repeats itself is logged in few lines, with counts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pitstop
 
 from core.kit import Clock, Running, Watched, backend
 from pitstop._decisions._logs import Outages, Throttle
+from pitstop._engine._pump import Pump
 
 
 DUE = timedelta(0)
@@ -111,6 +112,26 @@ class TestEngine:
             each.stop()
         assert [each.result() for each in running] == [None] * 50
 
+    def test_a_bug_in_the_background_is_logged_though_an_outage_was_logged_just_before(self, pit, lines, monkeypatch):
+        now, again = pit._store.clock.monotonic(), threading.Event()
+        pit._store.log.outages.failed(now, now, permanent=False)
+        work = Pump._work
+        bugs = [ZeroDivisionError("a bug")]
+
+        def failing(pump):
+            if bugs:
+                raise bugs.pop()
+            again.set()
+            return work(pump)
+
+        monkeypatch.setattr(Pump, "_work", failing)
+        with pit.listen() as listener:
+            listener._pump.wake()
+            assert again.wait(10)
+        assert [line for line in lines() if line[0] == "ERROR"] == [
+            ("ERROR", "acks could not be written, or messages not claimed ahead; trying again")
+        ]
+
     @pytest.mark.parametrize("until_idle", [False, True])
     def test_a_store_that_flaps_fills_no_log(self, lines, until_idle):
         clock = Clock()
@@ -202,4 +223,4 @@ class TestEngine:
             listener.stop()
             waiting.result()
             store.watches[-1].news.put(None)
-        assert [level for level, text in lines() if text.startswith("what tells")] == ["WARNING", "INFO"]
+        assert [level for level, text in lines() if text.startswith("the watch")] == ["WARNING", "INFO"]

@@ -683,10 +683,9 @@ def interrupted_at(step, function):
     return False
 
 
-def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_store(
-    pit, store, alone, monkeypatch, caplog
-):
-    """A recurrence by another author may raise. What comes after it in the outbox is written all the same."""
+@pytest.fixture
+def no_ack_of_one(monkeypatch):
+    """The state after an ack of the message "0001" cannot be computed, as when a recurrence raises."""
     from pitstop._engine import _delivery
 
     compute = _delivery.ack
@@ -697,6 +696,12 @@ def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_
         return compute(emission)
 
     monkeypatch.setattr(_delivery, "ack", ack)
+
+
+def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_store(
+    pit, store, alone, no_ack_of_one, caplog
+):
+    """A recurrence by another author may raise. The settlements after it in the outbox are written all the same."""
     fill(pit, 6)
     with pit.listen(prefetch=6) as listener:
         deliveries = held(listener, 4, 6)
@@ -710,17 +715,8 @@ def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_
     assert "s3cr3t" not in caplog.text
 
 
-def test_a_settlement_that_cannot_be_computed_does_not_end_consume(pit, store, monkeypatch):
-    from pitstop._engine import _delivery
-
-    compute, handled = _delivery.ack, []
-
-    def ack(emission):
-        if emission.record.id == "0001":
-            raise ZeroDivisionError("s3cr3t")
-        return compute(emission)
-
-    monkeypatch.setattr(_delivery, "ack", ack)
+def test_a_settlement_that_cannot_be_computed_does_not_end_consume(pit, store, no_ack_of_one):
+    handled = []
     fill(pit, 4)
     pit.consume(lambda msg: handled.append(msg["id"]), until_idle=True, prefetch=1)
 
@@ -740,3 +736,51 @@ def test_who_waits_for_a_settlement_that_cannot_be_computed_is_told(pit, store, 
         delivery = listener.get(None)
         with pytest.raises(pitstop.PitstopError, match="comes back when its lease runs out"):
             delivery.ack(wait=True)
+
+
+@pytest.fixture
+def no_nack(monkeypatch):
+    """The state after a nack cannot be computed, as when a recurrence raises."""
+    from pitstop._engine import _delivery
+
+    def nack(*args):
+        raise ZeroDivisionError("s3cr3t")
+
+    monkeypatch.setattr(_delivery, "nack", nack)
+
+
+@pytest.mark.parametrize("timeout", [0, None], ids=["at once", "with others"])
+def test_a_nack_that_cannot_be_computed_does_not_hide_the_error_of_the_body(pit, no_nack, caplog, timeout):
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener.get(timeout)
+        with pytest.raises(ValueError, match="of the body"), delivery:
+            raise ValueError("of the body")
+        assert pit.get("0000").state == "leased"
+    assert "'0000' was not nacked: ZeroDivisionError was raised" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+def test_a_nack_that_cannot_be_computed_is_an_error_of_pitstops(pit, no_nack):
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        with pytest.raises(pitstop.PitstopError, match="'0000' was not nacked: ZeroDivisionError") as caught:
+            delivery.nack("failed")
+        # As of a lost lease: no second failure of the handler that let it out.
+        delivery.nack(caught.value)
+
+
+def test_a_late_nack_that_cannot_be_computed_ends_its_thread_in_order(pit, no_nack, caplog, monkeypatch):
+    """A handler that ends after its listener was closed: a thread of its own writes the nack."""
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener._next()
+    delivery._nack_later("failed", blocking=False)
+    for each in threading.enumerate():
+        if each.name == "pitstop-ack":
+            each.join()
+    assert raised == []
+    assert "'0000' was not nacked: ZeroDivisionError was raised" in caplog.text

@@ -120,17 +120,18 @@ class TestFacade:
         message["list"].append(2)
         assert pit.get("a").message == {"id": "a", "list": [1]}
 
-    def test_a_damaged_document_is_not_redriven(self, clock):
+    @pytest.mark.parametrize("id", ["a", "https://shop.example/orders/1"])
+    def test_a_damaged_document_is_not_redriven(self, clock, id):
         class Damaging(Scripted):
             def get(self, id):
                 return Damaged(id, "Damaged: msg cannot be read. Store the message again, or remove it.", None, "t")
 
         with pitstop.init({"type": backend(Damaging, clock)}) as pit:
-            assert pit.get("a").last_error.startswith("Damaged: msg cannot be read.")
+            assert pit.get(id).last_error.startswith("Damaged: msg cannot be read.")
             with pytest.raises(MessageError) as caught:
-                pit.redrive("a")
+                pit.redrive(id)
             assert str(caught.value) == (
-                "'a' cannot be redriven. Damaged: msg cannot be read. Store the message again, or remove it."
+                f"'{id}' cannot be redriven. Damaged: msg cannot be read. Store the message again, or remove it."
             )
 
     def test_writes_in_a_transaction_go_to_what_the_backend_makes_of_the_session_and_wake_nobody(self, clock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -44,6 +45,8 @@ SECRETS = [
     {"user": "app", "pass": SECRET},
     {"a": {"client_secret": SECRET}},
     {URL, 5},
+    OrderedDict(password=SECRET),
+    [("user", "app"), ("password", SECRET)],
     Path(URL),
     PurePosixPath(f"app:{SECRET}@db1"),
     ConfigError(f"secret={SECRET}"),
@@ -125,12 +128,12 @@ def test_of_a_long_value_the_first_characters_are_searched(part):
     assert len(quoted(part * 10_000_000)) <= 300
 
 
-@pytest.mark.parametrize("text", [URL, "sqlite:///x", "mongodb:/app:x@db1", "file:/x"])
+@pytest.mark.parametrize("text", [URL, "sqlite:///x", "mongodb:/app:x@db1", "file:/x", "//app:x@db1"])
 def test_a_url_in_the_place_of_a_name_is_known(text):
     assert may_hold_secret(text)
 
 
-@pytest.mark.parametrize("text", ["x.db", "C:/x.db", "C:\\me@corp\\x.db", "10:30/x", "db1:27017", "/a/b"])
+@pytest.mark.parametrize("text", ["x.db", "C:/x.db", "C:\\me@corp\\x.db", "10:30/x", "db1:27017", "/a/b", "/a:1@b/c"])
 def test_a_path_or_an_address_is_no_url(text):
     assert not may_hold_secret(text)
 

@@ -1,4 +1,4 @@
-"""What the fuzzers share: they put damaged records among sound ones, have all handled, and judge what became of them."""
+"""The common part of the fuzzers: damaged records are put among sound ones, all are handled, and the outcome is judged."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def fuzzed(test: Callable[..., None], few: int) -> Callable[..., None]:
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
     )
     return pytest.mark.timeout(60 + 2 * wanted)(settings(test))
+
+
+def fill(open_backend: Callable[[], Backend], sound: set[str], odd: int) -> None:
+    """Store the sound messages, and ``evil0``, ``evil1``, and so on, which are to be damaged."""
+    with pitstop.init({"type": open_backend()}) as pit:
+        evil = [f"evil{number}" for number in range(odd)]
+        pit.store_many([({"id": id, "text": "text"}, NOW) for id in [*sorted(sound), *evil]])
 
 
 class Handler:

@@ -10,9 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pitstop
-
-from fuzz.judging import NOW, OPTIONS, WAYS, fuzzed, judge
+from fuzz.judging import OPTIONS, WAYS, fill, fuzzed, judge
 from pitstop.testing import ManualClock
 from pitstop_filesystem import FilesystemBackend
 
@@ -67,9 +65,7 @@ def any_files(odd, way):
             return opened[-1]
 
         sound = {f"g{number}" for number in range(4)}
-        with pitstop.init({"type": open_backend()}) as pit:
-            evil = [f"evil{number}" for number in range(len(odd))]
-            pit.store_many([({"id": id, "text": "text"}, NOW) for id in [*sorted(sound), *evil]])
+        fill(open_backend, sound, len(odd))
         by_id = {_header(file.read_bytes())["id"]: file for file in _files(path)}
         for number, damage in enumerate(odd):
             _damage(by_id[f"evil{number}"], damage)

@@ -11,9 +11,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pitstop
-
-from fuzz.judging import NOW, OPTIONS, WAYS, fuzzed, judge
+from fuzz.judging import OPTIONS, WAYS, fill, fuzzed, judge
 from pitstop.testing import ManualClock
 from pitstop_sqlite import SqliteBackend
 
@@ -63,9 +61,7 @@ def any_rows(odd, way):
             return opened[-1]
 
         sound = {f"g{number}" for number in range(5)}
-        with pitstop.init({"type": open_backend()}) as pit:
-            evil = [f"evil{number}" for number in range(len(odd))]
-            pit.store_many([({"id": id, "text": "text"}, NOW) for id in [*sorted(sound), *evil]])
+        fill(open_backend, sound, len(odd))
         with closing(sqlite3.connect(path)) as connection:
             for number, damage in enumerate(odd):
                 # The id last: the others are found by it.

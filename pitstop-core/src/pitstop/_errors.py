@@ -40,7 +40,7 @@ __all__ = [
 class PitstopError(Exception):
     """Base of all errors that Pitstop raises on purpose.
 
-    Credentials in the text are masked, whoever wrote it: the author of a backend or a plugin may quote a URL.
+    Credentials in the text are masked, because a backend or a plugin of another author may quote a URL.
     """
 
     def __init__(self, *args: object) -> None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["init", "open_backend", "prepare_backend"]
 
-#: What to do about a class that was given as ``type`` and is not fit for it.
+#: The scheme of a URL, and a key that an error shows without quotes.
 _SCHEME = re.compile(r"[\w.+-]{1,100}")
+#: The remedy for a class that was given as ``type`` and is not fit for it.
 _BY_CLASS = "Mend the class, or give the name of an installed backend."
 
 

@@ -192,7 +192,7 @@ class Pitstop:
         backend, id = self._store.backend, valid_id(id)
         stored = backend.get(id)
         if isinstance(stored, Damaged):
-            raise MessageError(f"{quoted(id)} cannot be redriven. {stored.error}")
+            raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
         (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
@@ -375,7 +375,7 @@ def _arguments(item: object) -> Sequence[Any] | None:
     """The arguments of ``store`` that an item of ``store_many`` has; None if it is no such item."""
     if type(item) is not tuple:
         try:
-            # Of one more than there may be: a list of a class of its own may have no end.
+            # At most one item too many: a list of another library's class may have no end.
             item = tuple(islice(item, _MOST_ARGUMENTS + 1)) if isinstance(item, tuple | list) else ()
         except MemoryError:
             raise

@@ -177,12 +177,12 @@ def current_task() -> asyncio.Task[Any] | None:
 
 
 def is_interruption(error: BaseException, task: asyncio.Task[Any] | None = None) -> bool:
-    """Whether somebody cancelled the present task, and so what handles a message; or closed its coroutine.
+    """Whether the present task, which handles a message, was cancelled, or its coroutine closed.
 
-    Else a ``CancelledError`` is that of something it awaited, and a ``GeneratorExit`` that of the handler itself. That is a
-    failure: to have the message back at once, and its attempt not counted, would be to try it for ever.
+    Any other ``CancelledError`` comes from something that the handler awaited, and any other ``GeneratorExit`` from the
+    handler itself. Both are failures: a message that came back at once, without its attempt counted, would be tried for ever.
 
-    :param task: the task in which the handler began. While it runs, nobody can close its coroutine. None: the code may be
+    :param task: the task in which the handler began. While it runs, its coroutine cannot be closed. None: the code may be
         part of an async generator, which is closed in the midst of a task; then any ``GeneratorExit`` is an interruption.
     """
     if isinstance(error, asyncio.CancelledError):

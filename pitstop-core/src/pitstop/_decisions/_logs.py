@@ -23,7 +23,7 @@ _SOME = 10
 
 
 class Line(NamedTuple):
-    """What to log: the level of :mod:`logging`, and the text."""
+    """A line to log: the level of :mod:`logging`, and the text."""
 
     level: int
     text: str
@@ -84,17 +84,14 @@ class Throttle:
 
 
 class Outages:
-    """The failures of one store, of whatever asks it: all listeners of a :class:`pitstop.Pitstop` share these.
+    """The failures of one store. All listeners of a :class:`pitstop.Pitstop` share these.
 
     One warning when the store goes away, one each minute while it is away, and one line when it is back. Of a store that
     comes and goes there is at most one line a minute after the first two, with counts.
     """
 
     def __init__(self, what: str) -> None:
-        """None so far.
-
-        :param what: the subject of the lines, as in "the store".
-        """
+        """:param what: the subject of the lines, as in "the store"."""
         self._what = what
         self._turn = _Turn()
         # Of the present outage, if there is one, or else of the last one: its beginning, its length and its failures.
@@ -110,8 +107,8 @@ class Outages:
     def failed(self, now: float, since: float, *, permanent: bool) -> Line | None:
         """Note a failure at ``now`` (seconds, monotonic), and decide whether to log it.
 
-        :param since: when the row of failures began of the one who notes this.
-        :param permanent: whether the failure lasts until somebody has mended something.
+        :param since: when the caller's row of failures began.
+        :param permanent: whether the failure lasts until an operator has mended something.
         """
         with self._turn.taken() as mine:
             if not mine:
@@ -153,8 +150,8 @@ class StoreLog:
     def __init__(self) -> None:
         #: Of the store itself.
         self.outages = Outages("the store")
-        #: Of the watch that tells of messages which other processes have stored.
-        self.watch_outages = Outages("what tells of messages of others")
+        #: Of the watch that reports messages which other processes have stored.
+        self.watch_outages = Outages("the watch for messages of other processes")
         #: Of messages that are set aside.
         self.dead = Throttle(_SOME)
         #: Of acks that could not be written, of one message each.
@@ -165,3 +162,5 @@ class StoreLog:
         self.slow_claims = Throttle()
         #: Of extensions of leases that fail because of a bug.
         self.not_extended = Throttle()
+        #: Of a listener's work in the background that fails because of a bug.
+        self.not_worked = Throttle()

@@ -1,4 +1,4 @@
-"""Pauses between tries while a store is away; what is logged of that is decided for all who use the store."""
+"""Pauses between tries while a store is away. All users of the store share the decision which of their failures are logged."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _PERMANENT = 30.0
 class Backoff:
     """The failures in a row of one listener, or of a watch.
 
-    :param outages: decides what is logged.
-    :param quiet: seconds of failures of which nobody is told: what others tell of at once, or what mends itself.
+    :param outages: decides which lines are logged.
+    :param quiet: seconds of failures that are not logged, because they mend themselves or another thread logs them.
     """
 
     def __init__(self, outages: Outages, quiet: float = 0.0) -> None:

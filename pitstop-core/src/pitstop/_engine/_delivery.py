@@ -22,6 +22,8 @@ from pitstop.abc import Outcome, Progress, Record, Settlement
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pitstop._engine._heartbeat import Heartbeat
 
 __all__ = ["Delivery"]
@@ -136,12 +138,13 @@ class Delivery:
         :raises LeaseLost: when the lease is known to be over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same (:class:`pitstop.OutcomeUnknown`: it may have).
+        :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error.
         """
         if self._outbox is not None:
             self._begin_to_settle("acknowledged")
             (self._outbox.put_and_wait if wait else self._outbox.put)(self)
             return
-        settlement = ack(self._emission)
+        settlement = self._computed("acknowledged", lambda: ack(self._emission))
         try:
             self._settle(settlement, "acknowledged")
         except BackendUnavailable as error:
@@ -161,11 +164,13 @@ class Delivery:
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, or sooner
             if the store did it all the same.
         :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
+        :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error.
         """
         if error is not None and error is self._told:
             return
         self._failure = error_text(error), checked_delay(delay)
-        settlement = self._decided_nack(self._store.backend.now())
+        now_us = self._store.backend.now()
+        settlement = self._computed("nacked", lambda: self._decided_nack(now_us))
         self._settle(settlement, "nacked")
         self._is_done(settlement)
 
@@ -319,14 +324,28 @@ class Delivery:
         self._lost(self._settled or "settled")
 
     def _cannot_be_settled(self, error: Exception) -> None:
-        """What is to be written cannot be computed, now or later. The message comes back when its lease runs out."""
+        """The next state cannot be computed, now or later. The message comes back when its lease runs out."""
         self._known = True
+        self._not_computed(self._settled or "settled", error)
+
+    def _not_computed(self, what: str, error: Exception) -> PitstopError:
         # Without the error's text, which may hold anything.
         self._told = told = PitstopError(
-            f"{self.id!r} was not {self._settled}: {type(error).__name__} was raised while its next state was computed. The "
+            f"{self.id!r} was not {what}: {type(error).__name__} was raised while its next state was computed. The "
             f"message comes back when its lease runs out. Look at its recurrence; or store the message again, or remove it."
         )
         _log.error("%s", told)
+        return told
+
+    def _computed(self, what: str, decide: Callable[[], Settlement]) -> Settlement:
+        """Return the settlement that is written at once.
+
+        :raises PitstopError: when it cannot be computed.
+        """
+        try:
+            return decide()
+        except Exception as error:
+            raise self._not_computed(what, error) from error
 
     def _leave_in_doubt(self) -> None:
         """The store may have done it, or not: the reply was lost, and it cannot be told any more."""

@@ -16,7 +16,7 @@ import attrs
 from pitstop._decisions._settle import was_applied
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._store import Store, unbroken
-from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
+from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Doorbell, Settlement
 
 
@@ -272,8 +272,8 @@ class Outbox:
             note = self._store.log.unwritten.passes(self._store.clock.monotonic())
             if note is not None:
                 _log.warning("an ack could not be written: %r comes back when its lease runs out%s", delivery.id, note)
-        except LeaseLost:
-            # Counted, as ever.
+        except PitstopError:
+            # LeaseLost was counted, and a settlement that cannot be computed was logged.
             pass
 
     def _write_all(self) -> None:
@@ -341,14 +341,14 @@ class Outbox:
 
     @staticmethod
     def _decided(delivery: Delivery, now_us: int) -> Settlement | None:
-        """What is to be written of a delivery; None: nothing, and its outcome is known."""
+        """Return the settlement of a delivery that is to be written; None: its outcome is known, and nothing is written."""
         if not delivery._is_over(now_us):
             try:
                 return delivery._decide(now_us)
             except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
                 delivery._cannot_be_settled(error)
         elif delivery._doubted:
-            # Not lost: it may have been done when it was sent first. Who has settled what is gone by now, nobody knows.
+            # Not lost: the store may have done it when it was sent first. A record that is gone does not say who settled it.
             delivery._leave_in_doubt()
         else:
             delivery._lose()

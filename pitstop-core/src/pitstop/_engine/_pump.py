@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from collections.abc import Callable
 from threading import RLock, Thread
 from typing import Any
@@ -16,6 +18,8 @@ from pitstop.abc import Doorbell
 
 
 __all__ = ["Pump"]
+
+_log = logging.getLogger("pitstop.listener")
 
 #: Seconds between two looks while there is something to do. By real time, whatever clock the store goes by: it is about
 #: the work of a machine, and not about when messages are due. An ack waits for one or two of these.
@@ -95,7 +99,11 @@ class Pump:
             try:
                 pause = self._work()
             except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would write no ack any more
-                pause = self._backoff.failed(error, self._store.clock.monotonic())
+                now = self._store.clock.monotonic()
+                pause = self._backoff.failed(error, now, log=False)
+                # A bug: :meth:`_work` catches the failures of the store. So an outage must not keep it out of the log.
+                if (note := self._store.log.not_worked.passes(now)) is not None:
+                    _log.exception("acks could not be written, or messages not claimed ahead; trying again%s", note)
             if pause is None:
                 self.awake = False
                 if not self._has_work():

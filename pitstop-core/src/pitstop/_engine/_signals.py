@@ -49,7 +49,7 @@ def disposition(name: str) -> tuple[int, Any] | None:
     """Return the number of a signal and the Python handler that it has; None if the signal is to be left alone.
 
     Left alone are signals that this system has not got, signals that are ignored, and signals whose handler was installed by
-    code in C. A shell ignores SIGINT for ``command &`` in a script, and nohup ignores SIGHUP: whoever started the program
+    code in C. A shell ignores SIGINT for ``command &`` in a script, and nohup ignores SIGHUP: the user who started the program
     wants them to stay ignored. A handler of C code could not be put back.
 
     :param name: such as ``"SIGTERM"``.

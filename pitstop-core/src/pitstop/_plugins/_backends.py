@@ -166,14 +166,14 @@ def _package(distribution: str) -> str:
 
 
 def missing_backends() -> str:
-    """Why no backend at all is found, and what to do."""
+    """Explain why no backend at all is found, and give the remedy."""
     if not has_metadata(_CORE):
         return _without_metadata()
     return f"Install one, such as: pip install {_DISTRIBUTIONS['sqlite']}"
 
 
 def _without_metadata(distribution: str | None = None) -> str:
-    """What is wrong in a program that was frozen or zipped without metadata, and what to do.
+    """Explain the fault of a program that was frozen or zipped without metadata, and its remedy.
 
     :param distribution: that of the wanted backend, if it is one of the project's own.
     """

@@ -24,10 +24,11 @@ def installed(group: str) -> EntryPoints:
 
 def has_metadata(distribution: str) -> bool:
     """Whether the metadata of a distribution can be found. Programs that are frozen or zipped often lack them."""
-    from importlib.metadata import PackageNotFoundError, metadata  # noqa: PLC0415 - see installed
+    from importlib.metadata import Distribution, PackageNotFoundError  # noqa: PLC0415 - see installed
 
     try:
-        metadata(distribution)
+        # Found, and not read: later Pythons raise where METADATA itself is missing.
+        Distribution.from_name(distribution)
     except PackageNotFoundError:
         return False
     return True

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import attrs
 
 from pitstop._errors import ConfigError, PitstopError
 from pitstop._values._duration import LONGEST_SECONDS, parse_duration
 from pitstop._values._entry import Entry
-from pitstop._values._instant import floor_instant
+from pitstop._values._plain import Unreadable, as_microseconds
 from pitstop._values._quoting import quoted
 
 
@@ -107,11 +107,15 @@ def place_after(after: object) -> tuple[int | None, str] | None:
         )
     if due is None:
         return None, str.__str__(id)
-    if not isinstance(due, datetime) or not _is_aware(due):
+    try:
+        instant = as_microseconds(due)
+    except Unreadable:
+        instant = None
+    if instant is None:
         raise PitstopError(
             f"after.due={quoted(due)} is no aware datetime. Give the last entry of the page before, as it was returned."
         )
-    return floor_instant(due), str.__str__(id)
+    return instant // 1000, str.__str__(id)
 
 
 def _is_listed_id(id: str) -> bool:
@@ -122,13 +126,6 @@ def _is_listed_id(id: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_aware(value: datetime) -> bool:
-    try:
-        return value.utcoffset() is not None
-    except Exception:  # noqa: BLE001 - the zone is of somebody's class, and may raise anything
-        return False
 
 
 def several_plugins(plugins: object) -> list[object]:

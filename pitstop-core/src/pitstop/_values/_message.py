@@ -39,7 +39,7 @@ MAX_ID_LENGTH = 512
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
 
 _LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
-#: What BSON writes in four bytes.
+#: Integers that BSON writes in four bytes.
 _LEAST_SHORT, _GREATEST_SHORT = -(2**31), 2**31 - 1
 #: The length and the NUL at the end of a document or an array.
 _FRAME = 5
@@ -56,6 +56,7 @@ _STRIDE = 1024
 #: Types of which an error may show a value that is taken for a key.
 _BRIEF = frozenset({type(None), bool, int, float, str, bytes})
 _ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
+_REPEATED = "{path} has the key {name!r:.80} more than once. Give each key once, with a list of its values."
 _TOO_DEEP = f"{{path}} is more than {MAX_DEPTH} levels deep, or a container holds itself. Store it flatter."
 
 
@@ -102,7 +103,7 @@ def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
     """
     walk = _Walk()
     try:
-        # Before the rest: of a UUID as the id it should be said that an id is text, not that a UUID cannot be stored.
+        # Before the rest: the error for a UUID as the id says that an id is text, not that a UUID cannot be stored.
         if type(message) is dict:
             given = _given_id(message)
             body = walk.copy_dict(message, 1)
@@ -113,7 +114,7 @@ def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
         raise MessageError(refused.text()) from None
     identifier = body.pop("id", None)
     if identifier != given:
-        # It is another one than that which was looked at: the message is no dict, or was changed meanwhile.
+        # Not the id that was checked above: the message is no dict, or was changed meanwhile.
         identifier = valid_id(identifier)
     return identifier, body, walk.size
 
@@ -168,7 +169,7 @@ class _Walk:
         #: Bytes of BSON so far. The loops count in a variable of their own, and write it here before they call.
         self.size = 0
 
-    def copy_dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:  # noqa: C901 - calls would cost most of the time
+    def copy_dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:  # noqa: C901, PLR0912 - calls would cost most of the time
         """Copy a mapping of Python's own type."""
         if depth > MAX_DEPTH:
             raise _Refused(_TOO_DEEP)
@@ -206,6 +207,8 @@ class _Walk:
             raise _Refused(
                 "{path} was changed while it was read, by another thread perhaps. Give a copy that only this call uses."
             ) from None
+        if len(copied) < len(value):
+            _refuse_repeated(value)
         self.size = size
         self._check_size()
         return copied
@@ -273,7 +276,7 @@ class _Walk:
             raise _failed(value, error) from None
 
     def _copy_foreign(self, value: Any, depth: int) -> Any:
-        """Copy a value of a type that is not Python's own, as what its base class makes of it."""
+        """Copy a value of a type that is not Python's own, as the value of its base class."""
         if isinstance(value, Mapping):
             return self._copy_mapping(value, depth + 1)
         if isinstance(value, list | tuple):
@@ -383,11 +386,18 @@ def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
     if "\0" in name:
         raise _Refused(f"{{path}} has a key with a NUL character: {name!r:.80}. Leave it out.", about_container=True)
     if name in known:
-        raise _Refused(
-            f"{{path}} has the key {name!r:.80} more than once. Give each key once, with a list of its values.",
-            about_container=True,
-        )
+        raise _Refused(_REPEATED.format(path="{path}", name=name), about_container=True)
     return name, length
+
+
+def _refuse_repeated(mapping: dict[Any, Any]) -> None:
+    """Refuse two keys with one text, which there may be if a subclass of ``str`` hashes in its own way."""
+    names: set[str] = set()
+    for key in list(mapping):
+        name = str.__str__(key)
+        if name in names:
+            raise _Refused(_REPEATED.format(path="{path}", name=name))
+        names.add(name)
 
 
 def _failed(value: object, error: Exception) -> _Refused:

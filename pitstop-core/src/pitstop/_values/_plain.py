@@ -70,7 +70,7 @@ def _plain_span(value: timedelta) -> timedelta:
     for read in (lambda: base, lambda: (value.days, value.seconds, value.microseconds)):
         days, seconds, microseconds = read()
         span = timedelta(int.__int__(days), int.__int__(seconds), int.__int__(microseconds))
-        # Two microseconds, since what is finer was cut off; and the precision of a float.
+        # Two microseconds, since finer fractions were cut off; and the precision of a float.
         if abs(span.total_seconds() - total) <= max(2e-6, abs(total) * 1e-15):
             return span
     raise Unreadable("its days, seconds and microseconds are not what its total_seconds() returns")

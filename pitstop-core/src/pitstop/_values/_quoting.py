@@ -31,7 +31,8 @@ _NAMES_A_SECRET = re.compile(
     r"""(?ix)
     (?: pass(?:word|wd|phrase|code)? | pwd | secret | token | credentials? | signature
       | (?:api|access|account|private|secret)[-_]?key | mechanism[-_]?properties )
-    ["'\s]* [=:]
+    # The comma: pairs, as in the repr of an OrderedDict.
+    (?: ["'\s]* [=:] | ["'] \s* , )
     """
 )
 _IS_A_SECRET = re.compile(
@@ -44,6 +45,7 @@ _IS_A_SECRET = re.compile(
 )
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
 _DRIVE = re.compile(r"\A[A-Za-z]:(?=[\\/])")
+_ABSOLUTE = re.compile(r"/[^/]")
 _URL = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/")
 
 #: User and password in any URL, also a malformed one. Errors show how to write a URL with the words ``user:password@``,
@@ -83,10 +85,16 @@ def may_hold_secret(text: str) -> bool:
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a text has a user and a password in it (``user:password@host``, also in a URL), or names a secret."""
+    """Whether a text has a user and a password in it (``user:password@host``, also in a URL), or names a secret.
+
+    An absolute path has no user: ``/srv/app:v1@site/x.db``.
+    """
     text = _DRIVE.sub("", text[:_SEARCHED])
+    is_path = _ABSOLUTE.match(text) is not None and "://" not in text
     # Not by one pattern: that would try each colon with the rest of the text.
-    return any(0 <= each.find(":") < each.rfind("@") or _names_secret(each) for each in _decoded(text))
+    return any(
+        (not is_path and 0 <= each.find(":") < each.rfind("@")) or _names_secret(each) for each in _decoded(text)
+    )
 
 
 def masked(text: str) -> str:
@@ -162,7 +170,7 @@ def _names_secret(text: str) -> bool:
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """The text, and what it is percent-encoded for."""
+    """Yield the text, and then the text that it encodes by percent signs."""
     for _ in range(_MOST_DECODED):
         yield text
         decoded = _ESCAPE.sub(lambda code: chr(int(code[1], 16)), text)

@@ -130,7 +130,7 @@ def _strict_float(text: str) -> float:
     return value
 
 
-#: An int of 64 bits has 19. For one that is a little longer the check of the message names the path.
+#: An int of 64 bits has 19 digits. If an int is a little longer, the check of the message refuses it and names the path.
 _MOST_DIGITS = 100
 
 _strict_decoder = json.JSONDecoder(object_pairs_hook=_strict_object, parse_int=_strict_int, parse_float=_strict_float)

@@ -14,7 +14,7 @@ from pitstop._values._quoting import quoted
 
 __all__ = ["checked_url", "refuse_in_name"]
 
-#: What ``str.isspace`` calls white space, and the marks without width: of byte order (U+FEFF), and a space of no width.
+#: White space as ``str.isspace`` defines it, and the marks without width: the byte order mark (U+FEFF), and spaces of no width.
 _BLANK = r"\s\u200b\u2060\ufeff"
 _ENDS = re.compile(rf"\A[{_BLANK}]+|[{_BLANK}]+\Z")
 _ANYWHERE = re.compile(rf"[{_BLANK}]")
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z_.]{1,40}")
 
 
 def _flaw(text: str) -> str | None:
-    """Return what is wrong with the white space of a name or a path; None: nothing. A blank within is a part of it."""
+    """Describe the flaw in the white space of a name or a path; None: there is none. A blank within is a part of the name."""
     if _CONTROL.search(text):
         return "a line break, a tab or another control character"
     if _ENDS.search(text):
@@ -68,14 +68,16 @@ def _refused(what: str, where: str, hint: str) -> ConfigError:
     )
 
 
-def refuse_in_name(text: str, field: str) -> None:
+def refuse_in_name(text: str, field: str, *, secret: bool = False) -> None:
     """Refuse a name or a path that has white space at its ends, or a control character.
 
+    :param secret: whether the text may be a secret. Then the error does not quote it.
     :raises ConfigError: the text names the field.
     """
     flaw = _flaw(text)
     if flaw is not None:
+        given = field if secret else f"{field}={quoted(text)}"
         raise ConfigError(
-            f"{field}={quoted(text)} has {flaw}, so that it would name another store. Remove it; environment variables and "
+            f"{given} has {flaw}, so that it would name another store. Remove it; environment variables and "
             f"files of secrets often have some."
         )

@@ -37,7 +37,7 @@ class Doorbell:
     def wait(self, seconds: float | None) -> bool:
         """Block until a ring, or for ``seconds`` (None: without end). True when it was rung.
 
-        More seconds than the system can wait at once, 49 days on Windows, are cut to that: who waits looks again.
+        More seconds than the system can wait at once, 49 days on Windows, are cut to that: the caller looks and waits again.
         """
         return self._silence.acquire(timeout=-1 if seconds is None else min(max(seconds, 0.0), TIMEOUT_MAX))
 

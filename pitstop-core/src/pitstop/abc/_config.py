@@ -259,7 +259,8 @@ def _check_texts(made: object, given: Mapping[str, tuple[attrs.Attribute[Any], o
             continue
         text = os.fsdecode(value)
         if not isinstance(value, bytes):
-            refuse_in_name(text, key)
+            # A field that the repr leaves out, or shows in its own way, may be that of a password.
+            refuse_in_name(text, key, secret=field.repr is not True and field.repr is not quoted)
         if field.repr is True and has_credentials(text):
             raise ConfigError(
                 f"{key} looks like a URL with a user, or like another text with a password in it. It is refused, because "

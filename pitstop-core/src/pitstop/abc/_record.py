@@ -127,7 +127,7 @@ def read_record(
         progress = Progress(due, scheduled_for, attempts, first_leased, last_error, token)
         return Record(id, message, series, revision, progress)
     if not _is_text(id):
-        # Nobody could settle it, nor name it.
+        # No caller could settle it, nor name it.
         error = "Damaged: the id is no valid text. Remove it with the tools of the store itself."
         return Damaged(id, error, due if _is_instant(due) else None, token if isinstance(token, str) else None)
     usable_due = due if _is_instant(due) else None

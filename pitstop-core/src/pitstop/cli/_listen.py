@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import click
 
-from pitstop import BackendUnavailable, Delivery, LeaseLost, Listener, Pitstop, Unsupported
+from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
 from pitstop._engine._consuming import Consuming
 from pitstop.cli._command import CommandFailed, run_command
 from pitstop.cli._output import needs_stdout, print_json, print_json_for_people, say, warn
@@ -231,7 +231,7 @@ def _settle(settle: Callable[[], None]) -> bool:
     """Ack or nack. If that fails the message may come back, which is no reason to end: at least once."""
     try:
         settle()
-    except (LeaseLost, BackendUnavailable) as error:
+    except PitstopError as error:
         warn(f"Warning: {' '.join(str(error).split())}")
         return False
     return True

@@ -272,7 +272,7 @@ def _driven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
 
 async def _adriven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
     __tracebackhide__ = True
-    # Whoever is here has imported asyncio already; others are not to pay for it.
+    # An async handler has imported asyncio already; programs without one are not to pay for it.
     from pitstop._aio._delivery import current_task, is_interruption  # noqa: PLC0415 - see above
 
     deliveries, task = takes_delivery(handler, deliveries), current_task()

@@ -98,7 +98,7 @@ class Handle(Kit):
     def test_a_store_that_is_there_is_opened_without_the_right_to_make_one(
         self, backend: Backend, open_backend: Handles
     ) -> None:
-        """``create=False``: what commands that only look at a store give."""
+        """Commands that only look at a store give ``create=False``."""
         backend.put([make_record("a")])
 
         try:

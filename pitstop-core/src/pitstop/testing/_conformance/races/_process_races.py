@@ -205,7 +205,7 @@ class ProcessRaces(Forking):
         )
 
         def use(backend: Backend, say: Say) -> str:
-            # What hangs here ends by this.
+            # A child that hangs here ends by this.
             signal.alarm(10)
             with warnings.catch_warnings():
                 # A driver may say that this is no good idea.
