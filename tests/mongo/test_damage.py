@@ -288,3 +288,43 @@ def test_attempts_that_occur_twice_and_cannot_be_counted_are_set_aside(backend, 
     (leased,) = lease_all(backend, limit)
     assert isinstance(leased, Damaged)
     assert backend.settle([Settlement("bad", leased.token, Outcome.BURY, Aside(leased.error))]) == [True]
+
+
+@pytest.mark.parametrize("limit", [1, 50], ids=["one by one", "in a batch"])
+@pytest.mark.parametrize("unfit", [30, 1200])
+def test_many_documents_that_break_a_rule_do_not_keep_sound_ones_from_being_claimed(
+    backend, coll, record, caplog, unfit, limit
+):
+    """As many as a rule that came later may leave behind: more than are remembered, too."""
+    backend.put([record(f"unfit{number}", START - 5, {"of": "unfit"}) for number in range(unfit)])
+    backend.put([record("a"), record("b")])
+    coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
+
+    with caplog.at_level(logging.WARNING, "pitstop.mongo"):
+        leased = [each for _ in range(10) for each in backend.lease(limit, MINUTE)]
+    assert {each.id for each in leased} == {"a", "b"}
+    assert 0 < len(caplog.records) <= 40
+    assert backend.next_due() == START + MINUTE, "the documents that are passed over are not waited for"
+    assert "refuses every write to more than 3 of" in backend.concerns()[0]
+
+
+@pytest.mark.parametrize("limit", [1, 50], ids=["one by one", "in a batch"])
+def test_more_refused_documents_than_can_be_remembered_are_an_error_and_not_claimed_again_at_once(
+    backend, coll, record, caplog, monkeypatch, limit
+):
+    """A user who may not read the rules: the documents are remembered one by one."""
+    monkeypatch.setattr("pitstop_mongo._claim.validation_rules", lambda coll: None)
+    monkeypatch.setattr("pitstop_mongo._unleasable._MOST", 20)
+    backend.put([record(f"unfit{number}", message={"of": "unfit"}) for number in range(50)])
+    coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
+
+    with caplog.at_level(logging.WARNING, "pitstop.mongo"):
+        for _ in range(3):
+            try:
+                assert backend.lease(limit, MINUTE) == []
+            except BackendUnavailable as error:
+                refusal = str(error)
+    assert "refuses every write to more than 20 of the messages that are due" in refusal
+    assert len(caplog.records) == 20
+    backend.put([record("unfit0", START - 1)])
+    assert [each.id for each in backend.lease(1, MINUTE)] == ["unfit0"]

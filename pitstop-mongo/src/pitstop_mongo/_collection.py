@@ -29,9 +29,10 @@ from pymongo.read_preferences import ReadPreference
 from pitstop import BackendUnavailable
 from pitstop_mongo._dialect import Handles
 from pitstop_mongo._document import CODEC, fields_of
+from pitstop_mongo._failures import Kind, kind_of
 
 
-__all__ = ["Collection", "refused"]
+__all__ = ["Collection", "refused", "validation_rules"]
 
 _log = logging.getLogger("pitstop.mongo")
 
@@ -64,6 +65,24 @@ _TELLTALES = (*sorted(_OURS), "ready", "locked")
 def refused(text: str) -> BackendUnavailable:
     """The error for what will not work until somebody changes something."""
     return BackendUnavailable(text, permanent=True)
+
+
+def validation_rules(coll: Any) -> Any:
+    """Return the rules for which the server refuses updates of documents that break them.
+
+    None: an administrator gave the collection no such rules, or this user may not read them.
+    """
+    database = coll.database.with_options(codec_options=CODEC, read_preference=ReadPreference.PRIMARY)
+    try:
+        found = list(database.list_collections(filter={"name": coll.name}))
+    except OperationFailure as error:
+        if kind_of(error) is Kind.UNKNOWN:
+            raise
+        return None
+    options = found[0].get("options", {}) if found else {}
+    # At the level "moderate" a document that breaks the rules already may be updated.
+    strict = options.get("validationAction") != "warn" and options.get("validationLevel", "strict") == "strict"
+    return options.get("validator") if strict else None
 
 
 @attrs.frozen
