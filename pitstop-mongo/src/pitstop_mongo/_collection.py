@@ -9,6 +9,7 @@
     a TTL index on a time of ours     the server would delete messages
     another kind of index on due      it cannot answer a claim, and none that can may stand beside it
     only documents of others          they would be taken for damaged messages
+    none, with create=False           it is not to be made
 
 What the user may not look at is not looked at. The index on ``due`` is made if it is missing.
 """
@@ -92,6 +93,8 @@ class Collection:
     handles: Handles
     #: For errors.
     location: str
+    #: Whether it may be made.
+    create: bool = True
 
     def prepare(self, *, foreign: bool = False) -> None:
         """Look at the collection, and make the index if it is missing: two to four commands.
@@ -100,6 +103,9 @@ class Collection:
         :raises BackendUnavailable: when it cannot be used; the text says why, and what to do.
         """
         found = self.look(foreign=foreign)
+        if found is None and not self.create and self._answers_by_index():
+            # It may be that there is no collection: then to make the index would make both.
+            return
         if not found:
             self._make_index(known_missing=found is False)
 
@@ -110,12 +116,31 @@ class Collection:
         """
         info = self._info()
         if info == {}:
+            self.must_exist(info)
             return False
         self._check_kind(info or {})
         if not foreign:
             self._check_documents()
         indexes = self._indexes()
         return None if indexes is None else self._check_indexes(indexes)
+
+    def must_exist(self, info: Mapping[str, Any] | None = None) -> None:
+        """Refuse a collection that is not there, if it may not be made. Go on if this user may not know.
+
+        :param info: what the server knows of the collection, if it was asked.
+        :raises BackendUnavailable: if there is no such collection.
+        """
+        if self.create:
+            return
+        if info is None:
+            info = self._info()
+        # A collection has an index from the beginning, so one without any is not there.
+        if info == {} or (info is None and self._indexes() == []):
+            raise refused(
+                f"There is no collection at {self.location}, and none is made here (create=False). Look whether the names of "
+                f"the database and the collection are right. 'pitstop store' makes a new one, and so does pitstop.init() "
+                f"without create=False."
+            )
 
     def _info(self) -> Mapping[str, Any] | None:
         """What the server knows about it; empty: it is not there yet; None: may not be known."""
