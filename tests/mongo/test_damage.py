@@ -208,6 +208,26 @@ def test_a_settlement_that_the_server_refuses_does_not_keep_the_others_from_it(b
     assert "message 'b'" in caplog.text
 
 
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RELEASE])
+@pytest.mark.parametrize("together", [True, False], ids=["of one claim", "of several claims"])
+def test_many_settlements_that_the_server_refuses_do_not_keep_one_behind_them_from_it(
+    backend, coll, record, outcome, together
+):
+    ids = [f"unfit{number:02}" for number in range(15)]
+    backend.put([record(id, START - 9, {"of": "unfit"}) for id in ids] + [record("sound")])
+    leased = backend.lease(16, MINUTE) if together else [backend.lease(1, MINUTE)[0] for _ in range(16)]
+    tokens = {each.id: each.progress.token for each in leased}
+    coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
+    released = Progress(START + MINUTE, START, 1, START, "failed")
+    sound = Settlement("sound", tokens["sound"], outcome, None if outcome is Outcome.COMPLETE else released)
+
+    applied = backend.settle([*(Settlement(id, tokens[id], Outcome.RELEASE, released) for id in ids), sound])
+
+    assert applied == [False] * 15 + [True]
+    found = backend.get("sound")
+    assert found is None if outcome is Outcome.COMPLETE else found.progress == released
+
+
 def test_damage_is_seen_and_mended_by_the_user(backend, coll, record):
     backend.put([record("bad")])
     coll.update_one({"_id": "bad"}, {"$set": {"revision": Binary(b"x", 4), "extra": Binary(b"x", 4)}})

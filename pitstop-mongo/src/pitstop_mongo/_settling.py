@@ -24,7 +24,7 @@ from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, progress_fields
-from pitstop_mongo._failures import codes_of, is_refusal, is_too_large, translate
+from pitstop_mongo._failures import codes_of, is_invalid, is_refusal, is_too_large, translate
 from pitstop_mongo._lease import set_aside
 from pitstop_mongo._raw import any_of, is_text
 from pitstop_mongo._unleasable import Unleasable
@@ -135,14 +135,15 @@ class Settler:
             first = error
         done: set[str] = set()
         refused: list[tuple[_Write, OperationFailure]] = []
-        for each in some:
+        # Deletes first: those that the command has done already show that the reason does not lie with the server.
+        for each in sorted(some, key=lambda write: write.settlement.progress is not None):
             try:
                 done |= self._apply_alone(each, now, link, again or len(some) > 1)
             except OperationFailure as error:
                 if not is_refusal(error):
                     raise
                 refused.append((each, error))
-                if len(refused) >= _MOST_REFUSED and not done:
+                if len(refused) >= _MOST_REFUSED and not done and not is_invalid(error):
                     break
         if refused and not done:
             raise _Refused(first)
