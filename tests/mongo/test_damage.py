@@ -1,4 +1,4 @@
-"""Documents that no decoder reads, that have no room for a lease, or that the server lets nobody write."""
+"""Documents that no decoder reads, that have no room for a lease, or to which the server refuses every write."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def from_now(seconds):
 
 
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
-def test_a_document_that_the_server_lets_nobody_write_is_passed_over(backend, coll, record, caplog, limit):
+def test_a_document_to_which_the_server_refuses_every_write_is_passed_over(backend, coll, record, caplog, limit):
     """An administrator's rule, for which the server refuses each update. The document is sound, so it is not set aside."""
     backend.put([record("unfit", START - 5), record("a"), record("b")])
     coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
@@ -179,8 +179,8 @@ def test_a_document_that_the_server_lets_nobody_write_is_passed_over(backend, co
 
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
 @pytest.mark.parametrize("code", [2, 14, 17419, 121, 96])
-def test_an_error_of_the_server_buries_nobody(failing, record, limit, code):
-    """Whatever it says, the documents are sound: they are there, and are claimed when the server does what it should."""
+def test_an_error_of_the_server_sets_no_message_aside(failing, record, limit, code):
+    """The documents are sound for any error: they are kept, and are claimed when the server works again."""
     backend = failing.backend
     backend.put([record(id) for id in "abcd"])
     with failing("update", "findAndModify", errorCode=code):

@@ -145,7 +145,7 @@ class Claimer:
             except (BSONError, Ambiguous):
                 leased = self._leased(link, lease)
                 if leased is None:
-                    # What cannot be read is the server's error: it quotes the document.
+                    # The error of the server quotes the document, so the driver cannot read the error.
                     return None
             except OperationFailure as error:
                 if not is_refusal(error):
@@ -161,7 +161,7 @@ class Claimer:
         return [leased]
 
     def _leased(self, link: Link, lease: Lease) -> Record | Damaged | None:
-        """What is under this lease, by its bytes: it is there, and could not be read."""
+        """Return the document under this lease, read from its bytes, because the driver could not read it."""
         wanted = {"due": from_instant(lease.until), "token": lease.token}
         raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))
         with self._doubts.unless_known(lease, sent=True):
@@ -197,10 +197,10 @@ class Claimer:
             return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
 
     def _claim(self, link: Link, found: Sequence[Found], lease: Lease) -> list[Record | Damaged]:
-        """Mark those of the documents that are still what was read; return them as they are then.
+        """Mark those of the documents that are unchanged since they were read; return them as they are then.
 
-        What the server says of a claim is a reason to look at its documents one by one, and no more than that: a document is
-        set aside for what it is.
+        An error of the server is only a reason to examine the documents of the claim one by one. A document is set aside for
+        its own content alone.
         """
         sound = [each for each in found if each.sound]
         refused: dict[str, OperationFailure] = {}

@@ -96,7 +96,7 @@ class Viewer:
             return self._first_due(link, LAST)
 
     def _first_due(self, link: Link, most: datetime) -> int | None:
-        # What claims pass over is not waited for either.
+        # Claims pass over these documents, so no listener waits for them either.
         wanted = due_in(EPOCH, most) | self._unleasable.condition
         options = {"sort": [("due", 1)], **self._dialect.by_due}
         document = link.handles.raw.find_one(wanted, {"_id": 1, "due": 1}, **options)
@@ -158,7 +158,7 @@ class Viewer:
         return [read(each).id for each in link.handles.raw.aggregate(pipeline)]
 
     def _shown(self, document: Any) -> _Content:
-        """What is in a document, with the reason for which claims pass it over."""
+        """Return the content of a document, with the reason if claims pass it over."""
         content = read(document).content
         why = self._unleasable.why(content.id)
         if why is None or not isinstance(content, Record):
@@ -215,7 +215,7 @@ def _dead_or_list(*, listed: bool) -> dict[str, Any]:
 
 
 def _in_order(id: str) -> bytes:
-    """What ids are sorted by: their bytes, as the server does. Of valid text that is the order of its code points."""
+    """Return the key by which ids are sorted: their bytes, as on the server. Valid text is then in the order of its code points."""
     return id.encode("utf-8", "surrogateescape")
 
 

@@ -115,15 +115,15 @@ class Settler:
                 ) from None
         if refused and not applied:
             told = translate(refused[0][0].error, self._connection.location)
-            # Whatever the server says of a document, it is no message that a user gave.
+            # The refused document is no message that the caller gave, so the error is no MessageError.
             raise (told if isinstance(told, BackendUnavailable) else BackendUnavailable(str(told))) from None
         for each_refusal, unwritten in refused:
             self._tell_of(unwritten, each_refusal.error)
         return [each.etag in applied for each in writes]
 
     def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        """Run a command. If the server refuses a part of it, write its settlements one by one: one document that cannot be
-        written does not keep the others from it.
+        """Run a command. If the server refuses a part of it, write its settlements one by one, so that a document that cannot be
+        written does not keep the others from being written.
 
         :raises _Refused: when all of them are refused.
         """
@@ -157,7 +157,7 @@ class Settler:
         except OperationFailure as error:
             if write.settlement.progress is None or not is_too_large(error):
                 raise
-        # There is no room for the error in the document. What the settlement does counts more.
+        # The document has no room for the error. The rest of the settlement counts more.
         update = self._update(write, with_error=False)
         count = _coll(link, [write]).update_one(self._fenced(write, now), update, **self._dialect.by_id).matched_count
         return self._updated(link, [write], count, again)
@@ -294,9 +294,9 @@ class Settler:
 
     @staticmethod
     def _update(write: _Write, *, with_error: bool = True) -> dict[str, Any]:
-        """What is written of a settlement.
+        """Return the update that writes a settlement.
 
-        :param with_error: whether with the error, which is what may be too long for a document of another program.
+        :param with_error: whether with the error, which may be too long for a document of another program.
         """
         progress = write.settlement.progress
         if isinstance(progress, Aside):

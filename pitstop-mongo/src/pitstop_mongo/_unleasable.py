@@ -1,7 +1,7 @@
-"""Documents that the server refuses to write, whatever is written to them: passed over by the claims of this process.
+"""Unleasable: documents to which the server refuses every write, so that the claims of this process pass them over.
 
-An administrator's validation rule that a document does not fit has the server refuse every update of it. Such a document
-stays as it is. For a while claims leave it out, so that it is not tried again and again; then it is tried again.
+If a document breaks a validation rule that an administrator gave the collection, the server refuses every update of the
+document. Such a document stays as it is. Claims leave it out for a minute, so that they do not fail again and again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MANY = 10
 
 
 class Unleasable:
-    """What one backend knows of such documents."""
+    """The documents of this kind that one backend has met."""
 
     def __init__(self, dialect: Dialect, clock: Clock, location: str) -> None:
         self._dialect = dialect
@@ -53,14 +53,14 @@ class Unleasable:
         self._rules = (self._clock.monotonic() + _AGAIN, rules)
 
     def tell(self, id: str, why: str) -> None:
-        """Log what is wrong with a document, once."""
+        """Log the fault of a document, once."""
         if id in self._told or len(self._told) >= _MOST:
             return
         self._told.add(id)
         _log.warning("message %r in %s: %s", id, self._location, why)
 
     def forget(self, ids: Iterable[str]) -> None:
-        """These were stored anew or removed."""
+        """Claim these again: they were stored anew or removed."""
         if self._passed_over:
             gone = set(ids)
             self._passed_over = {id: each for id, each in self._passed_over.items() if id not in gone}
@@ -77,7 +77,7 @@ class Unleasable:
 
     @property
     def ids(self) -> list[str]:
-        """The ids of those that are passed over now."""
+        """The ids of the documents that are passed over now."""
         if not self._passed_over:
             return []
         now = self._clock.monotonic()
@@ -86,13 +86,13 @@ class Unleasable:
         return list(self._passed_over)
 
     def why(self, id: str) -> str | None:
-        """Why a document is passed over; None: it is not."""
+        """Return the reason for which a document is passed over; None if it is not."""
         found = self._passed_over.get(id)
         return None if found is None else found[1]
 
     @property
     def condition(self) -> dict[str, Any]:
-        """What a filter of documents that are to be claimed needs besides: nothing, as a rule."""
+        """The conditions that a filter of claims needs besides its own: none, as a rule."""
         rules = self._rules
         if rules is not None and rules[0] <= self._clock.monotonic():
             rules = self._rules = None
