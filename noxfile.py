@@ -43,6 +43,7 @@ OF_THE_INTERPRETER = (
     "tests/packaging/test_wrong_plugins.py",
     "tests/cli",
 )
+SUPPORTED = ("3.11", "3.12", "3.13")
 LEAST_PYTHON = (3, 11)
 
 # Printed by a Python that runs: its version, and whether it is a released CPython with its lock.
@@ -61,8 +62,8 @@ def _others() -> dict[str, str]:
     folders = [Path(each) for each in os.environ.get("PATH", "").split(os.pathsep) if each]
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     candidates = [
-        *sorted((pyenv / "versions").glob("3.*/bin/python")),
-        *(path for folder in folders for path in sorted(folder.glob("python3.*")) if re.search(r"3\.\d+$", path.name)),
+        *sorted((pyenv / "versions").glob("3.[1-9][0-9]*/bin/python")),
+        *(path for folder in folders for path in sorted(folder.glob("python3.[1-9][0-9]")) if path.name[7:].isdigit()),
     ]
     found: dict[tuple[int, ...], str] = {}
     for path in candidates:
@@ -70,6 +71,12 @@ def _others() -> dict[str, str]:
         if version is not None and version >= LEAST_PYTHON and version != sys.version_info[:2]:
             found.setdefault(version, str(path))
     return {".".join(map(str, version)): found[version] for version in sorted(found)}
+
+
+def _interpreter(version: str) -> str:
+    """Return the path of the Python of this version; the version, which nox then reports as missing, if there is none."""
+    running = ".".join(map(str, sys.version_info[:2]))
+    return sys.executable if version == running else _others().get(version, version)
 
 
 def _version(python: Path) -> tuple[int, ...] | None:
@@ -104,7 +111,8 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *_side_by_side(session), *session.posargs)
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session
+@nox.parametrize("python", [nox.param(_interpreter(version), id=version) for version in SUPPORTED])
 def pythons(session: nox.Session) -> None:
     """Run all tests on every Python that is supported."""
     _install(session, *TESTING)

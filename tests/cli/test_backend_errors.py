@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+import pitstop
+
 
 NOW = timedelta(0)
 COMMANDS = [
@@ -28,8 +30,9 @@ def raises(error):
 
 
 @pytest.fixture
-def careless(monkeypatch):
-    """Have each method of the SQLite backend raise ``error``."""
+def careless(monkeypatch, url):
+    """Have each method of the SQLite backend raise ``error``, on a store that is there."""
+    pitstop.init(url).close()
 
     def let_out(error):
         for name in ("put", "delete", "get", "scan", "tally", "lease", "settle", "next_due", "ping"):
@@ -84,7 +87,7 @@ def test_while_listening_as_well(invoke, careless, pit, workers):
     )
 
 
-def test_a_bug_of_the_command_itself_is_not_blamed_on_the_backend(invoke, monkeypatch):
+def test_a_bug_of_the_command_itself_is_not_blamed_on_the_backend(invoke, monkeypatch, pit):
     monkeypatch.setattr("pitstop.cli._stats.print_fields", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         invoke("stats")

@@ -331,7 +331,7 @@ def test_without_any_stream_objects_as_with_pythonw(run, pit):
     assert run(("list",), "", (sys.executable, "-c", code))[0] == 1
 
 
-def test_streams_in_memory_are_left_as_they_are(run):
+def test_streams_in_memory_are_left_as_they_are(run, pit):
     """A program that calls main() with streams of its own."""
     code = (
         "import io, sys\n"

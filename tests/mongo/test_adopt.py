@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 import uuid
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -431,10 +431,8 @@ def test_a_store_under_the_new_id_in_the_very_moment_is_not_replaced(pit, coll, 
 
     def bulk_write(self, requests, **options):
         if next(writes) == 2:
-            # By another thread: a call in the middle of a call is refused.
-            store = threading.Thread(target=pit.store, args=({"id": "5", "n": 2}, timedelta(0)))
-            store.start()
-            store.join()
+            with ThreadPoolExecutor(1) as another:
+                another.submit(pit.store, {"id": "5", "n": 2}, timedelta(0)).result()
         return real(self, requests, **options)
 
     monkeypatch.setattr(Collection, "bulk_write", bulk_write)
