@@ -63,7 +63,7 @@ def _others() -> dict[str, str]:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     candidates = [
         *sorted((pyenv / "versions").glob("3.[1-9][0-9]*/bin/python")),
-        *(path for folder in folders for path in sorted(folder.glob("python3.[1-9][0-9]")) if path.name[7:].isdigit()),
+        *(path for folder in folders for path in sorted(folder.glob("python3.[1-9][0-9]"))),
     ]
     found: dict[tuple[int, ...], str] = {}
     for path in candidates:
