@@ -34,13 +34,22 @@ TESTING = (
     MONGOD,
 )
 # Tests of what differs between interpreters: how they end, threads, event loops, sqlite3, metadata, the command.
-OF_THE_INTERPRETER = ("tests/aio", "tests/consume", "tests/sqlite", "tests/packaging", "tests/cli")
+# The rest of tests/packaging builds wheels, which are the same for all of them.
+OF_THE_INTERPRETER = (
+    "tests/aio",
+    "tests/consume",
+    "tests/sqlite",
+    "tests/packaging/test_frozen.py",
+    "tests/packaging/test_wrong_plugins.py",
+    "tests/cli",
+)
 SUPPORTED = ("3.11", "3.12", "3.13")
 LEAST_PYTHON = (3, 11)
 
-# Printed by a Python that runs: the version, and whether it is one of those that are meant.
+# Printed by a Python that runs: its version, and whether it is a released CPython with its lock.
 _WHICH = (
-    "import sys; print(*sys.version_info[:2], sys.implementation.name, getattr(sys, '_is_gil_enabled', lambda: True)())"
+    "import sys; version = sys.version_info; "
+    "print(*version[:2], sys.implementation.name, version.releaselevel, getattr(sys, '_is_gil_enabled', lambda: True)())"
 )
 
 
@@ -54,7 +63,7 @@ def _others() -> dict[str, str]:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     candidates = [
         *sorted((pyenv / "versions").glob("3.[1-9][0-9]*/bin/python")),
-        *(path for folder in folders for path in sorted(folder.glob("python3.[1-9][0-9]")) if path.name[7:].isdigit()),
+        *(path for folder in folders for path in sorted(folder.glob("python3.[1-9][0-9]"))),
     ]
     found: dict[tuple[int, ...], str] = {}
     for path in candidates:
@@ -71,14 +80,14 @@ def _interpreter(version: str) -> str:
 
 
 def _version(python: Path) -> tuple[int, ...] | None:
-    """Return the version of a CPython with its lock; None for any other file."""
+    """Return the version of a released CPython with its lock; None for any other file."""
     try:
         run = subprocess.run(  # noqa: S603 - a Python that the machine's owner has installed
             [str(python), "-c", _WHICH], capture_output=True, text=True, check=False, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    said = re.fullmatch(r"(\d+) (\d+) cpython True\n", run.stdout)
+    said = re.fullmatch(r"(\d+) (\d+) cpython final True\n", run.stdout)
     return None if run.returncode != 0 or said is None else (int(said[1]), int(said[2]))
 
 

@@ -1,4 +1,4 @@
-"""Commands that look, or change what is there, make no store: a mistyped path is an error and leaves nothing behind."""
+"""Commands that only read or change messages make no store: a mistyped path is an error and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_line_of_twenty_megabytes_is_refused_by_its_size_and_one_of_fourteen_i
     ],
 )
 def test_a_line_that_cannot_be_read_is_named_with_what_to_do(invoke, pit, bad, said):
-    """All before it is stored, and nothing from it on. What readers of JSON alter in silence is refused, too."""
+    """All before it is stored, and nothing from it on. Text that readers of JSON alter in silence is refused, too."""
     result = invoke("store", input=b'{"id": "a"}\n' + bad + b'\n{"id": "after"}\n')
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: Line 2: The message ") or said.startswith(("msg", "holds NUL or", "must"))

@@ -16,6 +16,19 @@ from pitstop.cli._app import app
 
 
 NOW = timedelta(0)
+COMMANDS = [
+    ("list",),
+    ("list", "--json"),
+    ("show", "a"),
+    ("stats",),
+    ("ping",),
+    ("check",),
+    ("remove", "a"),
+    ("redrive", "a"),
+    ("redrive", "--all"),
+    ("adopt",),
+    ("listen", "--once"),
+]
 
 
 @pytest.fixture
@@ -62,9 +75,25 @@ def test_store_list_show_remove_and_stats(invoke, pit, lines):
 
 
 def test_ping_is_answered_without_a_trace(invoke, mongo_client, mongo_dbname):
+    mongo_client[mongo_dbname].create_collection("messages")
     result = invoke("ping")
     assert result.exit_code == 0, result.stderr
     assert f"/{mongo_dbname}.messages answers in " in result.stdout
+    assert set(mongo_client[mongo_dbname]["messages"].index_information()) == {"_id_"}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_collection_that_is_not_there_is_refused_in_one_line_and_not_made(
+    invoke, url, mongo_client, mongo_dbname, command
+):
+    """A mistyped name of a database or a collection."""
+    result = invoke(*command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"Error: There is no collection at {url}.messages, and none is made here (create=False). Look whether the names of the "
+        f"database and the collection are right. 'pitstop store' makes a new one, and so does pitstop.init() without "
+        f"create=False.\n"
+    )
     assert mongo_client[mongo_dbname].list_collection_names() == []
 
 

@@ -20,7 +20,7 @@ from pitstop.cli._plain import plain, plain_json
 
 NOW = timedelta(0)
 
-#: One of each kind that a terminal obeys, or that nobody sees.
+#: One of each kind that a terminal obeys, or that is invisible.
 UNSEEN = {
     "C0": "\x1b",
     "newline": "\n",

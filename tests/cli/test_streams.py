@@ -135,7 +135,7 @@ def test_json_lines_from_a_closed_stdin_are_a_wrong_use(run, pit, program, argum
 
 @pytest.mark.parametrize("program", [PYTHON, SCRIPT], ids=["python -m", "script"])
 def test_the_places_of_closed_streams_are_taken_by_nothing_else(run, filled, program):
-    """Else a socket or a database would get what is written to stderr."""
+    """Else a socket or a database would get the text that is written to stderr."""
     for options in ((), ("--json",)):
         filled.store({"id": "due"}, NOW)
         # With --json the command's stdout is our stderr.
@@ -210,7 +210,7 @@ def test_a_stderr_that_cannot_be_written_changes_nothing(run, filled, command, s
 
 @pytest.mark.parametrize("place", ["/dev/full", "unread"])
 def test_all_lines_are_stored_although_their_ids_cannot_be_printed(run, pit, tmp_path, place):
-    """With 5,000 lines there are several batches. None is left out because nobody reads the ids of the first."""
+    """With 5,000 lines there are several batches. None is left out because the ids of the first are not read."""
     path = tmp_path / "messages.jsonl"
     path.write_text("".join(f'{{"id": "{n}", "text": "{"x" * 200}"}}\n' for n in range(5000)))
     arguments = ("store", "--json", "--in", "1h")
@@ -261,7 +261,7 @@ def test_a_stdin_that_cannot_be_read_is_told(run, pit, tmp_path):
 
 
 def test_a_stdin_that_does_not_block_is_read_to_its_end(spawn, pit):
-    """Whoever shares a pipe or a terminal with others may find it made non-blocking by them."""
+    """Another process that shares a pipe or a terminal may make it non-blocking."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     process = spawn("store", "--json", stdin=reading)

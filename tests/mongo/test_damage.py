@@ -1,4 +1,4 @@
-"""Documents that no decoder reads, that have no room for a lease, or that the server lets nobody write."""
+"""Documents that no decoder reads, that have no room for a lease, or to which the server refuses every write."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def from_now(seconds):
 
 
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
-def test_a_document_that_the_server_lets_nobody_write_is_passed_over(backend, coll, record, caplog, limit):
+def test_a_document_to_which_the_server_refuses_every_write_is_passed_over(backend, coll, record, caplog, limit):
     """An administrator's rule, for which the server refuses each update. The document is sound, so it is not set aside."""
     backend.put([record("unfit", START - 5), record("a"), record("b")])
     coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
@@ -179,8 +179,8 @@ def test_a_document_that_the_server_lets_nobody_write_is_passed_over(backend, co
 
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
 @pytest.mark.parametrize("code", [2, 14, 17419, 121, 96])
-def test_an_error_of_the_server_buries_nobody(failing, record, limit, code):
-    """Whatever it says, the documents are sound: they are there, and are claimed when the server does what it should."""
+def test_an_error_of_the_server_sets_no_message_aside(failing, record, limit, code):
+    """The documents are sound for any error: they are kept, and are claimed when the server works again."""
     backend = failing.backend
     backend.put([record(id) for id in "abcd"])
     with failing("update", "findAndModify", errorCode=code):
@@ -206,6 +206,26 @@ def test_a_settlement_that_the_server_refuses_does_not_keep_the_others_from_it(b
 
     assert applied == [True, False, True]
     assert "message 'b'" in caplog.text
+
+
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETE, Outcome.RELEASE])
+@pytest.mark.parametrize("together", [True, False], ids=["of one claim", "of several claims"])
+def test_many_settlements_that_the_server_refuses_do_not_keep_one_behind_them_from_it(
+    backend, coll, record, outcome, together
+):
+    ids = [f"unfit{number:02}" for number in range(15)]
+    backend.put([record(id, START - 9, {"of": "unfit"}) for id in ids] + [record("sound")])
+    leased = backend.lease(16, MINUTE) if together else [backend.lease(1, MINUTE)[0] for _ in range(16)]
+    tokens = {each.id: each.progress.token for each in leased}
+    coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
+    released = Progress(START + MINUTE, START, 1, START, "failed")
+    sound = Settlement("sound", tokens["sound"], outcome, None if outcome is Outcome.COMPLETE else released)
+
+    applied = backend.settle([*(Settlement(id, tokens[id], Outcome.RELEASE, released) for id in ids), sound])
+
+    assert applied == [False] * 15 + [True]
+    found = backend.get("sound")
+    assert found is None if outcome is Outcome.COMPLETE else found.progress == released
 
 
 def test_damage_is_seen_and_mended_by_the_user(backend, coll, record):
@@ -288,3 +308,43 @@ def test_attempts_that_occur_twice_and_cannot_be_counted_are_set_aside(backend, 
     (leased,) = lease_all(backend, limit)
     assert isinstance(leased, Damaged)
     assert backend.settle([Settlement("bad", leased.token, Outcome.BURY, Aside(leased.error))]) == [True]
+
+
+@pytest.mark.parametrize("limit", [1, 50], ids=["one by one", "in a batch"])
+@pytest.mark.parametrize("unfit", [30, 1200])
+def test_many_documents_that_break_a_rule_do_not_keep_sound_ones_from_being_claimed(
+    backend, coll, record, caplog, unfit, limit
+):
+    """As many as a rule that came later may leave behind: more than are remembered, too."""
+    backend.put([record(f"unfit{number}", START - 5, {"of": "unfit"}) for number in range(unfit)])
+    backend.put([record("a"), record("b")])
+    coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
+
+    with caplog.at_level(logging.WARNING, "pitstop.mongo"):
+        leased = [each for _ in range(10) for each in backend.lease(limit, MINUTE)]
+    assert {each.id for each in leased} == {"a", "b"}
+    assert 0 < len(caplog.records) <= 40
+    assert backend.next_due() == START + MINUTE, "the documents that are passed over are not waited for"
+    assert "refuses every write to more than 3 of" in backend.concerns()[0]
+
+
+@pytest.mark.parametrize("limit", [1, 50], ids=["one by one", "in a batch"])
+def test_more_refused_documents_than_can_be_remembered_are_an_error_and_not_claimed_again_at_once(
+    backend, coll, record, caplog, monkeypatch, limit
+):
+    """A user who may not read the rules: the documents are remembered one by one."""
+    monkeypatch.setattr("pitstop_mongo._claim.validation_rules", lambda coll: None)
+    monkeypatch.setattr("pitstop_mongo._unleasable._MOST", 20)
+    backend.put([record(f"unfit{number}", message={"of": "unfit"}) for number in range(50)])
+    coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
+
+    with caplog.at_level(logging.WARNING, "pitstop.mongo"):
+        for _ in range(3):
+            try:
+                assert backend.lease(limit, MINUTE) == []
+            except BackendUnavailable as error:
+                refusal = str(error)
+    assert "refuses every write to more than 20 of the messages that are due" in refusal
+    assert len(caplog.records) == 20
+    backend.put([record("unfit0", START - 1)])
+    assert [each.id for each in backend.lease(1, MINUTE)] == ["unfit0"]

@@ -127,6 +127,36 @@ def test_a_missing_index_that_the_user_may_not_make_is_told_with_the_command_tha
     assert pit.listen().get().id == "a"
 
 
+@pytest.mark.parametrize("look", [True, False], ids=["may look", "may not look"])
+def test_a_collection_that_is_there_is_used_without_the_right_to_make_one(auth_server, open_as, dbname, prepared, look):
+    more = {"": ("listCollections",), "messages": (*LEAST, "listIndexes")} if look else {"messages": LEAST}
+    use_it(open_as(auth_server.add_user(dbname, actions=more), create=False))
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [{"": ("listCollections",)}, {"messages": ("listIndexes", "createIndex", "createCollection")}],
+    ids=["may list collections", "may list indexes"],
+)
+def test_a_collection_that_is_not_there_is_refused_and_not_made(auth_server, open_as, dbname, rights):
+    actions = rights | {"messages": (*LEAST, *rights.get("messages", ()))}
+    pit = open_as(auth_server.add_user(dbname, actions=actions), create=False)
+    calls = (pit.ping, pit.stats, pit.entries, lambda: pit.get("a"), lambda: pit.remove("a"), pit.listen().get)
+    for call in (*calls, lambda: pit.store({"id": "a"}, NOW)):
+        assert "There is no collection at " in refusal(call)
+    assert auth_server.root[dbname].list_collection_names() == []
+    auth_server.root[dbname]["messages"].create_index([("due", 1)])
+    use_it(pit)
+
+
+def test_a_user_who_may_not_look_sees_an_empty_store_and_makes_no_collection(auth_server, open_as, dbname):
+    actions = {"messages": (*LEAST, "createIndex", "createCollection")}
+    pit = open_as(auth_server.add_user(dbname, actions=actions), create=False)
+    assert pit.stats().due == 0
+    assert pit.entries() == []
+    assert auth_server.root[dbname].list_collection_names() == []
+
+
 def test_one_who_may_only_read_sees_and_may_not_store_or_claim(auth_server, open_as, dbname, prepared):
     open_as(auth_server.add_user(dbname, "readWrite")).store({"id": "a"}, NOW)
     pit = open_as(auth_server.add_user(dbname, "read"))

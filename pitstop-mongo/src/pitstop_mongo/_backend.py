@@ -184,7 +184,7 @@ class MongoBackend(Backend):
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
         """A collection of its own beside the store's: ``<coll>.check_<random>``."""
-        config = attrs.evolve(self._config, coll=scratch_name(self._config.coll))
+        config = attrs.evolve(self._config, coll=scratch_name(self._config.coll), create=True)
         with closing(type(self)(config)) as scratch:
             # There is nobody else to be woken; and a wake-up that is on its way when all is dropped would make its
             # collection anew.

@@ -23,6 +23,7 @@ from pymongo.read_concern import ReadConcern
 
 from pitstop import BackendUnavailable
 from pitstop.abc import Clock, Damaged, Record, from_instant
+from pitstop_mongo._collection import validation_rules
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
 from pitstop_mongo._doubts import Doubts
@@ -114,7 +115,15 @@ class Claimer:
             # Before it says that nothing is due it looks at everything.
             self._spread, self._low = 0, None
         # Crowded. The server can take one out of the crowd, though not many.
-        return (self._lease_one(duration) if self._dialect.batches else None) or []
+        leased = self._lease_one(duration) if self._dialect.batches else []
+        if leased is None and self._unleasable.is_full:
+            # Without an error the caller would claim again at once, because these messages stay due.
+            raise BackendUnavailable(
+                f"MongoDB at {self._connection.location} refuses every write to more than {len(self._unleasable.ids)} of the "
+                f"messages that are due. Look with concerns(), or 'pitstop check', and change the validation rules of the "
+                f"collection, or remove the messages."
+            )
+        return leased or []
 
     def _new_lease(self, duration: int) -> Lease:
         return Lease.new(self._connection.now_us() // 1000, duration)
@@ -136,7 +145,7 @@ class Claimer:
             except (BSONError, Ambiguous):
                 leased = self._leased(link, lease)
                 if leased is None:
-                    # What cannot be read is the server's error: it quotes the document.
+                    # The error of the server quotes the document, so the driver cannot read the error.
                     return None
             except OperationFailure as error:
                 if not is_refusal(error):
@@ -152,7 +161,7 @@ class Claimer:
         return [leased]
 
     def _leased(self, link: Link, lease: Lease) -> Record | Damaged | None:
-        """What is under this lease, by its bytes: it is there, and could not be read."""
+        """Return the document under this lease, read from its bytes, because the driver could not read it."""
         wanted = {"due": from_instant(lease.until), "token": lease.token}
         raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))
         with self._doubts.unless_known(lease, sent=True):
@@ -188,10 +197,10 @@ class Claimer:
             return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
 
     def _claim(self, link: Link, found: Sequence[Found], lease: Lease) -> list[Record | Damaged]:
-        """Mark those of the documents that are still what was read; return them as they are then.
+        """Mark those of the documents that are unchanged since they were read; return them as they are then.
 
-        What the server says of a claim is a reason to look at its documents one by one, and no more than that: a document is
-        set aside for what it is.
+        An error of the server is only a reason to examine the documents of the claim one by one. A document is set aside for
+        its own content alone.
         """
         sound = [each for each in found if each.sound]
         refused: dict[str, OperationFailure] = {}
@@ -217,11 +226,11 @@ class Claimer:
                     claimed.extend(self._bury(link, each, lease, TOO_LARGE))
             elif not each.sound:
                 claimed.extend(self._set_aside(link, each, lease, refused))
-        self._pass_over(refused, accepted=bool(claimed))
+        self._pass_over(link, refused, accepted=bool(claimed))
         return claimed
 
-    def _pass_over(self, refused: dict[str, OperationFailure], *, accepted: bool) -> None:
-        """Leave documents that the server lets nobody write where they are.
+    def _pass_over(self, link: Link, refused: dict[str, OperationFailure], *, accepted: bool) -> None:
+        """Leave documents to which the server refuses every write where they are.
 
         :param accepted: whether the server accepted others of the claim. If not, the reason may lie with the server.
         :raises OperationFailure: when it may.
@@ -234,6 +243,10 @@ class Claimer:
                 f"it cannot be leased, because the server refuses every write to it (code {codes_of(error)}). It is passed "
                 f"over. Store the message again, remove it, or change the validation rules of the collection.",
             )
+        if self._unleasable.are_many and self._dialect.tells_of_collections and any(map(is_invalid, refused.values())):
+            rules = validation_rules(link.handles.coll)
+            if rules:
+                self._unleasable.leave_out(rules)
 
     def _mark(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], dict[str, OperationFailure]]:
         """Mark many. Also returns those that the server refuses to mark, by id."""
@@ -268,9 +281,13 @@ class Claimer:
                     if self._mark_one(link, each, lease):
                         marked.add(each.id)
                 except OperationFailure as error:
-                    if not is_refusal(error) or (len(refused) >= _MOST_REFUSED and not marked):
+                    enough = len(refused) >= _MOST_REFUSED and not marked
+                    if not is_refusal(error) or (enough and not is_invalid(error)):
                         raise
                     refused[each.id] = error
+                    if enough:
+                        # The next look passes over these, and tries the ones behind them.
+                        break
         return marked, refused
 
     def _mark_one(self, link: Link, found: Found, lease: Lease) -> bool:

@@ -9,6 +9,7 @@
     a TTL index on a time of ours     the server would delete messages
     another kind of index on due      it cannot answer a claim, and none that can may stand beside it
     only documents of others          they would be taken for damaged messages
+    none, with create=False           it is not to be made
 
 What the user may not look at is not looked at. The index on ``due`` is made if it is missing.
 """
@@ -29,9 +30,10 @@ from pymongo.read_preferences import ReadPreference
 from pitstop import BackendUnavailable
 from pitstop_mongo._dialect import Handles
 from pitstop_mongo._document import CODEC, fields_of
+from pitstop_mongo._failures import Kind, kind_of
 
 
-__all__ = ["Collection", "refused"]
+__all__ = ["Collection", "refused", "validation_rules"]
 
 _log = logging.getLogger("pitstop.mongo")
 
@@ -66,6 +68,24 @@ def refused(text: str) -> BackendUnavailable:
     return BackendUnavailable(text, permanent=True)
 
 
+def validation_rules(coll: Any) -> Any:
+    """Return the rules for which the server refuses updates of documents that break them.
+
+    None: an administrator gave the collection no such rules, or this user may not read them.
+    """
+    database = coll.database.with_options(codec_options=CODEC, read_preference=ReadPreference.PRIMARY)
+    try:
+        found = list(database.list_collections(filter={"name": coll.name}))
+    except OperationFailure as error:
+        if kind_of(error) is Kind.UNKNOWN:
+            raise
+        return None
+    options = found[0].get("options", {}) if found else {}
+    # At the level "moderate" a document that breaks the rules already may be updated.
+    strict = options.get("validationAction") != "warn" and options.get("validationLevel", "strict") == "strict"
+    return options.get("validator") if strict else None
+
+
 @attrs.frozen
 class Collection:
     """The collection of one backend, in one process."""
@@ -73,6 +93,8 @@ class Collection:
     handles: Handles
     #: For errors.
     location: str
+    #: Whether it may be made.
+    create: bool = True
 
     def prepare(self, *, foreign: bool = False) -> None:
         """Look at the collection, and make the index if it is missing: two to four commands.
@@ -81,6 +103,9 @@ class Collection:
         :raises BackendUnavailable: when it cannot be used; the text says why, and what to do.
         """
         found = self.look(foreign=foreign)
+        if found is None and not self.create and self._answers_by_index():
+            # It may be that there is no collection: then to make the index would make both.
+            return
         if not found:
             self._make_index(known_missing=found is False)
 
@@ -91,12 +116,31 @@ class Collection:
         """
         info = self._info()
         if info == {}:
+            self.must_exist(info)
             return False
         self._check_kind(info or {})
         if not foreign:
             self._check_documents()
         indexes = self._indexes()
         return None if indexes is None else self._check_indexes(indexes)
+
+    def must_exist(self, info: Mapping[str, Any] | None = None) -> None:
+        """Refuse a collection that is not there, if it may not be made. Go on if this user may not know.
+
+        :param info: what the server knows of the collection, if it was asked.
+        :raises BackendUnavailable: if there is no such collection.
+        """
+        if self.create:
+            return
+        if info is None:
+            info = self._info()
+        # A collection has an index from the beginning, so one without any is not there.
+        if info == {} or (info is None and self._indexes() == []):
+            raise refused(
+                f"There is no collection at {self.location}, and none is made here (create=False). Look whether the names of "
+                f"the database and the collection are right. 'pitstop store' makes a new one, and so does pitstop.init() "
+                f"without create=False."
+            )
 
     def _info(self) -> Mapping[str, Any] | None:
         """What the server knows about it; empty: it is not there yet; None: may not be known."""

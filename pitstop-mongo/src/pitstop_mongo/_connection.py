@@ -148,6 +148,8 @@ class Link:
         self.indexed = False
         #: Whether the documents in it were looked at.
         self.known = False
+        #: Whether the collection is there, or may be made.
+        self.exists = config.create or not dialect.tells_of_collections
 
 
 class _Bound(local):
@@ -300,6 +302,9 @@ class Connection:
         link = self._current()
         try:
             with self.dialect.turn, pymongo.timeout(self._left(seconds)):
+                if not link.exists:
+                    self._collection(link).must_exist()
+                    link.exists = True
                 yield link
         except CAUGHT as error:
             if kind_of(error) is not Kind.PERMANENT:
@@ -328,17 +333,20 @@ class Connection:
 
     def _prepare(self, link: Link, *, foreign: bool) -> None:
         if self.dialect.tells_of_collections:
-            Collection(link.handles, self.location).prepare(foreign=foreign)
+            self._collection(link).prepare(foreign=foreign)
         else:
             link.handles.coll.create_index([("due", 1)])
         link.indexed = True
         link.known = link.known or not foreign
 
+    def _collection(self, link: Link) -> Collection:
+        return Collection(link.handles, self.location, self._config.create)
+
     def ping(self) -> None:
         """See :meth:`pitstop.abc.Backend.ping`. Makes nothing."""
         with self.operation() as link:
             if self.dialect.tells_of_collections and not link.known:
-                Collection(link.handles, self.location).look()
+                self._collection(link).look()
             # A read of the collection: the server's own ping answers those who may not use it, too.
             link.handles.raw.find_one({"_id": self.dialect.one("")}, {"_id": 1})
 

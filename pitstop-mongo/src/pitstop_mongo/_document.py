@@ -138,7 +138,7 @@ class Found:
 
     @property
     def proof(self) -> dict[str, Any]:
-        """The conditions under which a write finds the document only while it is what was read."""
+        """The conditions under which a write finds the document only while it is unchanged."""
         if self.exact is None:
             return {"etag": {"$eq": self.etag}, "token": {"$eq": self.token}}
         return {"etag": equal_to(self.exact.get(b"etag")), "token": equal_to(self.exact.get(b"token"))}
@@ -221,7 +221,7 @@ def fields_of(document: RawBSONDocument) -> dict[str, Any]:
 
 
 def _with_reason(record: Record) -> Record:
-    """The same record. One that is dead has no room for the reason in its document, so the reason is given here."""
+    """Return the same record with the reason, if it is dead. Its document has no room for the reason."""
     progress = record.progress
     if progress.due is not None or progress.last_error is not None:
         return record

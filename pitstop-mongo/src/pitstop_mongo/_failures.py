@@ -78,6 +78,7 @@ _UNCONFIRMED = "did not confirm that the write is on a majority of its members (
 _TOO_LARGE = (10334, 17419, 17420)
 #: Of a document that does not fit the rules which an administrator gave the collection.
 _INVALID = 121
+_BAD_VALUE = 2
 
 #: The first rule that fits counts.
 FAILURES: tuple[_Rule, ...] = (
@@ -232,7 +233,14 @@ def is_refusal(error: Exception) -> bool:
     if not isinstance(error, errors.OperationFailure) or _is_unconfirmed(error):
         return False
     # A hint that names no index is about the collection.
-    return is_too_large(error) or (kind_of(error) is Kind.TRANSIENT and "hint" not in str(error))
+    return is_too_large(error) or (kind_of(error) is Kind.TRANSIENT and not _is_about_a_hint(error))
+
+
+def _is_about_a_hint(error: errors.OperationFailure) -> bool:
+    # Not by the text of the error: PyMongo quotes there the operations of a batch, with their hints, and values of documents.
+    details = error.details if isinstance(error.details, dict) else {}
+    parts = details.get("writeErrors", ()) if isinstance(error, errors.BulkWriteError) else (details,)
+    return _BAD_VALUE in _codes(error) and any("hint" in str(part.get("errmsg")) for part in parts)
 
 
 def is_too_large(error: Exception) -> bool:

@@ -16,7 +16,7 @@ __all__ = ["Lease", "set_aside"]
 
 
 def set_aside(error: str | None, etag: str | None = None) -> dict[str, Any]:
-    """What is written to a document that is never to be claimed again.
+    """Return the update of a document that is never to be claimed again.
 
     Not ``$unset``: of a ``due`` that occurs twice it takes away the first one, and the second one would count.
 

@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure
 from pitstop import State
 from pitstop.abc import Damaged, Record, Tally, from_instant
 from pitstop_mongo._claim import due_in
+from pitstop_mongo._collection import validation_rules
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, LAST, read
 from pitstop_mongo._failures import Kind, kind_of
@@ -95,7 +96,7 @@ class Viewer:
             return self._first_due(link, LAST)
 
     def _first_due(self, link: Link, most: datetime) -> int | None:
-        # What claims pass over is not waited for either.
+        # Claims pass over these documents, so no listener waits for them either.
         wanted = due_in(EPOCH, most) | self._unleasable.condition
         options = {"sort": [("due", 1)], **self._dialect.by_due}
         document = link.handles.raw.find_one(wanted, {"_id": 1, "due": 1}, **options)
@@ -128,33 +129,20 @@ class Viewer:
     def concerns(self) -> list[str]:
         """See :meth:`pitstop.abc.Backend.concerns`."""
         with self._connection.operation() as link:
-            rules = self._validation_rules(link)
+            rules = validation_rules(link.handles.coll) if self._dialect.tells_of_collections else None
             unfit = self._breaking(link, rules) if rules else []
         unfit += [id for id in self._unleasable.ids if id not in unfit]
         if not unfit:
             return []
         named = ", ".join(ascii(id) for id in unfit[:_NAMED])
-        more = ", …" if len(unfit) > _NAMED else ""
+        # The look ends soon, so that it knows the number of a few only.
+        more, count = (", …", f"more than {_NAMED}") if len(unfit) > _NAMED else ("", f"{len(unfit)}")
         concern = (
-            f"The server refuses every write to {len(unfit)} of the messages that are due ({named}{more}), "
+            f"The server refuses every write to {count} of the messages that are due ({named}{more}), "
             f"so no listener can have them, and they cannot be set aside. Store them again, remove them, or change the "
             f"validation rules of the collection."
         )
         return [concern]
-
-    def _validation_rules(self, link: Link) -> Any:
-        """The rules that an administrator gave the collection; None: there are none, or this user may not know."""
-        if not self._dialect.tells_of_collections:
-            return None
-        database = link.handles.coll.database
-        try:
-            found = list(database.list_collections(filter={"name": link.handles.coll.name}))
-        except OperationFailure as error:
-            if kind_of(error) is Kind.UNKNOWN:
-                raise
-            return None
-        options = found[0].get("options", {}) if found else {}
-        return options.get("validator") if options.get("validationAction", "error") == "error" else None
 
     def _breaking(self, link: Link, rules: Any) -> list[str]:
         """Of the messages that have been due the longest, the ids of those that do not fit the rules."""
@@ -170,7 +158,7 @@ class Viewer:
         return [read(each).id for each in link.handles.raw.aggregate(pipeline)]
 
     def _shown(self, document: Any) -> _Content:
-        """What is in a document, with the reason for which claims pass it over."""
+        """Return the content of a document, with the reason if claims pass it over."""
         content = read(document).content
         why = self._unleasable.why(content.id)
         if why is None or not isinstance(content, Record):
@@ -189,10 +177,8 @@ class Viewer:
             return []
         with self._connection.indexed() as link:
             # A list as a due is found by the dates in it, and counts as none.
-            listed = _NO_LIST if self._has_lists(link) else {}
-            cursor = link.handles.raw.find(
-                due_in(least, most) | token | listed, sort=[("due", 1)], limit=limit, **self._dialect.by_due
-            )
+            wanted = due_in(least, most) | token | _NO_LIST
+            cursor = link.handles.raw.find(wanted, sort=[("due", 1)], limit=limit, **self._dialect.by_due)
             found = list(map(self._shown, cursor))
             full = len(found) == limit
         found.sort(key=lambda content: (_due(content) or 0, _in_order(content.id)))
@@ -229,7 +215,7 @@ def _dead_or_list(*, listed: bool) -> dict[str, Any]:
 
 
 def _in_order(id: str) -> bytes:
-    """What ids are sorted by: their bytes, as the server does. Of valid text that is the order of its code points."""
+    """Return the key by which ids are sorted: their bytes, as on the server. Valid text is then in the order of its code points."""
     return id.encode("utf-8", "surrogateescape")
 
 

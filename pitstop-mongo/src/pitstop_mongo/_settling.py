@@ -24,7 +24,7 @@ from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
 from pitstop_mongo._connection import Connection, Link
 from pitstop_mongo._document import EPOCH, progress_fields
-from pitstop_mongo._failures import codes_of, is_refusal, is_too_large, translate
+from pitstop_mongo._failures import codes_of, is_invalid, is_refusal, is_too_large, translate
 from pitstop_mongo._lease import set_aside
 from pitstop_mongo._raw import any_of, is_text
 from pitstop_mongo._unleasable import Unleasable
@@ -115,15 +115,15 @@ class Settler:
                 ) from None
         if refused and not applied:
             told = translate(refused[0][0].error, self._connection.location)
-            # Whatever the server says of a document, it is no message that a user gave.
+            # The refused document is no message that the caller gave, so the error is no MessageError.
             raise (told if isinstance(told, BackendUnavailable) else BackendUnavailable(str(told))) from None
         for each_refusal, unwritten in refused:
             self._tell_of(unwritten, each_refusal.error)
         return [each.etag in applied for each in writes]
 
     def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        """Run a command. If the server refuses a part of it, write its settlements one by one: one document that cannot be
-        written does not keep the others from it.
+        """Run a command. If the server refuses a part of it, write its settlements one by one, so that a document that cannot be
+        written does not keep the others from being written.
 
         :raises _Refused: when all of them are refused.
         """
@@ -135,14 +135,15 @@ class Settler:
             first = error
         done: set[str] = set()
         refused: list[tuple[_Write, OperationFailure]] = []
-        for each in some:
+        # Deletes first: those that the command has done already show that the reason does not lie with the server.
+        for each in sorted(some, key=lambda write: write.settlement.progress is not None):
             try:
                 done |= self._apply_alone(each, now, link, again or len(some) > 1)
             except OperationFailure as error:
                 if not is_refusal(error):
                     raise
                 refused.append((each, error))
-                if len(refused) >= _MOST_REFUSED and not done:
+                if len(refused) >= _MOST_REFUSED and not done and not is_invalid(error):
                     break
         if refused and not done:
             raise _Refused(first)
@@ -156,7 +157,7 @@ class Settler:
         except OperationFailure as error:
             if write.settlement.progress is None or not is_too_large(error):
                 raise
-        # There is no room for the error in the document. What the settlement does counts more.
+        # The document has no room for the error. The rest of the settlement counts more.
         update = self._update(write, with_error=False)
         count = _coll(link, [write]).update_one(self._fenced(write, now), update, **self._dialect.by_id).matched_count
         return self._updated(link, [write], count, again)
@@ -293,9 +294,9 @@ class Settler:
 
     @staticmethod
     def _update(write: _Write, *, with_error: bool = True) -> dict[str, Any]:
-        """What is written of a settlement.
+        """Return the update that writes a settlement.
 
-        :param with_error: whether with the error, which is what may be too long for a document of another program.
+        :param with_error: whether with the error, which may be too long for a document of another program.
         """
         progress = write.settlement.progress
         if isinstance(progress, Aside):

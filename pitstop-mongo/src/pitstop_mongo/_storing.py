@@ -129,7 +129,7 @@ class Storer:
     def _delete(self, id: str, link: Link, again: bool) -> bool:
         coll = link.handles.coll
         for _ in range(_MOST_VERSIONS):
-            # By its bytes: what is damaged can be removed, too.
+            # By its bytes, so that a damaged document can be removed, too.
             found = link.handles.raw.find_one({"_id": self._dialect.one(id)}, {"revision": 1})
             if found is None:
                 break

@@ -151,8 +151,8 @@ class BackendConfig:
     #: The longest time between two looks at the store: how late a message stored by another process may be noticed.
     loop_time: timedelta = duration_field(timedelta(seconds=1))
     retry: Retry = attrs.field(factory=Retry, converter=_retry)
-    #: Whether a store that is not there may be made. False: :class:`pitstop.ConfigError` in that case. A backend whose store is
-    #: always there ignores it.
+    #: Whether a store that is not there may be made. False: :class:`pitstop.ConfigError` in that case. A backend that connects at
+    #: the first use raises :class:`pitstop.BackendUnavailable` there. A backend whose store is always there ignores it.
     create: bool = flag_field(default=True)
     #: A clock for tests, in place of the one that decides otherwise.
     clock: Clock | None = attrs.field(default=None, validator=_clock)

@@ -74,9 +74,10 @@ class Settings:
         )
 
     def open_existing(self) -> pitstop.Pitstop:
-        """Open the store for a command that looks at it, or changes what is there. A mistyped URL makes no empty store.
+        """Open the store for a command that reads or changes its messages. A mistyped URL makes no empty store.
 
-        :raises pitstop.ConfigError: when there is no store, as far as the backend can tell (``create=False``).
+        :raises pitstop.ConfigError: when there is no store, as far as the backend can tell (``create=False``). A backend that
+            connects later raises :class:`pitstop.BackendUnavailable` at the first use.
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
         return pitstop.init({"url": self.store_url, "create": False})
