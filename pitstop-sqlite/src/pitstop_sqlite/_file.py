@@ -51,7 +51,7 @@ class DatabaseFile:
         self._before: _Identity | None = None
         self._log: _Identity | None = None
         self._opened = (0, 0, 0)
-        #: What this process holds open until the connection is closed, and which bytes of it are locked.
+        #: The files that are held open until the connection is closed, and their locked ranges.
         self._files: list[SharedFile] = []
         self._locked: list[tuple[SharedFile, int, int]] = []
         if not os.path.lexists(real):
@@ -82,7 +82,7 @@ class DatabaseFile:
         if self._log is not None:
             self._opened = (self._main[1], self._log[1], self._main[0])
         for path, (start, length) in zip((self._path, self._index_path), _LOCKS, strict=True):
-            # What cannot be protected is at least noticed by problem().
+            # Without locks the loss of a file is at least noticed by `is_in_place`.
             file = self._hold(path)
             if file is not None and file.share(start, length):
                 self._locked.append((file, start, length))
@@ -102,7 +102,7 @@ class DatabaseFile:
             return True
 
     def problem(self, checkpoint: Callable[[], object]) -> BackendUnavailable:
-        """Return what became of the files, which are not in place: the error to raise for a call that was just done.
+        """Return the error to raise for the call that was just done: it names the file that is not in place.
 
         :param checkpoint: writes the log back through the connection.
         """
@@ -147,7 +147,7 @@ class DatabaseFile:
         return self._main is not None and _identity(self._path) != self._main
 
     def close(self, close: Callable[[], None]) -> None:
-        """Close the connection by ``close``, and give up what was held for it."""
+        """Close the connection by ``close``, and give up its locks and descriptors."""
         if self.is_in_place:
             # So that the last one to close deletes the log.
             self._unlock()
