@@ -16,6 +16,7 @@ import pitstop
 from pitstop import BackendUnavailable, ConfigError
 from pitstop.abc import Outcome, Settlement
 from pitstop_sqlite import _file
+from pitstop_sqlite._file import DatabaseFile
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes and replaces no file that is open")
@@ -141,6 +142,33 @@ def test_a_listener_with_nothing_to_do_notices_that_the_file_is_gone(path, backe
     path.unlink()
     with pytest.raises(BackendUnavailable, match="was deleted or moved"):
         backend.lease(1, 1000)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+@pytest.mark.parametrize("first", [True, False], ids=["at first", "again"])
+def test_one_that_goes_while_it_is_being_opened_is_noticed_and_not_written_to(
+    path, open_backend, record, monkeypatch, how, first
+):
+    open_backend().close()
+    open_backend(path=path.with_name("new.db")).close()
+    protect, backend = DatabaseFile.protect, None if first else open_backend()
+
+    def too_late(file):
+        path.unlink()
+        if how == "replaced":
+            path.with_name("new.db").rename(path)
+        protect(file)
+
+    if backend is not None:
+        backend._database.rest(1)
+    monkeypatch.setattr(DatabaseFile, "protect", too_late)
+    with pytest.raises(BackendUnavailable, match="was deleted or replaced while it was being opened"):
+        open_backend() if backend is None else backend.put([record("a")])
+    monkeypatch.undo()
+    if how == "replaced":
+        again = open_backend() if backend is None else backend
+        again.put([record("b")])
+        assert ids(open_backend()) == ["b"]
 
 
 def test_a_closed_handle_leaves_the_log_of_a_new_file_alone(path, backend, open_backend, record):

@@ -201,7 +201,7 @@ def test_no_new_log_is_begun_while_others_write_to_the_one_that_was_deleted(open
     assert sorted(each.id for each in other.scan(None, 10, None)) == ["a", "b", "d", "e", "f"]
 
 
-# Python 3.13 warns of a connection that nobody has closed, which is what this is about.
+# Python 3.13 warns of a connection that was not closed. This test leaves one open on purpose.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_end_of_a_handle_that_was_forgotten_deletes_the_log(path, open_backend, record):
     backend = open_backend()

@@ -34,7 +34,7 @@ __all__ = ["MemoryBackend"]
 
 
 class _Room:
-    """A shelf and its turn: what handles with one name share. A fork waits for the thread that changes the shelf."""
+    """A shelf and its turn. Handles with one name share a room. A fork waits for the thread that changes the shelf."""
 
     def __init__(self) -> None:
         self.shelf = Shelf()

@@ -1,4 +1,4 @@
-"""What an operator of a database file should know although nothing is broken."""
+"""Risks of a database file that works: its names, its permissions, and the version of SQLite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _rights(real: Path) -> Iterator[str]:
     except OSError:
         return
     if closed:
-        # Nobody else gets there.
+        # Other users cannot enter a folder above it.
         return
     may = [what for bit, what in ((stat.S_IROTH, "read"), (stat.S_IWOTH, "change")) if file & bit]
     if may:

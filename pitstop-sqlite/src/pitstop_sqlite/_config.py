@@ -69,7 +69,7 @@ def _mode(value: object) -> int | None:
         mode = int(value.lower().removeprefix("0o"), 8)
     if mode is None or mode & ~0o666 or mode & 0o600 != 0o600:
         raise ConfigError(
-            f"mode={quoted(value)} cannot be used. Give permissions in octal that let the owner read and write and nobody execute: "
+            f"mode={quoted(value)} cannot be used. Give permissions in octal that let the owner read and write, and let no user execute: "
             f"'0600' (the owner alone), '0640' or '0660'. In Python 0o600 means the same."
         )
     if os.name != "posix":

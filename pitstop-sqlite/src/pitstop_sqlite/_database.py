@@ -177,7 +177,7 @@ class Database:
             self._notice_fork()
             connection, self._connection = self._connection, None
             if connection is not None:
-                # What was committed is in the file, whatever goes wrong here.
+                # An error here loses nothing: all commits are in the file or in its log.
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
         finally:
@@ -233,7 +233,7 @@ class Database:
         if self._closed:
             raise BackendUnavailable(f"{self.path!r} was closed here. Make a new Pitstop with pitstop.init().")
         if self._lost_its_log and in_use_elsewhere(self.path):
-            # They still write to the log that was deleted, and share its index with whoever begins a new one.
+            # They still write to the log that was deleted. A connection that begins a new log would share its index with them.
             raise BackendUnavailable(
                 f"The log of {self.path!r} was deleted while it was in use, and others still use the file. Stop all programs that "
                 f"have it open, then start them again."

@@ -48,7 +48,7 @@ class SharedFile:
         self.users = 0
         # How often each locked range is held. The range is unlocked when its last holder gives it up.
         self._held: dict[tuple[int, int], int] = {}
-        # Who holds an exclusive lock; weak, so that a lock that Ctrl-C has left behind goes with its owner.
+        # The holder of each exclusive lock; weak, so that a lock that Ctrl-C has left behind goes with its owner.
         self._owners: dict[tuple[int, int], ref[object]] = {}
 
     def share(self, start: int, length: int) -> bool:

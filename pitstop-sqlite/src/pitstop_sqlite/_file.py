@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 
@@ -48,9 +47,11 @@ class DatabaseFile:
         self._path_bytes, self._log_path_bytes = os.fsencode(path), os.fsencode(self._log_path)
         #: Which files were opened; None: not yet.
         self._main: _Identity | None = None
+        #: The file at the path before SQLite opens it; None: it is made.
+        self._before: _Identity | None = None
         self._log: _Identity | None = None
         self._opened = (0, 0, 0)
-        #: What this process holds open until the connection is closed, and which bytes of it are locked.
+        #: The files that are held open until the connection is closed, and their locked ranges.
         self._files: list[SharedFile] = []
         self._locked: list[tuple[SharedFile, int, int]] = []
         if not os.path.lexists(real):
@@ -59,23 +60,32 @@ class DatabaseFile:
             why = names_of(real)
             if why is not None:
                 raise ConfigError(f"{path!r} cannot be used: {why}")
+            # Opened for writing first: overlayfs makes a copy then, which may be another file to stat().
+            self._hold(path)
+            self._before = _identity(path)
 
     def protect(self) -> None:
-        """Remember which files they are, and keep other processes from deleting the log. Call it once the log is in use."""
+        """Remember which files they are, and keep other processes from deleting the log. Call it once the log is in use.
+
+        :raises BackendUnavailable: when the file was deleted or replaced meanwhile.
+        """
         if os.name != "posix":
             # Elsewhere closing a descriptor drops no locks, and a file that is open can be neither deleted nor replaced.
             return
-        self._main, self._log = _identity(self._path), _identity(self._log_path)
-        if self._main is not None and self._log is not None:
+        main = _identity(self._path)
+        if main is None or self._before not in {None, main}:
+            raise BackendUnavailable(
+                f"{self._path!r} was deleted or replaced while it was being opened. Stop all that use a file before you replace it; "
+                f"then try again."
+            )
+        self._main, self._log = main, _identity(self._log_path)
+        if self._log is not None:
             self._opened = (self._main[1], self._log[1], self._main[0])
         for path, (start, length) in zip((self._path, self._index_path), _LOCKS, strict=True):
-            # What cannot be protected is at least noticed by problem().
-            with contextlib.suppress(OSError):
-                file = shared_file(path)
-                if file is not None:
-                    self._files.append(file)
-                    if file.share(start, length):
-                        self._locked.append((file, start, length))
+            # Without locks the loss of a file is at least noticed by `is_in_place`.
+            file = self._hold(path)
+            if file is not None and file.share(start, length):
+                self._locked.append((file, start, length))
 
     @property
     def is_in_place(self) -> bool:
@@ -92,7 +102,7 @@ class DatabaseFile:
             return True
 
     def problem(self, checkpoint: Callable[[], object]) -> BackendUnavailable:
-        """Return what became of the files, which are not in place: the error to raise for a call that was just done.
+        """Return the error to raise for the call that was just done: it names the file that is not in place.
 
         :param checkpoint: writes the log back through the connection.
         """
@@ -137,7 +147,7 @@ class DatabaseFile:
         return self._main is not None and _identity(self._path) != self._main
 
     def close(self, close: Callable[[], None]) -> None:
-        """Close the connection by ``close``, and give up what was held for it."""
+        """Close the connection by ``close``, and give up its locks and descriptors."""
         if self.is_in_place:
             # So that the last one to close deletes the log.
             self._unlock()
@@ -176,6 +186,16 @@ class DatabaseFile:
             return
         if file is not None:
             self._files.append(file)
+
+    def _hold(self, path: str) -> SharedFile | None:
+        """Keep a descriptor of a file until the connection is closed; None if that cannot be."""
+        try:
+            file = shared_file(path)
+        except OSError:
+            return None
+        if file is not None:
+            self._files.append(file)
+        return file
 
     def _unlock(self) -> None:
         locked, self._locked = self._locked, []

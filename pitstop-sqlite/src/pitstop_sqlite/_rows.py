@@ -25,7 +25,7 @@ Row = tuple[Any, ...]
 #: No mapping, so that a message or a series that cannot be read is found to be damaged.
 _UNREADABLE = object()
 _MOST_ATTEMPTS = 2**63 - 1
-#: What the reading of a row raises that another program damaged. A table that is not STRICT may hold a number where a text
+#: The errors that the reading of a damaged row raises. A table that is not STRICT may hold a number where a text
 #: should be.
 _UNREADABLE_ROW = (ValueError, RecursionError, AttributeError, TypeError)
 #: Series that are remembered as they were read, and the bytes of the longest one: each is read again at each occurrence.

@@ -4,8 +4,8 @@ SQLite before 3.51.3 (3.50.7 and 3.44.6 in their series) may lose commits and da
 back a log that *is* written back already, and another one begins the log anew in that moment
 (https://sqlite.org/wal.html#walresetbug). A checkpoint after each commit, which is SQLite's own way, comes into that situation
 when two connections commit at about the same time. Here a connection first takes a lock that all processes of Pitstop heed, then
-commits something, then writes the log back: what it has committed is not written back yet, so the log cannot begin anew before
-the connection is done.
+commits something, then writes the log back: its own commit is not written back yet, so the log cannot begin anew before the
+connection is done.
 
 The log begins anew only if it is wholly written back and no reader needs it. While other processes commit all the time, the
 first pass leaves their latest commits. So a second pass, which is short, keeps other writers out and waits for readers.
