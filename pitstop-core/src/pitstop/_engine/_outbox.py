@@ -341,7 +341,7 @@ class Outbox:
 
     @staticmethod
     def _decided(delivery: Delivery, now_us: int) -> Settlement | None:
-        """Return the settlement of a delivery that is to be written; None: its outcome is known, and nothing is written."""
+        """Return the settlement to write for a delivery; None if nothing is to be written. Then its outcome is known."""
         if not delivery._is_over(now_us):
             try:
                 return delivery._decide(now_us)
