@@ -90,7 +90,7 @@ COLOURS = re.compile("\x1b\\[[0-9;?]*[a-zA-Z]")
 
 @pytest.fixture
 def on_a_terminal(spawn, url):
-    """Run the command with all its streams on a terminal; what that was sent."""
+    """Run the command with all its streams on a terminal; return the terminal's input."""
 
     def run(*arguments, **environment):
         terminal, ours = pty.openpty()

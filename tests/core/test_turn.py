@@ -85,7 +85,7 @@ def test_a_call_in_the_middle_of_another_one_of_its_thread_is_refused_at_once(in
 
 
 def test_a_call_that_has_only_begun_to_wait_does_not_keep_a_handler_out(in_handler):
-    """The lock is had, the call has not begun: what the handler does comes before it."""
+    """The lock is taken and the call has not begun: the handler's call comes before it."""
     turn = Turn()
 
     def nested():

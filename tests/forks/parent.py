@@ -115,7 +115,7 @@ def forks(config: dict, world: str, count: int) -> None:
 
 
 def children_of(config: dict, pit: object, count: int) -> tuple[list[list[str]], int, float]:
-    """Fork them one after the other: what each was told, how many hung, and seconds that the longest fork took."""
+    """Fork them one after the other; return the reports, the number that hung, and the seconds of the longest fork."""
     heard, tell = os.pipe()
     children, hung, told, longest = set(), 0, b"", 0.0
     draw = random.Random(1)

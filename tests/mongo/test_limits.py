@@ -1,6 +1,6 @@
 """The largest messages that Pitstop takes, on a real server: one rule of size for all backends, and room for the envelope.
 
-MongoDB refuses documents above 16 MiB and commands above 48 MB. What core lets through must fit with the longest id, the
+MongoDB refuses documents above 16 MiB and commands above 48 MB. A message that core accepts must fit with the longest id, the
 longest error and a lease, or it could be stored and never be settled.
 """
 

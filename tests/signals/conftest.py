@@ -1,4 +1,4 @@
-"""Stores that can be opened again: what was confirmed is looked for there."""
+"""Stores that can be opened again, where the tests look for confirmed messages."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Line:
     def __init__(self) -> None:
         #: None: fewer lines were executed.
         self.place: str | None = None
-        #: What the handler raised, if it was an error of Pitstop's.
+        #: The error that the handler raised, if it was one of Pitstop's.
         self.error: pitstop.PitstopError | None = None
 
 

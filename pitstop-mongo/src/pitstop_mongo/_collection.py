@@ -127,7 +127,7 @@ class Collection:
     def must_exist(self, info: Mapping[str, Any] | None = None) -> None:
         """Refuse a collection that is not there, if it may not be made. Go on if this user may not know.
 
-        :param info: what the server knows of the collection, if it was asked.
+        :param info: the server's description of the collection, if it was asked.
         :raises BackendUnavailable: if there is no such collection.
         """
         if self.create:

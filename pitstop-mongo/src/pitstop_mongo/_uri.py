@@ -28,7 +28,7 @@ _SRV = "mongodb+srv://"
 _SCHEMES = {"mongo": _PLAIN, "mongodb": _PLAIN, "mongodb+srv": _SRV}
 #: What a URL may say to Pitstop behind its ``?``; all else there is for PyMongo. ``retry`` is written ``retry.delay``.
 _OWN = ("ack_write_concern", "coll", "dbname", "lock_time", "loop_time", "operation_timeout", "retry")
-#: What neither a user nor a password may have in it: RFC 4013 refuses control characters, and UTF-8 surrogates.
+#: Characters that neither a user nor a password may have: RFC 4013 refuses control characters, and UTF-8 surrogates.
 FORBIDDEN = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z_.]{1,40}")
 

@@ -122,7 +122,7 @@ class DatabaseFile:
             checkpoint()
         return OutcomeUnknown(
             f"{self._log_path!r}, which belongs to {self._path!r}, was deleted while it was in use: by hand, or by SQLite after this "
-            f"program itself had opened and closed the database's file, which drops SQLite's locks. What this call wrote may be "
+            f"program itself had opened and closed the database's file, which drops SQLite's locks. The write of this call may be "
             f"in the file or not. Delete no file that SQLite made, and do not open the database's file in the program."
         )
 
