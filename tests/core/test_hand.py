@@ -71,6 +71,22 @@ class TestClaims:
                     clock.advance(1)
         assert sizes[:5] == [1, 2, 4, 8, 1]
 
+    def test_a_claim_goes_on_when_another_thread_slows_the_consumer_down_at_that_moment(self, pit, monkeypatch):
+        fill(pit, 5)
+        with pit.listen() as listener:
+            next(listener).ack()
+            hand, real = listener._hand, listener._hand._monotonic
+
+            def between():
+                now = real()
+                hand.slow_down()
+                return now
+
+            with monkeypatch.context() as patch:
+                patch.setattr(hand, "_monotonic", between)
+                hand.measure(0.0)
+            assert next(listener).id == "0001"
+
     def test_a_pinned_number_is_kept_to(self, pit):
         fill(pit, 9)
         with pit.listen(prefetch=3) as listener:

@@ -132,9 +132,11 @@ class Hand:
         :param elsewhere: seconds of that for which the consumer waited for the store.
         """
         taken = self.handed_out - self._counted
-        if self._since is not None and taken > 0:
+        # Read once: slow_down() of another thread may reset it meanwhile.
+        since = self._since
+        if since is not None and taken > 0:
             # To claim fewer at once would only make more of the store's time.
-            seconds = max(0.0, self._monotonic() - self._since - elsewhere)
+            seconds = max(0.0, self._monotonic() - since - elsewhere)
             self._pace = self._pace.after(taken, seconds, self._lock_time.total_seconds())
         self._since, self._counted = None, self.handed_out
 
