@@ -18,7 +18,7 @@ from pitstop._engine._consuming import Consuming, sync_handler
 from pitstop._engine._handler import Handler, takes_delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._listener import Listener
-from pitstop._engine._store import Store, unbroken
+from pitstop._engine._store import Store, entrance
 from pitstop._engine._watching import Watching
 from pitstop._errors import MessageError, PitstopError, ScheduleError
 from pitstop._plugins._hooks import Hooks
@@ -55,7 +55,7 @@ class Pitstop:
         self._store = Store(backend, hooks)
         self._watching = Watching(self._store)
 
-    @unbroken
+    @entrance
     def store(
         self,
         message: Mapping[str, Any],
@@ -108,7 +108,7 @@ class Pitstop:
         self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
         return record.id
 
-    @unbroken
+    @entrance
     def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
         """Store many messages, in one round trip where the backend can.
 
@@ -131,7 +131,7 @@ class Pitstop:
             self._put(writes, list(distinct.values()), now_us, distinct.keys() - made, at_once=session is None)
         return [record.id for record in records]
 
-    @unbroken
+    @entrance
     def remove(self, id: str, *, session: Any = None) -> bool:
         """Remove a message, also while a listener has it. True when it was there.
 
@@ -145,7 +145,7 @@ class Pitstop:
             self._store.forget([id])
         return removed
 
-    @unbroken
+    @entrance
     def get(self, id: str) -> Entry | None:
         """Look at a message; None when there is none with that id.
 
@@ -156,7 +156,7 @@ class Pitstop:
         stored = backend.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
 
-    @unbroken
+    @entrance
     def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
         """Look at stored messages, ordered by due time and then by id, dead ones last.
 
@@ -176,14 +176,14 @@ class Pitstop:
         now = backend.now() // 1000
         return [describe(each, now) for each in stored]
 
-    @unbroken
+    @entrance
     def stats(self) -> Stats:
         """Count the messages by state. Reads an index over all of them: not for a hot path."""
         backend = self._store.backend
         self._store.flush()
         return summarize(backend.tally())
 
-    @unbroken
+    @entrance
     def redrive(self, id: str) -> bool:
         """Make a dead message due now, with all its attempts before it. True when it was dead.
 
@@ -199,7 +199,7 @@ class Pitstop:
         self._store.written(None)
         return applied
 
-    @unbroken
+    @entrance
     def ping(self) -> None:
         """Ask the store for something small, to see whether it can be used; for health checks.
 
@@ -212,12 +212,12 @@ class Pitstop:
         """Where the messages are, for people; without secrets."""
         return self._store.location
 
-    @unbroken
+    @entrance
     def now(self) -> datetime:
         """The time by the clock that decides what is due, in whole milliseconds."""
         return from_instant(self._store.backend.now() // 1000)
 
-    @unbroken
+    @entrance
     def listen(
         self,
         *,

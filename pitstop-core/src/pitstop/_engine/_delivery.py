@@ -14,7 +14,7 @@ import attrs
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, checked_delay, error_text, extend, hand_back, lease_end, nack
 from pitstop._engine._outbox import Outbox
-from pitstop._engine._store import Store, unbroken
+from pitstop._engine._store import Store, entrance, unbroken
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError
 from pitstop._values._instant import from_instant, span_of_time
 from pitstop._values._plain import shown
@@ -152,7 +152,7 @@ class Delivery:
             raise
         self._is_done(settlement)
 
-    @unbroken
+    @entrance
     def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
         """Failed. The message comes back: after ``delay``, or as ``retry`` is configured, or when its lease runs out.
 
@@ -174,7 +174,7 @@ class Delivery:
         self._settle(settlement, "nacked")
         self._is_done(settlement)
 
-    @unbroken
+    @entrance
     def extend(self, duration: timedelta | None = None) -> None:
         """Hold the lease for ``duration`` from now (the lock time if not given), be that longer or shorter.
 
@@ -186,12 +186,13 @@ class Delivery:
             raise PitstopError(
                 f"duration={shown(duration)} cannot be used. Give a timedelta of at least one millisecond."
             )
-        with nullcontext() if self._heartbeat is None else self._heartbeat.extending:
+        heartbeat = self._heartbeat
+        with nullcontext() if heartbeat is None else self._store.calls.holding(heartbeat.extending):
             settlement = extend(self._emission.record, lease_end(self._store.backend.now(), span))
             self._apply(settlement, "extended")
             self._note_extension(settlement)
-        if self._heartbeat is not None:
-            self._heartbeat.reconsider(self)
+        if heartbeat is not None:
+            heartbeat.reconsider(self)
 
     @unbroken
     def _settle(self, settlement: Settlement, what: str) -> None:

@@ -30,11 +30,12 @@ from pitstop._engine._hand import Hand
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
-from pitstop._engine._store import Sleeper, Store, stop_at_exit, unbroken
+from pitstop._engine._store import Sleeper, Store, entrance, stop_at_exit, unbroken
 from pitstop._engine._watching import Watching
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import seconds_of
 from pitstop.abc import Aside, Capability, Damaged, Doorbell, Outcome, Record, Settlement, SystemClock
+from pitstop.abc._turn import REFUSED
 
 
 __all__ = ["LEAST_REMAINDER", "Listener", "Visit"]
@@ -314,7 +315,7 @@ class Listener(Sleeper):
 
     # Who looks at the store, and who waits for it.
 
-    @unbroken
+    @entrance
     def _visit(self, visit: Visit, deadline: float | None, outbox: Outbox | None) -> Delivery | None:
         with self._changed:
             self._visits = (*self._visits, visit)
@@ -360,6 +361,9 @@ class Listener(Sleeper):
             if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
                 if (delivery := self._hand_out(outbox)) is not None:
                     return delivery
+                if self._store.calls.interrupting:
+                    # The thread that looks at the store may wait for the call that this one has interrupted.
+                    raise BackendUnavailable(REFUSED)
                 self._follow(visit, deadline)
                 continue
             try:

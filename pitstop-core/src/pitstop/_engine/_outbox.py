@@ -15,7 +15,7 @@ import attrs
 
 from pitstop._decisions._settle import was_applied
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Store, unbroken
+from pitstop._engine._store import Store, entrance, unbroken
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Doorbell, Settlement
 
@@ -110,7 +110,7 @@ class Outbox:
         clock = self._store.clock
         begun = clock.monotonic()
         try:
-            self.flush()
+            self._flush_now()
         except BackendUnavailable as error:
             if self.unattended:
                 self._fail(delivery, error)
@@ -139,7 +139,7 @@ class Outbox:
         self.take_along(delivery)
         self.wait_for(delivery)
 
-    @unbroken
+    @entrance
     def wait_for(self, delivery: Delivery) -> None:
         """Return when a settlement that was taken along is done.
 
@@ -155,7 +155,8 @@ class Outbox:
                 self.flush()
             except BackendUnavailable as error:
                 pause = backoff.failed(error, clock.monotonic(), log=False)
-                if ends is None or error.permanent or self._gives_up or clock.monotonic() + pause >= ends:
+                hopeless = error.permanent or self._gives_up or self._store.calls.interrupting
+                if ends is None or hopeless or clock.monotonic() + pause >= ends:
                     self._fail(delivery, error)
                 else:
                     clock.wait(bell, pause)
@@ -185,6 +186,11 @@ class Outbox:
                     # While this waited. To ask again at once, each of those who waited in turn, would take as long each time.
                     raise self._failure
                 self._write_all()
+
+    @entrance
+    def _flush_now(self) -> None:
+        """Do as :meth:`flush`, for the settlement that this thread has just put."""
+        self.flush()
 
     def close(self, seconds: float) -> int:
         """Write what is pending, for the last time, and forget the rest; say how many deliveries that are.
@@ -221,7 +227,7 @@ class Outbox:
         if self._writer == me:
             yield
             return
-        with self._writing:
+        with self._store.calls.holding(self._writing):
             try:
                 self._writer, self._taking = me, False
                 yield
@@ -293,7 +299,8 @@ class Outbox:
                 self._write(batch)
                 self.failing = False
             except BaseException as error:
-                if isinstance(error, BackendUnavailable):
+                # A call that interrupts another one may be refused. That says nothing about the store.
+                if isinstance(error, BackendUnavailable) and not self._store.calls.interrupting:
                     self._failures, self._failure, self.failing = self._failures + 1, error, True
                 if isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable):
                     # Interrupted: it may have been before the store did it, or after.

@@ -9,11 +9,11 @@ import sys
 import threading
 
 from collections import Counter
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import wraps
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import ReferenceType, WeakMethod, WeakSet, ref
 
@@ -22,12 +22,13 @@ from pitstop._errors import BackendUnavailable
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._instant import from_instant
 from pitstop.abc import Aside, Backend, Calls, Damaged, Outcome, Record, Retry, Settlement
+from pitstop.abc._turn import REFUSED
 
 
 if TYPE_CHECKING:
     from pitstop._engine._delivery import Delivery
 
-__all__ = ["Sleeper", "Store", "renew_after_fork", "stop_at_exit", "unbroken"]
+__all__ = ["Sleeper", "Store", "entrance", "renew_after_fork", "stop_at_exit", "unbroken"]
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -44,18 +45,61 @@ class _OfAStore(Protocol):
 _Self = TypeVar("_Self", bound=_OfAStore)
 
 
+class Inside(Calls):
+    """Notes, per thread, whether the thread is in a method that is :func:`unbroken`."""
+
+    #: Whether the calling thread is in a call that interrupts another one of its own: in a signal handler or a hook.
+    interrupting = False
+
+    @contextmanager
+    def holding(self, lock: RLock) -> Iterator[None]:
+        """Hold a lock that other threads hold while they call the backend.
+
+        :raises BackendUnavailable: in a call that interrupts another one, if another thread has the lock. That thread may
+            wait for the call that was interrupted.
+        """
+        if not self.interrupting:
+            with lock:
+                yield
+            return
+        if not lock.acquire(blocking=False):
+            raise BackendUnavailable(REFUSED)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
 def unbroken(method: Callable[Concatenate[_Self, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
     """Decorate a method in which its thread holds something for the store, or calls the backend.
 
     If a signal handler closes the store meanwhile, it is closed when the outermost of these methods ends.
     """
+    return _marked(method, entrance=False)
 
+
+def entrance(method: Callable[Concatenate[_Self, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
+    """Decorate an :func:`unbroken` method that the program calls, and no other such method.
+
+    If its thread is in such a method already, a signal handler or a hook calls it: :attr:`Inside.interrupting`.
+    """
+    return _marked(method, entrance=True)
+
+
+def _marked(method: Callable[Concatenate[_Self, _P], _T], *, entrance: bool) -> Callable[Concatenate[_Self, _P], _T]:
     @wraps(method)
     def call(self: _Self, /, *args: _P.args, **options: _P.kwargs) -> _T:
         store = self._store
-        note = store.calls.note
+        calls = store.calls
+        note = calls.note
         if note.locked():
-            return method(self, *args, **options)
+            if not entrance or calls.interrupting:
+                return method(self, *args, **options)
+            try:
+                calls.interrupting = True
+                return method(self, *args, **options)
+            finally:
+                calls.interrupting = False
         try:
             with note:
                 return method(self, *args, **options)
@@ -191,7 +235,7 @@ class Store:
         self._backend: Backend | None = backend
         self._kind = type(backend)
         #: Which threads are in a method that is :func:`unbroken`.
-        self.calls = Calls()
+        self.calls = Inside()
         # The thread that closes the store when it leaves such a method.
         self._closer: int | None = None
         self.hooks = hooks

@@ -16,7 +16,7 @@ from pitstop._errors import BackendUnavailable
 
 __all__ = ["Calls", "Turn"]
 
-_REFUSED = (
+REFUSED = (
     "Pitstop was called in the middle of another call of Pitstop by the same thread, as happens in signal handlers and in "
     "__del__. Nothing was done: the new call would wait for the interrupted one without end. Let the handler set a flag or "
     "a threading.Event, and call Pitstop where the program looks at it. close() may be called in a handler, and consume() "
@@ -48,7 +48,7 @@ class Calls(local):
         """
         note = self.note
         if note.locked():
-            raise BackendUnavailable(_REFUSED)
+            raise BackendUnavailable(REFUSED)
         return note
 
 
@@ -101,7 +101,7 @@ class Turn:
         # As Calls.enter(): this is a hot path.
         note = self._calls.note
         if note.locked():
-            raise BackendUnavailable(_REFUSED)
+            raise BackendUnavailable(REFUSED)
         return note
 
     def _prepare_for_fork(self) -> None:
