@@ -14,6 +14,8 @@ import pytest
 import pitstop
 
 from aio.kit import NOW, run, threads, until
+from pitstop._aio._delivery import AsyncDelivery
+from pitstop._aio._pitstop import AsyncPitstop
 
 
 def test_messages_are_iterated_over_in_order_and_acks_are_written_when_the_listener_closes(opened, outside):
@@ -127,6 +129,36 @@ def test_a_body_that_raises_nacks_and_one_that_ends_acks(opened, outside):
         assert (entry.state, entry.last_error, entry.attempts) == ("scheduled", "ValueError: no good", 1)
 
     run(main())
+
+
+def test_closing_waits_for_the_message_of_a_body_that_was_closed(opened, outside, monkeypatch):
+    """Of a delivery whose settlements are written at once, each in a thread."""
+    closing, order = threading.Event(), []
+    real_close, real_give_back = AsyncPitstop._close, AsyncDelivery._give_back
+
+    def close(pit, feeders):
+        closing.set()
+        real_close(pit, feeders)
+        order.append("closed")
+
+    def give_back(delivery):
+        assert closing.wait(20)
+        real_give_back(delivery)
+        order.append("given back")
+
+    monkeypatch.setattr(AsyncPitstop, "_close", close)
+    monkeypatch.setattr(AsyncDelivery, "_give_back", give_back)
+
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, NOW)
+            with pytest.raises(GeneratorExit):
+                async with await listener.get(timeout=0):
+                    raise GeneratorExit
+
+    run(main())
+    assert order == ["given back", "closed"]
+    assert outside.pit.get("a").state == "due"
 
 
 def test_a_body_that_is_cancelled_gives_its_message_back_to_come_at_once(opened, outside):

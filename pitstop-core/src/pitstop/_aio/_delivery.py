@@ -152,8 +152,8 @@ class AsyncDelivery:
             elif delivery._outbox is not None:
                 delivery._give_back_later()
             else:
-                # Not waited for: who was cancelled is to end.
-                self._hands.submit(self._give_back)
+                # Not waited for, since a task that was cancelled is to end. aclose() waits for it.
+                self._hands.leave(self._give_back)
         except PitstopError as failure:
             # The caller is to see what went wrong in the body; the message comes back when its lease runs out.
             _log.debug("the failed delivery of %r could not be nacked: %s", self.id, failure)

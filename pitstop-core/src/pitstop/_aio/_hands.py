@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from contextvars import copy_context
 from queue import SimpleQueue
-from threading import RLock, Thread
+from threading import Event, RLock, Thread
 from typing import Any, TypeVar
 
 
@@ -37,6 +37,7 @@ class Hands:
 
     def __init__(self) -> None:
         self._ended = False
+        self._left: set[Event] = set()
         self._begin()
 
     def _begin(self) -> None:
@@ -49,6 +50,7 @@ class Hands:
 
     def after_fork(self) -> None:
         """In the child of a fork: the threads are the parent's, and so is what they were given."""
+        self._left = set()
         self._begin()
 
     def submit(self, job: Callable[[], None]) -> None:
@@ -65,6 +67,25 @@ class Hands:
                 self._idle += 1
             ended = self._ended
         Thread(target=job if ended else self._run, name="pitstop-aio", daemon=True).start()
+
+    def leave(self, job: Callable[[], None]) -> None:
+        """Submit a job that its caller does not wait for. :meth:`wait_for_left` does."""
+        done = Event()
+        self._left.add(done)
+
+        def run() -> None:
+            try:
+                job()
+            finally:
+                self._left.discard(done)
+                done.set()
+
+        self.submit(run)
+
+    def wait_for_left(self, seconds: float) -> None:
+        """Wait until the jobs that were left before are done, at most so long for each of them."""
+        for done in tuple(self._left):
+            done.wait(seconds)
 
     async def do(
         self, function: Callable[..., _T], *args: Any, abandoned: Callable[[_T], object] | None = None, **options: Any

@@ -35,6 +35,8 @@ from pitstop.abc import Backend
 __all__ = ["AsyncPitstop", "init_async"]
 
 _T = TypeVar("_T")
+#: Seconds for which a close waits for each message of a cancelled task to be given back.
+_PATIENCE = 15.0
 
 
 def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> AsyncPitstop:
@@ -310,6 +312,8 @@ class AsyncPitstop:
             feeder.wait()
         with self._lock:
             pit = self._pit
+        # Messages of tasks that were cancelled.
+        self._hands.wait_for_left(_PATIENCE)
         if pit is not None:
             pit.close()
 
