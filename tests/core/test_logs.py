@@ -53,7 +53,7 @@ class TestOutages:
             outages.failed(second, second, permanent=False)
             outages.answered(second + 0.5)
         said = [(now, line.text) for now in range(62, 200) if (line := outages.answered(now))]
-        assert said == [(121, "the store answers again after 0.5 s and 1 failures")]
+        assert said == [(121, "the store answers again after 0.5 s and 1 failure")]
 
     def test_what_many_note_of_one_outage_is_one_line_and_one_more_at_its_end(self):
         outages = Outages("the store")

@@ -99,9 +99,19 @@ class TestGone:
         path.unlink()
         with pytest.raises(BackendUnavailable, match=r"was deleted or moved while it was in use.*Put the file back"):
             work(backend, record, leased)
-        with pytest.raises(BackendUnavailable, match="There is no file"):
+        with pytest.raises(BackendUnavailable, match="no empty file is made in its place"):
             backend.get("a")
         assert not path.exists(), "an empty one would hide that the messages are gone"
+
+    def test_an_empty_one_in_its_place_is_not_taken_for_the_store(self, path, backend, record, leased, work):
+        path.rename(path.with_name("moved.db"))
+        path.touch()
+        with pytest.raises(BackendUnavailable, match="was replaced while it was in use"):
+            work(backend, record, leased)
+        for each in path.parent.glob(f"{path.name}-*"):
+            each.unlink()
+        with pytest.raises(BackendUnavailable, match="was replaced by a file without Pitstop's tables"):
+            backend.get("a")
 
     def test_one_that_was_moved_and_is_put_back_is_used_again(self, path, backend, record, leased, work):
         path.rename(path.with_name("moved.db"))

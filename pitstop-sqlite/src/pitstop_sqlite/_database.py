@@ -239,6 +239,11 @@ class Database:
                 f"have it open, then start them again."
             )
         self._lost_its_log = False
+        if not os.path.lexists(self.path):
+            raise BackendUnavailable(
+                f"{self.path!r} was deleted or moved while it was in use, and no empty file is made in its place. Put the file "
+                f"back; or start the program again with a new one."
+            )
         try:
             return self._open(first=False)
         except ConfigError as error:
@@ -306,6 +311,11 @@ class Database:
         connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
         # Before anything is written: a file that is not for us stays as it is.
         if needs_creation(connection, self.path) and not create:
+            if self._create:
+                raise BackendUnavailable(
+                    f"{self.path!r} was replaced by a file without Pitstop's tables while it was in use. Put the right file there; "
+                    f"or start the program again, which makes the tables."
+                )
             raise ConfigError(
                 f"{self.path!r} has not got Pitstop's tables, and none are made here (create=False). Look whether the path is "
                 f"right. 'pitstop store' makes them, and so does pitstop.init() without create=False."

@@ -139,9 +139,8 @@ class Outages:
             if not self._told or not (self._calm or now - self._last_line >= LOG_EVERY):
                 return None
             self._last_line, self._told = now, False
-            return Line(
-                logging.INFO, f"{self._what} answers again after {self._length:.1f} s and {self._failures} failures"
-            )
+            failures = "1 failure" if self._failures == 1 else f"{self._failures} failures"
+            return Line(logging.INFO, f"{self._what} answers again after {self._length:.1f} s and {failures}")
 
 
 class StoreLog:
