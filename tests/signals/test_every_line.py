@@ -22,7 +22,7 @@ HOUR, NOW = timedelta(hours=1), timedelta(0)
 
 
 class Told:
-    """What the interrupted program was told by calls that returned."""
+    """The results of the interrupted program's calls that returned."""
 
     def __init__(self):
         self.stored, self.gone, self.completed = set(), set(), False

@@ -1,4 +1,4 @@
-"""What a child of a fork makes of the file, and what it is refused."""
+"""The file of a store in a child of a fork: its use, and its refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOUR = timedelta(hours=1)
 
 
 def refusals(path, *uses):
-    """What each use of an inherited store is told; and a new one, too."""
+    """Return the answer to each use of an inherited store, and of a new one."""
     told = []
     for use in (*uses, lambda: pitstop.init({"type": "sqlite", "path": path})):
         try:

@@ -144,7 +144,7 @@ _kinds: set[type[Backend]] = set()
 
 
 def _register_at_exit(kind: type[Backend]) -> None:
-    """Not before a store is in use: what was registered last is called first, and a driver may end its threads there.
+    """Register not before a store is in use: the last function registered is called first, and a driver may end its threads there.
 
     So once more for each kind of backend. Its driver may have been imported after the last time.
     """
