@@ -11,6 +11,8 @@ from queue import SimpleQueue
 from threading import Event, RLock, Thread
 from typing import Any, TypeVar
 
+from pitstop.abc import SystemClock
+
 
 __all__ = ["Hands", "tell"]
 
@@ -83,9 +85,11 @@ class Hands:
         self.submit(run)
 
     def wait_for_left(self, seconds: float) -> None:
-        """Wait until the jobs that were left before are done, at most so long for each of them."""
+        """Wait until the jobs that were left before are done, at most so long for all of them."""
+        clock = SystemClock()
+        ends = clock.monotonic() + seconds
         for done in tuple(self._left):
-            done.wait(seconds)
+            done.wait(max(0.0, ends - clock.monotonic()))
 
     async def do(
         self, function: Callable[..., _T], *args: Any, abandoned: Callable[[_T], object] | None = None, **options: Any

@@ -35,7 +35,7 @@ from pitstop.abc import Backend
 __all__ = ["AsyncPitstop", "init_async"]
 
 _T = TypeVar("_T")
-#: Seconds for which a close waits for each message of a cancelled task to be given back.
+#: Seconds for which a close waits for the messages of cancelled tasks to be given back.
 _PATIENCE = 15.0
 
 
