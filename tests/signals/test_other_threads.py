@@ -82,3 +82,32 @@ def test_it_returns_or_is_refused_while_the_thread_that_writes_acks_waits_for_th
     listener.close()
     assert not [each for each in caplog.records if "does not answer" in each.getMessage()]
     assert pit.get("a") is None or name in {"store", "store_many"}
+
+
+def test_a_generator_of_messages_calls_pitstop_and_waits_for_a_thread_that_writes_acks(pit, monkeypatch):
+    """It interrupts no call: ``store_many`` holds nothing for the store while the generator runs."""
+    backend = pit._store.backend
+    pit.store_many([({"id": id}, DUE) for id in ("a", "b", "c")])
+    writing, waited_for, real = threading.Event(), threading.Event(), backend.settle
+
+    def settle(settlements):
+        writing.set()
+        assert waited_for.wait(PATIENCE)
+        return real(settlements)
+
+    monkeypatch.setattr(backend, "settle", settle)
+    with pit.listen(prefetch=3) as listener:
+        first, second = next(listener), next(listener)
+
+        def messages():
+            acking = threading.Thread(target=first.ack, kwargs={"wait": True})
+            acking.start()
+            assert writing.wait(PATIENCE)
+            # Released by another thread, once this one waits or was refused.
+            threading.Timer(0.1, waited_for.set).start()
+            second.ack(wait=True)
+            acking.join(PATIENCE)
+            yield {"id": "d"}, timedelta(hours=1)
+
+        assert pit.store_many(messages()) == ["d"]
+        assert [pit.get(id) for id in ("a", "b")] == [None, None]

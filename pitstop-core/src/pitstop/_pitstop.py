@@ -108,7 +108,6 @@ class Pitstop:
         self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
         return record.id
 
-    @entrance
     def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
         """Store many messages, in one round trip where the backend can.
 
@@ -120,15 +119,15 @@ class Pitstop:
         :raises MessageError: when a message cannot be stored; the text names the item. Nothing was stored.
         :raises ScheduleError: when a schedule makes no sense; the text names the item. Nothing was stored.
         """
-        writes = self._writes(session)
-        now_us = self._store.backend.now()
+        now_us = self._now_us(session)
         if not isinstance(items, Iterable):
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         made: set[str] = set()
+        # In no call of Pitstop: the items may come from a generator, and that may call Pitstop itself.
         records = [self._record_of_item(index, item, now_us, made) for index, item in enumerate(items)]
         if records:
             distinct = {record.id: record for record in records}
-            self._put(writes, list(distinct.values()), now_us, distinct.keys() - made, at_once=session is None)
+            self._store_all(list(distinct.values()), now_us, distinct.keys() - made, session)
         return [record.id for record in records]
 
     @entrance
@@ -354,6 +353,16 @@ class Pitstop:
     def _writes(self, session: object) -> Writes:
         backend = self._store.backend
         return backend if session is None else backend.within(session)
+
+    @entrance
+    def _now_us(self, session: object) -> int:
+        """Return the time in microseconds. Raise if no message can be stored with this session."""
+        self._writes(session)
+        return self._store.backend.now()
+
+    @entrance
+    def _store_all(self, records: list[Record], now_us: int, known: set[str], session: object) -> None:
+        self._put(self._writes(session), records, now_us, known, at_once=session is None)
 
     def _put(self, writes: Writes, records: list[Record], now_us: int, known: set[str], *, at_once: bool) -> None:
         if known:
