@@ -111,3 +111,12 @@ def test_a_generator_of_messages_calls_pitstop_and_waits_for_a_thread_that_write
 
         assert pit.store_many(messages()) == ["d"]
         assert [pit.get(id) for id in ("a", "b")] == [None, None]
+
+
+def test_a_generator_of_messages_that_closes_the_pitstop_stores_none(pit):
+    def messages():
+        pit.close()
+        yield {"id": "a"}, DUE
+
+    with pytest.raises(pitstop.BackendUnavailable, match="This Pitstop was closed"):
+        pit.store_many(messages())

@@ -119,7 +119,7 @@ class Pitstop:
         :raises MessageError: when a message cannot be stored; the text names the item. Nothing was stored.
         :raises ScheduleError: when a schedule makes no sense; the text names the item. Nothing was stored.
         """
-        now_us = self._now_us(session)
+        writes, now_us = self._open(session)
         if not isinstance(items, Iterable):
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         made: set[str] = set()
@@ -127,7 +127,9 @@ class Pitstop:
         records = [self._record_of_item(index, item, now_us, made) for index, item in enumerate(items)]
         if records:
             distinct = {record.id: record for record in records}
-            self._store_all(list(distinct.values()), now_us, distinct.keys() - made, session)
+            self._store_all(
+                None if session is None else writes, list(distinct.values()), now_us, distinct.keys() - made
+            )
         return [record.id for record in records]
 
     @entrance
@@ -355,14 +357,15 @@ class Pitstop:
         return backend if session is None else backend.within(session)
 
     @entrance
-    def _now_us(self, session: object) -> int:
-        """Return the time in microseconds. Raise if no message can be stored with this session."""
-        self._writes(session)
-        return self._store.backend.now()
+    def _open(self, session: object) -> tuple[Writes, int]:
+        """Return the object to write with, and the time in microseconds."""
+        return self._writes(session), self._store.backend.now()
 
     @entrance
-    def _store_all(self, records: list[Record], now_us: int, known: set[str], session: object) -> None:
-        self._put(self._writes(session), records, now_us, known, at_once=session is None)
+    def _store_all(self, writes: Writes | None, records: list[Record], now_us: int, known: set[str]) -> None:
+        # Asked again: the generator of the messages may have closed this Pitstop.
+        backend = self._store.backend
+        self._put(backend if writes is None else writes, records, now_us, known, at_once=writes is None)
 
     def _put(self, writes: Writes, records: list[Record], now_us: int, known: set[str], *, at_once: bool) -> None:
         if known:
