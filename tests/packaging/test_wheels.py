@@ -56,7 +56,9 @@ def test_a_wheel_holds_its_package_its_licence_and_its_types_and_nothing_else(
     folder = f"examples/{name}" if name == EXAMPLE else name
     assert f"{package}/py.typed" in files
     assert any(re.fullmatch(r".*\.dist-info/licenses/LICENSE", each) for each in files)
-    plugin = {"pitstop_pytest.py"} if name == "pitstop-core" else set()
+    plugin = {"pitstop-core": {"pitstop_pytest.py"}, "pitstop-conformance": {"pitstop_conformance_pytest.py"}}.get(
+        name, set()
+    )
     assert {each.split("/")[0] for each in files} == {
         package,
         f"{name.replace('-', '_')}-{metadata(folder)['version']}.dist-info",
