@@ -352,6 +352,16 @@ def test_another_release_of_core_is_refused_with_both_versions(monkeypatch, vers
         check_core()
 
 
+def test_the_import_of_the_kit_beside_another_release_of_core_says_so():
+    script = "import pitstop; pitstop.__version__ = '7.1'; from pitstop.testing import BackendConformance"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+
+    assert (
+        "ImportError: pitstop-conformance 0.1.0 tests backends of pitstop-core >=0.1,<0.2. The installed" in done.stderr
+    )
+
+
 @pytest.mark.parametrize("version", ["0.1.0", "0.1.12", "0.1.1.dev3"])
 def test_the_releases_of_core_that_fit_are_those_of_the_metadata(monkeypatch, version):
     monkeypatch.setattr("pitstop.__version__", version)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 import tomllib
 import zipfile
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -64,6 +66,19 @@ def test_a_wheel_holds_its_package_its_licence_and_its_types_and_nothing_else(
         f"{name.replace('-', '_')}-{metadata(folder)['version']}.dist-info",
         *plugin,
     }
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_source_distribution_makes_the_same_wheel(
+    sources: Callable[[str], Path], wheels: dict[str, Path], name: str
+) -> None:
+    folder = sources(name)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as source:
+        files = {each.partition("/")[2] for each in source.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml", f"src/{DISTRIBUTIONS[name]}/py.typed"} <= files
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as ours, zipfile.ZipFile(wheels[name]) as wanted:
+        assert sorted(ours.namelist()) == sorted(wanted.namelist())
 
 
 @pytest.mark.timeout(600)
