@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import pitstop
 
 from pitstop import MessageError
-from pitstop._decisions._settle import MAX_ERROR_LENGTH
 from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, measured_copy
+from pitstop.abc import MAX_ERROR_LENGTH
 
 
 NOW = timedelta(0)

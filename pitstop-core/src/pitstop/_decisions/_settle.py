@@ -12,7 +12,7 @@ from pitstop._decisions._emit import Emission, advance, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
 from pitstop._values._plain import shown
-from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
+from pitstop.abc import MAX_ERROR_LENGTH, Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
 __all__ = [
@@ -27,9 +27,6 @@ __all__ = [
     "release",
     "was_applied",
 ]
-
-#: Characters of an error that are kept with a message.
-MAX_ERROR_LENGTH = 2000
 
 
 def ack(emission: Emission) -> Settlement:
