@@ -26,18 +26,18 @@ from pitstop.abc import (
     Watch,
     Writes,
 )
-from pitstop_mongo._adopting import Adopter
-from pitstop_mongo._claim import Claimer
-from pitstop_mongo._config import MongoConfig
-from pitstop_mongo._connection import Connection
-from pitstop_mongo._looking import Viewer
-from pitstop_mongo._scratch import only_for_now, scratch_name
-from pitstop_mongo._settling import Settler
-from pitstop_mongo._storing import Storer
-from pitstop_mongo._transaction import Transaction
-from pitstop_mongo._unleasable import Unleasable
-from pitstop_mongo._wakeups import Wakeups
-from pitstop_mongo._watch import Watcher
+from pitstop_mongo._adopt.adopter import Adopter
+from pitstop_mongo._client.config import MongoConfig
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.scratch import only_for_now, scratch_name
+from pitstop_mongo._messages.claimer import Claimer
+from pitstop_mongo._messages.settler import Settler
+from pitstop_mongo._messages.storer import Storer
+from pitstop_mongo._messages.transaction import Transaction
+from pitstop_mongo._messages.unleasable import Unleasable
+from pitstop_mongo._messages.viewer import Viewer
+from pitstop_mongo._wakeup.wakeups import Wakeups
+from pitstop_mongo._wakeup.watch import Watcher
 
 
 __all__ = ["MongoBackend"]

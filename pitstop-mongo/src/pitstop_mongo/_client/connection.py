@@ -20,10 +20,10 @@ from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure, P
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import Calls, Clock, SystemClock
-from pitstop_mongo._collection import Collection
-from pitstop_mongo._config import MongoConfig
-from pitstop_mongo._dialect import Dialect, Handles, dialect_of
-from pitstop_mongo._failures import (
+from pitstop_mongo._client.collection import Collection
+from pitstop_mongo._client.config import MongoConfig
+from pitstop_mongo._client.dialect import Dialect, Handles, dialect_of
+from pitstop_mongo._client.failures import (
     CAUGHT,
     Kind,
     in_dns,

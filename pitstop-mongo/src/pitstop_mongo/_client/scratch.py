@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pymongo.errors import OperationFailure
 
 from pitstop import BackendUnavailable
-from pitstop_mongo._collection import refused
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._failures import is_login_refused
-from pitstop_mongo._wakeups import SUFFIX
+from pitstop_mongo._client.collection import refused
+from pitstop_mongo._client.connection import Connection, Link
+from pitstop_mongo._client.failures import is_login_refused
+from pitstop_mongo._wakeup.wakeups import SUFFIX
 
 
 __all__ = ["only_for_now", "scratch_name"]

@@ -32,8 +32,8 @@ from pymongo.errors import OperationFailure
 
 from pitstop import PitstopError
 from pitstop.abc import Clock, from_instant
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import CODEC
+from pitstop_mongo._client.connection import Connection, Link
+from pitstop_mongo._messages.document import CODEC
 
 
 __all__ = ["AWAIT_MS", "SUFFIX", "Wakeups", "has_change_streams"]

@@ -13,7 +13,7 @@
     last_error     what the last failure said; absent if nothing failed
     token          the last claim's; absent until then
     etag           new at each store and each settlement
-    adopting       only while it is held by an adoption: see _adopting.py
+    adopting       only while it is held by an adoption: see _adopt
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bson.dbref import DBRef
 from bson.raw_bson import RawBSONDocument
 
 from pitstop.abc import Damaged, Progress, Record, floor_instant, from_instant, read_record
-from pitstop_mongo._raw import Element, decoded, elements, equal_to
+from pitstop_mongo._bson.raw import Element, decoded, elements, equal_to
 
 
 __all__ = [
