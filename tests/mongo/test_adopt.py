@@ -85,7 +85,7 @@ def drain(pit, clock, until=None):
 
 def everything(coll, filter=None):
     """All documents as bytes, in the order of their ids."""
-    from pitstop_mongo._messages.document import RAW_CODEC
+    from pitstop_mongo._bson.codecs import RAW_CODEC
 
     return [each.raw for each in coll.with_options(codec_options=RAW_CODEC).find(filter, sort=[("_id", 1)])]
 
@@ -186,7 +186,7 @@ def told(mongo_client):
 
 def as_bytes(key):
     """An id to compare by value and by type."""
-    from pitstop_mongo._messages.document import CODEC
+    from pitstop_mongo._bson.codecs import CODEC
 
     return bson.encode({"_id": dict(key) if isinstance(key, Mapping) else key}, codec_options=CODEC)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from pymongo.errors import OperationFailure
 
 from pitstop import BackendUnavailable
+from pitstop.abc import Clock
 from pitstop_mongo._client.collection import refused
-from pitstop_mongo._client.connection import Connection, Link
+from pitstop_mongo._client.config import MongoConfig
+from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.failures import is_login_refused
-from pitstop_mongo._wakeup.wakeups import SUFFIX
+from pitstop_mongo._client.link import Link
 
 
-__all__ = ["only_for_now", "scratch_name"]
+__all__ = ["is_scratch", "scratch_collection", "scratch_name"]
 
 _log = logging.getLogger("pitstop.mongo")
 
@@ -29,32 +32,40 @@ _MAY_NOT = frozenset({13, 8000})
 
 
 def scratch_name(coll: str) -> str:
-    """A new name, ``<coll>.check_<random>``: whoever sees it in a list of collections can tell whose it is."""
+    """Return a new name, ``<coll>.check_<random>``: a reader of a list of collections can tell what it is."""
     kept = coll.encode()[:_MOST_KEPT].decode(errors="ignore").rstrip(".")
     return f"{kept}.check_{os.urandom(8).hex()}"
 
 
-@contextmanager
-def only_for_now(connection: Connection) -> Iterator[None]:
-    """Make the collection that this connection is for; drop it at the end, and that of its wake-ups.
+def is_scratch(coll: str) -> bool:
+    """Whether a name is one that :func:`scratch_name` returned."""
+    return re.search(r"\.check_[0-9a-f]{16}$", coll) is not None
 
-    :raises BackendUnavailable: when this user may not, and then nothing was made; or when it cannot be dropped.
+
+@contextmanager
+def scratch_collection(config: MongoConfig, clock: Clock, suffix: str) -> Iterator[None]:
+    """Make the collection that ``config`` names, and drop it at the end.
+
+    :param suffix: of a second collection beside it, which is dropped as well.
+    :raises BackendUnavailable: if this user may not make and drop it (then nothing was made), or if dropping it fails.
     """
-    # There is nothing yet, so this does nothing; but who may not drop it is told so before it is made.
-    with _allowed(connection) as link:
-        _drop_both(link)
-    try:
+    connection = Connection(config, clock)
+    with closing(connection):
+        # The collection is not there yet, so this drops nothing. It fails for a user who may not drop it, before it is made.
         with _allowed(connection) as link:
-            link.handles.coll.create_index([("due", 1)])
-        yield
-    except BaseException:
+            _drop_both(link, suffix)
         try:
-            _drop(connection)
-        except BackendUnavailable as error:
-            # What went wrong before that is what the caller has to hear.
-            _log.warning("%s", error)
-        raise
-    _drop(connection)
+            with _allowed(connection) as link:
+                link.handles.coll.create_index([("due", 1)])
+            yield
+        except BaseException:
+            try:
+                _drop(connection, suffix)
+            except BackendUnavailable as error:
+                # The caller needs the first error.
+                _log.warning("%s", error)
+            raise
+        _drop(connection, suffix)
 
 
 @contextmanager
@@ -71,10 +82,10 @@ def _allowed(connection: Connection) -> Iterator[Link]:
             ) from None
 
 
-def _drop(connection: Connection) -> None:
+def _drop(connection: Connection, suffix: str) -> None:
     try:
         with connection.operation() as link:
-            _drop_both(link)
+            _drop_both(link, suffix)
     except BackendUnavailable as error:
         raise BackendUnavailable(
             f"The collection {connection.location}, which was made to try things in, cannot be dropped: {error} "
@@ -83,7 +94,7 @@ def _drop(connection: Connection) -> None:
         ) from None
 
 
-def _drop_both(link: Link) -> None:
+def _drop_both(link: Link, suffix: str) -> None:
     coll = link.handles.coll
-    for each in (coll[SUFFIX.removeprefix(".")], coll):
+    for each in (coll[suffix.removeprefix(".")], coll):
         each.drop()

@@ -24,8 +24,9 @@ from pymongo.read_concern import ReadConcern
 from pitstop import BackendUnavailable
 from pitstop.abc import Clock, Damaged, Record, from_instant
 from pitstop_mongo._client.collection import validation_rules
-from pitstop_mongo._client.connection import Connection, Link
+from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.failures import codes_of, is_invalid, is_refusal, is_too_large
+from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
 from pitstop_mongo._messages.doubts import Doubts
 from pitstop_mongo._messages.lease import Lease, set_aside

@@ -15,7 +15,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from pitstop import ConfigError, PitstopError, Unsupported
 from pitstop.abc import Record
-from pitstop_mongo._client.connection import Connection, Link
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.storer import Write, encoded, portions
 
 

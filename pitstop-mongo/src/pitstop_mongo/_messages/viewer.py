@@ -14,8 +14,9 @@ from pitstop import State
 from pitstop.abc import Damaged, Record, Tally, from_instant
 from pitstop_mongo._bson.raw import TEXT, id_of
 from pitstop_mongo._client.collection import validation_rules
-from pitstop_mongo._client.connection import Connection, Link
+from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.failures import Kind, kind_of
+from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.claimer import due_in
 from pitstop_mongo._messages.document import EPOCH, LAST, read
 from pitstop_mongo._messages.unleasable import Unleasable

@@ -19,9 +19,10 @@ from pymongo.errors import InvalidOperation, OperationFailure
 
 from pitstop import BackendUnavailable
 from pitstop.abc import Watch, floor_instant
-from pitstop_mongo._client.connection import Connection, Link
+from pitstop_mongo._bson.codecs import CODEC
+from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.failures import CAUGHT, translate
-from pitstop_mongo._messages.document import CODEC
+from pitstop_mongo._client.link import Link
 from pitstop_mongo._wakeup.wakeups import AWAIT_MS, Wakeups, has_change_streams
 
 
