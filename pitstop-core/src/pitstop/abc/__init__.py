@@ -1,4 +1,4 @@
-"""The contract between Pitstop and a backend: everything that the author of one needs."""
+"""The contract between Pitstop and a backend: everything that the author of a backend needs."""
 
 from __future__ import annotations
 
