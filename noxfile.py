@@ -189,6 +189,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("python", "tools/plain_english.py")
+    session.run("python", "tools/modules.py", "--check")
 
 
 @nox.session
