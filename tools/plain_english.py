@@ -94,7 +94,9 @@ def findings(text: str, line: int = 1) -> Iterator[Finding]:
 
 def of_markdown(text: str) -> Iterator[Finding]:
     """Yield the findings of a page, without its blocks of code."""
-    yield from findings(_FENCE.sub(lambda match: "\n" * match[0].count("\n"), text))
+    text = _FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
+    # A heading ends at its line, as a cell does at its bar.
+    yield from findings(re.sub(r"^(#+ .*)$", r"\1|", text, flags=re.MULTILINE))
 
 
 def of_python(source: str) -> Iterator[Finding]:
