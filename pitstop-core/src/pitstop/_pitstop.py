@@ -40,7 +40,6 @@ __all__ = ["OneShot", "Pitstop", "Recurring"]
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
 Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
 
-
 _FEWEST_ARGUMENTS, _MOST_ARGUMENTS = 2, 4
 
 
