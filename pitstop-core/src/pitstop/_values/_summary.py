@@ -34,6 +34,8 @@ class Summary:
     nacked: int = 0
     #: Their leases were over before they were settled: they are, or were, handled once more.
     lost: int = 0
+    #: Stored anew or removed by their own handlers: the new version stands.
+    superseded: int = 0
     #: Handled, but the store did not answer: they come back when their leases run out, if it did not do it all the same.
     unsettled: int = 0
     #: Handlers that were still running when it ended.
@@ -46,12 +48,14 @@ class Summary:
     @property
     def handled(self) -> int:
         """Deliveries whose handler returned or raised."""
-        return self.acked + self.nacked + self.lost + self.unsettled
+        return self.acked + self.nacked + self.lost + self.superseded + self.unsettled
 
     def __str__(self) -> str:
         counts = [f"{self.acked:,} acked", f"{self.nacked:,} nacked"]
         if self.lost:
             counts.append(f"{self.lost:,} {'lease' if self.lost == 1 else 'leases'} lost")
+        if self.superseded:
+            counts.append(f"{self.superseded:,} superseded")
         if self.unsettled:
             counts.append(f"{self.unsettled:,} not settled, for the store did not answer")
         if self.unfinished:
