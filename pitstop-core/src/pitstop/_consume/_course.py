@@ -1,6 +1,8 @@
 """The course of one ``consume``: how many messages it may still take, why and by when it ends, and its Summary.
 
-Threads and tasks share this module. It does no I/O and never waits.
+Both kinds of ``consume``, with threads and with tasks, use this module. It does no I/O and never waits.
+
+Threads: the caller's thread, the workers and signal handlers; in an event loop, the loop's thread.
 """
 
 from __future__ import annotations

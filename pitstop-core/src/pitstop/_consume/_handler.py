@@ -1,4 +1,7 @@
-"""Handlers, which users write: checks of a handler, its argument (message or delivery), and the log of its failures."""
+"""Handlers, which users write: checks of a handler, its argument (message or delivery), and the log of its failures.
+
+Threads: any; the functions share no state.
+"""
 
 from __future__ import annotations
 

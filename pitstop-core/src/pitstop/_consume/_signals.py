@@ -1,4 +1,7 @@
-"""Signals that end a program which handles messages, and the calls of ``consume`` that hear them."""
+"""Signals that end a program which handles messages, and the calls of ``consume`` that hear them.
+
+Threads: the main thread installs handlers and runs them; any thread may begin to hear signals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``consume`` in an event loop: a task for each message, up to ``concurrency`` of them at a time."""
+"""``consume`` in an event loop: a task for each message, up to ``concurrency`` of them at a time.
+
+Threads: the loop's thread; any thread calls ``end`` and ``wait``; signal handlers call ``_on_signal``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 The caller only waits, on a bell that signal handlers may ring. Other threads do all that may block: a claim, an ack, the close
 of the listener. So a second signal is heard at any moment.
+
+Threads: the caller of ``consume`` runs ``run``; each worker runs ``_work``; the closing thread runs ``_finish``; signal
+handlers call ``_end``; any thread calls the methods of a component.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The verdict on a delivery: how the outcome of its handler settles it.
 
 One rule for the threads and the tasks of ``consume``, and for the tests that drive a store.
+
+Threads: any; a pure function.
 """
 
 from __future__ import annotations
