@@ -272,25 +272,25 @@ class Consuming:
             # Tasks that began before this one have blocked the loop.
             self._pass_on(delivery)
             return
-        hooks = delivery._store.hooks
-        entered = hooks.enter(delivery)
+        events = delivery._session.events
+        entered = events.enter(delivery)
         try:
             await self._handler(
                 AsyncDelivery(delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
             )
         except BaseException as error:
             if is_interruption(error, task):
-                hooks.leave(entered, error)
+                events.leave(entered, error)
                 self._settle(delivery, error, interrupted=True)
                 raise
-            hooks.leave(entered, error)
+            events.leave(entered, error)
             if ends_program(error):
                 # Raised once more when all is settled.
                 self._course.fail(error)
                 self._finish("handler")
             self._settle(delivery, error)
         else:
-            hooks.leave(entered, None)
+            events.leave(entered, None)
             self._settle(delivery, None)
         finally:
             self._over(delivery)
@@ -309,7 +309,7 @@ class Consuming:
             self._interrupted += 1
             delivery._give_back_later()
         if failure is not None and failure is not news and not interrupted:
-            log_failure(delivery.id, delivery.attempt, failure, decided, delivery._store._backend)
+            log_failure(delivery.id, delivery.attempt, failure, decided, delivery._session._backend)
 
     def _pass_on(self, delivery: Delivery) -> None:
         self._feeder.give_back(delivery)

@@ -32,8 +32,9 @@ from pitstop._consume._verdict import Verdict, verdict
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._listener import Listener
-from pitstop._engine._store import Sleeper, Store, stop_at_exit
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell
@@ -83,7 +84,7 @@ class _Worker:
         self.nacked = 0
 
 
-class Consuming(Sleeper):
+class Consuming(Component):
     """One call of ``consume``.
 
     Invariant: a delivery is in ``_running`` while its handler runs. The thread that takes it out settles it, and no other.
@@ -93,7 +94,7 @@ class Consuming(Sleeper):
 
     def __init__(
         self,
-        store: Store,
+        session: Session,
         listener: Listener,
         handler: Handler,
         *,
@@ -108,9 +109,9 @@ class Consuming(Sleeper):
 
         :param signals: whether signals end it. False if its caller handles them.
         """
-        self._store = store
-        # The store's own reference is gone once it is closed.
-        self._backend = store.backend
+        self._session = session
+        # The session has no backend any more once it is closed.
+        self._backend = session.backend
         self._listener = listener
         self._handler = handler
         self._deliveries = deliveries
@@ -130,7 +131,7 @@ class Consuming(Sleeper):
         # Written by the closing thread: whether the listener is closed.
         self._closed = False
         # Whether to close the store at the end. Written by a worker whose handler closed the Pitstop, and cannot wait here.
-        self._closes_store = False
+        self._closes_session = False
         # Ends a pause between two tries to write.
         self._pausing = Doorbell()
         self._over = Event()
@@ -146,7 +147,7 @@ class Consuming(Sleeper):
     def run(self) -> Summary:
         """Handle messages until there is a reason to end."""
         stop_at_exit()
-        self._store.add(self)
+        self._session.add(self)
         self._idents.add(get_ident())
         try:
             with self._hearing():
@@ -162,14 +163,14 @@ class Consuming(Sleeper):
             raise
         finally:
             self._over.set()
-            self._store.discard(self)
-            if self._closes_store:
-                self._store.close()
+            self._session.discard(self)
+            if self._closes_session:
+                self._session.close()
         if self._course.error is not None:
             raise self._course.error
         return self._summary(len(left))
 
-    # What a store tells its sleepers.
+    # Called by the session.
 
     def notice(self, due: int | None) -> None:
         """Wake the parked workers if the message that was written is due now."""
@@ -196,7 +197,7 @@ class Consuming(Sleeper):
         if get_ident() not in self._idents or os.getpid() != self._pid:
             return False
         # In this order, and in the opposite order in run(): one of the two threads sees what the other wrote.
-        self._closes_store = True
+        self._closes_session = True
         if self._over.is_set():
             return False
         self._end("stopped")
@@ -250,7 +251,7 @@ class Consuming(Sleeper):
     def _finish(self) -> None:
         try:
             # A program that closes the store does not wait for the store to come back.
-            with self._listener._last_time() if self._store.closing else nullcontext():
+            with self._listener._last_time() if self._session.closing else nullcontext():
                 self._give_back_running()
                 if not self._course.urgent:
                     self._write_pending()
@@ -270,15 +271,15 @@ class Consuming(Sleeper):
 
     def _write_pending(self) -> None:
         """Write the acks. If the store does not answer, try again until the deadline."""
-        outbox, backoff = self._listener._outbox, Backoff(self._store.log.outages)
+        outbox, backoff = self._listener._outbox, Backoff(self._session.log.outages)
         deadline = self._course.last_write_by()
-        while outbox and not self._store.closed and not self._course.urgent:
+        while outbox and not self._session.closed and not self._course.urgent:
             try:
                 outbox.flush()
             except BackendUnavailable as error:
                 now = self._course.monotonic()
                 pause = backoff.failed(error, now, log=False)
-                if now + pause >= deadline or self._store.closing:
+                if now + pause >= deadline or self._session.closing:
                     return
                 self._pausing.wait(pause)
 
@@ -327,16 +328,16 @@ class Consuming(Sleeper):
     def _next(self, worker: _Worker) -> Delivery | None:
         if not self._until_idle:
             return self._listener._next_for_worker(wait=True)
-        backoff = Backoff(self._store.log.outages)
+        backoff = Backoff(self._session.log.outages)
         while not self._course.ended:
             try:
                 delivery = self._next_due(worker)
             except BackendUnavailable as error:
-                if self._store.closed:
+                if self._session.closed:
                     break
                 if error.permanent and not self._listener._answered:
                     raise
-                clock = self._store.clock
+                clock = self._session.clock
                 clock.wait(worker.bell, backoff.failed(error, clock.monotonic()))
             else:
                 if delivery is not None:
@@ -378,13 +379,13 @@ class Consuming(Sleeper):
         return delivery
 
     def _is_due(self) -> bool:
-        backend = self._store.backend
+        backend = self._session.backend
         due = backend.next_due()
         return due is not None and due * 1000 <= backend.now()
 
     def _park(self, worker: _Worker) -> None:
         """Wait for news while other workers handle messages: their handlers may store new ones."""
-        worker.bell.wait(self._store.loop_time.total_seconds())
+        worker.bell.wait(self._session.loop_time.total_seconds())
         with self._lock:
             self._parked = tuple(each for each in self._parked if each is not worker)
             self._active += 1
@@ -398,9 +399,9 @@ class Consuming(Sleeper):
         me = get_ident()
         self._running[me] = delivery
         worker.handled += 1
-        contexts = self._store.hooks.enter(delivery)
+        contexts = self._session.events.enter(delivery)
         failure = self._call(delivery)
-        self._store.hooks.leave(contexts, failure)
+        self._session.events.leave(contexts, failure)
         if os.getpid() != self._pid:
             # The handler forked, and this is the child: the delivery is the parent's.
             raise SystemExit if failure is None else failure
