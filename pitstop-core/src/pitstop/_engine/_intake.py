@@ -10,10 +10,10 @@ from __future__ import annotations
 import _thread
 import logging
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
-from threading import get_ident
+from threading import RLock, get_ident
 
 from pitstop._engine._background import Background, Wakeup
 from pitstop._engine._buffer import ClaimBuffer
@@ -97,6 +97,8 @@ class Intake(Component):
             give_back_all=self.give_back_all,
             ended=self._finished,
         )
+        # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the intake meanwhile.
+        self._giving_back = RLock()
         self._observed = session.events.observes_leased
         # Whether close() has reported what could not be written. Written by the thread that closes.
         self._reported = False
@@ -220,7 +222,7 @@ class Intake(Component):
             # One of them may be valid all the same: another thread has stored a newer version meanwhile.
             self.claimer.give_back(dropped)
 
-    def flush(self, ids: Sequence[str] | set[str] | None = None) -> None:
+    def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
         with suppress(BackendUnavailable):
             self.writer.flush(ids)
@@ -309,7 +311,7 @@ class Intake(Component):
 
     def after_fork(self) -> None:
         self.buffer.clear()
-        self._reset_locks()
+        self._giving_back = RLock()
         self.waiting.after_fork()
         self.writer.after_fork()
         self.background.after_fork()

@@ -41,15 +41,16 @@ class Watcher:
         if component in self._joined:
             return
         with self._lock:
+            self._joined.add(component)
             if self._end is None:
-                end = Doorbell()
+                # Before its start: a signal handler that comes here meanwhile begins no other one.
+                self._end = end = Doorbell()
                 try:
                     Thread(target=self._follow, args=(end,), name="pitstop-watch", daemon=True).start()
                 except RuntimeError as error:
+                    self._end = None
+                    self._joined.discard(component)
                     _log.debug("the store is not watched: %s", error)
-                    return
-                self._end = end
-            self._joined.add(component)
 
     def leave(self, component: Component) -> None:
         """Wake ``component`` no more. Takes no lock: the thread looks under the lock whether it is needed still."""
