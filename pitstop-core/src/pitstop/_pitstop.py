@@ -16,7 +16,7 @@ from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import new_record
-from pitstop._engine._calls import entrance, unbroken
+from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
 from pitstop._engine._listener import Listener
@@ -383,7 +383,6 @@ class Pitstop:
             self._session.written(min(record.progress.due or 0 for record in records))
 
 
-@unbroken
 def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:
     """Return what is behind a new listener, for code of this library that claims on behalf of others.
 

@@ -278,9 +278,7 @@ class Consuming:
         intake, delivery = self._intake, handed.delivery
         handling = Handling(intake.session.events, handed.lease, delivery)
         try:
-            await self._handler(
-                AsyncDelivery(handed, self._feeder, self._hands) if self._deliveries else delivery.msg
-            )
+            await self._handler(AsyncDelivery(handed, self._feeder, self._hands) if self._deliveries else delivery.msg)
         except BaseException as error:
             if is_interruption(error, task):
                 handling.end(error)

@@ -33,10 +33,10 @@ from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._session import Session
 from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, PitstopError

@@ -111,8 +111,6 @@ class Background:
 
     def begin(self) -> bool:
         """Begin the thread, if it has not begun. Return False if no thread can be started."""
-        if self._thread is not None:
-            return True
         with self._lock:
             if self._thread is None and not self._ended:
                 # Before its start: a signal handler that comes here meanwhile begins no other one.

@@ -22,7 +22,7 @@ from pitstop._values._instant import from_instant, instant_of, span_of_time
 from pitstop._values._plain import shown
 
 
-__all__ = ["Delivery", "delay_of_nack"]
+__all__ = ["Delivery", "delay_of_nack", "lease_of"]
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -36,7 +36,17 @@ class Delivery:
     settled comes back when its lease runs out. It may be used and settled in another thread than the one that got it.
     """
 
-    __slots__ = ("__weakref__", "_at_once", "_handling", "_heartbeat", "_lease", "_lock_time", "_session", "_writer", "msg")
+    __slots__ = (
+        "__weakref__",
+        "_at_once",
+        "_handling",
+        "_heartbeat",
+        "_lease",
+        "_lock_time",
+        "_session",
+        "_writer",
+        "msg",
+    )
 
     #: The message, with its ``"id"``: a copy that is yours to change.
     msg: dict[str, Any]
@@ -225,6 +235,11 @@ class Delivery:
 
     def __repr__(self) -> str:
         return f"<Delivery {self.id!r} attempt {self.attempt} scheduled for {self.scheduled_for.isoformat()}>"
+
+
+def lease_of(delivery: Delivery) -> Lease:
+    """Return the lease behind a delivery, for code of this library that was given one."""
+    return delivery._lease
 
 
 def delay_of_nack(delay: timedelta | None, lease: Lease) -> timedelta | None:

@@ -166,7 +166,9 @@ class Heartbeat(Component):
             now_us = self._session.backend.now()
             now = now_us / 1000
             if any(self._beat_at(lease) <= now for _, (lease, _) in held):
-                self._extend([each for each in held if self._begun_at(each[1][0]) + self._lease * _ALONG <= now], now_us)
+                self._extend(
+                    [each for each in held if self._begun_at(each[1][0]) + self._lease * _ALONG <= now], now_us
+                )
         held = self._handled()
         if not held and not self._busy:
             return None

@@ -348,7 +348,7 @@ class Intake(Component):
 
     # Callbacks of the parts.
 
-    def _claim(self, wanted: int, claims_first: bool) -> Claimed:  # noqa: FBT001 - a callback
+    def _claim(self, wanted: int, claims_first: bool) -> Claimed:
         if self.writer and not claims_first:
             # Nothing is in the buffer: now is the time.
             self.flush()

@@ -252,7 +252,7 @@ class Waiting:
                 look = next_look(self._session, self._loop_time)
                 waiter.looked, waiter.next_look, pause = self._monotonic(), look.at, look.pause
             except BackendUnavailable as error:
-                if self.stopped or self._session.closed:
+                if self._is_over():
                     # The error is not reported; but the thread that ends this need not find it out once more.
                     self._claimer.backoff.failed(error, self._monotonic(), log=False)
                     break
@@ -260,6 +260,9 @@ class Waiting:
             self._sleep(waiter, pause, deadline)
         self._go_home()
         return None
+
+    def _is_over(self) -> bool:
+        return self.stopped or self._session.closed
 
     def _look(self, waiter: Waiter) -> Lease | None:
         """Take a message out of the buffer, or of new claims. None when there is none, or after a stop."""
