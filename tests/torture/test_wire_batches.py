@@ -19,6 +19,8 @@ import pytest
 import pitstop
 
 from pitstop import BackendUnavailable
+from pitstop._engine._listener import intake_of
+from pitstop._engine._waiting import Waiter
 from torture.conftest import IDS, LARGE, LOCK, NOW, SERVERS, is_claim
 
 
@@ -47,15 +49,18 @@ def handle_all(request, pit, proxy, dbname):
 
     def iterate():
         with pit.listen() as listener:
-            due = True
-            while due or listener._outbox:
+            due, intake = True, intake_of(listener)
+            while due or intake.writer.busy:
                 # Steps of an iteration, but that they do not wait for ever.
                 with suppress(BackendUnavailable):
-                    while (delivery := listener._next_for_worker(wait=False)) is not None:
+                    while (
+                        lease := intake.take_at_hand() or intake.wait(Waiter(1), intake.session.clock.monotonic())
+                    ) is not None:
+                        delivery = intake.deliver(lease)
                         seen[delivery.id, delivery.attempt] += 1
                         delivery.ack()
                     due = pit.stats().due > 0
-            counts = listener._outbox.counts
+            counts = listener._intake.writer.counts
             return seen, (counts.acked, counts.lost)
 
     def consume():
@@ -222,9 +227,9 @@ def test_acks_that_stay_unknown_beyond_their_leases_are_not_told_as_lost(proxy, 
         proxy.lose_replies(1.0, "delete")
         for each in deliveries:
             each.ack()
-        while listener._outbox:
-            listener.flush()
+        while listener._intake.writer.busy:
+            listener._intake.flush()
         proxy.lose_replies(0.0)
-        counts = listener._outbox.counts
+        counts = listener._intake.writer.counts
         assert (counts.acked, counts.lost) == (0, 0)
     assert len(pit.entries()) == 10
