@@ -21,10 +21,11 @@ class Handling:
     thread of the handler, its task, and threads that ``asyncio.to_thread`` and the like begin for it.
     """
 
-    __slots__ = ("_entered", "_events", "ended", "lease", "outer")
+    __slots__ = ("_entered", "ended", "events", "lease", "outer")
 
     def __init__(self, events: Events, lease: Lease, delivery: object) -> None:
-        self._events = events
+        #: The events of the session that the message is of.
+        self.events = events
         self.lease = lease
         #: Whether the handler has ended. It stays the context's own until the next one begins, which is cheaper.
         self.ended = False
@@ -46,16 +47,16 @@ class Handling:
             # Not by a token: the end may come in another context than the beginning, as in fixtures of async tests.
             _innermost.set(self.outer)
         if self._entered is not None:
-            self._events.leave(self._entered, failure)
+            self.events.leave(self._entered, failure)
 
 
 _innermost: ContextVar[Handling | None] = ContextVar("pitstop_handling", default=None)
 
 
-def supersede(ids: Collection[str]) -> None:
-    """Note that the calling code stores or removes these messages, for the handlers that it is part of."""
+def supersede(events: Events, ids: Collection[str]) -> None:
+    """Note that the calling code stores or removes these messages of a session, for the handlers that it is part of."""
     handling = _innermost.get()
     while handling is not None:
-        if handling.lease.id in ids and not handling.ended:
+        if handling.lease.id in ids and handling.events is events and not handling.ended:
             handling.lease.supersede()
         handling = handling.outer

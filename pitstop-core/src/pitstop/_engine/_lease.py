@@ -203,7 +203,7 @@ class Lease:
 
     def refusal(self, participle: str) -> PitstopError:
         """Return the error of a second settlement, or of an extension after a settlement."""
-        if self.told is not None and self.state in (State.LOST, State.UNKNOWN):
+        if self.told is not None and (self.state is State.UNKNOWN or self.purpose is None):
             return self.told
         before = "settled" if self.purpose is None else self.purpose.value
         return LeaseLost(f"The delivery of {self.id!r} was {before} before. It cannot be {participle} now.")
@@ -293,7 +293,7 @@ class Lease:
         """The caller is told :attr:`told`. It may settle a lease that could not be settled in another way."""
         if self.state is State.FAILED:
             self.hand_back(self.told)
-        else:
+        elif self.state is State.LOST:
             # Another try raises the same error.
             self.purpose = None
 
