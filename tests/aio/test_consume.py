@@ -15,7 +15,7 @@ import textwrap
 import time
 
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -754,5 +754,30 @@ def test_running_handlers_have_all_the_time_they_need_after_max_messages(opened,
         async with opened() as pit:
             summary = await pit.consume(handle, max_messages=1, drain=0)
         assert (summary.acked, summary.unfinished, summary.reason) == (1, 0, "max_messages")
+
+    run(main())
+
+
+def test_each_running_consume_is_a_consumer(opened, outside):
+    outside.store(5)
+
+    async def main():
+        both, may_end = asyncio.Barrier(3), asyncio.Event()
+
+        async def handle(message):
+            await both.wait()
+            await may_end.wait()
+
+        before = datetime.now(UTC)
+        async with opened() as pit:
+            assert pit.consumers == ()
+            task = asyncio.create_task(pit.consume(handle, concurrency=2, max_messages=2))
+            await both.wait()
+            (consumer,) = pit.consumers
+            assert (consumer.healthy, consumer.in_hand, consumer.in_handlers) == (True, 0, 2)
+            assert before - timedelta(milliseconds=1) <= consumer.since <= consumer.last_poll <= datetime.now(UTC)
+            may_end.set()
+            await task
+            assert pit.consumers == ()
 
     run(main())

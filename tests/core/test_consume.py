@@ -6,17 +6,18 @@ import logging
 import os
 import signal
 import threading
+import time
 import traceback
 
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 import pitstop
 
 from core.kit import LOCK, Running, Scripted
-from pitstop import BackendUnavailable, ConfigError, LeaseLost, PitstopError, Summary
+from pitstop import BackendUnavailable, ConfigError, Consumer, LeaseLost, PitstopError, Summary
 
 
 DUE = timedelta(0)
@@ -312,6 +313,70 @@ class TestEnd:
         summaries = [each.result() for each in running]
         assert sorted(seen) == sorted(f"m{n}" for n in range(300))
         assert sum(each.acked for each in summaries) == 300
+
+
+class TestConsumers:
+    def test_each_running_consume_is_one(self, real):
+        store_due(real, *(f"m{n}" for n in range(5)))
+        before = datetime.now(UTC)
+        both, may_end = threading.Barrier(3), threading.Event()
+
+        def handle(msg):
+            both.wait(20)
+            assert may_end.wait(20)
+
+        assert real.consumers == ()
+        running = Running(lambda: real.consume(handle, workers=2, prefetch=5, max_messages=2))
+        both.wait(20)
+        (consumer,) = real.consumers
+        assert (consumer.healthy, consumer.in_handlers) == (True, 2)
+        assert before - timedelta(milliseconds=1) <= consumer.since <= consumer.last_poll <= datetime.now(UTC)
+        may_end.set()
+        running.result()
+        assert real.consumers == ()
+
+    def test_messages_in_hand_are_those_that_no_handler_has_seen(self, real):
+        store_due(real, *(f"m{n}" for n in range(5)))
+        seen = []
+
+        def handle(msg):
+            seen.append([each.in_hand for each in real.consumers])
+
+        real.consume(handle, prefetch=5, until_idle=True)
+        assert seen == [[4], [3], [2], [1], [0]]
+
+    def test_before_the_store_has_answered_there_was_no_poll(self, pit, store):
+        asked, seen = threading.Event(), []
+
+        def refuse():
+            seen.extend(pit.consumers)
+            asked.set()
+
+        store.during["lease"] = refuse
+        running = Running(lambda: pit.consume(print, until_idle=True))
+        assert asked.wait(20)
+        running.result()
+        assert [(each.healthy, each.last_poll, each.in_hand, each.in_handlers) for each in seen] == [(True, None, 0, 0)]
+
+    def test_a_store_that_is_away_makes_it_unhealthy(self):
+        backend = Scripted.from_options({})
+        with pitstop.init({"type": backend}) as pit:
+            failed = threading.Event()
+            backend.down = True
+            running = Running(lambda: pit.consume(print))
+            ends = time.monotonic() + 20
+            while not pit.consumers or pit.consumers[0].healthy:
+                assert time.monotonic() < ends
+                failed.wait(0.005)
+            assert pit.consumers[0].last_poll is None
+            backend.down = False
+            pit.close()
+            running.result()
+
+    def test_a_consumer_does_not_change(self):
+        consumer = Consumer(healthy=True, last_poll=None, in_hand=0, in_handlers=0, since=datetime.now(UTC))
+        with pytest.raises(AttributeError):
+            consumer.in_hand = 1
 
 
 class TestTrouble:

@@ -27,6 +27,7 @@ from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener
 from pitstop._errors import PitstopError
+from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 
 
@@ -130,6 +131,16 @@ class Consuming:
     def wait(self) -> None:
         """Wait until it has ended, but no longer than it may take. Not in the loop's thread."""
         self._closed.wait(min(self._drain + _CANCEL_PATIENCE, TIMEOUT_MAX))
+
+    def consumer(self) -> Consumer:
+        """Return a snapshot of this call. Any thread."""
+        feed = self._feeder.feed
+        return self._course.consumer(
+            healthy=feed is None or feed.healthy,
+            since_poll=None if feed is None else feed.since_claim,
+            in_hand=self._feeder.ready + (0 if feed is None else feed.in_hand),
+            in_handlers=len(self._running),
+        )
 
     async def _run(self) -> Summary:
         with hearing(self._on_signal, _is_free):

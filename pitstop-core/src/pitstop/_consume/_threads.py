@@ -36,6 +36,7 @@ from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, PitstopError
+from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell
 
@@ -169,6 +170,17 @@ class Consuming(Component):
         if self._course.error is not None:
             raise self._course.error
         return self._summary(len(left))
+
+    def consumer(self) -> Consumer:
+        """Return a snapshot of this call."""
+        listener = self._listener
+        polled = listener.last_claim
+        return self._course.consumer(
+            healthy=listener.healthy,
+            since_poll=None if polled is None else self._session.clock.monotonic() - polled,
+            in_hand=len(listener._hand),
+            in_handlers=len(self._running),
+        )
 
     # Called by the session.
 

@@ -46,6 +46,22 @@ class Feed:
         return bool(self.listener._hand or self.outbox)
 
     @property
+    def healthy(self) -> bool:
+        """Whether the last look at the store succeeded."""
+        return self.listener.healthy
+
+    @property
+    def since_claim(self) -> float | None:
+        """Seconds since the store answered a claim; None: it has not answered yet."""
+        polled = self.listener.last_claim
+        return None if polled is None else self.monotonic() - polled
+
+    @property
+    def in_hand(self) -> int:
+        """The number of messages that are claimed and not handed out."""
+        return len(self.listener._hand)
+
+    @property
     def answered(self) -> bool:
         """Whether the store ever answered."""
         return self.listener._answered

@@ -110,6 +110,8 @@ class Listener(Component):
         self._told_of_rest = False
         # Whether the store ever answered.
         self._answered = False
+        #: When the store last answered a claim, by the monotonic clock. Written by the thread that claims.
+        self.last_claim: float | None = None
         self._backoff = Backoff(store.log.outages)
         self._pump = Pump(store)
         self._hand = Hand(store, lock_time, prefetch, self._pump.want)
@@ -464,6 +466,7 @@ class Listener(Component):
         limit = self._hand.limit(wanted)
         leased = store.backend.lease(limit, duration)
         self._answered = True
+        self.last_claim = clock.monotonic()
         now = clock.monotonic()
         self._backoff.succeeded(now)
         self._hand.note_claim(limit, len(leased))
