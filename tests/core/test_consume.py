@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -491,5 +491,95 @@ def test_the_lease_lost_of_an_extension_that_the_handler_raises_is_no_failure(pi
             delivery.extend()
         delivery.extend()
 
-    assert pit.consume(handle, max_messages=1).lost == 1
+    summary = pit.consume(handle, max_messages=1)
+    assert (summary.lost, summary.superseded) == (0, 1)
     assert "failed" not in caplog.text
+
+
+class TestItsOwnMessage:
+    """A handler that stores or removes the message that it handles ends quietly; the new version stands."""
+
+    @pytest.mark.parametrize("others", [0, 5])
+    @pytest.mark.parametrize("change", ["stores", "removes"])
+    def test_is_superseded_and_not_lost(self, pit, caplog, change, others):
+        store_due(pit, "poll", *(f"other-{n}" for n in range(others)))
+
+        def handle(msg):
+            if msg["id"] == "poll":
+                change_own(pit, change)
+
+        summary = pit.consume(handle, until_idle=True, prefetch=10)
+
+        assert (summary.acked, summary.nacked, summary.lost, summary.superseded) == (others, 0, 0, 1)
+        assert (summary.handled, summary.unsettled) == (others + 1, 0)
+        assert pit._session.events.counters["lease_lost"] == 0
+        assert_changed(pit, change)
+        assert [each.getMessage() for each in caplog.records if each.levelno >= logging.INFO] == []
+
+    @pytest.mark.parametrize("settle", ["ack", "ack and wait", "nack", "extend"])
+    @pytest.mark.parametrize("change", ["stores", "removes"])
+    def test_may_be_settled_by_the_handler(self, pit, change, settle):
+        store_due(pit, "poll")
+
+        def handle(delivery):
+            change_own(pit, change)
+            if settle == "nack":
+                delivery.nack("no matter")
+            elif settle == "extend":
+                with suppress(LeaseLost):
+                    delivery.extend()
+            else:
+                delivery.ack(wait=settle == "ack and wait")
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert (summary.acked, summary.nacked, summary.lost, summary.superseded) == (0, 0, 0, 1)
+        assert_changed(pit, change)
+
+    @pytest.mark.parametrize("change", ["stores", "removes"])
+    def test_has_the_error_of_its_handler_in_the_log_with_the_traceback(self, pit, caplog, change):
+        store_due(pit, "poll")
+
+        def handle(msg):
+            change_own(pit, change)
+            raise ConnectionError("mail away")
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert (summary.nacked, summary.lost, summary.superseded) == (0, 0, 1)
+        assert_changed(pit, change)
+        (record,) = [each for each in caplog.records if each.name == "pitstop.consumer"]
+        assert record.getMessage() == (
+            "'poll' (attempt 1) failed after it had stored or removed its own message: that stands"
+        )
+        assert isinstance(record.exc_info[1], ConnectionError)
+
+    def test_is_handled_again_when_the_new_version_is_due(self, pit):
+        store_due(pit, "poll")
+        seen = []
+
+        def handle(delivery):
+            seen.append(delivery.attempt)
+            if len(seen) < 3:
+                pit.store({"id": "poll"}, DUE)
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert seen == [1, 1, 1]
+        assert (summary.acked, summary.superseded, summary.lost) == (1, 2, 0)
+
+
+def change_own(pit, change):
+    if change == "stores":
+        pit.store({"id": "poll", "new": True}, timedelta(minutes=5))
+    else:
+        assert pit.remove("poll")
+
+
+def assert_changed(pit, change):
+    entry = pit.get("poll")
+    if change == "stores":
+        assert (entry.state, entry.attempts, entry.last_error) == ("scheduled", 0, None)
+        assert entry.message["new"] is True
+    else:
+        assert entry is None

@@ -22,7 +22,7 @@ from pitstop._consume._tasks import AsyncHandler, Consuming, checked_handler
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring
+from pitstop._pitstop import OneShot, Pitstop, Recurring, open_intake
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._arguments import ListenOptions, whole_number
 from pitstop._values._consumer import Consumer
@@ -325,7 +325,7 @@ class AsyncPitstop:
         return partial(self._listen, **attrs.asdict(ListenOptions.of(**options)))
 
     def _listen(self, **options: Any) -> Any:
-        return self._opened().listen(**options)
+        return open_intake(self._opened(), ListenOptions(**options), claimed_apart=True)
 
 
 def _closed() -> BackendUnavailable:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 from threading import Lock
-from typing import Protocol
 
 from pitstop._consume._signals import Urgency, is_hangup
+from pitstop._engine._intake import Intake
+from pitstop._engine._writer import Counts
 from pitstop._values._arguments import flag, whole_number
 from pitstop._values._consumer import Consumer
 from pitstop._values._duration import parse_duration
@@ -20,7 +21,7 @@ from pitstop._values._summary import Reason, Summary
 from pitstop.abc import SystemClock
 
 
-__all__ = ["Counts", "Course", "checked_drain"]
+__all__ = ["Course", "checked_drain"]
 
 
 def checked_drain(drain: object, max_messages: object, until_idle: object) -> timedelta:
@@ -32,15 +33,6 @@ def checked_drain(drain: object, max_messages: object, until_idle: object) -> ti
         whole_number(max_messages, "max_messages")
     flag(until_idle, "until_idle")
     return parse_duration(drain, "drain")
-
-
-class Counts(Protocol):
-    """The outcomes of the deliveries of one listener, as far as the store has confirmed them."""
-
-    acked: int
-    nacked: int
-    lost: int
-    superseded: int
 
 
 class Course:
@@ -116,15 +108,18 @@ class Course:
         if self.error is None:
             self.error = error
 
-    def consumer(self, *, healthy: bool, since_poll: float | None, in_hand: int, in_handlers: int) -> Consumer:
+    def consumer(self, intake: Intake | None, *, in_hand: int, in_handlers: int) -> Consumer:
         """Return a snapshot.
 
-        :param since_poll: seconds since the store answered a claim; None: it has not answered yet.
+        :param intake: the source of the messages. None: it is not open yet.
         """
-        polled = None if since_poll is None else self._clock.time_us() - round(since_poll * 1e6)
+        polled = None
+        if intake is not None and intake.last_claim is not None:
+            ago = intake.session.clock.monotonic() - intake.last_claim
+            polled = from_instant((self._clock.time_us() - round(ago * 1e6)) // 1000)
         return Consumer(
-            healthy=healthy,
-            last_poll=None if polled is None else from_instant(polled // 1000),
+            healthy=intake is None or intake.healthy,
+            last_poll=polled,
             in_hand=in_hand,
             in_handlers=in_handlers,
             since=from_instant(self._since // 1000),
