@@ -33,9 +33,7 @@ SYNC = {
 ASYNC = {
     "opening": lambda pit, listener: pit._lock,
     "threads": lambda pit, listener: pit._hands._lock,
-    "listener": lambda pit, listener: listener._feeder._opening,
-    "looks": lambda pit, listener: listener._feeder._looking,
-    "giving back": lambda pit, listener: listener._feeder._giving_back,
+    "giving back": lambda pit, listener: listener._feeder.intake._giving_back,
 }
 
 

@@ -57,6 +57,8 @@ class Background:
         self._thread: Thread | None = None
         # Written once, by any thread.
         self._ended = False
+        #: Whether the thread claims the next messages, or is about to. Written by the thread.
+        self.claiming = False
         # The state of the background thread, as of its last turn. Written by that thread.
         self._tries = -1
         self._handed_out = -1
@@ -127,8 +129,12 @@ class Background:
     def turn(self) -> float | None:
         """Do what is to be done. Return how many seconds to wait then; None: until the bell rings."""
         if self._wakeup.wanted:
-            self._wakeup.wanted = False
-            self._claim_ahead()
+            self.claiming = True
+            try:
+                self._wakeup.wanted = False
+                self._claim_ahead()
+            finally:
+                self.claiming = False
         if self._writer and self._tries == self._writer.tries:
             # As at the last turn: no other thread has written meanwhile.
             pause = self._flush()

@@ -47,6 +47,8 @@ class ClaimBuffer:
         self.late: deque[Lease] = deque()
         #: Whether messages may be handed out. Written once, by the thread that stops the listener.
         self.open = True
+        #: Messages that an event loop will take in its next turn. Written by the loop's thread.
+        self.asked = 0
         #: Messages handed out so far, roughly: threads may count at once.
         self.handed_out = 0
         # Written by claiming threads, one of which claims at a time; and by slow_down(), in the background.
@@ -62,8 +64,8 @@ class ClaimBuffer:
 
     @property
     def may_bore(self) -> bool:
-        """Whether there are messages that no thread has asked for, and that other consumers might want."""
-        return bool(self.unseen) and self._prefetch is None
+        """Whether there are messages that were not asked for, and that other consumers might want."""
+        return self._prefetch is None and len(self.unseen) > self.asked
 
     # Messages.
 
@@ -96,26 +98,21 @@ class ClaimBuffer:
             self._refill()
         return found
 
-    def pop_now(self) -> Lease | None:
-        """Take as :meth:`pop` does, but leave a lease that is nearly over where it is, for a caller that may use the store."""
+    def peek(self) -> Lease | None:
+        """Return the message that :meth:`pop` would take, and leave it here."""
         unseen = self.unseen
-        if not self.open or not unseen:
-            return None
-        try:
-            lease = unseen.popleft()
-        except IndexError:
-            return None
-        now = self._monotonic()
-        if now >= lease.until:
-            unseen.appendleft(lease)
-            return None
-        if self._since is None:
-            self._since = now
-        self.handed_out += 1
-        if len(unseen) <= self._refill_at:
-            self._refill_at = -1
-            self._refill()
-        return lease
+        while self.open:
+            try:
+                lease = unseen[0]
+            except IndexError:
+                return None
+            if self._monotonic() < lease.until:
+                return lease
+            # Another thread may have taken it meanwhile.
+            with suppress(ValueError):
+                unseen.remove(lease)
+                self.late.append(lease)
+        return None
 
     def put(self, leases: Iterable[Lease], seconds: float) -> None:
         """Add messages of one claim.
@@ -125,10 +122,6 @@ class ClaimBuffer:
         self.unseen.extend(leases)
         ahead = self._prefetch is None and len(self.unseen) > 1
         self._refill_at = self._pace.refill_at(seconds, apart=self._claimed_apart) if ahead else -1
-
-    def put_back(self, lease: Lease) -> None:
-        """Add a message that was taken and not handed out: it is the next one."""
-        self.unseen.appendleft(lease)
 
     def take_all(self) -> list[Lease]:
         """Take all messages, to be given back."""
