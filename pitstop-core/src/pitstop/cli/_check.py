@@ -33,7 +33,7 @@ def check(settings: Settings, store: str | None) -> None:
     found: list[Finding] = []
     try:
         # Closed also when Ctrl-C comes in between: that is what takes the scratch away.
-        with settings.open_existing() as pit, closing(look_through(pit._store.backend)) as findings:
+        with settings.open_existing() as pit, closing(look_through(pit._session.backend)) as findings:
             for finding in findings:
                 # A backend's errors and its location are its author's texts.
                 each = attrs.evolve(finding, seen=masked(finding.seen, settings))
