@@ -128,7 +128,7 @@ class Shelf:
                     heapq.heappush(heap, (until, -self._bunches, bunch))
                 # In this order: wherever it is interrupted, the record is found in the heap.
                 bunch.append(id)
-                slot.progress = slot.progress.leased(token, now, until)
+                slot.progress = slot.progress.leased(token, now, until, limit)
                 leased.append(slot.copy())
             heapq.heappop(heap)
         self._bunched += len(bunch)

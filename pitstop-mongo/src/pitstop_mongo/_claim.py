@@ -89,7 +89,7 @@ class Claimer:
 
     def _lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         if limit == 1 and self._dialect.batches:
-            leased = self._lease_one(duration)
+            leased = self._lease_one(duration, limit)
             # None: the server refuses to lease the first document that is due.
             return self._lease_looked_at(limit, duration) if leased is None else leased
         return self._lease_looked_at(limit, duration)
@@ -97,7 +97,7 @@ class Claimer:
     def _lease_looked_at(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """Read documents, and mark those that are still what was read."""
         for look in range(_LOOKS):
-            lease = self._new_lease(duration)
+            lease = self._new_lease(duration, limit)
             skip = random.randint(0, self._spread) if self._spread else 0  # noqa: S311 - spreads load, hides nothing
             low = None if look == _LOOKS - 1 else self._beginning()
             with self._connection.indexed() as link:
@@ -115,7 +115,7 @@ class Claimer:
             # Before it says that nothing is due it looks at everything.
             self._spread, self._low = 0, None
         # Crowded. The server can take one out of the crowd, though not many.
-        leased = self._lease_one(duration) if self._dialect.batches else []
+        leased = self._lease_one(duration, limit) if self._dialect.batches else []
         if leased is None and self._unleasable.is_full:
             # Without an error the caller would claim again at once, because these messages stay due.
             raise BackendUnavailable(
@@ -125,12 +125,15 @@ class Claimer:
             )
         return leased or []
 
-    def _new_lease(self, duration: int) -> Lease:
-        return Lease.new(self._connection.now_us() // 1000, duration)
+    def _new_lease(self, duration: int, limit: int) -> Lease:
+        return Lease.new(self._connection.now_us() // 1000, duration, limit)
 
-    def _lease_one(self, duration: int) -> Sequence[Record | Damaged] | None:
-        """Lease the first document that is due, in one command. None: the server refuses to lease that one."""
-        lease = self._new_lease(duration)
+    def _lease_one(self, duration: int, limit: int) -> Sequence[Record | Damaged] | None:
+        """Lease the first document that is due, in one command. None: the server refuses to lease that one.
+
+        :param limit: how many the claim asks for, which it is counted by.
+        """
+        lease = self._new_lease(duration, limit)
         with self._connection.indexed() as link, self._doubts.unless_known(lease):
             try:
                 # Not on the handle that reads bytes: PyMongo fails on some errors there (it tries to write into one).

@@ -12,6 +12,9 @@
     first_leased   when the current occurrence was claimed first; absent until then
     last_error     what the last failure said; absent if nothing failed
     token          the last claim's; absent until then
+    unsettled      claims since the last settlement; absent if there was none
+    ahead          how many of these claimed several messages at once; absent if none did
+    excused        attempts that are not held against the message; absent if there is none
     etag           new at each store and each settlement
     adopting       only while it is held by an adoption: see _adopting.py
 """
@@ -133,6 +136,8 @@ class Found:
         return (
             type(content) is Record
             and content.progress.attempts < MOST_ATTEMPTS
+            and content.progress.unsettled < MOST_ATTEMPTS
+            and content.progress.ahead < MOST_ATTEMPTS
             and (self.etag is None or type(self.etag) is str)
         )
 
@@ -155,6 +160,12 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
         fields["last_error"] = progress.last_error
     if progress.token is not None:
         fields["token"] = progress.token
+    if progress.unsettled:
+        fields["unsettled"] = progress.unsettled
+    if progress.ahead:
+        fields["ahead"] = progress.ahead
+    if progress.excused:
+        fields["excused"] = progress.excused
     return fields
 
 
@@ -233,6 +244,7 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
     get = fields.get
     attempts, series, first_leased, token = get("attempts"), get("series"), get("first_leased"), get("token")
     revision, last_error = get("revision"), get("last_error")
+    unsettled, ahead, excused = get("unsettled"), get("ahead"), get("excused")
     content = read_record(
         id=fields["_id"],
         message=content_of(get("msg")),
@@ -245,6 +257,9 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
         first_leased=None if first_leased is None else _instant(first_leased),
         last_error=last_error if last_error is None or type(last_error) is str else _UNREADABLE,
         token=token if token is None or type(token) is str else _UNREADABLE,
+        unsettled=int(unsettled) if type(unsettled) is Int64 else unsettled,
+        ahead=int(ahead) if type(ahead) is Int64 else ahead,
+        excused=int(excused) if type(excused) is Int64 else excused,
     )
     if isinstance(content, Damaged) and "ready" in fields and "locked" in fields and "revision" not in fields:
         content = attrs.evolve(content, error=_OF_THE_CLOJURE_LIBRARY)

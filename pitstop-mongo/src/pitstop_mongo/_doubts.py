@@ -75,7 +75,7 @@ class Doubts:
                 ids = self._ids(link, leases, limit)
                 taken: Sequence[Record | Damaged] = []
                 if ids:
-                    renewed = Lease.new(now, duration)
+                    renewed = Lease.new(now, duration, limit)
                     taken = self._renew(link, ids, leases, renewed)
         except PitstopError:
             self._waiting.append(leases if renewed is None else (*leases, renewed))

@@ -33,17 +33,22 @@ class Lease:
     token: str
     now: int
     until: int
+    #: How many documents the claim asks for.
+    limit: int = 1
 
     @classmethod
-    def new(cls, now: int, duration: int) -> Lease:
-        """A lease for ``duration`` milliseconds, with a token that nobody can guess."""
-        return cls(os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT))
+    def new(cls, now: int, duration: int, limit: int) -> Lease:
+        """A lease of up to ``limit`` documents for ``duration`` milliseconds, with a token that nobody can guess."""
+        return cls(os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT), limit)
 
     @property
     def update(self) -> dict[str, Any]:
         """What a claim writes."""
         # `due >= first_leased` holds in every document, so the least time of all claims is the first one.
-        return {**self.renewal, "$inc": {"attempts": 1}, "$min": {"first_leased": from_instant(self.now)}}
+        counted = {"attempts": 1, "unsettled": 1}
+        if self.limit > 1:
+            counted["ahead"] = 1
+        return {**self.renewal, "$inc": counted, "$min": {"first_leased": from_instant(self.now)}}
 
     @property
     def renewal(self) -> dict[str, Any]:
@@ -52,5 +57,5 @@ class Lease:
 
     def of(self, record: Record) -> Record:
         """What a claim makes of a record."""
-        progress = record.progress.leased(self.token, self.now, self.until)
+        progress = record.progress.leased(self.token, self.now, self.until, self.limit)
         return Record(record.id, record.message, record.series, record.revision, progress)

@@ -43,7 +43,7 @@ _MOST_TOKENS = 16
 _MOST_REFUSED = 10
 
 #: Every field that a settlement writes, or takes away.
-_FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
+_FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token", "unsettled", "ahead", "excused")
 
 
 #: The condition that no field of a document occurs twice. MongoDB 6.0.5 crashes when a pipeline updates such a field.

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import attrs
 
+from pitstop._decisions._attempts import attempts_text, certain, excused, number
 from pitstop._decisions._emit import Emission, advance, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
@@ -18,6 +19,7 @@ from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
 __all__ = [
     "ack",
     "checked_delay",
+    "defer",
     "error_text",
     "extend",
     "hand_back",
@@ -45,13 +47,17 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
     At the last attempt that ``retry`` allows it does not: see :func:`pitstop._decisions._emit.give_up`.
     """
     progress = emission.record.progress
-    if retry.max_attempts is not None and progress.attempts >= retry.max_attempts:
-        return give_up(emission, error or f"Given up after {progress.attempts} attempts.")
+    # Uncertain attempts do not count: another message may have killed the worker before a handler had this one.
+    attempts = certain(progress)
+    if retry.max_attempts is not None and attempts >= retry.max_attempts:
+        counted = attrs.evolve(progress, attempts=attempts, unsettled=0, ahead=0, excused=0)
+        dying = attrs.evolve(emission, record=attrs.evolve(emission.record, progress=counted))
+        return give_up(dying, error or f"Given up after {attempts_text(attempts)}.")
     if delay is None and retry.delay is not None:
-        delay = backoff(retry, progress.attempts, f"{emission.record.id}:{emission.scheduled_for}")
+        delay = backoff(retry, attempts, f"{emission.record.id}:{emission.scheduled_for}")
     due = progress.due if delay is None else instant_of(delay, now_us, "delay")
     assert due is not None, "a leased record is due when its lease ends"
-    return _release(emission.record, due, progress.attempts, error or progress.last_error)
+    return _release(emission.record, due, number(progress), error or progress.last_error)
 
 
 def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
@@ -75,9 +81,11 @@ def release(record: Record, now: int, duration: int) -> Settlement:
     assert progress.first_leased is not None, "a leased record was leased at some time"
     if progress.attempts > 1 or progress.first_leased < progress.due - duration:
         # It was emitted before this claim, perhaps before a redrive: the occurrence that was chosen then holds.
-        return _release(record, now, progress.attempts - 1, progress.last_error)
+        # What the leases before left uncertain stays so.
+        before = attrs.evolve(progress, attempts=progress.attempts - 1, unsettled=max(progress.unsettled - 1, 0))
+        return _released(record, now, before)
     due = min(progress.scheduled_for, now)
-    unseen = attrs.evolve(progress, due=due, attempts=0, first_leased=None, token=None)
+    unseen = Progress(due, progress.scheduled_for, last_error=progress.last_error)
     return settlement(record, Outcome.RELEASE, unseen)
 
 
@@ -87,20 +95,27 @@ def hand_back(record: Record, retry: Retry, now: int) -> Settlement:
     The attempt counts, for it may have had its effect; but the last one that ``retry`` allows does not: the end of a
     program is not to be a message's death.
     """
-    attempts = record.progress.attempts
+    attempts, counted = number(record.progress), certain(record.progress)
     if retry.max_attempts is not None:
-        attempts = min(attempts, retry.max_attempts - 1)
+        attempts -= max(counted - (retry.max_attempts - 1), 0)
     return _release(record, now, attempts, record.progress.last_error)
 
 
 def extend(record: Record, until: int) -> Settlement:
-    """The lease runs until ``until``."""
+    """The lease runs until ``until``. A handler has the message, so the present attempt is written as a certain one."""
     return settlement(record, Outcome.EXTEND, attrs.evolve(record.progress, due=until))
+
+
+def defer(emission: Emission, until: int) -> Settlement:
+    """The message waits in the listener until ``until``: its attempt is written as an uncertain one."""
+    progress = emission.record.progress
+    waiting = attrs.evolve(progress, due=until, ahead=progress.ahead + 1)
+    return settlement(emission.record, Outcome.EXTEND, waiting)
 
 
 def redrive(dead: Record, now: int) -> Settlement:
     """A dead record is due now, with all its attempts before it. Its occurrence stays the one that failed."""
-    return _release(dead, now, 0, dead.progress.last_error)
+    return _released(dead, now, attrs.evolve(dead.progress, attempts=0, unsettled=0, ahead=0, excused=0))
 
 
 def error_text(error: BaseException | str | None) -> str | None:
@@ -163,8 +178,16 @@ def was_applied(settlement: Settlement, leased: Record, stored: Record | Damaged
 
 
 def _release(record: Record, due: int, attempts: int, last_error: str | None) -> Settlement:
+    """A handler had the message: it is due again, as one whose last lease ended with a settlement."""
+    progress = record.progress
+    settled = attrs.evolve(
+        progress, attempts=attempts, last_error=last_error, unsettled=0, ahead=0, excused=excused(progress)
+    )
+    return _released(record, due, settled)
+
+
+def _released(record: Record, due: int, progress: Progress) -> Settlement:
     first = record.progress.first_leased
     # Keeps `due >= first_leased` when the clock that says now was set back, or is another server's.
     due = due if first is None else max(due, first)
-    progress = Progress(due, record.progress.scheduled_for, attempts, first, last_error)
-    return settlement(record, Outcome.RELEASE, progress)
+    return settlement(record, Outcome.RELEASE, attrs.evolve(progress, due=due, token=None))

@@ -476,7 +476,7 @@ class Listener(Sleeper):
                 store.tell(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
                 aside = True
                 continue
-            decided = decide(record, store.retry)
+            decided = decide(record, store.retry, ahead=limit > 1)
             if isinstance(decided, Emission):
                 emissions.append(decided)
             else:
