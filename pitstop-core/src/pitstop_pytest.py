@@ -153,7 +153,7 @@ class _SuiteElsewhere:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self._plugins.has_plugin(_SUITE_PLUGIN) or not any(n == _SUITE_PROPERTY for n, _ in report.user_properties):
             return
-        from pitstop.testing._conformance._matrix import Matrix  # noqa: PLC0415 - see above
+        from pitstop_conformance._matrix import Matrix  # noqa: PLC0415 - see above
 
         matrix = Matrix()
         self._plugins.register(matrix, _SUITE_PLUGIN)

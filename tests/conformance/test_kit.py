@@ -6,15 +6,19 @@ import re
 import subprocess
 import sys
 
+from importlib.metadata import requires
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from pitstop.abc import SUITE_VERSION
+import pitstop
+import pitstop.testing
+
 from pitstop.testing import ManualClock
-from pitstop.testing._conformance import BackendConformance, kit_tests
-from pitstop.testing._conformance._kit import Handles
+from pitstop_conformance import SUITE_VERSION, BackendConformance, kit_tests
+from pitstop_conformance._core import check_core
+from pitstop_conformance._kit import Handles
 from pitstop_memory import MemoryBackend, MemoryConfig
 
 
@@ -289,22 +293,62 @@ def test_a_failure_is_counted(run_of_the_wrong):
     assert "TestNoBackend: 1 failed" in out
 
 
-def test_the_rest_of_pitstop_testing_needs_no_pytest():
+def test_without_the_kit_pitstop_testing_works_and_names_what_to_install():
     script = """
 import sys
-sys.modules["pytest"] = None
+for each in ("pitstop_conformance", "pytest", "hypothesis"):
+    sys.modules[each] = None
 import pitstop.testing
 pitstop.testing.ManualClock()
-assert "hypothesis" not in sys.modules
+assert "ManualClock" in dir(pitstop.testing)
+assert "BackendConformance" not in dir(pitstop.testing)
+from pitstop.testing import *
 try:
-    pitstop.testing.BackendConformance
+    from pitstop.testing import BackendConformance
 except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
 
     assert done.stderr == ""
-    assert "pip install 'pitstop-core[testing]'" in done.stdout
+    assert done.stdout.startswith("pitstop.testing.BackendConformance is part of the distribution pitstop-conformance")
+    assert done.stdout.endswith("pip install pitstop-conformance\n")
+
+
+def test_with_the_kit_pitstop_testing_has_its_class():
+    assert pitstop.testing.BackendConformance is BackendConformance
+    assert "BackendConformance" in dir(pitstop.testing)
+
+
+def test_core_names_the_version_of_the_suite_that_the_kit_has():
+    """``pitstop backends`` compares with it where no kit is installed."""
+    assert pitstop.abc.SUITE_VERSION == SUITE_VERSION
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("0.0.9", "The installed pitstop-core 0.0.9 is older. .* pip install --upgrade pitstop-core$"),
+        ("0.2.0", "The installed pitstop-core 0.2.0 is newer. .* pip install --upgrade pitstop-conformance$"),
+        ("1.0.0rc1", "The installed pitstop-core 1.0.0rc1 is newer."),
+    ],
+)
+def test_another_release_of_core_is_refused_with_both_versions(monkeypatch, version, told):
+    monkeypatch.setattr("pitstop.__version__", version)
+
+    with pytest.raises(
+        ImportError, match=r"pitstop-conformance 0.1.0 tests backends of pitstop-core >=0.1,<0.2. " + told
+    ):
+        check_core()
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.1.12", "0.1.1.dev3"])
+def test_the_releases_of_core_that_fit_are_those_of_the_metadata(monkeypatch, version):
+    monkeypatch.setattr("pitstop.__version__", version)
+
+    check_core()
+
+    assert any(each.replace(" ", "") == "pitstop-core<0.2,>=0.1" for each in requires("pitstop-conformance") or ())
 
 
 def test_the_matrix_has_no_empty_cell_or_the_run_fails(pytestconfig: pytest.Config):

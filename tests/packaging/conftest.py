@@ -49,7 +49,7 @@ def wheels(once: Callable[..., Path]) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def fresh(wheels: dict[str, Path], once: Callable[..., Path]) -> Path:
     """The folder of the programs of an environment in which all wheels were installed together, in one command."""
-    core = f"{wheels['pitstop-core']}[cli,testing]"
+    core = f"{wheels['pitstop-core']}[cli]"
 
     def make(folder: Path) -> None:
         venv.create(folder, with_pip=True)
