@@ -184,10 +184,12 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format."""
+    """Check style, format, the English of the sentences, and the imports of the modules."""
     session.install("ruff==0.17.6")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("python", "tools/plain_english.py")
+    session.run("python", "tools/modules.py", "--check")
 
 
 @nox.session

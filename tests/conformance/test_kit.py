@@ -8,6 +8,7 @@ import sys
 
 from importlib.metadata import requires
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -19,6 +20,8 @@ from pitstop.testing import ManualClock
 from pitstop_conformance import SUITE_VERSION, BackendConformance, kit_tests
 from pitstop_conformance._core import check_core
 from pitstop_conformance._kit import Handles
+from pitstop_conformance._matrix import MATRIX_PLUGIN, PART_PROPERTY
+from pitstop_conformance_pytest import SuiteElsewhere
 from pitstop_memory import MemoryBackend, MemoryConfig
 
 
@@ -201,9 +204,9 @@ class TestBoastful(BackendConformance):
 def run_mine(tmp_path: Path):
     """Runs tests of one of the classes above in a process and a folder of their own, as its author would."""
 
-    def run(cls: str, choice: str) -> tuple[int, str]:
+    def run(cls: str, choice: str, *more: str) -> tuple[int, str]:
         (tmp_path / "test_mine.py").write_text(_HEAD + _MINE[cls])
-        return _pytest(tmp_path, "test_mine.py", "-W", "error", "--strict-markers", "-k", choice)
+        return _pytest(tmp_path, "test_mine.py", "-W", "error", "--strict-markers", "-k", choice, *more)
 
     return run
 
@@ -277,6 +280,13 @@ def test_the_run_ends_with_what_became_of_the_parts_and_why(run_mine):
     assert "TestKnown: known failures that passed this time: test_an_empty_store_has_nothing" in out
 
 
+def test_the_table_is_printed_when_other_processes_run_the_tests(run_mine):
+    code, out = run_mine("TestOwnPeers", "test_a_peer_sees", "-n", "1")
+
+    assert code == pytest.ExitCode.OK, out
+    assert re.search(r"^TestOwnPeers: 1 passed, 0 failed$", out, re.MULTILINE), out
+
+
 def test_excuses_that_are_not_the_suites_count_as_skipped(run_mine):
     choice = "test_a_claim_is_in_order or test_a_claim_holds_no_more or can_be_deleted or delete_says"
 
@@ -342,6 +352,16 @@ def test_another_release_of_core_is_refused_with_both_versions(monkeypatch, vers
         check_core()
 
 
+def test_the_import_of_the_kit_beside_another_release_of_core_says_so():
+    script = "import pitstop; pitstop.__version__ = '7.1'; from pitstop.testing import BackendConformance"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+
+    assert (
+        "ImportError: pitstop-conformance 0.1.0 tests backends of pitstop-core >=0.1,<0.2. The installed" in done.stderr
+    )
+
+
 @pytest.mark.parametrize("version", ["0.1.0", "0.1.12", "0.1.1.dev3"])
 def test_the_releases_of_core_that_fit_are_those_of_the_metadata(monkeypatch, version):
     monkeypatch.setattr("pitstop.__version__", version)
@@ -349,6 +369,25 @@ def test_the_releases_of_core_that_fit_are_those_of_the_metadata(monkeypatch, ve
     check_core()
 
     assert any(each.replace(" ", "") == "pitstop-core<0.2,>=0.1" for each in requires("pitstop-conformance") or ())
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_the_table_of_the_suite_is_made_where_its_tests_do_not_run(sees):
+    plugins = pytest.PytestPluginManager()
+    elsewhere = SuiteElsewhere(SimpleNamespace(pluginmanager=plugins))
+    properties = [[PART_PROPERTY, "Store"]] if sees else [["other", 1]]
+    location = ("test_mine.py", 1, "TestMine.test_x")
+
+    for _ in range(2):
+        report = pytest.TestReport(
+            "test_mine.py::TestMine::test_x", location, {}, "passed", None, "call", user_properties=properties
+        )
+        elsewhere.pytest_runtest_logreport(report)
+
+    matrix = plugins.get_plugin(MATRIX_PLUGIN)
+    assert (matrix is not None) is sees
+    if sees:
+        assert list(matrix.cells.values()) == [{"TestMine": "passed"}]
 
 
 def test_the_matrix_has_no_empty_cell_or_the_run_fails(pytestconfig: pytest.Config):

@@ -378,7 +378,7 @@ class TestSummary:
         )
         text = str(Summary(acked=1, lost=1, unsettled=2, unfinished=3, reason="second signal"))
         assert text == (
-            "1 acked, 0 nacked, 1 lease lost, 2 not settled, for the store did not answer, 3 not finished; "
+            "1 acked, 0 nacked, 1 lease lost, 2 not settled, because the store did not answer, 3 not finished; "
             "ended because a second signal asked for it."
         )
 

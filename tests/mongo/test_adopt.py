@@ -24,7 +24,7 @@ import pitstop
 from pitstop._engine._adoption import adopt, look_for_locks
 from pitstop.abc import floor_instant
 from pitstop.testing import ManualClock
-from pitstop_mongo import _adopting
+from pitstop_mongo._adopt import adopter
 
 
 FIXTURE = json_util.loads(
@@ -85,7 +85,7 @@ def drain(pit, clock, until=None):
 
 def everything(coll, filter=None):
     """All documents as bytes, in the order of their ids."""
-    from pitstop_mongo._document import RAW_CODEC
+    from pitstop_mongo._bson.codecs import RAW_CODEC
 
     return [each.raw for each in coll.with_options(codec_options=RAW_CODEC).find(filter, sort=[("_id", 1)])]
 
@@ -186,7 +186,7 @@ def told(mongo_client):
 
 def as_bytes(key):
     """An id to compare by value and by type."""
-    from pitstop_mongo._document import CODEC
+    from pitstop_mongo._bson.codecs import CODEC
 
     return bson.encode({"_id": dict(key) if isinstance(key, Mapping) else key}, codec_options=CODEC)
 
@@ -236,12 +236,12 @@ def test_pages_go_on_across_ids_of_all_types(pit, fill, clock, monkeypatch):
     for limits in ({"_PAGE": 1}, {"_PAGE": 3}, {"_PAGE_BYTES": 1}):
         with monkeypatch.context() as patch:
             for name, value in limits.items():
-                patch.setattr(_adopting, name, value)
+                patch.setattr(adopter, name, value)
             assert len(run(pit, write=False)) == everything
             *_, locks = look_for_locks(pit._store)
             assert (locks.locked, locks.until) == (3, floor_instant(at(2099, 1, 1, 0, 30)))
-    monkeypatch.setattr(_adopting, "_PAGE", 3)
-    monkeypatch.setattr(_adopting, "_MOST_BYTES", 1)
+    monkeypatch.setattr(adopter, "_PAGE", 3)
+    monkeypatch.setattr(adopter, "_MOST_BYTES", 1)
     run(pit)
     assert len(drain(pit, clock)) == 10
 
@@ -383,7 +383,7 @@ def test_cut_short_at_any_write_nothing_is_lost_and_nothing_comes_twice(pit, fil
 
 
 def _text(key):
-    from pitstop_mongo._legacy import _id_text
+    from pitstop_mongo._adopt.legacy import _id_text
 
     return _id_text(key) if not hasattr(key, "subtype") or key.subtype != 4 else str(key.as_uuid())
 

@@ -331,7 +331,7 @@ def _confirm_early(write_concern: int) -> None:
     """Have Pitstop write as it never does: confirmed by so many members, not by a majority."""
     from pymongo.write_concern import WriteConcern
 
-    from pitstop_mongo._dialect import Dialect
+    from pitstop_mongo._client.dialect import Dialect
 
     rightly = Dialect.open
 

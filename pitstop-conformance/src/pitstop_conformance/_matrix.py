@@ -16,14 +16,15 @@ import pytest
 from pitstop_conformance._core import SUITE_VERSION
 
 
-__all__ = ["Matrix", "Row", "end", "take_part"]
+__all__ = ["MATRIX_PLUGIN", "PART_PROPERTY", "Matrix", "Row", "end", "take_part"]
 
-#: In ``user_properties`` of a report: the part of the suite that its test is from. So it gets from the processes in
-#: which tests run to the one that reports, should these be different ones.
-_PROPERTY = "pitstop-conformance"
-#: Likewise: somebody else than the suite has skipped the test, or expected it to fail.
+#: In ``user_properties`` of a report: the part of the suite that its test is from. These properties also get from the
+#: process that runs a test to the one that reports, if they are two.
+PART_PROPERTY = "pitstop-conformance"
+#: The name of the plugin that makes the table. The first test of the suite registers it in its own process.
+MATRIX_PLUGIN = "pitstop-matrix"
+#: Likewise in ``user_properties``: the test was skipped, or expected to fail, by code that is not the suite's.
 _FOREIGN = "pitstop-conformance-skipped"
-_PLUGIN = "pitstop-matrix"
 #: On a test that ``known_failures`` lists.
 _LISTED = pytest.StashKey[bool]()
 
@@ -44,8 +45,8 @@ def take_part(item: pytest.Item, *, listed: bool) -> None:
     """
     item.stash[_LISTED] = listed
     plugins = item.config.pluginmanager
-    if not plugins.has_plugin(_PLUGIN):
-        plugins.register(Matrix(), _PLUGIN)
+    if not plugins.has_plugin(MATRIX_PLUGIN):
+        plugins.register(Matrix(), MATRIX_PLUGIN)
 
 
 @attrs.frozen
@@ -74,14 +75,14 @@ class Matrix:
         part_of = getattr(getattr(item, "cls", None), "part_of", None)
         part = None if part_of is None else part_of(getattr(item, "originalname", item.name))
         if part is not None:
-            report.user_properties.append((_PROPERTY, part))
+            report.user_properties.append((PART_PROPERTY, part))
             by_kit = isinstance(call.excinfo and call.excinfo.value, _End) or item.stash.get(_LISTED, False)
             if (report.skipped or hasattr(report, "wasxfail")) and not by_kit:
                 report.user_properties.append((_FOREIGN, True))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        part = dict(report.user_properties).get(_PROPERTY)
+        part = dict(report.user_properties).get(PART_PROPERTY)
         if part is None:
             return
         _, cls, name = _split(report.nodeid)

@@ -12,8 +12,7 @@ from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pitstop._decisions._settle import MAX_ERROR_LENGTH
-from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, measured_copy
+from pitstop.abc import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, message_size
 
 
 __all__ = ["GIVEN_AND_BACK", "IDS", "LONGEST_ERROR", "LONGEST_ID", "PLAIN", "largest_message", "same"]
@@ -35,8 +34,8 @@ def nested(levels: int, inner: Any) -> Any:
 def largest_message(id: str, *, over: int = 0) -> dict[str, Any]:
     """A message of the most bytes that core lets through, and so many more, for the record with this ``id``."""
     message: dict[str, Any] = {"id": id, "text": "\u00fc" * 1000, "numbers": list(range(1000)), "blob": b""}
-    _, _, size = measured_copy(message)
-    return {**message, "blob": (bytes(range(256)) * (MAX_MESSAGE_BYTES // 256 + 1))[: MAX_MESSAGE_BYTES - size + over]}
+    room = MAX_MESSAGE_BYTES - message_size(message)
+    return {**message, "blob": (bytes(range(256)) * (MAX_MESSAGE_BYTES // 256 + 1))[: room + over]}
 
 
 #: By name: values as a backend gets and returns them: UTC datetimes on whole milliseconds, lists and dicts.

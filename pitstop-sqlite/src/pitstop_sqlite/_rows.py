@@ -24,29 +24,28 @@ __all__ = [
     "read_row",
 ]
 
-#: The last instant that a ``due`` can be. What lies beyond is damaged, and counts as none.
+#: The last instant that a ``due`` can be. A later value is damaged, and counts as none.
 LAST_INSTANT = floor_instant(datetime.max.replace(tzinfo=UTC))
 #: The largest count that a column can hold.
 MOST_COUNTED = 2**63 - 1
-#: What is read and written of a message, in this order.
+#: The columns of a message that are read and written, in this order.
 COLUMNS = "id, due, scheduled_for, attempts, first_leased, last_error, token, unsettled, ahead, excused, revision, series, msg"
 
-#: A row as it was read (texts as bytes), or is to be written.
+#: A row as it was read (texts as bytes), or as it will be written.
 Row = tuple[Any, ...]
 
-#: No mapping, so that a message or a series that cannot be read is found to be damaged.
+#: Not a mapping, so that an unreadable message or series is found to be damaged.
 _UNREADABLE = object()
-#: The errors that the reading of a damaged row raises. A table that is not STRICT may hold a number where a text
-#: should be.
+#: The errors raised by reading a damaged row. A table that is not STRICT may hold a number where a text should be.
 _UNREADABLE_ROW = (ValueError, RecursionError, AttributeError, TypeError)
-#: Series that are remembered as they were read, and the bytes of the longest one: each is read again at each occurrence.
+#: The most series that are remembered in decoded form, and the most bytes of each. A series is read again at each occurrence.
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 1024, 512
 
 _dump_series = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
 def new_row(record: Record) -> Row:
-    """What is written of a record."""
+    """Return the row to write for a record."""
     progress, series = record.progress, record.series
     return (
         record.id,
@@ -58,7 +57,7 @@ def new_row(record: Record) -> Row:
 
 
 def progress_values(progress: Progress) -> Row:
-    """What is written of a progress: ``due`` to ``excused``."""
+    """Return the values to write for a progress: ``due`` to ``excused``."""
     return (
         progress.due,
         progress.scheduled_for,
@@ -73,7 +72,7 @@ def progress_values(progress: Progress) -> Row:
 
 
 def read_row(row: Row) -> Record | Damaged:
-    """Read a row; of one that somebody damaged say what is wrong."""
+    """Return the record that a row holds; a ``Damaged`` with the reason if the row was damaged."""
     (
         id,
         due,
@@ -110,7 +109,7 @@ def read_row(row: Row) -> Record | Damaged:
 
 
 def read_leased_row(row: Row, token: str, now: int, until: int, limit: int) -> Record | Damaged:
-    """Read a row as the claim leaves it that found it so: see :meth:`pitstop.abc.Progress.leased`."""
+    """Return the record of a row as the claim leaves it, from the row that the claim found: see :meth:`pitstop.abc.Progress.leased`."""
     id, _, scheduled_for, attempts, first_leased, last_error, _, unsettled, ahead, excused, revision, series, msg = row
     attempts = min(attempts, MOST_COUNTED - 1) + 1
     unsettled = min(unsettled, MOST_COUNTED - 1) + 1
@@ -155,9 +154,9 @@ def read_leased_row(row: Row, token: str, now: int, until: int, limit: int) -> R
 
 
 def bindable(text: str) -> str | bytes:
-    """A text to be compared with a stored one: ``CAST(? AS TEXT)``.
+    """Return a text in the form that is compared with a stored one: ``CAST(? AS TEXT)``.
 
-    An id that is not valid UTF-8 was damaged; it is read with the wrong bytes escaped, and found by them.
+    An id that is not valid UTF-8 was damaged. It is read with its wrong bytes escaped, and found by them.
     """
     return text if text.isascii() else text.encode("utf-8", "surrogateescape")
 
@@ -166,7 +165,7 @@ def _series(stored: bytes) -> object:
     return _remembered_series(stored) if len(stored) <= _LONGEST_REMEMBERED else _read_series(stored)
 
 
-# One dict for all records with such a series. What cannot be read is not remembered.
+# All records with such a series share one dict. An unreadable series is not remembered.
 @lru_cache(maxsize=_MOST_REMEMBERED)
 def _remembered_series(stored: bytes) -> object:
     return _read_series(stored)

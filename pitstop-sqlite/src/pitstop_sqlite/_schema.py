@@ -1,4 +1,4 @@
-"""The tables, how they come into being, and how they are told from somebody else's."""
+"""The tables, their creation, and how they are distinguished from tables of other programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["VERSION", "Missing", "create", "missing"]
 VERSION = 1
 
 # `seq` is the order in which ids came in. It is a column of its own because VACUUM renumbers a rowid without a name.
-# What decides about a message stands before what may be long: counting never reads on into a message's further pages.
+# Columns that decide about a message precede long ones, so that counting never reads on into a message's further pages.
 _COLUMNS = (
     ("seq", "INTEGER PRIMARY KEY"),
     ("due", "INTEGER"),
@@ -33,7 +33,7 @@ _COLUMNS = (
     ("last_error", "TEXT"),
     ("msg", "TEXT NOT NULL"),
 )
-#: Columns that the first tables of version 1 had not got. They are added to tables without them.
+#: Columns that the first tables of version 1 did not have. :func:`create` adds them.
 _ADDED = frozenset({"unsettled", "ahead", "excused"})
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS pitstop_meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT",
@@ -45,18 +45,18 @@ _KINDS = {"pitstop_meta": "table", "pitstop_messages": "table", "pitstop_message
 
 
 class Missing(Enum):
-    """What of Pitstop's tables a file has not got."""
+    """The parts of Pitstop's tables that a file does not have."""
 
     NOTHING = auto()
-    #: Tables of an earlier release, which :func:`create` completes.
+    #: Columns that were added after the file was made.
     COLUMNS = auto()
     TABLES = auto()
 
 
 def missing(connection: sqlite3.Connection, path: str) -> Missing:
-    """Return what :func:`create` has to make. Only reads.
+    """Return what :func:`create` has to make. The function only reads.
 
-    :raises ConfigError: when what is there is not ours, or newer than this code.
+    :raises ConfigError: if a table or index of that name is not Pitstop's, or is newer than this code.
     """
     found = _texts(
         connection,
@@ -80,7 +80,7 @@ def missing(connection: sqlite3.Connection, path: str) -> Missing:
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Make what is missing. Inside a transaction of the caller's."""
+    """Create the missing tables, columns and index, inside a transaction of the caller's."""
     for statement in _CREATE:
         connection.execute(statement)
     absent = _missing_columns(connection, "pitstop_messages", _NAMES)
@@ -116,7 +116,7 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
 
 def _foreign(path: str, table: str, why: str) -> ConfigError:
     return ConfigError(
-        f"{path!r} has a {table} that is not Pitstop's: {why}. Rename that one, or give the path of another file."
+        f"{path!r} has a {table} that is not Pitstop's: {why}. Rename that table or index, or give the path of another file."
     )
 
 

@@ -22,12 +22,13 @@ from pymongo.errors import OperationFailure
 
 from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import EPOCH, progress_fields
-from pitstop_mongo._failures import codes_of, is_invalid, is_refusal, is_too_large, translate
-from pitstop_mongo._lease import set_aside
-from pitstop_mongo._raw import any_of, is_text
-from pitstop_mongo._unleasable import Unleasable
+from pitstop_mongo._bson.raw import any_of, is_text
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import codes_of, is_invalid, is_refusal, is_too_large, translate
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.document import EPOCH, progress_fields
+from pitstop_mongo._messages.lease import set_aside
+from pitstop_mongo._messages.unleasable import Unleasable
 
 
 __all__ = ["Settler"]

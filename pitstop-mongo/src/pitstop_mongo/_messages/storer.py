@@ -22,9 +22,10 @@ from pymongo.errors import BulkWriteError
 
 from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Record
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import LAST_INSTANT, document_of
-from pitstop_mongo._raw import elements, equal_to
+from pitstop_mongo._bson.raw import elements, equal_to
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.document import LAST_INSTANT, document_of
 
 
 __all__ = ["Storer", "Write", "encoded", "portions"]

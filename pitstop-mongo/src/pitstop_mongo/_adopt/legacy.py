@@ -25,8 +25,9 @@ from bson import Binary, Code, ObjectId
 from bson.raw_bson import RawBSONDocument
 
 from pitstop.abc import Legacy, Record, floor_instant
-from pitstop_mongo._document import CODEC, RAW_CODEC, fields_of, read
-from pitstop_mongo._raw import decoded, elements
+from pitstop_mongo._bson.codecs import CODEC, RAW_CODEC, fields_of
+from pitstop_mongo._bson.raw import decoded, elements
+from pitstop_mongo._messages.document import read
 
 
 __all__ = ["HELD", "OLD", "Handle", "is_held", "mark_of", "read_held", "read_old"]

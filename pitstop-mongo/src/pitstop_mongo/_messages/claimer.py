@@ -4,7 +4,7 @@ One message: one ``findAndModify``. Several: read the first ones that are due, w
 are still what was read, and due. When all were marked, what was read is what was leased.
 
 When nobody knows whether a claim was done (its reply got lost, the primary changed), it is taken up again as soon as
-the server answers: see :mod:`pitstop_mongo._doubts`.
+the server answers: see :mod:`pitstop_mongo._messages.doubts`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from pymongo.read_concern import ReadConcern
 
 from pitstop import BackendUnavailable
 from pitstop.abc import Clock, Damaged, Record, from_instant
-from pitstop_mongo._collection import validation_rules
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
-from pitstop_mongo._doubts import Doubts
-from pitstop_mongo._failures import codes_of, is_invalid, is_refusal, is_too_large
-from pitstop_mongo._lease import Lease, set_aside
-from pitstop_mongo._unleasable import Unleasable
+from pitstop_mongo._client.collection import validation_rules
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import codes_of, is_invalid, is_refusal, is_too_large
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
+from pitstop_mongo._messages.doubts import Doubts
+from pitstop_mongo._messages.lease import Lease, set_aside
+from pitstop_mongo._messages.unleasable import Unleasable
 
 
 __all__ = ["Claimer", "due_in"]

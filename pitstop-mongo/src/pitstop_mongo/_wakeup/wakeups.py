@@ -32,8 +32,9 @@ from pymongo.errors import OperationFailure
 
 from pitstop import PitstopError
 from pitstop.abc import Clock, from_instant
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import CODEC
+from pitstop_mongo._bson.codecs import CODEC
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.link import Link
 
 
 __all__ = ["AWAIT_MS", "SUFFIX", "Wakeups", "has_change_streams"]
@@ -88,13 +89,17 @@ class _State:
 class Wakeups:
     """Writes the wake-ups of one backend, and opens the cursor that follows those of others."""
 
-    def __init__(self, connection: Connection, clock: Clock, loop_time: timedelta) -> None:
+    def __init__(self, connection: Connection, clock: Clock, loop_time: timedelta, *, muted: bool = False) -> None:
+        """Connect nothing yet.
+
+        :param muted: whether :meth:`announce` is to write nothing.
+        """
         self._connection = connection
         self._dialect = connection.dialect
         self._clock = clock
         self._horizon = int(loop_time / timedelta(milliseconds=1) * _LONGEST_PAUSE)
         self._state: _State | None = None
-        self._not_before = float("-inf")
+        self._not_before = float("inf" if muted else "-inf")
         self._warned = False
 
     def announce(self, due: int | None) -> None:
@@ -111,10 +116,6 @@ class Wakeups:
         except PitstopError as error:
             self._not_before = self._clock.monotonic() + _PAUSE
             _log.debug("a wake-up was not written: %s", error)
-
-    def mute(self) -> None:
-        """Write none from now on."""
-        self._not_before = float("inf")
 
     def follow(self, link: Link) -> Any | None:
         """A cursor of raw batches that waits for what others write from now on; None: there can be none."""

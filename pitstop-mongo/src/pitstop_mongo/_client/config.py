@@ -13,8 +13,8 @@ import pymongo
 
 from pitstop import ConfigError
 from pitstop.abc import BackendConfig, checked_url, duration_field, may_hold_secret, quoted
-from pitstop_mongo._driver_options import checked_options, sort_keys
-from pitstop_mongo._uri import DEFAULT_PORT, FORBIDDEN, Target, address, options_of_url, read_uri
+from pitstop_mongo._client.driver_options import checked_options, sort_keys
+from pitstop_mongo._client.uri import DEFAULT_PORT, FORBIDDEN, Target, address, options_of_url, read_uri
 
 
 __all__ = ["MongoConfig"]

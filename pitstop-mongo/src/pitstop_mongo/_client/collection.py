@@ -28,9 +28,9 @@ from pymongo.errors import ExecutionTimeout, NetworkTimeout, OperationFailure
 from pymongo.read_preferences import ReadPreference
 
 from pitstop import BackendUnavailable
-from pitstop_mongo._dialect import Handles
-from pitstop_mongo._document import CODEC, fields_of
-from pitstop_mongo._failures import Kind, kind_of
+from pitstop_mongo._bson.codecs import CODEC, fields_of
+from pitstop_mongo._client.dialect import Handles
+from pitstop_mongo._client.failures import Kind, kind_of
 
 
 __all__ = ["Collection", "refused", "validation_rules"]

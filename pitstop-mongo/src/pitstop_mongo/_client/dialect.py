@@ -22,8 +22,8 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from pitstop_mongo._document import BATCH_CODEC, CODEC, RAW_CODEC
-from pitstop_mongo._raw import any_of, behind, equal_to, is_text, text
+from pitstop_mongo._bson.codecs import BATCH_CODEC, CODEC, RAW_CODEC
+from pitstop_mongo._bson.raw import any_of, behind, equal_to, is_text, text
 
 
 __all__ = ["Dialect", "Handles", "dialect_of"]

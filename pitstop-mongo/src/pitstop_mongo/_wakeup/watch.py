@@ -19,10 +19,11 @@ from pymongo.errors import InvalidOperation, OperationFailure
 
 from pitstop import BackendUnavailable
 from pitstop.abc import Watch, floor_instant
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import CODEC
-from pitstop_mongo._failures import CAUGHT, translate
-from pitstop_mongo._wakeups import AWAIT_MS, Wakeups, has_change_streams
+from pitstop_mongo._bson.codecs import CODEC
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import CAUGHT, translate
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._wakeup.wakeups import AWAIT_MS, Wakeups, has_change_streams
 
 
 __all__ = ["Watcher"]

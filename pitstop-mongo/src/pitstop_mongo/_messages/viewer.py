@@ -12,13 +12,14 @@ from pymongo.errors import OperationFailure
 
 from pitstop import State
 from pitstop.abc import Damaged, Record, Tally, from_instant
-from pitstop_mongo._claim import due_in
-from pitstop_mongo._collection import validation_rules
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import EPOCH, LAST, read
-from pitstop_mongo._failures import Kind, kind_of
-from pitstop_mongo._raw import TEXT, id_of
-from pitstop_mongo._unleasable import Unleasable
+from pitstop_mongo._bson.raw import TEXT, id_of
+from pitstop_mongo._client.collection import validation_rules
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import Kind, kind_of
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.claimer import due_in
+from pitstop_mongo._messages.document import EPOCH, LAST, read
+from pitstop_mongo._messages.unleasable import Unleasable
 
 
 __all__ = ["Viewer"]

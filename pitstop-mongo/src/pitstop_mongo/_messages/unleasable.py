@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pitstop.abc import Clock
-from pitstop_mongo._dialect import Dialect
+from pitstop_mongo._client.dialect import Dialect
 
 
 __all__ = ["Unleasable"]

@@ -30,10 +30,12 @@ from pymongo.errors import BulkWriteError
 
 from pitstop import Unsupported
 from pitstop.abc import Legacy, LegacyPage, Record, from_instant
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import document_of, fields_of
-from pitstop_mongo._legacy import HELD, OLD, Handle, is_held, mark_of, read_held, read_old
-from pitstop_mongo._raw import id_document
+from pitstop_mongo._adopt.legacy import HELD, OLD, Handle, is_held, mark_of, read_held, read_old
+from pitstop_mongo._bson.codecs import fields_of
+from pitstop_mongo._bson.raw import id_document
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.document import document_of
 
 
 __all__ = ["Adopter"]

@@ -15,11 +15,12 @@ from pymongo.read_concern import ReadConcern
 
 from pitstop import PitstopError
 from pitstop.abc import Damaged, Record, from_instant
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._document import read
-from pitstop_mongo._failures import CAUGHT, Kind, kind_of
-from pitstop_mongo._lease import Lease
-from pitstop_mongo._raw import any_of, is_text
+from pitstop_mongo._bson.raw import any_of, is_text
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import CAUGHT, Kind, kind_of
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.document import read
+from pitstop_mongo._messages.lease import Lease
 
 
 __all__ = ["Doubts"]

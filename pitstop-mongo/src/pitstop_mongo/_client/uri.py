@@ -15,7 +15,7 @@ from pymongo.uri_parser import parse_uri
 
 from pitstop import ConfigError
 from pitstop.abc import did_you_mean, may_hold_secret, query_options, quoted
-from pitstop_mongo._driver_options import OPTIONS, SRV_OPTIONS, check_compressors, is_known
+from pitstop_mongo._client.driver_options import OPTIONS, SRV_OPTIONS, check_compressors, is_known
 
 
 __all__ = ["FORBIDDEN", "Target", "address", "options_of_url", "read_uri"]

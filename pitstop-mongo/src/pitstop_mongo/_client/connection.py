@@ -8,41 +8,35 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from threading import Lock, local
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pymongo
 
-from pymongo.driver_info import DriverInfo
-from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure
 
-from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
+from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Calls, Clock, SystemClock
-from pitstop_mongo._collection import Collection
-from pitstop_mongo._config import MongoConfig
-from pitstop_mongo._dialect import Dialect, Handles, dialect_of
-from pitstop_mongo._failures import (
+from pitstop_mongo._client.client import open_client
+from pitstop_mongo._client.collection import Collection
+from pitstop_mongo._client.config import MongoConfig
+from pitstop_mongo._client.dialect import dialect_of
+from pitstop_mongo._client.failures import (
     CAUGHT,
     Kind,
-    in_dns,
     is_login_refused,
     is_permanent,
-    is_wrong_in_dns,
     kind_of,
     translate,
 )
+from pitstop_mongo._client.link import Link
 
 
-__all__ = ["Connection", "Link"]
+__all__ = ["Connection"]
 
 _log = logging.getLogger("pitstop.mongo")
 
 _T = TypeVar("_T")
-
-#: Defaults of an own client, unless the URI says otherwise. PyMongo's are 30 s, 20 s, and no end.
-_PATIENCE = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "waitQueueTimeoutMS": 5000}
 
 #: How many times ``operation_timeout`` a write whose outcome is unknown is tried again, and how often at most. Not
 #: beyond a lease, of which that timeout is a third.
@@ -53,103 +47,7 @@ _LEAST_RUN = 0.5
 #: Seconds for which the servers are told, at the close, what they need not keep any longer.
 _FAREWELL = 0.5
 
-#: Seconds for which a measured difference of the clocks holds.
-_MEASURE_EVERY = 60.0
-#: Seconds after which one that failed is tried again.
-_MEASURE_AGAIN = 1.0
-_MEASUREMENTS = 3
 _BAD_VALUE = 2
-_WORTH_A_WARNING_US = 1_000_000
-
-
-class ServerTime:
-    """The server's clock, by this machine's clock and the difference between them.
-
-    Between two measurements it goes on by the monotonic clock, so that nothing comes early, and no lease is taken for
-    over, when somebody sets this machine's clock.
-    """
-
-    def __init__(self, clock: Clock, dialect: Dialect, client: Any) -> None:
-        self._clock = clock
-        self._dialect = dialect
-        self._client = client
-        #: The server's time, in microseconds, when the monotonic clock was at zero.
-        self._origin_us: int | None = None
-        self._skewed = False
-        self._measured = 0.0
-        self._busy = Lock()
-
-    def now_us(self) -> int:
-        """Microseconds since the epoch. Asks the server at the first call and then each minute."""
-        origin = self._origin_us
-        if origin is None:
-            origin = self._measure()
-        elif self._is_old() and self._dialect.has_primary(self._client) and self._busy.acquire(blocking=False):
-            # One thread asks; the others go on with what they know.
-            try:
-                origin = self._measure()
-            except PyMongoError as error:
-                # The clocks have not moved because the server is away: what was measured last still holds.
-                _log.debug("the difference to the server's clock could not be measured: %s", type(error).__name__)
-                self._measured = self._clock.monotonic() - _MEASURE_EVERY + _MEASURE_AGAIN
-            finally:
-                self._busy.release()
-        return origin + _us(self._clock.monotonic())
-
-    def outdate(self) -> None:
-        """The connection was lost: another server, with another clock, may answer next."""
-        self._measured = float("-inf")
-
-    def _is_old(self) -> bool:
-        return self._clock.monotonic() - self._measured >= _MEASURE_EVERY
-
-    def _measure(self) -> int:
-        samples = []
-        for _ in range(_MEASUREMENTS):
-            sent = self._clock.time_us()
-            told = self._dialect.server_time(self._client)
-            received = self._clock.time_us()
-            if told is None:
-                samples = [(0, 0)]
-                break
-            samples.append((_microseconds(told) - (sent + received) // 2, received - sent))
-        samples.sort()
-        offset, trip = samples[len(samples) // 2]
-        # The server tells whole milliseconds, some time within the trip. A difference that this explains is none; to
-        # act on it would only set the clocks of processes on one machine apart.
-        if abs(offset) <= trip // 2 + 1000:
-            offset = 0
-        skewed = abs(offset) > _WORTH_A_WARNING_US
-        if skewed and not self._skewed:
-            _log.warning("the server's clock and this machine's differ by %.1f s; the server's counts", offset / 1e6)
-        self._skewed, self._measured = skewed, self._clock.monotonic()
-        self._origin_us = origin = self._clock.time_us() - _us(self._clock.monotonic()) + offset
-        return origin
-
-
-def _us(seconds: float) -> int:
-    return round(seconds * 1e6)
-
-
-def _microseconds(told: datetime) -> int:
-    aware = told if told.tzinfo is not None else told.replace(tzinfo=UTC)
-    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-class Link:
-    """A client as one process uses it."""
-
-    def __init__(self, client: Any, dialect: Dialect, config: MongoConfig, clock: Clock) -> None:
-        self.pid = os.getpid()
-        self.client = client
-        self.time = ServerTime(clock, dialect, client)
-        self.handles: Handles = dialect.open(client, config.dbname, config.coll, config.ack_write_concern)
-        #: Whether the collection was looked at, and has the index.
-        self.indexed = False
-        #: Whether the documents in it were looked at.
-        self.known = False
-        #: Whether the collection is there, or may be made.
-        self.exists = config.create or not dialect.tells_of_collections
 
 
 class _Bound(local):
@@ -183,12 +81,6 @@ class Connection:
         self._inherited: list[Link] = []
         # The one before, whose login was refused.
         self._outdated: Link | None = None
-        if config.in_the_open:
-            _log.warning(
-                "%s is used with a user but without TLS: on the way there, others can read the messages and change "
-                "them. Set tls to true (and tls_ca_file); or to false, if that is meant.",
-                self.location,
-            )
         if config.client is not None or (config.target is None or not config.target.srv):
             # Nothing connects yet, but PyMongo has a look at all options. For hosts from DNS it would ask the DNS.
             self._link = self._open()
@@ -411,46 +303,7 @@ class Connection:
             )
 
     def _open(self) -> Link:
-        config = self._config
-        client = config.client
+        client = self._config.client
         if client is None:
-            try:
-                client = pymongo.MongoClient(**_client_options(config))
-            except (PyMongoError, ValueError, TypeError, OSError) as error:
-                if in_dns(error) or is_wrong_in_dns(error):
-                    # Some versions ask DNS at once.
-                    raise translate(error, self.location) from None
-                # What PyMongo says may quote a value, and a value may be a secret.
-                keys = ", ".join(["user", "pass", "replica_set", "tls", *config.driver_options])
-                raise ConfigError(
-                    f"PyMongo refuses the configuration for {self.location} ({type(error).__name__}). "
-                    f"Check the options of the URI, the files that are named, and whether these go together: {keys}."
-                ) from None
-        return Link(client, self.dialect, config, self._clock)
-
-
-def _version() -> str | None:
-    """The version for the server's log; None in a program that was frozen without the metadata of its packages."""
-    try:
-        return version("pitstop-mongo")
-    except PackageNotFoundError:
-        return None
-
-
-def _client_options(config: MongoConfig) -> dict[str, Any]:
-    said = {name.lower() for name in config.driver_options}
-    if config.target is not None:
-        said |= config.target.options
-    defaults = {**_PATIENCE, "appName": "pitstop"}
-    options: dict[str, Any] = {name: value for name, value in defaults.items() if name.lower() not in said}
-    keys = {
-        "username": config.user,
-        "password": config.password,
-        "authSource": config.auth_source,
-        "replicaSet": config.replica_set,
-        "tls": config.tls,
-    }
-    options |= {name: value for name, value in keys.items() if value is not None}
-    options |= config.driver_options
-    host: Any = config.uri if config.uri is not None else list(config.addresses)
-    return {"host": host, "driver": DriverInfo("pitstop", _version()), "connect": False, **options}
+            client = open_client(self._config, self.location)
+        return Link(client, self.dialect, self._config, self._clock)

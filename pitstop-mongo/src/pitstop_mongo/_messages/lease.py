@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from pitstop.abc import Record, from_instant
-from pitstop_mongo._document import LAST_INSTANT
+from pitstop_mongo._messages.document import LAST_INSTANT
 
 
 __all__ = ["Lease", "set_aside"]

@@ -16,7 +16,7 @@
     ahead          how many of these claimed several messages at once; absent if none did
     excused        attempts that are not held against the message; absent if there is none
     etag           new at each store and each settlement
-    adopting       only while it is held by an adoption: see _adopting.py
+    adopting       only while it is held by an adoption: see _adopt
 """
 
 from __future__ import annotations
@@ -29,57 +29,27 @@ import attrs
 import bson
 
 from bson import DatetimeMS, Int64
-from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.dbref import DBRef
 from bson.raw_bson import RawBSONDocument
 
 from pitstop.abc import Damaged, Progress, Record, floor_instant, from_instant, read_record
-from pitstop_mongo._raw import Element, decoded, elements, equal_to
+from pitstop_mongo._bson.codecs import UNREADABLE, codec_for, fields_of
+from pitstop_mongo._bson.raw import Element, elements, equal_to
 
 
 __all__ = [
-    "BATCH_CODEC",
-    "CODEC",
     "EPOCH",
     "LARGEST",
     "LAST",
     "LAST_INSTANT",
-    "LENIENT",
     "MOST_ATTEMPTS",
-    "RAW_CODEC",
     "TOO_LARGE",
     "Ambiguous",
     "Found",
     "document_of",
-    "fields_of",
     "progress_fields",
     "read",
 ]
-
-#: For what is written, and for what is read one by one.
-CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
-    document_class=dict,
-    tz_aware=True,
-    tzinfo=UTC,
-    uuid_representation=bson.binary.UuidRepresentation.STANDARD,
-    # A date that Python cannot name must not make the documents around it unreadable.
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-)
-#: For what is read in batches. A zone would be put to each date by a call of Python code, for three times the time of
-#: all else; :func:`read` puts it to those that are a user's.
-#: A UUID stays a binary: the driver raises for a binary that claims to be one and has another length, also in a field that
-#: is not Pitstop's.
-BATCH_CODEC = CODEC.with_options(
-    tz_aware=False, tzinfo=None, uuid_representation=bson.binary.UuidRepresentation.UNSPECIFIED
-)
-#: Documents as bytes, to be read one by one.
-RAW_CODEC: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
-#: For documents that were read as bytes.
-_SINGLE = CODEC.with_options(uuid_representation=bson.binary.UuidRepresentation.UNSPECIFIED)
-_SINGLE_RAW: CodecOptions[RawBSONDocument] = _SINGLE.with_options(document_class=RawBSONDocument)
-#: For the id of a document that cannot be read as a whole. Bytes that are not UTF-8 become lone surrogates, so that the text
-#: can be turned back into the same bytes.
-LENIENT = _SINGLE.with_options(unicode_decode_error_handler="surrogateescape")
 
 #: What a sound ``due`` lies between. Anything else in that field counts as none.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -196,7 +166,7 @@ def _read_bytes(document: RawBSONDocument) -> Found:
     # A decoder takes the last of several values with one name; the server's filters and updates take the first.
     if not twice:
         try:
-            found = _read_fields(bson.decode(raw, _codec_for(raw)), _content_of_bytes)
+            found = _read_fields(bson.decode(raw, codec_for(raw)), _content_of_bytes)
         except bson.errors.BSONError:
             pass
         else:
@@ -205,30 +175,6 @@ def _read_bytes(document: RawBSONDocument) -> Found:
                 content = _with_reason(content)
             return attrs.evolve(found, content=content, exact=exact)
     return attrs.evolve(_read_fields(fields_of(document), _content_of_bytes), exact=exact)
-
-
-def _codec_for(raw: bytes) -> CodecOptions[Any]:
-    # An inner document that is left as bytes is never taken for a DBRef.
-    return _SINGLE_RAW if b"$ref\0" in raw else _SINGLE
-
-
-def fields_of(document: RawBSONDocument) -> dict[str, Any]:
-    """Decode the fields of a document one by one. A value that cannot be read is an object of no known type.
-
-    A name that occurs twice is nothing that Pitstop writes: then the message counts as one that cannot be read.
-    """
-    fields: dict[str, Any] = {}
-    twice = False
-    for name, element in elements(document.raw):
-        field = name.decode("utf-8", "surrogateescape")
-        if field in fields:
-            twice = True
-            continue
-        try:
-            fields[field] = decoded(element, LENIENT if name == b"_id" else _codec_for(element.value))
-        except bson.errors.BSONError:
-            fields[field] = _UNREADABLE
-    return fields | {"msg": _UNREADABLE} if twice else fields
 
 
 def _with_reason(record: Record) -> Record:
@@ -250,13 +196,13 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
         message=content_of(get("msg")),
         series=None if series is None else content_of(series),
         # JavaScript code is a subclass of str to the driver.
-        revision=revision if type(revision) is str else _UNREADABLE,
+        revision=revision if type(revision) is str else UNREADABLE,
         due=_instant(get("due")),
         scheduled_for=_instant(get("scheduled_for")),
         attempts=int(attempts) if type(attempts) is Int64 else attempts,
         first_leased=None if first_leased is None else _instant(first_leased),
-        last_error=last_error if last_error is None or type(last_error) is str else _UNREADABLE,
-        token=token if token is None or type(token) is str else _UNREADABLE,
+        last_error=last_error if last_error is None or type(last_error) is str else UNREADABLE,
+        token=token if token is None or type(token) is str else UNREADABLE,
         unsettled=int(unsettled) if type(unsettled) is Int64 else unsettled,
         ahead=int(ahead) if type(ahead) is Int64 else ahead,
         excused=int(excused) if type(excused) is Int64 else excused,
@@ -266,14 +212,11 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
     return Found(content, get("etag"), token)
 
 
-_UNREADABLE = object()
-
-
 def _content(value: object) -> object:
     try:
         return _plain(value)
     except (_Foreign, bson.errors.BSONError, UnicodeDecodeError):
-        return _UNREADABLE
+        return UNREADABLE
 
 
 def _content_of_bytes(value: object) -> object:
@@ -281,7 +224,7 @@ def _content_of_bytes(value: object) -> object:
         return _content(value)
     except Ambiguous:
         # Mappings were left as bytes, so this is a pointer, which Pitstop never stores.
-        return _UNREADABLE
+        return UNREADABLE
 
 
 def _instant(value: object) -> object:
@@ -290,7 +233,7 @@ def _instant(value: object) -> object:
     if isinstance(value, DatetimeMS):
         return int(value)
     # A number is no date: it would never be found as due.
-    return value if value is None else _UNREADABLE
+    return value if value is None else UNREADABLE
 
 
 def _plain(value: Any) -> Any:  # noqa: C901 - one case for each type of BSON that may be there

@@ -15,8 +15,9 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from pitstop import ConfigError, PitstopError, Unsupported
 from pitstop.abc import Record
-from pitstop_mongo._connection import Connection, Link
-from pitstop_mongo._storing import Write, encoded, portions
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.storer import Write, encoded, portions
 
 
 __all__ = ["Transaction"]
