@@ -45,7 +45,7 @@ def _text(value: object, _: Any, field: attrs.Attribute[Any]) -> str | None:
         raise ConfigError(f"{_key(field)} is a {type(value).__name__}. Give a str.")
     if FORBIDDEN.search(value):
         raise ConfigError(
-            f"{_key(field)} contains a line break, another control character, or a lone surrogate. Remove it. "
+            f"{_key(field)} has a line break, another control character, or a lone surrogate in it. Remove it. "
             f"Environment variables and files of secrets often end in a line break."
         )
     return value
