@@ -404,7 +404,7 @@ class TestErrors:
             assert listener.get().attempt == 1
             report = pit.run_for(LOCK, ok)
         assert [(step.outcome, step.attempt, step.emitted) for step in report] == [("dead", 1, False)]
-        assert report[0].error.startswith("Given up after 1 attempts")
+        assert report[0].error.startswith("Given up after 1 attempt")
 
     def test_a_stop_iteration_of_the_handler_is_told_with_the_report(self, pit):
         pit.store({"id": "a"}, NOW)
