@@ -66,9 +66,9 @@ READS: dict[str, int] = {
 #: Lines of modules that are too long.
 LONG: dict[str, int] = {
     "pitstop-core/src/pitstop/_aio/_feeder.py": 421,
-    "pitstop-core/src/pitstop/_pitstop.py": 404,
     "pitstop-core/src/pitstop/_engine/_consuming.py": 469,
     "pitstop-core/src/pitstop/_engine/_listener.py": 590,
+    "pitstop-core/src/pitstop/_pitstop.py": 404,
     "pitstop-core/src/pitstop/_values/_message.py": 439,
     "pitstop-core/src/pitstop/testing/_assertions.py": 543,
     "pitstop-core/src/pitstop/testing/_driving.py": 643,

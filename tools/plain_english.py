@@ -42,9 +42,10 @@ CLEAN: tuple[str, ...] = (
     "docs/plugins.md",
     "docs/semantics.md",
     "pitstop-core/README.md",
-    "pitstop-memory/README.md",
     "pitstop-mongo/README.md",
-    "pitstop-sqlite/README.md",
+    "pitstop-conformance",
+    "pitstop-memory",
+    "pitstop-sqlite",
     "tools",
     "tests/tools",
 )
