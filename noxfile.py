@@ -31,6 +31,7 @@ TESTING = (
     "mypy>=1.13",
     "fastapi>=0.115",
     "httpx>=0.27",
+    "uvicorn>=0.30",
     MONGOD,
 )
 # Tests that depend on the interpreter: its end, threads, event loops, sqlite3, metadata, the command.

@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pitstop._decisions._describe import describe
-from pitstop._decisions._emit import schedule_of
-from pitstop._decisions._ending import ends_program
-from pitstop._decisions._settle import error_text
-from pitstop._engine._handler import (
+from pitstop._consume._handler import (
     Handler,
     HandlerIsAsync,
     callable_handler,
@@ -27,6 +23,11 @@ from pitstop._engine._handler import (
     is_async,
     takes_delivery,
 )
+from pitstop._consume._verdict import Verdict, verdict
+from pitstop._decisions._describe import describe
+from pitstop._decisions._emit import schedule_of
+from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import error_text
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
@@ -421,7 +422,7 @@ class _Drive:
             interrupted = False
             try:
                 failure = yield delivery
-            except BaseException as error:  # noqa: BLE001 - raised again once its message was nacked
+            except BaseException as error:  # noqa: BLE001 - raised again once its message was given back
                 failure, interrupted = error, True
             self._session.events.leave(contexts, failure)
             self._settle(delivery, failure, at, message, interrupted=interrupted)
@@ -452,7 +453,7 @@ class _Drive:
         *,
         interrupted: bool,
     ) -> None:
-        """Do as ``with delivery:`` does, and note what came of it.
+        """Settle the delivery as ``consume`` does, and note the outcome.
 
         :param interrupted: whether the failure is not the handler's: the task of the run was cancelled.
         """
@@ -463,12 +464,19 @@ class _Drive:
             refused = delivery._told
         elif isinstance(failure, Crash):
             crash(self._session)
-        elif delivery._settled is None:
+        else:
+            decided = verdict(
+                failure,
+                settled=delivery._settled is not None,
+                interrupted=interrupted or isinstance(failure, HandlerIsAsync),
+            )
             try:
-                if failure is None:
+                if decided is Verdict.ACK:
                     delivery.ack()
-                else:
+                elif decided is Verdict.NACK:
                     delivery.nack(failure)
+                elif decided is Verdict.GIVE_BACK:
+                    delivery._give_back()
             except (LeaseLost, BackendUnavailable) as error:
                 refused = error
         outcome, due = self._outcome(delivery, failure, refused)
@@ -511,6 +519,8 @@ class _Drive:
         due = None if not isinstance(progress, Progress) or progress.due is None else from_instant(progress.due)
         if delivery._settled == "acknowledged":
             return "acked", due
+        if delivery._settled == "given back":
+            return "given back", due
         return _NACKS.get(self._applied.outcome, "nacked"), due
 
     def _note(self, settlement: Settlement, unseen: Record | Damaged | None) -> None:
