@@ -52,9 +52,7 @@ def test_a_base_of_ones_own_that_overrides_a_test_is_refused():
 
 
 def test_a_class_that_overrides_a_fixture_of_the_suite_is_refused():
-    with pytest.raises(
-        TypeError, match=r"Mine overrides handles, .*yours to give is make_backend, damage, transaction"
-    ):
+    with pytest.raises(TypeError, match=r"Mine overrides handles, .*You may define make_backend, damage, transaction"):
 
         class Mine(BackendConformance):
             @pytest.fixture
@@ -75,7 +73,7 @@ def test_a_listed_name_that_is_no_test_is_refused_with_the_one_that_was_meant():
     ids=["a set", "a name", "no reason", "none"],
 )
 def test_a_list_of_another_shape_is_refused_with_the_right_one(listed):
-    with pytest.raises(TypeError, match=r"Mine\.known_failures=.* cannot be used\. Give reasons"):
+    with pytest.raises(TypeError, match=r"Mine\.known_failures=.* cannot be used\. Map each reason"):
 
         class Mine(BackendConformance):
             known_failures: ClassVar = listed
@@ -214,7 +212,10 @@ def run_mine(tmp_path: Path):
 #: Of classes that are wrong: a test that fails, and what it says.
 _WRONG = {
     "TestNoFixture": ("test_a_claim_is_in_order", "TestNoFixture has no fixture make_backend. Give one"),
-    "TestNoBackend": ("test_a_claim_is_in_order", "make_backend() made a NoneType"),
+    "TestNoBackend": (
+        "test_a_claim_is_in_order",
+        "Expected a pitstop.abc.Backend from make_backend(), got a value of type NoneType.",
+    ),
     "TestAfterwards": ("test_a_claim_is_in_order", "TestAfterwards overrides test_a_claim_is_in_order() of the suite"),
     # Without a name, each handle on memory has its own messages: the suite notices that they are no peers.
     "TestNoPeers": ("test_a_peer_sees_what_was_put", "assert None == Record(id='a'"),
@@ -388,6 +389,24 @@ def test_the_table_of_the_suite_is_made_where_its_tests_do_not_run(sees):
     assert (matrix is not None) is sees
     if sees:
         assert list(matrix.cells.values()) == [{"TestMine": "passed"}]
+
+
+def test_a_failure_names_the_expected_behaviour_and_the_place_of_its_rule(run_of_the_wrong):
+    _, out = run_of_the_wrong
+
+    expected = f"- expected by conformance suite {SUITE_VERSION} -.*\nA claim is in order"
+    assert re.search(expected, out), out
+    assert "\nThe rule stands in pitstop.abc.Backend.lease.\n" in out
+    assert "\nThe rule stands in pitstop.abc.Backend.put, get and delete.\n" in out
+
+
+def test_the_places_of_the_rules_exist():
+    for part in set(kit_tests(BackendConformance).values()):
+        for name in re.findall(r"pitstop\.abc\.Backend\.(\w+)", part.rule):
+            assert hasattr(pitstop.abc.Backend, name)
+        for document, title in re.findall(r'docs/([\w-]+\.md)(?:, "([^"]+)")?', part.rule):
+            text = (Path(__file__).parents[2] / "docs" / document).read_text()
+            assert not title or re.search(rf"^##+ `?{re.escape(title)}`?$", text, re.MULTILINE), part.rule
 
 
 def test_the_matrix_has_no_empty_cell_or_the_run_fails(pytestconfig: pytest.Config):

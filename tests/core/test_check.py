@@ -263,7 +263,9 @@ def test_a_scratch_that_is_the_store_is_noticed_before_a_message_is_claimed(empt
     found = list(check(backend))
 
     assert (found[-1].name, found[-1].status) == (SCRATCH, "failed")
-    assert found[-1].seen == ("a message that is stored in it is visible in the store" if empty else "there are messages in it")
+    assert found[-1].seen == (
+        "a message that is stored in it is visible in the store" if empty else "there are messages in it"
+    )
     assert list(backend.scan(None, 10, None)) == before
 
 

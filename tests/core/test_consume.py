@@ -87,7 +87,7 @@ class TestSettling:
         summary = pit.consume(handle, max_messages=3, prefetch=3)
 
         assert (summary.acked, summary.nacked, summary.lost, summary.unsettled) == (0, 0, 3, 0)
-        assert pit._store.counters["lease_lost"] == 3
+        assert pit._session.events.counters["lease_lost"] == 3
         assert not [
             each for each in caplog.records if each.levelno > logging.DEBUG and "given" not in each.getMessage()
         ]

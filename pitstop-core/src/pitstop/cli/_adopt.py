@@ -66,7 +66,7 @@ def adopt(settings: Settings, write: bool, locked: bool, limit: int) -> None:
 def _look_for_locks(pit: Pitstop, bar: Progress) -> engine.Locks:
     locks = engine.Locks()
     task = bar.add_task("looking for locks", total=None, count=0)
-    for locks in engine.look_for_locks(pit._store):
+    for locks in engine.look_for_locks(pit._session):
         bar.update(task, count=locks.seen)
     bar.remove_task(task)
     return locks
@@ -83,7 +83,7 @@ def _refusal(locks: engine.Locks) -> str:
 
 def _run(pit: Pitstop, bar: Progress, report: _Report, total: int, *, locked: bool) -> None:
     task = bar.add_task("adopting" if report.write else "looking", total=total, count=0)
-    for page in engine.adopt(pit._store, write=report.write, locked=locked):
+    for page in engine.adopt(pit._session, write=report.write, locked=locked):
         report.add(page.fates)
         bar.update(task, advance=page.seen, count=sum(report.counts.values()))
 

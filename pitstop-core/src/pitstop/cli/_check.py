@@ -33,7 +33,7 @@ def check(settings: Settings, store: str | None) -> None:
     found: list[Finding] = []
     try:
         # closing() also acts when Ctrl-C comes in between: the end of the generator removes the scratch.
-        with settings.open_existing() as pit, closing(look_through(pit._store.backend)) as findings:
+        with settings.open_existing() as pit, closing(look_through(pit._session.backend)) as findings:
             for finding in findings:
                 # The author of the backend wrote its errors and its location, so they may hold a secret.
                 each = attrs.evolve(finding, seen=masked(finding.seen, settings))

@@ -210,7 +210,7 @@ def _recurring(stage: _Stage) -> None:
 
 def _killed(stage: _Stage) -> None:
     stage.begin("Crash: a consumer is killed while it has a message")
-    if Capability.MULTI_PROCESS not in stage.pit._store.capabilities:
+    if Capability.MULTI_PROCESS not in stage.pit._session.capabilities:
         stage.tell("Left out.", f"{stage.pit.location} lives in one process: no other process could take a message.")
         return
     lock = timedelta(seconds=2)

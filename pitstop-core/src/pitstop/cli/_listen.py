@@ -120,7 +120,7 @@ def _consume(
             raise CommandFailed(error)
 
     consuming = Consuming(
-        pit._store,
+        pit._session,
         listener,
         handle_all_of_it,
         deliveries=True,

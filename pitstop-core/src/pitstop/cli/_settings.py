@@ -50,7 +50,7 @@ class Settings:
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
         pit = pitstop.init(self.store_url)
-        self._opened = type(pit._store.backend)
+        self._opened = type(pit._session.backend)
         return pit
 
     def blame(self, error: Exception) -> str | None:

@@ -178,7 +178,7 @@ def _check_options(
 
 
 def _warn_unless_durable(pit: Pitstop) -> None:
-    capabilities = pit._store.capabilities
+    capabilities = pit._session.capabilities
     if Capability.DURABLE in capabilities:
         return
     if Capability.MULTI_PROCESS in capabilities:

@@ -15,7 +15,7 @@ import pymongo
 
 from pymongo.errors import BulkWriteError, InvalidOperation, OperationFailure
 
-from pitstop import BackendUnavailable, OutcomeUnknown
+from pitstop import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Calls, Clock, SystemClock
 from pitstop_mongo._client.client import open_client
 from pitstop_mongo._client.collection import Collection
@@ -24,12 +24,14 @@ from pitstop_mongo._client.dialect import dialect_of
 from pitstop_mongo._client.failures import (
     CAUGHT,
     Kind,
+    is_before_sending,
     is_login_refused,
     is_permanent,
     kind_of,
     translate,
 )
 from pitstop_mongo._client.link import Link
+from pitstop_mongo._client.run import Run
 
 
 __all__ = ["Connection"]
@@ -54,6 +56,10 @@ class _Bound(local):
     """Until when, by the monotonic clock, the calls of this thread are to end."""
 
     ends: float | None = None
+
+
+def _wrote(run: Run | None) -> bool:
+    return run is not None and run.wrote
 
 
 class Connection:
@@ -129,59 +135,68 @@ class Connection:
             # The driver's text may quote a document, so it is not shown as the cause either.
             raise translate(error, self.location) from None
 
-    def until_known(self, write: Callable[[Link, bool], _T], *, single: bool = True) -> _T:
-        """Run a write, and again while nobody knows whether it was done: three times ``operation_timeout`` at most.
+    def until_known(self, write: Callable[[Run], _T], *, single: bool = True) -> _T:
+        """Run a write, and again while its outcome is unknown: for three times ``operation_timeout`` at most.
 
-        In a :meth:`bounded` body, where who calls tries again: in the first half of its time.
+        In a :meth:`bounded` body, whose caller repeats the write by itself, only in the first half of the time that is left.
 
-        :param write: is given the link, and whether a run before this one may have done it, in full or in part.
-        :param single: whether it consists of writes to one document each. On a replica set the driver repeats these by
-            itself, and the server does them once, over a change of the primary too: so the first run gets all of that
-            time, if there is a primary now, or members that can elect one.
-        :raises OutcomeUnknown: when it stays unknown.
+        :param write: sends the commands of one run.
+        :param single: whether it writes one document, or several by commands of one document each. On a replica set the
+            driver repeats such commands by itself, and the server does them once, also over a change of the primary. So the
+            first run gets all of the time if there is a primary now, or members that can elect one.
+        :raises OutcomeUnknown: if a run may have changed something, and no later one could tell.
         """
         link = self._current()
         patience = self._left(_INSISTENCE * self._timeout)
         deadline = self._clock.monotonic() + patience
         last = deadline if self._bound.ends is None else deadline - patience / 2
-        lasting = single and self.dialect.repeats_writes(link.client) and self.dialect.is_set_alive(link.client)
-        doubt: Exception | None = None
-        for attempt in range(_MOST_RUNS):
+        repeats = single and self.dialect.repeats_writes(link.client)
+        lasting = repeats and self.dialect.is_set_alive(link.client)
+        # The first one is what the caller hears. A later error, of a server that is away by then for example, would suggest
+        # that nothing was ever sent.
+        doubt: PitstopError | None = None
+        for number in range(_MOST_RUNS):
+            run: Run | None = None
             try:
                 left = max(deadline - self._clock.monotonic(), _LEAST_RUN)
-                with self._bounded(left if lasting and not attempt else min(left, self._timeout)) as link:
-                    return write(link, doubt is not None)
+                with self._bounded(left if lasting and not number else min(left, self._timeout)) as link:
+                    run = Run(link, again=doubt is not None)
+                    return write(run)
             except OutcomeUnknown:
                 raise
-            except BackendUnavailable:
-                # Closed meanwhile, say. What was sent before that is in doubt all the same.
-                if doubt is None:
+            except BackendUnavailable as error:
+                # The backend was closed meanwhile, for example.
+                if doubt is None and not _wrote(run):
                     raise
+                doubt = doubt or error
                 break
             except CAUGHT as error:
-                kind = self._kind_of_write(error)
-                if doubt is None and kind is not Kind.UNKNOWN:
-                    told = translate(error, self.location)
-                    if isinstance(error, BulkWriteError):
-                        # Refused are some of them; the others were done.
-                        text = f"{told} The others of the batch may have been done."
-                        raise OutcomeUnknown(text, permanent=is_permanent(error)) from None
+                kind = self._kind_of_write(error, repeats=repeats)
+                told = translate(error, self.location)
+                if doubt is None and kind is not Kind.UNKNOWN and isinstance(error, BulkWriteError):
+                    text = f"{told} The others of the batch may have been done."
+                    raise OutcomeUnknown(text, permanent=is_permanent(error)) from None
+                if doubt is None and kind is not Kind.UNKNOWN and not _wrote(run):
                     raise told from None
                 if doubt is None:
                     self.counters["outcome_unknown"] += 1
-                    # The first one counts: what comes after it, such as a server that is away, would suggest that
-                    # nothing was ever sent.
-                    doubt = error
-                permanent = is_permanent(error)
-                if kind is Kind.PERMANENT or permanent or self._clock.monotonic() >= last:
+                    doubt = told
+                if kind is Kind.PERMANENT or is_permanent(error) or self._clock.monotonic() >= last:
                     break
         assert doubt is not None, "only a doubt ends in another run"
-        text = f"{translate(doubt, self.location)} Whether it was done is not known."
-        raise OutcomeUnknown(text, permanent=is_permanent(doubt)) from None
+        permanent = isinstance(doubt, BackendUnavailable) and doubt.permanent
+        raise OutcomeUnknown(f"{doubt} Whether it was done is not known.", permanent=permanent) from None
 
-    def _kind_of_write(self, error: Exception) -> Kind:
+    def _kind_of_write(self, error: Exception, *, repeats: bool) -> Kind:
+        """Return whether a write that failed with this error was done.
+
+        :param repeats: whether the driver repeats the write by itself.
+        """
         if isinstance(error, InvalidOperation) and self._config.client is None:
-            # An own client is closed when Pitstop is, or for another one: also under a write that was sent.
+            # Pitstop closes its own client at the end, and when it makes a new one: also under a write that was sent.
+            return Kind.UNKNOWN
+        if repeats and is_before_sending(error):
+            # It may be of the driver's second try, after a first one whose reply was lost.
             return Kind.UNKNOWN
         return kind_of(error)
 

@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "codes_of",
     "in_dns",
+    "is_before_sending",
     "is_invalid",
     "is_login_refused",
     "is_permanent",
@@ -212,6 +213,16 @@ def is_login_refused(error: Exception) -> bool:
     if isinstance(error, errors.OperationFailure) and error.code == 13:
         return "requires authentication" in str(error)
     return isinstance(error, errors.OperationFailure) and error.code == 18
+
+
+def is_before_sending(error: Exception) -> bool:
+    """Whether the driver got no connection to send a command on. If it repeats commands, an earlier try may have been sent.
+
+    Not so a server that is not found: then the driver raises the error of the earlier try.
+    """
+    if isinstance(error, errors.ServerSelectionTimeoutError):
+        return False
+    return isinstance(error, errors.WaitQueueTimeoutError) or is_login_refused(error)
 
 
 def kind_of(error: Exception) -> Kind:

@@ -26,6 +26,7 @@ from pitstop_mongo._bson.raw import any_of, is_text
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.failures import codes_of, is_invalid, is_refusal, is_too_large, translate
 from pitstop_mongo._client.link import Link
+from pitstop_mongo._client.run import Run
 from pitstop_mongo._messages.document import EPOCH, progress_fields
 from pitstop_mongo._messages.lease import set_aside
 from pitstop_mongo._messages.unleasable import Unleasable
@@ -70,7 +71,7 @@ class _Write:
 
 
 _T = TypeVar("_T")
-_Apply = Callable[[Sequence[_Write], int, Link, bool], set[str]]
+_Apply = Callable[[Sequence[_Write], int, Run], set[str]]
 
 
 class _Refused(Exception):
@@ -122,46 +123,67 @@ class Settler:
             self._tell_of(unwritten, each_refusal.error)
         return [each.etag in applied for each in writes]
 
-    def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        """Run a command. If the server refuses a part of it, write its settlements one by one, so that a document that cannot be
-        written does not keep the others from being written.
+    def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        """Send a command. If the server refuses a part of it, send its settlements one by one, so that a document that cannot
+        be written does not keep the others from being written.
 
-        :raises _Refused: when all of them are refused.
+        :raises _Refused: if the server refuses all of them, and none of them may have been written before.
         """
         try:
-            return apply(some, now, link, again)
+            return apply(some, now, run)
         except OperationFailure as error:
             if not is_refusal(error):
                 raise
             first = error
+        doubted = run.again
+        if len(some) > 1:
+            # The command that was refused may have written some of them.
+            run.again = True
+        done, refused = self._apply_each(some, now, run)
+        if refused and not done:
+            if doubted:
+                raise first
+            raise _Refused(first)
+        for each, why in refused:
+            self._tell_of([each], why)
+        return done
+
+    def _apply_each(
+        self, some: Sequence[_Write], now: int, run: Run
+    ) -> tuple[set[str], list[tuple[_Write, OperationFailure]]]:
+        """Send settlements one by one. Return the ids of those that were applied, and those that the server refused."""
         done: set[str] = set()
         refused: list[tuple[_Write, OperationFailure]] = []
         # Deletes first: those that the command has done already show that the reason does not lie with the server.
         for each in sorted(some, key=lambda write: write.settlement.progress is not None):
             try:
-                done |= self._apply_alone(each, now, link, again or len(some) > 1)
+                count = self._send_in_any_size(each, now, run)
             except OperationFailure as error:
                 if not is_refusal(error):
                     raise
                 refused.append((each, error))
                 if len(refused) >= _MOST_REFUSED and not done and not is_invalid(error):
                     break
-        if refused and not done:
-            raise _Refused(first)
-        for each, why in refused:
-            self._tell_of([each], why)
-        return done
+            else:
+                # Outside of the `try`: a read that is refused says nothing about the write before it.
+                done |= self._told(run, each, count)
+        return done, refused
 
-    def _apply_alone(self, write: _Write, now: int, link: Link, again: bool) -> set[str]:
+    def _send_in_any_size(self, write: _Write, now: int, run: Run) -> int:
         try:
-            return self._apply_one([write], now, link, again)
+            return self._send(write, now, run)
         except OperationFailure as error:
             if write.settlement.progress is None or not is_too_large(error):
                 raise
         # The document has no room for the error. The rest of the settlement counts more.
-        update = self._update(write, with_error=False)
-        count = _coll(link, [write]).update_one(self._fenced(write, now), update, **self._dialect.by_id).matched_count
-        return self._updated(link, [write], count, again)
+        return self._send(write, now, run, with_error=False)
+
+    def _send(self, write: _Write, now: int, run: Run, *, with_error: bool = True) -> int:
+        """Send one settlement. Return to how many documents it was applied."""
+        coll, filter, hint = _coll(run.link, [write]), self._fenced(write, now), self._dialect.by_id
+        if write.settlement.progress is None:
+            return int(run.send(coll.delete_one, filter, **hint).deleted_count)
+        return int(run.send(coll.update_one, filter, self._update(write, with_error=with_error), **hint).matched_count)
 
     def _tell_of(self, some: Sequence[_Write], error: OperationFailure) -> None:
         for each in some:
@@ -174,8 +196,8 @@ class Settler:
     def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
         """What goes in one command, and which: deletes of few tokens, updates of one token, or single writes of any.
 
-        The command is given the writes, now, the link, and whether a run before this one may have done it. It returns the
-        ids of what was applied, by this run or by one before.
+        The command is given the writes, the time, and the run. It returns the ids of the settlements that were applied, by
+        this run or by an earlier one.
         """
         if not self._dialect.batches:
             yield from ((self._apply_one, [each]) for each in writes)
@@ -206,17 +228,16 @@ class Settler:
         for chunk in _chunks(single, _MOST_DELETES):
             yield (self._apply_one if len(chunk) == 1 else self._apply_single), chunk
 
-    def _apply_one(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        (write,) = some
-        coll, filter, hint = _coll(link, [write]), self._fenced(write, now), self._dialect.by_id
-        if write.settlement.progress is None:
-            done = coll.delete_one(filter, **hint).deleted_count
-            return self._deleted(link, [write], done, again)
-        count = coll.update_one(filter, self._update(write), **hint).matched_count
-        return self._updated(link, [write], count, again)
+    def _told(self, run: Run, write: _Write, count: int) -> set[str]:
+        look = self._deleted if write.settlement.progress is None else self._updated
+        return look(run, [write], count)
 
-    def _apply_single(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
-        """Writes of several tokens or kinds, in one command that the driver repeats by itself where it can."""
+    def _apply_one(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        (write,) = some
+        return self._told(run, write, self._send(write, now, run))
+
+    def _apply_single(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        """Send writes of several tokens or kinds, in one command that the driver repeats by itself where it can."""
         hint = self._dialect.by_id
         deletes = [each for each in some if each.settlement.progress is None]
         updates = [each for each in some if each.settlement.progress is not None]
@@ -224,11 +245,13 @@ class Settler:
             *(DeleteOne(self._fenced(each, now), **hint) for each in deletes),
             *(UpdateOne(self._fenced(each, now), self._update(each), **hint) for each in updates),
         ]
-        result = _coll(link, some).bulk_write(requests, ordered=False)
-        deleted = self._deleted(link, deletes, result.deleted_count, again)
-        return deleted | self._updated(link, updates, result.matched_count, again)
+        # The deletes and the updates are a command each.
+        send = run.send_many if deletes and updates else run.send
+        result = send(_coll(run.link, some).bulk_write, requests, ordered=False)
+        deleted = self._deleted(run, deletes, result.deleted_count)
+        return deleted | self._updated(run, updates, result.matched_count)
 
-    def _delete_many(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
+    def _delete_many(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
         by_token: dict[str, list[str]] = defaultdict(list)
         for each in some:
             by_token[each.settlement.token].append(each.id)
@@ -237,10 +260,10 @@ class Settler:
             filter["token"] = {"$eq": some[0].settlement.token}
         else:
             filter["$or"] = [{"token": {"$eq": token}, "_id": {"$in": ids}} for token, ids in by_token.items()]
-        count = link.handles.settling.delete_many(filter, **self._dialect.by_id).deleted_count
-        return self._deleted(link, some, count, again)
+        count = run.send_many(run.link.handles.settling.delete_many, filter, **self._dialect.by_id).deleted_count
+        return self._deleted(run, some, count)
 
-    def _update_many(self, some: Sequence[_Write], now: int, link: Link, again: bool) -> set[str]:
+    def _update_many(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
         ids = [each.id for each in some]
         # All that differs between the documents is data inside a $literal: none of it is evaluated.
         values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
@@ -252,13 +275,13 @@ class Settler:
             {"$unset": "_settled"},
         ]
         filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now), **_NO_NAME_TWICE}
-        count = _coll(link, some).update_many(filter, pipeline, **self._dialect.by_id).matched_count
-        done = self._updated(link, some, count, again)
+        count = run.send_many(_coll(run.link, some).update_many, filter, pipeline, **self._dialect.by_id).matched_count
+        done = self._updated(run, some, count)
         # Stale ones; and those with a name that occurs twice, which are written one by one.
         left = [each for each in some if each.id not in done]
-        return done | self._apply_single(left, now, link, again) if left else done
+        return done | self._apply_single(left, now, run) if left else done
 
-    def _deleted(self, link: Link, some: Sequence[_Write], count: int, again: bool) -> set[str]:
+    def _deleted(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
         """Which of these were deleted, when ``count`` were now: those that are not there any more.
 
         One of several that somebody else removed cannot be told apart, and is done with as well. Looking before each
@@ -267,26 +290,26 @@ class Settler:
         The look is made after a write: that has waited until a majority has what the run before left behind.
         """
         ids = {each.id for each in some}
-        if count == len(ids) or (count == 0 and not again):
+        if count == len(ids) or (count == 0 and not run.again):
             return ids if count else set()
         if not all(map(is_text, ids)):
             # It is alone in its command.
-            found = link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
+            found = run.link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
             return ids if found is None else set()
-        found = link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
+        found = run.link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
         return ids - {each["_id"] for each in found}
 
-    def _updated(self, link: Link, some: Sequence[_Write], count: int, again: bool) -> set[str]:
+    def _updated(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
         """Which of these were updated, when ``count`` were now: those that carry their mark. A claim leaves it on."""
         ids = {each.id for each in some}
-        if count == len(ids) or (count == 0 and not again):
+        if count == len(ids) or (count == 0 and not run.again):
             return ids if count else set()
         of = {each.etag: each.id for each in some}
         wanted = {
             "_id": {"$in": list(ids)} if all(map(is_text, ids)) else any_of(ids),
             "etag": {"$in": list(of)},
         }
-        done = link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
+        done = run.link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
         return {of[each["etag"]] for each in done}
 
     def _at_once(self, count: int) -> dict[str, Any]:

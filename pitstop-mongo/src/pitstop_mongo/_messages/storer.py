@@ -25,6 +25,7 @@ from pitstop.abc import Record
 from pitstop_mongo._bson.raw import elements, equal_to
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
+from pitstop_mongo._client.run import Run
 from pitstop_mongo._messages.document import LAST_INSTANT, document_of
 
 
@@ -81,29 +82,27 @@ class Storer:
         except OutcomeUnknown as error:
             raise OutcomeUnknown(f"{error} Look with get(), or remove again.", ids=(id,)) from None
 
-    def _put(self, batch: Sequence[Write], mostly_new: bool, link: Link, again: bool) -> bool:
-        """Store a batch; say whether most of it was new, which is what the next one is tried as."""
-        if not again:
-            return self._write(link, batch, mostly_new)
-        left, seconds = self._left(link, batch)
+    def _put(self, batch: Sequence[Write], mostly_new: bool, run: Run) -> bool:
+        """Store a batch; return whether most of it was new. The next batch is then expected to be new, too."""
+        if not run.again:
+            return self._write(run, batch, mostly_new)
+        left, seconds = self._left(run.link, batch)
         # Not beyond the time when it is due: by then an earlier run's may have been emitted and acknowledged.
         with pymongo.timeout(seconds):
-            return self._write(link, left, mostly_new)
+            return self._write(run, left, mostly_new)
 
-    def _write(self, link: Link, batch: Sequence[Write], mostly_new: bool) -> bool:
+    def _write(self, run: Run, batch: Sequence[Write], mostly_new: bool) -> bool:
+        coll = run.link.handles.coll
         if len(batch) <= 1:
             for write in batch:
-                link.handles.coll.replace_one({"_id": self._dialect.one(write.record.id)}, write.document, upsert=True)
+                run.send(coll.replace_one, {"_id": self._dialect.one(write.record.id)}, write.document, upsert=True)
             return mostly_new
-        replaced = self._insert(link, batch) if mostly_new else batch
+        replaced = self._insert(run, batch) if mostly_new else batch
         if replaced:
-            link.handles.coll.bulk_write(
-                [
-                    ReplaceOne({"_id": self._dialect.one(each.record.id)}, each.document, upsert=True)
-                    for each in replaced
-                ],
-                ordered=False,
-            )
+            requests = [
+                ReplaceOne({"_id": self._dialect.one(each.record.id)}, each.document, upsert=True) for each in replaced
+            ]
+            run.send(coll.bulk_write, requests, ordered=False)
         return len(replaced) <= len(batch) // 2
 
     def _left(self, link: Link, batch: Sequence[Write]) -> tuple[Sequence[Write], float]:
@@ -127,36 +126,37 @@ class Storer:
             )
         return left, (due - now) / 1000
 
-    def _delete(self, id: str, link: Link, again: bool) -> bool:
-        coll = link.handles.coll
+    def _delete(self, id: str, run: Run) -> bool:
+        coll = run.link.handles.coll
         for _ in range(_MOST_VERSIONS):
             # By its bytes, so that a damaged document can be removed, too.
-            found = link.handles.raw.find_one({"_id": self._dialect.one(id)}, {"revision": 1})
+            found = run.link.handles.raw.find_one({"_id": self._dialect.one(id)}, {"revision": 1})
             if found is None:
                 break
             # This version and no other: should the server get to it only after we have given up, then not over what was
-            # stored since.
+            # stored since. If it deletes nothing, this run has written nothing.
             if coll.delete_one({"_id": self._dialect.one(id), "revision": _version(found)}).deleted_count:
                 return True
         else:
             return bool(coll.delete_one({"_id": self._dialect.one(id)}).deleted_count)
-        if again:
+        if run.again:
             raise OutcomeUnknown(
                 f"MongoDB at {self._connection.location} lost the reply to a removal. The message is gone; whether this call "
                 f"removed it, or it was gone before, is not known."
             )
         return False
 
-    def _insert(self, link: Link, some: Sequence[Write]) -> Sequence[Write]:
+    def _insert(self, run: Run, some: Sequence[Write]) -> Sequence[Write]:
         """Insert those that are new, which costs a fifth of replacing them; return the others."""
         try:
-            link.handles.coll.insert_many([each.document for each in some], ordered=False)
+            run.send(run.link.handles.coll.insert_many, [each.document for each in some], ordered=False)
         except BulkWriteError as error:
             details = error.details or {}
             failed = details.get("writeErrors", [])
             unconfirmed = details.get("writeConcernErrors") and len(failed) < len(some)
             if unconfirmed or any(each["code"] != _DUPLICATE for each in failed):
                 raise
+            run.wrote = len(failed) < len(some)
             return [some[each["index"]] for each in failed]
         return []
 
