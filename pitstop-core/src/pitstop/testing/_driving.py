@@ -95,8 +95,7 @@ def run_until_idle(
     :param deliveries: whether to call it with the :class:`pitstop.Delivery` instead. By default, it is called so if its first
         parameter is annotated as a delivery or named ``delivery``, as for :meth:`pitstop.Pitstop.consume`.
     :param raise_errors: an exception of the handler ends the run and is raised, once the message was nacked. The report so
-        far is its ``pitstop_report``, and a note. False: the report holds the error, and ``retry`` decides when the message
-        comes back.
+        far is its ``pitstop_report``, and a note. False: the report holds the error, and the message comes back by ``retry``.
     :param max_steps: the most emissions at one instant.
     :return: the steps in order. A store that fails an ack or nack does not raise: the step is ``unsettled``.
     :raises PitstopError: if the run has no end, the handler is async, or the clock is a real one.
