@@ -68,6 +68,7 @@ LONG: dict[str, int] = {
     "pitstop-core/src/pitstop/_aio/_feeder.py": 438,
     "pitstop-core/src/pitstop/_consume/_threads.py": 445,
     "pitstop-core/src/pitstop/_engine/_listener.py": 590,
+    "pitstop-core/src/pitstop/_engine/_delivery.py": 403,
     "pitstop-core/src/pitstop/_pitstop.py": 405,
     "pitstop-core/src/pitstop/_values/_message.py": 439,
     "pitstop-core/src/pitstop/testing/_assertions.py": 543,
