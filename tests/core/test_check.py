@@ -208,17 +208,17 @@ class Doubling(MemoryBackend):
         (Early, "nothing comes early", r"it came \d+ ms before its time"),
         (LastFirst, "the oldest comes first", "claimed in the order c, a, b, not a, b, c"),
         (Unleased, "a lease keeps others off", r"\d+ messages were claimed where one was due"),
-        (Unfenced, "a stale token changes nothing", "an ack with a token that is not its own was said to be applied"),
+        (Unfenced, "a stale token changes nothing", "an ack with a token that is not its own was reported as applied"),
         (LateAcks, "a lease ends", "an ack after the end of its lease was applied"),
         (Forgetful, "an ack deletes", "it is still there after its ack"),
         (Hasty, "a nack comes back", r"it came \d+ ms before its time"),
-        (Inextensible, "an extension holds", "the lease has not got its new end"),
+        (Inextensible, "an extension holds", "the lease does not have its new end"),
         (KeepsLeases, "storing again ends the lease", "the ack of the old version was applied to the new"),
-        (Resurrecting, "what is removed is gone", "a nack of what was removed was said to be applied"),
-        (AlwaysThere, "what is removed is gone", "a second removal said that it was there"),
-        (HalfBatches, "a batch is settled one by one", r"said to be applied: \[True, True, True, True\], and not .*"),
-        (Unsorted, "what is there is listed", "listed as .*, not as a, b, c, dead"),
-        (Miscounting, "what is there is listed", r"counted as \(2, 1, 0, 0\), not as .*"),
+        (Resurrecting, "a removed message is gone", "a nack of a removed message was reported as applied"),
+        (AlwaysThere, "a removed message is gone", "a second removal reported that it was there"),
+        (HalfBatches, "a batch is settled one by one", r"reported as applied: \[True, True, True, True\], not .*"),
+        (Unsorted, "stored messages are listed", "listed as .*, not as a, b, c, dead"),
+        (Miscounting, "stored messages are listed", r"counted as \(2, 1, 0, 0\), not as .*"),
         (Doubling, "each goes to one", r"\d+ of 40 messages were claimed twice"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
@@ -263,7 +263,9 @@ def test_a_scratch_that_is_the_store_is_noticed_before_a_message_is_claimed(empt
     found = list(check(backend))
 
     assert (found[-1].name, found[-1].status) == (SCRATCH, "failed")
-    assert found[-1].seen == ("what is stored in it is seen in the store" if empty else "there are messages in it")
+    assert found[-1].seen == (
+        "a message that is stored in it is visible in the store" if empty else "there are messages in it"
+    )
     assert list(backend.scan(None, 10, None)) == before
 
 
@@ -359,7 +361,7 @@ def test_what_cannot_be_given_back_is_told_with_when_it_comes_back(kind):
     found = list(check(backend))
     assert found[-1].name == SCRATCH
     assert (
-        "were leased: 1, of which 0 were given back; what was not comes back when its lease ends, in a minute at most. "
+        "were leased: 1, of which 0 were given back; the others come back when their lease ends, in a minute at most. "
         in found[-1].seen
     )
 
@@ -390,7 +392,7 @@ def test_without_a_scratch_it_only_looks_and_says_so():
     found = list(check(Plain()))
     assert [each.name for each in found] == [*LOOKS, "its promises"]
     assert found[-1].status == "warning"
-    assert found[-1].seen == "Plain has not got the capability SCRATCH, so the store was only looked at"
+    assert found[-1].seen == "Plain has not got the capability SCRATCH, so the store was only inspected"
     assert {each.status for each in found[:-1]} == {"ok"}
 
 
@@ -401,7 +403,7 @@ class Silent(MemoryBackend):
 def test_a_backend_that_does_not_say_which_suite_it_passed_is_a_warning():
     found = {each.name: each for each in check(Silent())}
     assert found["its suite"].status == "warning"
-    assert found["its suite"].seen == "it does not say which version of the suite it passed (suite_version)"
+    assert found["its suite"].seen == "it does not state which version of the suite it passed (suite_version)"
 
 
 class Concerned(MemoryBackend):

@@ -203,7 +203,7 @@ class TestWithoutMetadata:
         package = backend.partition(".")[0]
         assert refusal({"type": kind}, UnknownBackend) == (
             f"Backend {kind!r} cannot be found by its name. There is no metadata of the installed packages here, as in a "
-            f"program that was frozen or zipped without them, and a name is found by them. Give the class, as in {{'type': "
+            f"program that was frozen or zipped without them, and names are found by metadata. Give the class, as in {{'type': "
             f"{backend}}}; or pack the metadata and the package (PyInstaller: --copy-metadata "
             f"{package.replace('_', '-')} --hidden-import {package})."
         )

@@ -119,7 +119,7 @@ class TestEvents:
             ("leased", "a", 1),
             ("dead", "a", "boom"),
             ("leased", "b", 1),
-            ("dead", "b", "Given up after 1 attempts; the last one was not acknowledged before its lease ran out."),
+            ("dead", "b", "Given up after 1 attempt; the last one was not acknowledged before its lease ran out."),
         ]
 
     def test_of_a_lease_that_was_lost(self, clock, observer):
