@@ -22,7 +22,7 @@ class Scribe:
         self.store = TrueStore(MemoryConfig(clock=clock))
         self._history = history
         #: For each record, the settlement that updated it last, until another write. A process that lost a reply can see by it that its
-        # update was done. MongoDB's documents carry such a mark, which a claim keeps.
+        #: update was done. MongoDB's documents carry such a mark, which a claim keeps.
         self.marks: dict[str, object] = {}
 
     def now_ms(self) -> int:
