@@ -42,7 +42,6 @@ CLEAN: tuple[str, ...] = (
     "docs/plugins.md",
     "docs/semantics.md",
     "pitstop-core/README.md",
-    "pitstop-mongo/README.md",
     "pitstop-conformance",
     "pitstop-core/src/pitstop/__init__.py",
     "pitstop-core/src/pitstop/__main__.py",
@@ -58,9 +57,12 @@ CLEAN: tuple[str, ...] = (
     "pitstop-core/src/pitstop/testing",
     "pitstop-core/src/pitstop_pytest.py",
     "pitstop-memory",
+    "pitstop-mongo",
     "pitstop-sqlite",
     "tools",
+    "tests/mongo",
     "tests/tools",
+    "tests/torture",
 )
 
 #: Phrases that look like such a subject and are none. Each entry: a pattern at the place of the finding, and the reason.

@@ -128,7 +128,7 @@ def fork_given(uri, dbname):
             backend.close()
             client.admin.command("ping")
             (text,) = logged
-            assert "was made in another process, before a fork" in text
+            assert "was made before a fork, in another process" in text
             assert "gunicorn's post_fork" in text
             assert "Celery's worker_process_init" in text
             code = 0

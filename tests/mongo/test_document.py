@@ -251,6 +251,22 @@ def test_documents_of_others_are_left_alone(backend, coll, record):
     assert coll.count_documents({}) == 4
 
 
+@pytest.mark.parametrize("ids", [[5], [ObjectId()], [None, 5, ObjectId(), {"a": 1}, T0]])
+def test_the_concerns_count_documents_whose_id_is_no_text(backend, coll, record, ids):
+    backend.put([record(""), record("a"), record("\U0010ffff")])
+    assert backend.concerns() == []
+
+    coll.insert_many([{"_id": each, "due": T0} for each in ids])
+    (concern,) = backend.concerns()
+    assert f"ignores documents whose _id is no text, and the collection has {len(ids)} of them" in concern
+
+
+def test_the_concerns_count_no_more_than_a_thousand_documents(backend, coll):
+    coll.insert_many([{"_id": n} for n in range(1100)])
+    (concern,) = backend.concerns()
+    assert "the collection has 1000 or more of them" in concern
+
+
 def test_pages_keep_their_order_over_ties(backend, record):
     """The index knows only ``due``. Ties are in the order of the ids nevertheless, across any boundary."""
     records = [record(f"{n * 7919 % 101:03}", START + n % 3) for n in range(101)]
