@@ -515,27 +515,31 @@ class TestRefusals:
     def test_of_a_session_that_has_ended(self, pit, client):
         with client.start_session() as session:
             pass
-        self.refused(pit, session, PitstopError, "session has ended. Start a new one")
+        self.refused(pit, session, PitstopError, "session has ended. Start a new session")
 
     def test_of_a_session_of_another_client(self, pit, replica_set_uri):
         with pymongo.MongoClient(replica_set_uri) as other, other.start_session() as session:
             session.start_transaction()
-            self.refused(pit, session, PitstopError, "session is of another client than the one that init was given")
+            self.refused(
+                pit, session, PitstopError, "session belongs to another client than the one that init was given"
+            )
 
     def test_of_any_session_when_the_client_is_pitstops_own(self, replica_set_uri, db, session):
         session.start_transaction()
         with pitstop.init({"type": "mongo", "uri": replica_set_uri, "dbname": db.name}) as pit:
-            self.refused(pit, session, ConfigError, "Give yours to init as client")
+            self.refused(pit, session, ConfigError, "Give your client to init as client")
 
     @pytest.mark.parametrize(
         "session", [5, "session", object(), pymongo.MongoClient], ids=["int", "str", "any", "class"]
     )
     def test_of_a_value_that_is_no_session(self, pit, session):
-        self.refused(pit, session, PitstopError, r"session is a \w+\. Give what start_session\(\)")
+        self.refused(pit, session, PitstopError, r"session is a \w+\. Give the session that start_session\(\)")
 
     def test_of_an_asynchronous_session(self, pit):
         session = pymongo.AsyncMongoClient(connect=False).start_session()
-        self.refused(pit, session, PitstopError, r"session is a AsyncClientSession\. Give what start_session\(\)")
+        self.refused(
+            pit, session, PitstopError, r"session is a AsyncClientSession\. Give the session that start_session\(\)"
+        )
 
     def test_on_a_standalone_server(self, mongo_client, mongo_dbname):
         with (
@@ -546,7 +550,7 @@ class TestRefusals:
                 pytest.skip("the server that was given is a replica set")
             session.start_transaction()
             pit.store({"id": "a"}, HOUR)
-            with pytest.raises(Unsupported, match=r"capability TRANSACTIONS.*make it a replica set.*one member"):
+            with pytest.raises(Unsupported, match=r"capability TRANSACTIONS.*Make it a replica set.*One member"):
                 pit.store({"id": "x"}, HOUR, session=session)
             session.abort_transaction()
             session.start_transaction()

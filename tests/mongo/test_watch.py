@@ -429,9 +429,8 @@ class TestCapped:
         (warning,) = caplog.records
         assert warning.levelno == logging.WARNING
         assert warning.getMessage() == (
-            f"without the capped collection {wakeups.full_name} a listener notices the messages of other processes only at "
-            f"its next look (loop_time): there is one that is not capped and holds documents that are not Pitstop's; "
-            f"move it away"
+            f"without the capped collection {wakeups.full_name} a listener notices the messages of other processes only "
+            f"when it looks next (loop_time): it is not capped, and contains documents that are not Pitstop's. Rename it"
         )
 
     @on_standalone
@@ -476,7 +475,7 @@ class TestNotAllowed:
                 backend.put([record(f"{n}")])
         (warning,) = caplog.records
         assert warning.levelno == logging.WARNING
-        assert "only at its next look (loop_time): " in warning.getMessage()
+        assert "only when it looks next (loop_time): " in warning.getMessage()
         assert "role" in warning.getMessage()
 
     @on_standalone
