@@ -18,6 +18,9 @@ from pitstop._aio._delivery import AsyncDelivery
 from pitstop._aio._pitstop import AsyncPitstop
 
 
+pytestmark = pytest.mark.usefixtures("tasks")
+
+
 def test_messages_are_iterated_over_in_order_and_acks_are_written_when_the_listener_closes(opened, outside):
     ids = outside.store(300)
 

@@ -440,8 +440,8 @@ def series_dies() -> Iterator[None]:
 def attempts_without_end() -> Iterator[None]:
     """A message whose handler dies each time is not given up."""
 
-    def decide(leased, retry):
-        return _emit.decide(leased, attrs.evolve(retry, max_attempts=None))
+    def decide(leased, retry, **how):
+        return _emit.decide(leased, attrs.evolve(retry, max_attempts=None), **how)
 
     with _patch(_listener, "decide", decide):
         yield

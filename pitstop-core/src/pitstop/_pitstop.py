@@ -11,12 +11,12 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self, get_args
 
+from pitstop._consume._handler import Handler, takes_delivery
+from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import new_record
 from pitstop._engine._calls import entrance
-from pitstop._engine._consuming import Consuming, sync_handler
-from pitstop._engine._handler import Handler, takes_delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session

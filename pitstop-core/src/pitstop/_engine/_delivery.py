@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
+from pitstop._decisions._attempts import number
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, checked_delay, error_text, extend, hand_back, lease_end, nack
 from pitstop._engine._calls import entrance, unbroken
@@ -95,8 +96,13 @@ class Delivery:
 
     @property
     def attempt(self) -> int:
-        """1 at the first emission of this occurrence, 2 at the second, and so on."""
-        return self._emission.record.progress.attempts
+        """1 at the first emission of this occurrence, 2 at the second, and so on.
+
+        1 means that the occurrence was certainly not emitted before. After a crash it may not be known whether a message that
+        was claimed together with others was emitted. Then the message comes as attempt 2, and the attempt that is not
+        certain does not count against ``max_attempts``.
+        """
+        return number(self._emission.record.progress)
 
     @property
     def missed(self) -> int:

@@ -46,6 +46,11 @@ class Feed:
         return bool(self.listener._hand or self.outbox)
 
     @property
+    def answered(self) -> bool:
+        """Whether the store ever answered."""
+        return self.listener._answered
+
+    @property
     def counts(self) -> Counts:
         """What became of the deliveries."""
         return self.outbox.counts

@@ -478,7 +478,7 @@ class Listener(Component):
                 store.events.settled(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
                 aside = True
                 continue
-            decided = decide(record, store.retry)
+            decided = decide(record, store.retry, ahead=limit > 1)
             if isinstance(decided, Emission):
                 emissions.append(decided)
             else:

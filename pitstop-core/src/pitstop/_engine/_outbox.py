@@ -40,6 +40,7 @@ class Counts:
     acked: int = 0
     nacked: int = 0
     lost: int = 0
+    superseded: int = 0
 
 
 class Outbox:

@@ -15,7 +15,7 @@ import attrs
 import click
 
 from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
-from pitstop._engine._consuming import Consuming
+from pitstop._consume._threads import Consuming
 from pitstop.cli._command import CommandFailed, run_command
 from pitstop.cli._output import needs_stdout, print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
@@ -128,6 +128,7 @@ def _consume(
         max_messages=None,
         until_idle=once,
         drain=_AS_LONG_AS_IT_TAKES,
+        signals=False,
     )
     raised: list[BaseException] = []
 
