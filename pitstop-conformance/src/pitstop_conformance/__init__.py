@@ -40,6 +40,7 @@ from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
+from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._lease import Lease
@@ -74,7 +75,7 @@ __all__ = [
 
 # pytest begins with the last base: the contract goes before what is built on it, so that the first failures say most.
 class BackendContract(
-    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Settle, Lease, Read, PutGetDelete
+    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Counts, Settle, Lease, Read, PutGetDelete
 ):
     """What :class:`pitstop.abc.Backend` promises to core."""
 

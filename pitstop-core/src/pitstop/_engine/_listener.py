@@ -23,7 +23,9 @@ from threading import Condition, get_ident
 from types import TracebackType
 from typing import Self
 
+from pitstop._decisions._attempts import is_suspect
 from pitstop._decisions._emit import Emission, decide
+from pitstop._decisions._settle import extend
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._hand import Hand
@@ -481,6 +483,7 @@ class Listener(Sleeper):
                 emissions.append(decided)
             else:
                 unfit.append((record, decided))
+        emissions = self._confirmed(emissions)
         in_time = clock.monotonic() < until
         if in_time:
             self._hand.put(emissions, until, now - begun)
@@ -500,6 +503,20 @@ class Listener(Sleeper):
         settled = self._settle_unfit(unfit)
         # A store that leases again and again what it does not settle is not asked without end.
         return in_time and (bool(emissions) or settled or aside)
+
+    def _confirmed(self, emissions: list[Emission]) -> list[Emission]:
+        """Return the messages that may be handed out. The attempt of each suspect is certain in the store then."""
+        suspects = [each for each in emissions if each.ahead and is_suspect(each.record.progress)]
+        if not suspects:
+            return emissions
+        extensions = [extend(each.record, each.record.progress.due or 0) for each in suspects]
+        try:
+            applied = self._store.backend.settle(extensions)
+        except BackendUnavailable:
+            self._hand.give_back(suspects)
+            applied = [False] * len(suspects)
+        lost = {each.record.id for each, done in zip(suspects, applied, strict=True) if not done}
+        return [each for each in emissions if each.record.id not in lost]
 
     def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
         """Settle what was claimed and is not to be emitted; say whether any of that was done."""
