@@ -22,8 +22,12 @@ import pytest
 import pitstop
 
 from aio.kit import NOW, Outside, Stalls, contention, run, until
+from core.kit import Scripted
 from patience import with_some_lease
 from pitstop._aio._feeder import Feeder
+
+
+pytestmark = pytest.mark.usefixtures("tasks")
 
 
 def test_each_message_is_handled_once_and_acknowledged(opened, outside):
@@ -658,3 +662,97 @@ def test_a_message_whose_lease_ran_out_while_the_loop_was_blocked_is_not_handled
         run(main(lease))
 
     with_some_lease(show)
+
+
+@pytest.mark.parametrize("end", ["drain", "handler", "closed", "cancelled"])
+def test_the_end_of_the_program_is_no_death_of_a_message(opened, outside, end):
+    """Not even at the last attempt."""
+    outside.store(1)
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def handle(message):
+            begun.set()
+            if end == "handler":
+                raise SystemExit(3)
+            await asyncio.sleep(3600)
+
+        async with opened(retry={"max_attempts": 1}) as pit:
+            if end == "handler":
+                with pytest.raises(SystemExit):
+                    await pit.consume(handle)
+                return
+            task = asyncio.create_task(pit.consume(handle, drain=0.01))
+            await begun.wait()
+            if end == "drain":
+                signal.raise_signal(signal.SIGTERM)
+            elif end == "closed":
+                await pit.aclose()
+            elif end == "cancelled":
+                task.cancel()
+            await asyncio.wait([task])
+            if end in {"drain", "closed"}:
+                assert (task.result().nacked, task.result().unfinished) == (0, 1)
+            else:
+                assert task.cancelled()
+
+    run(main())
+    (entry,) = outside.pit.entries()
+    assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
+
+
+@pytest.mark.parametrize("until_idle", [False, True])
+def test_a_store_that_is_away_does_not_end_it(until_idle):
+    """As with threads. By real time, since it is tried again after a pause."""
+    backend = Scripted.from_options({})
+
+    async def main():
+        seen = []
+
+        async def handle(message):
+            seen.append(message["id"])
+
+        async with pitstop.init_async({"type": backend}) as pit:
+            await pit.store({"id": "a"}, NOW)
+            backend.down = True
+            task = asyncio.create_task(pit.consume(handle, max_messages=1, until_idle=until_idle))
+            await until(lambda: backend.calls.count("lease") > 1)
+            assert not task.done()
+            backend.down = False
+            assert (await task).acked == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("until_idle", [False, True])
+def test_a_store_that_refuses_at_the_first_look_ends_it(until_idle):
+    backend = Scripted.from_options({})
+
+    async def main():
+        async with pitstop.init_async({"type": backend}) as pit:
+            await pit.ping()
+            backend.down = pitstop.BackendUnavailable("wrong password", permanent=True)
+            with pytest.raises(pitstop.BackendUnavailable, match="wrong password"):
+                await pit.consume(asyncio.sleep, until_idle=until_idle)
+            backend.down = False
+
+    run(main())
+
+
+def test_running_handlers_have_all_the_time_they_need_after_max_messages(opened, outside):
+    """As with threads: ``drain`` is for the end of a program."""
+    outside.store(3)
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def handle(message):
+            begun.set()
+            await asyncio.sleep(0.2)
+
+        async with opened() as pit:
+            summary = await pit.consume(handle, max_messages=1, drain=0)
+        assert (summary.acked, summary.unfinished, summary.reason) == (1, 0, "max_messages")
+
+    run(main())

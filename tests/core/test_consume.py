@@ -87,7 +87,7 @@ class TestSettling:
         summary = pit.consume(handle, max_messages=3, prefetch=3)
 
         assert (summary.acked, summary.nacked, summary.lost, summary.unsettled) == (0, 0, 3, 0)
-        assert pit._store.counters["lease_lost"] == 3
+        assert pit._session.events.counters["lease_lost"] == 3
         assert not [
             each for each in caplog.records if each.levelno > logging.DEBUG and "given" not in each.getMessage()
         ]
@@ -247,9 +247,39 @@ class TestEnd:
             real.consume(handle, workers=2)
         assert caught.value is error
         assert done == ["other"]
-        assert [(each.id, each.last_error.partition(":")[0]) for each in real.entries()] == [
-            ("ends", type(error).__name__)
-        ]
+        assert [(each.id, each.state, each.last_error) for each in real.entries()] == [("ends", "due", None)]
+
+    @pytest.mark.parametrize("end", ["drain", "second signal"])
+    def test_a_handler_that_is_left_behind_is_no_death_of_its_message(self, monkeypatch, end):
+        """Not even at the last attempt: the end of a program is no attempt."""
+        monkeypatch.setattr("pitstop._consume._signals._ECHO", 0.0)
+        may_end = threading.Event()
+        numbers = [signal.SIGTERM] if end == "drain" else [signal.SIGINT, signal.SIGTERM]
+
+        def handle(msg):
+            for number in numbers:
+                signal.raise_signal(number)
+            assert may_end.wait(20)
+
+        with pitstop.init({"type": "memory", "retry": {"max_attempts": 1}}) as pit:
+            store_due(pit, "long")
+            summary = pit.consume(handle, drain=0.05 if end == "drain" else 60)
+            may_end.set()
+            assert (summary.nacked, summary.unfinished) == (0, 1)
+            entry = pit.get("long")
+            assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
+
+    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
+    def test_a_handler_that_asks_for_the_end_of_the_program_is_no_death_of_its_message(self, error):
+        def handle(msg):
+            raise error
+
+        with pitstop.init({"type": "memory", "retry": {"max_attempts": 1}}) as pit:
+            store_due(pit, "a")
+            with pytest.raises(type(error)):
+                pit.consume(handle)
+            entry = pit.get("a")
+            assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
 
     def test_signal_handlers_are_put_back(self, pit):
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -376,9 +406,9 @@ class TestSummary:
         assert (
             str(Summary(acked=1200, nacked=3, reason="idle")) == "1,200 acked, 3 nacked; ended because nothing was due."
         )
-        text = str(Summary(acked=1, lost=1, unsettled=2, unfinished=3, reason="second signal"))
+        text = str(Summary(acked=1, lost=1, superseded=4, unsettled=2, unfinished=3, reason="second signal"))
         assert text == (
-            "1 acked, 0 nacked, 1 lease lost, 2 not settled, because the store did not answer, 3 not finished; "
+            "1 acked, 0 nacked, 1 lease lost, 4 superseded, 2 not settled, because the store did not answer, 3 not finished; "
             "ended because a second signal asked for it."
         )
 

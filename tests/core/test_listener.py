@@ -281,7 +281,7 @@ class TestStop:
         assert pit.stats().leased == 5
         if end == "pit":
             looking = pitstop.init({"type": "memory", "clock": clock})
-            looking._store._backend._room = pit._store.backend._room
+            looking._session._backend._room = pit._session.backend._room
             pit.close()
         else:
             looking = pit
@@ -687,7 +687,7 @@ class TestClosed:
 
     def test_a_listener_that_was_made_while_it_closed_ends_too(self, pit):
         listener = pit.listen()
-        pit._store.discard(listener)
+        pit._session.discard(listener)
         pit.close()
         assert listener.get(None) is None
 
@@ -765,7 +765,7 @@ class TestWatch:
             (watch,) = store.watches
             assert watch.polls.acquire(timeout=10)
             other = pitstop.init({"type": backend(Scripted, clock)})
-            other._store._backend._room = store._room
+            other._session._backend._room = store._room
             other.store({"id": "a"}, timedelta(0))
             assert not got.done
             watch.news.put(0)
@@ -782,7 +782,7 @@ class TestWatch:
             # The first look, and the one because nobody knows what was written before the watch began.
             clock.wait_for_waits(2)
             other = pitstop.init({"type": backend(Scripted, clock)})
-            other._store._backend._room = store._room
+            other._session._backend._room = store._room
             other.store({"id": "a"}, timedelta(0))
             now = store.now() // 1000
             for due in (now + 90_000, now + 86_400_000, None):
@@ -809,7 +809,7 @@ class TestWatch:
         watch.news.put(None)
         assert watch.polls.acquire(timeout=10), "somebody sleeps on it"
         other = pitstop.init({"type": backend(Scripted, clock)})
-        other._store._backend._room = store._room
+        other._session._backend._room = store._room
         other.store({"id": "a"}, timedelta(0))
         watch.news.put(0)
         assert joined.result().id == "a"

@@ -1,4 +1,4 @@
-"""A failure that repeats itself is logged in few lines, with counts."""
+"""A failure that repeats is logged in few lines, with counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DUE = timedelta(0)
 
 @pytest.fixture
 def lines(caplog):
-    """The lines of the library so far: level and text."""
+    """Return the lines of the library so far: level and text."""
     caplog.set_level(logging.INFO, "pitstop")
     return lambda: [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("pitstop")]
 
@@ -113,8 +113,8 @@ class TestEngine:
         assert [each.result() for each in running] == [None] * 50
 
     def test_a_bug_in_the_background_is_logged_though_an_outage_was_logged_just_before(self, pit, lines, monkeypatch):
-        now, again = pit._store.clock.monotonic(), threading.Event()
-        pit._store.log.outages.failed(now, now, permanent=False)
+        now, again = pit._session.clock.monotonic(), threading.Event()
+        pit._session.log.outages.failed(now, now, permanent=False)
         work = Pump._work
         bugs = [ZeroDivisionError("a bug")]
 
@@ -147,7 +147,7 @@ class TestEngine:
 
             consuming = Running(lambda: pit.consume(handle, until_idle=until_idle)) if not until_idle else None
             if until_idle:
-                # Each look has a row of failures of its own.
+                # Each look has its own count of failures.
                 for _ in range(300):
                     store.down = True
                     consuming = Running(lambda: pit.consume(lambda msg: None, until_idle=True))
@@ -199,7 +199,7 @@ class TestEngine:
                 pit.store_many([({}, DUE) for _ in range(500)])
                 assert pit.consume(lambda msg: None, until_idle=True).acked == 500
                 clock.advance(60)
-            assert set(pit._store.hooks.errors.values()) == {1000}
+            assert set(pit._session.events.hooks.errors.values()) == {1000}
         said = [text for _, text in lines()]
         assert [text.partition(";")[0] for text in said] == [said[0].partition(";")[0]] * 2
         assert said[1].endswith("(499 more like this were not logged in the last 60 s)")
@@ -212,7 +212,7 @@ class TestEngine:
             for _ in range(20):
                 assert store.began.acquire(timeout=10)
                 watch = store.watches[-1]
-                # It works, and then it dies.
+                # The watch works, and then it dies.
                 watch.news.put(None)
                 assert watch.polls.acquire(timeout=10)
                 watch.news.put(RuntimeError("a bug"))

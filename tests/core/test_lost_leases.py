@@ -1,4 +1,4 @@
-"""A lost lease is counted once, whichever thread finds it out: the handler's, or the heartbeat's at the same moment."""
+"""A lost lease is counted once, even if the handler's thread and the heartbeat notice it at the same moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pitstop.testing import ManualClock
 
 
 def settled(operation, act=None, at=None):
-    """Call ``operation``, and ``act`` before the line with this number of the delivery's own; return how many lines there were."""
+    """Call ``operation``, and call ``act`` before the given line of the delivery's code; return the number of lines that ran."""
     lines = 0
 
     def on_line(frame, event, arg):
@@ -57,6 +57,6 @@ def test_it_is_counted_once_wherever_the_heartbeat_finds_it_out_too(how):
     for number in range(lines):
         pit, delivery = lost(prefetch=1)
         settled(getattr(delivery, how), delivery._lose_while_handled, number)
-        assert pit._store.counters["lease_lost"] == 1, f"at line {number}"
+        assert pit._session.events.counters["lease_lost"] == 1, f"at line {number}"
         pit.close()
     assert lines > 5

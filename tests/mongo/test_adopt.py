@@ -67,7 +67,7 @@ def fill(mongo_uri, mongo_dbname):
 
 def run(pit, *, write=True, locked=False):
     """Adopt; what became of each, by the name of its id."""
-    pages = adopt(pit._store, write=write, locked=locked)
+    pages = adopt(pit._session, write=write, locked=locked)
     return {adoption.legacy.name: (adoption, fate) for page in pages for adoption, fate in page.fates}
 
 
@@ -238,7 +238,7 @@ def test_pages_go_on_across_ids_of_all_types(pit, fill, clock, monkeypatch):
             for name, value in limits.items():
                 patch.setattr(adopter, name, value)
             assert len(run(pit, write=False)) == everything
-            *_, locks = look_for_locks(pit._store)
+            *_, locks = look_for_locks(pit._session)
             assert (locks.locked, locks.until) == (3, floor_instant(at(2099, 1, 1, 0, 30)))
     monkeypatch.setattr(adopter, "_PAGE", 3)
     monkeypatch.setattr(adopter, "_MOST_BYTES", 1)
@@ -281,7 +281,7 @@ def test_a_locked_document_is_due_when_its_lock_ends(pit, fill, clock):
 )
 def test_a_document_that_changes_between_read_and_write_is_not_overwritten(pit, coll, key, change):
     coll.insert_one({"_id": key, "ready": at(2019, 12, 31), "msg": {"n": 1}, "locked": at(2019, 1, 1)})
-    backend = pit._store.backend
+    backend = pit._session.backend
     read = backend.legacy
 
     def read_and_change(*args, **options):
@@ -290,7 +290,7 @@ def test_a_document_that_changes_between_read_and_write_is_not_overwritten(pit, 
         return page
 
     backend.legacy = read_and_change
-    (page,) = adopt(pit._store, write=True, locked=False)
+    (page,) = adopt(pit._session, write=True, locked=False)
     assert [fate for _, fate in page.fates] == ["changed"]
     (document,) = coll.find()
     assert "due" not in document

@@ -48,9 +48,9 @@ def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_bac
     other, calls = open_backend(clock=clock), []
     original = pitstop_mongo._messages.settler.Settler._updated
 
-    def claim_first(self, link, some, count, again):
+    def claim_first(self, run, some, count):
         calls.append(other.lease(10, MINUTE))
-        return original(self, link, some, count, again)
+        return original(self, run, some, count)
 
     monkeypatch.setattr(pitstop_mongo._messages.settler.Settler, "_updated", claim_first)
     back = Progress(START, START, 1, START)

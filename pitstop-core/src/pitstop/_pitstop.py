@@ -11,15 +11,16 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self, get_args
 
+from pitstop._consume._handler import Handler, takes_delivery
+from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import new_record
-from pitstop._engine._consuming import Consuming, sync_handler
-from pitstop._engine._handler import Handler, takes_delivery
+from pitstop._engine._calls import entrance
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._listener import Listener
-from pitstop._engine._store import Store, entrance
-from pitstop._engine._watching import Watching
+from pitstop._engine._session import Session
+from pitstop._engine._watcher import Watcher
 from pitstop._errors import MessageError, PitstopError, ScheduleError
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._arguments import MOST_RECORDS, MOST_THREADS, ListenOptions, flag, place_after, whole_number
@@ -40,7 +41,6 @@ __all__ = ["OneShot", "Pitstop", "Recurring"]
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
 Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
 
-
 _FEWEST_ARGUMENTS, _MOST_ARGUMENTS = 2, 4
 
 
@@ -52,8 +52,8 @@ class Pitstop:
     """
 
     def __init__(self, backend: Backend, hooks: Hooks) -> None:
-        self._store = Store(backend, hooks)
-        self._watching = Watching(self._store)
+        self._session = Session(backend, hooks)
+        self._watcher = Watcher(self._session)
 
     @entrance
     def store(
@@ -92,19 +92,21 @@ class Pitstop:
         :raises PitstopError: if the ``session`` cannot be used.
         """
         writes = self._writes(session)
-        now_us = self._store.backend.now()
+        now_us = self._session.backend.now()
         made: set[str] = set()
-        record = new_record(
-            message,
-            when,
-            end,
-            every,
-            catch_up=catch_up,
-            grace=grace,
-            now_us=now_us,
-            revision=_revision(),
-            make_id=partial(self._made_id, made),
-        )
+        # The message may be a mapping whose methods call Pitstop.
+        with self._session.calls.callout():
+            record = new_record(
+                message,
+                when,
+                end,
+                every,
+                catch_up=catch_up,
+                grace=grace,
+                now_us=now_us,
+                revision=_revision(),
+                make_id=partial(self._made_id, made),
+            )
         # A message with this id may exist already, unless the id was made here.
         self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
         return record.id
@@ -141,10 +143,10 @@ class Pitstop:
         :raises MessageError: if ``id`` cannot be an id.
         """
         writes, id = self._writes(session), valid_id(id)
-        self._store.flush([id])
+        self._session.flush([id])
         removed = writes.delete(id)
         if session is None:
-            self._store.forget([id])
+            self._session.forget([id])
         return removed
 
     @entrance
@@ -153,8 +155,8 @@ class Pitstop:
 
         :raises MessageError: if ``id`` cannot be an id.
         """
-        backend, id = self._store.backend, valid_id(id)
-        self._store.flush([id])
+        backend, id = self._session.backend, valid_id(id)
+        self._session.flush([id])
         stored = backend.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
 
@@ -172,8 +174,8 @@ class Pitstop:
             raise PitstopError(f"state={quoted(state)} is unknown. Give one of: {', '.join(get_args(State))}.")
         most = min(whole_number(limit, "limit", error=PitstopError), MOST_RECORDS)
         place = place_after(after)
-        backend = self._store.backend
-        self._store.flush()
+        backend = self._session.backend
+        self._session.flush()
         stored = backend.scan(state, most, place)
         now = backend.now() // 1000
         return [describe(each, now) for each in stored]
@@ -181,8 +183,8 @@ class Pitstop:
     @entrance
     def stats(self) -> Stats:
         """Return the number of messages in each state. This reads an index over all messages; avoid it in a hot path."""
-        backend = self._store.backend
-        self._store.flush()
+        backend = self._session.backend
+        self._session.flush()
         return summarize(backend.tally())
 
     @entrance
@@ -191,14 +193,14 @@ class Pitstop:
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
         """
-        backend, id = self._store.backend, valid_id(id)
+        backend, id = self._session.backend, valid_id(id)
         stored = backend.get(id)
         if isinstance(stored, Damaged):
             raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
         (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
-        self._store.written(None)
+        self._session.written(None)
         return applied
 
     @entrance
@@ -207,17 +209,17 @@ class Pitstop:
 
         :raises BackendUnavailable: if it cannot be used; the text gives the reason.
         """
-        self._store.backend.ping()
+        self._session.backend.ping()
 
     @property
     def location(self) -> str:
         """The place where the messages are, for people, without secrets."""
-        return self._store.location
+        return self._session.location
 
     @entrance
     def now(self) -> datetime:
         """Return the time by the clock that decides what is due, in whole milliseconds."""
-        return from_instant(self._store.backend.now() // 1000)
+        return from_instant(self._session.backend.now() // 1000)
 
     @entrance
     def listen(
@@ -245,11 +247,11 @@ class Pitstop:
         options = ListenOptions.of(
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
         )
-        store = self._store
+        store = self._session
         _ = store.backend  # raises if the Pitstop is closed
         return Listener(
             store,
-            self._watching,
+            self._watcher,
             store.lock_time if options.lock_time is None else options.lock_time,
             store.loop_time if options.loop_time is None else options.loop_time,
             options.prefetch,
@@ -290,7 +292,7 @@ class Pitstop:
         :param until_idle: end when no message is due and no handler runs.
         :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
         :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
-        :return: what was done with the messages.
+        :return: the number of messages by outcome, and why it ended.
         :raises ConfigError: if a value cannot be used.
         :raises PitstopError: if the handler cannot be called, or is async.
         :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).
@@ -306,7 +308,7 @@ class Pitstop:
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
         )
         return Consuming(
-            self._store,
+            self._session,
             listener,
             handler,
             deliveries=with_delivery,
@@ -322,7 +324,7 @@ class Pitstop:
         A running :meth:`consume` ends as at a signal, and ``close`` waits for it. If one of its handlers calls ``close``, the
         call returns at once. The work is then done when the handlers have ended, before ``consume`` returns.
         """
-        self._store.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -333,7 +335,7 @@ class Pitstop:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
+        return f"<Pitstop on {self._session.location}{' (closed)' if self._session.closed else ''}>"
 
     def _new_id(self) -> str:
         return new_id()
@@ -355,34 +357,34 @@ class Pitstop:
             raise type(error)(f"items[{index}]: {error}") from None
 
     def _writes(self, session: object) -> Writes:
-        backend = self._store.backend
+        backend = self._session.backend
         return backend if session is None else backend.within(session)
 
     @entrance
     def _open(self, session: object) -> tuple[Writes, int]:
         """Return the object that writes, and the time in microseconds."""
-        return self._writes(session), self._store.backend.now()
+        return self._writes(session), self._session.backend.now()
 
     @entrance
     def _store_all(self, writes: Writes | None, records: list[Record], now_us: int, known: set[str]) -> None:
         # Read again, because the generator of the messages may have closed this Pitstop.
-        backend = self._store.backend
+        backend = self._session.backend
         self._put(backend if writes is None else writes, records, now_us, known, at_once=writes is None)
 
     def _put(self, writes: Writes, records: list[Record], now_us: int, known: set[str], *, at_once: bool) -> None:
         if known:
             # Acks that returned come first: they must be written before the message is stored anew.
-            self._store.flush(known)
+            self._session.flush(known)
         writes.put(records)
         if known and at_once:
-            self._store.forget(known)
-        hooks = self._store.hooks
-        if hooks.stored:
+            self._session.forget(known)
+        events = self._session.events
+        if events.observes_stored:
             for record in records:
-                hooks.notify(hooks.stored, entry=describe(record, now_us // 1000))
+                events.stored(describe(record, now_us // 1000))
         if at_once:
             # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
-            self._store.written(min(record.progress.due or 0 for record in records))
+            self._session.written(min(record.progress.due or 0 for record in records))
 
 
 def _arguments(item: object) -> Sequence[Any] | None:

@@ -1,4 +1,4 @@
-"""What ``ack``, ``nack``, ``extend`` and an expiry do: at least once, never early, and fenced."""
+"""``ack``, ``nack``, ``extend`` and the end of a lease: at least once, never early, and fenced."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _ALMOST = timedelta(microseconds=1)
 
 
 def next_of(listener: pitstop.Listener) -> pitstop.Delivery:
-    """The next delivery; there must be one."""
+    """Return the next delivery. Fail if there is none."""
     delivery = listener.get()
-    assert delivery is not None, "nothing is due"
+    assert delivery is not None, "expected a delivery, but no message is due"
     return delivery
 
 
 class Deliveries(Kit):
     """The life of a delivery."""
 
+    rule = 'docs/semantics.md, "Life of a message"'
+
     @pytest.fixture
     def delivery(self, pit: pitstop.Pitstop, listener: pitstop.Listener) -> pitstop.Delivery:
-        """A delivery of a one-shot message "a", leased for 15 minutes."""
+        """A delivery of the one-shot message "a", leased for 15 minutes."""
         pit.store({"id": "a", "n": 1}, timedelta(0))
         return next_of(listener)
 
@@ -339,7 +341,7 @@ class Deliveries(Kit):
     def test_leases_that_run_out_count_as_attempts(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
     ) -> None:
-        """So a message that kills its handler does not do so for ever."""
+        """A message that kills its handler is therefore given up at some point."""
         pit = make_pit(retry={"max_attempts": 2})
         pit.store({"id": "a"}, timedelta(0))
         listener = pit.listen()
@@ -546,7 +548,7 @@ class Deliveries(Kit):
     def test_a_lost_lease_is_quiet_in_the_log(
         self, pit: pitstop.Pitstop, clock: ManualClock, delivery: pitstop.Delivery, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """With at least once it is part of normal life."""
+        """A lost lease is a normal event of at-least-once delivery."""
         caplog.set_level(logging.DEBUG, "pitstop")
         clock.advance(_LOCK)
 
@@ -559,7 +561,7 @@ class Deliveries(Kit):
     def test_a_crash_of_the_listener_brings_the_message_back(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
     ) -> None:
-        """Nothing is settled, nothing is given back: as after a kill."""
+        """No message is settled or given back, as after a kill."""
         crashed = make_pit()
         crashed.store({"id": "a"}, timedelta(0))
         first = next_of(crashed.listen())

@@ -1,4 +1,4 @@
-"""What recurring messages do: anchored occurrences in ``[start, end)``, and what happens to those that were missed."""
+"""Recurring messages: anchored occurrences in ``[start, end)``, and the treatment of missed occurrences."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ _NOW = at(START)
 class Recurring(Kit):
     """The life of a series."""
 
+    rule = "docs/semantics.md"
+
     @pytest.fixture
     def hourly(self, pit: pitstop.Pitstop) -> pitstop.Pitstop:
-        """A series "a", every hour from now, without end."""
+        """A series "a" that is due every hour from now on, without an end."""
         pit.store({"id": "a", "n": 1}, _NOW, None, _HOUR)
         return pit
 
     def test_every_hour_for_a_day_is_24_emissions(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
-        """The third example of the API: ``pit.store({"id": "def"}, start, end, every)``; the end is exclusive."""
+        """The third example of the API: ``pit.store({"id": "def"}, start, end, every)``. The end is exclusive."""
         pit.store({"id": "def"}, _NOW, _NOW + _DAY, _HOUR)
         emitted = []
         for _ in range(24 * 2 + 10):
@@ -92,7 +94,7 @@ class Recurring(Kit):
     def test_occurrences_are_anchored_at_the_start_whenever_they_are_acked(
         self, hourly: Any, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
-        """No drift: lateness of one does not move the next."""
+        """A late occurrence does not move the next one."""
         scheduled = []
         for k in range(10):
             clock.advance_to(_NOW + k * _HOUR + timedelta(minutes=3 * k, microseconds=7))
@@ -121,7 +123,7 @@ class Recurring(Kit):
     def test_a_series_that_began_long_ago_takes_no_longer(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener
     ) -> None:
-        """20 years of milliseconds are passed over in one step."""
+        """20 years of occurrences a millisecond apart are skipped in one step."""
         pit.store({"id": "a"}, at(START - 20 * 365 * 86_400_000), None, timedelta(milliseconds=1))
 
         delivery = next_of(listener)
@@ -330,7 +332,7 @@ class Recurring(Kit):
     def test_a_retry_within_skip_is_not_too_old(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
-        """The grace is for the first emission: what was chosen then is retried."""
+        """The grace applies to the first emission. A retry keeps the occurrence that the first emission chose."""
         pit.store({"id": "a"}, _NOW, None, _HOUR, catch_up="skip", grace=timedelta(minutes=10))
         next_of(listener).nack("x", delay=5 * _HOUR)
         clock.advance(5 * _HOUR)
@@ -345,7 +347,7 @@ class Recurring(Kit):
         pit.store({"id": "a"}, _NOW, None, _HOUR, catch_up="all")
         clock.advance(2 * _HOUR)
         next_of(listener).nack("x", delay=_HOUR)
-        assert listener.get() is None, "one message is out, or waiting, at a time"
+        assert listener.get() is None, "a series has one leased or waiting occurrence at a time"
         clock.advance(_HOUR)
 
         again = next_of(listener)
@@ -411,7 +413,7 @@ class Recurring(Kit):
     def test_the_last_occurrence_that_fails_too_often_is_dead(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
     ) -> None:
-        """There is nothing to go on to, and nothing may get lost."""
+        """The series has no next occurrence to go on to, and the message must not get lost."""
         pit = make_pit(retry={"max_attempts": 1})
         pit.store({"id": "a"}, _NOW, _NOW + _HOUR, _HOUR)
         listener = pit.listen()

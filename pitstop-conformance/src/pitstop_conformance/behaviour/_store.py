@@ -1,4 +1,4 @@
-"""What ``store``, ``store_many`` and ``remove`` do: a message is taken whole, or refused with a reason."""
+"""``store``, ``store_many`` and ``remove``: a message is stored whole, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def _deep(levels: int) -> Any:
 
 
 class _NotATime(datetime):
-    """As ``pandas.NaT``: a datetime whose methods raise."""
+    """A datetime whose methods raise, like ``pandas.NaT``."""
 
     def utcoffset(self) -> timedelta:
         raise ValueError
 
 
 class _Liar(Mapping[str, Any]):
-    """Has a key that it cannot find."""
+    """A mapping that lists a key and cannot find it."""
 
     def __getitem__(self, key: str) -> Any:
         raise KeyError(key)
@@ -51,7 +51,7 @@ class _Liar(Mapping[str, Any]):
         return 1
 
 
-#: Bad messages, each with a part of the text that says what is wrong with it and where.
+#: Bad messages, each with a part of the error that names the fault and its place.
 BAD_MESSAGES: dict[str, tuple[Any, str]] = {
     "no_mapping": ("text", "must be a mapping with str keys, not str"),
     "a_list": ([("a", 1)], "must be a mapping with str keys, not list"),
@@ -92,7 +92,7 @@ BAD_MESSAGES: dict[str, tuple[Any, str]] = {
     "an_id_with_nul": ({"id": "a\0"}, "NUL"),
 }
 
-#: Arguments of ``store`` behind the message that make no sense, each with a part of the text that says why.
+#: Bad arguments of ``store`` after the message, each with a part of the error that names the fault.
 BAD_TIMES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a_datetime_whose_methods_raise": ((_NotATime(2024, 1, 1),), {}, r"when=.* cannot be read"),
     "naive": ((datetime(2024, 1, 1),), {}, r"when=.* is naive.*\.replace\(tzinfo=UTC\)"),
@@ -118,7 +118,9 @@ BAD_TIMES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
 
 
 class Store(Kit):
-    """Storing, updating and removing messages."""
+    """Stores, updates and removals of messages."""
+
+    rule = "docs/semantics.md, and pitstop.Pitstop.store"
 
     def test_a_deferred_message_is_emitted_at_its_time(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
@@ -143,7 +145,7 @@ class Store(Kit):
     def test_an_update_by_id_replaces_message_and_schedule(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
-        """The second example of the API: the same id again is an update."""
+        """The second example of the API: storing the same id again is an update."""
         assert pit.store({"id": "abc", "foo": 1, "old": True}, timedelta(minutes=5)) == "abc"
         assert pit.store({"id": "abc", "foo": 2}, timedelta(minutes=10)) == "abc"
         assert pit.stats().scheduled == 1
@@ -162,7 +164,7 @@ class Store(Kit):
     def test_a_removed_message_is_never_emitted(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
-        """The fourth example of the API: ``pit.remove("abc")`` says whether it was there."""
+        """The fourth example of the API: ``pit.remove("abc")`` returns whether the message was there."""
         pit.store({"id": "abc"}, timedelta(minutes=5))
         pit.store({"id": "kept"}, timedelta(minutes=5))
 
@@ -254,7 +256,7 @@ class Store(Kit):
         assert entry.due.tzinfo is UTC
 
     def test_the_size_of_a_message_is_counted_to_the_byte_as_bson_counts(self, pit: pitstop.Pitstop) -> None:
-        """One rule for all backends, whatever they write: the keys that BSON gives the items of a list count, too."""
+        """All backends share this rule, whatever format they write. The keys that BSON gives to items of a list count too."""
         for large, size in (
             (largest_message("a", over=1), 15728641),
             ({"id": "a", "blob": [0.5] * 1_200_000}, 19288916),
@@ -285,7 +287,7 @@ class Store(Kit):
     def test_a_value_is_still_the_same_after_a_nack_and_an_occurrence(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, name: str
     ) -> None:
-        """What is settled is written back without touching the message."""
+        """A settlement writes the progress back and leaves the message alone."""
         given, back = GIVEN_AND_BACK[name]
         pit.store({"id": "a", "value": given}, timedelta(0), None, timedelta(minutes=1))
         first = listener.get()

@@ -30,7 +30,7 @@ def _counts(progress: Progress) -> tuple[int, int, int, int]:
 
 
 class Counts(Kit):
-    """What claims and settlements make of the counts."""
+    """The counts after claims and settlements."""
 
     def test_a_claim_of_one_counts_as_certain(self, backend: Backend) -> None:
         put_due(backend, "a")

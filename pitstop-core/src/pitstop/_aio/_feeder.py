@@ -11,10 +11,12 @@ from contextlib import suppress
 from threading import Condition, Lock, Thread
 
 from pitstop._aio._hands import Hands, tell
+from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._feed import Feed
+from pitstop._engine._lifecycle import Component
 from pitstop._engine._listener import Listener, Visit
-from pitstop._engine._store import Sleeper
+from pitstop._errors import BackendUnavailable
 from pitstop.abc import Doorbell, SystemClock
 
 
@@ -32,7 +34,7 @@ _EXIT_PATIENCE = 2.0
 _ROUNDING = 0.005
 
 
-class _AtExit(Sleeper):
+class _AtExit(Component):
     """Has a feeder that nobody closed give back what it holds at the end of the interpreter."""
 
     def __init__(self, feeder: Feeder) -> None:
@@ -97,6 +99,8 @@ class Feeder:
         # The store's time in microseconds, and the monotonic one in seconds, as they were at one moment.
         self._at = (0, 0.0)
         self._at_exit = _AtExit(self)
+        # With ``once``: the tries that have failed since the last look that succeeded.
+        self._backoff: Backoff | None = None
         self.wanted = 0
         self.feed: Feed | None = None
         #: What the last look at the store raised.
@@ -325,8 +329,15 @@ class Feeder:
                 # What was stored for now is due at the next whole millisecond. A clock in somebody's hand stands still.
                 feed.store.clock.wait(Doorbell(), _ROUNDING)
                 delivery = feed.visit(visit, deadline, outbox)
+        except BackendUnavailable as error:
+            # Without a deadline the listener itself tries again.
+            if not self._once or feed.store.closed or (error.permanent and not feed.answered):
+                raise
+            self._failed(feed, error)
+            return
         finally:
             self._visit = None
+        self._backoff = None
         if delivery is None:
             if self._once and not (feed.listener.stopped or visit.withdrawn):
                 if unwritten:
@@ -342,6 +353,12 @@ class Feeder:
             while len(self._buffer) < self.wanted and (delivery := feed.hand_out(outbox)) is not None:
                 self._buffer.append(delivery)
         self._tell()
+
+    def _failed(self, feed: Feed, error: BackendUnavailable) -> None:
+        """Pause before the next try: a store that is away does not end a ``consume`` until idle."""
+        self._backoff = self._backoff or Backoff(feed.store.log.outages)
+        clock = feed.store.clock
+        clock.wait(self._bell, self._backoff.failed(error, clock.monotonic()))
 
     def _note_time(self, feed: Feed) -> None:
         self._at = (feed.store.backend.now(), feed.monotonic())

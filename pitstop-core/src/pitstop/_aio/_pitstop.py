@@ -14,11 +14,11 @@ from weakref import WeakSet
 
 import attrs
 
-from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
-from pitstop._engine._store import renew_after_fork
+from pitstop._consume._tasks import AsyncHandler, Consuming, checked_handler
+from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring
@@ -228,7 +228,7 @@ class AsyncPitstop:
         :return: what became of the messages.
         :raises PitstopError: when the handler is not async.
         :raises ConfigError: when a value cannot be used.
-        :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle``, when it is away.
+        :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
         """
         checked_handler(handler)
         whole_number(concurrency, "concurrency")

@@ -17,7 +17,7 @@ class Feed:
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
-        self.store = listener._store
+        self.store = listener._session
         self.monotonic = self.store.clock.monotonic
         #: Where acks of what it hands out go.
         self.outbox: Outbox = listener._outbox
@@ -44,6 +44,11 @@ class Feed:
     def unsettled(self) -> bool:
         """Whether there is something to give back, or to be written."""
         return bool(self.listener._hand or self.outbox)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the store ever answered."""
+        return self.listener._answered
 
     @property
     def counts(self) -> Counts:

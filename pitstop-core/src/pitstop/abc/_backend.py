@@ -148,7 +148,7 @@ class Backend(ABC):
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """Claim up to ``limit`` records whose ``due`` has come, the oldest ``due`` first, for ``duration`` ms.
 
-        Each is written as :meth:`Progress.leased` returns it, with one new random token for the whole claim. The records are
+        Each is written as :meth:`Progress.leased` returns it for this ``limit``, with one new random token for the whole claim. The records are
         returned as they are after the claim. No two claims get the same record while a lease runs. If more than ``limit``
         records are due, fewer than ``limit`` may be returned, but not none.
 

@@ -90,7 +90,7 @@ class Damaged:
     """Stands for a stored document that cannot be read as a :class:`Record`."""
 
     id: str
-    #: What is wrong with the document, for people. The text holds none of its values.
+    #: The fault of the document, for people. The text holds none of its values.
     error: str
     #: As in :class:`Progress`. None also if ``due`` itself is damaged. In a claim, None means that the backend has set the
     #: document aside at once, because it could not be leased.

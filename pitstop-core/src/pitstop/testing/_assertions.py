@@ -1,6 +1,6 @@
-"""Assertions that explain: what was wanted, and how the nearest of what is there differs from it.
+"""Assertions that explain: the wanted values, and how the nearest stored messages differ from them.
 
-These show values of messages, which Pitstop does nowhere else: they are those of a test.
+They show values of messages, as no other part of Pitstop does: the messages are those of a test.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "refute_stored",
 ]
 
-#: A part of the message that has to be there with these values, or a function that says whether it is the one.
+#: Keys and values that the message must have, or a function that returns whether a message is the wanted one.
 Match = Mapping[str, Any] | Callable[[dict[str, Any]], object]
 
 
@@ -48,7 +48,7 @@ class _Anything:
         return "ANYTHING"
 
 
-#: For ``every`` and ``end``, of which None says something: a one-shot, no end.
+#: The default of ``every`` and ``end``, where None has a meaning: a one-shot message, no end.
 ANYTHING: Final = _Anything()
 
 _T = TypeVar("_T")
@@ -56,17 +56,17 @@ _T = TypeVar("_T")
 _SHOWN = 3
 _PAGE = 1000
 
-#: What fields are, by name, in so far as another type could never be found. See :func:`_usable`.
+#: The possible values of some fields, by name. A value of another type could never be found. See :func:`_usable`.
 _WORDS = {
     "state": get_args(State),
-    # Nobody got what was skipped.
+    # A skipped message was never emitted.
     "outcome": tuple(each for each in get_args(StepOutcome) if each != "skipped"),
 }
 _COUNTS = frozenset({"attempt", "attempts", "missed"})
 _TIMES = frozenset({"at", "due", "end", "leased_until", "scheduled_for"})
 _TEXTS = frozenset({"error", "id", "last_error", "revision"})
 
-#: What an emission can be asked for. An event of the kind "emitted" has no error, and none of what came of it.
+#: The fields of an emission. An event of the kind "emitted" has no error and no outcome.
 _OF_STEPS = frozenset(each.name for each in attrs.fields(Step)) - {"msg"}
 _OF_EVENTS = frozenset({"id", "at", "scheduled_for", "attempt"})
 
@@ -82,16 +82,16 @@ def assert_stored(
     every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
     **fields: Any,
 ) -> Entry:
-    """See that exactly one message like this is stored, and return its entry.
+    """Assert that exactly one message like this is stored, and return its entry.
 
-    :param match: a mapping: the message has these keys with these values, in mappings within it likewise; or a function of
-        the message that says whether it is the one.
-    :param due_in: it is due exactly so long from now: a ``timedelta``, seconds, or text such as ``"3h"``.
-    :param due: it is due exactly then.
-    :param every: it recurs so: given as ``due_in``, or a recurrence. None: it does not.
+    :param match: a mapping: the message has these keys with these values, in nested mappings likewise; or a function of
+        the message that returns whether it is the wanted one.
+    :param due_in: the message is due exactly this long from now: a ``timedelta``, seconds, or text such as ``"3h"``.
+    :param due: the message is due exactly at this time.
+    :param every: the message recurs like this: given as ``due_in``, or a recurrence. None: it does not recur.
     :param fields: other fields of :class:`pitstop.Entry`, such as ``attempts=2`` or ``end=None``.
-    :raises AssertionError: when there is none, or several; the text tells how the nearest ones differ.
-    :raises PitstopError: when no message could ever be like this: an unknown field, or a value of another type.
+    :raises AssertionError: if there is none, or several; the text shows how the nearest ones differ.
+    :raises PitstopError: if no message could ever be like this: an unknown field, or a value of another type.
     """
     __tracebackhide__ = True
     wanted = _wanted(pit, match, id=id, state=state, due_in=due_in, due=due, every=every, fields=fields)
@@ -107,7 +107,7 @@ def _the_one(pit: Pitstop, wanted: _Wanted) -> Entry:
     if found:
         raise AssertionError(
             f"{len(found)} messages are stored with {wanted}, not one: {_named(found, pit)}. "
-            f"Say more of the one that is meant, or ask for it by id."
+            f"Give more details of the wanted message, or its id."
         )
     raise AssertionError(f"No message is stored with {wanted}. {_nearest(wanted, entries, pit)}")
 
@@ -123,10 +123,10 @@ def refute_stored(
     every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
     **fields: Any,
 ) -> None:
-    """See that no message like this is stored. Without any argument: that none is. See :func:`assert_stored`.
+    """Assert that no message like this is stored; without arguments, that none is stored. See :func:`assert_stored`.
 
-    :raises AssertionError: when there is one; the text names it.
-    :raises PitstopError: when no message could ever be like this.
+    :raises AssertionError: if there is one; the text names it.
+    :raises PitstopError: if no message could ever be like this.
     """
     __tracebackhide__ = True
     wanted = _wanted(pit, match, id=id, state=state, due_in=due_in, due=due, every=every, fields=fields)
@@ -144,16 +144,16 @@ def assert_emitted(
     times: int | None = None,
     **fields: Any,
 ) -> list[Step | Event]:
-    """See that a message like this was emitted, and return the steps or events that say so, in order.
+    """Assert that a message like this was emitted, and return the steps or events of its emissions, in order.
 
     :param happened: the report of a run, or the events of a Pitstop.
-    :param match: as in :func:`assert_stored`, of the message as it was emitted.
-    :param at: when it was handed out, exactly.
-    :param times: exactly so often, 0 included. None: at least once.
-    :param fields: of a report, other fields of :class:`Step`, such as ``attempt=2`` or ``outcome="acked"``; of events,
-        ``scheduled_for`` and ``attempt``: when a message is handed out, nobody knows yet what becomes of it.
-    :raises AssertionError: when that is not so; the text tells how the nearest ones differ.
-    :raises PitstopError: when no emission could ever be like this.
+    :param match: as in :func:`assert_stored`, for the message as it was emitted.
+    :param at: the exact time when the message was handed out.
+    :param times: the exact number of emissions, 0 included. None: at least one.
+    :param fields: for a report, other fields of :class:`Step`, such as ``attempt=2`` or ``outcome="acked"``; for events,
+        ``scheduled_for`` and ``attempt``. The outcome is not known yet when a message is handed out.
+    :raises AssertionError: if it was not emitted so; the text shows how the nearest emissions differ.
+    :raises PitstopError: if no emission could ever be like this.
     """
     __tracebackhide__ = True
     if times is not None and (type(times) is not int or times < 0):
@@ -183,11 +183,11 @@ def assert_emitted(
 def assert_dead(
     pit: Pitstop, match: Match | None = None, *, id: str | None = None, error: str | None = None, **fields: Any
 ) -> Entry:
-    """See that exactly one message like this is dead, and return its entry. See :func:`assert_stored`.
+    """Assert that exactly one message like this is dead, and return its entry. See :func:`assert_stored`.
 
     :param error: a part of its last error.
-    :raises AssertionError: when that is not so.
-    :raises PitstopError: when no message could ever be like this.
+    :raises AssertionError: if there is none, or several.
+    :raises PitstopError: if no message could ever be like this.
     """
     __tracebackhide__ = True
     if error is not None and not isinstance(error, str):
@@ -197,9 +197,9 @@ def assert_dead(
 
 
 def assert_no_leases(pit: Pitstop) -> None:
-    """See that nobody holds a message: all that was handed out was acknowledged, nacked, or came back.
+    """Assert that no message is leased: all emitted messages were acknowledged, nacked, or came back.
 
-    :raises AssertionError: when somebody does; the text names it.
+    :raises AssertionError: if a message is leased; the text names it.
     """
     __tracebackhide__ = True
     leased = [each for each in _all_entries(pit) if each.state == "leased"]
@@ -210,30 +210,30 @@ def assert_no_leases(pit: Pitstop) -> None:
         more = f" and {len(leased) - _SHOWN} more" if len(leased) > _SHOWN else ""
         raise AssertionError(
             f"{_count(len(leased))} leased: {held}{more}. "
-            f"Somebody took {'it' if len(leased) == 1 else 'them'}, and neither ack nor nack came."
+            f"Neither an ack nor a nack came for {'it' if len(leased) == 1 else 'them'}."
         )
 
 
 @attrs.frozen
 class _Difference:
     text: str
-    #: How many values differ. A mapping that is not there lacks all that should be in it.
+    #: The number of values that differ. A missing mapping counts with all values that should be in it.
     weight: int = 1
 
 
 @attrs.frozen
 class _Wanted:
-    """What a message and its fields should be like."""
+    """The wanted properties of a message and its fields."""
 
     match: Match | None
-    #: By name, as they are to be.
+    #: The wanted values, by name.
     fields: Mapping[str, Any]
     known: Iterable[str]
-    #: The time by which to tell how long something is to come. None: tell points in time.
+    #: The time from which differences of time are shown. None: points in time are shown.
     now: datetime | None
     #: A part of the last error.
     error: str | None
-    #: What else the assertion can be told, for hints.
+    #: Other parameters of the assertion, for hints.
     others: Sequence[str]
 
     def __attrs_post_init__(self) -> None:
@@ -247,7 +247,7 @@ class _Wanted:
             raise PitstopError(f"match is a {type(self.match).__name__}. Give a mapping, or a function of the message.")
 
     def differences(self, message: dict[str, Any], thing: object) -> list[_Difference]:
-        """How this one differs, field by field. Empty: it is what was wanted."""
+        """Return the differences of a message, field by field. An empty list means that it is the wanted one."""
         lines = list(_differences_of_message(self.match, message))
         for name, value in self.fields.items():
             found = getattr(thing, name, None)
@@ -263,7 +263,7 @@ class _Wanted:
         return lines
 
     def ranked(self, things: Iterable[tuple[str, dict[str, Any], _T]]) -> list[tuple[list[str], _T]]:
-        """The nearest few, each with how it differs: those that differ least, and among these the most alike ids."""
+        """Return the nearest few with their differences: the fewest differences first, then the most similar ids."""
         matcher = difflib.SequenceMatcher(autojunk=False)
         wanted_id = self.fields.get("id")
         matcher.set_seq2(wanted_id if isinstance(wanted_id, str) else "")
@@ -309,14 +309,14 @@ def _wanted(
     error: str | None = None,
 ) -> _Wanted:
     names = {field.name for field in attrs.fields(Entry)} - {"message"}
-    now_us = _pitstop(pit)._store.backend.now()
+    now_us = _pitstop(pit)._session.backend.now()
     criteria: dict[str, Any] = {}
     if id is not None:
         criteria["id"] = id
     if state is not None:
         criteria["state"] = state
     if due_in is not None and due is not None:
-        raise PitstopError("due_in and due say the same. Give one.")
+        raise PitstopError("due_in and due both give the due time. Give one.")
     if due_in is not None:
         criteria["due"] = from_instant(instant_of(span_of(due_in, "due_in"), now_us, "due_in"))
     elif due is not None:
@@ -339,11 +339,11 @@ def _pitstop(pit: object) -> Pitstop:
 
 
 def _usable(name: str, value: Any) -> Any:
-    """The value of a field as entries, steps and events have it.
+    """Return the value of a field in the form that entries, steps and events have.
 
-    What none of them can have is refused: it would never be found, and an assertion that nothing is so would always pass.
+    An impossible value is refused: it would never be found, so an assertion that nothing has it would always pass.
 
-    :raises PitstopError: when none can.
+    :raises PitstopError: if no entry, step or event can have the value.
     """
     if name == "every":
         if isinstance(value, Every):
@@ -365,7 +365,7 @@ def _usable(name: str, value: Any) -> Any:
 
 
 def _all_entries(pit: Pitstop) -> list[Entry]:
-    backend = unfaulted(_pitstop(pit)._store.backend)
+    backend = unfaulted(_pitstop(pit)._session.backend)
     entries: list[Entry] = []
     after: tuple[int | None, str] | None = None
     while True:
@@ -386,31 +386,31 @@ def _all_of(happened: object) -> list[Step | Event]:
             f"testing.assert_emitted(report, ...), or {events}."
         )
     if not isinstance(happened, Iterable):
-        raise PitstopError(f"A {type(happened).__name__} tells of no emissions. Give a report, or pit.events.")
+        raise PitstopError(f"A {type(happened).__name__} has no emissions. Give a report, or pit.events.")
     everything = list(happened)
     for each in everything:
         if not isinstance(each, Step | Event):
-            raise PitstopError(f"A {type(each).__name__} tells of no emission. Give a report, or pit.events.")
+            raise PitstopError(f"A {type(each).__name__} is not an emission. Give a report, or pit.events.")
     return everything
 
 
 def _known_of(happened: object, everything: Sequence[Step | Event], criteria: Mapping[str, Any]) -> frozenset[str]:
-    """The fields that all of these have.
+    """Return the fields that all of these have.
 
-    :raises PitstopError: when something is asked for that only others have.
+    :raises PitstopError: if a criterion names a field that only other kinds have.
     """
     steps = isinstance(happened, Report) or any(isinstance(each, Step) for each in everything)
     events = isinstance(happened, Events) or any(isinstance(each, Event) for each in everything)
     if not events:
         if not steps:
-            # Of an empty list nobody knows what would be in it.
+            # An empty list may be meant for steps or for events.
             return _OF_STEPS | _OF_EVENTS
         return _OF_STEPS
     for name in criteria:
         if name in _OF_STEPS - _OF_EVENTS:
             raise PitstopError(
-                f"Events tell of an emission when it begins, and have no {name!r} of it. Ask the report of the run: "
-                f"testing.assert_emitted(report, {name}=...), where report is what run_for() or the like returned."
+                f"Events describe the beginning of an emission, and have no {name!r} of it. Use the report of the run: "
+                f"testing.assert_emitted(report, {name}=...), where report is the result of run_for() or a similar function."
             )
     return _OF_EVENTS
 
@@ -430,11 +430,11 @@ def _differences_of_message(match: Match | None, message: dict[str, Any]) -> Ite
     try:
         fits = match(message)
     except LookupError as error:
-        # A function that is written for one kind of message looks for keys that others do not have.
-        yield _Difference(f"msg is not what {_short(match)} wants: it raised {type(error).__name__}: {error}")
+        # A function that is written for one kind of message reads keys that other messages do not have.
+        yield _Difference(f"msg does not fit {_short(match)}: it raised {type(error).__name__}: {error}")
         return
     if not fits:
-        yield _Difference(f"msg is not what {_short(match)} wants")
+        yield _Difference(f"msg does not fit {_short(match)}")
 
 
 def _differences(path: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[_Difference]:
@@ -454,12 +454,12 @@ def _differences(path: str, wanted: Mapping[str, Any], found: Mapping[str, Any])
 
 
 def _leaves(value: object) -> int:
-    """How many values are in a mapping, in those within it likewise; anything else is one."""
+    """Return the number of values in a mapping, nested mappings included. Any other value counts as one."""
     return max(1, sum(map(_leaves, value.values()))) if isinstance(value, Mapping) else 1
 
 
 def _as_stored(value: Any) -> Any:
-    """A value as a store gives it back, so that what was stored is found again by what it was."""
+    """Return a value as a store gives it back, so that a stored value is found again by its original."""
     if isinstance(value, tuple | list):
         return [_as_stored(item) for item in value]
     if isinstance(value, Mapping):
@@ -469,7 +469,7 @@ def _as_stored(value: Any) -> Any:
             wanted = as_microseconds(value)
             return value if wanted is None else from_instant(wanted // 1000)
         except (Unreadable, OverflowError):
-            # No store has such a value, so it is found nowhere.
+            # No store has such a value, so it is never found.
             return value
     return value
 
@@ -477,7 +477,7 @@ def _as_stored(value: Any) -> Any:
 def _nearest(wanted: _Wanted, entries: Sequence[Entry], pit: Pitstop) -> str:
     if not entries:
         return "Nothing is stored at all."
-    now = from_instant(pit._store.backend.now() // 1000)
+    now = from_instant(pit._session.backend.now() // 1000)
     ranked = wanted.ranked((each.id, each.message, each) for each in entries)
     shown = "".join(_described(_title(each, now), lines) for lines, each in ranked)
     return f"{_count(len(entries))} stored; the nearest:{shown}"
@@ -488,7 +488,7 @@ def _described(title: str, lines: Sequence[str]) -> str:
 
 
 def _named(found: Sequence[Entry], pit: Pitstop) -> str:
-    now = from_instant(pit._store.backend.now() // 1000)
+    now = from_instant(pit._session.backend.now() // 1000)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(_title(each, now) for each in found[:_SHOWN]) + more
 
@@ -517,7 +517,7 @@ def _short(value: object) -> str:
 
 
 def _time_text(when: datetime) -> str:
-    """In UTC, so that two times that are one look alike, and two that are not do not."""
+    """Return a time in UTC, so that equal times look alike, and different times do not."""
     try:
         instant = as_microseconds(when)
         if instant is None:
@@ -529,7 +529,7 @@ def _time_text(when: datetime) -> str:
 
 
 def _told_apart(wanted: object, found: object) -> tuple[str, str]:
-    """Two values that differ though they look alike: from where they do not any more, or by their types."""
+    """Return the texts of two different values that look alike, from the first difference on, or with their types."""
     texts = repr(wanted), repr(found)
     same = next((n for n, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
     if texts[0] == texts[1]:

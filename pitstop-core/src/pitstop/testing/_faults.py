@@ -1,4 +1,4 @@
-"""Faults on demand, between Pitstop and any backend: the same in each run."""
+"""Faults on demand, between Pitstop and any backend. They are the same in each run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 import attrs
 
 from pitstop._engine._listener import Listener
-from pitstop._engine._store import Store
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop._values._arguments import whole_number
 from pitstop._values._entry import State
@@ -47,7 +47,7 @@ __all__ = ["Crash", "Fault", "FaultKind", "Faults", "FaultyBackend", "ServerCloc
 #: ``fail``: refused, nothing was done. ``lose``: it was done, and the answer got lost.
 FaultKind = Literal["fail", "lose"]
 
-#: What can be made to fail: the words of an application, and the methods of a backend that do it.
+#: The operations that can fail: the words of an application, and the methods of a backend that do them.
 _OPERATIONS = {
     "store": "put",
     "remove": "delete",
@@ -58,7 +58,7 @@ _OPERATIONS = {
     "settle": "settle",
     "next_due": "next_due",
 }
-#: Other words for the same.
+#: Other words for the same operations.
 _ALIASES = {
     "store_many": "store",
     "claim": "lease",
@@ -70,14 +70,14 @@ _ALIASES = {
 }
 _WRITES = frozenset({"store", "remove", "settle"})
 
-#: For texts.
+#: A part of error texts.
 _SCRIPTED = 'such as [("settle", 3, "lose")] (operation, number of the call, kind), or the log of another Pitstop'
 
 _T = TypeVar("_T")
 
 
 class Crash(BaseException):
-    """Raise it in a handler that is driven: the process died here. Neither ack nor nack, and the leases stay behind."""
+    """Raise this in a driven handler to let the process die there: there is no ack and no nack, and the leases stay behind."""
 
 
 @attrs.frozen
@@ -85,25 +85,25 @@ class Fault:
     """One fault, as it struck."""
 
     operation: str
-    #: Which call of the operation it was: 1 is the first one of this Pitstop.
+    #: The number of the call of the operation: 1 is the first one of this Pitstop.
     call: int
     kind: FaultKind
-    #: When, by the clock of the test.
+    #: The time by the clock of the test.
     at: datetime | None = attrs.field(default=None, eq=False)
 
 
-def crash(store: Store) -> int:
-    """Whoever holds leases of this handle dies; what was claimed ahead dies with it. Returns how many leases ended so."""
-    for sleeper in store.sleepers:
-        if isinstance(sleeper, Listener):
-            # A process that dies takes its acks along that are not written.
-            sleeper._hand.unseen.clear()
-            sleeper._outbox.give_up()
+def crash(store: Session) -> int:
+    """Let the holder of this handle's leases die, and with it the messages that were claimed ahead. Return the number of leases."""
+    for component in store.components:
+        if isinstance(component, Listener):
+            # A process that dies loses its unwritten acks.
+            component._hand.unseen.clear()
+            component._outbox.give_up()
     return store.backend.crash() if isinstance(store.backend, FaultyBackend) else 0
 
 
 class ServerClock:
-    """The clock that a backend goes by: the one in the test's hand, set apart by an offset."""
+    """The clock of a backend: the clock that the test moves, plus an offset."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
@@ -123,36 +123,36 @@ class ServerClock:
 
 
 class Faults:
-    """What goes wrong, and when: told beforehand, or drawn with a seed. Made by :func:`pitstop.testing.init`.
+    """The faults of a test: planned, or drawn with a seed. :func:`pitstop.testing.init` makes it.
 
     Operations are ``store``, ``remove``, ``get``, ``entries``, ``stats``, ``lease`` (a listener's claim), ``settle`` (ack, nack,
-    extend, redrive) and ``next_due`` (a listener's look when to wake up). Looking at the store by assertions, and by what
-    drives a test, sets nothing off. Nor does what is stored or removed with ``session=``: that is the session's to do, and
-    reaches the store when its transaction ends.
+    extend, redrive) and ``next_due`` (a listener reads when to wake up). Assertions, and the functions that drive a test, set
+    off no fault when they read the store. Writes with ``session=`` set off none either: they are the session's, and reach the
+    store when its transaction ends.
     """
 
-    def __init__(self, backend: FaultyBackend, store: Store, seed: int | None = None) -> None:
+    def __init__(self, backend: FaultyBackend, store: Session, seed: int | None = None) -> None:
         self._backend = backend
-        self._store = store
+        self._session = store
         self._seed = seed
 
     def fail_next(self, operation: str, times: int = 1, *, error: BackendUnavailable | None = None) -> None:
-        """The next call (or so many) is refused before anything is done: :class:`pitstop.BackendUnavailable`.
+        """Let the next call (or that many calls) be refused before anything is done: :class:`pitstop.BackendUnavailable`.
 
         :param error: raise this one, such as ``BackendUnavailable("wrong password", permanent=True)``.
-        :raises PitstopError: when there is no such operation.
+        :raises PitstopError: if there is no such operation.
         """
         if error is not None and not isinstance(error, BackendUnavailable):
             raise PitstopError(f"error is a {type(error).__name__}. A backend raises BackendUnavailable: give one.")
         self._backend.plan(_operation(operation), "fail", at_least_one(times, "times"), error)
 
     def lose_reply(self, operation: str, times: int = 1) -> None:
-        """The next call (or so many) is done, and its answer gets lost.
+        """Let the next call (or that many calls) be done, and its answer get lost.
 
-        A write raises :class:`pitstop.OutcomeUnknown` with the ids, the rest :class:`pitstop.BackendUnavailable`. What a
-        claim leased then is leased to nobody, until its lease runs out.
+        A write raises :class:`pitstop.OutcomeUnknown` with the ids. Other calls raise :class:`pitstop.BackendUnavailable`.
+        Messages that a claim leased then have no holder until their lease runs out.
 
-        :raises PitstopError: when there is no such operation.
+        :raises PitstopError: if there is no such operation.
         """
         self._backend.plan(_operation(operation), "lose", at_least_one(times, "times"), None)
 
@@ -164,17 +164,17 @@ class Faults:
         operations: Iterable[str] = ("store", "lease", "settle"),
         kinds: Collection[FaultKind] = ("fail", "lose"),
     ) -> None:
-        """From now on this part of the calls of these operations fails. The same calls and seed: the same faults.
+        """Let this part of the calls of these operations fail from now on. Equal calls and seeds give equal faults.
 
-        :param rate: a part of them, from 0 (none) to 1 (all).
+        :param rate: the part, from 0 (none) to 1 (all).
         :param seed: needed unless the Pitstop was made with one.
-        :raises PitstopError: when an argument cannot be used.
+        :raises PitstopError: if an argument cannot be used.
         """
         if type(rate) not in {int, float} or not 0 <= rate <= 1:
             raise PitstopError(f"rate={quoted(rate)} cannot be used. Give a number from 0 to 1, such as 0.1.")
         seed = self._seed if seed is None else seed
         if seed is None:
-            raise PitstopError("There is no seed, so nobody could run this again. Give one, such as seed=1.")
+            raise PitstopError("There is no seed, so the run could not be repeated. Give one, such as seed=1.")
         if type(seed) is not int:
             raise PitstopError(f"seed={seed!r:.80} is a {type(seed).__name__}. Give a whole number.")
         names = {_operation(each) for each in _several(operations, "operations", tuple(_OPERATIONS))}
@@ -184,14 +184,14 @@ class Faults:
         self._backend.draw(random.Random(seed), rate, names, sorted(some))  # noqa: S311
 
     def script(self, faults: Iterable[Fault | tuple[str, int, FaultKind]]) -> None:
-        """Let exactly these happen, by the number of the call: a :attr:`log` of an earlier run, or ``(operation, call, kind)``.
+        """Let exactly these faults happen, by the number of the call: a :attr:`log` of an earlier run, or ``(operation, call, kind)``.
 
-        :raises PitstopError: when one cannot be used.
+        :raises PitstopError: if one cannot be used.
         """
         given: object = faults
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise PitstopError(f"faults={faults!r:.80} cannot be used. Give a list, {_SCRIPTED}.")
-        # All are read before the first is set.
+        # All are checked before the first is set.
         told = [_told(each) for each in given]
         for operation, call, kind in told:
             self._backend.scripted[operation, call] = kind
@@ -199,28 +199,28 @@ class Faults:
 
     @property
     def log(self) -> tuple[Fault, ...]:
-        """The calls that failed, in order. Give it to :meth:`script` of another Pitstop, and they fail there."""
+        """The calls that failed, in order. Given to :meth:`script` of another Pitstop, they fail there as well."""
         return tuple(self._backend.log)
 
     def crash_holder(self) -> int:
-        """Whoever holds leases of this Pitstop dies, as by ``kill -9``: nothing of it is settled or given back any more.
+        """Let the holder of this Pitstop's leases die, as by ``kill -9``: it settles and gives back nothing any more.
 
-        The messages come back when their leases run out. What a handler that is under way does with its delivery comes
-        to nothing: :class:`pitstop.LeaseLost`. Listeners live on, as those of the next process.
+        The messages come back when their leases run out. A handler that is running cannot settle its delivery any more:
+        :class:`pitstop.LeaseLost`. Listeners live on, like those of the next process.
 
-        :return: how many leases that were. Those that were over already do not count.
+        :return: the number of leases that ended so. Leases that were over already do not count.
         """
-        return crash(self._store)
+        return crash(self._session)
 
     def crash(self) -> NoReturn:
-        """Die here: :meth:`crash_holder`, and raise :class:`Crash`. For handlers; a run that is driven goes on with the next message."""
+        """Die here: call :meth:`crash_holder`, and raise :class:`Crash`. For handlers; a driven run goes on with the next message."""
         self.crash_holder()
         raise Crash
 
     def expire_lease(self, id: str) -> None:
-        """The lease of this message runs out at this moment: it is due again, and what its holder does comes too late.
+        """Let the lease of this message run out now: the message is due again, and its holder's settlement comes too late.
 
-        :raises PitstopError: when it is not leased.
+        :raises PitstopError: if the message is not leased.
         """
         backend = self._backend.inner
         now = backend.now() // 1000
@@ -230,21 +230,19 @@ class Faults:
             if state_of(progress.due, progress.token, now) == "leased" and progress.token is not None:
                 over = Settlement(id, progress.token, Outcome.EXTEND, attrs.evolve(progress, due=now))
                 backend.settle([over])
-                self._store.written(now)
+                self._session.written(now)
                 return
             state: str = state_of(progress.due, progress.token, now)
         else:
             state = "not there" if stored is None else "damaged"
-        raise PitstopError(
-            f"{id!r} is not leased, it is {state}. Take it with a listener first, or look at pit.entries()."
-        )
+        raise PitstopError(f"{id!r} is not leased, it is {state}. Take it with a listener first, or see pit.entries().")
 
     def skew(self, delta: timedelta | float | str) -> None:
-        """Set the backend's clock apart from the one that listeners go by: ahead by ``delta``, or behind if that is negative.
+        """Set the backend's clock apart from the listeners' clock: ahead by ``delta``, or behind if that is negative.
 
-        Zero sets them alike again. ``pit.now()`` and due times are by the backend's clock, waits by the other one.
+        Zero makes them equal again. ``pit.now()`` and due times follow the backend's clock, waits follow the other one.
 
-        :raises PitstopError: when ``delta`` is no length of time, or the backend was not made by ``pitstop.testing.init``.
+        :raises PitstopError: if ``delta`` is not a length of time, or ``pitstop.testing.init`` did not make the backend.
         """
         server = self._backend.server_clock
         if server is None:
@@ -252,13 +250,13 @@ class Faults:
                 "The backend was given ready-made, so its clock cannot be set apart. Give its name or class as type."
             )
         server.offset_us = span_of(delta, "delta") // timedelta(microseconds=1)
-        self._store.written(None)
+        self._session.written(None)
 
     def latency(self, operation: str, delta: timedelta | float | str, *, before: bool = False) -> None:
-        """Each call takes so long from now on: the clock of the test moves by ``delta``. Zero: as quick as ever.
+        """Let each call take this long from now on: the clock of the test moves by ``delta``. Zero: no delay.
 
-        :param before: it is the request that is slow: the clock moves before it is done, not after.
-        :raises PitstopError: when there is no such operation, or ``delta`` is negative.
+        :param before: the request is slow, not the answer: the clock moves before the call is done, not after.
+        :raises PitstopError: if there is no such operation, or ``delta`` is negative.
         """
         span = span_of(delta, "delta")
         if span < timedelta(0):
@@ -267,7 +265,7 @@ class Faults:
         self._backend.arm()
 
     def clear(self) -> None:
-        """No faults any more: forget what was told and drawn, and set the clocks alike. Leases of the crashed stay lost."""
+        """End all faults: forget planned and drawn ones, and make the clocks equal. Leases of crashed holders stay lost."""
         self._backend.clear()
         if self._backend.server_clock is not None:
             self.skew(0)
@@ -289,28 +287,28 @@ class _Dice:
 
 
 class FaultyBackend(Backend):
-    """Another backend, whose calls fail as they were told to. Its own clock is the one that listeners go by."""
+    """A wrapper of another backend, whose calls fail as planned. Its own clock is the listeners' clock."""
 
     api_version: ClassVar[int] = API_VERSION
 
     def __init__(self, inner: Backend, clock: Clock, server_clock: ServerClock | None) -> None:
         self.inner = inner
         self.config = inner.config
-        self.capabilities: Capability = inner.capabilities  # type: ignore[misc] # those of the one behind
+        self.capabilities: Capability = inner.capabilities  # type: ignore[misc] # those of the backend behind
         self.clock = clock
         self.server_clock = server_clock
         self.log: list[Fault] = []
-        #: Calls so far, by operation.
+        #: The number of calls so far, by operation.
         self.calls: Counter[str] = Counter()
         #: Kinds of faults, by operation and number of the call.
         self.scripted: dict[tuple[str, int], FaultKind] = {}
         self.latencies: dict[str, tuple[timedelta, bool]] = {}
         self._planned: dict[str, deque[tuple[FaultKind, BackendUnavailable | None]]] = {}
         self._dice: _Dice | None = None
-        # Whether anything is planned at all: what is not costs next to nothing.
+        # Whether anything is planned at all. Without a plan, a call costs next to nothing.
         self._armed = False
         self._last: BackendUnavailable | None = None
-        # The tokens that listeners of this handle hold, by id; and those of the dead.
+        # The tokens that listeners of this handle hold, by id; and the tokens of dead holders.
         self._held: dict[str, str] = {}
         self._crashed: set[str] = set()
 
@@ -332,11 +330,11 @@ class FaultyBackend(Backend):
         self.latencies.clear()
 
     def caused(self, error: BackendUnavailable) -> bool:
-        """Whether this error is a fault of ours."""
+        """Whether this error is a fault of this wrapper."""
         return error is self._last
 
     def crash(self) -> int:
-        """Settle nothing any more under the tokens that were given out so far. Returns how many leases that were."""
+        """Refuse all settlements under the tokens that were given out so far. Return the number of live leases among them."""
         count = sum(self._is_live(id, token) for id, token in self._held.items())
         self._crashed.update(self._held.values())
         self._held.clear()
@@ -456,7 +454,7 @@ class FaultyBackend(Backend):
         return result
 
     def _strikes(self, operation: str) -> tuple[FaultKind | None, BackendUnavailable | None]:
-        """The fault of this call, if there is one."""
+        """Return the fault of this call, if there is one."""
         call, kind, error = self.calls[operation], None, None
         planned, dice = self._planned.get(operation), self._dice
         if (operation, call) in self.scripted:
@@ -503,7 +501,7 @@ def _told(fault: object) -> tuple[str, int, FaultKind]:
 
 
 def _several(values: object, field: str, known: Sequence[str]) -> list[Any]:
-    """Those of a list that is one, and has something in it: text would be taken for its letters."""
+    """Return the items of a non-empty list. A text is refused, because its letters would be taken for items."""
     some = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
     if some:
         return some
@@ -511,8 +509,8 @@ def _several(values: object, field: str, known: Sequence[str]) -> list[Any]:
 
 
 def at_least_one(value: object, field: str) -> int:
-    """The number, checked.
+    """Return the number if it can be used.
 
-    :raises PitstopError: when it is no whole number of at least 1.
+    :raises PitstopError: if it is not a whole number of at least 1.
     """
     return whole_number(value, field, error=PitstopError)

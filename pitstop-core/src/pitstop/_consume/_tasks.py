@@ -1,10 +1,12 @@
-"""``consume`` in an event loop: a task per message, so many at once."""
+"""``consume`` in an event loop: a task for each message, up to ``concurrency`` of them at a time.
+
+Threads: the loop's thread; any thread calls ``end`` and ``wait``; signal handlers call ``_on_signal``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
 import signal
 
@@ -17,21 +19,21 @@ from typing import Any
 from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
+from pitstop._consume._course import Course
+from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
+from pitstop._consume._signals import hearing
+from pitstop._consume._verdict import Verdict, verdict
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._handler import callable_handler, is_async, log_failure, takes_delivery
 from pitstop._engine._listener import Listener
-from pitstop._engine._signals import ENDING, Urgency, catching, disposition, is_hangup
 from pitstop._errors import PitstopError
 from pitstop._values._summary import Reason, Summary
 
 
 __all__ = ["AsyncHandler", "Consuming", "checked_handler"]
 
-#: What handles a message: called with the message, or with the delivery.
+#: A function that handles a message. It is called with the message, or with the delivery.
 AsyncHandler = Callable[[Any], Awaitable[object]]
-
-_log = logging.getLogger("pitstop.consumer")
 
 #: Tasks begun in a row, after which others in the loop have their turn.
 _IN_A_ROW = 50
@@ -40,9 +42,9 @@ _CANCEL_PATIENCE = 5.0
 
 
 class Consuming:
-    """One ``consume``.
+    """One call of ``consume``. All its fields are written in the loop's thread, but for those of ``_course``.
 
-    Invariant: each delivery that was taken is in ``_running`` until it is settled, or its handler was interrupted; and
+    Invariants: each delivery that was taken is in ``_running`` until it is settled, or its handler was interrupted.
     ``_fill`` runs, or is about to, whenever there may be both a message and a place for it.
     """
 
@@ -59,35 +61,40 @@ class Consuming:
         drain: timedelta,
         deliveries: bool | None,
     ) -> None:
+        """Prepare.
+
+        :param running: all calls of one Pitstop: they have to end before its store is closed.
+        """
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._hands = hands
         self._handler = handler
         self._deliveries = takes_delivery(handler, deliveries, AsyncDelivery)
         self._concurrency = concurrency
-        self._left = max_messages
         self._until_idle = until_idle
         self._drain = drain.total_seconds()
+        self._course = Course(max_messages, self._drain)
         self._feeder = Feeder(open_listener, self._loop, hands, self._fill, once=until_idle, pinned_acks=False)
-        # Those of one Pitstop: what has to end before its store is closed.
         self._all = running
-        self._running: dict[Delivery, asyncio.Task[None]] = {}
-        #: Deliveries that were taken, and of which the handler was interrupted.
+        # None until the task is known: an eager task runs before its creation returns.
+        self._running: dict[Delivery, asyncio.Task[None] | None] = {}
+        #: Deliveries that were taken, and deliveries of which the handler was interrupted.
         self._taken = self._interrupted = 0
         self._filling = False
-        self._error: BaseException | None = None
-        self._ended: Reason | None = None
         self._end = self._loop.create_future()
+        # Done when running handlers are not waited for any longer: all are done, or the time is over.
         self._empty = self._loop.create_future()
+        # Ends the wait for handlers at the deadline.
+        self._timer: asyncio.TimerHandle | None = None
         self._pid = os.getpid()
         self._closed = Event()
-        # What closes the Pitstop at the end: one of the handlers wanted to, and is waited for.
+        # Closes the Pitstop at the end. Set if one of the handlers asked for it: that handler cannot wait here.
         self._close_pitstop: Callable[[], Awaitable[None]] | None = None
 
     async def run(self) -> Summary:
         """Consume until there is a reason to end.
 
-        :raises BackendUnavailable: when the store refuses at the first look; with ``until_idle`` when it is away.
+        :raises BackendUnavailable: when the store refuses at the first look.
         """
         self._all.add(self)
         try:
@@ -95,13 +102,15 @@ class Consuming:
         finally:
             self._all.discard(self)
             self._closed.set()
+            if self._timer is not None:
+                self._timer.cancel()
             if self._close_pitstop is not None:
                 await self._close_pitstop()
 
     def end(self) -> bool:
-        """End, for the Pitstop is about to be closed; say whether to wait until handlers have come to their end. Any thread."""
+        """End, because the Pitstop is about to be closed. True if handlers are to be waited for. Any thread."""
         if os.getpid() != self._pid:
-            # In the child of a fork this is the parent's.
+            # In the child of a fork this call is the parent's.
             return False
         if tell(self._loop, self._finish, "stopped"):
             return True
@@ -123,26 +132,16 @@ class Consuming:
         self._closed.wait(min(self._drain + _CANCEL_PATIENCE, TIMEOUT_MAX))
 
     async def _run(self) -> Summary:
-        urgency = Urgency()
-
-        def on_signal(number: int) -> None:
-            if is_hangup(number):
-                tell(self._loop, self._finish, "signal")
-            elif urgency.ask():
-                tell(self._loop, self._finish, "signal" if urgency.asked == 1 else "second signal")
-
-        with catching(_free_signals(), on_signal):
+        with hearing(self._on_signal, _is_free):
             try:
                 self._fill()
                 await self._end
                 self._feeder.stop()
-                if self._running and self._ended != "second signal":
-                    # A second signal ends this wait.
-                    await asyncio.wait([self._empty], timeout=self._drain)
+                if self._running and not self._course.urgent:
+                    await self._empty
                 unfinished = len(self._running)
                 if unfinished:
-                    ids = ", ".join(repr(each.id) for each in self._running)
-                    _log.warning("%d handlers are not waited for any longer: of %s", unfinished, ids)
+                    log_left([each.id for each in self._running])
                     await self._interrupt()
                 await self._feeder.close()
             except GeneratorExit:
@@ -154,85 +153,86 @@ class Consuming:
             except BaseException:
                 await self._give_up()
                 raise
-        if self._error is not None:
-            raise self._error
+        if self._course.error is not None:
+            raise self._course.error
         return self._summary(unfinished)
 
+    def _on_signal(self, number: int) -> None:
+        reason = self._course.signalled(number)
+        if reason is not None:
+            tell(self._loop, self._finish, reason)
+
     async def _give_up(self) -> None:
-        """Whoever waited for this was cancelled: what runs is, too, and comes back at once."""
+        """The task that awaits this was cancelled: cancel the handlers, whose messages come back at once."""
         self._finish("stopped")
         self._feeder.stop()
         try:
             await self._interrupt()
         finally:
-            # Reason in its own thread, whether somebody waits or not.
+            # It is closed in its own thread, whether this wait is cancelled or not.
             await self._feeder.close()
 
     def _summary(self, unfinished: int) -> Summary:
         feed = self._feeder.feed
-        reason = self._ended or "stopped"
-        if feed is None:
-            return Summary(reason=reason)
-        counts = feed.counts
-        handled = self._taken - self._interrupted
-        return Summary(
-            acked=counts.acked,
-            nacked=counts.nacked,
-            lost=counts.lost,
-            unsettled=max(0, handled - counts.acked - counts.nacked - counts.lost),
+        return self._course.summary(
+            None if feed is None else feed.counts,
+            handled=self._taken - self._interrupted,
             unfinished=unfinished,
-            given_back=feed.given_back,
-            reason=reason,
+            given_back=0 if feed is None else feed.given_back,
         )
 
-    # What is begun.
+    # Handlers begin.
 
     def _fill(self) -> None:
         """Begin handlers, as many as there are messages and places for."""
         self._filling = False
-        feeder = self._feeder
-        if self._ended is not None:
+        feeder, course = self._feeder, self._course
+        if course.ended:
             return
         if feeder.error is not None or feeder.over:
-            self._error = feeder.error
+            if feeder.error is not None:
+                course.fail(feeder.error)
             self._finish("stopped")
             return
         free = self._concurrency - len(self._running)
-        if self._left is not None:
-            free = min(free, self._left)
+        if course.wanted is not None:
+            free = min(free, course.wanted)
         begun = self._begin(free)
-        if self._left is not None:
-            self._left -= begun
-            if self._left == 0:
-                feeder.want(0)
-                self._finish("max_messages")
-                return
-        if not self._filling:
-            feeder.want(free - begun)
+        # An eager task may have ended it.
+        if course.ended:
+            feeder.want(0)
+        elif not self._filling:
+            feeder.want(max(0, free - begun))
             self._look_whether_idle()
 
     def _begin(self, free: int) -> int:
-        """Begin handlers, so many at most. Say how many."""
-        take, handle, create, running = self._feeder.take, self._handle, self._loop.create_task, self._running
-        # Of whoever began this, not of the handler or the thread by which it got here.
+        """Begin handlers, so many at most. Return how many."""
+        take, running, course = self._feeder.take, self._running, self._course
+        # The context of the call of consume, not that of the handler or the thread in which this runs.
         context = self._context
         begun = 0
-        while begun < free:
+        while begun < free and not course.ended:
             delivery = take()
             if delivery is None:
                 break
-            running[delivery] = create(handle(delivery), context=context.copy())
             begun += 1
+            self._taken += 1
+            running[delivery] = None
+            if course.count():
+                self._finish("max_messages")
+            task = self._loop.create_task(self._handle(delivery), context=context.copy())
+            # An eager task may be done by now.
+            if delivery in running:
+                running[delivery] = task
             if begun >= _IN_A_ROW:
                 # The rest in the next turn: those that begin may want theirs first.
                 self._fill_soon()
                 break
-        self._taken += begun
         return begun
 
     def _look_whether_idle(self) -> None:
         feeder = self._feeder
-        # In this order: what came before nothing was found is still to be taken, perhaps.
+        # In this order: messages that came before nothing was found may still have to be taken.
         if feeder.nothing is None or self._running or feeder.ready:
             return
         if feeder.nothing == feeder.stamp:
@@ -247,94 +247,103 @@ class Consuming:
             self._filling = True
             self._loop.call_soon(self._fill)
 
-    def _finish(self, ended: Reason) -> None:
-        if self._ended is None or ended == "second signal":
-            self._ended = ended
+    def _finish(self, reason: Reason) -> None:
+        """End for this reason. Running handlers have until the deadline of the course."""
+        had_deadline = self._course.deadline is not None
+        self._course.end(reason)
         if self._loop.is_closed():
             return
         if not self._end.done():
             self._end.set_result(None)
-        if (not self._running or ended == "second signal") and not self._empty.done():
+        if not self._running or self._course.urgent:
+            self._stop_waiting()
+        elif (left := self._course.left()) is not None and not had_deadline:
+            self._timer = self._loop.call_later(max(0.0, left), self._stop_waiting)
+
+    def _stop_waiting(self) -> None:
+        if not self._empty.done() and not self._loop.is_closed():
             self._empty.set_result(None)
 
-    # What is handled.
+    # Handlers run.
 
     async def _handle(self, delivery: Delivery) -> None:
+        task = self._running[delivery] = current_task()
         if self._feeder.is_late(delivery):
             # Tasks that began before this one have blocked the loop.
             self._pass_on(delivery)
             return
-        hooks = delivery._store.hooks
-        entered = hooks.enter(delivery)
-        task = current_task()
+        events = delivery._session.events
+        entered = events.enter(delivery)
         try:
-            result = self._handler(
+            await self._handler(
                 AsyncDelivery(delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
             )
-            await result
         except BaseException as error:
-            hooks.leave(entered, error)
             if is_interruption(error, task):
-                if delivery._settled is None:
-                    self._interrupted += 1
-                    delivery._give_back_later()
+                events.leave(entered, error)
+                self._settle(delivery, error, interrupted=True)
                 raise
-            self._failed(delivery, error)
+            events.leave(entered, error)
+            if ends_program(error):
+                # Raised once more when all is settled.
+                self._course.fail(error)
+                self._finish("handler")
+            self._settle(delivery, error)
         else:
-            hooks.leave(entered, None)
-            if delivery._settled is None:
-                delivery._settled = "acknowledged"
-                assert delivery._outbox is not None, "made by a listener that writes together"
-                delivery._outbox.put(delivery, blocking=False)
+            events.leave(entered, None)
+            self._settle(delivery, None)
         finally:
             self._over(delivery)
+
+    def _settle(self, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False) -> None:
+        """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
+        news = delivery._told
+        decided = verdict(failure, settled=delivery._settled is not None, news=news, interrupted=interrupted)
+        if decided is Verdict.ACK:
+            delivery._begin_to_settle("acknowledged")
+            assert delivery._outbox is not None, "made by a listener that writes together"
+            delivery._outbox.put(delivery, blocking=False)
+        elif decided is Verdict.NACK:
+            delivery._nack_later(failure, blocking=False)
+        elif decided is Verdict.GIVE_BACK:
+            self._interrupted += 1
+            delivery._give_back_later()
+        if failure is not None and failure is not news and not interrupted:
+            log_failure(delivery.id, delivery.attempt, failure, decided, delivery._session._backend)
 
     def _pass_on(self, delivery: Delivery) -> None:
         self._feeder.give_back(delivery)
         self._taken -= 1
-        if self._left is not None:
-            self._left += 1
+        self._course.count(-1)
         self._over(delivery)
 
     def _over(self, delivery: Delivery) -> None:
         del self._running[delivery]
         self._feeder.stamp += 1
-        if self._ended is None:
+        if not self._course.ended:
             self._fill_soon()
-        elif not self._running and not self._empty.done() and not self._loop.is_closed():
-            self._empty.set_result(None)
+        elif not self._running:
+            self._stop_waiting()
 
-    def _failed(self, delivery: Delivery, error: BaseException) -> None:
-        """Nack a message whose handler raised, whatever it was."""
-        if ends_program(error):
-            # Raised once more when all is settled.
-            self._error = error if self._error is None else self._error
-            self._finish("handler")
-        elif error is not delivery._told:
-            log_failure(delivery.id, delivery.attempt, error, delivery._store._backend)
-        if delivery._settled is None:
-            delivery._nack_later(error, blocking=False)
-
-    # What is interrupted.
+    # Handlers are interrupted.
 
     async def _interrupt(self) -> None:
-        """Cancel what runs, and see to it that its messages come back at once."""
-        for task in self._running.values():
+        """Cancel the running handlers, and give back their messages, which come back at once."""
+        tasks = [each for each in self._running.values() if each is not None]
+        for task in tasks:
             task.cancel()
-        if self._running:
-            await asyncio.wait(list(self._running.values()), timeout=_CANCEL_PATIENCE)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
         # Tasks that never began, and handlers that do not end: the message comes back while they still run.
         self._give_back_running()
 
     def _give_back_running(self) -> None:
         for delivery in tuple(self._running):
-            if delivery._settled is None:
-                self._interrupted += 1
-                delivery._give_back_later()
+            self._settle(delivery, None, interrupted=True)
 
 
 def checked_handler(handler: AsyncHandler) -> AsyncHandler:
-    """The handler, if it is async.
+    """Return the handler, if it is async.
 
     :raises PitstopError: when it is not.
     """
@@ -348,16 +357,11 @@ def checked_handler(handler: AsyncHandler) -> AsyncHandler:
     return handler
 
 
-def _free_signals() -> list[str]:
-    """Signals that nobody handles: a server, say, has its own way to end, and ends this with it."""
-    free = []
-    for name in ENDING:
-        found = disposition(name)
-        if found is not None and (found[1] in {signal.SIG_DFL, signal.default_int_handler} or _is_of_asyncio(found[1])):
-            free.append(name)
-    return free
+def _is_free(handler: object) -> bool:
+    """Whether the program does not handle a signal itself. A server, say, has its own way to end, and ends this with it."""
+    return handler is signal.SIG_DFL or handler is signal.default_int_handler or _is_of_asyncio(handler)
 
 
 def _is_of_asyncio(handler: object) -> bool:
-    """Whether this is what asyncio.run() does at SIGINT: it cancels the program's main task."""
+    """Whether this handler is the one that asyncio.run() installs for SIGINT: it cancels the program's main task."""
     return isinstance(handler, functools.partial) and getattr(handler.func, "__module__", "") == "asyncio.runners"

@@ -8,11 +8,12 @@ from threading import RLock, Thread
 from weakref import WeakSet
 
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Sleeper, Store
+from pitstop._engine._lifecycle import Component
+from pitstop._engine._session import Session
 from pitstop.abc import Doorbell, Watch
 
 
-__all__ = ["Watching"]
+__all__ = ["Watcher"]
 
 _log = logging.getLogger("pitstop.listener")
 
@@ -20,32 +21,32 @@ _log = logging.getLogger("pitstop.listener")
 _QUIET = 60.0
 
 
-class Watching:
+class Watcher:
     """One thread per :class:`pitstop.Pitstop`, begun by the first listener that sleeps and ended with the last."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Session) -> None:
+        self._session = store
         # Reentrant: for signal handlers.
         self._lock = RLock()
         # Weak, so that the thread ends after the last listener also when that was dropped without close().
-        self._joined: WeakSet[Sleeper] = WeakSet()
+        self._joined: WeakSet[Component] = WeakSet()
         self._end: Doorbell | None = None
 
-    def join(self, sleeper: Sleeper) -> None:
-        """``sleeper`` wants to be woken by changes that others make. Again is harmless, and cheap."""
-        if sleeper in self._joined:
+    def join(self, component: Component) -> None:
+        """``component`` wants to be woken by changes that others make. Again is harmless, and cheap."""
+        if component in self._joined:
             return
         with self._lock:
-            self._joined.add(sleeper)
+            self._joined.add(component)
             if self._end is None:
                 self._end = Doorbell()
                 thread = Thread(target=self._follow, args=(self._end,), name="pitstop-watch", daemon=True)
                 thread.start()
 
-    def leave(self, sleeper: Sleeper) -> None:
-        """``sleeper`` is done."""
+    def leave(self, component: Component) -> None:
+        """``component`` is done."""
         with self._lock:
-            self._joined.discard(sleeper)
+            self._joined.discard(component)
             if not self._joined and self._end is not None:
                 self._end.ring()
 
@@ -54,30 +55,30 @@ class Watching:
         self._lock, self._joined, self._end = RLock(), WeakSet(), None
 
     def _follow(self, end: Doorbell) -> None:
-        clock, backoff = self._store.clock, Backoff(self._store.log.watch_outages, _QUIET)
+        clock, backoff = self._session.clock, Backoff(self._session.log.watch_outages, _QUIET)
         watch: Watch | None = None
         while True:
             try:
                 if watch is None:
-                    watch = self._store.backend.watch()
+                    watch = self._session.backend.watch()
                     if watch is None:
                         break
                     # What changed before the watch began went unseen.
-                    self._store.written(0)
+                    self._session.written(0)
                 due = watch.poll()
                 if due is not None:
                     # Who would look before that anyway sleeps on.
-                    self._store.written(due)
+                    self._session.written(due)
                 pause = watch.pause
                 backoff.succeeded(clock.monotonic())
             except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would watch no more
                 _closed(watch)
                 watch = None
                 # After the close a watch may well fail; that is no news.
-                pause = 0.0 if self._store.closed else backoff.failed(error, clock.monotonic())
+                pause = 0.0 if self._session.closed else backoff.failed(error, clock.monotonic())
             clock.wait(end, pause)
             with self._lock:
-                if not self._joined or self._store.closed:
+                if not self._joined or self._session.closed:
                     self._end = None
                     break
         _closed(watch)
