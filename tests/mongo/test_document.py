@@ -51,6 +51,29 @@ def test_the_layout_of_a_document(backend, coll, record, reschedule):
     assert document["etag"] != etag
 
 
+def test_a_claim_of_several_says_so_in_the_documents(backend, coll, record, reschedule):
+    backend.put([record("a"), record("b")])
+
+    leased = backend.lease(10, MINUTE)
+
+    assert [(each["attempts"], each["unsettled"], each["ahead"]) for each in coll.find()] == [(1, 1, 1)] * 2
+    backend.settle([reschedule(each, START + 5) for each in leased])
+    assert [each.keys() & {"unsettled", "ahead", "excused"} for each in coll.find()] == [set(), set()]
+
+
+@pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
+def test_a_document_of_an_older_release_counts_from_zero(backend, coll, record, limit):
+    """That release left claims that ended without a settlement, and wrote no counts."""
+    backend.put([record("a", attempts=3, token="old", first_leased=START - 5)])
+    assert coll.find_one().keys().isdisjoint({"unsettled", "ahead", "excused"})
+
+    (leased,) = backend.lease(limit, MINUTE)
+
+    progress = leased.progress
+    assert (progress.attempts, progress.unsettled, progress.ahead, progress.excused) == (4, 1, int(limit > 1), 0)
+    assert backend.get("a") == leased
+
+
 def test_there_is_one_index_beside_the_ids(backend, coll, record):
     backend.put([record("a")])
     assert {
@@ -162,6 +185,9 @@ DAMAGE = {
         {"a": DatetimeMS(2**60)},
     ],
     "attempts": ["x", None, 1.5, -1, Int64(2**63 - 1), [1]],
+    "unsettled": ["x", 1.5, Int64(2**63 - 1), [1]],
+    "ahead": ["x", 1.5, -1, [1]],
+    "excused": ["x", 1.5, -1, [1]],
     "revision": [5, None],
     "scheduled_for": ["x", 5, None, DatetimeMS(2**60)],
     "first_leased": ["x", 5, DatetimeMS(2**60)],

@@ -104,7 +104,7 @@ class FilesystemBackend(Backend):
     #: The versions of the contract that it was written for, and of the suite that it passed: as numbers, because what
     #: the next pitstop-core will have there is not yet true of this class.
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 2
+    suite_version: ClassVar[int | None] = 3
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
     capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.SCRATCH
 
