@@ -26,7 +26,46 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 
 #: Files and folders without such a sentence. Add a folder here when its last one is mended.
-CLEAN: tuple[str, ...] = ("tools", "tests/tools")
+CLEAN: tuple[str, ...] = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "benchmarks",
+    "docs",
+    "noxfile.py",
+    "pitstop-conformance",
+    "pitstop-core/README.md",
+    "pitstop-core/src/pitstop/__init__.py",
+    "pitstop-core/src/pitstop/__main__.py",
+    "pitstop-core/src/pitstop/_check",
+    "pitstop-core/src/pitstop/_decisions",
+    "pitstop-core/src/pitstop/_errors.py",
+    "pitstop-core/src/pitstop/_init.py",
+    "pitstop-core/src/pitstop/_pitstop.py",
+    "pitstop-core/src/pitstop/_plugins",
+    "pitstop-core/src/pitstop/_values",
+    "pitstop-core/src/pitstop/abc",
+    "pitstop-core/src/pitstop/cli",
+    "pitstop-core/src/pitstop/testing",
+    "pitstop-core/src/pitstop_pytest.py",
+    "pitstop-memory",
+    "pitstop-mongo",
+    "pitstop-sqlite",
+    "tests/conformance",
+    "tests/conftest.py",
+    "tests/docs",
+    "tests/leaks.py",
+    "tests/mongo",
+    "tests/packaging",
+    "tests/patience.py",
+    "tests/servers",
+    "tests/simulation",
+    "tests/tools",
+    "tests/torture",
+    "tests/typing",
+    "tests/venvs.py",
+    "tools",
+)
 
 #: Phrases that look like such a subject and are none. Each entry: a pattern at the place of the finding, and the reason.
 EXCEPTIONS: tuple[tuple[str, str], ...] = (

@@ -99,17 +99,17 @@ def test_a_broken_one_is_a_failure_that_says_what_was_expected_and_what_was_seen
     result = invoke("check", "acme://", *form)
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: 2 of 22 checks failed: what is removed is gone; what is there is listed. If the backend is your own, find "
+        "Error: 2 of 22 checks failed: a removed message is gone; stored messages are listed. If the backend is your own, find "
         "out more with pitstop.testing.BackendConformance; else report this to its author.\n"
     )
     if form:
         told = {each["name"]: each for each in lines(result.stdout)}
-        assert told["what is removed is gone"]["status"] == "failed"
-        assert told["what is removed is gone"]["seen"] == "a second removal said that it was there"
+        assert told["a removed message is gone"]["status"] == "failed"
+        assert told["a removed message is gone"]["seen"] == "a second removal reported that it was there"
         assert told["an ack deletes"]["status"] == "ok"
     else:
         assert re.search(
-            r"^what is removed is gone +failed +[\d.]+ +a second removal said that it was there "
+            r"^a removed message is gone +failed +[\d.]+ +a second removal reported that it was there "
             r"\(expected: leased or not; and no nack brings it back\) *$",
             result.stdout,
             re.MULTILINE,
@@ -147,7 +147,7 @@ def test_one_without_a_scratch_is_only_looked_at_which_is_no_failure(invoke, ins
     result = invoke("check", "acme://")
     assert result.exit_code == 0, result.output
     assert re.search(
-        r"^its promises +warning +\d\.\d +Plain has not got the capability SCRATCH, so the store was only looked at *$",
+        r"^its promises +warning +\d\.\d +Plain has not got the capability SCRATCH, so the store was only inspected *$",
         result.stdout,
         re.MULTILINE,
     )
@@ -222,7 +222,7 @@ class TestUsers:
         assert result.exit_code == 1
         assert len(result.stdout.splitlines()) == 9
         assert re.fullmatch(
-            r"Error: This user may not make \S+\.check_[0-9a-f]{16}, a collection to try things in, and drop it again\. "
-            r"The role readWrite on the database is needed; .*\n",
+            r"Error: This user may not make and drop \S+\.check_[0-9a-f]{16}, a temporary collection for the check\. "
+            r"The user needs the role readWrite on the database\. .*\n",
             result.stderr,
         )

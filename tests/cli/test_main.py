@@ -37,7 +37,7 @@ def test_help_is_text_without_control_characters_or_escapes(invoke, command):
 def test_help_names_the_environment_only_where_it_counts(invoke, command):
     told = " ".join(invoke(command, "--help").stdout.split())
     assert "--url URL" in told
-    assert ("Else PITSTOP_URL" in told) == (command not in {"demo", "backends"})
+    assert ("Default: PITSTOP_URL" in told) == (command not in {"demo", "backends"})
 
 
 @pytest.mark.parametrize(

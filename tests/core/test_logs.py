@@ -1,4 +1,4 @@
-"""A failure that repeats itself is logged in few lines, with counts."""
+"""A failure that repeats is logged in few lines, with counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DUE = timedelta(0)
 
 @pytest.fixture
 def lines(caplog):
-    """The lines of the library so far: level and text."""
+    """Return the lines of the library so far: level and text."""
     caplog.set_level(logging.INFO, "pitstop")
     return lambda: [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("pitstop")]
 
@@ -147,7 +147,7 @@ class TestEngine:
 
             consuming = Running(lambda: pit.consume(handle, until_idle=until_idle)) if not until_idle else None
             if until_idle:
-                # Each look has a row of failures of its own.
+                # Each look has its own count of failures.
                 for _ in range(300):
                     store.down = True
                     consuming = Running(lambda: pit.consume(lambda msg: None, until_idle=True))
@@ -212,7 +212,7 @@ class TestEngine:
             for _ in range(20):
                 assert store.began.acquire(timeout=10)
                 watch = store.watches[-1]
-                # It works, and then it dies.
+                # The watch works, and then it dies.
                 watch.news.put(None)
                 assert watch.polls.acquire(timeout=10)
                 watch.news.put(RuntimeError("a bug"))

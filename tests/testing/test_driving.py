@@ -121,7 +121,7 @@ class TestRunUntilIdle:
 
     def test_messages_that_store_others_for_the_same_moment_for_ever_are_an_error(self, pit):
         pit.store({"n": 1}, NOW)
-        with pytest.raises(PitstopError, match=r"50 messages were emitted at .*, and 'msg-51' is due still"):
+        with pytest.raises(PitstopError, match=r"50 messages were emitted at .*, and 'msg-51' is still due"):
             pit.run_until_idle(lambda msg: pit.store({"n": 1}, NOW), max_steps=50)
 
     def test_a_long_backlog_of_one_series_is_no_endless_loop(self, pit):
@@ -405,7 +405,7 @@ class TestErrors:
             assert listener.get().attempt == 1
             report = pit.run_for(LOCK, ok)
         assert [(step.outcome, step.attempt, step.emitted) for step in report] == [("dead", 1, False)]
-        assert report[0].error.startswith("Given up after 1 attempts")
+        assert report[0].error.startswith("Given up after 1 attempt")
 
     def test_a_stop_iteration_of_the_handler_is_told_with_the_report(self, pit):
         pit.store({"id": "a"}, NOW)
@@ -476,7 +476,7 @@ class TestDeliveries:
         pit.store({"id": "a"}, NOW)
         with pytest.raises(AttributeError, match="'msg'") as caught:
             pit.run_until_idle(lambda each: each.msg)
-        assert "'msg' is what a Delivery has. Say deliveries=True" in caught.value.__notes__[0]
+        assert "'msg' is an attribute of a Delivery. Give deliveries=True" in caught.value.__notes__[0]
 
         with pytest.raises(AttributeError, match="'sender'") as caught:
             pit.run_for(LOCK, lambda msg: msg.sender)
@@ -687,7 +687,7 @@ class TestPlainPitstop:
     def test_that_goes_by_a_real_clock_is_refused(self):
         with (
             pitstop.init({"type": "memory"}) as pit,
-            pytest.raises(PitstopError, match=r"goes by SystemClock\(\), which nobody can move"),
+            pytest.raises(PitstopError, match=r"uses SystemClock\(\), which a test cannot move"),
         ):
             testing.run_until_idle(pit, ok)
 

@@ -61,5 +61,5 @@ def test_of_a_closed_one_says_so_and_what_happened(pit):
 
     text = testing.explain(pit)
 
-    assert text.startswith("<Pitstop on memory:// (closed)> cannot be looked at: This Pitstop was closed.")
+    assert text.startswith("<Pitstop on memory:// (closed)> cannot be read: This Pitstop was closed.")
     assert "1 event\n" in text

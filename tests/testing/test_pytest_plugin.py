@@ -140,7 +140,7 @@ _WRONG = {
     "@pytest.mark.pitstop(strat='2024-01-01T00:00Z')": "Unknown configuration key 'strat'. Known: clock, create, lock_time, loop_time, "
     "name, retry. @pytest.mark.pitstop takes start, seed, ids beside these. Did you mean 'start'?",
     "@pytest.mark.pitstop(lock_tim='5m')": "Unknown configuration key 'lock_tim'. Did you mean 'lock_time'?",
-    "@pytest.mark.pitstop('5m')": "@pytest.mark.pitstop('5m') has no name for what it gives. Give keywords: start, seed, ids",
+    "@pytest.mark.pitstop('5m')": "@pytest.mark.pitstop('5m') has a value without a name. Give keywords: start, seed, ids",
     "@pytest.mark.pitstop(start='noon')": "@pytest.mark.pitstop(start=...) cannot be used: 'noon' is no time. Write it as",
     "@pytest.mark.pitstop(start='2024-01-01')": "is naive: it does not say in which zone.",
     "@pytest.mark.pitstop(start=5)": "start=5 is no datetime. Give an aware one",

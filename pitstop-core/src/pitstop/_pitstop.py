@@ -291,7 +291,7 @@ class Pitstop:
         :param until_idle: end when no message is due and no handler runs.
         :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
         :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
-        :return: what was done with the messages.
+        :return: the number of messages by outcome, and why it ended.
         :raises ConfigError: if a value cannot be used.
         :raises PitstopError: if the handler cannot be called, or is async.
         :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).

@@ -92,6 +92,9 @@ class _Document:
             first_leased=get("first_leased"),
             last_error=get("last_error"),
             token=get("token"),
+            unsettled=get("unsettled"),
+            ahead=get("ahead"),
+            excused=get("excused"),
         )
 
 
@@ -101,7 +104,7 @@ class FilesystemBackend(Backend):
     #: The versions of the contract that it was written for, and of the suite that it passed: as numbers, because what
     #: the next pitstop-core will have there is not yet true of this class.
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 2
+    suite_version: ClassVar[int | None] = 3
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
     capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.SCRATCH
 
@@ -188,7 +191,7 @@ class FilesystemBackend(Backend):
                     continue
                 record = document.record(name.due)
                 if isinstance(record, Record):
-                    document = document.changed(_fields(record.progress.leased(token, now, until)))
+                    document = document.changed(_fields(record.progress.leased(token, now, until, limit)))
                 else:
                     # A token is all that setting it aside needs; the rest stays as it was found.
                     document = document.changed({"token": token})

@@ -89,7 +89,12 @@ class Delivery:
 
     @property
     def attempt(self) -> int:
-        """1 at the first emission of this occurrence, 2 at the second, and so on."""
+        """1 at the first emission of this occurrence, 2 at the second, and so on.
+
+        1 means that the occurrence was certainly not emitted before. After a crash it may not be known whether a message that
+        was claimed together with others was emitted. Then the message comes as attempt 2, and the attempt that is not
+        certain does not count against ``max_attempts``.
+        """
         return self._lease.attempt
 
     @property
