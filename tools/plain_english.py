@@ -41,6 +41,8 @@ CLEAN: tuple[str, ...] = (
     "docs/performance.md",
     "docs/plugins.md",
     "docs/semantics.md",
+    "examples/pitstop-filesystem",
+    "examples/reminders",
     "pitstop-core/README.md",
     "pitstop-core/src/pitstop/__init__.py",
     "pitstop-core/src/pitstop/__main__.py",
@@ -59,7 +61,18 @@ CLEAN: tuple[str, ...] = (
     "pitstop-mongo/README.md",
     "pitstop-sqlite",
     "tools",
+    "tests/arguments",
+    "tests/benchmarks",
+    "tests/cli",
+    "tests/forks",
+    "tests/fuzz",
+    "tests/memory",
+    "tests/packaging",
+    "tests/signals",
+    "tests/sqlite",
+    "tests/testing",
     "tests/tools",
+    "tests/typing",
 )
 
 #: Phrases that look like such a subject and are none. Each entry: a pattern at the place of the finding, and the reason.
