@@ -18,6 +18,9 @@ from pitstop._aio._delivery import AsyncDelivery
 from pitstop._aio._pitstop import AsyncPitstop
 
 
+pytestmark = pytest.mark.usefixtures("tasks")
+
+
 def test_messages_are_iterated_over_in_order_and_acks_are_written_when_the_listener_closes(opened, outside):
     ids = outside.store(300)
 
@@ -41,7 +44,7 @@ def test_a_message_that_is_stored_while_one_waits_comes_at_once(opened):
     async def main():
         async with opened() as pit, pit.listen() as listener:
             waiting = asyncio.create_task(listener.get(timeout=None))
-            await until(lambda: listener._feeder is not None and listener._feeder._visit is not None)
+            await until(lambda: listener._feeder is not None and listener._feeder._waiter is not None)
             await pit.store({"id": "a", "n": 1}, NOW)
             delivery = await waiting
             assert delivery.msg == {"id": "a", "n": 1}
@@ -82,7 +85,7 @@ def test_an_ack_that_is_waited_for_is_told_that_its_lease_is_lost(opened, outsid
             with pytest.raises(pitstop.LeaseLost):
                 await delivery.ack(wait=True)
             assert delivery.lost
-            with pytest.raises(pitstop.LeaseLost, match="was acknowledged before"):
+            with pytest.raises(pitstop.LeaseLost):
                 await delivery.ack()
 
     run(main())
@@ -278,7 +281,7 @@ def test_nobody_who_waits_means_that_nothing_is_claimed(opened, outside):
     async def main():
         async with opened() as pit, pit.listen() as listener:
             assert await listener.get(timeout=0.05) is None
-            await until(lambda: listener._feeder._visit is None)
+            await until(lambda: listener._feeder._waiter is None)
             await pit.store({"id": "a"}, NOW)
             await asyncio.sleep(0.05)
             assert outside.counts() == (1, 0, 0)
@@ -467,12 +470,14 @@ def test_whoever_waits_for_an_ack_is_told_of_an_error_that_nobody_foresaw(opened
                 raise ArithmeticError("a bug of the backend")
 
             backend.settle = broken
-            with pytest.raises(ArithmeticError):
+            with pytest.raises(pitstop.PitstopError, match="ArithmeticError was raised") as caught:
                 await asyncio.wait_for(delivery.ack(wait=True), 10)
+            assert isinstance(caught.value.__cause__, ArithmeticError)
             await (await anext(listener)).ack(wait=True)
 
     run(main())
-    assert outside.counts() == (0, 0, 0)
+    # The other one comes back when its lease runs out.
+    assert outside.counts() == (0, 1, 0)
 
 
 def test_a_body_that_awaits_what_was_cancelled_has_failed(opened, outside):
@@ -527,7 +532,7 @@ def test_a_message_that_comes_when_the_time_of_get_is_over_is_not_left(opened, o
     async def main():
         async with opened() as pit, pit.listen() as listener:
             getting = asyncio.create_task(listener.get(timeout=1))
-            await until(lambda: listener._feeder is not None and listener._feeder._visit is not None)
+            await until(lambda: listener._feeder is not None and listener._feeder._waiter is not None)
             pit._pit.store({"id": "a"}, NOW)
             # Until both are there: the message, and the end of the time.
             time.sleep(1.1)  # noqa: ASYNC251 - it is what a loop must not do

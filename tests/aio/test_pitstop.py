@@ -265,6 +265,11 @@ def test_importing_pitstop_does_not_import_asyncio():
         _ = pitstop.init_asyn
 
 
+def test_dir_names_everything_that_is_public():
+    code = "import pitstop; assert set(pitstop.__all__) <= set(dir(pitstop)), set(pitstop.__all__) - set(dir(pitstop))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_time_in_the_hand_of_a_test_drives_it():
     from pitstop import testing
 

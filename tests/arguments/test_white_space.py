@@ -168,7 +168,7 @@ def test_does_no_harm_where_text_stands_for_a_number_or_a_duration():
 
 def test_of_a_password_is_a_part_of_it_but_a_line_break_is_not():
     assert MongoConfig.from_options({"user": "u", "pass": " p "}).password == " p "
-    with pytest.raises(ConfigError, match=r"^pass has a line break .*files of secrets often end in a line break"):
+    with pytest.raises(ConfigError, match=r"^pass has a line break, .*files of secrets often end in a line break"):
         MongoConfig.from_options({"user": "u", "pass": "hunter2\n"})
 
 

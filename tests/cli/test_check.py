@@ -222,7 +222,7 @@ class TestUsers:
         assert result.exit_code == 1
         assert len(result.stdout.splitlines()) == 9
         assert re.fullmatch(
-            r"Error: This user may not make \S+\.check_[0-9a-f]{16}, a collection to try things in, and drop it again\. "
-            r"The role readWrite on the database is needed; .*\n",
+            r"Error: This user may not make and drop \S+\.check_[0-9a-f]{16}, a temporary collection for the check\. "
+            r"The user needs the role readWrite on the database\. .*\n",
             result.stderr,
         )

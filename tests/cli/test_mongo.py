@@ -90,8 +90,8 @@ def test_a_collection_that_is_not_there_is_refused_in_one_line_and_not_made(
     result = invoke(*command)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        f"Error: There is no collection at {url}.messages, and none is made here (create=False). Look whether the names of the "
-        f"database and the collection are right. 'pitstop store' makes a new one, and so does pitstop.init() without "
+        f"Error: There is no collection at {url}.messages, and none is made here (create=False). Check the names of the "
+        f"database and the collection. 'pitstop store' makes a new collection, and so does pitstop.init() without "
         f"create=False.\n"
     )
     assert mongo_client[mongo_dbname].list_collection_names() == []

@@ -1,4 +1,4 @@
-"""The self-check of a live store: it fails what is broken, passes what is sound, and touches no message."""
+"""The self-check of a live store: broken backends fail, sound ones pass, and no message is touched."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ SCRATCH = "a scratch to try the rest in"
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
-    """A fifth of the real waits."""
+    """Waits are a fifth of the real ones."""
     monkeypatch.setattr("pitstop._check._check._LEAST_TICK", 20)
 
 
 @pytest.fixture(autouse=True)
 def _sound_sqlite(monkeypatch):
-    """Most Pythons have one with a bug that is warned of."""
+    """Most Pythons contain an SQLite with a bug, which causes a warning."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
 
 
@@ -114,7 +114,7 @@ class Unfenced(MemoryBackend):
 
 
 class LateAcks(MemoryBackend):
-    """By id alone, once the lease is over."""
+    """It settles by id alone after the lease has ended."""
 
     def _apply(self, settlement, now):
         if settlement.outcome is Outcome.COMPLETE and settlement.token != "0" * 32:
@@ -128,7 +128,7 @@ class Forgetful(MemoryBackend):
 
 
 class Hasty(MemoryBackend):
-    """Loses the delay of a nack."""
+    """It loses the delay of a nack."""
 
     def _apply(self, settlement, now):
         if settlement.outcome is Outcome.RELEASE:
@@ -188,7 +188,7 @@ class Miscounting(MemoryBackend):
 
 
 class Doubling(MemoryBackend):
-    """Now and then two get the same."""
+    """Sometimes two claims return the same message."""
 
     claims = 0
 
@@ -270,7 +270,7 @@ def test_a_scratch_that_is_the_store_is_noticed_before_a_message_is_claimed(empt
 
 
 class Unreadable(Itself):
-    """Its scratch is the store, and the read that would tell fails."""
+    """Its scratch is the store, and the read that would show this fails."""
 
     error: Exception
 
@@ -293,7 +293,7 @@ def test_the_mark_is_taken_away_also_when_the_look_for_it_fails_and_nobody_could
 
 
 class Drain(MemoryBackend):
-    """A scratch that forgets in its leases that it is one, at the beginning or when it was used for a while."""
+    """A scratch whose leases come from the store, from the beginning or after some use."""
 
     beside: MemoryBackend | None = None
     sound_leases = 0

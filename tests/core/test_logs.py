@@ -1,4 +1,4 @@
-"""A failure that repeats itself is logged in few lines, with counts."""
+"""A failure that repeats is logged in few lines, with counts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from datetime import timedelta
 
 import pytest
 
+from pitstop._engine._pump import Pump
+
 import pitstop
 
 from core.kit import Clock, Running, Watched, backend
 from pitstop._decisions._logs import Outages, Throttle
-from pitstop._engine._pump import Pump
 
 
 DUE = timedelta(0)
@@ -21,7 +22,7 @@ DUE = timedelta(0)
 
 @pytest.fixture
 def lines(caplog):
-    """The lines of the library so far: level and text."""
+    """Return the lines of the library so far: level and text."""
     caplog.set_level(logging.INFO, "pitstop")
     return lambda: [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("pitstop")]
 
@@ -147,7 +148,7 @@ class TestEngine:
 
             consuming = Running(lambda: pit.consume(handle, until_idle=until_idle)) if not until_idle else None
             if until_idle:
-                # Each look has a row of failures of its own.
+                # Each look has its own count of failures.
                 for _ in range(300):
                     store.down = True
                     consuming = Running(lambda: pit.consume(lambda msg: None, until_idle=True))
@@ -212,7 +213,7 @@ class TestEngine:
             for _ in range(20):
                 assert store.began.acquire(timeout=10)
                 watch = store.watches[-1]
-                # It works, and then it dies.
+                # The watch works, and then it dies.
                 watch.news.put(None)
                 assert watch.polls.acquire(timeout=10)
                 watch.news.put(RuntimeError("a bug"))

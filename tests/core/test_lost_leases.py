@@ -1,4 +1,4 @@
-"""A lost lease is counted once, whichever thread finds it out: the handler's, or the heartbeat's at the same moment."""
+"""A lost lease is counted once, even if the handler's thread and the heartbeat notice it at the same moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pitstop.testing import ManualClock
 
 
 def settled(operation, act=None, at=None):
-    """Call ``operation``, and ``act`` before the line with this number of the delivery's own; return how many lines there were."""
+    """Call ``operation``, and call ``act`` before the given line of the delivery's code; return the number of lines that ran."""
     lines = 0
 
     def on_line(frame, event, arg):

@@ -102,10 +102,10 @@ def test_it_is_looked_at_again_when_the_index_is_gone(counted, commands, coll, r
     [
         ({"viewOn": "other", "pipeline": []}, "is a view, which cannot hold messages"),
         ({"timeseries": {"timeField": "due"}}, "is a time series, which cannot hold messages"),
-        ({"capped": True, "size": 100_000}, "is capped: the server would throw out the oldest messages"),
+        ({"capped": True, "size": 100_000}, "is capped: the server would delete the oldest messages"),
         (
             {"collation": {"locale": "en", "strength": 2}},
-            r"has a default collation (locale 'en'): ids that differ in case alone could be one",
+            r"has a default collation (locale 'en'): ids that differ only in case could become equal",
         ),
     ],
     ids=["view", "time series", "capped", "collation"],
@@ -114,9 +114,7 @@ def test_a_collection_that_cannot_keep_messages_is_refused(coll, refusal, option
     coll.database.create_collection(coll.name, **options)
     said = refusal()
     assert text in said
-    assert said.endswith(
-        "Give, as coll, the name of a collection that Pitstop has to itself; it is made if it is not there."
-    )
+    assert said.endswith("Give as coll the name of a collection for Pitstop alone. It is made if it does not exist.")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def test_it_is_refused_also_beside_the_right_one(coll, refusal, options):
 def test_an_index_that_has_only_the_name_is_told_with_a_way_out(coll, refusal, backend):
     coll.create_index([("msg.x", 1)], name="due_1")
     said = refusal()
-    assert "has another index by the name 'due_1'" in said
+    assert "has another index with the name 'due_1'" in said
     assert 'createIndex({ due: 1 }, { name: "pitstop_due" })' in said
 
     coll.create_index([("due", 1)], name="pitstop_due")
@@ -194,7 +192,8 @@ def test_other_indexes_are_nobodys_business(coll, backend, key, options):
 def test_documents_of_others_alone_are_refused_and_nothing_is_made(coll, refusal):
     coll.insert_many([{"_id": f"{n}", "name": "x", "due": TIME} for n in range(12)])
     assert (
-        "holds documents of others: not one of the first 10 documents is a message of Pitstop's. Give, as" in refusal()
+        "holds documents of another program: none of the first 10 documents is a message of Pitstop's. Give as"
+        in refusal()
     )
     assert set(coll.index_information()) == {"_id_"}
 
@@ -202,7 +201,7 @@ def test_documents_of_others_alone_are_refused_and_nothing_is_made(coll, refusal
 def test_messages_of_the_clojure_library_are_refused_with_the_command_that_takes_them_over(coll, refusal):
     coll.insert_many([{"_id": f"{n}", **CLOJURE} for n in range(3)])
     said = refusal()
-    assert "holds messages of the Clojure library (not one of the first 3 documents is a message of Pitstop's)" in said
+    assert "holds messages of the Clojure library (none of the first 3 documents is a message of Pitstop's)" in said
     assert "pitstop adopt --url URL" in said
 
 
@@ -240,7 +239,7 @@ def test_an_index_that_takes_too_long_to_make_is_told_with_the_command(mongo_cli
         mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
-def test_what_may_not_be_looked_at_is_not_and_that_is_said_quietly(mongo_client, open_backend, coll, caplog):
+def test_a_check_without_rights_is_left_out_and_logged_at_debug(mongo_client, open_backend, coll, caplog):
     """Servers that only resemble MongoDB, and users with few rights."""
     caplog.set_level(logging.DEBUG, "pitstop.mongo")
     backend = open_backend(appName="pitstop-blind")
@@ -251,8 +250,8 @@ def test_what_may_not_be_looked_at_is_not_and_that_is_said_quietly(mongo_client,
     finally:
         mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
     assert "due_1" in coll.index_information()
-    looked = [each for each in caplog.records if "not looked at" in each.getMessage()]
-    assert [each.levelname for each in looked] == ["DEBUG", "DEBUG"]
+    unchecked = [each for each in caplog.records if "not checked" in each.getMessage()]
+    assert [each.levelname for each in unchecked] == ["DEBUG", "DEBUG"]
 
 
 def test_a_client_with_ideas_of_its_own_about_documents_is_no_hindrance(mongo_uri, mongo_dbname, coll, record):

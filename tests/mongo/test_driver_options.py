@@ -104,12 +104,15 @@ def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"maxPoolSize": "many"}, "maxPoolSize has a value (a str) that PyMongo does not take. Give a whole number"),
-        ({"max_pool_size": True}, "max_pool_size has a value (a bool) that PyMongo does not take. Give a whole number"),
+        ({"maxPoolSize": "many"}, "maxPoolSize has a value (a str) that PyMongo does not accept. Give a whole number"),
+        (
+            {"max_pool_size": True},
+            "max_pool_size has a value (a bool) that PyMongo does not accept. Give a whole number",
+        ),
         ({"min_pool_size": -1}, "Give a whole number of at least 0"),
         (
             {"tlsCAFile": "/nowhere/ca.pem"},
-            "tlsCAFile has a value (a str) that PyMongo does not take. Give the path of",
+            "tlsCAFile has a value (a str) that PyMongo does not accept. Give the path of",
         ),
         ({"tls_ca_file": 5}, "tls_ca_file has a value (a int)"),
         ({"retryWrites": "yes"}, "Give true or false"),
@@ -121,7 +124,7 @@ def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
         ({"auth_mechanism_properties": SECRET}, "auth_mechanism_properties has a value (a str)"),
         ({"event_listeners": [5]}, "event_listeners has a value (a list)"),
         ({"server_api": "1"}, "Give a pymongo.server_api.ServerApi"),
-        ({"maxPoolSize": 5, "max_pool_size": 5}, "maxPoolSize and max_pool_size are one option. Give it once"),
+        ({"maxPoolSize": 5, "max_pool_size": 5}, "maxPoolSize and max_pool_size are the same option. Give it once"),
         ({"auth_source": "a", "authSource": "a"}, "auth_source is given twice"),
         ({"maxPoolSiz": 5}, "Unknown configuration key 'maxPoolSiz'. Did you mean 'maxPoolSize'?"),
         ({"max_pol_size": 5}, "Did you mean 'maxPoolSize'?"),
@@ -135,21 +138,21 @@ def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
         ({5: SECRET}, "Unknown configuration key 5."),
         ({"w": 1}, "w cannot be given: every write is confirmed by a majority and its journal"),
         ({"w_timeout_ms": 1}, "w_timeout_ms cannot be given: every write is confirmed"),
-        ({"wTimeoutMS": 1}, "operation_timeout bounds the wait"),
+        ({"wTimeoutMS": 1}, "operation_timeout limits the wait"),
         ({"journal": False}, "journal cannot be given"),
         ({"j": False}, "j cannot be given"),
-        ({"readPreference": "secondary"}, "readPreference cannot be given: a claim has to see what is true now"),
+        ({"readPreference": "secondary"}, "readPreference cannot be given: a claim needs the current state"),
         ({"read_preference": pymongo.ReadPreference.NEAREST}, "read_preference cannot be given"),
         ({"readConcernLevel": "linearizable"}, "readConcernLevel cannot be given"),
         ({"tz_aware": True}, "tz_aware cannot be given: Pitstop decides how its documents are read"),
         ({"document_class": dict}, "document_class cannot be given"),
         ({"unicode_decode_error_handler": "ignore"}, "unicode_decode_error_handler cannot be given"),
         ({"uuidRepresentation": "standard"}, "uuidRepresentation cannot be given"),
-        ({"timeoutMS": 5}, "timeoutMS cannot be given: operation_timeout says how long an operation may take"),
-        ({"connect": True}, "connect cannot be given: nothing connects before the first operation"),
+        ({"timeoutMS": 5}, "timeoutMS cannot be given: operation_timeout limits the time of an operation"),
+        ({"connect": True}, "connect cannot be given: Pitstop connects at the first operation"),
         ({"driver": None}, "driver cannot be given: Pitstop tells the server its own name"),
-        ({"client": mongomock.MongoClient(), "maxPoolSize": 5}, "client is given, and with it maxPoolSize"),
-        ({"client": mongomock.MongoClient(), "replicaSet": "rs"}, "client is given, and with it replica_set"),
+        ({"client": mongomock.MongoClient(), "maxPoolSize": 5}, "client is given together with maxPoolSize"),
+        ({"client": mongomock.MongoClient(), "replicaSet": "rs"}, "client is given together with replica_set"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_its_name_and_without_its_value(options, text):
@@ -210,7 +213,7 @@ def test_a_user_without_tls_is_warned_of_unless_that_is_said_to_be_meant(options
     assert [each.levelname for each in said] == (["WARNING"] if warned else [])
     if warned:
         assert "is used with a user but without TLS" in caplog.text
-        assert "Set tls to true (and tls_ca_file); or to false, if that is meant" in caplog.text
+        assert "Set tls to true (and tls_ca_file). If you want no TLS, set tls to false" in caplog.text
 
 
 def test_a_certificate_of_the_servers_means_tls(caplog, tmp_path):
@@ -236,7 +239,7 @@ class _Failing:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("NXDOMAIN", r"is not known to DNS: there is no SRV record for that name \(NXDOMAIN\)\. Check it"),
+        ("NXDOMAIN", r"is not known to DNS: there is no SRV record for that name \(NXDOMAIN\)\. Check the name"),
         ("NoAnswer", r"is not known to DNS: there is no SRV record for that name \(NoAnswer\)"),
         ("NoNameservers", r"cannot be looked up, because DNS does not answer \(NoNameservers\)\. Check this machine's"),
         ("LifetimeTimeout", r"cannot be looked up, because DNS does not answer \(LifetimeTimeout\)"),

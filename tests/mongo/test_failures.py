@@ -25,7 +25,7 @@ HANGS = (1.5, 6.0)
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        (13, r"does not allow this user to do it .*code 13.*readWrite"),
+        (13, r"does not allow this user to do this .*code 13.*readWrite"),
         (50, "took longer than operation_timeout"),
         (8000, "refuses the user or the password"),
         (20, r"refused an operation \(.*code 20"),
@@ -66,7 +66,7 @@ def test_nobody_there():
         for call in (backend.now, backend.next_due, lambda: backend.get("a"), lambda: backend.lease(1, MINUTE)):
             with pytest.raises(
                 BackendUnavailable,
-                match=r"MongoDB at mongodb://127\.0\.0\.1:1/pitstop\.messages did not answer.*Is it running",
+                match=r"MongoDB at mongodb://127\.0\.0\.1:1/pitstop\.messages did not answer.*Check that it is running",
             ):
                 call()
     finally:

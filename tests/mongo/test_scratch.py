@@ -145,8 +145,8 @@ def test_who_may_not_make_it_and_drop_it_is_told_which_role_is_needed(open_as, r
         pass
     location = re.escape(backend.location) + r"\.check_[0-9a-f]{16}"
     assert re.fullmatch(
-        f"This user may not make {location}, a collection to try things in, and drop it again. The role readWrite on the "
-        f"database is needed; rights on the collection of the messages alone are not enough\\.",
+        f"This user may not make and drop {location}, a temporary collection for the check. The user needs the role "
+        f"readWrite on the database. Rights on the collection of the messages alone are not enough\\.",
         str(caught.value),
     )
     assert caught.value.permanent
@@ -163,8 +163,8 @@ def test_one_that_cannot_be_dropped_is_told_with_its_name(failing, dropping_fail
     with pytest.raises(BackendUnavailable) as caught, failing.backend.scratch() as scratch:
         dropping_fails()
     text = str(caught.value)
-    assert text.startswith(f"The collection {scratch.location}, which was made to try things in, cannot be dropped: ")
-    assert text.endswith(" Drop it by hand; it holds none of the store's messages.")
+    assert text.startswith(f"The collection {scratch.location}, which was made for a check, cannot be dropped: ")
+    assert text.endswith(" Drop it by hand. It contains none of the store's messages.")
 
 
 def test_what_was_raised_in_it_is_told_before_that_it_cannot_be_dropped(failing, dropping_fails, use, caplog):

@@ -89,7 +89,7 @@ def test_a_large_difference_is_a_warning_once(clock, caplog):
         time.now_us()
         clock.advance(60)
     (entry,) = [each for each in caplog.records if each.levelno == logging.WARNING]
-    assert entry.getMessage() == "the server's clock and this machine's differ by -30.0 s; the server's counts"
+    assert entry.getMessage() == "the server's clock and this machine's differ by -30.0 s. The server's clock decides"
 
 
 def test_the_real_servers_clock_is_this_machines(open_backend):

@@ -105,8 +105,8 @@ def test_none_of_the_least_can_be_left_out(auth_server, open_as, dbname, prepare
     actions = {"messages": [each for each in LEAST if each != missing]}
     pit = open_as(auth_server.add_user(dbname, actions=actions))
     text = refusal(lambda: use_it(pit))
-    assert "does not allow this user to do it" in text
-    assert "The role readWrite on the database is needed" in text
+    assert "does not allow this user to do this" in text
+    assert "The user needs the role readWrite on the database" in text
 
 
 @pytest.mark.parametrize("look", [True, False], ids=["may look", "may not look"])
@@ -164,7 +164,7 @@ def test_one_who_may_only_read_sees_and_may_not_store_or_claim(auth_server, open
     assert pit.stats().due == 1
     for call in (lambda: pit.store({"id": "b"}, NOW), lambda: pit.remove("a"), pit.listen().get):
         text = refusal(call)
-        assert "does not allow this user to do it" in text
+        assert "does not allow this user to do this" in text
         assert "code 13" in text
     assert pit.get("a").attempts == 0
 

@@ -429,7 +429,7 @@ class TestCapped:
         (warning,) = caplog.records
         assert warning.levelno == logging.WARNING
         assert warning.getMessage() == (
-            f"without the capped collection {wakeups.full_name} a listener notices what other processes store only at "
+            f"without the capped collection {wakeups.full_name} a listener notices the messages of other processes only at "
             f"its next look (loop_time): there is one that is not capped and holds documents that are not Pitstop's; "
             f"move it away"
         )

@@ -18,14 +18,14 @@ from venvs import DISTRIBUTIONS, EXAMPLE, ROOT, run
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Makes a folder of that name, and only once if several processes run the tests (pytest-xdist)."""
+    """A function that makes a folder with a name once, also if several processes run the tests (pytest-xdist)."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def once(name: str, make: Callable[[Path], None]) -> Path:
         folder, done = shared / name, shared / f"{name} is done"
         with (shared / f"{name} is being made").open("w") as lock:
-            # Other processes that come meanwhile wait here.
+            # The other processes wait here meanwhile.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A backend of another author, installed beside Pitstop, and found by it. Nothing in core knows of it."""
+"""A third-party backend: installed beside Pitstop, and found by its entry point. Core does not know it."""
 
 from __future__ import annotations
 

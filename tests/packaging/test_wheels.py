@@ -17,7 +17,7 @@ import pytest
 from venvs import DISTRIBUTIONS, EXAMPLE, ROOT, run
 
 
-#: The first minute of a user; run with -P in an empty folder.
+#: The first minute of a user, run with -P in an empty folder.
 FIRST_MINUTE = """
 from datetime import timedelta
 import pitstop

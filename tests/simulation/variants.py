@@ -1,4 +1,4 @@
-"""Engines and stores that are known to be bad: what the simulation is there to catch, one defect each."""
+"""Known-bad engines and stores, with one defect each, which the simulation has to catch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from unittest import mock
 
 import attrs
 
+from pitstop._engine._hand import Hand
+from pitstop._engine._outbox import Outbox
+
 from pitstop._decisions import _emit, _settle
 from pitstop._engine import _delivery, _hand, _listener
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._hand import Hand
-from pitstop._engine._outbox import Outbox
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop.abc import Outcome, Progress, Record
 from pitstop_memory import MemoryBackend
@@ -22,7 +23,7 @@ from simulation.store import TrueStore
 
 _Variant = Callable[[], AbstractContextManager[object]]
 
-#: By name; each is a context manager, inside of which it is bad.
+#: The variants by name; each is a context manager with the defect inside of it.
 VARIANTS: dict[str, _Variant] = {}
 
 
@@ -40,7 +41,7 @@ def _patch(target: object, name: str, value: object) -> AbstractContextManager[o
 
 @_variant
 def fencing_off() -> Iterator[None]:
-    """Whoever settles is believed, whatever its token."""
+    """A settlement is done with any token."""
 
     def apply(self, settlement, now):
         record = self._room.shelf.get(settlement.id)
@@ -56,7 +57,7 @@ def fencing_off() -> Iterator[None]:
 
 @_variant
 def lease_end_not_fenced() -> Iterator[None]:
-    """The token alone counts: it settles also after its lease, as long as nobody else has the message."""
+    """Only the token counts: a settlement is done after the lease, unless the message has another lease."""
 
     def apply(self, settlement, now):
         return MemoryBackend._apply(self, settlement, 0)
@@ -67,7 +68,7 @@ def lease_end_not_fenced() -> Iterator[None]:
 
 @_variant
 def settle_upserts() -> Iterator[None]:
-    """A settlement of what is gone puts it back."""
+    """A settlement of a removed message stores it again."""
 
     def put(self, records):
         for each in records:
@@ -87,7 +88,7 @@ def settle_upserts() -> Iterator[None]:
 
 @_variant
 def lease_early() -> Iterator[None]:
-    """A claim takes what is due in a second, too."""
+    """A claim also takes messages that are due in a second."""
 
     def lease(self, limit, duration):
         with _patch(TrueStore, "_now_ms", lambda self: self.clock.time_us() // 1000 + 1000):
@@ -99,7 +100,7 @@ def lease_early() -> Iterator[None]:
 
 @_variant
 def lease_not_written() -> Iterator[None]:
-    """A claim reads what is due, and writes its lease only if it is the first one of its message."""
+    """A claim reads due messages, and only writes the first lease of a message."""
 
     def lease(self, limit, duration):
         leased = MemoryBackend.lease(self, limit, duration)
@@ -114,7 +115,7 @@ def lease_not_written() -> Iterator[None]:
 
 @_variant
 def update_keeps_lease() -> Iterator[None]:
-    """A store replaces the message, and leaves the lease on it."""
+    """A store replaces the message, and keeps its lease."""
 
     def put(self, records):
         for each in records:
@@ -131,7 +132,7 @@ def update_keeps_lease() -> Iterator[None]:
 
 @_variant
 def store_keeps_the_first() -> Iterator[None]:
-    """A store of an id that is there changes nothing."""
+    """A store of a known id changes nothing."""
 
     def put(self, records):
         MemoryBackend.put(self, [each for each in records if self._room.shelf.get(each.id) is None])
@@ -142,7 +143,7 @@ def store_keeps_the_first() -> Iterator[None]:
 
 @_variant
 def store_many_stores_one() -> Iterator[None]:
-    """Of several records the first is stored."""
+    """Only the first of several records is stored."""
     with _patch(TrueStore, "put", lambda self, records: MemoryBackend.put(self, records[:1])):
         yield
 
@@ -161,7 +162,7 @@ def nack_lost() -> Iterator[None]:
         yield
 
 
-# What mends lost replies.
+# The repair of lost replies.
 
 
 @_variant
@@ -194,7 +195,7 @@ def lost_reply_is_success() -> Iterator[None]:
 
 @_variant
 def deadline_ignored() -> Iterator[None]:
-    """The listener hands out what it claimed, however long that has taken."""
+    """The listener hands out claimed messages, however long the claim has taken."""
     with _patch(_listener, "LEAST_REMAINDER", -1e6):
         yield
 
@@ -213,8 +214,8 @@ def deadline_from_the_answer() -> Iterator[None]:
 
 @_variant
 def ack_after_deadline() -> Iterator[None]:
-    """A delivery does not look at the end of its own lease. The fence does; but one whose reply got lost may then take
-    the work of somebody else for its own.
+    """A delivery does not check the end of its own lease. The fence does. But if a reply got lost, the delivery may take the effect of another
+    settlement for its own.
     """
 
     def apply(self, settlement, what):
@@ -227,7 +228,7 @@ def ack_after_deadline() -> Iterator[None]:
 
 @_variant
 def nack_after_ack() -> Iterator[None]:
-    """An ack leaves the token, and a delivery may be settled twice: the nack after the ack undoes it."""
+    """An ack keeps the token, and a delivery may be settled twice: a nack after the ack undoes the ack."""
 
     def acked(emission):
         settlement = _settle.ack(emission)
@@ -278,14 +279,14 @@ def retry_chooses_anew() -> Iterator[None]:
 
 @_variant
 def key_of_each_attempt() -> Iterator[None]:
-    """Each attempt has a key of its own."""
+    """Each attempt has its own key."""
     with _patch(Delivery, "key", property(lambda self: f"{self.id}:{self._emission.scheduled_for}:{self.attempt}")):
         yield
 
 
 @_variant
 def give_back_counts() -> Iterator[None]:
-    """What was claimed ahead and nobody saw comes back with an attempt more."""
+    """A message that was claimed ahead and not handed out comes back with one more attempt."""
 
     def release(record, now, duration):
         given_back = _settle.release(record, now, duration)
@@ -297,7 +298,7 @@ def give_back_counts() -> Iterator[None]:
 
 @_variant
 def give_back_of_what_was_shown() -> Iterator[None]:
-    """A stop gives back what was handed out as well."""
+    """A stop also gives back messages that were handed out."""
     take = Hand.pop
 
     def peek(self):
@@ -310,12 +311,12 @@ def give_back_of_what_was_shown() -> Iterator[None]:
         yield
 
 
-# The acks that are written together, and what is claimed ahead.
+# Acks that are written together, and messages that are claimed ahead.
 
 
 @_variant
 def outbox_drops_what_is_in_doubt() -> Iterator[None]:
-    """Acks whose reply got lost are forgotten: nobody hears of them."""
+    """Acks whose reply got lost are forgotten, and not reported."""
     write = Outbox._write
 
     def dropping(self, batch):
@@ -347,14 +348,14 @@ def outbox_forgets_to_put_back() -> Iterator[None]:
 
 @_variant
 def outbox_writes_after_the_lease() -> Iterator[None]:
-    """Acks are sent also after their leases. The fence holds; but the work of somebody else is taken for their own."""
+    """Acks are also sent after their leases. The fence holds, but the effect of another settlement is taken for their own."""
     with _patch(Delivery, "_is_over", lambda self, now_us: False):
         yield
 
 
 @_variant
 def outbox_tells_what_it_hopes() -> Iterator[None]:
-    """An ack that was refused is told as done."""
+    """A refused ack is reported as done."""
 
     def hopeful(self):
         self._known = True
@@ -366,7 +367,7 @@ def outbox_tells_what_it_hopes() -> Iterator[None]:
 
 @_variant
 def outbox_tells_the_batch() -> Iterator[None]:
-    """One stale ack, and all that were written with it are told to be lost."""
+    """If one ack is stale, all acks of its batch are reported as lost."""
     write = Outbox._write
 
     def all_or_none(self, batch):
@@ -385,14 +386,14 @@ def outbox_tells_the_batch() -> Iterator[None]:
 
 @_variant
 def hand_forgets_nothing() -> Iterator[None]:
-    """What this process stored anew or removed is handed out as it was when it was claimed."""
+    """A message that this process stored again or removed is handed out in its old version."""
     with _patch(Hand, "forget", lambda self, ids: None):
         yield
 
 
 @_variant
 def hand_hands_out_twice() -> Iterator[None]:
-    """A message is looked at, handed out, and sometimes left in hand."""
+    """A message is read, handed out, and sometimes kept."""
     pop = Hand.pop
 
     def keeping(self):
@@ -408,7 +409,7 @@ def hand_hands_out_twice() -> Iterator[None]:
 
 @_variant
 def pump_gives_back_what_is_handled() -> Iterator[None]:
-    """Whoever is slow loses what it is at."""
+    """A slow handler loses its message."""
     pop, work = Hand.pop, _listener.Pump._work
     handled: dict[Hand, object] = {}
 
@@ -440,8 +441,8 @@ def series_dies() -> Iterator[None]:
 def attempts_without_end() -> Iterator[None]:
     """A message whose handler dies each time is not given up."""
 
-    def decide(leased, retry):
-        return _emit.decide(leased, attrs.evolve(retry, max_attempts=None))
+    def decide(leased, retry, **how):
+        return _emit.decide(leased, attrs.evolve(retry, max_attempts=None), **how)
 
     with _patch(_listener, "decide", decide):
         yield
@@ -452,6 +453,6 @@ def _shadow(store: TrueStore) -> dict[str, Record]:
 
 
 def _running(store: TrueStore, settlement: object) -> object:
-    """What is there: to write it again changes nothing."""
+    """The stored record: writing it again changes nothing."""
     record = store._room.shelf.get(settlement.id)
     return settlement.progress if record is None else record.progress

@@ -17,10 +17,10 @@ from pitstop_memory._shelf import copy_record
 
 @right
 class OpenClaims(MemoryBackend):
-    """Claims as the memory backend does, with each step open to change. Not a mutant."""
+    """Claims as the memory backend does, with each step open to change. This class is no mutant."""
 
     def due_records(self, now: int) -> list[Record]:
-        """What is due, in order. Read from the shelf's own slots: they know in which order ids came in."""
+        """Return the due records in order. The slots of the shelf know the order in which the ids were first stored."""
         slots = [slot for slot in self._room.shelf._slots.values() if self.is_due(slot.record.progress.due, now)]
         slots.sort(key=lambda slot: (slot.record.progress.due or 0, slot.order))
         return [slot.record for slot in slots]
@@ -51,7 +51,7 @@ class OpenClaims(MemoryBackend):
 
 @mutant("test_many_claimers_lease_each_record_once", "test_claimers_of_leases_that_ran_out_get_each_once")
 class ClaimNotAtomic(OpenClaims):
-    """Reads what is due, then writes the leases. Both steps take the lock, and neither looks at what the other saw."""
+    """Reads the due records, then writes the leases. Both steps take the lock, and the second does not check again."""
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
         with self._room.lock:
@@ -63,7 +63,7 @@ class ClaimNotAtomic(OpenClaims):
 
 @mutant("test_many_claimers_get_something_while_enough_is_due")
 class ContentionIsEmpty(MemoryBackend):
-    """Says that nothing is due when somebody else is claiming. A lock that is not waited for, to be quick."""
+    """Returns nothing while another claim is running. To be quick, it does not wait for the lock."""
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
         if not self._room.lock.acquire(blocking=False):
@@ -202,7 +202,7 @@ class TokenIsACounter(OpenClaims):
 
 @mutant("test_a_lease_writes_what_progress_leased_says_and_nothing_else", "test_complete_deletes")
 class ReturnsTheDocumentBefore(MemoryBackend):
-    """Returns records as they were before the claim. What ``find_one_and_update`` does unless told otherwise."""
+    """Returns records as they were before the claim. ``find_one_and_update`` does so by default."""
 
     def _lease(self, limit: int, duration: int) -> list[Record]:
         before = {each.id: each for each in self._room.shelf}
@@ -211,7 +211,7 @@ class ReturnsTheDocumentBefore(MemoryBackend):
 
 @mutant("test_a_record_is_leased_again_when_its_lease_ran_out", "test_a_crash_of_the_listener_brings_the_message_back")
 class LeaseNeverEnds(OpenClaims):
-    """Marks a record as leased, and waits for somebody to take the mark away. A crash leaves it there for ever."""
+    """Marks a record as leased until its holder removes the mark. After a crash the mark stays forever."""
 
     def due_records(self, now: int) -> list[Record]:
         return [each for each in super().due_records(now) if each.progress.token is None]

@@ -92,6 +92,9 @@ class _Document:
             first_leased=get("first_leased"),
             last_error=get("last_error"),
             token=get("token"),
+            unsettled=get("unsettled"),
+            ahead=get("ahead"),
+            excused=get("excused"),
         )
 
 
@@ -188,7 +191,7 @@ class FilesystemBackend(Backend):
                     continue
                 record = document.record(name.due)
                 if isinstance(record, Record):
-                    document = document.changed(_fields(record.progress.leased(token, now, until)))
+                    document = document.changed(_fields(record.progress.leased(token, now, until, limit)))
                 else:
                     # To set the document aside, only a token is needed. The rest stays as it was found.
                     document = document.changed({"token": token})

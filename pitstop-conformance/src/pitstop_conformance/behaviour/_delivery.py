@@ -329,7 +329,7 @@ class Deliveries(Kit):
 
         entry = pit.get("a")
         assert entry is not None
-        assert entry.last_error == "Given up after 1 attempts."
+        assert entry.last_error == "Given up after 1 attempt."
 
     def test_a_delay_that_is_said_does_not_make_another_attempt(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         pit = make_pit(retry={"max_attempts": 1})

@@ -408,7 +408,7 @@ class Recurring(Kit):
         entry = pit.get("a")
         assert entry is not None
         assert (entry.state, entry.due) == ("scheduled", _NOW + _DAY)
-        assert "Given up after 1 attempts" in (entry.last_error or "")
+        assert "Given up after 1 attempt" in (entry.last_error or "")
 
     def test_the_last_occurrence_that_fails_too_often_is_dead(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock

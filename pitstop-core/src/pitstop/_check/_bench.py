@@ -177,11 +177,14 @@ class Bench:
 
 def released(record: Record, due: int, error: str | None = None) -> Progress:
     """Return the progress after a nack of a claimed record."""
-    return attrs.evolve(record.progress, due=due, token=None, last_error=error)
+    return attrs.evolve(record.progress, due=due, token=None, last_error=error, unsettled=0, ahead=0)
 
 
 def _unleased(progress: Progress, now: int) -> Progress:
     """Return the progress before a lease, as far as it is known. After a retry its ``due`` is unknown, but it was over."""
     attempts = max(progress.attempts - 1, 0)
     due, first = (now, progress.first_leased) if attempts else (min(progress.scheduled_for, now), None)
-    return attrs.evolve(progress, due=due, attempts=attempts, first_leased=first, token=None)
+    unsettled, ahead = (max(progress.unsettled - 1, 0), progress.ahead) if attempts else (0, 0)
+    return attrs.evolve(
+        progress, due=due, attempts=attempts, first_leased=first, token=None, unsettled=unsettled, ahead=ahead
+    )
