@@ -17,7 +17,7 @@ def stored(pit, result):
     return pit.get(result.stdout.strip())
 
 
-def test_it_prints_the_id_of_what_it_stored(invoke, pit):
+def test_it_prints_the_id_of_the_stored_message(invoke, pit):
     entry = stored(pit, invoke("store", '{"msg": "object"}'))
     assert entry.message == {"id": entry.id, "msg": "object"}
     assert entry.state == "due"
@@ -42,7 +42,7 @@ def test_a_store_that_ends_with_the_command_is_warned_of_in_one_line(invoke, opt
     assert result.exit_code == 0
     assert result.stdout == '{"id":"a"}\n'
     assert result.stderr.splitlines()[0] == (
-        "Warning: memory:// lives in this process: what is stored in it is lost when this command ends. "
+        "Warning: memory:// lives in this process: its messages are lost when this command ends. "
         "Name a durable store by --url or PITSTOP_URL, such as sqlite:///pitstop.db."
     )
     assert result.stderr.count("Warning") == 1
@@ -52,7 +52,7 @@ def test_a_store_that_others_share_and_that_is_not_durable_is_warned_of(invoke, 
     monkeypatch.setattr("pitstop_sqlite.SqliteBackend.capabilities", Capability.MULTI_PROCESS)
     result = invoke("store", "{}")
     assert result.exit_code == 0
-    assert "is not durable: what is stored in it may be lost when it restarts." in result.stderr
+    assert "is not durable: its messages may be lost when it restarts." in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -199,7 +199,7 @@ def test_two_thousand_json_lines_from_a_pipe(spawn, pit):
     assert process.returncode == 0
     assert out == ""
     assert err.startswith("Stored 2,000 messages in ")
-    assert err.count("\n") == 1, "no progress bar where there is no terminal"
+    assert err.count("\n") == 1, "a progress bar is printed without a terminal"
     assert pit.stats().scheduled == 2000
     assert pit.get("1999").message == {"id": "1999", "n": 1999}
 
@@ -216,7 +216,7 @@ def test_two_thousand_json_lines_from_a_file_with_their_ids_as_json(spawn, pit, 
 
 
 def test_a_line_is_stored_although_the_writer_goes_on(spawn, pit):
-    """``tail -f log | pitstop store``: nothing waits until a batch is full."""
+    """``tail -f log | pitstop store``: no message waits until a batch is full."""
     process = spawn("store", "--json", stdin=subprocess.PIPE)
     process.stdin.write('{"id": "a"}\n{"id": "b", "half":')
     process.stdin.flush()

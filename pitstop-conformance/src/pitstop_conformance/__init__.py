@@ -1,4 +1,4 @@
-"""The suite that a backend has to pass, the same for all of them.
+"""The suite that every backend of Pitstop has to pass.
 
 The author of a backend subclasses :class:`BackendConformance` and gives one fixture::
 
@@ -7,18 +7,22 @@ The author of a backend subclasses :class:`BackendConformance` and gives one fix
         def make_backend(self, tmp_path):
             return lambda **options: MyBackend.from_options({"path": tmp_path / "store", **options})
 
-It returns a function that opens a handle on a store which is new in each test: every call within one test opens the
-same store. Handles are closed by the suite. The options that the suite gives (a ``clock`` among them) are those of
+The fixture returns a function that opens a handle. The store is new in each test, and every call within one test opens
+the same store. The suite closes the handles. The options that the suite passes (a ``clock`` among them) are options of
 every backend's configuration.
 
-What a backend fails is listed on the class with the reason, ``known_failures = {"reason": {"test_...", ...}}``;
-overriding a test that is not listed is refused. ``damage(backend, id)``, a method, makes a stored message unreadable
-behind the backend's back; ``transaction(backend)``, another one, begins a transaction for a backend that declares
-``TRANSACTIONS``. The end of the run tells what became of each part on each class: passed, not declared (a
-capability that the backend has not got), not shown, known failure.
+The class may have more:
 
-PYTEST_DONT_REWRITE: this module alone has no assertion. Those of all other modules are rewritten by pytest, which is asked
-for it below, before they are imported.
+* ``known_failures = {"reason": {"test_...", ...}}`` lists the tests that the backend fails. A class that overrides a test
+  without listing it is refused.
+* The method ``damage(backend, id)`` makes a stored message unreadable behind the backend's back.
+* The method ``transaction(backend)`` begins a transaction, for a backend that declares ``TRANSACTIONS``.
+
+The run ends with a table: for each part of the suite and each class, how many tests passed, and how many were not declared
+(the backend lacks the capability), not shown, or known failures.
+
+PYTEST_DONT_REWRITE: this module has no assertion. Below it asks pytest to rewrite those of all other modules, before they are
+imported.
 """
 
 from __future__ import annotations
@@ -33,13 +37,17 @@ pytest.register_assert_rewrite(__name__)
 
 from pitstop_conformance._kit import Handles, Kit, kit_tests
 from pitstop_conformance.behaviour._batches import Batches
+from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
+from pitstop_conformance.behaviour._failures import Failures
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._recurring import Recurring
+from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
+from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._lease import Lease
@@ -72,22 +80,25 @@ __all__ = [
 ]
 
 
-# pytest begins with the last base: the contract goes before what is built on it, so that the first failures say most.
+# pytest runs the tests of the last base first. The contract comes before the behaviour that is built on it, because its
+# failures are the easiest to understand.
 class BackendContract(
-    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Settle, Lease, Read, PutGetDelete
+    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Counts, Settle, Lease, Read, PutGetDelete
 ):
-    """What :class:`pitstop.abc.Backend` promises to core."""
+    """The promises of :class:`pitstop.abc.Backend` to core."""
 
 
-class PitstopBehaviour(Consuming, Batches, Listening, Look, Recurring, Deliveries, Store):
-    """What Pitstop promises to its users, on that backend."""
+class PitstopBehaviour(
+    Consuming, Batches, Listening, Look, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+):
+    """The promises of Pitstop to its users, on the backend."""
 
 
 class BackendConformance(Crash, ProcessRaces, Races, Model, PitstopBehaviour, BackendContract):
-    """All of it, in the version :data:`SUITE_VERSION`: subclass it, and give one fixture.
+    """The whole suite, in the version :data:`SUITE_VERSION`. Subclass it and give one fixture.
 
-    ``make_backend`` returns a function of options (keyword arguments, a ``clock`` among them) that opens a handle on a store
-    which is new in each test: every call within one test, the same store. Handles are closed by the suite. Optional:
-    ``make_backend.peer``, the methods ``damage(backend, id)`` and ``transaction(backend)``, and
-    ``known_failures = {"reason": {"test_..."}}``. docs/writing-a-backend.md tells the rest.
+    The fixture ``make_backend`` returns a function of options (keyword arguments, a ``clock`` among them) that opens a handle.
+    The store is new in each test, and every call within one test opens the same store. The suite closes the handles.
+    Optional: ``make_backend.peer``, the methods ``damage(backend, id)`` and ``transaction(backend)``, and
+    ``known_failures = {"reason": {"test_..."}}``. See docs/writing-a-backend.md.
     """

@@ -1,4 +1,4 @@
-"""Code that runs in the middle of a backend's own code: at chosen lines of it, in the thread that executes them."""
+"""Calls in the middle of a backend's own code: before each of its lines, in the thread that executes them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["at_each_line"]
 
 
 def at_each_line(backend: Backend, operation: Callable[[], Any], act: Callable[[int], Any]) -> Any:
-    """Call ``operation``, and ``act`` with its number at each line that is executed in a module of the backend's package.
+    """Call ``operation``, and call ``act`` at each line that is executed in a module of the backend's package.
 
-    ``act`` runs in the same thread, as a signal handler would. Returns what ``operation`` returned.
+    ``act`` gets the number of the line: 0, 1, 2, ... It runs in the same thread, as a signal handler does. Return the result
+    of ``operation``.
     """
     packages = {each.__module__.partition(".")[0] for each in type(backend).__mro__} - {"pitstop", "abc", "builtins"}
     number = 0

@@ -1,9 +1,9 @@
-"""What the suite stands on: handles that close themselves, a clock in the hand, and no way to opt out in silence."""
+"""The base of every part of the suite: its fixtures, and the checks of the classes that subclass it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import pytest
 
@@ -17,12 +17,12 @@ from pitstop_conformance import _matrix
 __all__ = ["Handles", "Kit", "kit_tests", "needs"]
 
 _PACKAGE = __name__.rpartition(".")[0]
-#: What the author of a backend has to say; everything else of the suite's is as it is.
+#: The names that the author of a backend may define. A subclass must not redefine any other name of the suite.
 _AUTHORS = ("make_backend", "damage", "transaction", "known_failures")
 
 
 class Handles:
-    """Opens handles on the one store of a test, and closes them when it ends."""
+    """Open handles on the store of a test, and close them when the test ends."""
 
     def __init__(self, make_backend: Callable[..., Backend], clock: ManualClock) -> None:
         self._make_backend = make_backend
@@ -31,43 +31,48 @@ class Handles:
         self._opened: list[Backend] = []
 
     def __call__(self, **options: Any) -> Backend:
-        """A handle on the store, with these options of its configuration."""
+        """Open a handle on the store with these options of the configuration."""
         self._options = options
         return self._keep(self._make_backend(**{"clock": self._clock, **options}))
 
     def peer(self, **options: Any) -> Backend:
-        """A second handle on the same store; the options of the first one hold unless others are given."""
+        """Open another handle on the same store. The options of the last handle hold unless others are given."""
         make = getattr(self._make_backend, "peer", self._make_backend)
         return self._keep(make(**{"clock": self._clock, **self._options, **options}))
 
     def close(self) -> None:
-        """Close all of them, also when one raises; then raise the first that was raised."""
+        """Close all handles, even if some raise. Then raise the first error."""
         raised: list[Exception] = []
         for each in reversed(self._opened):
             try:
                 each.close()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is raised below
+            except Exception as error:  # noqa: BLE001 - it is raised below, after the other handles are closed
                 raised.append(error)
         if raised:
             raise raised[0]
 
     def _keep(self, backend: Backend) -> Backend:
         if not isinstance(backend, Backend):
-            pytest.fail(f"make_backend() made a {type(backend).__name__}. Let it return a pitstop.abc.Backend.")
+            pytest.fail(
+                f"Expected a pitstop.abc.Backend from make_backend(), got a value of type {type(backend).__name__}. Return the opened "
+                f"backend."
+            )
         self._opened.append(backend)
         return backend
 
 
 class Kit:
-    """Fixtures that every test of the suite may ask for.
+    """The fixtures that the tests of the suite use.
 
-    ``make_backend`` is the one that the author of a backend gives; see :class:`pitstop.testing.BackendConformance`.
+    The author of a backend gives ``make_backend``; see :class:`pitstop_conformance.BackendConformance`.
     """
 
-    #: Tests of the suite that this backend fails: ``{reason: {names of tests}}``. They run, and what they show is told
-    #: with the reason; one that passes is told, too. There is no other way to leave a test out: a class that overrides
-    #: one is refused, unless it lists it here.
+    #: Tests of the suite that this backend fails: ``{reason: {names of tests}}``. They run all the same, and the table shows
+    #: their results with the reason, also when one passes. There is no other way to leave a test out: a class that overrides
+    #: a test is refused unless the test is listed here.
     known_failures: ClassVar[Mapping[str, Collection[str]]] = {}
+    #: The place of the rules that a part of the suite tests. The report of a failure names it.
+    rule: ClassVar[str] = "docs/writing-a-backend.md"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -77,27 +82,33 @@ class Kit:
             if not _is_kit(cls):
                 hint = did_you_mean(name, tests)
                 raise TypeError(
-                    f"{cls.__name__}.known_failures lists {name!r}, which is no test of the suite. {hint}".strip()
+                    f"{cls.__name__}.known_failures lists {name!r}, which is no test of the suite. {hint or 'Remove it.'}".strip()
                 )
         _check_overrides(cls, tests)
 
     @classmethod
     def part_of(cls, test: str) -> str | None:
-        """The part of the suite that a test is from; None: it is one of the author's own."""
+        """Return the part of the suite that a test belongs to, or None if it is a test of the author's own."""
         part = kit_tests(cls).get(test)
         return None if part is None else part.__name__
+
+    @classmethod
+    def rule_of(cls, test: str) -> str:
+        """Return the place of the rules that a test of the suite checks."""
+        rule: str = kit_tests(cls)[test].rule
+        return rule
 
     @pytest.fixture
     def make_backend(self) -> Callable[..., Backend]:
         pytest.fail(
-            f"{type(self).__name__} has no fixture make_backend. Give one that returns a function of options (keyword "
-            f"arguments) which opens a handle on a store that is new in each test: every call in one test, the same store."
+            f"{type(self).__name__} has no fixture make_backend. Give one. It returns a function of options (keyword arguments) "
+            f"that opens a handle. The store is new in each test, and every call within one test opens the same store."
         )
 
     def damage(self, backend: Backend, id: str) -> None:
-        """Make the stored message of ``id`` unreadable behind the backend's back; leave its due time and token alone.
+        """Make the stored message of ``id`` unreadable behind the backend's back. Leave its due time and its token alone.
 
-        A class without one does not show what its backend does with documents that somebody else wrote into its store.
+        A class without this method does not show how its backend treats documents that another program wrote.
         """
         _matrix.end(
             f"not shown: {type(self).__name__} has no damage(backend, id) that makes a stored message unreadable"
@@ -111,7 +122,7 @@ class Kit:
             return
         _matrix.take_part(request.node, listed=test in _listed(type(self)))
         try:
-            # Again: what the class was given after it was made is seen here alone.
+            # Checked again, because attributes may have been set after the class was made.
             _check_overrides(type(self), kit_tests(type(self)))
         except TypeError as error:
             pytest.fail(str(error))
@@ -119,12 +130,12 @@ class Kit:
             if test in names:
                 if any(name == test for _, name in _overrides(type(self), {test: part})):
                     _matrix.end(f"known failure, and overridden: {reason}")
-                # Not strict: a race may be won. The summary tells which of them passed.
+                # Not strict, because a race may be won by chance. The summary lists the known failures that passed.
                 request.node.add_marker(pytest.mark.xfail(reason=f"known failure: {reason}", strict=False))
 
     @pytest.fixture
     def clock(self) -> ManualClock:
-        """The clock of all handles of a test. It stands still until the test moves it."""
+        """The clock of all handles of a test. Only the test moves it."""
         return ManualClock()
 
     @pytest.fixture
@@ -139,7 +150,7 @@ class Kit:
 
     @pytest.fixture
     def make_pit(self, open_backend: Handles) -> Iterator[Callable[..., pitstop.Pitstop]]:
-        """Makes a Pitstop on the store of the test, with these options of the backend's configuration."""
+        """A function that makes a Pitstop on the store of the test, with options of the backend's configuration."""
         made: list[pitstop.Pitstop] = []
 
         def make(**options: Any) -> pitstop.Pitstop:
@@ -160,30 +171,32 @@ class Kit:
             yield listener
 
 
-def kit_tests(cls: type) -> dict[str, type]:
-    """The tests of the suite that a class inherits, each with the part of the suite that it is from."""
-    found: dict[str, type] = {}
+def kit_tests(cls: type) -> dict[str, type[Kit]]:
+    """Return the tests of the suite that a class inherits, each with the part of the suite that it belongs to."""
+    found: dict[str, type[Kit]] = {}
     for owner in cls.__mro__:
         for name in vars(owner) if _is_kit(owner) else ():
             if name.startswith("test_") and found.setdefault(name, owner) is not owner:
-                raise TypeError(f"{name}() stands twice in the suite: in {found[name].__name__} and {owner.__name__}.")
+                raise TypeError(f"The suite defines {name}() twice: in {found[name].__name__} and {owner.__name__}.")
     return found
 
 
 def needs(backend: Backend, capability: Capability) -> None:
-    """End a test of a capability that the backend does not declare, once it was seen to refuse what it is asked for."""
+    """End the test if the backend does not declare this capability. The backend must then refuse to use it."""
     if capability in backend.capabilities:
         return
     name = capability.name
     refused = is_refused(backend, capability)
-    assert refused is not False, f"{type(backend).__name__} does not declare {name}, but does not refuse it either."
+    assert refused is not False, (
+        f"{type(backend).__name__} does not declare {name}, but does not refuse it either. Declare it, or raise pitstop.Unsupported."
+    )
     _matrix.end(f"not declared: {name}" + (" (refused)" if refused else ""))
 
 
 def is_refused(backend: Backend, capability: Capability) -> bool | None:
-    """Whether the backend refuses what this capability is about; None when there is nothing to ask it for."""
+    """Whether the backend refuses to use this capability; None if no call needs the capability."""
     if capability is Capability.WATCH:
-        # None and not Unsupported: nobody asks for it, core does without and looks each loop_time.
+        # None and not Unsupported: core does without a watch, and polls each loop_time.
         return backend.watch() is None
     asked: dict[Capability, list[Callable[[], object]]] = {
         Capability.TRANSACTIONS: [lambda: backend.within(object())],
@@ -208,7 +221,7 @@ def _check_known_failures(cls: type[Kit]) -> None:
         for reason, names in listed.items()
     ):
         raise TypeError(
-            f"{cls.__name__}.known_failures={listed!r} cannot be used. Give reasons with the names of tests, as in "
+            f"{cls.__name__}.known_failures={listed!r} cannot be used. Map each reason to names of tests, as in "
             "{'reason': {'test_...'}}."
         )
 
@@ -218,25 +231,25 @@ def _listed(cls: type[Kit]) -> set[str]:
 
 
 def _check_overrides(cls: type[Kit], tests: Mapping[str, type]) -> None:
-    """Refuse a class that has something else in the place of a test that it does not list, or of a part of the suite.
+    """Refuse a class that overrides a test without listing it, or that overrides a helper of the suite.
 
-    :raises TypeError: naming what it is.
+    :raises TypeError: naming the test or the helper.
     """
     for owner, name in _overrides(cls, tests):
         if name not in _listed(cls):
             raise TypeError(
-                f"{owner.__name__} overrides {name}() of the suite. If the backend cannot pass it, list it with the "
+                f"{owner.__name__} overrides {name}() of the suite. If the backend cannot pass this test, list it with the "
                 f"reason: known_failures = {{'reason': {{{name!r}}}}}."
             )
     for owner, name in _overrides(cls, _helpers(cls)):
         raise TypeError(
-            f"{owner.__name__} overrides {name}, which the tests of the suite stand on. Give it another name; what is yours "
-            f"to give is {', '.join(_AUTHORS)}."
+            f"{owner.__name__} overrides {name}, which the tests of the suite use. Choose another name. You may define "
+            f"{', '.join(_AUTHORS)}."
         )
 
 
 def _helpers(cls: type) -> dict[str, type]:
-    """Fixtures and methods of the suite that are no tests, and not the author's to give."""
+    """Return the fixtures and methods of the suite that are no tests and that an author must not define."""
     return {
         name: owner
         for owner in cls.__mro__
@@ -246,9 +259,9 @@ def _helpers(cls: type) -> dict[str, type]:
 
 
 def _overrides(cls: type, names: Mapping[str, type]) -> list[tuple[type, str]]:
-    """Where a class, or one of its bases outside of the suite, has something else under one of these names."""
+    """Return each of these names that a class, or a base outside of the suite, defines, with that class."""
     return [(owner, name) for owner in cls.__mro__ if not _is_kit(owner) for name in sorted(names.keys() & vars(owner))]
 
 
-def _is_kit(cls: type) -> bool:
+def _is_kit(cls: type) -> TypeGuard[type[Kit]]:
     return cls.__module__.startswith(f"{_PACKAGE}.") or cls.__module__ == _PACKAGE

@@ -1,14 +1,16 @@
-"""What became of each test of the suite on each backend, printed at the end of a run.
+"""The matrix: the result of each test of the suite on each backend, printed at the end of a run.
 
-A plugin of pytest that the first test of the suite registers, so that a subclass of ``BackendConformance`` is all that
-an author has to write.
+The matrix is a plugin of pytest. The first test of the suite registers it, so that an author has to write nothing but a
+subclass of ``BackendConformance``.
 """
 
 from __future__ import annotations
 
+import inspect
+
 from collections import Counter, defaultdict
 from collections.abc import Generator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -18,8 +20,8 @@ from pitstop_conformance._core import SUITE_VERSION
 
 __all__ = ["MATRIX_PLUGIN", "PART_PROPERTY", "Matrix", "Row", "end", "take_part"]
 
-#: In ``user_properties`` of a report: the part of the suite that its test is from. These properties also get from the
-#: process that runs a test to the one that reports, if they are two.
+#: In ``user_properties`` of a report: the part of the suite that the test belongs to. pytest-xdist carries these properties
+#: from the process that runs a test to the process that reports.
 PART_PROPERTY = "pitstop-conformance"
 #: The name of the plugin that makes the table. The first test of the suite registers it in its own process.
 MATRIX_PLUGIN = "pitstop-matrix"
@@ -30,18 +32,18 @@ _LISTED = pytest.StashKey[bool]()
 
 
 class _End(pytest.xfail.Exception):  # type: ignore[misc, name-defined]
-    """The suite itself ends a test: it knows why there is nothing to see."""
+    """Raised when the suite itself ends a test that cannot show anything."""
 
 
 def end(reason: str) -> NoReturn:
-    """End a test that has no result, with a reason for the matrix. What anybody else ends counts as skipped there."""
+    """End a test without a result. The matrix shows the reason. A test that other code ends counts as skipped there."""
     raise _End(reason)
 
 
 def take_part(item: pytest.Item, *, listed: bool) -> None:
-    """Let the results of tests be in the matrix from here on.
+    """Register the matrix, unless it is registered already.
 
-    :param listed: this one is listed as a known failure.
+    :param listed: whether the test is listed as a known failure.
     """
     item.stash[_LISTED] = listed
     plugins = item.config.pluginmanager
@@ -62,7 +64,7 @@ class Row:
 
 
 class Matrix:
-    """The table: by row, then by the class of tests, a word or a reason."""
+    """The results: by row and then by class of tests, a word or a reason."""
 
     def __init__(self) -> None:
         self.cells: dict[Row, dict[str, str]] = defaultdict(dict)
@@ -72,10 +74,13 @@ class Matrix:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        part_of = getattr(getattr(item, "cls", None), "part_of", None)
-        part = None if part_of is None else part_of(getattr(item, "originalname", item.name))
+        cls: Any = getattr(item, "cls", None)
+        part = cls.part_of(_test_of(item)) if hasattr(cls, "part_of") else None
         if part is not None:
             report.user_properties.append((PART_PROPERTY, part))
+            if report.failed:
+                expected = _expected(item, cls.rule_of(_test_of(item)))
+                report.sections.append((f"expected by conformance suite {SUITE_VERSION}", expected))
             by_kit = isinstance(call.excinfo and call.excinfo.value, _End) or item.stash.get(_LISTED, False)
             if (report.skipped or hasattr(report, "wasxfail")) and not by_kit:
                 report.user_properties.append((_FOREIGN, True))
@@ -89,7 +94,7 @@ class Matrix:
         test, _, parameters = name.partition("[")
         cells = self.cells[Row(str(part), test, parameters)]
         result = _result(report)
-        # What went wrong in the beginning or at the end of a test counts more than what was seen in between.
+        # A failure in the setup or the teardown of a test counts more than the test's own result.
         if result is not None and not (result == "passed" and cls in cells):
             cells[cls] = result
 
@@ -111,7 +116,7 @@ class Matrix:
             write(line, yellow=True)
 
     def _rows(self, *, whole: bool) -> dict[str, list[dict[str, str]]]:
-        """By test, or by part of the suite, its cells."""
+        """Return the cells of each test, or of each part of the suite."""
         rows: dict[str, list[dict[str, str]]] = defaultdict(list)
         for row, cells in self.cells.items():
             rows[row.test if whole else row.part].append(cells)
@@ -137,8 +142,22 @@ class Matrix:
 _PASSES = " (passed this time)"
 
 
+def _expected(item: pytest.Item, rule: str) -> str:
+    """Return the behaviour that a test of the suite expects, and the place of its rule, for the author of a backend."""
+    name = _test_of(item).removeprefix("test_").replace("_", " ")
+    described = inspect.getdoc(getattr(item, "function", None))
+    return "\n".join(
+        [f"{name[:1].upper()}{name[1:]}.", *([described] if described else []), f"The rule stands in {rule}."]
+    )
+
+
+def _test_of(item: pytest.Item) -> str:
+    """Return the name of a test without its parameters."""
+    return str(getattr(item, "originalname", item.name))
+
+
 def _split(nodeid: str) -> list[str]:
-    # Parameters may hold "::" themselves.
+    # Parameters may contain "::".
     head, bracket, parameters = nodeid.partition("[")
     *before, cls, test = head.split("::")
     return ["::".join(before), cls, f"{test}{bracket}{parameters}"]
@@ -156,7 +175,7 @@ def _result(report: pytest.TestReport) -> str | None:
 
 
 def _kind(result: str) -> str:
-    """The word for a result; the rest of it is a reason."""
+    """Return the word for a result, without its reason."""
     for kind in ("not declared", "not shown", "known failure"):
         if result.startswith(kind):
             return kind

@@ -1,4 +1,4 @@
-"""Records as the tests of the contract store them."""
+"""Records for the tests of the contract, and shortcuts to store and claim them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SERIES: dict[str, Any] = {
 
 
 def at(instant: int) -> datetime:
-    """The aware datetime of an instant."""
+    """Return an instant as an aware datetime."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=instant)
 
 
@@ -61,7 +61,7 @@ def make_record(
     revision: str | None = None,
     **progress: Any,
 ) -> Record:
-    """A record with some message, a new revision, and the progress of one that was just stored unless told otherwise."""
+    """Return a record with some message, a new revision, and by default the progress of a record that was just stored."""
     progress.setdefault("scheduled_for", START if due is None else due)
     return Record(
         id=id,
@@ -78,9 +78,11 @@ def put_due(backend: Backend, *ids: str) -> None:
 
 
 def records(found: Iterable[Record | Damaged]) -> list[Record]:
-    """What was found, none of it damaged."""
+    """Return the records of a result that must not contain damaged ones."""
     found = list(found)
-    assert not [each for each in found if isinstance(each, Damaged)]
+    assert not [each for each in found if isinstance(each, Damaged)], (
+        "no record was damaged, so none is returned as Damaged"
+    )
     return [each for each in found if isinstance(each, Record)]
 
 
@@ -90,12 +92,14 @@ def lease_all(backend: Backend, *, limit: int = 100, duration: int = MINUTE) -> 
 
 
 def lease_all_and_damaged(backend: Backend, *, limit: int = 100, duration: int = MINUTE) -> list[Record | Damaged]:
-    """Claim until nothing is due, some of it damaged."""
+    """Claim until nothing is due. Some of the claimed records may be damaged."""
     leased: list[Record | Damaged] = []
     while claim := backend.lease(limit, duration):
-        assert len(claim) <= limit, "a claim holds no more than its limit"
-        # Else this would never end.
-        assert {each.id for each in claim}.isdisjoint(each.id for each in leased), "leased again while its lease runs"
+        assert len(claim) <= limit, "a claim returns at most `limit` records"
+        # A record that is leased again would make this loop endless.
+        assert {each.id for each in claim}.isdisjoint(each.id for each in leased), (
+            "no claim returns a record whose lease still runs"
+        )
         leased.extend(claim)
     return leased
 
@@ -103,7 +107,7 @@ def lease_all_and_damaged(backend: Backend, *, limit: int = 100, duration: int =
 def lease_only(backend: Backend, *, duration: int = MINUTE) -> Record:
     """Claim the one record that is due."""
     claim = backend.lease(1, duration)
-    assert len(claim) == 1, "something is due, and one is to be leased"
+    assert len(claim) == 1, "a record is due, so lease(1, ...) returns one record"
     leased = claim[0]
     assert isinstance(leased, Record)
     return leased
@@ -143,7 +147,7 @@ def _deleted(leased: Record) -> None:
     return None
 
 
-#: For each outcome: the progress that it makes of a leased record's.
+#: For each outcome: a function from a leased record to its progress afterwards.
 EVERY_OUTCOME: dict[Outcome, Callable[[Record], Any]] = {
     Outcome.COMPLETE: _deleted,
     Outcome.RESCHEDULE: _rescheduled,

@@ -1,4 +1,4 @@
-"""Values that a store could get wrong, and a comparison that sees it."""
+"""Values that a store may return changed, and a comparison that notices it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pitstop.abc import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, mess
 
 __all__ = ["GIVEN_AND_BACK", "IDS", "LONGEST_ERROR", "LONGEST_ID", "PLAIN", "largest_message", "same"]
 
-#: An id of the most characters that one may have, each of the most bytes that a character has.
+#: The longest id, of characters that take four bytes each.
 LONGEST_ID = "\U0001f3ce" * MAX_ID_LENGTH
-#: The like of an error that is kept with a message.
+#: The longest error that is kept with a message, likewise.
 LONGEST_ERROR = "\U0001f3ce" * MAX_ERROR_LENGTH
 
 
 def nested(levels: int, inner: Any) -> Any:
-    """``inner`` in so many mappings and lists by turns."""
+    """Return ``inner`` inside this many levels, which are mappings and lists by turns."""
     value = inner
     for level in range(levels):
         value = {"deeper": value} if level % 2 else [value]
@@ -32,13 +32,13 @@ def nested(levels: int, inner: Any) -> Any:
 
 
 def largest_message(id: str, *, over: int = 0) -> dict[str, Any]:
-    """A message of the most bytes that core lets through, and so many more, for the record with this ``id``."""
+    """Return the largest message that core accepts for this ``id``, or a message that is ``over`` bytes larger."""
     message: dict[str, Any] = {"id": id, "text": "\u00fc" * 1000, "numbers": list(range(1000)), "blob": b""}
     room = MAX_MESSAGE_BYTES - message_size(message)
     return {**message, "blob": (bytes(range(256)) * (MAX_MESSAGE_BYTES // 256 + 1))[: room + over]}
 
 
-#: By name: values as a backend gets and returns them: UTC datetimes on whole milliseconds, lists and dicts.
+#: By name: values in the form that a backend gets and returns. Datetimes are in UTC and on whole milliseconds.
 PLAIN: dict[str, Any] = {
     "none": None,
     "true": True,
@@ -109,7 +109,7 @@ PLAIN: dict[str, Any] = {
     "dict_like_variable": {"x": "$$ROOT", "y": "$msg"},
     "dict_of_1000": {f"key{n}": n for n in range(1000)},
     "dict_python": {"__class__": "x", "__proto__": 1, "constructor": 2},
-    # The message itself is one level, and the value lies in it.
+    # The message itself is one of the levels.
     "deep": nested(98, {"end": b"x"}),
 }
 
@@ -123,7 +123,7 @@ class _Size(IntEnum):
 
 
 class _Text(str):
-    """Text that shows another one, as a lazy translation does."""
+    """A str whose str() is another text, as that of a lazy translation."""
 
     __slots__ = ()
 
@@ -132,21 +132,21 @@ class _Text(str):
 
 
 class _Number(float):
-    """A number that is printed in its own way, as one of numpy is."""
+    """A float with a repr of its own, as numpy has."""
 
     def __repr__(self) -> str:
         return f"number({float.__repr__(self)})"
 
 
 class _Count(int):
-    """A whole number that is printed in its own way."""
+    """An int with a repr of its own."""
 
     def __repr__(self) -> str:
         return f"count({int.__repr__(self)})"
 
 
 class _Bytes(bytes):
-    """Bytes that show others."""
+    """Bytes whose bytes() are others."""
 
     __slots__ = ()
 
@@ -155,7 +155,7 @@ class _Bytes(bytes):
 
 
 class _Moment(datetime):
-    """A datetime that is subtracted in its own way, as one of pendulum is."""
+    """A datetime with a subtraction of its own, as pendulum has."""
 
     def __sub__(self, other: Any) -> Any:
         return NotImplemented
@@ -164,7 +164,7 @@ class _Moment(datetime):
 _PARIS = ZoneInfo("Europe/Paris")
 _ODD = timezone(timedelta(hours=5, minutes=45, seconds=7))
 
-#: By name: values as a user gives them, and as they come back.
+#: By name: a value that a user gives, and the value that comes back.
 GIVEN_AND_BACK: dict[str, tuple[Any, Any]] = {
     **{name: (value, value) for name, value in PLAIN.items()},
     "tuple_to_list": ((1, (2, ())), [1, [2, []]]),
@@ -203,7 +203,7 @@ GIVEN_AND_BACK: dict[str, tuple[Any, Any]] = {
     ),
 }
 
-#: Ids that a careless store would take for something else.
+#: Ids that a careless store mistakes for patterns, operators, numbers or other ids.
 IDS: list[str] = [
     "a",
     "A",
@@ -248,7 +248,7 @@ IDS: list[str] = [
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal in value, in type and all the way down: 1 is neither True nor 1.0, NaN is NaN, -0.0 is not 0.0."""
+    """Whether two values are equal in value and type on all levels: 1 is neither True nor 1.0, NaN is NaN, -0.0 is not 0.0."""
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):

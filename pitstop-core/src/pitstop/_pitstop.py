@@ -151,7 +151,7 @@ class Pitstop:
         writes, id = self._writes(session), valid_id(id)
         self._session.flush([id])
         removed = writes.delete(id)
-        supersede([id])
+        supersede(self._session.events, [id])
         if session is None:
             self._session.forget({id: None})
         return removed
@@ -291,7 +291,7 @@ class Pitstop:
         :param until_idle: end when no message is due and no handler runs.
         :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
         :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
-        :return: what was done with the messages.
+        :return: the number of messages by outcome, and why it ended.
         :raises ConfigError: if a value cannot be used.
         :raises PitstopError: if the handler cannot be called, or is async.
         :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).
@@ -378,7 +378,7 @@ class Pitstop:
             self._session.flush(known)
         writes.put(records)
         if known:
-            supersede(known)
+            supersede(self._session.events, known)
         if known and at_once:
             self._session.forget({each.id: each.revision for each in records if each.id in known})
         events = self._session.events

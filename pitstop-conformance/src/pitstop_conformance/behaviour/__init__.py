@@ -1,1 +1,1 @@
-"""What Pitstop promises to its users."""
+"""The promises of Pitstop to its users."""

@@ -1,4 +1,4 @@
-"""What iteration does with many messages: several are claimed at once, and acks are written together."""
+"""Iteration over many messages: several are claimed at once, and their acks are written together."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def _fill(pit: pitstop.Pitstop, count: int) -> list[str]:
 
 
 def _some(listener: pitstop.Listener, count: int) -> Iterator[pitstop.Delivery]:
-    """So many messages of an iteration, which would wait for more after that."""
+    """Yield this number of messages of an iteration, which would then wait for more."""
     for _ in range(count):
         yield next(listener)
 
 
 class Batches(Kit):
-    """Iterating with acks that are written together."""
+    """Iteration with acks that are written together."""
+
+    rule = 'docs/listening.md, "When acks are written"'
 
     def test_what_is_acked_in_an_iteration_is_done_and_each_was_its_first_attempt(self, pit: pitstop.Pitstop) -> None:
         stored = _fill(pit, 300)
@@ -58,7 +60,7 @@ class Batches(Kit):
                 delivery.ack()
             getattr(listener, end)()
             if end == "stop":
-                # It waits for that, but not without end: on a busy machine, or for a slow store, another thread does it.
+                # The wait is bounded. On a busy machine, or if the store is slow, another thread gives the messages back.
                 until(lambda: pit.stats().due == 40)
             assert pit.stats().due == 40
 
@@ -149,7 +151,7 @@ class Batches(Kit):
         _fill(pit, 16)
         with pit.listen(prefetch=8) as listener:
             first = next(listener)
-            # Claimed, and in the hand of the listener.
+            # The listener has claimed it, and has not handed it out.
             if act == "update":
                 other.store({"id": "m003", "n": "new"}, _HOUR)
             else:
@@ -163,7 +165,7 @@ class Batches(Kit):
 
             there = [(each.id, each.message["n"], each.state) for each in pit.entries()]
             told = [each.id for each in acked if each.lost]
-            # Of what is gone nobody can tell any more whose ack it was that deleted it.
+            # A store cannot tell whose ack deleted a message that is gone.
             assert told == ["m003"] or (act == "remove" and told == [])
         assert there == ([("m003", "new", "scheduled")] if act == "update" else [])
 

@@ -1,4 +1,4 @@
-"""What consume does: calls a handler for each message, settles for it, and holds leases while it works."""
+"""``consume``: it calls a handler for each message, settles it, and extends its lease while the handler works."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _LOCK = timedelta(minutes=15)
 
 
 class Consuming(Kit):
-    """Messages given to a handler."""
+    """Messages that ``consume`` gives to a handler."""
+
+    rule = 'docs/api.md, "consume"'
 
     @pytest.mark.parametrize("workers", [1, 4])
     def test_each_message_is_acknowledged_once_or_comes_back_as_configured(
@@ -114,7 +116,7 @@ class Consuming(Kit):
         taken = []
 
         def handle(delivery: pitstop.Delivery) -> None:
-            # As a process that was stopped, or a machine: nothing beats meanwhile.
+            # As if the process or the machine had been stopped: no heartbeat meanwhile.
             _pass(clock, 2 * _LOCK)
             until(lambda: delivery.lost)
             taken.append(next_of(other.listen()))
@@ -128,6 +130,6 @@ class Consuming(Kit):
 
 
 def _pass(clock: ManualClock, by: timedelta) -> None:
-    """Let time pass once the heartbeat sleeps."""
+    """Move the clock when the heartbeat sleeps."""
     assert clock.wait_for_sleepers(1)
     clock.advance(by)

@@ -1,4 +1,4 @@
-"""What a listener does: hands out each message to one taker, wakes up, and gives back what nobody saw."""
+"""A listener: it hands out each message once, wakes up when a message is due, and gives back unseen messages."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pitstop_conformance.behaviour._delivery import next_of
 
 _NOW = at(START)
 _LOCK = timedelta(minutes=15)
-#: Seconds of real time after which a thread that should have ended is given up.
+#: Seconds of real time after which a test stops waiting for a thread that should have ended.
 _PATIENCE = 20.0
 
 
 class _Listening:
-    """A thread that does something with a listener, and what came of it."""
+    """A thread that uses a listener, with its result or its error."""
 
     def __init__(self, function: Callable[[], object]) -> None:
         self._function = function
@@ -48,24 +48,26 @@ class _Listening:
 
     def join(self) -> Any:
         self._thread.join(_PATIENCE)
-        assert not self._thread.is_alive(), "the listener is still at it"
+        assert not self._thread.is_alive(), "the thread that uses the listener has not ended in time"
         if self.error is not None:
             raise self.error
         return self.result
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait, in real time, for what another thread is about to do."""
+    """Wait, in real time, until another thread has made the condition true."""
     pause = threading.Event()
     for _ in range(int(_PATIENCE / 0.005)):
         if condition():
             return
         pause.wait(0.005)
-    pytest.fail("it did not come to that")
+    pytest.fail(f"The condition did not become true within {_PATIENCE} s.")
 
 
 class Listening(Kit):
-    """Listening for messages."""
+    """Listeners on the backend."""
+
+    rule = "docs/listening.md"
 
     def test_get_returns_none_at_once_when_nothing_is_due(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
         before = set(threading.enumerate())
@@ -77,7 +79,7 @@ class Listening(Kit):
             assert listener.get(timeout=0) is None
             assert listener.get(timeout=timedelta(0)) is None
 
-            # A driver may have threads of its own; Pitstop begins none.
+            # A driver may have threads of its own. Pitstop starts none here.
             begun = set(threading.enumerate()) - before
             assert not [each.name for each in begun if each.name.startswith("pitstop")]
 
@@ -96,8 +98,8 @@ class Listening(Kit):
         seen: list[str] = []
         while taken := [each for each in (listener.get() for listener in listeners) if each is not None]:
             seen.extend(each.id for each in taken)
-            # Else this would never end.
-            assert len(seen) <= 20, "emitted again while somebody has it"
+            # A message that is emitted again would make this loop endless.
+            assert len(seen) <= 20, "no message is emitted again while its lease runs"
 
         assert sorted(seen) == [f"{n:02}" for n in range(20)]
 
@@ -145,13 +147,13 @@ class Listening(Kit):
 
         assert held >= 1
         if end == "stop":
-            # It waits for that, but not without end: on a busy machine, or for a slow store, another thread does it.
+            # The wait is bounded. On a busy machine, or if the store is slow, another thread gives the messages back.
             until(lambda: pit.stats().leased == 1)
         assert pit.stats().leased == 1
         assert listener.get() is None
         others = list(iter(pit.listen().get, None))
         assert [each.id for each in others] == [id for id in "abcd" if id != seen.id]
-        assert {each.attempt for each in others} == {1}, "nobody saw them, so it was no attempt"
+        assert {each.attempt for each in others} == {1}, "a message that no handler saw has no attempt counted"
         seen.ack()
 
     def test_closing_pitstop_gives_back_what_was_claimed_ahead(self, make_pit: Callable[..., pitstop.Pitstop]) -> None:
@@ -300,7 +302,7 @@ class Listening(Kit):
     def test_a_store_wakes_a_sleeping_listener_of_the_same_pitstop(
         self, pit: pitstop.Pitstop, clock: ManualClock
     ) -> None:
-        """The clock stands still, so nothing but the store can end its sleep."""
+        """The clock stands still, so only the store can end the sleep of the listener."""
         with pit.listen() as listener:
             loop = _Listening(lambda: next(listener).msg)
             clock.wait_for_sleepers(1)
@@ -343,7 +345,7 @@ class Listening(Kit):
     def test_a_listener_looks_again_after_loop_time(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
     ) -> None:
-        """It finds what was stored elsewhere without any hint."""
+        """The listener finds a message that another handle stored, without any hint."""
         pit, other = make_pit(), make_pit()
         with pit.listen(loop_time=timedelta(minutes=1)) as listener:
             loop = _Listening(lambda: next(listener).id)
@@ -358,7 +360,7 @@ class Listening(Kit):
         pit, other = make_pit(), make_pit()
         other.store({"id": "a"}, _NOW)
         next_of(other.listen())
-        # With a lease that does not run out as well while this thread is slow and the clock goes on.
+        # A long lease, so that it does not end if this thread is slow while the clock goes on.
         with pit.listen(lock_time=timedelta(days=10)) as listener:
             loop = _Listening(lambda: next(listener).attempt)
 
@@ -377,7 +379,7 @@ class Listening(Kit):
     def test_a_watch_wakes_a_listener_when_another_handle_stores(
         self, make_pit: Callable[..., pitstop.Pitstop], open_backend: Handles, clock: ManualClock
     ) -> None:
-        """Long before its own next look."""
+        """The listener wakes up long before its next poll."""
         pit, other = make_pit(), make_pit()
         needs(open_backend(), Capability.WATCH)
         with pit.listen(loop_time=timedelta(days=100)) as listener:
@@ -390,10 +392,10 @@ class Listening(Kit):
 
 
 def _advance_until(clock: ManualClock, loop: _Listening, step: timedelta) -> Any:
-    """Move the clock on, whenever somebody sleeps by it, until the thread is done; what it returned."""
+    """Move the clock whenever a thread sleeps by it, until the thread ``loop`` ends. Return its result."""
     pause, deadline = threading.Event(), time.monotonic() + _PATIENCE
     while loop.running and time.monotonic() < deadline:
-        # While nobody sleeps somebody is at work, on a slow machine for long: the time of the test does not pass meanwhile.
+        # If no thread sleeps, a thread is at work, for long on a slow machine. The clock of the test must not move meanwhile.
         if clock.wait_for_sleepers(1, timeout=0.005):
             clock.advance(step)
         pause.wait(0.001)

@@ -1,4 +1,4 @@
-"""What ``get``, ``entries``, ``stats`` and ``redrive`` show of a store, and what a damaged document does to it."""
+"""``get``, ``entries``, ``stats`` and ``redrive``, also with damaged documents in the store."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ _MINUTE = timedelta(minutes=1)
 
 
 class Look(Kit):
-    """Looking at messages."""
+    """Reads of messages, and redrives."""
+
+    rule = "pitstop.Pitstop.entries, stats and redrive"
 
     @pytest.fixture
     def full(self, make_pit: Callable[..., pitstop.Pitstop]) -> pitstop.Pitstop:
-        """A message in each state, each with its state as its id."""
+        """A store with a message in each state. The id of a message is its state."""
         pit = make_pit(retry={"max_attempts": 1})
         listener = pit.listen()
         pit.store({"id": "dead", "n": 1}, _NOW)
@@ -101,8 +103,8 @@ class Look(Kit):
         while page := pit.entries(limit=size, after=seen[-1] if seen else None):
             assert len(page) <= size
             seen.extend(page)
-            # Else this would never end.
-            assert len(seen) <= 17, "a page shows what was shown before"
+            # A page that repeats messages would make this loop endless.
+            assert len(seen) <= 17, "no page repeats a message of an earlier page"
 
         assert [each.id for each in seen] == [f"{n:02}" for n in (*range(0, 17, 2), *range(1, 17, 2))]
 

@@ -1,1 +1,1 @@
-"""What :class:`pitstop.abc.Backend` promises to core."""
+"""The promises of :class:`pitstop.abc.Backend` to core."""

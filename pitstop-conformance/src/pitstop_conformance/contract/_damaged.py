@@ -1,4 +1,4 @@
-"""The contract of records that another program damaged, among sound ones: they are set aside, and hold none of the others up."""
+"""The contract of damaged records among sound ones: they are set aside, and the sound records go on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ _DAMAGED = ["00", "01", "04", "07", "11"]
 
 
 class DamagedAmongOthers(Kit):
-    """Several damaged records, first, last and side by side."""
+    """Several damaged records: the first, the last, and two side by side."""
+
+    rule = 'docs/writing-a-backend.md, "Damaged records"'
 
     @pytest.mark.parametrize("limit", [1, 2, 5, 100])
     def test_damaged_records_hold_no_other_up_whatever_the_size_of_a_claim(self, backend: Backend, limit: int) -> None:
@@ -59,7 +61,7 @@ class DamagedAmongOthers(Kit):
             seen += ids(page)
             last = page[-1]
             after = (last.due if isinstance(last, Damaged) else last.progress.due, last.id)
-            assert len(seen) <= len(_IDS), "the pages go on without end"
+            assert len(seen) <= len(_IDS), "the pages repeat records"
 
         assert seen == _IDS
 

@@ -1,4 +1,4 @@
-"""The contract of a handle: its clock, its configuration, its end, and what it does with documents that are damaged."""
+"""The contract of a handle: its clock, its configuration, its end, and its treatment of damaged documents."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import API_VERSION, SUITE_VERSION, Aside, Backend, Capability, Damaged, Outcome, SystemClock, Watch
+from pitstop.abc import API_VERSION, Aside, Backend, Capability, Damaged, Outcome, SystemClock, Watch
 from pitstop.testing import ManualClock
+from pitstop_conformance._core import SUITE_VERSION
 from pitstop_conformance._interrupting import at_each_line
 from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import (
@@ -32,14 +33,16 @@ from pitstop_conformance._records import (
 )
 
 
-#: Seconds within which a call that must not wait has returned, on a slow machine, too.
+#: Seconds within which a call that must not wait returns, even on a slow machine.
 _AT_ONCE = 10.0
-#: How many handles are opened and closed, one after the other.
+#: Number of handles that are opened and closed one after the other.
 _MANY = 30
 
 
 class Handle(Kit):
     """A handle on a store."""
+
+    rule = 'pitstop.abc.Backend, and docs/writing-a-backend.md, "The contract"'
 
     def test_now_is_told_by_the_clock_in_microseconds(self, backend: Backend, clock: ManualClock) -> None:
         assert backend.now() == START * 1000
@@ -49,7 +52,7 @@ class Handle(Kit):
         assert backend.now() == START * 1000 + 123
 
     def test_without_a_clock_the_time_is_the_worlds(self, open_backend: Handles) -> None:
-        """UTC, and not that of a place; as near to the machine's own clock as clocks of machines are."""
+        """The time is UTC, and as close to the machine's clock as the clocks of two machines are."""
         backend = open_backend(clock=None)
 
         now = backend.now() // 1000
@@ -98,7 +101,7 @@ class Handle(Kit):
     def test_a_store_that_is_there_is_opened_without_the_right_to_make_one(
         self, backend: Backend, open_backend: Handles
     ) -> None:
-        """Commands that only look at a store give ``create=False``."""
+        """Commands that only read a store pass ``create=False``."""
         backend.put([make_record("a")])
 
         try:
@@ -133,7 +136,7 @@ class Handle(Kit):
     def test_a_call_in_the_middle_of_another_one_of_its_thread_is_answered_or_refused_at_once(
         self, backend: Backend, operation: str
     ) -> None:
-        """As signal handlers make them. A call that waits for the one that it has interrupted waits without end."""
+        """A signal handler makes such a call. If it waits for the call that it has interrupted, it waits forever."""
         backend.put([make_record("held")])
         held = lease_only(backend)
         backend.put([make_record("a")])
@@ -147,7 +150,7 @@ class Handle(Kit):
         ended: list[Any] = []
 
         def look(number: int) -> None:
-            # At first at each line, later at some.
+            # At each line at first, later at some lines only.
             if number < 200 or number % 17 == 0:
                 try:
                     backend.get("a")
@@ -162,12 +165,12 @@ class Handle(Kit):
             except Exception as error:  # noqa: BLE001 - the test fails with it
                 raised.append(error)
 
-        # A thread that hangs does not keep the test from its end.
+        # A daemon, so that the test ends even if the thread hangs.
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         thread.join(_AT_ONCE)
 
-        assert not thread.is_alive(), "the call waits for the one that it has interrupted: see pitstop.abc.Turn"
+        assert not thread.is_alive(), "the call waits for the call that it has interrupted: use pitstop.abc.Turn"
         assert raised == []
         assert ended
         assert backend.get("a") is not None
@@ -183,7 +186,7 @@ class Handle(Kit):
         assert peer.tally().due == 1
 
     def test_closing_a_handle_again_leaves_its_peers_alone_too(self, backend: Backend, open_backend: Handles) -> None:
-        """Two handles are counted as two, however often one of them is closed."""
+        """A backend that counts its handles must count a handle that is closed twice once."""
         peers = [open_backend.peer(), open_backend.peer()]
         put_due(backend, "a", "b")
 
@@ -193,7 +196,7 @@ class Handle(Kit):
         assert [peers[0].tally().due, peers[1].tally().due] == [2, 2]
 
     def test_handles_that_are_closed_hold_neither_threads_nor_files(self, open_backend: Handles) -> None:
-        """However many there were. Some that a driver shares among all are no harm."""
+        """Threads and files that a driver shares among all handles are allowed: their number does not grow."""
         gc.collect()
         threads, files = threading.active_count(), _open_files()
 
@@ -202,8 +205,10 @@ class Handle(Kit):
             put_due(backend, f"{n}")
             backend.close()
 
-        assert _comes_true(lambda: threading.active_count() <= threads + _MANY // 3), "threads are left"
-        assert _comes_true(lambda: _open_files() <= files + _MANY // 3), "files or sockets are left open"
+        assert _comes_true(lambda: threading.active_count() <= threads + _MANY // 3), (
+            "closed handles leave threads behind"
+        )
+        assert _comes_true(lambda: _open_files() <= files + _MANY // 3), "closed handles leave files or sockets open"
 
     def test_what_was_stored_is_there_when_it_is_opened_again(self, open_backend: Handles) -> None:
         backend = open_backend()
@@ -231,7 +236,7 @@ class Handle(Kit):
 
     @pytest.mark.parametrize("session", [object(), "session", 0], ids=["any", "str", "zero"])
     def test_what_is_no_session_is_refused(self, backend: Backend, session: object) -> None:
-        """And where there are no transactions, whatever is given as one: by the names of capability and backend."""
+        """A backend without transactions refuses every session. The error names the capability and the backend."""
         if Capability.TRANSACTIONS in backend.capabilities:
             with pytest.raises(pitstop.PitstopError, match=f"session is a {type(session).__name__}|TRANSACTIONS"):
                 backend.within(session)
@@ -245,7 +250,7 @@ class Handle(Kit):
         ids=lambda each: each.name,
     )
     def test_what_is_not_declared_is_refused(self, backend: Backend, capability: Capability) -> None:
-        """So nobody leans on what was never promised."""
+        """An application then cannot depend on a promise that the backend does not make."""
         needs(backend, capability)
 
     def test_without_the_capability_there_is_no_watch(self, backend: Backend) -> None:
@@ -257,7 +262,7 @@ class Handle(Kit):
 
     @pytest.mark.parametrize("after", ["a_pause", "a_change"])
     def test_a_watch_notices_what_a_peer_stores(self, backend: Backend, open_backend: Handles, after: str) -> None:
-        """The one wait in the suite that goes by the machine's clock: a watch waits for its server, or polls."""
+        """The only wait in the suite that uses the machine's clock, because a watch waits for its server, or polls."""
         needs(backend, Capability.WATCH)
         peer = open_backend.peer()
         watch = backend.watch()
@@ -270,12 +275,12 @@ class Handle(Kit):
 
             told = _poll(watch, 10)
             assert told is not None
-            assert told <= START, "it does not tell a later time than what is stored is due"
+            assert told <= START, "poll() returns a time that is not after the due time of the stored record"
         finally:
             watch.close()
 
     def test_a_watch_does_not_cry_all_the_time(self, backend: Backend) -> None:
-        """When nothing happens it says so, sooner or later: else every listener would look without end."""
+        """If nothing happens, poll() returns None at some point. Otherwise every listener would query the store forever."""
         needs(backend, Capability.WATCH)
         watch = backend.watch()
         assert watch is not None
@@ -356,7 +361,7 @@ class Handle(Kit):
 
 
 def _poll(watch: Watch, seconds: float) -> int | None:
-    """What it tells first."""
+    """Return the first answer of a watch that is not None, or None if there is none in time."""
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while (told := watch.poll()) is None and time.monotonic() <= deadline:
         pause.wait(watch.pause)
@@ -364,13 +369,13 @@ def _poll(watch: Watch, seconds: float) -> int | None:
 
 
 def _open_files() -> int:
-    """File descriptors of this process; 0 where the system does not tell."""
+    """Return the number of file descriptors of this process, or 0 if the system does not tell."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 def _comes_true(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether it is so, soon: what was told to end may take a moment."""
+    """Whether the condition becomes true soon. A thread that was told to end may need a moment."""
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The contract of ``lease``: what is due, the oldest first, to one claimer at a time."""
+"""The contract of ``lease``: a due record goes to one claimer at a time, the oldest record first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from pitstop_conformance._records import (
 
 
 class Lease(Kit):
-    """A claim."""
+    """Claims of due records."""
+
+    rule = "pitstop.abc.Backend.lease"
 
     def test_nothing_due_nothing_leased(self, backend: Backend) -> None:
         assert list(backend.lease(10, MINUTE)) == []
@@ -64,7 +66,7 @@ class Lease(Kit):
 
         progress = lease_only(backend).progress
 
-        assert progress == Progress(START + 1000 + MINUTE, START - 7, 5, START - 5, "x", progress.token)
+        assert progress == Progress(START + 1000 + MINUTE, START - 7, 5, START - 5, "x", progress.token, unsettled=1)
 
     def test_claims_have_tokens_of_their_own(self, backend: Backend) -> None:
         put_due(backend, *"abcdef")
@@ -72,9 +74,9 @@ class Lease(Kit):
         claims = [records(backend.lease(2, MINUTE)) for _ in range(3)]
 
         tokens = [{each.progress.token for each in claim} for claim in claims if claim]
-        assert all(len(each) == 1 for each in tokens), "one token for a whole claim"
+        assert all(len(each) == 1 for each in tokens), "all records of one claim have the same token"
         different = set().union(*tokens)
-        assert len(different) == len(tokens), "another for the next one"
+        assert len(different) == len(tokens), "each claim has a new token"
         assert all(isinstance(each, str) and each for each in different)
 
     def test_the_oldest_due_goes_first(self, backend: Backend) -> None:
@@ -123,7 +125,7 @@ class Lease(Kit):
     def test_what_became_due_in_between_goes_after_what_was_due_before(
         self, backend: Backend, clock: ManualClock
     ) -> None:
-        """Also when a handle remembers where it found something last."""
+        """Also if a handle remembers the place of the last record that it claimed."""
         backend.put([make_record("late", START + 1000)])
         put_due(backend, "a")
         assert ids(lease_all(backend)) == ["a"]
@@ -142,7 +144,7 @@ class Lease(Kit):
 
         open_backend.peer().put([make_record("older", START - 86_400_000)])
 
-        # A handle may look from where it was for a second at most, and then from the start.
+        # A handle may search on from its last place for at most a second. Then it must search from the start.
         clock.advance(1)
         assert set(ids(lease_all(backend))) == {"older", "b"}
 
@@ -191,8 +193,8 @@ class Lease(Kit):
         seen: list[str] = []
         while claims := [*backend.lease(3, MINUTE), *peer.lease(3, MINUTE)]:
             seen.extend(ids(claims))
-            # Else this would never end.
-            assert len(seen) <= 20, "leased again while its lease runs"
+            # A record that is leased again would make this loop endless.
+            assert len(seen) <= 20, "no claim returns a record whose lease still runs"
 
         assert sorted(seen) == sorted(map(str, range(20)))
 
@@ -222,7 +224,7 @@ class Lease(Kit):
         assert isinstance(backend.get("a"), Record)
 
     def test_a_lease_ends_with_time_itself(self, open_backend: Handles) -> None:
-        """There is no instant after the year 9999: a longer lease ends there, and what it is on can still be read."""
+        """No instant is after the year 9999, so a longer lease ends there. The leased record can still be read."""
         last = ManualClock(at(LAST_INSTANT - 10_000))
         backend = open_backend(clock=last)
         backend.put([make_record("a", LAST_INSTANT - 20_000)])

@@ -27,12 +27,14 @@ from pitstop_conformance._records import (
 from pitstop_conformance._values import IDS, LONGEST_ERROR, LONGEST_ID, PLAIN, largest_message, same
 
 
-#: More than the round number that stores, drivers and their authors like to take at once.
+#: More records than the round numbers at which stores and drivers cut their batches.
 _MANY = 1100
 
 
 class PutGetDelete(Kit):
-    """A store gives back what was put into it."""
+    """Records come back as they were stored."""
+
+    rule = "pitstop.abc.Backend.put, get and delete"
 
     def test_get_of_an_id_that_was_never_stored_is_none(self, backend: Backend) -> None:
         put_due(backend, "other")
@@ -54,7 +56,7 @@ class PutGetDelete(Kit):
         assert open_backend.peer().get("a") == record
 
     def test_what_a_peer_changes_is_seen_at_once(self, backend: Backend, open_backend: Handles) -> None:
-        """Also of a record that this handle has read before, and when it has not written since."""
+        """Also if this handle has read the record before, and has not written since."""
         peer = open_backend.peer()
         assert backend.get("a") is None
         first, second = make_record(message={"n": 1}), make_record(message={"n": 2})
@@ -83,13 +85,13 @@ class PutGetDelete(Kit):
 
     @pytest.mark.parametrize("name", [name for name, value in PLAIN.items() if isinstance(value, dict)])
     def test_a_whole_message_may_look_like_anything(self, backend: Backend, name: str) -> None:
-        """The keys of a message are data also at the top: not the store's own fields, not operators."""
+        """Keys at the top level of a message are data: neither fields of the store nor operators."""
         backend.put([make_record(message=PLAIN[name])])
 
         assert same(lease_only(backend).message, PLAIN[name])
 
     def test_the_largest_record_is_stored_leased_and_settled(self, backend: Backend) -> None:
-        """The largest message that core lets through, under the longest id, with the longest error: all have room together."""
+        """A store has room for the largest message that core accepts, with the longest id and the longest error."""
         message = largest_message(LONGEST_ID)
         del message["id"]
         backend.put([make_record(LONGEST_ID, message=message, series=SERIES)])
@@ -102,15 +104,15 @@ class PutGetDelete(Kit):
         assert isinstance(stored, Record)
         assert stored.progress == again
         assert leased.progress.last_error == LONGEST_ERROR
-        # Not by `assert same(...)`, which would print them.
+        # Not `assert same(...)`, which would print both messages.
         whole = same(stored.message, message) and same(leased.message, message)
-        assert whole, "the message comes back the same"
+        assert whole, "the message comes back unchanged"
         assert list(backend.settle([complete(leased)])) == [True]
         assert backend.get(LONGEST_ID) is None
 
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
     def test_an_id_is_only_ever_itself(self, backend: Backend, id: str) -> None:
-        """Neither a pattern, nor an operator, nor a number, nor equal to one that looks alike."""
+        """An id is no pattern, no operator and no number, and differs from an id that looks alike."""
         records = {each: make_record(each) for each in IDS}
         backend.put(list(records.values()))
 
@@ -307,6 +309,6 @@ class PutGetDelete(Kit):
 
         backend.put([record])
 
-        # Compared by hand: pytest would explain a difference at length.
+        # Compared here, because pytest would explain a difference at length.
         same_message = backend.get("a") == record and lease_only(backend).message == record.message
-        assert same_message, "it is not what was put"
+        assert same_message, "the record differs from the record that was put"

@@ -1,4 +1,4 @@
-"""The contract of ``scan``, ``tally`` and ``next_due``: what is in a store, in order and counted."""
+"""The contract of ``scan``, ``tally`` and ``next_due``: the records of a store, in order and counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pitstop_conformance._records import (
 
 
 def _of_every_state(backend: Backend) -> None:
-    """Two records in each state: their ids begin with it."""
+    """Store two records in each state. Their ids begin with the state."""
     backend.put([make_record("leased-1", START - 20), make_record("leased-2", START - 20)])
     assert len(lease_all(backend)) == 2
     backend.put(
@@ -43,7 +43,9 @@ def _place(record: Record) -> tuple[bool, int, str]:
 
 
 class Read(Kit):
-    """Looking at a store changes nothing, and shows it as it is."""
+    """Reading a store changes nothing, and shows its records as they are."""
+
+    rule = "pitstop.abc.Backend.scan, tally and next_due"
 
     def test_an_empty_store_has_nothing(self, backend: Backend) -> None:
         assert list(backend.scan(None, 10, None)) == []
@@ -133,8 +135,8 @@ class Read(Kit):
             if not page:
                 break
             seen.extend(page)
-            # Else this would never end.
-            assert len(seen) <= len(stored), "a page shows what was shown before"
+            # A page that repeats records would make this loop endless.
+            assert len(seen) <= len(stored), "no page repeats a record of an earlier page"
 
         assert seen == sorted(stored, key=_place)
 
@@ -169,7 +171,7 @@ class Read(Kit):
         assert backend.tally() == Tally(scheduled=2, due=2, leased=2, dead=2, oldest_due=START - 10)
 
     def test_next_due_is_the_least_due(self, backend: Backend, open_backend: Handles) -> None:
-        """Read through a new handle, since it may be somewhat old."""
+        """Read through a new handle, because the answer of an older handle may be out of date."""
         backend.put([make_record("b", START + 7), make_record("a", START + 5), make_record("dead", None, token="t")])
 
         assert open_backend.peer().next_due() == START + 5
@@ -190,7 +192,7 @@ class Read(Kit):
     def test_next_due_of_a_handle_follows_what_it_writes_within_a_second(
         self, backend: Backend, clock: ManualClock
     ) -> None:
-        """Its own answers: a listener that is told of what is gone looks for it without end."""
+        """If a handle keeps answering with the due time of a removed record, its listener queries the store forever."""
         late, early = START + 30 * MINUTE, START + 10 * MINUTE
 
         def told() -> int | None:

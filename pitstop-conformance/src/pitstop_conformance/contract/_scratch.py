@@ -1,4 +1,4 @@
-"""The contract of a scratch: a place to try things in that has nothing to do with the messages beside it."""
+"""The contract of ``scratch``: a separate namespace for trials that never touch the messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from pitstop_conformance._records import (
 
 
 class Scratch(Kit):
-    """A namespace of its own beside the store."""
+    """A separate namespace beside the messages."""
+
+    rule = "pitstop.abc.Backend.scratch"
 
     def test_without_the_capability_a_scratch_is_refused(self, backend: Backend) -> None:
         if Capability.SCRATCH in backend.capabilities:

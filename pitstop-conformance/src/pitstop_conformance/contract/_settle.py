@@ -1,4 +1,4 @@
-"""The contract of ``settle``: writes that hold only for the one who has the lease."""
+"""The contract of ``settle``: a write applies only with the token of the running lease."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ _every_outcome = pytest.mark.parametrize("outcome", EVERY_OUTCOME, ids=lambda ea
 
 
 class Settle(Kit):
-    """A batch of fenced writes."""
+    """Batches of fenced writes."""
+
+    rule = "pitstop.abc.Backend.settle"
 
     def test_complete_deletes(self, backend: Backend) -> None:
         put_due(backend, "a", "b")
@@ -62,11 +64,12 @@ class Settle(Kit):
             Progress(253_402_300_799_999, 253_402_300_799_998, 1, 0, "", None),
             Progress(None, START, 3, START, "gave up", "kept"),
             Progress(START + 5, START, 1, None, None, None),
+            Progress(START + 5, START, 4, START, None, None, unsettled=3, ahead=2, excused=1),
         ],
-        ids=["bare", "zero", "odd", "last", "dead", "cleared"],
+        ids=["bare", "zero", "odd", "last", "dead", "cleared", "counted"],
     )
     def test_every_field_of_progress_is_written_over_another_value(self, backend: Backend, progress: Progress) -> None:
-        """Each field gets its value, or is cleared, whatever was there before."""
+        """Each field gets its new value, or is cleared, whatever value it had before."""
         backend.put([make_record(attempts=2, first_leased=START - 9, last_error="before")])
         leased = lease_only(backend)
 
@@ -75,7 +78,7 @@ class Settle(Kit):
         assert backend.get("a") == attrs.evolve(leased, progress=progress)
 
     def test_a_batch_says_for_each_whether_it_was_applied(self, backend: Backend, clock: ManualClock) -> None:
-        """In the order in which they were given, whatever becomes of the others."""
+        """The answers are in the order of the settlements, and each is independent of the others."""
         put_due(backend, "expired")
         (expired,) = lease_all(backend, duration=1000)
         put_due(backend, "anew", "done", "later", "back", "dead", "longer", "stale-later", "stale-done")
@@ -116,7 +119,7 @@ class Settle(Kit):
     def test_of_one_claim_one_is_completed_and_one_is_written(
         self, backend: Backend, outcome: Outcome, first: str
     ) -> None:
-        """In one batch, under one token: neither fares as the other does."""
+        """Both are in one batch and have one token. Each gets its own outcome."""
         put_due(backend, "a", "b")
         (a, b) = lease_all(backend)
         assert isinstance(b, Record)
@@ -130,8 +133,8 @@ class Settle(Kit):
         assert backend.get("b") == attrs.evolve(b, progress=progress)
 
     def test_a_batch_tells_what_was_completed_from_what_is_gone(self, backend: Backend) -> None:
-        """Somebody removed one of them, and stored another anew. What is gone may count as completed, if it was not
-        alone: nobody can tell that from the store any more. What is there may not.
+        """One of the records was removed meanwhile, and another was stored anew. In a batch, a settlement of the removed record
+        may count as applied, because the store cannot tell who deleted it. A settlement of the new record must not.
         """
         put_due(backend, "gone", "anew", "a", "b")
         leased = lease_all(backend)
@@ -149,7 +152,7 @@ class Settle(Kit):
     def test_a_batch_tells_a_late_settlement_from_that_of_who_has_the_message(
         self, backend: Backend, outcome: Outcome, order: tuple[int, ...]
     ) -> None:
-        """It was stored anew while somebody had it. Now both settle it, one as done and the other one not."""
+        """A message was stored anew while it was leased, and was leased again. Now both holders settle it, with different outcomes."""
         put_due(backend, "a")
         before = lease_only(backend)
         put_due(backend, "a", "b")
@@ -186,7 +189,7 @@ class Settle(Kit):
 
     @pytest.mark.parametrize(("first", "second"), list(permutations(Outcome, 2)), ids=lambda each: each.name)
     def test_two_of_a_claim_come_to_different_ends(self, backend: Backend, first: Outcome, second: Outcome) -> None:
-        """In one batch of these two alone, so that a backend which groups them is left with one of each."""
+        """The batch has these two settlements alone, so that a backend that groups by outcome has two groups of one."""
         put_due(backend, "a", "b")
         leased = lease_all(backend)
         outcomes = dict(zip(ids(leased), (first, second), strict=True))
@@ -330,7 +333,7 @@ class Settle(Kit):
         assert ids(backend.scan("dead", 10, None)) == ["a"]
 
     def test_what_is_set_aside_keeps_everything_but_its_due_time_and_its_error(self, backend: Backend) -> None:
-        """Somebody is to look at it, so nothing is written that would hide what was wrong with it."""
+        """An operator will inspect the record, so the backend writes nothing that would hide the damage."""
         put_due(backend, "a", "b", "c")
         leased = {each.id: each for each in lease_all(backend)}
         batch = [settlement(leased["a"], Outcome.BURY, Aside("no good")), complete(leased["b"])]
@@ -347,7 +350,7 @@ class Settle(Kit):
     def test_a_dead_record_is_settled_with_the_token_that_it_carries(
         self, backend: Backend, clock: ManualClock
     ) -> None:
-        """So a redrive is fenced like everything else."""
+        """This fences a redrive like any other write."""
         record = make_record(due=None, token="t", attempts=3, first_leased=START, last_error="x")
         backend.put([record])
         clock.advance(86_400)
@@ -389,7 +392,7 @@ class Settle(Kit):
         "outcome", [each for each in Outcome if each is not Outcome.COMPLETE], ids=lambda e: e.name
     )
     def test_each_of_a_batch_is_written_what_is_its_own(self, backend: Backend, outcome: Outcome) -> None:
-        """All are of one claim, and come to the same end, but at different times and with different errors."""
+        """All records are of one claim and get the same outcome, with different due times and different errors."""
         backend.put([make_record(f"{n:03}") for n in range(120)])
         leased = lease_all(backend, limit=120)
         own: dict[str, Progress] = {}

@@ -1,4 +1,4 @@
-"""The contract of ``within``: what is written in a transaction of the user's counts if that commits, and from then on."""
+"""The contract of ``within``: writes in the user's transaction apply when it commits, and not before."""
 
 from __future__ import annotations
 
@@ -26,33 +26,35 @@ from pitstop_conformance._records import (
 )
 
 
-#: Begins a transaction of the user's on the store of the test.
+#: Begins a user's transaction on the store of the test.
 Begin = Callable[[], AbstractContextManager[object]]
 
 
 class Abort(Exception):
-    """What the user's own code raises in a transaction."""
+    """Raised by the user's own code in a transaction."""
 
 
 class Transactions(Kit):
-    """Writes in a transaction of the user's."""
+    """Writes in the user's transaction."""
+
+    rule = "pitstop.abc.Backend.within"
 
     def transaction(self, backend: Backend) -> AbstractContextManager[object]:
-        """Begin a transaction of the user's; what it yields is given to ``backend.within``.
+        """Return a context manager that begins a user's transaction, and yields the session for ``backend.within``.
 
-        It commits at the end of the block, and aborts when that raises.
+        The transaction commits at the end of the block, and aborts if the block raises.
         """
         pytest.fail(
             f"{type(self).__name__} has no transaction(backend), although {type(backend).__name__} declares TRANSACTIONS. "
             f"Write one that returns a context manager: it yields a session that is in a transaction, commits at the end "
-            f"of the block, and aborts when the block raises. If this store has none, let the backend not declare "
-            f"TRANSACTIONS, or list the test in known_failures with the reason."
+            f"of the block, and aborts if the block raises. If this store has no transactions, remove TRANSACTIONS from the "
+            f"capabilities, or list the test in known_failures with the reason."
         )
 
     @pytest.fixture
     def begin(self, backend: Backend) -> Begin:
         needs(backend, Capability.TRANSACTIONS)
-        backend.tally()  # whatever the store makes at its first use is there
+        backend.tally()  # the first use of a store may create tables or indexes
         return lambda: self.transaction(backend)
 
     @pytest.mark.parametrize("count", [1, 100])
@@ -105,7 +107,7 @@ class Transactions(Kit):
         with begin() as session:
             writes = backend.within(session)
             assert writes.delete("a") is True
-            assert writes.delete("a") is False, "the transaction sees what it did"
+            assert writes.delete("a") is False, "the transaction sees its own writes"
             assert writes.delete("never-stored") is False
 
         assert ids(backend.scan(None, 10, None)) == ["b"]
@@ -120,7 +122,7 @@ class Transactions(Kit):
         assert ids(lease_all(backend)) == ["a", "b"]
 
     def test_a_transaction_is_one_whole(self, backend: Backend, begin: Begin) -> None:
-        """Several writes, also of one id: the last one counts, or none does."""
+        """Several writes, also of one id: either all apply, or none does. The last write of an id wins."""
         put_due(backend, "a")
         before = backend.get("a")
 
@@ -164,7 +166,9 @@ class Transactions(Kit):
         after = backend.get("a")
         assert (after is None) == (write == "delete")
         for outcome, progress in ((Outcome.COMPLETE, None), (Outcome.EXTEND, leased.progress)):
-            assert list(backend.settle([settlement(leased, outcome, progress)])) == [False], "the old token is stale"
+            assert list(backend.settle([settlement(leased, outcome, progress)])) == [False], (
+                "a settlement with the token of the ended lease does not apply"
+            )
         assert backend.get("a") == after
         assert len(lease_all(backend)) == (1 if write == "put" else 0)
 
@@ -204,7 +208,7 @@ class Transactions(Kit):
 
 
 def _abort(begin: Begin, work: Callable[[object], object]) -> None:
-    """Have this done in a transaction that aborts."""
+    """Call ``work`` in a transaction, and abort the transaction."""
 
     def aborted() -> None:
         with begin() as session:

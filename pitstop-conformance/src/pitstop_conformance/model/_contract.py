@@ -1,7 +1,6 @@
-"""What a store does, in the plainest words: a dict of records. No lock, no index, no clock, no values of its own.
+"""The contract of :class:`pitstop.abc.Backend` as the simplest program: a dict of records without locks, indexes or a clock.
 
-This is the contract of :class:`pitstop.abc.Backend` as a program. The state machine does each thing to a backend and to
-this, and compares.
+The state machine applies each operation to a backend and to this model, and compares the two.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ __all__ = ["ModelStore", "place_of"]
 
 
 class ModelStore:
-    """Records by id. Times are instants; whoever asks says what time it is."""
+    """Records by id. Times are instants, and the caller passes the current time."""
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
-        # When its id came in: among records with one `due` the first goes first. An update keeps the place.
+        # The place of each id in the order of first stores, which decides among records with equal `due`. An update keeps it.
         self._came: dict[str, int] = {}
         self._turns = count()
 
     def put(self, records: Iterable[Record]) -> None:
-        """Each in place of the one with its id, lease included. Twice is as once."""
+        """Store records. Each replaces the record with its id, and ends its lease. A repeated call changes nothing more."""
         for record in records:
             self._records[record.id] = copy.deepcopy(record)
             self._came.setdefault(record.id, next(self._turns))
 
     def delete(self, id: str) -> bool:
-        """Leased or not. An id that comes in again comes in last."""
+        """Remove a record, leased or not. If the id is stored again, its place is the last."""
         self._came.pop(id, None)
         return self._records.pop(id, None) is not None
 
@@ -44,7 +43,7 @@ class ModelStore:
         return self._records.get(id)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None, now: int) -> list[Record]:
-        """By ``(due, id)``, the dead last."""
+        """Return the records in the order of ``(due, id)``. Dead records are last."""
         found = [
             record
             for record in self._records.values()
@@ -63,25 +62,25 @@ class ModelStore:
         return min(self.dues(), default=None)
 
     def dues(self) -> list[int]:
-        """When something becomes due, or became so: ends of leases too."""
+        """Return all due times. The due time of a leased record is the end of its lease."""
         return [record.progress.due for record in self._records.values() if record.progress.due is not None]
 
     def state(self, id: str, now: int) -> State | None:
-        """None: it is not there."""
+        """Return the state of a record, or None if there is no such record."""
         record = self._records.get(id)
         return None if record is None else state_of(record.progress.due, record.progress.token, now)
 
     def claimable(self, now: int) -> list[Record]:
-        """What a claim may take, in the order in which it does: the oldest ``due`` first, then who came in first."""
+        """Return the ids that a claim may take, in its order: the oldest ``due`` first, then the id that was stored first."""
         due = [record for record in self._records.values() if self.state(record.id, now) == "due"]
         return sorted(due, key=lambda record: (record.progress.due or 0, self._came[record.id]))
 
-    def lease(self, id: str, token: str, now: int, until: int) -> Record:
-        """Claim one of those."""
-        return self._write(id, self._records[id].progress.leased(token, now, until))
+    def lease(self, id: str, token: str, now: int, until: int, limit: int) -> Record:
+        """Claim one of these ids."""
+        return self._write(id, self._records[id].progress.leased(token, now, until, limit))
 
     def settle(self, settlements: Sequence[Settlement], now: int) -> list[bool]:
-        """Each is done if its token is the record's, and the lease runs or the record is dead; else nothing is."""
+        """Apply each settlement that has the record's token, if the lease runs or the record is dead."""
         return [self._settle(each, now) for each in settlements]
 
     def _settle(self, settlement: Settlement, now: int) -> bool:
@@ -102,5 +101,5 @@ class ModelStore:
 
 
 def place_of(due: int | None, id: str) -> tuple[bool, int, str]:
-    """Where a record stands in a scan."""
+    """Return the sort key of a record in a scan."""
     return (due is None, due or 0, id)

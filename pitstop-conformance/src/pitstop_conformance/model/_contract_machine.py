@@ -1,4 +1,4 @@
-"""A state machine that does anything, in any order, to a backend and to a model of it, and compares them."""
+"""A state machine that applies any operations, in any order, to a backend and to a model, and compares the two."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ __all__ = ["ContractMachine", "Times", "emptied"]
 
 _SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
 
-#: The two handles. They are peers: which one does something must make no difference.
+#: The two handles. They are peers, so the choice of a handle must make no difference.
 _BY = st.sampled_from(["one", "other"])
-#: Due times, in milliseconds from now; None: dead, with a token, so that whoever knows that may redrive it.
+#: Due times, in milliseconds from now. None: dead, with a token, so that a redrive with that token applies.
 _DUE_IN = st.sampled_from([0, -1, 1, -_SECOND, _SECOND, -_DAY, None])
 _RECORDS = st.lists(st.tuples(IDS, _DUE_IN), max_size=4, unique_by=lambda each: each[0])
 _OUTCOMES = st.sampled_from(
@@ -52,12 +52,12 @@ _STEPS = st.sampled_from(
         "by a day",
     ]
 )
-#: Milliseconds for which a handle may look from where it was, when it was a peer that put something older.
+#: Milliseconds for which a handle may search on from its last place, although a peer has stored an older record.
 _REMEMBERED = 1000
 
 
 class Times:
-    """The clock of one example: it begins at a whole second, for the same example is to be the same each time."""
+    """The clock of one example. It starts at a whole second, so that the same example always takes the same course."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
@@ -65,11 +65,11 @@ class Times:
 
     @property
     def now(self) -> int:
-        """The instant."""
+        """The current instant."""
         return self._clock.time_us() // 1000
 
     def advance(self, step: str, dues: Sequence[int]) -> None:
-        """Move it as the words say; ``dues`` are the instants at which something happens."""
+        """Move the clock as the words say. ``dues`` are the instants at which a record becomes due."""
         now_us = self._clock.time_us()
         due_us = min((due * 1000 for due in dues if due * 1000 > now_us), default=now_us + 1)
         to_us = {
@@ -84,24 +84,28 @@ class Times:
 
 
 def emptied(backend: Backend) -> None:
-    """Remove everything from the store, which all examples of a test have in common."""
+    """Remove all records from the store, which all examples of a test share."""
     gone = set[str]()
     while left := backend.scan(None, 100, None):
         for each in left:
-            assert each.id not in gone, f"scan() still shows {each.id!r}, which was deleted"
+            assert each.id not in gone, f"scan() still returns {each.id!r} after delete({each.id!r})"
             gone.add(each.id)
-            assert backend.delete(each.id), f"delete({each.id!r}) says that what scan() has just shown is not there"
+            assert backend.delete(each.id), (
+                f"delete({each.id!r}) is False, although scan() has just returned that record"
+            )
     tally = backend.tally()
-    assert (tally.scheduled, tally.due, tally.leased, tally.dead) == (0, 0, 0, 0), f"all was deleted, yet {tally}"
+    assert (tally.scheduled, tally.due, tally.leased, tally.dead) == (0, 0, 0, 0), (
+        f"expected no record after all were deleted, got {tally}"
+    )
 
 
 class ContractMachine(RuleBasedStateMachine):
-    """Rules are what may be done to a store; the model says what comes of it.
+    """Each rule is an operation on a store, and the model gives its expected result.
 
-    Their arguments are few and short, so that a failing example reads like a program that one would have written.
+    The arguments of the rules are few and short, so that a failing example reads like a handwritten program.
     """
 
-    #: Records as they were leased, or put as dead ones: each with its token, most of them stale after a while.
+    #: Records as they were leased, or stored as dead ones, with their tokens. Most tokens are stale after some steps.
     leases = Bundle("leases")
 
     def __init__(self, handles: Handles, clock: ManualClock) -> None:
@@ -112,13 +116,13 @@ class ContractMachine(RuleBasedStateMachine):
         self._handles: dict[str, Backend] = {}
         self._dropped: list[Backend] = []
         self._tokens: set[str] = set()
-        # By id: who put or settled it last, and when.
+        # By id: the handle that put or settled the record last, and when.
         self._written: dict[str, tuple[str, int]] = {}
         self._turns = count()
 
     @initialize(target=leases, records=_RECORDS)
     def begin(self, records: list[tuple[str, int | None]]) -> MultipleResults[Record]:
-        """With something in the store, as a rule: most operations on an empty one are tedious."""
+        """Store some records first, as a rule, because most operations on an empty store show little."""
         emptied(self._handle("one"))
         return self._put("one", [self._new(id, due_in, {}, series=False) for id, due_in in records])
 
@@ -126,7 +130,7 @@ class ContractMachine(RuleBasedStateMachine):
         for each in (*self._handles.values(), *self._dropped):
             each.close()
 
-    # What the user and the listener do.
+    # Operations of the user and of the listener.
 
     @rule(
         by=_BY,
@@ -139,13 +143,13 @@ class ContractMachine(RuleBasedStateMachine):
     def put(
         self, by: str, records: list[tuple[str, int | None]], message: dict[str, Any], series: bool, again: bool
     ) -> MultipleResults[Record]:
-        """``records``: ids, and in how many milliseconds they are due. ``again``: the reply got lost, so once more."""
+        """``records``: ids, and due times in milliseconds from now. ``again``: repeat the call, as after a lost reply."""
         return self._put(by, [self._new(id, due_in, message, series=series) for id, due_in in records], again=again)
 
     @rule(by=_BY, id=IDS)
     def delete(self, by: str, id: str) -> None:
         told, there = self._handle(by).delete(id), self._model.delete(id)
-        assert told is there, f"delete({id!r}) says {told}; that it was there is {there}"
+        assert told is there, f"delete({id!r}): expected {there}, got {told}"
         self._look()
 
     @rule(
@@ -161,15 +165,18 @@ class ContractMachine(RuleBasedStateMachine):
         claim = self._handle(by).lease(limit, duration)
         now = self._times.now
         due = self._model.claimable(now)
-        assert len(claim) <= limit, f"a claim of {limit} got {len(claim)}"
-        assert claim or not due, f"nothing was leased, although {[each.id for each in due]} are due"
+        assert len(claim) <= limit, f"lease({limit}, ...): expected at most {limit} records, got {len(claim)}"
+        assert claim or not due, (
+            f"lease(...): expected at least one of the due records {[each.id for each in due]}, got none"
+        )
         tokens = {_token(each) for each in claim}
-        assert len(tokens) <= 1, "the records of one claim have several tokens"
-        assert not tokens & self._tokens, "the token of a claim was used before"
+        assert len(tokens) <= 1, "expected one token for all records of a claim, got several"
+        assert not tokens & self._tokens, "expected a new token for each claim, got a token of an earlier claim"
         self._tokens |= tokens
         for each in claim:
             self._refuse_if_not_due(each, now)
-            self._compare(each, self._model.lease(each.id, _token(each), now, now + duration), f"lease({each.id!r})")
+            expected = self._model.lease(each.id, _token(each), now, now + duration, limit)
+            self._compare(each, expected, f"lease({each.id!r})")
         self._check_order(by, [each.id for each in claim], [each.id for each in due], now)
         self._look()
         return multiple(*(each for each in claim if isinstance(each, Record)))
@@ -182,7 +189,7 @@ class ContractMachine(RuleBasedStateMachine):
         again=st.booleans(),
     )
     def settle(self, by: str, batch: list[tuple[Record, str]], when: str, again: bool) -> None:
-        """Of several with one id the first counts. ``again``: the reply got lost, so once more."""
+        """Of several settlements of one id the first counts. ``again``: repeat the call, as after a lost reply."""
         end = batch[0][0].progress.due
         if when != "now" and end is not None:
             self._times.advance("to just before it" if when == "just before that" else "to the next due time", [end])
@@ -195,7 +202,7 @@ class ContractMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._has_leased)
     @rule(by=_BY, id=IDS, outcome=_OUTCOMES, other=leases)
     def settle_with_the_token_of_another(self, by: str, id: str, outcome: str, other: Record) -> None:
-        """Nearly always of another record, or of an earlier lease."""
+        """The token is nearly always of another record, or of an earlier lease."""
         theirs = self._settlement(other, outcome)
         self._settle(by, [attrs.evolve(theirs, id=id), Settlement(f"not {id}", theirs.token, theirs.outcome, None)])
         self._look()
@@ -205,13 +212,13 @@ class ContractMachine(RuleBasedStateMachine):
         self._times.advance(step, self._model.dues())
         self._look()
 
-    # What happens to a process.
+    # Events of a process.
 
     @rule(how=st.sampled_from(["one crashes", "other crashes", "all are closed"]))
     def restart(self, how: str) -> None:
-        """Handles are opened anew. What was leased through them stays leased.
+        """Open the handles anew. Records that were leased through the old handles stay leased.
 
-        One that crashed was not closed by anybody. All are closed if the store outlives that; else all but one.
+        A handle that crashed was never closed. All handles are closed if the store outlives its handles, otherwise all but one.
         """
         durable = Capability.DURABLE in self._handle("one").capabilities
         crashed = how.removesuffix(" crashes")
@@ -222,7 +229,7 @@ class ContractMachine(RuleBasedStateMachine):
                 self._close(by)
         self._look()
 
-    # What may be looked at.
+    # Reads.
 
     @rule(
         by=_BY,
@@ -231,7 +238,7 @@ class ContractMachine(RuleBasedStateMachine):
         behind=st.none() | IDS,
     )
     def scan(self, by: str, state: State | None, limit: int, behind: str | None) -> None:
-        """``behind``: the place of this id, or where it would be if it were due now."""
+        """``behind``: start after the place of this id, or after its place if it were due now."""
         now = self._times.now
         after = None
         if behind is not None:
@@ -241,22 +248,22 @@ class ContractMachine(RuleBasedStateMachine):
 
     @rule()
     def next_due(self) -> None:
-        """Through a new handle: one that has seen others may be somewhat old."""
+        """Read through a new handle, because the answer of an older handle may be out of date."""
         peer = self._open()
         try:
             told, is_so = peer.next_due(), self._model.next_due()
         finally:
             peer.close()
-        assert told == is_so, f"next_due() is {self._shown(told)}; it should be {self._shown(is_so)}"
+        assert told == is_so, f"next_due(): expected {self._shown(is_so)}, got {self._shown(told)}"
 
     @property
     def _has_leased(self) -> bool:
         return bool(self.bundles.get("leases"))
 
     def _look(self) -> None:
-        """What holds after each step: all is as the model says, whichever handle one asks.
+        """Compare the store with the model after each step, through either handle.
 
-        No invariant of hypothesis: those would be a line more after each step of a failing example.
+        This is no invariant of hypothesis, because an invariant adds a line to each step of a failing example.
         """
         turn = next(self._turns)
         by = "other" if turn % 2 else "one"
@@ -266,10 +273,10 @@ class ContractMachine(RuleBasedStateMachine):
                 self._compare(self._handle(by).get(record.id), record, f"get({record.id!r})")
         else:
             told, is_so = self._handle(by).tally(), self._model.tally(self._times.now)
-            assert told == is_so, f"tally() is {told}; it should be {is_so}"
+            assert told == is_so, f"tally(): expected {is_so}, got {told}"
 
     def _handle(self, by: str) -> Backend:
-        """Opened when it is needed: to open one may take longer than anything else here."""
+        """Return the handle with this name, and open it at its first use: opening may take longer than all other steps."""
         if by not in self._handles:
             self._handles[by] = self._open()
         return self._handles[by]
@@ -300,7 +307,7 @@ class ContractMachine(RuleBasedStateMachine):
         return multiple(*(each for each in put if each.progress.due is None))
 
     def _settlement(self, lease: Record, outcome: str) -> Settlement:
-        """What core writes, or what it might: the contract does not ask what is sensible."""
+        """Return a settlement that core writes, or might write: the contract also holds for settlements that make little sense."""
         now, progress, token = self._times.now, lease.progress, lease.progress.token
         assert token is not None
         first = progress.first_leased or 0
@@ -322,66 +329,70 @@ class ContractMachine(RuleBasedStateMachine):
         told = list(self._handle(by).settle(settlements))
         applies = self._model.settle(settlements, now)
         shown = [(each.id, each.outcome.value) for each in settlements]
-        # Of several deletes, one that finds nothing may count as done: what it was to delete is gone.
+        # Of several deletes, a delete that finds no record may count as applied, because the record is gone.
         lenient = sum(each.progress is None for each in settlements) > 1
         gone = [lenient and each.progress is None and self._model.get(each.id) is None for each in settlements]
         right = [said == done or (said and free) for said, done, free in zip(told, applies, gone, strict=True)]
-        assert all(right), f"settle({shown}) says {told}; it should be {applies}"
+        assert all(right), f"settle({shown}): expected {applies}, got {told}"
         for each, done in zip(settlements, applies, strict=True):
             if done:
                 self._written[each.id] = (by, now)
 
     def _refuse_if_not_due(self, leased: Record | Damaged, now: int) -> None:
-        """A text for each way in which a claim may be wrong."""
+        """Fail if a claim must not return this record, and name the reason."""
         state, record = self._model.state(leased.id, now), self._model.get(leased.id)
-        assert record is not None, f"{leased.id!r} was leased, and is not stored any more: acked, or removed"
+        assert record is not None, f"lease(...) returned {leased.id!r}, which was acked or removed before"
         due = record.progress.due
-        assert state != "dead", f"{leased.id!r} was leased, and is dead"
+        assert state != "dead", f"lease(...) returned {leased.id!r}, which is dead"
         assert due is not None
-        assert state != "leased", f"{leased.id!r} was leased while its lease runs for another {due - now} ms"
-        assert state == "due", f"{leased.id!r} was leased {due - now} ms before it is due"
+        assert state != "leased", f"lease(...) returned {leased.id!r}, whose lease runs for another {due - now} ms"
+        assert state == "due", f"lease(...) returned {leased.id!r} {due - now} ms before it is due"
 
     def _check_order(self, by: str, claimed: list[str], due: list[str], now: int) -> None:
         """The oldest ``due`` first; of those with one ``due``, the id that came in first.
 
-        Within a claim always. What a claim leaves for a later one is younger, but for what a peer wrote a moment ago.
+        This order always holds within a claim. It also holds between claims, except for records that a peer has just written.
         """
         order = [id for id in due if id in claimed]
-        assert claimed == order, f"a claim holds {claimed} in this order; by due time, and then by age, it is {order}"
+        assert claimed == order, (
+            f"lease(...): expected the order {order} (by due time, then by first store), got {claimed}"
+        )
         for id in due[: due.index(claimed[-1])] if claimed else []:
             writer, at = self._written[id]
             passed_over = id not in claimed and (writer == by or now - at >= _REMEMBERED)
-            assert not passed_over, f"a claim holds {claimed}, although {id!r} is due before; the order is {due}"
+            assert not passed_over, (
+                f"lease(...) returned {claimed} without {id!r}, which is due before; the order is {due}"
+            )
 
     def _compare_scan(self, by: str, state: State | None, limit: int, after: tuple[int | None, str] | None) -> None:
         what = f"scan({state!r}, {limit}, {after})"
         told = self._handle(by).scan(state, limit, after)
         is_so = self._model.scan(state, limit, after, self._times.now)
         told_ids, ids = [each.id for each in told], [each.id for each in is_so]
-        assert told_ids == ids, f"{what} shows {told_ids}; it should be {ids}"
+        assert told_ids == ids, f"{what}: expected {ids}, got {told_ids}"
         for each, record in zip(told, is_so, strict=True):
             self._compare(each, record, what)
 
     def _shown(self, value: object) -> str:
-        """A time as a distance from now: that is what the steps are given."""
+        """Return a time as a distance from now, as in the arguments of the steps."""
         return f"now{value - self._times.now:+}" if type(value) is int and value > _DAY else repr(value)
 
     def _compare(self, told: Record | Damaged | None, is_so: Record, what: str) -> None:
-        assert isinstance(told, Record), f"{what}: {is_so.id!r} came as {told!r}"
-        assert told.id == is_so.id, f"{what}: it has the id {told.id!r}"
+        assert isinstance(told, Record), f"{what}: expected the record {is_so.id!r}, got {told!r}"
+        assert told.id == is_so.id, f"{what}: expected the id {is_so.id!r}, got {told.id!r}"
         for field, value in attrs.asdict(is_so.progress).items():
             found = getattr(told.progress, field)
-            assert found == value, f"{what}: {field} is {self._shown(found)}; it should be {self._shown(value)}"
-        assert told.revision == is_so.revision, f"{what}: the revision is not that of the last put"
-        assert same(told.message, is_so.message), f"{what}: {told.message!r}; it should be {is_so.message!r}"
-        assert same(told.series, is_so.series), f"{what}: {told.series!r}; it should be {is_so.series!r}"
-        # Whoever got it may do with it what they like.
+            assert found == value, f"{what}: {field}: expected {self._shown(value)}, got {self._shown(found)}"
+        assert told.revision == is_so.revision, f"{what}: expected the revision of the last put, got another one"
+        assert same(told.message, is_so.message), f"{what}: message: expected {is_so.message!r}, got {told.message!r}"
+        assert same(told.series, is_so.series), f"{what}: series: expected {is_so.series!r}, got {told.series!r}"
+        # The caller of a backend may change the message that it got.
         _spoil(told.message)
 
 
 def _token(leased: Record | Damaged) -> str:
     token = leased.token if isinstance(leased, Damaged) else leased.progress.token
-    assert token, f"{leased.id!r} was leased without a token"
+    assert token, f"expected a token on the leased record {leased.id!r}, got none"
     return token
 
 
@@ -392,7 +403,7 @@ def _copy(message: Any) -> Any:
 
 
 def _spoil(value: Any) -> None:
-    """Change everything that can be changed in a message."""
+    """Change everything in a message that can be changed."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for each in list(inner):
         _spoil(each)

@@ -1,4 +1,4 @@
-"""Messages of every kind, made by hypothesis: small ones first, so that a failure shrinks to ``{}`` where it can."""
+"""Messages of every kind, made by hypothesis. The smallest are first, so that a failure shrinks to ``{}`` where possible."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 __all__ = ["GIVEN", "IDS", "PLAIN", "kept"]
 
-#: Few, so that a sequence of operations comes back to one; and such as a careless store takes for each other.
+#: Few ids, so that a sequence of operations uses an id again. A careless store may mistake one of them for another.
 IDS = st.sampled_from(["a", "b", "A", "\u00e9", "e\u0301"])
 
-# What no text can hold is a lone surrogate; what no key can, NUL besides.
+# No text may contain a lone surrogate, and no key may contain NUL.
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 _KEYS = st.one_of(
     st.sampled_from(["x", "", "$set", "a.b", "_id", "token", "due", "$bytes", "\u00e9"]),
@@ -35,7 +35,7 @@ def _floored(value: datetime) -> datetime:
 
 
 _ZONES = st.sampled_from([UTC, timezone(timedelta(hours=-8)), timezone(timedelta(hours=5, minutes=45))])
-# Two days from the ends of time, so that no zone leads beyond them.
+# Two days from the ends of time, so that no conversion between zones leads beyond them.
 _TIMES = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=_ZONES)
 
 
@@ -48,14 +48,14 @@ def _messages(scalars: st.SearchStrategy[Any], lists: Any) -> st.SearchStrategy[
     return st.dictionaries(_KEYS, values, max_size=2)
 
 
-#: As a backend gets them: made of plain values.
+#: Messages as a backend gets them, of plain values.
 PLAIN = _messages(_SCALARS | _TIMES.map(_floored), lambda inner: st.lists(inner, max_size=2))
-#: As users give them: with tuples, and with times of any zone and to the microsecond.
+#: Messages as users give them, with tuples, and with times in any zone and with microseconds.
 GIVEN = _messages(_SCALARS | _TIMES, lambda inner: st.lists(inner, max_size=2) | st.lists(inner, max_size=2).map(tuple))
 
 
 def kept(given: Any) -> Any:
-    """What comes back of a value that a user gave: lists for tuples, and times in UTC, floored to the millisecond."""
+    """Return a user's value as it comes back: tuples as lists, and times in UTC, rounded down to the millisecond."""
     if isinstance(given, Mapping):
         return {key: kept(value) for key, value in given.items()}
     if isinstance(given, list | tuple):

@@ -1,4 +1,4 @@
-"""Anything that may be done to a store, in any order: state machines that look for a sequence which goes wrong."""
+"""Tests with state machines: they search for a sequence of operations whose result is wrong."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from pitstop_conformance.model._uses_machine import PitstopMachine
 
 __all__ = ["Model"]
 
-#: Set to a number, it is how many sequences are tried: other ones in each run, if it is more than usual.
+#: The environment variable with the number of sequences. A number above the usual one tries new sequences in each run.
 _EXAMPLES = "PITSTOP_KIT_EXAMPLES"
 
 
 class Model(Kit):
-    """Backends against a model of them.
+    """Comparisons of a backend with a model.
 
-    The same sequences in each run. ``PITSTOP_KIT_EXAMPLES=5000`` in the environment tries so many, which are other ones in
-    each run; ``--hypothesis-seed`` repeats one of those.
+    The sequences are the same in each run. ``PITSTOP_KIT_EXAMPLES=5000`` in the environment tries 5000 sequences, which differ
+    from run to run; ``--hypothesis-seed`` repeats such a run.
     """
+
+    rule = "pitstop.abc.Backend, and docs/semantics.md"
 
     def test_any_sequence_of_operations_on_the_backend_is_as_the_model_says(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
@@ -40,7 +42,7 @@ class Model(Kit):
     def test_any_sequence_of_uses_is_as_the_model_says(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
     ) -> None:
-        """Replies get lost and processes die meanwhile."""
+        """Some replies get lost and some processes die during the sequence."""
         _run(lambda: PitstopMachine(open_backend, clock), examples=80, steps=50)
 
 
@@ -48,7 +50,7 @@ def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: 
     more = os.environ.get(_EXAMPLES)
     if more and not (more.isdecimal() and int(more)):
         pytest.fail(
-            f"{_EXAMPLES}={more!r} in the environment is no number of examples. Give one, as in {_EXAMPLES}=5000."
+            f"{_EXAMPLES}={more!r} in the environment cannot be used. Give a number of examples, as in {_EXAMPLES}=5000."
         )
     wanted = int(more) if more else examples
     settings = hypothesis.settings(
@@ -59,9 +61,9 @@ def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: 
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        # Stores are slow, and that an example did nothing is no harm. To explain a failure takes longer than to find it.
+        # Stores are slow, and an example without effect does no harm. Explaining a failure takes longer than finding it.
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
     )
-    # Any callable will do, says its documentation; its annotation wants a class.
+    # Its documentation allows any callable, but its annotation asks for a class.
     run_state_machine_as_test(cast("type[RuleBasedStateMachine]", machine), settings=settings)

@@ -1,6 +1,6 @@
-"""What becomes of a message, in the plainest words: what its user may count on, and nothing of how it is done.
+"""The semantics of Pitstop as the simplest program: the promises to the user, without the means to keep them.
 
-This is the semantics of Pitstop as a program. The state machine does each thing to a store and to this, and compares.
+The state machine applies each operation to a store and to this model, and compares the two.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["Held", "Message"]
 
 @attrs.define(eq=False)
 class Held:
-    """A delivery in somebody's hands."""
+    """A delivery that a handler holds."""
 
     delivery: Delivery
-    #: The way to the store of the process that has it.
+    #: The connection to the store of the process that holds the delivery.
     wire: Wire
-    #: The version of the message that it is of.
+    #: The version of the delivered message.
     version: int
-    #: The end of the lease as its holder knows it. The store may know another one, when the reply to an extension got lost.
+    #: The end of the lease as its holder knows it. The store may have another end, if the reply to an extension got lost.
     until: int
     settled: bool = False
 
@@ -35,34 +35,34 @@ class Held:
 
 @attrs.define
 class Message:
-    """A stored message. Times are instants."""
+    """A stored message. All times are instants."""
 
-    #: New at each store.
+    #: A new version at each store.
     version: int
     content: dict[str, Any]
     start: int
-    #: Exclusive. None: never ends.
+    #: The end of a series, exclusive. None: no end.
     end: int | None = None
-    #: Milliseconds. None: a one-shot.
+    #: The interval in milliseconds. None: a one-shot.
     every: int | None = None
     #: ``latest`` or ``all``.
     catch_up: str = "latest"
 
-    #: The first occurrence that was not dealt with.
+    #: The first occurrence that is neither acknowledged nor skipped.
     pending: int = attrs.field(default=attrs.Factory(lambda self: self.start, takes_self=True))
-    #: Not to be emitted before: its time; the lease's end while somebody has it; the time that a nack said.
+    #: The earliest time of the next emission: the scheduled time, the end of a running lease, or the time that a nack set.
     due: int = attrs.field(default=attrs.Factory(lambda self: self.start, takes_self=True))
-    #: The occurrence that was emitted and not acknowledged, and how many were passed over for it: its retries keep to it.
+    #: The occurrence that was emitted and not acknowledged, and the number of occurrences skipped for it. Retries keep both.
     chosen: tuple[int, int] | None = None
-    #: How often that was.
+    #: The number of emissions of that occurrence.
     attempts: int = 0
     holder: Held | None = None
-    #: Somebody may have claimed it whom nobody saw: a listener ahead of its turn, or a claim whose reply got lost.
-    #: It comes back, but when, and as which attempt, depends on that.
+    #: Whether an unseen claim may have taken the message: a listener that claims ahead, or a claim whose reply got lost.
+    #: The message comes back, but its time and its attempt depend on that claim.
     unseen: bool = False
 
     def choice(self, now: int) -> tuple[int, int]:
-        """The occurrence that a first emission now is of, and how many earlier ones are passed over for it."""
+        """Return the occurrence of a first emission now, and the number of earlier occurrences that it skips."""
         if self.every is None or self.catch_up == "all":
             return (self.pending, 0)
         until = now if self.end is None else min(now, self.end - 1)
@@ -70,13 +70,13 @@ class Message:
         return (self.pending + missed * self.every, missed)
 
     def may_come_as(self, occurrence: int, missed: int, now: int) -> bool:
-        """Whether it may be emitted now as that occurrence."""
+        """Whether the message may be emitted now as that occurrence."""
         if self.chosen is not None:
             return (occurrence, missed) == self.chosen
         latest = self.choice(now)
         if not self.unseen:
             return (occurrence, missed) == latest
-        # A claim that nobody saw chose what was the latest then, and that holds.
+        # An unseen claim chose the latest occurrence of its own time, and its choice holds.
         return occurrence == self.pending + missed * (self.every or 0) and 0 <= missed <= latest[1]
 
     def emitted(self, held: Held, chosen: tuple[int, int], attempt: int) -> None:
@@ -84,12 +84,12 @@ class Message:
         self.due, self.unseen = held.until, False
 
     def is_held_by(self, held: Held, now: int) -> bool:
-        """Whether that delivery may still settle it."""
+        """Whether that delivery may still settle the message."""
         return self.holder is held and now < min(held.until, self.due) and not held.settled
 
     def acked(self) -> bool:
-        """It goes on with its next occurrence; False: there is none, it is done with."""
-        assert self.chosen is not None, "what was emitted was chosen"
+        """Go on with the next occurrence. Return False if there is none, so that the message is gone."""
+        assert self.chosen is not None, "an emitted message has a chosen occurrence"
         if self.every is None:
             return False
         following = self.chosen[0] + self.every
@@ -100,5 +100,5 @@ class Message:
         return True
 
     def nacked(self, due: int) -> None:
-        """The same occurrence comes back."""
+        """Let the same occurrence come back."""
         self.due, self.holder = due, None

@@ -1,4 +1,4 @@
-"""A state machine that does anything that a user may do, in any order, while replies get lost and processes die."""
+"""A state machine that applies any operations of a user, in any order, while replies get lost and processes die."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from pitstop_conformance.model._wire import Fault, Wire
 __all__ = ["PitstopMachine"]
 
 _MILLISECOND = timedelta(milliseconds=1)
-#: The lease of every listener, in milliseconds.
+#: The lock time of every listener, in milliseconds.
 _LOCK = 60_000
 _HOUR = 3_600_000
-#: How long a run waits at the end: all leases, delays and series with an end are over by then.
+#: The wait at the end of a run. It is longer than all leases, delays and series with an end.
 _LONG = timedelta(days=2)
-#: More than are emitted at the end of any run.
+#: More messages than are emitted at the end of any run.
 _MANY = 1000
 
-#: Few, so that what is stored is often stored again, or removed, while somebody has it.
+#: Few ids, so that a leased message is often stored again or removed.
 _IDS = st.sampled_from(["a", "b", "A"])
 _FAULTS: st.SearchStrategy[Fault | None] = st.sampled_from([None, None, None, None, "lost", "refused"])
-#: Listeners, by how many messages they claim at once.
+#: The listeners, by the number of messages that they claim at once.
 _LISTENERS = st.sampled_from([1, 2, 3])
 #: Milliseconds from now.
 _DUE_IN = st.sampled_from([0, -1, 1, 1000, -_HOUR, _HOUR])
 _ITEMS = st.lists(st.tuples(_IDS, _DUE_IN), max_size=4)
-# Not all of a series without end: days of milliseconds are many.
+# A series without end with this interval has too many occurrences in a day for "all".
 _SERIES = st.tuples(st.sampled_from([1000, 1, 7, _HOUR]), st.none(), st.just("latest")) | st.tuples(
     st.sampled_from([1000, 1, 7, _HOUR]), st.integers(1, 4), st.sampled_from(["latest", "all"])
 )
-#: Mostly so that there is something to get.
+#: Mostly a time at which a message is due.
 _WHEN_DUE = st.sampled_from(["when something is due", "when something is due", "now"])
 _WHEN = st.sampled_from(["now", "now", "now", "when the lease ends", "just before that"])
 _STEPS = st.sampled_from(
@@ -64,7 +64,7 @@ _STEPS = st.sampled_from(
 
 
 class PitstopMachine(RuleBasedStateMachine):
-    """Rules are what a user may do. At the end of a run everything that is stored has to come."""
+    """Each rule is an operation of a user. At the end of a run every stored message must be emitted."""
 
     deliveries = Bundle("deliveries")
 
@@ -76,7 +76,7 @@ class PitstopMachine(RuleBasedStateMachine):
         self._messages: dict[str, Message] = {}
         self._versions = count()
         self._looks = count()
-        # Versions that were acknowledged to their end, and those which a listener may have claimed ahead of its turn.
+        # Versions that were acknowledged to their end, and versions that a listener may have claimed ahead.
         self._done: set[int] = set()
         self._ahead: set[int] = set()
         self._opened: list[Backend] = []
@@ -84,20 +84,20 @@ class PitstopMachine(RuleBasedStateMachine):
 
     @initialize(items=_ITEMS)
     def begin(self, items: list[tuple[str, int]]) -> None:
-        """With something in the store, as a rule: most uses of an empty one are tedious."""
+        """Store some messages first, as a rule, because most operations on an empty store show little."""
         emptied(self._opened[0])
         self._store_many(items, None)
 
     def teardown(self) -> None:
         try:
-            # Not when a step has failed: that is what is to be told.
+            # Skipped if a step has failed, because its error is to be reported.
             if sys.exc_info()[0] is None:
                 self._drain()
         finally:
             for each in self._opened:
                 each.close()
 
-    # What a user does.
+    # Operations of a user.
 
     @rule(id=_IDS, due_in=_DUE_IN, message=GIVEN, series=st.none() | _SERIES, fault=_FAULTS)
     def store(
@@ -108,7 +108,7 @@ class PitstopMachine(RuleBasedStateMachine):
         series: tuple[int, int | None, Any] | None,
         fault: Fault | None,
     ) -> None:
-        """``series``: its interval in milliseconds, how many occurrences (None: without end), and its catch-up."""
+        """``series``: its interval in milliseconds, its number of occurrences (None: no end), and its catch-up."""
         version, given = self._given(id, message)
         if series is None:
             stored = Message(version, kept(given), self._from_now(due_in))
@@ -128,7 +128,7 @@ class PitstopMachine(RuleBasedStateMachine):
 
     @rule(items=_ITEMS, fault=_FAULTS)
     def store_many(self, items: list[tuple[str, int]], fault: Fault | None) -> None:
-        """Of several with one id the last one counts."""
+        """Of several messages with one id the last one counts."""
         self._store_many(items, fault)
         self._look()
 
@@ -138,12 +138,12 @@ class PitstopMachine(RuleBasedStateMachine):
         with self._wire.fault(fault):
             done = self._fails(lambda: told.append(self._pit.remove(id)), fault)
         there = self._messages.pop(id, None) is not None if done else None
-        assert not told or told == [there], f"remove({id!r}) says {told[0]}; that it was there is {there}"
+        assert not told or told == [there], f"remove({id!r}): expected {there}, got {told[0]}"
         self._look()
 
     @rule(by=_LISTENERS, when=_WHEN_DUE, fault=_FAULTS, target=deliveries)
     def get(self, by: int, when: str, fault: Fault | None) -> MultipleResults[Held]:
-        """``by``: the listener that claims so many at once."""
+        """``by``: the listener that claims this number of messages at once."""
         held = self._get(by, when, fault)
         return multiple() if held is None else multiple(held)
 
@@ -155,7 +155,7 @@ class PitstopMachine(RuleBasedStateMachine):
         target=deliveries,
     )
     def handle(self, by: int, when: str, then: str, fault: Fault | None) -> MultipleResults[Held]:
-        """Get one, and do this with it."""
+        """Get a delivery, and settle it in this way."""
         held = self._get(by, when, None)
         if held is None:
             return multiple()
@@ -180,7 +180,7 @@ class PitstopMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.bundles.get("deliveries"))
     @rule(held=deliveries, delay=st.sampled_from([None, 0, 1, 1000, _HOUR]), when=_WHEN, fault=_FAULTS)
     def nack(self, held: Held, delay: int | None, when: str, fault: Fault | None) -> None:
-        """``delay``: milliseconds; None: until the lease runs out."""
+        """``delay``: milliseconds. None: until the lease runs out."""
         self._wait(held, when)
         self._nack(held, delay, fault)
         self._look()
@@ -193,7 +193,7 @@ class PitstopMachine(RuleBasedStateMachine):
         self._extend(held, span, fault)
         self._look()
 
-    # What happens.
+    # Events.
 
     @rule(step=_STEPS)
     def advance(self, step: str) -> None:
@@ -202,7 +202,7 @@ class PitstopMachine(RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(["a listener is closed", "the process dies"]), by=_LISTENERS)
     def end(self, what: str, by: int) -> None:
-        """A listener gives back what it claimed ahead; what a dead process holds comes back when its lease ends."""
+        """A listener gives back the messages that it claimed ahead. Those of a dead process come back when the lease ends."""
         if what == "the process dies":
             self._wire.cut = True
             self._start()
@@ -212,7 +212,7 @@ class PitstopMachine(RuleBasedStateMachine):
 
     def _store_many(self, items: list[tuple[str, int]], fault: Fault | None) -> None:
         made = [(*self._given(id, {}), due_in) for id, due_in in items]
-        # Nothing to store, nothing that can fail.
+        # An empty batch writes nothing, so it cannot fail.
         with self._wire.fault(fault if items else None):
             done = self._fails(
                 lambda: self._pit.store_many([(given, due_in * _MILLISECOND) for _, given, due_in in made]),
@@ -249,7 +249,7 @@ class PitstopMachine(RuleBasedStateMachine):
             del self._messages[held.delivery.id]
 
     def _nack(self, held: Held, delay: int | None, fault: Fault | None) -> None:
-        """``delay``: milliseconds; None: until the lease runs out."""
+        """``delay``: milliseconds. None: until the lease runs out."""
         message = self._holding(held)
         span = None if delay is None else delay * _MILLISECOND
         due = held.until if delay is None else self._from_now(delay)
@@ -282,130 +282,146 @@ class PitstopMachine(RuleBasedStateMachine):
         return version, {**message, "id": id, "version": version}
 
     def _from_now(self, milliseconds: int) -> int:
-        """Rounded up, so that nothing comes early; what has come already is due."""
+        """Return an instant as a timedelta from now, rounded up, so that nothing is emitted early."""
         now_us = self._clock.time_us()
         wanted_us = now_us + milliseconds * 1000
         return -(-wanted_us // 1000) if wanted_us > now_us else min(-(-wanted_us // 1000), now_us // 1000)
 
     def _fails(self, use: Callable[[], Any], fault: Fault | None, *, quietly: bool = False) -> bool:
-        """Use the store; say whether it was done. With a fault the user is told of it, by the right error.
+        """Use the store, and return whether the write was applied. A fault must reach the user as the right error.
 
-        :param quietly: the fault may be in what is given back unseen: of that nobody is told.
+        :param quietly: the fault may hit messages that are given back unseen, and then no error is raised.
         """
         error = _raised(use)
         if error is None:
-            assert fault is None or quietly or not self._wire.failed, f"a write was {fault}, and nobody was told"
+            assert fault is None or quietly or not self._wire.failed, (
+                f"a write was {fault}: expected an error, got none"
+            )
             return True
-        assert fault is not None, f"nothing was in the way, and yet: {error!r}"
+        assert fault is not None, f"expected no error without a fault, got {error!r}"
         assert isinstance(error, pitstop.OutcomeUnknown) == (fault == "lost"), f"a {fault} write raised {error!r}"
         return fault == "lost"
 
     def _holding(self, held: Held) -> Message | None:
-        """The message that the delivery may settle; None: its lease is over."""
+        """Return the message that the delivery may settle, or None if its lease is over."""
         message = self._messages.get(held.delivery.id)
         fine = message is not None and message.version == held.version and message.is_held_by(held, self._times.now)
         return message if fine else None
 
     def _settles(self, held: Held, settle: Callable[[], None], fault: Fault | None, *, ends: bool = True) -> bool:
-        """Settle a delivery; say whether that was done. A lease that is over is told as such, and nothing else is."""
+        """Settle a delivery, and return whether the write was applied. LeaseLost must be raised if the lease is over, and only then."""
         holding, gone = self._holding(held) is not None, held.wire.cut
         with held.wire.fault(fault):
             error = _raised(settle)
         if isinstance(error, pitstop.LeaseLost):
-            assert not holding, f"the lease of {held} runs, and yet: {error}"
+            assert not holding, f"expected no error while the lease of {held} runs, got {error}"
             return False
         if error is not None:
-            assert gone or fault is not None, f"nothing was in the way, and yet: {error!r}"
+            assert gone or fault is not None, f"expected no error without a fault, got {error!r}"
             return holding and fault == "lost" and not gone
-        assert holding, f"the lease of {held} is over, and yet it was settled"
+        assert holding, f"expected LeaseLost after the lease of {held}, but the settlement was applied"
         held.settled = ends
         return True
 
     def _emitted(self, delivery: pitstop.Delivery) -> Held:
         now, id, version = self._times.now, delivery.id, delivery.msg["version"]
         held = Held(delivery, self._wire, version, floor_instant(delivery.leased_until))
-        assert version not in self._done, f"{id!r} was acknowledged, and is emitted again"
+        assert version not in self._done, f"{id!r} was acknowledged, and was emitted again"
         message = self._messages.get(id)
         if message is None or message.version != version:
-            # As the documents say of prefetch: what was claimed ahead may be handed out as it was.
-            assert version in self._ahead, f"{id!r} was removed, or stored anew, and is emitted as it was"
+            # As docs/listening.md says of prefetch: a message that was claimed ahead may be handed out in its old version.
+            assert version in self._ahead, f"{id!r} was removed or stored anew, and was emitted in its old version"
             return held
-        assert now >= message.due, f"{id!r} is emitted {message.due - now} ms early, or while somebody has it"
-        assert now < held.until <= now + _LOCK, f"{id!r} is leased for {held.until - now} ms, of {_LOCK}"
-        assert same(delivery.msg, message.content), f"{id!r} came as {delivery.msg!r}, stored was {message.content!r}"
+        assert now >= message.due, (
+            f"{id!r} was emitted {message.due - now} ms before it is due, or before its lease ends"
+        )
+        assert now < held.until <= now + _LOCK, (
+            f"{id!r}: expected a lease of at most {_LOCK} ms, got {held.until - now} ms"
+        )
+        assert same(delivery.msg, message.content), (
+            f"{id!r}: expected the message {message.content!r}, got {delivery.msg!r}"
+        )
         chosen = (floor_instant(delivery.scheduled_for), delivery.missed)
         expected = message.chosen or message.choice(now)
-        assert message.may_come_as(*chosen, now), f"{id!r} came as occurrence {chosen}; it should be {expected}"
+        assert message.may_come_as(*chosen, now), f"{id!r}: expected the occurrence {expected}, got {chosen}"
         assert delivery.key == f"{id}:{chosen[0]}"
         least, attempt = message.attempts + 1, delivery.attempt
         fine = attempt >= least if message.unseen else attempt == least
-        assert fine, f"{id!r} came as attempt {attempt}; it should be {least}"
+        assert fine, f"{id!r}: expected the attempt {least}, got {attempt}"
         message.emitted(held, chosen, attempt)
         return held
 
     def _claimed_ahead(self) -> None:
-        """A claim may have taken anything that is due."""
+        """Note that a claim may have taken each message that is due."""
         for each in self._messages.values():
             if each.due <= self._times.now:
                 each.unseen = True
                 self._ahead.add(each.version)
 
     def _nothing_is_due(self) -> None:
-        """What holds after a listener has said so."""
+        """Compare the store with the model after a listener found no due message."""
         due = self._pit.entries("due")
-        assert not due, f"the listener says that nothing is due, and there is {[each.id for each in due]}"
+        assert not due, (
+            f"the listener found no due message, but the store has the due messages {[each.id for each in due]}"
+        )
         now = self._times.now
         missing = [id for id, each in self._messages.items() if each.due <= now and not each.unseen]
-        assert not missing, f"the listener says that nothing is due, and {missing} should be"
+        assert not missing, f"the listener found no due message, but {missing} should be due"
 
     def _look(self) -> None:
-        """What holds after each step: what is stored is what was stored, each once, and as far as it has come."""
+        """Compare the store with the model after each step: each message once, with its content, times and attempts."""
         stored = self._pit.entries()
         ids = [each.id for each in stored]
-        assert sorted(ids) == sorted(self._messages), f"stored is {ids}; it should be {sorted(self._messages)}"
+        assert sorted(ids) == sorted(self._messages), f"entries(): expected {sorted(self._messages)}, got {ids}"
         if next(self._looks) % 3 == 0:
             stats = self._pit.stats()
             counted = stats.scheduled + stats.due + stats.leased + stats.dead
-            assert counted == len(ids), f"{counted} are counted, {len(ids)} are stored: {stats}"
+            assert counted == len(ids), f"stats(): expected {len(ids)} messages, got {counted}: {stats}"
         for entry in stored:
             self._compare(entry, self._messages[entry.id])
 
     def _compare(self, entry: pitstop.Entry, message: Message) -> None:
         id, due = entry.id, None if entry.due is None else floor_instant(entry.due)
-        assert same(entry.message, message.content), f"{id!r} is {entry.message!r}, stored was {message.content!r}"
-        assert due is not None, f"{id!r} is dead: {entry.last_error}"
+        assert same(entry.message, message.content), (
+            f"{id!r}: expected the message {message.content!r}, got {entry.message!r}"
+        )
+        assert due is not None, f"{id!r}: expected a living message, got a dead one: {entry.last_error}"
         in_time = due >= message.due if message.unseen else due == message.due
-        assert in_time, f"{id!r} is due in {due - self._times.now} ms; it should be {message.due - self._times.now}"
+        assert in_time, f"{id!r}: expected due in {message.due - self._times.now} ms, got {due - self._times.now} ms"
         counted = entry.attempts >= message.attempts if message.unseen else entry.attempts == message.attempts
-        assert counted, f"{id!r} has {entry.attempts} attempts; it should be {message.attempts}"
+        assert counted, f"{id!r}: expected {message.attempts} attempts, got {entry.attempts}"
         every = None if message.every is None else message.every * _MILLISECOND
         end = None if message.end is None else at(message.end)
-        assert (entry.every, entry.end) == (every, end), f"{id!r} is every {entry.every} until {entry.end}"
+        assert (entry.every, entry.end) == (every, end), (
+            f"{id!r}: expected the schedule as it was stored, got every {entry.every} until {entry.end}"
+        )
         if message.chosen is not None:
-            assert entry.scheduled_for == at(message.chosen[0]), f"{id!r} went on before it was acknowledged"
+            assert entry.scheduled_for == at(message.chosen[0]), (
+                f"{id!r} went on to its next occurrence before it was acknowledged"
+            )
 
     def _dues(self) -> list[int]:
         return [each.due for each in self._messages.values()]
 
     def _drain(self) -> None:
-        """After a long time, with nobody left who holds anything, all that is stored comes: at least once."""
+        """Check that every stored message is emitted at least once after a long time, in which all leases end."""
         self._wire.cut = True
         self._start()
         self._clock.advance(_LONG)
         emitted = 0
         while (delivery := self._listener(1).get()) is not None:
             emitted += 1
-            assert emitted <= _MANY, f"{delivery.id!r} and others are emitted without end"
+            assert emitted <= _MANY, f"{delivery.id!r} and others are emitted again and again"
             held = self._emitted(delivery)
             message = self._holding(held)
-            assert message is not None, f"{delivery.id!r} was emitted, and should not be"
+            assert message is not None, f"{delivery.id!r} was emitted, although it is not stored"
             delivery.ack()
             if not message.acked():
                 self._done.add(message.version)
                 del self._messages[delivery.id]
             self._look()
         left = [id for id, each in self._messages.items() if each.every is None or each.end is not None]
-        assert not left, f"{left} never came"
+        assert not left, f"{left} were never emitted"
         self._nothing_is_due()
 
 

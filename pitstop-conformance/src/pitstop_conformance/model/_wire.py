@@ -1,4 +1,4 @@
-"""A way to a backend on which requests and replies get lost, when a test says so."""
+"""A connection to a backend that loses requests and replies when a test asks for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Fault", "Wire"]
 
 _T = TypeVar("_T")
 
-#: ``refused``: it is not done, and raises. ``lost``: it is done, and raises.
+#: ``refused``: the write is not applied and raises. ``lost``: the write is applied and raises.
 Fault = Literal["refused", "lost"]
 
 
 class Wire(Backend):
-    """Passes everything on to a backend, which it does not own. Without its watch: nobody here waits."""
+    """Pass each call on to a backend, which this object does not own. It has no watch, because no test waits here."""
 
     api_version: ClassVar[int] = API_VERSION
     capabilities: ClassVar[Capability] = Capability(0)
@@ -28,12 +28,12 @@ class Wire(Backend):
         super().__init__(backend.config)
         self._backend = backend
         self._next: Fault | None = None
-        #: Whether the process that uses it is gone, so that nothing of it gets through any more.
+        #: Whether the process that uses the connection is dead, so that none of its calls reach the store.
         self.cut = False
 
     @contextmanager
     def fault(self, fault: Fault | None) -> Iterator[None]:
-        """What becomes of the first write in here."""
+        """Let the first write in this context fail in this way."""
         self._next = fault
         try:
             yield
@@ -42,7 +42,7 @@ class Wire(Backend):
 
     @property
     def failed(self) -> bool:
-        """Asked within :meth:`fault`: whether that has come to pass, or nothing was to."""
+        """Whether the fault of :meth:`fault` has struck, or no fault was asked for."""
         return self._next is None
 
     def now(self) -> int:
@@ -79,8 +79,8 @@ class Wire(Backend):
     def _write(self, write: Callable[[], _T], ids: list[str]) -> _T:
         fault, self._next = self._next, None
         if fault == "refused" or self.cut:
-            raise BackendUnavailable("The test refuses it: nothing was done.")
+            raise BackendUnavailable("The test refused this call, so nothing was written.")
         done = write()
         if fault == "lost":
-            raise OutcomeUnknown("The test loses the reply: it was done.", ids=tuple(ids))
+            raise OutcomeUnknown("The test lost the reply to this call. The write was applied.", ids=tuple(ids))
         return done

@@ -1,4 +1,4 @@
-"""What must be there when a process is killed while it works, and the store is opened again."""
+"""The state of a store that is opened again after a process was killed at work."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ from pitstop_conformance._records import (
     records,
     settlement,
 )
+from pitstop_conformance.races._history import History, of_batch
 from pitstop_conformance.races._processes import LARGE, Child, Forking, Processes, Say, Work
 
 
-#: How often the process is killed in each test.
+#: Number of kills in each test.
 _KILLS = 30 if LARGE else 6
-#: How often in a row, in the test of everything.
+#: Number of kills in a row, in the test of all operations.
 _KILLS_IN_A_ROW = 100 if LARGE else 6
-#: Seconds in which a server will have done what a dead process asked for last.
+#: Seconds within which a server completes the last request of a dead process.
 _QUIET = 5.0
-#: More than a scan finds.
+#: A limit above the number of stored records.
 _ALL = 1_000_000
 
 
 class Scene:
-    """A store on which processes work and die, and the test's own looks at it.
+    """A store on which processes work and die, and the handles with which the test reads it.
 
-    Where several processes may use the store, the test holds a handle all the time; else none while a process lives.
+    If several processes may use the store, the test has a handle open all the time. Otherwise it has none while a process lives.
     """
 
     def __init__(self, open_backend: Handles, processes: Processes) -> None:
@@ -65,7 +66,7 @@ class Scene:
         return self._processes.start(work, still_after=still_after)
 
     def kill(self, work: Work, random: Random) -> Child:
-        """Have a process do this and kill it: in the middle of something, or now and then when it has just told of it."""
+        """Start a process with this work, and kill it: in the middle of a step, or sometimes just after its report of a step."""
         self._kills += 1
         if self._kills % 3 != 1:
             child = self.start(work)
@@ -78,7 +79,7 @@ class Scene:
         return child
 
     def open(self, *, after: int = 0) -> Backend:
-        """A new handle; with a clock that is so many milliseconds ahead, and stands still, if that is said."""
+        """Open a handle. With ``after`` its clock stands still, this number of milliseconds after now."""
         opened = self._open_backend.peer(clock=None)
         self._opened.append(opened)
         if after:
@@ -88,28 +89,30 @@ class Scene:
         return opened
 
     def handles(self) -> list[Backend]:
-        """A new handle, and the one that was open meanwhile if there is one."""
+        """Return a new handle, and the handle that stayed open if there is one."""
         return [self.open(), *([self._first] if self._shared else [])]
 
     def look(self) -> list[Record]:
-        """All that is stored, by a new handle. None is damaged, the counts add up, and an older handle sees the same."""
+        """Return all records, read through a new handle. None is damaged, the counts add up, and an older handle sees the same."""
         new = self.open()
         deadline = time.monotonic() + _QUIET
         while True:
             stored, count = new.scan(None, _ALL, None), _count(new)
             seen = [_by_id(each.scan(None, _ALL, None)) for each in ((self._first,) if self._shared else ())]
-            # A server may still do what the dead process had asked for, in between.
+            # Between two reads, a server may still complete a request of the dead process.
             if (count == len(stored) and seen in ([], [_by_id(stored)])) or time.monotonic() > deadline:
                 break
         found = records(stored)
         assert len(set(ids(found))) == len(found)
-        assert count == len(found), "the counts add up"
-        assert seen in ([], [_by_id(found)]), "a handle that was open meanwhile sees the same"
+        assert count == len(found), "tally() adds up to the number of records that scan() returns"
+        assert seen in ([], [_by_id(found)]), "the handle that stayed open sees the same records as a new one"
         return found
 
 
 class Crash(Forking):
     """A process is killed with SIGKILL, and the store is opened again."""
+
+    rule = 'docs/writing-a-backend.md, "Crash checklist"'
 
     @pytest.fixture
     def scene(self, open_backend: Handles, processes: Processes) -> Scene:
@@ -131,13 +134,15 @@ class Crash(Forking):
         stored = scene.look()
         assert ids(_by_id(stored)) == [f"{n:02}" for n in range(20)]
         leased = {each.id: [_token(each), each.progress.due] for each in stored if each.progress.token is not None}
-        assert leased == held, "its leases are where it took them"
+        assert leased == held, "the leases of the killed process have the ends that it set"
         assert {each.progress.attempts for each in stored if each.id in held} == {1}
         backend = scene.open()
         others = lease_all(backend)
-        assert sorted(ids(others)) == sorted({each.id for each in stored} - held.keys()), "nobody gets what is leased"
+        assert sorted(ids(others)) == sorted({each.id for each in stored} - held.keys()), (
+            "no claim returns a record whose lease still runs"
+        )
         assert list(backend.settle([complete(each) for each in others])) == [True] * 10
-        # A lease is its token, whoever holds it: until its end it settles, and no longer.
+        # The token alone makes the lease: any process with it can settle until the end of the lease, and not after.
         by_id = {each.id: each for each in stored}
         before, after, *rest = (by_id[name] for name in sorted(held))
         assert list(backend.settle([complete(before)])) == [True]
@@ -172,13 +177,13 @@ class Crash(Forking):
         with pitstop.init({"type": scene.open(after=11 * MINUTE)}) as pit, pit.listen() as listener:
             emitted = {each.id: each for each in iter(listener.get, None)}
             assert sorted(emitted) == sorted({f"{n}" for n in range(8)} - acked)
-            assert {emitted[id].attempt for id in seen} == {2}, "the attempt that nobody finished counts"
+            assert {emitted[id].attempt for id in seen} == {2}, "the attempt of the killed process counts"
             for each in emitted.values():
                 each.ack()
             assert pit.entries() == []
 
     def test_what_was_put_before_a_kill_is_there_whole(self, scene: Scene) -> None:
-        """Killed in the middle of putting batches: each that was told is there, and of another one some records, whole."""
+        """A process is killed while it puts batches. All reported batches are there, and of one more some records, each whole."""
         random, told, attempted = Random(2), set[int](), set[int]()
 
         def put(first: int, backend: Backend, say: Say) -> None:
@@ -190,24 +195,30 @@ class Crash(Forking):
             first = max(attempted, default=-1) + 1
             child = scene.kill(partial(put, first), random)
             told |= set(child.said)
-            # What is told is told after it was done: of one batch nobody knows how far it came.
+            # The process reports a batch after the put, so one more batch may be there in part.
             attempted |= {*child.said, first + len(child.said)}
 
             stored = scene.look()
 
-            assert stored == [_of_batch(each.id, each.message["batch"]) for each in stored], "each is whole"
+            assert stored == [of_batch(each.id, each.message["batch"]) for each in stored], (
+                "each record is whole: all its fields are of one put"
+            )
             assert {each.progress.token for each in stored} == {None}
             names = set(ids(stored))
-            assert names >= {each.id for n in told for each in _batch(n)}, "what was told is there"
+            assert names >= {each.id for n in told for each in _batch(n)}, (
+                "all records that put() had returned for are there"
+            )
             assert names <= {each.id for n in attempted for each in _batch(n)}
             versions = {each.id: each.message["batch"] for each in stored}
-            assert all(max(told) <= versions[each.id] for each in _updated(0)), "and so is what was updated"
+            assert all(max(told) <= versions[each.id] for each in _updated(0)), (
+                "all updates that put() had returned for are there"
+            )
         leased = Counter(ids(lease_all(scene.open())))
-        assert leased.keys() >= names, "each can be leased"
+        assert leased.keys() >= names, "each record can be leased"
         assert set(leased.values()) == {1}
 
     def test_what_was_settled_before_a_kill_is_gone_for_ever(self, scene: Scene) -> None:
-        """Killed in the middle of claiming and settling: what was told as done is done, and nothing else is lost."""
+        """A process is killed while it claims and settles. Reported settlements are applied, and no other record is lost."""
         random, count = Random(3), 300
         batches = [[make_record(f"{kill:03}-{n:04}") for n in range(count)] for kill in range(_KILLS)]
         done, in_doubt = set[str](), set[str]()
@@ -216,7 +227,7 @@ class Crash(Forking):
             while claim := backend.lease(5, 60 * MINUTE):
                 say(ids(claim))
                 applied = backend.settle([complete(each) for each in claim])
-                assert list(applied) == [True] * len(claim), "nobody else can have touched what is leased"
+                assert list(applied) == [True] * len(claim), "a settlement of a leased record applies"
                 say(ids(claim))
             _hang()
 
@@ -230,11 +241,11 @@ class Crash(Forking):
 
             left = set(ids(scene.look()))
 
-            assert not left & done, "what was told as done is gone"
-            assert left >= names - done - in_doubt, "and nothing else is"
+            assert not left & done, "all records with a reported settlement are gone"
+            assert left >= names - done - in_doubt, "no other record is gone"
         backend = scene.open(after=61 * MINUTE)
         again = lease_all(backend)
-        assert len(set(ids(again))) == len(again), "each of the rest is leased once more"
+        assert len(set(ids(again))) == len(again), "each remaining record is leased once more"
         assert left - in_doubt <= set(ids(again)) <= left
         assert {each.progress.attempts for each in again} <= {1, 2}
         assert all(backend.settle([complete(each) for each in again]))
@@ -255,15 +266,15 @@ class Crash(Forking):
 
             left = ids(_by_id(scene.look()))
 
-            # Of the one after those that were told nobody knows whether it is removed.
+            # The record after the last reported one may be removed or not.
             told = len(child.said)
             assert left in (names[told:], names[told + 1 :])
 
     def test_kills_in_a_row_lose_nothing_and_bring_nothing_back(self, scene: Scene) -> None:
-        """One process after the other stores, claims, settles and is killed; leases run out in between; then the rest is
-        drained, and what they told is compared with what came.
+        """One process after another stores, claims, settles, and is killed. Leases end in between. Then the store is drained, and
+        the reports of the processes are compared with the drained records.
         """
-        random, history = Random(4), _History()
+        random, history = Random(4), History()
         for kill in range(_KILLS_IN_A_ROW):
             child = scene.kill(partial(_live, kill), random)
             history.take(child.said, kill)
@@ -276,7 +287,7 @@ class Crash(Forking):
         assert not {each.id for each in scene.look()} & history.put
 
     def test_work_goes_on_when_a_process_was_killed_while_it_wrote(self, scene: Scene) -> None:
-        """On a new handle, and on one that was open: whatever the dead process had locked is free."""
+        """On a new handle and on one that stayed open: all locks of the dead process are free."""
         random = Random(5)
 
         def write(backend: Backend, say: Say) -> None:
@@ -326,14 +337,14 @@ class Crash(Forking):
         assert sorted(ids(lease_all(backend))) == ["a", "b"]
 
 
-#: Milliseconds of the leases of those who are killed in a row: the next ones find some of them ended.
+#: Milliseconds of the leases in the test with kills in a row: the next processes find some of them ended.
 _BRIEF = 100
 
 
 def _live(life: int, backend: Backend, say: Say) -> None:
-    """Store four, claim up to three, complete the first, release the second, forget the third; and so on."""
+    """Repeat: store four records, claim up to three, complete the first, release the second, forget the third."""
     for n in range(100_000):
-        new = [_of_batch(f"{life}-{n}-{m}", n) for m in range(4)]
+        new = [of_batch(f"{life}-{n}-{m}", n) for m in range(4)]
         backend.put(new)
         say(["put", ids(new)])
         claim = records(backend.lease(3, _BRIEF))
@@ -351,64 +362,13 @@ def _live(life: int, backend: Backend, say: Say) -> None:
         say(["completed", completed])
 
 
-class _History:
-    """What processes told that were killed one after the other, and what follows from it."""
-
-    def __init__(self) -> None:
-        #: All that may be there: what was told as put, and the one batch after it of each process.
-        self._attempted = set[str]()
-        #: What was told as put.
-        self.put = set[str]()
-        self._completed = set[str]()
-        #: Claimed, and the process was killed before it told what its settlement did.
-        self._in_doubt = set[str]()
-        self._attempts = Counter[str]()
-
-    def take(self, said: Sequence[Any], life: int) -> None:
-        # What is told is told after it was done: of one batch nobody knows whether it was put.
-        rounds = sum(what == "put" for what, _ in said)
-        self._attempted |= {f"{life}-{n}-{m}" for n in range(rounds + 1) for m in range(4)}
-        for what, told in said:
-            if what == "put":
-                self.put |= set(told)
-            elif what == "completed":
-                self._completed |= set(told)
-            else:
-                for id, attempts in told:
-                    assert id not in self._completed, "what was completed never comes back"
-                    assert id in self._attempted
-                    assert attempts > self._attempts[id], "attempts never fall"
-                    self._attempts[id] = attempts
-        if said and said[-1][0] == "claim":
-            self._in_doubt |= {id for id, _ in said[-1][1][:1]}
-
-    def check_stored(self, stored: list[Record]) -> None:
-        names = set(ids(stored))
-        assert not names & self._completed, "what was completed is gone"
-        assert names >= self.put - self._completed - self._in_doubt, "nothing is lost"
-        assert names <= self._attempted
-        for each in stored:
-            whole = _of_batch(each.id, int(each.id.split("-")[1]))
-            assert attrs.evolve(each, progress=whole.progress) == whole, "each is whole"
-
-    def check_drained(self, drained: list[Record]) -> None:
-        self.check_stored(drained)
-        assert len(set(ids(drained))) == len(drained), "each is leased once more"
-        assert all(each.progress.attempts > self._attempts[each.id] for each in drained), "attempts never fall"
-
-
 def _batch(n: int) -> list[Record]:
-    """New records and some that are updated each time; one or many, so that writes are long and short."""
-    return [*(_of_batch(f"new-{n}-{m}", n) for m in range((1, 10, 60)[n % 3])), *_updated(n)]
+    """Return a batch of new and of updated records: one or many, so that some writes are short and some are long."""
+    return [*(of_batch(f"new-{n}-{m}", n) for m in range((1, 10, 60)[n % 3])), *_updated(n)]
 
 
 def _updated(n: int) -> list[Record]:
-    return [_of_batch(f"updated-{m}", n) for m in range(4)]
-
-
-def _of_batch(id: str, n: int) -> Record:
-    """The record of this id in that batch, the same whenever it is asked for."""
-    return make_record(id, message={"batch": n, "pad": f"{id}/{n};" * 40}, revision=f"{id}/{n}")
+    return [of_batch(f"updated-{m}", n) for m in range(4)]
 
 
 def _released(leased: Record) -> Progress:
@@ -416,7 +376,7 @@ def _released(leased: Record) -> Progress:
 
 
 def _by_id(stored: Sequence[Any]) -> list[Any]:
-    """In an order that does not change when a lease ends."""
+    """Return the records in the order of their ids, which does not change when a lease ends."""
     return sorted(stored, key=lambda each: each.id)
 
 

@@ -1,4 +1,4 @@
-"""What must hold when several processes work on one store: as for threads, with nothing that they share but the store."""
+"""Races of processes: as with threads, but the processes share nothing but the store."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ _PROCESSES = 4
 _RECORDS = 20_000 if LARGE else 300
 _ROUNDS = 250 if LARGE else 25
 _VERSIONS = 400 if LARGE else 40
-#: Milliseconds of the leases that run out while somebody settles: so short that they are waited for.
+#: Milliseconds of the leases that end while a process settles. They are short, because the test waits for their end.
 _SHORT = 12
 
 
 class ProcessRaces(Forking):
     """One outcome, whichever process is first."""
 
+    rule = 'docs/writing-a-backend.md, "Threads, processes, forks"'
+
     @pytest.fixture
     def shared(self, open_backend: Handles) -> Backend:
-        """The test's own handle on the store that the processes share; by the machine's clock, as theirs are."""
+        """The test's handle on the store that the processes share. Like theirs, it uses the machine's clock."""
         backend = open_backend(clock=None)
         needs(backend, Capability.MULTI_PROCESS)
         return backend
@@ -52,7 +54,7 @@ class ProcessRaces(Forking):
             done: list[Any] = []
             while claim := backend.lease(limit, 10 * MINUTE):
                 applied = backend.settle([complete(each) for each in claim])
-                assert all(applied), "nobody else can have touched what is leased"
+                assert all(applied), "a settlement of a leased record applies"
                 done.append([_token(claim), ids(claim), [_progress(each).attempts for each in claim]])
             return done
 
@@ -60,13 +62,13 @@ class ProcessRaces(Forking):
 
         assert sorted(flat([claimed for _, claimed, _ in claims])) == names
         assert set(flat([attempts for _, _, attempts in claims])) == {1}
-        assert len({token for token, _, _ in claims}) == len(claims), "each claim has a token of its own"
+        assert len({token for token, _, _ in claims}) == len(claims), "each claim has a new token"
         assert list(shared.scan(None, 10, None)) == []
 
     def test_a_claim_never_holds_an_older_version_than_another_process_stored(
         self, shared: Backend, processes: Processes
     ) -> None:
-        """One stores anew while others claim: what a claimer has in hand is what its token stands on."""
+        """One process stores new versions while others claim. The token of a claim is always on the version that it returned."""
         names = [f"{n}" for n in range(6)]
 
         def store(backend: Backend, say: Say) -> list[Any]:
@@ -83,10 +85,10 @@ class ProcessRaces(Forking):
                 for each in claimed:
                     assert isinstance(each, Record)
                     version = each.message["version"]
-                    assert each.revision == f"{each.id}-{version}", "message and revision are of one store"
+                    assert each.revision == f"{each.id}-{version}", "message and revision are of one put"
                     now = backend.get(each.id)
                     if isinstance(now, Record) and now.progress.token == each.progress.token:
-                        assert now == each, "the lease is on another version than the one that was handed out"
+                        assert now == each, "the lease is on the version that the claim returned"
                     if backend.settle([complete(each)])[0]:
                         done.append((each.id, version))
                 if last_look and not claimed:
@@ -94,8 +96,10 @@ class ProcessRaces(Forking):
 
         acked = Counter(map(tuple, flat(processes.together(store, *[claim] * (_PROCESSES - 1)))))
 
-        assert set(acked.values()) == {1}, "a version is acknowledged once"
-        assert {name for name, version in acked if version == _VERSIONS} == set(names), "the last version is emitted"
+        assert set(acked.values()) == {1}, "each version is acknowledged at most once"
+        assert {name for name, version in acked if version == _VERSIONS} == set(names), (
+            "the last version is emitted at some point"
+        )
         assert ids(shared.scan(None, 10, None)) == ["end"]
 
     def test_stores_of_one_id_by_several_processes_leave_one_whole_record(
@@ -108,7 +112,7 @@ class ProcessRaces(Forking):
                 backend.put([_version(name, version)])
                 stored = backend.get(name)
                 assert isinstance(stored, Record)
-                assert stored == _version(name, stored.message["version"]), "it is whole at any moment"
+                assert stored == _version(name, stored.message["version"]), "every read returns a whole record"
 
         processes.together(*(partial(store, n) for n in range(_PROCESSES)))
 
@@ -120,7 +124,7 @@ class ProcessRaces(Forking):
     def test_an_ack_against_an_expiry_has_one_winner_among_processes(
         self, shared: Backend, open_backend: Handles, processes: Processes
     ) -> None:
-        """Either it is done and nobody gets it again, or the ack is too late and another process has it."""
+        """Either the ack applies and the record is gone, or the ack is too late and another process claims the record."""
         hold = partial(_settle_at_the_end, complete)
 
         won, *stolen = processes.together(hold, *[_steal] * (_PROCESSES - 1))
@@ -158,12 +162,12 @@ class ProcessRaces(Forking):
     def test_a_handle_that_is_carried_over_a_fork_works_there_or_says_that_it_does_not(
         self, shared: Backend, processes: Processes
     ) -> None:
-        """And the one that was there before goes on."""
+        """The handle in the parent goes on working."""
         shared.put([make_record("before")])
 
         def use(backend: Backend, say: Say) -> str:
             with warnings.catch_warnings():
-                # A driver may say that this is no good idea.
+                # A driver may warn of this.
                 warnings.simplefilter("ignore")
                 try:
                     shared.put([make_record("child")])
@@ -183,7 +187,7 @@ class ProcessRaces(Forking):
     def test_a_child_does_not_wait_for_a_thread_that_was_inside_at_the_fork(
         self, shared: Backend, processes: Processes, part: float
     ) -> None:
-        """The thread is the parent's, so that it leaves nothing in the child."""
+        """The thread exists in the parent alone, and must leave no held lock in the child."""
         shared.put([make_record("before")])
         lines = 0
 
@@ -197,7 +201,7 @@ class ProcessRaces(Forking):
         def stay(number: int) -> None:
             if number == round(lines * part):
                 inside.set()
-                # A fork may wait for this.
+                # The backend may make the fork wait for this.
                 forked.wait(0.3)
 
         thread = threading.Thread(
@@ -205,10 +209,10 @@ class ProcessRaces(Forking):
         )
 
         def use(backend: Backend, say: Say) -> str:
-            # A child that hangs here ends by this.
+            # This ends a child that hangs.
             signal.alarm(10)
             with warnings.catch_warnings():
-                # A driver may say that this is no good idea.
+                # A driver may warn of this.
                 warnings.simplefilter("ignore")
                 try:
                     shared.put([make_record("child")])
@@ -252,16 +256,16 @@ class ProcessRaces(Forking):
             assert pit.get("a") is None
 
     def _steal_the_rest(self, open_backend: Handles) -> list[tuple[str, str]]:
-        """What ran out last, later: the clocks of the processes may differ a little, where they go by a server's."""
+        """Claim the records whose leases end last. The processes may measure the clock of a server with small differences."""
         now = open_backend.peer(clock=None).now() // 1000
         later = open_backend.peer(clock=ManualClock(from_instant(now + MINUTE)))
         return [(each.id, _token([each])) for each in lease_all(later, duration=10 * MINUTE)]
 
 
 def _settle_at_the_end(settle: Callable[[Record], Any], backend: Backend, say: Say) -> dict[str, bool]:
-    """Hold one lease after the other, and settle each when it ends, more or less; say which settlements applied.
+    """Hold one lease after the other, settle each around its end, and return the settlements that applied.
 
-    They are put as leased, so that nobody else claims them before they are.
+    The records are put as leased ones, so that no other process can claim them before this lease.
     """
     applied, random, pause = {}, Random(1), threading.Event()
     for n in range(_ROUNDS):
@@ -278,7 +282,7 @@ def _settle_at_the_end(settle: Callable[[Record], Any], backend: Backend, say: S
 
 
 def _steal(backend: Backend, say: Say) -> list[tuple[str, str]]:
-    """Claim what runs out, until the holder is at its end; say what it was, and the token."""
+    """Claim each record whose lease ends, until the holder is done. Return the ids and the tokens."""
     stolen = []
     while True:
         last_look = backend.get("end") is not None
@@ -289,7 +293,7 @@ def _steal(backend: Backend, say: Say) -> list[tuple[str, str]]:
 
 
 def _assert_one_winner(won: dict[str, bool], stolen: list[list[tuple[str, str]]]) -> dict[str, str]:
-    """The tokens of those that were stolen, by name."""
+    """Check that each record has one winner. Return the tokens of the stolen records by id."""
     times = Counter(name for each in stolen for name, _ in each)
     assert len(won) == _ROUNDS
     assert {name: times[name] for name in won} == {name: 0 if applied else 1 for name, applied in won.items()}
@@ -297,7 +301,7 @@ def _assert_one_winner(won: dict[str, bool], stolen: list[list[tuple[str, str]]]
 
 
 def _handle(prefetch: int, backend: Backend, say: Say, *, key: bool = False) -> list[tuple[str, int]]:
-    """Acknowledge all that is due; say what it was, and which attempt."""
+    """Acknowledge all due messages. Return their ids and attempts."""
     done = []
     with pitstop.init({"type": backend}) as pit, pit.listen(prefetch=prefetch) as listener:
         for delivery in iter(listener.get, None):
@@ -311,7 +315,7 @@ def _version(name: str, version: int) -> Record:
 
 
 def _end() -> Record:
-    """Tells the other processes that no more is coming; not due before they are all gone."""
+    """Return the record that ends the other processes. It is not due before all of them have ended."""
     return make_record("end", due=253_402_300_799_999)
 
 

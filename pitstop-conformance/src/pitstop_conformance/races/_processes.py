@@ -1,4 +1,4 @@
-"""Processes that are forked from a test, work on its store, tell what they do, and may be killed while they do it."""
+"""Processes that are forked from a test. They work on its store, report their steps, and may be killed meanwhile."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from pitstop_conformance._kit import Handles, Kit
 
 __all__ = ["LARGE", "Child", "Forking", "Processes", "Say", "Work"]
 
-#: ``PITSTOP_TEST_LARGE=1``: with more of everything.
+#: ``PITSTOP_TEST_LARGE=1`` in the environment: more processes, more records and more kills.
 LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
 
-#: Seconds that a process may keep a test waiting: far more than any needs, so that a slow machine fails no test.
+#: Seconds for which a test waits for a process. All need far less, so that no test fails on a slow machine.
 _PATIENCE = 240.0 if LARGE else 30.0
 
-#: Tells the test a value that JSON can hold. When it returned, the test will hear of it, whatever becomes of the process.
+#: Reports a value to the test, as JSON. Once the call returned, the test receives the value, even if the process dies.
 Say = Callable[[Any], None]
-#: What a process does, with a handle of its own on the store of the test; returns a value that JSON can hold.
+#: The work of a process, with its own handle on the store of the test. It returns a value, which is passed on as JSON.
 Work = Callable[[Backend, Say], Any]
 
 
@@ -43,7 +43,7 @@ class Child:
     """A process that works on the store of a test."""
 
     def __init__(self, process: BaseProcess, pipe: int) -> None:
-        #: What it has told so far.
+        #: The values that it has reported so far.
         self.said: list[Any] = []
         self._process = process
         self._pipe: int | None = pipe
@@ -52,34 +52,34 @@ class Child:
         self._killed = False
 
     def hear(self, count: int) -> None:
-        """Wait until it has told so many more values."""
+        """Wait until the process has reported this number of further values."""
         until = len(self.said) + count
         deadline = time.monotonic() + _PATIENCE
         while len(self.said) < until:
             if not self._read(deadline - time.monotonic()):
-                self._fail(f"has told {len(self.said)} values, and not the {until} that are waited for,")
+                self._fail(f"has reported {len(self.said)} of {until} expected values")
 
     def hear_for(self, seconds: float) -> None:
-        """Let it work for so long."""
+        """Let the process work for this time, and read its reports."""
         deadline = time.monotonic() + seconds
         while self._read(deadline - time.monotonic()):
             pass
 
     def result(self) -> Any:
-        """Wait for its end, and return what its work returned."""
+        """Wait for the end of the process, and return the result of its work."""
         self._read_to_end()
         if not self._result:
             self._fail("has returned nothing")
         return self._result[0]
 
     def kill(self) -> None:
-        """End it with SIGKILL, wherever it is; :attr:`said` then holds all that it told."""
+        """End the process with SIGKILL. :attr:`said` then holds all its reports."""
         self._killed = True
         self._process.kill()
         self._read_to_end()
 
     def kill_in_the_middle(self, random: Random) -> None:
-        """Kill it at some moment of its work, once it has told a few values: at each step of a round as likely."""
+        """Kill the process after a few reports. Each step of its round is equally likely to be the last."""
         rounds = random.randint(2, 12)
         began = time.monotonic()
         self.hear(rounds)
@@ -87,7 +87,7 @@ class Child:
         self.kill()
 
     def close(self) -> None:
-        """End it, if it has not ended by itself."""
+        """End the process if it has not ended by itself."""
         self._process.kill()
         self._close_pipe()
         self._process.join(_PATIENCE)
@@ -102,14 +102,14 @@ class Child:
         self._process.join(_PATIENCE)
 
     def _read(self, seconds: float) -> bool:
-        """Read what it tells next; False when that took longer, or when it has ended."""
+        """Read the next reports. Return False if none came in time, or if the process has ended."""
         if self._pipe is None or not wait([self._pipe], max(seconds, 0)):
             return False
         read = os.read(self._pipe, 1 << 16)
         if not read:
             self._close_pipe()
             return False
-        # What stands behind the last end of a line is half a line yet, and stays so if the process is dead.
+        # The text after the last line break is an unfinished line. It stays unfinished if the process is dead.
         *lines, self._unread = (self._unread + read).split(b"\n")
         for kind, value in map(json.loads, lines):
             if kind == "failed":
@@ -126,15 +126,15 @@ class Child:
         self._process.join(0 if self._pipe is not None else _PATIENCE)
         code = self._process.exitcode
         state = "and still runs" if code is None else f"and ended with {code}"
-        said = f"It told last: {self.said[-1]!r}." if self.said else "It told nothing."
-        pytest.fail(f"A process that the test started {what} {state}. {said}")
+        said = f"Its last report: {self.said[-1]!r}." if self.said else "It reported nothing."
+        pytest.fail(f"A process that the test started {what}, {state}. {said}")
 
 
 class Processes:
-    """Starts processes which work on the one store of a test, and ends them with it.
+    """Start processes that work on the store of a test, and end them when the test ends.
 
-    They are forked, so that what they do may stand in the test and nothing is pickled. Each opens a handle of its own,
-    by the machine's clock, and touches none of the test's.
+    The processes are forked, so that their work can be a function inside the test, and nothing is pickled. Each process opens
+    its own handle, with the machine's clock, and touches no handle of the test.
     """
 
     def __init__(self, open_backend: Handles) -> None:
@@ -142,19 +142,19 @@ class Processes:
         self._children: list[Child] = []
 
     def start(self, work: Work, *, still_after: int | None = None) -> Child:
-        """A process that does this at once; when it has told so many values it stands still, if that is said."""
+        """Start a process with this work. With ``still_after`` it stands still after this number of reports."""
         return self._fork(work, None, still_after)
 
     def together(self, *works: Work) -> list[Any]:
-        """Have each done in a process of its own, all released at one moment; what they returned, in their order."""
+        """Run each work in its own process, all released at one moment. Return the results in the order of ``works``."""
         closed, gate = os.pipe()
         try:
             children = [self._fork(work, (closed, gate)) for work in works]
             for each in children:
-                each.hear(1)  # it has opened its handle
+                each.hear(1)  # the process has opened its handle
         finally:
             os.close(closed)
-            # All of them read there, and are told of the end at once.
+            # All processes read from this pipe, and see its end at the same moment.
             os.close(gate)
         return [each.result() for each in children]
 
@@ -166,7 +166,7 @@ class Processes:
         heard, told = os.pipe()
 
         def run() -> None:
-            # The test's ends: as long as anybody holds them open, nobody is told of the end.
+            # The test's ends of the pipes. A reader sees the end only when no process has them open.
             os.close(heard)
             if gate is not None:
                 os.close(gate[1])
@@ -175,12 +175,12 @@ class Processes:
         process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
         try:
             with warnings.catch_warnings():
-                # Python 3.12 and later warn of a fork where there are threads (a driver's, a listener's), since a lock
-                # that one of them holds is never let go of in the child. The child touches nothing of the parent's, and
-                # if it hangs nevertheless, that ends in bounded time and is told.
+                # Python 3.12 and later warn of a fork in a process with threads (of a driver, of a listener), because a
+                # lock that such a thread holds is never released in the child. This child uses no object of the parent.
+                # If the child hangs all the same, the test ends it after a bounded time and fails.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-                # What is held here is not collected in the child: that might close, or say goodbye on, connections that
-                # are this process's own. Before the fork, since what runs first thing in the child may set off a collection.
+                # The child must not collect objects of the parent: their finalizers may close connections of the parent.
+                # Called before the fork, because the first code in the child may start a collection.
                 gc.freeze()
                 process.start()
         finally:
@@ -191,20 +191,20 @@ class Processes:
 
 
 class Forking(Kit):
-    """A part of the suite that needs processes."""
+    """The base of the parts that need processes."""
 
     @pytest.fixture
     def processes(self, open_backend: Handles) -> Iterator[Processes]:
         if "fork" not in multiprocessing.get_all_start_methods():
-            _matrix.end("not shown: processes are forked, and this system cannot do that")
+            _matrix.end("not shown: the test forks processes, and this system has no fork")
         processes = Processes(open_backend)
         yield processes
         processes.close()
 
 
 def _in_the_child(open_backend: Handles, work: Work, pipe: int, gate: int | None, still_after: int | None) -> NoReturn:
-    """Work, and end without a trace of the parent: none of its fixtures, finalizers and buffers is the child's to end."""
-    # pytest-timeout, and whoever else runs the tests, may have handlers there. A child that was forgotten ends by itself.
+    """Do the work, and exit at once, so that no fixture, finalizer or buffer of the parent runs in the child."""
+    # pytest-timeout and other tools may have set handlers for these signals. The alarm ends a child that was forgotten.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(each, signal.SIG_DFL)
     signal.alarm(round(2 * _PATIENCE))
@@ -238,5 +238,5 @@ def _in_the_child(open_backend: Handles, work: Work, pipe: int, gate: int | None
 
 
 def flat(several: Sequence[Sequence[Any]]) -> list[Any]:
-    """What several processes returned, in one list."""
+    """Return the results of several processes in one list."""
     return [each for some in several for each in some]

@@ -1,4 +1,4 @@
-"""What must hold when everything happens at once: threads that are released together, on one handle and on peers."""
+"""Races of threads that are released at one moment, on one handle and on peers."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ _ROUNDS = 25
 
 
 class Races(Kit):
-    """One outcome, whoever is first."""
+    """Each race has one outcome, whichever thread is first."""
+
+    rule = 'docs/writing-a-backend.md, "The contract"'
 
     @pytest.fixture(autouse=True)
     def _switch_often(self) -> Iterator[None]:
-        """Threads change places after a microsecond, not after five milliseconds: races come out."""
+        """Let Python switch threads each microsecond instead of each five milliseconds, so that races show."""
         interval = sys.getswitchinterval()
         sys.setswitchinterval(1e-6)
         yield
@@ -50,7 +52,7 @@ class Races(Kit):
 
     @pytest.fixture(params=["one_handle", "peers"])
     def handles(self, request: pytest.FixtureRequest, open_backend: Handles) -> list[Backend]:
-        """A handle for each thread: the same one for all, or one each."""
+        """A function that returns a handle for each thread: one handle for all threads, or one for each."""
         first = open_backend()
         if request.param == "one_handle":
             return [first] * _THREADS
@@ -68,10 +70,10 @@ class Races(Kit):
         assert len(set(tokens)) == len(tokens)
         assert {each.id: each for each in leased} == {
             each.id: each for each in handles[0].scan("leased", 1000, None)
-        }, "what each claimer holds is what is stored"
+        }, "each claimer holds the stored record"
 
     def test_many_claimers_get_something_while_enough_is_due(self, handles: list[Backend]) -> None:
-        """Fewer than were asked for, but not none: to a listener that means that it may sleep."""
+        """A claim may return fewer records than its limit, but not none: after an empty claim a listener sleeps."""
         claims = 10
         handles[0].put([make_record(f"{n:03}") for n in range(_THREADS * claims * 3 + 1)])
 
@@ -86,10 +88,10 @@ class Races(Kit):
             done: list[str] = []
             while claim := backend.lease(7, MINUTE):
                 applied = backend.settle([complete(each) for each in claim])
-                assert all(applied), "nobody else can have touched what is leased"
+                assert all(applied), "a settlement of a leased record applies"
                 done.extend(ids(claim))
-                # Here and below: else a thread would never end.
-                assert len(done) <= 200, "what is done is leased again"
+                # Here and below: a record that is leased again would make the loop of the thread endless.
+                assert len(done) <= 200, "no record is leased again after its settlement"
             return done
 
         done = together(*(partial(drain, each) for each in handles))
@@ -109,7 +111,7 @@ class Races(Kit):
         assert {each.progress.attempts for each in leased} == {2}
 
     def test_a_claim_never_holds_an_older_version_than_its_lease(self, handles: list[Backend]) -> None:
-        """Some claim while others store anew: what a claimer has in hand is what its token stands on."""
+        """Some threads claim while others store new versions. The token of a claim is always on the version that it returned."""
         versions, names = 40, [f"{n}" for n in range(6)]
 
         def store(backend: Backend) -> None:
@@ -132,22 +134,24 @@ class Races(Kit):
                 for each in claimed:
                     assert isinstance(each, Record)
                     assert each.revision == f"{each.id}-{each.message['version']}", (
-                        "message and revision are of one store"
+                        "message and revision are of one put"
                     )
                     now = backend.get(each.id)
                     if isinstance(now, Record) and now.progress.token == each.progress.token:
-                        assert now == each, "the lease is on another version than the one that was handed out"
+                        assert now == each, "the lease is on the version that the claim returned"
                     if backend.settle([complete(each)])[0]:
                         done.append((each.id, each.message["version"]))
-                assert len(done) <= versions * len(names), "what is done is leased again"
+                assert len(done) <= versions * len(names), "no record is leased again after its settlement"
                 if last_look and not claimed:
                     return done
 
         results = together(last_store, *(partial(claim, each) for each in handles[1:]))
 
         acked = [each for done in results[1:] for each in done]
-        assert len(set(acked)) == len(acked), "a version is acknowledged once"
-        assert {name for name, version in acked if version == versions} == set(names), "the last version is emitted"
+        assert len(set(acked)) == len(acked), "each version is acknowledged at most once"
+        assert {name for name, version in acked if version == versions} == set(names), (
+            "the last version is emitted at some point"
+        )
         assert list(handles[0].scan(None, 10, None)) == []
 
     def test_an_ack_never_deletes_a_version_that_was_stored_since(self, handles: list[Backend]) -> None:
@@ -162,7 +166,7 @@ class Races(Kit):
             )
 
             stored = handles[0].get(name)
-            assert isinstance(stored, Record), "the newer version is there, whoever was first"
+            assert isinstance(stored, Record), "the newer version is stored, whichever call was first"
             assert (stored.revision, stored.progress) == (f"{name}-2", Progress(START, START))
             handles[0].delete(name)
 
@@ -182,7 +186,7 @@ class Races(Kit):
                 partial(handles[2].put, [_version(name, 2)]),
             )
 
-            assert handles[0].get(name) == _version(name, 2), "the newer version is as it was stored"
+            assert handles[0].get(name) == _version(name, 2), "the newer version is unchanged"
             handles[0].delete(name)
 
     def test_a_claim_never_brings_back_what_is_removed(self, handles: list[Backend]) -> None:
@@ -231,7 +235,7 @@ class Races(Kit):
             assert sorted(deleted) == [False] * (_THREADS - 1) + [True]
 
     def test_an_ack_against_an_expiry_has_one_winner(self, handles: list[Backend], clock: ManualClock) -> None:
-        """Either it is done and nobody gets it again, or the ack is too late and the next one has it."""
+        """Either the ack applies and the record is gone, or the ack is too late and another claim has the record."""
         for _ in range(_ROUNDS):
             put_due(handles[0], "a")
             leased = lease_only(handles[0], duration=1000)
@@ -281,14 +285,14 @@ class Races(Kit):
             handles[0].delete(name)
 
     def test_an_update_is_never_seen_half_done(self, handles: list[Backend]) -> None:
-        """Whoever looks in between sees the old record or the new one: never none, never a mixture."""
+        """A concurrent read returns the old record or the new one, never none and never a mixture."""
         handles[0].put([_version("a", 0)])
         storing, looks, enough = [True], [0] * (_THREADS - 1), 100
 
         def store() -> int:
             version = 0
             try:
-                # Until all have looked often enough: on a quick store it might be over before they begin.
+                # Until all threads have read often enough. A quick store might finish the updates before they begin.
                 while version < 100 or (min(looks) < enough and version < 2000):
                     version += 1
                     handles[0].put([_version("a", version)])
@@ -316,7 +320,7 @@ class Races(Kit):
 
         last, *seen = together(store, *(partial(look, index) for index in range(_THREADS - 1)))
 
-        assert all(each == sorted(each) for each in seen), "what was seen does not go back"
+        assert all(each == sorted(each) for each in seen), "no later read returns an older version"
         assert handles[0].get("a") == _version("a", last)
 
     def test_concurrent_batches_over_the_same_ids_leave_one_record_each(self, handles: list[Backend]) -> None:
@@ -354,7 +358,7 @@ class Races(Kit):
             for delivery in iter(listener.get, None):
                 delivery.ack()
                 done.append(delivery.id)
-                assert len(done) <= len(given), "what is done is emitted again"
+                assert len(done) <= len(given), "no message is emitted again after its settlement"
             return done
 
         done = together(*(partial(handle, each) for each in listeners))
@@ -371,7 +375,7 @@ class Races(Kit):
             for delivery in iter(listener.get, None):
                 delivery.ack()
                 done.append(delivery.id)
-                assert len(done) <= len(given), "what is done is emitted again"
+                assert len(done) <= len(given), "no message is emitted again after its settlement"
             return done
 
         done = together(*[handle] * _THREADS)
@@ -392,7 +396,7 @@ class Races(Kit):
             for delivery in iter(listener.get, None):
                 delivery.ack()
                 keys.append(delivery.key)
-                assert len(keys) <= 30, "what is done is emitted again"
+                assert len(keys) <= 30, "no message is emitted again after its settlement"
             return keys
 
         for _ in range(30):
@@ -409,8 +413,8 @@ def _claims(backend: Backend, limit: int) -> Callable[[], list[list[Record]]]:
         while claim := backend.lease(limit, MINUTE):
             assert len({each.progress.token for each in claim if isinstance(each, Record)}) == 1
             claims.append([each for each in claim if isinstance(each, Record)])
-            # Else this would never end.
-            assert len(claims) <= 1000, "what is leased is leased again"
+            # A message that is leased again would make this loop endless.
+            assert len(claims) <= 1000, "no message is leased again while its lease runs"
         return claims
 
     return claim_all

@@ -1,4 +1,4 @@
-"""Threads that begin at one moment, and end in bounded time."""
+"""Threads that start at one moment, and end within a bounded time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 
 __all__ = ["together"]
 
-#: In which order threads are started. Whoever comes to the barrier last goes on without a wait, and so goes first: were
-#: it always the same one, a race would have one winner in all its rounds. The same orders in each run.
+#: The orders in which threads are started, the same in each run. The last thread at a barrier goes on without a wait, and so
+#: goes first. With one fixed order, a race would have the same winner in all its rounds.
 _ORDER = Random(0)
 
 
 def together(*functions: Callable[[], Any], timeout: float = 60.0) -> Sequence[Any]:
-    """Call functions in a thread each, all released at once; what they returned, in their order.
+    """Call each function in its own thread, all released at one moment. Return the results in the order of the functions.
 
-    Fails when one of them raises, or is not done after ``timeout`` seconds.
+    Fail if a function raises, or has not returned after ``timeout`` seconds.
     """
     barrier = threading.Barrier(len(functions))
     results: list[Any] = [None] * len(functions)
@@ -44,5 +44,5 @@ def together(*functions: Callable[[], Any], timeout: float = 60.0) -> Sequence[A
     if errors:
         raise errors[0]
     if any(each.is_alive() for each in threads):
-        pytest.fail(f"{sum(each.is_alive() for each in threads)} threads are not done after {timeout} s.")
+        pytest.fail(f"{sum(each.is_alive() for each in threads)} threads have not ended after {timeout} s.")
     return results

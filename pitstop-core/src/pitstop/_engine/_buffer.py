@@ -41,8 +41,8 @@ class ClaimBuffer:
         self._prefetch = prefetch
         self._refill = refill
         self._claimed_apart = claimed_apart
-        # Oldest first. A claiming thread appends; any thread pops.
-        self._unseen: deque[Lease] = deque()
+        #: Oldest first. A claiming thread appends; any thread pops.
+        self.unseen: deque[Lease] = deque()
         #: Leases too old to be handed out, which :meth:`pop` came across. Any thread appends and takes.
         self.late: deque[Lease] = deque()
         #: Whether messages may be handed out. Written once, by the thread that stops the listener.
@@ -60,12 +60,12 @@ class ClaimBuffer:
         self._refill_at = -1
 
     def __len__(self) -> int:
-        return len(self._unseen)
+        return len(self.unseen)
 
     @property
     def may_bore(self) -> bool:
         """Whether there are messages that were not asked for, and that other consumers might want."""
-        return self._prefetch is None and len(self._unseen) > self.asked
+        return self._prefetch is None and len(self.unseen) > self.asked
 
     # Messages.
 
@@ -74,7 +74,7 @@ class ClaimBuffer:
 
         Leases that are nearly over go to :attr:`late`.
         """
-        unseen = self._unseen
+        unseen = self.unseen
         while True:
             try:
                 lease = unseen.popleft()
@@ -100,7 +100,7 @@ class ClaimBuffer:
 
     def peek(self) -> Lease | None:
         """Return the message that :meth:`pop` would take, and leave it here."""
-        unseen = self._unseen
+        unseen = self.unseen
         while self.open:
             try:
                 lease = unseen[0]
@@ -119,13 +119,13 @@ class ClaimBuffer:
 
         :param seconds: how long the claim took.
         """
-        self._unseen.extend(leases)
-        ahead = self._prefetch is None and len(self._unseen) > 1
+        self.unseen.extend(leases)
+        ahead = self._prefetch is None and len(self.unseen) > 1
         self._refill_at = self._pace.refill_at(seconds, apart=self._claimed_apart) if ahead else -1
 
     def take_all(self) -> list[Lease]:
         """Take all messages, to be given back."""
-        return _emptied(self._unseen)
+        return _emptied(self.unseen)
 
     def take_late(self) -> list[Lease]:
         """Take the messages of :attr:`late`, to be given back."""
@@ -139,19 +139,19 @@ class ClaimBuffer:
         :param versions: by id: the revision that was stored, None if the message was removed.
         """
         dropped: list[Lease] = []
-        if self._unseen:
+        if self.unseen:
             # A copy is made in one step. A walk through the deque itself would fail when another thread pops.
-            for lease in self._unseen.copy():
+            for lease in self.unseen.copy():
                 if lease.id in versions and lease.record.revision != versions[lease.id]:
                     # Another thread may have taken it meanwhile.
                     with suppress(ValueError):
-                        self._unseen.remove(lease)
+                        self.unseen.remove(lease)
                         dropped.append(lease)
         return dropped
 
     def clear(self) -> None:
         """Forget all messages, which stay leased: they are another process's, or their holder died."""
-        self._unseen.clear()
+        self.unseen.clear()
         self.late.clear()
 
     # The pace.

@@ -113,7 +113,7 @@ class Claimer:
                 session.events.settled(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
                 aside = True
                 continue
-            decided = self._decided(record)
+            decided = self._decided(record, ahead=limit > 1)
             if isinstance(decided, Emission):
                 leases.append(Lease(decided, until))
             elif decided is not None:
@@ -155,10 +155,10 @@ class Claimer:
         self._session.written(None)
         return 0
 
-    def _decided(self, record: Record | Damaged) -> Emission | Settlement | None:
+    def _decided(self, record: Record | Damaged, *, ahead: bool) -> Emission | Settlement | None:
         """Return what becomes of a leased record. None: it stays leased, and comes back when its lease runs out."""
         try:
-            return decide(record, self._session.retry)
+            return decide(record, self._session.retry, ahead=ahead)
         except Exception as error:  # noqa: BLE001 - of a recurrence by another author; the rest of the claim goes on
             note = self._session.log.not_settled.passes(self._session.clock.monotonic())
             if note is not None:

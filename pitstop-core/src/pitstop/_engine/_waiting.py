@@ -173,8 +173,9 @@ class Waiting:
         waiter = Waiter(1, claims_first=True)
         try:
             self._join(waiter)
-            # After it is known to be here: close() waits for the threads that are.
-            if not self.stopped and self._lead(waiter):
+            # After it is known to be here: close() waits for the threads that are. Not for a single message: a claim of one
+            # counts an attempt as certain, since the message goes to a handler at once.
+            if not self.stopped and self._buffer.limit(1) > 1 and self._lead(waiter):
                 self._claim_for(waiter)
         except BackendUnavailable:
             # A thread that needs the next messages looks by itself, and reports it.

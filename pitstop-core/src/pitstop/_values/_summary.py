@@ -1,4 +1,4 @@
-"""The result of one ``consume``: what it did with its messages."""
+"""The result of one ``consume``: how many messages it handled, by outcome, and why it ended."""
 
 from __future__ import annotations
 
