@@ -1,4 +1,4 @@
-"""A child works although a thread of its parent held a lock at the fork: each lock, one after the other."""
+"""A child works although a thread of its parent held a lock at the fork. Each lock is tested, one after the other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 HOUR = timedelta(hours=1)
 
-#: Where a thread of a parent may be, by the place of the lock.
+#: The place where a thread of a parent may be, by the place of the lock.
 SYNC = {
     "outbox": lambda pit, listener: listener._intake.writer._writing,
     "pump": lambda pit, listener: listener._intake.background._lock,
@@ -38,7 +38,7 @@ ASYNC = {
 
 
 class Holder:
-    """A thread that holds a lock until it is told to go on."""
+    """A thread that holds a lock until the test releases it."""
 
     def __init__(self, lock):
         self._lock = lock
@@ -126,7 +126,7 @@ def test_a_clock_that_a_thread_was_moving_goes_on_in_a_child(fork):
 
 
 def test_a_child_closes_while_its_parent_consumes(tmp_path, fork):
-    """The consuming threads are the parent's; their end is not waited for."""
+    """The consuming threads are the parent's. The child does not wait for their end."""
     config = {"type": "sqlite", "path": str(tmp_path / "pitstop.db")}
     with pitstop.init(config) as pit:
         pit.store({"id": "a"}, timedelta(0))

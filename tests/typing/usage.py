@@ -133,7 +133,7 @@ def listening(pit: Pitstop) -> None:
             try:
                 handle(delivery.msg)
                 delivery.ack()
-            except Exception as error:  # noqa: BLE001 - what a handler raises is nacked
+            except Exception as error:  # noqa: BLE001 - any exception of a handler is nacked
                 delivery.nack(error, delay=timedelta(seconds=5))
         for delivery in listener:
             with delivery as same:
