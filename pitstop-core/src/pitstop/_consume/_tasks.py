@@ -316,9 +316,9 @@ class Consuming:
         """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
         intake = self._intake
         news = lease.told
-        if lease.superseded and lease.is_news(failure):
-            # An extension came after the handler had stored or removed the message.
-            failure = news = None
+        if lease.superseded:
+            # An extension may have come after the handler had stored or removed the message.
+            failure, news = None if lease.is_news(failure) else failure, None
         decided = verdict(failure, settled=lease.settled, news=news, interrupted=interrupted)
         if decided is Verdict.GIVE_BACK:
             self._interrupted += 1
