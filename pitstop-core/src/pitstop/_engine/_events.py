@@ -1,6 +1,6 @@
 """Events: the messages that were settled, advanced, buried or lost, and the observers to whom they are reported.
 
-Any thread reports. Observers run in the thread that reports.
+Threads: any. Observers run in the thread that reports.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Session: a backend in use. The facade, its listeners and their deliveries share it. Any thread uses it."""
+"""Session: a backend in use. The facade, its listeners and their deliveries share it.
+
+Threads: any.
+"""
 
 from __future__ import annotations
 
