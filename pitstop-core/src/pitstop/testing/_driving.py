@@ -23,7 +23,7 @@ from pitstop._consume._handler import (
     is_async,
     takes_delivery,
 )
-from pitstop._consume._verdict import Verdict, verdict
+from pitstop._consume._verdict import Verdict, ask, judged
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._ending import ends_program
@@ -466,18 +466,10 @@ class _Drive:
         elif isinstance(failure, Crash):
             crash(self._session)
         else:
-            decided = verdict(
-                failure,
-                settled=lease.settled,
-                interrupted=interrupted or isinstance(failure, HandlerIsAsync),
-            )
+            decided, _ = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
             try:
-                if decided is Verdict.ACK:
-                    delivery.ack()
-                elif decided is Verdict.NACK:
-                    delivery.nack(failure)
-                elif decided is Verdict.GIVE_BACK:
-                    lease.ask(Purpose.GIVE_BACK, delivery)
+                if decided is not Verdict.NOTHING:
+                    ask(lease, delivery, decided, failure)
                     self._intake.writer.write_at_once(lease)
             except (LeaseLost, BackendUnavailable) as error:
                 refused = error
