@@ -72,7 +72,7 @@ class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. The backend connects at its first use."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 2
+    suite_version: ClassVar[int | None] = 3
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = Capability.SCRATCH | _OF_A_SERVER
 

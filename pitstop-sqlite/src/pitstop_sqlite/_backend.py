@@ -46,7 +46,7 @@ class SqliteBackend(Backend):
     """
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 2
+    suite_version: ClassVar[int | None] = 3
     Config: ClassVar[type[BackendConfig]] = SqliteConfig
     capabilities: ClassVar[Capability] = (
         Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.SCRATCH

@@ -108,7 +108,7 @@ def read_row(row: Row) -> Record | Damaged:
         return _read_damaged(row)
 
 
-def read_leased_row(row: Row, token: str, now: int, until: int, limit: int) -> Record | Damaged:
+def read_leased_row(row: Row, token: str, now: int, until: int, limit: int = 1) -> Record | Damaged:
     """Return the record of a row as the claim leaves it, from the row that the claim found: see :meth:`pitstop.abc.Progress.leased`."""
     id, _, scheduled_for, attempts, first_leased, last_error, _, unsettled, ahead, excused, revision, series, msg = row
     attempts = min(attempts, MOST_COUNTED - 1) + 1

@@ -31,8 +31,8 @@ class OpenClaims(MemoryBackend):
     def new_token(self) -> str:
         return os.urandom(16).hex()
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
-        return record.progress.leased(token, now, until)
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
+        return record.progress.leased(token, now, until, limit)
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
         with self._room.lock:
@@ -43,7 +43,7 @@ class OpenClaims(MemoryBackend):
         until = min(now + duration, LAST_INSTANT)
         claimed: list[Record] = []
         for each in due(now)[:limit]:
-            progress = self.leased(each, token, now, until)
+            progress = self.leased(each, token, now, until, limit)
             self._room.shelf.change(each.id, progress)
             claimed.append(copy_record(attrs.evolve(each, progress=progress)))
         return claimed
@@ -87,7 +87,7 @@ class EarlyByAMillisecond(OpenClaims):
 class FractionsOfAMillisecond(OpenClaims):
     """Keeps microseconds in the end of a lease. Divided with ``/``, where ``//`` was meant."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
         return record.progress.leased(token, now, self.clock.time_us() / 1000 + (until - now))  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ class TiesById(OpenClaims):
 class LeaseFromDue(OpenClaims):
     """Counts the lease from when the record was due. One that waited long is out of its lease before it is handled."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
         return record.progress.leased(token, now, (record.progress.due or 0) + until - now)
 
 
@@ -149,16 +149,16 @@ class PageBeforeFilter(OpenClaims):
 class AttemptsNotCounted(OpenClaims):
     """Writes one attempt at each claim. A retry without end never becomes dead."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
-        return attrs.evolve(super().leased(record, token, now, until), attempts=1)
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
+        return attrs.evolve(super().leased(record, token, now, until, limit), attempts=1)
 
 
 @mutant("test_a_retry_keeps_when_its_occurrence_was_leased_first")
 class FirstLeasedOverwritten(OpenClaims):
     """Writes the time of each claim as that of the first. Retries of a series then pass on to later occurrences."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
-        return attrs.evolve(super().leased(record, token, now, until), first_leased=now)
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
+        return attrs.evolve(super().leased(record, token, now, until, limit), first_leased=now)
 
 
 @mutant("test_a_dead_record_is_never_leased")

@@ -115,7 +115,7 @@ class ClaimBringsBackTheRemoved(OpenClaims, _OneAtATime):
                 due = self.due_records(now)[:limit]
             round_trip()
             token, until = self.new_token(), min(now + duration, LAST_INSTANT)
-            leased = [attrs.evolve(each, progress=self.leased(each, token, now, until)) for each in due]
+            leased = [attrs.evolve(each, progress=self.leased(each, token, now, until, limit)) for each in due]
             with self._room.lock:
                 for each in leased:
                     self._room.shelf.put(copy_record(each))
