@@ -131,8 +131,8 @@ def error_text(error: BaseException | str | None) -> str | None:
         text = str.__str__(str(error))
     except KeyboardInterrupt:
         raise
-    except BaseException as raised:  # noqa: BLE001 - a foreign __str__ may raise anything; the failure is noted all the same
-        text = f"{name}: (its text cannot be had: {type(raised).__name__})"
+    except BaseException as raised:  # noqa: BLE001 - a foreign __str__ may raise anything; the failure is still noted
+        text = f"{name}: (its text is unavailable: {type(raised).__name__})"
     else:
         text = f"{name}: {text}" if isinstance(error, BaseException) else text
     # One character more than is kept, so that the cut is noticed below. Encoding a very long text whole would take long.
