@@ -22,20 +22,18 @@ HOUR = timedelta(hours=1)
 
 #: The place where a thread of a parent may be, by the place of the lock.
 SYNC = {
-    "outbox": lambda pit, listener: listener._outbox._writing,
-    "pump": lambda pit, listener: listener._pump._lock,
-    "hand": lambda pit, listener: listener._hand._giving_back,
-    "visits": lambda pit, listener: listener._changed,
-    "heartbeat": lambda pit, listener: listener._heartbeat._beginning,
-    "extending": lambda pit, listener: listener._heartbeat.extending,
+    "outbox": lambda pit, listener: listener._intake.writer._writing,
+    "pump": lambda pit, listener: listener._intake.background._lock,
+    "hand": lambda pit, listener: listener._intake._giving_back,
+    "visits": lambda pit, listener: listener._intake.waiting._changed,
+    "heartbeat": lambda pit, listener: listener._intake._heartbeat._beginning,
+    "extending": lambda pit, listener: listener._intake._heartbeat.extending,
     "watching": lambda pit, listener: pit._watcher._lock,
 }
 ASYNC = {
     "opening": lambda pit, listener: pit._lock,
     "threads": lambda pit, listener: pit._hands._lock,
-    "listener": lambda pit, listener: listener._feeder._opening,
-    "looks": lambda pit, listener: listener._feeder._looking,
-    "giving back": lambda pit, listener: listener._feeder._giving_back,
+    "giving back": lambda pit, listener: listener._feeder.intake._giving_back,
 }
 
 

@@ -151,7 +151,7 @@ class Pitstop:
         writes, id = self._writes(session), valid_id(id)
         self._session.flush([id])
         removed = writes.delete(id)
-        supersede([id])
+        supersede(self._session.events, [id])
         if session is None:
             self._session.forget({id: None})
         return removed
@@ -378,7 +378,7 @@ class Pitstop:
             self._session.flush(known)
         writes.put(records)
         if known:
-            supersede(known)
+            supersede(self._session.events, known)
         if known and at_once:
             self._session.forget({each.id: each.revision for each in records if each.id in known})
         events = self._session.events

@@ -10,7 +10,7 @@ from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import attrs
 
@@ -70,6 +70,8 @@ class AsyncPitstop:
         self._pit: Pitstop | None = None
         self._closed = False
         self._hands = Hands()
+        # Threads refer to what they serve, so a Pitstop that is dropped without aclose() ends them.
+        finalize(self, self._hands.end).atexit = False
         self._feeders: WeakSet[Feeder] = WeakSet()
         self._consuming: set[Consuming] = set()
         renew_after_fork(self._after_fork)

@@ -427,6 +427,9 @@ class Consuming(Component):
         self, lease: Lease, delivery: Delivery | None, failure: BaseException | None, *, interrupted: bool = False
     ) -> None:
         news = lease.told
+        if lease.superseded and lease.is_news(failure):
+            # An extension came after the handler had stored or removed the message.
+            failure = news = None
         decided = verdict(
             failure,
             settled=lease.settled,

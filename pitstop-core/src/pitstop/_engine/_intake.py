@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from threading import RLock, get_ident
 
-from pitstop._engine._background import Background, Wakeup
+from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
 from pitstop._engine._claimer import Claimed, Claimer
@@ -25,6 +25,7 @@ from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
 from pitstop._engine._waiting import Waiter, Waiting, glance
+from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
 from pitstop._engine._writer import AckWriter, Counts
 from pitstop._errors import BackendUnavailable
@@ -74,7 +75,7 @@ class Intake(Component):
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
         self.claimer = Claimer(session, self.buffer, self.lock_time)
-        self.writer = AckWriter(session, self.buffer, self.wakeup.wake)
+        self.writer = AckWriter(session, self.buffer.unseen, self.wakeup)
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
             self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self.writer.lose)
@@ -84,6 +85,7 @@ class Intake(Component):
             self.claimer,
             loop_time,
             take=self.take_at_hand,
+            peek=self.peek,
             claim=self._claim,
             watch=self._watch,
             go_home=self._go_home,
@@ -117,32 +119,37 @@ class Intake(Component):
 
     def take_at_hand(self) -> Lease | None:
         """Take a message out of the buffer. Messages that have waited there for too long are given back."""
+        # As _kept() does, without one more call for each message.
         buffer = self.buffer
         lease = buffer.pop()
-        if buffer.late:
-            self.claimer.give_back(buffer.take_late())
-        if lease is None and not buffer.open:
-            self.give_back_all()
+        if buffer.late or (lease is None and not buffer.open):
+            return self._kept(lease)
         return lease
 
-    def take_now(self) -> Lease | None:
-        """Take a message out of the buffer, without the store, a lock or a wait."""
-        return self.buffer.pop_now()
+    def peek(self) -> Lease | None:
+        """Return the next message of the buffer, and leave it there. Messages that have waited too long are given back."""
+        return self._kept(self.buffer.peek())
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> Lease | None:
         """Take a message out of the buffer or of a new claim: see :meth:`Waiting.wait`."""
         return self.waiting.wait(waiter, deadline)
+
+    def fill(self, waiter: Waiter, deadline: float | None = None) -> bool:
+        """Wait until the buffer has a message, which stays there. Return whether it has one.
+
+        :param waiter: one that does not take.
+        """
+        return self.waiting.wait(waiter, deadline) is not None
 
     def deliver(self, lease: Lease, *, at_once: bool = False) -> Delivery:
         """Return the handle of a message that is handed out now.
 
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
         """
-        delivery = Delivery(
-            self._session, lease, self.writer, self.lock_time, at_once=at_once, heartbeat=self._heartbeat
-        )
-        if self._heartbeat is not None:
-            self._heartbeat.hold(lease, delivery)
+        heartbeat = self._heartbeat
+        delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
+        if heartbeat is not None:
+            heartbeat.hold(lease, delivery)
         if self._observed:
             self._session.events.leased(delivery)
         return delivery
@@ -197,6 +204,12 @@ class Intake(Component):
     def given_back(self) -> int:
         """How many messages were given back unseen."""
         return self.claimer.given_back
+
+    @property
+    def claims_ahead(self) -> bool:
+        """Whether messages are being claimed ahead, or are about to be."""
+        # In this order, the opposite of that in which the background thread writes.
+        return self.wakeup.wanted or self.background.claiming
 
     @property
     def unsettled(self) -> bool:
@@ -345,6 +358,15 @@ class Intake(Component):
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
         self.buffer.clear()
         self.writer.give_up()
+
+    def _kept(self, lease: Lease | None) -> Lease | None:
+        """Give back messages that are not to be handed out any more, after a look into the buffer that found ``lease``."""
+        buffer = self.buffer
+        if buffer.late:
+            self.claimer.give_back(buffer.take_late())
+        if lease is None and not buffer.open:
+            self.give_back_all()
+        return lease
 
     # Callbacks of the parts.
 
