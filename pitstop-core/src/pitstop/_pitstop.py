@@ -194,7 +194,7 @@ class Pitstop:
 
     @entrance
     def redrive(self, id: str) -> bool:
-        """Make a dead message due now, with all its attempts. Return True if it was dead.
+        """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
         """

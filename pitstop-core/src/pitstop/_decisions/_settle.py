@@ -117,7 +117,7 @@ def defer(emission: Emission, until: int) -> Settlement:
 
 
 def redrive(dead: Record, now: int) -> Settlement:
-    """Return the write that makes a dead record due now, with all its attempts. Its occurrence stays the one that failed."""
+    """Return the write that makes a dead record due now, with no attempts counted. Its occurrence stays the one that failed."""
     return _released(dead, now, attrs.evolve(dead.progress, attempts=0, unsettled=0, ahead=0, excused=0))
 
 

@@ -190,7 +190,7 @@ class Backend(ABC):
         :raises pitstop.PitstopError: if ``session`` cannot be used; the text gives the reason and names the sessions that can be used.
         """
         raise Unsupported(
-            f"{type(self).__name__} ({self.location}) has not got the capability TRANSACTIONS, which session= needs. "
+            f"{type(self).__name__} ({self.location}) does not have the capability TRANSACTIONS, which session= needs. "
             f"Leave session out, or use a backend that has it: 'mongo', on a replica set and with client= given to init."
         )
 
@@ -259,14 +259,14 @@ class Backend(ABC):
             the namespace cannot be removed; the text says what to do.
         """
         raise Unsupported(
-            f"{type(self).__name__} at {self.location} has not got the capability SCRATCH, so nothing can be tried there "
+            f"{type(self).__name__} at {self.location} does not have the capability SCRATCH, so nothing can be tried there "
             f"beside the messages. Try it on an empty store of its own instead; its author tests it with "
             f"pitstop.testing.BackendConformance."
         )
 
     def _lacks_adopt(self) -> Unsupported:
         return Unsupported(
-            f"{type(self).__name__} at {self.location} has not got the capability ADOPT: no older library stored anything "
+            f"{type(self).__name__} at {self.location} does not have the capability ADOPT: no older library stored anything "
             f"there. Name the MongoDB collection of the Clojure library, as in mongo://host/database?coll=name."
         )
 

@@ -215,7 +215,9 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                         for id in ids:
                             _print_id(settings, id)
                 if bad is not None:
-                    raise click.ClickException(f"Line {line}: {bad} {_so_far(stored)} Nothing from this line on is.")
+                    raise click.ClickException(
+                        f"Line {line}: {bad} {_so_far(stored)} No message from this line on was stored."
+                    )
                 bar.update(task, advance=size, count=stored)
     except PitstopError as error:
         # At most one batch was being written. How many of its messages were stored is unknown.
