@@ -504,7 +504,7 @@ class _Drive:
         if isinstance(refused, LeaseLost):
             return "lost", None
         if refused is not None:
-            # Perhaps it was done all the same, and then it comes at another time, or never.
+            # Perhaps it was done nevertheless. The message then comes at another time, or never.
             return "unsettled", None if isinstance(refused, OutcomeUnknown) else from_instant(lease.due)
         if self._applied is None:
             # Crashed; or refused, of which the handler knows, so that it settled nothing and said nothing.
