@@ -43,7 +43,7 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake", "session_of"]
 
 #: The items of ``store_many``: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
@@ -386,6 +386,11 @@ class Pitstop:
         if at_once:
             # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
             self._session.written(min(record.progress.due or 0 for record in records))
+
+
+def session_of(pit: Pitstop) -> Session:
+    """Return the session behind a Pitstop, for code of this library."""
+    return pit._session
 
 
 def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:

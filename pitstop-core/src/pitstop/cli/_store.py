@@ -16,6 +16,7 @@ import attrs
 import click
 
 from pitstop import MessageError, Pitstop, PitstopError, ScheduleError
+from pitstop._pitstop import session_of
 from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp
 from pitstop.abc import Capability, SystemClock
@@ -178,7 +179,7 @@ def _check_options(
 
 
 def _warn_unless_durable(pit: Pitstop) -> None:
-    capabilities = pit._session.capabilities
+    capabilities = session_of(pit).capabilities
     if Capability.DURABLE in capabilities:
         return
     if Capability.MULTI_PROCESS in capabilities:
