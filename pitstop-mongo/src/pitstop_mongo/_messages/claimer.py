@@ -247,7 +247,7 @@ class Claimer:
                 f"it cannot be leased, because the server refuses every write to it (code {codes_of(error)}). Claims skip it. "
                 f"Store the message again, remove it, or change the validation rules of the collection.",
             )
-        if self._unleasable.are_many and self._dialect.tells_of_collections and any(map(is_invalid, refused.values())):
+        if self._unleasable.are_many and self._dialect.describes_collections and any(map(is_invalid, refused.values())):
             rules = validation_rules(link.handles.coll)
             if rules:
                 self._unleasable.leave_out(rules)
