@@ -17,7 +17,7 @@ import nox
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
-PACKAGES = ("pitstop-core", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
+PACKAGES = ("pitstop-core", "pitstop-conformance", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
 # A backend by somebody else, for the shared suite and the documents.
 EXAMPLE = "./examples/pitstop-filesystem"
 # Ships mongod 6.0.5. Elsewhere, PITSTOP_TEST_MONGO_URI names a server, or its tests are skipped, loudly.
@@ -184,10 +184,12 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format."""
+    """Check style, format, the English of the sentences, and the imports of the modules."""
     session.install("ruff==0.17.6")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("python", "tools/plain_english.py")
+    session.run("python", "tools/modules.py", "--check")
 
 
 @nox.session

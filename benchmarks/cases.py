@@ -85,7 +85,7 @@ class Cases:
         plan, name = self._plan, self._place.name
         if plan.wants("store", name) or plan.wants("store_many", name) or plan.wants("drain", name):
             for number in self._rounds(f"store and drain, {future:,} to come"):
-                self._store(crews, number, future)
+                self._session(crews, number, future)
                 for consumers in plan.consumers if plan.wants("drain", name) else (1,):
                     self._drain(crews, number, future, consumers)
         if plan.wants("claim", name):

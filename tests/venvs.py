@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 #: The package of each of the project's distributions.
 DISTRIBUTIONS = {
     "pitstop-core": "pitstop",
+    "pitstop-conformance": "pitstop_conformance",
     "pitstop-memory": "pitstop_memory",
     "pitstop-mongo": "pitstop_mongo",
     "pitstop-sqlite": "pitstop_sqlite",

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 #: What the marker means itself; its other keywords are options of the backend.
 _OWN = ("start", "seed", "ids")
-#: The property of a report that the suite for backends leaves, and the plugin that makes a table of these: see there.
-_SUITE_PROPERTY = "pitstop-conformance"
-_SUITE_PLUGIN = "pitstop-matrix"
 #: On a test: the Pitstop of its fixture.
 _PIT = pytest.StashKey["TestPitstop"]()
 #: On a test: the clock that the fixture here made, at the time that the marker says.
@@ -129,9 +126,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "pitstop(start=..., seed=..., ids=..., **options): for the fixture pitstop of this test: when its clock starts, from "
         "what its chances are drawn, what ids are like, and options of its configuration, such as lock_time.",
     )
-    # Processes of pytest-xdist run the tests, and the one that reports does not: there nobody registers the table.
-    if config.pluginmanager.has_plugin("xdist") and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_SuiteElsewhere(config), "pitstop-suite")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -142,23 +136,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and report.when != "teardown":
         report.sections += [(name, _explained(pit)) for name, pit in _pits_of(item).items()]
     return report
-
-
-class _SuiteElsewhere:
-    """Has the table of the suite for backends printed when its tests ran in other processes."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._plugins = config.pluginmanager
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._plugins.has_plugin(_SUITE_PLUGIN) or not any(n == _SUITE_PROPERTY for n, _ in report.user_properties):
-            return
-        from pitstop.testing._conformance._matrix import Matrix  # noqa: PLC0415 - see above
-
-        matrix = Matrix()
-        self._plugins.register(matrix, _SUITE_PLUGIN)
-        # It was not there yet when this report began its way.
-        matrix.pytest_runtest_logreport(report)
 
 
 def _marked(item: pytest.Item) -> dict[str, Any]:

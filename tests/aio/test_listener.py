@@ -436,7 +436,7 @@ def test_an_ack_after_the_listener_was_closed_does_not_block_the_loop(opened, ou
         async with opened() as pit:
             async with pit.listen() as listener:
                 deliveries = [await anext(listener), await anext(listener)]
-            backend = pit._pit._store.backend
+            backend = pit._pit._session.backend
             settle, threads = backend.settle, []
 
             def noting(settlements):
@@ -459,7 +459,7 @@ def test_whoever_waits_for_an_ack_is_told_of_an_error_that_nobody_foresaw(opened
 
     async def main():
         async with opened() as pit, pit.listen() as listener:
-            delivery, backend = await anext(listener), pit._pit._store.backend
+            delivery, backend = await anext(listener), pit._pit._session.backend
             settle = backend.settle
 
             def broken(settlements):
@@ -499,7 +499,7 @@ def test_closing_again_waits_for_the_closing_that_is_under_way(opened, outside):
         async with opened() as pit:
             listener = pit.listen()
             delivery = await anext(listener)
-            writes, backend = threading.Event(), pit._pit._store.backend
+            writes, backend = threading.Event(), pit._pit._session.backend
             settle, entered = backend.settle, threading.Event()
 
             def slow(settlements):

@@ -73,7 +73,7 @@ def printed(config: Any) -> str:
     except PitstopError as error:
         return "".join(traceback.format_exception(error)) + repr(error)
     with pit:
-        backend = pit._store.backend
+        backend = pit._session.backend
         return " ".join(
             [repr(pit), pit.location, repr(backend), backend.location, repr(backend.config), repr(pit.listen())]
         )

@@ -189,7 +189,7 @@ def test_interrupted_it_says_how_far_it_came(spawn, coll):
     _, err = process.communicate()
     assert process.returncode == 1
     adopted = coll.count_documents({"revision": {"$exists": True}})
-    assert f"Before it, {adopted:,} documents were adopted. Run it again: it goes on there." in err or adopted == 10_000
+    assert f"Before that, {adopted:,} documents were adopted. Run the command again to go on." in err or adopted == 10_000
 
 
 def test_a_series_goes_on_under_the_listener(invoke, old, pit):

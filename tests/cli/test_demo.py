@@ -60,7 +60,7 @@ def test_a_message_of_somebody_else_that_comes_meanwhile_is_given_back_and_told(
     monkeypatch.setattr(_demo, "_SCENES", (scene,))
     result = invoke("demo", "--url", url)
     assert result.exit_code == 1
-    assert "somebody else stored 'theirs' meanwhile" in result.stderr
+    assert "another program stored 'theirs' meanwhile" in result.stderr
     assert pit.get("theirs").state == "due"
 
 

@@ -98,7 +98,7 @@ def test_a_last_error_is_made_to_fit_the_environment(invoke, pit, tmp_path, monk
 
 def test_ids_are_utf8_in_the_environment_whatever_the_locale(spawn, pit, tmp_path):
     pit.store({"id": "Zoë €"}, NOW)
-    environment = {**os.environ, "PITSTOP_URL": pit._store.location, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    environment = {**os.environ, "PITSTOP_URL": pit._session.location, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
     process = spawn(
         "listen", "--once", "--exec", f'printf %s "$PITSTOP_ID" > {tmp_path}/id', env={**environment, "PYTHONUTF8": "0"}
     )
@@ -152,7 +152,7 @@ def test_an_environment_beyond_the_kernels_limit_is_a_failure_of_each_message(sp
     while process is None:
         try:
             process = spawn(
-                "listen", "--once", "--exec", "true", env={"PITSTOP_URL": pit._store.location, "HOME": "/", **filler}
+                "listen", "--once", "--exec", "true", env={"PITSTOP_URL": pit._session.location, "HOME": "/", **filler}
             )
         except OSError as error:
             assert error.errno == errno.E2BIG

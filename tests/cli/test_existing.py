@@ -30,7 +30,7 @@ def test_a_file_that_is_not_there_is_refused_in_one_line_and_not_made(invoke, tm
     result = invoke(*command)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        f"Error: There is no file '{tmp_path}/test.db', and none is made here (create=False). Look whether the path is right. "
+        f"Error: There is no file '{tmp_path}/test.db', and none is made here (create=False). Check whether the path is right. "
         f"'pitstop store' makes a new file, and so does pitstop.init() without create=False.\n"
     )
     assert list(tmp_path.iterdir()) == []

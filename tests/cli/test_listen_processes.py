@@ -176,7 +176,7 @@ _TERM = {"TERM": "xterm-256color", "COLUMNS": "40"}
 
 
 def _url(pit) -> str:
-    return pit._store.location
+    return pit._session.location
 
 
 def test_workers_run_so_many_commands_at_once_and_a_signal_lets_all_finish(spawn, pit, tmp_path):

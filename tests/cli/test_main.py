@@ -37,7 +37,7 @@ def test_help_is_text_without_control_characters_or_escapes(invoke, command):
 def test_help_names_the_environment_only_where_it_counts(invoke, command):
     told = " ".join(invoke(command, "--help").stdout.split())
     assert "--url URL" in told
-    assert ("Else PITSTOP_URL" in told) == (command not in {"demo", "backends"})
+    assert ("Default: PITSTOP_URL" in told) == (command not in {"demo", "backends"})
 
 
 @pytest.mark.parametrize(
@@ -202,6 +202,6 @@ def test_a_password_that_a_careless_backend_puts_into_its_error_is_masked(monkey
 def test_a_warning_of_the_library_is_one_line_on_stderr(invoke, pit):
     """A message that died is logged by the engine."""
     pit.store({"id": "a"}, __import__("datetime").timedelta(0))
-    result = invoke("--url", f"{pit._store.location}?retry.max_attempts=1", "listen", "--once", "--exec", "exit 4")
+    result = invoke("--url", f"{pit._session.location}?retry.max_attempts=1", "listen", "--once", "--exec", "exit 4")
     assert "Warning: message 'a' is dead; its last_error says why\n" in result.stderr
     assert pit.get("a").last_error == "exit code 4"

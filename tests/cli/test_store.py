@@ -42,7 +42,7 @@ def test_a_store_that_ends_with_the_command_is_warned_of_in_one_line(invoke, opt
     assert result.exit_code == 0
     assert result.stdout == '{"id":"a"}\n'
     assert result.stderr.splitlines()[0] == (
-        "Warning: memory:// lives in this process: what is stored in it is lost when this command ends. "
+        "Warning: memory:// lives in this process: its messages are lost when this command ends. "
         "Name a durable store by --url or PITSTOP_URL, such as sqlite:///pitstop.db."
     )
     assert result.stderr.count("Warning") == 1
@@ -52,7 +52,7 @@ def test_a_store_that_others_share_and_that_is_not_durable_is_warned_of(invoke, 
     monkeypatch.setattr("pitstop_sqlite.SqliteBackend.capabilities", Capability.MULTI_PROCESS)
     result = invoke("store", "{}")
     assert result.exit_code == 0
-    assert "is not durable: what is stored in it may be lost when it restarts." in result.stderr
+    assert "is not durable: its messages may be lost when it restarts." in result.stderr
     assert result.stderr.count("\n") == 1
 
 

@@ -93,7 +93,7 @@ def assert_done(pit, command):
 
 
 def assert_sound(pit):
-    path = pit._store.location.removeprefix("sqlite:///").partition("?")[0]
+    path = pit._session.location.removeprefix("sqlite:///").partition("?")[0]
     with sqlite3.connect(path) as database:
         assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
     database.close()
@@ -305,7 +305,7 @@ def test_a_stdout_that_does_not_block_gets_everything(spawn, pit):
 )
 @pytest.mark.parametrize("arguments", [("list",), ("listen", "--once"), ("redrive", "--all")])
 def test_what_an_encoding_cannot_spell_is_escaped(spawn, pit, environment, arguments):
-    url = f"{pit._store.location}?retry.max_attempts=1"
+    url = f"{pit._session.location}?retry.max_attempts=1"
     with pitstop.init(url) as other, other.listen() as listener:
         other.store({"id": "dead €"}, NOW)
         listener.get().nack("それは動かない")

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from pitstop.testing import BackendConformance
-from pitstop.testing._conformance._kit import kit_tests
-from pitstop.testing._conformance._matrix import Matrix
+from pitstop_conformance._kit import kit_tests
+from pitstop_conformance._matrix import Matrix
 
 
 #: The classes of tests that are to be in the matrix.

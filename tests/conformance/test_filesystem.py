@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pitstop.testing import BackendConformance
-from pitstop.testing._conformance.races import _process_races
+from pitstop_conformance.races import _process_races
 from pitstop_filesystem import FilesystemBackend
 
 

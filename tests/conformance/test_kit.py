@@ -6,15 +6,22 @@ import re
 import subprocess
 import sys
 
+from importlib.metadata import requires
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
-from pitstop.abc import SUITE_VERSION
+import pitstop
+import pitstop.testing
+
 from pitstop.testing import ManualClock
-from pitstop.testing._conformance import BackendConformance, kit_tests
-from pitstop.testing._conformance._kit import Handles
+from pitstop_conformance import SUITE_VERSION, BackendConformance, kit_tests
+from pitstop_conformance._core import check_core
+from pitstop_conformance._kit import Handles
+from pitstop_conformance._matrix import MATRIX_PLUGIN, PART_PROPERTY
+from pitstop_conformance_pytest import SuiteElsewhere
 from pitstop_memory import MemoryBackend, MemoryConfig
 
 
@@ -45,9 +52,7 @@ def test_a_base_of_ones_own_that_overrides_a_test_is_refused():
 
 
 def test_a_class_that_overrides_a_fixture_of_the_suite_is_refused():
-    with pytest.raises(
-        TypeError, match=r"Mine overrides handles, .*yours to give is make_backend, damage, transaction"
-    ):
+    with pytest.raises(TypeError, match=r"Mine overrides handles, .*You may define make_backend, damage, transaction"):
 
         class Mine(BackendConformance):
             @pytest.fixture
@@ -68,7 +73,7 @@ def test_a_listed_name_that_is_no_test_is_refused_with_the_one_that_was_meant():
     ids=["a set", "a name", "no reason", "none"],
 )
 def test_a_list_of_another_shape_is_refused_with_the_right_one(listed):
-    with pytest.raises(TypeError, match=r"Mine\.known_failures=.* cannot be used\. Give reasons"):
+    with pytest.raises(TypeError, match=r"Mine\.known_failures=.* cannot be used\. Map each reason"):
 
         class Mine(BackendConformance):
             known_failures: ClassVar = listed
@@ -197,9 +202,9 @@ class TestBoastful(BackendConformance):
 def run_mine(tmp_path: Path):
     """Runs tests of one of the classes above in a process and a folder of their own, as its author would."""
 
-    def run(cls: str, choice: str) -> tuple[int, str]:
+    def run(cls: str, choice: str, *more: str) -> tuple[int, str]:
         (tmp_path / "test_mine.py").write_text(_HEAD + _MINE[cls])
-        return _pytest(tmp_path, "test_mine.py", "-W", "error", "--strict-markers", "-k", choice)
+        return _pytest(tmp_path, "test_mine.py", "-W", "error", "--strict-markers", "-k", choice, *more)
 
     return run
 
@@ -207,7 +212,10 @@ def run_mine(tmp_path: Path):
 #: Of classes that are wrong: a test that fails, and what it says.
 _WRONG = {
     "TestNoFixture": ("test_a_claim_is_in_order", "TestNoFixture has no fixture make_backend. Give one"),
-    "TestNoBackend": ("test_a_claim_is_in_order", "make_backend() made a NoneType"),
+    "TestNoBackend": (
+        "test_a_claim_is_in_order",
+        "Expected a pitstop.abc.Backend from make_backend(), got a value of type NoneType.",
+    ),
     "TestAfterwards": ("test_a_claim_is_in_order", "TestAfterwards overrides test_a_claim_is_in_order() of the suite"),
     # Without a name, each handle on memory has its own messages: the suite notices that they are no peers.
     "TestNoPeers": ("test_a_peer_sees_what_was_put", "assert None == Record(id='a'"),
@@ -273,6 +281,13 @@ def test_the_run_ends_with_what_became_of_the_parts_and_why(run_mine):
     assert "TestKnown: known failures that passed this time: test_an_empty_store_has_nothing" in out
 
 
+def test_the_table_is_printed_when_other_processes_run_the_tests(run_mine):
+    code, out = run_mine("TestOwnPeers", "test_a_peer_sees", "-n", "1")
+
+    assert code == pytest.ExitCode.OK, out
+    assert re.search(r"^TestOwnPeers: 1 passed, 0 failed$", out, re.MULTILINE), out
+
+
 def test_excuses_that_are_not_the_suites_count_as_skipped(run_mine):
     choice = "test_a_claim_is_in_order or test_a_claim_holds_no_more or can_be_deleted or delete_says"
 
@@ -289,22 +304,109 @@ def test_a_failure_is_counted(run_of_the_wrong):
     assert "TestNoBackend: 1 failed" in out
 
 
-def test_the_rest_of_pitstop_testing_needs_no_pytest():
+def test_without_the_kit_pitstop_testing_works_and_names_what_to_install():
     script = """
 import sys
-sys.modules["pytest"] = None
+for each in ("pitstop_conformance", "pytest", "hypothesis"):
+    sys.modules[each] = None
 import pitstop.testing
 pitstop.testing.ManualClock()
-assert "hypothesis" not in sys.modules
+assert "ManualClock" in dir(pitstop.testing)
+assert "BackendConformance" not in dir(pitstop.testing)
+from pitstop.testing import *
 try:
-    pitstop.testing.BackendConformance
+    from pitstop.testing import BackendConformance
 except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
 
     assert done.stderr == ""
-    assert "pip install 'pitstop-core[testing]'" in done.stdout
+    assert done.stdout.startswith("pitstop.testing.BackendConformance is part of the distribution pitstop-conformance")
+    assert done.stdout.endswith("pip install pitstop-conformance\n")
+
+
+def test_with_the_kit_pitstop_testing_has_its_class():
+    assert pitstop.testing.BackendConformance is BackendConformance
+    assert "BackendConformance" in dir(pitstop.testing)
+
+
+def test_core_names_the_version_of_the_suite_that_the_kit_has():
+    """``pitstop backends`` compares with it where no kit is installed."""
+    assert pitstop.abc.SUITE_VERSION == SUITE_VERSION
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("0.0.9", "The installed pitstop-core 0.0.9 is older. .* pip install --upgrade pitstop-core$"),
+        ("0.2.0", "The installed pitstop-core 0.2.0 is newer. .* pip install --upgrade pitstop-conformance$"),
+        ("1.0.0rc1", "The installed pitstop-core 1.0.0rc1 is newer."),
+    ],
+)
+def test_another_release_of_core_is_refused_with_both_versions(monkeypatch, version, told):
+    monkeypatch.setattr("pitstop.__version__", version)
+
+    with pytest.raises(
+        ImportError, match=r"pitstop-conformance 0.1.0 tests backends of pitstop-core >=0.1,<0.2. " + told
+    ):
+        check_core()
+
+
+def test_the_import_of_the_kit_beside_another_release_of_core_says_so():
+    script = "import pitstop; pitstop.__version__ = '7.1'; from pitstop.testing import BackendConformance"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+
+    assert (
+        "ImportError: pitstop-conformance 0.1.0 tests backends of pitstop-core >=0.1,<0.2. The installed" in done.stderr
+    )
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.1.12", "0.1.1.dev3"])
+def test_the_releases_of_core_that_fit_are_those_of_the_metadata(monkeypatch, version):
+    monkeypatch.setattr("pitstop.__version__", version)
+
+    check_core()
+
+    assert any(each.replace(" ", "") == "pitstop-core<0.2,>=0.1" for each in requires("pitstop-conformance") or ())
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_the_table_of_the_suite_is_made_where_its_tests_do_not_run(sees):
+    plugins = pytest.PytestPluginManager()
+    elsewhere = SuiteElsewhere(SimpleNamespace(pluginmanager=plugins))
+    properties = [[PART_PROPERTY, "Store"]] if sees else [["other", 1]]
+    location = ("test_mine.py", 1, "TestMine.test_x")
+
+    for _ in range(2):
+        report = pytest.TestReport(
+            "test_mine.py::TestMine::test_x", location, {}, "passed", None, "call", user_properties=properties
+        )
+        elsewhere.pytest_runtest_logreport(report)
+
+    matrix = plugins.get_plugin(MATRIX_PLUGIN)
+    assert (matrix is not None) is sees
+    if sees:
+        assert list(matrix.cells.values()) == [{"TestMine": "passed"}]
+
+
+def test_a_failure_names_the_expected_behaviour_and_the_place_of_its_rule(run_of_the_wrong):
+    _, out = run_of_the_wrong
+
+    expected = f"- expected by conformance suite {SUITE_VERSION} -.*\nA claim is in order"
+    assert re.search(expected, out), out
+    assert "\nThe rule stands in pitstop.abc.Backend.lease.\n" in out
+    assert "\nThe rule stands in pitstop.abc.Backend.put, get and delete.\n" in out
+
+
+def test_the_places_of_the_rules_exist():
+    for part in set(kit_tests(BackendConformance).values()):
+        for name in re.findall(r"pitstop\.abc\.Backend\.(\w+)", part.rule):
+            assert hasattr(pitstop.abc.Backend, name)
+        for document, title in re.findall(r'docs/([\w-]+\.md)(?:, "([^"]+)")?', part.rule):
+            text = (Path(__file__).parents[2] / "docs" / document).read_text()
+            assert not title or re.search(rf"^##+ `?{re.escape(title)}`?$", text, re.MULTILINE), part.rule
 
 
 def test_the_matrix_has_no_empty_cell_or_the_run_fails(pytestconfig: pytest.Config):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from pitstop.testing import BackendConformance
-from pitstop.testing._conformance import Transactions, kit_tests
+from pitstop_conformance import Transactions, kit_tests
 from pitstop_mongo import MongoBackend
 from servers import database as databases
 

@@ -10,7 +10,7 @@ import pytest
 from conformance.mutants.catalogue import MUTANTS
 from conformance.mutants.run import Run, run_kit
 from pitstop.testing import BackendConformance
-from pitstop.testing._conformance import kit_tests
+from pitstop_conformance import kit_tests
 
 
 _QUICK = {name: mutant for name, mutant in MUTANTS.items() if not mutant.slow}

@@ -8,9 +8,9 @@ import uuid
 
 import pytest
 
-from pitstop.testing._conformance._kit import Handles
-from pitstop.testing._conformance.races import _processes
-from pitstop.testing._conformance.races._processes import Forking, Processes
+from pitstop_conformance._kit import Handles
+from pitstop_conformance.races import _processes
+from pitstop_conformance.races._processes import Forking, Processes
 from pitstop_memory import MemoryBackend
 
 

@@ -80,7 +80,7 @@ def stop(where):
     """Stop a listener that has messages in hand; say when it is about to give them back, and how many are leased then."""
     with pitstop.init(where) as pit, pit.listen(prefetch=10) as listener:
         next(listener)
-        backend = pit._store.backend
+        backend = pit._session.backend
         settle = backend.settle
 
         def slow(settlements):

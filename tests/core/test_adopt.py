@@ -125,7 +125,7 @@ def test_the_id_may_be_one_that_is_too_long():
 
 def test_a_backend_without_the_capability_says_so_by_name():
     with pitstop.init({"type": "memory"}) as pit:
-        backend = pit._store.backend
+        backend = pit._session.backend
         assert Capability.ADOPT not in backend.capabilities
         for call in (backend.legacy, lambda: backend.adopt([])):
             with pytest.raises(pitstop.Unsupported, match=r"MemoryBackend at .* has not got the capability ADOPT"):

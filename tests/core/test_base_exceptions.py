@@ -189,7 +189,7 @@ def test_of_a_plugin_it_is_isolated_and_counted(error):
     with pitstop.init({"type": "memory"}, plugins=[Observed(error)]) as pit:
         pit.store_many([({"id": id}, DUE) for id in ("a", "b")])
         assert pit.consume(lambda msg: None, until_idle=True).acked == 2
-        assert dict(pit._store.hooks.errors) == {"Observed.pitstop_message_acked": 2}
+        assert dict(pit._session.events.hooks.errors) == {"Observed.pitstop_message_acked": 2}
 
 
 def test_a_plugin_that_asks_for_the_end_gets_it():

@@ -87,7 +87,7 @@ class TestSettling:
         summary = pit.consume(handle, max_messages=3, prefetch=3)
 
         assert (summary.acked, summary.nacked, summary.lost, summary.unsettled) == (0, 0, 3, 0)
-        assert pit._store.counters["lease_lost"] == 3
+        assert pit._session.events.counters["lease_lost"] == 3
         assert not [
             each for each in caplog.records if each.levelno > logging.DEBUG and "given" not in each.getMessage()
         ]
@@ -378,7 +378,7 @@ class TestSummary:
         )
         text = str(Summary(acked=1, lost=1, unsettled=2, unfinished=3, reason="second signal"))
         assert text == (
-            "1 acked, 0 nacked, 1 lease lost, 2 not settled, for the store did not answer, 3 not finished; "
+            "1 acked, 0 nacked, 1 lease lost, 2 not settled, because the store did not answer, 3 not finished; "
             "ended because a second signal asked for it."
         )
 

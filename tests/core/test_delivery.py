@@ -90,7 +90,7 @@ class TestSettlingOnce:
         delivery.ack()
         with pytest.raises(LeaseLost):
             delivery.ack()
-        assert pit._store.counters["lease_lost"] == 0
+        assert pit._session.events.counters["lease_lost"] == 0
 
     def test_an_ack_that_the_store_did_not_answer_can_be_repeated(self, pit, store, delivery):
         store.down = True
@@ -140,7 +140,7 @@ class TestTooLate:
             settle(delivery)
         assert str(caught.value) == OVER.format(what=what)
         assert pit.get("a") == before
-        assert pit._store.counters["lease_lost"] == 1
+        assert pit._session.events.counters["lease_lost"] == 1
         assert [(record.levelno, record.message) for record in caplog.records] == [
             (logging.DEBUG, "lease lost: 'a' attempt 1")
         ]
@@ -257,7 +257,7 @@ class TestWith:
             delivery.ack()
         delivery.nack(lost.value)
         assert pit.get("a").last_error is None
-        assert pit._store.counters["lease_lost"] == 1
+        assert pit._session.events.counters["lease_lost"] == 1
         with pytest.raises(LeaseLost):
             delivery.nack(ValueError("another"))
 

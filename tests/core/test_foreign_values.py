@@ -174,7 +174,7 @@ class TestMappings:
             changing.clear()
             changing.update(at=datetime(2031, 1, 1, tzinfo=Calling()), more_of_it=2)
             with pytest.raises(
-                MessageError, match=rf"^{path} was changed while it was read, by another thread perhaps"
+                MessageError, match=rf"^{path} was changed while it was read, perhaps by another thread"
             ):
                 copy_message(message)
         changing.clear()

@@ -39,7 +39,7 @@ def drain(listener):
         put(emissions, until, seconds)
 
     listener._hand.put = noted
-    while listener._hand or listener._store.backend.next_due() is not None:
+    while listener._hand or listener._session.backend.next_due() is not None:
         delivery = next(listener)
         yield sizes, delivery
         delivery.ack()

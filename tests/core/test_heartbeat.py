@@ -155,7 +155,7 @@ def test_an_extension_that_is_refused_tells_the_handler_and_is_counted_once(stor
             with pytest.raises(LeaseLost):
                 settle()
         assert told == ["a"]
-        assert pit._store.counters["lease_lost"] == 1
+        assert pit._session.events.counters["lease_lost"] == 1
         assert pit.get("a").message["anew"]
 
 
@@ -174,7 +174,7 @@ def test_an_extension_that_races_with_the_own_ack_or_nack_counts_nothing(pit, st
     pass_time(clock, BEAT)
     until(lambda: settled)
     assert clock.wait_for_sleepers(1)
-    assert pit._store.counters["lease_lost"] == 0
+    assert pit._session.events.counters["lease_lost"] == 0
     assert not delivery.lost
 
 
@@ -200,7 +200,7 @@ def test_when_the_store_was_away_for_longer_than_the_lease_that_is_lost(pit, sto
     until(lambda: store.calls.count("settle") > before)
     store.down = False
     pass_time(clock, LOCK)
-    until(lambda: pit._store.counters["lease_lost"])
+    until(lambda: pit._session.events.counters["lease_lost"])
     assert delivery.lost
     assert pit.get("a").state == "due"
 

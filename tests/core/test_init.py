@@ -71,7 +71,7 @@ class TestWays:
 
     def test_a_url_spells_nested_options_with_a_dot(self):
         pit = pitstop.init("memory://?retry.delay=5s&retry.max_attempts=3&retry.jitter=0.5&retry.factor=3")
-        retry = pit._store.retry
+        retry = pit._session.retry
         assert (retry.delay, retry.max_attempts, retry.jitter, retry.factor) == (timedelta(seconds=5), 3, 0.5, 3.0)
 
 
@@ -229,7 +229,7 @@ class TestInstalled:
         install("acme-backend", "1.2", {"pitstop.backends": {"acme": "acme_good:Good"}}, acme_good=BACKEND)
         with pitstop.init("acme://?loop_time=2s") as pit:
             pit.store({"id": "a"}, timedelta(0))
-            assert type(pit._store.backend).__module__ == "acme_good"
+            assert type(pit._session.backend).__module__ == "acme_good"
 
 
 class TestGivenClass:

@@ -113,8 +113,8 @@ class TestEngine:
         assert [each.result() for each in running] == [None] * 50
 
     def test_a_bug_in_the_background_is_logged_though_an_outage_was_logged_just_before(self, pit, lines, monkeypatch):
-        now, again = pit._store.clock.monotonic(), threading.Event()
-        pit._store.log.outages.failed(now, now, permanent=False)
+        now, again = pit._session.clock.monotonic(), threading.Event()
+        pit._session.log.outages.failed(now, now, permanent=False)
         work = Pump._work
         bugs = [ZeroDivisionError("a bug")]
 
@@ -199,7 +199,7 @@ class TestEngine:
                 pit.store_many([({}, DUE) for _ in range(500)])
                 assert pit.consume(lambda msg: None, until_idle=True).acked == 500
                 clock.advance(60)
-            assert set(pit._store.hooks.errors.values()) == {1000}
+            assert set(pit._session.events.hooks.errors.values()) == {1000}
         said = [text for _, text in lines()]
         assert [text.partition(";")[0] for text in said] == [said[0].partition(";")[0]] * 2
         assert said[1].endswith("(499 more like this were not logged in the last 60 s)")

@@ -57,6 +57,6 @@ def test_it_is_counted_once_wherever_the_heartbeat_finds_it_out_too(how):
     for number in range(lines):
         pit, delivery = lost(prefetch=1)
         settled(getattr(delivery, how), delivery._lose_while_handled, number)
-        assert pit._store.counters["lease_lost"] == 1, f"at line {number}"
+        assert pit._session.events.counters["lease_lost"] == 1, f"at line {number}"
         pit.close()
     assert lines > 5

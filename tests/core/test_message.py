@@ -371,7 +371,7 @@ class TestId:
     @pytest.mark.parametrize(
         ("value", "text"),
         [
-            ("", "The id is empty. Give a non-empty str, or leave 'id' out to have one made."),
+            ("", "The id is empty. Give a non-empty str, or leave 'id' out; Pitstop then makes one."),
             ("x" * 513, "The id has 513 characters; at most 512 are kept. Use a hash."),
             ("a\0b", "The id 'a\\x00b' holds NUL or a lone surrogate, which a store cannot keep."),
             ("a\ud800", "The id 'a\\ud800' holds NUL or a lone surrogate, which a store cannot keep."),

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import pitstop
 
 from pitstop import MessageError
-from pitstop._decisions._settle import MAX_ERROR_LENGTH
 from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, measured_copy
+from pitstop.abc import MAX_ERROR_LENGTH
 
 
 NOW = timedelta(0)
@@ -103,7 +103,7 @@ class TestLimit:
                 pit.store(too_large, NOW)
             assert str(caught.value) == (
                 f"The message is larger than {LIMIT} bytes (at msg['blob']: counted as BSON it is {LIMIT + 1} bytes up to "
-                f"there, and 15 MiB are the limit). Store the data elsewhere and a reference to it in the message."
+                f"there, and the limit is 15 MiB). Store the data elsewhere and a reference to it in the message."
             )
             pit.remove(id)
 

@@ -74,7 +74,7 @@ def told(pit):
     hooks = Hooks()
     for name in ("acked", "retried", "dead", "lease_lost", "advanced"):
         setattr(hooks, name, name)
-    pit._store.hooks = hooks
+    pit._session.events.hooks = hooks
     return counts
 
 
@@ -440,7 +440,7 @@ class TestHooks:
                         seen.extend([pit.get(each.id) for each in (first, second, third)])
                         seen.append(pit.store({"id": second.id}, timedelta(hours=1)))
 
-            pit._store.hooks = Hooks()
+            pit._session.events.hooks = Hooks()
             first.ack()
             done = Running(listener.flush)
             done.result()

@@ -10,7 +10,7 @@ import pitstop
 
 from core.kit import Scripted, backend
 from pitstop import BackendUnavailable, MessageError, PitstopError, ScheduleError
-from pitstop._engine._store import Sleeper
+from pitstop._engine._lifecycle import Component
 from pitstop.abc import Capability, Damaged
 
 
@@ -153,7 +153,7 @@ class TestFacade:
                 made.append(Transaction(session))
                 return made[-1]
 
-        class Asleep(Sleeper):
+        class Asleep(Component):
             def __init__(self):
                 self.noticed = []
 
@@ -162,7 +162,7 @@ class TestFacade:
 
         made, asleep = [], Asleep()
         with pitstop.init({"type": backend(Transacting, clock)}) as pit:
-            pit._store.add(asleep)
+            pit._session.add(asleep)
             pit.store({"id": "a"}, NOW, session="mine")
             pit.store_many([({"id": "b"}, NOW), ({"id": "c"}, NOW)], session="mine")
             assert pit.remove("d", session="mine") is True

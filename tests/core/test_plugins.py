@@ -225,7 +225,7 @@ class TestRaising:
                 *(("stored", "a"), ("stored", "b")),
                 *(("leased", "a"), ("acked", "a")),
             ]
-            assert pit._store.hooks.errors == {
+            assert pit._session.events.hooks.errors == {
                 "TestRaising.Broken.pitstop_message_stored": 2,
                 "TestRaising.Broken.pitstop_message_leased": 1,
                 "TestRaising.Broken.pitstop_message_acked": 1,
@@ -285,7 +285,7 @@ class TestHandling:
                 with pytest.raises(type(error)) as caught, delivery:
                     raise error
                 assert caught.value is error
-            return pit.get("a"), pit._store.hooks.errors
+            return pit.get("a"), pit._session.events.hooks.errors
 
     def test_the_first_plugin_is_the_outermost(self, clock):
         told = []
@@ -356,7 +356,7 @@ class TestCreateBackend:
         first, second = self.Creates(None), self.Creates(MemoryBackend())
         never = self.Creates(MemoryBackend(MemoryConfig(name="never")))
         pit = pitstop.init({"type": "no such type", "a": 1}, plugins=[never, second, first])
-        assert pit._store.backend is second.answer
+        assert pit._session.backend is second.answer
         assert first.asked == second.asked == [("no such type", {"a": 1})]
         assert never.asked == []
 
@@ -519,8 +519,8 @@ class TestInstalled:
 
 def test_a_settlement_without_progress_is_told_to_nobody(clock, observer):
     with opened(clock, observer) as pit:
-        pit._store.tell(Settlement("a", "t", Outcome.COMPLETE, None))
-        pit._store.tell(Settlement("a", "t", Outcome.RELEASE, Progress(0, 0)))
+        pit._session.events.settled(Settlement("a", "t", Outcome.COMPLETE, None))
+        pit._session.events.settled(Settlement("a", "t", Outcome.RELEASE, Progress(0, 0)))
     assert observer.events == []
 
 

@@ -43,12 +43,12 @@ def alone(monkeypatch):
 
 class TestThread:
     def test_there_is_none_without_waiting(self, pit):
-        before = pumps()
+        before = set(pumps())
         fill(pit, 20)
         with pit.listen() as listener:
             for _ in range(20):
                 listener.get().ack()
-            assert pumps() == before
+            assert set(pumps()) <= before
 
     def test_one_that_could_not_begin_is_begun_when_there_is_something_to_do_again(self, pit, monkeypatch):
         fill(pit, 3)

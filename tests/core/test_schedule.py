@@ -339,15 +339,15 @@ class TestPlan:
             ),
             (
                 (NOON, HOUR, None, "latest", None),
-                "end=datetime.timedelta(seconds=3600) is given without every. Say every=timedelta(...), or leave end out.",
+                "end=datetime.timedelta(seconds=3600) is given without every. Give every=timedelta(...), or leave end out.",
             ),
             (
                 (NOON, None, None, "all", None),
-                "catch_up and grace are for recurring messages. Say every=timedelta(...), or leave them out.",
+                "catch_up and grace are for recurring messages. Give every=timedelta(...), or leave them out.",
             ),
             (
                 (NOON, None, None, "latest", HOUR),
-                "catch_up and grace are for recurring messages. Say every=timedelta(...), or leave them out.",
+                "catch_up and grace are for recurring messages. Give every=timedelta(...), or leave them out.",
             ),
             (
                 (NOON, None, timedelta(0), "latest", None),
@@ -379,14 +379,14 @@ class TestPlan:
                 (NOON, None, HOUR, "skip", None),
                 (
                     "catch_up='skip' with grace=None: 'skip' needs a grace, and only 'skip' has one. "
-                    "The grace says how late an occurrence may be and still be emitted."
+                    "The grace is the time by which an occurrence may be late and still be emitted."
                 ),
             ),
             (
                 (NOON, None, HOUR, "all", HOUR),
                 (
                     "catch_up='all' with grace=datetime.timedelta(seconds=3600): 'skip' needs a grace, and only 'skip' "
-                    "has one. The grace says how late an occurrence may be and still be emitted."
+                    "has one. The grace is the time by which an occurrence may be late and still be emitted."
                 ),
             ),
             (
@@ -414,7 +414,7 @@ class TestPlan:
         with pytest.raises(ScheduleError) as caught:
             plan(NOON, None, Tides(5), "latest", None, NOON_US)
         assert str(caught.value) == (
-            "every=Tides() is a recurrence of a kind that is not registered: no listener could read it again. "
+            "every=Tides() is a recurrence of a kind that is not registered, so no listener could read it. "
             "Give a timedelta, or a recurrence that comes with Pitstop."
         )
 

@@ -80,4 +80,9 @@ def test_every_error_is_drawn_in_the_tree() -> None:
 
 
 def test_the_page_is_short() -> None:
-    assert len(PAGE.splitlines()) < 220
+    assert len(PAGE.splitlines()) < 320
+
+
+def test_a_cell_of_a_table_holds_a_phrase() -> None:
+    cells = [cell for line in PAGE.splitlines() if line.startswith("|") for cell in line.split("|")]
+    assert [cell for cell in cells if len(cell.strip()) > 160] == []

@@ -28,7 +28,7 @@ SYNC = {
     "visits": lambda pit, listener: listener._changed,
     "heartbeat": lambda pit, listener: listener._heartbeat._beginning,
     "extending": lambda pit, listener: listener._heartbeat.extending,
-    "watching": lambda pit, listener: pit._watching._lock,
+    "watching": lambda pit, listener: pit._watcher._lock,
 }
 ASYNC = {
     "opening": lambda pit, listener: pit._lock,

@@ -24,7 +24,7 @@ import pitstop
 from pitstop._engine._adoption import adopt, look_for_locks
 from pitstop.abc import floor_instant
 from pitstop.testing import ManualClock
-from pitstop_mongo import _adopting
+from pitstop_mongo._adopt import adopter
 
 
 FIXTURE = json_util.loads(
@@ -67,7 +67,7 @@ def fill(mongo_uri, mongo_dbname):
 
 def run(pit, *, write=True, locked=False):
     """Adopt; what became of each, by the name of its id."""
-    pages = adopt(pit._store, write=write, locked=locked)
+    pages = adopt(pit._session, write=write, locked=locked)
     return {adoption.legacy.name: (adoption, fate) for page in pages for adoption, fate in page.fates}
 
 
@@ -85,7 +85,7 @@ def drain(pit, clock, until=None):
 
 def everything(coll, filter=None):
     """All documents as bytes, in the order of their ids."""
-    from pitstop_mongo._document import RAW_CODEC
+    from pitstop_mongo._bson.codecs import RAW_CODEC
 
     return [each.raw for each in coll.with_options(codec_options=RAW_CODEC).find(filter, sort=[("_id", 1)])]
 
@@ -186,7 +186,7 @@ def told(mongo_client):
 
 def as_bytes(key):
     """An id to compare by value and by type."""
-    from pitstop_mongo._document import CODEC
+    from pitstop_mongo._bson.codecs import CODEC
 
     return bson.encode({"_id": dict(key) if isinstance(key, Mapping) else key}, codec_options=CODEC)
 
@@ -236,12 +236,12 @@ def test_pages_go_on_across_ids_of_all_types(pit, fill, clock, monkeypatch):
     for limits in ({"_PAGE": 1}, {"_PAGE": 3}, {"_PAGE_BYTES": 1}):
         with monkeypatch.context() as patch:
             for name, value in limits.items():
-                patch.setattr(_adopting, name, value)
+                patch.setattr(adopter, name, value)
             assert len(run(pit, write=False)) == everything
-            *_, locks = look_for_locks(pit._store)
+            *_, locks = look_for_locks(pit._session)
             assert (locks.locked, locks.until) == (3, floor_instant(at(2099, 1, 1, 0, 30)))
-    monkeypatch.setattr(_adopting, "_PAGE", 3)
-    monkeypatch.setattr(_adopting, "_MOST_BYTES", 1)
+    monkeypatch.setattr(adopter, "_PAGE", 3)
+    monkeypatch.setattr(adopter, "_MOST_BYTES", 1)
     run(pit)
     assert len(drain(pit, clock)) == 10
 
@@ -281,7 +281,7 @@ def test_a_locked_document_is_due_when_its_lock_ends(pit, fill, clock):
 )
 def test_a_document_that_changes_between_read_and_write_is_not_overwritten(pit, coll, key, change):
     coll.insert_one({"_id": key, "ready": at(2019, 12, 31), "msg": {"n": 1}, "locked": at(2019, 1, 1)})
-    backend = pit._store.backend
+    backend = pit._session.backend
     read = backend.legacy
 
     def read_and_change(*args, **options):
@@ -290,7 +290,7 @@ def test_a_document_that_changes_between_read_and_write_is_not_overwritten(pit, 
         return page
 
     backend.legacy = read_and_change
-    (page,) = adopt(pit._store, write=True, locked=False)
+    (page,) = adopt(pit._session, write=True, locked=False)
     assert [fate for _, fate in page.fates] == ["changed"]
     (document,) = coll.find()
     assert "due" not in document
@@ -383,7 +383,7 @@ def test_cut_short_at_any_write_nothing_is_lost_and_nothing_comes_twice(pit, fil
 
 
 def _text(key):
-    from pitstop_mongo._legacy import _id_text
+    from pitstop_mongo._adopt.legacy import _id_text
 
     return _id_text(key) if not hasattr(key, "subtype") or key.subtype != 4 else str(key.as_uuid())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import pitstop_mongo._claim
+import pitstop_mongo._messages.claimer
 
 from mongo.conftest import START
 from pitstop import BackendUnavailable
@@ -20,7 +20,7 @@ def between(monkeypatch):
     """Has something done by others once, after a claim has read documents and before it marks them."""
 
     def between(action):
-        original = pitstop_mongo._claim._first_batch
+        original = pitstop_mongo._messages.claimer._first_batch
 
         def read_then_act(cursor):
             nonlocal action
@@ -30,7 +30,7 @@ def between(monkeypatch):
                 act()
             return documents
 
-        monkeypatch.setattr(pitstop_mongo._claim, "_first_batch", read_then_act)
+        monkeypatch.setattr(pitstop_mongo._messages.claimer, "_first_batch", read_then_act)
 
     return between
 
@@ -134,7 +134,7 @@ def test_none_are_returned_only_when_none_are_due(backend, open_backend, clock, 
     """Whatever a claim reads, others take it first; still it gets one of those that are left."""
     backend.put([record(f"{n:03}", START - n) for n in range(60)])
     other = open_backend(clock=clock)
-    original = pitstop_mongo._claim._first_batch
+    original = pitstop_mongo._messages.claimer._first_batch
 
     def read_then_lose(cursor):
         documents = original(cursor)
@@ -145,7 +145,7 @@ def test_none_are_returned_only_when_none_are_due(backend, open_backend, clock, 
         return documents
 
     losing = []
-    monkeypatch.setattr(pitstop_mongo._claim, "_first_batch", read_then_lose)
+    monkeypatch.setattr(pitstop_mongo._messages.claimer, "_first_batch", read_then_lose)
 
     while claim := backend.lease(2, MINUTE):
         assert len(claim) <= 2

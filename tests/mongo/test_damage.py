@@ -333,8 +333,8 @@ def test_more_refused_documents_than_can_be_remembered_are_an_error_and_not_clai
     backend, coll, record, caplog, monkeypatch, limit
 ):
     """A user who may not read the rules: the documents are remembered one by one."""
-    monkeypatch.setattr("pitstop_mongo._claim.validation_rules", lambda coll: None)
-    monkeypatch.setattr("pitstop_mongo._unleasable._MOST", 20)
+    monkeypatch.setattr("pitstop_mongo._messages.claimer.validation_rules", lambda coll: None)
+    monkeypatch.setattr("pitstop_mongo._messages.unleasable._MOST", 20)
     backend.put([record(f"unfit{number}", message={"of": "unfit"}) for number in range(50)])
     coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
 

@@ -9,7 +9,7 @@ import pymongo
 import pytest
 
 import pitstop
-import pitstop_mongo._storing
+import pitstop_mongo._messages.storer
 
 from mongo.commands import Commands
 from mongo.conftest import START
@@ -244,7 +244,7 @@ def test_a_store_in_doubt_when_it_is_closed_is_told_as_unknown(failing, record, 
 
 
 def test_a_batch_that_is_refused_in_part_tells_of_the_rest(failing, record, monkeypatch):
-    monkeypatch.setattr(pitstop_mongo._storing, "_MOST_DOCUMENTS", 2)
+    monkeypatch.setattr(pitstop_mongo._messages.storer, "_MOST_DOCUMENTS", 2)
     with (
         failing("insert", mode={"skip": 1}, errorCode=13) as backend,
         pytest.raises(OutcomeUnknown, match="does not allow this user") as caught,

@@ -14,7 +14,7 @@ from pymongo import errors
 from patience import with_some_time
 from pitstop import BackendUnavailable, MessageError, PitstopError
 from pitstop_mongo import MongoBackend
-from pitstop_mongo._failures import Kind, kind_of, translate
+from pitstop_mongo._client.failures import Kind, kind_of, translate
 
 
 MINUTE = 60_000

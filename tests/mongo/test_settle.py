@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import pitstop_mongo._settling
+import pitstop_mongo._messages.settler
 
 from mongo.conftest import START
 from pitstop.abc import Outcome, Progress, Settlement
@@ -46,13 +46,13 @@ def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_bac
     """One of a batch was stored anew, so that the count is short; meanwhile another has claimed what was released."""
     backend.put([_anew(leased[0])])
     other, calls = open_backend(clock=clock), []
-    original = pitstop_mongo._settling.Settler._updated
+    original = pitstop_mongo._messages.settler.Settler._updated
 
-    def claim_first(self, link, some, count, again):
+    def claim_first(self, run, some, count):
         calls.append(other.lease(10, MINUTE))
-        return original(self, link, some, count, again)
+        return original(self, run, some, count)
 
-    monkeypatch.setattr(pitstop_mongo._settling.Settler, "_updated", claim_first)
+    monkeypatch.setattr(pitstop_mongo._messages.settler.Settler, "_updated", claim_first)
     back = Progress(START, START, 1, START)
     applied = backend.settle([Settlement(each.id, each.progress.token, Outcome.RELEASE, back) for each in leased])
 

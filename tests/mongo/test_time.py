@@ -8,7 +8,7 @@ import pytest
 
 from pitstop.abc import from_instant
 from pitstop.testing import ManualClock
-from pitstop_mongo._connection import ServerTime
+from pitstop_mongo._client.server_time import ServerTime
 
 
 class Server:

@@ -399,7 +399,7 @@ class TestListener:
             pit.store({"id": "late"}, -HOUR, session=session)
             for _ in range(100):
                 listener.get().ack()
-            backend = pit._store.backend
+            backend = pit._session.backend
             assert backend._claimer._low is not None, "it remembers"
             session.commit_transaction()
             began, handled = time.monotonic(), 0

@@ -20,7 +20,9 @@ import pitstop
 from pitstop import BackendUnavailable
 from pitstop.abc import Aside, Outcome, Progress, Settlement
 from pitstop.testing import ManualClock
-from pitstop_mongo import MongoBackend, _wakeups, _watch
+from pitstop_mongo import MongoBackend
+from pitstop_mongo._wakeup import wakeups as _wakeups
+from pitstop_mongo._wakeup import watch as _watch
 
 
 LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))

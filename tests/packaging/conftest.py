@@ -47,9 +47,41 @@ def wheels(once: Callable[..., Path]) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def sources(once: Callable[..., Path]) -> Callable[[str], Path]:
+    """Makes the source distribution of one of the distributions, and a wheel from that: returns the folder with both."""
+
+    def builder(folder: Path) -> None:
+        venv.create(folder, with_pip=True)
+        run([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "hatchling>=1.25"])
+
+    python = str(once("builder", builder) / "bin" / "python")
+    build = "import sys; from hatchling.build import build_sdist; build_sdist(sys.argv[1])"
+
+    def make(name: str, folder: Path) -> None:
+        run([python, "-c", build, str(folder)], cwd=ROOT / name)
+        source = next(folder.glob("*.tar.gz"))
+        run(
+            [
+                python,
+                "-m",
+                "pip",
+                "wheel",
+                "--quiet",
+                "--no-deps",
+                "--no-build-isolation",
+                "--wheel-dir",
+                folder,
+                source,
+            ]
+        )
+
+    return lambda name: once(f"source of {name}", lambda folder: make(name, folder))
+
+
+@pytest.fixture(scope="session")
 def fresh(wheels: dict[str, Path], once: Callable[..., Path]) -> Path:
     """The folder of the programs of an environment in which all wheels were installed together, in one command."""
-    core = f"{wheels['pitstop-core']}[cli,testing]"
+    core = f"{wheels['pitstop-core']}[cli]"
 
     def make(folder: Path) -> None:
         venv.create(folder, with_pip=True)

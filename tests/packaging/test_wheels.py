@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 import tomllib
 import zipfile
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -53,10 +55,30 @@ def test_a_wheel_holds_its_package_its_licence_and_its_types_and_nothing_else(
 ) -> None:
     with zipfile.ZipFile(wheels[name]) as wheel:
         files = wheel.namelist()
+    folder = f"examples/{name}" if name == EXAMPLE else name
     assert f"{package}/py.typed" in files
     assert any(re.fullmatch(r".*\.dist-info/licenses/LICENSE", each) for each in files)
-    plugin = {"pitstop_pytest.py"} if name == "pitstop-core" else set()
-    assert {each.split("/")[0] for each in files} == {package, f"{name.replace('-', '_')}-0.1.0.dist-info", *plugin}
+    plugin = {"pitstop-core": {"pitstop_pytest.py"}, "pitstop-conformance": {"pitstop_conformance_pytest.py"}}.get(
+        name, set()
+    )
+    assert {each.split("/")[0] for each in files} == {
+        package,
+        f"{name.replace('-', '_')}-{metadata(folder)['version']}.dist-info",
+        *plugin,
+    }
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_source_distribution_makes_the_same_wheel(
+    sources: Callable[[str], Path], wheels: dict[str, Path], name: str
+) -> None:
+    folder = sources(name)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as source:
+        files = {each.partition("/")[2] for each in source.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml", f"src/{DISTRIBUTIONS[name]}/py.typed"} <= files
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as ours, zipfile.ZipFile(wheels[name]) as wanted:
+        assert sorted(ours.namelist()) == sorted(wanted.namelist())
 
 
 @pytest.mark.timeout(600)
@@ -71,7 +93,7 @@ def test_pytest_finds_the_fixtures_and_asks_for_nothing(fresh: Path, tmp_path: P
 def test_the_distributions_are_of_one_version_and_ask_for_it() -> None:
     import pitstop
 
-    for name in DISTRIBUTIONS:
+    for name in DISTRIBUTIONS.keys() - {"pitstop-conformance"}:
         project = metadata(name)
         assert project["version"] == pitstop.__version__
         wanted = [*project["dependencies"], *chain(*project.get("optional-dependencies", {}).values())]

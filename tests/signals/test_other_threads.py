@@ -43,7 +43,7 @@ CALLS = {
 def test_it_returns_or_is_refused_while_the_thread_that_writes_acks_waits_for_the_interrupted_one(
     pit, monkeypatch, caplog, name
 ):
-    backend = pit._store.backend
+    backend = pit._session.backend
     pit.store_many([({"id": id}, DUE) for id in ("a", "b", "c")])
     listener = pit.listen(prefetch=3)
     first, second = next(listener), next(listener)
@@ -86,7 +86,7 @@ def test_it_returns_or_is_refused_while_the_thread_that_writes_acks_waits_for_th
 
 def test_a_generator_of_messages_calls_pitstop_and_waits_for_a_thread_that_writes_acks(pit, monkeypatch):
     """It interrupts no call: ``store_many`` holds nothing for the store while the generator runs."""
-    backend = pit._store.backend
+    backend = pit._session.backend
     pit.store_many([({"id": id}, DUE) for id in ("a", "b", "c")])
     writing, waited_for, real = threading.Event(), threading.Event(), backend.settle
 

@@ -99,8 +99,8 @@ class Process:
     def vanish(self) -> None:
         """Be gone, and leave nothing to be settled when the interpreter ends."""
         if self._pit is not None:
-            for each in self._pit._store.sleepers:
-                self._pit._store.discard(each)
+            for each in self._pit._session.components:
+                self._pit._session.discard(each)
         self._remote, self._pit = None, None
         self._listeners, self._iterated, self._inside, self._held, self._numbers = [], [], [], [], {}
         self._dropped = []

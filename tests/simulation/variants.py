@@ -218,7 +218,7 @@ def ack_after_deadline() -> Iterator[None]:
     """
 
     def apply(self, settlement, what):
-        if self._settled is not None or not self._store.backend.settle([settlement])[0]:
+        if self._settled is not None or not self._session.backend.settle([settlement])[0]:
             raise LeaseLost
 
     with _patch(Delivery, "_apply", apply):
@@ -236,7 +236,7 @@ def nack_after_ack() -> Iterator[None]:
         return attrs.evolve(settlement, progress=attrs.evolve(settlement.progress, token=settlement.token))
 
     def apply(self, settlement, what):
-        if not self._store.backend.settle([settlement])[0]:
+        if not self._session.backend.settle([settlement])[0]:
             raise LeaseLost
 
     with _patch(_delivery, "ack", acked), _patch(Delivery, "_apply", apply):
@@ -249,7 +249,7 @@ def next_from_ack_time() -> Iterator[None]:
     ack = Delivery.ack
 
     def acked(self, *, wait=False):
-        now, every = self._store.backend.now() // 1000, self._emission.schedule and self._emission.schedule.recurrence
+        now, every = self._session.backend.now() // 1000, self._emission.schedule and self._emission.schedule.recurrence
 
         def drifting(emission):
             following = _settle.ack(emission)
@@ -358,7 +358,7 @@ def outbox_tells_what_it_hopes() -> Iterator[None]:
 
     def hopeful(self):
         self._known = True
-        self._store.hooks.notify(self._store.hooks.acked, delivery=self)
+        self._session.events.acked(self)
 
     with _patch(Delivery, "_lose", hopeful):
         yield
@@ -370,13 +370,13 @@ def outbox_tells_the_batch() -> Iterator[None]:
     write = Outbox._write
 
     def all_or_none(self, batch):
-        settle = self._store.backend.settle
+        settle = self._session.backend.settle
 
         def settled(settlements):
             applied = settle(settlements)
             return applied if all(applied) else [False] * len(applied)
 
-        with _patch(self._store.backend, "settle", settled):
+        with _patch(self._session.backend, "settle", settled):
             write(self, batch)
 
     with _patch(Outbox, "_write", all_or_none):

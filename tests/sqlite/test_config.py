@@ -133,7 +133,7 @@ def test_refuses_a_url_that_says_something_else(url, said):
 def test_location_is_the_url_of_the_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pitstop.init("sqlite:///a%20b%23.db?lock_time=1m") as pit:
-        location = pit._store.location
+        location = pit._session.location
         pit.store({"id": "a"}, timedelta(0))
     assert location == f"sqlite:///{tmp_path}/a%20b%23.db"
     monkeypatch.chdir("/")

@@ -99,7 +99,7 @@ def test_a_damaged_file(path, open_backend, record):
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
-    with pytest.raises(BackendUnavailable, match=r"is damaged \(SQLITE_CORRUPT\w*\)\. Stop all that use it"):
+    with pytest.raises(BackendUnavailable, match=r"is damaged \(SQLITE_CORRUPT\w*\)\. Stop all programs that use it"):
         backend.tally()
 
 

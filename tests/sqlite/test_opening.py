@@ -65,7 +65,7 @@ def test_an_index_that_was_dropped_is_made_again(path, open_backend):
         ),
         (
             ["CREATE VIEW pitstop_messages AS SELECT 1 AS id"],
-            "it is a view. Rename that one, or give the path of another",
+            "it is a view. Rename that table or index, or give the path of another",
         ),
         (["CREATE TABLE pitstop_meta (name TEXT)"], "pitstop_meta that is not Pitstop's: it has no column key, value"),
         (

@@ -86,7 +86,7 @@ def test_a_folder_in_which_no_file_can_be_made_is_told(
     with as_nobody(), pytest.raises(BackendUnavailable) as caught, backend.scratch():
         pass
     text = str(caught.value)
-    assert text.startswith("A file beside the store, to try things in, cannot be made: ")
+    assert text.startswith("A file beside the store, in which things can be tried, cannot be made: ")
     assert "Let this user read and write the file and its folder" in text
 
 
@@ -98,5 +98,5 @@ def test_one_that_cannot_be_deleted_is_told_with_its_name(backend: SqliteBackend
         monkeypatch.setattr(Path, "unlink", refused)
     assert str(caught.value) == (
         f"{scratch._path!r}, which was made to try things in, cannot be deleted (Permission denied). Delete it by hand, "
-        f"with what stands beside it under that name; it holds none of the store's messages."
+        f"together with the files beside it whose names begin with its name; it holds none of the store's messages."
     )

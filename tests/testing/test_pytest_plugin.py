@@ -9,11 +9,8 @@ import subprocess
 import sys
 
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
-
-import pitstop_pytest
 
 from pitstop import BackendUnavailable, testing
 from pitstop.testing import ManualClock, TestPitstop
@@ -319,22 +316,3 @@ def test_a_run_can_do_without_it(run):
 
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "fixture 'pitstop' not found" in out
-
-
-@pytest.mark.parametrize("sees", [True, False])
-def test_the_table_of_the_suite_is_made_where_its_tests_do_not_run(sees):
-    plugins = pytest.PytestPluginManager()
-    elsewhere = pitstop_pytest._SuiteElsewhere(SimpleNamespace(pluginmanager=plugins))
-    properties = [["pitstop-conformance", "Store"]] if sees else [["other", 1]]
-    location = ("test_mine.py", 1, "TestMine.test_x")
-
-    for _ in range(2):
-        report = pytest.TestReport(
-            "test_mine.py::TestMine::test_x", location, {}, "passed", None, "call", user_properties=properties
-        )
-        elsewhere.pytest_runtest_logreport(report)
-
-    matrix = plugins.get_plugin("pitstop-matrix")
-    assert (matrix is not None) is sees
-    if sees:
-        assert list(matrix.cells.values()) == [{"TestMine": "passed"}]

@@ -6,6 +6,7 @@ import os
 
 from collections import Counter
 from datetime import timedelta
+from threading import Condition
 
 import attrs
 import pymongo
@@ -96,8 +97,40 @@ def dbname(server_uri):
         yield made.name
 
 
+class Outcomes:
+    """A plugin that counts what became of settlements. A thread can wait until enough of them are known."""
+
+    def __init__(self):
+        self.acked = 0
+        self.lost = 0
+        self._known = Condition()
+
+    @pitstop.hookimpl
+    def pitstop_message_acked(self, delivery):
+        with self._known:
+            self.acked += 1
+            self._known.notify_all()
+
+    @pitstop.hookimpl
+    def pitstop_lease_lost(self, delivery):
+        with self._known:
+            self.lost += 1
+            self._known.notify_all()
+
+    def wait_for(self, count, within):
+        """Wait until the outcomes of ``count`` settlements are known. Return whether they are."""
+        with self._known:
+            return self._known.wait_for(lambda: self.acked + self.lost >= count, within)
+
+
 @pytest.fixture
-def open_pit(proxy, dbname):
+def outcomes():
+    """What became of the settlements of the Pitstops of this test, those of the first use left out."""
+    return Outcomes()
+
+
+@pytest.fixture
+def open_pit(proxy, dbname, outcomes):
     """Opens Pitstops behind the proxy, used before: the index is there, the clock is measured."""
     opened = []
 
@@ -105,9 +138,10 @@ def open_pit(proxy, dbname):
         # Asked at times, in place of telling by itself, a server's state is looked at again without a pause.
         uri = f"{proxy.uri}&serverMonitoringMode=poll"
         where = {"type": "mongo", "uri": uri, "dbname": dbname, "lock_time": LOCK}
-        opened.append(pitstop.init(where | options))
+        opened.append(pitstop.init(where | options, plugins=[outcomes]))
         opened[-1].store({"id": "before"}, NOW)
         assert drain(opened[-1]) == [("before", 1)]
+        outcomes.acked = 0
         return opened[-1]
 
     yield open_pit

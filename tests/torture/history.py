@@ -102,7 +102,9 @@ def read(folder: Path) -> list[Event]:
 
 def _read_file(path: Path) -> Iterator[Event]:
     fields: dict[int, dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines():
+    # A line that is being written at this moment may be read in part. Each complete line ends in a line break.
+    *lines, _ = path.read_bytes().split(b"\n")
+    for line in lines:
         told = json.loads(line)
         fields.setdefault(told.pop("n"), {}).update(told)
     for each in fields.values():

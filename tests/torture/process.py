@@ -331,7 +331,7 @@ def _confirm_early(write_concern: int) -> None:
     """Have Pitstop write as it never does: confirmed by so many members, not by a majority."""
     from pymongo.write_concern import WriteConcern
 
-    from pitstop_mongo._dialect import Dialect
+    from pitstop_mongo._client.dialect import Dialect
 
     rightly = Dialect.open
 
@@ -374,7 +374,7 @@ def main(task: Task) -> None:
     with pitstop.init(task.options, plugins=[acks]) as pit:
         {"produce": produce, "consume": consume}[task.role](task, pit, stopping)
         # What the backend mended by itself.
-        Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._store.backend._connection.counters))
+        Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._session.backend._connection.counters))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from torture.checker import check
-from torture.history import Event
+from torture.history import Event, History, read
 
 
 LOCK = 5000
@@ -292,3 +292,16 @@ def test_a_removal_of_what_was_claimed_ahead_ends_the_lease():
     emission = emitted(10.1, claimed=10_000)
     removed = event("remove", 10.03, process="producer")
     assert rules(check([stored(1), removed, emission, acked(emission, 10.2, "fail")])) == []
+
+
+def test_a_line_that_is_being_written_is_read_when_it_is_complete(tmp_path):
+    history = History(tmp_path / "one.jsonl", "one")
+    history.note("death")
+    history.note("death")
+    history.close()
+    whole = (tmp_path / "one.jsonl").read_bytes()
+    for end in range(len(whole) + 1):
+        (tmp_path / "one.jsonl").write_bytes(whole[:end])
+        begun = sum(b'"kind"' in line for line in whole[:end].splitlines(keepends=True) if line.endswith(b"\n"))
+        assert len(read(tmp_path)) == begun
+    assert len(read(tmp_path)) == 2

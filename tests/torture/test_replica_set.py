@@ -38,7 +38,7 @@ def test_a_store_that_begins_while_there_is_no_primary_waits_for_one(replica_set
         pit.store({"id": "a"}, timedelta(hours=1))
         primary = replica_set.primary
         replica_set.kill(primary)
-        connection = pit._store.backend._connection
+        connection = pit._session.backend._connection
         while connection.dialect.has_primary(connection._link.client):
             time.sleep(0.01)
         assert pit.store({"id": "b"}, timedelta(hours=1)) == "b"

@@ -132,7 +132,7 @@ def test_a_claim_of_many_whose_reply_is_lost_is_taken_up_again(pit, proxy, count
             each.ack()
         assert listener.get() is None
     assert proxy.did["lost reply of update"] == 1
-    counters = pit._store.backend._connection.counters
+    counters = pit._session.backend._connection.counters
     assert (counters["claim_unknown"], counters["claim_recovered"]) == (1, min(count, 5))
 
 
@@ -246,7 +246,7 @@ def test_a_nack_whose_reply_is_lost_brings_the_message_back_once(pit, proxy):
 @pytest.mark.parametrize("times", [1, 2])
 def test_settlements_of_many_whose_reply_is_lost_are_done_and_told(pit, proxy, times):
     """Listeners settle one by one, but for what they give back. What a backend is given at once holds as well."""
-    backend = pit._store.backend
+    backend = pit._session.backend
     pit.store_many([({"id": f"{n}"}, NOW) for n in range(6)])
     leased = backend.lease(6, 30_000)
     for _ in range(times):

@@ -7,18 +7,18 @@ is told as what it was, and nothing is left.
 from __future__ import annotations
 
 import asyncio
+import time
 
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from threading import Lock
+from threading import Lock, Thread
 
 import pymongo
 import pytest
 
 import pitstop
 
-from pitstop import BackendUnavailable
 from torture.conftest import IDS, LARGE, LOCK, NOW, SERVERS, is_claim
 
 
@@ -41,22 +41,23 @@ def server(server_uri):
 
 
 @pytest.fixture(params=["iterate", "consume", "loop"] if LARGE else ["consume"])
-def handle_all(request, pit, proxy, dbname):
+def handle_all(request, pit, outcomes, proxy, dbname):
     """Handles all that is due; returns how often each was handed out, and what became of their acks."""
     seen = Counter()
 
     def iterate():
+        def stop_when_all_is_known(listener):
+            outcomes.wait_for(MANY, 60)
+            listener.stop()
+
         with pit.listen() as listener:
-            due = True
-            while due or listener._outbox:
-                # Steps of an iteration, but that they do not wait for ever.
-                with suppress(BackendUnavailable):
-                    while (delivery := listener._next_for_worker(wait=False)) is not None:
-                        seen[delivery.id, delivery.attempt] += 1
-                        delivery.ack()
-                    due = pit.stats().due > 0
-            counts = listener._outbox.counts
-            return seen, (counts.acked, counts.lost)
+            stopper = Thread(target=stop_when_all_is_known, args=(listener,))
+            stopper.start()
+            for delivery in listener:
+                seen[delivery.id, delivery.attempt] += 1
+                delivery.ack()
+            stopper.join()
+        return seen, (outcomes.acked, outcomes.lost)
 
     def consume():
         lock = Lock()
@@ -213,7 +214,7 @@ def test_a_server_that_fails_loses_and_doubles_nothing_of_a_batch(pit, fill, han
     assert pit.entries() == []
 
 
-def test_acks_that_stay_unknown_beyond_their_leases_are_not_told_as_lost(proxy, open_pit):
+def test_acks_that_stay_unknown_beyond_their_leases_are_not_told_as_lost(proxy, open_pit, outcomes):
     """They were done. Nobody can tell any more when the store answers again: the leases are over by then."""
     pit = open_pit(operation_timeout="200ms", lock_time="1500ms")
     pit.store_many([({"id": f"{n:03}"}, NOW) for n in range(100)])
@@ -222,9 +223,10 @@ def test_acks_that_stay_unknown_beyond_their_leases_are_not_told_as_lost(proxy, 
         proxy.lose_replies(1.0, "delete")
         for each in deliveries:
             each.ack()
-        while listener._outbox:
-            listener.flush()
+        ends = max(each.leased_until for each in deliveries)
+        while pit.now() <= ends:
+            time.sleep(0.05)
         proxy.lose_replies(0.0)
-        counts = listener._outbox.counts
-        assert (counts.acked, counts.lost) == (0, 0)
+    assert proxy.did["lost reply of delete"] > 0
+    assert (outcomes.acked, outcomes.lost) == (0, 0)
     assert len(pit.entries()) == 10

@@ -29,8 +29,9 @@ def check(tmp_path_factory):
     return check
 
 
-def test_correct_code_passes(check):
-    assert check("usage.py") == (0, "Success: no issues found in 1 source file\n")
+@pytest.mark.parametrize("name", ["usage.py", "authors.py"])
+def test_correct_code_passes(check, name):
+    assert check(name) == (0, "Success: no issues found in 1 source file\n")
 
 
 def test_each_mistake_is_found_with_its_error_and_nothing_else_is(check):

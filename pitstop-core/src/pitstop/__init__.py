@@ -1,6 +1,6 @@
 """Pitstop takes a message now and gives it back later, at least once.
 
-PYTEST_DONT_REWRITE: a run of pytest that begins when this package is imported already is nothing to be warned of.
+PYTEST_DONT_REWRITE: pytest must not warn if this package is imported before its run begins.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ __all__ = [
     "init_async",
 ]
 
-#: Imported when they are first asked for, because asyncio comes with them: the module of each.
+#: The module of each name. They are imported at their first use, because they import asyncio.
 _LAZY = {
     "AsyncDelivery": "_aio._delivery",
     "AsyncListener": "_aio._listener",

@@ -1,20 +1,20 @@
-"""Everything that Pitstop raises, in one tree.
+"""All errors that Pitstop raises, in one tree.
 
 ::
 
     PitstopError
-    ├── ConfigError             what was given to init() cannot be used
-    │   ├── UnknownBackend      no installed backend answers to this type
+    ├── ConfigError             a value given to init() cannot be used
+    │   ├── UnknownBackend      no installed backend has this type
     │   ├── BackendLoadError    the backend is installed but does not load
     │   └── PluginConflict      two plugins claim one name
     ├── MessageError            a message or an id that cannot be stored
     ├── ScheduleError           a time, an end or a recurrence that makes no sense
-    ├── LeaseLost               the delivery is no longer ours to settle
-    ├── BackendUnavailable      the store cannot be reached, or not used right now
-    │   └── OutcomeUnknown      it may have been done, or not: the answer got lost
-    └── Unsupported             this backend has not got that capability
+    ├── LeaseLost               the lease is over, so the delivery cannot be settled
+    ├── BackendUnavailable      the store cannot be reached or used right now
+    │   └── OutcomeUnknown      the answer got lost, so the write may be done or not
+    └── Unsupported             the backend lacks a capability
 
-Every text says what was wrong, what was given and what to do. None holds a password or a message's body.
+Every text says what was wrong, what was given and what to do. No text holds a password or a message's body.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ConfigError(PitstopError):
 
 
 class UnknownBackend(ConfigError):
-    """No installed backend answers to the ``type`` (or URL scheme) that was given."""
+    """No installed backend has the ``type`` (or URL scheme) that was given."""
 
 
 class BackendLoadError(ConfigError):
@@ -74,15 +74,15 @@ class ScheduleError(PitstopError, ValueError):
 class LeaseLost(PitstopError):
     """The lease is over, so nothing was changed.
 
-    It ran out, the message was stored anew or removed, or the delivery was settled before. With at-least-once
-    delivery this is part of normal life: somebody else may have the message now.
+    The lease ran out, the message was stored anew or removed, or the delivery was settled before. With at-least-once
+    delivery this is part of normal life: another consumer may have the message now.
     """
 
 
 class BackendUnavailable(PitstopError):
-    """The store did not do what it was asked to: not reachable, refusing, full, or closed."""
+    """The store did not do what it was asked to do: it cannot be reached, refuses, is full, or is closed."""
 
-    #: Whether it is no use to try again before somebody has changed something: a password, a role, an index.
+    #: Whether a retry is useless until a person has changed something: a password, a role, an index.
     permanent: bool
 
     def __init__(self, text: str = "", *, permanent: bool = False) -> None:
@@ -91,12 +91,12 @@ class BackendUnavailable(PitstopError):
 
 
 class OutcomeUnknown(BackendUnavailable):
-    """The store may have done it or not: its answer got lost, and what was tried since did not tell.
+    """The store may have done it or not: its answer got lost, and later tries did not find out.
 
-    To do the same again under the same ids does no harm, but that a message may be emitted twice.
+    It is safe to do the same again under the same ids. A message may then be emitted twice.
     """
 
-    #: Ids of the messages that it is about; also of one whose id Pitstop made.
+    #: Ids of the affected messages, including an id that Pitstop made.
     ids: tuple[str, ...]
 
     def __init__(self, text: str = "", *, ids: tuple[str, ...] = (), permanent: bool = False) -> None:

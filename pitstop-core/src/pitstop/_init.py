@@ -1,4 +1,4 @@
-"""From a configuration to a :class:`pitstop.Pitstop`."""
+"""Make a :class:`pitstop.Pitstop` from a configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["init", "open_backend", "prepare_backend"]
 
 #: The scheme of a URL, and a key that an error shows without quotes.
 _SCHEME = re.compile(r"[\w.+-]{1,100}")
-#: The remedy for a class that was given as ``type`` and is not fit for it.
+#: The remedy for a class that was given as ``type`` and cannot be used.
 _BY_CLASS = "Mend the class, or give the name of an installed backend."
 
 
@@ -32,27 +32,28 @@ def init(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> 
     """Open a store.
 
     :param config: a mapping with a ``"type"`` (the name of an installed backend, a :class:`pitstop.abc.Backend` class,
-        or a ready instance) and that backend's options; or a URL that says the same, its scheme being the type. A
-        mapping may also hold a ``"url"``; its other keys then go before those of the URL.
+        or a ready instance) and that backend's options; or a URL with the same content, whose scheme is the type. A
+        mapping may also hold a ``"url"``. Its other keys take precedence over those of the URL.
     :param plugins: objects with methods marked by :data:`pitstop.hookimpl`, beside the installed plugins.
-    :raises UnknownBackend: when no installed backend has that name.
-    :raises BackendLoadError: when it does not load.
-    :raises ConfigError: when a key is unknown or a value is wrong; the text names it.
-    :raises PluginConflict: when two plugins claim one name.
+    :return: the open store.
+    :raises UnknownBackend: if no installed backend has that name.
+    :raises BackendLoadError: if the backend does not load.
+    :raises ConfigError: if a key is unknown or a value is wrong; the text names the key.
+    :raises PluginConflict: if two plugins claim one name.
     """
     return Pitstop(*open_backend(config, plugins))
 
 
 def open_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Backend, Hooks]:
-    """What a :class:`Pitstop` is made of: see :func:`init`."""
+    """Return the parts of a :class:`Pitstop`: see :func:`init`."""
     make, hooks = prepare_backend(config, plugins)
     return make(), hooks
 
 
 def prepare_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) -> tuple[Callable[[], Backend], Hooks]:
-    """As :func:`open_backend`, but what may wait for the store is left to a function, to be called once.
+    """Return a function that makes the backend, and the hooks. The function may wait for the store; call it once.
 
-    What is wrong with the configuration is raised here, but for that of backends which a plugin makes.
+    Errors of the configuration are raised here, except for a backend that a plugin makes.
     """
     kind, options = _read(config)
     manager = plugin_manager(plugins, EntryPointResolver())
@@ -68,7 +69,7 @@ def prepare_backend(config: Mapping[str, Any] | str, plugins: Iterable[object]) 
     if isinstance(kind, type):
         return _maker(backend_class(kind, kind.__name__, _BY_CLASS), options), hooks
     if len(manager.hook.pitstop_create_backend.get_hookimpls()) == 1:
-        # Nobody but the resolver of entry points.
+        # The resolver of entry points is the only implementation.
         return _maker(load_backend(kind), options), hooks
     return partial(_made_by_plugins, manager, kind, options), hooks
 
@@ -124,12 +125,12 @@ def _read(config: object) -> tuple[str | type | Backend, dict[str, Any]]:
 
 
 def _key(key: object) -> str:
-    # Quotes of a plain name would only be in the way.
+    # Quotes around a plain name would not help.
     return key if isinstance(key, str) and _SCHEME.fullmatch(key) else quoted(key)
 
 
 def _scheme(url: str) -> str:
-    # Never quoted in an error: a URL may hold a password.
+    # The URL is never quoted in an error, because it may hold a password.
     scheme, separator, _ = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         raise ConfigError("The URL has no scheme. Write it as in 'sqlite:///pitstop.db' or 'mongo://localhost/app'.")

@@ -1,4 +1,4 @@
-"""The facade: what an application holds in its hand."""
+"""The facade: the object through which an application uses Pitstop."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any, Self, get_args
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import new_record
+from pitstop._engine._calls import entrance
 from pitstop._engine._consuming import Consuming, sync_handler
 from pitstop._engine._handler import Handler, takes_delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._listener import Listener
-from pitstop._engine._store import Store, entrance
-from pitstop._engine._watching import Watching
+from pitstop._engine._session import Session
+from pitstop._engine._watcher import Watcher
 from pitstop._errors import MessageError, PitstopError, ScheduleError
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._arguments import MOST_RECORDS, MOST_THREADS, ListenOptions, flag, place_after, whole_number
@@ -36,24 +37,23 @@ from pitstop.abc import Backend, Damaged, Record, Writes
 
 __all__ = ["OneShot", "Pitstop", "Recurring"]
 
-#: What ``store_many`` takes: the positional arguments of ``store``.
+#: The items of ``store_many``: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
 Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
-
 
 _FEWEST_ARGUMENTS, _MOST_ARGUMENTS = 2, 4
 
 
 class Pitstop:
-    """A store of messages that are to be emitted later. Made by :func:`pitstop.init`; thread-safe.
+    """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
-    Every method may raise :class:`pitstop.BackendUnavailable` when the store cannot be reached. As a context manager it
-    is closed at the end.
+    Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a
+    Pitstop is closed at the end.
     """
 
     def __init__(self, backend: Backend, hooks: Hooks) -> None:
-        self._store = Store(backend, hooks)
-        self._watching = Watching(self._store)
+        self._session = Session(backend, hooks)
+        self._watcher = Watcher(self._session)
 
     @entrance
     def store(
@@ -69,42 +69,45 @@ class Pitstop:
     ) -> str:
         """Store a message, to be emitted at ``when``; with ``every``, again and again.
 
-        A message with the ``"id"`` of a stored one takes its place, its schedule included, also while a listener has
-        it: what that one does with its delivery changes nothing any more.
+        If a stored message has the same ``"id"``, the new one replaces it and its schedule, even while a listener has it.
+        The listener's old delivery can then change nothing any more.
 
         :param message: a mapping with str keys. Values may be None, bool, int (64 bits), float, str, bytes, aware
-            datetime, list, tuple, and mappings of these. What is stored is a copy.
+            datetime, list, tuple, and mappings of these. Pitstop stores a copy.
         :param when: an aware datetime, or a ``timedelta`` from now. Rounded up to the millisecond.
         :param end: when a recurring message ends: an aware datetime, or a ``timedelta`` from now (not from ``when``).
             Exclusive, as in ``range()``. None: never.
         :param every: the time from one occurrence to the next. The k-th is at ``when + k * every``: no drift.
-        :param catch_up: what is emitted for occurrences that nobody was there to receive: ``"latest"``, the last of
-            them once; ``"all"``, each of them, oldest first; ``"skip"``, the last one if it is younger than ``grace``.
-        :param grace: how late an occurrence may be and still be emitted; needed by, and only for, ``"skip"``.
-        :param session: a session of the store's driver that is in a transaction: the message is stored if and when that
-            commits. Let errors out of the transaction's block: those which say that it should be tried again are the
-            driver's own, for the driver to see.
+        :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
+            once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
+        :param grace: the time by which an occurrence may be late and still be emitted. ``"skip"`` needs it, and only ``"skip"``
+            has it.
+        :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
+            transaction commits. Do not catch errors inside the transaction's block: the driver itself must see its errors that
+            ask for another try.
         :return: the message's id: its own, or a new UUID4.
-        :raises MessageError: when the message or its id cannot be stored; the text names the path.
-        :raises ScheduleError: when the times make no sense.
-        :raises Unsupported: when a ``session`` is given, and the store has no transactions.
-        :raises PitstopError: when the ``session`` cannot be used.
+        :raises MessageError: if the message or its id cannot be stored; the text names the path.
+        :raises ScheduleError: if the times make no sense.
+        :raises Unsupported: if a ``session`` is given, and the store has no transactions.
+        :raises PitstopError: if the ``session`` cannot be used.
         """
         writes = self._writes(session)
-        now_us = self._store.backend.now()
+        now_us = self._session.backend.now()
         made: set[str] = set()
-        record = new_record(
-            message,
-            when,
-            end,
-            every,
-            catch_up=catch_up,
-            grace=grace,
-            now_us=now_us,
-            revision=_revision(),
-            make_id=partial(self._made_id, made),
-        )
-        # It may be there already, unless its id was made here.
+        # The message may be a mapping whose methods call Pitstop.
+        with self._session.calls.callout():
+            record = new_record(
+                message,
+                when,
+                end,
+                every,
+                catch_up=catch_up,
+                grace=grace,
+                now_us=now_us,
+                revision=_revision(),
+                make_id=partial(self._made_id, made),
+            )
+        # A message with this id may exist already, unless the id was made here.
         self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
         return record.id
 
@@ -112,18 +115,18 @@ class Pitstop:
         """Store many messages, in one round trip where the backend can.
 
         Each item is a tuple of the positional arguments of :meth:`store`: ``(message, when)`` or ``(message, start, end,
-        every)``. All are checked before the first is stored. Of several with one id the last one counts.
+        every)``. All items are checked before the first is stored. If several items have one id, the last one counts.
 
-        :param session: as in :meth:`store`. Then either all are stored or none is.
+        :param session: as in :meth:`store`. Then either all messages are stored or none is.
         :return: the ids, in the order of the items.
-        :raises MessageError: when a message cannot be stored; the text names the item. Nothing was stored.
-        :raises ScheduleError: when a schedule makes no sense; the text names the item. Nothing was stored.
+        :raises MessageError: if a message cannot be stored; the text names the item. Nothing was stored.
+        :raises ScheduleError: if a schedule makes no sense; the text names the item. Nothing was stored.
         """
         writes, now_us = self._open(session)
         if not isinstance(items, Iterable):
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         made: set[str] = set()
-        # In no call of Pitstop: the items may come from a generator, and that may call Pitstop itself.
+        # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
         records = [self._record_of_item(index, item, now_us, made) for index, item in enumerate(items)]
         if records:
             distinct = {record.id: record for record in records}
@@ -134,89 +137,89 @@ class Pitstop:
 
     @entrance
     def remove(self, id: str, *, session: Any = None) -> bool:
-        """Remove a message, also while a listener has it. True when it was there.
+        """Remove a message, also while a listener has it. Return True if it was there.
 
-        :param session: as in :meth:`store`: it is removed if and when the session's transaction commits.
-        :raises MessageError: when ``id`` cannot be an id.
+        :param session: as in :meth:`store`: the message is removed if and when the session's transaction commits.
+        :raises MessageError: if ``id`` cannot be an id.
         """
         writes, id = self._writes(session), valid_id(id)
-        self._store.flush([id])
+        self._session.flush([id])
         removed = writes.delete(id)
         if session is None:
-            self._store.forget([id])
+            self._session.forget([id])
         return removed
 
     @entrance
     def get(self, id: str) -> Entry | None:
-        """Look at a message; None when there is none with that id.
+        """Return the entry of a message; None if there is no message with that id.
 
-        :raises MessageError: when ``id`` cannot be an id.
+        :raises MessageError: if ``id`` cannot be an id.
         """
-        backend, id = self._store.backend, valid_id(id)
-        self._store.flush([id])
+        backend, id = self._session.backend, valid_id(id)
+        self._session.flush([id])
         stored = backend.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
 
     @entrance
     def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
-        """Look at stored messages, ordered by due time and then by id, dead ones last.
+        """Return the entries of stored messages, ordered by due time and then by id, dead messages last.
 
         :param state: only messages in this state.
-        :param limit: at most so many.
+        :param limit: the most entries to return.
         :param after: the last entry of the page before, to go on from there.
-        :raises PitstopError: when an argument cannot be used; the text names it.
+        :raises PitstopError: if an argument cannot be used; the text names it.
         """
         wanted: object = state
         if wanted is not None and not (isinstance(wanted, str) and wanted in get_args(State)):
             raise PitstopError(f"state={quoted(state)} is unknown. Give one of: {', '.join(get_args(State))}.")
         most = min(whole_number(limit, "limit", error=PitstopError), MOST_RECORDS)
         place = place_after(after)
-        backend = self._store.backend
-        self._store.flush()
+        backend = self._session.backend
+        self._session.flush()
         stored = backend.scan(state, most, place)
         now = backend.now() // 1000
         return [describe(each, now) for each in stored]
 
     @entrance
     def stats(self) -> Stats:
-        """Count the messages by state. Reads an index over all of them: not for a hot path."""
-        backend = self._store.backend
-        self._store.flush()
+        """Return the number of messages in each state. This reads an index over all messages; avoid it in a hot path."""
+        backend = self._session.backend
+        self._session.flush()
         return summarize(backend.tally())
 
     @entrance
     def redrive(self, id: str) -> bool:
-        """Make a dead message due now, with all its attempts before it. True when it was dead.
+        """Make a dead message due now, with all its attempts. Return True if it was dead.
 
-        :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
+        :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
         """
-        backend, id = self._store.backend, valid_id(id)
+        backend, id = self._session.backend, valid_id(id)
         stored = backend.get(id)
         if isinstance(stored, Damaged):
             raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
         (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
-        self._store.written(None)
+        self._session.written(None)
         return applied
 
     @entrance
     def ping(self) -> None:
-        """Ask the store for something small, to see whether it can be used; for health checks.
+        """Ask the store for something small, to see whether it can be used. Health checks call this.
 
-        :raises BackendUnavailable: when it cannot; the text says why.
+        :raises BackendUnavailable: if it cannot be used; the text gives the reason.
         """
-        self._store.backend.ping()
+        self._session.backend.ping()
 
     @property
     def location(self) -> str:
-        """Where the messages are, for people; without secrets."""
-        return self._store.location
+        """The place where the messages are, for people, without secrets."""
+        return self._session.location
 
     @entrance
     def now(self) -> datetime:
-        """The time by the clock that decides what is due, in whole milliseconds."""
-        return from_instant(self._store.backend.now() // 1000)
+        """Return the time by the clock that decides what is due, in whole milliseconds."""
+        return from_instant(self._session.backend.now() // 1000)
 
     @entrance
     def listen(
@@ -228,27 +231,27 @@ class Pitstop:
         heartbeat: bool = False,
         max_lease: timedelta | float | str | None = None,
     ) -> Listener:
-        """Listen for messages as they become due.
+        """Return a listener for messages as they become due.
 
         :param lock_time: how long a message is leased, in place of the configured time.
-        :param loop_time: the longest time between two looks at the store, in place of the configured time.
-        :param prefetch: how many messages are claimed at once. If not given, as many as the consumer handles in some
-            milliseconds, one if it is slow, 500 at most. The ones that wait their turn are leased already, so nobody else
-            gets them; one that another process updates or removes meanwhile may still be handed out as it was, and its ack
-            is then too late.
-        :param heartbeat: extend the lease of each delivery that is not settled yet, again and again, from another thread;
-            ``delivery.lost`` tells when that failed. One that was dropped unsettled is let go of.
-        :param max_lease: how long a delivery may be held so, from when it was handed out. If not given, without end.
-        :raises ConfigError: when a value cannot be used.
+        :param loop_time: the longest time between two polls of the store, in place of the configured time.
+        :param prefetch: how many messages are claimed at once. By default, as many as the consumer handles in some
+            milliseconds: one if it is slow, 500 at most. The claimed messages that wait for their turn are leased, so no other
+            consumer gets them. If another process updates or removes one of them meanwhile, it may still be handed out in its
+            old form, and its ack is then too late.
+        :param heartbeat: extend the lease of each unsettled delivery, again and again, from another thread.
+            ``delivery.lost`` tells if that failed. A delivery that was dropped unsettled is no longer extended.
+        :param max_lease: how long a delivery may be held by the heartbeat, from when it was handed out. By default, without end.
+        :raises ConfigError: if a value cannot be used.
         """
         options = ListenOptions.of(
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
         )
-        store = self._store
-        _ = store.backend  # raises when closed
+        store = self._session
+        _ = store.backend  # raises if the Pitstop is closed
         return Listener(
             store,
-            self._watching,
+            self._watcher,
             store.lock_time if options.lock_time is None else options.lock_time,
             store.loop_time if options.loop_time is None else options.loop_time,
             options.prefetch,
@@ -270,28 +273,29 @@ class Pitstop:
         drain: timedelta | float | str = 30,
         deliveries: bool | None = None,
     ) -> Summary:
-        """Handle messages as they become due, until a signal; acknowledge each for which the handler returns.
+        """Handle messages as they become due, until a signal. Acknowledge each message for which the handler returns.
 
-        One for which it raises is nacked: it comes back as ``retry`` says, and the error is logged, without its text, which
-        is kept as ``last_error``. A delivery that the handler settled itself stays as it is. A store that is away does not
-        end this: it is tried again and again.
+        A message for which the handler raises is nacked. It comes back as ``retry`` decides. The error is logged without its
+        text, which is kept as ``last_error``. A delivery that the handler settled itself stays as it is. While the store is
+        away, ``consume`` does not end: it polls again and again.
 
-        SIGTERM, SIGINT and SIGHUP end it, when this is called in the main thread: what no handler has seen is given back at once,
-        running handlers finish, their acks are written, and the summary is returned. At a second signal nothing is waited
-        for, and what handlers hold is given back, too. :meth:`close` ends it as a signal does.
+        In the main thread, SIGTERM, SIGINT and SIGHUP end it: messages that no handler saw are given back at once, running
+        handlers finish, their acks are written, and the summary is returned. At a second signal ``consume`` waits for nothing,
+        and gives back the messages of running handlers as well. :meth:`close` ends it like a signal.
 
-        :param handler: called with the message, as ``delivery.msg`` has it; with the :class:`pitstop.Delivery` if its first
-            parameter is annotated as one or named ``delivery``. From several threads, if there are several workers.
+        :param handler: called with the message, as in ``delivery.msg``; or with the :class:`pitstop.Delivery`, if its first
+            parameter is annotated as one or named ``delivery``. With several workers it is called from several threads.
         :param workers: how many messages are handled at a time, each in a thread.
         :param lock_time: as for :meth:`listen`; also ``loop_time`` and ``prefetch``.
         :param heartbeat: hold the leases of messages that are being handled, as for :meth:`listen`; also ``max_lease``.
-        :param max_messages: end when so many were handled.
-        :param until_idle: end when nothing is due, and no handler runs.
-        :param drain: how long running handlers may take once it is to end: a ``timedelta``, seconds, or text.
-        :param deliveries: whether the handler is called with the delivery, if its signature does not tell.
-        :raises ConfigError: when a value cannot be used.
-        :raises PitstopError: when the handler cannot be called, or is async.
-        :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
+        :param max_messages: end after this number of messages.
+        :param until_idle: end when no message is due and no handler runs.
+        :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
+        :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
+        :return: the number of messages by outcome, and why it ended.
+        :raises ConfigError: if a value cannot be used.
+        :raises PitstopError: if the handler cannot be called, or is async.
+        :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).
         """
         whole_number(workers, "workers", most=MOST_THREADS)
         if max_messages is not None:
@@ -304,7 +308,7 @@ class Pitstop:
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
         )
         return Consuming(
-            self._store,
+            self._session,
             listener,
             handler,
             deliveries=with_delivery,
@@ -315,12 +319,12 @@ class Pitstop:
         ).run()
 
     def close(self) -> None:
-        """Stop the listeners, give back what they claimed ahead, and let go of the store. Again is harmless.
+        """Stop the listeners, give back the messages that they claimed ahead, and close the store. A second call does nothing.
 
-        A :meth:`consume` ends as at a signal, and is waited for. Called by one of its handlers this returns at once, and is done
-        when they have come to their end, before ``consume`` returns.
+        A running :meth:`consume` ends as at a signal, and ``close`` waits for it. If one of its handlers calls ``close``, the
+        call returns at once. The work is then done when the handlers have ended, before ``consume`` returns.
         """
-        self._store.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -331,7 +335,7 @@ class Pitstop:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Pitstop on {self._store.location}{' (closed)' if self._store.closed else ''}>"
+        return f"<Pitstop on {self._session.location}{' (closed)' if self._session.closed else ''}>"
 
     def _new_id(self) -> str:
         return new_id()
@@ -353,45 +357,45 @@ class Pitstop:
             raise type(error)(f"items[{index}]: {error}") from None
 
     def _writes(self, session: object) -> Writes:
-        backend = self._store.backend
+        backend = self._session.backend
         return backend if session is None else backend.within(session)
 
     @entrance
     def _open(self, session: object) -> tuple[Writes, int]:
-        """Return the object to write with, and the time in microseconds."""
-        return self._writes(session), self._store.backend.now()
+        """Return the object that writes, and the time in microseconds."""
+        return self._writes(session), self._session.backend.now()
 
     @entrance
     def _store_all(self, writes: Writes | None, records: list[Record], now_us: int, known: set[str]) -> None:
-        # Asked again: the generator of the messages may have closed this Pitstop.
-        backend = self._store.backend
+        # Read again, because the generator of the messages may have closed this Pitstop.
+        backend = self._session.backend
         self._put(backend if writes is None else writes, records, now_us, known, at_once=writes is None)
 
     def _put(self, writes: Writes, records: list[Record], now_us: int, known: set[str], *, at_once: bool) -> None:
         if known:
-            # Done is done, before it is stored anew.
-            self._store.flush(known)
+            # Acks that returned come first: they must be written before the message is stored anew.
+            self._session.flush(known)
         writes.put(records)
         if known and at_once:
-            self._store.forget(known)
-        hooks = self._store.hooks
-        if hooks.stored:
+            self._session.forget(known)
+        events = self._session.events
+        if events.observes_stored:
             for record in records:
-                hooks.notify(hooks.stored, entry=describe(record, now_us // 1000))
+                events.stored(describe(record, now_us // 1000))
         if at_once:
-            # In a transaction nothing is there to be noticed yet. Its commit is like a store by another process.
-            self._store.written(min(record.progress.due or 0 for record in records))
+            # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
+            self._session.written(min(record.progress.due or 0 for record in records))
 
 
 def _arguments(item: object) -> Sequence[Any] | None:
-    """The arguments of ``store`` that an item of ``store_many`` has; None if it is no such item."""
+    """Return the arguments of ``store`` in an item of ``store_many``; None if it is not such an item."""
     if type(item) is not tuple:
         try:
-            # At most one item too many: a list of another library's class may have no end.
+            # At most one item too many is read, because a list of another library's class may have no end.
             item = tuple(islice(item, _MOST_ARGUMENTS + 1)) if isinstance(item, tuple | list) else ()
         except MemoryError:
             raise
-        except Exception:  # noqa: BLE001 - code of another library's class, which may raise anything
+        except Exception:  # noqa: BLE001 - code of another library's class may raise anything
             return None
     return item if _FEWEST_ARGUMENTS <= len(item) <= _MOST_ARGUMENTS else None
 

@@ -51,7 +51,7 @@ _rooms_turn = Turn()
 
 
 class MemoryBackend(Backend):
-    """Messages in this process. As strict and as lossy with values as the backends that write them down."""
+    """Messages in this process. The backend is as strict and as lossy with values as the backends that write to disk."""
 
     api_version: ClassVar[int] = 1
     suite_version: ClassVar[int | None] = 2
@@ -140,16 +140,16 @@ class MemoryBackend(Backend):
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
-        # Without a name it is a room of its own, which goes with this handle.
+        # A handle without a name has a room of its own, which goes away with the handle.
         with closing(type(self)(attrs.evolve(self._config, name=None))) as scratch:
             yield scratch
 
     def _lease(self, limit: int, duration: int) -> list[Record]:
-        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
-        # there leaves it without giving the lock back.
+        # This stands outside the body of the `with` that holds the lock. In CPython 3.13.0 an interruption at the jump of a
+        # loop in that body leaves it without giving the lock back.
         shelf, now = self._room.shelf, self._now_ms()
         first = shelf.first()
-        # No token before something is due: a test asks once more after each message.
+        # A token is made only when something is due: a test asks once more after each message.
         if first is None or first.due is None or first.due > now:
             return []
         return shelf.lease(limit, os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT))

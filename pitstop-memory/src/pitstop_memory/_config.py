@@ -15,9 +15,9 @@ __all__ = ["MemoryConfig"]
 
 @attrs.frozen(kw_only=True)
 class MemoryConfig(BackendConfig):
-    """What the memory backend can be told: nothing is needed."""
+    """The options of the memory backend. All are optional."""
 
-    #: Handles with one name, in one process, share their messages. None: this handle has its own.
+    #: Handles with one name, in one process, share their messages. None: this handle has its own messages.
     name: str | None = attrs.field(default=None)
 
     @name.validator

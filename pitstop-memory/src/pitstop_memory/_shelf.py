@@ -17,26 +17,26 @@ __all__ = ["Shelf", "copy_record"]
 
 @attrs.define
 class _Slot:
-    #: As it was put; its progress may have gone on since.
+    #: The record as it was put. Its progress may have gone on since.
     _record: Record
-    #: Grows with each new id: among records with one ``due`` the one that came in first goes first.
+    #: Grows with each new id: among records with one ``due``, the id that came in first goes first.
     order: int
     progress: Progress
-    #: Whether the message holds neither mappings nor lists, so that to copy it is to copy one dict.
+    #: Whether the message holds neither mappings nor lists. Then a copy of one dict is a copy of the message.
     flat: bool
 
     @property
     def record(self) -> Record:
-        """As it is now."""
+        """The record as it is now."""
         record = self._record
         if record.progress is not self.progress:
             record = self._record = _with_progress(record, record.message, self.progress)
         return record
 
     def copy(self) -> Record:
-        """As it is now; nobody can reach what is stored through it."""
+        """Return a copy of the record as it is now. No change to the copy reaches the stored record."""
         record = self._record
-        # The series is nobody's to change, so it needs no copy.
+        # The series must not be changed by any user of the record, so it needs no copy.
         message = record.message.copy() if self.flat else copy_plain(record.message)
         return _with_progress(record, message, self.progress)
 
@@ -45,23 +45,24 @@ class _Slot:
 
 
 class Shelf:
-    """A dict by id, and a heap by ``(due, order)``. Not thread-safe, but safe from Ctrl-C at any step.
+    """A dict by id, and a heap by ``(due, order)``. It is not thread-safe, but safe from Ctrl-C at any step.
 
-    What is leased together is due together, and nearly always gone before that. So it takes one place in the heap, as a
-    bunch: ``(due, a number below 0, its ids)``. When a bunch comes up, what is left of it gets places of its own.
+    Records that are leased together are due together, and are nearly always gone before that. So they share one item of the
+    heap, a bunch: ``(due, a number below 0, the ids)``. When a bunch reaches the top, its remaining records get items of their
+    own.
 
     Invariant: each record with a ``due`` has at least one heap item with its present ``(due, order)``, or is in a bunch
-    with its present ``due``. Items that say something else are left over from earlier times and are dropped when they
-    come up, or when there are too many.
+    with its present ``due``. Other items are left over from earlier times. They are dropped when they reach the top, or when
+    there are too many of them.
     """
 
     def __init__(self) -> None:
         self._slots: dict[str, _Slot] = {}
-        # A str, or the ids of a bunch. They are never compared: no two items have both numbers in common, but for equal ones.
+        # The third part is a str, or the ids of a bunch. It is never compared: only equal items share both numbers.
         self._heap: list[tuple[int, int, Any]] = []
         self._orders = 0
         self._bunches = 0
-        # How many ids the bunches in the heap hold.
+        # The number of ids in all bunches of the heap.
         self._bunched = 0
 
     def __len__(self) -> int:
@@ -97,7 +98,7 @@ class Shelf:
         return self._slots.pop(id, None) is not None
 
     def first(self) -> Progress | None:
-        """The progress of the record that is due first."""
+        """Return the progress of the record that is due first."""
         while self._heap:
             due, order, id = self._heap[0]
             if order < 0:
@@ -110,7 +111,7 @@ class Shelf:
         return None
 
     def lease(self, limit: int, token: str, now: int, until: int) -> list[Record]:
-        """Lease the first ones that are due; return copies of them."""
+        """Lease the first ``limit`` records that are due. Return copies of them."""
         heap, slots = self._heap, self._slots
         bunch: list[str] = []
         leased: list[Record] = []
@@ -126,7 +127,7 @@ class Shelf:
                 if not bunch:
                     self._bunches += 1
                     heapq.heappush(heap, (until, -self._bunches, bunch))
-                # In this order: wherever it is interrupted, the record is found in the heap.
+                # In this order the heap knows the record wherever this is interrupted.
                 bunch.append(id)
                 slot.progress = slot.progress.leased(token, now, until)
                 leased.append(slot.copy())
@@ -141,7 +142,7 @@ class Shelf:
             self._sweep()
 
     def _untie(self) -> None:
-        """Give what is left of the bunch that came up places of its own: behind it, so that it stays where it is."""
+        """Give the remaining records of the top bunch items of their own, behind the bunch, so that the bunch stays on top."""
         due, _, bunch = self._heap[0]
         for id in bunch:
             slot = self._slots.get(id)
@@ -162,7 +163,7 @@ class Shelf:
 
 
 def copy_record(record: Record) -> Record:
-    """A record of which nobody who holds the other can reach anything."""
+    """Return a copy of a record. The two share nothing that can be changed."""
     series = None if record.series is None else copy_plain(dict(record.series))
     return Record(record.id, copy_plain(record.message), series, record.revision, record.progress)
 

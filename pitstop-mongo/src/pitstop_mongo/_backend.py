@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -26,21 +28,23 @@ from pitstop.abc import (
     Watch,
     Writes,
 )
-from pitstop_mongo._adopting import Adopter
-from pitstop_mongo._claim import Claimer
-from pitstop_mongo._config import MongoConfig
-from pitstop_mongo._connection import Connection
-from pitstop_mongo._looking import Viewer
-from pitstop_mongo._scratch import only_for_now, scratch_name
-from pitstop_mongo._settling import Settler
-from pitstop_mongo._storing import Storer
-from pitstop_mongo._transaction import Transaction
-from pitstop_mongo._unleasable import Unleasable
-from pitstop_mongo._wakeups import Wakeups
-from pitstop_mongo._watch import Watcher
+from pitstop_mongo._adopt.adopter import Adopter
+from pitstop_mongo._client.config import MongoConfig
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.scratch import is_scratch, scratch_collection, scratch_name
+from pitstop_mongo._messages.claimer import Claimer
+from pitstop_mongo._messages.settler import Settler
+from pitstop_mongo._messages.storer import Storer
+from pitstop_mongo._messages.transaction import Transaction
+from pitstop_mongo._messages.unleasable import Unleasable
+from pitstop_mongo._messages.viewer import Viewer
+from pitstop_mongo._wakeup.wakeups import SUFFIX, Wakeups
+from pitstop_mongo._wakeup.watch import Watcher
 
 
 __all__ = ["MongoBackend"]
+
+_log = logging.getLogger("pitstop.mongo")
 
 #: What a stand-in for a server, such as mongomock, has not got.
 _OF_A_SERVER = (
@@ -78,6 +82,12 @@ class MongoBackend(Backend):
         self._config = config
         self._client = config.client
         self._connection = Connection(config, self.clock)
+        if config.in_the_open:
+            _log.warning(
+                "%s is used with a user but without TLS: on the way there, others can read the messages and change "
+                "them. Set tls to true (and tls_ca_file); or to false, if that is meant.",
+                self.location,
+            )
         if not self._connection.dialect.batches:
             # Of this client, not the class.
             self.capabilities = self.capabilities & ~_OF_A_SERVER  # type: ignore[misc]
@@ -87,7 +97,10 @@ class MongoBackend(Backend):
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
-        self._wakeups = Wakeups(self._connection, self.clock, config.loop_time)
+        # The only process that uses a collection of scratch() is this one. A wake-up that is on its way when the collection
+        # is dropped would make it again.
+        muted = is_scratch(config.coll)
+        self._wakeups = Wakeups(self._connection, self.clock, config.loop_time, muted=muted)
         self._watcher = Watcher(self._connection, self._wakeups)
         #: Doubts that were met and mended, by name: ``claim_unknown``, ``claim_recovered``, ``outcome_unknown`` (of
         #: stores, removals and settlements), ``store_recovered``.
@@ -183,14 +196,10 @@ class MongoBackend(Backend):
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
-        """A collection of its own beside the store's: ``<coll>.check_<random>``."""
+        """Open a backend on a collection of its own beside the store's: ``<coll>.check_<random>``."""
         config = attrs.evolve(self._config, coll=scratch_name(self._config.coll), create=True)
-        with closing(type(self)(config)) as scratch:
-            # There is nobody else to be woken; and a wake-up that is on its way when all is dropped would make its
-            # collection anew.
-            scratch._wakeups.mute()
-            with only_for_now(scratch._connection):
-                yield scratch
+        with closing(type(self)(config)) as backend, scratch_collection(config, self.clock, suffix=SUFFIX):
+            yield backend
 
     def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
         return self._connection.bounded(seconds)

@@ -1,7 +1,7 @@
-"""The end of a program that left databases open: their connections are closed, as the program should have done.
+"""Close the connections of databases that a program left open at its end.
 
-From Python 3.13 on a connection that goes away open is a ResourceWarning. And the last connection that is closed writes the
-log back to the file, so that it is whole by itself.
+From Python 3.13 on, a connection that is garbage-collected while open causes a ResourceWarning. Also, the last connection
+that is closed writes the log back to the file, which is then complete by itself.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ _databases: WeakSet[_Resting] = WeakSet()
 
 
 def close_at_exit(database: _Resting) -> None:
-    """Close the connection of this database at the end of the interpreter, if it is open then.
+    """Close this database's connection at the end of the interpreter, if it is open then.
 
-    A thread that uses the database after that opens another one: it is a daemon, and the program does not wait for it.
+    A thread that uses the database after that opens another connection. It is a daemon thread, and the program does not wait
+    for it.
     """
     _databases.add(database)
 
 
-# When this module is imported, and so before anything is registered by a store in use: the last one to be registered is the
-# first to be called, and listeners that were not closed write their acks then.
+# This is registered when the module is imported, before a store in use registers any function. The functions are called in
+# reverse order, so listeners that were not closed write their acks before this runs.
 @atexit.register
 def _close_all() -> None:
     for database in list(_databases):

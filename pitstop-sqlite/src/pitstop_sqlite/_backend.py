@@ -1,4 +1,4 @@
-"""The SQLite backend: one statement for each thing to do."""
+"""The SQLite backend: one statement for each operation."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from pitstop_sqlite._watch import SqliteWatch
 
 __all__ = ["SqliteBackend"]
 
-#: By one statement.
+#: The most records that one statement completes.
 _MOST_COMPLETED = _statements.COMPLETE_SIZES[-1]
 
 
 class SqliteBackend(Backend):
     """Messages in a table of an SQLite file, which other processes and the application's own tables may share.
 
-    The file is opened, and made ready, at construction.
+    The constructor opens the file and makes it ready.
     """
 
     api_version: ClassVar[int] = 1
@@ -55,13 +55,13 @@ class SqliteBackend(Backend):
     def __init__(self, config: SqliteConfig | None = None) -> None:
         """Open the file.
 
-        :raises pitstop.ConfigError: when the path names something that cannot be used.
-        :raises pitstop.BackendUnavailable: when the file is locked, full, damaged or not to be written to.
+        :raises pitstop.ConfigError: if the path names something that cannot be used.
+        :raises pitstop.BackendUnavailable: if the file is locked, full, damaged or not writable.
         """
         config = config or SqliteConfig()
         super().__init__(config)
         self._config = config
-        # A relative path means what it meant here, also after a change of the current folder.
+        # A relative path keeps its meaning after a change of the current folder.
         self._path = str(Path(config.path).absolute())
         self._database = Database(
             self._path, config.synchronous, config.busy_timeout, self.clock, mode=config.mode, create=config.create
@@ -106,7 +106,7 @@ class SqliteBackend(Backend):
         first, last = {"due": (0, now), None: (0, LAST_INSTANT)}.get(state, (now + 1, LAST_INSTANT))
         rows: list[Row] = []
         with self._turn.lock, self._turn.call(), self._database as connection:
-            # One transaction, so that nothing is seen twice or missed for having moved in between.
+            # In one transaction no record is returned twice, or missed, because it moved between the statements.
             connection.execute("BEGIN")
             if state != "dead" and due is not None:
                 statement = _statements.SCAN_DUE.format(also=_statements.AND_TOKEN.get(state or "", ""))
@@ -126,12 +126,12 @@ class SqliteBackend(Backend):
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         token = os.urandom(16).hex()
         with self._turn.lock, self._turn.call(), self._database as connection:
-            # Who has nothing to do must not take the write lock from those who have.
+            # A caller without work must not take the write lock from callers with work.
             if connection.execute(_statements.ANY_DUE, (self._now_ms(),)).fetchone() is None:
                 self._database.verify()
                 return []
             connection.execute("BEGIN IMMEDIATE")
-            # Not before: the lock may have been waited for, and the lease is to last from now.
+            # The time is read only now: the lock may have been waited for, and the lease lasts from now on.
             now = self._now_ms()
             until = min(now + duration, LAST_INSTANT)
             rows = connection.execute(_statements.READ_DUE, (now, limit)).fetchall()
@@ -171,15 +171,15 @@ class SqliteBackend(Backend):
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
-        """A file of its own beside the store's: a table in the store's own file would wake its listeners."""
+        """Return a file of its own beside the store's. A table in the store's own file would wake the store's listeners."""
         path = beside(self._path)
         try:
             try:
                 scratch = type(self)(attrs.evolve(self._config, path=path, create=True))
             except ConfigError as error:
-                # The store's own path is fine; what is wrong is the folder.
+                # The store's own path is fine, so the folder is the problem.
                 raise BackendUnavailable(
-                    f"A file beside the store, to try things in, cannot be made: {error}"
+                    f"A file beside the store, in which things can be tried, cannot be made: {error}"
                 ) from error
             with closing(scratch):
                 yield scratch
@@ -190,11 +190,11 @@ class SqliteBackend(Backend):
         self._database.close()
 
     def _settle_batch(self, connection: sqlite3.Connection, fenced: list[tuple[str, Row]]) -> Sequence[bool]:
-        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
-        # there leaves it without giving the lock back.
+        # This stands outside the body of the `with` that holds the lock. In CPython 3.13.0 an interruption at the jump of a
+        # loop in that body leaves it without giving the lock back.
         connection.execute("BEGIN IMMEDIATE")
         now = self._now_ms()
-        # As a rule all apply; then nobody needs to ask for each.
+        # As a rule all settlements apply. Then there is no need to ask for each.
         applied = _apply_all(connection, fenced, now)
         if applied == len(fenced):
             connection.execute("COMMIT")
@@ -211,7 +211,7 @@ class SqliteBackend(Backend):
 
 
 def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], now: int) -> int:
-    """Apply settlements in few statements; return how many applied."""
+    """Apply settlements in few statements. Return how many applied."""
     completed: dict[str | bytes, list[str | bytes]] = defaultdict(list)
     others: dict[str, list[Row]] = defaultdict(list)
     for statement, values in fenced:
@@ -225,7 +225,7 @@ def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], no
         for start in range(0, len(ids), _MOST_COMPLETED):
             some = ids[start : start + _MOST_COMPLETED]
             size = next(each for each in _statements.COMPLETE_SIZES if each >= len(some))
-            # Places that are left over repeat an id, which deletes nothing more.
+            # The remaining places repeat an id, which deletes nothing more.
             some += some[-1:] * (size - len(some))
             applied += connection.execute(_statements.COMPLETE_MANY[size], (*some, token, now)).rowcount
     for statement, batch in others.items():

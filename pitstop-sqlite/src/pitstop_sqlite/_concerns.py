@@ -17,11 +17,11 @@ __all__ = ["concerns_of"]
 
 
 def concerns_of(path: str) -> Iterator[str]:
-    """Each in a text of its own, the most urgent first."""
+    """Yield one text for each concern, the most urgent first."""
     real = os.path.realpath(path)
     why = names_of(real)
     if why is not None:
-        yield f"{path!r} must not be used so: {why}"
+        yield f"{path!r} must not be used like this: {why}"
     if os.name == "posix":
         yield from _rights(Path(real))
     if has_reset_bug(sqlite3.sqlite_version_info):
@@ -38,13 +38,13 @@ def _rights(real: Path) -> Iterator[str]:
     except OSError:
         return
     if closed:
-        # Other users cannot enter a folder above it.
+        # Other users cannot enter one of the folders above the file.
         return
     may = [what for bit, what in ((stat.S_IROTH, "read"), (stat.S_IWOTH, "change")) if file & bit]
     if may:
         yield (
             f"Every user of this machine can {' and '.join(may)} the messages: the permissions of {str(real)!r} are "
-            f"{file & 0o777:04o}. 'chmod o= {real.name}*' takes that from them; with the option mode='0600' a new file begins so."
+            f"{file & 0o777:04o}. 'chmod o= {real.name}*' takes that right away; a new file begins so with the option mode='0600'."
         )
     if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
         yield (

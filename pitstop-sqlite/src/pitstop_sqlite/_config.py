@@ -34,7 +34,7 @@ _DRIVE = re.compile(r"/[A-Za-z]:[/\\]")
 
 
 def _path(value: object) -> str:
-    # Bytes are what a URL's percent-encoded path stands for. They are taken as they are.
+    # Bytes come from the percent-encoded path of a URL. They are taken as they are.
     if not isinstance(value, str | os.PathLike | bytes):
         raise ConfigError(
             f"path={quoted(value)} is a {type(value).__name__}. Give a str or a Path, such as 'pitstop.db'."
@@ -87,21 +87,21 @@ def _synchronous(value: object) -> str:
 
 @attrs.frozen(kw_only=True)
 class SqliteConfig(BackendConfig):
-    """What the SQLite backend can be told: nothing is needed."""
+    """The options of the SQLite backend. All are optional."""
 
-    #: The database file; made when it is not there. A relative path starts at the folder that is current at ``init``.
+    #: The database file; made if it does not exist. A relative path starts at the folder that is current at ``init``.
     path: str = attrs.field(default="pitstop.db", converter=_path)
-    #: ``full``: what was stored survives a power loss. ``normal``: several times faster one by one; survives the death
-    #: of the process, but a power loss may take back the last moments.
+    #: ``full``: stored messages survive a power loss. ``normal``: single writes are several times faster; messages survive
+    #: the death of the process, but a power loss may take back the last moments.
     synchronous: Synchronous = attrs.field(default="full", converter=_synchronous)
-    #: How long to wait for others who write to the file, before :class:`pitstop.BackendUnavailable` is raised.
+    #: How long to wait for other writers of the file before :class:`pitstop.BackendUnavailable` is raised.
     busy_timeout: timedelta = duration_field(timedelta(seconds=5), zero=True)
-    #: Permissions of a file that is made here, such as ``"0600"``; of one that is there they stay. None: as the umask says.
+    #: Permissions of a file that is made here, such as ``"0600"``. An existing file keeps its own. None: the umask decides.
     mode: int | None = attrs.field(default=None, converter=_mode)
 
     @classmethod
     def options_of_url(cls, url: str) -> dict[str, Any]:
-        """``sqlite:///relative.db``, ``sqlite:////absolute/path.db`` or ``sqlite:///C:/path.db``."""
+        """Return the options of ``sqlite:///relative.db``, ``sqlite:////absolute/path.db`` or ``sqlite:///C:/path.db``."""
         parts = split_url(url)
         if parts.netloc:
             raise ConfigError(
@@ -116,5 +116,5 @@ class SqliteConfig(BackendConfig):
         path = unquote_to_bytes(parts.path)
         if not path.startswith(b"/") or path == b"/":
             raise ConfigError("The URL names no file. Write it as 'sqlite:///pitstop.db'.")
-        # The slash after the (empty) host only ends it; before a drive as well as before a relative path.
+        # The first slash only ends the (empty) host, before a drive as well as before a relative path.
         return {"path": path[1:], **options}

@@ -1,4 +1,4 @@
-"""One connection to the file: opened, guarded, closed before forks, its errors translated."""
+"""One connection to the file: opened, guarded, closed before forks, with its errors translated."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ __all__ = ["Database"]
 
 _log = logging.getLogger("pitstop.sqlite")
 
-#: STRICT tables.
+#: The first version with STRICT tables.
 _LEAST_SQLITE = (3, 37, 0)
-#: Bytes that the log keeps on disk after a checkpoint; what it needed beyond that in a burst is given back.
+#: The most bytes that the log keeps on disk after a checkpoint. Space that a burst needed beyond that is given back.
 _LOG_LIMIT = 64 * 1024 * 1024
-#: Bytes of a page, in a file that is made here. Ids are random, so beside many messages each one touches a page of the ids'
-#: index of its own, and all of that page is written: to the log, and back from there. Half of SQLite's own 4,096 is half of that.
+#: Bytes of a page, in a file that is made here. Ids are random, so in a large store each message touches its own page of the
+#: ids' index. That whole page is written to the log, and from the log to the file. A page half as large as SQLite's own 4,096
+#: bytes halves these writes.
 _PAGE = 2048
-#: Bytes that the log has before its pages are written back: SQLite's own 1,000 pages would be full after a few batches.
+#: Bytes of the log before its pages are written back. SQLite's own limit of 1,000 pages is reached after a few batches.
 _LOG = 32 * 1024 * 1024
-#: KiB of pages that are kept in memory, at most. SQLite's own 2,000 hold less than a batch touches beside many messages;
-#: then pages are written to the log, and read again, before the batch is done.
+#: The most KiB of pages that are kept in memory. In a large store a batch touches more than SQLite's own 2,000 KiB. Its pages
+#: would then be written to the log, and read again, before the batch is done.
 _CACHE = 16 * 1024
 
-#: Why a child of a fork is refused a file.
+#: Why a child of a fork must not use a file.
 _INHERITED = (
     "It is the child of a fork, and has inherited an open connection to the file, beside which SQLite would take no locks: "
     "the fork happened in the middle of a call of Pitstop (in a signal handler), or in code that does not run Python's "
@@ -56,16 +57,16 @@ _INHERITED = (
 class Database:
     """A connection for one thread at a time: ``with database.turn.lock, database.turn.call(), database as connection:``.
 
-    A transaction that is open when the block raises is rolled back, and an error of SQLite's leaves it as a
+    If the block raises while a transaction is open, the transaction is rolled back. An error of SQLite's leaves the block as a
     :class:`pitstop.PitstopError`. Statements outside of ``BEGIN`` commit by themselves. Texts are read as bytes, so that
-    a row whose text is not valid does not hide those around it.
+    a row with an invalid text does not hide the rows around it.
 
-    The lock is not taken by ``__enter__``, because Ctrl-C may interrupt Python code at any step, also between the taking
+    ``__enter__`` does not take the lock. Ctrl-C may interrupt Python code at any step, also between the taking of the lock
     and the block that gives it back. A ``with`` of a lock has no such step.
 
-    Before a fork the connection is closed; parent and child open the file anew at their next use. SQLite keeps locks and
-    the index of the log per process and inode, in memory that a child inherits: beside an inherited connection no
-    connection of the child takes locks of its own. A child that has inherited one nevertheless is refused the file.
+    Before a fork the connection is closed. Parent and child open the file anew at their next use. SQLite keeps locks and the
+    index of the log per process and inode, in memory that a child inherits. Beside an inherited connection, no connection of
+    the child takes locks of its own. So a child that has inherited a connection nevertheless must not use the file.
     """
 
     def __init__(
@@ -90,11 +91,11 @@ class Database:
         self._clock = clock
         self._mode = mode
         self._create = create
-        # Whether the log was deleted under the connection, which was closed then.
+        # Whether the log was deleted under the connection, which was then closed.
         self._lost_its_log = False
-        # Of the connection that is open.
+        # Belongs to the connection that is open.
         self._writing_back: WritingBack | None = None
-        #: How often the file was opened: numbers that SQLite counts per connection begin anew with each.
+        #: How often the file was opened. The numbers that SQLite counts per connection begin anew each time.
         self.opened = 0
         self._pid = os.getpid()
         self._closed = False
@@ -111,9 +112,9 @@ class Database:
         return self.turn.lock
 
     def glance(self, statement: str) -> int | None:
-        """The one number that a statement reads; None at once when the connection is in use, or closed.
+        """Return the one number that a statement reads; None at once if the connection is in use, or closed.
 
-        :raises BackendUnavailable: when SQLite fails to.
+        :raises BackendUnavailable: if SQLite fails.
         """
         lock = self.turn.lock
         if not lock.acquire(blocking=False):
@@ -122,7 +123,7 @@ class Database:
             if self._connection is None:
                 if self._closed:
                     return None
-                # It was closed for a fork.
+                # The connection was closed for a fork.
                 self._connection = self._open_again()
             (number,) = self._connection.execute(statement).fetchone()
         except sqlite3.Error as error:
@@ -132,13 +133,14 @@ class Database:
         return int(number)
 
     def verify(self, *, names: bool = False) -> None:
-        """Raise if the connection writes to files that are not those at the path any more; the next use opens those.
+        """Raise if the files at the path are no longer those that the connection writes to. The next use opens the new files.
 
-        To be called after a commit, before it is reported, by the thread that holds the lock. Writes the log back when it is long.
+        The thread that holds the lock calls this after a commit, before it reports the commit. It also writes the log back if
+        the log is long.
 
-        :param names: whether to look for further names of the file as well.
-        :raises BackendUnavailable: when the file was deleted or replaced.
-        :raises OutcomeUnknown: when its log was.
+        :param names: whether to search for further names of the file as well.
+        :raises BackendUnavailable: if the file was deleted or replaced.
+        :raises OutcomeUnknown: if the file's log was deleted.
         """
         connection = self._connection
         if connection is None or connection.file is None:
@@ -154,9 +156,9 @@ class Database:
             raise BackendUnavailable(f"{self.path!r} cannot be used any more: {why}")
 
     def close(self) -> None:
-        """Close the connection, when nobody uses it any more. Again is harmless.
+        """Close the connection as soon as no thread uses it. A second call does nothing.
 
-        :raises BackendUnavailable: when SQLite fails to.
+        :raises BackendUnavailable: if SQLite fails.
         """
         with self.turn.lock, self.turn.call():
             self._notice_fork()
@@ -169,7 +171,7 @@ class Database:
                     raise in_our_words(error, self.path, self._busy_timeout, opening=False) from error
 
     def rest(self, patience: float) -> None:
-        """Close the connection until the next use, unless it is in use for as long as ``patience``, in seconds."""
+        """Close the connection until the next use, unless it stays in use for ``patience`` seconds."""
         lock = self.lock
         if not lock.acquire(timeout=patience):
             return
@@ -186,7 +188,7 @@ class Database:
     def __enter__(self) -> sqlite3.Connection:
         self._notice_fork()
         if self._connection is not None and self._connection.in_transaction:
-            # Left by an interruption of `__exit__`.
+            # An interruption of `__exit__` left the transaction open.
             self._roll_back(self._connection)
         if self._connection is None:
             self._connection = self._open_again()
@@ -206,8 +208,8 @@ class Database:
         if connection is None:
             return
         try:
-            # If it is the last connection of the file, this writes the log back. That costs less than not to
-            # (SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE): then the next one to open the file has to read all of the log.
+            # The last connection of the file writes the log back here. That is cheaper than SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+            # with which the next opener of the file has to read the whole log.
             connection.close()
             inherited = None
         except sqlite3.Error as error:
@@ -217,11 +219,11 @@ class Database:
 
     def _notice_fork(self) -> None:
         if self._pid != os.getpid():
-            # A fork by code in C that runs none of Python's hooks.
+            # C code forked without running Python's hooks.
             self._after_fork(prepared=False)
 
     def _after_fork(self, prepared: bool) -> None:
-        """In the child: forget a connection of the parent's, without touching it."""
+        """In the child, forget a connection of the parent without touching it."""
         self._pid = os.getpid()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -233,7 +235,7 @@ class Database:
         if self._closed:
             raise BackendUnavailable(f"{self.path!r} was closed here. Make a new Pitstop with pitstop.init().")
         if self._lost_its_log and in_use_elsewhere(self.path):
-            # They still write to the log that was deleted. A connection that begins a new log would share its index with them.
+            # The others still write to the deleted log. A connection that begins a new log would share its index with theirs.
             raise BackendUnavailable(
                 f"The log of {self.path!r} was deleted while it was in use, and others still use the file. Stop all programs that "
                 f"have it open, then start them again."
@@ -247,15 +249,15 @@ class Database:
         try:
             return self._open(first=False)
         except ConfigError as error:
-            # The configuration was fine before.
+            # The configuration was valid before, so the store is at fault.
             raise BackendUnavailable(str(error)) from error
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         try:
             connection.rollback()
         except sqlite3.Error:
-            # Closing rolls back as well. The error that brought us here says what is wrong; the next one to come opens
-            # the file anew, or hears why it cannot be.
+            # Closing rolls back as well. The original error says what is wrong. The next use opens the file anew, or raises
+            # the reason why it cannot.
             self._connection = None
             connection.close()
 
@@ -264,7 +266,7 @@ class Database:
             raise BackendUnavailable(f"{self.path!r} cannot be used in this process. {_INHERITED}")
         self.opened += 1
         with opening():
-            # Only at first: a file that is gone later was deleted, and an empty one in its place would hide that.
+            # Made only at first: a file that is missing later was deleted, and an empty file in its place would hide that.
             return self._connect(create=self._create and first, first=first)
 
     def _connect(self, *, create: bool, first: bool) -> PatientConnection:
@@ -279,7 +281,7 @@ class Database:
             )
             connection.patience = self._busy_timeout.total_seconds()
             connection.file = file
-            # Not at the end of the interpreter: then a daemon thread may still use it.
+            # Not run at the end of the interpreter: a daemon thread may still use the connection then.
             weakref.finalize(connection, file.forget).atexit = False
             try:
                 frames = self._prepare(connection, create=create)
@@ -294,7 +296,7 @@ class Database:
         return connection
 
     def _take_turns(self, connection: PatientConnection, frames: int) -> WritingBack | None:
-        """Write the log back together with other processes, if SQLite needs that and it can be done."""
+        """Write the log back together with other processes, if SQLite needs that and the system allows it."""
         if not has_reset_bug(sqlite3.sqlite_version_info):
             return None
         index = None if connection.file is None else connection.file.index
@@ -305,11 +307,11 @@ class Database:
         return WritingBack(index, frames)
 
     def _prepare(self, connection: sqlite3.Connection, *, create: bool) -> int:
-        """Make the connection ready; return how many pages the log has before it is written back."""
+        """Make the connection ready. Return how many pages the log has before it is written back."""
         connection.text_factory = bytes
         clock = self._clock
         connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
-        # Before anything is written: a file that is not for us stays as it is.
+        # This comes before any write: a file that is not Pitstop's stays as it is.
         if needs_creation(connection, self.path) and not create:
             if self._create:
                 raise BackendUnavailable(
@@ -317,31 +319,31 @@ class Database:
                     f"or start the program again, which makes the tables."
                 )
             raise ConfigError(
-                f"{self.path!r} has not got Pitstop's tables, and none are made here (create=False). Look whether the path is "
-                f"right. 'pitstop store' makes them, and so does pitstop.init() without create=False."
+                f"{self.path!r} has not got Pitstop's tables, and none are made here (create=False). Check whether the path is "
+                f"right. 'pitstop store' makes the tables, and so does pitstop.init() without create=False."
             )
         connection.execute(f"PRAGMA page_size = {_PAGE}")
         self._use_log(connection)
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
-        # Of a file that was there it is what it was.
+        # An existing file keeps its page size.
         (page,) = connection.execute("PRAGMA page_size").fetchone()
         frames: int = _LOG // page
         connection.execute(f"PRAGMA wal_autocheckpoint = {frames}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
-        # Elsewhere than on macOS this changes nothing: there a plain fsync leaves the data in the drive's cache.
+        # This only matters on macOS, where a plain fsync leaves the data in the drive's cache.
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
         connection.execute("BEGIN IMMEDIATE")
         if needs_creation(connection, self.path):
             create_tables(connection)
         else:
-            # Whoever cannot write hears of it now, not at the first store. (BEGIN does not say so.)
+            # A process without the right to write fails here, not at its first store. (BEGIN does not fail.)
             connection.execute("UPDATE pitstop_meta SET value = value WHERE FALSE")
         connection.execute("COMMIT")
         return frames
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
-        # While several connections turn a new file to WAL, SQLite refuses this without any wait of its own.
+        # While several connections turn a new file to WAL, SQLite refuses this statement without any wait of its own.
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != b"wal":
             raise ConfigError(
@@ -362,7 +364,7 @@ def _warn_of_the_bug() -> None:
 def _let_go(connection: PatientConnection) -> None:
     file = connection.file
     if file is not None and not file.is_locked and not file.is_in_place:
-        # SQLite would delete the log that has the name of its own: by now it may be another one.
+        # SQLite would delete the log by its name. By now another log may have that name.
         if sys.version_info >= (3, 12):
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
         elif file.is_replaced:
@@ -376,7 +378,7 @@ def _try_to_write_back(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-#: Files of which this process has inherited an open connection in a fork.
+#: Files of which this process has inherited an open connection by a fork.
 _refused: set[tuple[int, int] | None] = set()
 _kept: list[sqlite3.Connection] = []
 
@@ -396,8 +398,8 @@ def _refuse(path: str) -> None:
 
 def _keep_for_ever(connection: sqlite3.Connection) -> None:
     # Closing it would write to a log that the parent, or another process, may have begun anew since. At the end of the
-    # interpreter modules are emptied, and an object that goes away then is closed too. One reference too many keeps it as
-    # it is until the process is gone.
+    # interpreter modules are emptied, and an object that is then garbage-collected is closed too. One reference too many keeps
+    # the connection as it is until the process ends.
     _kept.append(connection)
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes  # noqa: PLC0415 - optional in Python, and needed only here, after a fork

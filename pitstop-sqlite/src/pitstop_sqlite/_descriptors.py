@@ -1,11 +1,11 @@
-"""Descriptors of this process on a database's files, and locks on them that closing another descriptor does not drop.
+"""Descriptors of this process on a database's files, and locks on them that survive the closing of other descriptors.
 
 POSIX locks belong to a process and a file. When a process closes any descriptor of a file, all its locks on that file are
 gone (https://www.sqlite.org/howtocorrupt.html, 2.2). SQLite uses such locks. A program that reads its own database file, for
 a checksum or a copy, drops SQLite's locks. The next process that closes the database then deletes the log, which the program
 still writes to. The locks here belong to an open file description (``F_OFD_SETLK`` of Linux) and survive that.
 
-The same rule binds this module: a descriptor is closed only when the process has no other one on the same file.
+This module obeys the same rule: it closes a descriptor only when the process has no other descriptor on the same file.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _Key = tuple[int, int]
 
 
 class SharedFile:
-    """One descriptor of this process on one file. All connections of the process to that file share it."""
+    """One descriptor of this process on one file. All connections of the process to the file share it."""
 
     def __init__(self, key: _Key, descriptor: int) -> None:
         self.key = key
         self._pid = os.getpid()
-        #: The first one is locked and read. Further ones are left when a file was replaced at the wrong moment. None: closed.
+        #: The first descriptor is locked and read. Further ones are left when a file was replaced at the wrong moment. Empty: closed.
         self.descriptors = [descriptor]
-        #: How many connections use it. Changed under the module's lock.
+        #: The number of connections that use the file. Changed under the module's lock.
         self.users = 0
         # How often each locked range is held. The range is unlocked when its last holder gives it up.
         self._held: dict[tuple[int, int], int] = {}
-        # The holder of each exclusive lock; weak, so that a lock that Ctrl-C has left behind goes with its owner.
+        # The holder of each exclusive lock. The references are weak, so that a lock left behind by Ctrl-C goes with its owner.
         self._owners: dict[tuple[int, int], ref[object]] = {}
 
     def share(self, start: int, length: int) -> bool:
-        """Take a shared lock on a range. Return False if this system or this filesystem cannot, or it is taken."""
+        """Take a shared lock on a range. Return False if this system or filesystem cannot, or the range is taken."""
         with _lock:
             if (start, length) in self._owners:
                 return False
@@ -66,13 +66,13 @@ class SharedFile:
         """Take the exclusive lock on a range without waiting. Return False if another owner or process has part of it."""
         with _lock:
             if (start, length) in self._held:
-                # It may be left from a call that Ctrl-C has cut short, also of an owner that is gone.
+                # The lock may be left from a call that Ctrl-C has cut short, also by an owner that is gone.
                 owned = self._owners.get((start, length))
                 if owned is None or owned() not in {owner, None}:
                     return False
                 self._owners[start, length] = ref(owner)
                 return True
-            # First the note: if Ctrl-C comes in between, the owner gives up the lock all the same.
+            # The note comes first: if Ctrl-C comes in between, the owner still gives up the lock.
             self._held[start, length], self._owners[start, length] = 1, ref(owner)
             if self._set("F_WRLCK", start, length):
                 return True
@@ -80,7 +80,7 @@ class SharedFile:
             return False
 
     def give_up(self, start: int, length: int = 1, *, owner: object = None) -> None:
-        """Give up a range that :meth:`share` granted, or :meth:`take` to this owner. Do nothing if another owner has it."""
+        """Give up a range that :meth:`share` granted, or :meth:`take` granted to this owner. Skip it if another owner has it."""
         with _lock:
             owned = self._owners.get((start, length))
             if (None if owned is None else owned()) is not owner:
@@ -93,23 +93,23 @@ class SharedFile:
                 self._set("F_UNLCK", start, length)
 
     def read(self, length: int, offset: int) -> bytes:
-        """Read bytes of the file; fewer where it ends, none when it is closed."""
+        """Return bytes of the file; fewer where the file ends, none if it is closed."""
         return os.pread(self.descriptors[0], length, offset) if self.descriptors else b""
 
     def release(self) -> None:
-        """Stop using it. Its descriptors are closed when nothing else in this process has the file open."""
+        """Stop using the file. Its descriptors are closed when no other part of this process has the file open."""
         with _lock:
             self.users -= 1
             _close_unused()
 
     def release_later(self) -> None:
-        """Stop using it, also in the middle of anything. Its descriptors are closed with the next ones."""
+        """Stop using the file, at any moment. Its descriptors are closed together with the next ones."""
         with _lock:
             self.users -= 1
 
     def _set(self, kind: str, start: int, length: int) -> bool:
         command: int | None = getattr(fcntl, "F_OFD_SETLK", None) if _SUPPORTED else None
-        # A child of a fork shares the locks of its parent. It must not give them up: not even if no hook has closed this.
+        # The child of a fork shares its parent's locks. It must not give them up, not even if no hook has closed this file.
         if command is None or not self.descriptors or os.getpid() != self._pid:
             return False
         wanted = struct.pack(_FLOCK, getattr(fcntl, kind), os.SEEK_SET, start, length, 0)
@@ -123,7 +123,7 @@ class SharedFile:
 def shared_file(path: str) -> SharedFile | None:
     """Return this process's descriptor on a file; None on systems without these locks.
 
-    :raises OSError: when the file cannot be opened.
+    :raises OSError: if the file cannot be opened.
     """
     if not _SUPPORTED:
         return None
@@ -131,7 +131,7 @@ def shared_file(path: str) -> SharedFile | None:
         while True:
             file = _files.get(_key(Path(path).stat())) or _opened(os.open(path, os.O_RDWR | os.O_CLOEXEC))
             file.users += 1
-            # Else a signal handler has just closed it, as unused.
+            # Without descriptors, a signal handler has just closed the file as unused.
             if file.descriptors:
                 return file
 
@@ -139,11 +139,11 @@ def shared_file(path: str) -> SharedFile | None:
 def make_file(path: str, mode: int) -> SharedFile | None:
     """Make an empty file with exactly this mode, and return it like :func:`shared_file`.
 
-    :raises FileExistsError: when there is a file at the path.
-    :raises OSError: when the file cannot be made.
+    :raises FileExistsError: if there is a file at the path.
+    :raises OSError: if the file cannot be made.
     """
     with _lock:
-        # At no time may others do more with it than `mode` allows, and the umask may have taken away from that.
+        # At no time may others have more rights than `mode` allows, and the umask may have removed some of those.
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, mode)
         os.fchmod(descriptor, mode)
         if not _SUPPORTED:
@@ -156,7 +156,7 @@ def make_file(path: str, mode: int) -> SharedFile | None:
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Close no descriptor inside the context, in which SQLite opens a file: its locks would be dropped before they are seen."""
+    """Close no descriptor inside the context. SQLite opens a file there, and its locks would be dropped before they are seen."""
     this = object()
     with _lock:
         _under_way.add(this)
@@ -185,7 +185,7 @@ def _close_unused() -> None:
     try:
         elsewhere = _open_elsewhere()
     except OSError:
-        # Without /proc nothing is known of the other descriptors. A descriptor too many does no harm.
+        # Without /proc the other descriptors are unknown. One open descriptor too many does no harm.
         return
     for each in unused:
         if each.key not in elsewhere and _files.pop(each.key, None) is not None:
@@ -199,7 +199,7 @@ def _close(file: SharedFile) -> None:
 
 
 def _open_elsewhere() -> set[_Key]:
-    """The files of all descriptors of this process that are not in :data:`_files`, such as those of the program's own
+    """Return the files of all descriptors of this process that are not in :data:`_files`, such as those of the program's own
     connections to the database.
     """
     ours = {descriptor for each in _files.values() for descriptor in each.descriptors}
@@ -209,7 +209,7 @@ def _open_elsewhere() -> set[_Key]:
             try:
                 found.add(_key(os.fstat(int(each.name))))
             except OSError:
-                # The descriptor that listed the folder, or one that another thread has closed.
+                # It was the descriptor that listed the folder, or another thread has closed it.
                 continue
     return found
 
@@ -218,7 +218,7 @@ def _key(status: os.stat_result) -> _Key:
     return status.st_dev, status.st_ino
 
 
-#: The files that are open, and those that wait to be closed.
+#: The files that are open, and those that are about to be closed.
 _files: dict[_Key, SharedFile] = {}
 #: The calls of SQLite that are opening a file now.
 _under_way: set[object] = set()
@@ -230,7 +230,7 @@ def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may hold it
     _lock = RLock()
     _under_way.clear()
-    # The child has no locks yet that this would drop, and those of the parent stay.
+    # The child has no locks yet that this would drop, and the locks of the parent stay.
     for each in list(_files.values()):
         _close(each)
     _files.clear()

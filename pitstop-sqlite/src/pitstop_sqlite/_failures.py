@@ -1,4 +1,4 @@
-"""SQLite's errors in Pitstop's words: the one place where its codes are read."""
+"""Translate SQLite's errors into Pitstop's. This is the only module that reads SQLite's error codes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pitstop import BackendUnavailable, ConfigError, PitstopError
 
 __all__ = ["in_our_words", "is_busy"]
 
-#: Bytes: SQLite allows 512 on Unix, and systems 255 for a name; "-journal" comes behind it.
+#: Bytes. SQLite allows 512 for a path on Unix, and systems allow 255 for a name. "-journal" is appended to both.
 _LONGEST_PATH, _LONGEST_NAME = 504, 247
-#: Characters of a path that is too long.
+#: The most characters that an error quotes of a path that is too long.
 _QUOTED = 200
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether it is another connection that stands in the way, which trying again may help."""
+    """Whether another connection stands in the way, so that a retry may help."""
     return _primary(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 
 def in_our_words(error: sqlite3.Error, path: str, busy_timeout: timedelta, *, opening: bool) -> PitstopError:
-    """The error to raise in place of SQLite's.
+    """Return the error to raise in place of SQLite's.
 
-    :param opening: whether the file is being opened for the first time. What is wrong then is the configuration's
-        fault, if it names something that cannot be used; later the same thing is the store's.
+    :param opening: whether the file is being opened for the first time. A failure is then the configuration's fault, if the
+        configuration names something that cannot be used. Later the same failure is the store's fault.
     """
     code, name = _primary(error), getattr(error, "sqlite_errorname", type(error).__name__)
     if code == sqlite3.SQLITE_CANTOPEN:
@@ -40,13 +40,13 @@ def in_our_words(error: sqlite3.Error, path: str, busy_timeout: timedelta, *, op
         )
     if is_busy(error):
         return BackendUnavailable(
-            f"{path!r} is locked: somebody else has kept it from being used for {busy_timeout.total_seconds():g} s "
-            f"(busy_timeout). Nothing was changed. Look for a long transaction, or give a longer busy_timeout."
+            f"{path!r} is locked: another connection has kept Pitstop out for {busy_timeout.total_seconds():g} s "
+            f"(busy_timeout). Nothing was changed. Check for a long transaction, or give a longer busy_timeout."
         )
     if code == sqlite3.SQLITE_FULL:
         return BackendUnavailable(
             f"{path!r} cannot grow: the disk, or the database's max_page_count, is full. Nothing was changed. "
-            f"Free some space; then it goes on."
+            f"Free some space; then the program goes on."
         )
     if code == sqlite3.SQLITE_READONLY:
         return BackendUnavailable(
@@ -55,25 +55,25 @@ def in_our_words(error: sqlite3.Error, path: str, busy_timeout: timedelta, *, op
         )
     if code == sqlite3.SQLITE_CORRUPT:
         return BackendUnavailable(
-            f"{path!r} is damaged ({name}). Stop all that use it, keep a copy, and restore a backup, or what the "
-            f"command '.recover' of the sqlite3 shell finds."
+            f"{path!r} is damaged ({name}). Stop all programs that use it and keep a copy. Then restore a backup, or the messages "
+            f"that the command '.recover' of the sqlite3 shell finds."
         )
     if code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOLFS}:
         return BackendUnavailable(
-            f"Reading or writing {path!r} failed ({name}). Look at the disk and at the system's log. "
+            f"Reading or writing {path!r} failed ({name}). Check the disk and the system's log. "
             f"A network filesystem is not supported."
         )
     return BackendUnavailable(f"SQLite refused to work on {path!r} ({name}): {error}. Nothing was changed.")
 
 
 def _primary(error: sqlite3.Error) -> int | None:
-    # The lowest byte is the primary code, the others say more. https://www.sqlite.org/rescode.html
+    # The lowest byte is the primary code, the other bytes give details. https://www.sqlite.org/rescode.html
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
 def _why_not_opened(path: str) -> str:
-    # SQLite has one code for all of these.
+    # SQLite has one code for all of these causes.
     file = Path(path)
     folder = str(file.parent)
     shown = f"{path[:_QUOTED]!r}" if len(path) <= _QUOTED else f"{path[:_QUOTED]!r}…"
@@ -99,12 +99,12 @@ def _why_not_opened(path: str) -> str:
         return f"path={path!r} cannot be used: {found.strerror}. Give another path."
     return (
         f"{path!r} cannot be opened. Let this user read and write the file and its folder, where SQLite keeps two more "
-        f"files beside it; and look whether the process has too many open files."
+        f"files beside it; and check whether the process has too many open files."
     )
 
 
 def _look_at(file: Path) -> int | OSError:
-    """The mode of a file, or why it cannot be told."""
+    """Return the mode of a file, or the error that hides it."""
     try:
         return file.stat().st_mode
     except OSError as error:

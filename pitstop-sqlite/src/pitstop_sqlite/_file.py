@@ -1,4 +1,4 @@
-"""The files of a database: which ones they are, whether they may be used, and whether they are still those that were opened."""
+"""The files of a database: which ones they are, whether they may be used, and whether they are still the files that were opened."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ _Identity = tuple[int, int]
 class DatabaseFile:
     """The files of one connection, from before it is opened until it is closed.
 
-    To be called in this order: the constructor, ``sqlite3.connect``, :meth:`protect`, :attr:`is_in_place` at will, :meth:`close`.
+    Call in this order: the constructor, ``sqlite3.connect``, :meth:`protect`, :attr:`is_in_place` at will, :meth:`close`.
     """
 
     def __init__(self, path: str, mode: int | None, *, create: bool) -> None:
-        """Check that the file may be used. Make it if it is to have a mode of its own.
+        """Check that the file may be used. Make the file if it is to have a mode of its own.
 
         :param path: an absolute path.
-        :raises ConfigError: when the file must not be used, or there is none and none may be made.
+        :raises ConfigError: if the file must not be used, or if it is missing and must not be made.
         """
         self._path = path
-        # SQLite follows links, too, and names the log after the file itself.
+        # SQLite follows links as well, and names the log after the real file.
         real = os.path.realpath(path)
         self._log_path = f"{real}-wal"
         self._index_path = f"{real}-shm"
         self._path_bytes, self._log_path_bytes = os.fsencode(path), os.fsencode(self._log_path)
-        #: Which files were opened; None: not yet.
+        #: The file that was opened; None: not yet.
         self._main: _Identity | None = None
-        #: The file at the path before SQLite opens it; None: it is made.
+        #: The file at the path before SQLite opens it; None: SQLite makes it.
         self._before: _Identity | None = None
         self._log: _Identity | None = None
         self._opened = (0, 0, 0)
@@ -60,36 +60,36 @@ class DatabaseFile:
             why = names_of(real)
             if why is not None:
                 raise ConfigError(f"{path!r} cannot be used: {why}")
-            # Opened for writing first: overlayfs makes a copy then, which may be another file to stat().
+            # The file is opened for writing first: overlayfs then makes a copy, which may be another file to stat().
             self._hold(path)
             self._before = _identity(path)
 
     def protect(self) -> None:
-        """Remember which files they are, and keep other processes from deleting the log. Call it once the log is in use.
+        """Remember which files were opened, and keep other processes from deleting the log. Call it once the log is in use.
 
-        :raises BackendUnavailable: when the file was deleted or replaced meanwhile.
+        :raises BackendUnavailable: if the file was deleted or replaced meanwhile.
         """
         if os.name != "posix":
-            # Elsewhere closing a descriptor drops no locks, and a file that is open can be neither deleted nor replaced.
+            # On other systems closing a descriptor drops no locks, and an open file can be neither deleted nor replaced.
             return
         main = _identity(self._path)
         if main is None or self._before not in {None, main}:
             raise BackendUnavailable(
-                f"{self._path!r} was deleted or replaced while it was being opened. Stop all that use a file before you replace it; "
+                f"{self._path!r} was deleted or replaced while it was being opened. Stop all programs that use a file before you replace it; "
                 f"then try again."
             )
         self._main, self._log = main, _identity(self._log_path)
         if self._log is not None:
             self._opened = (self._main[1], self._log[1], self._main[0])
         for path, (start, length) in zip((self._path, self._index_path), _LOCKS, strict=True):
-            # Without locks the loss of a file is at least noticed by `is_in_place`.
+            # Without locks, `is_in_place` at least notices the loss of a file.
             file = self._hold(path)
             if file is not None and file.share(start, length):
                 self._locked.append((file, start, length))
 
     @property
     def is_in_place(self) -> bool:
-        """False if the files are not those that were opened. To be asked after each commit: it costs two microseconds."""
+        """False if the files are no longer those that were opened. Check it after each commit: it costs two microseconds."""
         if self._main is None:
             return True
         try:
@@ -98,27 +98,27 @@ class DatabaseFile:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
-            # The program has given up the right to look. The files that it has open serve all the same.
+            # The program has given up the right to see the files. The open files still serve.
             return True
 
     def problem(self, checkpoint: Callable[[], object]) -> BackendUnavailable:
-        """Return the error to raise for the call that was just done: it names the file that is not in place.
+        """Return the error to raise for the call that has just ended. It names the file that is not in place.
 
         :param checkpoint: writes the log back through the connection.
         """
         identity, log = _identity(self._path), _identity(self._log_path)
         if identity is None:
             return BackendUnavailable(
-                f"{self._path!r} was deleted or moved while it was in use: this call counts for nothing, and so does all that "
-                f"is stored there and nowhere else. Put the file back; or stop all that use it, and start again with a new one."
+                f"{self._path!r} was deleted or moved while it was in use. This call has no effect, and all messages that are "
+                f"stored in that file alone are lost. Put the file back; or stop all programs that use it, and start again with a new one."
             )
         if identity != self._main:
             return BackendUnavailable(
-                f"{self._path!r} was replaced while it was in use: this call was made to the file that was there before, and "
-                f"counts for nothing. The next call uses the new file. Stop all that use a file before you replace it."
+                f"{self._path!r} was replaced while it was in use. This call was made to the earlier file, and has no effect. "
+                f"The next call uses the new file. Stop all programs that use a file before you replace it."
             )
         if log is None:
-            # It is still open here, and with the file it holds all that was stored.
+            # The log is still open here. Together with the file it holds all that was stored.
             checkpoint()
         return OutcomeUnknown(
             f"{self._log_path!r}, which belongs to {self._path!r}, was deleted while it was in use: by hand, or by SQLite after this "
@@ -128,31 +128,31 @@ class DatabaseFile:
 
     @property
     def links(self) -> str | None:
-        """Why the file must not be used under its names, as in :func:`names_of`."""
+        """Why the file must not be used under its names, as :func:`names_of` returns it."""
         return names_of(os.path.realpath(self._path))
 
     @property
     def index(self) -> SharedFile | None:
-        """The index of the log; None if the log is not kept from being deleted."""
+        """The index of the log; None if nothing keeps the log from being deleted."""
         return self._files[-1] if self.is_locked else None
 
     @property
     def is_locked(self) -> bool:
-        """Whether other processes, and this one, are kept from deleting the log."""
+        """Whether all processes, including the own, are kept from deleting the log."""
         return len(self._locked) == len(_LOCKS)
 
     @property
     def is_replaced(self) -> bool:
-        """Whether the file at the path is another one, or none."""
+        """Whether the file at the path is another file, or missing."""
         return self._main is not None and _identity(self._path) != self._main
 
     def close(self, close: Callable[[], None]) -> None:
-        """Close the connection by ``close``, and give up its locks and descriptors."""
+        """Close the connection by calling ``close``, and give up its locks and descriptors."""
         if self.is_in_place:
-            # So that the last one to close deletes the log.
+            # Unlocked first, so that the last connection to close deletes the log.
             self._unlock()
         try:
-            # Else SQLite finds the file locked, by this very process. It leaves alone the log that has the name of its own.
+            # If still locked, SQLite finds the file locked by this very process. It then does not delete the log of that name.
             close()
         finally:
             self._unlock()
@@ -161,7 +161,7 @@ class DatabaseFile:
                 each.release()
 
     def forget(self) -> None:
-        """The connection is about to be closed by the garbage collector. Descriptors are closed with the next ones."""
+        """Give up the files when the garbage collector is about to close the connection. Descriptors are closed later."""
         self._unlock()
         files, self._files = self._files, []
         for each in files:
@@ -170,25 +170,25 @@ class DatabaseFile:
     def _begin(self, real: str, mode: int | None, *, create: bool) -> None:
         if not create:
             raise ConfigError(
-                f"There is no file {self._path!r}, and none is made here (create=False). Look whether the path is right. "
+                f"There is no file {self._path!r}, and none is made here (create=False). Check whether the path is right. "
                 f"'pitstop store' makes a new file, and so does pitstop.init() without create=False."
             )
         if mode is None:
-            # SQLite makes it, as the umask says.
+            # SQLite makes the file, with permissions by the umask.
             return
         try:
             file = make_file(real, mode)
         except FileExistsError:
-            # Another process was faster. Its mode holds, as that of any file which is there.
+            # Another process was faster. Its mode holds, like the mode of any existing file.
             return
         except OSError:
-            # SQLite fails as well, and its error is put into words elsewhere.
+            # SQLite fails as well, and in_our_words() translates its error.
             return
         if file is not None:
             self._files.append(file)
 
     def _hold(self, path: str) -> SharedFile | None:
-        """Keep a descriptor of a file until the connection is closed; None if that cannot be."""
+        """Keep a descriptor of a file until the connection is closed. Return None if that is impossible."""
         try:
             file = shared_file(path)
         except OSError:
@@ -204,7 +204,7 @@ class DatabaseFile:
 
 
 def in_use_elsewhere(path: str) -> bool:
-    """Whether a connection of any process is open on the file, when none of this :class:`Database` is. False: or unknown."""
+    """Whether a connection of any process is open on the file, while this :class:`Database` has none. False also if unknown."""
     try:
         file = shared_file(path)
     except OSError:
@@ -219,7 +219,7 @@ def in_use_elsewhere(path: str) -> bool:
 
 
 def names_of(real: str) -> str | None:
-    """Return why a file has other names than its path, so that each of them would have a log of its own; None if it has not.
+    """Return why a file has other names than its path, so that each name would have a log of its own; None if it has no other.
 
     :param real: the path without links.
     """

@@ -1,4 +1,4 @@
-"""A connection that waits for the locks of others: shortly, and again, so that nobody is left behind."""
+"""A connection that waits for the locks of others in many short steps, so that no process is left behind."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pitstop_sqlite._file import DatabaseFile
 
 __all__ = ["PatientConnection"]
 
-#: Seconds between two tries, as a rule; each wait is longer or shorter by up to half of it, so that those who wait do not
-#: all come at once.
+#: Seconds between two tries, as a rule. Each wait is longer or shorter by up to half of it, so that waiting connections do not
+#: all try at once.
 _PAUSE = 0.001
 
 
 class PatientConnection(sqlite3.Connection):
-    """A connection whose :meth:`execute` tries again while another one is in the way. To be opened with ``timeout=0``.
+    """A connection whose :meth:`execute` tries again while another connection is in the way. Open it with ``timeout=0``.
 
-    SQLite's own wait grows from 1 ms to 100 ms: who has waited for long looks seldom, and those who have just come get the
-    lock. Several processes that drain one file let go of it for some milliseconds at a time, so one of them could wait for
-    seconds. Here everybody looks equally often. That costs one try in a millisecond, which takes some microseconds.
+    SQLite's own wait grows from 1 ms to 100 ms. A connection that has waited for long tries seldom, and newcomers get the
+    lock. Several processes that drain one file release it for some milliseconds at a time, so one of them could wait for
+    seconds. Here all connections try equally often. That costs one try in a millisecond, which takes some microseconds.
     """
 
-    #: Seconds to go on for, before the error is raised.
+    #: Seconds of retries before the error is raised.
     patience: float = 0.0
-    #: Why it must not be used: it was open when this process was forked. None: it was not.
+    #: Why the connection must not be used: it was open when this process was forked. None: it may be used.
     inherited: str | None = None
-    #: The files behind it, which it gives up when it is closed.
+    #: The files behind the connection, which it gives up when it is closed.
     file: DatabaseFile | None = None
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class PatientConnection(sqlite3.Connection):
     def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
         if self.inherited is not None:
             raise BackendUnavailable(self.inherited)
-        # A statement that was refused for this has changed nothing.
+        # A statement that was refused because of a lock has changed nothing.
         try:
             return super().execute(statement, values)
         except sqlite3.Error as error:

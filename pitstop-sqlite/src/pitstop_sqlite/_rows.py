@@ -14,28 +14,27 @@ from pitstop.abc import Damaged, Progress, Record, dump_message, floor_instant, 
 
 __all__ = ["COLUMNS", "LAST_INSTANT", "Row", "bindable", "new_row", "progress_values", "read_leased_row", "read_row"]
 
-#: The last instant that a ``due`` can be. What lies beyond is damaged, and counts as none.
+#: The last instant that a ``due`` can be. A later value is damaged, and counts as none.
 LAST_INSTANT = floor_instant(datetime.max.replace(tzinfo=UTC))
-#: What is read and written of a message, in this order.
+#: The columns of a message that are read and written, in this order.
 COLUMNS = "id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg"
 
-#: A row as it was read (texts as bytes), or is to be written.
+#: A row as it was read (texts as bytes), or as it will be written.
 Row = tuple[Any, ...]
 
-#: No mapping, so that a message or a series that cannot be read is found to be damaged.
+#: Not a mapping, so that an unreadable message or series is found to be damaged.
 _UNREADABLE = object()
 _MOST_ATTEMPTS = 2**63 - 1
-#: The errors that the reading of a damaged row raises. A table that is not STRICT may hold a number where a text
-#: should be.
+#: The errors raised by reading a damaged row. A table that is not STRICT may hold a number where a text should be.
 _UNREADABLE_ROW = (ValueError, RecursionError, AttributeError, TypeError)
-#: Series that are remembered as they were read, and the bytes of the longest one: each is read again at each occurrence.
+#: The most series that are remembered in decoded form, and the most bytes of each. A series is read again at each occurrence.
 _MOST_REMEMBERED, _LONGEST_REMEMBERED = 1024, 512
 
 _dump_series = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
 def new_row(record: Record) -> Row:
-    """What is written of a record."""
+    """Return the row to write for a record."""
     progress, series = record.progress, record.series
     return (
         record.id,
@@ -47,7 +46,7 @@ def new_row(record: Record) -> Row:
 
 
 def progress_values(progress: Progress) -> Row:
-    """What is written of a progress: ``due`` to ``token``."""
+    """Return the values to write for a progress: ``due`` to ``token``."""
     return (
         progress.due,
         progress.scheduled_for,
@@ -59,7 +58,7 @@ def progress_values(progress: Progress) -> Row:
 
 
 def read_row(row: Row) -> Record | Damaged:
-    """Read a row; of one that somebody damaged say what is wrong."""
+    """Return the record that a row holds; a ``Damaged`` with the reason if the row was damaged."""
     id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg = row
     try:
         return read_record(
@@ -79,7 +78,7 @@ def read_row(row: Row) -> Record | Damaged:
 
 
 def read_leased_row(row: Row, token: str, now: int, until: int) -> Record | Damaged:
-    """Read a row as the claim leaves it that found it so: see :meth:`pitstop.abc.Progress.leased`."""
+    """Return the record of a row as the claim leaves it, from the row that the claim found: see :meth:`pitstop.abc.Progress.leased`."""
     id, _, scheduled_for, attempts, first_leased, last_error, _, revision, series, msg = row
     attempts = attempts + 1 if attempts < _MOST_ATTEMPTS else attempts
     if first_leased is None:
@@ -105,9 +104,9 @@ def read_leased_row(row: Row, token: str, now: int, until: int) -> Record | Dama
 
 
 def bindable(text: str) -> str | bytes:
-    """A text to be compared with a stored one: ``CAST(? AS TEXT)``.
+    """Return a text in the form that is compared with a stored one: ``CAST(? AS TEXT)``.
 
-    An id that is not valid UTF-8 was damaged; it is read with the wrong bytes escaped, and found by them.
+    An id that is not valid UTF-8 was damaged. It is read with its wrong bytes escaped, and found by them.
     """
     return text if text.isascii() else text.encode("utf-8", "surrogateescape")
 
@@ -116,7 +115,7 @@ def _series(stored: bytes) -> object:
     return _remembered_series(stored) if len(stored) <= _LONGEST_REMEMBERED else _read_series(stored)
 
 
-# One dict for all records with such a series. What cannot be read is not remembered.
+# All records with such a series share one dict. An unreadable series is not remembered.
 @lru_cache(maxsize=_MOST_REMEMBERED)
 def _remembered_series(stored: bytes) -> object:
     return _read_series(stored)

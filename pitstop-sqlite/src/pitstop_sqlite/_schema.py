@@ -1,4 +1,4 @@
-"""The tables, how they come into being, and how they are told from somebody else's."""
+"""The tables, their creation, and how they are distinguished from tables of other programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["VERSION", "create", "needs_creation"]
 VERSION = 1
 
 # `seq` is the order in which ids came in. It is a column of its own because VACUUM renumbers a rowid without a name.
-# What decides about a message stands before what may be long: counting never reads on into a message's further pages.
+# Columns that decide about a message precede long ones, so that counting never reads on into a message's further pages.
 _COLUMNS = (
     ("seq", "INTEGER PRIMARY KEY"),
     ("due", "INTEGER"),
@@ -36,9 +36,9 @@ _KINDS = {"pitstop_meta": "table", "pitstop_messages": "table", "pitstop_message
 
 
 def needs_creation(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether something of ours is missing. Only reads.
+    """Whether a table or index of Pitstop's is missing. The function only reads.
 
-    :raises ConfigError: when what is there is not ours, or newer than this code.
+    :raises ConfigError: if a table or index of that name is not Pitstop's, or is newer than this code.
     """
     found = _texts(
         connection,
@@ -60,7 +60,7 @@ def needs_creation(connection: sqlite3.Connection, path: str) -> bool:
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Make what is missing. Inside a transaction of the caller's."""
+    """Create the missing tables and the index, inside a transaction of the caller's."""
     for statement in _CREATE:
         connection.execute(statement)
     connection.execute("INSERT OR IGNORE INTO pitstop_meta (key, value) VALUES ('schema_version', ?)", (str(VERSION),))
@@ -88,7 +88,7 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
 
 def _foreign(path: str, table: str, why: str) -> ConfigError:
     return ConfigError(
-        f"{path!r} has a {table} that is not Pitstop's: {why}. Rename that one, or give the path of another file."
+        f"{path!r} has a {table} that is not Pitstop's: {why}. Rename that table or index, or give the path of another file."
     )
 
 

@@ -1,4 +1,4 @@
-"""A database file to try things in, beside the store's and told by its name; and how it goes away."""
+"""A database file beside the store's, in which things are tried. It is recognised by its name and deleted afterwards."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pitstop import BackendUnavailable
 
 __all__ = ["beside", "take_away"]
 
-#: What SQLite may keep beside a database, by the end of its name.
+#: The ends of the names of the files that SQLite may keep: the database and its companions.
 _FILES = ("", "-wal", "-shm", "-journal")
 
 
 def beside(path: str) -> str:
-    """A new path beside the file itself, so on the same disk, also when ``path`` is a link: ``<path>.check-<random>``."""
+    """Return a new path beside the real file, on the same disk, even if ``path`` is a link: ``<path>.check-<random>``."""
     return f"{os.path.realpath(path)}.check-{os.urandom(8).hex()}"
 
 
 def take_away(path: str) -> None:
-    """Delete the file, which is closed, and those that belong to it.
+    """Delete the file, which is closed, and its companions.
 
-    :raises BackendUnavailable: when the system does not let us.
+    :raises BackendUnavailable: if the system refuses.
     """
     try:
         for end in _FILES:
             Path(path + end).unlink(missing_ok=True)
     except OSError as error:
         raise BackendUnavailable(
-            f"{path!r}, which was made to try things in, cannot be deleted ({error.strerror}). Delete it by hand, with what "
-            f"stands beside it under that name; it holds none of the store's messages."
+            f"{path!r}, which was made to try things in, cannot be deleted ({error.strerror}). Delete it by hand, together with the "
+            f"files beside it whose names begin with its name; it holds none of the store's messages."
         ) from error

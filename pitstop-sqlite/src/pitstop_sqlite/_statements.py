@@ -1,6 +1,6 @@
 """The statements that the backend executes, each prepared once per connection."""
 
-# ruff: noqa: S608 - they are put together from constants alone; whatever comes from outside is bound
+# ruff: noqa: S608 - the statements are put together from constants alone; all other values are bound
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
     "TALLY",
 ]
 
-# A `due` outside of 0..LAST_INSTANT is damaged and counts as none: it is never claimed, and listed as dead.
+# A `due` outside of 0..LAST_INSTANT is damaged and counts as none: the record is never claimed, and listed as dead.
 _HAS_DUE = f"due BETWEEN 0 AND {LAST_INSTANT}"
 _NO_DUE = f"(due IS NULL OR due < 0 OR due > {LAST_INSTANT})"
 
 _names = COLUMNS.split(", ")
-# An update keeps `seq`: among messages with one `due` the id that came in first goes first.
+# An update keeps `seq`: among messages with one `due`, the id that came in first goes first.
 PUT = (
     f"INSERT INTO pitstop_messages ({COLUMNS}) VALUES ({', '.join('?' for _ in _names)}) "
     f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _names[1:])}"
@@ -49,16 +49,16 @@ LEASE = (
 )
 NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
 
-# A lease runs until it ends by the time at which the write lock is held, which may have been waited for. A statement
-# that takes the lock itself is given NULL, and asks for the time when it has it.
+# The end of a lease is compared with the time at which the write lock is held, because the lock may have been waited for. A
+# statement that takes the lock itself is given NULL, and reads the time when it has the lock.
 _HELD = f"token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > coalesce(?, (SELECT pitstop_now())))"
 _FENCE = f"WHERE id = CAST(? AS TEXT) AND {_HELD}"
 ASIDE = f"UPDATE pitstop_messages SET due = NULL, last_error = ? {_FENCE}"
 COMPLETE = f"DELETE FROM pitstop_messages {_FENCE}"
-#: How many are completed by one statement, which has that many places. Few sizes, so that few statements are kept prepared.
+#: How many records one statement completes: it has that many places. Few sizes keep the number of prepared statements low.
 COMPLETE_SIZES = (1, 8, 32, 128, 512)
-# Bound to the index of the UNIQUE id: to the planner, which may have looked when the table was small, so many ids are
-# a reason to read all of it.
+# Bound to the index of the UNIQUE id. The planner may have analysed the table when it was small; with this many ids it would
+# then read the whole table.
 COMPLETE_MANY = {
     size: (
         "DELETE FROM pitstop_messages INDEXED BY sqlite_autoindex_pitstop_messages_1 "
@@ -66,7 +66,7 @@ COMPLETE_MANY = {
     )
     for size in COMPLETE_SIZES
 }
-# Of an occurrence that nobody has claimed yet, which is what the ack of a series writes: fewer values to bind.
+# Writes an occurrence that was not claimed yet, as the ack of a series does: fewer values to bind.
 AWAIT = (
     "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = 0, first_leased = NULL, last_error = NULL, "
     "token = NULL " + _FENCE
@@ -76,7 +76,7 @@ PROGRESS = (
     + _FENCE
 )
 
-# One pass over the table, and not by way of the index: it visits every row anyway.
+# One pass over the table, without the index: the statement visits every row anyway.
 TALLY = (
     "SELECT count(*), count(*) FILTER (WHERE due BETWEEN 0 AND :now), min(due) FILTER (WHERE due BETWEEN 0 AND :now), "
     f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT}), "

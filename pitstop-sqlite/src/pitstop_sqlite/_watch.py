@@ -1,4 +1,4 @@
-"""Noticing what other connections commit."""
+"""Notice the commits of other connections."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ _VERSION = "PRAGMA data_version"
 
 
 class SqliteWatch(Watch):
-    """Looks at ``PRAGMA data_version``, which moves when another connection has committed, and only then.
+    """Reads ``PRAGMA data_version``, which changes when another connection has committed, and only then.
 
-    It shares the backend's connection: so what the backend itself writes wakes nobody twice, and nothing more is open.
+    The watch shares the backend's connection. So the backend's own writes wake no listener a second time, and no further
+    connection is open.
     """
 
-    #: One look costs some microseconds.
+    #: One poll costs some microseconds.
     pause: float = 0.02
 
     def __init__(self, database: Database) -> None:
         self._database = database
         with database.turn.lock, database.turn.call(), database as connection:
             (version,) = connection.execute(_VERSION).fetchone()
-            # Each connection counts for itself: after a fork another one may have come to the same number.
+            # Each connection counts by itself. After a fork another connection may have come to the same number.
             self._seen = (database.opened, version)
 
     def poll(self) -> int | None:
         version = self._database.glance(_VERSION)
-        # None: the connection is in use, perhaps waits for somebody's lock. There is another look soon.
+        # None: the connection is in use, and perhaps waits for a lock of others. The next poll comes soon.
         if version is None or (seen := (self._database.opened, version)) == self._seen:
             return None
         self._seen = seen
-        # That something was committed is all that there is to know.
+        # Only the fact of a commit is known, not its content.
         return 0
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: the watch holds no resources."""

@@ -17,7 +17,7 @@ import pytest
 
 # First of all, since it sees to it that the suite's failures show the values that were compared.
 from pitstop.testing import BackendConformance
-from pitstop.testing._conformance import kit_tests
+from pitstop_conformance import kit_tests
 
 
 _KIT = str(Path(sys.modules[BackendConformance.__module__].__file__ or "").parent)

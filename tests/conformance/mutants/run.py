@@ -24,7 +24,7 @@ import attrs
 from conformance.mutants.catalogue import MUTANTS, RIGHT, Mutant
 from pitstop.abc import did_you_mean
 from pitstop.testing import BackendConformance
-from pitstop.testing._conformance import kit_tests
+from pitstop_conformance import kit_tests
 
 
 __all__ = ["Result", "Run", "run_kit"]

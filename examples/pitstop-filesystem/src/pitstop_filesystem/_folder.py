@@ -90,7 +90,7 @@ class Folder:
         self._sync, self._busy_timeout = sync, busy_timeout
         if not create and not self._messages.is_dir():
             raise ConfigError(
-                f"There is no store in {str(self.path)!r}, and none is made here (create=False). Look whether the path is right. "
+                f"There is no store in {str(self.path)!r}, and none is made here (create=False). Check whether the path is right. "
                 f"'pitstop store' makes a new one, and so does pitstop.init() without create=False."
             )
         # A call in a signal handler would wait for the lock of the call that it has interrupted.

@@ -264,8 +264,8 @@ class Consuming:
             # Tasks that began before this one have blocked the loop.
             self._pass_on(delivery)
             return
-        hooks = delivery._store.hooks
-        entered = hooks.enter(delivery)
+        events = delivery._session.events
+        entered = events.enter(delivery)
         task = current_task()
         try:
             result = self._handler(
@@ -273,7 +273,7 @@ class Consuming:
             )
             await result
         except BaseException as error:
-            hooks.leave(entered, error)
+            events.leave(entered, error)
             if is_interruption(error, task):
                 if delivery._settled is None:
                     self._interrupted += 1
@@ -281,7 +281,7 @@ class Consuming:
                 raise
             self._failed(delivery, error)
         else:
-            hooks.leave(entered, None)
+            events.leave(entered, None)
             if delivery._settled is None:
                 delivery._settled = "acknowledged"
                 assert delivery._outbox is not None, "made by a listener that writes together"
@@ -311,7 +311,7 @@ class Consuming:
             self._error = error if self._error is None else self._error
             self._finish("handler")
         elif error is not delivery._told:
-            log_failure(delivery.id, delivery.attempt, error, delivery._store._backend)
+            log_failure(delivery.id, delivery.attempt, error, delivery._session._backend)
         if delivery._settled is None:
             delivery._nack_later(error, blocking=False)
 

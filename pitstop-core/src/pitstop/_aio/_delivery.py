@@ -133,14 +133,14 @@ class AsyncDelivery:
 
     async def __aenter__(self) -> Self:
         delivery = self._delivery
-        delivery._handling = delivery._store.hooks.enter(delivery)
+        delivery._handling = delivery._session.events.enter(delivery)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         delivery = self._delivery
-        delivery._store.hooks.leave(delivery._handling, error)
+        delivery._session.events.leave(delivery._handling, error)
         if delivery._settled is not None:
             return
         if error is None:

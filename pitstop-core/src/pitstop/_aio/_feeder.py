@@ -13,8 +13,8 @@ from threading import Condition, Lock, Thread
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._feed import Feed
+from pitstop._engine._lifecycle import Component
 from pitstop._engine._listener import Listener, Visit
-from pitstop._engine._store import Sleeper
 from pitstop.abc import Doorbell, SystemClock
 
 
@@ -32,7 +32,7 @@ _EXIT_PATIENCE = 2.0
 _ROUNDING = 0.005
 
 
-class _AtExit(Sleeper):
+class _AtExit(Component):
     """Has a feeder that nobody closed give back what it holds at the end of the interpreter."""
 
     def __init__(self, feeder: Feeder) -> None:

@@ -18,7 +18,7 @@ from pitstop._aio._consuming import AsyncHandler, Consuming, checked_handler
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
-from pitstop._engine._store import renew_after_fork
+from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring

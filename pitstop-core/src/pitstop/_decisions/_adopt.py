@@ -1,8 +1,8 @@
-"""What becomes of a document that the Clojure library stored.
+"""Decide how a document that the Clojure library stored becomes a record.
 
-Its listeners emitted a message when ``ready`` and ``locked`` had both come, and put ``ready`` forward by ``recur``
-milliseconds at each ack, as long as that was before ``expire``: the end is exclusive there, too. A one-shot has neither;
-a series that never ends has an ``expire`` of null.
+A listener of that library emitted a message when ``ready`` and ``locked`` had both come. At each ack it moved ``ready``
+forward by ``recur`` milliseconds, as long as the result was before ``expire``: the end is exclusive there, too. A one-shot
+message has neither field. A series that never ends has an ``expire`` of null.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 @attrs.frozen
 class Adoption:
-    """What is to become of a document."""
+    """The decision about one document."""
 
     legacy: Legacy
-    #: What to put in its place; None: it is left as it is.
+    #: The record that takes the document's place. None: the document is left as it is.
     record: Record | None
-    #: Why it is left.
+    #: Why the document is left.
     problem: str | None = None
-    #: What is worth knowing about the record, for people.
+    #: Remarks about the record, for people.
     notes: tuple[str, ...] = ()
 
 
 def decide_adoption(legacy: Legacy, now_us: int, revision: str, *, locked: bool) -> Adoption:
-    """Decide what becomes of a document.
+    """Return the decision about a document: the record that replaces it, or why it is left.
 
-    A series is anchored at ``ready`` and catches up with the latest occurrence; what is overdue is due at once, with its
+    A series is anchored at ``ready`` and catches up with its latest occurrence. An overdue message is due at once, with its
     own time as ``scheduled_for``. Attempts begin anew; the last error is kept.
 
-    :param locked: adopt it also while it is locked; it is then due when its lock ends.
+    :param locked: also adopt a document that is still locked. The record is then due when the lock ends.
     """
     if legacy.problem is not None:
         return Adoption(legacy, None, legacy.problem)
@@ -63,7 +63,7 @@ def decide_adoption(legacy: Legacy, now_us: int, revision: str, *, locked: bool)
 
 
 def locked_until(legacy: Legacy) -> int | None:
-    """The instant at which its lock ends; None when it has none that can be read."""
+    """Return the instant at which the document's lock ends; None if it has no readable lock."""
     try:
         return _instant(legacy.fields, "locked")
     except ScheduleError:
@@ -80,7 +80,7 @@ def _record(legacy: Legacy, now_us: int, revision: str, *, locked: bool) -> Reco
         )
     ready, end, lock = (_instant(fields, name) for name in ("ready", "expire", "locked"))
     if ready is None:
-        raise ScheduleError("ready is missing, so nobody knows when it is due.")
+        raise ScheduleError("ready is missing, so the time at which the document is due is unknown.")
     every = _recur(fields.get("recur"))
     if end is not None and every is None:
         raise ScheduleError("It has an expire without a recur, which the Clojure library does not write.")
@@ -102,7 +102,7 @@ def _message(legacy: Legacy) -> dict[str, Any]:
         what = "missing" if message is None else f"a {type(message).__name__}, not a mapping"
         raise MessageError(f"msg is {what}.")
     own = message.get("id")
-    # There, nil and false as an id mean the same as none.
+    # The Clojure library treats nil and false as "no id".
     if own is not None and own is not False and own != legacy.fields["_id"]:
         raise MessageError("msg['id'] is not the document's _id, and would be lost.")
     return {**message, "id": valid_id(legacy.id)}
@@ -127,7 +127,7 @@ def _recur(value: object) -> timedelta | None:
         raise ScheduleError(f"recur is a {type(value).__name__}, not a number of milliseconds.")
     try:
         every = int(value) * _MILLISECOND
-    except (OverflowError, ValueError):  # an infinity, a NaN, or more than anybody waits
+    except (OverflowError, ValueError):  # an infinity, a NaN, or a longer time than a timedelta holds
         every = timedelta(0)
     if every <= timedelta(0) or int(value) != value:
         raise ScheduleError(f"recur={value!r} is not a positive whole number of milliseconds that can be waited for.")
@@ -135,7 +135,7 @@ def _recur(value: object) -> timedelta | None:
 
 
 def _last_error(value: object) -> str | None:
-    # Whoever nacked there could give any value, and mostly gave {"error": text}.
+    # A nack of the Clojure library accepted any value. Most callers gave {"error": text}.
     if isinstance(value, Mapping) and len(value) == 1 and isinstance(value.get("error"), str):
         value = value["error"]
     if value is None or isinstance(value, str):
@@ -152,7 +152,7 @@ def _notes(legacy: Legacy, record: Record, now: int) -> list[str]:
     if record.id != legacy.fields["_id"]:
         notes.append("its id becomes text")
     progress = record.progress
-    assert progress.due is not None, "what was just made is not dead"
+    assert progress.due is not None, "a new record is not dead"
     if progress.due > progress.scheduled_for:
         notes.append(f"locked: due when its lock ends, {_text(progress.due)}")
     elif progress.due <= now:
@@ -167,7 +167,7 @@ def _overdue(record: Record, now: int) -> str:
         return "its time is past: due at once"
     which = f"the last of {choice.missed + 1:,} occurrences" if choice.missed else "one occurrence"
     if schedule.next(choice.occurrence) is None:
-        # The Clojure library deletes it unseen. Nobody has acknowledged it, so here it is emitted once more.
+        # The Clojure library deletes such a series unseen. It was never acknowledged, so it is emitted once more here.
         return f"its end is past: {which} comes at once, and no more"
     return f"its time is past: {which} comes at once"
 

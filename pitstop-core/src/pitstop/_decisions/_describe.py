@@ -1,4 +1,4 @@
-"""What a user is shown of a stored record."""
+"""Show stored records to a user: as entries, and as counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["describe", "summarize"]
 
 
 def describe(stored: Record | Damaged, now: int) -> Entry:
-    """The entry of a stored record. One that cannot be read has the reason as its ``last_error``."""
+    """Return the entry of a stored record. The entry of an unreadable record has the reason as its ``last_error``."""
     if isinstance(stored, Damaged):
         return _damaged(stored, now)
     progress = stored.progress
@@ -46,7 +46,7 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
 
 
 def summarize(tally: Tally) -> Stats:
-    """The counts of a store as a user is shown them."""
+    """Return the counts of a store in the form that a user sees."""
     return Stats(
         scheduled=tally.scheduled,
         due=tally.due,

@@ -1,4 +1,4 @@
-"""What a listener does with a record that it has leased: emit an occurrence of it, or settle it unseen."""
+"""Decide the fate of a record that a listener has leased: emit an occurrence of it, or settle it unseen."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class Emission:
 
 
 def schedule_of(record: Record) -> Schedule | None:
-    """The schedule of a record; None for a one-shot.
+    """Return the schedule of a record; None for a one-shot message.
 
-    :raises pitstop.ScheduleError: when it is malformed or of a kind unknown here.
+    :raises pitstop.ScheduleError: if the schedule is malformed or of an unknown kind.
     """
     return None if record.series is None else Schedule.from_plain(record.series)
 
 
 def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
-    """Decide what becomes of a record that was just leased.
+    """Decide the fate of a record that was just leased.
 
-    It is emitted, unless it is damaged (set aside with its error), has used up its attempts by leases that ran out, or
-    has only occurrences that are older than its grace.
+    The record is emitted unless it is damaged (then it is set aside with its error), has used up its attempts by leases
+    that ran out, or has only occurrences that are older than its grace.
     """
     if isinstance(leased, Damaged):
         return _set_aside(leased)
     progress = leased.progress
     if progress.attempts < 1:
-        # A claim counts up; what was below zero before looks sound after it.
+        # A claim adds one to the attempts. A count below zero looks sound after that.
         return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
     if leased.series is None:
         emission = Emission(leased, None, progress.scheduled_for, 0)
@@ -49,7 +49,7 @@ def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
             schedule = Schedule.from_plain(leased.series)
         except ScheduleError as error:
             return bury(leased, str(error))
-        assert progress.first_leased is not None, "a leased record was leased at some time"
+        assert progress.first_leased is not None, "a leased record has the time of its first lease"
         choice = schedule.choose(progress.scheduled_for, progress.first_leased)
         if choice is None:
             return advance(leased, schedule.next(progress.first_leased), last_error=progress.last_error)
@@ -61,7 +61,7 @@ def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
 
 
 def give_up(emission: Emission, error: str) -> Settlement:
-    """End an occurrence that failed too often: a series goes on, what has no next occurrence is dead."""
+    """End an occurrence that failed too often: a series goes on, and a message without a next occurrence is dead."""
     following = None if emission.schedule is None else emission.schedule.next(emission.scheduled_for)
     if following is None:
         return bury(emission.record, error)
@@ -69,19 +69,19 @@ def give_up(emission: Emission, error: str) -> Settlement:
 
 
 def advance(record: Record, following: int | None, *, last_error: str | None = None) -> Settlement:
-    """Go on to the occurrence at ``following``; None: there is none, the record is deleted."""
+    """Return the write that moves a record to the occurrence at ``following``; None: delete the record, the series is over."""
     if following is None:
         return settlement(record, Outcome.COMPLETE, None)
     return settlement(record, Outcome.RESCHEDULE, Progress(following, following, last_error=last_error))
 
 
 def bury(record: Record, error: str) -> Settlement:
-    """Keep the record, but never emit it again unless it is redriven. The token stays: it fences the redrive."""
+    """Keep the record, but never emit it again unless it is redriven. The token stays, because it fences the redrive."""
     return settlement(record, Outcome.BURY, attrs.evolve(record.progress, due=None, last_error=error))
 
 
 def settlement(record: Record, outcome: Outcome, progress: Progress | Aside | None) -> Settlement:
-    """The fenced write of ``progress`` to a record that is leased or dead."""
+    """Return the fenced write of ``progress`` to a record that is leased or dead."""
     token = record.progress.token
     assert token is not None, "only a leased or dead record is settled"
     return Settlement(record.id, token, outcome, progress)

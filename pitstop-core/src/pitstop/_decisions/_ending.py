@@ -1,4 +1,4 @@
-"""Which exceptions end the program, and which are the failure of the code that raised them."""
+"""Tell exceptions that end the program from exceptions that are a failure of the code that raised them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["ends_program"]
 def ends_program(error: BaseException | None) -> bool:
     """Whether an exception asks for the end of the program.
 
-    Only :class:`SystemExit` and :class:`KeyboardInterrupt` do, and a group that holds one of them. All other exceptions that
-    are no :class:`Exception` are failures: a panic of an extension written in Rust (PyO3), a timeout of func_timeout or
-    gevent, a ``CancelledError`` out of ``asyncio.run()``, a ``GeneratorExit``.
+    Only :class:`SystemExit`, :class:`KeyboardInterrupt`, and a group that holds one of them do. All other exceptions that are
+    not an :class:`Exception` are failures: a panic of an extension written in Rust (PyO3), a timeout of func_timeout or
+    gevent, a ``CancelledError`` from ``asyncio.run()``, a ``GeneratorExit``.
     """
-    # Not by recursion: a group may be nested as deeply as its maker likes.
+    # Without recursion: groups may be nested more deeply than Python's stack allows.
     left = [error]
     while left:
         each = left.pop()

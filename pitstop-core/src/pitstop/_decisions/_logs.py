@@ -1,4 +1,4 @@
-"""Which of many similar events are logged: decisions that are given the time, and neither wait nor write.
+"""Decide which of many similar events are logged. The decisions are given the time; they neither wait nor write.
 
 A store that flaps, or a handler that fails for each of 100,000 messages, must not fill the disk with lines.
 """
@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 __all__ = ["LOG_EVERY", "Line", "Outages", "StoreLog", "Throttle"]
 
-#: Seconds in which there is at most one more line of a kind.
+#: Seconds in which at most one more line of a kind is logged.
 LOG_EVERY = 60.0
-#: Lines about single messages in that time, before the rest is only counted.
+#: Lines about single messages in that time. Further lines are only counted.
 _SOME = 10
 
 
@@ -30,14 +30,14 @@ class Line(NamedTuple):
 
 
 class _Turn:
-    """Lets one thread decide at a time. Others are not made to wait: a signal handler may have interrupted the first one."""
+    """Lets one thread decide at a time. The others do not wait: one may be a signal handler that interrupted the first."""
 
     def __init__(self) -> None:
         self._lock, self._pid = Lock(), os.getpid()
 
     @contextmanager
     def taken(self) -> Iterator[bool]:
-        """Whether this thread decides. If not, its event is neither logged nor counted."""
+        """Yield whether this thread decides. If not, its event is neither logged nor counted."""
         if self._pid != os.getpid():
             # The child of a fork: a thread of its parent may have the lock.
             self._lock, self._pid = Lock(), os.getpid()
@@ -63,8 +63,8 @@ class Throttle:
     def passes(self, now: float) -> str | None:
         """Decide about a line at ``now`` (seconds, monotonic).
 
-        :return: None: leave the line out. Else log it, and this text after it: empty, or how many were left out before, or
-            that the next ones will be.
+        :return: None: leave the line out. Else log the line, followed by this text: empty, or how many lines were left out
+            before, or that the next lines will be.
         """
         with self._turn.taken() as mine:
             if not mine:
@@ -84,24 +84,24 @@ class Throttle:
 
 
 class Outages:
-    """The failures of one store. All listeners of a :class:`pitstop.Pitstop` share these.
+    """The failures of one store. All listeners of a :class:`pitstop.Pitstop` share this object.
 
-    One warning when the store goes away, one each minute while it is away, and one line when it is back. Of a store that
-    comes and goes there is at most one line a minute after the first two, with counts.
+    One warning is logged when the store goes away, one each minute while the store is away, and one line when the store is
+    back. For a store that comes and goes, at most one line a minute is logged after the first two, with counts.
     """
 
     def __init__(self, what: str) -> None:
         """:param what: the subject of the lines, as in "the store"."""
         self._what = what
         self._turn = _Turn()
-        # Of the present outage, if there is one, or else of the last one: its beginning, its length and its failures.
+        # The present outage, or else the last outage: its beginning, its length and its failures.
         self._since: float | None = None
         self._length = 0.0
         self._failures = 0
         #: Outages that began since the last line.
         self._begun = 0
         self._last_failure = self._last_line = float("-inf")
-        # Whether the last line says that it is away; and whether a minute without failures was before this outage.
+        # Whether the last line says that the store is away, and whether a minute without failures preceded this outage.
         self._told = self._calm = False
 
     def failed(self, now: float, since: float, *, permanent: bool) -> Line | None:
@@ -128,7 +128,7 @@ class Outages:
             return Line(level, f"{self._what} {verb} (failure {self._failures} in a row{often})")
 
     def answered(self, now: float) -> Line | None:
-        """Note a success at ``now`` (seconds, monotonic), and decide whether to log it. Cheap while all is well."""
+        """Note a success at ``now`` (seconds, monotonic), and decide whether to log it. The call is cheap while all is well."""
         if self._since is None and not self._told:
             return None
         with self._turn.taken() as mine:
@@ -144,22 +144,22 @@ class Outages:
 
 
 class StoreLog:
-    """Decides what is logged about one store. All that use the store share it."""
+    """Decides which events of one store are logged. All users of the store share this object."""
 
     def __init__(self) -> None:
-        #: Of the store itself.
+        #: Failures of the store itself.
         self.outages = Outages("the store")
-        #: Of the watch that reports messages which other processes have stored.
+        #: Failures of the watch that reports messages stored by other processes.
         self.watch_outages = Outages("the watch for messages of other processes")
-        #: Of messages that are set aside.
+        #: Lines about messages that are set aside.
         self.dead = Throttle(_SOME)
-        #: Of acks that could not be written, of one message each.
+        #: Lines about acks that could not be written, of one message each.
         self.unwritten = Throttle(_SOME)
-        #: Of messages that were claimed ahead and could not be given back.
+        #: Lines about messages that were claimed ahead and could not be given back.
         self.not_given_back = Throttle()
-        #: Of claims that took about as long as their lease.
+        #: Lines about claims that took about as long as their lease.
         self.slow_claims = Throttle()
-        #: Of extensions of leases that fail because of a bug.
+        #: Lines about extensions of leases that fail because of a bug.
         self.not_extended = Throttle()
-        #: Of a listener's work in the background that fails because of a bug.
+        #: Lines about background work of a listener that fails because of a bug.
         self.not_worked = Throttle()

@@ -1,4 +1,4 @@
-"""What an ack, a nack, an extension, a release or a redrive makes of a record."""
+"""Decide the write of an ack, a nack, an extension, a release or a redrive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pitstop._decisions._emit import Emission, advance, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
 from pitstop._values._plain import shown
-from pitstop.abc import Damaged, Outcome, Progress, Record, Retry, Settlement
+from pitstop.abc import MAX_ERROR_LENGTH, Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
 __all__ = [
@@ -28,21 +28,18 @@ __all__ = [
     "was_applied",
 ]
 
-#: Characters of an error that are kept with a message.
-MAX_ERROR_LENGTH = 2000
-
 
 def ack(emission: Emission) -> Settlement:
-    """Done: a one-shot is deleted, a series goes on from the occurrence that was emitted, or ends."""
+    """Return the write of an ack: delete a one-shot; move a series on from the occurrence that was emitted, or end it."""
     if emission.schedule is None:
         return settlement(emission.record, Outcome.COMPLETE, None)
     return advance(emission.record, emission.schedule.next(emission.scheduled_for))
 
 
 def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:
-    """Failed: the same occurrence comes back, after ``delay``, by ``retry``, or when its lease runs out.
+    """Return the write of a nack: the same occurrence comes back after ``delay``, by ``retry``, or when its lease runs out.
 
-    At the last attempt that ``retry`` allows it does not: see :func:`pitstop._decisions._emit.give_up`.
+    At the last attempt that ``retry`` allows, the occurrence is given up: see :func:`pitstop._decisions._emit.give_up`.
     """
     progress = emission.record.progress
     if retry.max_attempts is not None and progress.attempts >= retry.max_attempts:
@@ -50,12 +47,12 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
     if delay is None and retry.delay is not None:
         delay = backoff(retry, progress.attempts, f"{emission.record.id}:{emission.scheduled_for}")
     due = progress.due if delay is None else instant_of(delay, now_us, "delay")
-    assert due is not None, "a leased record is due when its lease ends"
+    assert due is not None, "the due of a leased record is the end of its lease"
     return _release(emission.record, due, progress.attempts, error or progress.last_error)
 
 
 def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
-    """The delay after the n-th attempt. The jitter is a hash of ``key`` and attempt: spread, yet repeatable."""
+    """Return the delay after the n-th attempt. Its jitter is a hash of ``key`` and the attempt: spread, yet repeatable."""
     assert retry.delay is not None
     if not retry.delay:
         return retry.delay
@@ -63,18 +60,21 @@ def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
         delay = min(retry.delay * retry.factor ** (attempt - 1), retry.max_delay)
     except OverflowError:
         delay = retry.max_delay
-    # Whatever an id holds, its nack can be written.
+    # Surrogates pass, so that the nack of any id can be written.
     spread = zlib.crc32(f"{key}:{attempt}".encode("utf-8", "surrogatepass")) / 0xFFFFFFFF * 2 - 1
     return delay * (1 + retry.jitter * spread)
 
 
 def release(record: Record, now: int, duration: int) -> Settlement:
-    """Nobody saw it: it is due again as if this claim, for ``duration`` milliseconds, had not been."""
+    """Return the write that gives back a message that no handler saw: due again, as if this claim had not happened.
+
+    :param duration: the milliseconds for which the claim leased the record.
+    """
     progress = record.progress
-    assert progress.due is not None, "a leased record is due when its lease ends"
-    assert progress.first_leased is not None, "a leased record was leased at some time"
+    assert progress.due is not None, "the due of a leased record is the end of its lease"
+    assert progress.first_leased is not None, "a leased record has the time of its first lease"
     if progress.attempts > 1 or progress.first_leased < progress.due - duration:
-        # It was emitted before this claim, perhaps before a redrive: the occurrence that was chosen then holds.
+        # The message was emitted before this claim, perhaps before a redrive. The occurrence chosen then stays.
         return _release(record, now, progress.attempts - 1, progress.last_error)
     due = min(progress.scheduled_for, now)
     unseen = attrs.evolve(progress, due=due, attempts=0, first_leased=None, token=None)
@@ -82,10 +82,10 @@ def release(record: Record, now: int, duration: int) -> Settlement:
 
 
 def hand_back(record: Record, retry: Retry, now: int) -> Settlement:
-    """Its handler was interrupted, by no fault of the message: it is due again now.
+    """Return the write for a message whose handler was interrupted by no fault of the message: it is due again now.
 
-    The attempt counts, for it may have had its effect; but the last one that ``retry`` allows does not: the end of a
-    program is not to be a message's death.
+    The attempt counts, because it may have had its effect. The last attempt that ``retry`` allows does not count: the end of
+    a program must not bury a message.
     """
     attempts = record.progress.attempts
     if retry.max_attempts is not None:
@@ -94,22 +94,22 @@ def hand_back(record: Record, retry: Retry, now: int) -> Settlement:
 
 
 def extend(record: Record, until: int) -> Settlement:
-    """The lease runs until ``until``."""
+    """Return the write that extends a lease to ``until``."""
     return settlement(record, Outcome.EXTEND, attrs.evolve(record.progress, due=until))
 
 
 def redrive(dead: Record, now: int) -> Settlement:
-    """A dead record is due now, with all its attempts before it. Its occurrence stays the one that failed."""
+    """Return the write that makes a dead record due now, with all its attempts. Its occurrence stays the one that failed."""
     return _release(dead, now, 0, dead.progress.last_error)
 
 
 def error_text(error: BaseException | str | None) -> str | None:
-    """An error as it is kept with the message: type and text of an exception, cut to a bounded length."""
+    """Return an error as it is kept with the message: type and text of an exception, cut to a bounded length."""
     if error is None:
         return None
     name = type(error).__name__
     try:
-        # A plain str of it: __str__ may return a subclass with methods of its own.
+        # A plain str is needed: __str__ may return a subclass with methods of its own.
         text = str.__str__(str(error))
     except KeyboardInterrupt:
         raise
@@ -117,17 +117,17 @@ def error_text(error: BaseException | str | None) -> str | None:
         text = f"{name}: (its text cannot be had: {type(raised).__name__})"
     else:
         text = f"{name}: {text}" if isinstance(error, BaseException) else text
-    # One more than is kept, so that the cut is seen below. To encode all of a very long text would take as long.
+    # One character more than is kept, so that the cut is noticed below. Encoding a very long text whole would take long.
     text = text[: MAX_ERROR_LENGTH + 1]
-    # Lone surrogates and NUL are not text that every store can keep.
+    # Some stores cannot keep lone surrogates and NUL in a text.
     text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 1] + "…"
 
 
 def checked_delay(delay: object) -> timedelta | None:
-    """The delay of a nack as the user gave it, as a plain ``timedelta``.
+    """Return the delay that the user gave to a nack, as a plain ``timedelta``.
 
-    :raises pitstop.ScheduleError: when it is no ``timedelta``, negative, or cannot be read.
+    :raises pitstop.ScheduleError: if the delay is negative, unreadable, or not a ``timedelta``.
     """
     if delay is None:
         return None
@@ -138,16 +138,17 @@ def checked_delay(delay: object) -> timedelta | None:
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:
-    """The end of a lease of that duration that begins now."""
+    """Return the end of a lease of that duration that begins now."""
     return min(now_us // 1000 + duration // timedelta(milliseconds=1), LAST_INSTANT)
 
 
 def was_applied(settlement: Settlement, leased: Record, stored: Record | Damaged | None) -> bool | None:
-    """Whether a settlement whose reply got lost was done, by what is stored since.
+    """Whether a settlement whose reply got lost was applied, judged by the record that is stored now.
 
-    None: it cannot be told. Somebody may have claimed what it left, or stored the message anew after it, or before.
-
-    :param leased: what was settled, under its lease.
+    :param leased: the record that was settled, under its lease.
+    :param stored: the record that is stored now; None if there is none.
+    :return: None if this cannot be decided: another consumer may have claimed the record since, or the message may have been
+        stored anew, before the settlement or after it.
     """
     if settlement.progress is None:
         if stored is None:
@@ -157,14 +158,14 @@ def was_applied(settlement: Settlement, leased: Record, stored: Record | Damaged
         return None
     progress, wanted = stored.progress, settlement.progress
     if settlement.outcome is Outcome.RELEASE and isinstance(wanted, Progress) and progress.token is None:
-        # When it comes back was decided anew with each try.
+        # Each try decides anew when the record comes back.
         progress = attrs.evolve(progress, due=wanted.due)
     return True if progress == wanted else None
 
 
 def _release(record: Record, due: int, attempts: int, last_error: str | None) -> Settlement:
     first = record.progress.first_leased
-    # Keeps `due >= first_leased` when the clock that says now was set back, or is another server's.
+    # This keeps `due >= first_leased` when the clock that gave `now` was set back, or belongs to another server.
     due = due if first is None else max(due, first)
     progress = Progress(due, record.progress.scheduled_for, attempts, first, last_error)
     return settlement(record, Outcome.RELEASE, progress)

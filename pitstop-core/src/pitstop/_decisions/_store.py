@@ -1,4 +1,4 @@
-"""What a store makes of a message and its times: a new record. The same for a first store and for an update."""
+"""Make a new record of a message and its times. A first store and an update do the same."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def new_record(
     revision: str,
     make_id: Callable[[], str] = new_id,
 ) -> Record:
-    """Read the arguments of ``store`` into a record that takes the place of whatever has its id.
+    """Read the arguments of ``store`` into a record that takes the place of any record with its id.
 
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
-    delivery of the old version settles nothing any more.
+    delivery of the old version can no longer settle anything.
 
     :param make_id: makes the id of a message that has none.
-    :raises pitstop.MessageError: when the message cannot be stored.
-    :raises pitstop.ScheduleError: when the times make no sense.
+    :raises pitstop.MessageError: if the message cannot be stored.
+    :raises pitstop.ScheduleError: if the times make no sense.
     """
     identifier, body = copy_message(message)
     first, schedule = plan(when, end, every, catch_up, grace, now_us)

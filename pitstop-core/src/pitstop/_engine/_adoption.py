@@ -11,7 +11,7 @@ import attrs
 
 from pitstop._decisions._adopt import Adoption, decide_adoption, locked_until
 from pitstop._decisions._describe import describe
-from pitstop._engine._store import Store
+from pitstop._engine._session import Session
 
 
 __all__ = ["Adopted", "Fate", "Locks", "adopt", "look_for_locks"]
@@ -41,12 +41,12 @@ class Adopted:
     fates: Sequence[tuple[Adoption, Fate]]
 
 
-def look_for_locks(store: Store) -> Iterator[Locks]:
+def look_for_locks(session: Session) -> Iterator[Locks]:
     """Look for documents that an old listener may be working on. The last one told is the whole.
 
     :raises pitstop.Unsupported: when the backend cannot adopt.
     """
-    backend = store.backend
+    backend = session.backend
     locks, after = Locks(), None
     while True:
         page = backend.legacy(after, locked_after=backend.now() // 1000)
@@ -58,20 +58,20 @@ def look_for_locks(store: Store) -> Iterator[Locks]:
             return
 
 
-def adopt(store: Store, *, write: bool, locked: bool) -> Iterator[Adopted]:
+def adopt(session: Session, *, write: bool, locked: bool) -> Iterator[Adopted]:
     """Adopt what can be adopted. May be left at any point, and begun again.
 
     :param write: do it; else tell only what would be done.
     :param locked: adopt locked documents, too. Each is due when its lock ends.
     :raises pitstop.Unsupported: when the backend cannot adopt.
     """
-    backend = store.backend
+    backend = session.backend
     after = None
     while True:
         page = backend.legacy(after)
         now_us = backend.now()
         adoptions = [decide_adoption(each, now_us, os.urandom(16).hex(), locked=locked) for each in page.found]
-        yield Adopted(page.seen, _write(store, adoptions) if write else _foretell(adoptions))
+        yield Adopted(page.seen, _write(session, adoptions) if write else _foretell(adoptions))
         after = page.after
         if after is None:
             return
@@ -81,25 +81,25 @@ def _foretell(adoptions: Sequence[Adoption]) -> list[tuple[Adoption, Fate]]:
     return [(each, "left" if each.record is None else "adoptable") for each in adoptions]
 
 
-def _write(store: Store, adoptions: Sequence[Adoption]) -> list[tuple[Adoption, Fate]]:
+def _write(session: Session, adoptions: Sequence[Adoption]) -> list[tuple[Adoption, Fate]]:
     items = [(each.legacy, each.record) for each in adoptions if each.record is not None]
-    done = iter(store.backend.adopt(items) if items else ())
+    done = iter(session.backend.adopt(items) if items else ())
     fates: list[tuple[Adoption, Fate]] = []
     for each in adoptions:
         if each.record is None:
             fates.append((each, "left"))
         else:
             fates.append((each, "adopted" if next(done) else "changed"))
-    _tell(store, [each for each, fate in fates if fate == "adopted"])
+    _tell(session, [each for each, fate in fates if fate == "adopted"])
     return fates
 
 
-def _tell(store: Store, adopted: Sequence[Adoption]) -> None:
-    """Let observers and sleepers know: for them it was stored."""
-    hooks, records = store.hooks, [each.record for each in adopted if each.record is not None]
-    if hooks.stored and records:
-        now = store.backend.now() // 1000
+def _tell(session: Session, adopted: Sequence[Adoption]) -> None:
+    """Let observers and components know: for them it was stored."""
+    records = [each.record for each in adopted if each.record is not None]
+    if session.events.observes_stored and records:
+        now = session.backend.now() // 1000
         for record in records:
-            hooks.notify(hooks.stored, entry=describe(record, now))
+            session.events.stored(describe(record, now))
     if records:
-        store.written(min(record.progress.due or 0 for record in records))
+        session.written(min(record.progress.due or 0 for record in records))

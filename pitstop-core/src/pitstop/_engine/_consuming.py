@@ -18,9 +18,10 @@ from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handler import Handler, HandlerIsAsync, callable_handler, close_awaitable, is_async, log_failure
+from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._listener import Listener
+from pitstop._engine._session import Session
 from pitstop._engine._signals import ENDING, Urgency, catching, is_hangup
-from pitstop._engine._store import Sleeper, Store, stop_at_exit
 from pitstop._errors import BackendUnavailable, LeaseLost, PitstopError
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell, SystemClock
@@ -71,7 +72,7 @@ class _Worker:
         self.nacked = 0
 
 
-class Consuming(Sleeper):
+class Consuming(Component):
     """One call of ``consume``.
 
     Invariant: a delivery is in ``_running`` while its handler runs; whoever takes it out settles it, and nobody else.
@@ -81,7 +82,7 @@ class Consuming(Sleeper):
 
     def __init__(
         self,
-        store: Store,
+        store: Session,
         listener: Listener,
         handler: Handler,
         *,
@@ -91,7 +92,7 @@ class Consuming(Sleeper):
         until_idle: bool,
         drain: timedelta,
     ) -> None:
-        self._store = store
+        self._session = store
         # The store's own is gone when it is closed.
         self._backend = store.backend
         self._listener = listener
@@ -130,7 +131,7 @@ class Consuming(Sleeper):
     def run(self) -> Summary:
         """Handle messages until there is a reason to end."""
         stop_at_exit()
-        self._store.add(self)
+        self._session.add(self)
         self._idents.add(get_ident())
         try:
             with catching(ENDING, self._on_signal):
@@ -147,14 +148,14 @@ class Consuming(Sleeper):
             raise
         finally:
             self._over.set()
-            self._store.discard(self)
+            self._session.discard(self)
             if self._closes_store:
-                self._store.close()
+                self._session.close()
         if self._raised is not None:
             raise self._raised
         return self._summary(len(unfinished))
 
-    # What a store tells its sleepers.
+    # What a store tells its components.
 
     def notice(self, due: int | None) -> None:
         """A message was written: those who found nothing due look again, if it is due now."""
@@ -242,7 +243,7 @@ class Consuming(Sleeper):
     def _finish(self) -> None:
         try:
             # Nobody who closes the store waits for it to come back.
-            with self._listener._last_time() if self._store.closing else nullcontext():
+            with self._listener._last_time() if self._session.closing else nullcontext():
                 self._give_back_running()
                 if not self._urgent:
                     self._write_pending()
@@ -259,7 +260,7 @@ class Consuming(Sleeper):
             if delivery is None or delivery._settled is not None:
                 continue
             try:
-                with self._store.bounded():
+                with self._session.bounded():
                     delivery.nack(_LEFT, timedelta(0))
             except BackendUnavailable:
                 # Nor would it answer for the others.
@@ -269,15 +270,15 @@ class Consuming(Sleeper):
 
     def _write_pending(self) -> None:
         """Write the acks, and again while there is time: the store may just be away."""
-        outbox, backoff = self._listener._outbox, Backoff(self._store.log.outages)
+        outbox, backoff = self._listener._outbox, Backoff(self._session.log.outages)
         deadline = self._clock.monotonic() + self._drain if self._deadline is None else self._deadline
-        while outbox and not self._store.closed and not self._urgent:
+        while outbox and not self._session.closed and not self._urgent:
             try:
                 outbox.flush()
             except BackendUnavailable as error:
                 now = self._clock.monotonic()
                 pause = backoff.failed(error, now, log=False)
-                if now + pause >= deadline or self._store.closing:
+                if now + pause >= deadline or self._session.closing:
                     return
                 self._pausing.wait(pause)
 
@@ -348,16 +349,16 @@ class Consuming(Sleeper):
     def _next(self, worker: _Worker) -> Delivery | None:
         if not self._until_idle:
             return self._listener._next_for_worker(wait=True)
-        backoff = Backoff(self._store.log.outages)
+        backoff = Backoff(self._session.log.outages)
         while self._reason is None:
             try:
                 delivery = self._next_due(worker)
             except BackendUnavailable as error:
-                if self._store.closed:
+                if self._session.closed:
                     break
                 if error.permanent and not self._listener._answered:
                     raise
-                clock = self._store.clock
+                clock = self._session.clock
                 clock.wait(worker.bell, backoff.failed(error, clock.monotonic()))
             else:
                 if delivery is not None:
@@ -399,13 +400,13 @@ class Consuming(Sleeper):
         return delivery
 
     def _is_due(self) -> bool:
-        backend = self._store.backend
+        backend = self._session.backend
         due = backend.next_due()
         return due is not None and due * 1000 <= backend.now()
 
     def _park(self, worker: _Worker) -> None:
         """Wait for news while others handle messages, and store new ones perhaps."""
-        worker.bell.wait(self._store.loop_time.total_seconds())
+        worker.bell.wait(self._session.loop_time.total_seconds())
         with self._lock:
             self._parked = tuple(each for each in self._parked if each is not worker)
             self._active += 1
@@ -419,9 +420,9 @@ class Consuming(Sleeper):
         me = get_ident()
         self._running[me] = delivery
         worker.handled += 1
-        contexts = self._store.hooks.enter(delivery)
+        contexts = self._session.events.enter(delivery)
         failure = self._call(delivery)
-        self._store.hooks.leave(contexts, failure)
+        self._session.events.leave(contexts, failure)
         if os.getpid() != self._pid:
             # The handler forked, and this is the child: the delivery is the parent's.
             raise SystemExit if failure is None else failure

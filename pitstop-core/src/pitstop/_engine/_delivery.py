@@ -13,8 +13,9 @@ import attrs
 
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, checked_delay, error_text, extend, hand_back, lease_end, nack
+from pitstop._engine._calls import entrance, unbroken
 from pitstop._engine._outbox import Outbox
-from pitstop._engine._store import Store, entrance, unbroken
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError
 from pitstop._values._instant import from_instant, span_of_time
 from pitstop._values._plain import shown
@@ -50,8 +51,8 @@ class Delivery:
         "_known",
         "_lock_time",
         "_outbox",
+        "_session",
         "_settled",
-        "_store",
         "_told",
         "_tried",
         "_uncounted",
@@ -62,9 +63,9 @@ class Delivery:
     #: The message, with its ``"id"``: a copy that is yours to change.
     msg: dict[str, Any]
 
-    def __init__(self, store: Store, emission: Emission, lock_time: timedelta, outbox: Outbox | None = None) -> None:
+    def __init__(self, store: Session, emission: Emission, lock_time: timedelta, outbox: Outbox | None = None) -> None:
         record = emission.record
-        self._store = store
+        self._session = store
         self._emission = emission
         self._lock_time = lock_time
         # Where its ack goes; None: to the store at once.
@@ -169,7 +170,7 @@ class Delivery:
         if error is not None and error is self._told:
             return
         self._failure = error_text(error), checked_delay(delay)
-        now_us = self._store.backend.now()
+        now_us = self._session.backend.now()
         settlement = self._computed("nacked", lambda: self._decided_nack(now_us))
         self._settle(settlement, "nacked")
         self._is_done(settlement)
@@ -187,8 +188,8 @@ class Delivery:
                 f"duration={shown(duration)} cannot be used. Give a timedelta of at least one millisecond."
             )
         heartbeat = self._heartbeat
-        with nullcontext() if heartbeat is None else self._store.calls.holding(heartbeat.extending):
-            settlement = extend(self._emission.record, lease_end(self._store.backend.now(), span))
+        with nullcontext() if heartbeat is None else self._session.calls.holding(heartbeat.extending):
+            settlement = extend(self._emission.record, lease_end(self._session.backend.now(), span))
             self._apply(settlement, "extended")
             self._note_extension(settlement)
         if heartbeat is not None:
@@ -203,7 +204,7 @@ class Delivery:
 
     def _apply(self, settlement: Settlement, what: str) -> None:
         self._check_unsettled(what)
-        backend = self._store.backend
+        backend = self._session.backend
         # The fence would refuse it too. But if the answer to that got lost, and somebody else has done with the message
         # since, what a backend finds afterwards looks like its own work.
         applied = not self._is_over(backend.now()) and backend.settle([settlement])[0]
@@ -264,7 +265,7 @@ class Delivery:
         :raises BackendUnavailable: when the store did not answer.
         """
         self._failure = None, None
-        settlement = hand_back(self._emission.record, self._store.retry, self._store.backend.now() // 1000)
+        settlement = hand_back(self._emission.record, self._session.retry, self._session.backend.now() // 1000)
         self._settle(settlement, "given back")
         self._is_done(settlement)
 
@@ -279,12 +280,12 @@ class Delivery:
         if self._settled == "acknowledged":
             return ack(self._emission)
         if self._settled == "given back":
-            return hand_back(self._emission.record, self._store.retry, now_us // 1000)
+            return hand_back(self._emission.record, self._session.retry, now_us // 1000)
         return self._decided_nack(now_us)
 
     def _decided_nack(self, now_us: int) -> Settlement:
         text, delay = self._failure
-        return nack(self._emission, text, delay, self._store.retry, now_us)
+        return nack(self._emission, text, delay, self._session.retry, now_us)
 
     @property
     def _record(self) -> Record:
@@ -296,28 +297,26 @@ class Delivery:
 
     @unbroken
     def _has_run_out(self) -> bool:
-        return self._is_over(self._store.backend.now())
+        return self._is_over(self._session.backend.now())
 
     def _remaining(self) -> float:
         """Seconds that are left of the lease."""
         due = self._emission.record.progress.due
         assert due is not None, "a leased record is due when its lease ends"
-        return (due * 1000 - self._store.backend.now()) / 1e6
+        return (due * 1000 - self._session.backend.now()) / 1e6
 
     def _is_done(self, settlement: Settlement) -> None:
         """The store has it."""
         self._known = True
-        store = self._store
-        hooks = store.hooks
+        events = self._session.events
         if self._settled == "acknowledged":
-            if hooks.acked:
-                hooks.notify(hooks.acked, delivery=self)
-        elif hooks.retried and settlement.outcome is Outcome.RELEASE:
+            events.acked(self)
+        elif settlement.outcome is Outcome.RELEASE:
             progress = settlement.progress
             assert isinstance(progress, Progress)
             assert progress.due is not None
-            hooks.notify(hooks.retried, delivery=self, error=self._failure[0], due=from_instant(progress.due))
-        store.tell(settlement)
+            events.retried(self, self._failure[0], progress.due)
+        events.settled(settlement)
 
     def _lose(self) -> None:
         """The store refused it."""
@@ -372,17 +371,17 @@ class Delivery:
             return told
         if self._outbox is not None:
             self._outbox.counts.lost += 1
-        self._store.count_lost_lease(self)
+        self._session.events.lost(self.id, self.attempt, self)
         return told
 
     def __enter__(self) -> Self:
-        self._handling: list[AbstractContextManager[Any]] = self._store.hooks.enter(self)
+        self._handling: list[AbstractContextManager[Any]] = self._session.events.enter(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._store.hooks.leave(self._handling, error)
+        self._session.events.leave(self._handling, error)
         if self._settled is not None:
             return
         if error is None:

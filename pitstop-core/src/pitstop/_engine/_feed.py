@@ -17,7 +17,7 @@ class Feed:
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
-        self.store = listener._store
+        self.store = listener._session
         self.monotonic = self.store.clock.monotonic
         #: Where acks of what it hands out go.
         self.outbox: Outbox = listener._outbox

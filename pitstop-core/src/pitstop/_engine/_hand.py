@@ -13,7 +13,8 @@ from threading import RLock
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._prefetch import MOST_AT_ONCE, Pace
 from pitstop._decisions._settle import release
-from pitstop._engine._store import Store, unbroken
+from pitstop._engine._calls import unbroken
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable
 
 
@@ -25,13 +26,13 @@ _log = logging.getLogger("pitstop.listener")
 class Hand:
     """Messages in hand. Taken from without a lock: who pops one has it, and nobody else."""
 
-    def __init__(self, store: Store, lock_time: timedelta, prefetch: int | None, refill: Callable[[], None]) -> None:
+    def __init__(self, store: Session, lock_time: timedelta, prefetch: int | None, refill: Callable[[], None]) -> None:
         """An empty one.
 
         :param prefetch: how many messages are claimed at once; None: as the pace of their consumer has it.
         :param refill: have the next ones claimed while those in hand are handled.
         """
-        self._store = store
+        self._session = store
         self._monotonic = store.clock.monotonic
         self._lock_time = lock_time
         self._prefetch = prefetch
@@ -189,22 +190,22 @@ class Hand:
     @unbroken
     def give_back(self, unseen: list[Emission], *, log: bool = True) -> int:
         """Give back what was claimed and not handed out: due again, and the attempt is not counted. Else as above."""
-        if not unseen or self._store.closed:
+        if not unseen or self._session.closed:
             return len(unseen)
         try:
-            with self._store.bounded():
-                backend = self._store.backend
+            with self._session.bounded():
+                backend = self._session.backend
                 now = backend.now() // 1000
                 duration = self._lock_time // timedelta(milliseconds=1)
                 applied = backend.settle([release(each.record, now, duration) for each in unseen])
         except BackendUnavailable as error:
-            note = self._store.log.not_given_back.passes(self._monotonic()) if log else None
+            note = self._session.log.not_given_back.passes(self._monotonic()) if log else None
             if note is not None:
                 _log.warning(
                     "%d claimed messages come back only when their lease runs out: %s%s", len(unseen), error, note
                 )
         else:
             self.given_back += sum(applied)
-            self._store.written(None)
+            self._session.written(None)
             return 0
         return len(unseen)

@@ -16,7 +16,9 @@ from weakref import ref
 
 from pitstop._decisions._settle import extend, lease_end
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Sleeper, Store, unbroken
+from pitstop._engine._calls import unbroken
+from pitstop._engine._lifecycle import Component
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, ConfigError
 from pitstop._values._instant import LAST_INSTANT
 from pitstop.abc import Doorbell
@@ -36,15 +38,15 @@ _BEAT = 1 / 3
 _ALONG = 1 / 6
 
 
-class Heartbeat(Sleeper):
+class Heartbeat(Component):
     """Begun when something is first held; it sleeps without end while nothing is.
 
     Invariant: the thread looks at all that is held no later than ``_next_look``, and whoever adds something that has to be
     extended before that rings.
     """
 
-    def __init__(self, store: Store, max_lease: timedelta | None) -> None:
-        self._store = store
+    def __init__(self, store: Session, max_lease: timedelta | None) -> None:
+        self._session = store
         self._max_lease = max_lease
         self._lease = 0.0
         # Added to and discarded from in one step each, also in the middle of anything, when an object goes: no lock.
@@ -81,7 +83,7 @@ class Heartbeat(Sleeper):
         delivery._heartbeat = self
         delivery._held_until = LAST_INSTANT
         if self._max_lease is not None:
-            delivery._held_until = lease_end(self._store.backend.now(), self._max_lease)
+            delivery._held_until = lease_end(self._session.backend.now(), self._max_lease)
         self._held.add(ref(delivery, self._held.discard))
         self.reconsider(delivery)
 
@@ -112,31 +114,31 @@ class Heartbeat(Sleeper):
     def _begin(self) -> None:
         with self._beginning:
             if self._thread is None:
-                self._store.add(self)
+                self._session.add(self)
                 self._thread = Thread(target=self._run, name="pitstop-heartbeat", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
-        log = self._store.log
+        log = self._session.log
         backoff = Backoff(log.outages)
         while not self._closed:
             try:
                 pause = self._beat()
-                backoff.succeeded(self._store.clock.monotonic())
+                backoff.succeeded(self._session.clock.monotonic())
             except Exception as error:  # noqa: BLE001 - whatever it was: without this thread leases would run out unseen
                 if self._closed:
                     break
-                now = self._store.clock.monotonic()
+                now = self._session.clock.monotonic()
                 pause = backoff.failed(error, now, log=isinstance(error, BackendUnavailable))
                 if not isinstance(error, BackendUnavailable) and (note := log.not_extended.passes(now)) is not None:
                     _log.exception("leases could not be extended; trying again%s", note)
             if pause is not None:
-                self._store.clock.wait(self._bell, pause)
+                self._session.clock.wait(self._bell, pause)
             elif self._ended:
                 break
             else:
                 self._bell.wait(None)
-        self._store.discard(self)
+        self._session.discard(self)
 
     def _beat(self) -> float | None:
         """Extend what has to be; say how many seconds later to look again, None: when it is rung for."""
@@ -144,7 +146,7 @@ class Heartbeat(Sleeper):
         self._next_look = float("inf")
         with self.extending:
             held = self._handled()
-            now_us = self._store.backend.now()
+            now_us = self._session.backend.now()
             now = now_us / 1000
             if any(self._beat_at(each) <= now for each in held):
                 self._extend([each for each in held if self._begun_at(each) + self._lease * _ALONG <= now], now_us)
@@ -183,7 +185,7 @@ class Heartbeat(Sleeper):
                 settlements.append(extend(each._emission.record, until))
         if not sent:
             return
-        applied = self._store.backend.settle(settlements)
+        applied = self._session.backend.settle(settlements)
         for each, settlement, done in zip(sent, settlements, applied, strict=True):
             if done:
                 each._note_extension(settlement)

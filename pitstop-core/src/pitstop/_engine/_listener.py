@@ -25,13 +25,15 @@ from typing import Self
 
 from pitstop._decisions._emit import Emission, decide
 from pitstop._engine._backoff import Backoff
+from pitstop._engine._calls import entrance, unbroken
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._hand import Hand
 from pitstop._engine._heartbeat import Heartbeat
+from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._outbox import Outbox
 from pitstop._engine._pump import Pump
-from pitstop._engine._store import Sleeper, Store, entrance, stop_at_exit, unbroken
-from pitstop._engine._watching import Watching
+from pitstop._engine._session import Session
+from pitstop._engine._watcher import Watcher
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import seconds_of
 from pitstop.abc import Aside, Capability, Damaged, Doorbell, Outcome, Record, Settlement, SystemClock
@@ -82,7 +84,7 @@ class Visit:
         self.bell.ring()
 
 
-class Listener(Sleeper):
+class Listener(Component):
     """Hands out messages as they become due. Made by :meth:`pitstop.Pitstop.listen`; usable from several threads.
 
     Iterate over it, or call :meth:`get`. As a context manager it is closed at the end.
@@ -90,17 +92,17 @@ class Listener(Sleeper):
 
     def __init__(
         self,
-        store: Store,
-        watching: Watching,
+        store: Session,
+        watcher: Watcher,
         lock_time: timedelta,
         loop_time: timedelta,
         prefetch: int | None,
         heartbeat: Heartbeat | None = None,
     ) -> None:
-        self._store = store
+        self._session = store
         self._monotonic = store.clock.monotonic
-        self._leased = store.hooks.leased
-        self._watching = watching
+        self._observed = store.events.observes_leased
+        self._watcher = watcher
         self._lock_time = lock_time
         self._loop_time = loop_time
         self._stopped = False
@@ -218,8 +220,8 @@ class Listener(Sleeper):
             )
         if self._heartbeat is not None:
             self._heartbeat.end()
-        self._store.discard(self)
-        self._watching.leave(self)
+        self._session.discard(self)
+        self._watcher.leave(self)
 
     @property
     def stopped(self) -> bool:
@@ -257,7 +259,7 @@ class Listener(Sleeper):
         self._pump.after_fork()
         if self._heartbeat is not None:
             self._heartbeat.after_fork()
-        self._watching.after_fork()
+        self._watcher.after_fork()
 
     def __iter__(self) -> Iterator[Delivery]:
         return self
@@ -278,7 +280,7 @@ class Listener(Sleeper):
 
     def __repr__(self) -> str:
         state = "stopped" if self._stopped else "healthy" if self.healthy else "failing"
-        return f"<Listener on {self._store.location} {state}>"
+        return f"<Listener on {self._session.location} {state}>"
 
     def _claim_ahead(self) -> None:
         """Claim the next messages while those in hand are handled: in the pump's thread."""
@@ -361,7 +363,7 @@ class Listener(Sleeper):
             if (deadline is None or self._monotonic() < deadline) and not self._lead(visit):
                 if (delivery := self._hand_out(outbox)) is not None:
                     return delivery
-                if self._store.calls.interrupting:
+                if self._session.calls.interrupting:
                     # The thread that looks at the store may wait for the call that this one has interrupted.
                     raise BackendUnavailable(REFUSED)
                 self._follow(visit, deadline)
@@ -391,18 +393,18 @@ class Listener(Sleeper):
         if self._stopped:
             self._settle_all()
             # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
-            self._watching.leave(self)
+            self._watcher.leave(self)
 
     def _last_time(self) -> AbstractContextManager[float]:
         """For who is about to leave: see :meth:`pitstop.abc.Backend.bounded`."""
-        return self._store.bounded(_LAST_TRY if self._is_away() else None)
+        return self._session.bounded(_LAST_TRY if self._is_away() else None)
 
     def _is_away(self) -> bool:
         """Whether the store did not answer at the last look, or at the last write."""
         return self._outbox.failing or not self._backoff.healthy
 
     def _ended(self) -> bool:
-        return self._stopped or self._store.closed
+        return self._stopped or self._session.closed
 
     def _failed(self, visit: Visit, error: BackendUnavailable, deadline: float | None) -> float:
         """Seconds to wait after a look that failed.
@@ -439,16 +441,16 @@ class Listener(Sleeper):
         return None if emission is None else self._delivery(emission, outbox)
 
     def _delivery(self, emission: Emission, outbox: Outbox | None) -> Delivery:
-        delivery = Delivery(self._store, emission, self._lock_time, outbox)
+        delivery = Delivery(self._session, emission, self._lock_time, outbox)
         if self._heartbeat is not None:
             self._heartbeat.hold(delivery)
-        if self._leased:
-            self._store.hooks.notify(self._leased, delivery=delivery)
+        if self._observed:
+            self._session.events.leased(delivery)
         return delivery
 
     def _claim(self, visit: Visit) -> bool:
         """Lease what is due. False when nothing is, or when the answer came too late to emit anything."""
-        store, clock = self._store, self._store.clock
+        store, clock = self._session, self._session.clock
         # This is it, if the next ones were wanted ahead.
         self._pump.wanted = False
         self._hand.measure(self._outbox.last_flush)
@@ -473,7 +475,7 @@ class Listener(Sleeper):
         for record in leased:
             if isinstance(record, Damaged) and record.due is None:
                 # The backend could not lease it, and has set it aside by itself.
-                store.tell(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
+                store.events.settled(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
                 aside = True
                 continue
             decided = decide(record, store.retry)
@@ -505,15 +507,15 @@ class Listener(Sleeper):
         """Settle what was claimed and is not to be emitted; say whether any of that was done."""
         if not unfit:
             return False
-        applied = self._store.backend.settle([settlement for _, settlement in unfit])
+        applied = self._session.backend.settle([settlement for _, settlement in unfit])
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:
-                self._store.tell(settlement, record)
+                self._session.events.settled(settlement, record)
         return any(applied)
 
     def _pause(self, visit: Visit) -> float:
         """Seconds until the next look."""
-        backend = self._store.backend
+        backend = self._session.backend
         longest = self._loop_time.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
         due = backend.next_due()
         visit.looked = self._monotonic()
@@ -533,10 +535,10 @@ class Listener(Sleeper):
         self._sleep(visit, self._loop_time.total_seconds() * 1.5, deadline)
 
     def _sleep(self, visit: Visit, pause: float, deadline: float | None) -> None:
-        clock = self._store.clock
+        clock = self._session.clock
         stop_at_exit()
-        if Capability.WATCH in self._store.capabilities:
-            self._watching.join(self)
+        if Capability.WATCH in self._session.capabilities:
+            self._watcher.join(self)
         now = clock.monotonic()
         # Counted from the look: since then time has passed, or a test has moved its clock.
         pause -= now - visit.looked

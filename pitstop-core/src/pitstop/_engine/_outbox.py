@@ -15,7 +15,8 @@ import attrs
 
 from pitstop._decisions._settle import was_applied
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._store import Store, entrance, unbroken
+from pitstop._engine._calls import entrance, unbroken
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Doorbell, Settlement
 
@@ -48,13 +49,13 @@ class Outbox:
     known. One that the store did not answer for goes back into ``_pending``.
     """
 
-    def __init__(self, store: Store, in_hand: Sized, pump: Pump) -> None:
+    def __init__(self, store: Session, in_hand: Sized, pump: Pump) -> None:
         """An empty one.
 
         :param in_hand: what the listener has yet to hand out: while there is something, more acks are to come.
         :param pump: writes what nobody else does.
         """
-        self._store = store
+        self._session = store
         self._in_hand = in_hand
         self._pump = pump
         self._pending: deque[Delivery] = deque()
@@ -107,7 +108,7 @@ class Outbox:
             if not self._pump.awake:
                 self._pump.wake()
             return
-        clock = self._store.clock
+        clock = self._session.clock
         begun = clock.monotonic()
         try:
             self._flush_now()
@@ -146,7 +147,7 @@ class Outbox:
         :raises LeaseLost: when it came too late.
         :raises BackendUnavailable: when the store did not answer before the lease was over.
         """
-        clock, backoff, bell = self._store.clock, Backoff(self._store.log.outages), Doorbell()
+        clock, backoff, bell = self._session.clock, Backoff(self._session.log.outages), Doorbell()
         ends: float | None = None
         while not delivery._known:
             try:
@@ -155,7 +156,7 @@ class Outbox:
                 self.flush()
             except BackendUnavailable as error:
                 pause = backoff.failed(error, clock.monotonic(), log=False)
-                hopeless = error.permanent or self._gives_up or self._store.calls.interrupting
+                hopeless = error.permanent or self._gives_up or self._session.calls.interrupting
                 if ends is None or hopeless or clock.monotonic() + pause >= ends:
                     self._fail(delivery, error)
                 else:
@@ -227,7 +228,7 @@ class Outbox:
         if self._writer == me:
             yield
             return
-        with self._store.calls.holding(self._writing):
+        with self._session.calls.holding(self._writing):
             try:
                 self._writer, self._taking = me, False
                 yield
@@ -236,7 +237,7 @@ class Outbox:
 
     @property
     def _gives_up(self) -> bool:
-        return self._store.closed or self._store.closes_here
+        return self._session.closed or self._session.closes_here
 
     def _wait_for_writer(self, seconds: float) -> bool:
         if self._writer == get_ident():
@@ -275,7 +276,7 @@ class Outbox:
         try:
             self.wait_for(delivery)
         except BackendUnavailable:
-            note = self._store.log.unwritten.passes(self._store.clock.monotonic())
+            note = self._session.log.unwritten.passes(self._session.clock.monotonic())
             if note is not None:
                 _log.warning("an ack could not be written: %r comes back when its lease runs out%s", delivery.id, note)
         except PitstopError:
@@ -300,7 +301,7 @@ class Outbox:
                 self.failing = False
             except BaseException as error:
                 # A call that interrupts another one may be refused. That says nothing about the store.
-                if isinstance(error, BackendUnavailable) and not self._store.calls.interrupting:
+                if isinstance(error, BackendUnavailable) and not self._session.calls.interrupting:
                     self._failures, self._failure, self.failing = self._failures + 1, error, True
                 if isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable):
                     # Interrupted: it may have been before the store did it, or after.
@@ -317,7 +318,7 @@ class Outbox:
                 self.tries += 1
 
     def _write(self, batch: Sequence[Delivery]) -> None:
-        backend = self._store.backend
+        backend = self._session.backend
         sent: list[Delivery] = []
         settlements: list[Settlement] = []
         # What fails is tried again by whoever has this flushed, and tells.

@@ -12,7 +12,7 @@ from weakref import WeakMethod
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._hand import Hand
 from pitstop._engine._outbox import Outbox
-from pitstop._engine._store import Store
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Doorbell
 
@@ -35,8 +35,8 @@ class Pump:
     thread looks for something to do after it said that it is not.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Session) -> None:
+        self._session = store
         self._bell = Doorbell()
         # Reentrant: for signal handlers.
         self._lock = RLock()
@@ -99,10 +99,10 @@ class Pump:
             try:
                 pause = self._work()
             except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would write no ack any more
-                now = self._store.clock.monotonic()
+                now = self._session.clock.monotonic()
                 pause = self._backoff.failed(error, now, log=False)
                 # A bug: :meth:`_work` catches the failures of the store. So an outage must not keep it out of the log.
-                if (note := self._store.log.not_worked.passes(now)) is not None:
+                if (note := self._session.log.not_worked.passes(now)) is not None:
                     _log.exception("acks could not be written, or messages not claimed ahead; trying again%s", note)
             if pause is None:
                 self.awake = False
@@ -145,11 +145,11 @@ class Pump:
 
     def _flush(self) -> float | None:
         """Write what is pending. When the store does not answer: seconds until the next try."""
-        clock = self._store.clock
+        clock = self._session.clock
         try:
             self._outbox.flush()
         except BackendUnavailable as error:
-            if self._store.closed:
+            if self._session.closed:
                 return None
             return self._backoff.failed(error, clock.monotonic())
         self._backoff.succeeded(clock.monotonic())

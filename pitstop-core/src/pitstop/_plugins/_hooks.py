@@ -7,7 +7,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
@@ -20,9 +20,6 @@ from pitstop._values._arguments import several_plugins
 from pitstop._values._quoting import quoted
 from pitstop.abc import Clock, SystemClock
 
-
-if TYPE_CHECKING:
-    from pitstop._engine._delivery import Delivery
 
 __all__ = ["Hooks", "plugin_manager"]
 
@@ -120,7 +117,7 @@ class Hooks:
             except BaseException as raised:  # noqa: BLE001 - raised again if it asks for the end of the program
                 self._isolate(function, raised)
 
-    def enter(self, delivery: Delivery) -> list[AbstractContextManager[Any]]:
+    def enter(self, delivery: object) -> list[AbstractContextManager[Any]]:
         """Enter the contexts that plugins put around the handling of a delivery; give them to :meth:`leave` later."""
         entered: list[AbstractContextManager[Any]] = []
         for function, names in reversed(self._handling):

@@ -1,7 +1,7 @@
 """Arguments of the public API: the few kinds that many methods take, each checked by one function.
 
-Every method checks its arguments by these before it calls a backend or waits, so that all backends and both facades
-refuse the same values with the same error.
+Every method calls these functions before it calls a backend or waits. So all backends and both facades refuse the same
+values with the same error.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
     "whole_number",
 ]
 
-#: The greatest whole number that is taken: ``sys.maxsize`` stands for "all" in some programs.
+#: The greatest whole number that is accepted: some programs give ``sys.maxsize`` for "all".
 _GREATEST = 2**63 - 1
-#: Records that a backend is asked for at once, at most: every driver takes this number.
+#: The most records that a backend is asked for at once. Every driver accepts this number.
 MOST_RECORDS = 2**31 - 1
-#: Threads of one process. Systems allow fewer as a rule, and each thread takes memory.
+#: The most threads of one process. Systems usually allow fewer, and each thread takes memory.
 MOST_THREADS = 10_000
 _NUMBER = (int, float)
 _LEAST_DURATION = timedelta(milliseconds=1)
@@ -47,7 +47,7 @@ def whole_number(
 ) -> int:
     """Return a whole number from ``least`` to ``most``.
 
-    :raises PitstopError: of the class ``error``, when ``value`` is another number, or no ``int``; a bool is none.
+    :raises PitstopError: of the class ``error``, if ``value`` is out of range, or not an ``int``. A bool is not accepted.
     """
     if type(value) is int and least <= value <= most:
         return value
@@ -58,7 +58,7 @@ def whole_number(
 def flag(value: object, field: str) -> bool:
     """Return a bool.
 
-    :raises ConfigError: when ``value`` is of another type. The text "no" would count as true.
+    :raises ConfigError: if ``value`` has another type. The text "no" would count as true.
     """
     if isinstance(value, bool):
         return value
@@ -68,7 +68,7 @@ def flag(value: object, field: str) -> bool:
 def positive_duration(value: object, field: str) -> timedelta:
     """Return a duration of at least one millisecond.
 
-    :raises ConfigError: when ``value`` is shorter, longer than 100 years, or no duration.
+    :raises ConfigError: if ``value`` is shorter, longer than 100 years, or not a duration.
     """
     duration = parse_duration(value, field)
     if duration < _LEAST_DURATION:
@@ -79,9 +79,9 @@ def positive_duration(value: object, field: str) -> timedelta:
 def seconds_of(timeout: object) -> float:
     """Return the seconds of a ``timeout`` that is not None.
 
-    :raises ConfigError: when it is negative, not finite, longer than 100 years, or no duration.
+    :raises ConfigError: if it is negative, not finite, longer than 100 years, or not a duration.
     """
-    # Numbers first: programs that poll give 0. A comparison with NaN is false.
+    # Numbers come first because polling programs give 0. A comparison with NaN is false.
     if isinstance(timeout, _NUMBER) and 0 <= timeout <= LONGEST_SECONDS and not isinstance(timeout, bool):
         return timeout
     if isinstance(timeout, float) and timeout == math.inf:
@@ -90,9 +90,9 @@ def seconds_of(timeout: object) -> float:
 
 
 def place_after(after: object) -> tuple[int | None, str] | None:
-    """Return the place in a listing behind which the next page begins; None: the listing begins.
+    """Return the place in a listing behind which the next page begins; None for the beginning of the listing.
 
-    :raises PitstopError: when ``after`` is no Entry, or one that no listing can have returned.
+    :raises PitstopError: if ``after`` is not an Entry, or an Entry that no listing can have returned.
     """
     if after is None:
         return None
@@ -119,8 +119,8 @@ def place_after(after: object) -> tuple[int | None, str] | None:
 
 
 def _is_listed_id(id: str) -> bool:
-    # Not the rule for new ids: a listing also shows documents of others. A store whose bytes are no UTF-8 shows them as
-    # escapes, which are surrogates; no other surrogate can come from a store.
+    # This is not the rule for new ids: a listing also shows documents of other programs. A store shows bytes that are not UTF-8
+    # as escapes, which are surrogates. No other surrogate can come from a store.
     try:
         id.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -131,7 +131,7 @@ def _is_listed_id(id: str) -> bool:
 def several_plugins(plugins: object) -> list[object]:
     """Return the plugins as a list.
 
-    :raises ConfigError: when they are no list or the like. Text would be taken for its characters.
+    :raises ConfigError: if ``plugins`` is not a list or a similar collection. The characters of a text would count as plugins.
     """
     if isinstance(plugins, Iterable) and not isinstance(plugins, str | bytes | bytearray | Mapping):
         return list(plugins)
@@ -154,7 +154,7 @@ class ListenOptions:
     ) -> ListenOptions:
         """Check the options as a user gave them.
 
-        :raises ConfigError: when a value cannot be used; the text names the option.
+        :raises ConfigError: if a value cannot be used; the text names the option.
         """
         options = ListenOptions(
             lock_time=None if lock_time is None else positive_duration(lock_time, "lock_time"),
@@ -165,6 +165,6 @@ class ListenOptions:
         )
         if options.max_lease is not None and not options.heartbeat:
             raise ConfigError(
-                f"max_lease={quoted(max_lease)} is of no use without heartbeat=True. Give both, or neither."
+                f"max_lease={quoted(max_lease)} has no effect without heartbeat=True. Give both, or neither."
             )
         return options

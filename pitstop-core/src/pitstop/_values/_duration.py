@@ -22,10 +22,10 @@ _UNITS = {
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
 }
-#: Far more than anybody waits, and little enough to be added to any time of our days.
+#: Longer than any useful wait, and short enough to be added to any present date.
 _LONGEST = timedelta(days=36_525)
 LONGEST_SECONDS = _LONGEST.total_seconds()
-#: Characters of a text that can be a duration.
+#: The most characters of a text that can be a duration.
 _LONGEST_TEXT = 100
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _TEXT = re.compile(rf"(?:{_PART.pattern})+")
@@ -33,12 +33,12 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def parse_duration(value: object, field: str) -> timedelta:
-    """Read a duration.
+    """Return a duration as a ``timedelta``.
 
     :param value: a ``timedelta``, a number of seconds, or text: a number of seconds (``"90"``) or numbers with units
         ``ms``, ``s``, ``m``, ``h``, ``d``, ``w`` (``"15m"``, ``"1h30m"``).
     :param field: the name under which the value was given, for the error.
-    :raises ConfigError: when it is none of these, negative, not finite, or longer than 100 years.
+    :raises ConfigError: if it is none of these, negative, not finite, or longer than 100 years.
     """
     duration = _read(value)
     if duration is None:
@@ -79,7 +79,7 @@ def _read_text(text: str) -> timedelta | None:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration the way :func:`parse_duration` reads it, as in ``"1h30m"``."""
+    """Return a duration in the form that :func:`parse_duration` reads, as in ``"1h30m"``."""
     rest = duration // _UNITS["ms"]
     sign, rest = ("-", -rest) if rest < 0 else ("", rest)
     parts = []

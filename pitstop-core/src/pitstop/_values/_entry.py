@@ -1,4 +1,4 @@
-"""What a user sees of a stored message, and of a whole store."""
+"""The user's view of a stored message, and of a whole store."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ State = Literal["scheduled", "due", "leased", "dead"]
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """A stored message as it was when it was read. It does not change afterwards; read it again for news."""
+    """A stored message at the moment of reading. It does not change afterwards. Read the message again for its new state."""
 
     #: The message's id.
     id: str
     #: A copy of the message, with its ``"id"``. Its body is left out of the repr: it may be large, or private.
     message: dict[str, Any] = attrs.field(repr=False)
     state: State
-    #: When it may next be claimed: its time; the lease's end while leased; the retry's time after a nack; None if dead.
+    #: When the message may next be claimed: its time; the lease's end while leased; the retry's time after a nack; None if dead.
     due: datetime | None
     #: The nominal time of the current occurrence. None if the stored document is damaged.
     scheduled_for: datetime | None
     #: The recurrence as it was given to ``store``; None for a one-shot message.
     every: timedelta | Recurrence | None = None
-    #: The (exclusive) end of the recurrence; None when it never ends.
+    #: The (exclusive) end of the recurrence; None if it never ends.
     end: datetime | None = None
     #: How often the current occurrence was emitted so far.
     attempts: int = 0
-    #: What the last failed attempt said.
+    #: The error text of the last failed attempt.
     last_error: str | None = None
     #: New and globally unique at each store of this id.
     revision: str | None = None
@@ -46,11 +46,11 @@ class Entry:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """How many messages are in which state, and since when the oldest due one waits."""
+    """The number of messages in each state, and the due time of the oldest due message."""
 
     scheduled: int
     due: int
     leased: int
     dead: int
-    #: The due time of the message that has been waiting longest; None when none is due.
+    #: The due time of the message that has been waiting longest; None if no message is due.
     oldest_due: datetime | None

@@ -1,8 +1,8 @@
 """Instants: whole milliseconds since 1970-01-01T00:00:00Z, as ``int``.
 
-Pitstop computes with these alone. A store that keeps milliseconds (BSON does) and one that keeps microseconds would
-otherwise disagree about what is due. A clock is finer, it says microseconds, so that "in 1.5 ms" can be rounded up:
-nothing comes early.
+Pitstop computes with these alone. A store that keeps milliseconds (as BSON does) and a store that keeps microseconds would
+otherwise disagree about due times. A clock gives microseconds, so that "in 1.5 ms" can be rounded up: no message comes
+early.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LAST_INSTANT = 253_402_300_799_999
 
 
 def aware(value: datetime, field: str) -> datetime:
-    """The plain UTC datetime of a datetime that knows its zone.
+    """Return an aware datetime as a plain UTC datetime.
 
-    :raises ScheduleError: when it is no datetime, or naive, since nobody can say which instant a naive datetime means; or
-        it cannot be read, or UTC has no such time.
+    :raises ScheduleError: if the value is not a datetime, is naive (its instant is unknown), cannot be read, or is a time that
+        UTC does not have.
     """
     instant = _microseconds_of(value, field)
     if instant is None:
@@ -48,27 +48,27 @@ def aware(value: datetime, field: str) -> datetime:
 
 
 def microseconds(value: datetime) -> int:
-    """Microseconds since the epoch of an aware datetime of Python's own type, exactly."""
+    """Return the microseconds since the epoch of an aware datetime of Python's own type, exactly."""
     return (value - _EPOCH) // _MICROSECOND
 
 
 def floor_instant(value: datetime) -> int:
-    """The last whole millisecond that is not after ``value``."""
+    """Return the last whole millisecond that is not after ``value``."""
     return microseconds(value) // 1000
 
 
 def from_instant(instant: int) -> datetime:
-    """The aware UTC datetime of an instant."""
+    """Return the aware UTC datetime of an instant."""
     return _EPOCH + timedelta(milliseconds=instant)
 
 
 def instant_of(when: datetime | timedelta, now_us: int, field: str = "when") -> int:
-    """The instant that a caller means by ``when``: a point in time, or a distance from ``now_us`` (microseconds).
+    """Return the instant that a caller means by ``when``: a point in time, or a distance from ``now_us`` (microseconds).
 
-    Rounded up, so that nothing comes early. A time that has come already is never put into the next millisecond: it
-    would not be due yet although it is.
+    The instant is rounded up, so that no message comes early. A time that has come already is never moved into the next
+    millisecond, because the message would then not be due yet.
 
-    :raises ScheduleError: when ``when`` is of another type, naive, or outside the years 1970 to 9999.
+    :raises ScheduleError: if ``when`` has another type, is naive, or is outside the years 1970 to 9999.
     """
     wanted = exactly(when, now_us, field)
     instant = -(-wanted // 1000)
@@ -78,10 +78,10 @@ def instant_of(when: datetime | timedelta, now_us: int, field: str = "when") -> 
 
 
 def end_of(end: datetime | timedelta, when: datetime | timedelta, now_us: int) -> int:
-    """The instant that a caller means by the end of a series that begins at ``when``.
+    """Return the instant that a caller means by the end of a series that begins at ``when``.
 
-    Rounded the way the start is: with a start that was not rounded up and an end that was, "every hour for a day,
-    beginning now" would occur 25 times.
+    The end is rounded in the same direction as the start. If the end were rounded up and the start were not, "every hour for
+    a day, beginning now" would occur 25 times.
 
     :raises ScheduleError: as :func:`instant_of`.
     """
@@ -91,9 +91,9 @@ def end_of(end: datetime | timedelta, when: datetime | timedelta, now_us: int) -
 
 
 def exactly(when: datetime | timedelta, now_us: int, field: str) -> int:
-    """The microsecond that a caller means by ``when``.
+    """Return the microsecond that a caller means by ``when``.
 
-    :raises ScheduleError: when ``when`` is of another type or naive, or cannot be read.
+    :raises ScheduleError: if ``when`` has another type, is naive, or cannot be read.
     """
     span = span_of_time(when, field)
     if span is not None:
@@ -108,9 +108,9 @@ def exactly(when: datetime | timedelta, now_us: int, field: str) -> int:
 
 
 def span_of_time(value: object, field: str) -> timedelta | None:
-    """The plain ``timedelta`` that ``value`` is an instance of; None if it is none.
+    """Return ``value`` as a plain ``timedelta``; None if it is not a ``timedelta``.
 
-    :raises ScheduleError: when it cannot be read.
+    :raises ScheduleError: if it cannot be read.
     """
     try:
         return as_timedelta(value)
@@ -119,7 +119,7 @@ def span_of_time(value: object, field: str) -> timedelta | None:
 
 
 def _microseconds_of(value: object, field: str) -> int | None:
-    """Microseconds since the epoch of a datetime; None if it is none."""
+    """Return the microseconds since the epoch of a datetime; None if ``value`` is not a datetime."""
     try:
         instant = as_microseconds(value)
     except Unreadable as error:

@@ -1,8 +1,8 @@
-"""Messages: what may be stored, and the copy of it that is.
+"""Messages: the values that may be stored, and the copy that is stored.
 
-The rule is one for all backends, so that a message which is stored in one can be stored in every other, and comes back
-equal: values that BSON and JSON would change or refuse in different ways are refused here, with the path to them. So is
-the size: it is counted as BSON counts it, to the byte, whatever the backend writes.
+All backends share one rule. So a message that one backend stores can be stored in every other, and comes back equal. Values
+that BSON and JSON would change, or refuse in different ways, are refused here, with the path to them. The size has one rule as
+well: it is counted to the byte as BSON counts it, whatever the backend writes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
     "valid_id",
 ]
 
-#: Levels of lists and mappings. MongoDB refuses documents of 180 levels and more, envelope included.
+#: The most levels of lists and mappings. MongoDB refuses documents of 180 levels and more, envelope included.
 MAX_DEPTH = 100
-#: Characters of an id. Every backend keeps ids in an index, and index keys want to be short.
+#: The most characters of an id. Every backend keeps ids in an index, and index keys should be short.
 MAX_ID_LENGTH = 512
-#: Size of a message, its id included if it has one, as a document of BSON. MongoDB refuses documents above 16 MiB; the
-#: envelope and the last error need room too.
+#: The largest size of a message as a document of BSON, including its id if it has one. MongoDB refuses documents above 16 MiB,
+#: and the envelope and the last error need room too.
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
 
 _LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
@@ -51,9 +51,9 @@ _PER_TEXT = 5
 _SIZES: dict[type, int] = {type(None): 0, bool: 1, float: 8}
 _SCALARS = frozenset({str, int, *_SIZES})
 _DATE = 8
-#: Items of a list that was not made by Python's own type, after which the size is looked at: it may have no end.
+#: The size of a foreign list is checked after this many items, because such a list may have no end.
 _STRIDE = 1024
-#: Types of which an error may show a value that is taken for a key.
+#: Types whose values an error may show when they are given as a key.
 _BRIEF = frozenset({type(None), bool, int, float, str, bytes})
 _ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
 _REPEATED = "{path} has the key {name!r:.80} more than once. Give each key once, with a list of its values."
@@ -61,22 +61,22 @@ _TOO_DEEP = f"{{path}} is more than {MAX_DEPTH} levels deep, or a container hold
 
 
 def new_id() -> str:
-    """A fresh random id (UUID4)."""
+    """Return a new random id (UUID4)."""
     return str(uuid.uuid4())
 
 
 def valid_id(value: object) -> str:
-    """Return ``value`` as a plain ``str`` when it can be an id.
+    """Return ``value`` as a plain ``str`` if it can be an id.
 
-    :raises MessageError: when it is not a ``str``, empty, longer than :data:`MAX_ID_LENGTH`, or holds NUL or a lone
-        surrogate, which not every store can keep.
+    :raises MessageError: if it is not a ``str``, empty, longer than :data:`MAX_ID_LENGTH`, or holds NUL or a lone
+        surrogate, which some stores cannot keep.
     """
-    # By its type alone: the `__class__` that isinstance() asks for may be code of another library's.
+    # Checked by the type alone: the `__class__` that isinstance() reads may be code of another library.
     if not issubclass(type(value), str):
         raise MessageError(f"The id must be a str, not {type_name(value)}. Convert it, as in str(order.pk).")
     identifier = str.__str__(value)
     if not identifier:
-        raise MessageError("The id is empty. Give a non-empty str, or leave 'id' out to have one made.")
+        raise MessageError("The id is empty. Give a non-empty str, or leave 'id' out; Pitstop then makes one.")
     if len(identifier) > MAX_ID_LENGTH:
         raise MessageError(f"The id has {len(identifier)} characters; at most {MAX_ID_LENGTH} are kept. Use a hash.")
     if "\0" in identifier or _utf8_length(identifier) is None:
@@ -85,25 +85,25 @@ def valid_id(value: object) -> str:
 
 
 def copy_message(message: object) -> tuple[str | None, dict[str, Any]]:
-    """Split a message into its id (``None`` when it has none) and a deep copy of the rest, made of plain values.
+    """Return a message's id (``None`` if it has none) and a deep copy of the rest, made of plain values.
 
-    Tuples become lists, mappings dicts, datetimes UTC and whole milliseconds (the last one not after it), subclasses
-    of the scalar types their base.
+    Tuples become lists, and mappings become dicts. Datetimes become UTC, cut to whole milliseconds. Instances of subclasses of
+    the scalar types become instances of the base type.
 
-    :raises MessageError: for anything that a backend could not give back equal; the text names the path.
+    :raises MessageError: for any value that a backend could not give back equal; the text names the path.
     """
     identifier, body, _ = measured_copy(message)
     return identifier, body
 
 
 def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
-    """Copy a message as :func:`copy_message` does, and return its size as a document of BSON, too.
+    """Copy a message as :func:`copy_message` does. Return also its size as a document of BSON.
 
     :raises MessageError: as :func:`copy_message`.
     """
     walk = _Walk()
     try:
-        # Before the rest: the error for a UUID as the id says that an id is text, not that a UUID cannot be stored.
+        # The id comes first: for a UUID as the id, the error says that an id is text, not that a UUID cannot be stored.
         if type(message) is dict:
             given = _given_id(message)
             body = walk.copy_dict(message, 1)
@@ -114,7 +114,7 @@ def measured_copy(message: object) -> tuple[str | None, dict[str, Any], int]:
         raise MessageError(refused.text()) from None
     identifier = body.pop("id", None)
     if identifier != given:
-        # Not the id that was checked above: the message is no dict, or was changed meanwhile.
+        # The id is not the one checked above: the message is not a dict, or was changed meanwhile.
         identifier = valid_id(identifier)
     return identifier, body, walk.size
 
@@ -124,12 +124,12 @@ def _given_id(message: dict[Any, Any]) -> str | None:
         return valid_id(message["id"]) if "id" in message else None
     except (MessageError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - a key that compares by code of its own, which may raise anything
+    except Exception as error:  # noqa: BLE001 - a key that compares by its own code, which may raise anything
         raise _failed(message, error) from None
 
 
 def copy_plain(value: Any) -> Any:
-    """A deep copy of a value that :func:`copy_message` made. Much cheaper than ``copy.deepcopy``."""
+    """Return a deep copy of a value that :func:`copy_message` made. It is much cheaper than ``copy.deepcopy``."""
     if isinstance(value, dict):
         return {key: copy_plain(item) if isinstance(item, dict | list) else item for key, item in value.items()}
     if isinstance(value, list):
@@ -138,10 +138,10 @@ def copy_plain(value: Any) -> Any:
 
 
 class _Refused(Exception):
-    """A value that cannot be stored. The path to it is put together on the way out, so that only a refusal pays."""
+    """A value that cannot be stored. The path to it is built on the way out, so that only a refusal has that cost."""
 
     def __init__(self, reason: str, *, about_container: bool = False) -> None:
-        """:param about_container: the path ends at the container that is being read, not at an item of it."""
+        """:param about_container: the path ends at the container that is being read, not at one of its items."""
         self._reason = reason
         self._steps: list[str] = []
         self._about_container = about_container
@@ -159,18 +159,18 @@ class _Refused(Exception):
 
 
 class _Walk:
-    """One pass over a message: checks, copies and adds up the size.
+    """One pass over a message that checks, copies and adds up the size.
 
     Values of Python's own types take the short way, in the two loops of :meth:`copy_dict` and :meth:`_copy_list`. Values of
-    all other types go through :meth:`_copy_foreign`: their code may do anything.
+    all other types go through :meth:`_copy_foreign`, because their code may do anything.
     """
 
     def __init__(self) -> None:
-        #: Bytes of BSON so far. The loops count in a variable of their own, and write it here before they call.
+        #: Bytes of BSON so far. The loops count in a local variable, and write it here before they call.
         self.size = 0
 
     def copy_dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:  # noqa: C901, PLR0912 - calls would cost most of the time
-        """Copy a mapping of Python's own type."""
+        """Return a copy of a mapping of Python's own type."""
         if depth > MAX_DEPTH:
             raise _Refused(_TOO_DEEP)
         size, limit = self.size + _FRAME, MAX_MESSAGE_BYTES
@@ -181,7 +181,7 @@ class _Walk:
                 if type(key) is str and key.isascii() and "\0" not in key:
                     size += len(key) + _PER_ELEMENT
                 else:
-                    key, length = _checked_key(key, copied)  # noqa: PLW2901 - the plain text of it
+                    key, length = _checked_key(key, copied)  # noqa: PLW2901 - the plain text of the key
                     size += length + _PER_ELEMENT
                 kind = type(item)
                 if kind is str:
@@ -205,7 +205,7 @@ class _Walk:
             raise _Refused(_TOO_DEEP) from None
         except RuntimeError:
             raise _Refused(
-                "{path} was changed while it was read, by another thread perhaps. Give a copy that only this call uses."
+                "{path} was changed while it was read, perhaps by another thread. Give a copy that only this call uses."
             ) from None
         if len(copied) < len(value):
             _refuse_repeated(value)
@@ -214,9 +214,9 @@ class _Walk:
         return copied
 
     def _copy_list(self, value: Iterable[Any], depth: int, stride: int) -> list[Any]:
-        """Copy a list or a tuple.
+        """Return a copy of a list or a tuple.
 
-        :param stride: after how many items the size is looked at, too; 0: at the end will do.
+        :param stride: the size is also checked after this many items; 0: only at the end.
         """
         if depth > MAX_DEPTH:
             raise _Refused(_TOO_DEEP)
@@ -253,12 +253,12 @@ class _Walk:
         return copied
 
     def _copy(self, value: Any, depth: int) -> Any:
-        """Copy an item of a container at ``depth`` that the loops have not copied themselves."""
+        """Return a copy of an item of a container at ``depth`` that the loops have not copied themselves."""
         kind = type(value)
         if kind is dict:
             return self.copy_dict(value, depth + 1)
         if kind is list:
-            # A copy, since another thread may append to it faster than this reads.
+            # A copy is read, because another thread may append to the list faster than this loop reads.
             return self._copy_list(value[:], depth + 1, 0)
         if kind is tuple:
             return self._copy_list(value, depth + 1, 0)
@@ -272,11 +272,11 @@ class _Walk:
             raise
         except RecursionError:
             raise _Refused(_TOO_DEEP) from None
-        except Exception as error:  # noqa: BLE001 - code of another library's class, which may raise anything
+        except Exception as error:  # noqa: BLE001 - code of another library's class may raise anything
             raise _failed(value, error) from None
 
     def _copy_foreign(self, value: Any, depth: int) -> Any:
-        """Copy a value of a type that is not Python's own, as the value of its base class."""
+        """Return a copy of a foreign value, as a value of its base class."""
         if isinstance(value, Mapping):
             return self._copy_mapping(value, depth + 1)
         if isinstance(value, list | tuple):
@@ -294,7 +294,7 @@ class _Walk:
         raise _Refused(f"{{path}} is a {type_name(value)}, which cannot be stored. Accepted are: {_ACCEPTED}.")
 
     def copy_foreign_message(self, message: object) -> dict[str, Any]:
-        """Copy a message that is no ``dict``."""
+        """Return a copy of a message that is not a ``dict``."""
         try:
             if isinstance(message, Mapping):
                 return self._copy_mapping(message, 1)
@@ -302,7 +302,7 @@ class _Walk:
             raise
         except RecursionError:
             raise _Refused(_TOO_DEEP) from None
-        except Exception as error:  # noqa: BLE001 - code of another library's class, which may raise anything
+        except Exception as error:  # noqa: BLE001 - code of another library's class may raise anything
             raise _failed(message, error) from None
         raise MessageError(
             f"A message must be a mapping with str keys, not {type_name(message)}. Wrap the value, as in {{'value': ...}}."
@@ -319,7 +319,7 @@ class _Walk:
                 key, length = _checked_key(given, copied)
                 self.size += length + _PER_ELEMENT
                 if depth == 1 and key == "id":
-                    item = valid_id(item)  # noqa: PLW2901 - as of a dict: before it is refused as a value
+                    item = valid_id(item)  # noqa: PLW2901 - as for a dict: checked before it is refused as a value
                 copied[key] = self._copy_scalar(item) if type(item) in _SCALARS else self._copy(item, depth)
                 self._check_size()
         except _Refused as refused:
@@ -327,7 +327,7 @@ class _Walk:
         return copied
 
     def _copy_scalar(self, value: Any) -> Any:
-        """Copy a value of a type that the loops copy themselves."""
+        """Return a copy of a value of a type that the loops copy themselves."""
         kind = type(value)
         if kind is str:
             self.size += _text_length(value) + _PER_TEXT
@@ -364,14 +364,14 @@ class _Walk:
     def _refuse(self, size: int) -> NoReturn:
         raise _Refused(
             f"The message is larger than {MAX_MESSAGE_BYTES} bytes (at {{path}}: counted as BSON it is {size} bytes up to "
-            f"there, and 15 MiB are the limit). Store the data elsewhere and a reference to it in the message."
+            f"there, and the limit is 15 MiB). Store the data elsewhere and a reference to it in the message."
         )
 
 
 def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
-    """The plain text of a key, and the bytes of it.
+    """Return the plain text of a key, and its length in bytes.
 
-    :param known: the keys before it.
+    :param known: the keys before this key.
     """
     if not issubclass(type(key), str):
         brief = all(type(each) in _BRIEF for each in (key if type(key) is tuple else (key,)))
@@ -391,7 +391,7 @@ def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _refuse_repeated(mapping: dict[Any, Any]) -> None:
-    """Refuse two keys with one text, which there may be if a subclass of ``str`` hashes in its own way."""
+    """Refuse two keys with the same text. They occur if a subclass of ``str`` hashes in its own way."""
     names: set[str] = set()
     for key in list(mapping):
         name = str.__str__(key)
@@ -408,7 +408,7 @@ def _failed(value: object, error: Exception) -> _Refused:
 
 
 def _bytes_of_indices(count: int) -> int:
-    """The keys that BSON writes for so many items, ``"0"``, ``"1"``, and so on, each with its type and a NUL."""
+    """Return the bytes of the keys that BSON writes for this many items: ``"0"``, ``"1"``, …, each with its type and a NUL."""
     total, first, digits = count * _PER_ELEMENT, 0, 1
     while first < count:
         after = min(10**digits, count)

@@ -1,8 +1,8 @@
-"""Values of other libraries' types, brought to Python's own types before anything is computed with them.
+"""Convert values of other libraries' types to Python's own types before any computation.
 
 The classes of pendulum, pandas and numpy inherit from ``datetime``, ``timedelta``, ``float`` or ``str`` and override
-methods. ``pandas.NaT`` is a ``datetime`` whose methods raise; pendulum's intervals refuse a plain ``timedelta`` as a
-divisor; a zone may be broken. So the fields of such a value are read as the base class keeps them, and the value's own
+methods. ``pandas.NaT`` is a ``datetime`` whose methods raise. Pendulum's intervals refuse a plain ``timedelta`` as a
+divisor. A zone may be broken. So the fields of such a value are read as the base class keeps them, and the value's own
 code runs only here, inside a ``try``.
 """
 
@@ -18,7 +18,7 @@ from pitstop._values._quoting import quoted
 __all__ = ["Unreadable", "as_microseconds", "as_timedelta", "shown", "type_name"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the fields of a datetime, before its offset is taken off
+_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - for the fields of a datetime, before its offset is subtracted
 _MICROSECOND = timedelta(microseconds=1)
 _DAY = timedelta(days=1)
 
@@ -26,11 +26,11 @@ _FIELDS = ("year", "month", "day", "hour", "minute", "second", "microsecond")
 
 
 class Unreadable(Exception):
-    """A time that cannot be brought to a plain one. The text says why, without the value."""
+    """A time that cannot be converted to a plain one. The text gives the reason, without the value."""
 
 
 def as_timedelta(value: object) -> timedelta | None:
-    """Return the plain ``timedelta`` that ``value`` is an instance of; None if it is no ``timedelta``.
+    """Return ``value`` as a plain ``timedelta``; None if it is not a ``timedelta``.
 
     :raises Unreadable: if its own code raises, or its fields contradict its ``total_seconds()``.
     """
@@ -40,14 +40,14 @@ def as_timedelta(value: object) -> timedelta | None:
         return _plain_span(value) if isinstance(value, timedelta) else None
     except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - code of another library's class, which may raise anything
+    except Exception as error:  # noqa: BLE001 - code of another library's class may raise anything
         raise Unreadable(f"its own code raised {type_name(error)}") from None
 
 
 def as_microseconds(value: object) -> int | None:
-    """Return the microseconds since the epoch of ``value``, exactly; None if it is no ``datetime``, or a naive one.
+    """Return the microseconds since the epoch of ``value``, exactly; None if it is not a ``datetime``, or is naive.
 
-    :raises Unreadable: if its own code or its zone's raises or returns nonsense.
+    :raises Unreadable: if its own code, or that of its zone, raises or returns nonsense.
     """
     if type(value) is datetime and value.tzinfo is UTC:
         return (value - _EPOCH) // _MICROSECOND
@@ -55,22 +55,22 @@ def as_microseconds(value: object) -> int | None:
         return _plain_instant(value) if isinstance(value, datetime) else None
     except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - code of another library's class or zone, which may raise anything
+    except Exception as error:  # noqa: BLE001 - code of another library's class or zone may raise anything
         raise Unreadable(f"its own code, or its zone's, raised {type_name(error)}") from None
 
 
 def _plain_span(value: timedelta) -> timedelta:
-    """Read a span. Neither the base class's fields nor the public ones are right for all classes: ``total_seconds()`` decides.
+    """Return the plain span. ``total_seconds()`` decides between the base class's fields and the public fields.
 
-    pandas 2 leaves the base class's fields at zero in a ``Timedelta`` of whole seconds. The public fields of a negative
-    ``Duration`` of pendulum have another meaning.
+    Neither kind of field is right for all classes. Pandas 2 leaves the base class's fields at zero in a ``Timedelta`` of whole
+    seconds. The public fields of a negative ``Duration`` of pendulum have another meaning.
     """
     total = value.total_seconds()
     base = (timedelta.days.__get__(value), timedelta.seconds.__get__(value), timedelta.microseconds.__get__(value))
     for read in (lambda: base, lambda: (value.days, value.seconds, value.microseconds)):
         days, seconds, microseconds = read()
         span = timedelta(int.__int__(days), int.__int__(seconds), int.__int__(microseconds))
-        # Two microseconds, since finer fractions were cut off; and the precision of a float.
+        # The tolerance is two microseconds, for finer fractions that were cut off, and the precision of a float.
         if abs(span.total_seconds() - total) <= max(2e-6, abs(total) * 1e-15):
             return span
     raise Unreadable("its days, seconds and microseconds are not what its total_seconds() returns")
@@ -88,26 +88,26 @@ def _plain_instant(value: datetime) -> int | None:
 
 
 def _wall_clock(value: datetime) -> datetime:
-    """Return the naive datetime with the fields of ``value``, whose class is another library's."""
+    """Return the naive datetime with the fields of ``value``, which is an instance of another library's class."""
     fields = [getattr(datetime, name).__get__(value) for name in _FIELDS]
-    # pandas keeps a year beyond 9999 beside the base class's, and NaT has nothing but NaN.
+    # Pandas keeps a year beyond 9999 beside the base class's year, and the fields of NaT are all NaN.
     for name, field in zip(_FIELDS, fields, strict=True):
         if getattr(value, name) != field:
             raise Unreadable(f"its {name} is none that a datetime can have")
-    return datetime(*fields)  # noqa: DTZ001 - its offset is taken off by the caller
+    return datetime(*fields)  # noqa: DTZ001 - the caller subtracts the offset
 
 
 def shown(value: object) -> str:
-    """Return ``value`` as an error of a call that takes a time quotes it. A value that may hold a message is shown by its type."""
+    """Return ``value`` as errors about times quote it. A value that may hold a message is shown by its type."""
     try:
         brief = value is None or isinstance(value, date | timedelta | str | int | float)
-    except Exception:  # noqa: BLE001 - its __class__ is code of another library's
+    except Exception:  # noqa: BLE001 - its __class__ may be code of another library
         brief = False
     return quoted(value) if brief else f"<{type_name(value)}>"
 
 
 def type_name(value: object) -> str:
-    """Return the name of the type of ``value``; with its module where a built-in type has that name too, as ``numpy.bool``."""
+    """Return the name of the type of ``value``, with its module if a built-in type has the same name, as ``numpy.bool``."""
     kind = type(value)
     if kind.__module__ != "builtins" and hasattr(builtins, kind.__name__):
         return f"{kind.__module__}.{kind.__name__}"

@@ -1,6 +1,6 @@
-"""Values as errors quote them: in bounded length, and without a secret.
+"""Quote values in errors: with a bounded length, and without a secret.
 
-Two locks on one door. :func:`quoted` decides for a single value whether an error may show it. :func:`masked` removes
+There are two safeguards. :func:`quoted` decides for a single value whether an error may show it. :func:`masked` removes
 credentials from a finished text, for errors of backends and plugins that do not use :func:`quoted`.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 
 __all__ = ["has_credentials", "masked", "may_hold_secret", "quoted"]
 
-#: Characters of a quoted value, and of a text in it. An error is a line for people.
+#: The most characters of a quoted value, and of a text in it. An error is a line for people.
 _LONGEST, _LONGEST_TEXT = 300, 120
 #: Characters of a value that are searched for a secret. The part behind them is not shown.
 _SEARCHED = 4096
-#: Bits of an ``int`` that is shown digit by digit. Python refuses to print the largest ones.
+#: The most bits of an ``int`` that is shown digit by digit. Python refuses to print very large ones.
 _MOST_BITS = 512
-#: Items and levels of a container that are shown.
+#: The most items and levels of a container that are shown.
 _MOST_ITEMS, _MOST_LEVELS = 8, 3
 #: How often a text may be percent-encoded and still be searched.
 _MOST_DECODED = 3
@@ -31,7 +31,7 @@ _NAMES_A_SECRET = re.compile(
     r"""(?ix)
     (?: pass(?:word|wd|phrase|code)? | pwd | secret | token | credentials? | signature
       | (?:api|access|account|private|secret)[-_]?key | mechanism[-_]?properties )
-    # The comma: pairs, as in the repr of an OrderedDict.
+    # The comma is for pairs, as in the repr of an OrderedDict.
     (?: ["'\s]* [=:] | ["'] \s* , )
     """
 )
@@ -48,8 +48,8 @@ _DRIVE = re.compile(r"\A[A-Za-z]:(?=[\\/])")
 _ABSOLUTE = re.compile(r"/[^/]")
 _URL = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/")
 
-#: User and password in any URL, also a malformed one. Errors show how to write a URL with the words ``user:password@``,
-#: which are no secret.
+#: User and password in any URL, also a malformed one. The words ``user:password@`` are excluded: errors use them to show how a
+#: URL is written.
 _CREDENTIALS = re.compile(r"(?<=://)(?!user:password@[^\s@]*(?:\s|$))\S*@")
 _ASSIGNED = re.compile(
     r"""(?ix)
@@ -61,22 +61,22 @@ _ASSIGNED = re.compile(
 
 
 def quoted(value: object) -> str:
-    """The ``repr`` of a value for an error: cut to a bounded length, and left out if it may hold a secret.
+    """Return the ``repr`` of a value for an error: cut to a bounded length, and left out if it may hold a secret.
 
-    A URL, text with a user and a password (``user:password@host``), and text or a container that names a secret
-    (``password=…``) are described and not shown. Never raises, whatever the ``repr`` of the value does.
+    A URL, a text with a user and a password (``user:password@host``), and a text or a container that names a secret
+    (``password=…``) are described and not shown. The function never raises, whatever the ``repr`` of the value does.
     """
     try:
         text = _shown(value, 0)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - code of somebody's class; an error about a value must not fail itself
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything; an error about a value must not fail itself
         text = f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def may_hold_secret(text: str) -> bool:
-    """Whether a text is a URL, or has credentials in it: see :func:`has_credentials`. ``C:/x`` is no URL.
+    """Whether a text is a URL, or has credentials in it: see :func:`has_credentials`. ``C:/x`` is not a URL.
 
     Some URLs are a secret as a whole, such as those of webhooks.
     """
@@ -91,14 +91,14 @@ def has_credentials(text: str) -> bool:
     """
     text = _DRIVE.sub("", text[:_SEARCHED])
     is_path = _ABSOLUTE.match(text) is not None and "://" not in text
-    # Not by one pattern: that would try each colon with the rest of the text.
+    # A single pattern would try each colon with the rest of the text.
     return any(
         (not is_path and 0 <= each.find(":") < each.rfind("@")) or _names_secret(each) for each in _decoded(text)
     )
 
 
 def masked(text: str) -> str:
-    """``text`` with ``***`` in place of the user and password of each URL, and of values that are named as secrets."""
+    """Return ``text`` with ``***`` in place of the user and password of each URL, and of values that are named as secrets."""
     if "://" in text:
         text = _CREDENTIALS.sub("***@", text)
     if "=" in text or ":" in text:
@@ -107,7 +107,8 @@ def masked(text: str) -> str:
 
 
 def _shown(value: object, level: int) -> str:
-    # By the type itself: an object may pretend to be of another one. Read as the base class does: a subclass may override it.
+    # Judged by the type itself, because an object may pretend to have another one. Read as the base class reads it, because a
+    # subclass may override the methods.
     kind = type(value)
     if issubclass(kind, str) and isinstance(value, str):
         text = str.__str__(value)
@@ -139,7 +140,7 @@ def _shown_items(
     if level >= _MOST_LEVELS:
         return f"{opening}…{closing}"
     text = opening + ", ".join(_first(items, len(value))) + closing
-    # Together they may name a secret: {'pass': 'x'}.
+    # The items together may name a secret: {'pass': 'x'}.
     return f"<a {type(value).__name__}, {_NOT_SHOWN}>" if may_hold_secret(text) else text
 
 

@@ -1,8 +1,8 @@
-"""Recurrences: which instants a series consists of, computed from its start alone.
+"""Recurrences: the instants of a series, computed from its start alone.
 
 A recurrence is stored as a tagged, versioned dict of plain values, ``{"v": 1, "kind": "every", "ms": 3600000}``, so
-that new kinds need no migration. Reading is strict: a kind, version or field that this version does not know is an
-error, since leaving it out would emit at the wrong times.
+that new kinds need no migration. Reading is strict: an unknown kind, version or field is an error, because a message
+emitted without it would come at the wrong times.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _LONGEST = timedelta.max // timedelta(milliseconds=1)
 
 
 class Recurrence(ABC):
-    """A rule that says, for a series that begins at ``start``, at which instants it occurs.
+    """A rule that gives the instants of a series that begins at ``start``.
 
     Instants are whole milliseconds since the epoch. All methods are functions of their arguments: the k-th occurrence
-    is the same whoever computes it and whenever, and no method counts its way from ``start``.
+    is the same in every process and at any time. No method counts its way from ``start``.
     """
 
     #: The tag of the stored form.
@@ -39,40 +39,40 @@ class Recurrence(ABC):
 
     @abstractmethod
     def first(self, start: int) -> int:
-        """The first occurrence, at ``start`` or after it."""
+        """Return the first occurrence, at ``start`` or after it."""
 
     @abstractmethod
     def after(self, instant: int, start: int) -> int:
-        """The first occurrence later than ``instant``."""
+        """Return the first occurrence later than ``instant``."""
 
     @abstractmethod
     def latest(self, instant: int, start: int) -> int:
-        """The last occurrence that is not later than ``instant``; ``instant`` is not before the first one."""
+        """Return the last occurrence that is not later than ``instant``, which is not before the first occurrence."""
 
     @abstractmethod
     def count(self, since: int, until: int, start: int) -> int:
-        """How many occurrences are later than ``since`` and not later than ``until``; both are occurrences."""
+        """Return the number of occurrences later than ``since`` and not later than ``until``; both are occurrences."""
 
     @abstractmethod
     def dump(self) -> dict[str, Any]:
-        """The fields of the stored form, without ``v`` and ``kind``."""
+        """Return the fields of the stored form, without ``v`` and ``kind``."""
 
     @classmethod
     @abstractmethod
     def load(cls, fields: Mapping[str, Any]) -> Self:
-        """Read what :meth:`dump` wrote.
+        """Return the recurrence whose fields :meth:`dump` returned.
 
-        :raises pitstop.ScheduleError: when a field is missing, unknown or wrong.
+        :raises pitstop.ScheduleError: if a field is missing, unknown or wrong.
         """
 
     def to_plain(self) -> dict[str, Any]:
-        """The stored form: a dict of plain values with its version and kind."""
+        """Return the stored form: a dict of plain values with its version and kind."""
         return {"v": self.version, "kind": self.kind, **self.dump()}
 
 
 @attrs.frozen
 class Every(Recurrence):
-    """Every so many milliseconds of elapsed time: the k-th occurrence is ``start + k * ms``."""
+    """A fixed number of milliseconds of elapsed time: the k-th occurrence is ``start + k * ms``."""
 
     kind: ClassVar[str] = "every"
     version: ClassVar[int] = 1
@@ -81,9 +81,9 @@ class Every(Recurrence):
 
     @classmethod
     def of(cls, every: timedelta) -> Self:
-        """Read an interval.
+        """Return the recurrence with an interval.
 
-        :raises pitstop.ScheduleError: when it is not positive or not a whole number of milliseconds.
+        :raises pitstop.ScheduleError: if the interval is not positive or not a whole number of milliseconds.
         """
         ms, rest = divmod(every, timedelta(milliseconds=1))
         if every <= timedelta(0):
@@ -124,18 +124,18 @@ _KINDS: dict[str, type[Recurrence]] = {Every.kind: Every}
 
 
 def is_known(recurrence: Recurrence) -> bool:
-    """Whether :func:`load_recurrence` would read it again."""
+    """Whether :func:`load_recurrence` can read the stored form of a recurrence."""
     return _KINDS.get(recurrence.kind) is type(recurrence)
 
 
 def load_recurrence(plain: object) -> Recurrence:
-    """Read the stored form of a recurrence.
+    """Return the recurrence of a stored form.
 
-    :raises ScheduleError: when its kind or version is unknown here, or it is malformed.
+    :raises ScheduleError: if its kind or version is unknown, or it is malformed.
     """
     if not isinstance(plain, Mapping):
         raise ScheduleError(f"A stored recurrence must be a mapping, not {type(plain).__name__}.")
-    # Copied as deep as it goes: it is a plugin's to take apart, and records may share it.
+    # A deep copy: the plugin may take it apart, and records may share the original.
     fields = {name: deepcopy(value) if isinstance(value, Mapping | list) else value for name, value in plain.items()}
     kind, version = fields.pop("kind", None), fields.pop("v", None)
     cls = _KINDS.get(kind) if isinstance(kind, str) else None

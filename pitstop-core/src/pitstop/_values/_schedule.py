@@ -1,4 +1,4 @@
-"""The schedule of a recurring message: a recurrence, its bounds, and what happens to occurrences that were missed."""
+"""The schedule of a recurring message: a recurrence, its bounds, and the rule for missed occurrences."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pitstop._values._recurrence import Every, Recurrence, is_known, load_recurr
 
 __all__ = ["CatchUp", "Choice", "Schedule", "plan"]
 
-#: What is emitted for occurrences that nobody was there to receive. ``latest``: the last of them, once. ``all``: each,
-#: oldest first. ``skip``: the last one, unless it is older than the grace.
+#: The rule for occurrences that passed while no listener took them. ``latest``: emit the last of them, once. ``all``: emit
+#: each, oldest first. ``skip``: emit the last one, unless it is older than the grace.
 CatchUp = Literal["latest", "all", "skip"]
 
-# Asked for once: each claim of a recurring message reads a schedule.
+# Read once, because each claim of a recurring message reads a schedule.
 _CATCH_UP = get_args(CatchUp)
-#: Of the stored form.
+#: The number of fields of the stored form.
 _FIELDS = 5
-#: Stored forms that are remembered as they were read, some hundred bytes each: a series is read again at each occurrence.
+#: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
 
 
 @attrs.frozen
 class Choice:
-    """The occurrence to emit, and how many earlier ones were passed over in its favour."""
+    """The occurrence to emit, and how many earlier occurrences were skipped in its favour."""
 
     occurrence: int
     missed: int
@@ -40,10 +40,10 @@ class Choice:
 
 @attrs.frozen
 class Schedule:
-    """When a recurring message occurs: at the instants of ``recurrence`` in ``[start, end)``."""
+    """The times of a recurring message: the instants of ``recurrence`` in ``[start, end)``."""
 
     start: int
-    #: Exclusive, as in ``range()``. None: never ends.
+    #: Exclusive, as in ``range()``. None: the series never ends.
     end: int | None
     recurrence: Recurrence
     catch_up: CatchUp
@@ -51,14 +51,14 @@ class Schedule:
     grace: int | None
 
     def next(self, instant: int) -> int | None:
-        """The first occurrence later than ``instant``; None when there is none."""
+        """Return the first occurrence later than ``instant``; None if there is none."""
         return self._bounded(self.recurrence.after(instant, self.start))
 
     def choose(self, pending: int, at: int) -> Choice | None:
-        """What to emit at ``at`` when ``pending`` is the first occurrence that was not dealt with yet.
+        """Return the occurrence to emit at ``at``, if ``pending`` is the first occurrence that is not dealt with yet.
 
-        None: nothing, every occurrence up to ``at`` is too old. The same arguments choose the same occurrence, so a
-        retry finds what the first emission chose.
+        Return None if every occurrence up to ``at`` is too old. The same arguments choose the same occurrence, so a
+        retry finds the occurrence that the first emission chose.
         """
         if self.catch_up == "all":
             return Choice(pending, 0)
@@ -69,7 +69,7 @@ class Schedule:
         return Choice(last, self.recurrence.count(pending, last, self.start))
 
     def to_plain(self) -> dict[str, Any]:
-        """The stored form."""
+        """Return the stored form."""
         return {
             "start": self.start,
             "end": self.end,
@@ -80,9 +80,9 @@ class Schedule:
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> Schedule:
-        """Read the stored form.
+        """Return the schedule of a stored form.
 
-        :raises ScheduleError: when it is malformed, or its recurrence is of a kind or version unknown here.
+        :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
         every = plain.get("every")
         if len(plain) == _FIELDS and type(every) is dict:
@@ -90,7 +90,7 @@ class Schedule:
                 fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"]
                 return _remembered(*fields, *every, *every.values())
             except (KeyError, TypeError):
-                # Malformed, or a recurrence with fields that cannot be a part of a key.
+                # The form is malformed, or its recurrence has fields that cannot be part of a key.
                 pass
         return _read(plain)
 
@@ -98,10 +98,10 @@ class Schedule:
         return occurrence if occurrence < (LAST_INSTANT + 1 if self.end is None else self.end) else None
 
 
-# Typed, since True is equal to 1, and is no instant. What is refused is not remembered.
+# Typed, because True equals 1 and is not an instant. Refused forms are not remembered.
 @lru_cache(maxsize=_MOST_REMEMBERED, typed=True)
 def _remembered(start: Any, end: Any, catch_up: Any, grace: Any, *every: Any) -> Schedule:
-    """Read a stored form; ``every``: first the names of the recurrence's fields, then their values."""
+    """Return the schedule of a stored form; ``every`` is first the names of the recurrence's fields, then their values."""
     half = len(every) // 2
     recurrence = dict(zip(every[:half], every[half:], strict=True))
     return _read({"start": start, "end": end, "every": recurrence, "catch_up": catch_up, "grace": grace})
@@ -133,10 +133,10 @@ def plan(
     grace: timedelta | None,
     now_us: int,
 ) -> tuple[int, Schedule | None]:
-    """Read the times of a call of ``store``: the first instant, and the schedule if it is to recur.
+    """Return the first instant of a call of ``store``, and the schedule if the message recurs.
 
-    :param now_us: now, in microseconds, for what is given as a distance.
-    :raises ScheduleError: when they make no sense; the text says which one and why.
+    :param now_us: now, in microseconds, for times that are given as a distance.
+    :raises ScheduleError: if the times make no sense; the text names the wrong one and the reason.
     """
     start = instant_of(when, now_us)
     if every is None:
@@ -163,10 +163,10 @@ def _is_instant(value: object) -> bool:
 
 def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
     if end is not None:
-        raise ScheduleError(f"end={shown(end)} is given without every. Say every=timedelta(...), or leave end out.")
+        raise ScheduleError(f"end={shown(end)} is given without every. Give every=timedelta(...), or leave end out.")
     if grace is not None or _word(catch_up) != "latest":
         raise ScheduleError(
-            "catch_up and grace are for recurring messages. Say every=timedelta(...), or leave them out."
+            "catch_up and grace are for recurring messages. Give every=timedelta(...), or leave them out."
         )
 
 
@@ -177,15 +177,15 @@ def _recurrence(every: object) -> Recurrence:
     if isinstance(every, Recurrence):
         if not is_known(every):
             raise ScheduleError(
-                f"every={quoted(every)} is a recurrence of a kind that is not registered: no listener could read it "
-                f"again. Give a timedelta, or a recurrence that comes with Pitstop."
+                f"every={quoted(every)} is a recurrence of a kind that is not registered, so no listener could read it. "
+                f"Give a timedelta, or a recurrence that comes with Pitstop."
             )
         return every
     raise ScheduleError(f"every={shown(every)} is a {type_name(every)}. Give a timedelta or a Recurrence.")
 
 
 def _word(catch_up: object) -> str | None:
-    """The plain text of ``catch_up``: an enum's member is a ``str``, too, and may compare as it likes."""
+    """Return ``catch_up`` as plain text. An enum's member may be a ``str`` that compares by code of its own."""
     return str.__str__(catch_up) if isinstance(catch_up, str) else None
 
 
@@ -197,7 +197,7 @@ def _policy(catch_up: object, grace: object) -> tuple[CatchUp, int | None]:
     if (policy == "skip") != (grace is not None):
         raise ScheduleError(
             f"catch_up={policy!r} with grace={shown(grace)}: 'skip' needs a grace, and only 'skip' has one. "
-            f"The grace says how late an occurrence may be and still be emitted."
+            f"The grace is the time by which an occurrence may be late and still be emitted."
         )
     if grace is None:
         return policy, None

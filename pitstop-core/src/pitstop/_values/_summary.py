@@ -1,4 +1,4 @@
-"""What became of the messages of one ``consume``."""
+"""The result of one ``consume``: how many messages it handled, by outcome, and why it ended."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import attrs
 
 __all__ = ["Reason", "Summary"]
 
-#: Why a ``consume`` ended. ``stopped``: its Pitstop was closed, or the program is at its end. ``max_messages``: so many were
-#: handled. ``idle``: nothing was due. ``signal``: SIGTERM, SIGINT or SIGHUP. ``second signal``: one more, so that nothing was waited
-#: for. ``handler``: a handler asked for the end of the program, which is raised once more, so that nobody sees this.
+#: Why a ``consume`` ended. ``stopped``: its Pitstop was closed, or the program is at its end. ``max_messages``: that many
+#: messages were handled. ``idle``: no message was due. ``signal``: SIGTERM, SIGINT or SIGHUP. ``second signal``: one more signal, so
+#: ``consume`` waited for nothing. ``handler``: a handler asked for the end of the program. That exception is raised again, so the
+#: caller does not see this summary.
 Reason = Literal["stopped", "max_messages", "idle", "signal", "second signal", "handler"]
 
 _ENDS: dict[Reason, str] = {
     "stopped": "it was stopped",
-    "max_messages": "so many were wanted",
+    "max_messages": "max_messages was reached",
     "idle": "nothing was due",
     "signal": "a signal asked for it",
     "second signal": "a second signal asked for it",
@@ -26,26 +27,26 @@ _ENDS: dict[Reason, str] = {
 
 @attrs.frozen(kw_only=True)
 class Summary:
-    """How many messages were handled, and what became of them. Each delivery is counted once."""
+    """The number of messages that were handled, by outcome. Each delivery is counted once."""
 
-    #: Done, and the store knows.
+    #: Handled successfully, and written to the store.
     acked: int = 0
-    #: Failed, and the store knows: they come back, or are dead, as ``retry`` says.
+    #: Failed, and written to the store: they come back, or are dead, as ``retry`` decides.
     nacked: int = 0
     #: Their leases were over before they were settled: they are, or were, handled once more.
     lost: int = 0
-    #: Handled, but the store did not answer: they come back when their leases run out, if it did not do it all the same.
+    #: Handled, but the store did not answer. They come back when their leases run out, unless the store did write it.
     unsettled: int = 0
-    #: Handlers that were still running when it ended.
+    #: Handlers that were still running at the end.
     unfinished: int = 0
-    #: Claimed ahead, seen by no handler, and given back for others to take. The same message may be among them often.
+    #: Claimed ahead, seen by no handler, and given back for other consumers. One message may be counted several times.
     given_back: int = 0
-    #: Why it ended.
+    #: Why ``consume`` ended.
     reason: Reason = "stopped"
 
     @property
     def handled(self) -> int:
-        """Deliveries whose handler returned or raised."""
+        """The number of deliveries whose handler returned or raised."""
         return self.acked + self.nacked + self.lost + self.unsettled
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class Summary:
         if self.lost:
             counts.append(f"{self.lost:,} {'lease' if self.lost == 1 else 'leases'} lost")
         if self.unsettled:
-            counts.append(f"{self.unsettled:,} not settled, for the store did not answer")
+            counts.append(f"{self.unsettled:,} not settled, because the store did not answer")
         if self.unfinished:
             counts.append(f"{self.unfinished:,} not finished")
         return f"{', '.join(counts)}; ended because {_ENDS[self.reason]}."

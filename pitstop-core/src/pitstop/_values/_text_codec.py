@@ -1,9 +1,9 @@
-"""Messages as JSON text, for backends whose store knows no mappings.
+"""Messages as JSON text, for backends whose store has no mappings.
 
 JSON has no bytes and no datetimes. They are written as mappings with one reserved key (``{"$bytes": "aGk="}``,
-``{"$time": 1700000000000}``); a mapping of the user's that looks like one of these is wrapped in ``{"$map": ...}``, so
-that everything that :func:`pitstop._values._message.copy_message` accepts comes back equal. ``NaN`` and the infinities
-are written as Python's ``json`` writes them.
+``{"$time": 1700000000000}``). A user's mapping that looks like one of these is wrapped in ``{"$map": ...}``. So every
+message that :func:`pitstop._values._message.copy_message` accepts comes back equal. ``NaN`` and the infinities are written
+as Python's ``json`` writes them.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _RESERVED = frozenset({"$bytes", "$time", "$map"})
 
 
 def dump_message(message: dict[str, Any]) -> str:
-    """Write a message that went through validation as JSON text."""
+    """Return a validated message as JSON text."""
     text = _encoder.encode(message)
-    # Nearly no message has such a key; the search costs less than a walk over every message would.
+    # Nearly no message has such a key. The search costs less than a walk over every message.
     return _encoder.encode(_escape(message)) if '"$' in text else text
 
 
 def load_message(text: str) -> Any:
-    """Read what :func:`dump_message` wrote.
+    """Return the message of a text that :func:`dump_message` returned.
 
-    :raises ValueError: when the text is not JSON, or a reserved mapping in it is malformed.
+    :raises ValueError: if the text is not JSON, or a reserved mapping in it is malformed.
     """
     decoder = _unescaping_decoder if '"$' in text else _decoder
     try:
         if text.startswith("{"):
-            # As it was written: without white space around it, for which decode() looks twice.
+            # As it was written, without white space around it. decode() searches for white space twice.
             value, end = decoder.raw_decode(text)
             if end == len(text):
                 return value
@@ -50,9 +50,9 @@ def load_message(text: str) -> Any:
 
 
 def load_written(text: str) -> Any:
-    """Read text in the same form that a person or another program wrote.
+    """Return the message of a text in the same form that a person or another program wrote.
 
-    :raises ValueError: as :func:`load_message`. Also for text that readers of JSON alter in silence: a key that stands twice
+    :raises ValueError: as :func:`load_message`. Also for texts that JSON readers change silently: a key that stands twice
         in one object, and a number beyond the range of float.
     """
     try:
@@ -117,7 +117,7 @@ def _repeated(pairs: list[Any]) -> object:
 
 
 def _strict_int(text: str) -> int:
-    # int() refuses some thousand digits with advice that is for programmers.
+    # int() refuses some thousand digits, with advice for programmers.
     if len(text) > _MOST_DIGITS:
         raise ValueError("a number is beyond 64 bits. Write it as text, in quotes")
     return int(text)
@@ -130,7 +130,7 @@ def _strict_float(text: str) -> float:
     return value
 
 
-#: An int of 64 bits has 19 digits. If an int is a little longer, the check of the message refuses it and names the path.
+#: An int of 64 bits has 19 digits. For an int that is a little longer, the check of the message names the path.
 _MOST_DIGITS = 100
 
 _strict_decoder = json.JSONDecoder(object_pairs_hook=_strict_object, parse_int=_strict_int, parse_float=_strict_float)

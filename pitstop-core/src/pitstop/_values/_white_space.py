@@ -1,7 +1,7 @@
-"""White space that a URL or a name brings along from a file or a secret: dropped at the ends of a URL, refused within.
+"""White space in a URL or a name that comes from a file or a secret: dropped at the ends of a URL, refused within.
 
-Such white space is invisible, and it would make another store of the same name: a process would use a store of its own,
-and no error would show it.
+Such white space is invisible, and it would name another store. The process would use a store of its own, and no error
+would show it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pitstop._values._quoting import quoted
 
 __all__ = ["checked_url", "refuse_in_name"]
 
-#: White space as ``str.isspace`` defines it, and the marks without width: the byte order mark (U+FEFF), and spaces of no width.
+#: White space as ``str.isspace`` defines it, and marks without width: the byte order mark (U+FEFF) and spaces of no width.
 _BLANK = r"\s\u200b\u2060\ufeff"
 _ENDS = re.compile(rf"\A[{_BLANK}]+|[{_BLANK}]+\Z")
 _ANYWHERE = re.compile(rf"[{_BLANK}]")
-#: Line breaks, tabs and other control characters. ``urllib`` drops some of them from a URL without a word.
+#: Line breaks, tabs and other control characters. ``urllib`` silently drops some of them from a URL.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NAME = re.compile(r"[A-Za-z_.]{1,40}")
 
 
 def _flaw(text: str) -> str | None:
-    """Describe the flaw in the white space of a name or a path; None: there is none. A blank within is a part of the name."""
+    """Return the flaw in the white space of a name or a path; None if there is none. A blank within belongs to the name."""
     if _CONTROL.search(text):
         return "a line break, a tab or another control character"
     if _ENDS.search(text):
@@ -36,8 +36,8 @@ def checked_url(url: str, what: str = "The URL") -> str:
     """Return the URL without the white space at its ends.
 
     :param what: how an error names the URL.
-    :raises ConfigError: when there is white space at the end of a part, or in the part with the host and the user. The
-        text names the part, and never quotes the URL: it may hold a password.
+    :raises ConfigError: if there is white space at the end of a part, or in the part with the host and the user. The
+        text names the part. It never quotes the URL, which may hold a password.
     """
     url = _ENDS.sub("", url)
     scheme, separator, rest = url.partition("://")
@@ -72,7 +72,7 @@ def refuse_in_name(text: str, field: str, *, secret: bool = False) -> None:
     """Refuse a name or a path that has white space at its ends, or a control character.
 
     :param secret: whether the text may be a secret. Then the error does not quote it.
-    :raises ConfigError: the text names the field.
+    :raises ConfigError: if there is; the text names the field.
     """
     flaw = _flaw(text)
     if flaw is not None:

@@ -1,4 +1,4 @@
-"""The contract between Pitstop and a backend: everything that the author of one needs."""
+"""The contract between Pitstop and a backend: everything that the author of a backend needs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
 from pitstop.abc._config import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
 from pitstop.abc._legacy import Legacy, LegacyPage
+from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, message_size
 from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
 from pitstop.abc._turn import Calls, Turn
 
@@ -18,6 +19,9 @@ from pitstop.abc._turn import Calls, Turn
 __all__ = [
     "API_VERSION",
     "LAST_INSTANT",
+    "MAX_ERROR_LENGTH",
+    "MAX_ID_LENGTH",
+    "MAX_MESSAGE_BYTES",
     "SUITE_VERSION",
     "Aside",
     "Backend",
@@ -48,6 +52,7 @@ __all__ = [
     "from_instant",
     "load_message",
     "may_hold_secret",
+    "message_size",
     "query_options",
     "quoted",
     "read_record",

@@ -1,7 +1,7 @@
 """The contract of a backend: it stores records, leases them, and applies fenced writes. Nothing else.
 
-What a message, a recurrence or a retry *means* is decided in core, by functions of values; a backend never looks into
-``Record.series`` and never computes a time, but for the end of a lease.
+Core decides what a message, a recurrence or a retry *means*, by functions of values. A backend never looks into
+``Record.series``, and computes no time but the end of a lease.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from pitstop.abc._record import Damaged, Record, Settlement, Tally
 
 __all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Writes"]
 
-#: Seconds for which core waits, at a close, for a backend that says nothing of how long its calls may take.
+#: Seconds for which core waits at a close, if the backend does not state how long its calls may take.
 _PATIENCE = 15.0
 
-#: The version of this contract. A backend states the one it was written for as ``api_version``.
+#: The version of this contract. A backend states the version it was written for as ``api_version``.
 API_VERSION = 1
-#: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`: it grows whenever a backend
-#: that passed may no longer do so.
+#: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`. It grows whenever a backend
+#: that passed before may no longer pass.
 SUITE_VERSION = 2
 
 
 class Capability(Flag):
-    """Optional behaviour. A backend declares what it has; core does without the rest, or raises ``Unsupported``."""
+    """Optional behaviour. A backend declares what it has. Core does without the rest, or raises ``Unsupported``."""
 
-    #: What was stored is there after the process and its machine were restarted.
+    #: Stored messages are still there after a restart of the process and its machine.
     DURABLE = auto()
     #: Several processes may use one store at the same time.
     MULTI_PROCESS = auto()
     #: :meth:`Backend.watch` notices changes that other handles and other processes make.
     WATCH = auto()
-    #: :meth:`Backend.within` writes in a transaction of the user's.
+    #: :meth:`Backend.within` writes in the user's transaction.
     TRANSACTIONS = auto()
-    #: :meth:`Backend.legacy` and :meth:`Backend.adopt` take over what an older library stored in the same place.
+    #: :meth:`Backend.legacy` and :meth:`Backend.adopt` take over messages that an older library stored in the same place.
     ADOPT = auto()
-    #: :meth:`Backend.scratch` gives a namespace of its own to try things in, without touching a message of the store.
+    #: :meth:`Backend.scratch` gives a namespace of its own to try things in, without touching any message of the store.
     SCRATCH = auto()
 
 
 class Writes(Protocol):
-    """What the user writes: a :class:`Backend` at once, and what :meth:`Backend.within` returns in a transaction."""
+    """The writes of a user: on a :class:`Backend` at once, on the result of :meth:`Backend.within` in a transaction."""
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`Backend.put`."""
@@ -62,39 +62,40 @@ class Writes(Protocol):
 
 
 class Watch(Protocol):
-    """Notices that a store may have changed. A hint: a change that goes unnoticed costs lateness, nothing else."""
+    """Notices that a store may have changed. It only gives hints: an unnoticed change costs lateness, nothing else."""
 
     #: Seconds to wait between two polls; 0 when :meth:`poll` itself waits for the server.
     pause: float
 
     def poll(self) -> int | None:
-        """Tell what others wrote since the last call: the least ``due`` of it, an instant. 0: something may have changed,
-        and nobody knows what. None: nothing did.
+        """Return the least ``due``, an instant, of the records that others wrote since the last call.
 
-        May block for some seconds, 10 at most. After the backend was closed it ends as soon, or fails. Only the thread
-        that polls closes the watch.
+        Return 0 if something may have changed and it is unknown what, and None if nothing changed.
+
+        The call may block for some seconds, 10 at most. After the backend was closed it returns or fails within that time.
+        Only the thread that polls closes the watch.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the watch holds."""
+        """Release the watch's resources."""
         ...
 
 
 class Backend(ABC):
     """Where messages live. Thread-safe: any method may be called from any thread at any time.
 
-    Methods raise :class:`pitstop.BackendUnavailable` when the store does not do what it should, with a text that holds
-    no secret and no message. Times are instants (milliseconds since the epoch).
+    Methods raise :class:`pitstop.BackendUnavailable` if the store does not do what it should. The text holds no secret and
+    no message. Times are instants (milliseconds since the epoch).
     """
 
-    #: The version of the contract that the class was written for: say ``api_version = 1`` in the class.
+    #: The version of the contract that the class was written for. State it in the class: ``api_version = 1``.
     api_version: ClassVar[int]
-    #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: it does not say.
-    #: A statement of the author's, shown by ``pitstop backends``. Say the number, as in ``suite_version = 2``, and raise
-    #: it when the newer suite was passed.
+    #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: not stated.
+    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 2``, and raise it
+    #: when the backend has passed the newer suite.
     suite_version: ClassVar[int | None] = None
-    #: The attrs class of the configuration, which validates itself.
+    #: The attrs class of the configuration. It validates itself.
     Config: ClassVar[type[BackendConfig]] = BackendConfig
     capabilities: ClassVar[Capability] = Capability(0)
 
@@ -104,88 +105,89 @@ class Backend(ABC):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Backend:
-        """Make a backend of a user's configuration, less its ``type``.
+        """Return a backend with a user's configuration, without its ``type``.
 
-        :raises pitstop.ConfigError: when an option is unknown or its value is wrong.
+        :raises pitstop.ConfigError: if an option is unknown or its value is wrong.
         """
         return cls(cls.Config.from_options(options))
 
     @abstractmethod
     def now(self) -> int:
-        """Microseconds since the epoch, by the clock that decides what is due: the server's where there is one."""
+        """Return microseconds since the epoch, by the clock that decides what is due: the server's where there is one."""
 
     @abstractmethod
     def put(self, records: Sequence[Record]) -> None:
-        """Store records with distinct ids, each in place of the one with its id, lease included.
+        """Store records with distinct ids. Each replaces the record with its id, lease included.
 
-        Each record is stored whole or not at all; when this returns, all are, as durably as the store is configured.
-        Records with equal ``due`` are leased in the order in which their ids came in.
+        Each record is stored whole or not at all. When the method returns, all are stored, as durably as the store is
+        configured. Records with equal ``due`` are leased in the order in which their ids came in.
         """
 
     @abstractmethod
     def delete(self, id: str) -> bool:
-        """Remove a record, leased or not. True when it was there."""
+        """Remove a record, leased or not. Return True if it was there."""
 
     @abstractmethod
     def get(self, id: str) -> Record | Damaged | None:
-        """Read a record as it is now; None when there is none."""
+        """Return a record as it is now; None if there is none."""
 
     @abstractmethod
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
-        """Read up to ``limit`` records in the order of ``(due, id)``, those without a ``due`` last.
+        """Return up to ``limit`` records in the order of ``(due, id)``, those without a ``due`` last.
 
         :param state: only records in this state: ``dead`` (no ``due``), ``leased`` (a token, ``due`` to come), ``due``
             (``due`` has come), ``scheduled`` (``due`` to come, no token). None: all. A damaged ``due`` counts as none.
-        :param after: only records behind this ``(due, id)``. It need not be there any more.
+        :param after: only records behind this ``(due, id)``. The record with it need not exist any more.
         """
 
     @abstractmethod
     def tally(self) -> Tally:
-        """Count the records by state, as in :meth:`scan`."""
+        """Return the number of records in each state, as in :meth:`scan`."""
 
     @abstractmethod
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """Claim up to ``limit`` records whose ``due`` has come, the oldest ``due`` first, for ``duration`` ms.
 
-        Each is written as :meth:`Progress.leased` says, with one new random token for the whole claim, and returned as
-        it is after that. No two claims get the same record while a lease runs. Fewer than ``limit`` may be returned
-        although more are due, but not none.
+        Each is written as :meth:`Progress.leased` returns it, with one new random token for the whole claim. The records are
+        returned as they are after the claim. No two claims get the same record while a lease runs. If more than ``limit``
+        records are due, fewer than ``limit`` may be returned, but not none.
 
-        A record that cannot be read is leased like any other and returned as :class:`Damaged`; core sets it aside. If a record
-        cannot even be leased, the backend goes on with the others: it sets that record aside by itself and returns it as
-        ``Damaged`` with neither ``due`` nor ``token``, or, if the store lets nobody write it, leaves it out, logs that once,
-        and reports it by :meth:`concerns`. An error of the store is no reason to set anything aside.
+        An unreadable record is leased like any other and returned as :class:`Damaged`; core sets it aside. If a record cannot
+        even be leased, the backend goes on with the others. It sets that record aside by itself and returns it as ``Damaged``
+        with neither ``due`` nor ``token``. If the store allows no write to the record, the backend leaves the record out, logs
+        that once, and reports it by :meth:`concerns`. An error of the store is no reason to set any record aside.
 
         :param limit: from 1 to 2**31 - 1, here and in :meth:`scan`.
         """
 
     @abstractmethod
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        """Apply fenced writes for distinct ids; say for each whether it was applied.
+        """Apply fenced writes for distinct ids. Return for each whether it was applied.
 
-        A settlement applies when the record carries its token and either ``due`` is still to come (the lease runs) or
-        is None (dead). Else nothing is changed: not created, not updated, not deleted. Each is atomic, the batch need
-        not be. Applying one again after its reply was lost does no harm. Of several deletes in a batch, one whose record
-        is not there any more, because somebody else removed it, may be told as applied: it is gone either way. A single
-        delete is told as it is.
+        A settlement applies if the record carries its token, and ``due`` is still to come (the lease runs) or None (dead).
+        Else nothing is changed: the record is not created, not updated, not deleted. Each settlement is atomic; the batch
+        need not be. It does no harm to apply a settlement again after its reply was lost. In a batch, a delete may be
+        reported as applied although another user had removed its record before: the record is gone either way. A single
+        delete is reported exactly.
         """
 
     @abstractmethod
     def next_due(self) -> int | None:
-        """The least ``due`` of all records, leased ones included; None when there is none.
+        """Return the least ``due`` of all records, leased records included; None if there is none.
 
-        May be somewhat old, but for the first answer of a new handle, which is exact. What was written through a handle,
-        its own answers take account of within a second of its clock: listeners sleep, and wake up, by them.
+        The answer may be somewhat old, but the first answer of a new handle is exact. A write through a handle shows in that
+        handle's own answers within a second of its clock. Listeners sleep and wake up by these answers.
         """
 
     def within(self, session: object) -> Writes:
-        """Write in the transaction that ``session`` is in: what is written counts if that commits, and from then on.
+        """Return the writes of the transaction that ``session`` is in. They count once that transaction commits.
 
-        Nobody else sees it before. To look at ``session`` is all that this does; only the writes use the store.
+        Until then they are invisible to all other users. The method only inspects ``session``; only the writes use the store.
 
-        :param session: what the driver of the backend calls a session; as the user gave it, so of any type.
+        :param session: the object that the backend's driver calls a session. It is passed on as the user gave it, so it may
+            have any type.
         :raises pitstop.Unsupported: without :attr:`Capability.TRANSACTIONS`.
-        :raises pitstop.PitstopError: when ``session`` cannot be used; the text says why, and what can.
+        :raises pitstop.PitstopError: if ``session`` cannot be used; the text gives the reason and names the sessions that can be used.
         """
         raise Unsupported(
             f"{type(self).__name__} ({self.location}) has not got the capability TRANSACTIONS, which session= needs. "
@@ -195,33 +197,35 @@ class Backend(ABC):
     def ping(self) -> None:
         """Ask the store for something small, to see whether it does what it should.
 
-        :raises pitstop.BackendUnavailable: when it does not; the text says why.
+        :raises pitstop.BackendUnavailable: if it does not; the text gives the reason.
         """
         self.next_due()
 
     def concerns(self) -> Sequence[str]:
-        """Return what an operator of this store should know about, in one sentence or two for each concern; most urgent first.
+        """Return what an operator of this store should know, in a sentence or two for each concern, the most urgent first.
 
-        ``pitstop check`` shows each text as a warning. A concern breaks no promise by itself: a file that other users can
-        read, or a document that can be neither read nor set aside. A text says what was found and what to do. It holds no
-        secret and nothing of a message but its id. The method may read the store; it changes nothing.
+        ``pitstop check`` shows each text as a warning. A concern breaks no promise by itself. Examples are a file that other
+        users can read, and a document that can be neither read nor set aside. A text says what was found and what to do. It
+        holds no secret, and of a message nothing but the id. The method may read the store; it changes nothing.
 
-        :raises pitstop.BackendUnavailable: when the store does not answer.
+        :raises pitstop.BackendUnavailable: if the store does not answer.
         """
         return ()
 
     def watch(self) -> Watch | None:
-        """Begin to notice changes by others; None without :attr:`Capability.WATCH`.
+        """Return a new watch for changes by others; None without :attr:`Capability.WATCH`.
 
-        None too where this store, or this user of it, cannot: then nobody asks again, and ``loop_time`` decides how late
-        a message of others is noticed. Whoever returns None for such a reason warns of it, once.
+        Also return None if this store, or this user of it, cannot watch. Core does not ask again then, and ``loop_time``
+        decides how late a message of another process is noticed. A backend that returns None for such a reason logs one
+        warning.
         """
         return None
 
     def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
-        """Look through a part of the store for documents of an older library, whether sound or not.
+        """Search a part of the store for documents of an older library, sound or not.
 
-        Bounded in time and memory, however large the store is. What is Pitstop's, or nobody's, is passed over.
+        The search is bounded in time and memory, however large the store is. It skips documents of Pitstop and of any other
+        origin.
 
         :param after: where to go on: :attr:`LegacyPage.after` of the page before. None: at the beginning.
         :param locked_after: only documents that are locked beyond this instant.
@@ -230,28 +234,29 @@ class Backend(ABC):
         raise self._lacks_adopt()
 
     def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
-        """Put each record in the place of its document; say for each whether that was done.
+        """Put each record in the place of its document. Return for each whether that was done.
 
-        Done only while the document is what was read, and never over another one that has the record's id. When a
-        document and its record have different ids, the record is not claimed before the document is gone; an adoption
-        that is cut short in between is found again by :meth:`legacy`. The record's message is the document's, less the id.
+        A document is replaced only if it is still as it was read, and never if another document has the record's id. If a
+        document and its record have different ids, the record cannot be claimed before the document is gone. An adoption that
+        was cut short in between is found again by :meth:`legacy`. The record's message is the document's, without the id.
 
         :raises pitstop.Unsupported: without :attr:`Capability.ADOPT`.
         """
         raise self._lacks_adopt()
 
     def scratch(self) -> AbstractContextManager[Backend]:
-        """A handle on an empty namespace of its own in the same place as the store, with the same settings; gone with all
-        it holds at the end.
+        """Return a context manager with a handle on an empty namespace in the same place as the store, with the same settings.
 
-        For ``pitstop check``, which tries what this contract promises on a store that is in use: nothing that is done
-        there touches a message of the store, leases one, or is seen by a listener; and the other way round. Each call
-        gives another one. The end closes the handle. What a process leaves that is killed in between does no harm, and
-        can be told by its name.
+        At the end of the context the namespace is gone, with all its messages, and the handle is closed. Each call gives a new
+        namespace.
+
+        ``pitstop check`` uses it to try the promises of this contract on a store that is in use. Nothing that is done in the
+        namespace touches a message of the store, leases one, or is seen by a listener of the store; and the other way round.
+        If the process is killed in between, its leftovers do no harm and can be recognised by their name.
 
         :raises pitstop.Unsupported: without :attr:`Capability.SCRATCH`.
-        :raises pitstop.BackendUnavailable: when it cannot be made, or not be taken away; the text says what to do. At
-            the beginning of the context, or at its end.
+        :raises pitstop.BackendUnavailable: at the beginning of the context if the namespace cannot be made, or at its end if
+            the namespace cannot be removed; the text says what to do.
         """
         raise Unsupported(
             f"{type(self).__name__} at {self.location} has not got the capability SCRATCH, so nothing can be tried there "
@@ -266,24 +271,25 @@ class Backend(ABC):
         )
 
     def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
-        """For who tries again by itself, or is about to leave: in its body the calls of this thread have one time, all
-        together, and what fails is not tried again for longer than that.
+        """Return a context manager in which all backend calls of this thread share one time budget.
 
-        A backend that may be away bounds each call, and tries some again. Of what listeners write, core does that too, and
-        tells; a close is not to take as long as all that follows one another. Entered again inside, the outer one still
-        holds. A call that is made after the end of that time gets a moment all the same: the store may answer.
+        Callers that retry by themselves, or are shutting down, use it. A backend that may be away bounds each call and retries
+        some of them; inside the context it retries none for longer than the budget. For the writes of listeners, core
+        retries as well, and logs the failures. A close must not take as long as all its calls after one another. In a nested
+        context the outer budget still holds. A call that is made after the end of the budget gets a moment all the same,
+        because the store may answer.
 
-        :param seconds: how long. None: as long as one call may take that is not tried again.
-        :return: gives, when it is entered, how many seconds that are: for how long to wait for calls of other threads.
+        :param seconds: the budget. None: as long as one call without a retry may take.
+        :return: gives, on entry, the budget in seconds: the caller waits that long for calls of other threads.
         """
         return nullcontext(_PATIENCE if seconds is None else seconds)
 
-    def close(self) -> None:  # noqa: B027 - nothing to give back is fine
-        """Give back what the backend holds. Again is harmless. Nothing else is called afterwards."""
+    def close(self) -> None:  # noqa: B027 - a backend without resources needs no close
+        """Release the backend's resources. A second call does nothing. No other method is called after it."""
 
     @property
     def location(self) -> str:
-        """Where the messages are, for logs and errors; without secrets."""
+        """The place where the messages are, for logs and errors, without secrets."""
         return type(self).__name__
 
     def __repr__(self) -> str:

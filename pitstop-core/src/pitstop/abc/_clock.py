@@ -16,11 +16,11 @@ _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Doorbell:
-    """Wakes one waiting thread; a ring with nobody waiting is kept for the next wait.
+    """Wakes one waiting thread. A ring while no thread waits is kept for the next wait.
 
-    Made of a lock that a ring releases and a wait takes, which is safe in signal handlers: ``threading.Event.set``
-    deadlocks when its signal interrupts the same event's lock. ``SimpleQueue.get`` of CPython 3.11 and 3.12 may wait
-    without end although it was given a timeout: when a signal, or a busy machine, uses up the time before it begins to wait.
+    It is a lock that a ring releases and a wait takes, which is safe in signal handlers. ``threading.Event.set`` deadlocks
+    when its signal interrupts the same event's lock. ``SimpleQueue.get`` of CPython 3.11 and 3.12 may wait without end
+    despite its timeout, if a signal or a busy machine uses up the time before the wait begins.
     """
 
     def __init__(self) -> None:
@@ -30,31 +30,32 @@ class Doorbell:
     def ring(self) -> None:
         """End the present or the next wait. Safe in any thread and in signal handlers."""
         if self._silence.locked():
-            # Another thread may ring at the same moment: then both rings are one.
+            # Another thread may ring at the same moment. Both rings then count as one.
             with suppress(RuntimeError):
                 self._silence.release()
 
     def wait(self, seconds: float | None) -> bool:
-        """Block until a ring, or for ``seconds`` (None: without end). True when it was rung.
+        """Block until a ring, or for ``seconds`` (None: without end). Return True if it was rung.
 
-        More seconds than the system can wait at once, 49 days on Windows, are cut to that: the caller looks and waits again.
+        A time that is longer than the system can wait at once (49 days on Windows) is cut to that. The caller checks and
+        waits again.
         """
         return self._silence.acquire(timeout=-1 if seconds is None else min(max(seconds, 0.0), TIMEOUT_MAX))
 
 
 class Clock(Protocol):
-    """What tells the time, and waits by it. Thread-safe."""
+    """Gives the time, and waits by it. Thread-safe."""
 
     def time_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return seconds since some moment. The value never goes back."""
         ...
 
     def wait(self, bell: Doorbell, seconds: float | None) -> bool:
-        """Block until ``bell`` rings or ``seconds`` have passed by this clock. True when it was rung."""
+        """Block until ``bell`` rings or ``seconds`` have passed by this clock. Return True if it was rung."""
         ...
 
 
@@ -65,7 +66,7 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
-        # A lease goes on while a machine is suspended, so this has to go on, too; time.monotonic() on Linux does not.
+        # A lease runs on while a machine is suspended. This clock has to run on, too; time.monotonic() on Linux does not.
         return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
     def wait(self, bell: Doorbell, seconds: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""Configuration: attrs classes that check themselves at construction and name the key that is wrong."""
+"""Configuration: attrs classes that check themselves at construction and name the wrong key."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ __all__ = [
 _T = TypeVar("_T")
 
 _TEXT = (str, os.PathLike, bytes)
-#: Characters of a key that are compared with the known ones.
+#: The most characters of a key that are compared with the known keys.
 _LONGEST_KEY = 100
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """``"Did you mean 'x'? "`` for the known name closest to the given one, or nothing."""
+    """Return ``"Did you mean 'x'? "`` for the known name closest to the given name, or an empty text."""
     close = difflib.get_close_matches(given[:_LONGEST_KEY], list(known), n=1)
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def duration_field(default: timedelta | None, *, zero: bool = False) -> Any:
-    """An attrs field for a duration; ``default=None`` makes it optional, ``zero=True`` lets it be zero."""
+    """Return an attrs field for a duration. ``default=None`` makes it optional, ``zero=True`` lets it be zero."""
 
     def convert(value: object, _: Any, field: attrs.Attribute[Any]) -> timedelta | None:
         if value is None and default is None:
@@ -60,7 +60,7 @@ def duration_field(default: timedelta | None, *, zero: bool = False) -> Any:
 
 
 def number_field(default: _T, convert: Callable[[Any], Any], least: float, need: str) -> Any:
-    """An attrs field for a finite number, which text may spell; None is allowed where it is the default."""
+    """Return an attrs field for a finite number, which a text may spell. None is allowed if it is the default."""
 
     def read(value: object, _: Any, field: attrs.Attribute[Any]) -> Any:
         if value is None and default is None:
@@ -78,7 +78,7 @@ def number_field(default: _T, convert: Callable[[Any], Any], least: float, need:
 
 
 def flag_field(*, default: bool) -> Any:
-    """An attrs field for a yes or no, which text may spell ``true`` or ``false``."""
+    """Return an attrs field for a yes or no, which a text may spell ``true`` or ``false``."""
 
     def read(value: object, _: Any, field: attrs.Attribute[Any]) -> bool:
         if isinstance(value, str) and value.lower() in {"true", "false"}:
@@ -94,16 +94,16 @@ def flag_field(*, default: bool) -> Any:
 class Retry:
     """When a message comes back after a nack, and how often it may fail.
 
-    The n-th attempt's nack delays it by ``delay * factor ** (n - 1)``, ``max_delay`` at most, give or take the
-    fraction ``jitter``. Without ``delay`` it comes back when its lease runs out.
+    The nack of the n-th attempt delays the message by ``delay * factor ** (n - 1)``, at most ``max_delay``, give or take the
+    fraction ``jitter``. Without ``delay`` the message comes back when its lease runs out.
     """
 
     delay: timedelta | None = duration_field(None, zero=True)
     factor: float = number_field(2.0, float, 1, "a number of at least 1")
-    #: 15 minutes, or ``delay`` if that is longer.
+    #: The default is 15 minutes, or ``delay`` if that is longer.
     max_delay: timedelta = duration_field(None)
     jitter: float = number_field(0.0, float, 0, "a fraction from 0 to 1, such as 0.1")
-    #: Attempts after which a one-shot message is dead, and a recurring one goes on with its next occurrence.
+    #: The number of attempts after which a one-shot message is dead, and a recurring one goes on with its next occurrence.
     max_attempts: int | None = number_field(None, int, 1, "a whole number of at least 1, or None for no limit")
 
     def __attrs_post_init__(self) -> None:
@@ -144,24 +144,24 @@ def _clock(_: Any, field: attrs.Attribute[Any], value: object) -> None:
 
 @attrs.frozen(kw_only=True)
 class BackendConfig:
-    """What all backends can be told. Subclass it with attrs for more, and set it as the backend's ``Config``."""
+    """The options of all backends. Subclass it with attrs for more, and set the subclass as the backend's ``Config``."""
 
-    #: How long a claim holds: a message that is neither acknowledged nor extended in this time is emitted again.
+    #: How long a claim holds. A message that is neither acknowledged nor extended in this time is emitted again.
     lock_time: timedelta = duration_field(timedelta(minutes=15))
-    #: The longest time between two looks at the store: how late a message stored by another process may be noticed.
+    #: The longest time between two polls of the store: how late a message stored by another process may be noticed.
     loop_time: timedelta = duration_field(timedelta(seconds=1))
     retry: Retry = attrs.field(factory=Retry, converter=_retry)
-    #: Whether a store that is not there may be made. False: :class:`pitstop.ConfigError` in that case. A backend that connects at
-    #: the first use raises :class:`pitstop.BackendUnavailable` there. A backend whose store is always there ignores it.
+    #: Whether a missing store may be made. If False, a missing store is a :class:`pitstop.ConfigError`. A backend that connects
+    #: at the first use raises :class:`pitstop.BackendUnavailable` there. A backend whose store always exists ignores the option.
     create: bool = flag_field(default=True)
-    #: A clock for tests, in place of the one that decides otherwise.
+    #: A clock for tests. It replaces the clock that decides otherwise.
     clock: Clock | None = attrs.field(default=None, validator=_clock)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Read a configuration from a mapping; with a ``url``, from both, the mapping's keys first.
+        """Return a configuration read from a mapping. If the mapping has a ``url``, read both; the mapping's keys come first.
 
-        :raises ConfigError: when a key is unknown or a value is wrong.
+        :raises ConfigError: if a key is unknown or a value is wrong.
         """
         options = dict(options)
         url = options.pop("url", None)
@@ -173,16 +173,16 @@ class BackendConfig:
 
     @classmethod
     def options_of_url(cls, url: str) -> dict[str, Any]:
-        """The options that a URL spells: here those behind its ``?``. A backend with more in its URL extends this.
+        """Return the options that a URL spells: here, the options behind its ``?``. A backend with more in its URL extends this.
 
-        :raises ConfigError: when the URL is malformed. The text never quotes it: it may hold a password.
+        :raises ConfigError: if the URL is malformed. The text never quotes the URL, which may hold a password.
         """
         return query_options(split_url(url).query)
 
 
 def split_url(url: str) -> SplitResult:
-    """``urllib.parse.urlsplit`` with an error that does not quote the URL."""
-    # Here and below: it takes a twentieth of the time of `import pitstop`, and who gives a mapping does not need it.
+    """Return ``urllib.parse.urlsplit(url)``, with an error that does not quote the URL."""
+    # Imported here and below: the module takes a twentieth of the time of `import pitstop`, and only URLs need it.
     from urllib.parse import urlsplit  # noqa: PLC0415 - see above
 
     try:
@@ -194,7 +194,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def query_options(query: str) -> dict[str, Any]:
-    """Options from the part of a URL behind ``?``: ``retry.delay=5s`` becomes ``{"retry": {"delay": "5s"}}``."""
+    """Return the options in the part of a URL behind ``?``: ``retry.delay=5s`` becomes ``{"retry": {"delay": "5s"}}``."""
     from urllib.parse import parse_qsl  # noqa: PLC0415 - see split_url
 
     options: dict[str, Any] = {}
@@ -214,7 +214,7 @@ def query_options(query: str) -> dict[str, Any]:
 
 
 def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:
-    """Make an attrs instance from a user's mapping, with an error that teaches for a key it has not got.
+    """Return an attrs instance made of a user's mapping, with an error that teaches for an unknown key.
 
     A field whose name is a keyword of Python is spelled with ``metadata={"key": ...}``.
     """
@@ -228,11 +228,11 @@ def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:
     try:
         made = cls(**given)
     except (TypeError, ValueError, ArithmeticError) as error:
-        # An attrs validator's: its arguments are a text, the attribute and more. Values are not quoted: one may be a secret.
+        # From an attrs validator: its arguments are a text, the attribute and more. Values are not quoted: one may be a secret.
         field = next((each.name for each in error.args[1:] if isinstance(each, attrs.Attribute)), None)
         raised = f"the configuration's class {cls.__name__} refuses"
         if field is None:
-            # A converter's: its text may quote the value, and does not name the field.
+            # From a converter: its text may quote the value, and does not name the field.
             raise ConfigError(
                 f"A value cannot be used: {raised} it with a {type(error).__name__}{_place(error)}. The keys are: "
                 f"{', '.join(options) or 'none'}. See what each of them may be."
@@ -248,8 +248,8 @@ def from_mapping(cls: type[_T], options: Mapping[str, Any], what: str) -> _T:
 def _check_texts(made: object, given: Mapping[str, tuple[attrs.Attribute[Any], object]]) -> None:
     """Check the texts that a configuration keeps as text: names and paths, as a rule.
 
-    Text that stands for a number or a duration is converted, so that its white space does no harm. The white space of
-    bytes is taken as it is, and so are fields with ``metadata={"verbatim": True}``.
+    A text that stands for a number or a duration is converted, so its white space does no harm. Bytes keep their white space,
+    and so do fields with ``metadata={"verbatim": True}``.
 
     :raises ConfigError: for white space at the ends, and for credentials in a field that the repr shows.
     """
@@ -259,7 +259,7 @@ def _check_texts(made: object, given: Mapping[str, tuple[attrs.Attribute[Any], o
             continue
         text = os.fsdecode(value)
         if not isinstance(value, bytes):
-            # A field that the repr leaves out, or shows in its own way, may be that of a password.
+            # A field that the repr leaves out, or shows in its own way, may hold a password.
             refuse_in_name(text, key, secret=field.repr is not True and field.repr is not quoted)
         if field.repr is True and has_credentials(text):
             raise ConfigError(
@@ -269,7 +269,7 @@ def _check_texts(made: object, given: Mapping[str, tuple[attrs.Attribute[Any], o
 
 
 def _place(error: BaseException) -> str:
-    """The function that raised an error, for the author of the class."""
+    """Return the function that raised an error, for the author of the class."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,4 +1,4 @@
-"""What an older library left in a store, as a backend finds it. What to make of it is decided in core."""
+"""The documents that an older library left in a store, as a backend finds them. Core decides what becomes of them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ["Legacy", "LegacyPage"]
 
 @attrs.frozen
 class Legacy:
-    """A document of an older library, read but not judged."""
+    """A document of an older library, read but not yet judged."""
 
-    #: Its id as it stands in the store, for people.
+    #: The document's id as it stands in the store, for people.
     name: str
-    #: The text that its id becomes; None when there is none.
+    #: The text that the id becomes; None if there is none.
     id: str | None
-    #: All its fields as they were found, ``_id`` included; dates are aware. Empty when it cannot be read.
+    #: All fields as they were found, ``_id`` included; dates are aware. Empty if the document cannot be read.
     fields: Mapping[str, Any] = attrs.field(repr=False)
-    #: The backend's own: by what it finds the document again, and tells whether it is still what was read.
+    #: Private to the backend: it finds the document again by this, and sees whether the document is still as it was read.
     handle: Any = attrs.field(repr=False)
-    #: Why it cannot be adopted, as far as the backend can tell. Without its values.
+    #: Why the document cannot be adopted, as far as the backend knows. The text holds no values of the document.
     problem: str | None = None
-    #: An adoption that was cut short made this of it, and the document itself is gone: to be written as it is.
+    #: The record that an adoption made before it was cut short; the document itself is gone. Write the record as it is.
     record: Record | None = None
 
 
 @attrs.frozen
 class LegacyPage:
-    """A part of a store, looked through."""
+    """A part of a store that was searched."""
 
     found: Sequence[Legacy]
-    #: How many documents of any kind were looked at, roughly.
+    #: Roughly how many documents of any kind were read.
     seen: int
-    #: Where to go on; None: this was the last page. The backend's own.
+    #: Where to go on, private to the backend; None: this was the last page.
     after: Any

@@ -1,4 +1,4 @@
-"""What a backend stores, and the one kind of change that it makes to it.
+"""The records that a backend stores, and the one kind of change that it makes to them.
 
 All times are instants: whole milliseconds since the epoch, as ``int``.
 """
@@ -22,9 +22,9 @@ __all__ = ["Aside", "Damaged", "Outcome", "Progress", "Record", "Settlement", "T
 class Progress:
     """The part of a record that leasing and settling change.
 
-    Invariants: ``due >= first_leased`` (so the least time at which the occurrence was ever leased is the first one, and
-    a store may keep it with a minimum); ``token`` is set while a lease runs, after it ran out, and in a dead record
-    (it is what fences the redrive); a record is dead when ``due`` is None.
+    Invariants: ``due >= first_leased``. So the least time at which the occurrence was ever leased is the first one, and a
+    store may keep it with a minimum. ``token`` is set while a lease runs, after the lease ran out, and in a dead record,
+    where it fences the redrive. A record is dead if ``due`` is None.
     """
 
     #: When the record may next be claimed: its time, or the end of the running lease. None: dead, never claimed.
@@ -33,15 +33,15 @@ class Progress:
     scheduled_for: int
     #: Claims of the current occurrence so far.
     attempts: int = 0
-    #: When the current occurrence was claimed first. None: not yet.
+    #: When the current occurrence was first claimed. None: not yet.
     first_leased: int | None = None
-    #: What the last failure said.
+    #: The text of the last failure.
     last_error: str | None = None
     #: The last claim's token.
     token: str | None = None
 
     def leased(self, token: str, now: int, until: int) -> Progress:
-        """What a claim at ``now`` makes of this: :meth:`Backend.lease` writes exactly these fields."""
+        """Return the progress after a claim at ``now``. :meth:`Backend.lease` writes exactly these fields."""
         first = now if self.first_leased is None else self.first_leased
         return Progress(until, self.scheduled_for, self.attempts + 1, first, self.last_error, token)
 
@@ -52,10 +52,10 @@ class Record:
 
     id: str
     #: The message without its id, made of plain values: None, bool, int, float, str, bytes, UTC datetimes on whole
-    #: milliseconds, lists, dicts. Not to be changed: whoever hands it out copies it, or makes it anew at each read.
+    #: milliseconds, lists, dicts. It must not be changed: a backend that returns a record copies it or makes it anew.
     message: dict[str, Any] = attrs.field(repr=False)
-    #: The recurrence with its bounds as plain values (None, int, str, lists and dicts with str keys); None: one-shot.
-    #: A backend keeps it as it is and never looks inside. Not to be changed: records that are handed out may share it.
+    #: The recurrence with its bounds as plain values (None, int, str, lists and dicts with str keys); None: one-shot. A
+    #: backend keeps it as it is and never looks inside. It must not be changed: returned records may share it.
     series: Mapping[str, Any] | None
     #: New and globally unique at each store.
     revision: str
@@ -64,19 +64,19 @@ class Record:
 
 @attrs.frozen
 class Damaged:
-    """A stored document that cannot be read as a :class:`Record`, in place of one."""
+    """Stands for a stored document that cannot be read as a :class:`Record`."""
 
     id: str
-    #: What is wrong with it, for people. Without its values.
+    #: The fault of the document, for people. The text holds none of its values.
     error: str
-    #: As in :class:`Progress`; None also when it is the ``due`` that is damaged. In a claim: when the backend has set the
-    #: document aside at once, because there was no way to lease it.
+    #: As in :class:`Progress`. None also if ``due`` itself is damaged. In a claim, None means that the backend has set the
+    #: document aside at once, because it could not be leased.
     due: int | None
     token: str | None
 
 
 def state_of(due: int | None, token: str | None, now: int) -> State:
-    """The state of a record at ``now``. A lease that ran out leaves it due."""
+    """Return the state of a record at ``now``. A record whose lease ran out is due."""
     if due is None:
         return "dead"
     if due <= now:
@@ -100,14 +100,14 @@ def read_record(
     last_error: object,
     token: object,
 ) -> Record | Damaged:
-    """Make a record of what was found in a store; if somebody damaged it, say what is wrong instead.
+    """Return a record made of the values found in a store, or a ``Damaged`` that says what is wrong with them.
 
-    Every backend reads through this, so that all are equally strict. Fields that a store leaves out are given as None. An id
-    that is not UTF-8 in the store is given with its wrong bytes as lone surrogates (``decode("utf-8", "surrogateescape")``):
-    the record is damaged then, and the backend finds it again by that id.
+    Every backend reads through this function, so that all are equally strict. Fields that a store leaves out are given as
+    None. If the stored id is not valid UTF-8, its wrong bytes are given as lone surrogates
+    (``decode("utf-8", "surrogateescape")``). The record is damaged then, and the backend finds it again by that id.
     """
-    # Claims read every record through this, so what is sound is known by one chain of plain comparisons. It may miss
-    # what is sound and unusual, but not let anything else by.
+    # Claims read every record here, so one chain of plain comparisons recognises a sound record. The chain may miss a sound
+    # but unusual record. It never lets a damaged record pass.
     if (
         type(message) is dict
         and (series is None or type(series) is dict)
@@ -127,7 +127,7 @@ def read_record(
         progress = Progress(due, scheduled_for, attempts, first_leased, last_error, token)
         return Record(id, message, series, revision, progress)
     if not _is_text(id):
-        # No caller could settle it, nor name it.
+        # No caller could settle or name such a record.
         error = "Damaged: the id is no valid text. Remove it with the tools of the store itself."
         return Damaged(id, error, due if _is_instant(due) else None, token if isinstance(token, str) else None)
     usable_due = due if _is_instant(due) else None
@@ -164,7 +164,7 @@ def _is_instant(value: object) -> TypeGuard[int]:
 
 
 class Outcome(Enum):
-    """What a settlement means. A backend need not look at it: ``Settlement.progress`` says what to write."""
+    """The meaning of a settlement. A backend can ignore it: ``Settlement.progress`` holds the values to write."""
 
     COMPLETE = "complete"
     RESCHEDULE = "reschedule"
@@ -175,8 +175,8 @@ class Outcome(Enum):
 
 @attrs.frozen
 class Aside:
-    """What is written to a document that cannot be read: no ``due``, and this error. All else stays as it was found,
-    for somebody to look at and mend.
+    """The write to a document that cannot be read: no ``due``, and this error. All other fields stay as they were found, so
+    that a person can inspect and mend them.
     """
 
     last_error: str
@@ -184,7 +184,7 @@ class Aside:
 
 @attrs.frozen
 class Settlement:
-    """A fenced write: done if the record carries ``token`` and is leased or dead now, otherwise nothing at all."""
+    """A fenced write: applied if the record carries ``token`` and is leased or dead now. Otherwise nothing is changed."""
 
     id: str
     token: str
@@ -195,7 +195,7 @@ class Settlement:
 
 @attrs.frozen
 class Tally:
-    """How many records are in which state, and the least ``due`` among the due ones (None: there is none)."""
+    """The number of records in each state, and the least ``due`` among the due records (None: there is none)."""
 
     scheduled: int
     due: int

@@ -19,32 +19,32 @@ __all__ = ["Calls", "Turn"]
 REFUSED = (
     "Pitstop was called in the middle of another call of Pitstop by the same thread, as happens in signal handlers and in "
     "__del__. Nothing was done: the new call would wait for the interrupted one without end. Let the handler set a flag or "
-    "a threading.Event, and call Pitstop where the program looks at it. close() may be called in a handler, and consume() "
+    "a threading.Event, and call Pitstop where the program checks it. close() may be called in a handler, and consume() "
     "ends at SIGTERM by itself."
 )
 
 
 class Calls(local):
-    """Notes, per thread, whether the thread is inside of a call: ``with calls.enter(): ...``.
+    """Notes, per thread, whether the thread is inside a call: ``with calls.enter(): ...``.
 
     The note is a lock that only its own thread takes. A ``with`` of a lock has no step at which Ctrl-C could leave a wrong
     note behind.
     """
 
     def __init__(self) -> None:
-        #: The note of the calling thread, locked while the thread is inside of a call.
+        #: The note of the calling thread, locked while the thread is inside a call.
         self.note = Lock()
 
     @property
     def inside(self) -> bool:
-        """Whether the calling thread is inside of a call."""
+        """Whether the calling thread is inside a call."""
         return self.note.locked()
 
     def enter(self) -> Lock:
         """Return the note of the calling thread, for a ``with`` around the call.
 
-        :raises BackendUnavailable: when this thread is inside of a call already: a signal handler or a finalizer has
-            interrupted that call, and would wait for it without end.
+        :raises BackendUnavailable: if this thread is inside a call already. A signal handler or a finalizer has interrupted
+            that call, and the new call would wait for it without end.
         """
         note = self.note
         if note.locked():
@@ -55,8 +55,8 @@ class Calls(local):
 class Turn:
     """A lock for state that the threads of a process share: ``with turn.lock, turn.call(): ...``.
 
-    - A call by a thread that is inside already (in a signal handler) raises and does not wait for itself.
-    - A fork waits until no other thread is inside. In the child the lock is a new one, so that the child does not wait for
+    - A call by a thread that is inside already (in a signal handler) raises instead of waiting for itself.
+    - A fork waits until no other thread is inside. In the child the lock is a new lock, so that the child does not wait for
       a thread that only its parent has.
 
     Do not keep ``turn.lock`` in a variable: it is replaced in the child of a fork.
@@ -70,12 +70,12 @@ class Turn:
     def __init__(
         self, *, before_fork: Callable[[], object] | None = None, after_fork: Callable[[bool], object] | None = None
     ) -> None:
-        """A turn that no thread has.
+        """Make a turn that no thread has.
 
         Both functions are methods of the turn's owner, and are held weakly. They must not raise.
 
-        :param before_fork: called in the forking thread before each fork, when no thread is inside. Not called if the
-            forking thread itself is inside: a signal handler that forks.
+        :param before_fork: called in the forking thread before each fork, when no thread is inside. It is not called if the
+            forking thread itself is inside, which means that a signal handler forks.
         :param after_fork: called in the child, with True if ``before_fork`` was called before this fork.
         """
         #: Held by the thread that is inside, and during a fork by the forking thread.
@@ -90,15 +90,15 @@ class Turn:
 
     @property
     def inside(self) -> bool:
-        """Whether the calling thread is inside of a call."""
+        """Whether the calling thread is inside a call."""
         return self._calls.inside
 
     def call(self) -> Lock:
-        """Note that the calling thread, which holds :attr:`lock`, is inside of a call from now on.
+        """Note that the calling thread, which holds :attr:`lock`, is inside a call from now on.
 
-        :raises BackendUnavailable: when the thread is inside already.
+        :raises BackendUnavailable: if the thread is inside a call already.
         """
-        # As Calls.enter(): this is a hot path.
+        # The same as Calls.enter(), repeated because this is a hot path.
         note = self._calls.note
         if note.locked():
             raise BackendUnavailable(REFUSED)
@@ -119,24 +119,24 @@ class Turn:
 
 
 class _Fork:
-    """A fork that is under way."""
+    """A fork that is in progress."""
 
     def __init__(self) -> None:
-        #: The turns that it takes.
+        #: The turns that the fork takes.
         self.taken: list[Turn] = []
-        #: Those of them that are prepared.
+        #: The taken turns that are prepared.
         self.prepared: list[Turn] = []
-        #: Whether the hook before the fork has come to its end.
+        #: Whether the hook before the fork has ended.
         self.ready = False
 
 
 class _Forks:
-    """The forks that are under way in this process."""
+    """The forks that are in progress in this process."""
 
     def __init__(self) -> None:
         #: Held during a fork, and while a turn is added.
         self.lock = RLock()
-        #: By thread. Several of one thread: a signal handler may fork while its thread is about to.
+        #: The forks of each thread. A thread may have several: a signal handler may fork while its thread is about to fork.
         self.under_way: dict[int, list[_Fork]] = {}
 
 
@@ -146,13 +146,13 @@ _forks = _Forks()
 
 
 def _before_fork() -> None:
-    # Python prints what a hook raises, Ctrl-C included, and forks all the same. So a lock is noted before it is taken,
-    # and what is noted is released if it was taken.
+    # Python prints any exception of a hook, Ctrl-C included, and forks all the same. So each lock is noted before it is
+    # taken, and a noted lock is later released if it was taken.
     fork = _Fork()
     _forks.under_way.setdefault(get_ident(), []).append(fork)
     try:
         _forks.lock.acquire()
-        # In one order, so that two threads that fork do not wait for each other.
+        # All threads take the turns in one order, so that two threads that fork do not wait for each other.
         for turn in sorted(_turns, key=_number):
             if not turn.inside:
                 fork.taken.append(turn)
@@ -179,7 +179,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_parent_again() -> None:
-    """Do what is left when Ctrl-C has ended the hook before this one."""
+    """Do the rest of the work if Ctrl-C has ended the previous hook."""
     under_way = _forks.under_way.get(get_ident())
     if under_way and under_way[-1].ready:
         _after_fork_in_parent()
@@ -187,7 +187,7 @@ def _after_fork_in_parent_again() -> None:
 
 def _after_fork_in_child() -> None:
     global _forks  # noqa: PLW0603 - of the process, as a fork is
-    # Code in C may run this hook without the one before the fork.
+    # C code may run this hook without the hook before the fork.
     under_way = _forks.under_way.get(get_ident())
     prepared = under_way[-1].prepared if under_way else []
     _forks = _Forks()
@@ -200,7 +200,7 @@ def _number(turn: Turn) -> int:
 
 
 def _release(lock: Any) -> None:
-    # Without it, if Ctrl-C has ended the hook before it was taken.
+    # The lock may not be taken: Ctrl-C may have ended the hook before that.
     with suppress(RuntimeError):
         lock.release()
 

@@ -9,16 +9,16 @@ from pitstop.cli._streams import prepare
 
 __all__ = ["main"]
 
-#: What the extra ``[cli]`` brings.
+#: The packages that the extra ``[cli]`` brings.
 _EXTRA = frozenset({"click", "rich"})
 
 
 def main() -> int:
-    """Run the command line in ``sys.argv``. Its exit code: 0 done, 1 failed, 2 used wrongly."""
-    # Before anything else is imported or opened: it could get the place of a stream that is missing.
+    """Run the command line in ``sys.argv``. Return the exit code: 0 done, 1 failed, 2 used wrongly."""
+    # This comes before any import or open file, which could get the descriptor of a missing stream.
     prepare()
     try:
-        from pitstop.cli._app import run  # noqa: PLC0415 - the library is used without click, this is where it begins
+        from pitstop.cli._app import run  # noqa: PLC0415 - imported here because the library is used without click
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:

@@ -1,4 +1,4 @@
-"""``pitstop adopt``: what the Clojure library stored becomes Pitstop's."""
+"""``pitstop adopt``: turn the documents of the Clojure library into Pitstop's."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from pitstop.cli._times import iso
 __all__ = ["adopt"]
 
 _COLUMNS = ("id", "becomes", "when", "every", "end", "note")
-#: Rows of one table. More of them, as of a million damaged documents, become several tables.
+#: Rows of one table. More rows, as for a million damaged documents, become several tables.
 _ROWS = 1000
 
 
 @click.command()
-@click.option("--write", is_flag=True, help="Do it. Without this nothing is changed, and it is told what would be.")
+@click.option("--write", is_flag=True, help="Make the changes. Without it, they are only shown.")
 @click.option("--locked", is_flag=True, help="Adopt locked documents too: each comes when its lock ends.")
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show so many that can be adopted."
+    "--limit", type=click.IntRange(min=0), default=100, show_default=True, help="The most adoptable documents to show."
 )
 @common_options
 @click.pass_obj
 def adopt(settings: Settings, write: bool, locked: bool, limit: int) -> None:
     """Turn documents of the Clojure library into Pitstop's, in the same collection.
 
-    Shows what would be changed, and changes nothing without --write. Documents that cannot be adopted are left as they
-    are, and told with the reason. It can be interrupted at any point, and run again.
+    Shows the changes, and makes none without --write. Documents that cannot be adopted are left as they are, and shown with
+    the reason. The command can be interrupted at any point, and run again.
 
     \b
     pitstop adopt --url mongo://host/app?coll=messages
     pitstop adopt --url mongo://host/app?coll=messages --write
-    """  # noqa: D301 - click wants the backspace itself, which a raw string does not hold
+    """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
     with settings.open_existing() as pit, progress() as bar:
         locks = _look_for_locks(pit, bar)
         refusal = None if locked or not locks.locked else _refusal(locks)
@@ -66,7 +66,7 @@ def adopt(settings: Settings, write: bool, locked: bool, limit: int) -> None:
 def _look_for_locks(pit: Pitstop, bar: Progress) -> engine.Locks:
     locks = engine.Locks()
     task = bar.add_task("looking for locks", total=None, count=0)
-    for locks in engine.look_for_locks(pit._store):
+    for locks in engine.look_for_locks(pit._session):
         bar.update(task, count=locks.seen)
     bar.remove_task(task)
     return locks
@@ -83,7 +83,7 @@ def _refusal(locks: engine.Locks) -> str:
 
 def _run(pit: Pitstop, bar: Progress, report: _Report, total: int, *, locked: bool) -> None:
     task = bar.add_task("adopting" if report.write else "looking", total=total, count=0)
-    for page in engine.adopt(pit._store, write=report.write, locked=locked):
+    for page in engine.adopt(pit._session, write=report.write, locked=locked):
         report.add(page.fates)
         bar.update(task, advance=page.seen, count=sum(report.counts.values()))
 
@@ -105,11 +105,11 @@ def _telling_how_far(report: _Report) -> Iterator[None]:
 
 @attrs.define
 class _Report:
-    """Tells what became of the documents, and counts them."""
+    """Prints the outcome for each document, and counts the outcomes."""
 
     settings: Settings
     write: bool
-    #: So many adoptable documents are shown.
+    #: The most adoptable documents to show.
     limit: int
     counts: Counter[engine.Fate] = attrs.field(factory=Counter)
     recurring: int = 0
@@ -117,7 +117,7 @@ class _Report:
     _rows: list[Sequence[str | None]] = attrs.field(factory=list)
 
     def add(self, fates: Sequence[tuple[Adoption, engine.Fate]]) -> None:
-        # All of them first: they are done, also when somebody interrupts while they are told.
+        # Counted first: the documents are adopted, even if Ctrl-C interrupts the printing.
         self.counts.update(fate for _, fate in fates)
         for adoption, fate in fates:
             entry = None if adoption.record is None else describe(adoption.record, 0)
@@ -139,7 +139,7 @@ class _Report:
         self._rows.clear()
 
     def finish(self, location: str) -> None:
-        """Print what is not printed yet, and the summary."""
+        """Print the rows that are not printed yet, and the summary."""
         self.flush()
         if not self.counts:
             say(f"There is no document of the Clojure library in {location}.")
@@ -153,7 +153,7 @@ class _Report:
 
     @property
     def open(self) -> str:
-        """What is still to be done by somebody; empty: nothing."""
+        """The work that is left for a person; empty: none."""
         left, changed = self.counts["left"], self.counts["changed"]
         said = []
         if left:
@@ -168,7 +168,7 @@ class _Report:
     @property
     def so_far(self) -> str:
         adopted = self.counts["adopted"]
-        return f"Before it, {_counted(adopted)} {'was' if adopted == 1 else 'were'} adopted. Run it again: it goes on there."
+        return f"Before that, {_counted(adopted)} {'was' if adopted == 1 else 'were'} adopted. Run the command again to go on."
 
     @property
     def _adopted(self) -> str:

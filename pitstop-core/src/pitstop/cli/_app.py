@@ -31,7 +31,7 @@ __all__ = ["app", "run"]
 
 
 class _App(click.Group):
-    """Commands in the order in which one gets to know them. Whatever fails is told in one line, without a secret."""
+    """Commands in the order in which a user meets them. Each failure is printed in one line, without a secret."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -74,7 +74,7 @@ for _command in (demo, store, listen, list_, show, remove, redrive, stats, ping,
 
 
 def run() -> int:
-    """Run the command line in ``sys.argv``; its exit code."""
+    """Run the command line in ``sys.argv``. Return the exit code."""
     try:
         app.main(prog_name="pitstop")
     except SystemExit as end:
@@ -83,7 +83,7 @@ def run() -> int:
         try:
             sys.stdout.flush()
         except StdoutFailed:
-            # The command has complained of it. Python would write the rest once more when it ends, and complain too.
+            # The command has complained already. Python would write the rest again at its end, and complain too.
             discard_stdout()
     return 0
 
@@ -103,7 +103,7 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
         raise (click.ClickException(line) if context is None else click.UsageError(line, context)) from None
     except StdoutFailed as failure:
         if failure.unread:
-            # The reader has seen enough.
+            # The reader wants no more.
             raise click.exceptions.Exit(0) from None
         raise click.ClickException(str(failure)) from failure
     except (click.exceptions.Exit, click.Abort):
@@ -111,10 +111,10 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
     except Exception as error:
         said = None if settings is None else settings.blame(error)
         if said is None and isinstance(error, OSError):
-            # An error of the system, such as a folder for temporary files that is full.
+            # An error of the system, such as a full folder for temporary files.
             said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         if said is None:
-            # A bug of Pitstop's own: the traceback is the report.
+            # A bug of Pitstop's own, for which the traceback is the report.
             raise
         raise click.ClickException(_in_one_line(said, settings)) from error
 
@@ -131,7 +131,7 @@ def _in_one_line(text: str, settings: Settings | None) -> str:
 @contextmanager
 def _log_on_stderr(settings: Settings) -> Iterator[None]:
     logger, handler = logging.getLogger("pitstop"), _StderrHandler(settings)
-    # Who was told that the store is away is told that it is back, too, which is no warning.
+    # A user who read that the store is away must also read that it is back. That line is not a warning.
     listener = logging.getLogger("pitstop.listener")
     level = listener.level
     listener.setLevel(logging.INFO)
@@ -144,7 +144,7 @@ def _log_on_stderr(settings: Settings) -> Iterator[None]:
 
 
 class _StderrHandler(logging.Handler):
-    """Warnings of the library, and what the listener says, each in one line like the errors."""
+    """Prints warnings of the library, and lines of the listener, each in one line like the errors."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(logging.INFO)

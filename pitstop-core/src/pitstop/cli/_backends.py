@@ -1,4 +1,4 @@
-"""``pitstop backends``: what is installed, whether it loads, and what it says of itself."""
+"""``pitstop backends``: the installed backends, whether they load, and their own statements."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class _Found:
     name: str
     distribution: str | None
     version: str | None
-    #: By name.
+    #: The names of its capabilities.
     capabilities: list[str] = attrs.field(factory=list)
-    #: The version of the suite that it states it passed.
+    #: The version of the suite that the backend states it passed.
     suite_version: int | None = None
     error: str | None = None
-    #: What somebody should know of one that loads.
+    #: A remark about a backend that loads.
     hint: str | None = None
 
     @property
@@ -37,13 +37,13 @@ class _Found:
 
 
 @click.command()
-@common_options_but("Of no effect: no store is opened.")
+@common_options_but("No effect: no store is opened.")
 @click.pass_obj
 def backends(settings: Settings) -> None:
-    """List the installed backends: what they can do, and which of them do not load, and why.
+    """List the installed backends: their capabilities, and why a backend does not load.
 
     A backend's name is its "type" in a configuration and its scheme in a URL. "suite" is the version of the conformance
-    suite that it states it passed.
+    suite that the backend states it passed.
     """
     needs_stdout("backends")
     found = [_look_at(each) for each in sorted(installed(BACKEND_GROUP), key=lambda each: (each.name, each.value))]
@@ -75,7 +75,7 @@ def _look_at(entry_point: EntryPoint) -> _Found:
         backend = load_backend(entry_point.name)
     except PitstopError as failure:
         return attrs.evolve(found, error=" ".join(str(failure).split()))
-    # Whatever the class states: a careless one is not to hide the others.
+    # Any value is possible here, and a careless class must not hide the others.
     suite: object = backend.suite_version
     return attrs.evolve(
         found,

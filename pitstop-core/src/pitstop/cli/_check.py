@@ -1,4 +1,4 @@
-"""``pitstop check``: whether a live store keeps its promises, without touching its messages."""
+"""``pitstop check``: test whether a live store keeps its promises, without touching its messages."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = ["check"]
 @common_options
 @click.pass_obj
 def check(settings: Settings, store: str | None) -> None:
-    """Check a store that is in use: look at it, and try what it promises in a place of its own.
+    """Check a store that is in use: inspect it, and try its promises in a place of its own.
 
-    Takes a second or two, and touches no message: what is tried is tried in a scratch beside the store (a file, a
-    collection), which is removed again. Exit code 1 when something is not as it should be.
+    This takes a second or two and touches no message. The promises are tried in a scratch beside the store (a file, a
+    collection), which is removed again. The exit code is 1 if a check failed.
 
     URL is the store, as with --url.
     """
     settings.url = store or settings.url
     found: list[Finding] = []
     try:
-        # Closed also when Ctrl-C comes in between: that is what takes the scratch away.
-        with settings.open_existing() as pit, closing(look_through(pit._store.backend)) as findings:
+        # closing() also acts when Ctrl-C comes in between: the end of the generator removes the scratch.
+        with settings.open_existing() as pit, closing(look_through(pit._session.backend)) as findings:
             for finding in findings:
-                # A backend's errors and its location are its author's texts.
+                # The author of the backend wrote its errors and its location, so they may hold a secret.
                 each = attrs.evolve(finding, seen=masked(finding.seen, settings))
                 found.append(each)
                 if settings.json:
                     with though_unread():
                         print_json(attrs.asdict(each))
     finally:
-        # Also what there is to see when the store then goes away, or makes no scratch.
+        # Results are also printed if the store goes away, or makes no scratch.
         if found and not settings.json:
             with though_unread():
                 print_table(("check", "status", "ms", "seen"), map(_row, found))

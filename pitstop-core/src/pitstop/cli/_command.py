@@ -23,16 +23,16 @@ from pitstop.cli._times import iso
 
 __all__ = ["CommandFailed", "run_command"]
 
-#: Seconds between two looks at a command that is running.
+#: Seconds between two polls of a running command.
 _GLANCE = 0.05
-#: Bytes of a command's stderr that are kept with the message when it fails.
+#: The last bytes of a command's stderr that are kept with the message when the command fails.
 _TAIL = 1000
 #: Seconds between two tries to extend a lease while the store is away.
 _PAUSE = 0.1
-#: Bytes of PITSTOP_LAST_ERROR. The kernel takes at most 128 KiB per variable, and all of them share its limit.
+#: The most bytes of PITSTOP_LAST_ERROR. The kernel takes at most 128 KiB per variable, and all variables share its limit.
 _LONGEST_ERROR = 16_384
-#: Bytes of a command's stderr that are read after its end: more than a pipe holds. A process that the command left behind
-#: may write for ever.
+#: The most bytes of a command's stderr that are read after its end: more than a pipe holds. A process that the command left
+#: behind may write for ever.
 _LEFT_IN_PIPE = 1 << 21
 
 
@@ -48,14 +48,14 @@ def run_command(
 ) -> None:
     """Run ``command`` in a shell, with the message as JSON on its stdin, and hold the lease while it runs.
 
-    :param stdout: the descriptor that becomes its stdout; None: ours.
-    :raises CommandFailed: when it could not be started, or did not exit with 0.
+    :param stdout: the descriptor that becomes the command's stdout; None: the same as ours.
+    :raises CommandFailed: if the command could not be started, or did not exit with 0.
     """
     payload = (json_text(delivery.msg) + "\n").encode("utf-8", "backslashreplace")
     environment = {**os.environb, **_environment(delivery)}
     try:
-        # In a process group of its own, so that Ctrl-C in our terminal, which goes to the whole foreground group, does
-        # not end it in the middle: it is we who are to end, after it.
+        # The command has its own process group. Ctrl-C in the terminal goes to the whole foreground group, and must not end
+        # the command half-way: this program ends, after the command.
         child = subprocess.Popen(  # noqa: S602 - the command is the operator's; the message reaches it as data only
             command,
             shell=True,
@@ -87,12 +87,12 @@ def run_command(
 def _environment(delivery: Delivery) -> dict[bytes, bytes]:
     """Return the variables that describe the delivery, in UTF-8 whatever the locale.
 
-    :raises CommandFailed: when no variable can hold the id. Another program stored it: Pitstop refuses such ids.
+    :raises CommandFailed: if no variable can hold the id. Pitstop refuses such ids, so another program stored this one.
     """
     if "\0" in delivery.id:
         raise CommandFailed(_NO_PLACE.format("a NUL character"))
     try:
-        # Python reads bytes that are not UTF-8 as surrogates. The command gets the same bytes again.
+        # Python reads bytes that are not UTF-8 as surrogates. The command gets the original bytes.
         id, key = (text.encode("utf-8", "surrogateescape") for text in (delivery.id, delivery.key))
     except UnicodeEncodeError:
         raise CommandFailed(_NO_PLACE.format("a lone surrogate")) from None
@@ -113,7 +113,7 @@ _NO_PLACE = (
 
 
 def _short(error: str) -> bytes:
-    """Return a last error as the value of a variable. It only informs, so it is cut rather than refused."""
+    """Return a last error as the value of a variable. It is only information, so it is cut rather than refused."""
     # Each character becomes at least one byte.
     found = error[: _LONGEST_ERROR + 1].replace("\0", "\\x00").encode("utf-8", "backslashreplace")
     if len(found) <= _LONGEST_ERROR and len(error) <= _LONGEST_ERROR:
@@ -141,14 +141,14 @@ def _reason(code: int, tail: bytes) -> str:
 
 
 class _Pipes:
-    """A child's stdin and stderr, served in turns: neither side waits for the other for ever."""
+    """A child's stdin and stderr, served in turns, so that neither side waits for the other for ever."""
 
     def __init__(self, child: subprocess.Popen[bytes], payload: bytes) -> None:
         assert child.stdin is not None
         assert child.stderr is not None
         self._child, self._stdin, self._stderr = child, child.stdin, child.stderr
         self._rest = memoryview(payload)
-        # Unlike epoll it needs no descriptor, and so does not fail when the command was started with the last ones.
+        # Unlike epoll, it needs no descriptor. So it does not fail if the command was started with the last descriptors.
         self._selector = selectors.PollSelector()
         self._ours = sys.stderr.buffer
         self.tail = b""
@@ -163,9 +163,9 @@ class _Pipes:
         self._selector.close()
 
     def pump(self, seconds: float) -> None:
-        """Move what can be moved; return after ``seconds``, or when something happened."""
+        """Move the data that can be moved. Return after ``seconds``, or when data was moved."""
         if not self._selector.get_map():
-            # Both are closed, as a rule because it is about to exit: wait for that.
+            # Both pipes are closed, usually because the child is about to exit. Wait for that.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(seconds)
             return
@@ -176,7 +176,7 @@ class _Pipes:
                 self._listen()
 
     def drain(self) -> None:
-        """Read the rest of the child's stderr. Not to the end: processes that the child left behind may hold it open."""
+        """Read the rest of the child's stderr, up to a limit: processes that the child left behind may hold it open."""
         taken = 0
         while taken < _LEFT_IN_PIPE and self._stderr in {key.fileobj for key in self._selector.get_map().values()}:
             said = self._listen()
@@ -188,14 +188,14 @@ class _Pipes:
         try:
             self._rest = self._rest[os.write(self._stdin.fileno(), self._rest) :]
         except BrokenPipeError:
-            # It does not want to know the message. Its exit code says how it went.
+            # The child does not read the message. Its exit code tells the outcome.
             self._rest = self._rest[:0]
         if not self._rest:
             self._selector.unregister(self._stdin)
             self._stdin.close()
 
     def _listen(self) -> int:
-        """Copy some of the child's stderr to our own, and return the number of bytes: 0 if there is none now or any more."""
+        """Copy some of the child's stderr to our own. Return the number of bytes: 0 if there are none now, or no more at all."""
         try:
             said = os.read(self._stderr.fileno(), 1 << 16)
         except BlockingIOError:
@@ -204,7 +204,7 @@ class _Pipes:
             self._selector.unregister(self._stderr)
             return 0
         self.tail = (self.tail + said)[-_TAIL:]
-        # A failing stderr of our own raises nothing, see pitstop.cli._streams. The tail is kept with the message.
+        # If our own stderr fails, nothing is raised (see pitstop.cli._streams). The tail is kept with the message.
         self._ours.write(said)
         self._ours.flush()
         return len(said)
@@ -218,9 +218,9 @@ class _Lease:
         self._clock = SystemClock()
         self._warned = False
         self._next: float | None = self._clock.monotonic()
-        # A store that is away just now: then the first look extends the lease, or tells why it cannot.
+        # If the store is away now, the first hold() extends the lease, or prints why it cannot.
         with contextlib.suppress(BackendUnavailable):
-            # A message that was claimed ahead has used up part of its lease before its turn came.
+            # A message that was claimed ahead has used up part of its lease while it waited for its turn.
             self._next += self._half_of_what_is_left()
 
     def hold(self) -> None:
@@ -232,7 +232,7 @@ class _Lease:
             delivery.extend()
             self._next, self._warned = now + self._half_of_what_is_left(), False
         except LeaseLost:
-            # Stored anew or removed, as a rule. What the command did is done; its result will count for nothing.
+            # Usually the message was stored anew or removed. The command has had its effect; its result has none.
             warn(f"Warning: {delivery.id!r} was replaced, removed or taken over while its command runs.")
             self._next = None
         except BackendUnavailable as error:
@@ -245,7 +245,7 @@ class _Lease:
 
 
 class _Patience:
-    """What the user's wish to end means while a command runs."""
+    """Passes the user's requests to end on to a running command."""
 
     def __init__(self, child: subprocess.Popen[bytes], listener: Listener, urgency: Urgency) -> None:
         self._child, self._listener, self._urgency = child, listener, urgency
@@ -254,15 +254,15 @@ class _Patience:
     def look(self) -> None:
         if self._listener.stopped and not self._urgency.told:
             self._urgency.told = True
-            # A listener that was stopped hands nothing out; this gives back what it has claimed ahead.
+            # A stopped listener hands nothing out. This call gives back the messages that it claimed ahead.
             self._listener.get(timeout=0)
             which, them = (
                 ("commands that are", "them") if len(self._urgency.commanding) > 1 else ("command that is", "it")
             )
-            say(f"Ending after the {which} running. Once more to end {them}, too.")
+            say(f"Ending after the {which} running. Repeat to end {them}, too.")
         if self._urgency.asked > self._sent:
             self._sent = self._urgency.asked
             number = signal.SIGTERM if self._sent == 2 else signal.SIGKILL
-            # It may have ended in this moment.
+            # The command may have ended at this moment.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child.pid, number)

@@ -1,4 +1,4 @@
-"""``pitstop demo``: everything that Pitstop promises, shown live, told line by line, and checked."""
+"""``pitstop demo``: show all promises of Pitstop live, explain each line, and check it."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from pitstop.cli._settings import URL_VARIABLE, Settings, common_options_but
 
 __all__ = ["demo"]
 
-#: How long the demo waits for what should come at once: far longer than it takes, so that a busy machine does no harm.
+#: How long the demo waits for a message that should come at once: far longer than it takes, so that a busy machine does no harm.
 _PATIENCE = 5.0
 
 
 @click.command()
-@common_options_but("An empty store to use. Else an SQLite file in a temporary folder.")
+@common_options_but("An empty store to use. Default: an SQLite file in a temporary folder.")
 @click.pass_obj
 def demo(settings: Settings) -> None:
     """Show in a few seconds what Pitstop does, and why.
 
-    Uses an SQLite file in a temporary folder, or the store of --url (not that of the environment), which must be empty
-    and is empty again afterwards. Each claim is checked: if one does not hold, it says so and exits with 1.
+    Uses an SQLite file in a temporary folder, or the store of --url (not that of the environment), which must be empty and
+    is empty again afterwards. Each claim is checked. If a claim does not hold, the demo prints it and exits with 1.
     """
     with _some_url(settings) as url, pitstop.init(url) as pit:
         if any(pit.entries(limit=1)):
             raise click.ClickException(
-                f"{pit.location} is not empty, and the demo would take messages that are meant for others. "
-                f"Give it a store of its own, or leave out --url."
+                f"{pit.location} is not empty, and the demo would take messages that are meant for other consumers. "
+                f"Give the demo a store of its own, or leave out --url."
             )
         stage = _Stage(pit, url, settings)
         try:
-            stage.tell(f"On {pit.location}.", "What is told below is checked, not just printed.")
+            stage.tell(f"On {pit.location}.", "Each claim below is checked, not just printed.")
             for scene in _SCENES:
                 scene(stage)
         finally:
@@ -59,7 +59,7 @@ def demo(settings: Settings) -> None:
 
 
 class _Stage:
-    """What the scenes share: the store, a listener on it, and the telling."""
+    """The parts that all scenes share: the store, a listener on it, and the output."""
 
     def __init__(self, pit: Pitstop, url: str, settings: Settings) -> None:
         self.pit = pit
@@ -79,7 +79,7 @@ class _Stage:
             click.secho(f"\n{title}", bold=True)
 
     def tell(self, what: str, why: str) -> None:
-        """Say what happened, and why."""
+        """Print what happened, and why."""
         elapsed = self._clock.monotonic() - self._began
         if self._json:
             print_json({"elapsed": round(elapsed, 3), "scene": self._scene, "what": what, "why": why})
@@ -91,28 +91,28 @@ class _Stage:
     def expect(self, holds: bool, claim: str) -> None:
         """Check a claim of the scene.
 
-        :raises click.ClickException: when it does not hold.
+        :raises click.ClickException: if it does not hold.
         """
         if not holds:
             raise click.ClickException(f"The demo failed in {self._scene!r}: {claim}")
 
     def store(self, name: str, text: str, *when: Any) -> str:
-        """Store a message under a name of this run's own."""
+        """Store a message under a name that only this run uses. Return its id."""
         id = f"{name}-{self._mark}"
         self._ids.append(id)
         return self.pit.store({"id": id, "msg": text}, *when)
 
     def wait(self, seconds: float) -> Delivery | None:
-        """What becomes due within so many seconds."""
-        # The time may have passed already: then the message is due now, or never comes.
+        """Return the delivery that becomes due within that many seconds; None if there is none."""
+        # If the time has passed already, the message is due now, or never comes.
         delivery = self._listener.get(timeout=max(seconds, 0.0))
         if delivery is not None and delivery.id not in self._ids:
             delivery.nack("taken by 'pitstop demo', which it was not meant for", delay=timedelta(0))
-            self.expect(False, f"somebody else stored {delivery.id!r} meanwhile. It was given back.")
+            self.expect(False, f"another program stored {delivery.id!r} meanwhile. It was given back.")
         return delivery
 
     def receive(self, id: str, not_before: datetime) -> Delivery:
-        """The delivery of ``id``, which must come next, and not before its time."""
+        """Return the delivery of ``id``, which must come next, and not before its time."""
         delivery = self.wait((not_before - self.pit.now()) / timedelta(seconds=1) + _PATIENCE)
         now = self.pit.now()
         if delivery is None:
@@ -122,11 +122,11 @@ class _Stage:
         return delivery
 
     def late(self, since: datetime) -> str:
-        """How long ago that was."""
+        """Return how long ago that was, as text."""
         return f"{(self.pit.now() - since) / timedelta(milliseconds=1):.0f} ms"
 
     def clean_up(self) -> None:
-        """Leave nothing behind."""
+        """Close the listener and remove all messages of the demo."""
         self._listener.close()
         for id in set(self._ids):
             self.pit.remove(id)
@@ -148,7 +148,9 @@ def _updated(stage: _Stage) -> None:
     stage.begin("Update: the same id again, with new content and a new time")
     old, new = stage.pit.now() + timedelta(seconds=0.7), stage.pit.now() + timedelta(seconds=1.4)
     id = stage.store("invoice", "Pay 100", old)
-    stage.tell(f"Stored {id!r}, 'Pay 100', due in 700ms.", "We chose the id ourselves, to be able to change our mind.")
+    stage.tell(
+        f"Stored {id!r}, 'Pay 100', due in 700ms.", "We chose the id ourselves, to be able to change the message."
+    )
     stage.store("invoice", "Pay 80", new)
     stage.tell(f"Stored {id!r} anew, 'Pay 80', due in 1.4s.", "It takes the place of the first, schedule included.")
     delivery = stage.receive(id, new)
@@ -158,12 +160,12 @@ def _updated(stage: _Stage) -> None:
 
 
 def _removed(stage: _Stage) -> None:
-    stage.begin("Removal: a message that is not wanted any more")
+    stage.begin("Removal: a message that is no longer wanted")
     id = stage.store("alarm", "Wake up", timedelta(seconds=0.5))
     stage.expect(stage.pit.remove(id), f"{id!r} was not there to be removed.")
-    stage.tell(f"Stored {id!r}, due in 500ms, and removed it.", "remove() says that it was there.")
+    stage.tell(f"Stored {id!r}, due in 500ms, and removed it.", "remove() returned True: the message was there.")
     stage.expect(stage.wait(1.0) is None, f"{id!r} came although it was removed.")
-    stage.tell("Waited a second: nothing came.", "What is removed is gone at once.")
+    stage.tell("Waited a second: nothing came.", "A removed message is gone at once.")
 
 
 def _failed(stage: _Stage) -> None:
@@ -172,14 +174,14 @@ def _failed(stage: _Stage) -> None:
     first = stage.receive(id, stage.pit.now() - timedelta(seconds=1))
     back = stage.pit.now() + timedelta(seconds=1)
     first.nack("card terminal offline", delay=timedelta(seconds=1))
-    stage.tell(f"Got {id!r}, attempt 1, and nacked it: 'card terminal offline'.", "It is to come back in 1s.")
+    stage.tell(f"Got {id!r}, attempt 1, and nacked it: 'card terminal offline'.", "It must come back in 1s.")
     second = stage.receive(id, back)
     stage.expect(second.attempt == 2, f"attempt {second.attempt} came, not 2.")
     stage.expect(second.last_error == "card terminal offline", "the error of attempt 1 was lost.")
     stage.expect(second.key == first.key, "the retry has another key.")
     stage.tell(
         f"Got {id!r} again: attempt {second.attempt}, last_error {second.last_error!r}.",
-        "The handler can see what went wrong before; delivery.key is the same, to tell repetitions by.",
+        "The handler can see the earlier error. delivery.key is the same, so the handler can recognise the repetition.",
     )
     second.ack()
 
@@ -208,8 +210,8 @@ def _recurring(stage: _Stage) -> None:
 
 def _killed(stage: _Stage) -> None:
     stage.begin("Crash: a consumer is killed while it has a message")
-    if Capability.MULTI_PROCESS not in stage.pit._store.capabilities:
-        stage.tell("Left out.", f"{stage.pit.location} lives in one process: no other one could take a message.")
+    if Capability.MULTI_PROCESS not in stage.pit._session.capabilities:
+        stage.tell("Left out.", f"{stage.pit.location} lives in one process: no other process could take a message.")
         return
     lock = timedelta(seconds=2)
     id = stage.store("export", "Export the books", timedelta(0))
@@ -221,11 +223,11 @@ def _killed(stage: _Stage) -> None:
         stage.expect((held["id"], held["attempt"]) == (id, 1), f"the consumer got {held['id']!r}.")
         stage.tell(
             f"Process {child.pid} took {id!r}, attempt 1.",
-            f"It holds a lease of {format_duration(lock)} (15m unless configured): nobody else gets it meanwhile.",
+            f"It holds a lease of {format_duration(lock)} (15m unless configured): no other consumer gets it meanwhile.",
         )
         child.kill()
         child.wait()
-    stage.tell(f"Killed process {child.pid} with SIGKILL.", "It could not acknowledge, nor clean up, nor say a word.")
+    stage.tell(f"Killed process {child.pid} with SIGKILL.", "It could not acknowledge, clean up or report anything.")
     until = datetime.fromisoformat(held["leased_until"])
     delivery = stage.receive(id, until)
     stage.expect(delivery.attempt == 2, f"attempt {delivery.attempt} came, not 2.")
@@ -240,9 +242,7 @@ def _empty(stage: _Stage) -> None:
     stage.begin("The end")
     left = stage.pit.stats()
     stage.expect(not any((left.scheduled, left.due, left.leased, left.dead)), "the store is not empty.")
-    stage.tell(
-        "The store is empty.", "Everything that was acknowledged or removed is gone, and nothing else was there."
-    )
+    stage.tell("The store is empty.", "All acknowledged and removed messages are gone, and there were no others.")
 
 
 _SCENES = (_deferred, _updated, _removed, _failed, _recurring, _killed, _empty)
@@ -259,7 +259,7 @@ def _some_url(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def _consumer(url: str, lock_time: timedelta) -> Iterator[subprocess.Popen[str]]:
-    # The URL goes by the environment, since everybody can read the arguments of a process.
+    # The URL goes by the environment, because all users can read the arguments of a process.
     with subprocess.Popen(  # noqa: S603 - this very package
         [sys.executable, "-P", "-m", "pitstop.cli._demo_consumer", format_duration(lock_time)],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The consumer that ``pitstop demo`` kills: takes one message, says so, and holds it until it dies."""
+"""The consumer that ``pitstop demo`` kills: it takes one message, prints that, and holds the message until it dies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _hold(url: str, lock_time: str) -> None:
         document = {"id": delivery.id, "attempt": delivery.attempt, "leased_until": iso(delivery.leased_until)}
         sys.stdout.write(json_text(document) + "\n")
         sys.stdout.flush()
-        # Ends when whoever started us goes away, so that nothing is left behind.
+        # The end of the parent process closes stdin, so that this process ends too.
         sys.stdin.read()
 
 

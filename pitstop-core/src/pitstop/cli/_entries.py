@@ -1,4 +1,4 @@
-"""``pitstop list``, ``show``, ``remove`` and ``redrive``: stored messages, looked at and set right by hand."""
+"""``pitstop list``, ``show``, ``remove`` and ``redrive``: inspect stored messages, and repair them by hand."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from pitstop.cli._times import ago, iso
 __all__ = ["every_document", "every_text", "list_", "redrive", "remove", "show"]
 
 _PAGE = 1000
-#: Characters of an error in a table. All of it is in ``show``.
+#: The most characters of an error in a table. ``show`` prints the whole error.
 _SHORT_ERROR = 60
 
 
 @click.command("list")
 @click.option("--state", type=click.Choice(get_args(State)), help="Only messages in this state.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
-@click.option("--all", "everything", is_flag=True, help="All of them, read page by page.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most messages to list.")
+@click.option("--all", "everything", is_flag=True, help="List all messages, read page by page.")
 @common_options
 @click.pass_obj
 def list_(settings: Settings, state: State | None, limit: int, everything: bool) -> None:
-    """List messages by due time, dead ones last.
+    """List messages by due time, dead messages last.
 
-    With --json one line per message, with the message itself.
+    With --json, prints one line per message, with the message itself.
     """
     needs_stdout("list")
     with settings.open_existing() as pit:
@@ -59,7 +59,7 @@ def list_(settings: Settings, state: State | None, limit: int, everything: bool)
 @common_options
 @click.pass_obj
 def show(settings: Settings, id: str) -> None:
-    """Show a message and what it is waiting for."""
+    """Show a message and the event that it is waiting for."""
     needs_stdout("show")
     with settings.open_existing() as pit:
         entry, now = pit.get(id), pit.now()
@@ -91,7 +91,7 @@ def show(settings: Settings, id: str) -> None:
 @common_options
 @click.pass_obj
 def remove(settings: Settings, ids: tuple[str, ...]) -> None:
-    """Remove messages, also those that a listener has just now."""
+    """Remove messages, also those that a listener has right now."""
     errors = []
     with settings.open_existing() as pit:
         for id in ids:
@@ -108,11 +108,11 @@ def remove(settings: Settings, ids: tuple[str, ...]) -> None:
 
 @click.command()
 @click.argument("ids", metavar="[ID...]", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that are dead.")
+@click.option("--all", "everything", is_flag=True, help="Redrive all dead messages.")
 @common_options
 @click.pass_obj
 def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
-    """Make dead messages due now, with all their attempts before them.
+    """Make dead messages due now, with all their attempts.
 
     Give their ids, or --all.
     """
@@ -137,7 +137,7 @@ def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
 
 
 def _fail_with(errors: list[str]) -> None:
-    """Tell each error in a line, and fail if there was one."""
+    """Print each error in a line, and fail if there was one."""
     for error in errors[:-1]:
         warn(f"Error: {error}")
     if errors:
@@ -145,18 +145,20 @@ def _fail_with(errors: list[str]) -> None:
 
 
 def _redrive(pit: Pitstop, id: str) -> str | None:
-    """Redrive one; if that is not possible, why."""
+    """Redrive a message. Return None, or the reason if that is not possible."""
     try:
         if pit.redrive(id):
             return None
         entry = pit.get(id)
     except PitstopError as error:
         return str(error)
-    return _unknown(id) if entry is None else f"{id!r} is not dead but {entry.state}. Only dead ones can be redriven."
+    return (
+        _unknown(id) if entry is None else f"{id!r} is not dead but {entry.state}. Only a dead message can be redriven."
+    )
 
 
 def _pages(pit: Pitstop, state: State | None, limit: int | None) -> Iterator[Entry]:
-    """All entries, or the first ``limit``, read page by page."""
+    """Yield all entries, or the first ``limit``, read page by page."""
     left = limit
     last: Entry | None = None
     while left is None or left > 0:
@@ -169,8 +171,8 @@ def _pages(pit: Pitstop, state: State | None, limit: int | None) -> Iterator[Ent
 
 
 def _limited(pit: Pitstop, state: State | None, limit: int | None) -> Iterator[Entry | None]:
-    """The entries that are to be shown, and then None if there are more."""
-    # One more than is shown, to know whether there is one.
+    """Yield the entries to show, and then None if there are more."""
+    # One entry more than is shown is read, to find out whether there are more.
     for index, entry in enumerate(_pages(pit, state, None if limit is None else limit + 1)):
         yield None if index == limit else entry
 
@@ -219,11 +221,11 @@ def _document(entry: Entry) -> dict[str, Any]:
 
 
 def _why(entry: Entry, now: datetime) -> str:
-    """The answer to: why has this message not come?"""
+    """Return the answer to: why has this message not come?"""
     if entry.scheduled_for is None:
-        return "It cannot be read, so it is not emitted. The last error says what to do."
+        return "It cannot be read, so it is not emitted. See the last error for what to do."
     if entry.state == "dead" or entry.due is None:
-        return "It was set aside and is not emitted any more. See the last error; 'pitstop redrive' makes it due."
+        return "It was set aside and is no longer emitted. See the last error; 'pitstop redrive' makes it due."
     when = ago(entry.due, now)
     if entry.state == "due":
         return f"It became due {when}, and no listener has taken it. Is one running, and is it keeping up?"
@@ -235,17 +237,17 @@ def _why(entry: Entry, now: datetime) -> str:
 
 
 def every_document(every: timedelta | Recurrence | None) -> dict[str, Any] | None:
-    """A recurrence in JSON."""
+    """Return a recurrence in JSON."""
     recurrence = Every.of(every) if isinstance(every, timedelta) else every
     return None if recurrence is None else recurrence.to_plain()
 
 
 def every_text(every: timedelta | Recurrence | None) -> str | None:
-    """A recurrence in a table."""
+    """Return a recurrence as a table shows it."""
     if every is None:
         return None
     return format_duration(every) if isinstance(every, timedelta) else every.kind
 
 
 def _unknown(id: str) -> str:
-    return f"There is no message {id!r}: its id is another, or it was acknowledged or removed."
+    return f"There is no message {id!r}: it has another id, or it was acknowledged or removed."

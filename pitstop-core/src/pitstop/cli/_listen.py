@@ -1,4 +1,4 @@
-"""``pitstop listen``: messages as they become due, as JSON lines or each given to a command."""
+"""``pitstop listen``: print messages as they become due, as JSON lines, or give each to a command."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ from pitstop.cli._times import duration, iso
 __all__ = ["listen"]
 
 _STDERR = 2
-#: How long commands that run at once are waited for: whoever is impatient asks twice, and then they are ended.
+#: How long to wait for running commands. An impatient user asks twice, and the commands are then ended.
 _AS_LONG_AS_IT_TAKES = timedelta(days=3650)
-#: Seconds between two looks at whether they are done.
+#: Seconds between two checks whether the commands are done.
 _GLANCE = 0.1
 
 
 @click.command()
-@click.option("--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with it on its stdin.")
+@click.option(
+    "--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with the message on its stdin."
+)
 @click.option("--workers", type=click.IntRange(min=1), help="With --exec: commands that run at once. Default: 1.")
-@click.option("--once", is_flag=True, help="Take what is due now, and end.")
-@click.option("--lock-time", type=duration, help="How long a message is leased. Default: as the URL says, else 15m.")
+@click.option("--once", is_flag=True, help="Take the messages that are due now, and end.")
+@click.option("--lock-time", type=duration, help="How long a message is leased. Default: from the URL, else 15m.")
 @click.option(
     "--loop-time",
     type=duration,
-    help="The longest time between two looks at the store. Default: as the URL says, else 1s (MongoDB: 10s).",
+    help="The longest time between two polls of the store. Default: from the URL, else 1s (MongoDB: 10s).",
 )
 @click.option(
     "--prefetch",
@@ -62,21 +64,21 @@ def listen(
 ) -> None:
     """Print messages as they become due, one JSON object per line.
 
-    A message is acknowledged after its line was written. With --exec it is acknowledged when CMD exits with 0, and
-    comes back later when not. Ctrl-C and SIGTERM let the running command finish, give back the rest, and end.
+    A message is acknowledged after its line was written. With --exec it is acknowledged if CMD exits with 0, and
+    comes back later if not. Ctrl-C and SIGTERM let the running command finish, give back the other messages, and end.
 
     \b
     pitstop listen | jq .msg
     pitstop listen --exec 'curl --fail --json @- https://example.com/hook'
-    """  # noqa: D301 - click wants the backspace itself, which a raw string does not hold
+    """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
     if command is not None and os.name != "posix":
         raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
     if workers is not None and command is None:
-        raise click.UsageError("--workers is for commands that run at once. Give --exec CMD too, or leave it out.")
+        raise click.UsageError("--workers sets how many commands run at once. Give --exec CMD too, or leave it out.")
     if command is None:
-        # A message is acknowledged when its line was written. With a closed stdout it would be lost unseen.
+        # A message is acknowledged when its line was written. If stdout is closed, the message would be lost unseen.
         needs_stdout("listen")
-    # One that waits may be started before the first message is stored.
+    # A listener that waits may be started before the first message is stored.
     opened = settings.open_existing() if once else settings.open()
     with opened as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
         with draining(listener) as urgency, _output(command, settings, listener):
@@ -85,14 +87,14 @@ def listen(
             if command is not None:
                 handle = session.command(command)
             if sys.stderr.isatty():
-                until = "what is due is taken" if once else "Ctrl-C"
+                until = "no message is due" if once else "Ctrl-C"
                 say(f"Listening on {pit.location} until {until}.")
             if workers is not None and workers > 1:
                 _consume(pit, listener, session, handle, workers=workers, once=once)
             else:
                 for delivery in _due(listener) if once else listener:
                     handle(delivery)
-                    # It comes back when its lease is over; nobody asks for the error any more.
+                    # The message comes back when its lease is over, and its error is no longer needed.
                     session.unsettled.clear()
             if session.unprintable is not None:
                 raise session.unprintable
@@ -109,16 +111,16 @@ def _consume(
     workers: int,
     once: bool,
 ) -> None:
-    """Have several commands run at once, until the listener is stopped; or, with ``once``, until nothing is due."""
+    """Run several commands at once, until the listener is stopped; with ``once``, until no message is due."""
 
     def handle_all_of_it(delivery: Delivery) -> None:
         handle(delivery)
-        # Else it would be acknowledged, for want of an error.
+        # Without an exception the message would be acknowledged.
         if (error := session.unsettled.pop(delivery.id, None)) is not None:
             raise CommandFailed(error)
 
     consuming = Consuming(
-        pit._store,
+        pit._session,
         listener,
         handle_all_of_it,
         deliveries=True,
@@ -135,11 +137,11 @@ def _consume(
         except BaseException as error:  # noqa: BLE001 - raised again below
             raised.append(error)
 
-    # Not in this thread, where it would see to signals by itself: here they are for the commands, too.
+    # In another thread: in the main thread, it would handle signals by itself. Here they are for the commands, too.
     thread = Thread(target=run, name="pitstop-listen", daemon=True)
     thread.start()
     while thread.is_alive():
-        # Not without end: a signal that comes as this begins to wait would be seen to only when the wait is over.
+        # With a timeout: a signal that comes just before the wait would be handled only when the wait is over.
         thread.join(_GLANCE)
     for error in raised:
         raise error
@@ -151,14 +153,14 @@ def _due(listener: Listener) -> Iterator[Delivery]:
 
 
 def _output(command: str | None, settings: Settings, listener: Listener) -> contextlib.AbstractContextManager[None]:
-    # Without JSON lines of ours, stdout is the command's.
+    # If we print no JSON lines, stdout belongs to the command.
     ours = command is None or settings.json
     return when_stdout_closes(listener.stop) if ours else contextlib.nullcontext()
 
 
 @attrs.define
 class _Session:
-    """What becomes of the deliveries of one ``listen``."""
+    """Prints and counts the deliveries of one ``listen``."""
 
     settings: Settings
     pit: Pitstop
@@ -166,15 +168,15 @@ class _Session:
     urgency: Urgency
     done: int = 0
     failed: int = 0
-    #: Of deliveries whose command failed, and which could not be nacked: the error.
+    #: The errors of deliveries whose command failed and which could not be nacked.
     unsettled: dict[str, str] = attrs.field(factory=dict)
-    #: The failure to print the outcome of a command, which ends the listening.
+    #: The failure to print the outcome of a command. It ends the listening.
     unprintable: StdoutFailed | None = None
-    #: Held while something is counted or printed: several commands may run at once.
+    #: Held while an outcome is counted or printed, because several commands may run at once.
     counting: Lock = attrs.field(factory=Lock)
 
     def print(self, delivery: Delivery) -> None:
-        """Write a line, then acknowledge. What could not be written comes back at once."""
+        """Write a line, then acknowledge. A message that could not be written comes back at once."""
         document = _document(delivery)
         try:
             (print_json if self.settings.json else print_json_for_people)(document)
@@ -185,7 +187,7 @@ class _Session:
         self.done += _settle(delivery.ack)
 
     def command(self, command: str) -> Callable[[Delivery], None]:
-        """A handler that runs ``command``, and acknowledges when it succeeds."""
+        """Return a handler that runs ``command``, and acknowledges if it succeeds."""
 
         def handle(delivery: Delivery) -> None:
             error: str | None = None
@@ -196,13 +198,13 @@ class _Session:
                     pit=self.pit,
                     listener=self.listener,
                     urgency=self.urgency,
-                    # With --json our stdout is for the outcomes; what the command prints goes to stderr.
+                    # With --json our stdout is for the outcomes. The output of the command goes to stderr.
                     stdout=_STDERR if self.settings.json else None,
                 )
             except CommandFailed as failure:
                 error = str(failure)
             if error is None:
-                # A command costs more than to know at once what came of it.
+                # A command costs far more than waiting for the result of the ack.
                 settled = _settle(lambda: delivery.ack(wait=True))
             else:
                 warn(f"Failed: {delivery.id!r} attempt {delivery.attempt}: {error.splitlines()[0]}")
@@ -219,7 +221,7 @@ class _Session:
         return handle
 
     def _print_outcome(self, outcome: dict[str, Any]) -> None:
-        # The command was run and the message settled, so this failure is not the message's.
+        # The command has run and the message is settled, so this failure is not the message's.
         try:
             print_json(outcome)
         except StdoutFailed as failure:
@@ -228,7 +230,7 @@ class _Session:
 
 
 def _settle(settle: Callable[[], None]) -> bool:
-    """Ack or nack. If that fails the message may come back, which is no reason to end: at least once."""
+    """Ack or nack. Return whether that worked. If not, the message may come back, which is no reason to end."""
     try:
         settle()
     except PitstopError as error:

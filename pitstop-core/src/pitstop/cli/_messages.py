@@ -1,7 +1,7 @@
-"""Messages as JSON: the same form in arguments, on stdin and in everything that is printed.
+"""Messages as JSON: the same form in arguments, on stdin and in all output.
 
-It is the form of :func:`pitstop.abc.dump_message`: JSON, and for what JSON has not got ``{"$bytes": "aGk="}``,
-``{"$time": 1700000000000}``; a mapping that only looks like one of these is ``{"$map": [[key, value]]}``.
+It is the form of :func:`pitstop.abc.dump_message`: JSON, with ``{"$bytes": "aGk="}`` and ``{"$time": 1700000000000}`` for
+values that JSON does not have. A mapping that only looks like one of these is ``{"$map": [[key, value]]}``.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pitstop.cli._plain import plain_json
 
 __all__ = ["BYTE_ORDER_MARK", "json_text", "read_message"]
 
-#: Many programs on Windows write this mark at the beginning of UTF-8 text. It is invisible and no part of the text.
+#: Many programs on Windows write this mark at the beginning of UTF-8 text. It is invisible and not part of the text.
 BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_message(text: str | bytes, id: str | None = None) -> dict[str, Any]:
-    """Read a message from JSON, check it, and give it the id ``id`` if there is one.
+    """Return the message that a JSON text holds, checked, and with the id ``id`` if one is given.
 
-    :raises pitstop.MessageError: when it is no JSON or no message, or has another id. Never quotes the message.
+    :raises pitstop.MessageError: if the text is not JSON or not a message, or has another id. The error never quotes the message.
     """
     message = _load(text)
-    copy_message(message)  # raises when it cannot be stored
+    copy_message(message)  # raises if the message cannot be stored
     if id is None:
         return dict(message)
     if message.get("id", id) != id:
@@ -63,8 +63,8 @@ def _no_json(error: json.JSONDecodeError) -> str:
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """A document as one line of JSON, messages in it in their JSON form.
+    """Return a document as one line of JSON, with messages in their JSON form.
 
-    Characters that a terminal would obey or not show are escaped, and so are those at which some readers end a line.
+    Characters that a terminal would obey or not show are escaped, and so are characters at which some readers end a line.
     """
     return plain_json(dump_message(dict(document)))

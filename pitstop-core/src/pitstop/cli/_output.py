@@ -1,4 +1,4 @@
-"""Printing: JSON lines for programs, tables for people, notes and progress on stderr."""
+"""Print JSON lines for programs, tables for people, and notes and progress on stderr."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
     "warn",
 ]
 
-#: Wide enough for any id: where no terminal says how wide a line is, nothing is cut or folded.
+#: Wide enough for any id: without a terminal, nothing is cut or folded.
 _UNBOUNDED = 10_000
 
 _STATE_STYLES = {
@@ -50,9 +50,9 @@ _STATE_STYLES = {
 
 
 def needs_stdout(command: str) -> None:
-    """Refuse a command that does nothing but print if stdout was closed.
+    """Refuse a command that only prints if stdout is closed.
 
-    :raises PitstopError: when stdout was closed.
+    :raises PitstopError: if stdout was closed.
     """
     if is_closed("stdout"):
         raise PitstopError(
@@ -68,9 +68,9 @@ def print_line(text: str) -> None:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one line of JSON, in UTF-8 whatever the locale, and flush it."""
+    """Print one line of JSON, in UTF-8 whatever the locale, and flush the stream."""
     stream = sys.stdout.buffer
-    # A lone surrogate (in a damaged document's id, say) becomes \udc80, which is how JSON spells it.
+    # A lone surrogate (for example in the id of a damaged document) becomes \udc80, as JSON spells it.
     stream.write(json_text(document).encode("utf-8", "backslashreplace") + b"\n")
     stream.flush()
 
@@ -87,7 +87,7 @@ def print_json_for_people(document: Mapping[str, Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
-    """Print a table. What does not fit a terminal is folded, never cut: an id is there to be copied."""
+    """Print a table. A text that does not fit the terminal is folded, never cut, so that ids can be copied."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -112,13 +112,13 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line on stderr about something that went wrong without ending the command."""
+    """Print a line on stderr about a problem that does not end the command."""
     click.echo(click.style(plain(text), fg="yellow"), err=True)
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress bar on stderr, shown only when that is a terminal."""
+    """Return a progress bar on stderr, shown only if that is a terminal."""
     console = Console(stderr=True)
     bar = Progress(
         SpinnerColumn(),
@@ -130,7 +130,7 @@ def progress() -> Iterator[Progress]:
         transient=True,
         disable=not console.is_terminal,
     )
-    # Not even begun without a terminal: an older rich would print an empty line at its end.
+    # Without a terminal the bar is not even begun: an older rich would print an empty line at its end.
     with bar if console.is_terminal else nullcontext():
         yield bar
 

@@ -1,4 +1,4 @@
-"""``pitstop ping``: whether the store does what it should."""
+"""``pitstop ping``: check whether the store can be used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ping(settings: Settings) -> None:
     """Ask the store whether it can be used, and how long it takes to answer."""
     clock = SystemClock()
     with settings.open_existing() as pit:
-        pit.ping()  # the first one connects
+        pit.ping()  # the first call connects
         asked = clock.monotonic()
         pit.ping()
         milliseconds = round((clock.monotonic() - asked) * 1000, 3)

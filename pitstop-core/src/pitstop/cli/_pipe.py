@@ -1,4 +1,4 @@
-"""A stdout that is a pipe, closed by its reader while we wait for messages: ``pitstop listen | head -1``."""
+"""Notice that the reader of stdout has gone while we wait for messages: ``pitstop listen | head -1``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["when_stdout_closes"]
 
 @contextmanager
 def when_stdout_closes(call: Callable[[], None]) -> Iterator[None]:
-    """Call ``call`` in another thread when nobody can read our stdout any more.
+    """Call ``call`` in another thread when the reader of our stdout has gone.
 
-    A write would tell as well, but only when the next message comes, and by then that message has been claimed. Where
-    the system cannot tell (Windows, or a stdout that is no file), it is left to the write.
+    A write would fail as well, but only when the next message comes, and that message has then been claimed. Some systems
+    cannot notice it earlier (Windows, or a stdout that is not a file). There the write fails.
     """
     try:
         stdout = sys.stdout.fileno()
@@ -42,7 +42,7 @@ def when_stdout_closes(call: Callable[[], None]) -> Iterator[None]:
 
 def _watch(stdout: int, ended: int, call: Callable[[], None]) -> None:
     poll = select.poll()
-    # No events are asked for: errors and hang-ups are told in any case.
+    # No events are requested: poll() reports errors and hang-ups in any case.
     poll.register(stdout, 0)
     poll.register(ended, 0)
     for descriptor, _ in poll.poll():

@@ -8,10 +8,10 @@ import re
 
 __all__ = ["plain", "plain_json"]
 
-#: All but printable ASCII, in runs: most text has no such run, and most runs are printable.
+#: Runs of all characters but printable ASCII. Most texts have no such run, and most runs are printable.
 _RUN = re.compile(r"[^\x20-\x7e]+")
 #: Invisible although ``str.isprintable`` accepts them: the combining grapheme joiner, fillers of Hangul, inherent vowels
-#: of Khmer, and variation selectors. It refuses controls and the other invisible characters (zero-width, bidi, tags).
+#: of Khmer, and variation selectors. ``isprintable`` refuses controls and the other invisible ones (zero-width, bidi, tags).
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )

@@ -1,4 +1,4 @@
-"""What every command is told: which store to use, and whether to speak JSON."""
+"""The options of every command: which store to use, and whether to print JSON."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 @attrs.define
 class Settings:
-    """The options that stand before or after a command's name; the ones after it win."""
+    """The options that stand before or after a command's name. The options after it win."""
 
-    # Out of the repr: a URL may hold a password.
+    # Left out of the repr: a URL may hold a password.
     url: str | None = attrs.field(default=None, repr=False)
     json: bool = False
     #: The class of the backend that was opened last.
@@ -41,20 +41,20 @@ class Settings:
 
     @property
     def store_url(self) -> str:
-        """The store to use: ``--url``, else the environment's, else a file in the working directory."""
+        """The URL of the store: ``--url``, else the environment's, else a file in the working directory."""
         return self.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
 
     def open(self) -> pitstop.Pitstop:
-        """Open the store, and make it if it is not there.
+        """Open the store, and make it if it does not exist.
 
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
         pit = pitstop.init(self.store_url)
-        self._opened = type(pit._store.backend)
+        self._opened = type(pit._session.backend)
         return pit
 
     def blame(self, error: Exception) -> str | None:
-        """Return a line that blames the backend for an error that is no PitstopError; None if the backend did not raise it."""
+        """Return a line that blames the backend for a foreign error; None if the backend did not raise it."""
         backend = self._opened or _backend_of(self.store_url)
         if backend is None:
             return None
@@ -66,7 +66,7 @@ class Settings:
         ]
         if not places:
             return None
-        # The text of an error may hold anything, also contents of a message. The reason that the system gives does not.
+        # The text of an error may hold anything, also contents of a message. The reason given by the system does not.
         said = error.strerror if isinstance(error, OSError) else None
         return (
             f"The backend {backend.__qualname__} of {package!r} let an error out, which is a fault in it: "
@@ -76,7 +76,7 @@ class Settings:
     def open_existing(self) -> pitstop.Pitstop:
         """Open the store for a command that reads or changes its messages. A mistyped URL makes no empty store.
 
-        :raises pitstop.ConfigError: when there is no store, as far as the backend can tell (``create=False``). A backend that
+        :raises pitstop.ConfigError: if there is no store, as far as the backend knows (``create=False``). A backend that
             connects later raises :class:`pitstop.BackendUnavailable` at the first use.
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
@@ -84,14 +84,14 @@ class Settings:
 
 
 def common_options(command: _Command) -> _Command:
-    """Give a command the options ``--url`` and ``--json``, to be found in its :class:`Settings`."""
+    """Give a command the options ``--url`` and ``--json``, stored in its :class:`Settings`."""
     return common_options_but(
-        f"The store. Else {URL_VARIABLE} of the environment (better for a password), else {DEFAULT_URL}."
+        f"The store. Default: {URL_VARIABLE} of the environment (better for a password), else {DEFAULT_URL}."
     )(command)
 
 
 def common_options_but(url_help: str) -> Callable[[_Command], _Command]:
-    """:func:`common_options` for a command to which ``--url`` means something else, as ``url_help`` says."""
+    """Give a command the :func:`common_options`, with another help text for ``--url``."""
     url = click.option("--url", metavar="URL", expose_value=False, callback=_remember("url"), help=url_help)
     json = click.option(
         "--json", is_flag=True, default=None, expose_value=False, callback=_remember("json"), help="Print JSON."
@@ -116,12 +116,12 @@ def _backend_of(url: str) -> type[Backend] | None:
 
 
 def masked(text: str, settings: Settings | None) -> str:
-    """``text`` without credentials.
+    """Return ``text`` without credentials.
 
-    Errors of Pitstop hold none; this is the second lock on the door: for a URL that was typed in the wrong place, and
-    for a log record of a plugin whose author was careless.
+    Errors of Pitstop hold none. This is a second safeguard, for a URL that was typed in the wrong place, and for a log record
+    of a plugin whose author was careless.
     """
-    # Errors show how to write a URL as user:password@. If that very password is in the URL, it is replaced below.
+    # Errors show how to write a URL as user:password@. If the URL has that very password, it is replaced below.
     text = without_credentials(text)
     for url in (settings.url if settings else None, os.environ.get(URL_VARIABLE)):
         for secret in _passwords(url or ""):
@@ -134,5 +134,5 @@ def _passwords(url: str) -> set[str]:
         found = urlsplit(url).password
     except ValueError:
         return set()
-    # A password of one or two letters would be found all over the text, and so be given away by what is masked.
+    # A password of one or two letters would occur all over the text, and the masks would give it away.
     return {each for each in (found, unquote(found)) if len(each) > 2} if found else set()

@@ -13,19 +13,19 @@ __all__ = ["Urgency", "draining"]
 
 
 class Urgency(_signals.Urgency):
-    """How often the user has asked us to end, and who sees to it."""
+    """How often the user has asked us to end, and which commands are running."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: Process ids of the commands that are running: it is for :mod:`pitstop.cli._command` to hurry them up.
+        #: Process ids of the running commands. :mod:`pitstop.cli._command` ends them.
         self.commanding: set[int] = set()
-        #: Whether the user was told that they are waited for.
+        #: Whether the user has read that we wait for them.
         self.told = False
 
     def ask(self) -> bool:
-        """Note a signal. False when it is the echo of the one before.
+        """Note a signal. Return False if it is the echo of the one before.
 
-        :raises KeyboardInterrupt: at the second one, when no command is running that could be ended instead.
+        :raises KeyboardInterrupt: at the second signal, if no command is running that could be ended instead.
         """
         noted = super().ask()
         if noted and self.asked > 1 and not self.commanding:
@@ -35,7 +35,7 @@ class Urgency(_signals.Urgency):
 
 @contextmanager
 def draining(listener: Listener) -> Iterator[Urgency]:
-    """Stop ``listener`` at a signal. In another thread than the main one there are none, and nothing is done."""
+    """Stop ``listener`` at a signal. Outside of the main thread there are no signals, so nothing is done there."""
     urgency = Urgency()
 
     def handle(number: int) -> None:

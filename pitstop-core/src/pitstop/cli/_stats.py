@@ -1,4 +1,4 @@
-"""``pitstop stats``: how many messages are in which state."""
+"""``pitstop stats``: the number of messages in each state."""
 
 from __future__ import annotations
 

@@ -29,12 +29,12 @@ from pitstop.cli._times import duration, moment, moment_or_duration
 __all__ = ["store"]
 
 #: Bytes that are read at once, and messages that are stored at once: large enough for a batch to pay, small enough for
-#: the first to be on their way while the last are still read.
+#: the first messages to be stored while the last are still read.
 _READ_SIZE = 1 << 18
 _CHUNK = 1000
-#: Bytes of a line. The largest message, all of it bytes in base64 or escaped text, is well below.
+#: The most bytes of a line. The largest message, with all of it bytes in base64 or escaped text, is well below that.
 _LONGEST_LINE = 100 * 1024 * 1024
-#: The marks of UTF-32 first: one of them begins as a mark of UTF-16 does.
+#: The marks of UTF-32 come first: one of them begins like a mark of UTF-16.
 _FOREIGN_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -66,7 +66,7 @@ class _Plan:
 
     @contextmanager
     def _in_terms_of_options(self, pit: Pitstop) -> Iterator[None]:
-        """What core says of ``when``, ``end`` and ``every``, said of the options that gave them."""
+        """Reword errors about ``when``, ``end`` and ``every`` so that they name the command's options."""
         try:
             yield
         except ScheduleError as error:
@@ -88,7 +88,7 @@ class _Plan:
 def _spelled(option: str, value: datetime | timedelta) -> str:
     if isinstance(value, datetime):
         return f"{option} {value.isoformat()}"
-    # A part of a millisecond, which core refuses, has no place in the usual form.
+    # The usual form has no place for a fraction of a millisecond, which core refuses.
     exact = value % timedelta(milliseconds=1) == timedelta(0)
     return f"{option} {format_duration(value) if exact else f'{value / timedelta(milliseconds=1)}ms'}"
 
@@ -99,22 +99,22 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
 
 @click.command()
 @click.argument("message", required=False)
-@click.option("--in", "delay", type=duration, help="Emit it so long from now, as in 15m or 1h30m. Default: now.")
-@click.option("--at", type=moment, metavar="TIME", help="Emit it then: ISO-8601 with its zone.")
-@click.option("--every", type=duration, help="Emit it again and again, so long apart.")
+@click.option("--in", "delay", type=duration, help="Emit it after this time, as in 15m or 1h30m. Default: now.")
+@click.option("--at", type=moment, metavar="TIME", help="Emit it at this time: ISO-8601 with its zone.")
+@click.option("--every", type=duration, help="Emit it again and again, with this time in between.")
 @click.option(
     "--until",
     type=moment_or_duration,
     metavar="TIME|DURATION",
-    help="Where --every ends (exclusive): a time, or so long from now.",
+    help="The end of --every (exclusive): a time, or a duration from now.",
 )
-@click.option("--id", "id", help="The message's id. The same id again replaces message and schedule.")
+@click.option("--id", "id", help="The message's id. A stored message with the same id is replaced, schedule included.")
 @click.option(
     "--catch-up",
     type=click.Choice(get_args(CatchUp)),
     default="latest",
     show_default=True,
-    help="Of occurrences that nobody was there to receive: emit the latest, all, or skip those older than --grace.",
+    help="If occurrences were missed: emit the latest, all, or skip those older than --grace.",
 )
 @click.option("--grace", type=duration, help="How late an occurrence may be with --catch-up skip.")
 @common_options
@@ -132,13 +132,13 @@ def store(
 ) -> None:
     """Store MESSAGE, a JSON object; without it, each line of stdin, in UTF-8.
 
-    One message: prints its id. JSON lines: prints how many there were; with --json an {"id": ...} for each.
+    One message: prints its id. JSON lines: prints how many were stored; with --json, an {"id": ...} for each.
 
     \b
     pitstop store '{"msg": "object"}' --in 15m
     pitstop store '{"report": "daily"}' --id daily --at 2031-05-04T06:00+02:00 --every 1d
     pitstop store --in 1h < messages.jsonl
-    """  # noqa: D301 - click wants the backspace itself, which a raw string does not hold
+    """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
     _check_options(delay, at, every, until, catch_up, grace)
     plan = _Plan(at or delay or timedelta(0), until, every, catch_up, grace)
     if message is not None and message != "-":
@@ -168,21 +168,23 @@ def _check_options(
     delay: timedelta | None, at: datetime | None, every: timedelta | None, until: object, catch_up: str, grace: object
 ) -> None:
     if delay is not None and at is not None:
-        raise click.UsageError("--in and --at both say when. Give one of them.")
+        raise click.UsageError("--in and --at both give the time. Give one of them.")
     if every is None and (until is not None or catch_up != "latest" or grace is not None):
         raise click.UsageError("--until, --catch-up and --grace are for recurring messages. Give --every, too.")
     if (catch_up == "skip") != (grace is not None):
-        raise click.UsageError("--catch-up skip and --grace go together. The grace says how late is too late.")
+        raise click.UsageError(
+            "--catch-up skip and --grace go together: the grace is the most an occurrence may be late."
+        )
 
 
 def _warn_unless_durable(pit: Pitstop) -> None:
-    capabilities = pit._store.capabilities
+    capabilities = pit._session.capabilities
     if Capability.DURABLE in capabilities:
         return
     if Capability.MULTI_PROCESS in capabilities:
-        loss = "is not durable: what is stored in it may be lost when it restarts"
+        loss = "is not durable: its messages may be lost when it restarts"
     else:
-        loss = "lives in this process: what is stored in it is lost when this command ends"
+        loss = "lives in this process: its messages are lost when this command ends"
     warn(f"Warning: {pit.location} {loss}. Name a durable store by --url or {URL_VARIABLE}, such as {DEFAULT_URL}.")
 
 
@@ -204,11 +206,11 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                     except MessageError as error:
                         bad = error
                         break
-                # All before a bad line are stored, so that one can go on from that line.
+                # All messages before a bad line are stored, so that the user can go on from that line.
                 ids = plan.store_all(pit, messages) if messages else []
                 stored += len(ids)
                 if settings.json:
-                    # A reader of the ids that goes away does not keep the rest from being stored.
+                    # The rest is stored even if the reader of the ids goes away.
                     with though_unread():
                         for id in ids:
                             _print_id(settings, id)
@@ -216,7 +218,7 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                     raise click.ClickException(f"Line {line}: {bad} {_so_far(stored)} Nothing from this line on is.")
                 bar.update(task, advance=size, count=stored)
     except PitstopError as error:
-        # At most one batch was on its way; what of it was stored is not known.
+        # At most one batch was being written. How many of its messages were stored is unknown.
         raise type(error)(f"{error} {_so_far(stored)}") from error
     except KeyboardInterrupt:
         say(_so_far(stored))
@@ -225,9 +227,9 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
 
 
 def _batches(stdin: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
-    """Lines as they come, in batches, and the bytes that were read for each batch.
+    """Yield lines as they come, in batches, and the number of bytes that were read for each batch.
 
-    What a slow writer has written so far is a batch of its own: a message does not wait here for others.
+    The lines that a slow writer has written so far are a batch of their own: a message does not wait here for others.
     """
     rest = bytearray()
     while data := _read(stdin):
@@ -259,7 +261,7 @@ def _read(stdin: BinaryIO) -> bytes:
 def _without_mark(line: bytes) -> bytes:
     """Return the first line without the byte order mark of UTF-8.
 
-    :raises MessageError: when the mark is that of another encoding.
+    :raises MessageError: if it begins with the mark of another encoding.
     """
     for mark, encoding in _FOREIGN_MARKS:
         if line.startswith(mark):
@@ -271,7 +273,7 @@ def _without_mark(line: bytes) -> bytes:
 
 
 def _size(stdin: BinaryIO) -> int | None:
-    """The bytes to read, when stdin is a file."""
+    """Return the number of bytes to read, if stdin is a file."""
     try:
         status = os.fstat(stdin.fileno())
     except OSError:

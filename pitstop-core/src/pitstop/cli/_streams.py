@@ -33,16 +33,16 @@ class StdoutFailed(Exception):
         super().__init__(
             f"stdout cannot be written: {error.strerror or error}. Make room there, or send the output elsewhere."
         )
-        #: Whether the reader of a pipe has gone away, as ``head -1`` does. The command does not complain of that.
+        #: Whether the reader of a pipe has gone away, as ``head -1`` does. The command does not complain about that.
         self.unread = isinstance(error, BrokenPipeError)
 
 
 def prepare() -> None:
-    """Open the streams that are missing on the null device; :func:`is_closed` still names them.
+    """Open the missing streams on the null device. :func:`is_closed` still names them.
 
-    After this, a write to stdout that fails raises :class:`StdoutFailed`, in click and rich as well. A write to stderr that
-    fails is dropped, since there is no place left to complain. Both streams escape characters that their encoding does not
-    have. Reads and writes wait where a stream is non-blocking.
+    After this, a failing write to stdout raises :class:`StdoutFailed`, in click and rich as well. A failing write to stderr is
+    dropped, because there is no place left to complain. Both streams escape characters that their encoding does not have.
+    Reads and writes wait if a stream is non-blocking.
     """
     for number, name in enumerate(_NAMES):
         if not _is_open(number):
@@ -135,7 +135,7 @@ class _Layer(io.RawIOBase):
 
     def __init__(self, file: Any, owner: Any) -> None:
         self._file = file
-        # A text stream closes its file when it is garbage collected.
+        # Kept, because a text stream closes its file when it is garbage-collected.
         self._owner = owner
 
     def fileno(self) -> int:
@@ -152,7 +152,7 @@ class _Layer(io.RawIOBase):
 
     def _write(self, data: ReadableBuffer) -> int:
         while (written := self._file.write(data)) is None:
-            # Another process has made the terminal or the pipe that is shared with it non-blocking.
+            # Another process has made the shared terminal or pipe non-blocking.
             select.select([], [self._file], [])
         return int(written)
 
@@ -160,7 +160,7 @@ class _Layer(io.RawIOBase):
 class _Input(_Layer):
     def readinto(self, buffer: WriteableBuffer) -> int:
         while (read := self._file.readinto(buffer)) is None:
-            # Non-blocking, as above. Buffered readers take "nothing yet" for the end.
+            # The stream is non-blocking, as above. Buffered readers take "nothing yet" for the end.
             select.select([self._file], [], [])
         return int(read)
 

@@ -14,9 +14,9 @@ __all__ = ["ago", "duration", "iso", "moment", "moment_or_duration"]
 
 
 def duration(text: str) -> timedelta:
-    """Read ``15m``, ``1h30m``, ``250ms``; a number alone is seconds.
+    """Return the duration of a text: ``15m``, ``1h30m``, ``250ms``. A number alone is seconds.
 
-    :raises click.BadParameter: when it is none.
+    :raises click.BadParameter: if the text is not a duration.
     """
     try:
         return parse_duration(text, "")
@@ -25,9 +25,9 @@ def duration(text: str) -> timedelta:
 
 
 def moment(text: str) -> datetime:
-    """Read an ISO-8601 time with its zone.
+    """Return the time of an ISO-8601 text with its zone.
 
-    :raises click.BadParameter: when it is none, or has no zone.
+    :raises click.BadParameter: if the text is not a time, or has no zone.
     """
     try:
         found = datetime.fromisoformat(text)
@@ -42,9 +42,9 @@ def moment(text: str) -> datetime:
 
 
 def moment_or_duration(text: str) -> datetime | timedelta:
-    """Read a time, or a duration from now.
+    """Return the time of a text, or the duration from now.
 
-    :raises click.BadParameter: when it is neither.
+    :raises click.BadParameter: if the text is neither.
     """
     try:
         return parse_duration(text, "")
@@ -53,12 +53,12 @@ def moment_or_duration(text: str) -> datetime | timedelta:
 
 
 def iso(when: datetime | None) -> str | None:
-    """An aware UTC datetime as text with milliseconds, as in ``2031-05-04T10:00:00.000Z``."""
+    """Return an aware UTC datetime as text with milliseconds, as in ``2031-05-04T10:00:00.000Z``."""
     return None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def ago(when: datetime, now: datetime) -> str:
-    """How far ``when`` is from ``now``, for people: ``in 3h12m``, ``5s ago``."""
+    """Return the distance of ``when`` from ``now``, for people: ``in 3h12m``, ``5s ago``."""
     distance = abs(when - now)
     for unit, coarse in ((timedelta(minutes=1), timedelta(hours=2)), (timedelta(seconds=1), timedelta(seconds=10))):
         if distance >= coarse:

@@ -1,11 +1,12 @@
-"""Tools for tests: of applications, with time in the hand; and of backends, the suite that they have to pass.
+"""Tools for tests of applications, in which the test moves the clock.
 
-The suite needs pytest and hypothesis (``pip install 'pitstop-core[testing]'``); the rest of this package does not, and
-``BackendConformance`` is imported when it is asked for.
+``BackendConformance``, the suite that every backend has to pass, can be imported from here too. It is the class of that name
+in :mod:`pitstop_conformance`, a distribution of its own (``pip install pitstop-conformance``).
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pitstop.testing._assertions import assert_dead, assert_emitted, assert_no_leases, assert_stored, refute_stored
@@ -28,10 +29,9 @@ from pitstop.testing._report import Report, Step
 
 
 if TYPE_CHECKING:
-    from pitstop.testing._conformance import BackendConformance
+    from pitstop_conformance import BackendConformance as BackendConformance
 
 __all__ = [
-    "BackendConformance",
     "Crash",
     "Event",
     "Events",
@@ -62,16 +62,17 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "BackendConformance":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        import hypothesis  # noqa: F401, PLC0415 - an extra, and slow to import
-        import pytest  # noqa: PLC0415 - likewise
-    except ModuleNotFoundError as error:
+    if find_spec("pitstop_conformance") is None:
         raise ImportError(
-            f"pitstop.testing.{name} needs pytest and hypothesis ({error}). Install them with: "
-            "pip install 'pitstop-core[testing]'"
-        ) from error
-    # Before the suite is imported, so that a failure shows the values that were compared.
-    pytest.register_assert_rewrite("pitstop.testing._conformance")
-    from pitstop.testing._conformance import BackendConformance  # noqa: PLC0415 - see above
+            f"pitstop.testing.{name} is part of the distribution pitstop-conformance, which is not installed. Install it with: "
+            f"pip install pitstop-conformance"
+        )
+    # A distribution of its own, which brings pytest and hypothesis.
+    from pitstop_conformance import BackendConformance  # noqa: PLC0415 - see above
 
     return BackendConformance
+
+
+def __dir__() -> list[str]:
+    """Return the public names; ``BackendConformance`` is among them if it can be imported."""
+    return sorted([*globals(), *(["BackendConformance"] if find_spec("pitstop_conformance") else [])])

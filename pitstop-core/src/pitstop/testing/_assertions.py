@@ -309,7 +309,7 @@ def _wanted(
     error: str | None = None,
 ) -> _Wanted:
     names = {field.name for field in attrs.fields(Entry)} - {"message"}
-    now_us = _pitstop(pit)._store.backend.now()
+    now_us = _pitstop(pit)._session.backend.now()
     criteria: dict[str, Any] = {}
     if id is not None:
         criteria["id"] = id
@@ -365,7 +365,7 @@ def _usable(name: str, value: Any) -> Any:
 
 
 def _all_entries(pit: Pitstop) -> list[Entry]:
-    backend = unfaulted(_pitstop(pit)._store.backend)
+    backend = unfaulted(_pitstop(pit)._session.backend)
     entries: list[Entry] = []
     after: tuple[int | None, str] | None = None
     while True:
@@ -477,7 +477,7 @@ def _as_stored(value: Any) -> Any:
 def _nearest(wanted: _Wanted, entries: Sequence[Entry], pit: Pitstop) -> str:
     if not entries:
         return "Nothing is stored at all."
-    now = from_instant(pit._store.backend.now() // 1000)
+    now = from_instant(pit._session.backend.now() // 1000)
     ranked = wanted.ranked((each.id, each.message, each) for each in entries)
     shown = "".join(_described(_title(each, now), lines) for lines, each in ranked)
     return f"{_count(len(entries))} stored; the nearest:{shown}"
@@ -488,7 +488,7 @@ def _described(title: str, lines: Sequence[str]) -> str:
 
 
 def _named(found: Sequence[Entry], pit: Pitstop) -> str:
-    now = from_instant(pit._store.backend.now() // 1000)
+    now = from_instant(pit._session.backend.now() // 1000)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(_title(each, now) for each in found[:_SHOWN]) + more
 

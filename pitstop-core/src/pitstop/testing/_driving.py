@@ -234,7 +234,7 @@ def manual_clock(pit: Pitstop) -> ManualClock:
 
     :raises PitstopError: when the Pitstop goes by a real one.
     """
-    clock = pit._store.clock
+    clock = pit._session.clock
     if not isinstance(clock, ManualClock):
         raise PitstopError(
             f"{pit!r} goes by {clock!r}, which nobody can move. Make it with pitstop.testing.init(), or with a "
@@ -338,7 +338,7 @@ class _Drive:
 
     def __init__(self, pit: Pitstop, raise_errors: bool, max_steps: int) -> None:
         self._pit = pit
-        self._store = pit._store
+        self._session = pit._session
         self._clock = manual_clock(pit)
         self._raise_errors = raise_errors
         self._max_steps = at_least_one(max_steps, "max_steps")
@@ -417,13 +417,13 @@ class _Drive:
                 raise self._with_report(self._endless(delivery, times))
             at, message = from_instant(now // 1000), {"id": delivery.id, **copy_plain(emission.record.message)}
             self._applied, self._token = None, emission.record.progress.token
-            contexts = self._store.hooks.enter(delivery)
+            contexts = self._session.events.enter(delivery)
             interrupted = False
             try:
                 failure = yield delivery
             except BaseException as error:  # noqa: BLE001 - raised again once its message was nacked
                 failure, interrupted = error, True
-            self._store.hooks.leave(contexts, failure)
+            self._session.events.leave(contexts, failure)
             self._settle(delivery, failure, at, message, interrupted=interrupted)
             if not surely:
                 here, due = looked = self._look()
@@ -462,7 +462,7 @@ class _Drive:
         if told:
             refused = delivery._told
         elif isinstance(failure, Crash):
-            crash(self._store)
+            crash(self._session)
         elif delivery._settled is None:
             try:
                 if failure is None:
@@ -538,13 +538,13 @@ class _Drive:
         self._stalls = self._stalls + 1 if len(self._steps) == emitted else 0
         if self._stalls > _MOST_STALLS:
             raise self._with_report(
-                PitstopError(f"{self._store.location} has something that is due, and does not give it out.")
+                PitstopError(f"{self._session.location} has something that is due, and does not give it out.")
             )
         return here + _LOOK_AGAIN
 
     def _look(self) -> tuple[int, int | None]:
         """Now, and when something is due next, both in microseconds by the clock that is moved."""
-        backend = unfaulted(self._store.backend)
+        backend = unfaulted(self._session.backend)
         due, here = backend.next_due(), self._clock.time_us()
         # The backend's clock may be set apart from the one that is moved.
         return here, None if due is None else here + due * 1000 - backend.now()
@@ -557,7 +557,7 @@ class _Drive:
         return due is not None and due <= self._target
 
     def _is_fault(self, error: BackendUnavailable) -> bool:
-        backend = self._store.backend
+        backend = self._session.backend
         return isinstance(backend, FaultyBackend) and backend.caused(error)
 
     def _endless(self, delivery: Delivery, times: int) -> PitstopError:
@@ -574,7 +574,7 @@ class _Drive:
         )
 
     def _left(self) -> str:
-        backend = unfaulted(self._store.backend)
+        backend = unfaulted(self._session.backend)
         now = backend.now() // 1000
         some = [describe(each, now) for each in backend.scan(None, 4, None)]
         described = []
@@ -594,20 +594,20 @@ class _Drive:
 
     @contextmanager
     def _driving(self) -> Iterator[None]:
-        store = self._store
-        if store.tap is not None:
+        store = self._session
+        if store.events.tap is not None:
             raise PitstopError(
                 "This Pitstop is being driven already, by another thread or by the run that this handler is part of. "
                 "What the handler stores for now is handled by the same run: just return."
             )
         # Now, not when the run was made: the thread that does it counts.
         self._thread = get_ident()
-        store.tap = self._note
+        store.events.tap = self._note
         try:
             with self._pit.listen() as self._listener:
                 yield
         finally:
-            store.tap = None
+            store.events.tap = None
 
 
 _NACKS: dict[Outcome, StepOutcome] = {Outcome.BURY: "dead", Outcome.RESCHEDULE: "given up"}

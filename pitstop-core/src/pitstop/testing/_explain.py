@@ -37,7 +37,7 @@ def explain(pit: Pitstop) -> str:
 
 def _stored(pit: Pitstop) -> Iterator[str]:
     try:
-        backend = unfaulted(pit._store.backend)
+        backend = unfaulted(pit._session.backend)
         now = backend.now()
         entries = [describe(each, now // 1000) for each in backend.scan(None, _MOST_ENTRIES + 1, None)]
         time = clock_text(pit.now())

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 import attrs
 
 from pitstop._engine._listener import Listener
-from pitstop._engine._store import Store
+from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop._values._arguments import whole_number
 from pitstop._values._entry import State
@@ -92,13 +92,13 @@ class Fault:
     at: datetime | None = attrs.field(default=None, eq=False)
 
 
-def crash(store: Store) -> int:
+def crash(store: Session) -> int:
     """Whoever holds leases of this handle dies; what was claimed ahead dies with it. Returns how many leases ended so."""
-    for sleeper in store.sleepers:
-        if isinstance(sleeper, Listener):
+    for component in store.components:
+        if isinstance(component, Listener):
             # A process that dies takes its acks along that are not written.
-            sleeper._hand.unseen.clear()
-            sleeper._outbox.give_up()
+            component._hand.unseen.clear()
+            component._outbox.give_up()
     return store.backend.crash() if isinstance(store.backend, FaultyBackend) else 0
 
 
@@ -131,9 +131,9 @@ class Faults:
     reaches the store when its transaction ends.
     """
 
-    def __init__(self, backend: FaultyBackend, store: Store, seed: int | None = None) -> None:
+    def __init__(self, backend: FaultyBackend, store: Session, seed: int | None = None) -> None:
         self._backend = backend
-        self._store = store
+        self._session = store
         self._seed = seed
 
     def fail_next(self, operation: str, times: int = 1, *, error: BackendUnavailable | None = None) -> None:
@@ -210,7 +210,7 @@ class Faults:
 
         :return: how many leases that were. Those that were over already do not count.
         """
-        return crash(self._store)
+        return crash(self._session)
 
     def crash(self) -> NoReturn:
         """Die here: :meth:`crash_holder`, and raise :class:`Crash`. For handlers; a run that is driven goes on with the next message."""
@@ -230,7 +230,7 @@ class Faults:
             if state_of(progress.due, progress.token, now) == "leased" and progress.token is not None:
                 over = Settlement(id, progress.token, Outcome.EXTEND, attrs.evolve(progress, due=now))
                 backend.settle([over])
-                self._store.written(now)
+                self._session.written(now)
                 return
             state: str = state_of(progress.due, progress.token, now)
         else:
@@ -252,7 +252,7 @@ class Faults:
                 "The backend was given ready-made, so its clock cannot be set apart. Give its name or class as type."
             )
         server.offset_us = span_of(delta, "delta") // timedelta(microseconds=1)
-        self._store.written(None)
+        self._session.written(None)
 
     def latency(self, operation: str, delta: timedelta | float | str, *, before: bool = False) -> None:
         """Each call takes so long from now on: the clock of the test moves by ``delta``. Zero: as quick as ever.

@@ -100,7 +100,7 @@ class TestPitstop(Pitstop):
         super().__init__(backend, hooks)
         self.clock = clock
         self.events = events
-        self.faults = Faults(backend, self._store, seed)
+        self.faults = Faults(backend, self._session, seed)
         self._make_id = make_id
         self._made_ids = 0
         self._inner = backend.inner

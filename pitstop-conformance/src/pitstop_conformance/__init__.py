@@ -1,0 +1,98 @@
+"""The suite that every backend of Pitstop has to pass.
+
+The author of a backend subclasses :class:`BackendConformance` and gives one fixture::
+
+    class TestMyBackend(BackendConformance):
+        @pytest.fixture
+        def make_backend(self, tmp_path):
+            return lambda **options: MyBackend.from_options({"path": tmp_path / "store", **options})
+
+The fixture returns a function that opens a handle. The store is new in each test, and every call within one test opens
+the same store. The suite closes the handles. The options that the suite passes (a ``clock`` among them) are options of
+every backend's configuration.
+
+The class may have more:
+
+* ``known_failures = {"reason": {"test_...", ...}}`` lists the tests that the backend fails. A class that overrides a test
+  without listing it is refused.
+* The method ``damage(backend, id)`` makes a stored message unreadable behind the backend's back.
+* The method ``transaction(backend)`` begins a transaction, for a backend that declares ``TRANSACTIONS``.
+
+The run ends with a table: for each part of the suite and each class, how many tests passed, and how many were not declared
+(the backend lacks the capability), not shown, or known failures.
+
+PYTEST_DONT_REWRITE: this module has no assertion. Below it asks pytest to rewrite those of all other modules, before they are
+imported.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pitstop_conformance._core import SUITE_VERSION, __version__, check_core
+
+
+check_core()
+pytest.register_assert_rewrite(__name__)
+
+from pitstop_conformance._kit import Handles, Kit, kit_tests
+from pitstop_conformance.behaviour._batches import Batches
+from pitstop_conformance.behaviour._consume import Consuming
+from pitstop_conformance.behaviour._delivery import Deliveries
+from pitstop_conformance.behaviour._listener import Listening
+from pitstop_conformance.behaviour._look import Look
+from pitstop_conformance.behaviour._recurring import Recurring
+from pitstop_conformance.behaviour._store import Store
+from pitstop_conformance.contract._config import Configuration
+from pitstop_conformance.contract._damaged import DamagedAmongOthers
+from pitstop_conformance.contract._handle import Handle
+from pitstop_conformance.contract._lease import Lease
+from pitstop_conformance.contract._put import PutGetDelete
+from pitstop_conformance.contract._read import Read
+from pitstop_conformance.contract._scratch import Scratch
+from pitstop_conformance.contract._settle import Settle
+from pitstop_conformance.contract._transactions import Transactions
+from pitstop_conformance.model._tests import Model
+from pitstop_conformance.races._crash import Crash
+from pitstop_conformance.races._process_races import ProcessRaces
+from pitstop_conformance.races._thread_races import Races
+
+
+__all__ = [
+    "SUITE_VERSION",
+    "BackendConformance",
+    "BackendContract",
+    "Crash",
+    "Handles",
+    "Kit",
+    "Model",
+    "PitstopBehaviour",
+    "ProcessRaces",
+    "Races",
+    "Scratch",
+    "Transactions",
+    "__version__",
+    "kit_tests",
+]
+
+
+# pytest runs the tests of the last base first. The contract comes before the behaviour that is built on it, because its
+# failures are the easiest to understand.
+class BackendContract(
+    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Settle, Lease, Read, PutGetDelete
+):
+    """The promises of :class:`pitstop.abc.Backend` to core."""
+
+
+class PitstopBehaviour(Consuming, Batches, Listening, Look, Recurring, Deliveries, Store):
+    """The promises of Pitstop to its users, on the backend."""
+
+
+class BackendConformance(Crash, ProcessRaces, Races, Model, PitstopBehaviour, BackendContract):
+    """The whole suite, in the version :data:`SUITE_VERSION`. Subclass it and give one fixture.
+
+    The fixture ``make_backend`` returns a function of options (keyword arguments, a ``clock`` among them) that opens a handle.
+    The store is new in each test, and every call within one test opens the same store. The suite closes the handles.
+    Optional: ``make_backend.peer``, the methods ``damage(backend, id)`` and ``transaction(backend)``, and
+    ``known_failures = {"reason": {"test_..."}}``. See docs/writing-a-backend.md.
+    """

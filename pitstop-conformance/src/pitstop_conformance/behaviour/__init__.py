@@ -1,0 +1,1 @@
+"""The promises of Pitstop to its users."""

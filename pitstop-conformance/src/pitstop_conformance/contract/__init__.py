@@ -1,0 +1,1 @@
+"""The promises of :class:`pitstop.abc.Backend` to core."""

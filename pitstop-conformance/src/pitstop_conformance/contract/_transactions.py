@@ -1,0 +1,226 @@
+"""The contract of ``within``: writes in the user's transaction apply when it commits, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+import pitstop
+
+from pitstop.abc import Backend, Capability, Outcome, Writes
+from pitstop.testing import ManualClock
+from pitstop_conformance._kit import Handles, Kit, needs
+from pitstop_conformance._records import (
+    MINUTE,
+    START,
+    at,
+    complete,
+    ids,
+    lease_all,
+    lease_only,
+    make_record,
+    put_due,
+    settlement,
+)
+
+
+#: Begins a user's transaction on the store of the test.
+Begin = Callable[[], AbstractContextManager[object]]
+
+
+class Abort(Exception):
+    """Raised by the user's own code in a transaction."""
+
+
+class Transactions(Kit):
+    """Writes in the user's transaction."""
+
+    rule = "pitstop.abc.Backend.within"
+
+    def transaction(self, backend: Backend) -> AbstractContextManager[object]:
+        """Return a context manager that begins a user's transaction, and yields the session for ``backend.within``.
+
+        The transaction commits at the end of the block, and aborts if the block raises.
+        """
+        pytest.fail(
+            f"{type(self).__name__} has no transaction(backend), although {type(backend).__name__} declares TRANSACTIONS. "
+            f"Write one that returns a context manager: it yields a session that is in a transaction, commits at the end "
+            f"of the block, and aborts if the block raises. If this store has no transactions, remove TRANSACTIONS from the "
+            f"capabilities, or list the test in known_failures with the reason."
+        )
+
+    @pytest.fixture
+    def begin(self, backend: Backend) -> Begin:
+        needs(backend, Capability.TRANSACTIONS)
+        backend.tally()  # the first use of a store may create tables or indexes
+        return lambda: self.transaction(backend)
+
+    @pytest.mark.parametrize("count", [1, 100])
+    def test_what_is_put_in_a_transaction_that_commits_is_stored_and_leased(
+        self, backend: Backend, begin: Begin, count: int
+    ) -> None:
+        records = [make_record(f"{n:03}") for n in range(count)]
+
+        with begin() as session:
+            backend.within(session).put(records)
+
+        assert list(backend.scan(None, 1000, None)) == records
+        leased = lease_all(backend)
+        assert ids(leased) == ids(records)
+        assert list(backend.settle([complete(each) for each in leased])) == [True] * count
+        assert backend.tally().leased == 0
+
+    @pytest.mark.parametrize("count", [1, 100])
+    def test_what_is_put_in_a_transaction_that_aborts_is_not_stored(
+        self, backend: Backend, begin: Begin, count: int
+    ) -> None:
+        _abort(begin, lambda session: backend.within(session).put([make_record(f"{n:03}") for n in range(count)]))
+
+        assert list(backend.scan(None, 1000, None)) == []
+        assert list(backend.lease(10, MINUTE)) == []
+        assert backend.next_due() is None
+
+    def test_nobody_else_sees_what_is_written_before_the_commit(
+        self, backend: Backend, begin: Begin, open_backend: Handles
+    ) -> None:
+        put_due(backend, "old")
+        before, peer = backend.get("old"), open_backend.peer()
+
+        with begin() as session:
+            writes = backend.within(session)
+            writes.put([make_record("new", START - 1)])
+            assert writes.delete("old") is True
+            for each in (backend, peer):
+                assert list(each.scan(None, 10, None)) == [before]
+                assert each.get("new") is None
+                assert each.next_due() == START
+                assert each.tally().due == 1
+
+        assert ids(peer.scan(None, 10, None)) == ["new"]
+        assert ids(lease_all(peer)) == ["new"]
+
+    def test_what_is_deleted_in_a_transaction_is_gone_if_it_commits(self, backend: Backend, begin: Begin) -> None:
+        put_due(backend, "a", "b")
+
+        with begin() as session:
+            writes = backend.within(session)
+            assert writes.delete("a") is True
+            assert writes.delete("a") is False, "the transaction sees its own writes"
+            assert writes.delete("never-stored") is False
+
+        assert ids(backend.scan(None, 10, None)) == ["b"]
+
+    def test_what_is_deleted_in_a_transaction_is_there_if_it_aborts(self, backend: Backend, begin: Begin) -> None:
+        put_due(backend, "a", "b")
+        before = list(backend.scan(None, 10, None))
+
+        _abort(begin, lambda session: backend.within(session).delete("a"))
+
+        assert list(backend.scan(None, 10, None)) == before
+        assert ids(lease_all(backend)) == ["a", "b"]
+
+    def test_a_transaction_is_one_whole(self, backend: Backend, begin: Begin) -> None:
+        """Several writes, also of one id: either all apply, or none does. The last write of an id wins."""
+        put_due(backend, "a")
+        before = backend.get("a")
+
+        def work(session: object) -> None:
+            writes = backend.within(session)
+            assert writes.delete("a") is True
+            writes.put([make_record("a", START + 1, revision="2"), make_record("b")])
+            backend.within(session).put([make_record("a", START + 2, revision="3")])
+            assert writes.delete("b") is True
+
+        _abort(begin, work)
+        assert list(backend.scan(None, 10, None)) == [before]
+
+        with begin() as session:
+            work(session)
+        assert list(backend.scan(None, 10, None)) == [make_record("a", START + 2, revision="3")]
+
+    @pytest.mark.parametrize("write", ["put", "delete"])
+    def test_a_transaction_that_aborts_does_not_end_a_lease(self, backend: Backend, begin: Begin, write: str) -> None:
+        put_due(backend, "a")
+        leased = lease_only(backend)
+
+        _abort(begin, lambda session: _write(backend.within(session), write))
+
+        assert backend.get("a") == leased
+        assert list(backend.lease(1, MINUTE)) == []
+        assert list(backend.settle([complete(leased)])) == [True]
+        assert backend.get("a") is None
+
+    @pytest.mark.parametrize("write", ["put", "delete"])
+    def test_a_transaction_that_commits_ends_a_lease_then_and_not_before(
+        self, backend: Backend, begin: Begin, write: str
+    ) -> None:
+        put_due(backend, "a")
+        leased = lease_only(backend)
+
+        with begin() as session:
+            _write(backend.within(session), write)
+            assert backend.get("a") == leased
+
+        after = backend.get("a")
+        assert (after is None) == (write == "delete")
+        for outcome, progress in ((Outcome.COMPLETE, None), (Outcome.EXTEND, leased.progress)):
+            assert list(backend.settle([settlement(leased, outcome, progress)])) == [False], (
+                "a settlement with the token of the ended lease does not apply"
+            )
+        assert backend.get("a") == after
+        assert len(lease_all(backend)) == (1 if write == "put" else 0)
+
+    def test_what_is_put_for_later_is_leased_at_its_time(
+        self, backend: Backend, begin: Begin, clock: ManualClock
+    ) -> None:
+        with begin() as session:
+            backend.within(session).put([make_record("a", START + 1000)])
+
+        assert list(backend.lease(1, MINUTE)) == []
+        clock.advance(1)
+        assert lease_only(backend).id == "a"
+
+    def test_a_session_whose_transaction_is_over_is_refused(self, backend: Backend, begin: Begin) -> None:
+        with begin() as session:
+            backend.within(session).put([make_record("a")])
+
+        with pytest.raises(pitstop.PitstopError):
+            backend.within(session).put([make_record("b")])
+        with pytest.raises(pitstop.PitstopError):
+            backend.within(session).delete("a")
+        assert ids(backend.scan(None, 10, None)) == ["a"]
+
+    def test_a_user_stores_and_removes_in_a_transaction(self, backend: Backend, begin: Begin) -> None:
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "old"}, at(START))
+            _abort(begin, lambda session: pit.store({"id": "never"}, at(START), session=session))
+            _abort(begin, lambda session: pit.remove("old", session=session))
+            assert [each.id for each in pit.entries()] == ["old"]
+
+            with begin() as session:
+                pit.store_many([({"id": id}, at(START)) for id in ("a", "b")], session=session)
+                assert pit.remove("old", session=session) is True
+                assert [each.id for each in pit.entries()] == ["old"]
+            with pit.listen() as listener:
+                assert [each.id for each in iter(listener.get, None)] == ["a", "b"]
+
+
+def _abort(begin: Begin, work: Callable[[object], object]) -> None:
+    """Call ``work`` in a transaction, and abort the transaction."""
+
+    def aborted() -> None:
+        with begin() as session:
+            work(session)
+            raise Abort
+
+    with pytest.raises(Abort):
+        aborted()
+
+
+def _write(writes: Writes, how: str) -> None:
+    if how == "put":
+        writes.put([make_record("a")])
+    else:
+        assert writes.delete("a") is True

@@ -1,0 +1,104 @@
+"""The semantics of Pitstop as the simplest program: the promises to the user, without the means to keep them.
+
+The state machine applies each operation to a store and to this model, and compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from pitstop import Delivery
+from pitstop_conformance.model._wire import Wire
+
+
+__all__ = ["Held", "Message"]
+
+
+@attrs.define(eq=False)
+class Held:
+    """A delivery that a handler holds."""
+
+    delivery: Delivery
+    #: The connection to the store of the process that holds the delivery.
+    wire: Wire
+    #: The version of the delivered message.
+    version: int
+    #: The end of the lease as its holder knows it. The store may have another end, if the reply to an extension got lost.
+    until: int
+    settled: bool = False
+
+    def __repr__(self) -> str:
+        return f"<delivery of {self.delivery.id!r}>"
+
+
+@attrs.define
+class Message:
+    """A stored message. All times are instants."""
+
+    #: A new version at each store.
+    version: int
+    content: dict[str, Any]
+    start: int
+    #: The end of a series, exclusive. None: no end.
+    end: int | None = None
+    #: The interval in milliseconds. None: a one-shot.
+    every: int | None = None
+    #: ``latest`` or ``all``.
+    catch_up: str = "latest"
+
+    #: The first occurrence that is neither acknowledged nor skipped.
+    pending: int = attrs.field(default=attrs.Factory(lambda self: self.start, takes_self=True))
+    #: The earliest time of the next emission: the scheduled time, the end of a running lease, or the time that a nack set.
+    due: int = attrs.field(default=attrs.Factory(lambda self: self.start, takes_self=True))
+    #: The occurrence that was emitted and not acknowledged, and the number of occurrences skipped for it. Retries keep both.
+    chosen: tuple[int, int] | None = None
+    #: The number of emissions of that occurrence.
+    attempts: int = 0
+    holder: Held | None = None
+    #: Whether an unseen claim may have taken the message: a listener that claims ahead, or a claim whose reply got lost.
+    #: The message comes back, but its time and its attempt depend on that claim.
+    unseen: bool = False
+
+    def choice(self, now: int) -> tuple[int, int]:
+        """Return the occurrence of a first emission now, and the number of earlier occurrences that it skips."""
+        if self.every is None or self.catch_up == "all":
+            return (self.pending, 0)
+        until = now if self.end is None else min(now, self.end - 1)
+        missed = (until - self.pending) // self.every
+        return (self.pending + missed * self.every, missed)
+
+    def may_come_as(self, occurrence: int, missed: int, now: int) -> bool:
+        """Whether the message may be emitted now as that occurrence."""
+        if self.chosen is not None:
+            return (occurrence, missed) == self.chosen
+        latest = self.choice(now)
+        if not self.unseen:
+            return (occurrence, missed) == latest
+        # An unseen claim chose the latest occurrence of its own time, and its choice holds.
+        return occurrence == self.pending + missed * (self.every or 0) and 0 <= missed <= latest[1]
+
+    def emitted(self, held: Held, chosen: tuple[int, int], attempt: int) -> None:
+        self.chosen, self.attempts, self.holder = chosen, attempt, held
+        self.due, self.unseen = held.until, False
+
+    def is_held_by(self, held: Held, now: int) -> bool:
+        """Whether that delivery may still settle the message."""
+        return self.holder is held and now < min(held.until, self.due) and not held.settled
+
+    def acked(self) -> bool:
+        """Go on with the next occurrence. Return False if there is none, so that the message is gone."""
+        assert self.chosen is not None, "an emitted message has a chosen occurrence"
+        if self.every is None:
+            return False
+        following = self.chosen[0] + self.every
+        if self.end is not None and following >= self.end:
+            return False
+        self.pending = self.due = following
+        self.chosen, self.attempts, self.holder = None, 0, None
+        return True
+
+    def nacked(self, due: int) -> None:
+        """Let the same occurrence come back."""
+        self.due, self.holder = due, None

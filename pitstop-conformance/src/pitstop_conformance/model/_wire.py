@@ -1,0 +1,86 @@
+"""A connection to a backend that loses requests and replies when a test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Literal, TypeVar
+
+from pitstop import BackendUnavailable, OutcomeUnknown, State
+from pitstop.abc import API_VERSION, Backend, Capability, Damaged, Record, Settlement, Tally
+
+
+__all__ = ["Fault", "Wire"]
+
+_T = TypeVar("_T")
+
+#: ``refused``: the write is not applied and raises. ``lost``: the write is applied and raises.
+Fault = Literal["refused", "lost"]
+
+
+class Wire(Backend):
+    """Pass each call on to a backend, which this object does not own. It has no watch, because no test waits here."""
+
+    api_version: ClassVar[int] = API_VERSION
+    capabilities: ClassVar[Capability] = Capability(0)
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend.config)
+        self._backend = backend
+        self._next: Fault | None = None
+        #: Whether the process that uses the connection is dead, so that none of its calls reach the store.
+        self.cut = False
+
+    @contextmanager
+    def fault(self, fault: Fault | None) -> Iterator[None]:
+        """Let the first write in this context fail in this way."""
+        self._next = fault
+        try:
+            yield
+        finally:
+            self._next = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the fault of :meth:`fault` has struck, or no fault was asked for."""
+        return self._next is None
+
+    def now(self) -> int:
+        return self._backend.now()
+
+    def put(self, records: Sequence[Record]) -> None:
+        self._write(lambda: self._backend.put(records), [each.id for each in records])
+
+    def delete(self, id: str) -> bool:
+        return self._write(lambda: self._backend.delete(id), [id])
+
+    def get(self, id: str) -> Record | Damaged | None:
+        return self._backend.get(id)
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        return self._backend.scan(state, limit, after)
+
+    def tally(self) -> Tally:
+        return self._backend.tally()
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        return self._write(lambda: self._backend.lease(limit, duration), [])
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        return self._write(lambda: self._backend.settle(settlements), [each.id for each in settlements])
+
+    def next_due(self) -> int | None:
+        return self._backend.next_due()
+
+    @property
+    def location(self) -> str:
+        return self._backend.location
+
+    def _write(self, write: Callable[[], _T], ids: list[str]) -> _T:
+        fault, self._next = self._next, None
+        if fault == "refused" or self.cut:
+            raise BackendUnavailable("The test refused this call, so nothing was written.")
+        done = write()
+        if fault == "lost":
+            raise OutcomeUnknown("The test lost the reply to this call. The write was applied.", ids=tuple(ids))
+        return done

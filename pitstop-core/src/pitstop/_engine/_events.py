@@ -1,0 +1,126 @@
+"""Events: the messages that were settled, advanced, buried or lost, and the observers to whom they are reported.
+
+Any thread reports. Observers run in the thread that reports.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+from pitstop._decisions._logs import StoreLog
+from pitstop._engine._calls import Inside
+from pitstop._plugins._hooks import Hooks
+from pitstop._values._entry import Entry
+from pitstop._values._instant import from_instant
+from pitstop.abc import Aside, Clock, Damaged, Outcome, Record, Settlement
+
+
+__all__ = ["Events"]
+
+_log = logging.getLogger("pitstop.delivery")
+
+
+class Events:
+    """The hooks of one session, its counters, and the tap of its tests."""
+
+    def __init__(
+        self, hooks: Hooks, clock: Clock, log: StoreLog, calls: Inside, wake: Callable[[int | None], None]
+    ) -> None:
+        """Return the events of a session that has not reported any.
+
+        :param wake: called with the ``due`` of each message that was put back.
+        """
+        #: The plugins' hooks, as they stood at ``init``.
+        self.hooks = hooks
+        self._clock = clock
+        self._log = log
+        self._calls = calls
+        self._wake = wake
+        #: How often an event happened, by name: ``lease_lost``. Counted by the thread that reports the event.
+        self.counters: Counter[str] = Counter()
+        #: Called with each settlement that was applied, and with the record if no handler has seen it. Tests that drive
+        #: this session set it.
+        self.tap: Callable[[Settlement, Record | Damaged | None], None] | None = None
+
+    @property
+    def observes_stored(self) -> bool:
+        """Whether :meth:`stored` has an observer."""
+        return bool(self.hooks.stored)
+
+    @property
+    def observes_leased(self) -> bool:
+        """Whether :meth:`leased` has an observer."""
+        return bool(self.hooks.leased)
+
+    def stored(self, entry: Entry) -> None:
+        """Report a message that was stored."""
+        self._notify(self.hooks.stored, entry=entry)
+
+    def leased(self, delivery: object) -> None:
+        """Report a message that is handed out."""
+        self._notify(self.hooks.leased, delivery=delivery)
+
+    def acked(self, delivery: object) -> None:
+        """Report an ack that was written."""
+        if self.hooks.acked:
+            self._notify(self.hooks.acked, delivery=delivery)
+
+    def retried(self, delivery: object, error: str | None, due: int) -> None:
+        """Report a nack that was written: the message comes back at the instant ``due``."""
+        if self.hooks.retried:
+            self._notify(self.hooks.retried, delivery=delivery, error=error, due=from_instant(due))
+
+    def lost(self, id: str, attempt: int, delivery: object) -> None:
+        """Report a lease that was over before its delivery was settled. This is normal, so it is logged at debug level."""
+        self.counters["lease_lost"] += 1
+        _log.debug("lease lost: %r attempt %d", id, attempt)
+        if self.hooks.lease_lost:
+            self._notify(self.hooks.lease_lost, delivery=delivery)
+
+    def settled(self, settlement: Settlement, unseen: Record | Damaged | None = None) -> None:
+        """Report a settlement that was applied.
+
+        :param unseen: the record that was leased, when it was settled without having been handed out.
+        """
+        if self.tap is not None:
+            self.tap(settlement, unseen)
+        progress = settlement.progress
+        if progress is None:
+            return
+        if settlement.outcome is Outcome.BURY:
+            self._buried(settlement.id, progress.last_error)
+        if isinstance(progress, Aside):
+            return
+        if settlement.outcome is Outcome.RESCHEDULE and self.hooks.advanced:
+            self._advanced(settlement.id, from_instant(progress.scheduled_for), progress.last_error)
+        if progress.due is not None:
+            self._wake(progress.due)
+
+    def enter(self, delivery: object) -> list[AbstractContextManager[Any]]:
+        """Enter the contexts that plugins put around a handler. Give them to :meth:`leave` later."""
+        return self.hooks.enter(delivery)
+
+    def leave(self, entered: list[AbstractContextManager[Any]], failure: BaseException | None) -> None:
+        """Leave the contexts of a handler that raised ``failure``. None: it returned."""
+        self.hooks.leave(entered, failure)
+
+    def _buried(self, id: str, error: str | None) -> None:
+        # Without the error: its text is the user's, and may hold anything.
+        note = self._log.dead.passes(self._clock.monotonic())
+        if note is not None:
+            _log.warning("message %r is dead; its last_error says why%s", id, note)
+        if self.hooks.dead:
+            self._notify(self.hooks.dead, id=id, error=error)
+
+    def _advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
+        self._notify(self.hooks.advanced, id=id, scheduled_for=scheduled_for, last_error=last_error)
+
+    def _notify(self, calls: Any, **event: Any) -> None:
+        with self._calls.callout():
+            self.hooks.notify(calls, **event)

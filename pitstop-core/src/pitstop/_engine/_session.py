@@ -1,0 +1,145 @@
+"""Session: a backend in use. The facade, its listeners and their deliveries share it. Any thread uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from threading import get_ident
+from weakref import ReferenceType, ref
+
+from pitstop._decisions._logs import StoreLog
+from pitstop._engine._calls import Inside
+from pitstop._engine._events import Events
+from pitstop._engine._lifecycle import Component, close_at_exit, enroll
+from pitstop._errors import BackendUnavailable
+from pitstop._plugins._hooks import Hooks
+from pitstop.abc import Backend, Retry
+
+
+__all__ = ["Session"]
+
+
+class Session:
+    """A backend in use, with the components that wait for its messages."""
+
+    def __init__(self, backend: Backend, hooks: Hooks) -> None:
+        # Set to None by the thread that closes the session.
+        self._backend: Backend | None = backend
+        self._kind = type(backend)
+        #: Which threads are inside of a call.
+        self.calls = Inside()
+        # The thread that closes the session when it leaves its call. Written by that thread, in a signal handler.
+        self._closer: int | None = None
+        self.clock = hooks.clock = backend.clock
+        #: Decides what is logged.
+        self.log = StoreLog()
+        self.events = Events(hooks, self.clock, self.log, self.calls, self.written)
+        self.retry: Retry = backend.config.retry
+        self.lock_time: timedelta = backend.config.lock_time
+        self.loop_time: timedelta = backend.config.loop_time
+        self.capabilities = backend.capabilities
+        self.location = backend.location
+        #: Whether the session is being closed. A call that fails now is not tried again for long. Written by the thread
+        #: that closes it.
+        self.closing = False
+        # Weak, so that a listener that was dropped without close() is not kept. A dict, as an ordered set: any thread
+        # changes it in one step, so that it needs no lock for which a signal handler might wait without end.
+        self._components: dict[ReferenceType[Component], None] = {}
+        enroll(self)
+
+    @property
+    def backend(self) -> Backend:
+        """The backend.
+
+        :raises BackendUnavailable: when the session was closed.
+        """
+        if self._backend is None:
+            raise BackendUnavailable("This Pitstop was closed. Make a new one with pitstop.init().")
+        return self._backend
+
+    @property
+    def closed(self) -> bool:
+        """Whether the backend was closed."""
+        return self._backend is None
+
+    @property
+    def closes_here(self) -> bool:
+        """Whether the calling thread closes the session as soon as it can."""
+        return self._closer == get_ident()
+
+    def close(self) -> None:
+        """Close the components and then the backend. Again is harmless.
+
+        In a worker of a component this returns at once, and the session is closed when the work of that component has
+        ended. In a signal handler that has interrupted a call this returns at once, too, and that call closes the session
+        at its end.
+        """
+        # All of them are asked: each one ends by this.
+        later = [each.closes_later() for each in self.components]
+        if any(later):
+            return
+        self.closing = True
+        if self.calls.inside:
+            self._closer = get_ident()
+            for each in self.components:
+                each.end_soon()
+            return
+        with self.calls.enter():
+            self._close()
+        self._closer = None
+
+    def _close(self) -> None:
+        with self.bounded():
+            for component in sorted(self.components, key=lambda each: not each.closes_first):
+                component.close()
+            backend, self._backend = self._backend, None
+            if backend is not None:
+                backend.close()
+
+    def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
+        """See :meth:`pitstop.abc.Backend.bounded`."""
+        backend = self._backend
+        return nullcontext(0.0) if backend is None else backend.bounded(seconds)
+
+    @property
+    def components(self) -> list[Component]:
+        """The components that are open."""
+        if not self._components:
+            # As in a program that only stores: each call asks for them several times.
+            return []
+        return [component for each in tuple(self._components) if (component := each()) is not None]
+
+    def add(self, component: Component) -> None:
+        """Tell ``component`` of what happens, as long as it lives, until :meth:`discard`."""
+        close_at_exit(self._kind)
+        for each in tuple(self._components):
+            if each() is None:
+                self._components.pop(each, None)
+        self._components[ref(component)] = None
+
+    def discard(self, component: Component) -> None:
+        """Tell ``component`` nothing any more. Again is harmless."""
+        self._components.pop(ref(component), None)
+
+    def written(self, due: int | None) -> None:
+        """Wake components that would sleep past a message with this ``due``. None: its ``due`` is not known."""
+        for each in tuple(self._components):
+            component = each()
+            if component is not None:
+                component.notice(due)
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Drop messages that were claimed before they were stored anew or removed here."""
+        for each in self.components:
+            each.forget(ids)
+
+    def flush(self, ids: Collection[str] | None = None) -> None:
+        """Write the pending settlements of this process, so that a reader of the store sees them."""
+        for each in self.components:
+            each.flush(ids)
+
+    def after_fork(self) -> None:
+        """Replace locks that threads of the parent may hold: this process is the child of a fork."""
+        for component in self.components:
+            component.after_fork()

@@ -1,1 +1,0 @@
-"""What Pitstop promises to its users."""

@@ -1,1 +1,0 @@
-"""What :class:`pitstop.abc.Backend` promises to core."""

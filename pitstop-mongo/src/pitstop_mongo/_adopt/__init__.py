@@ -1,0 +1,1 @@
+"""Adoption of the documents of the Clojure library."""

@@ -1,0 +1,1 @@
+"""BSON: documents as bytes, and how they are decoded."""

@@ -1,0 +1,1 @@
+"""The connection to the server: configuration, client, errors, and the collection."""

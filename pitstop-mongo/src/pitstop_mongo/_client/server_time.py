@@ -1,0 +1,100 @@
+"""The server's clock, which decides what is due."""
+
+from __future__ import annotations
+
+import logging
+
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from typing import Any
+
+from pymongo.errors import PyMongoError
+
+from pitstop.abc import Clock
+from pitstop_mongo._client.dialect import Dialect
+
+
+__all__ = ["ServerTime"]
+
+_log = logging.getLogger("pitstop.mongo")
+
+#: Seconds for which a measured difference of the clocks holds.
+_MEASURE_EVERY = 60.0
+#: Seconds after which one that failed is tried again.
+_MEASURE_AGAIN = 1.0
+_MEASUREMENTS = 3
+_WORTH_A_WARNING_US = 1_000_000
+
+
+class ServerTime:
+    """The server's clock, by this machine's clock and the difference between them.
+
+    Between two measurements it goes on by the monotonic clock, so that nothing comes early, and no lease is taken for
+    over, when somebody sets this machine's clock.
+    """
+
+    def __init__(self, clock: Clock, dialect: Dialect, client: Any) -> None:
+        self._clock = clock
+        self._dialect = dialect
+        self._client = client
+        #: The server's time, in microseconds, when the monotonic clock was at zero.
+        self._origin_us: int | None = None
+        self._skewed = False
+        self._measured = 0.0
+        self._busy = Lock()
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch. Asks the server at the first call and then each minute."""
+        origin = self._origin_us
+        if origin is None:
+            origin = self._measure()
+        elif self._is_old() and self._dialect.has_primary(self._client) and self._busy.acquire(blocking=False):
+            # One thread asks; the others go on with what they know.
+            try:
+                origin = self._measure()
+            except PyMongoError as error:
+                # The clocks have not moved because the server is away: what was measured last still holds.
+                _log.debug("the difference to the server's clock could not be measured: %s", type(error).__name__)
+                self._measured = self._clock.monotonic() - _MEASURE_EVERY + _MEASURE_AGAIN
+            finally:
+                self._busy.release()
+        return origin + _us(self._clock.monotonic())
+
+    def outdate(self) -> None:
+        """The connection was lost: another server, with another clock, may answer next."""
+        self._measured = float("-inf")
+
+    def _is_old(self) -> bool:
+        return self._clock.monotonic() - self._measured >= _MEASURE_EVERY
+
+    def _measure(self) -> int:
+        samples = []
+        for _ in range(_MEASUREMENTS):
+            sent = self._clock.time_us()
+            told = self._dialect.server_time(self._client)
+            received = self._clock.time_us()
+            if told is None:
+                samples = [(0, 0)]
+                break
+            samples.append((_microseconds(told) - (sent + received) // 2, received - sent))
+        samples.sort()
+        offset, trip = samples[len(samples) // 2]
+        # The server tells whole milliseconds, some time within the trip. A difference that this explains is none; to
+        # act on it would only set the clocks of processes on one machine apart.
+        if abs(offset) <= trip // 2 + 1000:
+            offset = 0
+        skewed = abs(offset) > _WORTH_A_WARNING_US
+        if skewed and not self._skewed:
+            _log.warning("the server's clock and this machine's differ by %.1f s; the server's counts", offset / 1e6)
+        self._skewed, self._measured = skewed, self._clock.monotonic()
+        self._origin_us = origin = self._clock.time_us() - _us(self._clock.monotonic()) + offset
+        return origin
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def _microseconds(told: datetime) -> int:
+    aware = told if told.tzinfo is not None else told.replace(tzinfo=UTC)
+    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

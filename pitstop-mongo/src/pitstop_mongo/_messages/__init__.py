@@ -1,0 +1,1 @@
+"""Messages in the collection: stored, claimed, settled and read."""

@@ -1,0 +1,354 @@
+"""Claims: leasing what is due, so that no two get the same message.
+
+One message: one ``findAndModify``. Several: read the first ones that are due, whole; then mark exactly those, if they
+are still what was read, and due. When all were marked, what was read is what was leased.
+
+When nobody knows whether a claim was done (its reply got lost, the primary changed), it is taken up again as soon as
+the server answers: see :mod:`pitstop_mongo._messages.doubts`.
+"""
+
+from __future__ import annotations
+
+import random
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from bson.errors import BSONError
+from pymongo import ReturnDocument
+from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
+
+from pitstop import BackendUnavailable
+from pitstop.abc import Clock, Damaged, Record, from_instant
+from pitstop_mongo._client.collection import validation_rules
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import codes_of, is_invalid, is_refusal, is_too_large
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
+from pitstop_mongo._messages.doubts import Doubts
+from pitstop_mongo._messages.lease import Lease, set_aside
+from pitstop_mongo._messages.unleasable import Unleasable
+
+
+__all__ = ["Claimer", "due_in"]
+
+_UNCOUNTABLE = "Damaged: attempts cannot be counted up. Store the message again, or remove it."
+#: Documents of one claim that the server may refuse, when it has accepted none, before the claim fails: then the reason lies
+#: with the server.
+_MOST_REFUSED = 10
+#: Looks at the store, in one call, that find nothing but what others take first.
+_LOOKS = 20
+#: The most documents that a look passes over to get out of the way of others.
+_FARTHEST = 2000
+#: Seconds after which a look begins at the first document again.
+_FULL_LOOK_EVERY = 1.0
+
+
+def due_in(least: datetime, most: datetime) -> dict[str, Any]:
+    """The filter of documents with a sound ``due`` between these, and an id that can be a message's."""
+    return {"due": {"$gte": least, "$lte": most}, "_id": {"$type": "string"}}
+
+
+class Claimer:
+    """Leases for one backend. Remembers where the backlog begins, and how crowded it is there."""
+
+    def __init__(self, connection: Connection, clock: Clock, unleasable: Unleasable, *, remember: bool) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect
+        self._doubts = Doubts(connection)
+        self._unleasable = unleasable
+        self._clock = clock
+        # Whether to begin a look where the last one did. What was claimed leaves deleted keys at the head of the index,
+        # and to walk over them is slow. Not when a test holds the time in its hand: it would see the order change.
+        self._remember = remember
+        self._low: datetime | None = None
+        self._low_until = 0.0
+        # How far down to look, at random: 0 while nobody is in the way.
+        self._spread = 0
+
+    def written(self, due: int | None) -> None:
+        """This process wrote a message with that ``due``: the next look begins no later."""
+        low = self._low
+        if due is not None and low is not None and from_instant(due) < low:
+            self._low = None
+
+    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        """See :meth:`pitstop.abc.Backend.lease`."""
+        counters = self._connection.counters
+        doubted, begun = counters["claim_unknown"], self._clock.monotonic()
+        try:
+            return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
+        except BackendUnavailable:
+            spent = self._clock.monotonic() - begun
+            if counters["claim_unknown"] == doubted or spent * 2000 > self._connection.longest_ms:
+                raise
+        # It was this claim's reply that got lost. If that was all, the next connection tells what became of it.
+        return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
+
+    def _lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        if limit == 1 and self._dialect.batches:
+            leased = self._lease_one(duration)
+            # None: the server refuses to lease the first document that is due.
+            return self._lease_looked_at(limit, duration) if leased is None else leased
+        return self._lease_looked_at(limit, duration)
+
+    def _lease_looked_at(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        """Read documents, and mark those that are still what was read."""
+        for look in range(_LOOKS):
+            lease = self._new_lease(duration)
+            skip = random.randint(0, self._spread) if self._spread else 0  # noqa: S311 - spreads load, hides nothing
+            low = None if look == _LOOKS - 1 else self._beginning()
+            with self._connection.indexed() as link:
+                found = self._read_due(link, lease, limit, low, skip)
+                # The marking is the first of several commands; what fails after it is not about it.
+                with self._doubts.unless_known(lease, sent=True):
+                    claimed = self._claim(link, found, lease) if found else []
+            self._learn(found, claimed, limit, from_the_start=low is None and not skip)
+            if claimed:
+                return claimed
+            if found:
+                continue
+            if not skip and low is None:
+                return []
+            # Before it says that nothing is due it looks at everything.
+            self._spread, self._low = 0, None
+        # Crowded. The server can take one out of the crowd, though not many.
+        leased = self._lease_one(duration) if self._dialect.batches else []
+        if leased is None and self._unleasable.is_full:
+            # Without an error the caller would claim again at once, because these messages stay due.
+            raise BackendUnavailable(
+                f"MongoDB at {self._connection.location} refuses every write to more than {len(self._unleasable.ids)} of the "
+                f"messages that are due. Look with concerns(), or 'pitstop check', and change the validation rules of the "
+                f"collection, or remove the messages."
+            )
+        return leased or []
+
+    def _new_lease(self, duration: int) -> Lease:
+        return Lease.new(self._connection.now_us() // 1000, duration)
+
+    def _lease_one(self, duration: int) -> Sequence[Record | Damaged] | None:
+        """Lease the first document that is due, in one command. None: the server refuses to lease that one."""
+        lease = self._new_lease(duration)
+        with self._connection.indexed() as link, self._doubts.unless_known(lease):
+            try:
+                # Not on the handle that reads bytes: PyMongo fails on some errors there (it tries to write into one).
+                document = link.handles.coll.find_one_and_update(
+                    due_in(EPOCH, from_instant(lease.now)) | self._unleasable.condition,
+                    lease.update,
+                    sort=[("due", 1)],
+                    return_document=ReturnDocument.AFTER,
+                    **self._dialect.by_due,
+                )
+                leased = None if document is None else read(document).content
+            except (BSONError, Ambiguous):
+                leased = self._leased(link, lease)
+                if leased is None:
+                    # The error of the server quotes the document, so the driver cannot read the error.
+                    return None
+            except OperationFailure as error:
+                if not is_refusal(error):
+                    raise
+                return None
+            if leased is not None and not _is_under(leased, lease):
+                # A field occurs twice: the server wrote the first one, and the decoder read the last one.
+                leased = self._leased(link, lease)
+        if leased is None:
+            return []
+        if isinstance(leased, Record) and leased.progress.attempts < 1:
+            return [Damaged(leased.id, _UNCOUNTABLE, lease.until, lease.token)]
+        return [leased]
+
+    def _leased(self, link: Link, lease: Lease) -> Record | Damaged | None:
+        """Return the document under this lease, read from its bytes, because the driver could not read it."""
+        wanted = {"due": from_instant(lease.until), "token": lease.token}
+        raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))
+        with self._doubts.unless_known(lease, sent=True):
+            document = raw.find_one(wanted, **self._dialect.by_due)
+        return None if document is None else read(document).content
+
+    def _beginning(self) -> datetime | None:
+        if not self._remember or self._clock.monotonic() >= self._low_until:
+            return None
+        return self._low
+
+    def _learn(self, found: Sequence[Found], claimed: Sequence[object], limit: int, *, from_the_start: bool) -> None:
+        if len(claimed) >= len(found):
+            self._spread //= 2
+        elif len(claimed) < len(found) // 2 or not claimed:
+            self._spread = min(max(self._spread * 2, limit), _FARTHEST)
+        if self._remember and from_the_start:
+            self._low_until = self._clock.monotonic() + _FULL_LOOK_EVERY
+        first = found[0].content if found else None
+        due = first.progress.due if isinstance(first, Record) else None
+        if due is not None and not self._spread:
+            self._low = from_instant(due)
+
+    def _read_due(self, link: Link, lease: Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
+        """The first documents that are due, whole."""
+        options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._dialect.by_due}
+        if self._dialect.batches:
+            options["batch_size"] = limit  # else the server begins with 101
+        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now)) | self._unleasable.condition
+        try:
+            return [read(each) for each in _first_batch(link.handles.batches.find(wanted, **options))]
+        except (BSONError, Ambiguous):
+            return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
+
+    def _claim(self, link: Link, found: Sequence[Found], lease: Lease) -> list[Record | Damaged]:
+        """Mark those of the documents that are unchanged since they were read; return them as they are then.
+
+        An error of the server is only a reason to examine the documents of the claim one by one. A document is set aside for
+        its own content alone.
+        """
+        sound = [each for each in found if each.sound]
+        refused: dict[str, OperationFailure] = {}
+        if self._dialect.batches:
+            marked, refused = self._mark(link, sound, lease)
+        else:
+            marked = {each.id for each in sound if self._mark_one(link, each, lease)}
+        if len(marked) == len(found):
+            return [lease.of(each.content) for each in found if isinstance(each.content, Record)]
+        claimed: list[Record | Damaged] = []
+        for each in found:
+            if isinstance(each.content, Record) and each.id in marked:
+                claimed.append(lease.of(each.content))
+            elif each.id in refused:
+                document = link.handles.raw.find_one({"_id": self._dialect.one(each.id)}, **self._dialect.by_id)
+                looked_at = None if document is None else read(document)
+                if looked_at is None or not looked_at.sound:
+                    # By its bytes it is damaged: a field occurs twice, say, of which the decoder read the other one.
+                    del refused[each.id]
+                    claimed.extend([] if looked_at is None else self._set_aside(link, looked_at, lease, refused))
+                elif is_too_large(refused[each.id]) and len(document.raw) > LARGEST:
+                    del refused[each.id]
+                    claimed.extend(self._bury(link, each, lease, TOO_LARGE))
+            elif not each.sound:
+                claimed.extend(self._set_aside(link, each, lease, refused))
+        self._pass_over(link, refused, accepted=bool(claimed))
+        return claimed
+
+    def _pass_over(self, link: Link, refused: dict[str, OperationFailure], *, accepted: bool) -> None:
+        """Leave documents to which the server refuses every write where they are.
+
+        :param accepted: whether the server accepted others of the claim. If not, the reason may lie with the server.
+        :raises OperationFailure: when it may.
+        """
+        for id, error in refused.items():
+            if not accepted and not is_invalid(error):
+                raise error
+            self._unleasable.add(
+                id,
+                f"it cannot be leased, because the server refuses every write to it (code {codes_of(error)}). It is passed "
+                f"over. Store the message again, remove it, or change the validation rules of the collection.",
+            )
+        if self._unleasable.are_many and self._dialect.tells_of_collections and any(map(is_invalid, refused.values())):
+            rules = validation_rules(link.handles.coll)
+            if rules:
+                self._unleasable.leave_out(rules)
+
+    def _mark(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], dict[str, OperationFailure]]:
+        """Mark many. Also returns those that the server refuses to mark, by id."""
+        if not sound:
+            return set(), {}
+        ids = [each.id for each in sound]
+        unchanged = {
+            "_id": {"$in": ids},
+            "etag": {"$in": list({each.etag for each in sound})},
+            "token": {"$in": list({each.token for each in sound})},
+            **_still_due(lease),
+        }
+        try:
+            count = link.handles.coll.update_many(unchanged, lease.update, **self._dialect.by_id).modified_count
+        except OperationFailure as error:
+            if not is_refusal(error):
+                raise
+            return self._mark_each(link, sound, lease)
+        if count == len(ids):
+            return set(ids), {}
+        return (self._marked(link, ids, lease) if count else set()), {}
+
+    def _mark_each(
+        self, link: Link, sound: Sequence[Found], lease: Lease
+    ) -> tuple[set[str], dict[str, OperationFailure]]:
+        # The server stopped at the first document that it refused.
+        marked = self._marked(link, [each.id for each in sound], lease)
+        refused: dict[str, OperationFailure] = {}
+        for each in sound:
+            if each.id not in marked:
+                try:
+                    if self._mark_one(link, each, lease):
+                        marked.add(each.id)
+                except OperationFailure as error:
+                    enough = len(refused) >= _MOST_REFUSED and not marked
+                    if not is_refusal(error) or (enough and not is_invalid(error)):
+                        raise
+                    refused[each.id] = error
+                    if enough:
+                        # The next look passes over these, and tries the ones behind them.
+                        break
+        return marked, refused
+
+    def _mark_one(self, link: Link, found: Found, lease: Lease) -> bool:
+        result = link.handles.coll.update_one(self._unchanged(found, lease), lease.update, **self._dialect.by_id)
+        return bool(result.modified_count)
+
+    def _marked(self, link: Link, ids: Sequence[str], lease: Lease) -> set[str]:
+        """Which of these carry the token, as a majority sees it: what is seen there is not rolled back."""
+        wanted = {"_id": {"$in": list(ids)}, "token": lease.token}
+        once = {"limit": len(ids), "batch_size": len(ids)}
+        found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
+        return {each["_id"] for each in found}
+
+    def _set_aside(self, link: Link, found: Found, lease: Lease, refused: dict[str, OperationFailure]) -> list[Damaged]:
+        """Lease a document that cannot be read, or not be counted up: by a write that needs nothing of its content.
+
+        :param refused: gets the error, by id, when the server refuses that, too.
+        """
+        content = found.content
+        error = content.error if isinstance(content, Damaged) else _UNCOUNTABLE
+        try:
+            result = link.handles.coll.update_one(self._unchanged(found, lease), lease.renewal, **self._dialect.by_id)
+        except OperationFailure as refusal:
+            if is_too_large(refusal):
+                return self._bury(link, found, lease, error)
+            if not is_refusal(refusal):
+                raise
+            refused[found.id] = refusal
+            return []
+        return [Damaged(found.id, error, lease.until, lease.token)] if result.modified_count else []
+
+    def _bury(self, link: Link, found: Found, lease: Lease, error: str) -> list[Damaged]:
+        """Set a document aside that has no room for a lease, in one write that makes it smaller if need be."""
+        coll, unchanged = link.handles.coll, self._unchanged(found, lease)
+        try:
+            result = coll.update_one(unchanged, set_aside(error), **self._dialect.by_id)
+        except OperationFailure as refusal:
+            if not is_too_large(refusal):
+                raise
+            result = coll.update_one(unchanged, set_aside(None), **self._dialect.by_id)
+        return [Damaged(found.id, error, None, None)] if result.modified_count else []
+
+    def _unchanged(self, found: Found, lease: Lease) -> dict[str, Any]:
+        return {"_id": self._dialect.one(found.id), **found.proof, **_still_due(lease)}
+
+
+def _is_under(leased: Record | Damaged, lease: Lease) -> bool:
+    held = leased.progress if isinstance(leased, Record) else leased
+    return held.due == lease.until and held.token == lease.token
+
+
+def _still_due(lease: Lease) -> dict[str, Any]:
+    return {"due": {"$gte": EPOCH, "$lte": from_instant(lease.now)}}
+
+
+def _first_batch(cursor: Any) -> list[Any]:
+    """What the server sends at once, 16 MiB at most: a claim of large messages is not to fill the memory."""
+    with cursor:
+        documents = list(islice(cursor, 1))
+        # Known with the first one. A stand-in does not say: it sends all at once.
+        retrieved = getattr(cursor, "retrieved", None)
+        documents += cursor if retrieved is None else islice(cursor, max(retrieved - 1, 0))
+        return documents

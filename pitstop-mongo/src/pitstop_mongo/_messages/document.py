@@ -1,0 +1,247 @@
+"""Documents: how a record is written down in MongoDB, and read back without trusting what is found.
+
+::
+
+    _id            the message's id
+    msg            the message, and nothing else: the only field that holds a user's data
+    due            when it may next be claimed: the one field that decides; absent when dead, null when set aside
+    scheduled_for  the nominal time of the current occurrence
+    series         the recurrence, opaque; absent for a one-shot
+    revision       new at each store
+    attempts       claims of the current occurrence
+    first_leased   when the current occurrence was claimed first; absent until then
+    last_error     what the last failure said; absent if nothing failed
+    token          the last claim's; absent until then
+    etag           new at each store and each settlement
+    adopting       only while it is held by an adoption: see _adopt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import bson
+
+from bson import DatetimeMS, Int64
+from bson.dbref import DBRef
+from bson.raw_bson import RawBSONDocument
+
+from pitstop.abc import Damaged, Progress, Record, floor_instant, from_instant, read_record
+from pitstop_mongo._bson.codecs import UNREADABLE, codec_for, fields_of
+from pitstop_mongo._bson.raw import Element, elements, equal_to
+
+
+__all__ = [
+    "EPOCH",
+    "LARGEST",
+    "LAST",
+    "LAST_INSTANT",
+    "MOST_ATTEMPTS",
+    "TOO_LARGE",
+    "Ambiguous",
+    "Found",
+    "document_of",
+    "progress_fields",
+    "read",
+]
+
+#: What a sound ``due`` lies between. Anything else in that field counts as none.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST = datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
+LAST_INSTANT = floor_instant(LAST)
+
+#: Bytes of the largest document that Pitstop leaves behind: a store leaves 64 KiB of MongoDB's 16 MiB free, and a lease and a
+#: settlement need less than 16 KiB of these. A larger document was written by another program.
+LARGEST = 16 * 1024 * 1024 - 16 * 1024
+#: The largest number of attempts. The server refuses to count further.
+MOST_ATTEMPTS = 2**63 - 1
+#: Why a document is set aside that can be read, and has no room for a lease.
+TOO_LARGE = (
+    "Damaged: the document is larger than any that Pitstop stores, so there is no room for a lease in it. "
+    "Store a smaller message under this id, or remove it."
+)
+
+_OF_THE_CLOJURE_LIBRARY = "A message of the Clojure library, not taken over yet: run 'pitstop adopt'."
+
+_NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
+_MILLISECOND = timedelta(milliseconds=1)
+
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+
+
+class Ambiguous(Exception):
+    """BSON's reader made a DBRef of what a user stored as a mapping; only the bytes tell what it was."""
+
+
+class _Foreign(Exception):
+    """A value that Pitstop never stores."""
+
+
+@attrs.frozen
+class Found:
+    """A document that was read."""
+
+    content: Record | Damaged
+    #: As they are in the document: they prove, at a claim, that it is still the one that was read.
+    etag: Any
+    token: Any
+
+    #: The bytes of the document's fields, by name; None: the values above are exact.
+    exact: Mapping[bytes, Element] | None = attrs.field(default=None, repr=False)
+
+    @property
+    def id(self) -> str:
+        return self.content.id
+
+    @property
+    def sound(self) -> bool:
+        """Whether a claim may take it together with others."""
+        content = self.content
+        return (
+            type(content) is Record
+            and content.progress.attempts < MOST_ATTEMPTS
+            and (self.etag is None or type(self.etag) is str)
+        )
+
+    @property
+    def proof(self) -> dict[str, Any]:
+        """The conditions under which a write finds the document only while it is unchanged."""
+        if self.exact is None:
+            return {"etag": {"$eq": self.etag}, "token": {"$eq": self.token}}
+        return {"etag": equal_to(self.exact.get(b"etag")), "token": equal_to(self.exact.get(b"token"))}
+
+
+def progress_fields(progress: Progress) -> dict[str, Any]:
+    """The fields of a document that say this; what is None is absent."""
+    fields: dict[str, Any] = {"scheduled_for": from_instant(progress.scheduled_for), "attempts": progress.attempts}
+    if progress.due is not None:
+        fields["due"] = from_instant(progress.due)
+    if progress.first_leased is not None:
+        fields["first_leased"] = from_instant(progress.first_leased)
+    if progress.last_error is not None:
+        fields["last_error"] = progress.last_error
+    if progress.token is not None:
+        fields["token"] = progress.token
+    return fields
+
+
+def document_of(record: Record, etag: str) -> dict[str, Any]:
+    """The whole document of a record."""
+    fields = {"_id": record.id, "msg": record.message, "revision": record.revision, "etag": etag}
+    if record.series is not None:
+        fields["series"] = dict(record.series)
+    return fields | progress_fields(record.progress)
+
+
+def read(document: Mapping[str, Any]) -> Found:
+    """Read a document as PyMongo (or mongomock) gave it.
+
+    :raises Ambiguous: when it must be read from its bytes.
+    """
+    # Not isinstance(), which is dear for what is an abstract class.
+    return _read_bytes(document) if type(document) is RawBSONDocument else _read_fields(document)
+
+
+def _read_bytes(document: RawBSONDocument) -> Found:
+    raw = bytes(document.raw)
+    exact: dict[bytes, Element] = {}
+    twice = False
+    for name, element in elements(raw):
+        twice = twice or name in exact
+        exact.setdefault(name, element)
+    # A decoder takes the last of several values with one name; the server's filters and updates take the first.
+    if not twice:
+        try:
+            found = _read_fields(bson.decode(raw, codec_for(raw)), _content_of_bytes)
+        except bson.errors.BSONError:
+            pass
+        else:
+            content = found.content
+            if len(raw) > LARGEST and isinstance(content, Record):
+                content = _with_reason(content)
+            return attrs.evolve(found, content=content, exact=exact)
+    return attrs.evolve(_read_fields(fields_of(document), _content_of_bytes), exact=exact)
+
+
+def _with_reason(record: Record) -> Record:
+    """Return the same record with the reason, if it is dead. Its document has no room for the reason."""
+    progress = record.progress
+    if progress.due is not None or progress.last_error is not None:
+        return record
+    return attrs.evolve(record, progress=attrs.evolve(progress, last_error=TOO_LARGE))
+
+
+def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], object] | None = None) -> Found:
+    content_of = content_of or _content
+    get = fields.get
+    attempts, series, first_leased, token = get("attempts"), get("series"), get("first_leased"), get("token")
+    revision, last_error = get("revision"), get("last_error")
+    content = read_record(
+        id=fields["_id"],
+        message=content_of(get("msg")),
+        series=None if series is None else content_of(series),
+        # JavaScript code is a subclass of str to the driver.
+        revision=revision if type(revision) is str else UNREADABLE,
+        due=_instant(get("due")),
+        scheduled_for=_instant(get("scheduled_for")),
+        attempts=int(attempts) if type(attempts) is Int64 else attempts,
+        first_leased=None if first_leased is None else _instant(first_leased),
+        last_error=last_error if last_error is None or type(last_error) is str else UNREADABLE,
+        token=token if token is None or type(token) is str else UNREADABLE,
+    )
+    if isinstance(content, Damaged) and "ready" in fields and "locked" in fields and "revision" not in fields:
+        content = attrs.evolve(content, error=_OF_THE_CLOJURE_LIBRARY)
+    return Found(content, get("etag"), token)
+
+
+def _content(value: object) -> object:
+    try:
+        return _plain(value)
+    except (_Foreign, bson.errors.BSONError, UnicodeDecodeError):
+        return UNREADABLE
+
+
+def _content_of_bytes(value: object) -> object:
+    try:
+        return _content(value)
+    except Ambiguous:
+        # Mappings were left as bytes, so this is a pointer, which Pitstop never stores.
+        return UNREADABLE
+
+
+def _instant(value: object) -> object:
+    if type(value) is datetime:
+        return (value - _NAIVE_EPOCH) // _MILLISECOND if value.tzinfo is None else floor_instant(value)
+    if isinstance(value, DatetimeMS):
+        return int(value)
+    # A number is no date: it would never be found as due.
+    return value if value is None else UNREADABLE
+
+
+def _plain(value: Any) -> Any:  # noqa: C901 - one case for each type of BSON that may be there
+    """Values as they were given to ``store``. Changes mappings and lists in place where that is possible."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is dict:
+        for key, item in value.items():
+            if type(item) not in _SCALARS:
+                value[key] = _plain(item)
+        return value
+    if kind is list:
+        for index, item in enumerate(value):
+            if type(item) not in _SCALARS:
+                value[index] = _plain(item)
+        return value
+    if kind is Int64:
+        return int(value)
+    if kind is datetime:
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    if kind is DBRef:
+        raise Ambiguous
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    raise _Foreign

@@ -1,0 +1,110 @@
+"""Claims of which nobody knows whether they were done: their messages are found again by token, and taken up.
+
+Without this they would come back when the lease ends. What a later claim finds under the token of an earlier one was
+leased for nobody: it gets a new lease, in one write that is conditional on the old one, so that two who doubt the same
+claim cannot both have it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pymongo.read_concern import ReadConcern
+
+from pitstop import PitstopError
+from pitstop.abc import Damaged, Record, from_instant
+from pitstop_mongo._bson.raw import any_of, is_text
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import CAUGHT, Kind, kind_of
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.document import read
+from pitstop_mongo._messages.lease import Lease
+
+
+__all__ = ["Doubts"]
+
+
+class Doubts:
+    """The claims of one backend that are in doubt, until that is settled or their leases are over."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect
+        # Of each claim the lease, and those by which it was then to be taken up, in vain so far: any may be written.
+        self._waiting: deque[tuple[Lease, ...]] = deque()
+
+    @contextmanager
+    def unless_known(self, lease: Lease, *, sent: bool = False) -> Iterator[None]:
+        """Note the claim when its outcome stays unknown.
+
+        :param sent: whether the claim was sent before, so that an error which says "not sent" is about something else.
+        """
+        try:
+            yield
+        except CAUGHT as error:
+            kind = kind_of(error)
+            if (kind is Kind.UNKNOWN or (sent and kind is not Kind.PERMANENT)) and (lease,) not in self._waiting:
+                self._waiting.append((lease,))
+                self._connection.counters["claim_unknown"] += 1
+            raise
+
+    def take_up(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+        """Lease, for ``duration`` ms from now, up to ``limit`` records of claims that were done after all.
+
+        :raises pitstop.BackendUnavailable: when it still cannot be told.
+        """
+        while self._waiting:
+            try:
+                leases = self._waiting.popleft()
+            except IndexError:
+                break  # another thread has it
+            taken = self._take_up(leases, limit, duration)
+            if taken:
+                return taken
+        return []
+
+    def _take_up(self, leases: tuple[Lease, ...], limit: int, duration: int) -> Sequence[Record | Damaged]:
+        renewed: Lease | None = None
+        try:
+            now = self._connection.now_us() // 1000
+            leases = tuple(each for each in leases if each.until > now)
+            if not leases:
+                return []
+            with self._connection.indexed() as link:
+                ids = self._ids(link, leases, limit)
+                taken: Sequence[Record | Damaged] = []
+                if ids:
+                    renewed = Lease.new(now, duration)
+                    taken = self._renew(link, ids, leases, renewed)
+        except PitstopError:
+            self._waiting.append(leases if renewed is None else (*leases, renewed))
+            raise
+        if len(ids) == limit:
+            self._waiting.append(leases)  # there may be more
+        self._connection.counters["claim_recovered"] += len(taken)
+        return taken
+
+    def _ids(self, link: Link, leases: tuple[Lease, ...], limit: int) -> list[str]:
+        # What the primary has is enough: the write that follows is conditional, and confirmed by a majority.
+        found = link.handles.raw.find(_under(leases), {"_id": 1}, limit=limit, **self._dialect.by_due)
+        return [read(each).id for each in found]
+
+    def _renew(
+        self, link: Link, ids: Sequence[str], leases: tuple[Lease, ...], renewed: Lease
+    ) -> Sequence[Record | Damaged]:
+        listed = {"$in": list(ids)} if all(map(is_text, ids)) else any_of(ids)
+        wanted = {"_id": listed, **_under(leases)}
+        link.handles.coll.update_many(wanted, renewed.renewal, **self._dialect.by_id)
+        raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))
+        found = raw.find({"_id": listed, "token": renewed.token}, **self._dialect.by_id)
+        return [read(each).content for each in found]
+
+
+def _under(leases: tuple[Lease, ...]) -> dict[str, object]:
+    """The filter of documents under these leases. A lease's end is in the index; a token is not."""
+    return {
+        "due": {"$in": [from_instant(each.until) for each in leases]},
+        "token": {"$in": [each.token for each in leases]},
+    }

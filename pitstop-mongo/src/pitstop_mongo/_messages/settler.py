@@ -1,0 +1,383 @@
+"""Settlements: fenced writes, few trips for many of them, and the truth about each.
+
+A settlement whose reply got lost is sent again. It is fenced by its token and marks what it updates, so that a second
+run does nothing twice, and can tell what the first one did: what it was to delete is gone, what it was to update
+carries its mark.
+"""
+
+from __future__ import annotations
+
+import os
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
+
+import attrs
+
+from pymongo import DeleteOne, UpdateOne
+from pymongo.errors import OperationFailure
+
+from pitstop import BackendUnavailable, OutcomeUnknown
+from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
+from pitstop_mongo._bson.raw import any_of, is_text
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import codes_of, is_invalid, is_refusal, is_too_large, translate
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._client.run import Run
+from pitstop_mongo._messages.document import EPOCH, progress_fields
+from pitstop_mongo._messages.lease import set_aside
+from pitstop_mongo._messages.unleasable import Unleasable
+
+
+__all__ = ["Settler"]
+
+#: Of one command. The update looks each document's values up in a list, so it is the slower the longer the list is.
+_MOST_DELETES = 1000
+_MOST_UPDATES = 100
+#: Of one command as well: each document is compared with one after the other.
+_MOST_TOKENS = 16
+
+#: Settlements of one command that the server may refuse, when it has accepted none, before the command fails: then the reason
+#: lies with the server.
+_MOST_REFUSED = 10
+
+#: Every field that a settlement writes, or takes away.
+_FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
+
+
+#: The condition that no field of a document occurs twice. MongoDB 6.0.5 crashes when a pipeline updates such a field.
+_FIELDS_OF_ROOT = {"$objectToArray": "$$ROOT"}
+_NO_NAME_TWICE: dict[str, Any] = {
+    "$expr": {
+        "$eq": [
+            {"$size": _FIELDS_OF_ROOT},
+            {"$size": {"$setUnion": [{"$map": {"input": _FIELDS_OF_ROOT, "in": "$$this.k"}}]}},
+        ]
+    }
+}
+
+
+@attrs.frozen
+class _Write:
+    """One settlement on its way."""
+
+    id: str
+    settlement: Settlement
+    #: What the document is marked with when it is updated, to tell afterwards whether it was. No two writes have the same.
+    etag: str
+
+
+_T = TypeVar("_T")
+_Apply = Callable[[Sequence[_Write], int, Run], set[str]]
+
+
+class _Refused(Exception):
+    """The server refused all settlements of a command, for a reason that may lie in the documents."""
+
+    def __init__(self, error: OperationFailure) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
+class Settler:
+    """Applies settlements for one backend."""
+
+    def __init__(self, connection: Connection, unleasable: Unleasable) -> None:
+        self._connection = connection
+        self._unleasable = unleasable
+        self._dialect = connection.dialect
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+        """See :meth:`pitstop.abc.Backend.settle`."""
+        nonce = os.urandom(16).hex()
+        writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
+        # By their marks: two may be of one document, of those who had it one after the other.
+        applied: set[str] = set()
+        refused: list[tuple[_Refused, Sequence[_Write]]] = []
+        for apply, some in chain.from_iterable(map(self._portions, _distinct(writes))):
+            # Of the first run: an ack that was sent in time counts as in time when it is sent again.
+            try:
+                now = self._connection.now_us() // 1000
+                single = apply in (self._apply_one, self._apply_single)
+                done = self._connection.until_known(partial(self._apply, apply, some, now), single=single)
+                applied |= {each.etag for each in some if each.id in done}
+            except _Refused as refusal:
+                # The settlements of other commands are written all the same.
+                refused.append((refusal, some))
+            except BackendUnavailable as error:
+                if not (applied or isinstance(error, OutcomeUnknown)):
+                    raise
+                raise OutcomeUnknown(
+                    f"{error} {_if_not(some)}",
+                    ids=tuple(each.id for each in writes if each.etag not in applied),
+                    permanent=error.permanent,
+                ) from None
+        if refused and not applied:
+            told = translate(refused[0][0].error, self._connection.location)
+            # The refused document is no message that the caller gave, so the error is no MessageError.
+            raise (told if isinstance(told, BackendUnavailable) else BackendUnavailable(str(told))) from None
+        for each_refusal, unwritten in refused:
+            self._tell_of(unwritten, each_refusal.error)
+        return [each.etag in applied for each in writes]
+
+    def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        """Send a command. If the server refuses a part of it, send its settlements one by one, so that a document that cannot
+        be written does not keep the others from being written.
+
+        :raises _Refused: if the server refuses all of them, and none of them may have been written before.
+        """
+        try:
+            return apply(some, now, run)
+        except OperationFailure as error:
+            if not is_refusal(error):
+                raise
+            first = error
+        doubted = run.again
+        if len(some) > 1:
+            # The command that was refused may have written some of them.
+            run.again = True
+        done, refused = self._apply_each(some, now, run)
+        if refused and not done:
+            if doubted:
+                raise first
+            raise _Refused(first)
+        for each, why in refused:
+            self._tell_of([each], why)
+        return done
+
+    def _apply_each(
+        self, some: Sequence[_Write], now: int, run: Run
+    ) -> tuple[set[str], list[tuple[_Write, OperationFailure]]]:
+        """Send settlements one by one. Return the ids of those that were applied, and those that the server refused."""
+        done: set[str] = set()
+        refused: list[tuple[_Write, OperationFailure]] = []
+        # Deletes first: those that the command has done already show that the reason does not lie with the server.
+        for each in sorted(some, key=lambda write: write.settlement.progress is not None):
+            try:
+                count = self._send_in_any_size(each, now, run)
+            except OperationFailure as error:
+                if not is_refusal(error):
+                    raise
+                refused.append((each, error))
+                if len(refused) >= _MOST_REFUSED and not done and not is_invalid(error):
+                    break
+            else:
+                # Outside of the `try`: a read that is refused says nothing about the write before it.
+                done |= self._told(run, each, count)
+        return done, refused
+
+    def _send_in_any_size(self, write: _Write, now: int, run: Run) -> int:
+        try:
+            return self._send(write, now, run)
+        except OperationFailure as error:
+            if write.settlement.progress is None or not is_too_large(error):
+                raise
+        # The document has no room for the error. The rest of the settlement counts more.
+        return self._send(write, now, run, with_error=False)
+
+    def _send(self, write: _Write, now: int, run: Run, *, with_error: bool = True) -> int:
+        """Send one settlement. Return to how many documents it was applied."""
+        coll, filter, hint = _coll(run.link, [write]), self._fenced(write, now), self._dialect.by_id
+        if write.settlement.progress is None:
+            return int(run.send(coll.delete_one, filter, **hint).deleted_count)
+        return int(run.send(coll.update_one, filter, self._update(write, with_error=with_error), **hint).matched_count)
+
+    def _tell_of(self, some: Sequence[_Write], error: OperationFailure) -> None:
+        for each in some:
+            self._unleasable.tell(
+                each.id,
+                f"it cannot be settled, because the server refuses to write it (code {codes_of(error)}). It comes back when "
+                f"its lease runs out.",
+            )
+
+    def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
+        """What goes in one command, and which: deletes of few tokens, updates of one token, or single writes of any.
+
+        The command is given the writes, the time, and the run. It returns the ids of the settlements that were applied, by
+        this run or by an earlier one.
+        """
+        if not self._dialect.batches:
+            yield from ((self._apply_one, [each]) for each in writes)
+            return
+        groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
+        single: list[_Write] = []
+        deleted: list[list[_Write]] = []
+        for each in writes:
+            if isinstance(each.settlement.progress, Aside):
+                if is_text(each.id):
+                    single.append(each)
+                else:
+                    # A record with such an id is damaged, so no other settlement is about one.
+                    yield self._apply_one, [each]
+            else:
+                groups[each.settlement.token, each.settlement.progress is None].append(each)
+        for (_, deletes), group in groups.items():
+            if len(group) == 1:
+                single += group
+            elif deletes:
+                deleted.append(group)
+            else:
+                yield from ((self._update_many, chunk) for chunk in _chunks(group, _MOST_UPDATES))
+        # Who acks while the next claim is handled has acks of two: they are to be one trip all the same.
+        for few in _chunks(deleted, _MOST_TOKENS):
+            merged = [each for group in few for each in group]
+            yield from ((self._delete_many, chunk) for chunk in _chunks(merged, _MOST_DELETES))
+        for chunk in _chunks(single, _MOST_DELETES):
+            yield (self._apply_one if len(chunk) == 1 else self._apply_single), chunk
+
+    def _told(self, run: Run, write: _Write, count: int) -> set[str]:
+        look = self._deleted if write.settlement.progress is None else self._updated
+        return look(run, [write], count)
+
+    def _apply_one(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        (write,) = some
+        return self._told(run, write, self._send(write, now, run))
+
+    def _apply_single(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        """Send writes of several tokens or kinds, in one command that the driver repeats by itself where it can."""
+        hint = self._dialect.by_id
+        deletes = [each for each in some if each.settlement.progress is None]
+        updates = [each for each in some if each.settlement.progress is not None]
+        requests: list[DeleteOne | UpdateOne] = [
+            *(DeleteOne(self._fenced(each, now), **hint) for each in deletes),
+            *(UpdateOne(self._fenced(each, now), self._update(each), **hint) for each in updates),
+        ]
+        # The deletes and the updates are a command each.
+        send = run.send_many if deletes and updates else run.send
+        result = send(_coll(run.link, some).bulk_write, requests, ordered=False)
+        deleted = self._deleted(run, deletes, result.deleted_count)
+        return deleted | self._updated(run, updates, result.matched_count)
+
+    def _delete_many(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        by_token: dict[str, list[str]] = defaultdict(list)
+        for each in some:
+            by_token[each.settlement.token].append(each.id)
+        filter: dict[str, Any] = {"_id": {"$in": [each.id for each in some]}, "due": _unexpired(now)}
+        if len(by_token) == 1:
+            filter["token"] = {"$eq": some[0].settlement.token}
+        else:
+            filter["$or"] = [{"token": {"$eq": token}, "_id": {"$in": ids}} for token, ids in by_token.items()]
+        count = run.send_many(run.link.handles.settling.delete_many, filter, **self._dialect.by_id).deleted_count
+        return self._deleted(run, some, count)
+
+    def _update_many(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+        ids = [each.id for each in some]
+        # All that differs between the documents is data inside a $literal: none of it is evaluated.
+        values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
+        place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
+        pipeline = [
+            {"$set": {"_settled": {"$arrayElemAt": [{"$literal": values}, place]}}},
+            # A field that its values have not got is taken away.
+            {"$set": {name: f"$_settled.{name}" for name in (*_FIELDS, "etag")}},
+            {"$unset": "_settled"},
+        ]
+        filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now), **_NO_NAME_TWICE}
+        count = run.send_many(_coll(run.link, some).update_many, filter, pipeline, **self._dialect.by_id).matched_count
+        done = self._updated(run, some, count)
+        # Stale ones; and those with a name that occurs twice, which are written one by one.
+        left = [each for each in some if each.id not in done]
+        return done | self._apply_single(left, now, run) if left else done
+
+    def _deleted(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
+        """Which of these were deleted, when ``count`` were now: those that are not there any more.
+
+        One of several that somebody else removed cannot be told apart, and is done with as well. Looking before each
+        delete could tell, nearly always; but it made a drain a quarter slower, to say of what is gone who did it.
+
+        The look is made after a write: that has waited until a majority has what the run before left behind.
+        """
+        ids = {each.id for each in some}
+        if count == len(ids) or (count == 0 and not run.again):
+            return ids if count else set()
+        if not all(map(is_text, ids)):
+            # It is alone in its command.
+            found = run.link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
+            return ids if found is None else set()
+        found = run.link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
+        return ids - {each["_id"] for each in found}
+
+    def _updated(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
+        """Which of these were updated, when ``count`` were now: those that carry their mark. A claim leaves it on."""
+        ids = {each.id for each in some}
+        if count == len(ids) or (count == 0 and not run.again):
+            return ids if count else set()
+        of = {each.etag: each.id for each in some}
+        wanted = {
+            "_id": {"$in": list(ids)} if all(map(is_text, ids)) else any_of(ids),
+            "etag": {"$in": list(of)},
+        }
+        done = run.link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
+        return {of[each["etag"]] for each in done}
+
+    def _at_once(self, count: int) -> dict[str, Any]:
+        """Options of a read by id, of so many: in one reply, of which the server's own idea is 101."""
+        return {"limit": count, "batch_size": count, **self._dialect.by_id}
+
+    @staticmethod
+    def _update(write: _Write, *, with_error: bool = True) -> dict[str, Any]:
+        """Return the update that writes a settlement.
+
+        :param with_error: whether with the error, which may be too long for a document of another program.
+        """
+        progress = write.settlement.progress
+        if isinstance(progress, Aside):
+            return set_aside(progress.last_error, write.etag) if with_error else set_aside(None)
+        fields = progress_fields(_progress(write)) | {"etag": write.etag}
+        absent = [name for name in _FIELDS if name not in fields]
+        if not with_error:
+            fields.pop("last_error", None)
+        return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
+
+    def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
+        return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
+
+
+def _if_not(some: Sequence[_Write]) -> str:
+    """What it means if these were not written."""
+    outcomes = {each.settlement.outcome for each in some}
+    if Outcome.EXTEND in outcomes:
+        return "If it was not, the lease ends when it would have."
+    if any(each.settlement.outcome is Outcome.RELEASE and each.settlement.progress is not None for each in some):
+        return "Look with get() what became of it: a message that was leased comes back when its lease runs out."
+    return "If it was not, the message comes back when its lease runs out."
+
+
+def _coll(link: Link, some: Sequence[_Write]) -> Any:
+    """The collection with the write concern for these. A lease that is extended has to hold; an ack may be undone."""
+    lasting = any(each.settlement.outcome is Outcome.EXTEND for each in some)
+    return link.handles.coll if lasting else link.handles.settling
+
+
+def _fence(token: str, now: int) -> dict[str, Any]:
+    return {"token": {"$eq": token}, "due": _unexpired(now)}
+
+
+def _unexpired(now: int) -> dict[str, Any]:
+    # Leased, so that `due` is to come, or dead, so that there is none (or none that counts).
+    return {"$not": {"$gte": EPOCH, "$lte": from_instant(now)}}
+
+
+def _progress(write: _Write) -> Progress:
+    progress = write.settlement.progress
+    assert isinstance(progress, Progress), "a settlement without a progress is a delete"
+    return progress
+
+
+def _distinct(writes: list[_Write]) -> list[list[_Write]]:
+    """Portions in which no two are of one document: which of these a command has done is told by ids."""
+    if len({each.id for each in writes}) == len(writes):
+        return [writes]
+    portions: dict[int, list[_Write]] = defaultdict(list)
+    seen: Counter[str] = Counter()
+    for each in writes:
+        portions[seen[each.id]].append(each)
+        seen[each.id] += 1
+    return list(portions.values())
+
+
+def _chunks(items: list[_T], size: int) -> Iterator[list[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

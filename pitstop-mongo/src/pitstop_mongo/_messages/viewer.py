@@ -1,0 +1,224 @@
+"""Looking at what is stored: pages in the order of ``(due, id)``, counts, and the next due time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+
+from pymongo.errors import OperationFailure
+
+from pitstop import State
+from pitstop.abc import Damaged, Record, Tally, from_instant
+from pitstop_mongo._bson.raw import TEXT, id_of
+from pitstop_mongo._client.collection import validation_rules
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import Kind, kind_of
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._messages.claimer import due_in
+from pitstop_mongo._messages.document import EPOCH, LAST, read
+from pitstop_mongo._messages.unleasable import Unleasable
+
+
+__all__ = ["Viewer"]
+
+_TICK = timedelta(milliseconds=1)
+_IDS = {"$type": "string"}
+#: No ``due``, or one that counts as none. Two conditions that the index can answer.
+_DEAD: dict[str, Any] = {"$or": [{"due": {"$not": {"$gte": EPOCH}}}, {"due": {"$gt": LAST}}]}
+#: Messages that a look for concerns reads, and that it names.
+_LOOKED_AT, _NAMED = 1000, 3
+_A_LIST: dict[str, Any] = {"due": {"$type": "array"}}
+_NO_LIST: dict[str, Any] = {"$nor": [_A_LIST]}
+_TOKEN: dict[State, Any] = {"leased": {"$type": "string"}, "scheduled": {"$not": {"$type": "string"}}}
+
+_Content = Record | Damaged
+
+
+class Viewer:
+    """Reads for one backend."""
+
+    def __init__(self, connection: Connection, unleasable: Unleasable) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect
+        self._unleasable = unleasable
+
+    def get(self, id: str) -> _Content | None:
+        """See :meth:`pitstop.abc.Backend.get`."""
+        with self._connection.operation() as link:
+            document = link.handles.raw.find_one({"_id": self._dialect.one(id)})
+        return None if document is None else self._shown(document)
+
+    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[_Content]:
+        """See :meth:`pitstop.abc.Backend.scan`."""
+        least, most = self._bounds(state)
+        token = {"token": _TOKEN[state]} if state in _TOKEN else {}
+        found: list[_Content] = []
+        if state != "dead" and after is None:
+            found += self._page(least, most, token, limit)
+        elif state != "dead" and after is not None and after[0] is not None:
+            due = from_instant(after[0])
+            if least <= due <= most:
+                found += self._tied(due, after[1], token, limit)
+            if due < most:
+                found += self._page(max(least, due + _TICK), most, token, limit - len(found))
+        if state in (None, "dead") and len(found) < limit:
+            behind = after[1] if after is not None and after[0] is None else None
+            found += self._dead(behind, limit - len(found))
+        return found
+
+    def tally(self) -> Tally:
+        """See :meth:`pitstop.abc.Backend.tally`."""
+        now = from_instant(self._connection.now_us() // 1000)
+        with self._connection.indexed() as link:
+            coll = link.handles.coll
+            # Ids that are no text are somebody else's, and to leave them out means to read the documents.
+            ids = {"_id": _IDS} if self._has_foreign_ids(link) else {}
+            by_due = self._dialect.by_due
+
+            def count(filter: dict[str, Any]) -> int:
+                return int(coll.count_documents(filter | ids, **by_due))
+
+            ahead = {"due": {"$gt": now, "$lte": LAST}}
+            # A list is no due, and an index of lists alone makes a difference.
+            listed = _NO_LIST if self._has_lists(link) else {}
+            future = count(ahead | listed)
+            leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
+            due = count({"due": {"$gte": EPOCH, "$lte": now}} | listed)
+            dead = count(_dead_or_list(listed=bool(listed)))
+            oldest = self._first_due(link, now) if due else None
+        return Tally(future - leased, due, leased, dead, oldest)
+
+    def next_due(self) -> int | None:
+        """See :meth:`pitstop.abc.Backend.next_due`."""
+        with self._connection.indexed() as link:
+            return self._first_due(link, LAST)
+
+    def _first_due(self, link: Link, most: datetime) -> int | None:
+        # Claims pass over these documents, so no listener waits for them either.
+        wanted = due_in(EPOCH, most) | self._unleasable.condition
+        options = {"sort": [("due", 1)], **self._dialect.by_due}
+        document = link.handles.raw.find_one(wanted, {"_id": 1, "due": 1}, **options)
+        if document is not None and _due(read(document).content) is None:
+            document = link.handles.raw.find_one(wanted | _NO_LIST, {"_id": 1, "due": 1}, **options)
+        return None if document is None else _due(read(document).content)
+
+    def _has_foreign_ids(self, link: Link) -> bool:
+        """Whether there are ids that are no text: they would be the first ones, or the last."""
+        if not self._dialect.batches:
+            return True
+        ends = (link.handles.raw.find_one({}, {"_id": 1}, sort=[("_id", way)]) for way in (1, -1))
+        return any(end is not None and id_of(end).kind != TEXT for end in ends)
+
+    def _has_lists(self, link: Link) -> bool:
+        """Whether there is, or was, a document with a list as its due."""
+        if not self._dialect.batches:
+            return False
+        coll = link.handles.coll
+        query = {"find": coll.name, "filter": due_in(EPOCH, LAST), "hint": {"due": 1}, "limit": 1}
+        try:
+            explained = coll.database.command("explain", query, verbosity="queryPlanner")
+        except OperationFailure as error:
+            if kind_of(error) is Kind.UNKNOWN:
+                raise
+            # A user, or a server that only resembles MongoDB, may not know. Then a list as a due is listed once it is dead.
+            return False
+        return "'isMultiKey': True" in str(explained.get("queryPlanner"))
+
+    def concerns(self) -> list[str]:
+        """See :meth:`pitstop.abc.Backend.concerns`."""
+        with self._connection.operation() as link:
+            rules = validation_rules(link.handles.coll) if self._dialect.tells_of_collections else None
+            unfit = self._breaking(link, rules) if rules else []
+        unfit += [id for id in self._unleasable.ids if id not in unfit]
+        if not unfit:
+            return []
+        named = ", ".join(ascii(id) for id in unfit[:_NAMED])
+        # The look ends soon, so that it knows the number of a few only.
+        more, count = (", …", f"more than {_NAMED}") if len(unfit) > _NAMED else ("", f"{len(unfit)}")
+        concern = (
+            f"The server refuses every write to {count} of the messages that are due ({named}{more}), "
+            f"so no listener can have them, and they cannot be set aside. Store them again, remove them, or change the "
+            f"validation rules of the collection."
+        )
+        return [concern]
+
+    def _breaking(self, link: Link, rules: Any) -> list[str]:
+        """Of the messages that have been due the longest, the ids of those that do not fit the rules."""
+        now = from_instant(self._connection.now_us() // 1000)
+        pipeline = [
+            {"$match": due_in(EPOCH, now)},
+            {"$sort": {"due": 1}},
+            {"$limit": _LOOKED_AT},
+            {"$match": {"$nor": [rules]}},
+            {"$limit": _NAMED + 1},
+            {"$project": {"_id": 1}},
+        ]
+        return [read(each).id for each in link.handles.raw.aggregate(pipeline)]
+
+    def _shown(self, document: Any) -> _Content:
+        """Return the content of a document, with the reason if claims pass it over."""
+        content = read(document).content
+        why = self._unleasable.why(content.id)
+        if why is None or not isinstance(content, Record):
+            return content
+        return attrs.evolve(content, progress=attrs.evolve(content.progress, last_error=f"Not claimed: {why}"))
+
+    def _bounds(self, state: State | None) -> tuple[datetime, datetime]:
+        if state is None or state == "dead":
+            return EPOCH, LAST
+        now = from_instant(self._connection.now_us() // 1000)
+        return (EPOCH, now) if state == "due" else (now + _TICK, LAST)
+
+    def _page(self, least: datetime, most: datetime, token: dict[str, Any], limit: int) -> list[_Content]:
+        """The first ones by ``(due, id)``. The index knows ``due`` alone, so the last ``due`` is read apart."""
+        if limit <= 0:
+            return []
+        with self._connection.indexed() as link:
+            # A list as a due is found by the dates in it, and counts as none.
+            wanted = due_in(least, most) | token | _NO_LIST
+            cursor = link.handles.raw.find(wanted, sort=[("due", 1)], limit=limit, **self._dialect.by_due)
+            found = list(map(self._shown, cursor))
+            full = len(found) == limit
+        found.sort(key=lambda content: (_due(content) or 0, _in_order(content.id)))
+        if not full:
+            return found
+        last = _due(found[-1]) or 0
+        whole = [content for content in found if _due(content) != last]
+        return whole + self._tied(from_instant(last), None, token, limit - len(whole))
+
+    def _tied(self, due: datetime, behind: str | None, token: dict[str, Any], limit: int) -> list[_Content]:
+        """Those with this very ``due``, by id."""
+        filter = {"due": {"$eq": due}, "_id": self._behind(behind), **token, **_NO_LIST}
+        return self._sorted_by_id(filter, limit)
+
+    def _dead(self, behind: str | None, limit: int) -> list[_Content]:
+        with self._connection.indexed() as link:
+            listed = self._has_lists(link)
+        return self._sorted_by_id({**_dead_or_list(listed=listed), "_id": self._behind(behind)}, limit)
+
+    def _behind(self, id: str | None) -> Any:
+        # A comparison with a text finds texts alone.
+        return {"$gte": ""} if id is None else self._dialect.behind(id)
+
+    def _sorted_by_id(self, filter: dict[str, Any], limit: int) -> list[_Content]:
+        with self._connection.indexed() as link:
+            cursor = link.handles.raw.find(
+                filter, sort=[("_id", 1)], limit=limit, **self._dialect.by_due, **self._dialect.sorting
+            )
+            return [self._shown(each) for each in cursor]
+
+
+def _dead_or_list(*, listed: bool) -> dict[str, Any]:
+    return {"$or": [*_DEAD["$or"], _A_LIST]} if listed else _DEAD
+
+
+def _in_order(id: str) -> bytes:
+    """Return the key by which ids are sorted: their bytes, as on the server. Valid text is then in the order of its code points."""
+    return id.encode("utf-8", "surrogateescape")
+
+
+def _due(content: _Content) -> int | None:
+    return content.progress.due if isinstance(content, Record) else content.due

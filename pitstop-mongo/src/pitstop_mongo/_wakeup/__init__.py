@@ -1,0 +1,1 @@
+"""Wake-ups: how a listener notices messages that other processes store."""

@@ -1,0 +1,221 @@
+"""Noticing what others write: by a change stream, or on a standalone by the wake-ups that they leave.
+
+Hints only. A watch that dies is begun anew, without a look back; the listeners look at the store instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from abc import abstractmethod
+from datetime import datetime
+from typing import Any
+
+import bson
+import pymongo
+
+from pymongo.errors import InvalidOperation, OperationFailure
+
+from pitstop import BackendUnavailable
+from pitstop.abc import Watch, floor_instant
+from pitstop_mongo._bson.codecs import CODEC
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import CAUGHT, translate
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._wakeup.wakeups import AWAIT_MS, Wakeups, has_change_streams
+
+
+__all__ = ["Watcher"]
+
+_log = logging.getLogger("pitstop.mongo")
+
+#: Seconds beyond the server's own wait after which a server that says nothing is given up.
+_GRACE = 4.0
+_CLOSE_PATIENCE = 1.0
+#: Seconds between two waits while there is news: what comes in quick succession is told of together, and is not worth a
+#: round trip each. They are added to the lateness of what comes right behind another message.
+_REST = 0.005
+
+_NEWS: list[dict[str, Any]] = [
+    {"$changeStream": {}},
+    {
+        "$match": {
+            "$or": [
+                {"operationType": {"$in": ["insert", "replace"]}},
+                # Back in the queue: the token is gone. A claim sets one, an extension leaves it, and who releases a
+                # message at the very end of its lease makes nothing due any sooner.
+                {
+                    "operationType": "update",
+                    "updateDescription.removedFields": "token",
+                    "updateDescription.updatedFields.due": {"$exists": True},
+                },
+            ]
+        }
+    },
+    # With its _id, which the server needs.
+    {"$project": {"due": {"$ifNull": ["$fullDocument.due", "$updateDescription.updatedFields.due"]}}},
+]
+
+#: Codes of what will not be different next time: not allowed, or not known to a server that only resembles MongoDB.
+_REFUSED = frozenset({13, 59, 115, 40324, 40573})
+
+
+class Watcher:
+    """Opens watches for one backend."""
+
+    def __init__(self, connection: Connection, wakeups: Wakeups) -> None:
+        self._connection = connection
+        self._wakeups = wakeups
+        self._warned = False
+        self._watched = False
+
+    def watch(self) -> Watch | None:
+        """See :meth:`pitstop.abc.Backend.watch`."""
+        if not self._connection.dialect.batches:
+            return None
+        try:
+            watch = self._open()
+        except _Refused as refused:
+            if self._watched:
+                # It was allowed before, and may be again.
+                raise BackendUnavailable(
+                    f"MongoDB at {self._connection.location}: {refused}.", permanent=True
+                ) from None
+            if not self._warned:
+                self._warned = True
+                _log.warning(
+                    "a listener notices what other processes store in %s only at its next look (loop_time): %s",
+                    self._connection.location,
+                    refused,
+                )
+            return None
+        self._watched = watch is not None
+        return watch
+
+    def _open(self) -> Watch | None:
+        with self._connection.indexed() as link:
+            if link.client.options.pool_options.max_pool_size == 1:
+                raise _Refused("maxPoolSize=1 leaves no connection to wait on. Raise it")
+            if not has_change_streams(link.client):
+                tail = _open_tail(self._wakeups, link)
+                return None if tail is None else _Tail(self._connection, self._wakeups, tail)
+            return _Stream(self._connection, _open_stream(link))
+
+
+class _Refused(Exception):
+    """There is no watch to be had; the text says why and what to do."""
+
+
+def _open_stream(link: Link) -> Any:
+    try:
+        # No token to go on from: what happened in between, the listeners see when they look.
+        return link.handles.majority.aggregate_raw_batches(_NEWS, maxAwaitTimeMS=AWAIT_MS)
+    except OperationFailure as error:
+        if error.code not in _REFUSED:
+            raise
+        raise _Refused(
+            f"a change stream is refused (code {error.code}). "
+            f"The user needs find and changeStream on the collection, as in the roles read and readWrite"
+        ) from None
+    except InvalidOperation as error:
+        if "encryption" not in str(error):
+            raise
+        raise _Refused("a client with automatic encryption cannot follow a change stream in batches") from None
+
+
+def _open_tail(wakeups: Wakeups, link: Link) -> Any | None:
+    try:
+        return wakeups.follow(link)
+    except OperationFailure as error:
+        if error.code not in _REFUSED:
+            raise
+        raise _Refused(
+            f"the collection of wake-ups is refused (code {error.code}). The user needs the role readWrite on the database"
+        ) from None
+
+
+class _Following(Watch):
+    """Waits at a cursor's end, at the server."""
+
+    def __init__(self, connection: Connection, cursor: Any) -> None:
+        self.pause = 0.0
+        self._location = connection.location
+        self._cursor = cursor
+
+    def poll(self) -> int | None:
+        try:
+            # Bounds the wait for the answer. The server's own is what the cursor was opened with.
+            with pymongo.timeout(AWAIT_MS / 1000 + _GRACE):
+                batch = self._next()
+                if batch is None and not self._cursor.alive:
+                    return self._died()
+        except CAUGHT as error:
+            raise translate(error, self._location) from None
+        self.pause = _REST if batch else 0.0
+        return _least_due(batch)
+
+    def close(self) -> None:
+        with contextlib.suppress(*CAUGHT), pymongo.timeout(_CLOSE_PATIENCE):
+            self._cursor.close()
+
+    @abstractmethod
+    def _next(self) -> bytes | None:
+        """The next documents; None when there were none for a while, or the cursor is dead."""
+
+    @abstractmethod
+    def _died(self) -> int | None:
+        """The cursor died without an error: what :meth:`poll` is to say."""
+
+
+class _Stream(_Following):
+    """Follows a change stream."""
+
+    def _next(self) -> bytes | None:
+        batch: bytes | None = self._cursor.try_next()
+        return batch
+
+    def _died(self) -> int | None:
+        raise BackendUnavailable(
+            f"MongoDB at {self._location} ended the change stream, as it does when the collection is dropped or renamed."
+        )
+
+
+class _Tail(_Following):
+    """Follows the wake-ups."""
+
+    def __init__(self, connection: Connection, wakeups: Wakeups, cursor: Any) -> None:
+        super().__init__(connection, cursor)
+        self._connection = connection
+        self._wakeups = wakeups
+        self._lived = False
+
+    def _next(self) -> bytes | None:
+        batch: bytes | None = next(self._cursor, None)
+        self._lived = self._lived or self._cursor.alive
+        return batch
+
+    def _died(self) -> int | None:
+        """More was written than the collection holds before this came to read it; or somebody dropped it."""
+        self.close()
+        cursor = None
+        if self._lived:
+            self._lived = False
+            with self._connection.operation() as link:
+                cursor = self._wakeups.follow(link)
+        if cursor is None:
+            raise BackendUnavailable(f"MongoDB at {self._location} has no collection of wake-ups any more.")
+        self._cursor = cursor
+        return 0
+
+
+def _least_due(batch: bytes | None) -> int | None:
+    """The least ``due`` in these documents. Without one, or with one that is no time, they are never due."""
+    if not batch:
+        return None
+    try:
+        found = [each.get("due") for each in bson.decode_all(batch, CODEC)]
+    except bson.errors.BSONError:
+        # A due that cannot be read. The others of the batch may be due.
+        return 0
+    return min((max(floor_instant(due), 0) for due in found if isinstance(due, datetime)), default=None)

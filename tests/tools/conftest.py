@@ -1,0 +1,10 @@
+"""The scripts in tools/ are imported by their tests."""
+
+from __future__ import annotations
+
+import sys
+
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
