@@ -22,7 +22,7 @@ from schedules.world import LogWatch, World
 __all__ = ["RUNS", "Case", "Cases", "run"]
 
 #: Schedules of each scenario; far more of them with PITSTOP_TEST_LARGE.
-RUNS = 20_000 if os.environ.get("PITSTOP_TEST_LARGE") else 350
+RUNS = 3000 if os.environ.get("PITSTOP_TEST_LARGE") else 190
 
 
 @attrs.frozen
