@@ -1,7 +1,7 @@
 """Exploring: which schedules of a scenario are run, and the report of one that fails.
 
-First the run without a preemption, then runs with one preemption: at each point, to each thread that could go on there.
-Points that differ in nothing but how often a thread has been there come last. Then runs with two or three preemptions,
+First the run without a preemption, once for each thread that may begin. Then runs with one preemption: at each point, to each
+thread that could go on there. Points that differ in nothing but how often a thread has been there come last. Then runs with two or three preemptions,
 drawn at random. Each failure names its schedule, by which :func:`replay` runs it alone.
 """
 
@@ -22,6 +22,11 @@ __all__ = ["Failure", "Scenario", "explore", "replay"]
 
 #: Schedules after which what they left behind is collected. Not during a run: that would put points anywhere.
 _COLLECT = 100
+#: Schedules that were drawn twice, after which there are hardly any new ones.
+_MOST_MISSES = 1000
+
+#: The number of a point, the thread, where it is, and how many alternatives there are.
+_Point = tuple[int, str, object, int]
 
 
 @attrs.frozen
@@ -64,21 +69,17 @@ def replay(scenario: Scenario, schedule: Mapping[int, int]) -> Failure | None:
 
 def explore(scenario: Scenario, runs: int, *, seed: int = 0) -> tuple[int, Failure | None]:
     """Run a scenario by up to ``runs`` schedules; return how many were run, and the first failure."""
-    scheduler = Scheduler({}, traced=scenario.traced, recording=True)
+    rng = random.Random(f"{scenario.name} {seed}")
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
-    done = 1
+    done, failure = 0, None
     try:
-        failure = _outcome(scenario, scheduler, {}, done)
-        assert scheduler.recorded is not None
-        schedules = _schedules(scheduler.recorded, runs - 1, random.Random(f"{scenario.name} {seed}"))
-        while failure is None:
-            schedule = next(schedules, None)
-            if schedule is None:
-                break
+        for scheduler, schedule in _schedulers(scenario, runs, rng):
             done += 1
-            failure = _outcome(scenario, Scheduler(schedule, traced=scenario.traced), schedule, done)
+            failure = _outcome(scenario, scheduler, schedule, done)
+            if failure is not None or done >= runs:
+                break
             if done % _COLLECT == 0:
                 gc.collect()
     finally:
@@ -86,6 +87,61 @@ def explore(scenario: Scenario, runs: int, *, seed: int = 0) -> tuple[int, Failu
             gc.enable()
         gc.collect()
     return done, failure
+
+
+def _schedulers(scenario: Scenario, runs: int, rng: random.Random) -> Iterator[tuple[Scheduler, Mapping[int, int]]]:
+    """Give schedulers, each of which is run before the next one is asked for."""
+    bases: list[dict[int, int]] = [{}]
+    recorded: list[list[_Point]] = []
+    for base in bases:
+        scheduler = Scheduler(base, traced=scenario.traced, recording=True)
+        yield scheduler, base
+        assert scheduler.recorded is not None
+        recorded.append(scheduler.recorded)
+        if not base:
+            bases += _orders(scheduler.recorded)
+    # Two thirds of the runs have one preemption, if there are so many of these.
+    share = max(1, (runs - len(bases)) * 2 // 3 // len(bases))
+    for base, points in zip(bases, recorded, strict=True):
+        for step, choice in _single(points, rng, after=max(base, default=0))[:share]:
+            schedule = {**base, step: choice}
+            yield Scheduler(schedule, traced=scenario.traced), schedule
+    last = recorded[0][-1][0] if recorded[0] else 0
+    tried = set[tuple[tuple[int, int], ...]]()
+    misses = 0
+    while last and misses < _MOST_MISSES:
+        drawn = {rng.randint(1, last): rng.randrange(4) for _ in range(rng.choice((2, 2, 3)))}
+        schedule = {**rng.choice(bases), **drawn}
+        known = tuple(sorted(schedule.items()))
+        if known in tried:
+            misses += 1
+            continue
+        tried.add(known)
+        yield Scheduler(schedule, traced=scenario.traced), schedule
+
+
+def _orders(points: list[_Point]) -> list[dict[int, int]]:
+    """Give schedules in which another thread begins, when the first thread has started them all."""
+    for step, thread, _, count in points:
+        if thread == "main" and count > 1:
+            return [{step: choice} for choice in range(1, count)]
+    return []
+
+
+def _single(points: list[_Point], rng: random.Random, *, after: int) -> list[tuple[int, int]]:
+    """Return preemptions, those first at places where there was none before."""
+    seen = Counter[tuple[str, object, int]]()
+    single: list[tuple[int, int, int]] = []
+    for step, thread, where, count in points:
+        if step <= after:
+            continue
+        for choice in range(count):
+            place = (thread, where, choice)
+            single.append((seen[place], step, choice))
+            seen[place] += 1
+    rng.shuffle(single)
+    single.sort(key=lambda each: min(each[0], 3))
+    return [(step, choice) for _, step, choice in single]
 
 
 def _outcome(scenario: Scenario, scheduler: Scheduler, schedule: Mapping[int, int], runs: int) -> Failure | None:
@@ -96,33 +152,3 @@ def _outcome(scenario: Scenario, scheduler: Scheduler, schedule: Mapping[int, in
             raise
         return Failure(scenario, schedule, error, runs, scheduler.switches)
     return None
-
-
-def _schedules(recorded: list[tuple[int, str, object, int]], runs: int, rng: random.Random) -> Iterator[dict[int, int]]:
-    """Give as many schedules: two thirds of them with one preemption, if there are so many of these."""
-    seen = Counter[tuple[str, object, int]]()
-    single: list[tuple[int, int, int]] = []
-    for step, thread, where, count in recorded:
-        for choice in range(count):
-            place = (thread, where, choice)
-            single.append((seen[place], step, choice))
-            seen[place] += 1
-    # New places first; among those that are equally new, all over the run.
-    rng.shuffle(single)
-    single.sort(key=lambda each: min(each[0], 3))
-    left = runs
-    for _, step, choice in single[: runs * 2 // 3]:
-        left -= 1
-        yield {step: choice}
-    last = recorded[-1][0] if recorded else 0
-    tried = set[tuple[tuple[int, int], ...]]()
-    misses = 0
-    while left and last and misses < 1000:
-        schedule = {rng.randint(1, last): rng.randrange(4) for _ in range(rng.choice((2, 2, 3)))}
-        known = tuple(sorted(schedule.items()))
-        if known in tried or len(schedule) < 2:
-            misses += 1
-            continue
-        tried.add(known)
-        left -= 1
-        yield dict(known)

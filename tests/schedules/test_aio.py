@@ -397,6 +397,96 @@ async def a_batched_nack_wakes_a_task_that_waits(world: World):
     await finish(world, pit, listener)
 
 
+@scenario(runs=120)
+async def an_ack_that_is_waited_for_is_cancelled(world: World):
+    pit = await opened(world, "a", "b")
+    listener = pit.listen(prefetch=4)
+    deliveries = [await listener.get(None) for _ in range(2)]
+    for each in deliveries:
+        world.note(each)
+
+    async def ack():
+        await world.asettle(deliveries[0], "ack", deliveries[0].ack(wait=True))
+
+    task = asyncio.create_task(ack())
+    await asyncio.sleep(0)
+    task.cancel()
+    await world.asettle(deliveries[1], "ack", deliveries[1].ack(wait=True))
+    await asyncio.wait([task])
+    with world.scheduler.calm():
+        await asyncio.sleep(0.5)
+    # To cancel it ends the wait, and not the ack.
+    assert not world.backend.contents()
+    await finish(world, pit, listener)
+
+
+@scenario(runs=120)
+async def a_handler_is_cancelled_while_another_delivery_is_acked(world: World):
+    pit = await opened(world, "a", "b")
+    listener = pit.listen(prefetch=4)
+    deliveries = [await listener.get(None) for _ in range(2)]
+
+    async def handle():
+        async with deliveries[0]:
+            await asyncio.sleep(10)
+
+    async def ack():
+        async with deliveries[1]:
+            await asyncio.sleep(0)
+
+    task, other = asyncio.create_task(handle()), asyncio.create_task(ack())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task, other])
+    world.forget_shown()
+    with world.scheduler.calm():
+        await asyncio.sleep(0.5)
+        assert (await pit.get(deliveries[0].id)).state == "due"
+        assert await pit.get(deliveries[1].id) is None
+        await pit.remove(deliveries[0].id)
+    await listener.aclose()
+    await pit.aclose()
+    assert not world.backend.contents()
+    world.last.clear()
+
+
+@scenario(runs=120)
+async def a_pitstop_is_closed_while_a_store_is_under_way(world: World):
+    pit = await opened(world, "a")
+    listener = pit.listen(prefetch=4)
+
+    async def store():
+        await world.aclosing(pit.store(world.message("b"), NOW))
+
+    async def get():
+        delivery = await world.aclosing(listener.get(0))
+        if delivery is not None:
+            world.note(delivery)
+            await world.asettle(delivery, "ack", delivery.ack(), closing=True)
+
+    tasks = [asyncio.create_task(store()), asyncio.create_task(get())]
+    await asyncio.sleep(0)
+    await pit.aclose()
+    await asyncio.gather(*tasks)
+
+
+@scenario(runs=120)
+async def a_pitstop_is_closed_while_it_consumes(world: World):
+    pit = await opened(world, *"abcdef")
+    begun = asyncio.Event()
+
+    async def handle(message):
+        given = world.note_handled(message)
+        begun.set()
+        await asyncio.sleep(0)
+        given.settled = "ack"
+
+    task = asyncio.create_task(pit.consume(handle, concurrency=2))
+    await begun.wait()
+    await pit.aclose()
+    await task
+
+
 @pytest.mark.parametrize("name", cases.params())
 def test_by_many_schedules(name):
     cases.run(name)

@@ -14,7 +14,7 @@ from schedules.world import World
 cases = Cases()
 
 
-@cases.add()
+@cases.add(fault="closed while in use")
 def a_listener_is_stopped_while_another_thread_claims(world: World):
     world.open()
     listener = world.pit.listen(prefetch=4)
@@ -55,7 +55,7 @@ def a_listener_is_stopped_while_two_threads_wait(world: World):
     world.finish()
 
 
-@cases.add()
+@cases.add(fault="closed while in use")
 def a_listener_is_stopped_while_messages_are_claimed_ahead(world: World):
     world.open()
     listener = world.pit.listen()
@@ -95,7 +95,7 @@ def a_listener_is_closed_while_another_thread_iterates(world: World):
     world.finish()
 
 
-@cases.add()
+@cases.add(fault="closed while in use")
 def a_pitstop_is_closed_while_another_thread_iterates(world: World):
     world.open()
     listener = world.pit.listen()
@@ -317,7 +317,7 @@ def the_program_ends_after_a_listener_was_dropped(world: World):
     _at_exit(world)
 
 
-@cases.add()
+@cases.add(fault="closed while in use")
 def the_program_ends_while_another_thread_iterates(world: World):
     world.open()
     listener = world.pit.listen()
@@ -444,6 +444,71 @@ def a_handler_that_fails_is_tried_again_while_another_worker_goes_on(world: Worl
 
     world.together(consume)
     world.forget_shown()
+    world.finish()
+
+
+@cases.add(fault="closed while in use")
+def a_pitstop_is_closed_while_a_heartbeat_extends(world: World):
+    world.open(lock_time=timedelta(seconds=3))
+    listener = world.pit.listen(prefetch=4, heartbeat=True)
+    with world.scheduler.calm():
+        world.store_many("a", "b", "c")
+        a, b = world.get(listener, None), world.get(listener, None)
+
+    def handle():
+        world.sleep(1)
+        world.ack(a, closing=True)
+
+    def close():
+        world.sleep(1)
+        world.pit.close()
+
+    world.together(handle, close)
+    assert b.id == "b"
+    world.finish()
+
+
+@cases.add(fault="closed while in use")
+def two_threads_stop_a_listener_while_a_third_iterates(world: World):
+    world.open()
+    listener = world.pit.listen(prefetch=4)
+    with world.scheduler.calm():
+        world.store_many("a", "b", "c")
+
+    def consume():
+        for delivery in world.each(listener):
+            world.ack(delivery)
+
+    def stop():
+        listener.stop()
+
+    def close():
+        listener.close()
+
+    world.together(consume, stop, close)
+    world.check_closed()
+    world.finish()
+
+
+@cases.add(fault="closed while in use")
+def a_listener_is_dropped_before_its_thread_has_begun(world: World):
+    world.open()
+    with world.scheduler.calm():
+        world.store_many("a", "b", "c")
+
+    def consume():
+        listener = world.pit.listen(prefetch=3)
+        world.nack(world.get(listener), timedelta(0))
+        listener = None
+
+    def store():
+        world.store("d")
+
+    world.together(consume, store)
+    world.forget_shown()
+    with world.scheduler.calm():
+        world.sleep(1)
+    world.check_at_rest()
     world.finish()
 
 

@@ -10,7 +10,7 @@ import pytest
 import pitstop
 
 from schedules.suite import Cases
-from schedules.world import World
+from schedules.world import PROMPT, World
 
 
 cases = Cases()
@@ -287,6 +287,109 @@ def an_ack_is_written_although_no_thread_can_be_started(world: World):
         ack()
     world.scheduler.no_threads = False
     assert returned == ["a", "b"], f"ack() raised although it was taken: {returned}"
+    world.finish()
+
+
+@cases.add()
+def acks_are_written_soon_although_more_messages_are_at_hand(world: World):
+    world.open()
+    listener = world.pit.listen(prefetch=10)
+    with world.scheduler.calm():
+        world.store_many(*"abcde")
+        a, b = world.get(listener, None), world.get(listener, None)
+
+    def ack():
+        world.ack(a)
+
+    def ack_too():
+        world.ack(b)
+
+    world.together(ack, ack_too)
+    with world.scheduler.calm():
+        world.sleep(0.2)
+    assert {each.id for each in world.backend.contents()} == {"c", "d", "e"}
+    world.drain(listener)
+    world.finish()
+
+
+@cases.add()
+def an_ack_comes_as_its_lease_ends_and_another_thread_gets_the_message(world: World):
+    world.open(lock_time=timedelta(seconds=1))
+    listener, other = world.pit.listen(prefetch=1), world.pit.listen(prefetch=1)
+    with world.scheduler.calm():
+        world.store("a")
+        first = world.get(listener)
+
+    def ack():
+        world.sleep(0.99)
+        world.ack(first)
+
+    def consume():
+        world.sleep(0.95)
+        if (again := world.get(other, 0.5)) is not None:
+            assert again.attempt == 2
+            world.ack(again)
+
+    world.together(ack, consume)
+    with world.scheduler.calm():
+        world.sleep(2)
+    world.drain(listener)
+    assert not world.backend.contents()
+    world.finish()
+
+
+@cases.add(fault="told as lost")
+def a_lease_is_extended_while_the_delivery_is_acked(world: World):
+    world.open()
+    _listener, a, b = held(world, "a", "b")
+
+    def extend():
+        for each in (a, b):
+            with suppress(pitstop.LeaseLost):
+                each.extend(timedelta(minutes=30))
+
+    def ack():
+        world.ack(a)
+        world.ack(b, wait=True)
+
+    world.together(extend, ack)
+    with world.scheduler.calm():
+        world.sleep(1)
+    assert not world.backend.contents()
+    assert ("lost", "a") not in world.observed
+    world.finish()
+
+
+@cases.add()
+def messages_whose_leases_ended_unsettled_are_all_handled(world: World):
+    world.open(lock_time=timedelta(minutes=1), retry={"max_attempts": 3})
+    crashed = world.pit.listen(prefetch=1)
+    with world.scheduler.calm():
+        world.store_many(*"abc")
+        held = [world.get(crashed) for _ in range(2)]
+        world.sleep(61)
+        world.store("d")
+    listener = world.pit.listen(prefetch=4)
+    handled = []
+    begun = world.seconds
+
+    def consume():
+        for delivery in world.each(listener, 2):
+            world.ack(delivery)
+            handled.append(delivery.id)
+
+    def consume_too():
+        for delivery in world.each(listener, 2):
+            world.ack(delivery)
+            handled.append(delivery.id)
+
+    world.together(consume, consume_too)
+    assert sorted(handled) == list("abcd")
+    assert world.seconds - begun < PROMPT
+    assert len(held) == 2
+    with world.scheduler.calm():
+        world.sleep(0.5)
+    world.check_at_rest()
     world.finish()
 
 

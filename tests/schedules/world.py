@@ -56,7 +56,12 @@ class Watched(MemoryBackend):
         return self._call("get", lambda: super(Watched, self).get(id))
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
-        return self._call("lease", lambda: super(Watched, self).lease(limit, duration))
+        def lease() -> Sequence[Record]:
+            leased = super(Watched, self).lease(limit, duration)
+            self._world.was_leased(leased)
+            return leased
+
+        return self._call("lease", lease)
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         def settle() -> Sequence[bool]:
@@ -313,6 +318,14 @@ class World:
             assert "closed" in str(error), error
             return None
 
+    async def aclosing(self, awaitable: Awaitable[Any]) -> Any:
+        """Do as :meth:`closing`, in an event loop."""
+        try:
+            return await awaitable
+        except BackendUnavailable as error:
+            assert "closed" in str(error), error
+            return None
+
     def note_handled(self, message: Any) -> _Given:
         """Note that a handler of ``consume`` was called."""
         record = self.stored(message["id"])
@@ -414,6 +427,14 @@ class World:
     def was_deleted(self, id: str) -> None:
         self._order += 1
         self.last[id] = (None, self._order)
+
+    def was_leased(self, records: Sequence[Record]) -> None:
+        now = self.scheduler.now_us / 1e6
+        for record in records:
+            for each in self._given.values():
+                same = each.id == record.id and each.version == record.message["v"]
+                if same and not each.asked and each.until.timestamp() > now:
+                    self.scheduler.fail(AssertionError(f"{record.id!r} is leased again, while a handler has it"))
 
     def _done(self, id: str, order: int) -> None:
         self._floor[id] = max(self._floor.get(id, 0), order)
