@@ -1,6 +1,6 @@
 """Exploring: which schedules of a scenario are run, and the report of one that fails.
 
-First the run without a preemption, once for each thread that may begin. Then runs with one preemption: at each point, to each
+First runs without a preemption, in several orders in which threads may begin. Then runs with one preemption: at each point, to each
 thread that could go on there. Points that differ in nothing but how often a thread has been there come last. Then runs with two or three preemptions,
 drawn at random. Each failure names its schedule, by which :func:`replay` runs it alone.
 """
@@ -15,18 +15,17 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from schedules.scheduler import Scheduler
+from schedules.scheduler import Point, Scheduler
 
 
 __all__ = ["Failure", "Scenario", "explore", "replay"]
 
-#: Schedules after which what they left behind is collected. Not during a run: that would put points anywhere.
-_COLLECT = 100
 #: Schedules that were drawn twice, after which there are hardly any new ones.
 _MOST_MISSES = 1000
-
-#: The number of a point, the thread, where it is, and how many alternatives there are.
-_Point = tuple[int, str, object, int]
+#: Points that a thread goes through while it does one thing.
+_SOON = 150
+#: Orders in which threads begin.
+_MOST_ORDERS = 5
 
 
 @attrs.frozen
@@ -72,6 +71,7 @@ def explore(scenario: Scenario, runs: int, *, seed: int = 0) -> tuple[int, Failu
     rng = random.Random(f"{scenario.name} {seed}")
     enabled = gc.isenabled()
     gc.collect()
+    # Not during a run: what is called when an object goes would come at any point.
     gc.disable()
     done, failure = 0, None
     try:
@@ -80,8 +80,8 @@ def explore(scenario: Scenario, runs: int, *, seed: int = 0) -> tuple[int, Failu
             failure = _outcome(scenario, scheduler, schedule, done)
             if failure is not None or done >= runs:
                 break
-            if done % _COLLECT == 0:
-                gc.collect()
+            # The next run must not find what this one has left behind. All of it is young.
+            gc.collect(0)
     finally:
         if enabled:
             gc.enable()
@@ -92,7 +92,7 @@ def explore(scenario: Scenario, runs: int, *, seed: int = 0) -> tuple[int, Failu
 def _schedulers(scenario: Scenario, runs: int, rng: random.Random) -> Iterator[tuple[Scheduler, Mapping[int, int]]]:
     """Give schedulers, each of which is run before the next one is asked for."""
     bases: list[dict[int, int]] = [{}]
-    recorded: list[list[_Point]] = []
+    recorded: list[list[Point]] = []
     for base in bases:
         scheduler = Scheduler(base, traced=scenario.traced, recording=True)
         yield scheduler, base
@@ -106,11 +106,11 @@ def _schedulers(scenario: Scenario, runs: int, rng: random.Random) -> Iterator[t
         for step, choice in _single(points, rng, after=max(base, default=0))[:share]:
             schedule = {**base, step: choice}
             yield Scheduler(schedule, traced=scenario.traced), schedule
-    last = recorded[0][-1][0] if recorded[0] else 0
+    last = recorded[0][-1].step if recorded[0] else 0
     tried = set[tuple[tuple[int, int], ...]]()
     misses = 0
     while last and misses < _MOST_MISSES:
-        drawn = {rng.randint(1, last): rng.randrange(4) for _ in range(rng.choice((2, 2, 3)))}
+        drawn = _several(last, rng)
         schedule = {**rng.choice(bases), **drawn}
         known = tuple(sorted(schedule.items()))
         if known in tried:
@@ -120,24 +120,39 @@ def _schedulers(scenario: Scenario, runs: int, rng: random.Random) -> Iterator[t
         yield Scheduler(schedule, traced=scenario.traced), schedule
 
 
-def _orders(points: list[_Point]) -> list[dict[int, int]]:
-    """Give schedules in which another thread begins, when the first thread has started them all."""
-    for step, thread, _, count in points:
-        if thread == "main" and count > 1:
-            return [{step: choice} for choice in range(1, count)]
-    return []
+def _several(last: int, rng: random.Random) -> dict[int, int]:
+    """Draw two or three preemptions; half of the time the next one comes soon, in the midst of what the other thread does."""
+    first = rng.randint(1, last)
+    steps = {first: rng.randrange(4)}
+    for _ in range(rng.choice((1, 1, 2))):
+        step = rng.randint(1, last) if rng.random() < 0.5 else first + rng.randint(1, _SOON)
+        steps[step] = rng.randrange(4)
+    return steps
 
 
-def _single(points: list[_Point], rng: random.Random, *, after: int) -> list[tuple[int, int]]:
+def _orders(points: list[Point]) -> list[dict[int, int]]:
+    """Give schedules in which the threads begin in another order: another one first, or a new one as soon as it is started."""
+    orders = []
+    first = next((each for each in points if each.thread == "main" and len(each.others) > 1), None)
+    if first is not None:
+        orders += [{first.step: choice} for choice in range(1, len(first.others))]
+    for each in points:
+        for choice, name in enumerate(each.others):
+            if each.where.startswith(f"start of {name} "):
+                orders.append({each.step: choice})
+    return orders[:_MOST_ORDERS]
+
+
+def _single(points: list[Point], rng: random.Random, *, after: int) -> list[tuple[int, int]]:
     """Return preemptions, those first at places where there was none before."""
-    seen = Counter[tuple[str, object, int]]()
+    seen = Counter[tuple[str, str, str]]()
     single: list[tuple[int, int, int]] = []
-    for step, thread, where, count in points:
-        if step <= after:
+    for point in points:
+        if point.step <= after:
             continue
-        for choice in range(count):
-            place = (thread, where, choice)
-            single.append((seen[place], step, choice))
+        for choice, name in enumerate(point.others):
+            place = (point.thread, point.where, name)
+            single.append((seen[place], point.step, choice))
             seen[place] += 1
     rng.shuffle(single)
     single.sort(key=lambda each: min(each[0], 3))

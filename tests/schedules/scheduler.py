@@ -18,10 +18,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 
-__all__ = ["Deadlock", "Endless", "Killed", "Scheduler", "active"]
+__all__ = ["Deadlock", "Endless", "Killed", "Point", "Scheduler", "active"]
 
 #: Points after which a run will not end by itself.
 MOST_POINTS = 30_000
@@ -48,6 +48,17 @@ class Endless(Exception):
 
 class Killed(BaseException):
     """Raised in each thread of a run that has failed, to end the thread."""
+
+
+class Point(NamedTuple):
+    """A point of a run, at which another thread could have gone on."""
+
+    step: int
+    thread: str
+    #: What the thread did there, and in which line.
+    where: str
+    #: The threads that could have gone on instead. A choice is an index of these.
+    others: list[str]
 
 
 class Controlled:
@@ -89,6 +100,8 @@ class _Worker:
             assert self.job is not None
             job, self.job = self.job, None
             job()
+            # It refers to all that was used in the run.
+            del job
 
     @classmethod
     def take(cls) -> _Worker:
@@ -133,11 +146,13 @@ class Scheduler:
         self.now_us = START_US
         self.threads: list[Controlled] = []
         self.current: Controlled = None  # type: ignore[assignment] - set by run()
-        #: Whether threads are to end, since the run has failed or is over.
+        #: Whether the run is over. Then the methods for its threads do nothing.
+        self.over = False
+        #: Whether threads are to end, since the run has failed.
         self.dying = False
         self.failure: BaseException | None = None
-        #: With ``recording``: the number of each point, the thread, where it was, and how many alternatives there were.
-        self.recorded: list[tuple[int, str, object, int]] | None = [] if recording else None
+        #: With ``recording``: the points at which there were alternatives.
+        self.recorded: list[Point] | None = [] if recording else None
         #: Switches that the schedule asked for: the point, the thread, where it was, and the thread that went on.
         self.switches: list[tuple[int, str, str, str]] = []
         #: Whether no thread can be started any more, as when the system has no more of them.
@@ -152,7 +167,7 @@ class Scheduler:
 
         :raises BaseException: the first error of any thread.
         """
-        global _active  # noqa: PLW0603 - one run at a time
+        global _active
         assert _active is None, "one run at a time"
         first = self._add("main", main)
         self.current, _active = first, self
@@ -162,7 +177,7 @@ class Scheduler:
                 stacks = self._stacks(everything=True)
                 raise Endless(f"a thread stopped at something that the scheduler does not control\n{stacks}")
         finally:
-            _active = None
+            _active, self.over = None, True
         for each in self.threads:
             _Worker.idle.append(each.worker)
         if self.failure is not None:
@@ -178,11 +193,13 @@ class Scheduler:
         if self.no_threads:
             raise RuntimeError("can't start new thread")
         made = self._add(name, function)
-        self.point("start")
+        self.point(f"start of {name}")
         return made
 
     def point(self, where: object) -> None:
         """Another thread may go on here."""
+        if self.over:
+            return
         if self.dying:
             self._die()
         if self._calm:
@@ -288,9 +305,9 @@ class Scheduler:
 
     def _record(self, where: object) -> None:
         assert self.recorded is not None
-        count = len(self._options(self.current))
-        if count:
-            self.recorded.append((self.step, self.current.name, _place(where), count))
+        options = self._options(self.current)
+        if options:
+            self.recorded.append(Point(self.step, self.current.name, _place(where), [each.name for each in options]))
 
     def _deviate(self, where: object) -> None:
         me = self.current
@@ -323,7 +340,7 @@ class Scheduler:
             # Instead of the default: another thread, or that the time passes.
             instead = options[1:] if timed is None or chosen is None else [*options[1:], timed]
             if self.recorded is not None and instead:
-                self.recorded.append((self.step, me.name, self._wait_of(me), len(instead)))
+                self.recorded.append(Point(self.step, me.name, self._wait_of(me), [each.name for each in instead]))
             if self.step >= self._deviate_at and instead:
                 chosen = instead[self._schedule[self._take()] % len(instead)]
                 self.switches.append((self.step, me.name, self._wait_of(me), chosen.name))

@@ -22,7 +22,7 @@ from schedules.world import LogWatch, World
 __all__ = ["RUNS", "Case", "Cases", "run"]
 
 #: Schedules of each scenario; far more of them with PITSTOP_TEST_LARGE.
-RUNS = 3000 if os.environ.get("PITSTOP_TEST_LARGE") else 190
+RUNS = 3000 if os.environ.get("PITSTOP_TEST_LARGE") else 150
 
 
 @attrs.frozen
@@ -52,7 +52,13 @@ class Cases:
         def declare(function: Callable[[World], object]) -> None:
             def main(scheduler: Scheduler) -> None:
                 _watch.world = world = World(scheduler)
-                function(world)
+                try:
+                    function(world)
+                except BaseException:
+                    _failed.append(world)
+                    raise
+                finally:
+                    _watch.world = None
 
             name = function.__name__.strip("_")
             self.by_name[name] = Case(Scenario(name, main, _of_the_engine if lines else None), runs, fault)
@@ -76,10 +82,16 @@ class Cases:
 def run(case: Case, *, seed: int = 0) -> tuple[int, Failure | None]:
     """Explore a scenario; return how many schedules were run, and the first failure."""
     with _under_watch():
-        return explore(case.scenario, case.runs, seed=seed)
+        try:
+            return explore(case.scenario, case.runs, seed=seed)
+        finally:
+            while _failed:
+                _failed.pop().abandon()
 
 
 _watch = LogWatch()
+#: Worlds of runs that have failed.
+_failed: list[World] = []
 
 
 @contextmanager
@@ -101,4 +113,6 @@ def _of_the_engine(path: str) -> bool:
     """Whether a file has code of which each line is a point."""
     folders = ("/pitstop/_engine/", "/pitstop/_aio/", "/pitstop/_consume/")
     # A deque compares its items by a method that attrs has made, and another thread may change the deque meanwhile.
-    return any(each in path for each in folders) or (path.startswith("<attrs generated") and "_emit.Emission" in path)
+    return any(each in path for each in (*folders, "/schedules/mutants.py")) or (
+        path.startswith("<attrs generated") and "_emit.Emission" in path
+    )

@@ -7,6 +7,7 @@ import logging
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, ClassVar
@@ -365,6 +366,13 @@ class World:
         with self.scheduler.calm():
             self.pit.close()
         self.check_closed()
+
+    def abandon(self) -> None:
+        """Close the Pitstop of a run that has failed, so that the end of the program in a later run does not find it."""
+        if self.pit is not None:
+            # Locks are no obstacle outside of a run; but its threads were killed in the middle of anything.
+            with suppress(Exception):
+                self.pit.close()
 
     def check_closed(self) -> None:
         """Check what must hold of the store when the Pitstop is closed."""
