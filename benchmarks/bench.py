@@ -1,7 +1,7 @@
-"""The benchmarks: one run, one table, one JSON, one picture. See docs/performance.md for what is measured and how to read it.
+"""The benchmarks: one run, one table, one JSON, one picture. docs/performance.md explains the cases and the figures.
 
-A full run puts its table and its picture into the documentation. ``--quick`` is for trying: fewer messages and rounds. ``--only drain/mongo``, ``--only lateness``, ``--only /sqlite``
-measure a part. ``--compare FILE`` tells what differs from an earlier run, and fails if anything got worse.
+A full run puts its table and its picture into the documentation. ``--quick`` has fewer messages and rounds. ``--only drain/mongo``, ``--only lateness``, ``--only /sqlite``
+measure a part. ``--compare FILE`` prints the changes since an earlier run, and fails if any figure is worse.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ QUICK = Plan(
     waits=50,
     peer_rounds=1,
 )
-#: For the test that asks whether all comes out at all.
+#: For the test that only checks that a run ends.
 TINY = Plan(
     rounds=2,
     consumers=(1, 2),
@@ -85,7 +85,7 @@ def main() -> int:
         places = _start(stack, book, plan, options.places)
         for each in places.values():
             if not options.no_peers:
-                # First, while nothing else is stored there.
+                # This runs first, while the store is empty.
                 _peers(book, plan, each, options.cache)
             Cases(each, plan, book).run()
     book.setup["run"]["minutes"] = round((time.monotonic() - begin) / 60, 1)
@@ -164,7 +164,7 @@ def _version(name: str) -> str:
 
 
 def _start(stack: ExitStack, book: Book, plan: Plan, names: list[str]) -> dict[str, Place]:
-    """Each place that is wanted; one that cannot be had is named."""
+    """Yield each wanted place, and name those that cannot be used."""
     places: dict[str, Place] = {}
     for name in names:
         wanted = [case for case in CASES[:-1] if plan.wants(case, name)]
@@ -181,7 +181,7 @@ def _start(stack: ExitStack, book: Book, plan: Plan, names: list[str]) -> dict[s
 
 
 def _peers(book: Book, plan: Plan, place: Place, cache: Path) -> None:
-    """In rounds, each with a drain of Pitstop's beside theirs."""
+    """Measure peers in rounds, each with a drain of Pitstop beside theirs."""
     name = place.name
     chosen = _installed(name, book, cache) if plan.wants("peers", name) else []
     if not chosen:
@@ -204,7 +204,7 @@ def _peers(book: Book, plan: Plan, place: Place, cache: Path) -> None:
 
 
 def _installed(place: str, book: Book, cache: Path) -> list[Installed]:
-    """Those that are measured beside Pitstop at that place, as far as they can be."""
+    """Return the peers of a place that can be measured."""
     found = []
     for each in PEERS:
         if each.beside == place:

@@ -1,4 +1,4 @@
-"""The cases: what is done at a place, by Pitstop and by the raw driver in turns, round by round."""
+"""The cases at a place: Pitstop and the raw driver take turns, round by round."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from figures import MS, OURS, PER_SECOND, RAW, Book
 from places import Place
 
 
-#: What `--only` can name.
+#: The names for `--only`.
 CASES = ("store", "store_many", "drain", "claim", "lateness", "recurring", "peers")
-#: A raw loop that claims and acknowledges one by one, in memory, where there is no trip that a batch could save.
+#: A raw loop that claims and acknowledges one by one, in memory, where a batch saves no round trip.
 ONE_BY_ONE = "raw, one by one"
 
 
 @attrs.frozen
 class Plan:
-    """How much is measured."""
+    """The size of a run."""
 
     rounds: int
     consumers: Sequence[int]
-    #: Messages that are to come in a day, while the others are drained.
+    #: Messages that are due a day later, while the others are drained.
     futures: Sequence[int]
-    #: Messages of a drain: as many as take so many seconds, between these.
+    #: Messages of a drain: as many as take this number of seconds, within these bounds.
     least: int
     most: int
     seconds: float
-    #: Messages that are stored one by one, claimed one by one, and waited for.
+    #: Messages that are stored one by one, claimed one by one, and awaited.
     stores: int
     claims: int
     waits: int
-    #: Of peers: they take longer.
+    #: For peers, which take longer.
     peer_rounds: int = 3
     #: Options of the listeners that drain.
     options: dict[str, Any] = attrs.field(factory=dict)
-    #: Case and place of the only ones to be measured; None: all.
+    #: Cases and places to measure; None: all.
     only: tuple[str, str] | None = None
 
     def wants(self, case: str, place: str = "") -> bool:
@@ -85,7 +85,7 @@ class Cases:
         plan, name = self._plan, self._place.name
         if plan.wants("store", name) or plan.wants("store_many", name) or plan.wants("drain", name):
             for number in self._rounds(f"store and drain, {future:,} to come"):
-                self._session(crews, number, future)
+                self._store(crews, number, future)
                 for consumers in plan.consumers if plan.wants("drain", name) else (1,):
                     self._drain(crews, number, future, consumers)
         if plan.wants("claim", name):
@@ -117,7 +117,7 @@ class Cases:
         self._each(crews, number, drain)
 
     def _count(self, who: str, crew: Crew) -> int:
-        """How many messages last for long enough to be measured."""
+        """Return the number of messages that takes long enough to be measured."""
         if who not in self._counts:
             self._counts[who] = lasting(crew, self._plan)
         return self._counts[who]
@@ -147,7 +147,7 @@ class Cases:
         self._note("lateness p99", OURS, at(late, 0.99), future=future, unit=MS)
 
     def _each(self, crews: dict[str, Crew], number: int, action: Callable[[str, Crew], None]) -> None:
-        """In turns, and in each second round the other way round: what one leaves behind, the other finds."""
+        """Run both in turns, in reverse order in each second round, because each leaves the store to the other."""
         for who, crew in list(crews.items())[:: -1 if number % 2 else 1]:
             action(who, crew)
 
@@ -163,8 +163,8 @@ class Cases:
 
 
 def lasting(crew: Crew, plan: Plan) -> int:
-    """How many messages a drain has to have so that it lasts as long as planned."""
-    # The first ones may be slow: connections are made, batches grow.
+    """Return the number of messages for a drain of the planned length."""
+    # The first messages may be slow: connections are made, batches grow.
     for _ in range(2):
         crew.ask("store_many", count=plan.least)
         wanted = crew.drain(plan.least).rate * plan.seconds
@@ -172,5 +172,5 @@ def lasting(crew: Crew, plan: Plan) -> int:
 
 
 def at(values: Sequence[float], part: float) -> float:
-    """What such a part of the sorted values lies below."""
+    """Return the value below which this part of the sorted values lies."""
     return values[min(int(len(values) * part), len(values) - 1)]

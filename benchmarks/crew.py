@@ -1,4 +1,4 @@
-"""The processes that measure one subject at one place, as the one who commands them sees them."""
+"""The processes that measure one subject at one place, as seen from the process that commands them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _MOST = 4
 
 
 class Failed(Exception):
-    """A measurement that is none: the text says what happened."""
+    """A failed measurement: the text says what happened."""
 
 
 @attrs.frozen
 class Drained:
-    """A drain: messages per second from the start to the last, over all consumers."""
+    """A drain: messages per second of all consumers, from the start to the last message."""
 
     rate: float
-    #: What each consumer got.
+    #: The messages of each consumer.
     shares: tuple[int, ...]
     profile: str | None = None
 
 
 class Crew:
-    """Starts a process for each consumer, when it is first needed."""
+    """A process for each consumer, started when first needed."""
 
     def __init__(self, who: str, place: Place, **options: Any) -> None:
         self._spec = {"who": who, "config": place.config, "options": options}
@@ -47,7 +47,7 @@ class Crew:
         return self._some(1)[0].pid
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """Have the first one do something."""
+        """Send a command to the first process."""
         process = self._some(1)[0]
         self._send(process, {"do": do, **arguments})
         return self._answer(process)["result"]

@@ -1,4 +1,4 @@
-"""Figures: what was measured, round by round; kept as JSON, and compared with those of an earlier run."""
+"""Figures: the measurements of each round, kept as JSON, and compared with those of an earlier run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ OURS = "pitstop"
 RAW = "raw"
 PER_SECOND = "msg/s"
 MS = "ms"
-#: Changes smaller than this are none, however small the spread was.
+#: Changes smaller than this do not count, however small the spread is.
 _LEAST_CHANGE = 0.05
 _FORMAT = 1
 
 
 class Unreadable(Exception):
-    """A file that holds no figures; the text says what it holds."""
+    """A file without figures; the text describes its content."""
 
 
 @attrs.frozen
 class Spread:
-    """A median, and what it lies between."""
+    """A median, and its least and most value."""
 
     median: float
     least: float
@@ -38,7 +38,7 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
-#: What identifies a figure: its case, place, who did it, with how many consumers, and how many messages to come.
+#: The key of a figure: its case, place, subject, number of consumers, and number of scheduled messages.
 Key = tuple[str, str, str, int, int]
 
 
@@ -62,16 +62,16 @@ class Figure:
         return Spread.of(self.rounds)
 
     def over(self, other: Figure) -> Spread:
-        """The ratio to another, of what was measured in the same round."""
+        """Return the ratio to another figure, of measurements of the same round."""
         return Spread.of([mine / its for mine, its in zip(self.rounds, other.rounds, strict=True)])
 
 
 @attrs.define
 class Book:
-    """All figures of a run, and what they were measured with."""
+    """All figures of a run, and its configuration."""
 
     setup: dict[str, Any] = attrs.field(factory=dict)
-    #: Peers that were not measured, and why.
+    #: Peers that were not measured, and the reasons.
     left_out: dict[str, str] = attrs.field(factory=dict)
     _rounds: dict[Key, list[float]] = attrs.field(factory=dict)
     _units: dict[str, str] = attrs.field(factory=dict)
@@ -79,7 +79,7 @@ class Book:
     def note(
         self, case: str, place: str, value: float, *, who: str = OURS, consumers: int = 1, future: int = 0, unit: str
     ) -> None:
-        """One round of one figure."""
+        """Add one round of one figure."""
         self._units[case] = unit
         self._rounds.setdefault((case, place, who, consumers, future), []).append(value)
 
@@ -92,7 +92,7 @@ class Book:
         return None if rounds is None else Figure(case, place, who, consumers, future, self._units[case], tuple(rounds))
 
     def beside(self, figure: Figure) -> Figure | None:
-        """What Pitstop did in the same rounds."""
+        """Return Pitstop's figure of the same rounds."""
         ours = self.find(figure.case, figure.place, OURS, figure.consumers, figure.future)
         return ours if ours is not None and len(ours.rounds) == len(figure.rounds) else None
 
@@ -104,7 +104,7 @@ class Book:
     @classmethod
     def load(cls, path: Path) -> Self:
         """
-        :raises Unreadable: when the file is none of these.
+        :raises Unreadable: if the file has no figures.
         """
         try:
             read = json.loads(path.read_text())
@@ -123,7 +123,7 @@ class Book:
 
 @attrs.frozen
 class Change:
-    """One figure, then and now: the ratio to the raw driver where there is one, which depends less on the machine."""
+    """One figure, then and now. A ratio to the raw driver is preferred, because it depends less on the machine."""
 
     name: str
     then: Spread
@@ -142,7 +142,7 @@ class Change:
 
 
 def changes(then: Book, now: Book) -> Iterator[Change]:
-    """What both have, of Pitstop."""
+    """Return the figures of Pitstop that both runs have."""
     for mine in now.figures:
         old = then.find(*mine.key)
         if mine.who != OURS or old is None:

@@ -1,12 +1,12 @@
-"""How late a message comes that another process stored, on an idle system; and what an idle listener asks of the server.
+"""How late a message of another process comes on an idle system, and which commands an idle listener sends.
 
-Lateness: one process stores, another listens, both on this machine; from the message's due time (or, for "due now", from
-when ``store`` was called) to when the listener has it in hand. Each message is stored when the one before has come, after
-a pause at random, and both wait by the hints alone: the next look by itself is an hour off.
+Lateness: one process stores, another listens, both on this machine. The time runs from the message's due time (for "due now": from the
+call of ``store``) until the listener hands it out. Each message is stored after the one before has come, and after a random pause. Both
+processes wait by the hints alone: the next regular look is an hour away.
 
-Commands: a listener with the default configuration, and nothing due. Counted by the server, in `opcounters` and in
-`metrics.commands` (what has run, by name) of `serverStatus`, less the measuring client's own `serverStatus`. Monitoring,
-which any client of MongoDB does (`hello`), is told apart.
+Commands: a listener with the default configuration, and nothing due. The server counts them, in `opcounters` and in `metrics.commands` of
+`serverStatus`. The `serverStatus` of the measuring client is subtracted. Monitoring, which every client of MongoDB does (`hello`), is
+counted separately.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from servers import mongod, replica_set
 
 
 LATER = timedelta(milliseconds=50)
-#: Commands that any client sends to know whether the server is there; the rest is the listener's.
+#: Commands that any client sends to monitor the server; the others are the listener's.
 MONITORING = {"hello", "isMaster", "ismaster", "ping"}
 
 
 def store(config: dict[str, Any], count: int, delay: timedelta) -> None:
-    """The storing process: one message for each line on stdin. The time that counts is in the message."""
+    """Run the storing process: one message for each line on stdin. The message contains the time from which it is measured."""
     with pitstop.init({"type": "mongo", **config}) as pit:
         pit.stats()
         print("ready", flush=True)
@@ -53,7 +53,7 @@ def store(config: dict[str, Any], count: int, delay: timedelta) -> None:
 
 
 def lateness(uri: str, count: int, delay: timedelta) -> list[float]:
-    """Milliseconds, sorted."""
+    """Return milliseconds, sorted."""
     with database(uri) as name:
         config = {"uri": uri, "dbname": name}
         command = [sys.executable, __file__, "--store", uri, name, str(count), str(delay.total_seconds())]
@@ -66,7 +66,7 @@ def lateness(uri: str, count: int, delay: timedelta) -> list[float]:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdout.readline()
-            listener.get(timeout=3)  # until its watch is there
+            listener.get(timeout=3)  # until its watch exists
             for _ in range(count):
                 time.sleep(random.uniform(0.02, 0.06))
                 process.stdin.write("\n")
@@ -79,7 +79,7 @@ def lateness(uri: str, count: int, delay: timedelta) -> list[float]:
 
 
 def commands(uri: str, backlog: int, seconds: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Per minute, of a listener that has nothing to do: commands by name, and ``opcounters``."""
+    """Return the commands per minute of an idle listener, by name, and its ``opcounters``."""
     with database(uri) as name, pymongo.MongoClient(uri) as client:
         fill(client[name]["messages"], backlog)
         with pitstop.init({"type": "mongo", "uri": uri, "dbname": name}) as pit, pit.listen() as listener:
@@ -93,7 +93,7 @@ def commands(uri: str, backlog: int, seconds: float) -> tuple[dict[str, float], 
 
 
 def counted(client: pymongo.MongoClient[dict[str, Any]]) -> Counter[str]:
-    """What the server has run so far; not the command that asks for it."""
+    """Return the counts of the server so far, without the command that reads them."""
     status = client.admin.command("serverStatus", repl=0, tcmalloc=0)
     totals = {name: each["total"] for name, each in status["metrics"]["commands"].items() if isinstance(each, dict)}
     totals["serverStatus"] = 0
@@ -103,7 +103,7 @@ def counted(client: pymongo.MongoClient[dict[str, Any]]) -> Counter[str]:
 
 
 def fill(collection: Any, backlog: int) -> None:
-    """Messages that are to come in an hour and later."""
+    """Store messages that are due in an hour and later."""
     collection.create_index("due")
     begin = datetime.now(UTC) + timedelta(hours=1)
     ids = iter(range(backlog))

@@ -1,11 +1,11 @@
-"""Peers: libraries that do something alike, each installed in a folder of its own and measured by a script of its own.
+"""Peers: similar libraries, each installed in its own folder and measured by its own script.
 
-A script in ``peers/`` is given one argument, a JSON object: ``store`` and ``drain`` (how many messages), ``gaps``
-(seconds between messages that are waited for), ``body``, and ``uri`` or ``folder``: where. It prints one line of JSON:
-``version``, ``config`` (what it was told, in words), and what it can of ``store`` and ``drain`` (messages per second, the
-drain from the first message to the last) and ``late`` (milliseconds, one for each gap).
+A script in ``peers/`` has one argument, a JSON object: ``store`` and ``drain`` (numbers of messages), ``gaps`` (seconds between awaited
+messages), ``body``, and the place, ``uri`` or ``folder``. It prints one line of JSON: ``version``, ``config`` (in words), and, as far as
+it can, ``store`` and ``drain`` (messages per second, the drain from the first message to the last) and ``late`` (milliseconds, one for
+each gap).
 
-What cannot be installed or started is named with the reason.
+A peer that cannot be installed or started is named with the reason.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class LeftOut(Exception):
 class Peer:
     name: str
     script: str
-    #: What is installed for it, exact versions: by pip, or by npm for a script of JavaScript.
+    #: Its packages with exact versions, for pip, or for npm if the script is JavaScript.
     needs: tuple[str, ...]
-    #: Whose messages per second it is measured beside: a place of this run.
+    #: The place of this run with which its messages per second are compared.
     beside: str
-    #: Starts what it needs; yields what its script is told. None: the place's own server.
+    #: Starts its server, and yields the arguments of its script. None: the server of the place.
     server: Callable[[], Any] | None = None
     store: int = 1000
     drain: int = 3000
@@ -64,7 +64,7 @@ def _folder() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _postgres() -> Iterator[dict[str, str]]:
-    """A PostgreSQL of its own, durable as it is by default; as another user when we are root, which it refuses."""
+    """Run a new PostgreSQL with its default durability, as another user if this process is root, which PostgreSQL refuses."""
     found = [shutil.which("initdb"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     initdb = next((Path(each).resolve() for each in found if each), None)
     if initdb is None:
@@ -89,7 +89,7 @@ def _postgres() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _redis() -> Iterator[dict[str, str]]:
-    """A Redis of its own that writes each command to disk."""
+    """Run a new Redis that writes each command to disk."""
     server = shutil.which("redis-server")
     if server is None:
         raise LeftOut("no redis-server on this machine")
@@ -140,16 +140,16 @@ PEERS = (
 
 @attrs.frozen
 class Installed:
-    """A peer that can be asked."""
+    """A peer that can be measured."""
 
     peer: Peer
     _command: tuple[str, ...]
     _folder: Path
 
     def measure(self, place: Place, share: float, gaps: Sequence[float]) -> dict[str, Any]:
-        """One round of it.
+        """Run one round.
 
-        :raises LeftOut: when it fails.
+        :raises LeftOut: if it fails.
         """
         peer = self.peer
         with peer.server() if peer.server else _own_database(place) as where:
@@ -178,9 +178,9 @@ def _own_database(place: Place) -> Iterator[dict[str, str]]:
 
 
 def install(peer: Peer, cache: Path) -> Installed:
-    """Into a folder that is used again, as long as it is made of the same.
+    """Install into a folder that is used again for the same packages.
 
-    :raises LeftOut: when it cannot be installed here.
+    :raises LeftOut: if it cannot be installed here.
     """
     script = _SCRIPTS / peer.script
     folder = cache / peer.script.partition(".")[0]
@@ -196,7 +196,7 @@ def install(peer: Peer, cache: Path) -> Installed:
             raise LeftOut("no Node.js on this machine (no node, or no npm)")
         if fresh:
             _install([npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *peer.needs])
-        # A module looks for others beside itself.
+        # A module of Node.js searches its own folder for others.
         command = (node, str(shutil.copy(script, folder)))
     else:
         python = str(folder / "bin" / "python")
@@ -209,7 +209,7 @@ def install(peer: Peer, cache: Path) -> Installed:
 
 
 def _install(command: Sequence[str]) -> None:
-    # Not what points Python at the environment of this process.
+    # Without the variables that point Python at the environment of this process.
     clean: Mapping[str, str] = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
     try:
         done = subprocess.run(

@@ -62,14 +62,14 @@ def _lateness(book: Book) -> list[Bar]:
 
 
 def _label(figure: Figure) -> str:
-    """A peer's name says where it stores, or it stands below the place it shares."""
+    """The name of a peer includes its store, unless it stands below the place that it shares."""
     if figure.case.endswith("beside peers") and figure.who != OURS:
         return figure.who
     return f"{figure.place}: {'Pitstop' if figure.who == OURS else figure.who}"
 
 
 def _panel(parts: list[str], y: int, title: str, bars: Sequence[Bar]) -> int:
-    """One group of bars from there down; where the next begins."""
+    """Draw one group of bars downwards from here; return the start of the next one."""
     if not bars:
         return y
     parts.append(f'<text class="h" x="10" y="{y + 26}">{escape(title)}</text>')

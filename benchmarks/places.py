@@ -1,4 +1,4 @@
-"""Where messages are stored in this run: servers and files that are made for it, and gone after it."""
+"""The places where messages are stored: servers and files that a run creates, and removes at its end."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["PLACES", "NoServer", "Place", "free_port"]
 
 @attrs.frozen
 class Place:
-    """One store, with nothing in it."""
+    """One store, which is empty."""
 
     name: str
     config: dict[str, Any]
-    #: How durable a write is, for Pitstop and raw alike.
+    #: The durability of a write, for Pitstop and raw alike.
     durability: str
-    #: What there is to say of the server.
+    #: A description of the server.
     server: str
     #: Whether consumers are threads of one process; else they are processes.
     threads: bool = False

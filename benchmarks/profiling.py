@@ -1,4 +1,4 @@
-"""Where the time of a drain goes: of the thread that consumes by cProfile, and of all threads by py-spy, if that is there."""
+"""Where a drain spends its time: the consuming thread by cProfile, and all threads by py-spy, if it is installed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from figures import OURS
 from places import Place
 
 
-#: Seconds for which py-spy looks, and how often in a second.
+#: Seconds for which py-spy samples, and its samples per second.
 _SECONDS, _RATE = 5, 500
 _LINES = 25
 
 
 def profile(place: Place, plan: Plan) -> Iterator[str]:
-    """What there is to print, as it comes."""
+    """Yield the lines to print."""
     with Crew(OURS, place, **plan.options) as crew:
         count = lasting(crew, plan)
         crew.ask("store_many", count=count)
@@ -37,7 +37,7 @@ def profile(place: Place, plan: Plan) -> Iterator[str]:
 
 
 def _spied(spy: str, crew: Crew, count: int) -> str:
-    """All threads, by where they were when somebody looked from outside; not those that waited."""
+    """Yield all threads that did not wait, by their place in the samples of py-spy."""
     crew.ask("store_many", count=count)
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         options = ["--format", "raw", "--output", file.name, "--rate", str(_RATE), "--duration", str(_SECONDS), "--gil"]

@@ -1,4 +1,4 @@
-"""What a run prints: its table, its verdict, what it was measured with, and what changed since another."""
+"""The output of a run: its table, its verdict, its configuration, and the changes since another run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEAD = f"{'case':27}{'place':11}{'to come':>10}{'cons.':>6}  {'beside':27}{'it'
 
 
 def table(book: Book) -> str:
-    """A line for each figure of somebody else, beside Pitstop's; and for what only Pitstop was measured with."""
+    """Yield a line for each figure of another subject, beside Pitstop's, and for each figure that only Pitstop has."""
     lines = [_HEAD, "-" * (len(_HEAD) + 20)]
     last = ""
     for each in sorted(book.figures, key=_rank):
@@ -94,7 +94,7 @@ def whole(book: Book) -> str:
 
 
 def into_page(book: Book, page: Path, started: str) -> None:
-    """Put it between the page's two marks, in place of the last run's."""
+    """Put the table between the two marks of the page, in place of the last one."""
     text = page.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -104,7 +104,7 @@ def into_page(book: Book, page: Path, started: str) -> None:
 
 
 def compared(changes: Iterable[Change]) -> tuple[str, bool]:
-    """What changed beyond the spread of both runs, and whether anything got worse."""
+    """Return the changes beyond the spread of both runs, and whether any figure is worse."""
     lines, worse = [], False
     count = 0
     for each in changes:

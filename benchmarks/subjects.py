@@ -1,7 +1,7 @@
-"""What is measured: Pitstop, and the bare drivers doing the same trips, with the same durability, for the same message.
+"""The subjects: Pitstop, and the bare drivers with the same round trips, the same durability and the same message.
 
-A raw subject claims and acknowledges as Pitstop's backend does (see the backends' modules), but holds
-no more than the driver's calls that this takes: no checks, no decisions, no listener. It is what a backend cannot beat.
+A raw subject claims and acknowledges like Pitstop's backend (see the backends' modules), but consists only of the driver's calls: no
+checks, no decisions, no listener. A backend cannot be faster.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import pitstop
 BODY = {"to": "ada@example.com", "text": "welcome", "count": 3}
 #: Messages of one ``store_many``.
 BATCH = 1000
-#: What the raw drivers claim at once: as many as Pitstop's listener does at most.
+#: Messages that the raw drivers claim at once: as many as Pitstop's listener claims at most.
 CLAIM = 500
-#: What messages of the backlog wait for: longer than a run takes.
+#: The delay of messages in the backlog: longer than a run takes.
 FAR = timedelta(days=1)
 EVERY = timedelta(days=1)
 LEASE = timedelta(minutes=15)
@@ -39,20 +39,20 @@ LEASE = timedelta(minutes=15)
 
 @attrs.define
 class Tally:
-    """What one consumer got: how many, and when (monotonic, which all processes of a machine share)."""
+    """The result of one consumer: the number of messages, and the time (monotonic, which all processes of a machine share)."""
 
     count: int = 0
     began: float = 0.0
-    #: When the last one was acknowledged.
+    #: The time of the last ack.
     last: float = 0.0
 
 
-#: Called by a consumer that could begin: takes what stops it, and returns when all are to begin.
+#: Called by a consumer that is ready: takes the function that stops it, and returns at the common start.
 Meet = Callable[[Callable[[], None]], None]
 
 
 class Subject(Protocol):
-    """One store, and how it is used."""
+    """One store, and its operations."""
 
     def store(self, count: int) -> None: ...
     def store_many(self, count: int, ahead: timedelta = timedelta(0), every: timedelta | None = None) -> None: ...
@@ -63,13 +63,13 @@ class Subject(Protocol):
         """Consume until stopped."""
 
     def claims(self, count: int) -> list[float]:
-        """Milliseconds that each of so many claims of one message took."""
+        """Return the milliseconds of each claim of one message."""
 
     def close(self) -> None: ...
 
 
 class Ours:
-    """Pitstop, as anybody uses it."""
+    """Pitstop, used as in an application."""
 
     def __init__(self, config: dict[str, Any], options: dict[str, Any]) -> None:
         self._config = config
@@ -121,7 +121,7 @@ class Ours:
         return took
 
     def lateness(self, gaps: list[float]) -> list[float]:
-        """Milliseconds from when each message was due to when it was in hand. They are so many seconds apart."""
+        """Return the milliseconds from the due time of each message until it was handed out. ``gaps`` are the seconds between them."""
         begin = datetime.now(UTC) + timedelta(seconds=0.3)
         dues = [begin + timedelta(seconds=offset) for offset in itertools.accumulate(gaps)]
         self.pit.store_many([({"due": due.timestamp()}, due) for due in dues])
@@ -145,7 +145,7 @@ class Raw:
     limit = CLAIM
 
     def claim(self, limit: int) -> tuple[str, list[str]]:
-        """Lease up to so many; a token, and the ids."""
+        """Lease messages up to the limit; return the token and the ids."""
         raise NotImplementedError
 
     def ack(self, token: str, ids: list[str]) -> None:
@@ -189,7 +189,7 @@ class _Slot:
 
 
 class RawMemory(Raw):
-    """A heap and a dict: what somebody writes who has no Pitstop, and wants leases, fences and copies all the same."""
+    """A heap and a dict with leases, fences and copies, as a program without Pitstop would have them."""
 
     def __init__(self) -> None:
         self.clear()
@@ -303,10 +303,10 @@ class RawSqlite(Raw):
 
 
 class RawMongo(Raw):
-    """PyMongo with the trips of Pitstop's claim: find, mark what was found, and delete it when it is done.
+    """PyMongo with the round trips of Pitstop's claim: find, mark the found documents, and delete them after handling.
 
-    Several claimers would all take the first ones, so each passes over some at random after it missed, and begins where
-    the last look did: without that the raw driver falls behind Pitstop, which does so.
+    Several claimers would all take the first documents. So each one skips a random number after it missed, and begins where the last look
+    began. Without that, the raw driver would be slower than Pitstop, which does the same.
     """
 
     def __init__(self, uri: str, dbname: str) -> None:
@@ -379,7 +379,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def sizes(count: int) -> Iterator[int]:
-    """The sizes of the batches in which so many are stored."""
+    """Return the sizes of the batches for this number of messages."""
     while count > 0:
         yield min(count, BATCH)
         count -= BATCH
@@ -394,7 +394,7 @@ def _ms(span: timedelta) -> int:
 
 
 def subject(who: str, config: dict[str, Any], options: dict[str, Any]) -> Subject:
-    """``pitstop`` with so configured listeners, or ``raw`` that claims so many: at the place of the configuration."""
+    """Return ``pitstop`` with listeners of these options, or ``raw`` with claims of this size, at the place of the configuration."""
     if who == "pitstop":
         return Ours(config, options)
     raw: RawMemory | RawSqlite | RawMongo

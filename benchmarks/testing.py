@@ -1,7 +1,6 @@
-"""CPU seconds for storing and draining messages on the clock of a test, beside a bare heap loop that does the same, in one run.
+"""CPU seconds for storing and draining messages on the clock of a test, beside a bare heap loop, in one run.
 
-Each message is due at its own second, so that the clock moves for each. Times depend on the machine and on what else it
-does; the ratio is what to compare. Each figure is the median of `--rounds` rounds, in which raw and Pitstop take turns.
+Each message is due at its own second, so that the clock moves for each. Times depend on the machine and its load; compare the ratios. Each figure is the median of `--rounds` rounds, in which raw and Pitstop take turns.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ BODY = {"to": "ada@example.com", "text": "welcome", "count": 3}
 
 
 def raw(count: int) -> tuple[float, float]:
-    """What somebody writes who has no Pitstop: a heap, a dict, and a time that jumps."""
+    """A heap, a dict, and a time that jumps, as a program without Pitstop would have them."""
     heap: list[tuple[datetime, int, str]] = []
     messages: dict[str, dict[str, object]] = {}
     order = itertools.count()

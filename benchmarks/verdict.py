@@ -1,4 +1,4 @@
-"""What is expected, what was measured, and whether that meets it."""
+"""The targets, the measurements, and whether they meet the targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from figures import RAW, Book, Spread
 
 @attrs.frozen
 class Expectation:
-    """A ratio to somebody else, at least; or, with no one else, milliseconds at most."""
+    """A least ratio to another subject, or, without a subject, the most milliseconds."""
 
     case: str
     place: str

@@ -1,6 +1,6 @@
-"""A process that measures as it is told: commands come in as lines of JSON, answers go out likewise.
+"""A process that measures on command. Commands and answers are lines of JSON.
 
-Started by :mod:`crew`. One consumer in each process, but in memory, where the consumers of one store are threads.
+:mod:`crew` starts it. Each process has one consumer; in memory, the consumers of one store are threads.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ import attrs
 from subjects import EVERY, FAR, Ours, Subject, Tally, subject
 
 
-#: Seconds between two looks at whether all have been consumed: rare, so that the looks cost nothing.
+#: Seconds between two checks whether all messages are consumed: so long that the checks cost nothing.
 _LOOK = 0.02
-#: Seconds without any message after which the rest is given up: the sum tells.
+#: Seconds without a message after which a consumer gives up. The sum shows the loss.
 _PATIENCE = 15.0
 _SLOT = struct.Struct("q")
 
 
 class Progress:
-    """What all consumers of a drain have got so far: a slot for each process in a file that all have mapped."""
+    """The messages of all consumers of a drain so far: a slot for each process in a file that all have mapped."""
 
     def __init__(self, path: str, slot: int, slots: int) -> None:
         self._slot, self._slots = slot, slots
@@ -42,14 +42,14 @@ class Progress:
             self._map = mmap.mmap(file.fileno(), slots * _SLOT.size)
 
     def tell(self, count: int) -> int:
-        """Say how many this process has got; returns how many all have."""
+        """Publish the number of this process; return the sum of all."""
         _SLOT.pack_into(self._map, self._slot * _SLOT.size, count)
         return sum(_SLOT.unpack_from(self._map, n * _SLOT.size)[0] for n in range(self._slots))
 
 
 @attrs.define
 class _Meeting:
-    """Where the consumers of this process wait for all others."""
+    """A place where the consumers of this process wait for all others."""
 
     expected: int
     stops: list[Callable[[], None]] = attrs.field(factory=list)
@@ -88,7 +88,7 @@ class Worker:
         return self._subject.lateness(gaps)
 
     def drain(self, total: int, path: str, slots: int, threads: int, profile: bool = False) -> dict[str, Any]:
-        """Consume until all processes together have got so many."""
+        """Consume until all processes together have this number of messages."""
         progress = Progress(path, self._slot, slots)
         meeting, tallies = _Meeting(threads), [Tally() for _ in range(threads)]
         profiler = cProfile.Profile() if profile else None
@@ -100,7 +100,7 @@ class Worker:
                 else:
                     profiler.runcall(self._subject.drain, tally, meeting.meet)
             except BaseException:  # noqa: BLE001 - whatever it was
-                # Else all others would wait for this one.
+                # Otherwise all others would wait for this process.
                 traceback.print_exc()
                 os._exit(1)
 
@@ -128,7 +128,7 @@ class Worker:
 
 
 def _wait_for(total: int, progress: Progress, tallies: Sequence[Tally]) -> None:
-    """Until all processes together have got so many, or none gets any more."""
+    """Wait until all processes together have this number, or until the number no longer grows."""
     best, since = 0, time.monotonic()
     while best < total and time.monotonic() - since < _PATIENCE:
         time.sleep(_LOOK)

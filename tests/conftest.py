@@ -1,4 +1,4 @@
-"""What all tests share: a real MongoDB, and a CI in which nothing is skipped in silence."""
+"""Shared by all tests: a real MongoDB, and a CI in which no test is skipped silently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Server = TypeVar("_Server")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # How long an example takes says how loaded the machine is, and nothing of what is tested.
+    # The time of an example shows the load of the machine, and nothing about the tested code.
     settings.register_profile("pitstop", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("pitstop")
     config.pluginmanager.register(leaks, "pitstop-leaks")
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _hear_signals() -> None:
-    """Give signals that are ignored their usual handlers. Tests send them to children, which inherit what is ignored.
+    """Give ignored signals their usual handlers. Tests send these signals to children, which would inherit that they are ignored.
 
     A shell ignores SIGINT for ``nox -s tests &`` in a script, and nohup ignores SIGHUP.
     """
@@ -51,7 +51,7 @@ def _hear_signals() -> None:
 
 @contextmanager
 def _or_skipped(server: Callable[[], AbstractContextManager[_Server]]) -> Iterator[_Server]:
-    """What this starts; where there is no mongod, the tests that want it are skipped, loudly."""
+    """Yield the server that this starts. Without a mongod, its tests are skipped with a loud warning."""
     with ExitStack() as stack:
         try:
             running = stack.enter_context(server())
@@ -62,7 +62,7 @@ def _or_skipped(server: Callable[[], AbstractContextManager[_Server]]) -> Iterat
 
 @pytest.fixture(scope="session")
 def mongo_uri() -> Iterator[str]:
-    """The URI of a real MongoDB server: the one in PITSTOP_TEST_MONGO_URI, or one started for this session."""
+    """Return the URI of a real MongoDB server: the one in PITSTOP_TEST_MONGO_URI, or one that this session starts."""
     given = mongod.given_uri()
     if given is not None:
         yield given
@@ -73,7 +73,7 @@ def mongo_uri() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def replica_set_uri() -> Iterator[str]:
-    """The URI of a replica set of one member, for what only a set has: change streams, transactions, retried writes."""
+    """Return the URI of a replica set of one member, for change streams, transactions and retried writes."""
     with _or_skipped(sets.single) as servers:
         yield servers.uri
 
@@ -86,54 +86,54 @@ def _replica_set() -> Iterator[sets.ReplicaSet]:
 
 @pytest.fixture
 def replica_set(_replica_set: sets.ReplicaSet) -> Iterator[sets.ReplicaSet]:
-    """A replica set of three that elects quickly, to be broken: it is healed after each test."""
+    """Yield a replica set of three that elects quickly. Tests may break it. It is healed after each test."""
     yield _replica_set
     _replica_set.heal()
 
 
 @pytest.fixture
 def eager_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver waits half a second before it looks again at a server that it lost: here, hardly at all."""
+    """Shorten the half second that the driver waits before it looks again at a lost server."""
     monkeypatch.setattr(pymongo.common, "MIN_HEARTBEAT_INTERVAL", 0.02)
 
 
 @pytest.fixture(scope="session")
 def mongo_client(mongo_uri: str) -> Iterator[pymongo.MongoClient]:
-    """The driver's own client on that server, for looking behind Pitstop's back."""
+    """Return the driver's own client on that server, to look behind Pitstop's back."""
     with pymongo.MongoClient(mongo_uri, tz_aware=True) as client:
         yield client
 
 
 @pytest.fixture
 def mongo_dbname(mongo_client: pymongo.MongoClient) -> Iterator[str]:
-    """The name of a database of the test's own, dropped afterwards."""
+    """Yield the name of a database for this test, which is dropped afterwards."""
     with database(mongo_client) as made:
         yield made.name
 
 
 @pytest.fixture(scope="session")
 def replica_set_client(replica_set_uri: str) -> Iterator[pymongo.MongoClient]:
-    """The driver's own client on the replica set."""
+    """Return the driver's own client on the replica set."""
     with pymongo.MongoClient(replica_set_uri, tz_aware=True) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def replica_set_database(replica_set_client: pymongo.MongoClient) -> Iterator[pymongo.database.Database]:
-    """A database on it for all tests of a module: a new one for each would take most of the time."""
+    """Yield a database on it for all tests of a module. A new one for each test would take most of the time."""
     with database(replica_set_client) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def auth_server() -> Iterator[auth.AuthServer]:
-    """A real MongoDB server that asks for users and passwords, started for this session."""
+    """Yield a real MongoDB server with users and passwords, which this session starts."""
     with _or_skipped(auth.auth_server) as server:
         yield server
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """In CI a skip is a failure: it hides a gap."""
+    """Make a skip a failure in CI, because it hides a gap."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if skipped and os.environ.get("CI") and exitstatus == pytest.ExitCode.OK:

@@ -1,8 +1,8 @@
-"""A plugin of pytest that looks for the suite's passwords in all that is logged, printed and raised, and fails the session.
+"""A plugin of pytest that searches all logged, printed and raised text for the passwords of the suite, and fails the session.
 
-It sees every log record of Pitstop's, DEBUG included, and of other loggers what they let through; the texts of all
-Pitstop's errors at the moment they are made; the reprs of stores, backends and configurations; what is printed here, in
-the processes that tests start, and by the command.
+It checks every log record of Pitstop, DEBUG included, and those records of other loggers that pass their levels; the texts of all errors
+of Pitstop when they are made; the reprs of stores, backends and configurations; and the output of this process, of the processes that
+tests start, and of the command.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 import pytest
 
 
-#: What is looked for. Words that other tests of the suite use as passwords are here from the beginning.
+#: The passwords to search for. Words that other tests use as passwords are here from the beginning.
 _known = {"s3cr3t", "S3CRET"}
-#: Likewise, but tests of the command put it into errors on purpose, to see that the command masks it.
+#: A further password, which tests of the command put into errors on purpose, to check that the command masks it.
 _known_but_in_errors = {"geheim"}
-#: Where one was found, and in which test.
+#: The places where a password was found, with the tests.
 _found: list[str] = []
 _undo: list[Callable[[], None]] = []
 
 
 def secret() -> str:
-    """A new password with characters that have to be escaped; it must never be seen again."""
+    """Return a new password with characters that must be escaped. No output may contain it."""
     word = secrets.token_hex(8)
     _known.add(word)
     return f"{word}@:/?#[]% é'\""
 
 
 def look(text: object, where: str, *, error: bool = False) -> None:
-    """Remember it if a password is in there. The password itself is not remembered: this is printed."""
+    """Record the place if the text contains a password. The password itself is not recorded, because the record is printed."""
     said = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     words = _known if error else _known | _known_but_in_errors
     if any(word in said for word in words):
@@ -46,7 +46,7 @@ def look(text: object, where: str, *, error: bool = False) -> None:
 
 
 class _Everything(logging.Logger):
-    """A logger that has a look at each record, and then does what any other would have done."""
+    """A logger that checks each record, and then handles it as usual."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         return _is_ours(self.name) or super().isEnabledFor(level)
@@ -59,7 +59,7 @@ class _Everything(logging.Logger):
 
 
 class _Handler(logging.Handler):
-    """Sees what other loggers let through: PyMongo's, where a test sets its level."""
+    """A handler that checks records of other loggers, such as PyMongo's if a test sets its level."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _look_at(record)
@@ -78,7 +78,7 @@ def _look_at(record: logging.LogRecord) -> None:
 
 
 def _after(owner: Any, name: str, seen: Callable[..., None]) -> None:
-    """Have ``seen(result, *arguments)`` run after each call of a method."""
+    """Call ``seen(result, *arguments)`` after each call of a method."""
     original = getattr(owner, name)
     own = owner.__dict__.get(name)
 
@@ -140,7 +140,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """What a process found that ran a part of the tests: told to the one that began them (pytest-xdist)."""
+    """Pass the findings of a worker process to the main process (pytest-xdist)."""
     _found.extend(getattr(node, "workeroutput", {}).get("leaks", []))
 
 

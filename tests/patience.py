@@ -1,4 +1,4 @@
-"""Bounds and leases in real time, on machines that stand still for a second now and then."""
+"""Time limits and leases in real time, on machines that sometimes stand still for a second."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from pitstop import LeaseLost
 
 
-#: Seconds. The last one outlives what a busy machine does to a process.
+#: Seconds. The last one is longer than the pauses of a busy machine.
 LEASES = (0.3, 1.5, 6.0)
 
 
 def with_some_time(show: Callable[[float], None], spans: Sequence[float]) -> None:
-    """Call ``show`` with a short time, so that it takes little; and with longer ones while it fails.
+    """Call ``show`` with a short time, and again with longer times while it fails.
 
-    What was not done in a second may be the fault of a machine that was busy: it shows nothing. What is not done in six
-    either is one of the program.
+    A failure within one second may be caused by a busy machine, and proves nothing. A failure within six seconds is one of the program.
     """
     for span in spans[:-1]:
         try:
@@ -27,5 +26,5 @@ def with_some_time(show: Callable[[float], None], spans: Sequence[float]) -> Non
 
 
 def with_some_lease(show: Callable[[float], None]) -> None:
-    """The same, with a lease: a process that was stopped for longer than its lease has lost that, as it should."""
+    """Do the same with a lease: a process that was stopped for longer than its lease has rightly lost it."""
     with_some_time(show, LEASES)

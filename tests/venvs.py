@@ -1,4 +1,4 @@
-"""Wheels of this repository, for virtual environments of a test's own."""
+"""Wheels of this repository, for the virtual environments of tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).parents[1]
-#: The package of each of the project's distributions.
+#: The packages of the distributions of this project.
 DISTRIBUTIONS = {
     "pitstop-core": "pitstop",
     "pitstop-conformance": "pitstop_conformance",
@@ -16,12 +16,12 @@ DISTRIBUTIONS = {
     "pitstop-mongo": "pitstop_mongo",
     "pitstop-sqlite": "pitstop_sqlite",
 }
-#: A backend by somebody else.
+#: A third-party backend.
 EXAMPLE = "pitstop-filesystem"
 
 
 def run(command: list[str], **more: object) -> str:
-    """What a command says; it has to succeed."""
+    """Return the output of a command, which must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -30,7 +30,7 @@ def main() -> None:
     scheduler = BackgroundScheduler(
         jobstores={"default": MongoDBJobStore(database=TASK["dbname"], client=client)},
         executors={"default": ThreadPoolExecutor(10)},
-        # Without these it drops what it comes to a second late.
+        # Without these it drops jobs that it reaches a second late.
         job_defaults={"misfire_grace_time": None, "max_instances": 1_000_000},
         timezone=UTC,
     )

@@ -46,5 +46,5 @@ with start_worker(app, pool="threads", concurrency=4, perform_ping_check=False, 
         "ignore_result, prefetch unlimited"
     )
     tell("celery", config, store=stored, drain=drained, late=seen.late)
-    # Its pool may take long to end, and there is nothing left to lose.
+    # The pool may take long to end, and nothing is left to lose.
     threading.Timer(5, lambda: __import__("os")._exit(0)).start()

@@ -1,4 +1,4 @@
-"""What the scripts of all peers share: the task that they are given, and what they tell. Nothing but the standard library."""
+"""The common part of the scripts of all peers: their task and their output. It uses only the standard library."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def per_second(count: int, begin: float) -> float:
 
 
 def dues(gaps: Sequence[float], ahead: float = 2.0) -> list[float]:
-    """Seconds since the epoch at which messages are due, so far apart: the first one soon."""
+    """Return the due times in seconds since the epoch, this far apart, beginning soon."""
     begin = time.time() + ahead
     return [begin + offset for offset in itertools.accumulate(gaps)]
 
 
 class Seen:
-    """What a handler has got so far. Its rate is from the first to the last."""
+    """The messages of a handler so far. The rate runs from the first to the last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Seen:
         self.start(0)
 
     def start(self, wanted: int) -> None:
-        """Begin to count, until so many."""
+        """Begin to count up to this number."""
         self._enough.clear()
         self._wanted = wanted
         self._first = self._last = 0.0
@@ -49,7 +49,7 @@ class Seen:
         self.late: list[float] = []
 
     def one(self, due: float | None = None) -> None:
-        """A handler has one in hand."""
+        """Count a message of the handler."""
         now, wall = time.perf_counter(), time.time()
         with self._lock:
             self.count += 1

@@ -1,6 +1,6 @@
 """huey on SQLite: its consumer with one worker thread and the shortest delays, results off.
 
-What is drained is in the queue and not in the schedule, which is the faster of both. A task is deleted before it runs.
+The drained tasks are in the queue and not in the schedule, which is faster. A task is deleted before it runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ consumer = huey.create_consumer(
     workers=1, worker_type="thread", initial_delay=0.001, max_delay=0.01, scheduler_interval=1, periodic=False
 )
 seen.start(max(TASK["store"], TASK["drain"]))
-# Its own way to start is for a process of its own.
+# The usual start of huey needs its own process.
 consumer.start()
 seen.wait()
 drained = seen.rate

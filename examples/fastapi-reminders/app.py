@@ -24,6 +24,10 @@ __all__ = ["create_app"]
 
 _log = logging.getLogger("reminders")
 
+#: Seconds that reminders which are being sent have to be sent when the server ends. Give less than the server's own limit,
+#: such as 10 seconds in Docker and 30 in Kubernetes. After that they are due again at once.
+DRAIN = 8
+
 Send = Callable[[dict[str, Any]], Awaitable[object]]
 
 
@@ -53,7 +57,8 @@ def create_app(config: Mapping[str, Any] | str | None = None, send: Send = log_o
     """The application.
 
     :param config: where the reminders are kept, as for ``pitstop.init_async``.
-    :param send: sends one. It may be called twice for the same reminder: when the process dies in between.
+    :param send: sends one. It may be called twice for the same reminder: if the process is killed, or if ``send`` takes longer
+        than ``DRAIN`` when the server ends.
     """
     if config is None:
         config = {
@@ -66,13 +71,10 @@ def create_app(config: Mapping[str, Any] | str | None = None, send: Send = log_o
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with pit:
-            consuming = asyncio.create_task(pit.consume(send, concurrency=50))
-            try:
-                yield
-            finally:
-                # What is being sent is interrupted, and due again at once: for the next process, say.
-                consuming.cancel()
-                await asyncio.wait([consuming])
+            consuming = asyncio.create_task(pit.consume(send, concurrency=50, drain=DRAIN))
+            yield
+        # To close the store has ended it: reminders that were being sent are sent. Raises its error, if there was one.
+        await consuming
 
     app = FastAPI(lifespan=lifespan)
     app.state.pit = pit

@@ -1,10 +1,10 @@
-"""Pytest's way to ``pitstop.testing``: fixtures, a marker, and failures that tell what was in the store.
+"""The pytest plugin for ``pitstop.testing``: fixtures, a marker, and failures that show the content of the store.
 
-Whoever has Pitstop installed imports this module with each run of pytest, for whatever project. So it stands beside the
-package, which takes its time to import, and imports nothing of it before a test asks for a fixture.
+If Pitstop is installed, each run of pytest imports this module, for any project. The package takes time to import, so this
+module stands beside it, and imports nothing from it before a test uses a fixture.
 
-A project says what is particular to it by fixtures of its own of the same names: ``pitstop_config``, ``pitstop_start_time``,
-``pitstop_clock``, and if need be ``pitstop`` itself.
+A project adapts it by redefining the fixtures ``pitstop_config``, ``pitstop_start_time``, ``pitstop_clock``, and if need be
+``pitstop`` itself.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import pytest
 if TYPE_CHECKING:
     from pitstop.testing import Events, Faults, ManualClock, TestPitstop
 
-#: What the marker means itself; its other keywords are options of the backend.
+#: The keywords that the marker itself uses. Its other keywords are options of the backend.
 _OWN = ("start", "seed", "ids")
 #: On a test: the Pitstop of its fixture.
 _PIT = pytest.StashKey["TestPitstop"]()
-#: On a test: the clock that the fixture here made, at the time that the marker says.
+#: On a test: the clock that the fixture of this module made, with the start of the marker.
 _CLOCK = pytest.StashKey["ManualClock"]()
 
 
@@ -42,8 +42,8 @@ def pitstop_start_time() -> datetime | str | None:
 def pitstop_config() -> Mapping[str, Any] | str:
     """The configuration, as for pitstop.init: a mapping or a URL. Redefine it in your project.
 
-    Without a "type" it is the memory backend. A store that outlives a test (a server, a file, "memory://name") is the
-    project's to empty.
+    Without a "type" it is the memory backend. If a store outlives a test (a server, a file, "memory://name"), the project
+    must empty it.
     """
     return {}
 
@@ -65,7 +65,7 @@ def pitstop_clock(request: pytest.FixtureRequest, pitstop_start_time: datetime |
     else:
         request.node.stash[_CLOCK] = clock
         return clock
-    # Out of the handler, so that the text is all that is shown.
+    # Outside of the handler, so that only this text is shown.
     place = "@pytest.mark.pitstop(start=...)" if "start" in marked else "pitstop_start_time"
     pytest.fail(f"{place} cannot be used: {problem}", pytrace=False)
 
@@ -74,9 +74,9 @@ def pitstop_clock(request: pytest.FixtureRequest, pitstop_start_time: datetime |
 def pitstop(
     request: pytest.FixtureRequest, pitstop_config: Mapping[str, Any] | str, pitstop_clock: ManualClock
 ) -> Iterator[TestPitstop]:
-    """A Pitstop in the hand of the test, a pitstop.testing.TestPitstop: empty, in memory unless configured otherwise.
+    """The Pitstop of the test, a pitstop.testing.TestPitstop: empty, in memory unless configured otherwise.
 
-    It is closed at the end. Messages that are leased then are no failure: a test that is about them says
+    It is closed at the end. Messages that are leased then are no failure. A test that is about them calls
     pitstop.assert_no_leases().
     """
     from pitstop import PitstopError  # noqa: PLC0415 - see above
@@ -86,9 +86,9 @@ def pitstop(
     own = {name: marked.pop(name) for name in _OWN if name in marked}
     if own.pop("start", None) is not None and request.node.stash.get(_CLOCK, None) is not pitstop_clock:
         pytest.fail(
-            f"@pytest.mark.pitstop(start=...) of {request.node.name} has no effect: pitstop_clock is redefined, and starts when "
-            f"it likes. Redefine pitstop_start_time instead, let pitstop_clock ask for the one that it replaces, or move the "
-            f"clock in the test.",
+            f"@pytest.mark.pitstop(start=...) of {request.node.name} has no effect: pitstop_clock is redefined, and does not use "
+            f"the marker's start. Redefine pitstop_start_time instead, let pitstop_clock use the fixture that it replaces, or move "
+            f"the clock in the test.",
             pytrace=False,
         )
     config = {"url": pitstop_config} if isinstance(pitstop_config, str) else pitstop_config
@@ -110,41 +110,41 @@ def pitstop(
 
 @pytest.fixture
 def pitstop_events(pitstop: TestPitstop) -> Events:
-    """What happened to messages so far, in order: pitstop.events."""
+    """The events of messages so far, in order: pitstop.events."""
     return pitstop.events
 
 
 @pytest.fixture
 def pitstop_faults(pitstop: TestPitstop) -> Faults:
-    """What is to go wrong: pitstop.faults. The marker's seed is that of at_random()."""
+    """The faults of the test's store: pitstop.faults. The marker's seed is the seed of at_random()."""
     return pitstop.faults
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "pitstop(start=..., seed=..., ids=..., **options): for the fixture pitstop of this test: when its clock starts, from "
-        "what its chances are drawn, what ids are like, and options of its configuration, such as lock_time.",
+        "pitstop(start=..., seed=..., ids=..., **options): for the fixture pitstop of this test: the start of its clock, the seed "
+        "of its random choices, the form of its ids, and options of its configuration, such as lock_time.",
     )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let a failure tell what was in the store and what happened, if the test had one."""
+    """Add the content and the events of a test's Pitstops to its failure."""
     report = yield
-    # In the teardown it is closed already, as a rule.
+    # In the teardown it is usually closed already.
     if report.failed and report.when != "teardown":
         report.sections += [(name, _explained(pit)) for name, pit in _pits_of(item).items()]
     return report
 
 
 def _marked(item: pytest.Item) -> dict[str, Any]:
-    """The keywords of all markers: those of the function go before those of its class and module."""
+    """Return the keywords of all markers. Those of the function take precedence over those of its class and module."""
     keywords: dict[str, Any] = {}
     for mark in item.iter_markers("pitstop"):
         if mark.args:
             pytest.fail(
-                f"@pytest.mark.pitstop({mark.args[0]!r:.80}) has no name for what it gives. "
+                f"@pytest.mark.pitstop({mark.args[0]!r:.80}) has a value without a name. "
                 f"Give keywords: {', '.join(_OWN)}, and options of the configuration.",
                 pytrace=False,
             )
@@ -153,7 +153,7 @@ def _marked(item: pytest.Item) -> dict[str, Any]:
 
 
 def _told(error: Exception, options: Mapping[str, Any], item: pytest.Item) -> str:
-    """What cannot be used, where it comes from, and what was meant perhaps."""
+    """Return the text that says what cannot be used, where it comes from, and perhaps what was meant."""
     from pitstop.abc import did_you_mean  # noqa: PLC0415 - see above
 
     text = f"The fixture pitstop of {item.name} cannot be made: {error}"
@@ -168,12 +168,12 @@ def _explained(pit: TestPitstop) -> str:
 
     try:
         return explain(pit)
-    except Exception as error:  # noqa: BLE001 - the failure itself must be told, whatever the store does
-        return f"This Pitstop cannot be looked at: {type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001 - the failure itself must be shown, whatever the store does
+        return f"This Pitstop cannot be read: {type(error).__name__}: {error}"
 
 
 def _pits_of(item: pytest.Item) -> dict[str, TestPitstop]:
-    """Each Pitstop of a test: that of the fixture, and those that other fixtures return."""
+    """Return each Pitstop of a test: that of the fixture, and those that other fixtures return."""
     testing = sys.modules.get("pitstop.testing")
     if testing is None:
         return {}

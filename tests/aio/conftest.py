@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,11 @@ import pytest
 
 import pitstop
 
-from aio.kit import Outside
+from aio.kit import Outside, Tasks
+
+
+#: Eager tasks came with Python 3.12.
+TASKS = ["tasks", "eager tasks"] if sys.version_info >= (3, 12) else ["tasks"]
 
 
 @pytest.fixture(params=["memory", "sqlite", "mongo"])
@@ -26,6 +32,12 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
         "uri": request.getfixturevalue("mongo_uri"),
         "dbname": request.getfixturevalue("mongo_dbname"),
     }
+
+
+@pytest.fixture(params=TASKS)
+def tasks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with each kind of tasks that this Python has."""
+    monkeypatch.setattr(Tasks, "eager", request.param == "eager tasks")
 
 
 @pytest.fixture

@@ -16,10 +16,18 @@ import pitstop
 NOW = timedelta(0)
 
 
+class Tasks:
+    """How the tasks of a loop begin: eagerly, within the call that creates them, or in the loop's next turn."""
+
+    eager = False
+
+
 def run(main: Coroutine[Any, Any, Any]) -> Any:
     """Run it in a loop of its own, and no longer than a minute; nothing may be left that runs."""
 
     async def bounded() -> Any:
+        if Tasks.eager:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
         async with asyncio.timeout(60):
             result = await main
         left = asyncio.all_tasks() - {asyncio.current_task()}

@@ -14,6 +14,9 @@ from aio.kit import NOW, run, until
 from core.base_exceptions import ENDS, FAILURES
 
 
+pytestmark = pytest.mark.usefixtures("tasks")
+
+
 @pytest.fixture
 def poisoned():
     """A store with a message whose handler fails, and two others."""
@@ -49,11 +52,12 @@ def test_in_consume_it_is_the_failure_of_its_message_and_the_others_are_handled(
 
 
 @pytest.mark.parametrize("error", ENDS.values(), ids=ENDS)
-def test_a_wish_to_end_ends_consume_and_nacks(poisoned, caplog, error):
+def test_a_wish_to_end_ends_consume_and_gives_back(poisoned, caplog, error):
     with pytest.raises(type(error)) as caught:
         consumed(error)
     assert caught.value is error
-    assert poisoned.get("poison").last_error.startswith(type(error).__name__)
+    entry = poisoned.get("poison")
+    assert (entry.state, entry.last_error) == ("due", None)
     assert [each for each in caplog.records if each.name == "pitstop.consumer"] == [], "it is raised"
 
 

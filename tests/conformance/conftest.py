@@ -1,4 +1,4 @@
-"""The whole matrix of the shared suite, test by backend: ``pytest tests/conformance --matrix``. A gap in it is a failure."""
+"""The whole matrix of the conformance suite, test by backend: ``pytest tests/conformance --matrix``. A gap is a failure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pitstop_conformance._kit import kit_tests
 from pitstop_conformance._matrix import Matrix
 
 
-#: The classes of tests that are to be in the matrix.
+#: The classes of tests that the matrix must contain.
 BACKENDS = ("TestMemory", "TestSqlite", "TestMongo", "TestMongomock", "TestFilesystem")
 
-#: Gaps that are told by name; the others are seen in the table.
+#: The most gaps that are printed one by one.
 _GAPS_NAMED = 20
 
 
 @pytest.fixture
 def fewer_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half as many as usual, of the same ones, where each takes long: `nox -s large` has all."""
+    """Try half of the usual sequences on a backend on which each takes long. `nox -s large` tries all."""
     if not os.environ.get("PITSTOP_TEST_LARGE") and not os.environ.get("PITSTOP_KIT_EXAMPLES"):
         monkeypatch.setenv("PITSTOP_KIT_EXAMPLES", "40")
 
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class WholeMatrix(Matrix):
-    """The matrix in which no cell may be empty."""
+    """A matrix in which no cell may be empty."""
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         if self._gaps() and exitstatus == pytest.ExitCode.OK:

@@ -1,4 +1,4 @@
-"""The shared suite on the example of a backend by somebody else, as it is installed."""
+"""The conformance suite on the installed example of a third-party backend."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class TestFilesystem(BackendConformance):
     @pytest.fixture
     def make_backend(self, tmp_path):
         self.path = tmp_path / "store"
-        # Nothing here pulls the plug, so nothing here waits for the disk.
+        # No test here cuts the power, so no write here waits for the disk.
         return lambda **options: FilesystemBackend.from_options({"path": self.path, "sync": False, **options})
 
     @pytest.fixture(autouse=True)
     def fewer_records(self, monkeypatch):
-        """Each of its steps lists the folder: to drain 20,000 records in small claims takes minutes, and promises nothing."""
+        """Use fewer records. Each step of this backend lists the folder, so draining 20,000 records takes minutes and shows no more."""
         monkeypatch.setattr(_process_races, "_RECORDS", min(_process_races._RECORDS, 3000))
 
     def damage(self, backend, id):

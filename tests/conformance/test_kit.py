@@ -1,4 +1,4 @@
-"""The suite itself: nothing is left out of it in silence."""
+"""The conformance kit itself: no test of the suite can be left out silently."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ from pitstop.testing import BackendConformance
 from pitstop_memory import MemoryBackend
 """
 
-#: Classes as authors of backends may write them, by their names.
+#: Classes of tests as authors of backends may write them, by their names.
 _MINE = {
     "TestNoFixture": """
 class TestNoFixture(BackendConformance):
@@ -200,7 +200,7 @@ class TestBoastful(BackendConformance):
 
 @pytest.fixture
 def run_mine(tmp_path: Path):
-    """Runs tests of one of the classes above in a process and a folder of their own, as its author would."""
+    """A function that runs tests of one of the classes above in a new process and folder, as its author would."""
 
     def run(cls: str, choice: str, *more: str) -> tuple[int, str]:
         (tmp_path / "test_mine.py").write_text(_HEAD + _MINE[cls])
@@ -209,7 +209,7 @@ def run_mine(tmp_path: Path):
     return run
 
 
-#: Of classes that are wrong: a test that fails, and what it says.
+#: For each class with a fault: a test that fails, and a part of its text.
 _WRONG = {
     "TestNoFixture": ("test_a_claim_is_in_order", "TestNoFixture has no fixture make_backend. Give one"),
     "TestNoBackend": (
@@ -217,7 +217,7 @@ _WRONG = {
         "Expected a pitstop.abc.Backend from make_backend(), got a value of type NoneType.",
     ),
     "TestAfterwards": ("test_a_claim_is_in_order", "TestAfterwards overrides test_a_claim_is_in_order() of the suite"),
-    # Without a name, each handle on memory has its own messages: the suite notices that they are no peers.
+    # Without a name, each memory handle has its own messages. The suite notices that the handles are no peers.
     "TestNoPeers": ("test_a_peer_sees_what_was_put", "assert None == Record(id='a'"),
     "TestBoastful": ("test_what_is_not_declared_is_refused", "Boastful does not declare ADOPT, but does not refuse it"),
 }
@@ -225,7 +225,7 @@ _WRONG = {
 
 @pytest.fixture(scope="module")
 def run_of_the_wrong(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str]:
-    """Of all these in one process: to start one, and collect the suite, takes most of the time."""
+    """Run all classes with a fault in one process, because its start and the collection take most of the time."""
     folder = tmp_path_factory.mktemp("wrong")
     (folder / "test_mine.py").write_text("".join([_HEAD, *(_MINE[cls] for cls in _WRONG)]))
     tests = [f"test_mine.py::{cls}::{test}" for cls, (test, _) in _WRONG.items()]
@@ -234,7 +234,7 @@ def run_of_the_wrong(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str
 
 @pytest.mark.parametrize("cls", _WRONG)
 def test_what_is_wrong_fails_with_what_to_do(run_of_the_wrong, cls: str):
-    """Values that were compared are shown, although nobody has asked pytest to rewrite the suite's assertions."""
+    """The failures show the compared values, although the author has not asked pytest to rewrite the suite's assertions."""
     code, out = run_of_the_wrong
 
     assert code == pytest.ExitCode.TESTS_FAILED

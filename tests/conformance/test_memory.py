@@ -1,4 +1,4 @@
-"""The shared suite on the memory backend."""
+"""The conformance suite on the memory backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pitstop_memory import MemoryBackend
 
 
 class TestMemory(BackendConformance):
-    """Without ``damage``: nobody but the backend itself can reach what is stored in this process."""
+    """Without ``damage``, because no other program can reach the messages in this process."""
 
     @pytest.fixture
     def make_backend(self):

@@ -1,4 +1,4 @@
-"""The shared suite on the MongoDB backend, with a real server."""
+"""The conformance suite on the MongoDB backend, with a real server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from servers import database as databases
 
 @pytest.fixture(scope="module")
 def database(mongo_client):
-    """A database for all tests here, dropped after them: a new one for each would take most of the time."""
+    """A database for all tests here, dropped at the end. A new database for each test would take most of the time."""
     with databases.database(mongo_client) as made:
         yield made
 
@@ -46,7 +46,7 @@ class TestMongo(BackendConformance):
 
 
 class TestMongoTransactions(Transactions):
-    """That part alone, on a server that has them, and with the user's own client."""
+    """The part with transactions alone, on a server that has transactions, and with the user's own client."""
 
     @pytest.fixture
     def make_backend(self, replica_set_client, replica_set_database):

@@ -1,7 +1,7 @@
-"""The shared suite on the MongoDB backend with mongomock in place of the driver: what an application's tests may use.
+"""The conformance suite on the MongoDB backend with mongomock in place of the driver, as some applications test.
 
-mongomock's writes are not atomic between threads; Pitstop's take turns on it, which the races show. What they are on a
-real server is proved in ``test_mongo.py``.
+Writes of mongomock are not atomic between threads. The backend lets its writes take turns there, and the races show it. The
+tests in ``test_mongo.py`` use a real server.
 """
 
 from __future__ import annotations

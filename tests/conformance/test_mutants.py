@@ -1,6 +1,6 @@
-"""The suite finds what is wrong with a backend: each mutant has one defect, and the tests that it names see it.
+"""The suite finds defects: each mutant is a backend with one defect, and the tests that it names fail on it.
 
-Only those tests run here. ``nox -s mutants`` runs the whole suite on every mutant, and tells all that find it.
+Only those tests run here. ``nox -s mutants`` runs the whole suite on every mutant, and lists all tests that fail.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _QUICK = {name: mutant for name, mutant in MUTANTS.items() if not mutant.slow}
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    """The tests that the mutants name, on these and on the backends that are right: in one process for all."""
+    """Run the tests that the mutants name, on the mutants and on the backends without a defect, in one process."""
     tests = [f"Test{name}::{test}" for name, mutant in _QUICK.items() for test in mutant.killed_by]
     tests += [f"Test{mutant.origin.__name__}::{test}" for mutant in _QUICK.values() for test in mutant.killed_by]
     run = run_kit(list(dict.fromkeys(tests)), timeout=100)

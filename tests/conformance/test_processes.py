@@ -1,4 +1,4 @@
-"""The processes that the shared suite forks: what they tell, how they end, and what a test hears when they fail."""
+"""The processes that the conformance suite forks: their reports, their ends, and the text of a test whose process fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TestProcesses(Forking):
 
         def work(backend, say):
             os.write(opened, b".")
-            # Nobody can read this many before all have begun, and nobody begins before all are ready.
+            # No process can read this many values before all have begun, and none begins before all are ready.
             return len(os.read(told, 1))
 
         assert processes.together(*[work] * 5) == [1] * 5
@@ -47,10 +47,10 @@ class TestProcesses(Forking):
     def test_what_fails_in_a_process_fails_the_test_with_its_traceback(self, processes: Processes):
         def work(backend, say):
             numbers = [1, 2]
-            assert numbers == [1, 3], "they differ"
+            assert numbers == [1, 3], "the results differ"
 
         for have in (lambda: processes.start(work).result(), lambda: processes.together(work, work)):
-            with pytest.raises(pytest.fail.Exception, match=r"(?s)started failed:.*in work.*they differ"):
+            with pytest.raises(pytest.fail.Exception, match=r"(?s)started failed:.*in work.*the results differ"):
                 have()
 
     def test_a_failure_is_told_while_something_else_is_waited_for(self, processes: Processes):
@@ -67,7 +67,7 @@ class TestProcesses(Forking):
 
         child = processes.start(work)
 
-        with pytest.raises(pytest.fail.Exception, match=r"ended with 7\. It told last: 'so far'"):
+        with pytest.raises(pytest.fail.Exception, match=r"ended with 7\. Its last report: 'so far'"):
             child.hear(2) if wait == "hear" else child.result()
 
     @pytest.mark.parametrize("wait", ["hear", "result"])
@@ -75,7 +75,7 @@ class TestProcesses(Forking):
         child = processes.start(lambda backend, say: threading.Event().wait())
         monkeypatch.setattr(_processes, "_PATIENCE", 0.2)
 
-        with pytest.raises(pytest.fail.Exception, match=r"and still runs\. It told nothing"):
+        with pytest.raises(pytest.fail.Exception, match=r"and still runs\. It reported nothing"):
             child.hear(1) if wait == "hear" else child.result()
 
         monkeypatch.undo()
@@ -104,7 +104,7 @@ class TestProcesses(Forking):
 
         held = [Held()]
         held.append(held)
-        del held  # garbage, in a cycle that nobody has collected yet
+        del held  # garbage in a cycle, not yet collected
 
         def work(backend, say):
             import gc
@@ -139,5 +139,5 @@ class TestProcesses(Forking):
     def test_where_there_is_no_fork_that_is_the_reason(self, request, monkeypatch):
         monkeypatch.setattr(_processes.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
 
-        with pytest.raises(pytest.xfail.Exception, match="not shown: processes are forked"):
+        with pytest.raises(pytest.xfail.Exception, match="not shown: the test forks processes"):
             request.getfixturevalue("processes")

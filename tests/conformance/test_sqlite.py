@@ -1,4 +1,4 @@
-"""The shared suite on the SQLite backend."""
+"""The conformance suite on the SQLite backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TestSqlite(BackendConformance):
     @pytest.fixture
     def make_backend(self, tmp_path):
         self.path = tmp_path / "pitstop.db"
-        # SQLite lets those who wait for its lock in by chance: on a busy machine one of four that do nothing but write may
+        # SQLite gives its lock to one of the waiting writers by chance. On a busy machine, one of four steady writers may
         # wait longer than the 5 seconds of its default.
         where = {"path": str(self.path), "busy_timeout": "1m"}
         return lambda **options: SqliteBackend.from_options({**where, **options})

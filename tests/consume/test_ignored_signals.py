@@ -18,7 +18,7 @@ import pytest
 import pitstop
 
 from consume.kit import DUE_NOW
-from pitstop._engine._signals import ENDING, catching, disposition
+from pitstop._consume._signals import ENDING, catching, disposition
 
 
 SYNC = """

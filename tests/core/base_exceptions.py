@@ -1,4 +1,4 @@
-"""Exceptions of handlers that are no ``Exception``: failures of one message, and those that ask for the end of the program."""
+"""Exceptions of handlers that are not an ``Exception``: some are failures of one message, others end the program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Panic(BaseException):
-    """As PyO3 raises it for a panic in Rust."""
+    """The exception that PyO3 raises for a panic in Rust."""
 
 
 FAILURES = {

@@ -1,4 +1,4 @@
-"""A store in the hand of a test: its clock, its backend, and Pitstop on it."""
+"""A store that a test controls: its clock, its backend, and a Pitstop on it."""
 
 from __future__ import annotations
 

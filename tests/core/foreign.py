@@ -1,4 +1,4 @@
-"""Times that do what those of well-known libraries do, and the two facades that are given them."""
+"""Times that behave like those of well-known libraries, and the two facades that accept them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pitstop.testing import ManualClock
 
 
 class Duration(timedelta):
-    """As pendulum's: its public fields have another meaning if it is negative, and it is divided by its own kind alone."""
+    """Like pendulum's: the public fields of a negative one have another meaning, and only its own type can divide it."""
 
     @property
     def days(self):
@@ -25,7 +25,7 @@ class Duration(timedelta):
 
 
 class Timedelta(timedelta):
-    """As that of pandas 2 in whole seconds: all fields of the base class are zero, and the public ones are right."""
+    """Like that of pandas 2 in whole seconds: all fields of the base class are zero, and the public fields are right."""
 
     def __new__(cls, seconds):
         made = super().__new__(cls)
@@ -41,14 +41,14 @@ class Timedelta(timedelta):
 
 
 class Moment(datetime):
-    """As pendulum's: a subtraction returns no plain ``timedelta``."""
+    """Like pendulum's: a subtraction returns a type of its own, not a ``timedelta``."""
 
     def __sub__(self, other):
         return Duration(microseconds=1)
 
 
 class NotATime(datetime):
-    """As pandas.NaT: its methods raise, and its fields are NaN."""
+    """Like pandas.NaT: its methods raise, and its fields are NaN."""
 
     def utcoffset(self):
         raise ValueError("NaTType does not support utcoffset")
@@ -60,13 +60,13 @@ class NotATime(datetime):
 
 
 class Year12000(datetime):
-    """As a Timestamp of pandas beyond what a ``datetime`` can name: the base class has another year."""
+    """Like a Timestamp of pandas beyond the range of ``datetime``: the base class has another year."""
 
     year = property(lambda self: 12000)
 
 
 class Zone(tzinfo):
-    """A zone that does what it is told."""
+    """A zone whose answers a test chooses."""
 
     def __init__(self, told):
         self.told = told
@@ -78,7 +78,7 @@ class Zone(tzinfo):
 
 
 class OddOffset(datetime):
-    """A datetime that does not let the zone say the offset."""
+    """A datetime that ignores the offset of its zone."""
 
     offset = "an hour"
 
@@ -106,7 +106,7 @@ SPANS = {
 
 
 def facades(world):
-    """Yield a store in memory, through the facade of that world: ``"sync"`` or ``"async"``."""
+    """Yield a memory store behind one of the facades: ``"sync"`` or ``"async"``."""
     clock = ManualClock()
     if world == "sync":
         with pitstop.init({"type": "memory", "clock": clock}) as pit:

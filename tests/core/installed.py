@@ -1,4 +1,4 @@
-"""Distributions made for a test: folders with a real dist-info, found the way pip's are."""
+"""Distributions that a test makes: folders with a real dist-info, which are found like those of pip."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No distributions are installed but those that the test installs. What is imported already stays so."""
+    """Hide all distributions except those that the test installs. Imported modules stay imported."""
     monkeypatch.setattr(sys, "path", [place for place in sys.path if "site-packages" not in place])
     assert not entry_points(group="pitstop.backends")
 
 
 @pytest.fixture
 def core_alone(alone: None, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pitstop-core is installed, and no backend: its package cannot be imported either."""
+    """Simulate an environment with pitstop-core and without backends. The packages of the backends cannot be imported."""
     install("pitstop-core", "0.1.0", {})
     for package in ("pitstop_memory", "pitstop_mongo", "pitstop_sqlite"):
-        # As the import system notes that there is none. Modules that are imported already stay so.
+        # This is the mark of the import system for a missing module. Imported modules stay imported.
         monkeypatch.setitem(sys.modules, package, None)

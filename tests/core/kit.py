@@ -1,5 +1,5 @@
-"""What the tests of the engine share: a clock that tells what it was asked for, threads that cannot get lost, and a
-memory backend that can be told to fail, to be slow and to be watched."""
+"""Tools of the engine's tests: a clock that records its waits, threads that cannot get lost, and a memory backend that can fail, be
+slow and be watched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from pitstop import BackendUnavailable
+from pitstop import BackendUnavailable, Delivery, Listener
+from pitstop._engine._delivery import lease_of
+from pitstop._engine._lease import Purpose
+from pitstop._engine._listener import intake_of
 from pitstop.abc import Backend, Capability, Doorbell, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop_memory import MemoryBackend, MemoryConfig
@@ -21,7 +24,7 @@ LOOP = timedelta(minutes=1)
 
 
 class Clock(ManualClock):
-    """Notes how long each wait was to be."""
+    """A clock that records the length of each wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class Clock(ManualClock):
         return super().wait(bell, seconds)
 
     def wait_for_waits(self, count: int) -> None:
-        """Block until so many waits have begun in all, and their threads sleep."""
+        """Block until this number of waits has begun in total, and their threads sleep."""
         with self._began:
             assert self._began.wait_for(lambda: len(self.waits) >= count, 10), f"{len(self.waits)} waits, not {count}"
         assert self.wait_for_sleepers(1)
@@ -68,14 +71,14 @@ class Running:
 
 
 class Scripted(MemoryBackend):
-    """A memory backend whose calls a test can get between."""
+    """A memory backend with hooks before and after its calls."""
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
         super().__init__(config)
-        #: Whether every call fails; an error: with this one.
+        #: Whether every call fails; an error makes every call raise it.
         self.down: bool | BackendUnavailable = False
         self.calls: list[str] = []
-        #: Called before (lease: after) the method of that name, outside of the backend's lock.
+        #: Called before the method of that name (``lease``: after it), outside of the backend's lock.
         self.during: dict[str, Callable[[], None]] = {}
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
@@ -103,7 +106,7 @@ class Scripted(MemoryBackend):
 
 
 class Watched(Scripted):
-    """A memory backend with a watch, which polls when a test says so."""
+    """A memory backend with a watch that polls when a test tells it to."""
 
     capabilities: ClassVar[Capability] = Capability.WATCH
 
@@ -119,7 +122,7 @@ class Watched(Scripted):
 
 
 class Watching:
-    """A watch whose polls end with what a test puts into ``news``: a ``due``, None, or an error to raise."""
+    """A watch whose polls return the values that a test puts into ``news``: a ``due``, None, or an error to raise."""
 
     pause = 0.0
 
@@ -137,6 +140,28 @@ class Watching:
 
     def close(self) -> None:
         self.closed.set()
+
+
+def take(listener: Listener, claimed: int | None = None) -> Delivery:
+    """The next message of an iteration: of those in hand, else of a claim for so many."""
+    intake = intake_of(listener)
+    lease = intake.take_at_hand() if claimed is None else intake.take(claimed)
+    assert lease is not None
+    return intake.deliver(lease)
+
+
+def nack_later(listener: Listener, delivery: Delivery, error: str, delay: timedelta | None = None) -> None:
+    """A nack that is written with others, as that of a handler of consume()."""
+    lease = lease_of(delivery)
+    lease.ask(Purpose.NACK, delivery, error, delay)
+    intake_of(listener).writer.put(lease, blocking=False)
+
+
+def ack_later(listener: Listener, delivery: Delivery) -> None:
+    """An ack that is written with others, by another thread."""
+    lease = lease_of(delivery)
+    lease.ask(Purpose.ACK, delivery)
+    intake_of(listener).writer.put(lease, blocking=False)
 
 
 def watch_threads() -> list[threading.Thread]:

@@ -1,4 +1,4 @@
-"""What becomes of a document of the Clojure library: the decision alone, without any store."""
+"""The conversion of a document of the Clojure library: only the decision, without a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exceptions of handlers that are no ``Exception``, and exceptions whose text cannot be had: failures of one message."""
+"""Exceptions of handlers that are not an ``Exception``, and exceptions whose text raises, are failures of one message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Falsy(Exception):
 
 
 class Text(str):  # noqa: SLOT000 - one of them is made
-    """A text that answers with errors of its own."""
+    """A text whose methods raise."""
 
     def encode(self, *_):
         raise Panic
@@ -38,7 +38,7 @@ class Text(str):  # noqa: SLOT000 - one of them is made
 
 
 def unspeakable(error):
-    """An exception whose text cannot be had: asked for it, it raises ``error``, or returns it."""
+    """An exception whose ``__str__`` raises ``error``, or returns it."""
 
     class Unspeakable(Exception):
         def __str__(self):
@@ -56,7 +56,7 @@ async def cancelled():
 
 
 class Observed:
-    """A plugin that fails as handlers do."""
+    """A plugin that fails in the same ways as handlers."""
 
     def __init__(self, error):
         self.error = error
@@ -106,12 +106,13 @@ def test_a_cancelled_error_out_of_an_event_loop_of_the_handlers_own_is_a_failure
 
 
 @pytest.mark.parametrize("error", ENDS.values(), ids=ENDS)
-def test_a_wish_to_end_ends_consume_and_nacks(pit, error):
+def test_a_wish_to_end_ends_consume_and_gives_back(pit, error):
     pit.store({"id": "poison"}, DUE)
     with pytest.raises(type(error)) as caught:
         pit.consume(raising(error))
     assert caught.value is error
-    assert pit.get("poison").last_error.startswith(type(error).__name__)
+    entry = pit.get("poison")
+    assert (entry.state, entry.last_error) == ("due", None)
 
 
 def test_the_first_wish_to_end_is_raised_also_one_that_is_false_in_a_condition(pit):
@@ -132,7 +133,7 @@ def test_the_first_wish_to_end_is_raised_also_one_that_is_false_in_a_condition(p
             nacked.set()
             raise first
         assert nacked.wait(20)
-        # After the first one was noted: its thread is done with it.
+        # After the first event was recorded, its thread is done.
         threading.Event().wait(0.1)
         raise SystemExit(2)
 
@@ -149,13 +150,36 @@ def test_no_thread_dies_of_it_with_a_traceback(pit, monkeypatch):
     assert told == []
 
 
-@pytest.mark.parametrize("error", [*FAILURES.values(), *ENDS.values()], ids=[*FAILURES, *ENDS])
-def test_with_delivery_nacks_and_raises_it_again(pit, error):
+@pytest.mark.parametrize("name", [name for name in FAILURES if name != "GeneratorExit"])
+def test_with_delivery_nacks_and_raises_it_again(pit, name):
+    error = FAILURES[name]
     pit.store({"id": "a"}, DUE)
     with pytest.raises(type(error)) as caught, pit.listen().get(timeout=0):
         raise error
     assert caught.value is error
     assert pit.get("a").last_error.startswith(f"{type(error).__name__}: ")
+
+
+@pytest.mark.parametrize("error", [FAILURES["GeneratorExit"], *ENDS.values()], ids=["GeneratorExit", *ENDS])
+def test_with_delivery_gives_the_message_back_at_the_end_of_a_program_and_raises_it_again(error):
+    with pitstop.init({"type": "memory", "retry": {"max_attempts": 1}}) as pit:
+        pit.store({"id": "a"}, DUE)
+        with pytest.raises(type(error)) as caught, pit.listen().get(timeout=0):
+            raise error
+        assert caught.value is error
+        assert (pit.get("a").state, pit.get("a").last_error) == ("due", None)
+
+
+def test_a_generator_that_is_closed_in_the_body_gives_the_message_back(pit):
+    def handled():
+        with pit.listen().get(timeout=0) as delivery:
+            yield delivery.id
+
+    pit.store({"id": "a"}, DUE)
+    generator = handled()
+    assert next(generator) == "a"
+    generator.close()
+    assert (pit.get("a").state, pit.get("a").last_error) == ("due", None)
 
 
 TEXTS = {
@@ -251,7 +275,8 @@ class TestRuns:
         with init({"type": "memory"}) as pit:
             pit.store({"id": "a"}, DUE)
             asyncio.run(main(pit))
-            assert pit.get("a").last_error == "CancelledError: "
+            entry = pit.get("a")
+            assert (entry.state, entry.last_error) == ("due", None)
 
     def test_the_coroutine_of_a_run_may_be_closed(self):
         async def handle(msg):
@@ -266,4 +291,5 @@ class TestRuns:
 
             asyncio.run(begin())
             run.close()
-            assert pit.get("a").last_error == "GeneratorExit: "
+            entry = pit.get("a")
+            assert (entry.state, entry.last_error) == ("due", None)

@@ -1,4 +1,4 @@
-"""The self-check of a live store: it fails what is broken, passes what is sound, and touches no message."""
+"""The self-check of a live store: broken backends fail, sound ones pass, and no message is touched."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ SCRATCH = "a scratch to try the rest in"
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
-    """A fifth of the real waits."""
+    """Waits are a fifth of the real ones."""
     monkeypatch.setattr("pitstop._check._check._LEAST_TICK", 20)
 
 
 @pytest.fixture(autouse=True)
 def _sound_sqlite(monkeypatch):
-    """Most Pythons have one with a bug that is warned of."""
+    """Most Pythons contain an SQLite with a bug, which causes a warning."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
 
 
@@ -114,7 +114,7 @@ class Unfenced(MemoryBackend):
 
 
 class LateAcks(MemoryBackend):
-    """By id alone, once the lease is over."""
+    """It settles by id alone after the lease has ended."""
 
     def _apply(self, settlement, now):
         if settlement.outcome is Outcome.COMPLETE and settlement.token != "0" * 32:
@@ -128,7 +128,7 @@ class Forgetful(MemoryBackend):
 
 
 class Hasty(MemoryBackend):
-    """Loses the delay of a nack."""
+    """It loses the delay of a nack."""
 
     def _apply(self, settlement, now):
         if settlement.outcome is Outcome.RELEASE:
@@ -188,7 +188,7 @@ class Miscounting(MemoryBackend):
 
 
 class Doubling(MemoryBackend):
-    """Now and then two get the same."""
+    """Sometimes two claims return the same message."""
 
     claims = 0
 
@@ -208,17 +208,17 @@ class Doubling(MemoryBackend):
         (Early, "nothing comes early", r"it came \d+ ms before its time"),
         (LastFirst, "the oldest comes first", "claimed in the order c, a, b, not a, b, c"),
         (Unleased, "a lease keeps others off", r"\d+ messages were claimed where one was due"),
-        (Unfenced, "a stale token changes nothing", "an ack with a token that is not its own was said to be applied"),
+        (Unfenced, "a stale token changes nothing", "an ack with a token that is not its own was reported as applied"),
         (LateAcks, "a lease ends", "an ack after the end of its lease was applied"),
         (Forgetful, "an ack deletes", "it is still there after its ack"),
         (Hasty, "a nack comes back", r"it came \d+ ms before its time"),
-        (Inextensible, "an extension holds", "the lease has not got its new end"),
+        (Inextensible, "an extension holds", "the lease does not have its new end"),
         (KeepsLeases, "storing again ends the lease", "the ack of the old version was applied to the new"),
-        (Resurrecting, "what is removed is gone", "a nack of what was removed was said to be applied"),
-        (AlwaysThere, "what is removed is gone", "a second removal said that it was there"),
-        (HalfBatches, "a batch is settled one by one", r"said to be applied: \[True, True, True, True\], and not .*"),
-        (Unsorted, "what is there is listed", "listed as .*, not as a, b, c, dead"),
-        (Miscounting, "what is there is listed", r"counted as \(2, 1, 0, 0\), not as .*"),
+        (Resurrecting, "a removed message is gone", "a nack of a removed message was reported as applied"),
+        (AlwaysThere, "a removed message is gone", "a second removal reported that it was there"),
+        (HalfBatches, "a batch is settled one by one", r"reported as applied: \[True, True, True, True\], not .*"),
+        (Unsorted, "stored messages are listed", "listed as .*, not as a, b, c, dead"),
+        (Miscounting, "stored messages are listed", r"counted as \(2, 1, 0, 0\), not as .*"),
         (Doubling, "each goes to one", r"\d+ of 40 messages were claimed twice"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
@@ -263,12 +263,14 @@ def test_a_scratch_that_is_the_store_is_noticed_before_a_message_is_claimed(empt
     found = list(check(backend))
 
     assert (found[-1].name, found[-1].status) == (SCRATCH, "failed")
-    assert found[-1].seen == ("what is stored in it is seen in the store" if empty else "there are messages in it")
+    assert found[-1].seen == (
+        "a message that is stored in it is visible in the store" if empty else "there are messages in it"
+    )
     assert list(backend.scan(None, 10, None)) == before
 
 
 class Unreadable(Itself):
-    """Its scratch is the store, and the read that would tell fails."""
+    """Its scratch is the store, and the read that would show this fails."""
 
     error: Exception
 
@@ -291,7 +293,7 @@ def test_the_mark_is_taken_away_also_when_the_look_for_it_fails_and_nobody_could
 
 
 class Drain(MemoryBackend):
-    """A scratch that forgets in its leases that it is one, at the beginning or when it was used for a while."""
+    """A scratch whose leases come from the store, from the beginning or after some use."""
 
     beside: MemoryBackend | None = None
     sound_leases = 0
@@ -359,7 +361,7 @@ def test_what_cannot_be_given_back_is_told_with_when_it_comes_back(kind):
     found = list(check(backend))
     assert found[-1].name == SCRATCH
     assert (
-        "were leased: 1, of which 0 were given back; what was not comes back when its lease ends, in a minute at most. "
+        "were leased: 1, of which 0 were given back; the others come back when their lease ends, in a minute at most. "
         in found[-1].seen
     )
 
@@ -390,7 +392,7 @@ def test_without_a_scratch_it_only_looks_and_says_so():
     found = list(check(Plain()))
     assert [each.name for each in found] == [*LOOKS, "its promises"]
     assert found[-1].status == "warning"
-    assert found[-1].seen == "Plain has not got the capability SCRATCH, so the store was only looked at"
+    assert found[-1].seen == "Plain has not got the capability SCRATCH, so the store was only inspected"
     assert {each.status for each in found[:-1]} == {"ok"}
 
 
@@ -401,7 +403,7 @@ class Silent(MemoryBackend):
 def test_a_backend_that_does_not_say_which_suite_it_passed_is_a_warning():
     found = {each.name: each for each in check(Silent())}
     assert found["its suite"].status == "warning"
-    assert found["its suite"].seen == "it does not say which version of the suite it passed (suite_version)"
+    assert found["its suite"].seen == "it does not state which version of the suite it passed (suite_version)"
 
 
 class Concerned(MemoryBackend):

@@ -1,4 +1,4 @@
-"""The configuration that all backends share: read strictly, with errors that name the key and say what to do."""
+"""The configuration that all backends share is read strictly. Errors name the key and say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bell that ends a wait, and a wait that ends by itself."""
+"""The bell that ends a wait, and a wait that ends at its timeout."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_wait_ends_although_a_signal_handler_takes_longer_than_was_left_of_it(
 
 
 def test_it_can_be_rung_in_the_middle_of_a_ring():
-    """As in a signal handler."""
+    """A signal handler does the same."""
     bell = Doorbell()
 
     class Frame:

@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Durations in the forms that people write."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Times and spans of other libraries' types: taken as what they are, or refused with the argument, the path and the item.
+"""Times and spans of other libraries are accepted with their exact value, or refused with the argument, the path and the item.
 
-No code of theirs may come out of Pitstop as an error of its own, or change the time that is meant.
+An error of their code never leaves Pitstop unchanged, and their code never changes the time that is meant.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(params=["sync", "async"])
 def pit(request):
-    """A store in memory, through each of the facades."""
+    """A memory store behind each of the facades."""
     yield from facades(request.param)
 
 
@@ -130,7 +130,7 @@ class TestTimes:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
     def test_what_is_no_fault_of_the_value_passes_through(self, pit, error):
         if error in {KeyboardInterrupt, SystemExit} and type(pit).__name__ == "InLoop":
-            return  # raised in a thread of asyncio's, which ends the loop: that is asyncio's to say
+            return  # it would be raised in a thread of asyncio, which ends the loop: asyncio decides that
         for message, when in (({"at": zoned(error())}, NOW), ({}, zoned(error()))):
             with pytest.raises(error):
                 pit.store(message, when)
@@ -186,7 +186,7 @@ class TestDurationsInOptions:
     @pytest.mark.parametrize("kind", SPANS)
     def test_spans_and_numbers_of_other_libraries_are_taken(self, kind):
         class Number(float):
-            """As numpy.float64."""
+            """Like numpy.float64."""
 
         class Text(str):
             __slots__ = ()

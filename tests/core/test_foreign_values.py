@@ -1,6 +1,6 @@
-"""Values, mappings and lists of other libraries' types: taken as what they are, or refused with the path and the item.
+"""Values, mappings and lists of other libraries are accepted with their exact value, or refused with the path and the item.
 
-No code of theirs may come out of Pitstop as an error of its own, or change what is stored.
+An error of their code never leaves Pitstop unchanged, and their code never changes the stored value.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ NOW = timedelta(0)
 
 @pytest.fixture(params=["sync", "async"])
 def pit(request):
-    """A store in memory, through each of the facades."""
+    """A memory store behind each of the facades."""
     yield from facades(request.param)
 
 
 class Shown(str):
-    """Text that is shown, compared and encoded in its own way, as a lazy translation is."""
+    """Text with its own ways to print, compare and encode itself, like a lazy translation."""
 
     __slots__ = ()
 
@@ -78,7 +78,7 @@ class Number(float):
 
 
 class Unbound:
-    """A proxy that has nothing to stand for, as one of a web framework outside of a request."""
+    """A proxy without an object, like one of a web framework outside of a request."""
 
     @property
     def __class__(self):
@@ -120,14 +120,14 @@ class TestScalars:
             copy_message({"a": Shown("\ud800")})
 
     def test_a_type_that_only_has_the_name_of_an_accepted_one_is_told_apart(self):
-        """As numpy.bool."""
+        """Like numpy.bool."""
         other = type("bool", (), {"__module__": "numpy"})()
         with pytest.raises(MessageError, match=r"^msg\['a'\] is a numpy\.bool, which cannot be stored"):
             copy_message({"a": other})
 
     @pytest.mark.parametrize("pretends", [dict, list, str, int, float, bytes, datetime, timedelta])
     def test_one_that_pretends_to_be_of_a_type_is_refused(self, pretends):
-        """As a Mock with a spec does."""
+        """A Mock with a spec does the same."""
 
         class Proxy:
             __class__ = property(lambda self: pretends)
@@ -162,7 +162,7 @@ class TestMappings:
                 copy_message(Settings(id=odd))
 
     def test_one_that_is_changed_while_it_is_read_is_refused_with_the_path(self):
-        """As by another thread. The text that is read calls in, so that it happens at the same place each time."""
+        """Simulate another thread: the text calls back when it is read, so that the change always happens at the same place."""
         changing = {}
 
         class Calling(tzinfo):
@@ -356,7 +356,7 @@ class TestDepth:
             try:
                 return store_at_depth(pit)
             except RecursionError:
-                # There is room for a few calls here, and not for a hundred.
+                # The stack has room for a few calls here, and not for a hundred.
                 return copy_message({"a": deep})
 
         with pytest.raises(MessageError, match="levels deep, or a container holds itself") as caught:
@@ -383,10 +383,10 @@ SCALARS = {
     "bytes": lambda: Raw(b"x"),
     "proxy": Unbound,
 }
-#: How a container does not do what it should; most do.
+#: The fault of a container; most containers have none.
 HOWS = st.sampled_from(["plain", "plain", "own", "own", "raises at once", "raises at the end"])
 KEYS = st.sampled_from(["a", "b", "ü", 5, "\0"]) | st.sampled_from(["a", "b", "c", "d"])
-#: Functions that make the values, since hypothesis itself looks at the values that it draws.
+#: Functions that make the values, because hypothesis itself inspects the values that it draws.
 PLANS = st.recursive(
     st.sampled_from(sorted(SCALARS)),
     lambda inner: (
@@ -398,7 +398,7 @@ PLANS = st.recursive(
 
 
 def made(plan):
-    """The value of a plan."""
+    """Return the value of a plan."""
     if isinstance(plan, str):
         return SCALARS[plan]()
     kind, how, inner = plan

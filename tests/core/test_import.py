@@ -1,4 +1,4 @@
-"""``import pitstop`` brings what it needs and no more: no backend, no driver, nothing of the CLI."""
+"""``import pitstop`` imports no backend, no driver, and nothing of the CLI."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``pitstop.init``: every way to say which backend, and every way to get it wrong, with the text that people see.
+"""``pitstop.init``: every way to name a backend, and every mistake with the text of its error.
 
-What an installed backend can have wrong with it is in ``tests/packaging/test_wrong_plugins.py``.
+``tests/packaging/test_wrong_plugins.py`` tests the faults of installed backends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pitstop_memory import MemoryBackend
 
 __all__ = ["alone", "core_alone", "install"]
 
-#: The project's own, as they are installed side by side; none of them is loaded here.
+#: The backends of this project, which are installed together; none of them is loaded here.
 OURS = {
     "memory": "pitstop_memory:MemoryBackend",
     "mongo": "pitstop_mongo:MongoBackend",
@@ -29,7 +29,7 @@ OURS = {
     "sqlite": "pitstop_sqlite:SqliteBackend",
 }
 
-#: What to do about a class that was given as ``type``.
+#: The remedy for a class that was given as ``type``.
 MEND = "Mend the class, or give the name of an installed backend."
 
 
@@ -189,7 +189,7 @@ class TestNotInstalled:
 
 
 class TestWithoutMetadata:
-    """A program that was frozen or zipped: the packages are in it, and what pip wrote about them is not."""
+    """Simulate a frozen or zipped program, which contains the packages and not their metadata."""
 
     @pytest.mark.parametrize(
         ("kind", "backend"),
@@ -203,7 +203,7 @@ class TestWithoutMetadata:
         package = backend.partition(".")[0]
         assert refusal({"type": kind}, UnknownBackend) == (
             f"Backend {kind!r} cannot be found by its name. There is no metadata of the installed packages here, as in a "
-            f"program that was frozen or zipped without them, and a name is found by them. Give the class, as in {{'type': "
+            f"program that was frozen or zipped without them, and names are found by metadata. Give the class, as in {{'type': "
             f"{backend}}}; or pack the metadata and the package (PyInstaller: --copy-metadata "
             f"{package.replace('_', '-')} --hidden-import {package})."
         )

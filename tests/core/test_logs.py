@@ -1,4 +1,4 @@
-"""A failure that repeats itself is logged in few lines, with counts."""
+"""A failure that repeats is logged in few lines, with counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pitstop
 
 from core.kit import Clock, Running, Watched, backend
 from pitstop._decisions._logs import Outages, Throttle
-from pitstop._engine._pump import Pump
+from pitstop._engine._background import Background
 
 
 DUE = timedelta(0)
@@ -21,7 +21,7 @@ DUE = timedelta(0)
 
 @pytest.fixture
 def lines(caplog):
-    """The lines of the library so far: level and text."""
+    """Return the lines of the library so far: level and text."""
     caplog.set_level(logging.INFO, "pitstop")
     return lambda: [(each.levelname, each.getMessage()) for each in caplog.records if each.name.startswith("pitstop")]
 
@@ -115,18 +115,18 @@ class TestEngine:
     def test_a_bug_in_the_background_is_logged_though_an_outage_was_logged_just_before(self, pit, lines, monkeypatch):
         now, again = pit._session.clock.monotonic(), threading.Event()
         pit._session.log.outages.failed(now, now, permanent=False)
-        work = Pump._work
+        work = Background.turn
         bugs = [ZeroDivisionError("a bug")]
 
-        def failing(pump):
+        def failing(background):
             if bugs:
                 raise bugs.pop()
             again.set()
-            return work(pump)
+            return work(background)
 
-        monkeypatch.setattr(Pump, "_work", failing)
+        monkeypatch.setattr(Background, "turn", failing)
         with pit.listen() as listener:
-            listener._pump.wake()
+            listener._intake.wakeup.wake()
             assert again.wait(10)
         assert [line for line in lines() if line[0] == "ERROR"] == [
             ("ERROR", "acks could not be written, or messages not claimed ahead; trying again")
@@ -147,7 +147,7 @@ class TestEngine:
 
             consuming = Running(lambda: pit.consume(handle, until_idle=until_idle)) if not until_idle else None
             if until_idle:
-                # Each look has a row of failures of its own.
+                # Each look has its own count of failures.
                 for _ in range(300):
                     store.down = True
                     consuming = Running(lambda: pit.consume(lambda msg: None, until_idle=True))
@@ -212,7 +212,7 @@ class TestEngine:
             for _ in range(20):
                 assert store.began.acquire(timeout=10)
                 watch = store.watches[-1]
-                # It works, and then it dies.
+                # The watch works, and then it dies.
                 watch.news.put(None)
                 assert watch.polls.acquire(timeout=10)
                 watch.news.put(RuntimeError("a bug"))

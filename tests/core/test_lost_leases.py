@@ -1,21 +1,26 @@
-"""A lost lease is counted once, whichever thread finds it out: the handler's, or the heartbeat's at the same moment."""
+"""A lost lease is counted once, even if the handler's thread and the heartbeat notice it at the same moment."""
 
 from __future__ import annotations
 
 import sys
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 import pitstop
 
 from pitstop import LeaseLost
+from pitstop._engine._delivery import lease_of
 from pitstop.testing import ManualClock
 
 
+_TRACED = ("pitstop._engine._delivery", "pitstop._engine._lease", "pitstop._engine._writer")
+
+
 def settled(operation, act=None, at=None):
-    """Call ``operation``, and ``act`` before the line with this number of the delivery's own; return how many lines there were."""
+    """Call ``operation``, and call ``act`` before the given line of the delivery's code; return the number of lines that ran."""
     lines = 0
 
     def on_line(frame, event, arg):
@@ -27,7 +32,7 @@ def settled(operation, act=None, at=None):
         return on_line
 
     def on_call(frame, event, arg):
-        return on_line if frame.f_globals.get("__name__") == "pitstop._engine._delivery" else None
+        return on_line if frame.f_globals.get("__name__") in _TRACED else None
 
     traced = sys.gettrace()
     sys.settrace(on_call)
@@ -37,6 +42,12 @@ def settled(operation, act=None, at=None):
     finally:
         sys.settrace(traced)
     return lines
+
+
+def found_by_heartbeat(delivery):
+    lease = lease_of(delivery)
+    if lease.lose_unasked():
+        delivery._writer.lose(lease, delivery)
 
 
 def lost(prefetch):
@@ -56,7 +67,7 @@ def test_it_is_counted_once_wherever_the_heartbeat_finds_it_out_too(how):
     pit.close()
     for number in range(lines):
         pit, delivery = lost(prefetch=1)
-        settled(getattr(delivery, how), delivery._lose_while_handled, number)
+        settled(getattr(delivery, how), partial(found_by_heartbeat, delivery), number)
         assert pit._session.events.counters["lease_lost"] == 1, f"at line {number}"
         pit.close()
     assert lines > 5

@@ -1,4 +1,4 @@
-"""Messages: what may be stored, what is refused and with which text, and the JSON form of it."""
+"""Messages: accepted values, refused values with their errors, and the JSON form."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pitstop._values._text_codec import dump_message, load_message
 ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-#: Reserved words of the text codec, operators of MongoDB and paths: to Pitstop they are all just keys.
+#: Reserved words of the text codec, operators of MongoDB and paths are ordinary keys for Pitstop.
 keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10) | st.sampled_from(
     ["$bytes", "$time", "$map", "$set", "$", "a.b", ".", "", "id", "_id", "__proto__", '"$']
 )
@@ -57,7 +57,7 @@ messages = st.dictionaries(keys.filter(lambda key: key != "id"), values, max_siz
 
 
 def normal(value):
-    """The value that a message is to come back with, by the rule of the contract."""
+    """Return the value with which a message must come back by the contract."""
     if isinstance(value, dict):
         return {key: normal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -69,7 +69,7 @@ def normal(value):
 
 
 def same(one, other) -> bool:
-    """Equal in type too: 1, True and 1.0 are not the same message; nor are 0.0 and -0.0."""
+    """Compare types too: 1, True and 1.0 are different messages, and so are 0.0 and -0.0."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -244,7 +244,7 @@ class TestRefused:
             "msg['a']['b'] is an int beyond 64 bits. Store it as text, as in str(value)."
         )
 
-    # `x in range(...)` walks the whole range for a subclass of int: with an IntEnum it would never come back.
+    # `x in range(...)` walks the whole range for a subclass of int: with an IntEnum it would never end.
     def test_an_int_of_a_subclass_beyond_64_bits(self):
         class Big(int):
             pass

@@ -1,4 +1,4 @@
-"""The size of a message: counted as BSON counts it, to the byte, on all backends, with the path, the size and the item."""
+"""The size of a message is its exact size in BSON, on all backends. Errors name the path, the size and the item."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ messages = st.dictionaries(keys.filter(lambda key: key != "id"), values, max_siz
 
 
 def message_of(size: int, **fields) -> dict:
-    """A message with those fields whose document of BSON is so large."""
+    """Return a message with these fields whose BSON document has this size."""
     message = {**fields, "blob": b""}
     return {**message, "blob": b"x" * (size - len(bson.encode(message)))}
 
@@ -92,7 +92,7 @@ def pit(request, tmp_path):
 
 
 class TestLimit:
-    """What MongoDB does with the same messages: tests/mongo/test_limits.py."""
+    """tests/mongo/test_limits.py stores the same messages in MongoDB."""
 
     def test_the_last_byte_decides(self, pit):
         assert MAX_MESSAGE_BYTES == LIMIT
@@ -142,4 +142,4 @@ class TestLimit:
         assert entry.attempts == 0
         whole = entry.message == message
         assert whole, "the series goes on with the same message"
-        assert pit.store(entry.message, NOW) == id, "what was emitted can be stored again"
+        assert pit.store(entry.message, NOW) == id, "an emitted message can be stored again"

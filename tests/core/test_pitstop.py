@@ -1,4 +1,4 @@
-"""The facade: what it refuses, and that nothing is stored then."""
+"""The facade refuses wrong arguments, and stores nothing then."""
 
 from __future__ import annotations
 

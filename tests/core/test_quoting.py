@@ -1,4 +1,4 @@
-"""How errors quote values: in bounded length, without a secret, and whatever the value does."""
+"""Errors quote any value in bounded length and without a secret."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_path_or_an_address_is_no_url(text):
 
 @pytest.mark.parametrize("kind", [PitstopError, ConfigError, BackendUnavailable, OutcomeUnknown])
 def test_no_error_has_the_password_of_a_url_in_its_text_whoever_made_it(kind):
-    """A backend by somebody else may quote a URL, or its driver may."""
+    """A third-party backend or its driver may quote a URL."""
     error = kind(f"cannot connect to {URL}?x=1, nor to {URL}; password={SECRET}")
     assert str(error) == "cannot connect to mongodb://***@db1/app?x=1, nor to mongodb://***@db1/app; password=***"
     assert SECRET not in repr(error)

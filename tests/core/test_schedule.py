@@ -1,4 +1,4 @@
-"""Schedules: which occurrences a series has, and which of them a late listener gets."""
+"""Schedules: the occurrences of a series, and those that a late listener gets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def every_hour(end: int | None = None, catch_up="latest", grace: int | None = No
 
 
 def emissions(schedule: Schedule, looks: list[int]) -> tuple[list[tuple[int, Emission]], Progress | None]:
-    """What a listener that looks at those times emits and acknowledges, and what is left of the progress."""
+    """Return the emissions of a listener that looks at those times and acknowledges, and the final progress."""
     first = schedule.recurrence.first(schedule.start)
     record: Record | None = Record("a", {}, schedule.to_plain(), "r", Progress(first, first))
     emitted = []
@@ -53,7 +53,7 @@ def emissions(schedule: Schedule, looks: list[int]) -> tuple[list[tuple[int, Emi
 
 @st.composite
 def histories(draw):
-    """A series, and the times at which somebody looked: few enough occurrences to list them all."""
+    """A series and the times of a listener's looks, with so few occurrences that a test can list them all."""
     start, every = draw(instants), draw(st.integers(1, 10_000))
     length = draw(st.integers(1, 300 * every))
     end = draw(st.none() | st.integers(start + 1, start + length))
@@ -92,7 +92,7 @@ class TestAnchoring:
         calls = []
 
         class Counted(int):
-            """An int that counts how often it is computed with: a loop over occurrences would show."""
+            """An int that counts its operations, so that a loop over occurrences is noticed."""
 
             def __sub__(self, other):
                 calls.append("-")
@@ -451,8 +451,8 @@ class TestStoredForm:
     @pytest.mark.parametrize(
         ("plain", "text"),
         [
-            ("every", "A stored recurrence must be a mapping, not str."),
-            (None, "A stored recurrence must be a mapping, not NoneType."),
+            ("every", "A stored recurrence must be a mapping, not str. Store the message again, or remove it."),
+            (None, "A stored recurrence must be a mapping, not NoneType. Store the message again, or remove it."),
             (
                 {"v": 1, "kind": "acme.tides", "port": "BRE"},
                 (
@@ -507,14 +507,17 @@ class TestStoredForm:
             {"ms": None},
             {"ms": 5, "jitter": 1},
             {"seconds": 5},
-            # What a store can hold and a timedelta cannot: shown to a user it would be an OverflowError.
+            # A store can hold this value and a timedelta cannot: shown to a user, it would raise an OverflowError.
             {"ms": 2**63 - 1},
         ],
     )
     def test_a_field_too_many_too_few_or_wrong_is_an_error(self, fields):
         with pytest.raises(ScheduleError) as caught:
             load_recurrence({"v": 1, "kind": "every", **fields})
-        assert str(caught.value) == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int."
+        assert (
+            str(caught.value)
+            == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int. Store the message again, or remove it."
+        )
 
     @pytest.mark.parametrize(
         "change",

@@ -156,7 +156,7 @@ class TestNack:
     def test_at_the_last_attempt_of_its_last_occurrence_a_series_is_dead_not_lost(self):
         settlement = nack(emission(hourly(end=NOW + 1)), None, None, Retry(max_attempts=1), NOW * 1000)
         assert settlement.outcome is Outcome.BURY
-        assert settlement.progress.last_error == "Given up after 1 attempts."
+        assert settlement.progress.last_error == "Given up after 1 attempt."
 
     def test_a_delay_beyond_the_calendar_is_refused(self):
         with pytest.raises(ScheduleError, match=r"^delay=.* is outside of the years 1970 to 9999"):
@@ -420,7 +420,10 @@ class TestDescribe:
         damaged = {**hourly().to_plain(), "every": {"v": 1, "kind": "every", "ms": 2**62}}
         entry = describe(Record("a", {}, damaged, "r", Progress(NOW, NOW)), NOW)
         assert entry.every is None
-        assert entry.last_error == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int."
+        assert (
+            entry.last_error
+            == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int. Store the message again, or remove it."
+        )
 
     def test_a_damaged_document_is_shown_with_the_reason(self):
         entry = describe(Damaged("a", "Damaged: due cannot be read.", None, None), NOW)

@@ -1,4 +1,4 @@
-"""Turns: forks and signal handlers find nothing half done, and wait for nothing that cannot come."""
+"""Turns: forks and signal handlers find no half-done work, and do not wait for ever."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Owner:
 
 @pytest.fixture
 def in_handler():
-    """Has a function called by a signal handler, at once; returns what it returned."""
+    """Call a function in a signal handler, at once, and return its result."""
 
     def call(function):
         told = []
@@ -48,7 +48,7 @@ def in_handler():
 
 
 def is_free(turn):
-    """Whether another thread gets it."""
+    """Whether another thread can take the turn."""
     told = []
 
     def take():
@@ -85,7 +85,7 @@ def test_a_call_in_the_middle_of_another_one_of_its_thread_is_refused_at_once(in
 
 
 def test_a_call_that_has_only_begun_to_wait_does_not_keep_a_handler_out(in_handler):
-    """The lock is taken and the call has not begun: the handler's call comes before it."""
+    """The lock is taken and the call has not begun, so the handler's call comes first."""
     turn = Turn()
 
     def nested():
@@ -173,7 +173,7 @@ class TestForks:
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_an_interruption_before_a_fork_leaves_no_lock_taken(self, fork):
-        """At each line of the hook: Python prints what a hook raises, and forks all the same."""
+        """Interrupt each line of the hook: Python prints the error of a hook, and forks all the same."""
         owners, parent = [Owner(), Owner()], os.getpid()
         number = 0
         while True:

@@ -1,4 +1,4 @@
-"""The API page leaves nothing public out."""
+"""The API page names everything public."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import pitstop.testing
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
-#: What engine and fork handling call on a listener; no application does.
+#: Methods of a listener that only the engine and the handling of forks call.
 INTERNAL = {(pitstop.Listener, name) for name in ("notice", "after_fork", "forget", "flush", "at_exit", "end_soon")}
-#: What a backend's listener calls on a clock; no test does.
-FOR_THE_ENGINE = {"time_us", "monotonic", "wait"}
+#: Methods of a clock that only the engine calls.
+FOR_THE_ENGINE = {"time_us", "monotonic", "wait", "move_to", "after_fork"}
 
 
 def section(heading: str) -> str:
-    """The text under the heading with these words, up to the next heading of its level."""
+    """Return the text under this heading, up to the next heading of its level."""
     (found,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     return str(found)
 
 
 def names_in_code(text: str) -> set[str]:
-    """Each name that stands in code, alone or before its brackets: ``stop`` for `stop()`, but not for `listener.stop()`."""
+    """Return each name at the start of a code span: ``stop`` for `stop()`, but not for `listener.stop()`."""
     return {name for code in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"^(\w+)", code)}
 
 

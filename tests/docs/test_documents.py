@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 _PLACES = ("README.md", "docs/**/*.md", "pitstop-*/README.md", "examples/*/README.md")
 DOCUMENTS = sorted(path for place in _PLACES for path in ROOT.glob(place))
-#: A block that names a file or a folder behind its language is run elsewhere: test_walk_through.py, test_testing_page.py.
+#: A block with a file or a folder after its language runs elsewhere: test_walk_through.py, test_testing_page.py.
 FENCE = re.compile(r"^```(\w*)((?: \S+)?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_BY_CI = ("nox -s demo", "nox -s tests", "nox -s lint types")
 
@@ -49,7 +49,7 @@ def test_a_python_block_runs_as_it_stands(document: Path, block: str, tmp_path: 
 
 @pytest.mark.parametrize(("document", "block"), blocks("sh"))
 def test_a_shell_block_runs_as_it_stands(document: Path, block: str, tmp_path: Path) -> None:
-    """Installing is left out, and so is what .ci/run runs itself: that it does so is checked."""
+    """Installations are left out. Sessions that .ci/run runs are left out too, and the test checks that it runs them."""
     here = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("PITSTOP_URL", None)

@@ -1,6 +1,6 @@
-"""The files on the page about testing are tests that pass, as pytest runs them where Pitstop is installed.
+"""The files on the page about testing are tests that pass where Pitstop is installed.
 
-Those in a folder are sketches for frameworks, which are not installed here.
+Files in a folder are sketches for frameworks that are not installed here.
 """
 
 from __future__ import annotations

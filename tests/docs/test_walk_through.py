@@ -1,7 +1,7 @@
-"""Who follows a walk-through from top to bottom, with a keyboard and nothing else, gets to its end.
+"""A reader who follows the walk-through from top to bottom gets to its end.
 
-Its blocks say behind their language where they belong: ```` ```python pocket/src/x.py ```` is a file, or goes on with one,
-and ```` ```sh pocket/ ```` is run in that folder.
+Each block has its place after its language: ```` ```python pocket/src/x.py ```` is a file, or continues one, and
+```` ```sh pocket/ ```` runs in that folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INSTALL = "pip install -e "
 
 
 def pip_install(project: Path) -> None:
-    """What matters of ``pip install -e``, without a network: a dist-info that is found beside the package."""
+    """Do the essential part of ``pip install -e`` without a network: write a dist-info beside the package."""
     told = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     info = project / "src" / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info"
     info.mkdir()
@@ -43,7 +43,7 @@ def test_the_backend_from_nothing_passes_the_suite_and_is_found_by_its_name(tmp_
         if not place.endswith("/"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
-                # Two empty lines between what goes on; a method goes on with one.
+                # A block that continues a file follows two empty lines, or one if it is a method.
                 file.write(("\n" if block.startswith(" ") else "\n\n") * bool(file.tell()) + block)
             continue
         environment = {

@@ -1,4 +1,4 @@
-"""What the collection must be: looked at once per process, cheaply, and refused with words where messages would be lost."""
+"""The collection: checked once per process, by few commands, and refused with advice if messages would be lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def counted(open_backend, clock, commands):
 
 @pytest.fixture
 def refusal(backend, record):
-    """What each operation that needs the collection says."""
+    """Returns the error that each operation raises if it needs the collection."""
 
     def refusal():
         texts = set()
@@ -58,7 +58,7 @@ def test_a_collection_that_is_not_there_is_made_with_its_index(counted, commands
     assert coll.index_information()["due_1"]["key"] == [("due", 1)]
 
 
-def test_one_that_is_there_is_looked_at_and_nothing_is_made(counted, commands, coll, record):
+def test_an_existing_collection_is_checked_and_nothing_is_made(counted, commands, coll, record):
     coll.insert_one({"_id": "a", **OURS})
     coll.create_index([("due", 1)], name="by whatever name")
 
@@ -67,7 +67,7 @@ def test_one_that_is_there_is_looked_at_and_nothing_is_made(counted, commands, c
     assert set(coll.index_information()) == {"_id_", "by whatever name"}
 
 
-def test_it_is_looked_at_once(counted, commands, record):
+def test_it_is_checked_once(counted, commands, record):
     counted.next_due()
     commands.clear()
 
@@ -84,7 +84,7 @@ def test_it_is_looked_at_once(counted, commands, record):
 
 
 @pytest.mark.parametrize("lost", ["the index", "the collection"])
-def test_it_is_looked_at_again_when_the_index_is_gone(counted, commands, coll, record, lost):
+def test_it_is_checked_again_when_the_index_is_gone(counted, commands, coll, record, lost):
     counted.put([record("a")])
     coll.drop_index("due_1") if lost == "the index" else coll.drop()
     counted.put([record("b")])
@@ -102,10 +102,10 @@ def test_it_is_looked_at_again_when_the_index_is_gone(counted, commands, coll, r
     [
         ({"viewOn": "other", "pipeline": []}, "is a view, which cannot hold messages"),
         ({"timeseries": {"timeField": "due"}}, "is a time series, which cannot hold messages"),
-        ({"capped": True, "size": 100_000}, "is capped: the server would throw out the oldest messages"),
+        ({"capped": True, "size": 100_000}, "is capped: the server would delete the oldest messages"),
         (
             {"collation": {"locale": "en", "strength": 2}},
-            r"has a default collation (locale 'en'): ids that differ in case alone could be one",
+            r"has a default collation (locale 'en'): ids that differ only in case could become equal",
         ),
     ],
     ids=["view", "time series", "capped", "collation"],
@@ -114,9 +114,7 @@ def test_a_collection_that_cannot_keep_messages_is_refused(coll, refusal, option
     coll.database.create_collection(coll.name, **options)
     said = refusal()
     assert text in said
-    assert said.endswith(
-        "Give, as coll, the name of a collection that Pitstop has to itself; it is made if it is not there."
-    )
+    assert said.endswith("Give as coll the name of a collection for Pitstop alone. It is made if it does not exist.")
 
 
 @pytest.mark.parametrize(
@@ -158,16 +156,16 @@ def test_an_index_that_gets_in_the_way_is_refused_with_the_command_that_drops_it
     "options", [{"sparse": True}, {"partialFilterExpression": {"a": 1}}, {"collation": {"locale": "de"}}]
 )
 def test_it_is_refused_also_beside_the_right_one(coll, refusal, options):
-    """MongoDB would not know which of the two is meant."""
+    """MongoDB could not choose between the two indexes."""
     coll.create_index([("due", 1)])
     coll.create_index([("due", 1)], name="mine", **options)
     assert 'dropIndex("mine")' in refusal()
 
 
-def test_an_index_that_has_only_the_name_is_told_with_a_way_out(coll, refusal, backend):
+def test_the_error_for_an_index_with_only_the_name_shows_a_way_out(coll, refusal, backend):
     coll.create_index([("msg.x", 1)], name="due_1")
     said = refusal()
-    assert "has another index by the name 'due_1'" in said
+    assert "has another index with the name 'due_1'" in said
     assert 'createIndex({ due: 1 }, { name: "pitstop_due" })' in said
 
     coll.create_index([("due", 1)], name="pitstop_due")
@@ -185,7 +183,7 @@ def test_an_index_that_has_only_the_name_is_told_with_a_way_out(coll, refusal, b
         ([("$**", 1)], {}),
     ],
 )
-def test_other_indexes_are_nobodys_business(coll, backend, key, options):
+def test_other_indexes_are_accepted(coll, backend, key, options):
     coll.create_index(key, **options)
     assert backend.next_due() is None
     assert "due_1" in coll.index_information()
@@ -194,7 +192,8 @@ def test_other_indexes_are_nobodys_business(coll, backend, key, options):
 def test_documents_of_others_alone_are_refused_and_nothing_is_made(coll, refusal):
     coll.insert_many([{"_id": f"{n}", "name": "x", "due": TIME} for n in range(12)])
     assert (
-        "holds documents of others: not one of the first 10 documents is a message of Pitstop's. Give, as" in refusal()
+        "holds documents of another program: none of the first 10 documents is a message of Pitstop's. Give as"
+        in refusal()
     )
     assert set(coll.index_information()) == {"_id_"}
 
@@ -202,11 +201,11 @@ def test_documents_of_others_alone_are_refused_and_nothing_is_made(coll, refusal
 def test_messages_of_the_clojure_library_are_refused_with_the_command_that_takes_them_over(coll, refusal):
     coll.insert_many([{"_id": f"{n}", **CLOJURE} for n in range(3)])
     said = refusal()
-    assert "holds messages of the Clojure library (not one of the first 3 documents is a message of Pitstop's)" in said
+    assert "holds messages of the Clojure library (none of the first 3 documents is a message of Pitstop's)" in said
     assert "pitstop adopt --url URL" in said
 
 
-def test_who_adopts_them_may_open_it_and_others_still_may_not(open_backend, coll, commands):
+def test_an_adoption_may_open_it_and_other_operations_still_may_not(open_backend, coll, commands):
     coll.insert_one({"_id": "1", **CLOJURE})
     connection = open_backend(event_listeners=[commands])._connection
     for _ in range(3):
@@ -221,7 +220,7 @@ def test_who_adopts_them_may_open_it_and_others_still_may_not(open_backend, coll
         pass
 
 
-def test_one_damaged_or_foreign_document_stops_nobody(coll, backend):
+def test_one_damaged_or_foreign_document_does_no_harm(coll, backend):
     coll.insert_many([{"_id": n, "name": "x"} for n in range(4)])
     coll.insert_one({"_id": "bad", "revision": 5, "due": TIME})
     coll.insert_one({"_id": "a", **OURS})
@@ -229,7 +228,7 @@ def test_one_damaged_or_foreign_document_stops_nobody(coll, backend):
 
 
 @pytest.mark.parametrize("how", [{"errorCode": 50}, {"blockConnection": True, "blockTimeMS": 1000}])
-def test_an_index_that_takes_too_long_to_make_is_told_with_the_command(mongo_client, open_backend, coll, how):
+def test_the_error_for_an_index_that_takes_too_long_shows_the_command(mongo_client, open_backend, coll, how):
     backend = open_backend(appName="pitstop-slow-index", operation_timeout="400ms")
     data = {"failCommands": ["createIndexes"], "appName": "pitstop-slow-index", **how}
     mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
@@ -240,7 +239,7 @@ def test_an_index_that_takes_too_long_to_make_is_told_with_the_command(mongo_cli
         mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
-def test_what_may_not_be_looked_at_is_not_and_that_is_said_quietly(mongo_client, open_backend, coll, caplog):
+def test_a_check_without_rights_is_left_out_and_logged_at_debug(mongo_client, open_backend, coll, caplog):
     """Servers that only resemble MongoDB, and users with few rights."""
     caplog.set_level(logging.DEBUG, "pitstop.mongo")
     backend = open_backend(appName="pitstop-blind")
@@ -251,12 +250,12 @@ def test_what_may_not_be_looked_at_is_not_and_that_is_said_quietly(mongo_client,
     finally:
         mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
     assert "due_1" in coll.index_information()
-    looked = [each for each in caplog.records if "not looked at" in each.getMessage()]
-    assert [each.levelname for each in looked] == ["DEBUG", "DEBUG"]
+    unchecked = [each for each in caplog.records if "not checked" in each.getMessage()]
+    assert [each.levelname for each in unchecked] == ["DEBUG", "DEBUG"]
 
 
 def test_a_client_with_ideas_of_its_own_about_documents_is_no_hindrance(mongo_uri, mongo_dbname, coll, record):
-    """What is looked at is read as Pitstop reads, whatever the client's codec and preference are."""
+    """The check reads as Pitstop does, with any codec and preference of the client."""
     from bson.raw_bson import RawBSONDocument
 
     with pymongo.MongoClient(mongo_uri, document_class=RawBSONDocument, readPreference="secondary") as client:
@@ -268,7 +267,7 @@ def test_a_client_with_ideas_of_its_own_about_documents_is_no_hindrance(mongo_ur
 
 
 def test_stores_are_not_late_for_it(open_backend, record, commands):
-    """At the first use a store costs these commands more, once."""
+    """The first store takes these commands more, once."""
     backend = open_backend(event_listeners=[commands], loop_time=timedelta(seconds=1))
     backend.put([record("a")])
     assert commands.sent == ["listCollections", "createIndexes", "update"]

@@ -1,4 +1,4 @@
-"""Configuration: every key is checked when it is given, and the error names it and says what to do."""
+"""Configuration: every key is checked when it is given. The error names the key and says what to do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_database(options, dbname):
 
 
 def test_it_looks_again_by_itself_each_ten_seconds():
-    """A watch tells of what others store."""
+    """A watch reports the messages that others store."""
     assert config().loop_time == timedelta(seconds=10)
 
 
@@ -90,19 +90,22 @@ def test_an_operation_takes_no_longer_than_a_third_of_a_lease(lock_time, timeout
         ({"hosts": [("a", 1)]}, "hosts cannot be used"),
         ({"hosts": "a,,b"}, "hosts='' is no address"),
         ({"hosts": ["a"], "host": "b"}, "host and hosts are both given"),
-        ({"uri": "mongodb://h", "host": "b", "port": 1}, "uri (or a URL) is given, and with it host, port"),
-        ({"uri": "mongodb://h", "hosts": "b"}, "and with it hosts"),
+        ({"uri": "mongodb://h", "host": "b", "port": 1}, "uri (or a URL) is given together with host, port"),
+        ({"uri": "mongodb://h", "hosts": "b"}, "together with hosts"),
         ({"uri": 5}, "uri is a int"),
         ({"uri": "localhost"}, "uri does not begin with mongodb://"),
         ({"uri": "mongodb://"}, "malformed"),
         ({"uri": "mongodb://h:99999"}, "malformed"),
         ({"uri": "mongodb://u@h/"}, "a user without a password"),
-        ({"uri": "mongodb://h/app.messages"}, "path names a collection"),
+        ({"uri": "mongodb://h/app.messages"}, "path of the URI names a collection"),
         ({"uri": "mongodb://h/?replicaSt=rs"}, "Unknown option 'replicaSt' in the URI. Did you mean 'replicaSet'?"),
-        ({"uri": "mongodb://h/?coll=x"}, "uri sets coll, which is no option of MongoDB. Give it beside uri"),
-        ({"uri": "mongodb://h/?connectTimeoutMS=soon"}, "option connectTimeoutMS has a value that PyMongo does not"),
+        ({"uri": "mongodb://h/?coll=x"}, "uri sets coll, which is no option of MongoDB. Give it as a key beside uri"),
+        (
+            {"uri": "mongodb://h/?connectTimeoutMS=soon"},
+            "option connectTimeoutMS of the URI has a value that PyMongo does not",
+        ),
         ({"uri": "mongodb://h/?w=1&W=2"}, "sets W twice"),
-        ({"uri": "mongodb://h/?tls"}, "part behind '?' is malformed"),
+        ({"uri": "mongodb://h/?tls"}, "part of the URI after '?' is malformed"),
         ({"uri": "mongodb+srv://h:1/"}, "names one host, without a port"),
         ({"uri": "mongodb+srv://a,b/"}, "names one host"),
         ({"uri": "mongodb+srv://h/?retryWrite=true"}, "Did you mean 'retryWrites'?"),
@@ -122,15 +125,15 @@ def test_an_operation_takes_no_longer_than_a_third_of_a_lease(lock_time, timeout
         ({"tls": "yes"}, "tls='yes' cannot be used. Give true or false"),
         ({"client": "localhost"}, "client is a str. Give a pymongo.MongoClient"),
         ({"client": pymongo.AsyncMongoClient(connect=False)}, "client is a AsyncMongoClient"),
-        ({"client": mongomock.MongoClient(), "host": "h", "tls": True}, "client is given, and with it host, tls"),
-        ({"client": mongomock.MongoClient(), "uri": "mongodb://h"}, "client is given, and with it uri"),
+        ({"client": mongomock.MongoClient(), "host": "h", "tls": True}, "client is given together with host, tls"),
+        ({"client": mongomock.MongoClient(), "uri": "mongodb://h"}, "client is given together with uri"),
         ({"operation_timeout": "soon"}, "operation_timeout='soon' is not a duration"),
         ({"operation_timeout": 0}, "operation_timeout=0 is too short"),
         ({"colll": "x"}, "Unknown configuration key 'colll'. Did you mean 'coll'?"),
         ({"password": "x"}, "Unknown configuration key 'password'"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(options, text):
+def test_a_wrong_value_is_refused_with_the_name_of_its_key(options, text):
     with pytest.raises(ConfigError) as caught:
         config(**options)
     assert any(each in str(caught.value) for each in text.split("|")), str(caught.value)
@@ -194,14 +197,15 @@ def test_init_finds_the_backend_by_its_names(scheme, mongo_uri, mongo_dbname):
 
 
 def test_making_a_backend_does_not_connect():
-    """Not even where nobody answers: an application is made before its database runs."""
+    """Also if no server answers, because an application may be made before its database runs."""
     MongoBackend.from_options({"host": "127.0.0.1", "port": 1}).close()
     MongoBackend.from_options({"uri": "mongodb+srv://nowhere.invalid/app"}).close()
 
 
 def test_options_that_pymongo_refuses_are_refused_at_once():
     with pytest.raises(
-        ConfigError, match=r"option tlsCAFile has a value that PyMongo does not take, or a file that is not there"
+        ConfigError,
+        match=r"option tlsCAFile of the URI has a value that PyMongo does not accept, or names a file that does not exist",
     ):
         MongoBackend.from_options({"uri": "mongodb://h/?tls=true&tlsCAFile=/nowhere/ca.pem"})
 
@@ -217,7 +221,7 @@ def test_own_defaults_do_not_override_the_uri():
     assert options.pool_options.driver.name == "pitstop"
 
 
-def test_writes_wait_for_a_majority_and_the_journal_whatever_the_client_says(mongo_uri):
+def test_writes_wait_for_a_majority_and_the_journal_with_any_client(mongo_uri):
     with pymongo.MongoClient(f"{mongo_uri}/?w=0&readPreference=secondary&uuidRepresentation=javaLegacy") as client:
         coll = MongoBackend.from_options({"client": client})._connection._link.handles.coll
 

@@ -1,4 +1,4 @@
-"""Options of PyMongo's client as keys beside Pitstop's own: any of them, checked at once, and none that decides safety."""
+"""Options of PyMongo's client as keys beside Pitstop's own: all but those that decide safety, and checked at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_they_reach_the_client():
     assert options.direct_connection
     assert options.heartbeat_frequency == 5
     assert listener in options.event_listeners
-    assert options.pool_options.wait_queue_timeout == 5, "what is not given stays Pitstop's default"
+    assert options.pool_options.wait_queue_timeout == 5, "an option that is not given keeps Pitstop's default"
 
 
 def test_they_go_before_the_uri():
@@ -84,12 +84,12 @@ def test_pitstops_keys_may_be_called_as_pymongo_does():
 
 
 def test_an_empty_text_is_none():
-    """As an unset variable of the environment gives it."""
+    """A variable of the environment that is not set gives such a text."""
     assert not config(tls_ca_file="", maxPoolSize="").driver_options
 
 
 def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
-    """None is unknown, in whatever version of PyMongo."""
+    """No option is unknown, in any version of PyMongo."""
     pitstops = {"authsource": "auth_source", "replicaset": "replica_set", "tls": "tls", "ssl": "tls"}
     for name in pymongo.common.VALIDATORS:
         with pytest.raises(ConfigError) as caught:
@@ -104,12 +104,15 @@ def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"maxPoolSize": "many"}, "maxPoolSize has a value (a str) that PyMongo does not take. Give a whole number"),
-        ({"max_pool_size": True}, "max_pool_size has a value (a bool) that PyMongo does not take. Give a whole number"),
+        ({"maxPoolSize": "many"}, "maxPoolSize has a value (a str) that PyMongo does not accept. Give a whole number"),
+        (
+            {"max_pool_size": True},
+            "max_pool_size has a value (a bool) that PyMongo does not accept. Give a whole number",
+        ),
         ({"min_pool_size": -1}, "Give a whole number of at least 0"),
         (
             {"tlsCAFile": "/nowhere/ca.pem"},
-            "tlsCAFile has a value (a str) that PyMongo does not take. Give the path of",
+            "tlsCAFile has a value (a str) that PyMongo does not accept. Give the path of",
         ),
         ({"tls_ca_file": 5}, "tls_ca_file has a value (a int)"),
         ({"retryWrites": "yes"}, "Give true or false"),
@@ -121,7 +124,7 @@ def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
         ({"auth_mechanism_properties": SECRET}, "auth_mechanism_properties has a value (a str)"),
         ({"event_listeners": [5]}, "event_listeners has a value (a list)"),
         ({"server_api": "1"}, "Give a pymongo.server_api.ServerApi"),
-        ({"maxPoolSize": 5, "max_pool_size": 5}, "maxPoolSize and max_pool_size are one option. Give it once"),
+        ({"maxPoolSize": 5, "max_pool_size": 5}, "maxPoolSize and max_pool_size are the same option. Give it once"),
         ({"auth_source": "a", "authSource": "a"}, "auth_source is given twice"),
         ({"maxPoolSiz": 5}, "Unknown configuration key 'maxPoolSiz'. Did you mean 'maxPoolSize'?"),
         ({"max_pol_size": 5}, "Did you mean 'maxPoolSize'?"),
@@ -135,24 +138,24 @@ def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
         ({5: SECRET}, "Unknown configuration key 5."),
         ({"w": 1}, "w cannot be given: every write is confirmed by a majority and its journal"),
         ({"w_timeout_ms": 1}, "w_timeout_ms cannot be given: every write is confirmed"),
-        ({"wTimeoutMS": 1}, "operation_timeout bounds the wait"),
+        ({"wTimeoutMS": 1}, "operation_timeout limits the wait"),
         ({"journal": False}, "journal cannot be given"),
         ({"j": False}, "j cannot be given"),
-        ({"readPreference": "secondary"}, "readPreference cannot be given: a claim has to see what is true now"),
+        ({"readPreference": "secondary"}, "readPreference cannot be given: a claim needs the current state"),
         ({"read_preference": pymongo.ReadPreference.NEAREST}, "read_preference cannot be given"),
         ({"readConcernLevel": "linearizable"}, "readConcernLevel cannot be given"),
         ({"tz_aware": True}, "tz_aware cannot be given: Pitstop decides how its documents are read"),
         ({"document_class": dict}, "document_class cannot be given"),
         ({"unicode_decode_error_handler": "ignore"}, "unicode_decode_error_handler cannot be given"),
         ({"uuidRepresentation": "standard"}, "uuidRepresentation cannot be given"),
-        ({"timeoutMS": 5}, "timeoutMS cannot be given: operation_timeout says how long an operation may take"),
-        ({"connect": True}, "connect cannot be given: nothing connects before the first operation"),
+        ({"timeoutMS": 5}, "timeoutMS cannot be given: operation_timeout limits the time of an operation"),
+        ({"connect": True}, "connect cannot be given: Pitstop connects at the first operation"),
         ({"driver": None}, "driver cannot be given: Pitstop tells the server its own name"),
-        ({"client": mongomock.MongoClient(), "maxPoolSize": 5}, "client is given, and with it maxPoolSize"),
-        ({"client": mongomock.MongoClient(), "replicaSet": "rs"}, "client is given, and with it replica_set"),
+        ({"client": mongomock.MongoClient(), "maxPoolSize": 5}, "client is given together with maxPoolSize"),
+        ({"client": mongomock.MongoClient(), "replicaSet": "rs"}, "client is given together with replica_set"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_name_and_without_its_value(options, text):
+def test_a_wrong_value_is_refused_with_its_name_and_without_the_value(options, text):
     with pytest.raises(ConfigError) as caught:
         MongoConfig.from_options(options)
     assert text in str(caught.value)
@@ -173,14 +176,14 @@ def test_options_that_do_not_go_together_are_refused_when_the_backend_is_made():
 
 
 def test_no_value_is_shown():
-    """Only names: what is a secret, PyMongo alone would have to say."""
+    """The repr has only names, because only PyMongo knows which values are secret."""
     parsed = config(host="h", tls=True, tlsCertificateKeyFilePassword=SECRET, maxPoolSize=5)
     assert "driver_options=<tlsCertificateKeyFilePassword, maxPoolSize>" in repr(parsed)
     leaks.look(f"{parsed!r} {parsed}", "a repr")
 
 
 @pytest.mark.parametrize("mechanism", ["MONGODB-X509", "GSSAPI"])
-def test_a_user_needs_no_password_where_something_else_tells_who_it_is(mechanism):
+def test_a_user_needs_no_password_if_a_certificate_or_a_service_identifies_it(mechanism):
     parsed = config(host="h", user="u", authMechanism=mechanism, auth_source="$external")
     assert parsed.password is None
 
@@ -210,7 +213,7 @@ def test_a_user_without_tls_is_warned_of_unless_that_is_said_to_be_meant(options
     assert [each.levelname for each in said] == (["WARNING"] if warned else [])
     if warned:
         assert "is used with a user but without TLS" in caplog.text
-        assert "Set tls to true (and tls_ca_file); or to false, if that is meant" in caplog.text
+        assert "Set tls to true (and tls_ca_file). If you want no TLS, set tls to false" in caplog.text
 
 
 def test_a_certificate_of_the_servers_means_tls(caplog, tmp_path):
@@ -224,7 +227,7 @@ def test_a_socket_of_unix_has_no_port():
 
 
 class _Failing:
-    """DNS, answering as it is told to."""
+    """DNS that gives the answers of a test."""
 
     def __init__(self, error):
         self.error = error
@@ -236,13 +239,13 @@ class _Failing:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("NXDOMAIN", r"is not known to DNS: there is no SRV record for that name \(NXDOMAIN\)\. Check it"),
+        ("NXDOMAIN", r"is not known to DNS: there is no SRV record for that name \(NXDOMAIN\)\. Check the name"),
         ("NoAnswer", r"is not known to DNS: there is no SRV record for that name \(NoAnswer\)"),
         ("NoNameservers", r"cannot be looked up, because DNS does not answer \(NoNameservers\)\. Check this machine's"),
         ("LifetimeTimeout", r"cannot be looked up, because DNS does not answer \(LifetimeTimeout\)"),
     ],
 )
-def test_what_dns_says_of_a_name_is_told(monkeypatch, name, text):
+def test_the_answer_of_dns_for_a_name_is_in_the_error(monkeypatch, name, text):
     import dns.message
     import dns.resolver
 
@@ -258,7 +261,7 @@ def test_what_dns_says_of_a_name_is_told(monkeypatch, name, text):
             leaks.look("".join(traceback.format_exception(caught.value)), "a traceback")
 
 
-def test_a_host_that_dns_should_not_have_named_is_told(monkeypatch):
+def test_a_host_outside_the_domain_is_in_the_error(monkeypatch):
     import dns.resolver
 
     class Answer(list):

@@ -1,4 +1,4 @@
-"""mongomock in a user's own tests: what they may do with it. The whole shared suite runs on it as well."""
+"""mongomock in a user's own tests: the operations that work with it. The whole shared suite runs on it as well."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_life_of_messages(client):
 
 def test_it_has_no_transactions(client):
     with pitstop.init({"type": "mongo", "client": client}) as pit:
-        text = r"has not got the capability TRANSACTIONS, .* with a client of mongomock.*Leave session out"
+        text = r"does not have the capability TRANSACTIONS, .* with a client of mongomock.*Leave session out"
         with pytest.raises(pitstop.Unsupported, match=text):
             pit.store({"id": "a"}, timedelta(0), session=object())
         assert pit.entries() == []

@@ -1,5 +1,5 @@
-"""Backends of others that are wrong in some way: the full text that a user of ``pitstop.init`` sees, and the operator who
-asks ``pitstop backends``. Each is a real distribution, found as pip's are.
+"""Wrong backends of other authors: the full text that a user of ``pitstop.init`` sees, and an operator who runs
+``pitstop backends``. Each is a real distribution, found like those of pip.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHO = "Backend 'broken' from acme-backend 1.2"
 UPGRADE = "Upgrade it (pip install --upgrade acme-backend), or report it to its author."
 OURS = "this pitstop-core has version 1."
 UPGRADE_OURS = "Upgrade pitstop-core (pip install --upgrade pitstop-core)."
-SILENT = "does not say for which version of the backend API it is written:"
+SILENT = "does not state the version of the backend API for which it is written:"
 AGAIN = "(pip install --force-reinstall acme-backend)"
 
 FROM_PITSTOP = """
@@ -35,14 +35,14 @@ FROM_PITSTOP = """
 
 
 def listed() -> dict[str, dict[str, Any]]:
-    """What ``pitstop backends --json`` says, by name; of several with one name the last."""
+    """Return the output of ``pitstop backends --json`` by name. If several have one name, the last one counts."""
     result = CliRunner().invoke(app, ["backends", "--json"], prog_name="pitstop")
     assert result.exit_code == 0, result.output
     return {line["name"]: line for line in map(json.loads, result.stdout.splitlines())}
 
 
 def told(error: type[PitstopError] = BackendLoadError) -> str:
-    """The text of ``init``, which is that of ``pitstop backends`` too; it hides none of the others there."""
+    """Return the error text of ``init``, which is also that of ``pitstop backends``. It hides none of the others there."""
     with pytest.raises(error) as caught:
         pitstop.init({"type": "broken"})
     assert type(caught.value) is error
@@ -85,7 +85,7 @@ def test_something_that_it_depends_on_is_missing(broken):
     broken("import no_such_driver.client")
     assert told() == (
         f"{WHO} failed to load: it needs the module 'no_such_driver', which is not installed. "
-        f"Install that, or the backend anew with all that it needs {AGAIN}."
+        f"Install that, or install the backend anew with all its dependencies {AGAIN}."
     )
 
 
@@ -129,8 +129,8 @@ def test_it_raises_when_it_is_imported(broken, source, reason):
         (
             "import no_such_driver",
             (
-                "it needs the module 'no_such_driver', which is not installed. Install that, or the backend anew with all "
-                f"that it needs {AGAIN}."
+                "it needs the module 'no_such_driver', which is not installed. Install that, or install the backend anew with all "
+                f"its dependencies {AGAIN}."
             ),
         ),
         ("raise RuntimeError('out of petrol')", f"RuntimeError: out of petrol. {UPGRADE}"),
@@ -212,8 +212,8 @@ def test_it_is_not_finished(broken):
 def test_its_capabilities_are_none(broken, stated, kind):
     broken(f"{BACKEND}        capabilities = {stated}\n")
     assert told() == (
-        f"{WHO} does not say what it can do: its capabilities are a {kind}, and no pitstop.abc.Capability. Its class Good "
-        f"is to say capabilities = Capability(0) when it has none, else such as Capability.DURABLE | Capability.WATCH. "
+        f"{WHO} does not state its capabilities: they are a {kind}, and no pitstop.abc.Capability. Its class Good "
+        f"must state capabilities = Capability(0) if it has none, else for example Capability.DURABLE | Capability.WATCH. "
         f"{UPGRADE}"
     )
 
@@ -282,12 +282,12 @@ def test_only_the_one_that_was_asked_for_is_loaded(install):
 @pytest.mark.parametrize(
     ("line", "stated", "hint"),
     [
-        ("pass", 2, None),
-        ("suite_version = 3", 3, None),
-        ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 2: run the suite again"),
-        ("suite_version = None", None, "it does not say which version of the suite it passed (suite_version)"),
-        ("suite_version = '1'", None, "its suite_version is a str, and not a number such as 2"),
-        ("suite_version = True", None, "its suite_version is a bool, and not a number such as 2"),
+        ("pass", 3, None),
+        ("suite_version = 4", 4, None),
+        ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 3: run the suite again"),
+        ("suite_version = None", None, "it does not state which version of the suite it passed (suite_version)"),
+        ("suite_version = '1'", None, "its suite_version is a str, and not a number such as 3"),
+        ("suite_version = True", None, "its suite_version is a bool, and not a number such as 3"),
     ],
 )
 def test_one_that_loads_tells_which_suite_it_passed(install, line, stated, hint):

@@ -1,4 +1,4 @@
-"""A mongod that asks who one is: a replica set of one member, with users made as tests need them."""
+"""A mongod with authentication: a replica set of one member, with users that tests create."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class User:
 
 @attrs.frozen
 class AuthServer:
-    """Such a server, and its administrator."""
+    """A server with authentication, and its administrator."""
 
     port: int
     root: pymongo.MongoClient[dict[str, Any]] = attrs.field(repr=False)
 
     def add_user(self, dbname: str, *roles: str, actions: Mapping[str, Sequence[str]] | None = None) -> User:
-        """A new user with these roles on a database.
+        """Create a user with these roles on a database.
 
-        :param actions: what else it may do, by collection; "" for the whole database.
+        :param actions: more actions of the user, by collection; "" for the whole database.
         """
         user = User(f"user-{uuid.uuid4().hex}", leaks.secret())
         given: list[Any] = [{"role": role, "db": dbname} for role in roles]
@@ -87,7 +87,7 @@ def auth_server() -> Iterator[AuthServer]:
 
 
 def _set_up(process: subprocess.Popen[bytes], port: int) -> pymongo.MongoClient[dict[str, Any]]:
-    """Make the replica set, and the administrator: as long as there is no user, this machine may."""
+    """Create the replica set and the administrator. While there is no user, a local client may do so."""
     deadline = time.monotonic() + 60
     with pymongo.MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=500) as client:
         while True:

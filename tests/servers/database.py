@@ -1,4 +1,4 @@
-"""A database for tests, on whatever server."""
+"""A database for tests, on any server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pymongo.database
 
 @contextmanager
 def database(client: pymongo.MongoClient[Any]) -> Iterator[pymongo.database.Database[Any]]:
-    """A new one, dropped in the end."""
+    """Yield a new database, which is dropped at the end."""
     name = f"pitstop_test_{uuid.uuid4().hex}"
     yield client[name]
     client.drop_database(name)

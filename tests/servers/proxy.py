@@ -1,7 +1,7 @@
-"""A TCP proxy in front of one mongod, that loses on the wire what it is told to.
+"""A TCP proxy in front of one mongod that loses requests and replies on demand.
 
-It reads the wire protocol far enough to know which command a request is and which reply belongs to it, so that a test
-can have the server do something and the client never learn of it: what no failpoint of the server can do.
+It reads enough of the wire protocol to know the command of a request and its reply. So a test can make the server do an operation whose
+reply the client never gets. No failpoint of the server can do this.
 
 A client is pointed at :attr:`Proxy.uri`, which says ``directConnection=true``. Without that, the driver asks the member
 of a replica set for the addresses of the set, and goes there, past the proxy. With it the driver still sees what kind of
@@ -33,13 +33,13 @@ _OP_MSG = 2013
 #: Seconds that the end of the proxy waits for its threads.
 _PATIENCE = 5.0
 
-#: A command as it was sent, documents of its batch included.
+#: A command as it was sent, with the documents of its batch.
 Command = dict[str, Any]
 
 
 @attrs.define
 class _Plan:
-    """What to lose: the reply to a command, or the command itself."""
+    """A loss: the reply to a command, or the command itself."""
 
     command: str
     what: str
@@ -47,11 +47,11 @@ class _Plan:
 
 
 class _Closed(Exception):
-    """The connection is to end here."""
+    """Raised to end a connection."""
 
 
 class Proxy:
-    """Forwards, and loses. What it did is counted in :attr:`did`, as ``"lost reply of update"``."""
+    """Forward and lose messages. :attr:`did` counts losses, as ``"lost reply of update"``."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -65,7 +65,7 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._closed = False
-        #: How often it did what.
+        #: The number of times of each loss.
         self.did: Counter[str] = Counter()
         self._run(self._accept)
 
@@ -74,29 +74,29 @@ class Proxy:
         return f"mongodb://127.0.0.1:{self._listening.getsockname()[1]}/?directConnection=true"
 
     def lose_reply(self, command: str, when: Callable[[Command], bool] = lambda _: True) -> None:
-        """Close the connection in place of the reply to the next such command: it was done, and nobody hears of it."""
+        """Close the connection instead of sending the reply to the next such command. The server has done the command."""
         with self._lock:
             self._plans.append(_Plan(command, "reply", when))
 
     def lose_request(self, command: str, when: Callable[[Command], bool] = lambda _: True) -> None:
-        """Close the connection in place of sending the next such command: it is not done."""
+        """Close the connection instead of sending the next such command. The server does not do it."""
         with self._lock:
             self._plans.append(_Plan(command, "request", when))
 
     def lose_replies(self, odds: float, *commands: str, seed: int = 0) -> None:
         """From now on lose replies to these commands at random; 0: no more."""
         with self._lock:
-            # The order of events differs from run to run, so a seed makes this likely, not repeatable.
+            # The order of events differs between runs, so a seed does not make this repeatable.
             self._odds = (odds, frozenset(commands), random.Random(seed))
 
     @property
     def pending(self) -> int:
-        """Losses that were ordered and have not come about."""
+        """Return the ordered losses that have not happened yet."""
         with self._lock:
             return len(self._plans)
 
     def stall(self, seconds: float) -> None:
-        """Forward nothing for so long, while all connections stay. Returns at once."""
+        """Forward nothing for this time, and keep all connections. Return at once."""
         self._count("stall")
         self._flowing.clear()
         timer = threading.Timer(seconds, self._flowing.set)
@@ -104,7 +104,7 @@ class Proxy:
         timer.start()
 
     def reset(self) -> None:
-        """End all connections at once, as a firewall or a crashed router does: the peers get a reset."""
+        """End all connections at once, like a firewall or a crashed router: the peers get a reset."""
         self._count("reset")
         with self._lock:
             connections = list(self._connections)
@@ -139,7 +139,7 @@ class Proxy:
             try:
                 server = socket.create_connection(self._target)
             except OSError:
-                # Nobody there: the client sees what it would see without a proxy, nearly.
+                # The server is away: the client sees almost the same as without a proxy.
                 _reset(client)
                 continue
             for each in (client, server):
@@ -207,7 +207,7 @@ class _Connection:
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._client, self._server = client, server
-        #: Names of the commands whose replies are to be lost, by the ids of their requests.
+        #: The commands whose replies will be lost, by the ids of their requests.
         self.losing: dict[int, str] = {}
 
     def close(self) -> None:
@@ -231,7 +231,7 @@ def _reset(one: socket.socket) -> None:
 
 
 def _read_message(source: socket.socket) -> bytes:
-    """One message of the wire protocol; empty at the end of the connection."""
+    """Return one message of the wire protocol; empty at the end of the connection."""
     header = _read(source, _HEADER.size)
     if not header:
         return b""
@@ -250,15 +250,15 @@ def _read(source: socket.socket, count: int) -> bytes:
 
 
 def _name_of(message: bytes) -> str:
-    """The name of a command: the first key of its document. The driver sends that document first."""
-    first = _HEADER.size + 4  # behind the flags
+    """Return the name of a command: the first key of its document, which the driver sends first."""
+    first = _HEADER.size + 4  # after the flags
     assert message[first] == 0, "the command's document comes first"
-    start = first + 1 + 4 + 1  # behind the kind, the document's length, and the value's type
+    start = first + 1 + 4 + 1  # after the kind, the document's length, and the value's type
     return message[start : message.index(0, start)].decode()
 
 
 def _command(message: bytes) -> Command:
-    """The whole command, with the documents that are sent beside it: ``updates``, ``deletes``, ``documents``."""
+    """Return the whole command, with the documents that are sent beside it: ``updates``, ``deletes``, ``documents``."""
     (flags,) = struct.unpack_from("<i", message, _HEADER.size)
     position, end = _HEADER.size + 4, len(message) - (4 if flags & 1 else 0)
     command: Command = {}
@@ -277,7 +277,7 @@ def _command(message: bytes) -> Command:
 
 @contextmanager
 def in_front_of(uri: str) -> Iterator[Proxy]:
-    """A proxy to the server that a URI names first. Credentials are left out."""
+    """Yield a proxy to the first server of a URI, without credentials."""
     proxy = Proxy(*parse_uri(uri)["nodelist"][0])
     try:
         yield proxy

@@ -1,4 +1,4 @@
-"""A replica set of real servers on this machine, and what may happen to it."""
+"""A replica set of real servers on this machine, and its faults."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from servers.mongod import Mongod, new_folder
 
 
-#: The server's own. With it a primary that was killed is missed for some 11 seconds.
+#: The server's default. With it, the set has no primary for about 11 seconds after a kill.
 DEFAULT_ELECTION_MS = 10_000
 #: For tests that need a new primary soon.
 QUICK_ELECTION_MS = 1500
 
 _PRIMARY, _SECONDARY = 1, 2
-#: Seconds in which anything that a test waits for has happened, or never will.
+#: The longest wait of a test, in seconds.
 _PATIENCE = 90.0
 
 
 class ReplicaSet:
-    """Members that elect a primary among them. One member: a set that loses nothing but is quickly there."""
+    """Members that elect a primary. A set of one member cannot fail over, and starts quickly."""
 
     def __init__(
         self, folder: Path, *, members: int = 3, election_ms: int = DEFAULT_ELECTION_MS, name: str = "pitstop"
@@ -38,17 +38,17 @@ class ReplicaSet:
 
     @property
     def uri(self) -> str:
-        """All members; a client finds the primary by itself."""
+        """The URI of all members; a client finds the primary by itself."""
         return f"mongodb://{','.join(each.address for each in self.members)}/?replicaSet={self.name}"
 
     @property
     def primary(self) -> Mongod:
-        """The member that takes writes, as it says itself; waits until there is one."""
+        """Wait for a member that reports to be the primary, and return it."""
         return self.wait_for_primary()
 
     @property
     def secondaries(self) -> list[Mongod]:
-        """The running members that are not the primary."""
+        """Return the running members that are not the primary."""
         primary = self.primary
         return [each for each in self.members if each is not primary and each.running]
 
@@ -58,7 +58,7 @@ class ReplicaSet:
             each.start(wait=False)
         for each in self.members:
             each.wait_until_ready()
-        # Heartbeats go with the elections: with the usual 2 s a quick election waits for them.
+        # Heartbeats must be as quick: with the usual 2 s, a quick election waits for them.
         settings = {
             "electionTimeoutMillis": self.election_ms,
             "heartbeatIntervalMillis": min(2000, max(self.election_ms // 4, 200)),
@@ -73,7 +73,7 @@ class ReplicaSet:
         self.wait_until_healthy()
 
     def close(self) -> None:
-        """End all members, in whatever state they are."""
+        """End all members, in any state."""
         for each in self.members:
             each.kill()
 
@@ -96,12 +96,12 @@ class ReplicaSet:
             each.wait_until_ready()
 
     def step_down(self, seconds: int = 10, *, force: bool = False) -> None:
-        """Have the primary hand over, and not stand again for so long."""
+        """Make the primary step down, and not stand for election for this time."""
         catch_up = {} if force else {"secondaryCatchUpPeriodSecs": max(seconds - 1, 1)}
         self._ask(self.primary, {"replSetStepDown": seconds, "force": force, **catch_up})
 
     def wait_for_primary(self, *, other_than: Mongod | None = None) -> Mongod:
-        """The primary, as soon as there is one that says so itself and is not ``other_than``."""
+        """Wait for a member that reports to be the primary and is not ``other_than``, and return it."""
 
         def look() -> Mongod | None:
             for each in self.members:
@@ -113,7 +113,7 @@ class ReplicaSet:
         return found
 
     def wait_until_healthy(self) -> None:
-        """Until there is one primary, all others follow it, and what it has is on all of them."""
+        """Wait until there is one primary, and all others follow it and have its data."""
 
         def look() -> bool:
             states = {}
@@ -135,13 +135,13 @@ class ReplicaSet:
         self._until(look, "became healthy")
 
     def heal(self) -> None:
-        """Undo what a test did to the members, and wait until the set is healthy."""
+        """Undo the faults of a test, and wait until the set is healthy."""
         for each in self.members:
             each.resume()
         ended = [each for each in self.members if not each.running]
         self.restart(*ended)
         for each in self.members:
-            # A member that stepped down would else not stand again for as long as it was told.
+            # Otherwise a member that stepped down would not stand for election until its time is over.
             self._try(lambda each=each: self._ask(each, {"replSetFreeze": 0}))
         self.wait_until_healthy()
 
@@ -175,7 +175,7 @@ class ReplicaSet:
 
 @contextmanager
 def replica_set(*, members: int = 3, election_ms: int = DEFAULT_ELECTION_MS) -> Iterator[ReplicaSet]:
-    """A healthy set, ended with all its members and data."""
+    """Yield a healthy set, and remove it with all its members and data."""
     with new_folder() as folder:
         servers = ReplicaSet(folder, members=members, election_ms=election_ms)
         try:
@@ -187,6 +187,6 @@ def replica_set(*, members: int = 3, election_ms: int = DEFAULT_ELECTION_MS) -> 
 
 @contextmanager
 def single() -> Iterator[ReplicaSet]:
-    """A set of one: change streams, transactions and retryable writes, without the wait for others."""
+    """Yield a set of one member: change streams, transactions and retryable writes, without a wait for others."""
     with replica_set(members=1, election_ms=QUICK_ELECTION_MS) as servers:
         yield servers

@@ -14,6 +14,7 @@ import pytest
 import pitstop
 
 from pitstop import BackendUnavailable, ConfigError
+from pitstop.abc import Progress
 from pitstop_sqlite import _database
 
 
@@ -85,7 +86,7 @@ def test_foreign_tables_are_refused_and_left_alone(path, open_backend, statement
     with pytest.raises(ConfigError, match=said) as caught:
         open_backend()
     assert str(path) in str(caught.value)
-    assert path.read_bytes() == before, "not even the journal mode was changed"
+    assert path.read_bytes() == before, "the file was changed, perhaps its journal mode"
 
 
 def test_tables_without_their_version_are_refused(path, open_backend):
@@ -102,6 +103,50 @@ def test_a_newer_version_is_refused(path, open_backend):
         ConfigError, match=r"in version 2; this pitstop-sqlite knows version 1\. Upgrade pitstop-sqlite"
     ):
         open_backend()
+
+
+def make_older(path):
+    """Take away the columns that the first releases did not make."""
+    run(path, *(f"ALTER TABLE pitstop_messages DROP COLUMN {name}" for name in ("unsettled", "ahead", "excused")))
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_file_of_an_older_release_gets_the_new_columns_and_keeps_its_messages(path, open_backend, record, create):
+    old = open_backend()
+    stored = [record("a"), record("b", attempts=3, token="old", first_leased=5)]
+    old.put(stored)
+    old.close()
+    make_older(path)
+
+    backend = open_backend(create=create)
+
+    assert [backend.get(each.id) for each in stored] == stored
+    counts = [(each.progress.attempts, each.progress.unsettled, each.progress.ahead) for each in backend.lease(9, 1000)]
+    assert counts == [(1, 1, 1), (4, 1, 1)]
+    assert run(path, "SELECT value FROM pitstop_meta WHERE key = 'schema_version'") == [[("1",)]]
+
+
+def test_a_file_that_a_process_of_an_older_release_has_open_gets_the_new_columns(path, open_backend, record):
+    """It goes on with its own statements, which name no column that it does not know."""
+    open_backend().close()
+    make_older(path)
+    columns = "id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg"
+    row = "'a', 0, 0, 0, NULL, NULL, NULL, 'r', NULL, '{}'"
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.execute(f"INSERT INTO pitstop_messages ({columns}) VALUES ({row})")
+        backend = open_backend()
+        older.execute(f"INSERT INTO pitstop_messages ({columns}) VALUES ({row.replace('a', 'b')})")
+        older.execute("UPDATE pitstop_messages SET due = 5, attempts = attempts + 1, token = 't' WHERE id = 'b'")
+        assert [backend.get(id).progress for id in "ab"] == [Progress(0, 0), Progress(5, 0, 1, None, None, "t")]
+
+
+def test_several_handles_that_open_an_older_file_add_the_columns_once(path, open_backend):
+    open_backend().close()
+    make_older(path)
+    backends = [open_backend() for _ in range(3)]
+    names = run(path, "SELECT name FROM pragma_table_info('pitstop_messages')")[0]
+    assert len(set(names)) == len(names) == 14
+    assert [each.tally().due for each in backends] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("content", [b"hello", b"This is a text about pit stops.\n" * 200, b"\0" * 5000])
@@ -271,7 +316,7 @@ def test_many_processes_make_one_file(path, start_child):
 
 
 def test_the_end_of_a_program_that_closes_nothing_leaves_one_file_also_beside_an_older_store(path):
-    """The listener of the older store is told of that end last. The acks of the younger one are written before it is closed."""
+    """The exit hook of the older store's listener runs last. The acks of the younger store are written before it is closed."""
     program = f"""
 import datetime, pitstop
 memory = pitstop.init("memory://")

@@ -37,13 +37,17 @@ pytest.register_assert_rewrite(__name__)
 
 from pitstop_conformance._kit import Handles, Kit, kit_tests
 from pitstop_conformance.behaviour._batches import Batches
+from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
+from pitstop_conformance.behaviour._failures import Failures
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._recurring import Recurring
+from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
+from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._lease import Lease
@@ -79,12 +83,14 @@ __all__ = [
 # pytest runs the tests of the last base first. The contract comes before the behaviour that is built on it, because its
 # failures are the easiest to understand.
 class BackendContract(
-    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Settle, Lease, Read, PutGetDelete
+    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Counts, Settle, Lease, Read, PutGetDelete
 ):
     """The promises of :class:`pitstop.abc.Backend` to core."""
 
 
-class PitstopBehaviour(Consuming, Batches, Listening, Look, Recurring, Deliveries, Store):
+class PitstopBehaviour(
+    Consuming, Batches, Listening, Look, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+):
     """The promises of Pitstop to its users, on the backend."""
 
 

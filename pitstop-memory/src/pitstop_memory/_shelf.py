@@ -129,7 +129,7 @@ class Shelf:
                     heapq.heappush(heap, (until, -self._bunches, bunch))
                 # In this order the heap knows the record wherever this is interrupted.
                 bunch.append(id)
-                slot.progress = slot.progress.leased(token, now, until)
+                slot.progress = slot.progress.leased(token, now, until, limit)
                 leased.append(slot.copy())
             heapq.heappop(heap)
         self._bunched += len(bunch)

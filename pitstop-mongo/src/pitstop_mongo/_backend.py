@@ -1,4 +1,4 @@
-"""The MongoDB backend: one collection, one index on the one field that decides, and tokens that fence every write."""
+"""The MongoDB backend: one collection, one index on the field that decides, and a token that guards every write."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = ["MongoBackend"]
 
 _log = logging.getLogger("pitstop.mongo")
 
-#: What a stand-in for a server, such as mongomock, has not got.
+#: Capabilities that a replacement for a server, such as mongomock, does not have.
 _OF_A_SERVER = (
     Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.TRANSACTIONS | Capability.ADOPT
 )
@@ -58,7 +58,7 @@ _T = TypeVar("_T")
 def _one_call(
     method: Callable[Concatenate[MongoBackend, _P], _T],
 ) -> Callable[Concatenate[MongoBackend, _P], _T]:
-    """Decorate a method that uses the driver: a thread that is inside of such a method is refused."""
+    """Decorate a method that uses the driver. A thread that is already inside such a method gets an error."""
 
     @wraps(method)
     def call(self: MongoBackend, /, *args: _P.args, **options: _P.kwargs) -> _T:
@@ -69,10 +69,10 @@ def _one_call(
 
 
 class MongoBackend(Backend):
-    """Messages in a collection of a MongoDB server. Nothing connects before the first use."""
+    """Messages in a collection of a MongoDB server. The backend connects at its first use."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 2
+    suite_version: ClassVar[int | None] = 3
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = Capability.SCRATCH | _OF_A_SERVER
 
@@ -84,12 +84,12 @@ class MongoBackend(Backend):
         self._connection = Connection(config, self.clock)
         if config.in_the_open:
             _log.warning(
-                "%s is used with a user but without TLS: on the way there, others can read the messages and change "
-                "them. Set tls to true (and tls_ca_file); or to false, if that is meant.",
+                "%s is used with a user but without TLS: on the network, others can read the messages and change "
+                "them. Set tls to true (and tls_ca_file). If you want no TLS, set tls to false.",
                 self.location,
             )
         if not self._connection.dialect.batches:
-            # Of this client, not the class.
+            # It depends on the client, so it is set on the instance.
             self.capabilities = self.capabilities & ~_OF_A_SERVER  # type: ignore[misc]
         self._adopter = Adopter(self._connection)
         self._unleasable = Unleasable(self._connection.dialect, self.clock, self._connection.location)
@@ -102,8 +102,8 @@ class MongoBackend(Backend):
         muted = is_scratch(config.coll)
         self._wakeups = Wakeups(self._connection, self.clock, config.loop_time, muted=muted)
         self._watcher = Watcher(self._connection, self._wakeups)
-        #: Doubts that were met and mended, by name: ``claim_unknown``, ``claim_recovered``, ``outcome_unknown`` (of
-        #: stores, removals and settlements), ``store_recovered``.
+        #: How often the outcome of a call was unknown, and how often it became known, by name: ``claim_unknown``,
+        #: ``claim_recovered``, ``outcome_unknown`` (of stores, removals and settlements), ``store_recovered``.
         self.counters: Counter[str] = self._connection.counters
 
     @property
@@ -143,7 +143,7 @@ class MongoBackend(Backend):
 
     @_one_call
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        # Who listens tries again, and tells: an outage is known after one of these.
+        # A listener claims again by itself, and logs the outage after one failed claim.
         with self._connection.bounded():
             return self._claimer.lease(limit, duration)
 
@@ -210,6 +210,6 @@ class MongoBackend(Backend):
 
 
 def _least(written: Iterable[Progress | Aside | None]) -> int | None:
-    """The least ``due`` at which any of these may be claimed. A lease that was extended is not up to be claimed."""
+    """Return the least ``due`` of the messages that may be claimed then. A lease that was extended is none of them."""
     free = (each.due for each in written if isinstance(each, Progress) and each.token is None)
     return min((due for due in free if due is not None), default=None)

@@ -46,7 +46,7 @@ class SqliteBackend(Backend):
     """
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 2
+    suite_version: ClassVar[int | None] = 3
     Config: ClassVar[type[BackendConfig]] = SqliteConfig
     capabilities: ClassVar[Capability] = (
         Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.SCRATCH
@@ -135,10 +135,10 @@ class SqliteBackend(Backend):
             now = self._now_ms()
             until = min(now + duration, LAST_INSTANT)
             rows = connection.execute(_statements.READ_DUE, (now, limit)).fetchall()
-            connection.execute(_statements.LEASE, (until, now, token, now, limit))
+            connection.execute(_statements.LEASE, (until, int(limit > 1), now, token, now, limit))
             connection.execute("COMMIT")
             self._database.verify()
-        return [read_leased_row(row, token, now, until) for row in rows]
+        return [read_leased_row(row, token, now, until, limit) for row in rows]
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         fenced = [_fenced(each) for each in settlements]
@@ -245,6 +245,9 @@ def _fenced(settlement: Settlement) -> tuple[str, Row]:
         and progress.first_leased is None
         and progress.last_error is None
         and progress.token is None
+        and not progress.unsettled
+        and not progress.ahead
+        and not progress.excused
     ):
         return _statements.AWAIT, (progress.due, progress.scheduled_for, *fence)
     return _statements.PROGRESS, (*progress_values(progress), *fence)

@@ -23,8 +23,8 @@ from pitstop_sqlite._descriptors import opening
 from pitstop_sqlite._failures import in_our_words
 from pitstop_sqlite._file import DatabaseFile, in_use_elsewhere
 from pitstop_sqlite._patience import PatientConnection
+from pitstop_sqlite._schema import Missing, missing
 from pitstop_sqlite._schema import create as create_tables
-from pitstop_sqlite._schema import needs_creation
 from pitstop_sqlite._writing_back import WritingBack, has_reset_bug
 
 
@@ -312,7 +312,7 @@ class Database:
         clock = self._clock
         connection.create_function("pitstop_now", 0, lambda: clock.time_us() // 1000)
         # This comes before any write: a file that is not Pitstop's stays as it is.
-        if needs_creation(connection, self.path) and not create:
+        if missing(connection, self.path) is Missing.TABLES and not create:
             if self._create:
                 raise BackendUnavailable(
                     f"{self.path!r} was replaced by a file without Pitstop's tables while it was in use. Put the right file there; "
@@ -334,7 +334,7 @@ class Database:
         # This only matters on macOS, where a plain fsync leaves the data in the drive's cache.
         connection.execute(f"PRAGMA fullfsync = {int(self._synchronous == 'full')}")
         connection.execute("BEGIN IMMEDIATE")
-        if needs_creation(connection, self.path):
+        if missing(connection, self.path) is not Missing.NOTHING:
             create_tables(connection)
         else:
             # A process without the right to write fails here, not at its first store. (BEGIN does not fail.)

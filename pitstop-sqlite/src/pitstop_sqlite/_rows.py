@@ -12,19 +12,30 @@ from typing import Any
 from pitstop.abc import Damaged, Progress, Record, dump_message, floor_instant, load_message, read_record
 
 
-__all__ = ["COLUMNS", "LAST_INSTANT", "Row", "bindable", "new_row", "progress_values", "read_leased_row", "read_row"]
+__all__ = [
+    "COLUMNS",
+    "LAST_INSTANT",
+    "MOST_COUNTED",
+    "Row",
+    "bindable",
+    "new_row",
+    "progress_values",
+    "read_leased_row",
+    "read_row",
+]
 
 #: The last instant that a ``due`` can be. A later value is damaged, and counts as none.
 LAST_INSTANT = floor_instant(datetime.max.replace(tzinfo=UTC))
+#: The largest count that a column can hold.
+MOST_COUNTED = 2**63 - 1
 #: The columns of a message that are read and written, in this order.
-COLUMNS = "id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg"
+COLUMNS = "id, due, scheduled_for, attempts, first_leased, last_error, token, unsettled, ahead, excused, revision, series, msg"
 
 #: A row as it was read (texts as bytes), or as it will be written.
 Row = tuple[Any, ...]
 
 #: Not a mapping, so that an unreadable message or series is found to be damaged.
 _UNREADABLE = object()
-_MOST_ATTEMPTS = 2**63 - 1
 #: The errors raised by reading a damaged row. A table that is not STRICT may hold a number where a text should be.
 _UNREADABLE_ROW = (ValueError, RecursionError, AttributeError, TypeError)
 #: The most series that are remembered in decoded form, and the most bytes of each. A series is read again at each occurrence.
@@ -46,7 +57,7 @@ def new_row(record: Record) -> Row:
 
 
 def progress_values(progress: Progress) -> Row:
-    """Return the values to write for a progress: ``due`` to ``token``."""
+    """Return the values to write for a progress: ``due`` to ``excused``."""
     return (
         progress.due,
         progress.scheduled_for,
@@ -54,12 +65,29 @@ def progress_values(progress: Progress) -> Row:
         progress.first_leased,
         progress.last_error,
         progress.token,
+        progress.unsettled,
+        progress.ahead,
+        progress.excused,
     )
 
 
 def read_row(row: Row) -> Record | Damaged:
     """Return the record that a row holds; a ``Damaged`` with the reason if the row was damaged."""
-    id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg = row
+    (
+        id,
+        due,
+        scheduled_for,
+        attempts,
+        first_leased,
+        last_error,
+        token,
+        unsettled,
+        ahead,
+        excused,
+        revision,
+        series,
+        msg,
+    ) = row
     try:
         return read_record(
             id=id.decode(),
@@ -72,15 +100,20 @@ def read_row(row: Row) -> Record | Damaged:
             first_leased=first_leased,
             last_error=None if last_error is None else last_error.decode(),
             token=None if token is None else token.decode(),
+            unsettled=unsettled,
+            ahead=ahead,
+            excused=excused,
         )
     except _UNREADABLE_ROW:
         return _read_damaged(row)
 
 
-def read_leased_row(row: Row, token: str, now: int, until: int) -> Record | Damaged:
+def read_leased_row(row: Row, token: str, now: int, until: int, limit: int = 1) -> Record | Damaged:
     """Return the record of a row as the claim leaves it, from the row that the claim found: see :meth:`pitstop.abc.Progress.leased`."""
-    id, _, scheduled_for, attempts, first_leased, last_error, _, revision, series, msg = row
-    attempts = attempts + 1 if attempts < _MOST_ATTEMPTS else attempts
+    id, _, scheduled_for, attempts, first_leased, last_error, _, unsettled, ahead, excused, revision, series, msg = row
+    attempts = min(attempts, MOST_COUNTED - 1) + 1
+    unsettled = min(unsettled, MOST_COUNTED - 1) + 1
+    ahead = min(ahead, MOST_COUNTED - 1) + (limit > 1)
     if first_leased is None:
         first_leased = now
     try:
@@ -95,11 +128,28 @@ def read_leased_row(row: Row, token: str, now: int, until: int) -> Record | Dama
             first_leased=first_leased,
             last_error=None if last_error is None else last_error.decode(),
             token=token,
+            unsettled=unsettled,
+            ahead=ahead,
+            excused=excused,
         )
     except _UNREADABLE_ROW:
         leased = token.encode()
         return _read_damaged(
-            (id, until, scheduled_for, attempts, first_leased, last_error, leased, revision, series, msg)
+            (
+                id,
+                until,
+                scheduled_for,
+                attempts,
+                first_leased,
+                last_error,
+                leased,
+                unsettled,
+                ahead,
+                excused,
+                revision,
+                series,
+                msg,
+            )
         )
 
 
@@ -128,7 +178,21 @@ def _read_series(stored: bytes) -> object:
 
 
 def _read_damaged(row: Row) -> Record | Damaged:
-    id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg = row
+    (
+        id,
+        due,
+        scheduled_for,
+        attempts,
+        first_leased,
+        last_error,
+        token,
+        unsettled,
+        ahead,
+        excused,
+        revision,
+        series,
+        msg,
+    ) = row
     return read_record(
         id=id.decode("utf-8", "surrogateescape"),
         message=_try(lambda text: load_message(text.decode()), msg),
@@ -140,6 +204,9 @@ def _read_damaged(row: Row) -> Record | Damaged:
         first_leased=first_leased,
         last_error=_try(bytes.decode, last_error),
         token=_try(bytes.decode, token),
+        unsettled=unsettled,
+        ahead=ahead,
+        excused=excused,
     )
 
 

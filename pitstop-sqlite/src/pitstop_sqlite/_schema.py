@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 
+from enum import Enum, auto
+
 from pitstop import ConfigError
 
 
-__all__ = ["VERSION", "create", "needs_creation"]
+__all__ = ["VERSION", "Missing", "create", "missing"]
 
-#: The version of the tables that this code reads and writes.
+#: The version of the tables that this code reads and writes. It grows when older code could not use the newer tables. A new
+#: column with a default does not make it grow: older code leaves the column out, and reads and writes the others.
 VERSION = 1
 
 # `seq` is the order in which ids came in. It is a column of its own because VACUUM renumbers a rowid without a name.
@@ -22,21 +25,36 @@ _COLUMNS = (
     ("revision", "TEXT NOT NULL"),
     ("scheduled_for", "INTEGER NOT NULL"),
     ("attempts", "INTEGER NOT NULL"),
+    ("unsettled", "INTEGER NOT NULL DEFAULT 0"),
+    ("ahead", "INTEGER NOT NULL DEFAULT 0"),
+    ("excused", "INTEGER NOT NULL DEFAULT 0"),
     ("first_leased", "INTEGER"),
     ("series", "TEXT"),
     ("last_error", "TEXT"),
     ("msg", "TEXT NOT NULL"),
 )
+#: Columns that the first tables of version 1 did not have. :func:`create` adds them.
+_ADDED = frozenset({"unsettled", "ahead", "excused"})
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS pitstop_meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT",
     f"CREATE TABLE IF NOT EXISTS pitstop_messages ({', '.join(' '.join(column) for column in _COLUMNS)}) STRICT",
     "CREATE INDEX IF NOT EXISTS pitstop_messages_due ON pitstop_messages (due)",
 )
+_NAMES = [name for name, _ in _COLUMNS]
 _KINDS = {"pitstop_meta": "table", "pitstop_messages": "table", "pitstop_messages_due": "index"}
 
 
-def needs_creation(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether a table or index of Pitstop's is missing. The function only reads.
+class Missing(Enum):
+    """The parts of Pitstop's tables that a file does not have."""
+
+    NOTHING = auto()
+    #: Columns that were added after the file was made.
+    COLUMNS = auto()
+    TABLES = auto()
+
+
+def missing(connection: sqlite3.Connection, path: str) -> Missing:
+    """Return what :func:`create` has to make. The function only reads.
 
     :raises ConfigError: if a table or index of that name is not Pitstop's, or is newer than this code.
     """
@@ -50,27 +68,37 @@ def needs_creation(connection: sqlite3.Connection, path: str) -> bool:
             raise _foreign(path, name, f"it is a {kind}")
     there = {name for name, _ in found}
     if "pitstop_messages" in there:
-        _check_columns(connection, path, "pitstop_messages", [name for name, _ in _COLUMNS])
+        _check_columns(connection, path, "pitstop_messages", [name for name in _NAMES if name not in _ADDED])
         if "pitstop_meta" not in there:
             raise _foreign(path, "pitstop_messages", "there is no table pitstop_meta beside it")
     if "pitstop_meta" in there:
         _check_columns(connection, path, "pitstop_meta", ["key", "value"])
         _check_version(connection, path)
-    return there != _KINDS.keys()
+    if there != _KINDS.keys():
+        return Missing.TABLES
+    return Missing.COLUMNS if _missing_columns(connection, "pitstop_messages", _NAMES) else Missing.NOTHING
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Create the missing tables and the index, inside a transaction of the caller's."""
+    """Create the missing tables, columns and index, inside a transaction of the caller's."""
     for statement in _CREATE:
         connection.execute(statement)
+    absent = _missing_columns(connection, "pitstop_messages", _NAMES)
+    for name, kind in _COLUMNS:
+        if name in absent:
+            connection.execute(f"ALTER TABLE pitstop_messages ADD COLUMN {name} {kind}")
     connection.execute("INSERT OR IGNORE INTO pitstop_meta (key, value) VALUES ('schema_version', ?)", (str(VERSION),))
 
 
 def _check_columns(connection: sqlite3.Connection, path: str, table: str, wanted: list[str]) -> None:
+    absent = _missing_columns(connection, table, wanted)
+    if absent:
+        raise _foreign(path, table, f"it has no column {', '.join(absent)}")
+
+
+def _missing_columns(connection: sqlite3.Connection, table: str, wanted: list[str]) -> list[str]:
     found = {name for (name,) in _texts(connection, "SELECT name FROM pragma_table_info(?)", table)}
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise _foreign(path, table, f"it has no column {', '.join(missing)}")
+    return [name for name in wanted if name not in found]
 
 
 def _check_version(connection: sqlite3.Connection, path: str) -> None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT
+from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT, MOST_COUNTED
 
 
 __all__ = [
@@ -44,7 +44,8 @@ ANY_DUE = "SELECT 1 FROM pitstop_messages WHERE due BETWEEN 0 AND ? LIMIT 1"
 _DUE_FIRST = "FROM pitstop_messages WHERE due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?"
 READ_DUE = f"SELECT {COLUMNS} {_DUE_FIRST}"
 LEASE = (
-    f"UPDATE pitstop_messages SET due = ?, attempts = min(attempts, {2**63 - 2}) + 1, "
+    f"UPDATE pitstop_messages SET due = ?, attempts = min(attempts, {MOST_COUNTED - 1}) + 1, "
+    f"unsettled = min(unsettled, {MOST_COUNTED - 1}) + 1, ahead = min(ahead, {MOST_COUNTED - 1}) + ?, "
     f"first_leased = coalesce(first_leased, ?), token = ? WHERE seq IN (SELECT seq {_DUE_FIRST})"
 )
 NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
@@ -69,11 +70,11 @@ COMPLETE_MANY = {
 # Writes an occurrence that was not claimed yet, as the ack of a series does: fewer values to bind.
 AWAIT = (
     "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = 0, first_leased = NULL, last_error = NULL, "
-    "token = NULL " + _FENCE
+    "token = NULL, unsettled = 0, ahead = 0, excused = 0 " + _FENCE
 )
 PROGRESS = (
-    "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = ?, first_leased = ?, last_error = ?, token = ? "
-    + _FENCE
+    "UPDATE pitstop_messages SET due = ?, scheduled_for = ?, attempts = ?, first_leased = ?, last_error = ?, token = ?, "
+    "unsettled = ?, ahead = ?, excused = ? " + _FENCE
 )
 
 # One pass over the table, without the index: the statement visits every row anyway.

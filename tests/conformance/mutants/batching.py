@@ -12,7 +12,7 @@ from pitstop.abc import Outcome, Record, Settlement
 from pitstop_memory import MemoryBackend
 
 
-#: What these take for enough at a time.
+#: The size of a chunk for these mutants.
 _PAGE = 16
 
 
@@ -42,7 +42,7 @@ class RefusesBeyondThePage(MemoryBackend):
 
 @mutant("test_more_than_a_thousand_are_settled_in_one_batch")
 class TellsThePageOnly(MemoryBackend):
-    """Applies all of a batch, and knows of the first ones alone whether it did: the look that tells has a limit."""
+    """Applies a whole batch, and knows the result of the first ones alone. The query for the results has a limit."""
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         applied = super()._apply_all(settlements)
@@ -51,7 +51,7 @@ class TellsThePageOnly(MemoryBackend):
 
 @mutant("test_a_batch_says_for_each_whether_it_was_applied", "test_a_batch_tells_what_was_completed_from_what_is_gone")
 class ResultsShifted(MemoryBackend):
-    """Says of each what became of the one before. An index that begins at one."""
+    """Returns for each settlement the result of the one before. An index that begins at one."""
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         applied = super()._apply_all(settlements)
@@ -60,7 +60,7 @@ class ResultsShifted(MemoryBackend):
 
 @mutant("test_a_batch_says_for_each_whether_it_was_applied")
 class ResultsByKind(MemoryBackend):
-    """Deletes first and then updates, as a bulk write does; and tells in that order what it did."""
+    """Deletes first and then updates, as a bulk write does, and returns the results in that order."""
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         return super()._apply_all(sorted(settlements, key=lambda each: each.outcome is not Outcome.COMPLETE))
@@ -68,7 +68,7 @@ class ResultsByKind(MemoryBackend):
 
 @mutant("test_a_batch_tells_a_late_settlement_from_that_of_who_has_the_message")
 class OneOfAnId(MemoryBackend):
-    """Keeps a batch by id: of two that settle the same message the later one counts, and both are told what became of it."""
+    """Keeps a batch by id. Of two settlements of one message the later one counts, and both get its result."""
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         by_id = {each.id: each for each in settlements}
@@ -87,7 +87,7 @@ class TokenOfTheFirst(MemoryBackend):
 
 @mutant("test_a_batch_says_for_each_whether_it_was_applied")
 class AnyTokenOfTheBatch(MemoryBackend):
-    """Fences a batch by ``token IN (...)``. Whoever lost a message to another claim of the batch settles it all the same."""
+    """Fences a batch by ``token IN (...)``. A claim that lost a message to another claim of the batch settles the message all the same."""
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         tokens = {each.token for each in settlements}
@@ -104,7 +104,7 @@ class AnyTokenOfTheBatch(MemoryBackend):
     "test_recurring_messages_of_different_times_that_are_acked_together_keep_their_own",
 )
 class OneProgressForAll(MemoryBackend):
-    """Writes to all of a claim that have the same outcome what is to be written to the first. One ``UPDATE`` for them."""
+    """Writes the progress of the first record to all records of a claim with the same outcome. One ``UPDATE`` for all."""
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         first = {}

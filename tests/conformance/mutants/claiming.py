@@ -17,10 +17,10 @@ from pitstop_memory._shelf import copy_record
 
 @right
 class OpenClaims(MemoryBackend):
-    """Claims as the memory backend does, with each step open to change. Not a mutant."""
+    """Claims as the memory backend does, with each step open to change. This class is no mutant."""
 
     def due_records(self, now: int) -> list[Record]:
-        """What is due, in order. Read from the shelf's own slots: they know in which order ids came in."""
+        """Return the due records in order. The slots of the shelf know the order in which the ids were first stored."""
         slots = [slot for slot in self._room.shelf._slots.values() if self.is_due(slot.record.progress.due, now)]
         slots.sort(key=lambda slot: (slot.record.progress.due or 0, slot.order))
         return [slot.record for slot in slots]
@@ -31,8 +31,8 @@ class OpenClaims(MemoryBackend):
     def new_token(self) -> str:
         return os.urandom(16).hex()
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
-        return record.progress.leased(token, now, until)
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
+        return record.progress.leased(token, now, until, limit)
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
         with self._room.lock:
@@ -43,7 +43,7 @@ class OpenClaims(MemoryBackend):
         until = min(now + duration, LAST_INSTANT)
         claimed: list[Record] = []
         for each in due(now)[:limit]:
-            progress = self.leased(each, token, now, until)
+            progress = self.leased(each, token, now, until, limit)
             self._room.shelf.change(each.id, progress)
             claimed.append(copy_record(attrs.evolve(each, progress=progress)))
         return claimed
@@ -51,7 +51,7 @@ class OpenClaims(MemoryBackend):
 
 @mutant("test_many_claimers_lease_each_record_once", "test_claimers_of_leases_that_ran_out_get_each_once")
 class ClaimNotAtomic(OpenClaims):
-    """Reads what is due, then writes the leases. Both steps take the lock, and neither looks at what the other saw."""
+    """Reads the due records, then writes the leases. Both steps take the lock, and the second does not check again."""
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
         with self._room.lock:
@@ -63,7 +63,7 @@ class ClaimNotAtomic(OpenClaims):
 
 @mutant("test_many_claimers_get_something_while_enough_is_due")
 class ContentionIsEmpty(MemoryBackend):
-    """Says that nothing is due when somebody else is claiming. A lock that is not waited for, to be quick."""
+    """Returns nothing while another claim is running. To be quick, it does not wait for the lock."""
 
     def lease(self, limit: int, duration: int) -> Sequence[Record]:
         if not self._room.lock.acquire(blocking=False):
@@ -87,7 +87,7 @@ class EarlyByAMillisecond(OpenClaims):
 class FractionsOfAMillisecond(OpenClaims):
     """Keeps microseconds in the end of a lease. Divided with ``/``, where ``//`` was meant."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
         return record.progress.leased(token, now, self.clock.time_us() / 1000 + (until - now))  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ class TiesById(OpenClaims):
 class LeaseFromDue(OpenClaims):
     """Counts the lease from when the record was due. One that waited long is out of its lease before it is handled."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
         return record.progress.leased(token, now, (record.progress.due or 0) + until - now)
 
 
@@ -149,16 +149,16 @@ class PageBeforeFilter(OpenClaims):
 class AttemptsNotCounted(OpenClaims):
     """Writes one attempt at each claim. A retry without end never becomes dead."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
-        return attrs.evolve(super().leased(record, token, now, until), attempts=1)
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
+        return attrs.evolve(super().leased(record, token, now, until, limit), attempts=1)
 
 
 @mutant("test_a_retry_keeps_when_its_occurrence_was_leased_first")
 class FirstLeasedOverwritten(OpenClaims):
     """Writes the time of each claim as that of the first. Retries of a series then pass on to later occurrences."""
 
-    def leased(self, record: Record, token: str, now: int, until: int) -> Progress:
-        return attrs.evolve(super().leased(record, token, now, until), first_leased=now)
+    def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
+        return attrs.evolve(super().leased(record, token, now, until, limit), first_leased=now)
 
 
 @mutant("test_a_dead_record_is_never_leased")
@@ -202,7 +202,7 @@ class TokenIsACounter(OpenClaims):
 
 @mutant("test_a_lease_writes_what_progress_leased_says_and_nothing_else", "test_complete_deletes")
 class ReturnsTheDocumentBefore(MemoryBackend):
-    """Returns records as they were before the claim. What ``find_one_and_update`` does unless told otherwise."""
+    """Returns records as they were before the claim. ``find_one_and_update`` does so by default."""
 
     def _lease(self, limit: int, duration: int) -> list[Record]:
         before = {each.id: each for each in self._room.shelf}
@@ -211,7 +211,7 @@ class ReturnsTheDocumentBefore(MemoryBackend):
 
 @mutant("test_a_record_is_leased_again_when_its_lease_ran_out", "test_a_crash_of_the_listener_brings_the_message_back")
 class LeaseNeverEnds(OpenClaims):
-    """Marks a record as leased, and waits for somebody to take the mark away. A crash leaves it there for ever."""
+    """Marks a record as leased until its holder removes the mark. After a crash the mark stays forever."""
 
     def due_records(self, now: int) -> list[Record]:
         return [each for each in super().due_records(now) if each.progress.token is None]

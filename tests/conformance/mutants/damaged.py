@@ -17,7 +17,7 @@ from pitstop_sqlite import SqliteBackend
     "test_consume_handles_all_but_the_damaged_ones",
 )
 class ClaimEndsAtTheDamaged(SqliteBackend):
-    """Reads a claim up to the first record that it cannot read. The others are leased, and nobody is given them."""
+    """Reads a claim up to the first record that it cannot read. The other records are leased, and are never returned."""
 
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         leased = [*super().lease(limit, duration)]
@@ -27,7 +27,7 @@ class ClaimEndsAtTheDamaged(SqliteBackend):
 
 @mutant("test_pages_show_damaged_records_among_the_others_and_end")
 class PagesWithoutTheDamaged(SqliteBackend):
-    """Leaves out of a page what it cannot read. A page of nothing else looks like the last one."""
+    """Leaves unreadable records out of a page. A page of damaged records alone looks like the end."""
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return [each for each in super().scan(state, limit, after) if isinstance(each, Record)]
@@ -35,7 +35,7 @@ class PagesWithoutTheDamaged(SqliteBackend):
 
 @mutant("test_a_damaged_record_is_set_aside_by_the_one_who_has_its_lease")
 class SetsAsideWithoutALease(SqliteBackend):
-    """Sets a damaged record aside whoever says so. Nothing can be lost of it, it seems, but another has it by now."""
+    """Sets a damaged record aside without comparing the token. By now another process may hold its lease."""
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         applied = [*super().settle(settlements)]
@@ -52,7 +52,7 @@ class SetsAsideWithoutALease(SqliteBackend):
 
 @mutant("test_a_batch_settles_damaged_and_sound_records_each_by_itself")
 class BatchOfOneKind(SqliteBackend):
-    """Settles what is to be set aside, if there is any in a batch, and forgets the others."""
+    """Settles only the records to set aside if a batch has any, and forgets the other settlements."""
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         aside = [each for each in settlements if isinstance(each.progress, Aside)]

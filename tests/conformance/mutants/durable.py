@@ -145,7 +145,7 @@ class ClaimInTwoStatements(_ReadsThenWrites):
 
 @mutant("test_an_ack_never_deletes_a_version_that_was_stored_since", "test_a_lease_is_settled_by_one_of_many")
 class FenceInPython(SqliteBackend):
-    """Reads the token and compares it, then writes by id. Whoever stores anew in between loses the new version."""
+    """Reads the token and compares it, then writes by id. A version that is stored in between is lost."""
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         return [self._settle_one(each) for each in settlements]
@@ -255,7 +255,7 @@ class WatchTellsAnHourLate(SqliteBackend):
 
 @mutant("test_a_handle_that_is_carried_over_a_fork_works_there_or_says_that_it_does_not")
 class BrokenAfterFork(SqliteBackend):
-    """Loses in silence what is stored through a handle that was carried over a fork."""
+    """Loses silently all messages that are stored through a handle that was carried over a fork."""
 
     def __init__(self, config=None):
         super().__init__(config)

@@ -26,7 +26,7 @@ class NowInMilliseconds(MemoryBackend):
 
 @mutant("test_now_is_told_by_the_clock_in_microseconds")
 class NowInWholeMilliseconds(MemoryBackend):
-    """Tells the time in whole milliseconds. Core rounds up, so that what is due now is due a millisecond late."""
+    """Tells the time in whole milliseconds. Core rounds up, so that a message for now is due a millisecond late."""
 
     def now(self) -> int:
         return super().now() // 1000 * 1000
@@ -44,7 +44,7 @@ class AcceptsAnyOption(MemoryBackend):
 
 @mutant("test_a_store_that_is_there_is_opened_without_the_right_to_make_one")
 class OpensNothingThatIsThere(MemoryBackend):
-    """Takes the wish that no store is made for the wish that none is opened."""
+    """Takes create=False to mean that no store is opened."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -54,7 +54,7 @@ class OpensNothingThatIsThere(MemoryBackend):
 
 @mutant("test_a_sound_store_gives_its_concerns_as_texts_without_a_message")
 class QuotesAMessage(MemoryBackend):
-    """Tells of a message in its concerns, which anybody who runs a check may read."""
+    """Quotes a message in its concerns, which everyone who runs a check can read."""
 
     def concerns(self) -> Sequence[str]:
         return [f"{each.message} is old." for each in self.scan(None, 1, None) if isinstance(each, Record)]
@@ -98,7 +98,7 @@ class IgnoresTheSession(MemoryBackend):
 
 @mutant("test_a_handle_says_where_its_messages_are")
 class SaysNoPlace(MemoryBackend):
-    """Has no location. Logs and errors then speak of a store that nobody finds."""
+    """Has no location. Logs and errors then do not say which store they mean."""
 
     @property
     def location(self) -> str:
@@ -152,7 +152,7 @@ class RealNowInMilliseconds(MemoryBackend):
 
 @mutant("test_handles_that_are_closed_hold_neither_threads_nor_files", slow=True)
 class ThreadPerHandle(MemoryBackend):
-    """Has a thread for each handle, which nobody ends."""
+    """Has a thread for each handle, which never ends."""
 
     def __init__(self, config=None):
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Mutants that look, and write what follows from it a round trip later: right alone, wrong when somebody is in between."""
+"""Mutants that read, and write a round trip later. They are right alone, and wrong if another write comes in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pitstop_memory._shelf import copy_record
 
 
 class _OneAtATime(MemoryBackend):
-    """Some of what it does excludes each other, over its round trips, on all handles of a store."""
+    """Some operations exclude each other, over their round trips, on all handles of a store."""
 
     _locks: ClassVar[dict[str | None, threading.RLock]] = defaultdict(threading.RLock)
 
@@ -27,7 +27,7 @@ class _OneAtATime(MemoryBackend):
         return self._locks[self._name]
 
     def holds(self, settlement: Settlement) -> Record | None:
-        """The record, if this settlement applies to it."""
+        """Return the record if this settlement applies to it."""
         with self._room.lock:
             record = self._room.shelf.get(settlement.id)
             if record is None or record.progress.token != settlement.token:
@@ -61,7 +61,7 @@ class _WritesLater(_OneAtATime):
 
 @mutant("test_no_settlement_changes_a_version_that_was_stored_since")
 class NackOverwritesTheNewer(_WritesLater):
-    """Writes a settlement by id, after it checked the token. What was stored in between is overwritten."""
+    """Writes a settlement by id, after it checked the token. A record that is stored in between is overwritten."""
 
     def write(self, record: Record) -> bool:
         there = self._room.shelf.get(record.id) is not None
@@ -72,7 +72,7 @@ class NackOverwritesTheNewer(_WritesLater):
 
 @mutant("test_a_nack_never_brings_back_what_is_removed")
 class NackBringsBackInARace(_WritesLater):
-    """Upserts a settlement, after it checked the token. What was removed in between is there again."""
+    """Upserts a settlement, after it checked the token. A record that is removed in between is there again."""
 
     def write(self, record: Record) -> bool:
         self._room.shelf.put(record)
@@ -115,7 +115,7 @@ class ClaimBringsBackTheRemoved(OpenClaims, _OneAtATime):
                 due = self.due_records(now)[:limit]
             round_trip()
             token, until = self.new_token(), min(now + duration, LAST_INSTANT)
-            leased = [attrs.evolve(each, progress=self.leased(each, token, now, until)) for each in due]
+            leased = [attrs.evolve(each, progress=self.leased(each, token, now, until, limit)) for each in due]
             with self._room.lock:
                 for each in leased:
                     self._room.shelf.put(copy_record(each))

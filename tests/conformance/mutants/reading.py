@@ -14,7 +14,7 @@ from pitstop_memory import MemoryBackend
 
 @mutant("test_tally_counts_by_state_and_names_the_oldest_due", "test_stats_count_by_state")
 class LeasesCountAsDue(MemoryBackend):
-    """Counts what is leased among what is due. Its time had come, after all."""
+    """Counts leased records as due. Their time had come, after all."""
 
     def tally(self) -> Tally:
         found = super().tally()
@@ -31,7 +31,7 @@ class OldestOfAll(MemoryBackend):
 
 @mutant("test_a_lease_that_ran_out_leaves_the_record_due")
 class LeasedByTokenAlone(MemoryBackend):
-    """Calls leased whatever has a token. It keeps its token when the lease ran out."""
+    """Calls every record with a token leased. A record keeps its token when the lease runs out."""
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
         if state not in {"due", "leased"}:
@@ -93,7 +93,7 @@ class IdsInTheOrderOfPeople(MemoryBackend):
 
 @mutant("test_pages_of_a_state_go_on_behind_the_last_one")
 class LimitBeforeState(MemoryBackend):
-    """Reads a page, and then leaves out what is in another state. A page may be empty although more would follow."""
+    """Reads a page, and then leaves out records in another state. A page may be empty although more would follow."""
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
         wanted = {each.id for each in super().scan(state, 10_000, None)}
@@ -102,7 +102,7 @@ class LimitBeforeState(MemoryBackend):
 
 @mutant("test_next_due_counts_leased_records_by_the_end_of_their_lease")
 class NextDueIgnoresTheLeased(MemoryBackend):
-    """Names the next time among what is not leased. The end of a lease that nobody acknowledges is noticed late."""
+    """Names the next due time of the records that are not leased. The end of a lease without an ack is noticed late."""
 
     def next_due(self) -> int | None:
         now = self._now_ms()

@@ -1,4 +1,4 @@
-"""What a mutant is, and the list of them."""
+"""Mutants, and the list of all of them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Mutant:
     """A backend with one defect, as a real author might make it."""
 
     backend: type[Backend]
-    #: Tests of the suite that have to fail on it, and pass on the backend that it was made of: their names, with one of
-    #: their parameters where it is that which tells.
+    #: Tests of the suite that must fail on the mutant and pass on its origin: their names, with a parameter where only that
+    #: parameter shows the defect.
     killed_by: tuple[str, ...]
-    #: It takes seconds to kill it, so it has its turn in ``nox -s mutants`` alone.
+    #: Finding the defect takes seconds, so only ``nox -s mutants`` runs this mutant.
     slow: bool = False
 
     @property
@@ -33,7 +33,7 @@ class Mutant:
 
     @property
     def origin(self) -> type[Backend]:
-        """The backend that is right, and that it was made of."""
+        """The backend without the defect."""
         return next(each for each in self.backend.__mro__ if each.__name__ in RIGHT)
 
     @property
@@ -43,7 +43,7 @@ class Mutant:
         return text.partition(". ")[0].rstrip(".")
 
 
-#: By name: the backends that mutants are made of. The suite has to pass on them.
+#: By name: the origins of mutants. The suite must pass on them.
 RIGHT: dict[str, type[Backend]] = {"MemoryBackend": MemoryBackend, "SqliteBackend": SqliteBackend}
 #: By name, in the order of their modules.
 MUTANTS: dict[str, Mutant] = {}
@@ -54,7 +54,7 @@ def mutant(*killed_by: str, slow: bool = False) -> Callable[[type[Backend]], typ
 
     def add(backend: type[Backend]) -> type[Backend]:
         assert backend.__name__ not in MUTANTS
-        assert backend.__doc__, f"{backend.__name__} does not say which mistake it is"
+        assert backend.__doc__, f"{backend.__name__} has no docstring that names its mistake"
         MUTANTS[backend.__name__] = Mutant(backend, killed_by, slow)
         return backend
 
@@ -62,11 +62,11 @@ def mutant(*killed_by: str, slow: bool = False) -> Callable[[type[Backend]], typ
 
 
 def right(backend: type[Backend]) -> type[Backend]:
-    """List a class of backends that is no mutant, but what some are made of."""
+    """List a class of backends that is the origin of mutants."""
     RIGHT[backend.__name__] = backend
     return backend
 
 
 def round_trip() -> None:
-    """Take as long as a server does to answer: what happens in between is seen in tests, and not only in production."""
+    """Take as long as a server does to answer, so that tests see the events in between."""
     threading.Event().wait(0.001)

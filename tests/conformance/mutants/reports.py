@@ -1,6 +1,6 @@
-"""A plugin of pytest that writes what becomes of each test to a file, a line of JSON each, as soon as it is known.
+"""A plugin of pytest that writes the result of each test to a file at once, as a line of JSON.
 
-So a run that hangs, and is ended, still tells what it found before.
+A run that hangs and is ended still leaves the results before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-# First of all, since it sees to it that the suite's failures show the values that were compared.
+# Imported first, because the import asks pytest to rewrite the suite's assertions.
 from pitstop.testing import BackendConformance
 from pitstop_conformance import kit_tests
 
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Wanted:
-    """Collects what is wanted, and does not even look at the rest: that would take most of the time."""
+    """Collect the wanted tests alone: collecting the others would take most of the time."""
 
     def __init__(self, wanted: list[str]) -> None:
         self._whole = {each for each in wanted if "::" not in each}
@@ -92,7 +92,7 @@ def _line(item: Any, call: pytest.CallInfo[None], report: pytest.TestReport) -> 
 
 
 def _is_of_kit(error: BaseException) -> bool:
-    """Whether this is an assertion that the suite made, and not a mutant that fell over."""
+    """Whether an assertion of the suite failed, and not the mutant itself."""
     if isinstance(error, pytest.fail.Exception):
         return not str(error).startswith("Timeout")
     trace, last = error.__traceback__, ""

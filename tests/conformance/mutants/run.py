@@ -1,6 +1,6 @@
-"""Runs the suite on mutants, and tells which of its tests found which: ``nox -s mutants``.
+"""Run the suite on mutants, and print which tests found which mutant: ``nox -s mutants``.
 
-Each run is a pytest in a process of its own, so that a mutant that hangs or falls over takes nothing else along.
+Each run is a new process with pytest, so that a mutant that hangs or crashes disturbs no other run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Result", "Run", "run_kit"]
 
 _TESTS = Path(__file__).parents[2]
 _KIT_ON_MUTANTS = Path(__file__).with_name("kit_on_mutants.py")
-#: In memory, where there is such a folder: nothing here depends on a disk, and all of it is slowed down by one.
+#: A folder in memory where the system has one. No result depends on a disk, and a disk slows everything down.
 _FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: Seconds for the suite on one mutant; and for its tests that try sequences of operations, and shrink those that fail.
 _WHOLE = 90.0
@@ -42,15 +42,15 @@ _NAMED = 2
 _SUITE = kit_tests(BackendConformance)
 #: The tests that compare a backend with a model of it.
 _MODEL = [name for name, part in _SUITE.items() if ".model." in part.__module__]
-assert _MODEL, "the suite has a model"
+assert _MODEL, "the suite has tests with a model"
 
 
 @attrs.frozen
 class Result:
-    """What became of one test."""
+    """The result of one test."""
 
     cls: str
-    #: The module of the suite that it is from.
+    #: The module of the suite that has the test.
     part: str
     #: Its name without and with its parameters.
     test: str
@@ -59,7 +59,7 @@ class Result:
     #: It failed with an assertion of the suite's, and not with an error of the mutant's.
     by_kit: bool
     error: str
-    #: The steps that hypothesis came down to.
+    #: The steps of the example that hypothesis shrank to.
     steps: str
     #: Since the beginning of the run.
     seconds: float
@@ -67,7 +67,7 @@ class Result:
 
 @attrs.frozen
 class Run:
-    """What became of the tests that were run. Of a run that took too long: of those that were done in time."""
+    """The results of a run. If the run took too long, only the tests that ended in time have one."""
 
     results: list[Result]
     finished: bool
@@ -117,7 +117,7 @@ def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE
 
 
 def _run_all(name: str, timeout: float = _WHOLE) -> tuple[Run, Run]:
-    """Run the suite without the model, and the model, each for so long at most."""
+    """Run the suite without the model, and then the model, each within its time."""
     others = [test for test in _SUITE if test not in _MODEL]
     return (
         run_kit([f"Test{name}::{test}" for test in others], timeout=timeout),
@@ -148,7 +148,7 @@ def _first(run: Run) -> str:
 
 
 def _show(name: str) -> int:
-    """Print how the suite tells what is wrong with one mutant, and the steps that hypothesis shrank a sequence to."""
+    """Print the failures on one mutant, and the steps that hypothesis shrank a sequence to."""
     run, model = _run_all(name)
     for each in [*run.kills[:_NAMED], *model.kills]:
         print(f"{each.name}, after {each.seconds:.1f} s\n{each.error}\n{each.steps}\n")

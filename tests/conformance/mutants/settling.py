@@ -28,7 +28,7 @@ class _Settles(MemoryBackend):
 
 @mutant("test_a_stale_token_changes_nothing", "test_the_token_of_another_record_changes_nothing")
 class NoFencing(MemoryBackend):
-    """Does not compare the token. Whoever knows an id settles what somebody else has leased."""
+    """Does not compare the token. A caller that knows an id settles messages that another process has leased."""
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         old = self._room.shelf.get(settlement.id)
@@ -37,7 +37,7 @@ class NoFencing(MemoryBackend):
 
 @mutant("test_put_ends_a_lease", "test_an_update_while_leased_holds_at_once_and_the_old_delivery_is_stale")
 class AckById(MemoryBackend):
-    """Deletes by id what is acknowledged. A late ack then deletes the newer version."""
+    """Deletes an acknowledged message by its id. A late ack then deletes the newer version."""
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         if settlement.progress is None:
@@ -47,7 +47,7 @@ class AckById(MemoryBackend):
 
 @mutant("test_a_lease_that_ran_out_settles_nothing_even_if_nobody_else_has_it")
 class ExpiredLeaseStillAcks(MemoryBackend):
-    """Compares the token alone, and not whether the lease still runs. Until somebody else has it, that looks right."""
+    """Compares the token alone, and not whether the lease still runs. Until another claim takes the message, that looks right."""
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         return super()._apply(settlement, -1)
@@ -101,7 +101,7 @@ class RescheduledFromTheAck(_Settles):
     "test_a_redriven_message_is_due_now_with_its_id_error_and_key",
 )
 class BuryDropsTheToken(_Settles):
-    """Takes the token away from what is dead. Nobody can redrive it then."""
+    """Takes the token away from a dead message. It can never be redriven then."""
 
     def written(self, old: Record, settlement: Settlement, now: int) -> Progress | Aside | None:
         if settlement.outcome is Outcome.BURY and isinstance(settlement.progress, Progress):
@@ -111,7 +111,7 @@ class BuryDropsTheToken(_Settles):
 
 @mutant("test_a_buried_record_keeps_its_token_and_is_dead", "test_past_its_attempts_a_one_shot_is_dead_and_kept")
 class DropsTheDead(_Settles):
-    """Deletes what is buried. Nobody learns which messages failed for good."""
+    """Deletes buried messages. No operator learns which messages failed for good."""
 
     def written(self, old: Record, settlement: Settlement, now: int) -> Progress | Aside | None:
         return None if settlement.outcome is Outcome.BURY else settlement.progress
@@ -130,7 +130,7 @@ class NoneIsNotWritten(_Settles):
 
 @mutant("test_what_is_set_aside_keeps_everything_but_its_due_time_and_its_error")
 class SetAsideAnew(_Settles):
-    """Writes a bare progress to what is set aside. What was to be looked at is gone."""
+    """Writes a new progress to a record that is set aside. The data to inspect is gone."""
 
     def written(self, old: Record, settlement: Settlement, now: int) -> Progress | Aside | None:
         if isinstance(settlement.progress, Aside):
@@ -152,7 +152,7 @@ class ExtendChangesTheToken(_Settles):
 
 @mutant("test_a_dead_record_is_settled_with_the_token_that_it_carries")
 class DeadIsNotSettled(MemoryBackend):
-    """Settles only what has a lease that runs. ``due > now`` is not true of a null: a redrive never happens."""
+    """Settles only messages with a running lease. ``due > now`` is not true of a null: a redrive never happens."""
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         old = self._room.shelf.get(settlement.id)
@@ -164,7 +164,7 @@ class DeadIsNotSettled(MemoryBackend):
     "test_a_message_removed_while_leased_is_gone_and_never_comes_back",
 )
 class NackBringsBack(MemoryBackend):
-    """Creates what is not there when it settles. An upsert where an update was meant: a nack brings back the removed."""
+    """Creates a missing record when it settles. An upsert where an update was meant: a nack brings back the removed."""
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         if self._room.shelf.get(settlement.id) is None and isinstance(settlement.progress, Progress):
@@ -197,7 +197,7 @@ class AllOrNone(MemoryBackend):
 
 @mutant("test_a_batch_says_for_each_whether_it_was_applied", "test_a_batch_tells_what_was_written_from_what_is_gone")
 class AllWhenAny(MemoryBackend):
-    """Says of a whole batch that it was applied when something of it was. ``return rowcount > 0``."""
+    """Reports a whole batch as applied if a part of it was. ``return rowcount > 0``."""
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         applied = super()._apply_all(settlements)

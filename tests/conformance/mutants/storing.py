@@ -17,7 +17,7 @@ from pitstop_memory import MemoryBackend
 
 @mutant("test_what_was_put_does_not_change_with_the_callers_object")
 class KeepsTheCallersObject(MemoryBackend):
-    """Keeps the very message that it was given. What the caller does to it afterwards is done to what is stored."""
+    """Keeps the very message that it was given. Later changes by the caller change the stored message."""
 
     def _put(self, records: Sequence[Record]) -> None:
         for each in records:
@@ -26,7 +26,7 @@ class KeepsTheCallersObject(MemoryBackend):
 
 @mutant("test_what_was_read_does_not_change_what_is_stored")
 class HandsOutTheStored(MemoryBackend):
-    """Hands out the very message that it keeps. What a handler does to it is there at the next attempt."""
+    """Hands out the very message that it keeps. Changes by a handler are there at the next attempt."""
 
     def get(self, id: str) -> Record | None:
         with self._room.lock:
@@ -79,7 +79,7 @@ class UpdateGoesToTheEnd(MemoryBackend):
 
 @mutant("test_an_update_is_never_seen_half_done")
 class ReplacesInTwoSteps(MemoryBackend):
-    """Deletes the old record, and then stores the new one. Who looks in between finds none."""
+    """Deletes the old record, and then stores the new one. A read in between finds no record."""
 
     def put(self, records: Sequence[Record]) -> None:
         for each in records:
@@ -90,7 +90,7 @@ class ReplacesInTwoSteps(MemoryBackend):
 
 @mutant("test_an_update_is_never_seen_half_done")
 class PutNotWhole(MemoryBackend):
-    """Writes the message, and then its revision and schedule. Who looks in between sees a record that nobody stored."""
+    """Writes the message, and then its revision and schedule. A read in between returns a record that was never stored."""
 
     def put(self, records: Sequence[Record]) -> None:
         with self._room.lock:
@@ -103,7 +103,7 @@ class PutNotWhole(MemoryBackend):
 
 @mutant("test_an_id_is_only_ever_itself", "test_an_id_is_data")
 class RemoveIgnoresCase(MemoryBackend):
-    """Removes whatever has the id when case is ignored. A column with ``COLLATE NOCASE``."""
+    """Removes every record whose id is equal when case is ignored. A column with ``COLLATE NOCASE``."""
 
     def delete(self, id: str) -> bool:
         with self._room.lock:
@@ -139,7 +139,7 @@ class IdsArePatterns(MemoryBackend):
 
 @mutant("test_delete_says_whether_it_was_there", "test_a_removed_message_is_never_emitted")
 class DeleteAlwaysTrue(MemoryBackend):
-    """Says of every removal that it was there. The statement succeeded, after all."""
+    """Returns True for every removal. The statement succeeded, after all."""
 
     def delete(self, id: str) -> bool:
         super().delete(id)
@@ -148,7 +148,7 @@ class DeleteAlwaysTrue(MemoryBackend):
 
 @mutant("test_delete_takes_a_leased_record", "test_a_message_removed_while_leased_is_gone_and_never_comes_back")
 class DeleteSparesTheLeased(MemoryBackend):
-    """Does not remove what is leased. Its author wanted to be kind to the handler."""
+    """Does not remove a leased message. Its author wanted to be kind to the handler."""
 
     def delete(self, id: str) -> bool:
         now = self._now_ms()
@@ -160,7 +160,7 @@ class DeleteSparesTheLeased(MemoryBackend):
 
 @mutant("test_what_a_peer_changes_is_seen_at_once")
 class CachesReads(MemoryBackend):
-    """Remembers what it read, until it writes itself. Other handles write too."""
+    """Remembers the records that it read, until it writes itself. Other handles write too."""
 
     _cache: dict[str, Record]
 

@@ -16,7 +16,7 @@ from pitstop_memory import MemoryBackend
 
 
 class _Codec(MemoryBackend):
-    """Changes what is in a message on its way into the store."""
+    """Changes the values of a message on their way into the store."""
 
     change: ClassVar[Callable[[Any], Any]]
 
@@ -89,7 +89,7 @@ class ListsAreTuples(_Codec):
 
 @mutant("test_a_record_with_any_value_comes_back_the_same[date]")
 class DatesAreNaive(_Codec):
-    """Gives datetimes back without a zone. What a driver does that is not told ``tz_aware``."""
+    """Gives datetimes back without a zone. A driver does so without the option ``tz_aware``."""
 
     change = staticmethod(lambda value: value.replace(tzinfo=None) if isinstance(value, datetime) else value)
 
@@ -166,7 +166,7 @@ def _with_short_error(settlement: Settlement) -> Settlement:
 
 @mutant("test_a_series_comes_back_as_it_is")
 class SeriesWithoutNone(MemoryBackend):
-    """Leaves out what is None in a series. An encoder with ``exclude_none``."""
+    """Leaves out values that are None in a series. An encoder with ``exclude_none``."""
 
     def _put(self, records: Sequence[Record]) -> None:
         for each in records:

@@ -32,7 +32,7 @@ _DAMAGED = ["00", "01", "04", "07", "11"]
 class DamagedAmongOthers(Kit):
     """Several damaged records: the first, the last, and two side by side."""
 
-    rule = 'docs/writing-a-backend.md, "Records"'
+    rule = 'docs/writing-a-backend.md, "Damaged records"'
 
     @pytest.mark.parametrize("limit", [1, 2, 5, 100])
     def test_damaged_records_hold_no_other_up_whatever_the_size_of_a_claim(self, backend: Backend, limit: int) -> None:

@@ -66,7 +66,7 @@ class Lease(Kit):
 
         progress = lease_only(backend).progress
 
-        assert progress == Progress(START + 1000 + MINUTE, START - 7, 5, START - 5, "x", progress.token)
+        assert progress == Progress(START + 1000 + MINUTE, START - 7, 5, START - 5, "x", progress.token, unsettled=1)
 
     def test_claims_have_tokens_of_their_own(self, backend: Backend) -> None:
         put_due(backend, *"abcdef")

@@ -64,8 +64,9 @@ class Settle(Kit):
             Progress(253_402_300_799_999, 253_402_300_799_998, 1, 0, "", None),
             Progress(None, START, 3, START, "gave up", "kept"),
             Progress(START + 5, START, 1, None, None, None),
+            Progress(START + 5, START, 4, START, None, None, unsettled=3, ahead=2, excused=1),
         ],
-        ids=["bare", "zero", "odd", "last", "dead", "cleared"],
+        ids=["bare", "zero", "odd", "last", "dead", "cleared", "counted"],
     )
     def test_every_field_of_progress_is_written_over_another_value(self, backend: Backend, progress: Progress) -> None:
         """Each field gets its new value, or is cleared, whatever value it had before."""

@@ -75,9 +75,9 @@ class ModelStore:
         due = [record for record in self._records.values() if self.state(record.id, now) == "due"]
         return sorted(due, key=lambda record: (record.progress.due or 0, self._came[record.id]))
 
-    def lease(self, id: str, token: str, now: int, until: int) -> Record:
+    def lease(self, id: str, token: str, now: int, until: int, limit: int) -> Record:
         """Claim one of these ids."""
-        return self._write(id, self._records[id].progress.leased(token, now, until))
+        return self._write(id, self._records[id].progress.leased(token, now, until, limit))
 
     def settle(self, settlements: Sequence[Settlement], now: int) -> list[bool]:
         """Apply each settlement that has the record's token, if the lease runs or the record is dead."""

@@ -175,7 +175,8 @@ class ContractMachine(RuleBasedStateMachine):
         self._tokens |= tokens
         for each in claim:
             self._refuse_if_not_due(each, now)
-            self._compare(each, self._model.lease(each.id, _token(each), now, now + duration), f"lease({each.id!r})")
+            expected = self._model.lease(each.id, _token(each), now, now + duration, limit)
+            self._compare(each, expected, f"lease({each.id!r})")
         self._check_order(by, [each.id for each in claim], [each.id for each in due], now)
         self._look()
         return multiple(*(each for each in claim if isinstance(each, Record)))

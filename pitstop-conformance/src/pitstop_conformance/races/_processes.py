@@ -57,7 +57,7 @@ class Child:
         deadline = time.monotonic() + _PATIENCE
         while len(self.said) < until:
             if not self._read(deadline - time.monotonic()):
-                self._fail(f"has told {len(self.said)} values, and not the {until} that are waited for,")
+                self._fail(f"has reported {len(self.said)} of {until} expected values")
 
     def hear_for(self, seconds: float) -> None:
         """Let the process work for this time, and read its reports."""
@@ -127,7 +127,7 @@ class Child:
         code = self._process.exitcode
         state = "and still runs" if code is None else f"and ended with {code}"
         said = f"Its last report: {self.said[-1]!r}." if self.said else "It reported nothing."
-        pytest.fail(f"A process that the test started {what} {state}. {said}")
+        pytest.fail(f"A process that the test started {what}, {state}. {said}")
 
 
 class Processes:

@@ -1,4 +1,4 @@
-"""A short self-check of a live store: a look at it, which changes nothing, and the promises of the contract in a scratch."""
+"""A short self-check of a live store: inspect it without a change, and try the promises of the contract in a scratch."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from pitstop.abc import Backend, Capability, Progress, SystemClock
 
 __all__ = ["check"]
 
-#: Milliseconds that count as long: so many answers of the store, at least and at most.
+#: Milliseconds that count as long: this many answers of the store, with a lower and an upper bound.
 _ANSWERS, _LEAST_TICK, _MOST_TICK = 5, 100, 5000
-#: Microseconds by which the clocks of store and machine may differ before somebody should know.
+#: The most microseconds by which the clocks of store and machine may differ without a warning.
 _MOST_OFFSET_US = 1_000_000
 
 
 class _Odd(Exception):
-    """Nothing is broken, but somebody should know."""
+    """Nothing is broken, but the user should know the finding."""
 
 
 def check(backend: Backend) -> Generator[Finding, None, None]:
-    """Look at the store, then try the promises in a scratch of it; one finding after the other, as they come.
+    """Inspect the store, then try the promises in a scratch of it. Yield one finding after the other, as they come.
 
-    It takes a second or two in real time. No message of the store is touched, leased, or seen by a listener. A backend
-    without the capability SCRATCH is only looked at, and the last finding is a warning that says so. Should a scratch turn
-    out to lease messages of the store, they are given back, and that is the last finding. Go through it to the end, or
-    close the iterator: that takes the scratch away.
+    The check takes a second or two in real time. No message of the store is touched, leased, or seen by a listener. A backend
+    without the capability SCRATCH is only inspected, and the last finding is a warning about that. If a scratch turns out to
+    lease messages of the store, they are given back, and that is the last finding. Iterate to the end, or close the
+    generator: that removes the scratch.
 
-    :raises pitstop.BackendUnavailable: when the store cannot be used, or makes no scratch for this user.
-    :raises pitstop.ConfigError: when the store goes by a clock that was given.
+    :raises pitstop.BackendUnavailable: if the store cannot be used, or makes no scratch for this user.
+    :raises pitstop.ConfigError: if the configuration gives the store a clock.
     """
     if backend.config.clock is not None:
         raise ConfigError(
-            "The check waits in real time, and this store goes by a clock that was given. Leave out clock."
+            "The check waits in real time, and this store has a clock from its configuration. Leave out clock."
         )
-    backend.ping()  # the first one connects
+    backend.ping()  # the first call connects
     answer = _found("it answers", "an answer to a small question", lambda: _answers(backend))
     yield answer
     yield _found("its clock", "within a second of this machine's", lambda: _clock(backend))
@@ -61,12 +61,12 @@ def check(backend: Backend) -> Generator[Finding, None, None]:
         tick = round(min(max(_ANSWERS * answer.milliseconds, _LEAST_TICK), _MOST_TICK))
         yield from _try_promises(backend, tick)
     else:
-        seen = f"{type(backend).__name__} has not got the capability SCRATCH, so the store was only looked at"
+        seen = f"{type(backend).__name__} has not got the capability SCRATCH, so the store was only inspected"
         yield Finding("its promises", "warning", "tried in a scratch", seen, 0.0)
 
 
 def _concerns(backend: Backend) -> Iterator[Finding]:
-    """One finding for each concern, or a single one when there is none."""
+    """Yield one finding for each concern, or a single one if there is none."""
     concerns: list[str] = []
 
     def look() -> str:
@@ -99,7 +99,7 @@ def _try_promises(backend: Backend, tick: int) -> Iterator[Finding]:
             for promise in PROMISES:
                 bench = Bench(scratch, tick, beside=backend, check=prefix)
                 yield _found(promise.name, promise.expected, partial(promise.keep, bench))
-                # A store that does not answer any more is told of by the next one.
+                # If the store no longer answers, the next promise reports that.
                 with contextlib.suppress(Exception):
                     bench.clear()
                 if bench.met_others:
@@ -118,19 +118,19 @@ def _found(name: str, expected: str, look: Callable[[], str]) -> Finding:
         status, seen = "warning", str(odd)
     except (Broken, PitstopError) as broken:
         status, seen = "failed", str(broken)
-    except Exception as error:  # noqa: BLE001 - whatever a backend raises is what it does instead of what it should
-        # Not its text, which may hold anything.
+    except Exception as error:  # noqa: BLE001 - any exception of a backend is the finding
+        # The text of the error is left out, because it may hold anything.
         where = extract_tb(error.__traceback__)[-1]
         status, seen = "failed", f"{type(error).__name__} was raised, at {Path(where.filename).name}:{where.lineno}"
     return Finding(name, status, expected, seen, round((clock.monotonic() - began) * 1000, 3))
 
 
 def _see_that_it_is_apart(scratch: Backend, bench: Bench, backend: Backend) -> None:
-    """Before a promise is tried: in a scratch that is the store itself, messages of others would be claimed."""
+    """Check that the scratch is not the store itself: the promises would then claim messages of others."""
     tally = scratch.tally()
     if any((tally.scheduled, tally.due, tally.leased, tally.dead)) or scratch.next_due() is not None:
         raise Broken("there are messages in it")
-    # Dead, so that nobody is ever given it, wherever it gets to.
+    # The mark is dead, so that it is never emitted, whatever store it lands in.
     mark = bench.record("mark")
     mark = attrs.evolve(mark, progress=Progress(None, mark.progress.scheduled_for, token=os.urandom(16).hex()))
     try:
@@ -138,10 +138,10 @@ def _see_that_it_is_apart(scratch: Backend, bench: Bench, backend: Backend) -> N
         seen = backend.get(mark.id)
         if seen is not None:
             backend.delete(mark.id)
-            raise Broken("what is stored in it is seen in the store")
+            raise Broken("a message that is stored in it is visible in the store")
     finally:
         bench.clear()
-    # It is empty: what is leased here is somebody's, and so for a moment only.
+    # The scratch is empty. A message that is leased here belongs to others, so the lease is short.
     bench.expect(not bench.claim(1, bench.tick), "a message was claimed where there is none")
 
 
@@ -186,4 +186,4 @@ def _suite(backend: Backend) -> str:
     note = suite_note(type(backend))
     if note is not None:
         raise _Odd(note)
-    return f"version {backend.suite_version}, as it says"
+    return f"version {backend.suite_version}, as it states"

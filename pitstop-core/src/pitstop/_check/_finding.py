@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The findings of a check."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import attrs
 
 __all__ = ["Finding", "Status"]
 
-#: ``warning``: nothing is broken, but somebody should know.
+#: ``warning``: nothing is broken, but the user should know the finding.
 Status = Literal["ok", "failed", "warning"]
 
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at or tried. Its texts hold no secret, and nothing of a stored message."""
+    """One thing that was inspected or tried. Its texts hold no secret, and nothing of a stored message."""
 
     name: str
     status: Status
     expected: str
-    #: What was seen instead, or what there was to see.
+    #: The value that was found, or the way in which it differs from the expected one.
     seen: str
     #: How long it took, on this machine's clock.
     milliseconds: float

@@ -1,4 +1,4 @@
-"""The promises of the contract that can be tried in a second, each by itself. The whole is in ``pitstop.testing``."""
+"""The promises of the contract that can be tried in a second, each by itself. ``pitstop_conformance`` tries all of them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["PROMISES", "Promise"]
 
 @attrs.frozen
 class Promise:
-    """Something that a store is to do."""
+    """A behaviour that a store must have."""
 
     name: str
-    #: In words.
+    #: The behaviour in words.
     expected: str
-    #: Tries it; what there was to see. Raises :class:`pitstop._check._bench.Broken` when it does not.
+    #: Tries the promise and returns the finding. Raises :class:`pitstop._check._bench.Broken` if it is not kept.
     keep: Callable[[Bench], str]
 
 
-#: In the order in which they are tried.
+#: The promises in the order in which they are tried.
 PROMISES: list[Promise] = []
 
 
@@ -42,7 +42,7 @@ def _promise(name: str, expected: str) -> Callable[[Callable[[Bench], str]], Cal
     return add
 
 
-#: A value of each kind, by what it is called when it is lost.
+#: A value of each kind, by the name that a finding gives it.
 _VALUES: dict[str, Any] = {
     "None": None,
     "bool": [True, False],
@@ -69,7 +69,7 @@ def _values(bench: Bench) -> str:
     found = bench.there(record)
     lost = [kind for kind, value in _VALUES.items() if not _same(found.message, kind, value)]
     bench.expect(not lost, f"not the same value came back for: {', '.join(lost)}")
-    bench.expect(len(found.message) == len(_VALUES), "the message has got more keys than it was stored with")
+    bench.expect(len(found.message) == len(_VALUES), "the message has more keys than it was stored with")
     bench.expect(found.series is not None and dict(found.series) == _SERIES, "the recurrence is not the same")
     bench.expect(found.revision == record.revision, "the revision is not the same")
     bench.expect(found.progress == record.progress, "the due time or the number of attempts is not the same")
@@ -78,7 +78,7 @@ def _values(bench: Bench) -> str:
 
 def _same(message: dict[str, Any], kind: str, value: Any) -> bool:
     try:
-        # As text, in which 1, 1.0 and true are not equal, and NaN is equal to itself.
+        # Compared as text, in which 1, 1.0 and true are not equal, and NaN equals itself.
         return kind in message and dump_message({kind: message[kind]}) == dump_message({kind: value})
     except (TypeError, ValueError, AttributeError):
         return False
@@ -90,7 +90,7 @@ def _not_early(bench: Bench) -> str:
     due = record.progress.due or 0
     claimed, late = bench.claim_at(due)
     bench.expect(claimed.id == record.id, "another message was claimed than the one that is due")
-    return f"it came {late:.0f} ms after its time, asked for all the time"
+    return f"it came {late:.0f} ms after its time, polled continuously"
 
 
 @_promise("the oldest comes first", "claimed in the order of their times, and else as they were stored")
@@ -103,14 +103,14 @@ def _order(bench: Bench) -> str:
     return "3 messages in order"
 
 
-@_promise("a lease keeps others off", "nobody else gets a message while it is leased")
+@_promise("a lease keeps others off", "no other claim gets a message while it is leased")
 def _exclusive(bench: Bench) -> str:
     bench.put("a")
     first = bench.claim_one()
     again = bench.claim()
     bench.expect(not again, "the same message was claimed a second time, under a lease of a minute")
     found = bench.get(first)
-    bench.expect(found == first, "what is stored is not what the claim returned")
+    bench.expect(found == first, "the stored message differs from the one that the claim returned")
     bench.expect(first.progress.attempts == 1, f"the first claim counts as attempt {first.progress.attempts}")
     left = (first.progress.due or 0) - bench.now()
     bench.expect(abs(left - MINUTE) < MINUTE / 2, f"a lease of 60000 ms has {left} ms left")
@@ -129,12 +129,12 @@ def _fenced(bench: Bench) -> str:
     }
     for name, (outcome, progress) in tries.items():
         applied = bench.settle(leased, outcome, progress, token="0" * 32)
-        bench.expect(not applied, f"{name} with a token that is not its own was said to be applied")
+        bench.expect(not applied, f"{name} with a token that is not its own was reported as applied")
         bench.expect(bench.get(leased) == leased, f"{name} with a token that is not its own changed the message")
     return f"{len(tries)} were refused"
 
 
-@_promise("an ack deletes", "acknowledged is gone")
+@_promise("an ack deletes", "an acknowledged message is gone")
 def _ack(bench: Bench) -> str:
     bench.put("a")
     leased = bench.claim_one()
@@ -158,10 +158,10 @@ def _nack(bench: Bench) -> str:
     return f"attempt 2 came {late:.0f} ms after its time"
 
 
-@_promise("a lease ends", "not acknowledged in time, it comes back, and the late ack counts for nothing")
+@_promise("a lease ends", "not acknowledged in time, the message comes back, and the late ack has no effect")
 def _expiry(bench: Bench) -> str:
     bench.put("a")
-    # Asked once: when the store is slow, the lease may be over before the claim is answered.
+    # Claimed once: if the store is slow, the lease may be over before the claim is answered.
     claimed = bench.claim(limit=1, duration=bench.tick)
     bench.expect(len(claimed) == 1, "nothing was claimed where one message was due")
     (leased,) = claimed
@@ -178,7 +178,7 @@ def _extension(bench: Bench) -> str:
     leased = bench.claim_one()
     longer = attrs.evolve(leased.progress, due=(leased.progress.due or 0) + MINUTE)
     bench.expect(bench.settle(leased, Outcome.EXTEND, longer), "an extension under a running lease was refused")
-    bench.expect(bench.there(leased).progress == longer, "the lease has not got its new end")
+    bench.expect(bench.there(leased).progress == longer, "the lease does not have its new end")
     bench.expect(bench.settle(leased, Outcome.COMPLETE, None), "an ack after an extension was refused")
     return "and the ack after it counts"
 
@@ -195,16 +195,18 @@ def _stored_again(bench: Bench) -> str:
     return "the new version was claimed"
 
 
-@_promise("what is removed is gone", "leased or not; and no nack brings it back")
+@_promise("a removed message is gone", "leased or not; and no nack brings it back")
 def _removal(bench: Bench) -> str:
     waiting, leased = bench.record("waiting", MINUTE), bench.record("leased")
     bench.store.put([waiting, leased])
     leased = bench.claim_one()
     for each in (waiting, leased):
-        bench.expect(bench.store.delete(each.id) is True, f"removing the {bench.name(each)} one said it was not there")
-        bench.expect(bench.store.delete(each.id) is False, "a second removal said that it was there")
+        bench.expect(
+            bench.store.delete(each.id) is True, f"removing the {bench.name(each)} one reported that it was not there"
+        )
+        bench.expect(bench.store.delete(each.id) is False, "a second removal reported that it was there")
     applied = bench.settle(leased, Outcome.RELEASE, released(leased, bench.now()))
-    bench.expect(not applied, "a nack of what was removed was said to be applied")
+    bench.expect(not applied, "a nack of a removed message was reported as applied")
     bench.expect(bench.get(leased) is None and bench.get(waiting) is None, "it is there again")
     return "2 were removed"
 
@@ -226,15 +228,15 @@ def _batch(bench: Bench) -> str:
         ]
     )
     said = [bool(each) for each in applied]
-    bench.expect(said == [True, True, True, False], f"said to be applied: {said}, and not [True, True, True, False]")
+    bench.expect(said == [True, True, True, False], f"reported as applied: {said}, not [True, True, True, False]")
     bench.expect(bench.get(acked) is None, "the acknowledged one is still there")
     for record, progress in ((recurring, following), (dead, buried), (stale, stale.progress)):
         written = bench.there(record).progress == progress
-        bench.expect(written, f"the {bench.name(record)} one is not what was written")
+        bench.expect(written, f"the {bench.name(record)} one is not as it was written")
     return "3 applied, 1 refused"
 
 
-@_promise("what is there is listed", "in the order of their times, the dead ones last, and counted by state")
+@_promise("stored messages are listed", "in the order of their times, dead messages last, and counted by state")
 def _listed(bench: Bench) -> str:
     records = [bench.record(name, due_in) for name, due_in in (("b", MINUTE), ("a", -1000), ("c", 2 * MINUTE))]
     dead = bench.record("dead")
@@ -253,11 +255,11 @@ def _listed(bench: Bench) -> str:
     return "4 messages in order"
 
 
-#: Threads, messages, and messages that are asked for at once.
+#: The number of threads, of messages, and of messages per claim.
 _THREADS, _MESSAGES, _LIMIT = 4, 40, 3
 
 
-@_promise("each goes to one", "of threads that claim at the same time, one gets it")
+@_promise("each goes to one", "if threads claim at the same time, only one gets a message")
 def _race(bench: Bench) -> str:
     stored = {record.id for record in bench.put(*map(str, range(_MESSAGES)))}
     start = Barrier(_THREADS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pitstop._decisions._attempts import emitted
 from pitstop._decisions._emit import schedule_of
 from pitstop._errors import ScheduleError
 from pitstop._values._entry import Entry, Stats
@@ -38,7 +39,7 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         scheduled_for=from_instant(scheduled_for),
         every=recurrence.timedelta if isinstance(recurrence, Every) else recurrence,
         end=None if schedule is None else _time(schedule.end),
-        attempts=progress.attempts,
+        attempts=emitted(progress),
         last_error=last_error,
         revision=stored.revision,
         leased_until=_time(progress.due) if state == "leased" else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from pitstop._decisions._attempts import attempts_text, is_spent, taken, uncounted
 from pitstop._errors import ScheduleError
 from pitstop._values._schedule import Schedule
 from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
@@ -16,10 +17,13 @@ __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "s
 class Emission:
     """One occurrence of a leased record, to be handed to the user."""
 
+    #: Its progress counts the present attempt as a certain one, as it is once a handler has the message.
     record: Record
     schedule: Schedule | None
     scheduled_for: int
     missed: int
+    #: Whether the store counts the present attempt as an uncertain one, because the claim was for several messages.
+    ahead: bool = False
 
 
 def schedule_of(record: Record) -> Schedule | None:
@@ -30,11 +34,13 @@ def schedule_of(record: Record) -> Schedule | None:
     return None if record.series is None else Schedule.from_plain(record.series)
 
 
-def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
+def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Emission | Settlement:
     """Decide the fate of a record that was just leased.
 
     The record is emitted unless it is damaged (then it is set aside with its error), has used up its attempts by leases
     that ran out, or has only occurrences that are older than its grace.
+
+    :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
     """
     if isinstance(leased, Damaged):
         return _set_aside(leased)
@@ -42,22 +48,32 @@ def decide(leased: Record | Damaged, retry: Retry) -> Emission | Settlement:
     if progress.attempts < 1:
         # A claim adds one to the attempts. A count below zero looks sound after that.
         return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
+    progress = taken(progress, ahead=ahead)
+    if progress is not leased.progress:
+        leased = Record(leased.id, leased.message, leased.series, leased.revision, progress)
     if leased.series is None:
-        emission = Emission(leased, None, progress.scheduled_for, 0)
+        emission = Emission(leased, None, progress.scheduled_for, 0, ahead)
     else:
         try:
             schedule = Schedule.from_plain(leased.series)
         except ScheduleError as error:
-            return bury(leased, str(error))
+            return bury(_not_emitted(leased), str(error))
         assert progress.first_leased is not None, "a leased record has the time of its first lease"
         choice = schedule.choose(progress.scheduled_for, progress.first_leased)
         if choice is None:
             return advance(leased, schedule.next(progress.first_leased), last_error=progress.last_error)
-        emission = Emission(leased, schedule, choice.occurrence, choice.missed)
-    if retry.max_attempts is not None and progress.attempts > retry.max_attempts:
-        spent = f"Given up after {progress.attempts - 1} attempts; the last one was not acknowledged before its lease ran out."
-        return give_up(emission, spent)
+        emission = Emission(leased, schedule, choice.occurrence, choice.missed, ahead)
+    if is_spent(progress, retry.max_attempts):
+        dying = _not_emitted(leased, retry.max_attempts)
+        count = attempts_text(dying.progress.attempts)
+        spent = f"Given up after {count}; the last one was not acknowledged before its lease ran out."
+        return give_up(attrs.evolve(emission, record=dying), spent)
     return emission
+
+
+def _not_emitted(leased: Record, max_attempts: int | None = None) -> Record:
+    """The record without the attempt that the present claim counted."""
+    return attrs.evolve(leased, progress=uncounted(leased.progress, max_attempts))
 
 
 def give_up(emission: Emission, error: str) -> Settlement:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import attrs
 
+from pitstop._decisions._attempts import attempts_text, certain, excused, number
 from pitstop._decisions._emit import Emission, advance, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
@@ -18,6 +19,7 @@ from pitstop.abc import MAX_ERROR_LENGTH, Damaged, Outcome, Progress, Record, Re
 __all__ = [
     "ack",
     "checked_delay",
+    "defer",
     "error_text",
     "extend",
     "hand_back",
@@ -42,13 +44,17 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
     At the last attempt that ``retry`` allows, the occurrence is given up: see :func:`pitstop._decisions._emit.give_up`.
     """
     progress = emission.record.progress
-    if retry.max_attempts is not None and progress.attempts >= retry.max_attempts:
-        return give_up(emission, error or f"Given up after {progress.attempts} attempts.")
+    # Uncertain attempts do not count: another message may have killed the worker before a handler had this one.
+    attempts = certain(progress)
+    if retry.max_attempts is not None and attempts >= retry.max_attempts:
+        counted = attrs.evolve(progress, attempts=attempts, unsettled=0, ahead=0, excused=0)
+        dying = attrs.evolve(emission, record=attrs.evolve(emission.record, progress=counted))
+        return give_up(dying, error or f"Given up after {attempts_text(attempts)}.")
     if delay is None and retry.delay is not None:
-        delay = backoff(retry, progress.attempts, f"{emission.record.id}:{emission.scheduled_for}")
+        delay = backoff(retry, attempts, f"{emission.record.id}:{emission.scheduled_for}")
     due = progress.due if delay is None else instant_of(delay, now_us, "delay")
     assert due is not None, "the due of a leased record is the end of its lease"
-    return _release(emission.record, due, progress.attempts, error or progress.last_error)
+    return _release(emission.record, due, number(progress), error or progress.last_error)
 
 
 def backoff(retry: Retry, attempt: int, key: str) -> timedelta:
@@ -74,10 +80,12 @@ def release(record: Record, now: int, duration: int) -> Settlement:
     assert progress.due is not None, "the due of a leased record is the end of its lease"
     assert progress.first_leased is not None, "a leased record has the time of its first lease"
     if progress.attempts > 1 or progress.first_leased < progress.due - duration:
-        # The message was emitted before this claim, perhaps before a redrive. The occurrence chosen then stays.
-        return _release(record, now, progress.attempts - 1, progress.last_error)
+        # The message was emitted before this claim, perhaps before a redrive. The occurrence chosen then stays, and so does
+        # the uncertainty about earlier leases.
+        before = attrs.evolve(progress, attempts=progress.attempts - 1, unsettled=max(progress.unsettled - 1, 0))
+        return _released(record, now, before)
     due = min(progress.scheduled_for, now)
-    unseen = attrs.evolve(progress, due=due, attempts=0, first_leased=None, token=None)
+    unseen = Progress(due, progress.scheduled_for, last_error=progress.last_error)
     return settlement(record, Outcome.RELEASE, unseen)
 
 
@@ -87,20 +95,30 @@ def hand_back(record: Record, retry: Retry, now: int) -> Settlement:
     The attempt counts, because it may have had its effect. The last attempt that ``retry`` allows does not count: the end of
     a program must not bury a message.
     """
-    attempts = record.progress.attempts
+    attempts, counted = number(record.progress), certain(record.progress)
     if retry.max_attempts is not None:
-        attempts = min(attempts, retry.max_attempts - 1)
+        attempts -= max(counted - (retry.max_attempts - 1), 0)
     return _release(record, now, attempts, record.progress.last_error)
 
 
 def extend(record: Record, until: int) -> Settlement:
-    """Return the write that extends a lease to ``until``."""
+    """Return the write that extends a lease to ``until``.
+
+    A handler has the message, so that the present attempt is written as a certain one.
+    """
     return settlement(record, Outcome.EXTEND, attrs.evolve(record.progress, due=until))
+
+
+def defer(emission: Emission, until: int) -> Settlement:
+    """Return the write for a message that has to wait in the listener: a lease to ``until``, and an uncertain attempt."""
+    progress = emission.record.progress
+    waiting = attrs.evolve(progress, due=until, ahead=progress.ahead + 1)
+    return settlement(emission.record, Outcome.EXTEND, waiting)
 
 
 def redrive(dead: Record, now: int) -> Settlement:
     """Return the write that makes a dead record due now, with all its attempts. Its occurrence stays the one that failed."""
-    return _release(dead, now, 0, dead.progress.last_error)
+    return _released(dead, now, attrs.evolve(dead.progress, attempts=0, unsettled=0, ahead=0, excused=0))
 
 
 def error_text(error: BaseException | str | None) -> str | None:
@@ -164,8 +182,16 @@ def was_applied(settlement: Settlement, leased: Record, stored: Record | Damaged
 
 
 def _release(record: Record, due: int, attempts: int, last_error: str | None) -> Settlement:
+    """Return the write for a message that a handler had, and that is due again."""
+    progress = record.progress
+    settled = attrs.evolve(
+        progress, attempts=attempts, last_error=last_error, unsettled=0, ahead=0, excused=excused(progress)
+    )
+    return _released(record, due, settled)
+
+
+def _released(record: Record, due: int, progress: Progress) -> Settlement:
     first = record.progress.first_leased
     # This keeps `due >= first_leased` when the clock that gave `now` was set back, or belongs to another server.
     due = due if first is None else max(due, first)
-    progress = Progress(due, record.progress.scheduled_for, attempts, first, last_error)
-    return settlement(record, Outcome.RELEASE, progress)
+    return settlement(record, Outcome.RELEASE, attrs.evolve(progress, due=due, token=None))

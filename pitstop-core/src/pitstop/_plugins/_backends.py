@@ -1,4 +1,4 @@
-"""Backends by name: the entry points of ``pitstop.backends``, of which only the one that is asked for is loaded."""
+"""Find backends by name among the entry points of ``pitstop.backends``. Only the requested backend is loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 BACKEND_GROUP = "pitstop.backends"
 
 _CORE = "pitstop-core"
-#: Where the backends of the project itself come from, for programs in which they are not found.
+#: The distributions of the project's own backends, for programs in which they are not found.
 _DISTRIBUTIONS = {
     "memory": "pitstop-memory",
     "mongo": "pitstop-mongo",
@@ -40,7 +40,7 @@ _DISTRIBUTIONS = {
     "mongodb+srv": "pitstop-mongo",
     "sqlite": "pitstop-sqlite",
 }
-#: The class of each, for programs that give it because names are not found.
+#: The backend classes, for programs that give the class because names are not found.
 _CLASSES = {
     "pitstop-memory": "pitstop_memory.MemoryBackend",
     "pitstop-mongo": "pitstop_mongo.MongoBackend",
@@ -57,11 +57,11 @@ class EntryPointResolver:
 
 
 def load_backend(name: str) -> type[Backend]:
-    """The class of the installed backend called ``name``.
+    """Return the class of the installed backend called ``name``.
 
-    :raises UnknownBackend: when there is none.
-    :raises BackendLoadError: when it does not load or is no backend of this version.
-    :raises PluginConflict: when two distributions provide it.
+    :raises UnknownBackend: if there is none.
+    :raises BackendLoadError: if it does not load or is not a backend of this version.
+    :raises PluginConflict: if two distributions provide it.
     """
     candidates = installed(BACKEND_GROUP)
     named = [each for each in candidates if each.name == name]
@@ -73,16 +73,16 @@ def load_backend(name: str) -> type[Backend]:
 
 
 def are_different(name: str, other: str) -> bool:
-    """Whether two names are those of two installed backends, not aliases of one. Loads neither."""
+    """Whether two names belong to two installed backends, rather than to one with an alias. Neither is loaded."""
     values = [{each.value for each in installed(BACKEND_GROUP) if each.name == given} for given in (name, other)]
     return all(values) and not values[0] & values[1]
 
 
 def backend_class(candidate: object, where: str, otherwise: str) -> type[Backend]:
-    """Check that ``candidate`` is a backend class written for this version of the contract.
+    """Return ``candidate`` if it is a backend class written for this version of the contract.
 
-    :param otherwise: what to do about it when it is not.
-    :raises BackendLoadError: when it is not; the text begins with ``where``.
+    :param otherwise: what to do if it is not.
+    :raises BackendLoadError: if it is not; the text begins with ``where``.
     """
     if not isinstance(candidate, type):
         raise BackendLoadError(
@@ -103,9 +103,9 @@ def backend_class(candidate: object, where: str, otherwise: str) -> type[Backend
     capabilities: object = candidate.capabilities
     if not isinstance(capabilities, Capability):
         raise BackendLoadError(
-            f"{where} does not say what it can do: its capabilities are a {type(capabilities).__name__}, and no "
-            f"pitstop.abc.Capability. Its class {candidate.__qualname__} is to say capabilities = Capability(0) when it "
-            f"has none, else such as Capability.DURABLE | Capability.WATCH. {otherwise}"
+            f"{where} does not state its capabilities: they are a {type(capabilities).__name__}, and no "
+            f"pitstop.abc.Capability. Its class {candidate.__qualname__} must state capabilities = Capability(0) if it "
+            f"has none, else for example Capability.DURABLE | Capability.WATCH. {otherwise}"
         )
     return candidate
 
@@ -114,7 +114,7 @@ def _other_version(version: object, where: str, otherwise: str) -> str:
     ours = f"this pitstop-core has version {API_VERSION}."
     if type(version) is not int:
         return (
-            f"{where} does not say for which version of the backend API it is written: its api_version is {quoted(version)}; "
+            f"{where} does not state the version of the backend API for which it is written: its api_version is {quoted(version)}; "
             f"{ours} {otherwise}"
         )
     if version > API_VERSION:
@@ -123,10 +123,10 @@ def _other_version(version: object, where: str, otherwise: str) -> str:
 
 
 def suite_note(backend: type[Backend]) -> str | None:
-    """What somebody should know about the suite that a backend says it passed; None: nothing."""
+    """Return a remark about the suite that a backend states it passed; None if there is none."""
     stated: object = backend.suite_version
     if stated is None:
-        return "it does not say which version of the suite it passed (suite_version)"
+        return "it does not state which version of the suite it passed (suite_version)"
     if type(stated) is not int:
         return f"its suite_version is a {type(stated).__name__}, and not a number such as {SUITE_VERSION}"
     if stated < SUITE_VERSION:
@@ -136,7 +136,7 @@ def suite_note(backend: type[Backend]) -> str | None:
 
 def _unknown(name: str, candidates: Any) -> PitstopError:
     if "://" in name or "@" in name:
-        # Not quoted: what looks like a URL may hold a password.
+        # Not quoted: a text that looks like a URL may hold a password.
         return UnknownBackend(
             "The type is no name of a backend; it looks like a URL. Give it as 'url', or in place of the mapping."
         )
@@ -154,9 +154,9 @@ def _unknown(name: str, candidates: Any) -> PitstopError:
 
 
 def _is_without_metadata(distribution: str) -> bool:
-    """Whether the package can be imported, and nothing says from which distribution it is. Imports nothing."""
+    """Whether the package can be imported although no metadata names its distribution. Nothing is imported."""
     package = _package(distribution)
-    # First what is imported: a module that was made by hand has no spec.
+    # Imported modules come first, because a module that was made by hand has no spec.
     there = sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
     return there and not has_metadata(distribution)
 
@@ -166,27 +166,27 @@ def _package(distribution: str) -> str:
 
 
 def missing_backends() -> str:
-    """Explain why no backend at all is found, and give the remedy."""
+    """Return the reason why no backend at all is found, and the remedy."""
     if not has_metadata(_CORE):
         return _without_metadata()
     return f"Install one, such as: pip install {_DISTRIBUTIONS['sqlite']}"
 
 
 def _without_metadata(distribution: str | None = None) -> str:
-    """Explain the fault of a program that was frozen or zipped without metadata, and its remedy.
+    """Return the fault of a program that was frozen or zipped without metadata, and its remedy.
 
-    :param distribution: that of the wanted backend, if it is one of the project's own.
+    :param distribution: the distribution of the wanted backend, if it is one of the project's own.
     """
     distribution = distribution or "pitstop-sqlite"
     return (
         f"There is no metadata of the installed packages here, as in a program that was frozen or zipped without them, and "
-        f"a name is found by them. Give the class, as in {{'type': {_CLASSES[distribution]}}}; or pack the metadata and the "
+        f"names are found by metadata. Give the class, as in {{'type': {_CLASSES[distribution]}}}; or pack the metadata and the "
         f"package (PyInstaller: --copy-metadata {distribution} --hidden-import {_package(distribution)})."
     )
 
 
 def primary_names(candidates: Any) -> list[str]:
-    """The names of backends, each backend once: under the first of its names, aliases left out."""
+    """Return the names of backends, each backend once, under the first of its names without the aliases."""
     primary: dict[str, str] = {}
     for each in sorted(candidates, key=_name):
         primary.setdefault(each.value, each.name)

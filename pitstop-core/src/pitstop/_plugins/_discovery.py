@@ -1,4 +1,4 @@
-"""Entry points of installed distributions: found by name, told apart, and named in errors."""
+"""Entry points of installed distributions: find them by name, distinguish them, and name them in errors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["by_name", "has_metadata", "installed", "name_of", "origin", "version
 
 
 def installed(group: str) -> EntryPoints:
-    """The entry points of a group, of all installed distributions. None of them is loaded."""
-    # It brings email, socket and zipfile along: a fifth of the time that `import pitstop` would take.
+    """Return the entry points of a group, of all installed distributions. None of them is loaded."""
+    # The module imports email, socket and zipfile, which would take a fifth of the time of `import pitstop`.
     from importlib.metadata import entry_points  # noqa: PLC0415 - see above
 
     return entry_points(group=group)
 
 
 def has_metadata(distribution: str) -> bool:
-    """Whether the metadata of a distribution can be found. Programs that are frozen or zipped often lack them."""
+    """Whether the metadata of a distribution can be found. Frozen and zipped programs often lack it."""
     from importlib.metadata import Distribution, PackageNotFoundError  # noqa: PLC0415 - see installed
 
     try:
-        # Found, and not read: later Pythons raise where METADATA itself is missing.
+        # The metadata is found but not read: later Pythons raise if METADATA itself is missing.
         Distribution.from_name(distribution)
     except PackageNotFoundError:
         return False
@@ -35,9 +35,9 @@ def has_metadata(distribution: str) -> bool:
 
 
 def by_name(group: str, found: Iterable[EntryPoint]) -> dict[str, EntryPoint]:
-    """Entry points by their names.
+    """Return entry points by their names.
 
-    :raises PluginConflict: when two distributions claim one name for different objects.
+    :raises PluginConflict: if two distributions claim one name for different objects.
     """
     named: dict[str, EntryPoint] = {}
     for entry_point in found:
@@ -52,7 +52,7 @@ def by_name(group: str, found: Iterable[EntryPoint]) -> dict[str, EntryPoint]:
 
 
 def origin(entry_point: EntryPoint) -> str:
-    """The distribution and version that an entry point came from, for people."""
+    """Return the distribution and version of an entry point, for people."""
     distribution = entry_point.dist
     if distribution is None:
         return entry_point.value
@@ -63,20 +63,20 @@ def origin(entry_point: EntryPoint) -> str:
 
 
 def name_of(distribution: Distribution) -> str | None:
-    """Its name; None: its METADATA is missing, or cut short."""
+    """Return the name of a distribution; None if its METADATA is missing or cut short."""
     return _field(distribution, "Name")
 
 
 def version_of(distribution: Distribution) -> str | None:
-    """Its version; None: its METADATA is missing, or cut short."""
+    """Return the version of a distribution; None if its METADATA is missing or cut short."""
     return _field(distribution, "Version")
 
 
 def _field(distribution: Distribution, field: str) -> str | None:
-    # Later Pythons have None, or raise, where there is no METADATA at all.
+    # If METADATA is missing altogether, later Pythons return None or raise.
     try:
         metadata: PackageMetadata | None = distribution.metadata
     except FileNotFoundError:
         metadata = None
-    # Python 3.12 and later warn when a field that is not there is asked for, and are to raise.
+    # Python 3.12 and later warn if a missing field is read, and later versions will raise.
     return metadata[field] if metadata is not None and field in metadata else None

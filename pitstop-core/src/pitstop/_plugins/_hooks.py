@@ -1,4 +1,4 @@
-"""The hooks of one ``init``: plugins registered, checked, and frozen into tuples."""
+"""The hooks of one ``init``: its plugins are registered, checked, and frozen into tuples."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ PLUGIN_GROUP = "pitstop.plugins"
 
 _log = logging.getLogger("pitstop.plugins")
 
-#: A hook's implementations, each with the names of the arguments that it takes.
+#: The implementations of a hook, each with the names of the arguments that it takes.
 _Calls = tuple[tuple[Callable[..., Any], tuple[str, ...]], ...]
 
 
 def plugin_manager(plugins: Iterable[object], resolver: object) -> pluggy.PluginManager:
-    """Register the installed plugins, the given ones and, as the last to be asked for a backend, ``resolver``.
+    """Return a manager with the installed plugins, the given ones, and ``resolver`` as the last to make a backend.
 
-    Not by pluggy's ``load_setuptools_entrypoints``: it stops at the first plugin that fails to load and passes over
-    a second one of the same name in silence. An installed plugin that fails is logged and left out.
+    Pluggy's ``load_setuptools_entrypoints`` is not used: it stops at the first plugin that fails to load, and silently
+    skips a second plugin of the same name. Here an installed plugin that fails is logged and left out.
 
-    :raises PluginConflict: when two installed distributions offer a plugin of one name, or one is given twice.
-    :raises ConfigError: when a plugin implements a hook that does not exist, or wraps one.
+    :raises PluginConflict: if two installed distributions offer a plugin of one name, or one plugin is given twice.
+    :raises ConfigError: if a plugin implements a hook that does not exist, or wraps one.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
     for name, entry_point in sorted(by_name(PLUGIN_GROUP, installed(PLUGIN_GROUP)).items()):
         try:
             plugin = entry_point.load()
-        except (Exception, SystemExit):  # noqa: BLE001 - a plugin may raise anything, and is not to end the program
+        except (Exception, SystemExit):  # noqa: BLE001 - a plugin may raise anything, and must not end the program
             _log.exception("plugin %r from %s failed to load and is left out", name, origin(entry_point))
         else:
             _register(manager, plugin, name)
     for plugin in several_plugins(plugins):
         _register(manager, plugin, None)
-    # After all others: of those that ask to be last, the one that was registered last is.
+    # Registered after all others: among implementations that ask to be last, the last registered one is last.
     manager.register(resolver)
     try:
         manager.check_pending()
@@ -75,7 +75,7 @@ def _shown(plugin: object, name: str | None) -> str:
 
 def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -> None:
     if isinstance(plugin, type):
-        # Its methods would be called without their self.
+        # The methods of a class would be called without their self.
         raise ConfigError(f"The plugin {name or plugin.__name__!r} is a class. Give an instance of it.")
     _refuse_unmarked(manager, plugin, name)
     try:
@@ -92,7 +92,7 @@ def _register(manager: pluggy.PluginManager, plugin: object, name: str | None) -
 
 
 class Hooks:
-    """The hooks as they stood at ``init``. A hook that nobody implements costs the look at an empty tuple."""
+    """The hooks as they stood at ``init``. A hook without an implementation costs one check of an empty tuple."""
 
     def __init__(self, manager: pluggy.PluginManager) -> None:
         self.stored = _freeze(manager, "pitstop_message_stored")
@@ -102,15 +102,15 @@ class Hooks:
         self.dead = _freeze(manager, "pitstop_message_dead")
         self.lease_lost = _freeze(manager, "pitstop_lease_lost")
         self.advanced = _freeze(manager, "pitstop_recurrence_advanced")
-        self._handling = _freeze(manager, "pitstop_handling")
+        self.handling = _freeze(manager, "pitstop_handling")
         #: Errors that observers raised, by the qualified name of the function.
         self.errors: Counter[str] = Counter()
-        #: By which it is decided what is logged: the clock of the store that these are used with.
+        #: The clock that decides which errors are logged: that of the store that uses these hooks.
         self.clock: Clock = SystemClock()
         self._throttles: defaultdict[str, Throttle] = defaultdict(Throttle)
 
     def notify(self, calls: _Calls, **event: Any) -> None:
-        """Tell observers of an event. Whatever one of them raises, the others are told, and the caller goes on."""
+        """Call the observers of an event. An exception of one observer affects neither the others nor the caller."""
         for function, names in calls:
             try:
                 function(*[event[name] for name in names])
@@ -118,9 +118,9 @@ class Hooks:
                 self._isolate(function, raised)
 
     def enter(self, delivery: object) -> list[AbstractContextManager[Any]]:
-        """Enter the contexts that plugins put around the handling of a delivery; give them to :meth:`leave` later."""
+        """Enter the contexts that plugins put around the handling of a delivery. Return them for :meth:`leave`."""
         entered: list[AbstractContextManager[Any]] = []
-        for function, names in reversed(self._handling):
+        for function, names in reversed(self.handling):
             try:
                 context = function(*[delivery for _ in names])
                 if context is not None:
@@ -131,19 +131,19 @@ class Hooks:
         return entered
 
     def leave(self, entered: list[AbstractContextManager[Any]], error: BaseException | None) -> None:
-        """Leave the contexts, the last one first. None of them can hold back the error, or raise another."""
+        """Leave the contexts, the last one first. No context can suppress the error, or raise another."""
         trace = None if error is None else error.__traceback__
         while entered:
             context = entered.pop()
             try:
                 context.__exit__(None if error is None else type(error), error, trace)
             except BaseException as raised:  # noqa: BLE001 - raised again if it asks for the end of the program
-                # A context made by contextlib raises the body's own error again, when that is a StopIteration.
+                # A context made by contextlib raises the body's own error again if that is a StopIteration.
                 if raised is not error:
                     self._isolate(context, raised)
 
     def _isolate(self, culprit: object, raised: BaseException) -> None:
-        """Log and count an error of a plugin; raise it if it asks for the end of the program."""
+        """Log and count an error of a plugin. Raise it if it asks for the end of the program."""
         if ends_program(raised):
             raise raised
         where = getattr(culprit, "__qualname__", type(culprit).__qualname__)
@@ -161,5 +161,5 @@ def _freeze(manager: pluggy.PluginManager, name: str) -> _Calls:
                 f"The plugin {implementation.plugin_name!r} wraps {name}, which is only observed. "
                 f"Implement it without wrapper=True; pitstop_handling puts a context around a handler."
             )
-    # pluggy calls the last registered one first; so do we.
+    # Pluggy calls the implementation that was registered last first, and so do we.
     return tuple((each.function, tuple(each.argnames)) for each in reversed(implementations))

@@ -1,8 +1,8 @@
-"""The hooks that a plugin may implement. An implementation takes those of a hook's arguments that it wants.
+"""The hooks that a plugin may implement. An implementation declares those of a hook's arguments that it needs.
 
-All but :meth:`HookSpecs.pitstop_create_backend` and :meth:`HookSpecs.pitstop_handling` observe: what they return is ignored,
-and what they raise is logged and counted, and disturbs nobody. They run in the thread that did the thing, after it was
-written to the store.
+All hooks but :meth:`HookSpecs.pitstop_create_backend` and :meth:`HookSpecs.pitstop_handling` are observers: their return value
+is ignored, and their exceptions are logged and counted, and affect nothing else. They run in the thread that did the work,
+after it was written to the store.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ class HookSpecs:
 
     @_hookspec(firstresult=True)
     def pitstop_create_backend(self, type: str, options: Mapping[str, Any]) -> Backend | None:
-        """Make the backend for a ``type`` and the rest of the configuration, or return None to leave it to others."""
+        """Return the backend for a ``type`` and the rest of the configuration, or None to leave it to other plugins."""
 
     @_hookspec
     def pitstop_message_stored(self, entry: Entry) -> None:
-        """A message was stored, for the first time or anew; with a ``session`` it may still be rolled back."""
+        """Called when a message was stored, for the first time or anew. With a ``session`` it may still be rolled back."""
 
     @_hookspec
     def pitstop_message_leased(self, delivery: Delivery) -> None:
-        """A message is about to be handed out."""
+        """Called when a message is about to be handed out."""
 
     @_hookspec
     def pitstop_message_acked(self, delivery: Delivery) -> None:
-        """A delivery was acknowledged."""
+        """Called when a delivery was acknowledged."""
 
     @_hookspec
     def pitstop_message_retried(self, delivery: Delivery, error: str | None, due: datetime) -> None:
-        """A delivery was nacked and comes back at ``due``."""
+        """Called when a delivery was nacked and comes back at ``due``."""
 
     @_hookspec
     def pitstop_message_dead(self, id: str, error: str | None) -> None:
-        """A message was set aside: it failed too often, or cannot be read."""
+        """Called when a message was set aside: it failed too often, or cannot be read."""
 
     @_hookspec
     def pitstop_lease_lost(self, delivery: Delivery) -> None:
-        """An ack, nack or extension came too late, and changed nothing. Told once of each delivery."""
+        """Called when an ack, nack or extension came too late, and changed nothing: at most once per delivery."""
 
     @_hookspec
     def pitstop_recurrence_advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
-        """A series goes on to its occurrence at ``scheduled_for``; with an error: the one before was given up."""
+        """Called when a series goes on to its occurrence at ``scheduled_for``; with an error, the one before was given up."""
 
     @_hookspec
     def pitstop_handling(self, delivery: Delivery) -> AbstractContextManager[Any]:  # type: ignore[empty-body]
-        """A context in which ``with delivery:`` runs its body; left before the ack or nack."""
+        """Return a context in which ``with delivery:`` runs its body. It is left before the ack or nack."""

@@ -1,4 +1,4 @@
-"""From an entry point to the object that it names; when that fails, whose fault it is and what to do."""
+"""Load the object that an entry point names. If that fails, the error says where the fault is and what to do."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ __all__ = ["load", "remedy"]
 
 
 def load(entry_point: EntryPoint, where: str) -> object:
-    """What the entry point names.
+    """Return the object that the entry point names.
 
-    Not by its own ``load()``: an error out of that does not tell what is missing, the module or something in it, from
-    what the module itself raised.
+    The entry point's own ``load()`` is not used. From its error it is not clear whether the module is missing, a part of it is
+    missing, or the module itself raised.
 
-    :raises BackendLoadError: when it cannot be had; the text begins with ``where``.
+    :raises BackendLoadError: if the object cannot be loaded; the text begins with ``where``.
     """
     cannot = f"{where} failed to load:"
     try:
         name, path = entry_point.module, entry_point.attr or ""
     except (AttributeError, ValueError, AssertionError):
-        # Which of them depends on the version of Python.
+        # The version of Python decides which of these is raised.
         raise BackendLoadError(
             f"{cannot} its entry point is {entry_point.value!r}, and not of the form 'module:Class'. {remedy(entry_point)}"
         ) from None
     module = None
     try:
         module = import_module(name)
-        # A module may be lazy, and import only here.
+        # A lazy module may import only here.
         return reduce(getattr, filter(None, path.split(".")), module)
     except ModuleNotFoundError as error:
         raise BackendLoadError(f"{cannot} {_what_is_missing(error, name, entry_point)}") from error
     except SystemExit as end:
-        # A script that was registered by mistake, say; not for it to decide.
+        # A script that was registered by mistake, for example, must not end the program.
         raise BackendLoadError(
             f"{cannot} it ends the program when it is imported (exit code {end.code!r}). {remedy(entry_point)}"
         ) from end
@@ -55,7 +55,7 @@ def load(entry_point: EntryPoint, where: str) -> object:
 
 
 def remedy(entry_point: EntryPoint) -> str:
-    """What a user can do about a distribution that is not as it should be."""
+    """Return what a user can do about a faulty distribution."""
     if entry_point.dist is not None and name_of(entry_point.dist) is None:
         # pip can neither upgrade nor uninstall it.
         return "Remove what is left of it, and install it anew."
@@ -73,8 +73,8 @@ def _what_is_missing(error: ModuleNotFoundError, name: str, entry_point: EntryPo
             f"author."
         )
     return (
-        f"it needs the module {missing!r}, which is not installed. Install that, or the backend anew with all that it "
-        f"needs{again}."
+        f"it needs the module {missing!r}, which is not installed. Install that, or install the backend anew with all its "
+        f"dependencies{again}."
     )
 
 

@@ -35,6 +35,8 @@ class Summary:
     nacked: int = 0
     #: Their leases were over before they were settled: they are, or were, handled once more.
     lost: int = 0
+    #: Stored anew or removed by their own handlers. The new version stands.
+    superseded: int = 0
     #: Handled, but the store did not answer. They come back when their leases run out, unless the store did write it.
     unsettled: int = 0
     #: Handlers that were still running at the end.
@@ -47,12 +49,14 @@ class Summary:
     @property
     def handled(self) -> int:
         """The number of deliveries whose handler returned or raised."""
-        return self.acked + self.nacked + self.lost + self.unsettled
+        return self.acked + self.nacked + self.lost + self.superseded + self.unsettled
 
     def __str__(self) -> str:
         counts = [f"{self.acked:,} acked", f"{self.nacked:,} nacked"]
         if self.lost:
             counts.append(f"{self.lost:,} {'lease' if self.lost == 1 else 'leases'} lost")
+        if self.superseded:
+            counts.append(f"{self.superseded:,} superseded")
         if self.unsettled:
             counts.append(f"{self.unsettled:,} not settled, because the store did not answer")
         if self.unfinished:

@@ -29,7 +29,7 @@ _PATIENCE = 15.0
 API_VERSION = 1
 #: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`. It grows whenever a backend
 #: that passed before may no longer pass.
-SUITE_VERSION = 2
+SUITE_VERSION = 3
 
 
 class Capability(Flag):
@@ -92,7 +92,7 @@ class Backend(ABC):
     #: The version of the contract that the class was written for. State it in the class: ``api_version = 1``.
     api_version: ClassVar[int]
     #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: not stated.
-    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 2``, and raise it
+    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 3``, and raise it
     #: when the backend has passed the newer suite.
     suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration. It validates itself.
@@ -148,7 +148,7 @@ class Backend(ABC):
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """Claim up to ``limit`` records whose ``due`` has come, the oldest ``due`` first, for ``duration`` ms.
 
-        Each is written as :meth:`Progress.leased` returns it, with one new random token for the whole claim. The records are
+        Each is written as :meth:`Progress.leased` returns it for this ``limit``, with one new random token for the whole claim. The records are
         returned as they are after the claim. No two claims get the same record while a lease runs. If more than ``limit``
         records are due, fewer than ``limit`` may be returned, but not none.
 

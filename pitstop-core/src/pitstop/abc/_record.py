@@ -31,7 +31,7 @@ class Progress:
     due: int | None
     #: The nominal time of the current occurrence.
     scheduled_for: int
-    #: Claims of the current occurrence so far.
+    #: Claims of the current occurrence so far, less those that were given back.
     attempts: int = 0
     #: When the current occurrence was first claimed. None: not yet.
     first_leased: int | None = None
@@ -39,11 +39,34 @@ class Progress:
     last_error: str | None = None
     #: The last claim's token.
     token: str | None = None
+    #: Claims of the current occurrence since the last settlement. 2 or more under a lease: the lease before this one ended
+    #: without a settlement, as after a crash.
+    unsettled: int = 0
+    #: How many of these claims asked for several records at once. The record may then have waited in a listener, so that
+    #: the claim alone does not show that a handler saw the record.
+    ahead: int = 0
+    #: How many of the ``attempts`` are not held against the message. Written by settlements alone.
+    excused: int = 0
 
-    def leased(self, token: str, now: int, until: int) -> Progress:
-        """Return the progress after a claim at ``now``. :meth:`Backend.lease` writes exactly these fields."""
+    def leased(self, token: str, now: int, until: int, limit: int = 1) -> Progress:
+        """Return the progress after a claim at ``now``. :meth:`Backend.lease` writes exactly these fields.
+
+        :param limit: how many records the claim asked for. A single record goes to a handler at once. Of several records
+            all but the first wait in the listener.
+        """
         first = now if self.first_leased is None else self.first_leased
-        return Progress(until, self.scheduled_for, self.attempts + 1, first, self.last_error, token)
+        ahead = self.ahead + (limit > 1)
+        return Progress(
+            until,
+            self.scheduled_for,
+            self.attempts + 1,
+            first,
+            self.last_error,
+            token,
+            self.unsettled + 1,
+            ahead,
+            self.excused,
+        )
 
 
 @attrs.frozen
@@ -84,7 +107,20 @@ def state_of(due: int | None, token: str | None, now: int) -> State:
     return "scheduled" if token is None else "leased"
 
 
-_CHECKED = ("msg", "series", "revision", "due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
+_CHECKED = (
+    "msg",
+    "series",
+    "revision",
+    "due",
+    "scheduled_for",
+    "attempts",
+    "first_leased",
+    "last_error",
+    "token",
+    "unsettled",
+    "ahead",
+    "excused",
+)
 
 
 def read_record(
@@ -99,13 +135,23 @@ def read_record(
     first_leased: object,
     last_error: object,
     token: object,
+    unsettled: object = None,
+    ahead: object = None,
+    excused: object = None,
 ) -> Record | Damaged:
     """Return a record made of the values found in a store, or a ``Damaged`` that says what is wrong with them.
 
     Every backend reads through this function, so that all are equally strict. Fields that a store leaves out are given as
-    None. If the stored id is not valid UTF-8, its wrong bytes are given as lone surrogates
-    (``decode("utf-8", "surrogateescape")``). The record is damaged then, and the backend finds it again by that id.
+    None. The counts ``unsettled``, ``ahead`` and ``excused`` are 0 then, because older releases did not write them. If the
+    stored id is not valid UTF-8, its wrong bytes are given as lone surrogates (``decode("utf-8", "surrogateescape")``). The
+    record is damaged then, and the backend finds it again by that id.
     """
+    if unsettled is None:
+        unsettled = 0
+    if ahead is None:
+        ahead = 0
+    if excused is None:
+        excused = 0
     # Claims read every record here, so one chain of plain comparisons recognises a sound record. The chain may miss a sound
     # but unusual record. It never lets a damaged record pass.
     if (
@@ -121,10 +167,16 @@ def read_record(
         and 0 <= due <= LAST_INSTANT
         and 0 <= scheduled_for <= LAST_INSTANT
         and attempts >= 0
+        and type(unsettled) is int
+        and unsettled >= 0
+        and type(ahead) is int
+        and ahead >= 0
+        and type(excused) is int
+        and excused >= 0
         and type(id) is str
         and id.isascii()
     ):
-        progress = Progress(due, scheduled_for, attempts, first_leased, last_error, token)
+        progress = Progress(due, scheduled_for, attempts, first_leased, last_error, token, unsettled, ahead, excused)
         return Record(id, message, series, revision, progress)
     if not _is_text(id):
         # No caller could settle or name such a record.
@@ -142,12 +194,25 @@ def read_record(
         first_leased is None or _is_instant(first_leased),
         last_error is None or isinstance(last_error, str),
         token is None or usable_token is not None,
+        type(unsettled) is int and unsettled >= 0,
+        type(ahead) is int and ahead >= 0,
+        type(excused) is int and excused >= 0,
     )
     if not all(sound):
         wrong = [name for name, fine in zip(_CHECKED, sound, strict=True) if not fine]
         error = f"Damaged: {', '.join(wrong)} cannot be read. Store the message again, or remove it."
         return Damaged(id, error, usable_due, usable_token)
-    progress = Progress(usable_due, scheduled_for, attempts, first_leased, last_error, usable_token)  # type: ignore[arg-type]
+    progress = Progress(
+        usable_due,
+        scheduled_for,  # type: ignore[arg-type]
+        attempts,  # type: ignore[arg-type]
+        first_leased,  # type: ignore[arg-type]
+        last_error,  # type: ignore[arg-type]
+        usable_token,
+        unsettled,  # type: ignore[arg-type]
+        ahead,  # type: ignore[arg-type]
+        excused,  # type: ignore[arg-type]
+    )
     return Record(id, message, series, revision, progress)  # type: ignore[arg-type]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pitstop import Listener
-from pitstop._engine import _signals
+from pitstop._consume import _signals
 
 
 __all__ = ["Urgency", "draining"]

@@ -1,7 +1,7 @@
 """Tools for tests of applications, in which the test moves the clock.
 
-``BackendConformance``, the suite that every backend has to pass, can be imported from here too. It is the class of that name
-in :mod:`pitstop_conformance`, a distribution of its own (``pip install pitstop-conformance``).
+``BackendConformance``, the suite that every backend must pass, can be imported from here too. It is the class of that name
+in :mod:`pitstop_conformance`, a separate distribution (``pip install pitstop-conformance``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pitstop.testing._driving import (
 )
 from pitstop.testing._events import Event, Events
 from pitstop.testing._explain import explain
-from pitstop.testing._faults import Crash, Fault, Faults
+from pitstop.testing._faults import Crash, Faults
+from pitstop.testing._faulty_backend import Fault
 from pitstop.testing._pitstop import TestPitstop, init
 from pitstop.testing._report import Report, Step
 
@@ -67,7 +68,7 @@ def __getattr__(name: str) -> Any:
             f"pitstop.testing.{name} is part of the distribution pitstop-conformance, which is not installed. Install it with: "
             f"pip install pitstop-conformance"
         )
-    # A distribution of its own, which brings pytest and hypothesis.
+    # It is a separate distribution, which brings pytest and hypothesis.
     from pitstop_conformance import BackendConformance  # noqa: PLC0415 - see above
 
     return BackendConformance

@@ -24,7 +24,7 @@ _clocks: WeakSet[ManualClock] = WeakSet()
 
 def _after_fork() -> None:
     for clock in list(_clocks):
-        clock._after_fork()
+        clock.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -32,18 +32,18 @@ if hasattr(os, "register_at_fork"):
 
 
 class ManualClock:
-    """Time in the hand of a test: give it as ``clock`` to the configuration of a backend. Thread-safe.
+    """A clock that a test moves: give it as ``clock`` to the configuration of a backend. Thread-safe.
 
-    A wait ends when the clock is moved past its time, not before; so who holds the clock must not wait by it. In a test
-    of one thread ask with ``listener.get()``, which does not wait, and not with ``listener.get(timeout=3)``.
+    A wait ends when the clock is moved past its time, not before. So the thread that moves the clock must not wait by it. In a
+    test of one thread, call ``listener.get()``, which does not wait, and not ``listener.get(timeout=3)``.
     """
 
     def __init__(self, start: datetime | None = None) -> None:
-        """Start at ``start``, an aware datetime; if not given, at 2020-01-01T00:00Z, the same in every run.
+        """Start at ``start``, an aware datetime; by default at 2020-01-01T00:00Z, the same in every run.
 
-        What is finer than a millisecond is cut off, so that "in an hour" is due in an hour: stores keep milliseconds.
+        The start is cut to a whole millisecond, so that "in an hour" is due in an hour: stores keep milliseconds.
 
-        :raises pitstop.ScheduleError: when ``start`` is naive, or before 1970.
+        :raises pitstop.ScheduleError: if ``start`` is naive, or before 1970.
         """
         begin = datetime(2020, 1, 1, tzinfo=UTC) if start is None else aware(start, "start")
         self._now_us = microseconds(begin) // 1000 * 1000
@@ -54,26 +54,26 @@ class ManualClock:
         _clocks.add(self)
 
     def now(self) -> datetime:
-        """The time that it shows."""
+        """Return the time of the clock."""
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._now_us)
 
     def advance(self, by: timedelta | float | str) -> datetime:
-        """Move it by a ``timedelta``, by seconds, or by text such as ``"1h30m"``; return the time that it shows then.
+        """Move the clock by a ``timedelta``, seconds, or text such as ``"1h30m"``. Return its new time.
 
-        :raises pitstop.PitstopError: when ``by`` is negative, since clocks do not go back, or no duration.
+        :raises pitstop.PitstopError: if ``by`` is negative, because clocks do not go back, or is not a duration.
         """
         delta = span_of(by, "by")
         if delta < timedelta(0):
             raise PitstopError(f"by={shown(by)} is negative. The clock does not go back.")
-        # Under the lock from the look to the move: two threads that advance it by a second each make two seconds.
+        # Read and moved under one lock: two threads that advance the clock by a second each make two seconds.
         with self._moved:
             self._move(self._now_us + delta // timedelta(microseconds=1))
             return self.now()
 
     def advance_to(self, when: datetime) -> datetime:
-        """Move it to ``when``, an aware datetime that is not before the time it shows.
+        """Move the clock to ``when``, an aware datetime that is not before its time. Return its new time.
 
-        :raises pitstop.PitstopError: when it is before.
+        :raises pitstop.PitstopError: if ``when`` is before its time.
         """
         target = microseconds(aware(when, "when"))
         with self._moved:
@@ -82,8 +82,8 @@ class ManualClock:
             self._move(target)
             return self.now()
 
-    def _move_to(self, to_us: int) -> None:
-        """Move it to this microsecond since the epoch, unless it is there already or further."""
+    def move_to(self, to_us: int) -> None:
+        """Move the clock to this microsecond since the epoch, unless it is there already or further."""
         if to_us > self._now_us:
             self._move(to_us)
 
@@ -112,11 +112,11 @@ class ManualClock:
                     self._sleepers.remove(place)
 
     def wait_for_sleepers(self, count: int, timeout: float = 10.0) -> bool:
-        """Block, in real time, until so many threads wait by this clock. False when ``timeout`` seconds went by.
+        """Block, in real time, until ``count`` threads wait by this clock. Return False if ``timeout`` seconds went by.
 
-        For tests that move the clock under a listener in another thread, and want it to be asleep first.
+        For tests that move the clock under a listener in another thread, and need the listener to be asleep first.
 
-        :raises pitstop.ConfigError: when an argument cannot be used.
+        :raises pitstop.ConfigError: if an argument cannot be used.
         """
         whole_number(count, "count", least=0)
         seconds = min(seconds_of(timeout), TIMEOUT_MAX)
@@ -126,8 +126,8 @@ class ManualClock:
     def __repr__(self) -> str:
         return f"ManualClock({self.now().isoformat()})"
 
-    def _after_fork(self) -> None:
-        """In the child of a fork: those who wait, and may hold the lock, are threads of the parent."""
+    def after_fork(self) -> None:
+        """In the child of a fork, forget the threads that wait or hold the lock: they are threads of the parent."""
         self._moved, self._sleepers = Condition(), []
 
     def _move(self, to_us: int) -> None:
@@ -136,16 +136,16 @@ class ManualClock:
         with self._moved:
             self._now_us = max(self._now_us, to_us)
             woken = [place for place in self._sleepers if place[0] <= self._now_us]
-            # They are no sleepers any more, although their threads may take a moment to notice.
+            # They no longer count as sleepers, although their threads may take a moment to notice.
             self._sleepers = [place for place in self._sleepers if place[0] > self._now_us]
             for _, bell in woken:
                 bell.ring()
 
 
 def span_of(value: timedelta | float | str, field: str) -> timedelta:
-    """A ``timedelta``, seconds, or text such as ``"1h30m"``; negative or not, and as long as a ``timedelta`` can be.
+    """Return a ``timedelta``, seconds, or text such as ``"1h30m"`` as a ``timedelta``, which may be negative.
 
-    :raises pitstop.PitstopError: when it is none of these.
+    :raises pitstop.PitstopError: if the value is none of these.
     """
     span = span_of_time(value, field)
     if span is not None:

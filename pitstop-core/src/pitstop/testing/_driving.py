@@ -1,8 +1,8 @@
-"""Time and messages in the hand of a test: emits what is due in this thread, and moves the clock in between.
+"""Drive a Pitstop from a test: emit due messages in this thread, and move the clock in between.
 
-It is the real listener that is driven, without a thread and without a wait: what a claim, an ack or a nack makes of a
-message is decided where it always is. A run is a generator that yields deliveries and is sent what the handler raised, so
-that plain and async handlers are driven by the same code.
+This drives the real listener, without a thread and without a wait. Claims, acks and nacks are decided by the same code as
+always. A run is a generator that yields deliveries and is sent the handler's exception, so that the same code drives plain
+and async handlers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pitstop._decisions._describe import describe
-from pitstop._decisions._emit import schedule_of
-from pitstop._decisions._ending import ends_program
-from pitstop._decisions._settle import error_text
-from pitstop._engine._handler import (
+from pitstop._consume._handler import (
     Handler,
     HandlerIsAsync,
     callable_handler,
@@ -27,14 +23,24 @@ from pitstop._engine._handler import (
     is_async,
     takes_delivery,
 )
+from pitstop._consume._verdict import Verdict, verdict
+from pitstop._decisions._describe import describe
+from pitstop._decisions._emit import schedule_of
+from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import error_text
+from pitstop._engine._handling import Handling
+from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
-from pitstop._pitstop import Pitstop
+from pitstop._pitstop import Pitstop, open_intake
+from pitstop._values._arguments import ListenOptions
 from pitstop._values._duration import format_duration
 from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
 from pitstop._values._plain import shown
-from pitstop.abc import Backend, Damaged, Outcome, Progress, Record, Settlement, copy_plain
+from pitstop.abc import Damaged, Outcome, Progress, Record, Settlement, copy_plain
 from pitstop.testing._clock import ManualClock, span_of
-from pitstop.testing._faults import Crash, FaultyBackend, at_least_one, crash
+from pitstop.testing._faults import Crash, at_least_one, crash
+from pitstop.testing._faulty_backend import FaultyBackend, unfaulted
 from pitstop.testing._report import Report, Step, StepOutcome, clock_text
 
 
@@ -55,25 +61,24 @@ __all__ = [
     "run_for",
     "run_until",
     "run_until_idle",
-    "unfaulted",
 ]
 
-#: Emissions at one instant, unless told otherwise.
+#: The default for the most emissions at one instant.
 MAX_STEPS = 100_000
-#: Jumps of :func:`drain`, unless told otherwise.
+#: The default for the most jumps of :func:`drain`.
 MAX_JUMPS = 10_000
 
-#: Emissions of one occurrence at one instant: more is a handler that gives it back for the same moment again and again.
+#: The most emissions of one occurrence at one instant. More mean that the handler gives it back for the same moment each time.
 _MOST_REPEATS = 1000
-#: Claims in a row that a fault of the test may hit, at one instant.
+#: The most claims in a row, at one instant, that a fault of the test may hit.
 _MOST_REFUSALS = 100
-#: Microseconds after which a listener looks again, when it got nothing although something is due.
+#: Microseconds after which a listener polls again, if it got nothing although a message is due.
 _LOOK_AGAIN = 5000
-#: Times in a row that it gets nothing although something is due.
+#: The most times in a row that a listener gets nothing although a message is due.
 _MOST_STALLS = 1000
 
 _Run = Generator["Delivery", "BaseException | None", Report]
-#: What is returned: now, and when something is due next, both in microseconds; None: look for it.
+#: The result: now, and when the next message is due, both in microseconds; None: not known, read it.
 _Part = Generator["Delivery", "BaseException | None", "tuple[int, int | None] | None"]
 
 
@@ -85,21 +90,21 @@ def run_until_idle(
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """Handle all that is due now, in this thread, while the clock stands still.
+    """Handle all messages that are due now, in this thread, while the clock stands still.
 
-    What becomes due at this very moment meanwhile is handled, too. Each message is acknowledged when the handler returns,
-    and nacked when it raises; a delivery that the handler settled itself stays as it was settled.
+    Messages that become due at this same moment meanwhile are handled, too. Each message is acknowledged when the handler
+    returns, and nacked when it raises. A delivery that the handler settled itself stays as it was settled.
 
-    :param pit: one whose clock is a :class:`ManualClock`.
-    :param handler: called with the message, as ``delivery.msg`` has it.
-    :param deliveries: whether to call it with the :class:`pitstop.Delivery` instead. If not given: if its first parameter is
-        annotated as one or named ``delivery``, as :meth:`pitstop.Pitstop.consume` does.
-    :param raise_errors: what the handler raises ends the run and is raised, once the message was nacked; the report so
-        far is its ``pitstop_report``, and a note. False: it is in the report, and ``retry`` says when the message comes back.
-    :param max_steps: most emissions at one instant.
-    :return: what was done, in order. A store that fails an ack or nack does not raise: the step is ``unsettled``.
-    :raises PitstopError: when there is no end to it, or the handler is async, or the clock is a real one.
-    :raises BackendUnavailable: when the store does not do what it should with a claim.
+    :param pit: a Pitstop whose clock is a :class:`ManualClock`.
+    :param handler: called with the message, as in ``delivery.msg``.
+    :param deliveries: whether to call it with the :class:`pitstop.Delivery` instead. By default, it is called so if its first
+        parameter is annotated as a delivery or named ``delivery``, as for :meth:`pitstop.Pitstop.consume`.
+    :param raise_errors: an exception of the handler ends the run and is raised, once the message was nacked. The report so
+        far is its ``pitstop_report``, and a note. False: the report holds the error, and the message comes back by ``retry``.
+    :param max_steps: the most emissions at one instant.
+    :return: the steps in order. A store that fails an ack or nack does not raise: the step is ``unsettled``.
+    :raises PitstopError: if the run has no end, the handler is async, or the clock is a real one.
+    :raises BackendUnavailable: if the store fails a claim.
     """
     __tracebackhide__ = True
     return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).idle())
@@ -114,10 +119,10 @@ def run_for(
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """Let this time pass: handle each message at its own instant, up to now and ``delta`` inclusive.
+    """Let time pass: handle each message at its own instant, up to now + ``delta`` inclusive.
 
-    The clock goes from due time to due time, ends of leases included, and stands at now and ``delta`` in the end, rounded
-    up to a millisecond, since that is when the store has it due; beyond only if the handler, or a latency, moved it there.
+    The clock goes from due time to due time, ends of leases included. At the end it stands at now + ``delta``, rounded up to a
+    millisecond like the due times of the store. It stands later only if the handler, or a latency, moved it there.
 
     :param delta: a ``timedelta``, seconds, or text such as ``"3h"``.
     """
@@ -148,10 +153,10 @@ def drain(
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """Handle everything, however far in the future: the clock goes from due time to due time until nothing is left.
+    """Handle all messages, however far in the future: the clock goes from due time to due time until no message is left.
 
     :param max_jumps: how often the clock may be moved. A series without end never ends.
-    :raises PitstopError: when something is left after that; the text says what.
+    :raises PitstopError: if messages are left after that; the text names them.
     """
     __tracebackhide__ = True
     return _driven(_plain(handler), deliveries, _Drive(pit, raise_errors, max_steps).drain(max_jumps))
@@ -165,10 +170,10 @@ async def arun_until_idle(
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """:func:`run_until_idle` for a handler that is async, or not. One message at a time.
+    """As :func:`run_until_idle`, for a handler that may be async. It handles one message at a time.
 
-    :param pit: also an :class:`pitstop.AsyncPitstop` whose clock is a :class:`ManualClock`. Its store is asked in this
-        thread: on a clock that stands still there is nobody to keep waiting.
+    :param pit: also an :class:`pitstop.AsyncPitstop` whose clock is a :class:`ManualClock`. Its store is called in this
+        thread, because nothing else waits while the clock stands still.
     """
     __tracebackhide__ = True
     return await _adriven(
@@ -185,7 +190,7 @@ async def arun_for(
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """:func:`run_for` for a handler that is async, or not. One message at a time."""
+    """As :func:`run_for`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
     return await _adriven(
         callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).for_(delta)
@@ -201,7 +206,7 @@ async def arun_until(
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """:func:`run_until` for a handler that is async, or not. One message at a time."""
+    """As :func:`run_until`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
     return await _adriven(
         callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).until(when)
@@ -217,7 +222,7 @@ async def adrain(
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
-    """:func:`drain` for a handler that is async, or not. One message at a time."""
+    """As :func:`drain`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
     return await _adriven(
         callable_handler(handler), deliveries, _Drive(_plain_one(pit), raise_errors, max_steps).drain(max_jumps)
@@ -225,27 +230,22 @@ async def adrain(
 
 
 def _plain_one(pit: Pitstop | AsyncPitstop) -> Pitstop:
-    # Not asked whether it is an AsyncPitstop: to import that would bring asyncio to those who have none.
+    # There is no check for AsyncPitstop: importing it would import asyncio in programs that do not use it.
     return pit if isinstance(pit, Pitstop) else pit._opened()
 
 
 def manual_clock(pit: Pitstop) -> ManualClock:
-    """The clock that a test holds.
+    """Return the clock that a test moves.
 
-    :raises PitstopError: when the Pitstop goes by a real one.
+    :raises PitstopError: if the Pitstop uses a real clock.
     """
     clock = pit._session.clock
     if not isinstance(clock, ManualClock):
         raise PitstopError(
-            f"{pit!r} goes by {clock!r}, which nobody can move. Make it with pitstop.testing.init(), or with a "
+            f"{pit!r} uses {clock!r}, which a test cannot move. Make it with pitstop.testing.init(), or with a "
             f"'clock': ManualClock() in its configuration."
         )
     return clock
-
-
-def unfaulted(backend: Backend) -> Backend:
-    """The backend behind the faults of a test: for looking at it without setting one off."""
-    return backend.inner if isinstance(backend, FaultyBackend) else backend
 
 
 def _driven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
@@ -257,7 +257,7 @@ def _driven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
             failure: BaseException | None = None
             try:
                 result = handler(delivery if deliveries else delivery.msg)
-            except BaseException as error:  # noqa: BLE001 - the run raises it again when it is to be raised
+            except BaseException as error:  # noqa: BLE001 - the run raises it again if it is to be raised
                 failure = error
                 _tell_what_it_got(error, delivery, deliveries)
             else:
@@ -272,7 +272,7 @@ def _driven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
 
 async def _adriven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
     __tracebackhide__ = True
-    # An async handler has imported asyncio already; programs without one are not to pay for it.
+    # An async handler has imported asyncio already. Programs without one must not pay for the import.
     from pitstop._aio._delivery import current_task, is_interruption  # noqa: PLC0415 - see above
 
     deliveries, task = takes_delivery(handler, deliveries), current_task()
@@ -286,7 +286,7 @@ async def _adriven(handler: Handler, deliveries: bool | None, run: _Run) -> Repo
                     await result
             except BaseException as error:
                 if is_interruption(error, task):
-                    # Not of the handler: the run ends, whatever is done about errors.
+                    # The interruption is not the handler's: the run ends, whatever raise_errors is.
                     run.throw(error)
                     raise
                 failure = error
@@ -299,13 +299,13 @@ async def _adriven(handler: Handler, deliveries: bool | None, run: _Run) -> Repo
 
 
 def _tell_what_it_got(error: BaseException, delivery: Delivery, deliveries: bool) -> None:
-    """Help whoever wrote a handler of deliveries and forgot to say so."""
+    """Add a hint to the error of a handler that expects a delivery and did not request one."""
     if deliveries or not isinstance(error, AttributeError) or error.obj is not delivery.msg:
         return
     if hasattr(delivery, error.name or ""):
         error.add_note(
-            f"The handler was called with the message, and {error.name!r} is what a Delivery has. Say deliveries=True, and it "
-            f"is called with that."
+            f"The handler was called with the message, and {error.name!r} is an attribute of a Delivery. Give deliveries=True, and "
+            f"the handler is called with the delivery."
         )
 
 
@@ -323,12 +323,12 @@ def _plain(handler: Handler) -> Handler:
 
 def _is_async() -> PitstopError:
     return HandlerIsAsync(
-        "The handler is async, so nobody would wait for it. Say await arun_until_idle(...), arun_for, arun_until or adrain."
+        "The handler is async, so its result would never be awaited. Use await arun_until_idle(...), arun_for, arun_until or adrain."
     )
 
 
 def _given_up(result: Awaitable[object]) -> PitstopError:
-    """What to raise in place of waiting for this, which ends here: nobody would see what becomes of it."""
+    """Return the error to raise in place of awaiting the result. Close the result, which would never be awaited."""
     close_awaitable(result)
     return _is_async()
 
@@ -345,9 +345,9 @@ class _Drive:
         self._steps: list[Step] = []
         self._thread = get_ident()
         self._stalls = 0
-        # The last moment of the run, by the clock that is moved.
+        # The last moment of the run, by the clock that the run moves.
         self._target: int | None = None
-        # The settlement of the delivery that is out, once there is one; and its token.
+        # The settlement of the present delivery, once there is one; and the delivery's token.
         self._applied: Settlement | None = None
         self._token: str | None = None
 
@@ -378,9 +378,9 @@ class _Drive:
         self._target = target
         with self._driving():
             while (due := (yield from self._next_time())) is not None and due <= target:
-                self._clock._move_to(due)
-            # The handler may have moved it further.
-            self._clock._move_to(target)
+                self._clock.move_to(due)
+            # The handler may have moved the clock further.
+            self._clock.move_to(target)
             return Report.of(self._steps)
 
     def _drain(self, max_jumps: int) -> _Run:
@@ -397,19 +397,20 @@ class _Drive:
                             f"max_jumps."
                         )
                     )
-                self._clock._move_to(due)
+                self._clock.move_to(due)
             return Report.of(self._steps)
 
     def _idle(self, *, surely: bool) -> _Part:
-        """Emit all that is due at this instant.
+        """Emit all messages that are due at this instant.
 
-        :param surely: ask once more than seems needed.
+        :param surely: claim once more than seems necessary.
         """
         __tracebackhide__ = True
-        # Not begun anew when a handler, or a latency, moves the clock: that would have no end either.
+        # The counts go on when a handler, or a latency, moves the clock: otherwise that would have no end either.
         count, seen = 0, dict[tuple[str, int], int]()
-        while self._is_within() and (delivery := self._get()) is not None:
-            emission, now = delivery._emission, self._clock.time_us()
+        while self._is_within() and (lease := self._get()) is not None:
+            emission, now = lease.emission, self._clock.time_us()
+            delivery = self._intake.deliver(lease, at_once=True)
             count += 1
             occurrence = emission.record.id, emission.scheduled_for
             seen[occurrence] = times = seen.get(occurrence, 0) + 1
@@ -417,27 +418,27 @@ class _Drive:
                 raise self._with_report(self._endless(delivery, times))
             at, message = from_instant(now // 1000), {"id": delivery.id, **copy_plain(emission.record.message)}
             self._applied, self._token = None, emission.record.progress.token
-            contexts = self._session.events.enter(delivery)
+            handling = Handling(self._session.events, lease, delivery)
             interrupted = False
             try:
                 failure = yield delivery
-            except BaseException as error:  # noqa: BLE001 - raised again once its message was nacked
+            except BaseException as error:  # noqa: BLE001 - raised again once its message was given back
                 failure, interrupted = error, True
-            self._session.events.leave(contexts, failure)
-            self._settle(delivery, failure, at, message, interrupted=interrupted)
+            handling.end(failure)
+            self._settle(lease, delivery, failure, at, message, interrupted=interrupted)
             if not surely:
                 here, due = looked = self._look()
                 if due is None or due > here:
                     return looked
         return None
 
-    def _get(self) -> Delivery | None:
+    def _get(self) -> Lease | None:
         __tracebackhide__ = True
         for _ in range(_MOST_REFUSALS):
             try:
-                return self._listener.get()
+                return self._intake.wait(Waiter(0), self._session.clock.monotonic())
             except BackendUnavailable as error:
-                # A listener looks again after a pause, and here no time passes. Who asked for the fault knows of it.
+                # A listener polls again after a pause, and here no time passes. The test that planned the fault knows of it.
                 if not self._is_fault(error):
                     raise
                 refused = error
@@ -445,6 +446,7 @@ class _Drive:
 
     def _settle(
         self,
+        lease: Lease,
         delivery: Delivery,
         failure: BaseException | None,
         at: datetime,
@@ -452,26 +454,34 @@ class _Drive:
         *,
         interrupted: bool,
     ) -> None:
-        """Do as ``with delivery:`` does, and note what came of it.
+        """Settle the delivery as ``consume`` does, and note the outcome.
 
-        :param interrupted: whether the failure is not the handler's: the task of the run was cancelled.
+        :param interrupted: whether the failure is not the handler's, because the task of the run was cancelled.
         """
         __tracebackhide__ = True
         refused: PitstopError | None = None
-        told = failure is not None and failure is delivery._told
+        told = lease.is_news(failure)
         if told:
-            refused = delivery._told
+            refused = lease.told
         elif isinstance(failure, Crash):
             crash(self._session)
-        elif delivery._settled is None:
+        else:
+            decided = verdict(
+                failure,
+                settled=lease.settled,
+                interrupted=interrupted or isinstance(failure, HandlerIsAsync),
+            )
             try:
-                if failure is None:
+                if decided is Verdict.ACK:
                     delivery.ack()
-                else:
+                elif decided is Verdict.NACK:
                     delivery.nack(failure)
+                elif decided is Verdict.GIVE_BACK:
+                    lease.ask(Purpose.GIVE_BACK, delivery)
+                    self._intake.writer.write_at_once(lease)
             except (LeaseLost, BackendUnavailable) as error:
                 refused = error
-        outcome, due = self._outcome(delivery, failure, refused)
+        outcome, due = self._outcome(lease, failure, refused)
         trouble = refused if failure is None or isinstance(failure, Crash) else failure
         self._steps.append(
             Step(
@@ -492,29 +502,31 @@ class _Drive:
         if in_report and not self._raise_errors:
             return
         if isinstance(failure, StopIteration):
-            # It would end the generator that this is, or the async function around it.
+            # A StopIteration would end this generator, or the async function around it.
             raise self._with_report(RuntimeError("The handler raised StopIteration.")) from failure
         raise self._with_report(failure)
 
     def _outcome(
-        self, delivery: Delivery, failure: BaseException | None, refused: PitstopError | None
+        self, lease: Lease, failure: BaseException | None, refused: PitstopError | None
     ) -> tuple[StepOutcome, datetime | None]:
         if isinstance(refused, LeaseLost):
             return "lost", None
         if refused is not None:
             # Perhaps it was done all the same, and then it comes at another time, or never.
-            return "unsettled", None if isinstance(refused, OutcomeUnknown) else delivery.leased_until
+            return "unsettled", None if isinstance(refused, OutcomeUnknown) else from_instant(lease.due)
         if self._applied is None:
             # Crashed; or refused, of which the handler knows, so that it settled nothing and said nothing.
-            return ("crashed", delivery.leased_until) if isinstance(failure, Crash) else ("lost", None)
+            return ("crashed", from_instant(lease.due)) if isinstance(failure, Crash) else ("lost", None)
         progress = self._applied.progress
         due = None if not isinstance(progress, Progress) or progress.due is None else from_instant(progress.due)
-        if delivery._settled == "acknowledged":
+        if lease.purpose is Purpose.ACK:
             return "acked", due
+        if lease.purpose is Purpose.GIVE_BACK:
+            return "given back", due
         return _NACKS.get(self._applied.outcome, "nacked"), due
 
     def _note(self, settlement: Settlement, unseen: Record | Damaged | None) -> None:
-        """A settlement was applied, to what is out or to what nobody saw."""
+        """Note a settlement that was applied, to the present delivery or to a message that no handler saw."""
         if unseen is None:
             if settlement.token == self._token:
                 self._applied = settlement
@@ -522,35 +534,35 @@ class _Drive:
             self._steps.append(_unseen_step(settlement, unseen, self._clock.now()))
 
     def _next_time(self) -> Generator[Delivery, BaseException | None, int | None]:
-        """Emit all that is due at this instant; tell when the next is, in microseconds by the clock that is moved."""
+        """Emit all messages that are due at this instant. Return when the next is due, in microseconds by the run's clock."""
         __tracebackhide__ = True
         emitted = len(self._steps)
         looked = yield from self._idle(surely=False)
         here, due = looked or self._look()
         if due is None:
-            # A store may know of what comes next a little late. Nothing comes next: make sure of that.
+            # A store may report the next due time a little late. Make sure that there is none.
             yield from self._idle(surely=True)
             here, due = self._look()
         if due is None or due > here:
             self._stalls = 0
             return due
-        # Others have it, or the store was so slow that the listener gave it back.
+        # Another consumer has the message, or the store was so slow that the listener gave it back.
         self._stalls = self._stalls + 1 if len(self._steps) == emitted else 0
         if self._stalls > _MOST_STALLS:
             raise self._with_report(
-                PitstopError(f"{self._session.location} has something that is due, and does not give it out.")
+                PitstopError(f"{self._session.location} has a message that is due, and does not give it out.")
             )
         return here + _LOOK_AGAIN
 
     def _look(self) -> tuple[int, int | None]:
-        """Now, and when something is due next, both in microseconds by the clock that is moved."""
+        """Return now, and when the next message is due, both in microseconds by the run's clock."""
         backend = unfaulted(self._session.backend)
         due, here = backend.next_due(), self._clock.time_us()
-        # The backend's clock may be set apart from the one that is moved.
+        # The backend's clock may differ from the clock that the run moves.
         return here, None if due is None else here + due * 1000 - backend.now()
 
     def _is_within(self) -> bool:
-        """Whether there is still time; beyond the end of the run, whether something was due before that."""
+        """Whether there is still time. Beyond the end of the run: whether a message was due before that."""
         if self._target is None or self._clock.time_us() <= self._target:
             return True
         due = self._look()[1]
@@ -569,7 +581,7 @@ class _Drive:
                 f"There is no end to that. Store it for a later time, or configure retry={{'delay': ...}} or lock_time."
             )
         return PitstopError(
-            f"{self._max_steps} messages were emitted at {now}, and {delivery.id!r} is due still. If each handler stores "
+            f"{self._max_steps} messages were emitted at {now}, and {delivery.id!r} is still due. If each handler stores "
             f"another one that is due at once, there is no end; else give a greater max_steps."
         )
 
@@ -586,7 +598,7 @@ class _Drive:
 
     def _with_report(self, error: BaseException) -> BaseException:
         report = Report.of(self._steps)
-        # An exception may refuse attributes; it is raised all the same.
+        # An exception may refuse attributes. It is raised nevertheless.
         with suppress(AttributeError):
             error.add_note(f"The run so far: {report}")
             error.pitstop_report = report  # type: ignore[attr-defined]
@@ -598,14 +610,17 @@ class _Drive:
         if store.events.tap is not None:
             raise PitstopError(
                 "This Pitstop is being driven already, by another thread or by the run that this handler is part of. "
-                "What the handler stores for now is handled by the same run: just return."
+                "Messages that the handler stores for now are handled by the same run: just return."
             )
-        # Now, not when the run was made: the thread that does it counts.
+        # Read now, not when the run was made: the thread that does the run counts.
         self._thread = get_ident()
         store.events.tap = self._note
         try:
-            with self._pit.listen() as self._listener:
+            self._intake = open_intake(self._pit, ListenOptions())
+            try:
                 yield
+            finally:
+                self._intake.close()
         finally:
             store.events.tap = None
 
@@ -614,12 +629,12 @@ _NACKS: dict[Outcome, StepOutcome] = {Outcome.BURY: "dead", Outcome.RESCHEDULE: 
 
 
 def _whole(target: int) -> int:
-    """Microseconds, rounded up to the millisecond at which a store has due what was stored for then."""
+    """Return microseconds, rounded up to the millisecond at which a message stored for that time is due."""
     return max(target, min(-(-target // 1000), LAST_INSTANT) * 1000)
 
 
 def _unseen_step(settlement: Settlement, unseen: Record | Damaged, at: datetime) -> Step:
-    """What became of a message that was claimed and not handed out."""
+    """Return the step of a message that was claimed and not handed out."""
     progress = settlement.progress
     error = None if progress is None else progress.last_error
     due = from_instant(progress.due) if isinstance(progress, Progress) and progress.due is not None else None
@@ -638,6 +653,6 @@ def _unseen_step(settlement: Settlement, unseen: Record | Damaged, at: datetime)
         if too_old and last is not None:
             scheduled_for, missed = last.occurrence, last.missed
     outcome: StepOutcome = "dead" if settlement.outcome is Outcome.BURY else "skipped" if too_old else "given up"
-    # The claim counted an attempt that nobody saw.
+    # The claim counted an attempt that no handler saw.
     attempts = unseen.progress.attempts - 1
     return Step(unseen.id, at, from_instant(scheduled_for), attempts, missed, outcome, error, due, None)

@@ -1,4 +1,4 @@
-"""What happened to messages, written down in order: a plugin for tests."""
+"""The events of messages, recorded in order: a plugin for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
-from pitstop._engine._delivery import Delivery
+from pitstop._engine._delivery import Delivery, lease_of
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop._values._entry import Entry
 from pitstop._values._instant import from_instant
@@ -31,37 +31,37 @@ class Event:
 
     kind: EventKind
     id: str
-    #: When, by the clock of the test.
+    #: The time by the clock of the test.
     at: datetime
-    #: The nominal time of the occurrence; of the next one when ``advanced``.
+    #: The nominal time of the occurrence; for ``advanced``, of the next one.
     scheduled_for: datetime | None = None
     #: 1 at the first emission of the occurrence.
     attempt: int | None = None
-    #: When it is due then: of ``stored`` and ``nacked``.
+    #: When the message is due then; for ``stored`` and ``nacked``.
     due: datetime | None = None
     error: str | None = None
-    #: The message with its ``"id"``: of ``stored`` and ``emitted``.
+    #: The message with its ``"id"``; for ``stored`` and ``emitted``.
     msg: dict[str, Any] | None = attrs.field(default=None, repr=False)
 
 
 class Events:
-    """Writes down what happens: ``pitstop.init(config, plugins=[events])``, or ``pit.events`` of a test's Pitstop.
+    """Records events: ``pitstop.init(config, plugins=[events])``, or ``pit.events`` of a test's Pitstop.
 
-    A sequence of :class:`Event`; ``str(events)`` is a table. What was removed, and leases that run out, nobody tells of.
+    This is a sequence of :class:`Event`, and ``str(events)`` is a table. Removals, and leases that run out, make no event.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._events: list[Event] = []
-        # The last time that was made: what happens at one moment, and on time, has the same.
+        # The last time that was made. Events at one moment, and messages that are on time, share one object.
         self._last: tuple[int, datetime] = (0, from_instant(0))
 
     def of(self, id: str | None = None, kind: EventKind | None = None) -> list[Event]:
-        """Those of one message, of one kind, or both."""
+        """Return the events of one message, of one kind, or both."""
         return [each for each in self._events if (id is None or each.id == id) and (kind is None or each.kind == kind)]
 
     def clear(self) -> None:
-        """Forget what happened so far."""
+        """Forget the events so far."""
         self._events.clear()
 
     def __iter__(self) -> Iterator[Event]:
@@ -105,14 +105,14 @@ class Events:
 
     @hookimpl
     def pitstop_message_leased(self, delivery: Delivery) -> None:
-        # The handler may change what it gets.
+        # A copy, because the handler may change the message that it gets.
         message = copy_plain(delivery.msg)
         self._events.append(
             Event(
                 "emitted",
                 delivery.id,
                 self._now(),
-                self._time(delivery._emission.scheduled_for),
+                self._time(lease_of(delivery).emission.scheduled_for),
                 delivery.attempt,
                 None,
                 None,
@@ -148,7 +148,7 @@ class Events:
                 kind,
                 delivery.id,
                 self._now(),
-                self._time(delivery._emission.scheduled_for),
+                self._time(lease_of(delivery).emission.scheduled_for),
                 delivery.attempt,
                 due,
                 error,

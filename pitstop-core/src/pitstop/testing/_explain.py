@@ -1,4 +1,4 @@
-"""What is in a Pitstop and what happened to it, for people who look at a test that failed."""
+"""The content and the history of a Pitstop, for people who read a failed test."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pitstop._errors import PitstopError
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
 from pitstop._values._entry import Entry
-from pitstop.testing._driving import unfaulted
+from pitstop.testing._faulty_backend import unfaulted
+from pitstop.testing._inside import session_of
 from pitstop.testing._pitstop import TestPitstop
 from pitstop.testing._report import clock_text, table
 
 
 __all__ = ["explain"]
 
-#: Entries that people want to read.
+#: The most entries that are shown.
 _MOST_ENTRIES = 20
 
 
 def explain(pit: Pitstop) -> str:
-    """The time, what is stored, and of a test's Pitstop also what happened last and which faults struck, as text.
+    """Return the time and the stored messages as text; for a test's Pitstop also the last events and the faults that struck.
 
-    Pytest shows it with each failure of a test that uses the fixture ``pitstop``. It shows messages, shortened: they are
-    those of a test. It sets no fault off, and raises nothing when the store does not answer.
+    Pytest shows this with each failure of a test that uses the fixture ``pitstop``. It shows messages, shortened, because they
+    are those of a test. It sets off no fault, and does not raise if the store does not answer.
     """
     parts = list(_stored(pit))
     if isinstance(pit, TestPitstop):
@@ -37,12 +38,12 @@ def explain(pit: Pitstop) -> str:
 
 def _stored(pit: Pitstop) -> Iterator[str]:
     try:
-        backend = unfaulted(pit._session.backend)
+        backend = unfaulted(session_of(pit).backend)
         now = backend.now()
         entries = [describe(each, now // 1000) for each in backend.scan(None, _MOST_ENTRIES + 1, None)]
         time = clock_text(pit.now())
     except PitstopError as error:
-        yield f"{pit!r} cannot be looked at: {error}"
+        yield f"{pit!r} cannot be read: {error}"
         return
     some = entries[:_MOST_ENTRIES]
     count = f"more than {_MOST_ENTRIES} messages (the first {len(some)})" if len(entries) > len(some) else _count(some)

@@ -1,53 +1,37 @@
-"""Faults on demand, between Pitstop and any backend: the same in each run."""
+"""Faults on demand, between Pitstop and any backend. They are the same in each run."""
 
 from __future__ import annotations
 
 import random
 
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args
+from collections.abc import Collection, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, NoReturn, get_args
 
 import attrs
 
-from pitstop._engine._listener import Listener
+from pitstop._engine._intake import Intake
 from pitstop._engine._session import Session
-from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
+from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._arguments import whole_number
-from pitstop._values._entry import State
 from pitstop._values._message import valid_id
 from pitstop._values._plain import shown
 from pitstop._values._quoting import quoted
 from pitstop.abc import (
-    API_VERSION,
-    Backend,
-    Capability,
-    Clock,
-    Damaged,
-    Doorbell,
-    Legacy,
-    LegacyPage,
     Outcome,
     Record,
     Settlement,
-    Tally,
-    Watch,
-    Writes,
     did_you_mean,
     state_of,
 )
-from pitstop.testing._clock import ManualClock, span_of
+from pitstop.testing._clock import span_of
+from pitstop.testing._faulty_backend import Fault, FaultKind, FaultyBackend
 from pitstop.testing._report import clock_text, table
 
 
-__all__ = ["Crash", "Fault", "FaultKind", "Faults", "FaultyBackend", "ServerClock", "at_least_one", "crash"]
+__all__ = ["Crash", "Faults", "at_least_one", "crash"]
 
-#: ``fail``: refused, nothing was done. ``lose``: it was done, and the answer got lost.
-FaultKind = Literal["fail", "lose"]
-
-#: What can be made to fail: the words of an application, and the methods of a backend that do it.
+#: The operations that can fail: the words of an application, and the methods of a backend that do them.
 _OPERATIONS = {
     "store": "put",
     "remove": "delete",
@@ -58,7 +42,7 @@ _OPERATIONS = {
     "settle": "settle",
     "next_due": "next_due",
 }
-#: Other words for the same.
+#: Other words for the same operations.
 _ALIASES = {
     "store_many": "store",
     "claim": "lease",
@@ -70,65 +54,30 @@ _ALIASES = {
 }
 _WRITES = frozenset({"store", "remove", "settle"})
 
-#: For texts.
+#: A part of error texts.
 _SCRIPTED = 'such as [("settle", 3, "lose")] (operation, number of the call, kind), or the log of another Pitstop'
-
-_T = TypeVar("_T")
 
 
 class Crash(BaseException):
-    """Raise it in a handler that is driven: the process died here. Neither ack nor nack, and the leases stay behind."""
-
-
-@attrs.frozen
-class Fault:
-    """One fault, as it struck."""
-
-    operation: str
-    #: Which call of the operation it was: 1 is the first one of this Pitstop.
-    call: int
-    kind: FaultKind
-    #: When, by the clock of the test.
-    at: datetime | None = attrs.field(default=None, eq=False)
+    """Raise this in a driven handler to let the process die there: there is no ack and no nack, and the leases stay behind."""
 
 
 def crash(store: Session) -> int:
-    """Whoever holds leases of this handle dies; what was claimed ahead dies with it. Returns how many leases ended so."""
+    """Let the holder of this handle's leases die, and with it the messages that were claimed ahead. Return the number of leases."""
     for component in store.components:
-        if isinstance(component, Listener):
+        if isinstance(component, Intake):
             # A process that dies takes its acks along that are not written.
-            component._hand.unseen.clear()
-            component._outbox.give_up()
+            component.drop_all()
     return store.backend.crash() if isinstance(store.backend, FaultyBackend) else 0
 
 
-class ServerClock:
-    """The clock that a backend goes by: the one in the test's hand, set apart by an offset."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        self._clock = clock
-        self.offset_us = 0
-
-    def time_us(self) -> int:
-        return self._clock.time_us() + self.offset_us
-
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
-
-    def wait(self, bell: Doorbell, seconds: float | None) -> bool:
-        return self._clock.wait(bell, seconds)
-
-    def __repr__(self) -> str:
-        return f"ServerClock({self._clock!r}, {self.offset_us / 1e6:+} s)"
-
-
 class Faults:
-    """What goes wrong, and when: told beforehand, or drawn with a seed. Made by :func:`pitstop.testing.init`.
+    """The faults of a test: planned, or drawn with a seed. :func:`pitstop.testing.init` makes it.
 
     Operations are ``store``, ``remove``, ``get``, ``entries``, ``stats``, ``lease`` (a listener's claim), ``settle`` (ack, nack,
-    extend, redrive) and ``next_due`` (a listener's look when to wake up). Looking at the store by assertions, and by what
-    drives a test, sets nothing off. Nor does what is stored or removed with ``session=``: that is the session's to do, and
-    reaches the store when its transaction ends.
+    extend, redrive) and ``next_due`` (a listener reads when to wake up). Assertions, and the functions that drive a test, set
+    off no fault when they read the store. Writes with ``session=`` set off none either: they are the session's, and reach the
+    store when its transaction ends.
     """
 
     def __init__(self, backend: FaultyBackend, store: Session, seed: int | None = None) -> None:
@@ -137,22 +86,22 @@ class Faults:
         self._seed = seed
 
     def fail_next(self, operation: str, times: int = 1, *, error: BackendUnavailable | None = None) -> None:
-        """The next call (or so many) is refused before anything is done: :class:`pitstop.BackendUnavailable`.
+        """Let the next call (or that many calls) be refused before anything is done: :class:`pitstop.BackendUnavailable`.
 
         :param error: raise this one, such as ``BackendUnavailable("wrong password", permanent=True)``.
-        :raises PitstopError: when there is no such operation.
+        :raises PitstopError: if there is no such operation.
         """
         if error is not None and not isinstance(error, BackendUnavailable):
             raise PitstopError(f"error is a {type(error).__name__}. A backend raises BackendUnavailable: give one.")
         self._backend.plan(_operation(operation), "fail", at_least_one(times, "times"), error)
 
     def lose_reply(self, operation: str, times: int = 1) -> None:
-        """The next call (or so many) is done, and its answer gets lost.
+        """Let the next call (or that many calls) be done, and its answer get lost.
 
-        A write raises :class:`pitstop.OutcomeUnknown` with the ids, the rest :class:`pitstop.BackendUnavailable`. What a
-        claim leased then is leased to nobody, until its lease runs out.
+        A write raises :class:`pitstop.OutcomeUnknown` with the ids. Other calls raise :class:`pitstop.BackendUnavailable`.
+        Messages that a claim leased then have no holder until their lease runs out.
 
-        :raises PitstopError: when there is no such operation.
+        :raises PitstopError: if there is no such operation.
         """
         self._backend.plan(_operation(operation), "lose", at_least_one(times, "times"), None)
 
@@ -164,17 +113,17 @@ class Faults:
         operations: Iterable[str] = ("store", "lease", "settle"),
         kinds: Collection[FaultKind] = ("fail", "lose"),
     ) -> None:
-        """From now on this part of the calls of these operations fails. The same calls and seed: the same faults.
+        """Let this part of the calls of these operations fail from now on. Equal calls and seeds give equal faults.
 
-        :param rate: a part of them, from 0 (none) to 1 (all).
+        :param rate: the part, from 0 (none) to 1 (all).
         :param seed: needed unless the Pitstop was made with one.
-        :raises PitstopError: when an argument cannot be used.
+        :raises PitstopError: if an argument cannot be used.
         """
         if type(rate) not in {int, float} or not 0 <= rate <= 1:
             raise PitstopError(f"rate={quoted(rate)} cannot be used. Give a number from 0 to 1, such as 0.1.")
         seed = self._seed if seed is None else seed
         if seed is None:
-            raise PitstopError("There is no seed, so nobody could run this again. Give one, such as seed=1.")
+            raise PitstopError("There is no seed, so the run could not be repeated. Give one, such as seed=1.")
         if type(seed) is not int:
             raise PitstopError(f"seed={seed!r:.80} is a {type(seed).__name__}. Give a whole number.")
         names = {_operation(each) for each in _several(operations, "operations", tuple(_OPERATIONS))}
@@ -184,14 +133,14 @@ class Faults:
         self._backend.draw(random.Random(seed), rate, names, sorted(some))  # noqa: S311
 
     def script(self, faults: Iterable[Fault | tuple[str, int, FaultKind]]) -> None:
-        """Let exactly these happen, by the number of the call: a :attr:`log` of an earlier run, or ``(operation, call, kind)``.
+        """Let exactly these faults happen, by the number of the call: a :attr:`log` of an earlier run, or ``(operation, call, kind)``.
 
-        :raises PitstopError: when one cannot be used.
+        :raises PitstopError: if one cannot be used.
         """
         given: object = faults
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise PitstopError(f"faults={faults!r:.80} cannot be used. Give a list, {_SCRIPTED}.")
-        # All are read before the first is set.
+        # All are checked before the first is set.
         told = [_told(each) for each in given]
         for operation, call, kind in told:
             self._backend.scripted[operation, call] = kind
@@ -199,28 +148,28 @@ class Faults:
 
     @property
     def log(self) -> tuple[Fault, ...]:
-        """The calls that failed, in order. Give it to :meth:`script` of another Pitstop, and they fail there."""
+        """The calls that failed, in order. Given to :meth:`script` of another Pitstop, they fail there as well."""
         return tuple(self._backend.log)
 
     def crash_holder(self) -> int:
-        """Whoever holds leases of this Pitstop dies, as by ``kill -9``: nothing of it is settled or given back any more.
+        """Let the holder of this Pitstop's leases die, as by ``kill -9``: it settles and gives back nothing any more.
 
-        The messages come back when their leases run out. What a handler that is under way does with its delivery comes
-        to nothing: :class:`pitstop.LeaseLost`. Listeners live on, as those of the next process.
+        The messages come back when their leases run out. A handler that is running cannot settle its delivery any more:
+        :class:`pitstop.LeaseLost`. Listeners live on, like those of the next process.
 
-        :return: how many leases that were. Those that were over already do not count.
+        :return: the number of leases that ended so. Leases that were over already do not count.
         """
         return crash(self._session)
 
     def crash(self) -> NoReturn:
-        """Die here: :meth:`crash_holder`, and raise :class:`Crash`. For handlers; a run that is driven goes on with the next message."""
+        """Die here: call :meth:`crash_holder`, and raise :class:`Crash`. For handlers; a driven run goes on with the next message."""
         self.crash_holder()
         raise Crash
 
     def expire_lease(self, id: str) -> None:
-        """The lease of this message runs out at this moment: it is due again, and what its holder does comes too late.
+        """Let the lease of this message run out now: the message is due again, and its holder's settlement comes too late.
 
-        :raises PitstopError: when it is not leased.
+        :raises PitstopError: if the message is not leased.
         """
         backend = self._backend.inner
         now = backend.now() // 1000
@@ -235,16 +184,14 @@ class Faults:
             state: str = state_of(progress.due, progress.token, now)
         else:
             state = "not there" if stored is None else "damaged"
-        raise PitstopError(
-            f"{id!r} is not leased, it is {state}. Take it with a listener first, or look at pit.entries()."
-        )
+        raise PitstopError(f"{id!r} is not leased, it is {state}. Take it with a listener first, or see pit.entries().")
 
     def skew(self, delta: timedelta | float | str) -> None:
-        """Set the backend's clock apart from the one that listeners go by: ahead by ``delta``, or behind if that is negative.
+        """Set the backend's clock apart from the listeners' clock: ahead by ``delta``, or behind if that is negative.
 
-        Zero sets them alike again. ``pit.now()`` and due times are by the backend's clock, waits by the other one.
+        Zero makes them equal again. ``pit.now()`` and due times follow the backend's clock, waits follow the other one.
 
-        :raises PitstopError: when ``delta`` is no length of time, or the backend was not made by ``pitstop.testing.init``.
+        :raises PitstopError: if ``delta`` is not a length of time, or ``pitstop.testing.init`` did not make the backend.
         """
         server = self._backend.server_clock
         if server is None:
@@ -255,10 +202,10 @@ class Faults:
         self._session.written(None)
 
     def latency(self, operation: str, delta: timedelta | float | str, *, before: bool = False) -> None:
-        """Each call takes so long from now on: the clock of the test moves by ``delta``. Zero: as quick as ever.
+        """Let each call take this long from now on: the clock of the test moves by ``delta``. Zero: no delay.
 
-        :param before: it is the request that is slow: the clock moves before it is done, not after.
-        :raises PitstopError: when there is no such operation, or ``delta`` is negative.
+        :param before: the request is slow, not the answer: the clock moves before the call is done, not after.
+        :raises PitstopError: if there is no such operation, or ``delta`` is negative.
         """
         span = span_of(delta, "delta")
         if span < timedelta(0):
@@ -267,7 +214,7 @@ class Faults:
         self._backend.arm()
 
     def clear(self) -> None:
-        """No faults any more: forget what was told and drawn, and set the clocks alike. Leases of the crashed stay lost."""
+        """End all faults: forget planned and drawn ones, and make the clocks equal. Leases of crashed holders stay lost."""
         self._backend.clear()
         if self._backend.server_clock is not None:
             self.skew(0)
@@ -278,205 +225,6 @@ class Faults:
 
     def __repr__(self) -> str:
         return f"<Faults {len(self._backend.log)} so far>"
-
-
-@attrs.frozen
-class _Dice:
-    random: random.Random
-    rate: float
-    operations: set[str]
-    kinds: Sequence[FaultKind]
-
-
-class FaultyBackend(Backend):
-    """Another backend, whose calls fail as they were told to. Its own clock is the one that listeners go by."""
-
-    api_version: ClassVar[int] = API_VERSION
-
-    def __init__(self, inner: Backend, clock: Clock, server_clock: ServerClock | None) -> None:
-        self.inner = inner
-        self.config = inner.config
-        self.capabilities: Capability = inner.capabilities  # type: ignore[misc] # those of the one behind
-        self.clock = clock
-        self.server_clock = server_clock
-        self.log: list[Fault] = []
-        #: Calls so far, by operation.
-        self.calls: Counter[str] = Counter()
-        #: Kinds of faults, by operation and number of the call.
-        self.scripted: dict[tuple[str, int], FaultKind] = {}
-        self.latencies: dict[str, tuple[timedelta, bool]] = {}
-        self._planned: dict[str, deque[tuple[FaultKind, BackendUnavailable | None]]] = {}
-        self._dice: _Dice | None = None
-        # Whether anything is planned at all: what is not costs next to nothing.
-        self._armed = False
-        self._last: BackendUnavailable | None = None
-        # The tokens that listeners of this handle hold, by id; and those of the dead.
-        self._held: dict[str, str] = {}
-        self._crashed: set[str] = set()
-
-    def arm(self) -> None:
-        self._armed = True
-
-    def plan(self, operation: str, kind: FaultKind, times: int, error: BackendUnavailable | None) -> None:
-        self._planned.setdefault(operation, deque()).extend([(kind, error)] * times)
-        self._armed = True
-
-    def draw(self, dice: random.Random, rate: float, operations: set[str], kinds: Sequence[FaultKind]) -> None:
-        self._dice = _Dice(dice, rate, operations, kinds)
-        self._armed = True
-
-    def clear(self) -> None:
-        self._armed, self._dice = False, None
-        self._planned.clear()
-        self.scripted.clear()
-        self.latencies.clear()
-
-    def caused(self, error: BackendUnavailable) -> bool:
-        """Whether this error is a fault of ours."""
-        return error is self._last
-
-    def crash(self) -> int:
-        """Settle nothing any more under the tokens that were given out so far. Returns how many leases that were."""
-        count = sum(self._is_live(id, token) for id, token in self._held.items())
-        self._crashed.update(self._held.values())
-        self._held.clear()
-        return count
-
-    def now(self) -> int:
-        return self.inner.now()
-
-    def put(self, records: Sequence[Record]) -> None:
-        self._call("store", self.inner.put, records, ids=lambda: tuple(each.id for each in records))
-
-    def delete(self, id: str) -> bool:
-        return self._call("remove", self.inner.delete, id, ids=lambda: (id,))
-
-    def get(self, id: str) -> Record | Damaged | None:
-        return self._call("get", self.inner.get, id)
-
-    def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
-        return self._call("entries", self.inner.scan, state, limit, after)
-
-    def tally(self) -> Tally:
-        return self._call("stats", self.inner.tally)
-
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        leased = self._call("lease", self.inner.lease, limit, duration)
-        for each in leased:
-            token = each.token if isinstance(each, Damaged) else each.progress.token
-            if token is not None:
-                self._held[each.id] = token
-        return leased
-
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        if self._crashed:
-            return self._settle_of_the_living(settlements)
-        return self._settle(settlements)
-
-    def next_due(self) -> int | None:
-        return self._call("next_due", self.inner.next_due)
-
-    def within(self, session: object) -> Writes:
-        return self.inner.within(session)
-
-    def ping(self) -> None:
-        self.inner.ping()
-
-    def concerns(self) -> Sequence[str]:
-        return self.inner.concerns()
-
-    def watch(self) -> Watch | None:
-        return self.inner.watch()
-
-    def legacy(self, after: Any = None, *, locked_after: int | None = None) -> LegacyPage:
-        return self.inner.legacy(after, locked_after=locked_after)
-
-    def adopt(self, items: Sequence[tuple[Legacy, Record]]) -> Sequence[bool]:
-        return self.inner.adopt(items)
-
-    def bounded(self, seconds: float | None = None) -> AbstractContextManager[float]:
-        return self.inner.bounded(seconds)
-
-    def close(self) -> None:
-        self.inner.close()
-
-    @property
-    def location(self) -> str:
-        return self.inner.location
-
-    def __repr__(self) -> str:
-        return f"<FaultyBackend of {self.inner!r}>"
-
-    def _settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        applied = self._call(
-            "settle", self.inner.settle, settlements, ids=lambda: tuple(each.id for each in settlements)
-        )
-        for each in settlements:
-            if each.outcome is not Outcome.EXTEND and self._held.get(each.id) == each.token:
-                del self._held[each.id]
-        return applied
-
-    def _is_live(self, id: str, token: str) -> bool:
-        stored = self.inner.get(id)
-        if stored is None:
-            return False
-        lease = stored if isinstance(stored, Damaged) else stored.progress
-        return lease.token == token and state_of(lease.due, token, self.inner.now() // 1000) == "leased"
-
-    def _settle_of_the_living(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        living = [each for each in settlements if each.token not in self._crashed]
-        applied = dict(zip((each.id for each in living), self._settle(living) if living else (), strict=True))
-        return [applied.get(each.id, False) for each in settlements]
-
-    def _call(
-        self,
-        operation: str,
-        method: Callable[..., _T],
-        *arguments: Any,
-        ids: Callable[[], tuple[str, ...]] | None = None,
-    ) -> _T:
-        self.calls[operation] += 1
-        if not self._armed:
-            return method(*arguments)
-        kind, error = self._strikes(operation)
-        latency, before = self.latencies.get(operation, (timedelta(0), False))
-        if before:
-            self._pass(latency)
-        if kind == "fail":
-            self._pass(timedelta(0) if before else latency)
-            text = f"A fault of the test: {operation!r} was refused, and nothing was done."
-            raise self._remembered(error or BackendUnavailable(text))
-        result = method(*arguments)
-        if not before:
-            self._pass(latency)
-        if kind == "lose":
-            text = f"A fault of the test: {operation!r} was done, and its answer got lost."
-            lost = OutcomeUnknown(text, ids=ids()) if ids is not None else BackendUnavailable(text)
-            raise self._remembered(lost)
-        return result
-
-    def _strikes(self, operation: str) -> tuple[FaultKind | None, BackendUnavailable | None]:
-        """The fault of this call, if there is one."""
-        call, kind, error = self.calls[operation], None, None
-        planned, dice = self._planned.get(operation), self._dice
-        if (operation, call) in self.scripted:
-            kind = self.scripted.pop((operation, call))
-        elif planned:
-            kind, error = planned.popleft()
-        elif dice is not None and operation in dice.operations and dice.random.random() < dice.rate:
-            kind = dice.random.choice(dice.kinds)
-        if kind is not None:
-            at = self.clock.now() if isinstance(self.clock, ManualClock) else None
-            self.log.append(Fault(operation, call, kind, at))
-        return kind, error
-
-    def _remembered(self, error: BackendUnavailable) -> BackendUnavailable:
-        self._last = error
-        return error
-
-    def _pass(self, latency: timedelta) -> None:
-        if latency and isinstance(self.clock, ManualClock):
-            self.clock.advance(latency)
 
 
 def _operation(name: object) -> str:
@@ -503,7 +251,7 @@ def _told(fault: object) -> tuple[str, int, FaultKind]:
 
 
 def _several(values: object, field: str, known: Sequence[str]) -> list[Any]:
-    """Those of a list that is one, and has something in it: text would be taken for its letters."""
+    """Return the items of a non-empty list. A text is refused, because its letters would be taken for items."""
     some = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
     if some:
         return some
@@ -511,8 +259,8 @@ def _several(values: object, field: str, known: Sequence[str]) -> list[Any]:
 
 
 def at_least_one(value: object, field: str) -> int:
-    """The number, checked.
+    """Return the number if it can be used.
 
-    :raises PitstopError: when it is no whole number of at least 1.
+    :raises PitstopError: if it is not a whole number of at least 1.
     """
     return whole_number(value, field, error=PitstopError)

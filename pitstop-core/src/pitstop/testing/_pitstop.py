@@ -1,4 +1,4 @@
-"""The Pitstop of a test: with its clock, its events and its faults, and driven by hand."""
+"""The Pitstop of a test, with its clock, its events and its faults. The test drives it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Recurrence
 from pitstop.abc import Backend
 from pitstop.testing import _assertions, _driving
-from pitstop.testing._assertions import ANYTHING, Match, _Anything
 from pitstop.testing._clock import ManualClock
 from pitstop.testing._driving import MAX_JUMPS, MAX_STEPS, Handler
 from pitstop.testing._events import Event, Events
-from pitstop.testing._faults import Faults, FaultyBackend, ServerClock
+from pitstop.testing._faults import Faults
+from pitstop.testing._faulty_backend import FaultyBackend, ServerClock
+from pitstop.testing._matching import ANYTHING, Anything, Match
 from pitstop.testing._report import Report, Step
 
 
 __all__ = ["TestPitstop", "init"]
 
-#: How often a function of ids may say the same again before it is taken for one that does so for ever.
+#: How often a function of ids may repeat an id before it counts as one that repeats for ever.
 _MOST_REPEATS = 1000
 
 
@@ -44,14 +45,15 @@ def init(
 ) -> TestPitstop:
     """Open a store for a test, whose clock the test moves.
 
-    :param config: as for :func:`pitstop.init`; any backend. Not given: in memory, with nothing in it.
-    :param clock: the clock. Not given: the one in ``config``, else a new :class:`ManualClock`.
-    :param ids: how messages that have no id get one, the same in each run: text with ``{n}`` in it, such as ``"msg-{n}"``,
-        or a function of the number, which begins with 1. Numbers whose id is stored, or given to another message of the
-        same ``store_many``, are passed over. Not given: UUIDs.
-    :param seed: from which these UUIDs are drawn, and ``faults.at_random()``: the same in each run.
+    :param config: as for :func:`pitstop.init`; any backend. Default: an empty store in memory.
+    :param clock: the clock. Default: the one in ``config``, else a new :class:`ManualClock`.
+    :param ids: the ids of messages that have none, the same in each run: text with ``{n}`` in it, such as ``"msg-{n}"``, or a
+        function of the number, which begins with 1. A number is skipped if its id is stored, or given to another message of
+        the same ``store_many``. Default: UUIDs.
+    :param seed: these UUIDs and ``faults.at_random()`` are drawn from it, the same in each run.
     :param plugins: as for :func:`pitstop.init`.
-    :raises ConfigError: when that cannot be used; also when the clock is a real one.
+    :return: the open store.
+    :raises ConfigError: if an argument cannot be used; also if the clock is a real one.
     """
     options = _options(config)
     ready = options.get("type")
@@ -66,26 +68,26 @@ def init(
     if server is not None and backend.clock is not server:
         backend.close()
         raise ConfigError(
-            f"The backend {type(backend).__name__} goes by a clock of its own, not by the one in its configuration. Let it "
-            f"go by config.clock, as pitstop.abc.Backend does."
+            f"The backend {type(backend).__name__} uses a clock of its own, not the one in its configuration. Let it "
+            f"use config.clock, as pitstop.abc.Backend does."
         )
     return TestPitstop(FaultyBackend(backend, clock, server), hooks, clock, events, make_id, seed)
 
 
 class TestPitstop(Pitstop):
-    """A :class:`pitstop.Pitstop` in the hand of a test. Made by :func:`pitstop.testing.init`.
+    """A :class:`pitstop.Pitstop` that a test drives. :func:`pitstop.testing.init` makes it.
 
     ``run_until_idle``, ``run_for``, ``run_until`` and ``drain`` call the handler in this thread, and move the clock.
     """
 
-    #: For pytest: this is no class of tests.
+    #: For pytest: this is not a class of tests.
     __test__: ClassVar[bool] = False
 
-    #: The clock: nothing happens but when it is moved, or time is let pass by ``run_for`` and the like.
+    #: The clock. Nothing happens unless the clock is moved, directly or by ``run_for`` and similar functions.
     clock: ManualClock
-    #: What happened so far.
+    #: The events so far.
     events: Events
-    #: What is to go wrong.
+    #: The faults of the store.
     faults: Faults
 
     def __init__(
@@ -104,7 +106,7 @@ class TestPitstop(Pitstop):
         self._make_id = make_id
         self._made_ids = 0
         self._inner = backend.inner
-        # The ids of the messages that are being stored together: none of them is in the store yet.
+        # The ids of the messages that are being stored together. None of the messages is in the store yet.
         self._together: set[str] | None = None
 
     def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
@@ -244,7 +246,7 @@ class TestPitstop(Pitstop):
         state: State | None = None,
         due_in: timedelta | float | str | None = None,
         due: datetime | None = None,
-        every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
+        every: timedelta | float | str | Recurrence | Anything | None = ANYTHING,
         **fields: Any,
     ) -> Entry:
         """See :func:`pitstop.testing.assert_stored`."""
@@ -259,7 +261,7 @@ class TestPitstop(Pitstop):
         state: State | None = None,
         due_in: timedelta | float | str | None = None,
         due: datetime | None = None,
-        every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
+        every: timedelta | float | str | Recurrence | Anything | None = ANYTHING,
         **fields: Any,
     ) -> None:
         """See :func:`pitstop.testing.refute_stored`."""
@@ -275,9 +277,9 @@ class TestPitstop(Pitstop):
         times: int | None = None,
         **fields: Any,
     ) -> list[Step | Event]:
-        """See :func:`pitstop.testing.assert_emitted`: among all events so far.
+        """See :func:`pitstop.testing.assert_emitted`; this searches all events so far.
 
-        What became of it (``outcome``, ``error``) the report of the run knows: ``testing.assert_emitted(report, ...)``.
+        The report of the run has the outcome and the error: ``testing.assert_emitted(report, ...)``.
         """
         __tracebackhide__ = True
         return _assertions.assert_emitted(self.events, match, id=id, at=at, times=times, **fields)
@@ -310,8 +312,8 @@ class TestPitstop(Pitstop):
                 return made
             tried.add(made)
         raise ConfigError(
-            f"The function ids gives ids that are stored already, again and again: {quoted(made)} for {self._made_ids}. Let it "
-            f"give another one for each number, such as lambda n: f'msg-{{n}}'."
+            f"The function ids repeats ids that are stored already: {quoted(made)} for {self._made_ids}. Let it "
+            f"return another id for each number, such as lambda n: f'msg-{{n}}'."
         )
 
 
@@ -322,7 +324,7 @@ def _ids_of(items: Iterable[object]) -> Iterator[str]:
             id = message.get("id") if isinstance(message, Mapping) else None
         except MemoryError:
             raise
-        except Exception:  # noqa: BLE001, S112 - code of another library's class; the store says what is wrong with it
+        except Exception:  # noqa: BLE001, S112 - code of another library's class; the store reports what is wrong with it
             continue
         if isinstance(id, str):
             yield str.__str__(id)
@@ -361,7 +363,7 @@ def _id_maker(ids: object, seed: object) -> Callable[[int], str] | None:
         template = ids
         if "{n}" not in template:
             raise ConfigError(
-                f"ids={quoted(ids)} has no '{{n}}' in it, so that all ids would be one. Write it as 'msg-{{n}}'."
+                f"ids={quoted(ids)} has no '{{n}}' in it, so all ids would be the same. Write it as 'msg-{{n}}'."
             )
         return lambda number: template.replace("{n}", str(number))
     if callable(ids):
@@ -372,5 +374,5 @@ def _id_maker(ids: object, seed: object) -> Callable[[int], str] | None:
 
 
 def _drawn_ids(seed: int) -> Callable[[int], str]:
-    dice = random.Random(seed)  # noqa: S311 - the same in each run is what is wanted
+    dice = random.Random(seed)  # noqa: S311 - the ids must be the same in each run
     return lambda _: str(uuid.UUID(int=dice.getrandbits(128), version=4))

@@ -1,4 +1,4 @@
-"""What a driven run did, step by step."""
+"""The result of a driven run, step by step."""
 
 from __future__ import annotations
 
@@ -11,68 +11,69 @@ import attrs
 
 __all__ = ["Report", "Step", "StepOutcome", "clock_text", "table"]
 
-#: What became of one emission.
+#: The outcome of one emission.
 #:
 #: ``acked``: done. ``nacked``: it comes back. ``given up``: it failed for the last time, and the series goes on with its
-#: next occurrence. ``dead``: it failed for the last time, or cannot be read. ``skipped``: nobody got it, it was older than
-#: its grace. ``lost``: the lease was over when it was to be settled; the handler may have stored the message anew, or
-#: removed it. ``unsettled``: the store did not do what it should with the ack or nack; it comes back when its lease runs
-#: out, unless the store did it all the same. ``crashed``: the handler died with :class:`pitstop.testing.Crash`.
-StepOutcome = Literal["acked", "nacked", "given up", "dead", "skipped", "lost", "unsettled", "crashed"]
+#: next occurrence. ``dead``: it failed for the last time, or cannot be read. ``skipped``: it was never emitted, because it was
+#: older than its grace. ``lost``: the lease was over before the settlement; the handler may have stored the message anew, or
+#: removed it. ``given back``: the run was interrupted, or the handler asked for the end of the program. ``unsettled``: the
+#: store failed the ack or nack. The message comes back when its lease runs out, unless the
+#: store did apply it. ``crashed``: the handler died with :class:`pitstop.testing.Crash`.
+StepOutcome = Literal["acked", "nacked", "given up", "dead", "skipped", "lost", "given back", "unsettled", "crashed"]
 
-#: Rows of a table that people want to read.
+#: The most rows of a table.
 _MOST_ROWS = 40
 
 
 @attrs.frozen
 class Step:
-    """One emission, and what became of it; or one message that was settled without being emitted."""
+    """One emission and its outcome; or one message that was settled without being emitted."""
 
     id: str
-    #: When it was handed out, by the clock of the test.
+    #: When the message was handed out, by the clock of the test.
     at: datetime
     #: The nominal time of the occurrence. None: the stored document is damaged.
     scheduled_for: datetime | None
     #: 1 at the first emission of the occurrence.
     attempt: int
-    #: Earlier occurrences that were passed over in favour of this one; with ``skipped``, before this one.
+    #: Earlier occurrences that were skipped in favour of this one; with ``skipped``, before this one.
     missed: int
     outcome: StepOutcome
-    #: What the handler raised, or what the store said, as it is kept with the message. None: nothing went wrong.
+    #: The error of the handler or of the store, as it is kept with the message. None: no error.
     error: str | None
-    #: When the message comes next: again, or its next occurrence. None: never, or nobody knows.
+    #: When the message comes next: again, or its next occurrence. None: never, or unknown.
     due: datetime | None
-    #: The message as it was emitted, with its ``"id"``. None: nobody got it.
+    #: The message as it was emitted, with its ``"id"``. None: it was never emitted.
     msg: dict[str, Any] | None = attrs.field(repr=False)
 
     @property
     def emitted(self) -> bool:
-        """Whether somebody got it."""
+        """Whether the message was handed out."""
         return self.msg is not None
 
 
 @attrs.frozen(repr=False, str=False)
 class Report:
-    """What a driven run did. ``str(report)`` is a table of it; ``report[0]`` its first step."""
+    """The result of a driven run. ``str(report)`` is a table of it, and ``report[0]`` its first step."""
 
-    #: All that happened, in order.
+    #: All steps, in order.
     steps: tuple[Step, ...] = ()
-    #: How many emissions were acknowledged.
+    #: The number of acknowledged emissions.
     acked: int = 0
-    #: How many failed, and come back or gave way to the next occurrence.
+    #: The number of failed emissions that come back, or gave way to the next occurrence.
     nacked: int = 0
-    #: How many messages died.
+    #: The number of messages that died.
     dead: int = 0
-    #: How many occurrences nobody got: passed over in favour of a later one (``missed``), or older than their grace. Each
-    #: counts once, however often the later one was tried. What was too old is not counted when the store did that, and its
-    #: answer got lost: nobody was told.
+    #: The number of occurrences that were never emitted: skipped in favour of a later one (``missed``), or older than their
+    #: grace. Each counts once, however often the later one was tried. An occurrence that was too old is not counted if the
+    #: store's answer to its settlement got lost.
     skipped: int = 0
 
     @classmethod
     def of(cls, steps: Sequence[Step]) -> Report:
-        """Count what is in these steps."""
+        """Return the report of these steps."""
         counts: dict[str, int] = {}
-        # Each attempt at an occurrence tells anew how many were passed over for it.
+        # Each attempt at an occurrence reports anew how many were skipped for it.
         missed: dict[tuple[str, datetime | None], int] = {}
         for step in steps:
             counts[step.outcome] = counts.get(step.outcome, 0) + 1
@@ -88,26 +89,26 @@ class Report:
 
     @property
     def ids(self) -> list[str]:
-        """The ids of what was emitted, in order."""
+        """The ids of the emitted messages, in order."""
         return [step.id for step in self.steps if step.emitted]
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """What was emitted, in order."""
+        """The emitted messages, in order."""
         return [step.msg for step in self.steps if step.msg is not None]
 
     @property
     def outcomes(self) -> list[StepOutcome]:
-        """What became of what was emitted, in order."""
+        """The outcomes of the emissions, in order."""
         return [step.outcome for step in self.steps if step.emitted]
 
     @property
     def times(self) -> list[datetime]:
-        """When it was emitted, in order."""
+        """The times of the emissions, in order."""
         return [step.at for step in self.steps if step.emitted]
 
     def __add__(self, other: Report) -> Report:
-        """Two runs, one after the other."""
+        """Return the report of two runs, one after the other."""
         if not isinstance(other, Report):
             return NotImplemented
         return Report.of((*self.steps, *other.steps))
@@ -144,7 +145,7 @@ class Report:
     def _summary(self) -> str:
         others: dict[str, int] = {}
         for step in self.steps:
-            if step.outcome in {"lost", "unsettled", "crashed"}:
+            if step.outcome in {"lost", "given back", "unsettled", "crashed"}:
                 others[step.outcome] = others.get(step.outcome, 0) + 1
         counts: dict[str, int] = {
             "acked": self.acked,
@@ -157,7 +158,7 @@ class Report:
 
 
 def clock_text(when: datetime | None) -> str:
-    """A time in a table: UTC, milliseconds only where there are any."""
+    """Return a time for a table: in UTC, with milliseconds only if there are any."""
     if when is None:
         return "-"
     text = f"{when:%Y-%m-%d %H:%M:%S}"
@@ -165,7 +166,7 @@ def clock_text(when: datetime | None) -> str:
 
 
 def table(head: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A small table for people, with a line above it."""
+    """Return a small table for people, with a line above it."""
     if not rows:
         return head
     cells = [tuple(columns), *(tuple(_short(cell) for cell in row) for row in rows)]

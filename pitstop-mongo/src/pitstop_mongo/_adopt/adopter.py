@@ -1,17 +1,18 @@
-"""Adoption: documents of the Clojure library become Pitstop's, in the same collection, and can be cut short anywhere.
+"""Adoption: documents of the Clojure library become Pitstop's, in the same collection. It may be interrupted at any point.
 
-A document whose id is text is rewritten in place, by one update that holds only while it is what was read; its message
-stays where it is. An ``_id`` cannot be changed, so of other documents a new one is made, in four steps:
+A document whose id is text is rewritten in place. One update does this, on the condition that the document is unchanged since
+it was read. The message in the document stays where it is. An ``_id`` cannot be changed. So a document with another id is
+replaced by a new one, in four steps:
 
-1. the old document is marked, if it is what was read: of two adoptions at the same time one goes on;
-2. the new one is written without a ``due``, so that nobody can claim it: it is held;
-3. the old one is deleted, if it carries the mark and is still due and locked when it was;
-4. the new one gets its ``due``.
+1. The old document is marked, if it is unchanged. If two adoptions run at the same time, only one of them goes on.
+2. The new document is written without a ``due``, so that no listener can claim it. It is *held*.
+3. The old document is deleted, if it has the mark, and its ``ready`` and ``locked`` are unchanged.
+4. The new document gets its ``due``.
 
-Wherever this ends, the message is there, once, and is not emitted before the old document is gone. The next adoption
-does a held one again while the old one is there, and otherwise goes on at step 4. One thing is left open: when two
-adoptions run at the same time and a listener acknowledges what the first one has just released, the second one may
-take the old document's absence for its own doing, and release the message again.
+After an interruption at any point the message is stored once, and is not emitted before the old document is gone. If the old
+document is still there, the next adoption begins again with it. Otherwise it goes on at step 4. One case is left open. While
+two adoptions run at the same time, a listener may acknowledge a message that the first one has just released. Then the second
+one may assume that it has deleted the old document itself, and release the message again.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ from pitstop_mongo._messages.document import document_of
 
 __all__ = ["Adopter"]
 
-#: Documents of any kind that a page looks at, and bytes of old ones that it reads.
+#: Documents of any kind that a page covers, and bytes of old documents that it reads.
 _PAGE = 1000
 _PAGE_BYTES = 16 * 1024 * 1024
-#: Bytes of one command. Each old document goes with it, to be compared.
+#: Bytes of one command. The command contains each old document, because the server compares it with the stored one.
 _MOST_BYTES = 8 * 1024 * 1024
 
 _DUPLICATE = 11000
@@ -52,11 +53,11 @@ _HALFWAY = "Adopted halfway. Run 'pitstop adopt --write' again: it finishes this
 
 @attrs.frozen
 class _Item:
-    """One document on its way."""
+    """One document that is being adopted."""
 
     handle: Handle
     record: Record
-    #: What the old document and the new one are marked with.
+    #: The mark of the old document and of the new one.
     etag: str
 
     @property
@@ -98,7 +99,7 @@ class Adopter:
         return [each.etag in done for each in order]
 
     def _open(self, *, writing: bool = False) -> AbstractContextManager[Link]:
-        """The one way to the collection, which may hold nothing that is Pitstop's yet."""
+        """Open the collection, which may hold no document of Pitstop's yet."""
         if not self._dialect.batches:
             raise Unsupported(
                 "A stand-in for MongoDB's client has not got the capability ADOPT. Use the server itself, by a URL."
@@ -108,9 +109,9 @@ class Adopter:
     def _read(
         self, link: Link, after: Mapping[str, Any] | None, locked_after: int | None
     ) -> tuple[list[RawBSONDocument], Mapping[str, Any] | None]:
-        """Those of the next so many documents that matter, and where the page after them begins.
+        """Return the documents of the next page that can be adopted, and the ``_id`` at which the page after it begins.
 
-        By the bounds of the index: a comparison in a filter finds ids of one type alone.
+        The page is given by bounds of the index, because a comparison in a filter finds ids of one type alone.
         """
         raw, along = link.handles.raw, {"sort": [("_id", 1)], **self._dialect.by_id}
         bounds: dict[str, Any] = {} if after is None else {"min": after}
@@ -131,17 +132,17 @@ class Adopter:
         return documents, bounds.get("max")
 
     def _without_a_rival(self, link: Link, found: Sequence[Legacy]) -> list[Legacy]:
-        """The same, with a problem where another document has the id, or is to have it."""
+        """Return the same documents. If another document has the new id, or will have it, a document gets a problem."""
         moving = [each for each in found if each.problem is None and each.handle.moves]
         if not moving:
             return list(found)
         coll = link.handles.coll
         texts = link.handles.raw.find({"_id": {"$in": [each.id for each in moving]}}, {"_id": 1, "adopting.id": 1})
-        # What an adoption of this very document left is no rival.
+        # A document that an adoption of this same document has left is no rival.
         taken = {fields_of(each)["_id"]: _origin(each) for each in texts}
         twins = [each.handle.twin for each in moving if each.handle.twin is not None]
         standard = {each["_id"] for each in coll.find({"_id": {"$in": twins}, **OLD}, {"_id": 1})} if twins else set()
-        problem = "Its id becomes a text that another document has as its id, or is to have."
+        problem = "Its id becomes a text that is the id of another document, or will be."
 
         def checked(each: Legacy) -> Legacy:
             handle = each.handle
@@ -153,7 +154,7 @@ class Adopter:
         return [checked(each) for each in found]
 
     def _orphans(self, link: Link, held: Sequence[Legacy]) -> list[Legacy]:
-        """Those whose old document is gone. The others are done again with it."""
+        """Return the held documents whose old document is gone. The others are adopted again with the old document."""
         if not held:
             return []
         origins = {each.name: _origin(each.handle.document) for each in held}
@@ -184,7 +185,7 @@ class Adopter:
         return self._release(link, held)
 
     def _hold(self, link: Link, some: Sequence[_Item]) -> list[_Item]:
-        """Write the new documents without a due; those that another document is in the way of are left out."""
+        """Write the new documents without a due. Leave out a document if another one has its id."""
         if not some:
             return []
         requests = [
@@ -207,7 +208,7 @@ class Adopter:
         return list(some)
 
     def _release(self, link: Link, some: Sequence[_Item]) -> set[str]:
-        """Let held documents be claimed. One that was stored anew meanwhile is done with as well."""
+        """Let held documents be claimed. A document whose message was stored again meanwhile counts as adopted."""
         if some:
             requests = [
                 UpdateOne({"_id": self._dialect.one(each.record.id), **HELD}, _due(each), **self._dialect.by_id)
@@ -217,13 +218,16 @@ class Adopter:
         return {each.etag for each in some}
 
     def _unchanged(self, item: _Item) -> dict[str, Any]:
-        """The filter of a document while it is what was read, to the last value."""
+        """Return the filter that finds a document only while each value in it is as it was read."""
         whole = {"$eq": ["$$ROOT", {"$literal": item.handle.document}]}
         return {"_id": self._dialect.one(item.handle.key), "$expr": whole}
 
     def _marked(self, link: Link, some: Sequence[_Item], count: int) -> set[str]:
-        """Which of these were rewritten, when ``count`` were. One that was emitted and acknowledged in that very moment
-        is told as changed: it is gone either way.
+        """Return the marks of the documents that were rewritten.
+
+        A message that was emitted and acknowledged at the same moment counts as not adopted. It is gone in any case.
+
+        :param count: how many documents were rewritten.
         """
         return {each.etag for each in some} if count == len(some) else self._having(link, some, "etag")
 
@@ -254,7 +258,7 @@ def _held(item: _Item) -> dict[str, Any]:
 
 def _due(item: _Item) -> dict[str, Any]:
     progress = item.record.progress
-    assert progress.due is not None, "what is adopted is not dead"
+    assert progress.due is not None, "an adopted message is never dead"
     fields, gone = {"due": from_instant(progress.due)}, {"adopting": ""}
     if progress.last_error is None:
         return {"$set": fields, "$unset": gone | {"last_error": ""}}
@@ -262,9 +266,9 @@ def _due(item: _Item) -> dict[str, Any]:
 
 
 def _as_marked(item: _Item) -> dict[str, Any]:
-    """What a document still has while nobody but us has written to it since it was marked.
+    """Return the condition that no other program has written the document since it was marked.
 
-    The Clojure library changes one by a new ``ready`` or ``locked``, or puts another in its place.
+    The Clojure library changes ``ready`` or ``locked``, or replaces the whole document.
     """
     document = item.handle.document
     same = {name: {"$eq": document.get(name)} for name in ("ready", "locked")}

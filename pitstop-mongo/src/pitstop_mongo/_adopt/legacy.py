@@ -1,13 +1,13 @@
-"""Documents of the Clojure library, and of adoptions that were cut short: how they are told from others, and read.
+"""Documents of the Clojure library, and of interrupted adoptions: how they are recognised and read.
 
 ::
 
     _id            any type; a UUID as text unless the message had an id
-    ready, locked  when it is due, and until when somebody has it; a lock in the past is none
-    msg            the message, its id included if it had one
-    recur, expire  milliseconds from one occurrence to the next, and the end; null: never
-    locked-by      the last claim's
-    last-error     whatever the last nack gave
+    ready, locked  when it is due, and when its lease ends; a lock in the past is no lock
+    msg            the message, with its id if it had one
+    recur, expire  milliseconds from one occurrence to the next, and the end of the series; null: never
+    locked-by      the program that claimed it last
+    last-error     the error that the last nack gave
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ from pitstop_mongo._messages.document import read
 
 __all__ = ["HELD", "OLD", "Handle", "is_held", "mark_of", "read_held", "read_old"]
 
-#: What tells a document of the Clojure library, sound or not. Each of Pitstop's has a revision.
+#: The filter of documents of the Clojure library, valid or not. Each document of Pitstop's has a revision.
 OLD: Mapping[str, Any] = {
     "revision": {"$exists": False},
     "$or": [{"ready": {"$exists": True}}, {"locked": {"$exists": True}}],
 }
-#: A record that is kept from being claimed until the document that it was made of is gone.
+#: The filter of records that cannot be claimed before the document they were made of is gone.
 HELD: Mapping[str, Any] = {"adopting": {"$exists": True}, "revision": {"$exists": True}, "due": {"$exists": False}}
 
 
 @attrs.frozen
 class Handle:
-    """By what a document is found again."""
+    """The values by which a document is found again."""
 
     key: Any
     #: The document as it was read, byte for byte.
     document: RawBSONDocument
-    #: The same UUID as other drivers write it. A document with that id becomes the same text, and goes before this one.
+    #: The same UUID as other drivers write it. A document with that id gets the same text as its id, and takes precedence.
     twin: uuid.UUID | None = None
 
     @property
     def moves(self) -> bool:
-        """Whether the record that is made of it has another id, so that it cannot take its place in one write."""
+        """Whether the new record has another id, so that it cannot replace the document in one write."""
         return not isinstance(self.key, str)
 
 
 class _Foreign(Exception):
-    """A value that Pitstop never stores; the text tells which."""
+    """A value that Pitstop never stores. The text names it."""
 
 
 def is_held(document: RawBSONDocument) -> bool:
-    """Whether it is one of :data:`HELD`, of those that are either this or :data:`OLD`."""
+    """Whether a document that fits :data:`HELD` or :data:`OLD` fits the first one."""
     return any(name == b"revision" for name, _ in elements(document.raw))
 
 
@@ -90,7 +90,7 @@ def read_old(document: RawBSONDocument) -> Legacy:
 
 
 def read_held(document: RawBSONDocument) -> Legacy:
-    """Read a record that an adoption left when it was cut short."""
+    """Read a record that an interrupted adoption has left."""
     content = read(document).content
     record: Record | None = None
     mark = mark_of(document)
@@ -98,12 +98,12 @@ def read_held(document: RawBSONDocument) -> Legacy:
     if isinstance(content, Record) and isinstance(due, datetime):
         progress = attrs.evolve(content.progress, due=floor_instant(due), last_error=mark.get("last_error"))
         record = attrs.evolve(content, progress=progress)
-    problem = None if record is not None else "An adoption of it was cut short, and it was damaged since."
+    problem = None if record is not None else "Its adoption was interrupted, and it was damaged since."
     return Legacy(content.id, content.id, {"_id": content.id}, Handle(content.id, document), problem, record)
 
 
 def mark_of(document: RawBSONDocument) -> Any:
-    """Return what an adoption wrote into a record that it holds; None when that cannot be read."""
+    """Return the field that an adoption wrote into a record that it holds; None if the field cannot be read."""
     element = next((each for name, each in elements(document.raw) if name == b"adopting"), None)
     try:
         return None if element is None else decoded(element, CODEC)
@@ -121,7 +121,7 @@ def _id_text(key: Any) -> str | None:
 
 
 def _java_uuid(key: Any) -> uuid.UUID | None:
-    """The UUID that the JVM's driver of that time wrote in this way."""
+    """Return the UUID that the JVM's driver of that time wrote as this value; None if it is no such value."""
     if isinstance(key, Binary) and key.subtype == bson.binary.OLD_UUID_SUBTYPE and len(key) == 16:
         return key.as_uuid(bson.binary.UuidRepresentation.JAVA_LEGACY)
     return None
@@ -142,7 +142,7 @@ def _kind(value: Any) -> str:
 
 
 def _check(value: Any, path: str = "msg") -> None:
-    """Find values that look like text or bytes to core, and are more than that. What else is foreign core sees."""
+    """Find values that core would take for plain text or bytes. Core itself finds the other foreign values."""
     if isinstance(value, Binary):
         raise _Foreign(f"{path:.200} is binary data of subtype {value.subtype}, which cannot be stored.")
     if isinstance(value, Code):

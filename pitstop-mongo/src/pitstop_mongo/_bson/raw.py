@@ -1,7 +1,7 @@
-"""Documents as bytes: their fields, found without decoding a value, and filters that hold such a value unchanged.
+"""Documents as bytes: their fields are found without decoding a value, and filters can repeat such a value unchanged.
 
-A document may hold values that no decoder reads: text that is not UTF-8, or a binary that says a wrong length of itself.
-The server stores them and compares them all the same. So a document is found again by the bytes that were read.
+A document may contain values that no decoder reads: text that is not UTF-8, or a binary with a wrong length. The server stores
+and compares them nevertheless. So a document is found again by the bytes that were read.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ TEXT = 0x02
 _UNDEFINED, _REGEX = 0x06, 0x0B
 #: Types with a fixed number of bytes. https://bsonspec.org/spec.html
 _FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
-#: Types that begin with their number of bytes; and how many bytes that number leaves out.
+#: Types whose value begins with its number of bytes, and how many bytes that number does not count.
 _SIZED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
-#: Bytes of a value that a filter repeats. Of a longer one a filter says only the type.
+#: The most bytes of a value that a filter repeats. For a longer value the filter gives only the type.
 _LONGEST = 4096
 
 
@@ -51,9 +51,9 @@ class Element:
 
 
 def elements(document: bytes | memoryview) -> Iterator[tuple[bytes, Element]]:
-    """Return the fields of a document in their order. A name may occur twice; to the server the first one counts.
+    """Return the fields of a document in their order. If a name occurs twice, the server uses the first one.
 
-    :raises ValueError: when the bytes are no document. A server stores nothing of that kind.
+    :raises ValueError: if the bytes are no document. A server never stores such bytes.
     """
     raw = bytes(document)
     at, end = 4, len(raw) - 1
@@ -62,7 +62,7 @@ def elements(document: bytes | memoryview) -> Iterator[tuple[bytes, Element]]:
         name, begin = raw[at + 1 : name_end], name_end + 1
         at = begin + _size(raw, kind, begin)
         if at > end:
-            raise ValueError("a value goes on beyond the end of its document")
+            raise ValueError("a value is longer than its document")
         yield name, Element(kind, raw[begin:at])
 
 
@@ -82,19 +82,19 @@ def _size(raw: bytes, kind: int, begin: int) -> int:
 def decoded(element: Element, codec: CodecOptions[dict[str, object]]) -> object:
     """Return the value of an element.
 
-    :raises bson.errors.BSONError: when the decoder cannot read it.
+    :raises bson.errors.BSONError: if the decoder cannot read it.
     """
     return bson.decode(_document([(b"v", element)]), codec)["v"]
 
 
 def text(value: str) -> Element:
-    """Return the element of a text. A byte that was read as a lone surrogate becomes that byte again."""
+    """Return the element of a text. A lone surrogate becomes the byte that it was read from."""
     encoded = value.encode("utf-8", "surrogateescape")
     return Element(TEXT, struct.pack("<i", len(encoded) + 1) + encoded + b"\0")
 
 
 def is_text(value: str) -> bool:
-    """Whether a text is one that the driver can send: without a lone surrogate."""
+    """Whether the driver can send a text, because it contains no lone surrogate."""
     if value.isascii():
         return True
     try:
@@ -105,7 +105,7 @@ def is_text(value: str) -> bool:
 
 
 def equal_to(element: Element | None) -> RawBSONDocument | dict[str, object]:
-    """Return the condition that a field has this very value. None: the field is absent, or null."""
+    """Return the condition that a field has exactly this value. With None, that it is absent or null."""
     if element is None:
         return {"$eq": None}
     if element.kind == _UNDEFINED or len(element.value) > _LONGEST:
@@ -115,13 +115,13 @@ def equal_to(element: Element | None) -> RawBSONDocument | dict[str, object]:
 
 
 def any_of(ids: Iterable[str], operator: bytes = b"$in") -> RawBSONDocument:
-    """Return the condition that a field has one of these texts, with ``$nin`` none of them."""
+    """Return the condition that a field has one of these texts, or with ``$nin`` none of them."""
     listed = _document([(str(index).encode(), text(id)) for index, id in enumerate(ids)])
     return RawBSONDocument(_document([(operator, Element(0x04, listed))]))
 
 
 def behind(id: str) -> RawBSONDocument:
-    """Return the condition that a field has a text behind this one."""
+    """Return the condition that a field has a text after this one."""
     return RawBSONDocument(_document([(b"$gt", text(id))]))
 
 

@@ -17,7 +17,7 @@ from pitstop_mongo._client.failures import in_dns, is_wrong_in_dns, translate
 
 __all__ = ["open_client"]
 
-#: Defaults of an own client, unless the URI says otherwise. PyMongo's are 30 s, 20 s, and no end.
+#: Defaults of Pitstop's own client, unless the URI gives others. PyMongo's are 30 s, 20 s, and no limit.
 _PATIENCE = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "waitQueueTimeoutMS": 5000}
 
 
@@ -43,7 +43,7 @@ def open_client(config: MongoConfig, location: str) -> pymongo.MongoClient[Any]:
 
 
 def _version() -> str | None:
-    """The version for the server's log; None in a program that was frozen without the metadata of its packages."""
+    """Return the version for the server's log; None in a program that was frozen without the metadata of its packages."""
     try:
         return version("pitstop-mongo")
     except PackageNotFoundError:

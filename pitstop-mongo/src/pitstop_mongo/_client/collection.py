@@ -1,17 +1,17 @@
-"""The collection: looked at once by each process before it is used, and refused where messages would get lost in it.
+"""The collection: checked once by each process before its first use, and refused if messages would get lost in it.
 
 ::
 
     refused                           because
     a view, a time series             they cannot hold messages
-    capped                            the oldest messages would be thrown out
-    a default collation               ids that differ in case alone could be one
+    capped                            the server would delete the oldest messages
+    a default collation               ids that differ only in case could become equal
     a TTL index on a time of ours     the server would delete messages
-    another kind of index on due      it cannot answer a claim, and none that can may stand beside it
-    only documents of others          they would be taken for damaged messages
-    none, with create=False           it is not to be made
+    another kind of index on due      it cannot answer a claim, and the right index cannot stand beside it
+    only documents of other programs  they would be taken for damaged messages
+    no collection, with create=False  it may not be made
 
-What the user may not look at is not looked at. The index on ``due`` is made if it is missing.
+A check that the user has no rights for is left out. The index on ``due`` is made if it is missing.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = ["Collection", "refused", "validation_rules"]
 
 _log = logging.getLogger("pitstop.mongo")
 
-#: Not allowed, also in the words of hosted servers; or not known to a server that only resembles MongoDB.
+#: Codes of "not allowed", also of hosted servers; and of "unknown command", of a server that only resembles MongoDB.
 _MAY_NOT = frozenset({13, 8000})
 _CANNOT_LOOK = _MAY_NOT | {59, 115, 238}
 _IS_A_VIEW = 166
 _CLASHES = frozenset({85, 86})
 
 _INDEX = {"due": 1}
-#: What an index with the right key must not be, by the option that makes it so.
+#: Flaws of an index with the right key, by the option that causes them.
 _FLAWS = {
     "unique": "unique, so two messages could not be due at the same time",
     "sparse": "sparse, so it does not know the dead messages",
@@ -52,26 +52,26 @@ _FLAWS = {
     "hidden": "hidden, so nothing may use it (db.collection.unhideIndex() shows it)",
     "collation": "one with a collation, which claims cannot use",
 }
-#: Fields with times: a TTL index on one of them deletes messages.
+#: Fields with times. A TTL index on one of them deletes messages.
 _TIMES = frozenset({"due", "scheduled_for", "first_leased"})
 
-#: Documents that are looked at: enough that a damaged one, or one of somebody else's, does not decide.
+#: Documents that are read: enough that a single one that is damaged, or of another program, does not decide.
 _SAMPLE = 10
-#: Fields of Pitstop's. A document that has some of them is no document of others, whatever is in them.
+#: Fields of Pitstop's. A document that has some of them is not of another program, whatever their values.
 _OURS = frozenset({"revision", "scheduled_for", "attempts", "etag", "token", "first_leased", "last_error"})
 _ENOUGH = 3
 _TELLTALES = (*sorted(_OURS), "ready", "locked")
 
 
 def refused(text: str) -> BackendUnavailable:
-    """The error for what will not work until somebody changes something."""
+    """Return the error for a collection that cannot be used until a person changes something."""
     return BackendUnavailable(text, permanent=True)
 
 
 def validation_rules(coll: Any) -> Any:
     """Return the rules for which the server refuses updates of documents that break them.
 
-    None: an administrator gave the collection no such rules, or this user may not read them.
+    Return None if an administrator gave the collection no such rules, or if this user may not read them.
     """
     database = coll.database.with_options(codec_options=CODEC, read_preference=ReadPreference.PRIMARY)
     try:
@@ -97,22 +97,22 @@ class Collection:
     create: bool = True
 
     def prepare(self, *, foreign: bool = False) -> None:
-        """Look at the collection, and make the index if it is missing: two to four commands.
+        """Check the collection, and make the index if it is missing. This takes two to four commands.
 
-        :param foreign: whether it may hold nothing but documents of others.
-        :raises BackendUnavailable: when it cannot be used; the text says why, and what to do.
+        :param foreign: whether a collection with documents of other programs alone is accepted.
+        :raises BackendUnavailable: if the collection cannot be used. The text says why, and what to do.
         """
         found = self.look(foreign=foreign)
         if found is None and not self.create and self._answers_by_index():
-            # It may be that there is no collection: then to make the index would make both.
+            # There may be no collection. Making the index would make the collection, too.
             return
         if not found:
             self._make_index(known_missing=found is False)
 
     def look(self, *, foreign: bool = False) -> bool | None:
-        """The same without making anything. Whether the index is there; None: that may not be known.
+        """Check the collection without making anything. Return whether the index is there; None if the user may not know.
 
-        :raises BackendUnavailable: as above.
+        :raises BackendUnavailable: as :meth:`prepare` does.
         """
         info = self._info()
         if info == {}:
@@ -125,7 +125,7 @@ class Collection:
         return None if indexes is None else self._check_indexes(indexes)
 
     def must_exist(self, info: Mapping[str, Any] | None = None) -> None:
-        """Refuse a collection that is not there, if it may not be made. Go on if this user may not know.
+        """Refuse a collection that does not exist, if it may not be made. Accept it if this user may not know.
 
         :param info: the server's description of the collection, if it was asked.
         :raises BackendUnavailable: if there is no such collection.
@@ -134,21 +134,21 @@ class Collection:
             return
         if info is None:
             info = self._info()
-        # A collection has an index from the beginning, so one without any is not there.
+        # Each collection has an index from the beginning. One without an index does not exist.
         if info == {} or (info is None and self._indexes() == []):
             raise refused(
-                f"There is no collection at {self.location}, and none is made here (create=False). Look whether the names of "
-                f"the database and the collection are right. 'pitstop store' makes a new one, and so does pitstop.init() "
-                f"without create=False."
+                f"There is no collection at {self.location}, and none is made here (create=False). Check the names of the "
+                f"database and the collection. 'pitstop store' makes a new collection, and so does pitstop.init() without "
+                f"create=False."
             )
 
     def _info(self) -> Mapping[str, Any] | None:
-        """What the server knows about it; empty: it is not there yet; None: may not be known."""
+        """Return the server's description of the collection: empty if it does not exist, None if this user may not know."""
         database = self.handles.coll.database.with_options(codec_options=CODEC, read_preference=ReadPreference.PRIMARY)
         try:
             found = list(database.list_collections(filter={"name": self.handles.coll.name}))
         except OperationFailure as error:
-            self._not_looked("what kind of collection it is", error)
+            self._unchecked("the kind of the collection", error)
             return None
         return found[0] if found else {}
 
@@ -160,10 +160,10 @@ class Collection:
         if info.get("type") == "timeseries":
             raise refused(f"{self._it} is a time series, which cannot hold messages. {_ANOTHER}")
         if options.get("capped"):
-            raise refused(f"{self._it} is capped: the server would throw out the oldest messages. {_ANOTHER}")
+            raise refused(f"{self._it} is capped: the server would delete the oldest messages. {_ANOTHER}")
         if locale != "simple":
             raise refused(
-                f"{self._it} has a default collation (locale {locale!r}): ids that differ in case alone could be one. "
+                f"{self._it} has a default collation (locale {locale!r}): ids that differ only in case could become equal. "
                 f"{_ANOTHER}"
             )
 
@@ -175,26 +175,26 @@ class Collection:
         sample = [fields_of(document) for document in cursor]
         if not sample or any(_is_ours(each) for each in sample):
             return
-        what = f"not one of the first {len(sample)} documents is a message of Pitstop's"
+        what = f"none of the first {len(sample)} documents is a message of Pitstop's"
         if all("ready" in each and "locked" in each for each in sample):
             raise refused(
                 f"{self._it} holds messages of the Clojure library ({what}). "
-                f"Take them over with: pitstop adopt --url URL (this store's; it tells first what it would do)."
+                f"Take them over with: pitstop adopt --url URL (the URL of this store; the command first shows what it would do)."
             )
-        raise refused(f"{self._it} holds documents of others: {what}. {_ANOTHER}")
+        raise refused(f"{self._it} holds documents of another program: {what}. {_ANOTHER}")
 
     def _indexes(self) -> list[Mapping[str, Any]] | None:
-        """Its indexes; None: may not be known."""
+        """Return the indexes of the collection; None if this user may not know them."""
         try:
             return list(self.handles.coll.list_indexes())
         except OperationFailure as error:
             if error.code == _IS_A_VIEW:
                 raise self._is_a_view() from None
-            self._not_looked("which indexes there are", error)
+            self._unchecked("the indexes", error)
             return None
 
     def _check_indexes(self, indexes: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether the one that is needed is there."""
+        """Whether the index that claims need is there."""
         found = False
         for index in indexes:
             key, name = dict(index["key"]), index["name"]
@@ -205,7 +205,7 @@ class Collection:
             if key == _INDEX and flaws:
                 raise refused(
                     f"{self._it} has an index {name!r} on due that is {flaws[0]}. {drop} "
-                    f"(Pitstop then makes the plain one that it needs)."
+                    f"(Pitstop then makes the plain index that it needs)."
                 )
             found = found or key == _INDEX
         return found
@@ -215,8 +215,8 @@ class Collection:
             self.handles.coll.create_index(list(_INDEX.items()))
         except (ExecutionTimeout, NetworkTimeout):
             raise BackendUnavailable(
-                f"{self._it} needs the index {{ due: 1 }}, and it was not made within operation_timeout. In a large "
-                f"collection the server may be at it still: then try again later. Or: {self._make_it_by_hand}"
+                f"{self._it} needs the index {{ due: 1 }}, which was not made within operation_timeout. In a large "
+                f"collection the server may still be making it. Then try again later. Or: {self._make_it_by_hand}"
             ) from None
         except OperationFailure as error:
             if error.code == _IS_A_VIEW:
@@ -233,7 +233,7 @@ class Collection:
             ) from None
 
     def _answers_by_index(self) -> bool:
-        """Whether the index is there, for one who may not ask what there is."""
+        """Whether the index is there. A user who may not list the indexes may still use it."""
         try:
             self.handles.raw.find_one({}, {"_id": 1}, hint=list(_INDEX.items()))
         except OperationFailure as error:
@@ -242,15 +242,15 @@ class Collection:
             return False
         return True
 
-    def _not_looked(self, at: str, error: OperationFailure) -> None:
+    def _unchecked(self, part: str, error: OperationFailure) -> None:
         if error.code not in _CANNOT_LOOK:
             raise error
-        _log.debug("not looked at in %s, this user may not: %s (code %s)", self.location, at, error.code)
+        _log.debug("not checked in %s, because this user may not: %s (code %s)", self.location, part, error.code)
 
     def _name_is_taken(self) -> BackendUnavailable:
         return refused(
-            f"{self._it} has another index by the name 'due_1', so {{ due: 1 }} cannot have it. "
-            f"Drop that one, or make the index under another name, in mongosh: "
+            f"{self._it} has another index with the name 'due_1', so the index {{ due: 1 }} cannot have this name. "
+            f"Drop the other index, or make the index under another name, in mongosh: "
             f'{self._shell}.createIndex({{ due: 1 }}, {{ name: "pitstop_due" }})'
         )
 
@@ -268,11 +268,11 @@ class Collection:
         return f"Let an administrator do it once, in mongosh: {self._shell}.createIndex({{ due: 1 }})"
 
 
-_ANOTHER = "Give, as coll, the name of a collection that Pitstop has to itself; it is made if it is not there."
+_ANOTHER = "Give as coll the name of a collection for Pitstop alone. It is made if it does not exist."
 
 
 def _is_ours(fields: Mapping[str, Any]) -> bool:
-    """Whether a document is a message, damaged or not: those that were set aside may be all that is left."""
+    """Whether a document is a message, damaged or not. Messages that were set aside may be all that is left."""
     if isinstance(fields.get("revision"), str) and "scheduled_for" in fields:
         return True
     return len(_OURS & fields.keys()) >= _ENOUGH

@@ -19,11 +19,11 @@ from pitstop_mongo._client.uri import DEFAULT_PORT, FORBIDDEN, Target, address, 
 
 __all__ = ["MongoConfig"]
 
-#: No operation gets less, however short the leases are: a server that is busy for a moment is not away.
+#: The least time of an operation, however short the leases are. A server that is busy for a moment is not away.
 _LEAST_TIMEOUT = timedelta(seconds=2)
 _MOST_TIMEOUT = timedelta(seconds=10)
 
-#: Options that have PyMongo use TLS, though `tls` is not given.
+#: Options with which PyMongo uses TLS also if `tls` is not given.
 _IMPLY_TLS = frozenset({"tlscafile", "tlscrlfile", "tlscertificatekeyfile", "tlscertificatekeyfilepassword"})
 
 #: Digits of the greatest port, and of the number of members that a replica set may have.
@@ -33,7 +33,7 @@ _DATABASE = re.compile(r'[^\s/\\."$\0]+')
 
 
 def _is_unset(value: object) -> bool:
-    # An empty text, as an unset variable of the environment gives, is no text.
+    # An empty text counts as none: it may come from a variable of the environment that is not set.
     return value is None or (isinstance(value, str) and not value)
 
 
@@ -45,14 +45,14 @@ def _text(value: object, _: Any, field: attrs.Attribute[Any]) -> str | None:
         raise ConfigError(f"{_key(field)} is a {type(value).__name__}. Give a str.")
     if FORBIDDEN.search(value):
         raise ConfigError(
-            f"{_key(field)} has a line break or another control character in it, or a lone surrogate. Remove it; "
-            f"environment variables and files of secrets often end in a line break."
+            f"{_key(field)} has a line break, another control character, or a lone surrogate in it. Remove it. "
+            f"Environment variables and files of secrets often end in a line break."
         )
     return value
 
 
 def _name(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
-    """Text that is shown in logs, or sent to servers as a name. A URL in its place may hold a password."""
+    """Check a text that appears in logs, or is sent to servers as a name. A URL in its place may hold a password."""
     text = _text(value, self, field)
     if text is not None and may_hold_secret(text):
         raise ConfigError(f"{_key(field)} looks like a URI. Give it as uri, or as the URL that you give to init().")
@@ -60,7 +60,7 @@ def _name(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
 
 
 def _uri(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
-    # Of a text that is no URL, read_uri tells what it should be.
+    # If the text is no URL, the error of read_uri says what to give.
     if isinstance(value, str) and "://" in value:
         value = checked_url(value, "uri")
     return _text(value, self, field)
@@ -75,7 +75,10 @@ def _is_utf8(text: str) -> bool:
 
 
 def _number(value: object, digits: int) -> object:
-    """The number that a text spells in so many digits at most; anything else as it is. Python reads no endless ones."""
+    """Return the number that a text of at most ``digits`` digits spells; any other value as it is.
+
+    The number of digits is bounded, because Python refuses to read very long numbers.
+    """
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= digits:
         return int(value)
     return value
@@ -135,7 +138,7 @@ def _key(field: attrs.Attribute[Any]) -> str:
 def _check_client(_: Any, field: attrs.Attribute[Any], value: object) -> None:
     if value is None:
         return
-    # By what it can do, not by its class: mongomock's client serves in tests.
+    # By its methods, not by its class: tests may give a client of mongomock.
     if isinstance(value, pymongo.AsyncMongoClient) or not callable(getattr(value, "get_database", None)):
         raise ConfigError(f"{field.name} is a {type(value).__name__}. Give a pymongo.MongoClient.")
 
@@ -153,7 +156,8 @@ def _check_collection(_: Any, field: attrs.Attribute[Any], value: object) -> Non
     ):
         raise ConfigError(
             f"{field.name}={quoted(value)} cannot be the name of a collection. "
-            f"Give 1 to 120 bytes without '$', NUL and line breaks, no 'system.' or '.' in front, and no '.' at the end or twice."
+            f"Give 1 to 120 bytes without '$', NUL and line breaks. The name must not begin with 'system.' or '.', end with "
+            f"'.', or contain '..'."
         )
 
 
@@ -172,50 +176,50 @@ def _check_database(name: object, what: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class MongoConfig(BackendConfig):
-    """Where the MongoDB is, and what it is asked for.
+    """The address of the MongoDB server, and how Pitstop uses it.
 
-    Say where in one of four ways: ``host`` and ``port``, ``hosts``, ``uri``, or ``client``. Nothing said:
-    ``localhost:27017``. Nothing connects before the first use.
+    Give the address in one of four ways: ``host`` and ``port``, ``hosts``, ``uri``, or ``client``. Without any of them it is
+    ``localhost:27017``. The backend connects at its first use.
     """
 
-    #: Longer than elsewhere: a watch tells of what others store, and this is for when it does not.
+    #: Longer than for other backends. Normally a watch reports the messages of other processes; this is for its failures.
     loop_time: timedelta = duration_field(timedelta(seconds=10))
     #: A host name, ``host:port`` or ``[ipv6]:port``.
     host: str | None = _option(_name)
-    #: For hosts that name none; 27017 if not given.
+    #: The port of each host that names none; 27017 if not given.
     port: int | None = _option(_port)
-    #: Members of a replica set, as a list or a text with commas.
+    #: Members of a replica set, as a list, or as a text with commas.
     hosts: tuple[str, ...] | None = attrs.field(default=None, converter=_hosts)
-    #: The database: this, or the one in the path of ``uri``, or ``pitstop``.
+    #: The database. If not given, the database in the path of ``uri``, or else ``pitstop``.
     dbname: str = attrs.field(default=None)
     coll: str = attrs.field(default="messages", validator=_check_collection)
     user: str | None = _option(_text)
-    #: The key is ``pass``. White space is a part of it.
+    #: The key is ``pass``. White space counts.
     password: str | None = _option(_text, key="pass", secret=True)
-    #: A URI as PyMongo takes it, with any option of ``MongoClient``. The other keys go before what it says.
+    #: A URI as PyMongo takes it, with any option of ``MongoClient``. The other keys take precedence over it.
     uri: str | None = _option(_uri, secret=True)
-    #: A client of your own, which is used as it is and never closed. Make it after a fork, not before.
+    #: A client of your own. Pitstop uses it as it is, and never closes it. Make it after a fork, not before.
     client: Any = attrs.field(default=None, validator=_check_client, repr=False)
-    #: The database that knows the user: ``admin`` if not given (with a ``uri``, as the URI says).
+    #: The database in which the user is defined: ``admin`` if not given. With a ``uri``, the URI decides.
     auth_source: str | None = _option(_name)
     #: The name that the servers' replica set must have.
     replica_set: str | None = _option(_name)
     tls: bool | None = _option(_flag)
-    #: Any other option of ``MongoClient``, by PyMongo's names. In a mapping they stand beside the other keys, there also
-    #: in snake case: ``maxPoolSize`` or ``max_pool_size``. They go before what ``uri`` says.
+    #: Any other options of ``MongoClient``, by PyMongo's names. In a mapping they stand beside the other keys, there also
+    #: in snake case: ``maxPoolSize`` or ``max_pool_size``. They take precedence over ``uri``.
     driver_options: Mapping[str, Any] = attrs.field(
         factory=dict, converter=checked_options, repr=lambda options: f"<{', '.join(options)}>"
     )
-    #: The longest that one operation may take, finding a server included. A third of ``lock_time`` if not given, from
-    #: 2 to 10 seconds.
+    #: The longest time of one operation, the search for a server included. If not given, a third of ``lock_time``, but at
+    #: least 2 and at most 10 seconds.
     operation_timeout: timedelta = duration_field(None)
-    #: On how many members an ack or a nack has to be before it is confirmed: ``"majority"``, or a number. With 1 they
-    #: are faster, and those of the last moment may be undone when the primary is lost: then their messages come again.
+    #: How many members must have an ack or a nack before it is confirmed: ``"majority"``, or a number. With 1 they are
+    #: faster. If the primary is lost, the last ones may then be undone, and their messages come again.
     ack_write_concern: int | str = attrs.field(default="majority", converter=_acks)
 
-    #: What ``uri`` says.
+    #: The parts of ``uri``.
     target: Target | None = attrs.field(init=False, default=None, repr=False)
-    #: Each ``host:port``, or the DNS name of the servers; empty with a ``client``.
+    #: Each ``host:port``, or the DNS name of the servers. Empty if a ``client`` is given.
     addresses: tuple[str, ...] = attrs.field(init=False, default=(), repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -244,13 +248,13 @@ class MongoConfig(BackendConfig):
     def options_of_url(cls, url: str) -> dict[str, Any]:
         """``mongo://user:password@host,host2/dbname?coll=messages&lock_time=15m&replicaSet=rs``.
 
-        ``mongodb://`` and ``mongodb+srv://`` likewise. What Pitstop does not know goes to PyMongo.
+        ``mongodb://`` and ``mongodb+srv://`` likewise. Options that Pitstop does not know are given to PyMongo.
         """
         return options_of_url(url)
 
     @property
     def in_the_open(self) -> bool:
-        """Whether a user's messages go over a network without TLS, and nobody said that this is meant."""
+        """Whether messages go over a network with a login but without TLS, and the configuration does not ask for that."""
         target = self.target
         said = {name.lower() for name in self.driver_options} | (target.options if target is not None else set())
         if self.tls is not None or (target is not None and (target.srv or target.tls is not None)) or said & _IMPLY_TLS:
@@ -274,17 +278,15 @@ class MongoConfig(BackendConfig):
         given += self.driver_options
         if self.client is not None and given:
             raise ConfigError(
-                f"client is given, and with it {_listed(given)}: the client has its connection. Give one."
+                f"client is given together with {_listed(given)}. The client has its own connection. Give one of them."
             )
         if self.uri is not None:
             both = [key for key in ("hosts", "host", "port") if key in given]
             if both:
-                raise ConfigError(
-                    f"uri (or a URL) is given, and with it {_listed(both)}. Say in one place where it is."
-                )
+                raise ConfigError(f"uri (or a URL) is given together with {_listed(both)}. Give the address once.")
         if self.hosts is not None and self.host is not None:
             raise ConfigError("host and hosts are both given. Give one of them.")
-        # Without a password: who somebody is, a certificate or another service tells.
+        # With such a mechanism the user may need no password: a certificate or another service proves the identity.
         otherwise = "authMechanism" in self.driver_options
         if self.user is not None and self.password is None and not otherwise:
             raise ConfigError("user is given without pass. Give both, or neither.")

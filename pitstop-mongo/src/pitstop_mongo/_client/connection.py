@@ -1,4 +1,4 @@
-"""The way to the server: a client of Pitstop's own, made lazily and again after a fork, or the user's."""
+"""The connection to the server, by the user's client, or by Pitstop's own, which is made lazily and again after a fork."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ _log = logging.getLogger("pitstop.mongo")
 
 _T = TypeVar("_T")
 
-#: How many times ``operation_timeout`` a write whose outcome is unknown is tried again, and how often at most. Not
-#: beyond a lease, of which that timeout is a third.
+#: For how many times ``operation_timeout`` a write whose outcome is unknown is repeated, and how often at most. Not for
+#: longer than a lease: by default the timeout is a third of it.
 _INSISTENCE = 3
 _MOST_RUNS = 6
-#: Seconds that the last run gets at least.
+#: The least seconds that the last run gets.
 _LEAST_RUN = 0.5
-#: Seconds for which the servers are told, at the close, what they need not keep any longer.
+#: Seconds in which the servers are told, at the close, which sessions and cursors they may drop.
 _FAREWELL = 0.5
 
 _BAD_VALUE = 2
 
 
 class _Bound(local):
-    """Until when, by the monotonic clock, the calls of this thread are to end."""
+    """The instant of the monotonic clock by which the calls of this thread are to end."""
 
     ends: float | None = None
 
@@ -63,32 +63,32 @@ def _wrote(run: Run | None) -> bool:
 
 
 class Connection:
-    """Gives the :class:`Link` of this process, and runs operations on it within bounds."""
+    """Gives the :class:`Link` of this process, and runs operations on it within a time limit."""
 
     def __init__(self, config: MongoConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
         self.dialect = dialect_of(config.client)
-        #: What went wrong and was mended, by name; for operators.
+        #: For operators: how often an outcome was unknown, and how often it became known, by name.
         self.counters: Counter[str] = Counter()
         self._timeout = config.operation_timeout.total_seconds()
         self._bound = _Bound()
-        #: Which threads are inside of a call of the backend. The driver has locks of its own, for which a call that has
-        #: interrupted another one, in a signal handler, could wait without end.
+        #: The threads that are inside a call of the backend. The driver has locks of its own. A signal handler that calls
+        #: the backend, and has interrupted such a call, could wait for them without end.
         self.calls = Calls()
-        # By real time, whatever clock the store goes by: it is about how long people wait.
+        # By real time, whatever the clock of the store is: people wait in real time.
         self._real = SystemClock()
-        #: Milliseconds that one operation may take.
+        #: The most milliseconds of one operation.
         self.longest_ms = round(self._timeout * 1000)
         self._lock, self._lock_pid = Lock(), os.getpid()
         self._closed = False
         self._link: Link | None = None
-        # Of the process that this one was forked from. Not ours to close; and dropping them would warn.
+        # Links of the process that this one was forked from. They are not ours to close. If they were dropped, Python would warn.
         self._inherited: list[Link] = []
-        # The one before, whose login was refused.
+        # The link before this one, whose login was refused.
         self._outdated: Link | None = None
         if config.client is not None or (config.target is None or not config.target.srv):
-            # Nothing connects yet, but PyMongo has a look at all options. For hosts from DNS it would ask the DNS.
+            # PyMongo checks all options now, and connects later. For hosts from DNS it would already ask the DNS.
             self._link = self._open()
 
     @property
@@ -103,7 +103,7 @@ class Connection:
         return f"{scheme}://{hosts}/{self._config.dbname}.{self._config.coll}"
 
     def now_us(self) -> int:
-        """Microseconds since the epoch, by the clock that decides: the configured one, or the server's."""
+        """Return the microseconds since the epoch, by the configured clock, or else by the server's."""
         if self._config.clock is not None:
             return self._clock.time_us()
         with self.operation() as link:
@@ -121,13 +121,13 @@ class Connection:
             self._bound.ends = outer
 
     def _left(self, seconds: float) -> float:
-        """So many seconds; less, if this thread has not got them."""
+        """Return ``seconds``, or less if the calls of this thread are to end before."""
         ends = self._bound.ends
         return seconds if ends is None else min(seconds, max(ends - self._real.monotonic(), _LEAST_RUN))
 
     @contextmanager
     def operation(self) -> Iterator[Link]:
-        """One or a few commands: bounded in time, with the driver's errors as Pitstop's."""
+        """Run one or a few commands within ``operation_timeout``. Errors of the driver come out as Pitstop's."""
         try:
             with self._bounded(self._timeout) as link:
                 yield link
@@ -222,10 +222,10 @@ class Connection:
 
     @contextmanager
     def indexed(self, *, foreign: bool = False) -> Iterator[Link]:
-        """An operation that needs the index: it is there when this begins, and the collection was looked at.
+        """Run an operation that needs the index. Before it begins, the collection is checked, and the index is made.
 
-        :param foreign: whether the collection may hold nothing but documents of others.
-        :raises BackendUnavailable: also when it is no collection for messages; the text says why.
+        :param foreign: whether a collection with documents of other programs alone is accepted.
+        :raises BackendUnavailable: also if the collection cannot hold messages. The text says why.
         """
         with self.operation() as link:
             if not link.indexed or not (link.known or foreign):
@@ -234,7 +234,7 @@ class Connection:
                 yield link
             except OperationFailure as error:
                 if error.code == _BAD_VALUE and "hint" in str(error):
-                    # Somebody dropped the index, or the collection; the next operation makes it again.
+                    # The index or the collection was dropped. The next operation makes the index again.
                     link.indexed = False
                 raise
 
@@ -250,15 +250,15 @@ class Connection:
         return Collection(link.handles, self.location, self._config.create)
 
     def ping(self) -> None:
-        """See :meth:`pitstop.abc.Backend.ping`. Makes nothing."""
+        """See :meth:`pitstop.abc.Backend.ping`. It makes neither the collection nor the index."""
         with self.operation() as link:
             if self.dialect.tells_of_collections and not link.known:
                 self._collection(link).look()
-            # A read of the collection: the server's own ping answers those who may not use it, too.
+            # A read of the collection, because the server's own ping also answers users who may not read it.
             link.handles.raw.find_one({"_id": self.dialect.one("")}, {"_id": 1})
 
     def close(self) -> None:
-        """Close the client if it is Pitstop's own. Again is harmless."""
+        """Close the client if it is Pitstop's own. A second call does nothing."""
         with self._mutex():
             self._closed = True
             links = (self._link, self._outdated)
@@ -270,7 +270,7 @@ class Connection:
         if link is None or self._config.client is not None:
             return
         if link.pid == os.getpid():
-            # Else a server that hangs would be waited for.
+            # Without a limit the driver would wait for a server that hangs.
             with pymongo.timeout(_FAREWELL):
                 link.client.close()
         else:
@@ -278,7 +278,7 @@ class Connection:
 
     def _mutex(self) -> Lock:
         if self._lock_pid != os.getpid():
-            # Whoever held the lock when this process was forked is not here to let go of it.
+            # A thread that held the lock when this process was forked does not exist here, and cannot release it.
             self._lock, self._lock_pid = Lock(), os.getpid()
         return self._lock
 
@@ -295,26 +295,26 @@ class Connection:
             return link
 
     def _log_in_anew(self, link: Link) -> None:
-        """Let go of an own client that could not log in, so that the next operation is answered at once.
+        """Replace Pitstop's own client, because it could not log in. So the next operation gets an answer at once.
 
-        PyMongo would take the server for away for some seconds; and connections whose user was removed stay nobody's,
-        also when there is one again.
+        PyMongo would treat the server as away for some seconds. Connections whose user was removed stay without a user, also
+        after the user was added again.
         """
         if self._config.client is not None:
             return
         with self._mutex():
             if self._link is not link:
                 return
-            # Other threads may be on it: it is closed when its turn comes again.
+            # Other threads may be using it. It is closed when the next client is replaced.
             self._link, self._outdated, before = None, link, self._outdated
         self._close_own(before)
 
     def _warn_of_fork(self) -> None:
         if isinstance(self._config.client, pymongo.MongoClient):
             _log.warning(
-                "The client that was given was made in another process, before a fork, where PyMongo does not promise "
-                "that it works. Make it in each process, and give it to a Pitstop made there (in gunicorn's post_fork, "
-                "in Celery's worker_process_init); or leave client out: then each process gets one of its own."
+                "The given client was made before a fork, in another process. PyMongo does not promise that it works here. "
+                "Make a client in each process, and give it to a Pitstop that is made there (in gunicorn's post_fork, in "
+                "Celery's worker_process_init). Or leave client out: then Pitstop makes a client for each process."
             )
 
     def _open(self) -> Link:

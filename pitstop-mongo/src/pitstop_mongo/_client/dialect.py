@@ -1,7 +1,7 @@
-"""What a client can do: PyMongo's own can do all; a stand-in such as mongomock only single, classic operations.
+"""Dialect: the operations that a client supports. PyMongo's supports all, a replacement such as mongomock only basic ones.
 
-All that differs between the two is asked here. A stand-in's operations are not atomic between threads (mongomock's are
-not), so Pitstop's take turns on it; what others do to it at the same time is not kept apart.
+All differences between the two are here. The operations of mongomock are not atomic between threads, so the threads of
+Pitstop take turns on such a client. Operations of other code at the same time are not kept apart.
 """
 
 from __future__ import annotations
@@ -28,57 +28,57 @@ from pitstop_mongo._bson.raw import any_of, behind, equal_to, is_text, text
 
 __all__ = ["Dialect", "Handles", "dialect_of"]
 
-#: Bytes of a document that are left for what a claim or a settlement adds to it.
+#: Bytes that a stored document leaves free for the fields that a claim or a settlement adds.
 _HEADROOM = 64 * 1024
 _MAX_DOCUMENT = 16 * 1024 * 1024
 
 
 @attrs.frozen
 class Handles:
-    """The collection, opened in the ways in which it is used. A user's client has its own idea of most of them."""
+    """The collection, opened in each way in which it is used. The defaults of a user's client do not apply."""
 
     #: For writing, and for reading documents one by one.
     coll: Any
-    #: For reading documents in batches: dates come without a zone.
+    #: For reading documents in batches. Dates come without a zone.
     batches: Any
-    #: For acks and nacks: writes them with the write concern that is configured for these.
+    #: For acks and nacks, with the write concern that is configured for them.
     settling: Any
-    #: Reads what such a write left: what a majority has, unless no majority is waited for.
+    #: For reading after an ack or a nack: the state of a majority, unless acks do not wait for a majority.
     settled: Any
-    #: Reads documents as bytes, so that one that cannot be decoded does not hide the others.
+    #: For reading documents as bytes, so that one that cannot be decoded does not hide the others.
     raw: Any
-    #: Reads what a majority has: what is seen there is not rolled back.
+    #: For reading the state of a majority, which is never rolled back.
     majority: Any
 
 
 @attrs.frozen
 class Dialect:
-    """PyMongo's client."""
+    """The operations of PyMongo's client."""
 
-    #: Whether the server can be asked what the collection is, and which indexes it has.
+    #: Whether the server describes collections and lists their indexes.
     tells_of_collections: ClassVar[bool] = True
 
-    #: Held during an operation.
+    #: A lock or the like that is held during an operation.
     turn: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
     #: Whether operations on many documents, and hints, may be used.
     batches: bool = True
-    #: Options that pin an operation to an index. The planner, left alone, may walk the whole backlog for a claim.
+    #: Options that bind an operation to an index. Without them the planner may walk the whole backlog for a claim.
     by_due: Mapping[str, Any] = attrs.field(factory=lambda: {"hint": [("due", 1)]})
     by_id: Mapping[str, Any] = attrs.field(factory=lambda: {"hint": [("_id", 1)]})
     #: Options of a read that sorts without an index.
     sorting: Mapping[str, Any] = attrs.field(factory=lambda: {"allow_disk_use": True})
 
     def open(self, client: Any, dbname: str, coll: str, acks: int | str) -> Handles:
-        """Open the collection, whatever the client's defaults are.
+        """Open the collection. The defaults of the client do not matter.
 
-        :param acks: on how many members, or on a ``"majority"`` of them, an ack has to be before it is confirmed.
+        :param acks: how many members must have an ack before it is confirmed, or ``"majority"``.
         """
         handle = client.get_database(dbname).get_collection(
             coll,
             codec_options=CODEC,
             read_preference=ReadPreference.PRIMARY,
-            # Without j, a standalone would confirm what it has not written down yet. The wait for a majority is bounded
-            # by the operation's time, which the driver tells the server.
+            # Without j, a standalone would confirm a write before it is in the journal. The wait for a majority ends with
+            # the time of the operation, which the driver tells the server.
             write_concern=WriteConcern("majority", j=True),
             read_concern=ReadConcern("local"),
         )
@@ -87,7 +87,7 @@ class Dialect:
         return Handles(
             coll=handle,
             batches=handle.with_options(codec_options=BATCH_CODEC),
-            # An ack that gets lost is a redelivery, so it need not wait for the journal either.
+            # A lost ack is only a redelivery, so an ack does not wait for the journal either.
             settling=handle.with_options(write_concern=WriteConcern(acks)) if relaxed else handle,
             settled=handle if relaxed else majority,
             raw=handle.with_options(codec_options=RAW_CODEC),
@@ -95,21 +95,21 @@ class Dialect:
         )
 
     def one(self, id: Any) -> Any:
-        """The filter of an ``_id``: never an operator, whatever it is."""
+        """Return the filter of an ``_id``. No ``_id`` is taken for an operator."""
         return equal_to(text(id)) if isinstance(id, str) and not is_text(id) else {"$eq": id}
 
     def behind(self, id: str) -> Any:
-        """The filter of the ids behind this one."""
+        """Return the filter of the ids after this one."""
         return {"$gt": id} if is_text(id) else behind(id)
 
     def none_of(self, ids: Collection[str]) -> Any:
-        """The filter of ids that are text, and none of these."""
+        """Return the filter of ids that are text, and are not among these."""
         return any_of(ids, b"$nin")
 
     def encode(self, document: dict[str, Any]) -> Mapping[str, Any]:
-        """The document as it is sent.
+        """Return the document in the form in which it is sent.
 
-        :raises bson.errors.InvalidDocument: when MongoDB cannot keep it.
+        :raises bson.errors.InvalidDocument: if MongoDB cannot store it.
         """
         encoded = bson.encode(document, codec_options=CODEC)
         if len(encoded) > _MAX_DOCUMENT - _HEADROOM:
@@ -117,25 +117,25 @@ class Dialect:
         return RawBSONDocument(encoded)
 
     def server_time(self, client: Any) -> datetime | None:
-        """The server's clock; None: there is no server."""
+        """Return the time of the server's clock; None if there is no server."""
         told: datetime = client.admin.command("hello")["localTime"]
         return told
 
     def has_primary(self, client: Any) -> bool:
-        """Whether a server is known that takes writes. Does not ask, and does not wait."""
+        """Whether a server is known that takes writes. This sends nothing, and does not wait."""
         return bool(client.topology_description.has_writable_server())
 
     def is_set_alive(self, client: Any) -> bool:
-        """Whether a server is known that takes writes, or one of those that can elect it. Does not ask, or wait."""
+        """Whether a server is known that takes writes, or one that can elect such a server. This sends nothing."""
         known = client.topology_description
         return self.has_primary(client) or any(
             each.server_type_name != "Unknown" for each in known.server_descriptions().values()
         )
 
     def repeats_writes(self, client: Any) -> bool:
-        """Whether the driver by itself repeats single writes, so that the server does each of them once.
+        """Whether the driver repeats single writes by itself. The server does each of them once.
 
-        A standalone has no such thing: https://www.mongodb.com/docs/manual/core/retryable-writes/
+        A standalone does not support this: https://www.mongodb.com/docs/manual/core/retryable-writes/
         """
         return client.topology_description.topology_type_name not in ("Single", "Unknown")
 
@@ -144,7 +144,7 @@ _one_at_a_time = RLock()
 
 
 class _StandIn(Dialect):
-    """Anything else that has a MongoDB client's interface: mongomock."""
+    """The operations of another client with the same interface: mongomock."""
 
     tells_of_collections: ClassVar[bool] = False
 
@@ -153,7 +153,7 @@ class _StandIn(Dialect):
         return Handles(handle, handle, handle, handle, handle, handle)
 
     def one(self, id: str) -> Any:
-        # An upsert of mongomock's takes an operator for the new _id.
+        # In an upsert, mongomock would take an operator for the new _id.
         return id
 
     def behind(self, id: str) -> Any:
@@ -163,7 +163,7 @@ class _StandIn(Dialect):
         return {"$nin": list(ids)}
 
     def encode(self, document: dict[str, Any]) -> Mapping[str, Any]:
-        super().encode(document)  # as strict as the real one
+        super().encode(document)  # to be as strict as a server
         return document
 
     def server_time(self, client: Any) -> datetime | None:
@@ -177,7 +177,7 @@ class _StandIn(Dialect):
 
 
 def dialect_of(client: Any) -> Dialect:
-    """The dialect of a client; of Pitstop's own if it is None."""
+    """Return the dialect of a client; the dialect of Pitstop's own client if it is None."""
     if client is None or isinstance(client, pymongo.MongoClient):
         return Dialect()
     return _StandIn(turn=_one_at_a_time, batches=False, by_due={}, by_id={}, sorting={})

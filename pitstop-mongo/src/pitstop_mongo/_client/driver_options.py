@@ -1,4 +1,4 @@
-"""Options of PyMongo's MongoClient as keys of the configuration: found by their names, checked by PyMongo's validators."""
+"""Options of PyMongo's MongoClient as keys of the configuration. PyMongo's own validators check them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pitstop.abc import quoted
 
 __all__ = ["OPTIONS", "SRV_OPTIONS", "check_compressors", "checked_options", "is_known", "normal", "sort_keys"]
 
-#: Options that make sense only where the hosts come from DNS, so they cannot be checked in a URI that names hosts.
+#: Options that are valid only if the hosts come from DNS, so they cannot be checked in a URI that names hosts.
 SRV_OPTIONS = ("srvServiceName", "srvMaxHosts", "srvAllowedHostsSuffix")
-#: Options as people write them, to suggest one. What PyMongo knows, in lower case, decides.
+#: Options in their usual spelling, for suggestions. PyMongo's own list, in lower case, decides which ones exist.
 OPTIONS = (
     *("appName", "authMechanism", "authMechanismProperties", "authSource", "compressors", "connectTimeoutMS"),
     *("directConnection", "heartbeatFrequencyMS", "journal", "loadBalanced", "localThresholdMS", "maxConnecting"),
@@ -35,29 +35,29 @@ _COMPRESSORS = frozenset({"snappy", "zlib", "zstd"})
 _LONGEST_KEY = 100
 _KNOWN = frozenset(pymongo.common.URI_OPTIONS_VALIDATOR_MAP) | {name.lower() for name in OPTIONS}
 
-#: Keys of Pitstop's by the names that PyMongo has for them: the same thing, so they may be called so.
+#: Keys of Pitstop's by PyMongo's names for them. Both names are accepted.
 _ALIASES = {"authsource": "auth_source", "replicaset": "replica_set", "ssl": "tls"}
-#: Likewise, but another word, which Pitstop does not take as well: it is suggested.
+#: PyMongo's names that Pitstop does not accept, and the keys that are suggested instead.
 _RENAMED = {"username": "user", "password": "pass"}
 
 _CONCERN = (
-    "every write is confirmed by a majority and its journal, or a message that was stored could be lost. "
-    "operation_timeout bounds the wait; ack_write_concern is for acks, which may wait for fewer"
+    "every write is confirmed by a majority and its journal, because a stored message could otherwise be lost. "
+    "operation_timeout limits the wait. With ack_write_concern, acks may wait for fewer members"
 )
-_READS = "a claim has to see what is true now, so Pitstop reads from the primary"
+_READS = "a claim needs the current state, so Pitstop reads from the primary"
 _CODEC = "Pitstop decides how its documents are read, so that values come back as they were stored"
-#: Options that are Pitstop's to decide, by their normal names, and why.
+#: Options that Pitstop decides, by their normal names, and the reasons.
 _OWNED = {
     **dict.fromkeys(("w", "wtimeoutms", "wtimeout", "journal", "j", "fsync"), _CONCERN),
     **dict.fromkeys(("readpreference", "readpreferencetags", "maxstalenessseconds", "readconcernlevel"), _READS),
     **dict.fromkeys(("tzaware", "tzinfo", "documentclass", "typeregistry", "uuidrepresentation"), _CODEC),
     **dict.fromkeys(("unicodedecodeerrorhandler", "datetimeconversion"), _CODEC),
-    "timeoutms": "operation_timeout says how long an operation may take",
-    "connect": "nothing connects before the first operation. Call pit.now() to connect at once",
-    "driver": "Pitstop tells the server its own name and version. Give appName for yours",
+    "timeoutms": "operation_timeout limits the time of an operation",
+    "connect": "Pitstop connects at the first operation. Call pit.now() to connect at once",
+    "driver": "Pitstop tells the server its own name and version. Give your own as appName",
 }
 
-#: What a validator of PyMongo's wants, by its name. Its own words may quote the value.
+#: The values that a validator of PyMongo's accepts, by its name. The validator's own text may quote the value.
 _WANTED = {
     "validate_boolean_or_string": "true or false",
     "validate_compressors": "some of snappy, zlib and zstd",
@@ -80,25 +80,25 @@ _WANTED = {
 
 
 def normal(name: str) -> str:
-    """The one spelling of ``maxPoolSize``, ``maxpoolsize`` and ``max_pool_size``."""
+    """Return the same text for ``maxPoolSize``, ``maxpoolsize`` and ``max_pool_size``."""
     return name.replace("_", "").lower()
 
 
-#: From the normal name to the one that PyMongo knows.
+#: From the normal name to PyMongo's name.
 _NAMES = {normal(name): name for name in (*pymongo.common.VALIDATORS, *_KNOWN, *OPTIONS)}
 
 
 def is_known(name: str) -> bool:
-    """Whether PyMongo knows an option of a URI by that name, in whatever case."""
+    """Whether PyMongo knows an option of a URI by that name, in upper or lower case."""
     return name.lower() in _KNOWN
 
 
 def sort_keys(options: Mapping[Any, Any], keys: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a configuration into Pitstop's own keys and options of the driver, both by the names that count there.
+    """Split a configuration into Pitstop's own keys, by their names, and options of the driver.
 
-    The latter still as they were given: see :func:`checked_options`.
+    The options of the driver are returned as they were given: see :func:`checked_options`.
 
-    :raises ConfigError: when a key is neither, or one is given in two spellings. No text quotes a value.
+    :raises ConfigError: if a key is neither, or if a key is given in two spellings. No text quotes a value.
     """
     known = frozenset(keys)
     own: dict[str, Any] = {}
@@ -107,7 +107,7 @@ def sort_keys(options: Mapping[Any, Any], keys: Iterable[str]) -> tuple[dict[str
         name = _ALIASES.get(normal(key), key) if isinstance(key, str) and key not in known else key
         if name in known:
             if name in own:
-                raise ConfigError(f"{name} is given twice, once by another name. Give it once.")
+                raise ConfigError(f"{name} is given twice, once under another name. Give it once.")
             own[name] = value
         elif isinstance(key, str) and _known_option(key):
             driver[key] = value
@@ -117,9 +117,10 @@ def sort_keys(options: Mapping[Any, Any], keys: Iterable[str]) -> tuple[dict[str
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the driver by PyMongo's names, each checked by itself, without a connection.
+    """Return options of the driver by PyMongo's names. Each is checked by itself, without a connection.
 
-    :raises ConfigError: when PyMongo does not take a value, or an option is Pitstop's to decide. The text names the key as it was given, and never quotes the value: it may be a secret.
+    :raises ConfigError: if PyMongo does not accept a value, or if Pitstop decides an option. The text names the key as it was
+        given. It never quotes the value, which may be a secret.
     """
     checked: dict[str, Any] = {}
     given_as: dict[str, str] = {}
@@ -130,9 +131,9 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{key} cannot be given: {_OWNED[normal(key)]}.")
         name = _NAMES[normal(key)]
         if name in given_as:
-            raise ConfigError(f"{given_as[name]} and {key} are one option. Give it once.")
+            raise ConfigError(f"{given_as[name]} and {key} are the same option. Give it once.")
         given_as[name] = key
-        # An empty text, as an unset variable of the environment gives, is no text.
+        # An empty text counts as none: it may come from a variable of the environment that is not set.
         if not (isinstance(value, str) and not value):
             checked[name] = _checked(key, name, value)
     return checked
@@ -146,27 +147,27 @@ def _known_option(key: str) -> bool:
 def _checked(key: str, name: str, value: object) -> Any:
     validator = pymongo.common.VALIDATORS.get(name.lower())
     if validator is None:
-        return value  # of a newer PyMongo's URIs: its client will have a look
+        return value  # of the URIs of a newer PyMongo, whose client will check it
     try:
         if name.lower() == "compressors":
             check_compressors(value)
-        # What it returns is in seconds; the client wants what was given.
+        # Its result may be in seconds. The client needs the value as it was given.
         pymongo.common.validate(name, value)
-        # A bool is an int to Python and to PyMongo; here it is a mistake.
+        # A bool is an int in Python, and PyMongo accepts it. Here it is a mistake.
         fine = not isinstance(value, bool) or validator is pymongo.common.validate_boolean_or_string
     except (PyMongoError, ValueError, TypeError, OSError, AttributeError):
         fine = False
     if not fine:
         wanted = _WANTED.get(validator.__name__)
-        told = f"Give {wanted}." if wanted else f"See {name} in PyMongo's documentation of MongoClient."
-        raise ConfigError(f"{key} has a value (a {type(value).__name__}) that PyMongo does not take. {told}")
+        advice = f"Give {wanted}." if wanted else f"See {name} in PyMongo's documentation of MongoClient."
+        raise ConfigError(f"{key} has a value (a {type(value).__name__}) that PyMongo does not accept. {advice}")
     return value
 
 
 def check_compressors(value: object) -> None:
-    """Refuse a compressor that PyMongo does not know. PyMongo itself warns, quotes the value, and goes on without.
+    """Refuse a compressor that PyMongo does not know. PyMongo itself would only log a warning that quotes the value.
 
-    :raises ValueError: when one is unknown.
+    :raises ValueError: if a compressor is unknown.
     """
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not _COMPRESSORS.issuperset(names):
@@ -176,7 +177,7 @@ def check_compressors(value: object) -> None:
 def _unknown(given: object, known: Iterable[str]) -> ConfigError:
     key = given[:_LONGEST_KEY] if isinstance(given, str) else ""
     own = sorted(known)
-    # Compared without case and '_', and suggested as people write it; Pitstop's keys before PyMongo's.
+    # Compared without case and '_', and suggested in the usual spelling. Pitstop's keys come before PyMongo's.
     names = {normal(name): name for name in OPTIONS if normal(name) not in _OWNED} | {
         normal(name): name for name in own
     }

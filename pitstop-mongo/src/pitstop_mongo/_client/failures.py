@@ -1,6 +1,6 @@
-"""What PyMongo and BSON raise, and what is made of it: one table.
+"""Failures: the errors of PyMongo and BSON, and how they are translated, in one table.
 
-PyMongo's own texts are left out, but for those of a connection: they quote documents, keys and parts of URIs.
+PyMongo's own texts are left out, because they quote documents, keys and parts of URIs. Only the text of a connection is kept.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ __all__ = [
 
 
 class Kind(Enum):
-    """Whether the operation was done, and whether it is worth trying again."""
+    """Whether the operation was done, and whether a retry makes sense."""
 
-    #: Not done, and may work next time.
+    #: Not done. A retry may succeed.
     TRANSIENT = "transient"
-    #: Done, not done, or done in part; to be tried again only if that does no harm.
+    #: Done, not done, or done in part. A retry is allowed only if it is harmless.
     UNKNOWN = "unknown"
-    #: Not done (of many, some may have been), and will not work until somebody changes something.
+    #: Not done, or of many documents only some. A retry fails until a person changes something.
     PERMANENT = "permanent"
 
 
 @attrs.frozen
 class _Rule:
     classes: tuple[type[Exception], ...]
-    #: Only with one of these codes, or one of these labels; both empty: with any.
+    #: The rule applies only with one of these codes or labels. If both are empty, it always applies.
     codes: frozenset[int]
     labels: frozenset[str]
     kind: Kind
     raises: type[PitstopError]
-    #: What was wrong and what to do. ``{why}`` is filled with what the connection said.
+    #: The problem and the advice. ``{why}`` stands for the reason that the driver gave.
     text: str
 
 
@@ -71,19 +71,19 @@ def _rule(
     return _Rule(classes, frozenset(codes), frozenset(labels), kind, raises, text)
 
 
-_AWAY = "did not answer: {why}. Is it running, and reachable from here?"
+_AWAY = "did not answer: {why}. Check that it is running, and reachable from here."
 _CHANGING = "is changing its primary ({why})."
-_UNCONFIRMED = "did not confirm that the write is on a majority of its members ({why}). It may be done all the same."
+_UNCONFIRMED = "did not confirm that a majority of its members has the write ({why}). It may be done nevertheless."
 
-#: Codes of a document that would not fit into MongoDB's 16 MiB any more.
+#: Codes of a document that would be larger than MongoDB's 16 MiB.
 _TOO_LARGE = (10334, 17419, 17420)
-#: Of a document that does not fit the rules which an administrator gave the collection.
+#: The code of a document that breaks the validation rules of its collection.
 _INVALID = 121
 _BAD_VALUE = 2
 
-#: The first rule that fits counts.
+#: The first rule that fits an error applies.
 FAILURES: tuple[_Rule, ...] = (
-    # What a user wants to store.
+    # Messages that cannot be stored.
     _rule(
         errors.DocumentTooLarge,
         Kind.PERMANENT,
@@ -104,14 +104,14 @@ FAILURES: tuple[_Rule, ...] = (
         raises=MessageError,
     ),
     _rule(bson.errors.BSONError, Kind.PERMANENT, "holds a document that cannot be read ({why})."),
-    # The way to the server.
+    # The connection to the server.
     _rule(errors.ServerSelectionTimeoutError, Kind.TRANSIENT, _AWAY),
     _rule(errors.WaitQueueTimeoutError, Kind.TRANSIENT, "has no free connection in the pool. Raise maxPoolSize."),
-    _rule(errors.ConfigurationError, Kind.PERMANENT, "cannot be connected to with this configuration ({why})."),
+    _rule(errors.ConfigurationError, Kind.PERMANENT, "cannot be reached with this configuration ({why}). Check it."),
     _rule(errors.NotPrimaryError, Kind.UNKNOWN, _CHANGING),
     _rule(errors.ConnectionFailure, Kind.UNKNOWN, _AWAY),
     _rule(errors.InvalidOperation, Kind.PERMANENT, "cannot be used: the client was closed."),
-    # What the server says.
+    # Answers of the server.
     _rule(
         errors.OperationFailure,
         Kind.PERMANENT,
@@ -121,14 +121,14 @@ FAILURES: tuple[_Rule, ...] = (
     _rule(
         errors.OperationFailure,
         Kind.PERMANENT,
-        "does not allow this user to do it ({why}). The role readWrite on the database is needed.",
+        "does not allow this user to do this ({why}). The user needs the role readWrite on the database.",
         codes=(13,),
     ),
     _rule(
         errors.OperationFailure,
         Kind.PERMANENT,
-        "has not got the members on which a write is to be confirmed ({why}). See ack_write_concern; else a majority of the "
-        "replica set is meant.",
+        "does not have as many members as must confirm a write ({why}). See ack_write_concern. By default a majority of the "
+        "replica set must confirm it.",
         codes=(79, 100),
     ),
     _rule((errors.WTimeoutError, errors.WriteConcernError), Kind.UNKNOWN, _UNCONFIRMED),
@@ -154,30 +154,30 @@ FAILURES: tuple[_Rule, ...] = (
         codes=(11000, 11001),
     ),
     _rule(errors.OperationFailure, Kind.PERMANENT, "has no space left ({why}).", codes=(14031,)),
-    # It answered, so it is not unknown: a single write was not done. (Of many, some may have been.)
+    # The server answered, so a single write is known not to be done. Of many, some may be done.
     _rule(errors.OperationFailure, Kind.TRANSIENT, "refused an operation ({why})."),
     _rule(errors.PyMongoError, Kind.UNKNOWN, "failed ({why})."),
 )
 
-#: Of the names in a ``mongodb+srv://`` URI. PyMongo makes a ConfigurationError of them all; its cause tells.
+#: For the names in a ``mongodb+srv://`` URI. PyMongo always raises a ConfigurationError, and its cause gives the reason.
 _NO_NAME = _rule(
     errors.ConfigurationError,
     Kind.PERMANENT,
-    "is not known to DNS: there is no SRV record for that name ({why}). Check it: it is the name of the deployment, not "
-    "of a server. Servers are named with mongodb://host1,host2/.",
+    "is not known to DNS: there is no SRV record for that name ({why}). Check the name. It must be the name of a "
+    "deployment, not of a server. Give the names of servers with mongodb://host1,host2/.",
 )
 _NO_DNS = _rule(
     errors.ConfigurationError,
     Kind.TRANSIENT,
-    "cannot be looked up, because DNS does not answer ({why}). Check this machine's network and resolver; or name the "
-    "servers, with mongodb://host1,host2/, which needs no SRV record.",
+    "cannot be looked up, because DNS does not answer ({why}). Check this machine's network and resolver. Or give the names "
+    "of the servers with mongodb://host1,host2/, which needs no SRV record.",
 )
 
 _NO_LOGIN = _rule(
     errors.PyMongoError, Kind.PERMANENT, "refuses the user or the password ({why}). Check user, pass and auth_source."
 )
 
-#: What is translated. Anything else is a bug, and is to be seen as one.
+#: The classes of errors that are translated. Any other error is a bug, and must be visible as one.
 CAUGHT: tuple[type[Exception], ...] = tuple({each for rule in FAILURES for each in rule.classes})
 
 
@@ -196,19 +196,19 @@ def _rule_of(error: Exception) -> _Rule | None:
 
 
 def in_dns(error: Exception) -> bool:
-    """Whether the servers could not be looked up in DNS."""
+    """Whether the driver could not look up the servers in DNS."""
     return isinstance(error, errors.ConfigurationError) and type(_reason(error)).__module__.startswith("dns.")
 
 
 def is_wrong_in_dns(error: Exception) -> bool:
-    """Whether DNS names servers that PyMongo does not trust, outside the domain; its text names one, and no more."""
+    """Whether DNS names servers outside the domain, which PyMongo does not trust. Its text quotes such a name, and no secret."""
     return isinstance(error, errors.ConfigurationError) and str(error).startswith("Invalid SRV host")
 
 
 def is_login_refused(error: Exception) -> bool:
-    """Whether nobody is logged in: the user or the password is wrong, or the user of a connection was removed."""
+    """Whether the login failed: the user or the password is wrong, or the user of a connection was removed."""
     if isinstance(error, errors.ServerSelectionTimeoutError):
-        # After a refusal PyMongo takes the server for away until it looks at it again, and says why.
+        # After a refused login PyMongo treats the server as away until its next check, and gives the reason.
         return str(error).startswith("Authentication failed")
     if isinstance(error, errors.OperationFailure) and error.code == 13:
         return "requires authentication" in str(error)
@@ -226,7 +226,7 @@ def is_before_sending(error: Exception) -> bool:
 
 
 def kind_of(error: Exception) -> Kind:
-    """Whether an operation that failed with this was done."""
+    """Return whether an operation that failed with this error was done."""
     if _is_unconfirmed(error):
         return Kind.UNKNOWN
     rule = _rule_of(error)
@@ -234,21 +234,21 @@ def kind_of(error: Exception) -> Kind:
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether it would be the same again, until somebody changes something. It may have been done all the same."""
+    """Whether a retry fails until a person changes something. The operation may have been done nevertheless."""
     rule = _rule_of(error)
     return rule is not None and rule.kind is Kind.PERMANENT
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the server answered that it would not do an operation, for a reason that may lie in one document of many."""
+    """Whether the server refused an operation for a reason that may lie in one document of many."""
     if not isinstance(error, errors.OperationFailure) or _is_unconfirmed(error):
         return False
-    # A hint that names no index is about the collection.
+    # A hint that names no index is a fault of the collection, not of a document.
     return is_too_large(error) or (kind_of(error) is Kind.TRANSIENT and not _is_about_a_hint(error))
 
 
 def _is_about_a_hint(error: errors.OperationFailure) -> bool:
-    # Not by the text of the error: PyMongo quotes there the operations of a batch, with their hints, and values of documents.
+    # Not by the text of the error, in which PyMongo quotes operations of a batch, with their hints, and values of documents.
     details = error.details if isinstance(error.details, dict) else {}
     parts = details.get("writeErrors", ()) if isinstance(error, errors.BulkWriteError) else (details,)
     return _BAD_VALUE in _codes(error) and any("hint" in str(part.get("errmsg")) for part in parts)
@@ -260,24 +260,24 @@ def is_too_large(error: Exception) -> bool:
 
 
 def codes_of(error: Exception) -> str:
-    """The server's codes, for people."""
+    """Return the codes of the server, as text for people."""
     return ", ".join(map(str, sorted(_codes(error)))) or "unknown"
 
 
 def is_invalid(error: Exception) -> bool:
-    """Whether a document does not fit the rules of its collection."""
+    """Whether a document breaks the validation rules of its collection."""
     return _INVALID in _codes(error)
 
 
 def _is_unconfirmed(error: Exception) -> bool:
-    """Whether something was written, and it is not known for how long."""
+    """Whether something was written, but may be rolled back."""
     if isinstance(error, errors.BulkWriteError):
         return bool((error.details or {}).get("writeConcernErrors"))
     return isinstance(error, errors.WriteConcernError)
 
 
 def translate(error: Exception, location: str) -> PitstopError:
-    """Pitstop's error for one of the driver's. Its text holds no document, no id, and no secret."""
+    """Return Pitstop's error for an error of the driver. Its text contains no document, no id, and no secret."""
     rule = _rule_of(error)
     if rule is None:
         raise error
@@ -296,7 +296,7 @@ def _codes(error: Exception) -> set[int]:
         return set()
     codes = {error.code}
     if isinstance(error, errors.BulkWriteError):
-        # The code of a batch says nothing. Those of its parts do.
+        # The code of the batch itself is meaningless. The codes of its parts count.
         details = error.details or {}
         parts = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
         codes = {part.get("code") for part in parts}
@@ -314,7 +314,7 @@ def _why(error: Exception) -> str:
     if is_wrong_in_dns(error):
         return str(error)[:200]
     if isinstance(error, errors.ConnectionFailure) and not isinstance(error, errors.NotPrimaryError):
-        # Behind the reason there are the timeouts, and a description of all servers.
+        # After the reason PyMongo adds the timeouts, and a description of all servers.
         said = re.split(r" \(configured timeouts|, Timeout: |, full error", str(error), maxsplit=1)[0]
         return f"{name}: {said[:200]}"
     if isinstance(error, errors.OperationFailure):

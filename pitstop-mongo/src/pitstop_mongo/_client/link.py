@@ -23,9 +23,9 @@ class Link:
         self.client = client
         self.time = ServerTime(clock, dialect, client)
         self.handles: Handles = dialect.open(client, config.dbname, config.coll, config.ack_write_concern)
-        #: Whether the collection was looked at, and has the index.
+        #: Whether the collection was checked, and has the index.
         self.indexed = False
-        #: Whether the documents in it were looked at.
+        #: Whether its documents were checked.
         self.known = False
-        #: Whether the collection is there, or may be made.
+        #: Whether the collection exists, or may be made.
         self.exists = config.create or not dialect.tells_of_collections

@@ -1,4 +1,4 @@
-"""A collection to try things in, beside the store's and told by its name; and how it goes away."""
+"""Scratch: a temporary collection beside the store's, in which a check can try all operations. Its name says what it is."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["is_scratch", "scratch_collection", "scratch_name"]
 
 _log = logging.getLogger("pitstop.mongo")
 
-#: Bytes of the store's name that are kept, so that the new one is not too long for a collection.
+#: Bytes of the store's name that are kept, so that the new name is not too long.
 _MOST_KEPT = 80
 
-#: Not allowed, also in the words of hosted servers.
+#: Codes of "not allowed", also of hosted servers.
 _MAY_NOT = frozenset({13, 8000})
 
 
@@ -77,8 +77,8 @@ def _allowed(connection: Connection) -> Iterator[Link]:
             if error.code not in _MAY_NOT or is_login_refused(error):
                 raise
             raise refused(
-                f"This user may not make {connection.location}, a collection to try things in, and drop it again. The role "
-                f"readWrite on the database is needed; rights on the collection of the messages alone are not enough."
+                f"This user may not make and drop {connection.location}, a temporary collection for the check. The user needs "
+                f"the role readWrite on the database. Rights on the collection of the messages alone are not enough."
             ) from None
 
 
@@ -88,8 +88,8 @@ def _drop(connection: Connection, suffix: str) -> None:
             _drop_both(link, suffix)
     except BackendUnavailable as error:
         raise BackendUnavailable(
-            f"The collection {connection.location}, which was made to try things in, cannot be dropped: {error} "
-            f"Drop it by hand; it holds none of the store's messages.",
+            f"The collection {connection.location}, which was made for a check, cannot be dropped: {error} "
+            f"Drop it by hand. It contains none of the store's messages.",
             permanent=error.permanent,
         ) from None
 

@@ -18,19 +18,19 @@ __all__ = ["ServerTime"]
 
 _log = logging.getLogger("pitstop.mongo")
 
-#: Seconds for which a measured difference of the clocks holds.
+#: Seconds for which a measured difference of the clocks is used.
 _MEASURE_EVERY = 60.0
-#: Seconds after which one that failed is tried again.
+#: Seconds after which a measurement that failed is repeated.
 _MEASURE_AGAIN = 1.0
 _MEASUREMENTS = 3
 _WORTH_A_WARNING_US = 1_000_000
 
 
 class ServerTime:
-    """The server's clock, by this machine's clock and the difference between them.
+    """The server's clock, computed from this machine's clock and the measured difference.
 
-    Between two measurements it goes on by the monotonic clock, so that nothing comes early, and no lease is taken for
-    over, when somebody sets this machine's clock.
+    Between two measurements it advances with the monotonic clock. So if this machine's clock is set, no message comes early,
+    and no lease seems to be over.
     """
 
     def __init__(self, clock: Clock, dialect: Dialect, client: Any) -> None:
@@ -44,16 +44,16 @@ class ServerTime:
         self._busy = Lock()
 
     def now_us(self) -> int:
-        """Microseconds since the epoch. Asks the server at the first call and then each minute."""
+        """Return the microseconds since the epoch. The first call asks the server, and then one call each minute."""
         origin = self._origin_us
         if origin is None:
             origin = self._measure()
         elif self._is_old() and self._dialect.has_primary(self._client) and self._busy.acquire(blocking=False):
-            # One thread asks; the others go on with what they know.
+            # One thread asks. The others go on with the last measurement.
             try:
                 origin = self._measure()
             except PyMongoError as error:
-                # The clocks have not moved because the server is away: what was measured last still holds.
+                # The clocks do not change when the server is away, so the last measurement is still right.
                 _log.debug("the difference to the server's clock could not be measured: %s", type(error).__name__)
                 self._measured = self._clock.monotonic() - _MEASURE_EVERY + _MEASURE_AGAIN
             finally:
@@ -61,7 +61,7 @@ class ServerTime:
         return origin + _us(self._clock.monotonic())
 
     def outdate(self) -> None:
-        """The connection was lost: another server, with another clock, may answer next."""
+        """Measure again soon: a connection was lost, and another server, with another clock, may answer next."""
         self._measured = float("-inf")
 
     def _is_old(self) -> bool:
@@ -79,13 +79,15 @@ class ServerTime:
             samples.append((_microseconds(told) - (sent + received) // 2, received - sent))
         samples.sort()
         offset, trip = samples[len(samples) // 2]
-        # The server tells whole milliseconds, some time within the trip. A difference that this explains is none; to
-        # act on it would only set the clocks of processes on one machine apart.
+        # The server gives whole milliseconds, of some instant within the round trip. A difference that this explains counts
+        # as none. Otherwise the clocks of processes on one machine would differ.
         if abs(offset) <= trip // 2 + 1000:
             offset = 0
         skewed = abs(offset) > _WORTH_A_WARNING_US
         if skewed and not self._skewed:
-            _log.warning("the server's clock and this machine's differ by %.1f s; the server's counts", offset / 1e6)
+            _log.warning(
+                "the server's clock and this machine's differ by %.1f s. The server's clock decides", offset / 1e6
+            )
         self._skewed, self._measured = skewed, self._clock.monotonic()
         self._origin_us = origin = self._clock.time_us() - _us(self._clock.monotonic()) + offset
         return origin

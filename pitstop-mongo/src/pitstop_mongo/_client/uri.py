@@ -1,4 +1,4 @@
-"""MongoDB URIs and addresses, read without a connection and refused without quoting them: they may hold a password."""
+"""MongoDB URIs and addresses. They are read without a connection, and never quoted, because they may hold a password."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ DEFAULT_PORT = 27017
 
 _PLAIN = "mongodb://"
 _SRV = "mongodb+srv://"
-#: Schemes of Pitstop's URLs, and of the URI that PyMongo is given for them.
+#: Schemes of Pitstop's URLs, and of the URIs that PyMongo gets for them.
 _SCHEMES = {"mongo": _PLAIN, "mongodb": _PLAIN, "mongodb+srv": _SRV}
-#: What a URL may say to Pitstop behind its ``?``; all else there is for PyMongo. ``retry`` is written ``retry.delay``.
+#: Options of Pitstop's in a URL, after its ``?``. PyMongo gets all others. ``retry`` is written ``retry.delay``.
 _OWN = ("ack_write_concern", "coll", "dbname", "lock_time", "loop_time", "operation_timeout", "retry")
-#: Characters that neither a user nor a password may have: RFC 4013 refuses control characters, and UTF-8 surrogates.
+#: Characters that no user and no password may have. RFC 4013 forbids control characters, and UTF-8 forbids surrogates.
 FORBIDDEN = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z_.]{1,40}")
 
 
 @attrs.frozen
 class Target:
-    """What a URI says, as far as Pitstop needs to know it."""
+    """The parts of a URI that Pitstop needs."""
 
-    #: ``host:port`` of each, or the DNS name; for logs and errors.
+    #: Each ``host:port``, or the DNS name, for logs and errors.
     hosts: tuple[str, ...]
     database: str | None
-    #: Names of the options that it sets, in lower case.
+    #: Names of its options, in lower case.
     options: frozenset[str]
-    #: Whether it has a user.
+    #: Whether it contains a user.
     credentials: bool
-    #: What it says about TLS; None: nothing.
+    #: Its option for TLS; None if it has none.
     tls: bool | None
-    #: The hosts are looked up in DNS, so a client for it cannot be made without the network.
+    #: Whether the hosts come from DNS. Then a client for it cannot be made without the network.
     srv: bool
 
 
 def options_of_url(url: str) -> dict[str, Any]:
-    """Split a Pitstop URL: its own keys, and a ``uri`` of all the rest.
+    """Split a Pitstop URL into Pitstop's own keys and a ``uri`` of all other parts.
 
-    :raises ConfigError: when it is no such URL. The text never quotes it.
+    :raises ConfigError: if it is no such URL. The text never quotes it.
     """
     scheme, separator, rest = url.partition("://")
     prefix = _SCHEMES.get(scheme.lower())
@@ -74,8 +74,7 @@ def options_of_url(url: str) -> dict[str, Any]:
 def read_uri(uri: object) -> Target:
     """Read a ``mongodb://`` or ``mongodb+srv://`` URI.
 
-    :raises ConfigError: when PyMongo would refuse it, or would pass over a part of it. The text never quotes it, but
-        for the names of options.
+    :raises ConfigError: if PyMongo would refuse it, or would ignore a part of it. The text quotes only names of options.
     """
     if not isinstance(uri, str):
         raise ConfigError(f"uri is a {type(uri).__name__}. Give a str such as 'mongodb://localhost:27017/app'.")
@@ -85,30 +84,32 @@ def read_uri(uri: object) -> Target:
     main, _, query = uri[len(_SRV if srv else _PLAIN) :].partition("?")
     credentials, at, place = main.rpartition("@")
     hosts, _, path = place.partition("/")
-    # An unescaped '/' or '?' in a password puts the '@' into what looks like the path or the options.
+    # If a password contains an unescaped '/' or '?', the '@' appears in the path or in the options.
     if "@" in query or "/" in credentials or not hosts:
         raise _malformed()
     pairs = [pair for pair in query.split("&") if pair]
     _check_options(pairs)
     if srv:
-        # PyMongo's parser would ask the DNS. What the two schemes share can be checked without.
+        # PyMongo's parser would ask the DNS. The parts that both schemes share can be checked without it.
         pairs = [pair for pair in pairs if _name_of(pair).lower() not in map(str.lower, SRV_OPTIONS)]
         if "," in hosts or ":" in hosts:
-            raise ConfigError("A mongodb+srv:// URI names one host, without a port: both come from DNS.")
+            raise ConfigError(
+                "A mongodb+srv:// URI names one host, without a port. The hosts and ports of the servers come from DNS."
+            )
     try:
         parsed = parse_uri(f"{_PLAIN}{credentials}{at}{hosts}/{path}" + (f"?{'&'.join(pairs)}" if pairs else ""))
     except (PyMongoError, ValueError, TypeError, OSError) as error:
         raise _malformed(type(error).__name__) from None
     if parsed["collection"]:
         raise ConfigError(
-            "The URI's path names a collection. Give the database alone there, and the collection as coll."
+            "The path of the URI names a collection. Give only the database there, and the collection as coll."
         )
     if parsed["username"] and not parsed["password"] and "authmechanism" not in map(str.lower, parsed["options"]):
         raise ConfigError("The URI has a user without a password. Write it as mongodb://user:password@host/.")
     if any(FORBIDDEN.search(parsed[each] or "") for each in ("username", "password")):
         raise ConfigError(
-            "The user or the password in the URI has a line break or another control character, or no valid UTF-8. No "
-            "server accepts that. Remove it."
+            "The user or the password in the URI contains a line break, another control character, or invalid UTF-8. No server "
+            "accepts that. Remove it."
         )
     named = (hosts,) if srv else tuple(_place(host, port) for host, port in parsed["nodelist"])
     options = frozenset(_name_of(pair).lower() for pair in query.split("&") if pair)
@@ -116,9 +117,9 @@ def read_uri(uri: object) -> Target:
 
 
 def address(text: str, field: str, port: int = DEFAULT_PORT) -> str:
-    """``host:port`` of a host that may name its port: ``db1``, ``db1:27018``, ``::1``, ``[::1]:27018``.
+    """Return ``host:port`` of a host with or without a port: ``db1``, ``db1:27018``, ``::1``, ``[::1]:27018``.
 
-    :raises ConfigError: when it is something else. Quoted only where it cannot hold a password.
+    :raises ConfigError: if it is something else. The text quotes it only if it cannot hold a password.
     """
     if "@" in text or may_hold_secret(text):
         raise ConfigError(f"{field} looks like a URI. Give it as uri, or as the URL that you give to init().")
@@ -130,9 +131,11 @@ def address(text: str, field: str, port: int = DEFAULT_PORT) -> str:
         host, _, given = text.partition(":")
     fine = bool(host) and not re.search(r"[\s\0/,\[\]\ud800-\udfff]", host) and _port(given) is not None
     if not fine:
-        # Without a number behind the ':' it may be a user and a password.
+        # Without a number after the ':' it may be a user and a password.
         shown = f"{field}={quoted(text)}" if not given or given.isdigit() else field
-        raise ConfigError(f"{shown} is no address. Give a host name, 'host:port' or '[ipv6]:port', port 1 to 65535.")
+        raise ConfigError(
+            f"{shown} is no address. Give a host name, 'host:port' or '[ipv6]:port', with a port from 1 to 65535."
+        )
     return f"{_bracketed(host)}:{given}"
 
 
@@ -142,7 +145,7 @@ def _port(text: str) -> int | None:
 
 
 def _place(host: str, port: int | None) -> str:
-    # A socket of Unix has no port.
+    # A Unix socket has no port.
     return host if port is None else f"{_bracketed(host)}:{port}"
 
 
@@ -159,9 +162,11 @@ def _check_options(pairs: Sequence[str]) -> None:
     for pair in pairs:
         name = _name_of(pair)
         if not _NAME.fullmatch(name) or not pair.partition("=")[2]:
-            raise ConfigError("The URI's part behind '?' is malformed. Write it as '?name=value&name=value'.")
+            raise ConfigError("The part of the URI after '?' is malformed. Write it as '?name=value&name=value'.")
         if name in _OWN or name.partition(".")[0] == "retry":
-            raise ConfigError(f"uri sets {name}, which is no option of MongoDB. Give it beside uri, or use a url.")
+            raise ConfigError(
+                f"uri sets {name}, which is no option of MongoDB. Give it as a key beside uri, or in a url."
+            )
         if not is_known(name):
             hint = did_you_mean(name, [*OPTIONS, *_OWN])
             raise ConfigError(
@@ -181,9 +186,9 @@ def _check_value(name: str, pair: str) -> None:
             check_compressors(unquote(pair.partition("=")[2]))
         parse_uri(f"{_PLAIN}localhost/?{pair}")
     except (PyMongoError, ValueError, TypeError, OSError):
-        # What PyMongo says quotes the value, which may be the password of a key.
+        # PyMongo's text quotes the value, which may be the password of a key.
         raise ConfigError(
-            f"The URI's option {name} has a value that PyMongo does not take, or a file that is not there."
+            f"The option {name} of the URI has a value that PyMongo does not accept, or names a file that does not exist."
         ) from None
 
 
@@ -191,5 +196,5 @@ def _malformed(why: str | None = None) -> ConfigError:
     reason = f" ({why})" if why else ""
     return ConfigError(
         f"The MongoDB URI is malformed{reason}. Write it as mongodb://user:password@host:27017/database?option=value, "
-        f"with user and password percent-encoded (urllib.parse.quote_plus). It is not shown: it may hold a password."
+        f"with user and password percent-encoded (urllib.parse.quote_plus). It is not shown, because it may contain a password."
     )

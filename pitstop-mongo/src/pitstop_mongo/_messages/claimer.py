@@ -1,10 +1,11 @@
-"""Claims: leasing what is due, so that no two get the same message.
+"""Claims: leasing messages that are due, each to one listener only.
 
-One message: one ``findAndModify``. Several: read the first ones that are due, whole; then mark exactly those, if they
-are still what was read, and due. When all were marked, what was read is what was leased.
+A claim of one message is one ``findAndModify``. A claim of several messages reads the first ones that are due, as a whole.
+Then it marks exactly these, on the condition that they are unchanged and due. If all were marked, the documents that were
+read are the leased ones.
 
-When nobody knows whether a claim was done (its reply got lost, the primary changed), it is taken up again as soon as
-the server answers: see :mod:`pitstop_mongo._messages.doubts`.
+If the outcome of a claim is unknown (its reply got lost, or the primary changed), the next claim looks for its messages: see
+:mod:`pitstop_mongo._messages.doubts`.
 """
 
 from __future__ import annotations
@@ -36,24 +37,23 @@ from pitstop_mongo._messages.unleasable import Unleasable
 __all__ = ["Claimer", "due_in"]
 
 _UNCOUNTABLE = "Damaged: attempts cannot be counted up. Store the message again, or remove it."
-#: Documents of one claim that the server may refuse, when it has accepted none, before the claim fails: then the reason lies
-#: with the server.
+#: If the server refuses this many documents of a claim, and accepts none, the claim fails: the reason lies with the server.
 _MOST_REFUSED = 10
-#: Looks at the store, in one call, that find nothing but what others take first.
+#: The most reads of one call, if other claims always mark the documents first.
 _LOOKS = 20
-#: The most documents that a look passes over to get out of the way of others.
+#: The most documents that a read skips, to avoid the documents of other claims.
 _FARTHEST = 2000
-#: Seconds after which a look begins at the first document again.
+#: Seconds after which a read begins at the first document again.
 _FULL_LOOK_EVERY = 1.0
 
 
 def due_in(least: datetime, most: datetime) -> dict[str, Any]:
-    """The filter of documents with a sound ``due`` between these, and an id that can be a message's."""
+    """Return the filter of documents with a valid ``due`` in this range, and an id that a message can have."""
     return {"due": {"$gte": least, "$lte": most}, "_id": {"$type": "string"}}
 
 
 class Claimer:
-    """Leases for one backend. Remembers where the backlog begins, and how crowded it is there."""
+    """Leases messages for one backend. It remembers where the backlog begins, and how many claims compete there."""
 
     def __init__(self, connection: Connection, clock: Clock, unleasable: Unleasable, *, remember: bool) -> None:
         self._connection = connection
@@ -61,16 +61,16 @@ class Claimer:
         self._doubts = Doubts(connection)
         self._unleasable = unleasable
         self._clock = clock
-        # Whether to begin a look where the last one did. What was claimed leaves deleted keys at the head of the index,
-        # and to walk over them is slow. Not when a test holds the time in its hand: it would see the order change.
+        # Whether a read begins where the last one began. Claimed messages leave deleted keys at the head of the index, and
+        # walking over them is slow. Not with the clock of a test, which would see the order change.
         self._remember = remember
         self._low: datetime | None = None
         self._low_until = 0.0
-        # How far down to look, at random: 0 while nobody is in the way.
+        # The most documents to skip, at random. It is 0 while no other claim competes.
         self._spread = 0
 
     def written(self, due: int | None) -> None:
-        """This process wrote a message with that ``due``: the next look begins no later."""
+        """Note that this process wrote a message with this ``due``. The next read begins at it, or before."""
         low = self._low
         if due is not None and low is not None and from_instant(due) < low:
             self._low = None
@@ -85,25 +85,25 @@ class Claimer:
             spent = self._clock.monotonic() - begun
             if counters["claim_unknown"] == doubted or spent * 2000 > self._connection.longest_ms:
                 raise
-        # It was this claim's reply that got lost. If that was all, the next connection tells what became of it.
+        # The reply to this claim got lost. If the server is there, a new connection shows what became of the claim.
         return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
 
     def _lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         if limit == 1 and self._dialect.batches:
-            leased = self._lease_one(duration)
-            # None: the server refuses to lease the first document that is due.
+            leased = self._lease_one(duration, limit)
+            # The server may refuse to lease the first document that is due (None).
             return self._lease_looked_at(limit, duration) if leased is None else leased
         return self._lease_looked_at(limit, duration)
 
     def _lease_looked_at(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        """Read documents, and mark those that are still what was read."""
+        """Read documents, and mark those that are unchanged."""
         for look in range(_LOOKS):
-            lease = self._new_lease(duration)
+            lease = self._new_lease(duration, limit)
             skip = random.randint(0, self._spread) if self._spread else 0  # noqa: S311 - spreads load, hides nothing
             low = None if look == _LOOKS - 1 else self._beginning()
             with self._connection.indexed() as link:
                 found = self._read_due(link, lease, limit, low, skip)
-                # The marking is the first of several commands; what fails after it is not about it.
+                # Several commands follow, and the first of them marks. If a later one fails, its error is not about marking.
                 with self._doubts.unless_known(lease, sent=True):
                     claimed = self._claim(link, found, lease) if found else []
             self._learn(found, claimed, limit, from_the_start=low is None and not skip)
@@ -113,28 +113,31 @@ class Claimer:
                 continue
             if not skip and low is None:
                 return []
-            # Before it says that nothing is due it looks at everything.
+            # Before a claim returns nothing, it reads from the beginning, without skipping.
             self._spread, self._low = 0, None
-        # Crowded. The server can take one out of the crowd, though not many.
-        leased = self._lease_one(duration) if self._dialect.batches else []
+        # Other claims were always faster. The server itself can find and mark one document at once, but not several.
+        leased = self._lease_one(duration, limit) if self._dialect.batches else []
         if leased is None and self._unleasable.is_full:
             # Without an error the caller would claim again at once, because these messages stay due.
             raise BackendUnavailable(
                 f"MongoDB at {self._connection.location} refuses every write to more than {len(self._unleasable.ids)} of the "
-                f"messages that are due. Look with concerns(), or 'pitstop check', and change the validation rules of the "
+                f"messages that are due. See concerns() or 'pitstop check' for them. Change the validation rules of the "
                 f"collection, or remove the messages."
             )
         return leased or []
 
-    def _new_lease(self, duration: int) -> Lease:
-        return Lease.new(self._connection.now_us() // 1000, duration)
+    def _new_lease(self, duration: int, limit: int) -> Lease:
+        return Lease.new(self._connection.now_us() // 1000, duration, limit)
 
-    def _lease_one(self, duration: int) -> Sequence[Record | Damaged] | None:
-        """Lease the first document that is due, in one command. None: the server refuses to lease that one."""
-        lease = self._new_lease(duration)
+    def _lease_one(self, duration: int, limit: int) -> Sequence[Record | Damaged] | None:
+        """Lease the first document that is due, in one command. Return None if the server refuses to lease it.
+
+        :param limit: how many messages the claim asks for. Its attempts are counted accordingly.
+        """
+        lease = self._new_lease(duration, limit)
         with self._connection.indexed() as link, self._doubts.unless_known(lease):
             try:
-                # Not on the handle that reads bytes: PyMongo fails on some errors there (it tries to write into one).
+                # Not with the handle that reads bytes, with which PyMongo cannot handle some errors.
                 document = link.handles.coll.find_one_and_update(
                     due_in(EPOCH, from_instant(lease.now)) | self._unleasable.condition,
                     lease.update,
@@ -146,14 +149,14 @@ class Claimer:
             except (BSONError, Ambiguous):
                 leased = self._leased(link, lease)
                 if leased is None:
-                    # The error of the server quotes the document, so the driver cannot read the error.
+                    # The server's error quotes the document, so the driver cannot decode the error.
                     return None
             except OperationFailure as error:
                 if not is_refusal(error):
                     raise
                 return None
             if leased is not None and not _is_under(leased, lease):
-                # A field occurs twice: the server wrote the first one, and the decoder read the last one.
+                # A field occurs twice. The server wrote the first one, and the decoder read the last one.
                 leased = self._leased(link, lease)
         if leased is None:
             return []
@@ -187,7 +190,7 @@ class Claimer:
             self._low = from_instant(due)
 
     def _read_due(self, link: Link, lease: Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
-        """The first documents that are due, whole."""
+        """Return the first documents that are due, as a whole."""
         options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._dialect.by_due}
         if self._dialect.batches:
             options["batch_size"] = limit  # else the server begins with 101
@@ -198,10 +201,10 @@ class Claimer:
             return [read(each) for each in _first_batch(link.handles.raw.find(wanted, **options))]
 
     def _claim(self, link: Link, found: Sequence[Found], lease: Lease) -> list[Record | Damaged]:
-        """Mark those of the documents that are unchanged since they were read; return them as they are then.
+        """Mark the documents that are unchanged since they were read. Return them as they are after that.
 
-        An error of the server is only a reason to examine the documents of the claim one by one. A document is set aside for
-        its own content alone.
+        If the server refuses a command, the documents of the claim are examined one by one. A document is set aside only
+        because of its own content.
         """
         sound = [each for each in found if each.sound]
         refused: dict[str, OperationFailure] = {}
@@ -219,7 +222,7 @@ class Claimer:
                 document = link.handles.raw.find_one({"_id": self._dialect.one(each.id)}, **self._dialect.by_id)
                 looked_at = None if document is None else read(document)
                 if looked_at is None or not looked_at.sound:
-                    # By its bytes it is damaged: a field occurs twice, say, of which the decoder read the other one.
+                    # By its bytes it is damaged. For example, a field occurs twice, and the decoder read the other one.
                     del refused[each.id]
                     claimed.extend([] if looked_at is None else self._set_aside(link, looked_at, lease, refused))
                 elif is_too_large(refused[each.id]) and len(document.raw) > LARGEST:
@@ -231,18 +234,18 @@ class Claimer:
         return claimed
 
     def _pass_over(self, link: Link, refused: dict[str, OperationFailure], *, accepted: bool) -> None:
-        """Leave documents to which the server refuses every write where they are.
+        """Leave documents as they are if the server refuses every write to them, and let claims skip them.
 
-        :param accepted: whether the server accepted others of the claim. If not, the reason may lie with the server.
-        :raises OperationFailure: when it may.
+        :param accepted: whether the server accepted other documents of the claim. If not, the reason may lie with the server.
+        :raises OperationFailure: if the reason may lie with the server.
         """
         for id, error in refused.items():
             if not accepted and not is_invalid(error):
                 raise error
             self._unleasable.add(
                 id,
-                f"it cannot be leased, because the server refuses every write to it (code {codes_of(error)}). It is passed "
-                f"over. Store the message again, remove it, or change the validation rules of the collection.",
+                f"it cannot be leased, because the server refuses every write to it (code {codes_of(error)}). Claims skip it. "
+                f"Store the message again, remove it, or change the validation rules of the collection.",
             )
         if self._unleasable.are_many and self._dialect.tells_of_collections and any(map(is_invalid, refused.values())):
             rules = validation_rules(link.handles.coll)
@@ -250,7 +253,7 @@ class Claimer:
                 self._unleasable.leave_out(rules)
 
     def _mark(self, link: Link, sound: Sequence[Found], lease: Lease) -> tuple[set[str], dict[str, OperationFailure]]:
-        """Mark many. Also returns those that the server refuses to mark, by id."""
+        """Mark many documents. Return the ids of those that were marked, and the errors of those that were refused."""
         if not sound:
             return set(), {}
         ids = [each.id for each in sound]
@@ -287,7 +290,7 @@ class Claimer:
                         raise
                     refused[each.id] = error
                     if enough:
-                        # The next look passes over these, and tries the ones behind them.
+                        # The next read skips these documents, and finds the ones after them.
                         break
         return marked, refused
 
@@ -296,16 +299,16 @@ class Claimer:
         return bool(result.modified_count)
 
     def _marked(self, link: Link, ids: Sequence[str], lease: Lease) -> set[str]:
-        """Which of these carry the token, as a majority sees it: what is seen there is not rolled back."""
+        """Return the ids of the documents with the token, in the state of a majority, which is never rolled back."""
         wanted = {"_id": {"$in": list(ids)}, "token": lease.token}
         once = {"limit": len(ids), "batch_size": len(ids)}
         found = link.handles.majority.find(wanted, {"_id": 1}, **once, **self._dialect.by_id)
         return {each["_id"] for each in found}
 
     def _set_aside(self, link: Link, found: Found, lease: Lease, refused: dict[str, OperationFailure]) -> list[Damaged]:
-        """Lease a document that cannot be read, or not be counted up: by a write that needs nothing of its content.
+        """Lease a document that cannot be read, or whose attempts cannot be counted. The write needs no other field of it.
 
-        :param refused: gets the error, by id, when the server refuses that, too.
+        :param refused: gets the error, by id, if the server refuses this write as well.
         """
         content = found.content
         error = content.error if isinstance(content, Damaged) else _UNCOUNTABLE
@@ -321,7 +324,7 @@ class Claimer:
         return [Damaged(found.id, error, lease.until, lease.token)] if result.modified_count else []
 
     def _bury(self, link: Link, found: Found, lease: Lease, error: str) -> list[Damaged]:
-        """Set a document aside that has no room for a lease, in one write that makes it smaller if need be."""
+        """Set aside a document that has no room for a lease, by a write that makes it smaller if necessary."""
         coll, unchanged = link.handles.coll, self._unchanged(found, lease)
         try:
             result = coll.update_one(unchanged, set_aside(error), **self._dialect.by_id)
@@ -345,10 +348,10 @@ def _still_due(lease: Lease) -> dict[str, Any]:
 
 
 def _first_batch(cursor: Any) -> list[Any]:
-    """What the server sends at once, 16 MiB at most: a claim of large messages is not to fill the memory."""
+    """Return the documents that the server sends at once, at most 16 MiB, so that large messages do not fill the memory."""
     with cursor:
         documents = list(islice(cursor, 1))
-        # Known with the first one. A stand-in does not say: it sends all at once.
+        # The number is known with the first document. A replacement client does not tell it, and sends all at once.
         retrieved = getattr(cursor, "retrieved", None)
         documents += cursor if retrieved is None else islice(cursor, max(retrieved - 1, 0))
         return documents

@@ -1,19 +1,22 @@
-"""Documents: how a record is written down in MongoDB, and read back without trusting what is found.
+"""Documents: how a record is stored in MongoDB, and how it is read back without trusting its values.
 
 ::
 
     _id            the message's id
-    msg            the message, and nothing else: the only field that holds a user's data
-    due            when it may next be claimed: the one field that decides; absent when dead, null when set aside
+    msg            the message, and nothing else: the only field with a user's data
+    due            when it may next be claimed: the field that decides; absent if dead, null if set aside
     scheduled_for  the nominal time of the current occurrence
-    series         the recurrence, opaque; absent for a one-shot
+    series         the recurrence, in a form that only core reads; absent for a one-shot
     revision       new at each store
     attempts       claims of the current occurrence
     first_leased   when the current occurrence was claimed first; absent until then
-    last_error     what the last failure said; absent if nothing failed
-    token          the last claim's; absent until then
+    last_error     the error of the last failure; absent if nothing failed
+    token          of the last claim; absent before the first one
+    unsettled      claims since the last settlement; absent if there was none
+    ahead          how many of these claimed several messages at once; absent if none did
+    excused        attempts that do not count against max_attempts; absent if there is none
     etag           new at each store and each settlement
-    adopting       only while it is held by an adoption: see _adopt
+    adopting       only while an adoption holds the document: see _adopt
 """
 
 from __future__ import annotations
@@ -48,19 +51,19 @@ __all__ = [
     "read",
 ]
 
-#: What a sound ``due`` lies between. Anything else in that field counts as none.
+#: The bounds of a valid ``due``. Any other value in that field counts as none.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
 LAST_INSTANT = floor_instant(LAST)
 
-#: Bytes of the largest document that Pitstop leaves behind: a store leaves 64 KiB of MongoDB's 16 MiB free, and a lease and a
-#: settlement need less than 16 KiB of these. A larger document was written by another program.
+#: Bytes of the largest document that Pitstop writes. A store leaves 64 KiB of MongoDB's 16 MiB free, and a lease and a
+#: settlement need less than 16 KiB of these. A larger document comes from another program.
 LARGEST = 16 * 1024 * 1024 - 16 * 1024
-#: The largest number of attempts. The server refuses to count further.
+#: The largest number of attempts. The server refuses to count beyond it.
 MOST_ATTEMPTS = 2**63 - 1
-#: Why a document is set aside that can be read, and has no room for a lease.
+#: The error of a document that can be read, but has no room for a lease, and so is set aside.
 TOO_LARGE = (
-    "Damaged: the document is larger than any that Pitstop stores, so there is no room for a lease in it. "
+    "Damaged: the document is larger than any document that Pitstop stores, so it has no room for a lease. "
     "Store a smaller message under this id, or remove it."
 )
 
@@ -73,7 +76,7 @@ _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class Ambiguous(Exception):
-    """BSON's reader made a DBRef of what a user stored as a mapping; only the bytes tell what it was."""
+    """The decoder made a DBRef of a mapping that a user stored. The bytes must be read instead."""
 
 
 class _Foreign(Exception):
@@ -85,11 +88,11 @@ class Found:
     """A document that was read."""
 
     content: Record | Damaged
-    #: As they are in the document: they prove, at a claim, that it is still the one that was read.
+    #: As they are in the document. At a claim they prove that the document is unchanged since it was read.
     etag: Any
     token: Any
 
-    #: The bytes of the document's fields, by name; None: the values above are exact.
+    #: The bytes of the document's fields, by name. None if the values above are exact.
     exact: Mapping[bytes, Element] | None = attrs.field(default=None, repr=False)
 
     @property
@@ -98,24 +101,26 @@ class Found:
 
     @property
     def sound(self) -> bool:
-        """Whether a claim may take it together with others."""
+        """Whether a claim may lease it together with other documents."""
         content = self.content
         return (
             type(content) is Record
             and content.progress.attempts < MOST_ATTEMPTS
+            and content.progress.unsettled < MOST_ATTEMPTS
+            and content.progress.ahead < MOST_ATTEMPTS
             and (self.etag is None or type(self.etag) is str)
         )
 
     @property
     def proof(self) -> dict[str, Any]:
-        """The conditions under which a write finds the document only while it is unchanged."""
+        """The conditions with which a write finds the document only while it is unchanged."""
         if self.exact is None:
             return {"etag": {"$eq": self.etag}, "token": {"$eq": self.token}}
         return {"etag": equal_to(self.exact.get(b"etag")), "token": equal_to(self.exact.get(b"token"))}
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:
-    """The fields of a document that say this; what is None is absent."""
+    """Return the fields of a document with this progress. A value of None has no field."""
     fields: dict[str, Any] = {"scheduled_for": from_instant(progress.scheduled_for), "attempts": progress.attempts}
     if progress.due is not None:
         fields["due"] = from_instant(progress.due)
@@ -125,11 +130,17 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
         fields["last_error"] = progress.last_error
     if progress.token is not None:
         fields["token"] = progress.token
+    if progress.unsettled:
+        fields["unsettled"] = progress.unsettled
+    if progress.ahead:
+        fields["ahead"] = progress.ahead
+    if progress.excused:
+        fields["excused"] = progress.excused
     return fields
 
 
 def document_of(record: Record, etag: str) -> dict[str, Any]:
-    """The whole document of a record."""
+    """Return the whole document of a record."""
     fields = {"_id": record.id, "msg": record.message, "revision": record.revision, "etag": etag}
     if record.series is not None:
         fields["series"] = dict(record.series)
@@ -137,11 +148,11 @@ def document_of(record: Record, etag: str) -> dict[str, Any]:
 
 
 def read(document: Mapping[str, Any]) -> Found:
-    """Read a document as PyMongo (or mongomock) gave it.
+    """Read a document as PyMongo or mongomock returned it.
 
-    :raises Ambiguous: when it must be read from its bytes.
+    :raises Ambiguous: if it must be read from its bytes.
     """
-    # Not isinstance(), which is dear for what is an abstract class.
+    # Not isinstance(), which is slow for an abstract class.
     return _read_bytes(document) if type(document) is RawBSONDocument else _read_fields(document)
 
 
@@ -152,7 +163,7 @@ def _read_bytes(document: RawBSONDocument) -> Found:
     for name, element in elements(raw):
         twice = twice or name in exact
         exact.setdefault(name, element)
-    # A decoder takes the last of several values with one name; the server's filters and updates take the first.
+    # If a name occurs twice, a decoder takes the last value, and the filters and updates of the server take the first one.
     if not twice:
         try:
             found = _read_fields(bson.decode(raw, codec_for(raw)), _content_of_bytes)
@@ -167,7 +178,7 @@ def _read_bytes(document: RawBSONDocument) -> Found:
 
 
 def _with_reason(record: Record) -> Record:
-    """Return the same record with the reason, if it is dead. Its document has no room for the reason."""
+    """Return the record, with the reason if it is dead. Its document has no room for the reason."""
     progress = record.progress
     if progress.due is not None or progress.last_error is not None:
         return record
@@ -179,11 +190,12 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
     get = fields.get
     attempts, series, first_leased, token = get("attempts"), get("series"), get("first_leased"), get("token")
     revision, last_error = get("revision"), get("last_error")
+    unsettled, ahead, excused = get("unsettled"), get("ahead"), get("excused")
     content = read_record(
         id=fields["_id"],
         message=content_of(get("msg")),
         series=None if series is None else content_of(series),
-        # JavaScript code is a subclass of str to the driver.
+        # The driver's type for JavaScript code is a subclass of str.
         revision=revision if type(revision) is str else UNREADABLE,
         due=_instant(get("due")),
         scheduled_for=_instant(get("scheduled_for")),
@@ -191,6 +203,9 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
         first_leased=None if first_leased is None else _instant(first_leased),
         last_error=last_error if last_error is None or type(last_error) is str else UNREADABLE,
         token=token if token is None or type(token) is str else UNREADABLE,
+        unsettled=int(unsettled) if type(unsettled) is Int64 else unsettled,
+        ahead=int(ahead) if type(ahead) is Int64 else ahead,
+        excused=int(excused) if type(excused) is Int64 else excused,
     )
     if isinstance(content, Damaged) and "ready" in fields and "locked" in fields and "revision" not in fields:
         content = attrs.evolve(content, error=_OF_THE_CLOJURE_LIBRARY)
@@ -208,7 +223,7 @@ def _content_of_bytes(value: object) -> object:
     try:
         return _content(value)
     except Ambiguous:
-        # Mappings were left as bytes, so this is a pointer, which Pitstop never stores.
+        # Mappings stayed bytes, so this is a real DBRef, which Pitstop never stores.
         return UNREADABLE
 
 
@@ -217,12 +232,12 @@ def _instant(value: object) -> object:
         return (value - _NAIVE_EPOCH) // _MILLISECOND if value.tzinfo is None else floor_instant(value)
     if isinstance(value, DatetimeMS):
         return int(value)
-    # A number is no date: it would never be found as due.
+    # A number is no date, and a claim would never find it as due.
     return value if value is None else UNREADABLE
 
 
 def _plain(value: Any) -> Any:  # noqa: C901 - one case for each type of BSON that may be there
-    """Values as they were given to ``store``. Changes mappings and lists in place where that is possible."""
+    """Return the value as it was given to ``store``. Mappings and lists are changed in place if possible."""
     kind = type(value)
     if kind in _SCALARS:
         return value

@@ -1,8 +1,8 @@
-"""Claims of which nobody knows whether they were done: their messages are found again by token, and taken up.
+"""Doubts: claims whose outcome is unknown. A later claim finds their messages by token, and leases them again.
 
-Without this they would come back when the lease ends. What a later claim finds under the token of an earlier one was
-leased for nobody: it gets a new lease, in one write that is conditional on the old one, so that two who doubt the same
-claim cannot both have it.
+Otherwise these messages would come back when their leases end. No listener got the messages that were leased by such a claim.
+So they get a new lease, by one write that is conditional on the old lease. If two threads look for the same claim, only one
+of them gets a message.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = ["Doubts"]
 
 
 class Doubts:
-    """The claims of one backend that are in doubt, until that is settled or their leases are over."""
+    """The claims of one backend whose outcome is unknown, until it becomes known or their leases end."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._dialect = connection.dialect
-        # Of each claim the lease, and those by which it was then to be taken up, in vain so far: any may be written.
+        # Of each claim its lease, and the leases of later tries to lease its messages again. Any of them may be written.
         self._waiting: deque[tuple[Lease, ...]] = deque()
 
     @contextmanager
     def unless_known(self, lease: Lease, *, sent: bool = False) -> Iterator[None]:
-        """Note the claim when its outcome stays unknown.
+        """Remember the claim if its outcome is unknown at the end of the body.
 
-        :param sent: whether the claim was sent before, so that an error which says "not sent" is about something else.
+        :param sent: whether the claim was sent before. Then an error that means "not sent" is about a later command.
         """
         try:
             yield
@@ -51,15 +51,15 @@ class Doubts:
             raise
 
     def take_up(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        """Lease, for ``duration`` ms from now, up to ``limit`` records of claims that were done after all.
+        """Lease up to ``limit`` records of claims that were done, for ``duration`` milliseconds from now.
 
-        :raises pitstop.BackendUnavailable: when it still cannot be told.
+        :raises pitstop.BackendUnavailable: if their outcome is still unknown.
         """
         while self._waiting:
             try:
                 leases = self._waiting.popleft()
             except IndexError:
-                break  # another thread has it
+                break  # another thread took it
             taken = self._take_up(leases, limit, duration)
             if taken:
                 return taken
@@ -76,7 +76,7 @@ class Doubts:
                 ids = self._ids(link, leases, limit)
                 taken: Sequence[Record | Damaged] = []
                 if ids:
-                    renewed = Lease.new(now, duration)
+                    renewed = Lease.new(now, duration, limit)
                     taken = self._renew(link, ids, leases, renewed)
         except PitstopError:
             self._waiting.append(leases if renewed is None else (*leases, renewed))
@@ -87,7 +87,7 @@ class Doubts:
         return taken
 
     def _ids(self, link: Link, leases: tuple[Lease, ...], limit: int) -> list[str]:
-        # What the primary has is enough: the write that follows is conditional, and confirmed by a majority.
+        # The state of the primary is enough, because the next write is conditional, and a majority confirms it.
         found = link.handles.raw.find(_under(leases), {"_id": 1}, limit=limit, **self._dialect.by_due)
         return [read(each).id for each in found]
 
@@ -103,7 +103,7 @@ class Doubts:
 
 
 def _under(leases: tuple[Lease, ...]) -> dict[str, object]:
-    """The filter of documents under these leases. A lease's end is in the index; a token is not."""
+    """Return the filter of documents under these leases. The end of a lease is in the index, and the token is not."""
     return {
         "due": {"$in": [from_instant(each.until) for each in leases]},
         "token": {"$in": [each.token for each in leases]},

@@ -16,11 +16,11 @@ __all__ = ["Lease", "set_aside"]
 
 
 def set_aside(error: str | None, etag: str | None = None) -> dict[str, Any]:
-    """Return the update of a document that is never to be claimed again.
+    """Return the update of a document that must never be claimed again.
 
-    Not ``$unset``: of a ``due`` that occurs twice it takes away the first one, and the second one would count.
+    ``$unset`` is no alternative. If ``due`` occurs twice in a document, it removes the first one, and the second one counts.
 
-    :param error: why. None: the document has no room for it.
+    :param error: the reason; None if the document has no room for it.
     """
     fields = {"due": None, "last_error": error, "etag": etag}
     return {"$set": {name: value for name, value in fields.items() if name == "due" or value is not None}}
@@ -28,29 +28,34 @@ def set_aside(error: str | None, etag: str | None = None) -> dict[str, Any]:
 
 @attrs.frozen
 class Lease:
-    """One claim: its token, and from when until when it holds, by the server's clock."""
+    """One claim: its token, and the instants of its beginning and end, by the server's clock."""
 
     token: str
     now: int
     until: int
+    #: How many documents the claim asks for.
+    limit: int = 1
 
     @classmethod
-    def new(cls, now: int, duration: int) -> Lease:
-        """A lease for ``duration`` milliseconds, with a token that nobody can guess."""
-        return cls(os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT))
+    def new(cls, now: int, duration: int, limit: int) -> Lease:
+        """Make a lease of up to ``limit`` documents for ``duration`` milliseconds, with a token that cannot be guessed."""
+        return cls(os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT), limit)
 
     @property
     def update(self) -> dict[str, Any]:
-        """What a claim writes."""
-        # `due >= first_leased` holds in every document, so the least time of all claims is the first one.
-        return {**self.renewal, "$inc": {"attempts": 1}, "$min": {"first_leased": from_instant(self.now)}}
+        """The update that a claim writes."""
+        # In every document `due >= first_leased`, so the least time of all claims is the time of the first one.
+        counted = {"attempts": 1, "unsettled": 1}
+        if self.limit > 1:
+            counted["ahead"] = 1
+        return {**self.renewal, "$inc": counted, "$min": {"first_leased": from_instant(self.now)}}
 
     @property
     def renewal(self) -> dict[str, Any]:
-        """What is written to put this lease in the place of one that is already ours."""
+        """The update that replaces an earlier lease of this backend by this one."""
         return {"$set": {"due": from_instant(self.until), "token": self.token}}
 
     def of(self, record: Record) -> Record:
-        """What a claim makes of a record."""
-        progress = record.progress.leased(self.token, self.now, self.until)
+        """Return a record as it is after this claim."""
+        progress = record.progress.leased(self.token, self.now, self.until, self.limit)
         return Record(record.id, record.message, record.series, record.revision, progress)

@@ -1,8 +1,8 @@
-"""Settlements: fenced writes, few trips for many of them, and the truth about each.
+"""Settlements: each is conditional on its token, many are sent in few commands, and the outcome of each is exact.
 
-A settlement whose reply got lost is sent again. It is fenced by its token and marks what it updates, so that a second
-run does nothing twice, and can tell what the first one did: what it was to delete is gone, what it was to update
-carries its mark.
+If the reply to a settlement gets lost, the settlement is sent again. Since it is conditional on its token, nothing is done
+twice. The second run also finds out what the first one did: a message that was deleted is gone, and a message that was updated
+has the mark of the settlement.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from pitstop_mongo._messages.unleasable import Unleasable
 
 __all__ = ["Settler"]
 
-#: Of one command. The update looks each document's values up in a list, so it is the slower the longer the list is.
+#: Settlements of one command. An update finds the values of each document in a list, so a long list makes it slow.
 _MOST_DELETES = 1000
 _MOST_UPDATES = 100
-#: Of one command as well: each document is compared with one after the other.
+#: Tokens of one command. Each document is compared with one token after the other.
 _MOST_TOKENS = 16
 
-#: Settlements of one command that the server may refuse, when it has accepted none, before the command fails: then the reason
-#: lies with the server.
+#: If the server refuses this many settlements of a command, and accepts none, the command fails: the reason lies with the
+#: server.
 _MOST_REFUSED = 10
 
-#: Every field that a settlement writes, or takes away.
-_FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token")
+#: Every field that a settlement writes or removes.
+_FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token", "unsettled", "ahead", "excused")
 
 
-#: The condition that no field of a document occurs twice. MongoDB 6.0.5 crashes when a pipeline updates such a field.
+#: The condition that no field of a document occurs twice. MongoDB 6.0.5 crashes if a pipeline updates such a field.
 _FIELDS_OF_ROOT = {"$objectToArray": "$$ROOT"}
 _NO_NAME_TWICE: dict[str, Any] = {
     "$expr": {
@@ -62,11 +62,11 @@ _NO_NAME_TWICE: dict[str, Any] = {
 
 @attrs.frozen
 class _Write:
-    """One settlement on its way."""
+    """One settlement that is being written."""
 
     id: str
     settlement: Settlement
-    #: What the document is marked with when it is updated, to tell afterwards whether it was. No two writes have the same.
+    #: The mark that an update leaves in the document, by which it is recognised afterwards. It is unique.
     etag: str
 
 
@@ -94,11 +94,11 @@ class Settler:
         """See :meth:`pitstop.abc.Backend.settle`."""
         nonce = os.urandom(16).hex()
         writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
-        # By their marks: two may be of one document, of those who had it one after the other.
+        # By their marks: two may be about one document, which two listeners had one after the other.
         applied: set[str] = set()
         refused: list[tuple[_Refused, Sequence[_Write]]] = []
         for apply, some in chain.from_iterable(map(self._portions, _distinct(writes))):
-            # Of the first run: an ack that was sent in time counts as in time when it is sent again.
+            # The time of the first run: an ack that was first sent in time is still in time when it is sent again.
             try:
                 now = self._connection.now_us() // 1000
                 single = apply in (self._apply_one, self._apply_single)
@@ -124,8 +124,8 @@ class Settler:
         return [each.etag in applied for each in writes]
 
     def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, run: Run) -> set[str]:
-        """Send a command. If the server refuses a part of it, send its settlements one by one, so that a document that cannot
-        be written does not keep the others from being written.
+        """Send a command. If the server refuses a part of it, send its settlements one by one, so that one document that cannot
+        be written does not block the others.
 
         :raises _Refused: if the server refuses all of them, and none of them may have been written before.
         """
@@ -190,11 +190,12 @@ class Settler:
             self._unleasable.tell(
                 each.id,
                 f"it cannot be settled, because the server refuses to write it (code {codes_of(error)}). It comes back when "
-                f"its lease runs out.",
+                f"its lease ends.",
             )
 
     def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
-        """What goes in one command, and which: deletes of few tokens, updates of one token, or single writes of any.
+        """Yield the settlements of each command, with the method that sends it: deletes of few tokens, updates of one token, or
+        single writes of any kind.
 
         The command is given the writes, the time, and the run. It returns the ids of the settlements that were applied, by
         this run or by an earlier one.
@@ -210,7 +211,7 @@ class Settler:
                 if is_text(each.id):
                     single.append(each)
                 else:
-                    # A record with such an id is damaged, so no other settlement is about one.
+                    # A record with such an id is damaged, so it can only be set aside.
                     yield self._apply_one, [each]
             else:
                 groups[each.settlement.token, each.settlement.progress is None].append(each)
@@ -221,7 +222,7 @@ class Settler:
                 deleted.append(group)
             else:
                 yield from ((self._update_many, chunk) for chunk in _chunks(group, _MOST_UPDATES))
-        # Who acks while the next claim is handled has acks of two: they are to be one trip all the same.
+        # A batch of acks may belong to two claims, if the second claim was made meanwhile. It takes one command nevertheless.
         for few in _chunks(deleted, _MOST_TOKENS):
             merged = [each for group in few for each in group]
             yield from ((self._delete_many, chunk) for chunk in _chunks(merged, _MOST_DELETES))
@@ -265,42 +266,47 @@ class Settler:
 
     def _update_many(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
         ids = [each.id for each in some]
-        # All that differs between the documents is data inside a $literal: none of it is evaluated.
+        # All values that differ between the documents are inside a $literal, so the server evaluates none of them.
         values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
         place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
         pipeline = [
             {"$set": {"_settled": {"$arrayElemAt": [{"$literal": values}, place]}}},
-            # A field that its values have not got is taken away.
+            # This removes a field that is not among the values.
             {"$set": {name: f"$_settled.{name}" for name in (*_FIELDS, "etag")}},
             {"$unset": "_settled"},
         ]
         filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now), **_NO_NAME_TWICE}
         count = run.send_many(_coll(run.link, some).update_many, filter, pipeline, **self._dialect.by_id).matched_count
         done = self._updated(run, some, count)
-        # Stale ones; and those with a name that occurs twice, which are written one by one.
+        # These are stale, or a name occurs twice in their documents. The latter can be written one by one.
         left = [each for each in some if each.id not in done]
         return done | self._apply_single(left, now, run) if left else done
 
     def _deleted(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
-        """Which of these were deleted, when ``count`` were now: those that are not there any more.
+        """Return the ids of the messages that were deleted: those that do not exist any more.
 
-        One of several that somebody else removed cannot be told apart, and is done with as well. Looking before each
-        delete could tell, nearly always; but it made a drain a quarter slower, to say of what is gone who did it.
+        If several messages were to be deleted, and another program removed one of them, that one counts as deleted here. A
+        read before each delete could tell them apart nearly always, but made a drain a quarter slower.
 
-        The look is made after a write: that has waited until a majority has what the run before left behind.
+        The read comes after a write. The write has waited until a majority has the changes of the run before.
+
+        :param count: how many messages this command deleted.
         """
         ids = {each.id for each in some}
         if count == len(ids) or (count == 0 and not run.again):
             return ids if count else set()
         if not all(map(is_text, ids)):
-            # It is alone in its command.
+            # Such a message is alone in its command.
             found = run.link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
             return ids if found is None else set()
         found = run.link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
         return ids - {each["_id"] for each in found}
 
     def _updated(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
-        """Which of these were updated, when ``count`` were now: those that carry their mark. A claim leaves it on."""
+        """Return the ids of the messages that were updated: those with the mark of their settlement. A claim keeps the mark.
+
+        :param count: how many messages this command found.
+        """
         ids = {each.id for each in some}
         if count == len(ids) or (count == 0 and not run.again):
             return ids if count else set()
@@ -313,7 +319,7 @@ class Settler:
         return {of[each["etag"]] for each in done}
 
     def _at_once(self, count: int) -> dict[str, Any]:
-        """Options of a read by id, of so many: in one reply, of which the server's own idea is 101."""
+        """Return the options of a read of ``count`` ids in one reply. By default the server would begin with 101."""
         return {"limit": count, "batch_size": count, **self._dialect.by_id}
 
     @staticmethod
@@ -336,17 +342,17 @@ class Settler:
 
 
 def _if_not(some: Sequence[_Write]) -> str:
-    """What it means if these were not written."""
+    """Return the sentence that says what happens if these settlements were not written."""
     outcomes = {each.settlement.outcome for each in some}
     if Outcome.EXTEND in outcomes:
-        return "If it was not, the lease ends when it would have."
+        return "If it was not, the lease ends as before."
     if any(each.settlement.outcome is Outcome.RELEASE and each.settlement.progress is not None for each in some):
-        return "Look with get() what became of it: a message that was leased comes back when its lease runs out."
-    return "If it was not, the message comes back when its lease runs out."
+        return "Call get() to see the message. If it is still leased, it comes back when its lease ends."
+    return "If it was not, the message comes back when its lease ends."
 
 
 def _coll(link: Link, some: Sequence[_Write]) -> Any:
-    """The collection with the write concern for these. A lease that is extended has to hold; an ack may be undone."""
+    """Return the collection with the right write concern. An extended lease must last, while an ack may be undone."""
     lasting = any(each.settlement.outcome is Outcome.EXTEND for each in some)
     return link.handles.coll if lasting else link.handles.settling
 
@@ -356,7 +362,7 @@ def _fence(token: str, now: int) -> dict[str, Any]:
 
 
 def _unexpired(now: int) -> dict[str, Any]:
-    # Leased, so that `due` is to come, or dead, so that there is none (or none that counts).
+    # A leased message has a `due` in the future. A dead one has none, or one that does not count.
     return {"$not": {"$gte": EPOCH, "$lte": from_instant(now)}}
 
 
@@ -367,7 +373,7 @@ def _progress(write: _Write) -> Progress:
 
 
 def _distinct(writes: list[_Write]) -> list[list[_Write]]:
-    """Portions in which no two are of one document: which of these a command has done is told by ids."""
+    """Return portions in which each document occurs once, because the outcome of a command is given by ids."""
     if len({each.id for each in writes}) == len(writes):
         return [writes]
     portions: dict[int, list[_Write]] = defaultdict(list)

@@ -1,7 +1,7 @@
-"""Stores and removals: each record whole, in place of the one with its id.
+"""Stores and removals. A store writes a whole record, and replaces the one with the same id.
 
-A store whose reply got lost is not simply sent again: the message may have been emitted and acknowledged since. What is
-found under its revision was stored; what is not, and is not due yet, was not.
+If the reply to a store gets lost, the store is not simply sent again: the message may have been emitted and acknowledged
+meanwhile. A message that is found with its revision was stored. One that is not found, and is not due yet, was not stored.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from pitstop_mongo._messages.document import LAST_INSTANT, document_of
 
 __all__ = ["Storer", "Write", "encoded", "portions"]
 
-#: Of one command; the driver's own limits are higher than what a timeout may hold for.
+#: The limits of one command. The driver's own limits are too high for the timeout.
 _MOST_DOCUMENTS = 5000
 _MOST_BYTES = 8 * 1024 * 1024
 
 _DUPLICATE = 11000
-#: Times that a removal begins anew because the message was stored anew in between.
+#: How often a removal begins again because the message was stored again meanwhile.
 _MOST_VERSIONS = 5
 
 
 @attrs.frozen
 class Write:
-    """A record on its way."""
+    """A record that is being stored."""
 
     record: Record
-    #: As it is sent.
+    #: In the form in which it is sent.
     document: Mapping[str, Any]
 
 
@@ -65,12 +65,12 @@ class Storer:
             try:
                 mostly_new = self._connection.until_known(partial(self._put, batch, mostly_new))
             except BackendUnavailable as error:
-                # Of the batches before this one it is known; the caller, who gave them together, is told of the rest.
+                # The batches before this one were stored. The error names the others, since the caller gave all in one call.
                 if not (number or isinstance(error, OutcomeUnknown)):
                     raise
                 raise OutcomeUnknown(
-                    f"{error} Store again under the same ids (they are in error.ids): then all are stored, though one that "
-                    f"was stored the first time too may be emitted twice.",
+                    f"{error} Store again under the same ids (see error.ids). Then all messages are stored. A message that was "
+                    f"also stored the first time may be emitted twice.",
                     ids=tuple(each.record.id for some in batches[number:] for each in some),
                     permanent=error.permanent,
                 ) from None
@@ -80,14 +80,14 @@ class Storer:
         try:
             return self._connection.until_known(partial(self._delete, id))
         except OutcomeUnknown as error:
-            raise OutcomeUnknown(f"{error} Look with get(), or remove again.", ids=(id,)) from None
+            raise OutcomeUnknown(f"{error} Check with get(), or remove again.", ids=(id,)) from None
 
     def _put(self, batch: Sequence[Write], mostly_new: bool, run: Run) -> bool:
         """Store a batch; return whether most of it was new. The next batch is then expected to be new, too."""
         if not run.again:
             return self._write(run, batch, mostly_new)
         left, seconds = self._left(run.link, batch)
-        # Not beyond the time when it is due: by then an earlier run's may have been emitted and acknowledged.
+        # Not after the message is due: then the message of an earlier run may have been emitted and acknowledged.
         with pymongo.timeout(seconds):
             return self._write(run, left, mostly_new)
 
@@ -106,10 +106,10 @@ class Storer:
         return len(replaced) <= len(batch) // 2
 
     def _left(self, link: Link, batch: Sequence[Write]) -> tuple[Sequence[Write], float]:
-        """What an earlier run has not stored, and the seconds until the first of it is due.
+        """Return the records that no earlier run has stored, and the seconds until the first of them is due.
 
-        :raises OutcomeUnknown: when that cannot be told: what is due may have been stored, emitted and acknowledged
-            since. To store it again would emit it again.
+        :raises OutcomeUnknown: if a record is due that is not there. It may have been stored, emitted and acknowledged. If it
+            were stored again, it would be emitted again.
         """
         revisions = [each.record.revision for each in batch]
         wanted = {"_id": {"$in": [each.record.id for each in batch]}, "revision": {"$in": revisions}}
@@ -121,33 +121,33 @@ class Storer:
         due = min((each.record.progress.due or 0 for each in left), default=LAST_INSTANT)
         if due <= now:
             raise OutcomeUnknown(
-                f"MongoDB at {self._connection.location} lost the reply to a store. Whether it was done is not known: by now "
-                f"the message may have been emitted and acknowledged."
+                f"MongoDB at {self._connection.location} lost the reply to a store. Whether it was done is not known, because "
+                f"the message may have been emitted and acknowledged by now."
             )
         return left, (due - now) / 1000
 
     def _delete(self, id: str, run: Run) -> bool:
         coll = run.link.handles.coll
         for _ in range(_MOST_VERSIONS):
-            # By its bytes, so that a damaged document can be removed, too.
+            # Read as bytes, so that a damaged document can be removed, too.
             found = run.link.handles.raw.find_one({"_id": self._dialect.one(id)}, {"revision": 1})
             if found is None:
                 break
-            # This version and no other: should the server get to it only after we have given up, then not over what was
-            # stored since. If it deletes nothing, this run has written nothing.
+            # Only this version. If the server executes the command after we have given up, it must not delete a message that
+            # was stored meanwhile. If it deletes nothing, this run has written nothing.
             if coll.delete_one({"_id": self._dialect.one(id), "revision": _version(found)}).deleted_count:
                 return True
         else:
             return bool(coll.delete_one({"_id": self._dialect.one(id)}).deleted_count)
         if run.again:
             raise OutcomeUnknown(
-                f"MongoDB at {self._connection.location} lost the reply to a removal. The message is gone; whether this call "
+                f"MongoDB at {self._connection.location} lost the reply to a removal. The message is gone. Whether this call "
                 f"removed it, or it was gone before, is not known."
             )
         return False
 
     def _insert(self, run: Run, some: Sequence[Write]) -> Sequence[Write]:
-        """Insert those that are new, which costs a fifth of replacing them; return the others."""
+        """Insert the records that are new, which takes a fifth of the time of replacing them. Return the others."""
         try:
             run.send(run.link.handles.coll.insert_many, [each.document for each in some], ordered=False)
         except BulkWriteError as error:
@@ -162,7 +162,7 @@ class Storer:
 
 
 def _version(document: Mapping[str, Any]) -> Any:
-    """The condition that a document still has this revision."""
+    """Return the condition that a document still has its revision."""
     if isinstance(document, RawBSONDocument):
         try:
             revision = document.get("revision")
@@ -175,7 +175,7 @@ def _version(document: Mapping[str, Any]) -> Any:
 
 
 def encoded(connection: Connection, records: Sequence[Record]) -> list[Write]:
-    """All of them before the first is sent: nothing is stored if one cannot be. The index is there then."""
+    """Encode all records before the first is sent, so that nothing is stored if one is invalid. Make the index first."""
     nonce = os.urandom(16).hex()
     with connection.indexed():
         return [
@@ -185,12 +185,12 @@ def encoded(connection: Connection, records: Sequence[Record]) -> list[Write]:
 
 
 def portions(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    """What goes in one command each."""
+    """Yield the writes of each command."""
     some: list[Write] = []
     size = 0
     for each in writes:
         document = each.document
-        assert isinstance(document, RawBSONDocument), "only documents that were encoded are sent in batches"
+        assert isinstance(document, RawBSONDocument), "documents of a batch are encoded before they are sent"
         if some and (len(some) >= _MOST_DOCUMENTS or size + len(document.raw) > _MOST_BYTES):
             yield some
             some, size = [], 0

@@ -1,6 +1,6 @@
-"""Stores and removals in a transaction of the user's: they count if and when it commits.
+"""Stores and removals in a transaction of the user. They take effect when the transaction commits.
 
-Nothing here is about concerns, retries or outcomes: those belong to the transaction, and so to the user's session.
+Write concerns, retries and unknown outcomes belong to the transaction, and so to the session of the user.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pitstop_mongo._messages.storer import Write, encoded, portions
 
 __all__ = ["Transaction"]
 
-#: What a server without transactions refuses the first command of one with.
+#: The codes with which a server without transactions refuses the first command of a transaction.
 _NO_TRANSACTIONS = frozenset({20, 263})
-#: The label of an error after which the whole transaction is to be tried again.
+#: The label of an error after which the whole transaction should be repeated.
 _TRANSIENT = "TransientTransactionError"
 
 _T = TypeVar("_T")
@@ -33,8 +33,8 @@ _T = TypeVar("_T")
 class Transaction:
     """Writes for one backend, in the transaction of one session.
 
-    To the claimers of this process, too, the commit is like a store by another process: what they remember of the
-    backlog's beginning is not told of it, and they look there each second all the same.
+    The claimer of this process gets no notice of the commit, as if another process had stored the messages. So it may still
+    begin its reads after them, but only for a second.
     """
 
     def __init__(self, connection: Connection, client: Any, session: object) -> None:
@@ -45,7 +45,7 @@ class Transaction:
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
         with self._connection.calls.enter():
-            # The index is made here, outside of the transaction.
+            # `encoded` makes the index, outside of the transaction.
             for some in portions(encoded(self._connection, records)):
                 self._run(partial(self._put, some))
 
@@ -55,7 +55,7 @@ class Transaction:
             return self._run(partial(self._delete, id))
 
     def _put(self, some: Sequence[Write], link: Link) -> None:
-        # Not inserted first, as outside: one id that is there already would abort the transaction.
+        # No inserts first, unlike outside of a transaction: an id that exists already would abort the transaction.
         requests = [ReplaceOne({"_id": self._dialect.one(each.record.id)}, each.document, upsert=True) for each in some]
         link.handles.coll.bulk_write(requests, session=self._session)
 
@@ -70,41 +70,41 @@ class Transaction:
             except PyMongoError as error:
                 if isinstance(error, OperationFailure) and error.code in _NO_TRANSACTIONS:
                     raise Unsupported(
-                        f"MongoDB at {self._connection.location} has not got the capability TRANSACTIONS, which session= "
-                        f"needs (code {error.code}). A standalone server has none: make it a replica set, for which one "
+                        f"MongoDB at {self._connection.location} does not have the capability TRANSACTIONS, which session= "
+                        f"needs (code {error.code}). A standalone server has no transactions. Make it a replica set. One "
                         f"member is enough."
                     ) from None
                 if not error.has_error_label(_TRANSIENT):
                     raise
                 transient = error
-        # As it is, from outside of the operation, which would translate it: the session's with_transaction knows by the
-        # driver's own error that it is to try again. Such an error tells of a conflict or a connection, not of documents.
+        # The error of the driver is raised outside of the operation, which would translate it. By this error the session's
+        # with_transaction knows that it should repeat. Its text is about a conflict or a connection, not about documents.
         raise transient
 
     def _checked(self, client: Any, session: object) -> ClientSession:
         if not self._dialect.batches:
             raise Unsupported(
-                f"MongoBackend ({self._connection.location}) has not got the capability TRANSACTIONS, which session= needs, "
+                f"MongoBackend ({self._connection.location}) does not have the capability TRANSACTIONS, which session= needs, "
                 f"with a client of {type(client).__module__}. Leave session out, or give a pymongo.MongoClient."
             )
         if not isinstance(session, ClientSession):
             raise PitstopError(
-                f"session is a {type(session).__name__}. Give what start_session() of a pymongo.MongoClient returns."
+                f"session is a {type(session).__name__}. Give the session that start_session() of a pymongo.MongoClient returns."
             )
         if client is None:
             raise ConfigError(
-                "session cannot be used, for it is of another client than the one that Pitstop made for itself. Give yours "
-                "to init as client, in place of what says where to connect."
+                "session cannot be used, because Pitstop has a client of its own, and the session belongs to another one. Give "
+                "your client to init as client, instead of an address."
             )
         if session.client is not client:
             raise PitstopError(
-                "session is of another client than the one that init was given. Give one of that client's start_session()."
+                "session belongs to another client than the one that init was given. Call start_session() of that client."
             )
         if session.has_ended:
-            raise PitstopError("session has ended. Start a new one, and use it before the end of its block.")
+            raise PitstopError("session has ended. Start a new session, and use it before the end of its block.")
         if not session.in_transaction:
             raise PitstopError(
                 "session is in no transaction. Call session.start_transaction() first, or let session.with_transaction() "
-                "call the function that does this."
+                "call the function that stores or removes."
             )
         return session

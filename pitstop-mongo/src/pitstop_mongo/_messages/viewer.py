@@ -1,4 +1,4 @@
-"""Looking at what is stored: pages in the order of ``(due, id)``, counts, and the next due time."""
+"""Reading messages: single ones, pages in the order of ``(due, id)``, counts, and the next due time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["Viewer"]
 
 _TICK = timedelta(milliseconds=1)
 _IDS = {"$type": "string"}
-#: No ``due``, or one that counts as none. Two conditions that the index can answer.
+#: No ``due``, or one that does not count. The index can answer both conditions.
 _DEAD: dict[str, Any] = {"$or": [{"due": {"$not": {"$gte": EPOCH}}}, {"due": {"$gt": LAST}}]}
-#: Messages that a look for concerns reads, and that it names.
+#: The most documents that a search for concerns reads, and the most that it names.
 _LOOKED_AT, _NAMED = 1000, 3
 _A_LIST: dict[str, Any] = {"due": {"$type": "array"}}
 _NO_LIST: dict[str, Any] = {"$nor": [_A_LIST]}
@@ -74,7 +74,7 @@ class Viewer:
         now = from_instant(self._connection.now_us() // 1000)
         with self._connection.indexed() as link:
             coll = link.handles.coll
-            # Ids that are no text are somebody else's, and to leave them out means to read the documents.
+            # Documents with ids that are no text belong to other programs. To leave them out, the server reads all documents.
             ids = {"_id": _IDS} if self._has_foreign_ids(link) else {}
             by_due = self._dialect.by_due
 
@@ -82,7 +82,7 @@ class Viewer:
                 return int(coll.count_documents(filter | ids, **by_due))
 
             ahead = {"due": {"$gt": now, "$lte": LAST}}
-            # A list is no due, and an index of lists alone makes a difference.
+            # A list is no due. Only an index that contains lists finds such documents.
             listed = _NO_LIST if self._has_lists(link) else {}
             future = count(ahead | listed)
             leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
@@ -97,7 +97,7 @@ class Viewer:
             return self._first_due(link, LAST)
 
     def _first_due(self, link: Link, most: datetime) -> int | None:
-        # Claims pass over these documents, so no listener waits for them either.
+        # Claims skip these documents, so no listener waits for them either.
         wanted = due_in(EPOCH, most) | self._unleasable.condition
         options = {"sort": [("due", 1)], **self._dialect.by_due}
         document = link.handles.raw.find_one(wanted, {"_id": 1, "due": 1}, **options)
@@ -106,14 +106,14 @@ class Viewer:
         return None if document is None else _due(read(document).content)
 
     def _has_foreign_ids(self, link: Link) -> bool:
-        """Whether there are ids that are no text: they would be the first ones, or the last."""
+        """Whether there are ids that are no text. In the index they come before all texts, or after them."""
         if not self._dialect.batches:
             return True
         ends = (link.handles.raw.find_one({}, {"_id": 1}, sort=[("_id", way)]) for way in (1, -1))
         return any(end is not None and id_of(end).kind != TEXT for end in ends)
 
     def _has_lists(self, link: Link) -> bool:
-        """Whether there is, or was, a document with a list as its due."""
+        """Whether a document has, or had, a list as its due."""
         if not self._dialect.batches:
             return False
         coll = link.handles.coll
@@ -123,7 +123,7 @@ class Viewer:
         except OperationFailure as error:
             if kind_of(error) is Kind.UNKNOWN:
                 raise
-            # A user, or a server that only resembles MongoDB, may not know. Then a list as a due is listed once it is dead.
+            # Not allowed, or unknown to a server that only resembles MongoDB. Then a list as a due is listed once it is dead.
             return False
         return "'isMultiKey': True" in str(explained.get("queryPlanner"))
 
@@ -132,21 +132,38 @@ class Viewer:
         with self._connection.operation() as link:
             rules = validation_rules(link.handles.coll) if self._dialect.tells_of_collections else None
             unfit = self._breaking(link, rules) if rules else []
+            ignored = self._count_of_ignored(link)
         unfit += [id for id in self._unleasable.ids if id not in unfit]
-        if not unfit:
-            return []
-        named = ", ".join(ascii(id) for id in unfit[:_NAMED])
-        # The look ends soon, so that it knows the number of a few only.
-        more, count = (", …", f"more than {_NAMED}") if len(unfit) > _NAMED else ("", f"{len(unfit)}")
-        concern = (
-            f"The server refuses every write to {count} of the messages that are due ({named}{more}), "
-            f"so no listener can have them, and they cannot be set aside. Store them again, remove them, or change the "
-            f"validation rules of the collection."
-        )
-        return [concern]
+        concerns = []
+        if unfit:
+            named = ", ".join(ascii(id) for id in unfit[:_NAMED])
+            # The search ends early, so it knows the number only if there are few.
+            more, count = (", …", f"more than {_NAMED}") if len(unfit) > _NAMED else ("", f"{len(unfit)}")
+            concerns.append(
+                f"The server refuses every write to {count} of the messages that are due ({named}{more}), "
+                f"so no listener can get them, and they cannot be set aside. Store them again, remove them, or change the "
+                f"validation rules of the collection."
+            )
+        if ignored:
+            count = f"{ignored}" if ignored < _LOOKED_AT else f"{_LOOKED_AT} or more"
+            concerns.append(
+                f"Pitstop ignores documents whose _id is no text, and the collection has {count} of them. If they are messages "
+                f"of the Clojure library, take them over with 'pitstop adopt'. Otherwise move them to another collection."
+            )
+        return concerns
+
+    def _count_of_ignored(self, link: Link) -> int:
+        """Return how many documents have an ``_id`` that is no text, up to the limit of the search."""
+        if not self._dialect.batches:
+            return 0
+        # By the bounds of the index: all texts lie between the empty text and the empty document.
+        options = {"sort": [("_id", 1)], "limit": _LOOKED_AT, **self._dialect.by_id}
+        sides: tuple[dict[str, Any], ...] = ({"max": {"_id": ""}}, {"min": {"_id": {}}})
+        found = sum(len(list(link.handles.raw.find({}, {"_id": 1}, **side, **options))) for side in sides)
+        return min(found, _LOOKED_AT)
 
     def _breaking(self, link: Link, rules: Any) -> list[str]:
-        """Of the messages that have been due the longest, the ids of those that do not fit the rules."""
+        """Return ids of messages that break the rules, out of those that have been due for the longest time."""
         now = from_instant(self._connection.now_us() // 1000)
         pipeline = [
             {"$match": due_in(EPOCH, now)},
@@ -159,7 +176,7 @@ class Viewer:
         return [read(each).id for each in link.handles.raw.aggregate(pipeline)]
 
     def _shown(self, document: Any) -> _Content:
-        """Return the content of a document, with the reason if claims pass it over."""
+        """Return the content of a document, with the reason if claims skip it."""
         content = read(document).content
         why = self._unleasable.why(content.id)
         if why is None or not isinstance(content, Record):
@@ -173,11 +190,11 @@ class Viewer:
         return (EPOCH, now) if state == "due" else (now + _TICK, LAST)
 
     def _page(self, least: datetime, most: datetime, token: dict[str, Any], limit: int) -> list[_Content]:
-        """The first ones by ``(due, id)``. The index knows ``due`` alone, so the last ``due`` is read apart."""
+        """Return the first messages by ``(due, id)``. The index knows only ``due``, so the last ``due`` is read separately."""
         if limit <= 0:
             return []
         with self._connection.indexed() as link:
-            # A list as a due is found by the dates in it, and counts as none.
+            # The filter finds a list as a due by the dates in it, but a list counts as none.
             wanted = due_in(least, most) | token | _NO_LIST
             cursor = link.handles.raw.find(wanted, sort=[("due", 1)], limit=limit, **self._dialect.by_due)
             found = list(map(self._shown, cursor))
@@ -190,7 +207,7 @@ class Viewer:
         return whole + self._tied(from_instant(last), None, token, limit - len(whole))
 
     def _tied(self, due: datetime, behind: str | None, token: dict[str, Any], limit: int) -> list[_Content]:
-        """Those with this very ``due``, by id."""
+        """Return the messages with exactly this ``due``, by id."""
         filter = {"due": {"$eq": due}, "_id": self._behind(behind), **token, **_NO_LIST}
         return self._sorted_by_id(filter, limit)
 
@@ -200,7 +217,7 @@ class Viewer:
         return self._sorted_by_id({**_dead_or_list(listed=listed), "_id": self._behind(behind)}, limit)
 
     def _behind(self, id: str | None) -> Any:
-        # A comparison with a text finds texts alone.
+        # A comparison with a text finds only texts.
         return {"$gte": ""} if id is None else self._dialect.behind(id)
 
     def _sorted_by_id(self, filter: dict[str, Any], limit: int) -> list[_Content]:
@@ -216,7 +233,7 @@ def _dead_or_list(*, listed: bool) -> dict[str, Any]:
 
 
 def _in_order(id: str) -> bytes:
-    """Return the key by which ids are sorted: their bytes, as on the server. Valid text is then in the order of its code points."""
+    """Return the key by which ids are sorted: their bytes, as on the server. For valid text this is the order of code points."""
     return id.encode("utf-8", "surrogateescape")
 
 

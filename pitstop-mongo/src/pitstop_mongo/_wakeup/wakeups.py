@@ -1,18 +1,18 @@
-"""Wake-ups on a standalone, which has no change streams: a small capped collection beside the messages, as a hint.
+"""Wake-ups on a standalone, which has no change streams: hints in a small capped collection beside the messages.
 
 ::
 
-    _id        the driver's
-    pitstop    "wakeup", in every document: it proves that the collection may be capped again when it is not
-    due        the least due of what was written; absent: only there so that there is something
-    by         who wrote it, so that nobody is woken by itself
+    _id        from the driver
+    pitstop    "wakeup", in every document; it shows that the collection is Pitstop's, and may be capped again
+    due        the least due of the messages that were written; absent in a document that only marks the end
+    by         the process that wrote it, which ignores its own wake-ups
 
-Whoever stores a message that is due before others would look again writes one, and does not wait for it. Watchers hold
-a cursor that waits at the collection's end.
+A process that stores a message writes a wake-up if the message is due before other listeners would look again. It does not
+wait for the reply. Watchers have a cursor that waits at the end of the collection.
 
-It must never be an ordinary collection, which would grow without end. So it is made, capped, before the first wake-up
-is written; that is looked at again each minute; and one that is not capped is capped if all in it is ours, or else left
-alone.
+The collection must never be an ordinary one, which would grow without end. So it is made, as a capped one, before the first
+wake-up is written, and is checked again each minute. If it is not capped, it is capped, provided that all of its documents are
+wake-ups. Otherwise it stays as it is, and there are no wake-ups.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ __all__ = ["AWAIT_MS", "SUFFIX", "Wakeups", "has_change_streams"]
 
 _log = logging.getLogger("pitstop.mongo")
 
-#: Milliseconds that the server waits for news before it says that there are none: an idle watch is 12 commands a minute.
+#: Milliseconds that the server waits for news before it answers that there are none. An idle watch takes 12 commands a minute.
 AWAIT_MS = 5000
 
-#: What the name of the collection adds to that of the messages.
+#: The name of this collection is the name of the messages' collection and this suffix.
 SUFFIX = ".wakeups"
 #: Bytes of the collection: some 2500 wake-ups.
 _SIZE = 256 * 1024
 _MARK = "wakeup"
-#: Seconds after which it is looked at again: somebody may have dropped it.
+#: Seconds after which the collection is checked again, because it may have been dropped.
 _LOOK_EVERY = 60.0
-#: Seconds that a store may be held up by its wake-up, and for which there are none after one that failed.
+#: The most seconds that a wake-up may delay a store, and the seconds without wake-ups after one that failed.
 _PATIENCE = 1.0
 _PAUSE = 5.0
-#: Others look again within so many of their ``loop_time``, which is taken to be the same as ours.
+#: Other listeners look again within this multiple of their ``loop_time``, which is assumed to equal ours.
 _LONGEST_PAUSE = 1.5
 
 _EXISTS = 48
@@ -62,24 +62,25 @@ _UNAUTHORIZED = 13
 
 
 def has_change_streams(client: Any) -> bool:
-    """Whether these are servers of a replica set, or of a sharded cluster."""
+    """Whether the servers are a replica set or a sharded cluster."""
     hello = client.admin.command("hello")
     return "setName" in hello or hello.get("msg") == "isdbgrid"
 
 
 @attrs.frozen
 class _State:
-    """What is known of the collection, on one connection."""
+    """The state of the collection, as one connection has found it."""
 
     link: Link
-    #: On the monotonic clock.
+    #: When it was checked, by the monotonic clock.
     since: float
     #: Whether wake-ups may be written: the server has no change streams, and the collection is capped.
     usable: bool
-    #: Writes to it, acknowledged.
+    #: For writes that the server confirms.
     coll: Any
-    #: Writes to it, and does not wait.
+    #: For writes that do not wait for a reply.
     quick: Any
+    #: The name of this process in the wake-ups that it writes.
     me: str
 
     def wakeup(self, due: int) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class _State:
 
 
 class Wakeups:
-    """Writes the wake-ups of one backend, and opens the cursor that follows those of others."""
+    """Writes the wake-ups of one backend, and opens the cursor that follows the wake-ups of other processes."""
 
     def __init__(self, connection: Connection, clock: Clock, loop_time: timedelta, *, muted: bool = False) -> None:
         """Connect nothing yet.
@@ -103,7 +104,10 @@ class Wakeups:
         self._warned = False
 
     def announce(self, due: int | None) -> None:
-        """A message with this ``due`` was written. Wakes those who would look later. Never fails: it is a hint."""
+        """Wake the listeners that would look later, because a message with this ``due`` was written.
+
+        This never raises, because it is only a hint.
+        """
         if due is None or not self._dialect.batches or self._clock.monotonic() < self._not_before:
             return
         try:
@@ -118,16 +122,16 @@ class Wakeups:
             _log.debug("a wake-up was not written: %s", error)
 
     def follow(self, link: Link) -> Any | None:
-        """A cursor of raw batches that waits for what others write from now on; None: there can be none."""
+        """Return a cursor of raw batches that waits for later wake-ups of other processes; None if there can be none."""
         state = self._state = self._look(link)
         if not state.usable:
             return None
-        # At an empty collection's end a cursor is dead at once, so there is to be something.
+        # At the end of an empty collection a cursor dies at once, so the collection needs a document.
         last = state.coll.insert_one({"pitstop": _MARK, "by": ""}).inserted_id
         cursor = state.coll.find_raw_batches({"by": {"$ne": state.me}}, cursor_type=CursorType.TAILABLE_AWAIT)
         cursor.max_await_time_ms(AWAIT_MS)
         while (batch := next(cursor, None)) is not None:
-            # What stood there before is no news.
+            # Earlier wake-ups are no news.
             if any(each["_id"] == last for each in bson.decode_all(batch, CODEC)):
                 break
         return cursor
@@ -144,13 +148,13 @@ class Wakeups:
         coll = database.get_collection(name, codec_options=CODEC, write_concern=WriteConcern(w=1))
         usable = not has_change_streams(link.client) and self._is_capped(database, coll)
         known = self._state
-        # Of the process, and of the connection: a fork has its own.
+        # For each process and connection. A forked process gets a name of its own.
         me = known.me if known is not None and known.link is link else os.urandom(8).hex()
         quick = coll.with_options(write_concern=WriteConcern(w=0))
         return _State(link, self._clock.monotonic(), usable, coll, quick, me)
 
     def _is_capped(self, database: Any, coll: Any) -> bool:
-        """See to it that the collection is there, and capped. False: it is not, and will not be."""
+        """Make the collection, or cap it, if necessary. Return whether it exists and is capped."""
         try:
             found = _describe(database, coll.name)
             if found is None:
@@ -163,19 +167,19 @@ class Wakeups:
             if found.get("options", {}).get("capped"):
                 return True
             if found.get("type") == "collection" and coll.find_one({"pitstop": {"$ne": _MARK}}, {"_id": 1}) is None:
-                # It was dropped, and a wake-up that was on its way made a new one.
+                # It was dropped, and a wake-up that was being sent made it again.
                 database.command("convertToCapped", coll.name, size=_SIZE)
                 return True
         except OperationFailure as error:
             if error.code != _UNAUTHORIZED:
                 raise
-            why = "this user may not see or make it; the role readWrite on the database is needed"
+            why = "this user may not see or make it. The user needs the role readWrite on the database"
         else:
-            why = "there is one that is not capped and holds documents that are not Pitstop's; move it away"
+            why = "it is not capped, and contains documents that are not Pitstop's. Rename it"
         if not self._warned:
             self._warned = True
             _log.warning(
-                "without the capped collection %s a listener notices what other processes store only at its next look "
+                "without the capped collection %s a listener notices the messages of other processes only when it looks next "
                 "(loop_time): %s",
                 coll.full_name,
                 why,

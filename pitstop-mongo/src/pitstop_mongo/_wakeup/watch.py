@@ -1,6 +1,6 @@
-"""Noticing what others write: by a change stream, or on a standalone by the wake-ups that they leave.
+"""Watches: how a listener notices the messages of other processes, by a change stream, or on a standalone by wake-ups.
 
-Hints only. A watch that dies is begun anew, without a look back; the listeners look at the store instead.
+They are only hints. If a watch dies, a new one begins at the present. The listeners look at the store to find earlier messages.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["Watcher"]
 
 _log = logging.getLogger("pitstop.mongo")
 
-#: Seconds beyond the server's own wait after which a server that says nothing is given up.
+#: Seconds after the server's own wait after which a watch gives up on a server that does not answer.
 _GRACE = 4.0
 _CLOSE_PATIENCE = 1.0
-#: Seconds between two waits while there is news: what comes in quick succession is told of together, and is not worth a
-#: round trip each. They are added to the lateness of what comes right behind another message.
+#: Seconds between two waits while there is news, so that messages in quick succession take one round trip together. A message
+#: that comes right after another one is noticed later by this time.
 _REST = 0.005
 
 _NEWS: list[dict[str, Any]] = [
@@ -43,8 +43,8 @@ _NEWS: list[dict[str, Any]] = [
         "$match": {
             "$or": [
                 {"operationType": {"$in": ["insert", "replace"]}},
-                # Back in the queue: the token is gone. A claim sets one, an extension leaves it, and who releases a
-                # message at the very end of its lease makes nothing due any sooner.
+                # Released: the token is gone. A claim sets a token, and an extension leaves it. If a message is released at
+                # the end of its lease, its due stays the same, and it is no news.
                 {
                     "operationType": "update",
                     "updateDescription.removedFields": "token",
@@ -53,11 +53,11 @@ _NEWS: list[dict[str, Any]] = [
             ]
         }
     },
-    # With its _id, which the server needs.
+    # The _id stays, because the server needs it.
     {"$project": {"due": {"$ifNull": ["$fullDocument.due", "$updateDescription.updatedFields.due"]}}},
 ]
 
-#: Codes of what will not be different next time: not allowed, or not known to a server that only resembles MongoDB.
+#: Codes of permanent refusals: not allowed, or unknown to a server that only resembles MongoDB.
 _REFUSED = frozenset({13, 59, 115, 40324, 40573})
 
 
@@ -78,14 +78,14 @@ class Watcher:
             watch = self._open()
         except _Refused as refused:
             if self._watched:
-                # It was allowed before, and may be again.
+                # It was allowed before, and may be allowed again.
                 raise BackendUnavailable(
                     f"MongoDB at {self._connection.location}: {refused}.", permanent=True
                 ) from None
             if not self._warned:
                 self._warned = True
                 _log.warning(
-                    "a listener notices what other processes store in %s only at its next look (loop_time): %s",
+                    "a listener notices the messages of other processes in %s only when it looks next (loop_time): %s",
                     self._connection.location,
                     refused,
                 )
@@ -104,12 +104,12 @@ class Watcher:
 
 
 class _Refused(Exception):
-    """There is no watch to be had; the text says why and what to do."""
+    """A watch cannot be opened. The text says why, and what to do."""
 
 
 def _open_stream(link: Link) -> Any:
     try:
-        # No token to go on from: what happened in between, the listeners see when they look.
+        # It does not resume from a token. The listeners find the changes in between when they look.
         return link.handles.majority.aggregate_raw_batches(_NEWS, maxAwaitTimeMS=AWAIT_MS)
     except OperationFailure as error:
         if error.code not in _REFUSED:
@@ -136,7 +136,7 @@ def _open_tail(wakeups: Wakeups, link: Link) -> Any | None:
 
 
 class _Following(Watch):
-    """Waits at a cursor's end, at the server."""
+    """Waits for the server at the end of a cursor."""
 
     def __init__(self, connection: Connection, cursor: Any) -> None:
         self.pause = 0.0
@@ -145,7 +145,7 @@ class _Following(Watch):
 
     def poll(self) -> int | None:
         try:
-            # Bounds the wait for the answer. The server's own is what the cursor was opened with.
+            # This limits the wait for the answer. The wait of the server itself was set when the cursor was opened.
             with pymongo.timeout(AWAIT_MS / 1000 + _GRACE):
                 batch = self._next()
                 if batch is None and not self._cursor.alive:
@@ -161,11 +161,11 @@ class _Following(Watch):
 
     @abstractmethod
     def _next(self) -> bytes | None:
-        """The next documents; None when there were none for a while, or the cursor is dead."""
+        """Return the next documents; None if none came for a while, or if the cursor is dead."""
 
     @abstractmethod
     def _died(self) -> int | None:
-        """The cursor died without an error: what :meth:`poll` is to say."""
+        """Return the value of :meth:`poll` after the cursor died without an error, or raise."""
 
 
 class _Stream(_Following):
@@ -196,7 +196,7 @@ class _Tail(_Following):
         return batch
 
     def _died(self) -> int | None:
-        """More was written than the collection holds before this came to read it; or somebody dropped it."""
+        """Open the cursor again: it was overtaken by more wake-ups than the collection holds, or the collection was dropped."""
         self.close()
         cursor = None
         if self._lived:
@@ -210,12 +210,12 @@ class _Tail(_Following):
 
 
 def _least_due(batch: bytes | None) -> int | None:
-    """The least ``due`` in these documents. Without one, or with one that is no time, they are never due."""
+    """Return the least ``due`` in these documents. A document without a valid ``due`` is never due."""
     if not batch:
         return None
     try:
         found = [each.get("due") for each in bson.decode_all(batch, CODEC)]
     except bson.errors.BSONError:
-        # A due that cannot be read. The others of the batch may be due.
+        # A due cannot be read. Other documents of the batch may be due.
         return 0
     return min((max(floor_instant(due), 0) for due in found if isinstance(due, datetime)), default=None)

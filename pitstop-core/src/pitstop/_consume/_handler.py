@@ -1,4 +1,7 @@
-"""The handlers of users: whether one can be called, and whether with the message or with the delivery."""
+"""Handlers, which users write: checks of a handler, its argument (message or delivery), and the log of its failures.
+
+Threads: any; the functions share no state.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, get_args
 
+from pitstop._consume._verdict import Verdict
+from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
-from pitstop._errors import PitstopError
+from pitstop._engine._lease import Lease
+from pitstop._errors import LeaseLost, PitstopError
 from pitstop._values._arguments import flag
 
 
@@ -21,25 +27,26 @@ __all__ = [
     "close_awaitable",
     "is_async",
     "log_failure",
+    "log_left",
     "takes_delivery",
 ]
 
 _log = logging.getLogger("pitstop.consumer")
 
-#: What handles a message: called with the message, or with the delivery. What it returns is not looked at.
+#: A function that handles a message. It is called with the message, or with the delivery; its result is ignored.
 Handler = Callable[[Any], object]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class HandlerIsAsync(PitstopError):
-    """A mistake in the program, and no failure of one message: raised to whoever gave the handler, whatever is done of others."""
+    """The handler is async where a plain function is needed. This is a mistake in the program and no failure of one message."""
 
 
 def callable_handler(handler: Handler) -> Handler:
-    """The handler, if it can be called, and if that does something.
+    """Return the handler, if a call with one argument handles a message.
 
-    :raises PitstopError: when it cannot, takes no argument or needs several, or is a generator function.
+    :raises PitstopError: when it cannot be called, takes no argument or needs several, or is a generator function.
     """
     if not callable(handler):
         raise PitstopError(
@@ -47,27 +54,27 @@ def callable_handler(handler: Handler) -> Handler:
         )
     if _is_made_by(handler, inspect.isgeneratorfunction) or _is_made_by(handler, inspect.isasyncgenfunction):
         raise PitstopError(
-            f"The handler {_name(handler)} has a yield in it, so that to call it does nothing. Give a function that handles "
+            f"The handler {_name(handler)} has a yield in it, so a call of it does nothing. Give a function that handles "
             f"the message before it returns."
         )
     if not _takes_one(handler):
         raise PitstopError(
             f"The handler {_name(handler)} cannot be called with one argument, the message or the delivery. Give a function "
-            f"of that; for what else it needs, functools.partial or a lambda."
+            f"of one argument, with functools.partial or a lambda if it needs more."
         )
     return handler
 
 
 def is_async(handler: Handler) -> bool:
-    """Whether what a call returns would have to be awaited, as far as can be told without calling it."""
+    """Whether the result of a call would have to be awaited, as far as that shows without a call."""
     return _is_made_by(handler, inspect.iscoroutinefunction)
 
 
 def takes_delivery(handler: Handler, deliveries: bool | None, kind: type = Delivery) -> bool:
     """Whether the handler is to be called with the delivery, and not with the message.
 
-    :param deliveries: what the user said. None: it is if the handler's first parameter is annotated as a delivery, or named
-        ``delivery``.
+    :param deliveries: the user's choice. None: the delivery, if the handler's first parameter is annotated as a delivery or
+        named ``delivery``.
     :param kind: the class of the deliveries.
     """
     if deliveries is not None:
@@ -77,26 +84,52 @@ def takes_delivery(handler: Handler, deliveries: bool | None, kind: type = Deliv
 
 
 def close_awaitable(result: Awaitable[object]) -> None:
-    """Let go of what nobody is going to wait for, without a warning that nobody did."""
+    """Close an awaitable that will never be awaited, so that Python does not warn "was never awaited"."""
     if inspect.iscoroutine(result):
         result.close()
     elif callable(cancel := getattr(result, "cancel", None)):
-        # A task. To import asyncio for its class would slow down those who have none.
+        # A task. Its class is not imported: asyncio would slow down programs that do not use it.
         cancel()
 
 
-def log_failure(id: str, attempt: int, error: BaseException, backend: object) -> None:
-    """Tell that a handler raised, and where; without the error's text, which may quote the message.
+def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: object) -> None:
+    """Log that a handler raised, and where; without the error's text, which may quote the message.
 
+    The log is silent about an error that ``consume`` raises, and about a handler that was interrupted. If the handler has
+    stored or removed its own message, the error is kept nowhere else. Then the log has the traceback, and the text.
+
+    :param decided: the verdict on the delivery.
     :param backend: the backend in use: its package is no place of the user's either. None: it is closed by now.
     """
+    if decided is Verdict.GIVE_BACK or ends_program(error):
+        return
+    id, attempt = lease.id, lease.attempt
+    if lease.superseded:
+        if isinstance(error, LeaseLost):
+            # Of an extension: the handler itself has ended the lease.
+            return
+        trace = type(error), error, error.__traceback__
+        _log.error(
+            "%r (attempt %d) failed after it had stored or removed its own message: that stands",
+            id,
+            attempt,
+            exc_info=trace,
+        )
+        return
     own = {__name__.partition(".")[0], type(backend).__module__.partition(".")[0]}
     place = _place(error.__traceback__, own)
-    _log.error("%r (attempt %d) failed: %s%s; last_error has its text", id, attempt, type(error).__qualname__, place)
+    kept = "last_error has its text" if decided is Verdict.NACK else "its delivery had been settled before"
+    _log.error("%r (attempt %d) failed: %s%s; %s", id, attempt, type(error).__qualname__, place, kept)
+
+
+def log_left(ids: list[str]) -> None:
+    """Log that running handlers are left behind."""
+    handlers = "1 handler is" if len(ids) == 1 else f"{len(ids)} handlers are"
+    _log.warning("%s not waited for any longer: of %s", handlers, ", ".join(map(repr, ids)))
 
 
 def _place(trace: TracebackType | None, own: set[str]) -> str:
-    """The innermost line that is not the library's."""
+    """Return the innermost line that is not the library's."""
     place = ""
     while trace is not None:
         frame = trace.tb_frame
@@ -115,7 +148,7 @@ def _takes_one(handler: Handler) -> bool:
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        # Written in C, and says nothing.
+        # A function in C may have no signature.
         return True
     try:
         signature.bind(None)
@@ -131,7 +164,7 @@ def _first_parameter(handler: Handler) -> inspect.Parameter | None:
         try:
             signature = inspect.signature(handler)
         except (TypeError, ValueError):
-            # Written in C, and says nothing.
+            # A function in C may have no signature.
             return None
     first = next(iter(signature.parameters.values()), None)
     return first if first is not None and first.kind in _POSITIONAL else None

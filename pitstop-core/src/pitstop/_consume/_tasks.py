@@ -1,0 +1,394 @@
+"""``consume`` in an event loop: a task for each message, up to ``concurrency`` of them at a time.
+
+Threads: the loop's thread; any thread calls ``end`` and ``wait``; signal handlers call ``_on_signal``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import copy_context
+from datetime import timedelta
+from threading import TIMEOUT_MAX, Event
+from typing import Any
+
+from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
+from pitstop._aio._feeder import Feeder
+from pitstop._aio._hands import Hands, tell
+from pitstop._consume._course import Course
+from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
+from pitstop._consume._signals import hearing
+from pitstop._consume._verdict import Verdict, verdict
+from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import error_text
+from pitstop._engine._delivery import Delivery
+from pitstop._engine._handling import Handling
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Lease, Purpose
+from pitstop._errors import PitstopError
+from pitstop._values._consumer import Consumer
+from pitstop._values._summary import Reason, Summary
+
+
+__all__ = ["AsyncHandler", "Consuming", "checked_handler"]
+
+#: A function that handles a message. It is called with the message, or with the delivery.
+AsyncHandler = Callable[[Any], Awaitable[object]]
+
+#: Tasks begun in a row, after which others in the loop have their turn.
+_IN_A_ROW = 50
+#: Seconds that handlers which were cancelled have to come to their end.
+_CANCEL_PATIENCE = 5.0
+
+
+class Consuming:
+    """One call of ``consume``. All its fields are written in the loop's thread, but for those of ``_course``.
+
+    Invariants: each delivery that was taken is in ``_running`` until it is settled, or its handler was interrupted.
+    ``_fill`` runs, or is about to, whenever there may be both a message and a place for it.
+    """
+
+    def __init__(
+        self,
+        open_intake: Callable[[], Intake],
+        hands: Hands,
+        running: set[Consuming],
+        handler: AsyncHandler,
+        *,
+        concurrency: int,
+        max_messages: int | None,
+        until_idle: bool,
+        drain: timedelta,
+        deliveries: bool | None,
+    ) -> None:
+        """Prepare.
+
+        :param running: all calls of one Pitstop: they have to end before its store is closed.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        self._hands = hands
+        self._handler = handler
+        self._deliveries = takes_delivery(handler, deliveries, AsyncDelivery)
+        self._concurrency = concurrency
+        self._until_idle = until_idle
+        self._drain = drain.total_seconds()
+        self._course = Course(max_messages, self._drain)
+        self._feeder = Feeder(open_intake, self._loop, hands, self._fill)
+        self._all = running
+        # The task is None until it is known: an eager task runs before its creation returns.
+        self._running: dict[Lease, tuple[Delivery, asyncio.Task[None] | None]] = {}
+        #: Deliveries that were taken, and deliveries of which the handler was interrupted.
+        self._taken = self._interrupted = 0
+        self._filling = False
+        self._end = self._loop.create_future()
+        # Done when running handlers are not waited for any longer: all are done, or the time is over.
+        self._empty = self._loop.create_future()
+        # Ends the wait for handlers at the deadline.
+        self._timer: asyncio.TimerHandle | None = None
+        self._pid = os.getpid()
+        self._closed = Event()
+        # Closes the Pitstop at the end. Set if one of the handlers asked for it: that handler cannot wait here.
+        self._close_pitstop: Callable[[], Awaitable[None]] | None = None
+
+    async def run(self) -> Summary:
+        """Consume until there is a reason to end.
+
+        :raises BackendUnavailable: when the store refuses at the first look.
+        """
+        self._all.add(self)
+        try:
+            return await self._run()
+        finally:
+            self._all.discard(self)
+            self._closed.set()
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._close_pitstop is not None:
+                await self._close_pitstop()
+
+    def end(self) -> bool:
+        """End, because the Pitstop is about to be closed. True if handlers are to be waited for. Any thread."""
+        if os.getpid() != self._pid:
+            # In the child of a fork this call is the parent's.
+            return False
+        if tell(self._loop, self._finish, "stopped"):
+            return True
+        # The loop was closed in the midst of it: no handler goes on.
+        self._give_back_running()
+        return False
+
+    def closes_later(self, closer: object, close: Callable[[], Awaitable[None]]) -> bool:
+        """Whether ``closer``, a task, is one of the handlers, which cannot wait for itself. Then this ends, and closes the
+        Pitstop after that.
+        """
+        if all(task is not closer for _, task in list(self._running.values())):
+            return False
+        self._close_pitstop = close
+        return self.end()
+
+    def wait(self) -> None:
+        """Wait until it has ended, but no longer than it may take. Not in the loop's thread."""
+        self._closed.wait(min(self._drain + _CANCEL_PATIENCE, TIMEOUT_MAX))
+
+    def consumer(self) -> Consumer:
+        """Return a snapshot of this call. Any thread."""
+        intake = self._feeder.intake
+        return self._course.consumer(intake, in_hand=self._feeder.ready, in_handlers=len(self._running))
+
+    async def _run(self) -> Summary:
+        with hearing(self._on_signal, _is_free):
+            try:
+                self._fill()
+                await self._end
+                self._feeder.stop()
+                if self._running and not self._course.urgent:
+                    await self._empty
+                unfinished = len(self._running)
+                if unfinished:
+                    log_left([each.id for each in self._running])
+                    await self._interrupt()
+                await self._feeder.close()
+            except GeneratorExit:
+                # The coroutine is closed, so that nothing can be awaited: its loop is gone.
+                self._finish("stopped")
+                self._feeder.end()
+                self._give_back_running()
+                raise
+            except BaseException:
+                await self._give_up()
+                raise
+        if self._course.error is not None:
+            raise self._course.error
+        return self._summary(unfinished)
+
+    def _on_signal(self, number: int) -> None:
+        reason = self._course.signalled(number)
+        if reason is not None:
+            tell(self._loop, self._finish, reason)
+
+    async def _give_up(self) -> None:
+        """The task that awaits this was cancelled: cancel the handlers, whose messages come back at once."""
+        self._finish("stopped")
+        self._feeder.stop()
+        try:
+            await self._interrupt()
+        finally:
+            # It is closed in its own thread, whether this wait is cancelled or not.
+            await self._feeder.close()
+
+    def _summary(self, unfinished: int) -> Summary:
+        intake = self._feeder.intake
+        return self._course.summary(
+            None if intake is None else intake.counts,
+            handled=self._taken - self._interrupted,
+            unfinished=unfinished,
+            given_back=0 if intake is None else intake.given_back,
+        )
+
+    # Handlers begin.
+
+    def _fill(self) -> None:
+        """Begin handlers, as many as there are messages and places for."""
+        self._filling = False
+        feeder, course = self._feeder, self._course
+        if course.ended:
+            return
+        if feeder.error is not None or feeder.over:
+            if feeder.error is not None:
+                course.fail(feeder.error)
+            self._finish("stopped")
+            return
+        free = self._concurrency - len(self._running)
+        if course.wanted is not None:
+            free = min(free, course.wanted)
+        begun = self._begin(free)
+        # An eager task may have ended it.
+        if course.ended:
+            feeder.want(0)
+        elif not self._filling and not self._is_idle():
+            feeder.want(max(0, free - begun), patient=bool(self._running) or not self._until_idle)
+            if begun < free and feeder.ready:
+                # It came since then.
+                self._fill_soon()
+
+    def _begin(self, free: int) -> int:
+        """Begin handlers, so many at most. Return how many."""
+        take, running, course = self._feeder.take, self._running, self._course
+        # The context of the call of consume, not that of the handler or the thread in which this runs.
+        context = self._context
+        begun = 0
+        while begun < free and not course.ended:
+            lease = take()
+            if lease is None:
+                break
+            begun += 1
+            self._taken += 1
+            delivery = self._intake.deliver(lease)
+            running[lease] = delivery, None
+            if course.count():
+                self._finish("max_messages")
+            task = self._loop.create_task(self._handle(lease, delivery), context=context.copy())
+            # An eager task may be done by now.
+            if lease in running:
+                running[lease] = delivery, task
+            if begun >= _IN_A_ROW:
+                # The rest in the next turn: those that begin may want theirs first.
+                self._fill_soon()
+                break
+        return begun
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is due and no handler runs. Then this ends."""
+        feeder = self._feeder
+        # In this order: messages that came before nothing was found may still have to be taken.
+        if feeder.nothing is None or self._running or feeder.ready:
+            return False
+        idle = feeder.nothing == feeder.stamp
+        feeder.nothing = None
+        if idle:
+            self._finish("idle")
+        # Else handlers came to their end since then, and may have stored something.
+        return idle
+
+    def _fill_soon(self) -> None:
+        # A loop that was closed in the midst of it leaves tasks, whose coroutines are closed with them.
+        if not self._filling and not self._loop.is_closed():
+            self._filling = True
+            self._loop.call_soon(self._fill)
+
+    def _finish(self, reason: Reason) -> None:
+        """End for this reason. Running handlers have until the deadline of the course."""
+        had_deadline = self._course.deadline is not None
+        self._course.end(reason)
+        if self._loop.is_closed():
+            return
+        if not self._end.done():
+            self._end.set_result(None)
+        if not self._running or self._course.urgent:
+            self._stop_waiting()
+        elif (left := self._course.left()) is not None and not had_deadline:
+            self._timer = self._loop.call_later(max(0.0, left), self._stop_waiting)
+
+    def _stop_waiting(self) -> None:
+        if not self._empty.done() and not self._loop.is_closed():
+            self._empty.set_result(None)
+
+    # Handlers run.
+
+    async def _handle(self, lease: Lease, delivery: Delivery) -> None:
+        task = current_task()
+        self._running[lease] = delivery, task
+        if self._feeder.is_late(lease):
+            # Tasks that began before this one have blocked the loop.
+            self._pass_on(lease)
+            return
+        handling = Handling(self._intake.session.events, lease, delivery)
+        try:
+            await self._handler(
+                AsyncDelivery(lease, delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
+            )
+        except BaseException as error:
+            if is_interruption(error, task):
+                handling.end(error)
+                self._settle(lease, delivery, error, interrupted=True)
+                raise
+            handling.end(error)
+            if ends_program(error):
+                # Raised once more when all is settled.
+                self._course.fail(error)
+                self._finish("handler")
+            self._settle(lease, delivery, error)
+        else:
+            handling.end(None)
+            self._settle(lease, delivery, None)
+        finally:
+            self._over(lease)
+
+    def _settle(
+        self, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False
+    ) -> None:
+        """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
+        intake = self._intake
+        news = lease.told
+        if lease.superseded and lease.is_news(failure):
+            # An extension came after the handler had stored or removed the message.
+            failure = news = None
+        decided = verdict(failure, settled=lease.settled, news=news, interrupted=interrupted)
+        if decided is Verdict.GIVE_BACK:
+            self._interrupted += 1
+        with suppress(PitstopError):
+            if decided is Verdict.NACK:
+                lease.ask(Purpose.NACK, delivery, error_text(failure))
+            elif decided is not Verdict.NOTHING:
+                lease.ask(Purpose.ACK if decided is Verdict.ACK else Purpose.GIVE_BACK, delivery)
+            if decided is not Verdict.NOTHING:
+                intake.writer.put(lease, blocking=False)
+        if failure is not None and failure is not news and not interrupted:
+            log_failure(lease, failure, decided, intake.session.backend_or_none)
+
+    @property
+    def _intake(self) -> Intake:
+        intake = self._feeder.intake
+        assert intake is not None, "a message was taken from it"
+        return intake
+
+    def _pass_on(self, lease: Lease) -> None:
+        self._feeder.give_back(lease)
+        self._taken -= 1
+        self._course.count(-1)
+        self._over(lease)
+
+    def _over(self, lease: Lease) -> None:
+        del self._running[lease]
+        self._feeder.stamp += 1
+        if not self._course.ended:
+            self._fill_soon()
+        elif not self._running:
+            self._stop_waiting()
+
+    # Handlers are interrupted.
+
+    async def _interrupt(self) -> None:
+        """Cancel the running handlers, and give back their messages, which come back at once."""
+        tasks = [task for _, task in self._running.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
+        # Tasks that never began, and handlers that do not end: the message comes back while they still run.
+        self._give_back_running()
+
+    def _give_back_running(self) -> None:
+        for lease, (delivery, _) in tuple(self._running.items()):
+            self._settle(lease, delivery, None, interrupted=True)
+
+
+def checked_handler(handler: AsyncHandler) -> AsyncHandler:
+    """Return the handler, if it is async.
+
+    :raises PitstopError: when it is not.
+    """
+    callable_handler(handler)
+    if not is_async(handler):
+        raise PitstopError(
+            f"The handler {getattr(handler, '__qualname__', type(handler).__qualname__)} is not async, so it would block the "
+            f"event loop. Write it with 'async def', or open the store with pitstop.init() and use its consume(), which "
+            f"calls handlers in threads."
+        )
+    return handler
+
+
+def _is_free(handler: object) -> bool:
+    """Whether the program does not handle a signal itself. A server, say, has its own way to end, and ends this with it."""
+    return handler is signal.SIG_DFL or handler is signal.default_int_handler or _is_of_asyncio(handler)
+
+
+def _is_of_asyncio(handler: object) -> bool:
+    """Whether this handler is the one that asyncio.run() installs for SIGINT: it cancels the program's main task."""
+    return isinstance(handler, functools.partial) and getattr(handler.func, "__module__", "") == "asyncio.runners"

@@ -1,0 +1,461 @@
+"""``consume`` with threads: workers that handle messages, and the caller, which waits for them and for signals.
+
+The caller only waits, on a bell that signal handlers may ring. Other threads do all that may block: a claim, an ack, the close
+of the listener. So a second signal is heard at any moment.
+
+Threads: the caller of ``consume`` runs ``run``; each worker runs ``_work``; the closing thread runs ``_finish``; signal
+handlers call ``_end``; any thread calls the methods of a component.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import timedelta
+from threading import TIMEOUT_MAX, Event, Lock, Thread, get_ident
+
+from pitstop._consume._course import Course
+from pitstop._consume._handler import (
+    Handler,
+    HandlerIsAsync,
+    callable_handler,
+    close_awaitable,
+    is_async,
+    log_failure,
+    log_left,
+)
+from pitstop._consume._signals import hearing
+from pitstop._consume._verdict import Verdict, verdict
+from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import error_text
+from pitstop._engine._backoff import Backoff
+from pitstop._engine._delivery import Delivery
+from pitstop._engine._handling import Handling
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._lifecycle import Component, stop_at_exit
+from pitstop._engine._session import Session
+from pitstop._engine._waiting import Waiter
+from pitstop._errors import BackendUnavailable, PitstopError
+from pitstop._values._consumer import Consumer
+from pitstop._values._summary import Reason, Summary
+from pitstop.abc import Doorbell
+
+
+__all__ = ["Consuming", "sync_handler"]
+
+_log = logging.getLogger("pitstop.consumer")
+
+#: Seconds that the end waits for messages to be given back, beyond the deadline.
+_LAST_PATIENCE = 1.0
+#: Seconds of one wait of the caller. On Windows, and for a signal that another thread raised, the wait itself does not end
+#: when a signal comes.
+_GLANCE = 0.5
+#: Seconds until the next look, when a message is due that another worker is about to take, or that is still on its way.
+_PAUSE = 0.005
+
+
+def sync_handler(handler: Handler) -> Handler:
+    """Return the handler, if a thread can call it.
+
+    :raises PitstopError: when it cannot be called, or is async.
+    """
+    if is_async(callable_handler(handler)):
+        raise _is_async()
+    return handler
+
+
+def _is_async() -> PitstopError:
+    return HandlerIsAsync(
+        "The handler is async, so a thread would call it and nothing would await it. Open the store with "
+        "pitstop.init_async(), and await its consume(); or give a plain function."
+    )
+
+
+class _Worker:
+    """One thread that handles messages, and its counters."""
+
+    __slots__ = ("bell", "handled")
+
+    def __init__(self) -> None:
+        #: Rung when the worker is to look for messages, or to end.
+        self.bell = Doorbell()
+        #: Deliveries whose handler returned, raised, or still runs. Written by the worker alone.
+        self.handled = 0
+
+
+class Consuming(Component):
+    """One call of ``consume``.
+
+    Invariant: a delivery is in ``_running`` while its handler runs. The thread that takes it out settles it, and no other.
+    """
+
+    closes_first = True
+
+    def __init__(
+        self,
+        session: Session,
+        intake: Intake,
+        handler: Handler,
+        *,
+        deliveries: bool,
+        workers: int,
+        max_messages: int | None,
+        until_idle: bool,
+        drain: timedelta,
+        signals: bool = True,
+    ) -> None:
+        """Prepare.
+
+        :param signals: whether signals end it. False if its caller handles them.
+        """
+        self._session = session
+        # The session has no backend any more once it is closed.
+        self._backend = session.backend
+        self._intake = intake
+        self._handler = handler
+        self._deliveries = deliveries
+        self._until_idle = until_idle
+        self._drain = drain.total_seconds()
+        self._signals = signals
+        self._course = Course(max_messages, self._drain)
+        # Rung for the caller.
+        self._bell = Doorbell()
+        self._workers = [_Worker() for _ in range(workers)]
+        # The caller's thread and those of the workers; each adds and removes its own.
+        self._idents: set[int] = set()
+        # Appended to by each worker at its end.
+        self._ended: list[_Worker] = []
+        # By the ident of the worker's thread. The worker adds; the worker or the closing thread takes out, by one pop().
+        self._running: dict[int, Lease] = {}
+        # Written by the closing thread: whether the listener is closed.
+        self._closed = False
+        # Whether to close the store at the end. Written by a worker whose handler closed the Pitstop, and cannot wait here.
+        self._closes_session = False
+        # Ends a pause between two tries to write.
+        self._pausing = Doorbell()
+        self._over = Event()
+        self._pid = os.getpid()
+        # Until idle: one worker looks at a time.
+        self._looking = Lock()
+        # Under _lock: workers that look or handle, how often a parked worker began again, and the parked workers.
+        self._lock = Lock()
+        self._active = workers
+        self._begun = 0
+        self._parked: tuple[_Worker, ...] = ()
+
+    def run(self) -> Summary:
+        """Handle messages until there is a reason to end."""
+        stop_at_exit()
+        self._session.add(self)
+        self._idents.add(get_ident())
+        try:
+            with self._hearing():
+                for number, worker in enumerate(self._workers, 1):
+                    Thread(target=self._work, args=(worker,), name=f"pitstop-worker-{number}", daemon=True).start()
+                self._wait_for_workers()
+                left = list(self._running.values())
+                if left and not self._course.urgent:
+                    log_left([each.id for each in left])
+                self._close_listener()
+        except BaseException:
+            self._end("stopped")
+            self._intake.abandon()
+            raise
+        finally:
+            self._over.set()
+            self._session.discard(self)
+            if self._closes_session:
+                self._session.close()
+        if self._course.error is not None:
+            raise self._course.error
+        return self._summary(len(left))
+
+    def consumer(self) -> Consumer:
+        """Return a snapshot of this call."""
+        return self._course.consumer(self._intake, in_hand=len(self._intake.buffer), in_handlers=len(self._running))
+
+    # Called by the session.
+
+    def notice(self, due: int | None) -> None:
+        """Wake the parked workers if the message that was written is due now."""
+        if self._parked and (due is None or due * 1000 <= self._backend.now()):
+            self._wake_parked()
+
+    def stop(self) -> None:
+        """End, as after a signal."""
+        self._end("stopped")
+
+    def close(self) -> None:
+        """End, and let running handlers finish while the store is still open."""
+        self._end("stopped")
+        # In the child of a fork that a handler made there is no other thread to wait for.
+        if get_ident() not in self._idents:
+            self._over.wait(min(self._drain + _LAST_PATIENCE, TIMEOUT_MAX))
+
+    def after_fork(self) -> None:
+        # This call is the parent's, and never ends here.
+        self._over = Event()
+        self._over.set()
+
+    def closes_later(self) -> bool:
+        if get_ident() not in self._idents or os.getpid() != self._pid:
+            return False
+        # In this order, and in the opposite order in run(): one of the two threads sees what the other wrote.
+        self._closes_session = True
+        if self._over.is_set():
+            return False
+        self._end("stopped")
+        return True
+
+    # The end.
+
+    def _hearing(self) -> AbstractContextManager[None]:
+        return hearing(self._on_signal) if self._signals else nullcontext()
+
+    def _on_signal(self, number: int) -> None:
+        reason = self._course.signalled(number)
+        if reason is not None:
+            self._end(reason)
+
+    def _end(self, reason: Reason) -> None:
+        # Takes no lock: a signal handler may have interrupted a thread that holds it.
+        self._course.end(reason)
+        self._bell.ring()
+        self._pausing.ring()
+        for worker in self._workers:
+            worker.bell.ring()
+        self._intake.stop()
+
+    def _wait_for_workers(self) -> None:
+        while len(self._ended) < len(self._workers) and not self._course.urgent:
+            left = self._course.left()
+            if left is not None and left <= 0:
+                break
+            self._bell.wait(_GLANCE if left is None else min(left, _GLANCE))
+
+    def _close_listener(self) -> None:
+        course = self._course
+        try:
+            Thread(target=self._finish, name="pitstop-closing", daemon=True).start()
+        except RuntimeError:
+            # At the end of the interpreter no thread begins any more, and no signal is heard either.
+            self._finish()
+        # The store has as long to answer as handlers have to finish.
+        deadline = max(course.last_write_by(), course.monotonic()) + _LAST_PATIENCE
+        hurried = False
+        while not self._closed:
+            if course.urgent and not hurried:
+                hurried, deadline = True, min(deadline, course.monotonic() + _LAST_PATIENCE)
+            left = deadline - course.monotonic()
+            if left <= 0:
+                _log.warning("the store does not answer: unwritten messages come back when their leases run out")
+                break
+            self._bell.wait(min(left, _GLANCE))
+
+    def _finish(self) -> None:
+        try:
+            # A program that closes the store does not wait for the store to come back.
+            with self._intake.last_time() if self._session.closing else nullcontext():
+                self._give_back_running()
+                if not self._course.urgent:
+                    self._write_pending()
+                self._intake.close()
+        except BaseException as error:  # noqa: BLE001 - raised again by run()
+            self._course.fail(error)
+        finally:
+            self._closed = True
+            self._bell.ring()
+
+    def _give_back_running(self) -> None:
+        """Give back the messages whose handlers are left behind: the end of the program is no attempt."""
+        for ident in list(self._running):
+            lease = self._running.pop(ident, None)
+            if lease is not None:
+                self._settle(lease, None, None, interrupted=True)
+
+    def _write_pending(self) -> None:
+        """Write the acks. If the store does not answer, try again until the deadline."""
+        writer, backoff = self._intake.writer, Backoff(self._session.log.outages)
+        deadline = self._course.last_write_by()
+        while writer and not self._session.closed and not self._course.urgent:
+            try:
+                writer.flush()
+            except BackendUnavailable as error:
+                now = self._course.monotonic()
+                pause = backoff.failed(error, now, log=False)
+                if now + pause >= deadline or self._session.closing:
+                    return
+                self._pausing.wait(pause)
+
+    def _summary(self, unfinished: int) -> Summary:
+        return self._course.summary(
+            self._intake.counts,
+            handled=sum(each.handled for each in self._workers) - unfinished,
+            unfinished=unfinished,
+            given_back=self._intake.given_back,
+        )
+
+    # A worker.
+
+    def _work(self, worker: _Worker) -> None:
+        self._idents.add(get_ident())
+        try:
+            while not self._course.ended and self._course.may_ask():
+                lease = self._next(worker)
+                if lease is None:
+                    break
+                if self._course.count():
+                    # Messages that were claimed beyond the last one are for others, now and not after its handler.
+                    self._end("max_messages")
+                self._handle(worker, lease)
+        except BaseException as error:  # noqa: BLE001 - raised again by run(): a store that refuses, or a bug
+            if os.getpid() == self._pid:
+                self._course.fail(error)
+        finally:
+            if os.getpid() == self._pid:
+                self._leave(worker)
+
+    def _leave(self, worker: _Worker) -> None:
+        # Another thread may get the same ident.
+        self._idents.discard(get_ident())
+        with self._lock:
+            self._active -= 1
+        self._ended.append(worker)
+        if not self._course.ended and (self._course.error is not None or self._intake.stopped):
+            self._end("stopped")
+        else:
+            # The other workers handle the last messages, or look whether there are any.
+            self._bell.ring()
+            self._wake_parked()
+
+    def _next(self, worker: _Worker) -> Lease | None:
+        if not self._until_idle:
+            return self._intake.take()
+        backoff = Backoff(self._session.log.outages)
+        while not self._course.ended:
+            try:
+                lease = self._next_due(worker)
+            except BackendUnavailable as error:
+                if self._session.closed:
+                    break
+                if error.permanent and not self._intake.answered:
+                    raise
+                clock = self._session.clock
+                clock.wait(worker.bell, backoff.failed(error, clock.monotonic()))
+            else:
+                if lease is not None:
+                    return lease
+        return None
+
+    def _next_due(self, worker: _Worker) -> Lease | None:
+        """Return a message that is due; None after a wait for news if none is due, and after the last message."""
+        lease = self._intake.take_at_hand()
+        if lease is not None:
+            return lease
+        with self._lock:
+            alone, begun = self._active == 1, self._begun
+        # Before the look at the store: a listener that is at rest while no other worker is active stays at rest.
+        at_rest = alone and self._intake.is_at_rest()
+        lease = self._look()
+        if lease is not None:
+            return lease
+        idle = at_rest and not self._is_due()
+        with self._lock:
+            others = self._active > 1
+            idle = idle and not others and begun == self._begun
+            if others:
+                self._active -= 1
+                self._parked = (*self._parked, worker)
+        if idle:
+            self._end("idle")
+        elif others:
+            self._park(worker)
+        elif alone:
+            worker.bell.wait(_PAUSE)
+        return None
+
+    def _look(self) -> Lease | None:
+        intake = self._intake
+        with self._looking:
+            lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
+        if lease is not None and self._parked and len(intake.buffer):
+            self._wake_parked()
+        return lease
+
+    def _is_due(self) -> bool:
+        backend = self._session.backend
+        due = backend.next_due()
+        return due is not None and due * 1000 <= backend.now()
+
+    def _park(self, worker: _Worker) -> None:
+        """Wait for news while other workers handle messages: their handlers may store new ones."""
+        worker.bell.wait(self._session.loop_time.total_seconds())
+        with self._lock:
+            self._parked = tuple(each for each in self._parked if each is not worker)
+            self._active += 1
+            self._begun += 1
+
+    def _wake_parked(self) -> None:
+        for each in self._parked:
+            each.bell.ring()
+
+    def _handle(self, worker: _Worker, lease: Lease) -> None:
+        me = get_ident()
+        delivery = self._intake.deliver(lease)
+        self._running[me] = lease
+        worker.handled += 1
+        handling = Handling(self._session.events, lease, delivery)
+        failure = self._call(delivery)
+        handling.end(failure)
+        if os.getpid() != self._pid:
+            # The handler forked, and this is the child: the delivery is the parent's.
+            raise SystemExit if failure is None else failure
+        if self._running.pop(me, None) is None:
+            # The closing thread has given it back.
+            return
+        if failure is not None and (ends_program(failure) or isinstance(failure, HandlerIsAsync)):
+            # Before the delivery is settled: the store may be away.
+            self._course.fail(failure)
+            self._end("handler")
+        self._settle(lease, delivery, failure)
+
+    def _settle(
+        self, lease: Lease, delivery: Delivery | None, failure: BaseException | None, *, interrupted: bool = False
+    ) -> None:
+        news = lease.told
+        if lease.superseded and lease.is_news(failure):
+            # An extension came after the handler had stored or removed the message.
+            failure = news = None
+        decided = verdict(
+            failure,
+            settled=lease.settled,
+            news=news,
+            interrupted=interrupted or isinstance(failure, HandlerIsAsync),
+        )
+        # An error here is the store's, and was counted; or the next state cannot be computed, which was logged.
+        with suppress(PitstopError):
+            if decided is Verdict.ACK:
+                lease.ask(Purpose.ACK, delivery)
+                self._intake.writer.put(lease)
+            elif decided is Verdict.NACK:
+                lease.ask(Purpose.NACK, delivery, error_text(failure))
+                self._intake.writer.put(lease)
+            elif decided is Verdict.GIVE_BACK:
+                lease.ask(Purpose.GIVE_BACK, delivery)
+                self._intake.writer.put(lease, blocking=False)
+        if failure is not None and failure is not news:
+            log_failure(lease, failure, decided, self._backend)
+
+    def _call(self, delivery: Delivery) -> BaseException | None:
+        try:
+            result = self._handler(delivery if self._deliveries else delivery.msg)
+        except BaseException as error:  # noqa: BLE001 - the verdict decides
+            return error
+        if result is not None and isinstance(result, Awaitable):
+            close_awaitable(result)
+            return _is_async()
+        return None
