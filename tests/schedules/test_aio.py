@@ -63,7 +63,7 @@ def scenario(**options):
     return declare
 
 
-@scenario(fault="a cancelled look strands its message")
+@scenario()
 async def a_get_is_cancelled_while_its_look_is_under_way(world: World):
     pit = await opened(world, "a")
     listener = pit.listen()
@@ -363,7 +363,7 @@ in_all_kinds_of_tasks(consume_is_cancelled, runs=120, fault="a task that never b
 in_all_kinds_of_tasks(two_consume_at_once, runs=120)
 
 
-@scenario(runs=100, fault="threads are left")
+@scenario(runs=100)
 async def a_pitstop_is_dropped_without_being_closed(world: World):
     pit = await opened(world, "a")
     listener = pit.listen(prefetch=4)

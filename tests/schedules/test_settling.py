@@ -54,12 +54,12 @@ def _settled_by_two_threads(world: World, first: str, second: str, *, batched: b
     world.finish()
 
 
-@cases.add(fault="asked twice")
+@cases.add()
 def two_threads_ack_one_delivery_of_an_iteration(world: World):
     _settled_by_two_threads(world, "ack", "ack")
 
 
-@cases.add(fault="asked twice")
+@cases.add()
 def two_threads_ack_and_nack_one_delivery_of_an_iteration(world: World):
     _settled_by_two_threads(world, "ack", "nack")
 
@@ -273,7 +273,7 @@ def a_recurring_message_is_acked_while_another_thread_waits_for_its_next_occurre
     world.finish()
 
 
-@cases.add(runs=1, fault="no thread can be started")
+@cases.add(runs=1)
 def an_ack_is_written_although_no_thread_can_be_started(world: World):
     world.open()
     listener = world.pit.listen(prefetch=4)
@@ -334,7 +334,7 @@ def an_ack_comes_as_its_lease_ends_and_another_thread_gets_the_message(world: Wo
     world.finish()
 
 
-@cases.add(fault="told as lost")
+@cases.add()
 def a_lease_is_extended_while_the_delivery_is_acked(world: World):
     world.open()
     _listener, a, b = held(world, "a", "b")

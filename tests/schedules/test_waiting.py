@@ -18,7 +18,7 @@ def promptly(world: World, begun: float) -> None:
     assert took < PROMPT, f"a message that was due was handed out {took:.1f} s later"
 
 
-@cases.add(fault="the hand drops by id")
+@cases.add()
 def a_store_wakes_a_thread_that_waits(world: World):
     world.open()
     listener = world.pit.listen()
@@ -35,7 +35,7 @@ def a_store_wakes_a_thread_that_waits(world: World):
     world.finish()
 
 
-@cases.add(fault="the hand drops by id")
+@cases.add()
 def two_stores_wake_two_threads_that_wait(world: World):
     world.open()
     listener = world.pit.listen()
@@ -57,7 +57,7 @@ def two_stores_wake_two_threads_that_wait(world: World):
     world.finish()
 
 
-@cases.add(fault="the hand drops by id")
+@cases.add()
 def one_store_of_two_messages_wakes_two_threads_that_wait(world: World):
     world.open()
     listener = world.pit.listen()
@@ -78,7 +78,7 @@ def one_store_of_two_messages_wakes_two_threads_that_wait(world: World):
     world.finish()
 
 
-@cases.add(fault="the hand drops by id")
+@cases.add()
 def a_sooner_message_wakes_a_thread_that_waits_for_a_later_one(world: World):
     world.open()
     listener = world.pit.listen()
@@ -98,7 +98,7 @@ def a_sooner_message_wakes_a_thread_that_waits_for_a_later_one(world: World):
     world.finish()
 
 
-@cases.add(fault="the hand drops by id")
+@cases.add()
 def a_thread_whose_time_is_over_leaves_the_look_to_another_one(world: World):
     world.open()
     listener = world.pit.listen()
@@ -161,7 +161,7 @@ def a_batched_nack_wakes_a_thread_that_waits(world: World):
     world.finish()
 
 
-@cases.add(fault="the hand drops by id")
+@cases.add(fault="a claim under way is not told")
 def messages_of_two_listeners_are_handed_out_once_each(world: World):
     world.open()
     one, two = world.pit.listen(prefetch=2), world.pit.listen(prefetch=2)
