@@ -230,7 +230,7 @@ class TestWith:
 
         with pytest.raises(Mute), delivery:
             raise Mute
-        assert pit.get("a").last_error == "Mute: (its text cannot be had: RuntimeError)"
+        assert pit.get("a").last_error == "Mute: (its text is unavailable: RuntimeError)"
 
     def test_leaves_alone_what_its_body_settled(self, pit, delivery, listener):
         with delivery:
