@@ -342,6 +342,7 @@ class Feeder:
         if not tell(self._loop, self._notify):
             # The loop is closed: no task takes anything any more.
             self._ended = True
+            self._bell.ring()
 
     def _answer(self, *, found: bool = False, error: BaseException | None = None) -> None:
         looks: list[asyncio.Future[bool]] = []
