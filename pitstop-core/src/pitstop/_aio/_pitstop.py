@@ -36,7 +36,7 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend
 
 
-__all__ = ["AsyncPitstop", "init_async"]
+__all__ = ["AsyncPitstop", "init_async", "pitstop_of"]
 
 _T = TypeVar("_T")
 #: Seconds for which a close waits until the messages of cancelled tasks are given back.
@@ -333,6 +333,14 @@ class AsyncPitstop:
 
     def _listen(self, **options: Any) -> Any:
         return open_intake(self._opened(), ListenOptions(**options), claimed_apart=True)
+
+
+def pitstop_of(pit: AsyncPitstop) -> Pitstop:
+    """Return the Pitstop behind an AsyncPitstop, for code of this library. It is opened if need be.
+
+    :raises BackendUnavailable: if the AsyncPitstop is closed.
+    """
+    return pit._opened()
 
 
 def _closed() -> BackendUnavailable:
