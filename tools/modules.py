@@ -48,7 +48,6 @@ LONG: dict[str, int] = {
     "pitstop-core/src/pitstop/_consume/_threads.py": 445,
     "pitstop-core/src/pitstop/_engine/_delivery.py": 403,
     "pitstop-core/src/pitstop/_engine/_listener.py": 590,
-    "pitstop-core/src/pitstop/_pitstop.py": 404,
     "pitstop-core/src/pitstop/_values/_message.py": 439,
 }
 #: Modules without a line about threads, by folder.
