@@ -181,9 +181,9 @@ def test_it_waits_for_what_its_handlers_may_store_without_asking_the_store_again
             if message["id"] == "first":
                 await may_end.wait()
 
-        async with pitstop.init_async({"type": backend, "loop_time": "1m"}) as pit:
+        async with pitstop.init_async({"type": backend}) as pit:
             await pit.store({"id": "first"}, NOW)
-            task = asyncio.create_task(pit.consume(handle, until_idle=True))
+            task = asyncio.create_task(pit.consume(handle, until_idle=True, loop_time="1m"))
             await begun.wait()
             await until(lambda: backend.calls.count("next_due") >= 1)
             claims = backend.calls.count("lease")

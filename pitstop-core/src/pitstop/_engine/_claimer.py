@@ -18,6 +18,7 @@ from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._settle import release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
@@ -164,9 +165,10 @@ class Claimer:
             if note is not None:
                 # Without the error's text, which may hold anything.
                 _log.error(
-                    "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s",
+                    "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
                     record.id,
                     type(error).__name__,
+                    traceback_of(error),
                     note,
                 )
             return None
@@ -180,6 +182,15 @@ class Claimer:
         except BackendUnavailable as error:
             # The claim itself has succeeded. These come back when their leases run out.
             _log.debug("%d messages that are not to be emitted could not be settled: %s", len(unfit), error)
+            return False
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
+            if len(unfit) > 1:
+                return sum(self._settle_unfit([each]) for each in unfit) > 0
+            note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+            if note is not None:
+                _log.error(
+                    "%r could not be settled: %s%s%s", unfit[0][0].id, type(bug).__name__, traceback_of(bug), note
+                )
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:

@@ -146,7 +146,7 @@ _forks = _Forks()
 
 
 def _before_fork() -> None:
-    # Python prints any exception of a hook, Ctrl-C included, and forks all the same. So each lock is noted before it is
+    # Python prints any exception of a hook, Ctrl-C included, and forks nevertheless. So each lock is noted before it is
     # taken, and a noted lock is later released if it was taken.
     fork = _Fork()
     _forks.under_way.setdefault(get_ident(), []).append(fork)

@@ -74,7 +74,7 @@ def listen(
     pitstop listen --exec 'curl --fail --json @- https://example.com/hook'
     """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
     if command is not None and os.name != "posix":
-        raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
+        raise Unsupported("--exec needs process groups, which this system does not have. Pipe the JSON lines instead.")
     if workers is not None and command is None:
         raise click.UsageError("--workers sets how many commands run at once. Give --exec CMD too, or leave it out.")
     if command is None:

@@ -17,7 +17,7 @@ import attrs
 from pitstop._consume._handler import (
     HandlerIsAsync,
 )
-from pitstop._consume._verdict import Verdict, verdict
+from pitstop._consume._verdict import Verdict, ask, judged
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._ending import ends_program
@@ -204,18 +204,10 @@ class Drive:
         elif isinstance(failure, Crash):
             crash(self._session)
         else:
-            decided = verdict(
-                failure,
-                settled=lease.settled,
-                interrupted=interrupted or isinstance(failure, HandlerIsAsync),
-            )
+            decided, _ = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
             try:
-                if decided is Verdict.ACK:
-                    delivery.ack()
-                elif decided is Verdict.NACK:
-                    delivery.nack(failure)
-                elif decided is Verdict.GIVE_BACK:
-                    lease.ask(Purpose.GIVE_BACK, delivery)
+                if decided is not Verdict.NOTHING:
+                    ask(lease, delivery, decided, failure)
                     self._intake.writer.write_at_once(lease)
             except (LeaseLost, BackendUnavailable) as error:
                 refused = error
@@ -250,7 +242,7 @@ class Drive:
         if isinstance(refused, LeaseLost):
             return "lost", None
         if refused is not None:
-            # Perhaps it was done all the same, and then it comes at another time, or never.
+            # Perhaps it was done nevertheless. The message then comes at another time, or never.
             return "unsettled", None if isinstance(refused, OutcomeUnknown) else from_instant(lease.due)
         if self._applied is None:
             # Crashed; or refused, of which the handler knows, so that it settled nothing and said nothing.
