@@ -46,7 +46,6 @@ READS: dict[str, int] = {}
 LONG: dict[str, int] = {
     "pitstop-core/src/pitstop/_engine/_intake.py": 414,
     "pitstop-core/src/pitstop/_engine/_writer.py": 488,
-    "pitstop-core/src/pitstop/_pitstop.py": 409,
     "pitstop-core/src/pitstop/_values/_message.py": 439,
 }
 #: Modules without a line about threads, by folder.
