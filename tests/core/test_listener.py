@@ -11,7 +11,7 @@ import pytest
 
 import pitstop
 
-from core.kit import LOCK, LOOP, Running, Watched, backend
+from core.kit import LOCK, LOOP, Clock, Running, Watched, backend
 from pitstop import BackendUnavailable
 
 
