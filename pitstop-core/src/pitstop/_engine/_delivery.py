@@ -107,7 +107,7 @@ class Delivery:
 
     @property
     def last_error(self) -> str | None:
-        """What the last failure said: of an earlier attempt, or of the occurrence before if that was given up."""
+        """The text of the last failure: of an earlier attempt, or of the occurrence before if that was given up."""
         return self._lease.emission.record.progress.last_error
 
     @property

@@ -116,10 +116,7 @@ class Intake(Component):
     # Messages.
 
     def take(self, wanted: int = 1) -> Lease | None:
-        """Take the next message, and wait for it. Return None after a stop.
-
-        :param wanted: how many messages a claim may bring at least.
-        """
+        """Take the next message, and wait for it. A claim may be for ``wanted`` messages. Return None after a stop."""
         return self.take_at_hand() or self.wait(Waiter(wanted))
 
     def take_at_hand(self) -> Lease | None:
@@ -332,10 +329,7 @@ class Intake(Component):
         self._watcher.after_fork()
 
     def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
-        """Give back the messages of the buffer, ring ``given_back``, write pending settlements, and ring ``settled``.
-
-        If that fails, another thread tries again.
-        """
+        """Give back the buffer, ring ``given_back``, write what is pending, ring ``settled``. If it fails, try again later."""
         with self.last_time():
             self.give_back_all()
             if given_back is not None:

@@ -32,7 +32,7 @@ __all__ = ["Lease", "Purpose", "State"]
 
 
 class Purpose(Enum):
-    """What a settlement is for; the value is the participle that errors use."""
+    """The purpose of a settlement; the value is the participle that errors use."""
 
     ACK = "acknowledged"
     NACK = "nacked"
@@ -114,7 +114,7 @@ class Lease:
         # The right to settle: the thread that takes the item has it. To take it is one step, which no other thread or
         # signal handler comes between.
         self._right = [None]
-        # What is being written, and what was written without an answer. With the right.
+        # The settlement that is being written, and the one that was written without an answer. With the right.
         self._sent: Settlement | None = None
         self._doubt: Settlement | None = None
 

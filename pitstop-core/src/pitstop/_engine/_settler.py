@@ -153,7 +153,7 @@ class Settler:
     def _fail(self, lease: Lease, error: Exception, what: str) -> None:
         """Log a settlement that raised an error. The message comes back when its lease runs out.
 
-        :param what: what was being done with its next state.
+        :param what: the step that raised it, as a participle.
         """
         participle = "settled" if lease.purpose is None else lease.purpose.value
         advice = "Look at its recurrence; or store the message again, or remove it."
