@@ -69,7 +69,11 @@ def the_buffer_drops_by_id(stack):
 @mutant("storing", "a_message_deep_in_the_hand_is_removed_while_another_thread_takes_some", "mutated during iteration")
 def the_buffer_is_walked_without_a_copy(stack):
     def discard(self, versions):
-        stale = [each for each in self.unseen if versions.get(each.id, each.record.revision) != each.record.revision]
+        stale = []
+        for lease in self.unseen:
+            revision = lease.record.revision
+            if versions.get(lease.id, revision) != revision:
+                stale.append(lease)
         for lease in stale:
             self.unseen.remove(lease)
         return stale
@@ -167,7 +171,7 @@ def the_exit_does_not_wait_for_what_is_being_written(stack):
     put(stack, _intake.Intake, "unsettled", unsettled)
 
 
-@mutant("closing", "a_pitstop_is_closed_while_another_thread_acks_and_waits", "")
+@mutant("closing", "a_pitstop_is_closed_while_another_thread_looks", "NoneType")
 def the_backend_is_read_twice(stack):
     def backend(self):
         if self._backend is None:

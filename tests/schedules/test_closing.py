@@ -189,6 +189,22 @@ def a_pitstop_is_closed_while_another_thread_stores(world: World):
     world.finish()
 
 
+@cases.add(fault="closed between two reads")
+def a_pitstop_is_closed_while_another_thread_looks(world: World):
+    world.open()
+    with world.scheduler.calm():
+        world.store("a")
+
+    def look():
+        world.closing(lambda: world.pit.get("a"))
+
+    def close():
+        world.pit.close()
+
+    world.together(look, close)
+    world.finish()
+
+
 @cases.add()
 def two_threads_close_a_pitstop(world: World):
     world.open()
