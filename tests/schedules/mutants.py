@@ -14,7 +14,7 @@ from unittest import mock
 import attrs
 
 from pitstop._aio import _feeder, _hands
-from pitstop._engine import _background, _buffer, _intake, _lease, _session, _waiting, _writer
+from pitstop._engine import _background, _buffer, _claimer, _intake, _lease, _session, _waiting, _writer
 
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -61,7 +61,7 @@ def _dropped_by_id(self: Any, versions: Mapping[str, str | None]) -> list[Any]:
     return []
 
 
-@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "")
+@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "is leased, and nobody has it")
 def the_buffer_drops_by_id(stack):
     put(stack, _buffer.ClaimBuffer, "discard", _dropped_by_id)
 
@@ -84,6 +84,11 @@ def the_buffer_is_walked_without_a_copy(stack):
 @mutant("storing", "a_message_is_removed_while_another_thread_claims", "was handed out")
 def the_buffer_drops_nothing(stack):
     put(stack, _buffer.ClaimBuffer, "discard", lambda self, versions: [])
+
+
+@mutant("storing", "a_message_is_removed_while_another_thread_claims", "was handed out")
+def a_claim_that_is_under_way_is_not_told(stack):
+    put(stack, _claimer.Claimer, "note_versions", lambda self, versions: None)
 
 
 @mutant("storing", "a_handler_that_stores_its_own_id_ends_quietly_when_it_is_alone", "LeaseLost")
