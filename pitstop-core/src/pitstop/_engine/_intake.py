@@ -227,10 +227,10 @@ class Intake(Component):
         self.waiting.notice(due)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
-        dropped = self.buffer.discard(versions)
-        if dropped:
-            # One of them may be valid all the same: another thread has stored a newer version meanwhile.
-            self.claimer.give_back(dropped)
+        # First the claims that are under way: they put their messages into the buffer later. A message that is dropped here
+        # may be valid all the same: another thread has stored a newer version meanwhile.
+        self.claimer.note_versions(versions)
+        self.claimer.give_back(self.buffer.discard(versions), log=False)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
@@ -239,8 +239,8 @@ class Intake(Component):
 
     def end(self) -> None:
         """Hand out no more messages, and end all waits. Takes no lock, and waits for nothing."""
-        self.buffer.open = False
         self.waiting.stop()
+        self.buffer.open = False
 
     end_soon = end
 
