@@ -14,7 +14,7 @@ from unittest import mock
 import attrs
 
 from pitstop._aio import _feeder, _hands
-from pitstop._engine import _background, _buffer, _intake, _lease, _session, _waiting, _writer
+from pitstop._engine import _background, _buffer, _claimer, _intake, _lease, _session, _waiting, _writer
 
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -61,7 +61,7 @@ def _dropped_by_id(self: Any, versions: Mapping[str, str | None]) -> list[Any]:
     return []
 
 
-@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "")
+@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "is leased, and nobody has it")
 def the_buffer_drops_by_id(stack):
     put(stack, _buffer.ClaimBuffer, "discard", _dropped_by_id)
 
@@ -69,7 +69,11 @@ def the_buffer_drops_by_id(stack):
 @mutant("storing", "a_message_deep_in_the_hand_is_removed_while_another_thread_takes_some", "mutated during iteration")
 def the_buffer_is_walked_without_a_copy(stack):
     def discard(self, versions):
-        stale = [each for each in self.unseen if versions.get(each.id, each.record.revision) != each.record.revision]
+        stale = []
+        for lease in self.unseen:
+            revision = lease.record.revision
+            if versions.get(lease.id, revision) != revision:
+                stale.append(lease)
         for lease in stale:
             self.unseen.remove(lease)
         return stale
@@ -80,6 +84,11 @@ def the_buffer_is_walked_without_a_copy(stack):
 @mutant("storing", "a_message_is_removed_while_another_thread_claims", "was handed out")
 def the_buffer_drops_nothing(stack):
     put(stack, _buffer.ClaimBuffer, "discard", lambda self, versions: [])
+
+
+@mutant("storing", "a_message_is_removed_while_another_thread_claims", "was handed out")
+def a_claim_that_is_under_way_is_not_told(stack):
+    put(stack, _claimer.Claimer, "note_versions", lambda self, versions: None)
 
 
 @mutant("storing", "a_handler_that_stores_its_own_id_ends_quietly_when_it_is_alone", "LeaseLost")
@@ -167,7 +176,7 @@ def the_exit_does_not_wait_for_what_is_being_written(stack):
     put(stack, _intake.Intake, "unsettled", unsettled)
 
 
-@mutant("closing", "a_pitstop_is_closed_while_another_thread_acks_and_waits", "")
+@mutant("closing", "a_pitstop_is_closed_while_another_thread_looks", "NoneType")
 def the_backend_is_read_twice(stack):
     def backend(self):
         if self._backend is None:

@@ -227,10 +227,13 @@ class Intake(Component):
         self.waiting.notice(due)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
+        # In this order: a claim puts its messages into the buffer before it ends to be under way.
+        self.claimer.note_versions(versions)
         dropped = self.buffer.discard(versions)
         if dropped:
-            # One of them may be valid all the same: another thread has stored a newer version meanwhile.
-            self.claimer.give_back(dropped)
+            # One of them may be valid all the same: another thread has stored a newer version meanwhile. The others are
+            # gone already, so that a failure is no news.
+            self.claimer.give_back(dropped, log=False)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
@@ -239,8 +242,9 @@ class Intake(Component):
 
     def end(self) -> None:
         """Hand out no more messages, and end all waits. Takes no lock, and waits for nothing."""
-        self.buffer.open = False
+        # In this order: a thread that finds the buffer closed, and is not told to stop, claims and gives back again and again.
         self.waiting.stop()
+        self.buffer.open = False
 
     end_soon = end
 
