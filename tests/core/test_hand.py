@@ -9,8 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from core.kit import LOCK, Running
 from pitstop._engine._pump import Pump
+
+from core.kit import LOCK, Running
 
 
 DUE = timedelta(0)

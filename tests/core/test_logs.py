@@ -9,11 +9,12 @@ from datetime import timedelta
 
 import pytest
 
+from pitstop._engine._pump import Pump
+
 import pitstop
 
 from core.kit import Clock, Running, Watched, backend
 from pitstop._decisions._logs import Outages, Throttle
-from pitstop._engine._pump import Pump
 
 
 DUE = timedelta(0)

@@ -14,12 +14,13 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from pitstop._engine._pump import Pump
+
 import pitstop
 
 from core.kit import LOCK, Running, backend
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop._engine import _outbox
-from pitstop._engine._pump import Pump
 
 
 DUE = timedelta(0)

@@ -13,10 +13,11 @@ from datetime import timedelta
 
 import pytest
 
+from pitstop._engine._pump import Pump
+
 import pitstop
 
 from core.kit import LOOP, Running
-from pitstop._engine._pump import Pump
 
 
 DUE = timedelta(0)

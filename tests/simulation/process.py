@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pitstop._engine._pump import Pump
+
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener, Visit
-from pitstop._engine._pump import Pump
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop._values._instant import floor_instant, from_instant

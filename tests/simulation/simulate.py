@@ -12,8 +12,9 @@ from unittest import mock
 
 import attrs
 
-from pitstop._engine import _listener
 from pitstop._engine._pump import Pump
+
+from pitstop._engine import _listener
 from simulation.chance import all_from
 from simulation.history import Event, History, line
 from simulation.rules import Violation, judge

@@ -8,11 +8,12 @@ from unittest import mock
 
 import attrs
 
+from pitstop._engine._hand import Hand
+from pitstop._engine._outbox import Outbox
+
 from pitstop._decisions import _emit, _settle
 from pitstop._engine import _delivery, _hand, _listener
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._hand import Hand
-from pitstop._engine._outbox import Outbox
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
 from pitstop.abc import Outcome, Progress, Record
 from pitstop_memory import MemoryBackend

@@ -17,7 +17,8 @@ from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import new_record
 from pitstop._engine._calls import entrance
-from pitstop._engine._heartbeat import Heartbeat
+from pitstop._engine._handling import supersede
+from pitstop._engine._intake import Intake
 from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
 from pitstop._engine._watcher import Watcher
@@ -35,11 +36,12 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["OneShot", "Pitstop", "Recurring"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake"]
 
 #: The items of ``store_many``: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
 Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
+
 
 _FEWEST_ARGUMENTS, _MOST_ARGUMENTS = 2, 4
 
@@ -145,8 +147,9 @@ class Pitstop:
         writes, id = self._writes(session), valid_id(id)
         self._session.flush([id])
         removed = writes.delete(id)
+        supersede([id])
         if session is None:
-            self._session.forget([id])
+            self._session.forget({id: None})
         return removed
 
     @entrance
@@ -247,16 +250,7 @@ class Pitstop:
         options = ListenOptions.of(
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
         )
-        store = self._session
-        _ = store.backend  # raises if the Pitstop is closed
-        return Listener(
-            store,
-            self._watcher,
-            store.lock_time if options.lock_time is None else options.lock_time,
-            store.loop_time if options.loop_time is None else options.loop_time,
-            options.prefetch,
-            Heartbeat(store, options.max_lease) if options.heartbeat else None,
-        )
+        return Listener(open_intake(self, options))
 
     def consume(
         self,
@@ -304,12 +298,12 @@ class Pitstop:
         sync_handler(handler)
         patience = parse_duration(drain, "drain")
         with_delivery = takes_delivery(handler, deliveries)
-        listener = self.listen(
+        options = ListenOptions.of(
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
         )
         return Consuming(
             self._session,
-            listener,
+            open_intake(self, options),
             handler,
             deliveries=with_delivery,
             workers=workers,
@@ -376,8 +370,10 @@ class Pitstop:
             # Acks that returned come first: they must be written before the message is stored anew.
             self._session.flush(known)
         writes.put(records)
+        if known:
+            supersede(known)
         if known and at_once:
-            self._session.forget(known)
+            self._session.forget({each.id: each.revision for each in records if each.id in known})
         events = self._session.events
         if events.observes_stored:
             for record in records:
@@ -385,6 +381,18 @@ class Pitstop:
         if at_once:
             # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
             self._session.written(min(record.progress.due or 0 for record in records))
+
+
+def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:
+    """Return what is behind a new listener, for code of this library that claims on behalf of others.
+
+    :param claimed_apart: whether the threads that handle messages never claim.
+    :raises BackendUnavailable: if the Pitstop is closed.
+    :raises ConfigError: if ``max_lease`` is shorter than a lease.
+    """
+    session = pit._session
+    _ = session.backend  # raises if the Pitstop is closed
+    return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)
 
 
 def _arguments(item: object) -> Sequence[Any] | None:

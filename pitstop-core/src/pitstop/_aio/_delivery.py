@@ -9,10 +9,15 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from pitstop._aio._feeder import Feeder
+from pitstop._aio._feeder import Feeder, Handed
 from pitstop._aio._hands import Hands
-from pitstop._engine._delivery import Delivery
-from pitstop._errors import LeaseLost, PitstopError
+from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import error_text
+from pitstop._engine._delivery import delay_of_nack
+from pitstop._engine._handling import Handling
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Purpose
+from pitstop._errors import PitstopError
 
 
 __all__ = ["AsyncDelivery", "current_task", "is_interruption"]
@@ -27,10 +32,12 @@ class AsyncDelivery:
     cancelled it is given back, to come back at once; both re-raise. None of its properties asks the store.
     """
 
-    __slots__ = ("__weakref__", "_delivery", "_feeder", "_hands")
+    __slots__ = ("__weakref__", "_at_once", "_delivery", "_feeder", "_handling", "_hands", "_lease")
 
-    def __init__(self, delivery: Delivery, feeder: Feeder, hands: Hands) -> None:
-        self._delivery = delivery
+    def __init__(self, handed: Handed, feeder: Feeder, hands: Hands) -> None:
+        self._lease = handed.lease
+        self._delivery = handed.delivery
+        self._at_once = handed.at_once
         self._feeder = feeder
         self._hands = hands
 
@@ -77,11 +84,14 @@ class AsyncDelivery:
     @property
     def lost(self) -> bool:
         """Whether the lease is known to be over: somebody else may have the message. What is done now may be done twice."""
-        delivery = self._delivery
-        if isinstance(delivery._told, LeaseLost):
-            return True
-        due = delivery._emission.record.progress.due
-        return delivery._settled is None and due is not None and self._feeder.is_past(due)
+        lease = self._lease
+        return lease.lost or (not lease.settled and self._feeder.is_past(lease.due))
+
+    @property
+    def _intake(self) -> Intake:
+        intake = self._feeder.intake
+        assert intake is not None, "the delivery is one of its"
+        return intake
 
     async def ack(self, *, wait: bool = False) -> None:
         """Done: see :meth:`pitstop.Delivery.ack`. Returns at once; the ack is written with others, some 20 ms later at most.
@@ -93,17 +103,16 @@ class AsyncDelivery:
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same.
         """
-        delivery = self._delivery
-        outbox = delivery._outbox
-        if outbox is None:
-            await self._hands.do(delivery.ack)
+        if self._at_once:
+            await self._hands.do(self._delivery.ack)
             return
-        delivery._begin_to_settle("acknowledged")
-        if wait or outbox.unattended:
-            # Of a listener that was closed each ack is written by itself, and nobody tries again.
-            await self._feeder.written(delivery)
+        writer = self._intake.writer
+        self._lease.ask(Purpose.ACK, self._delivery)
+        if wait or writer.unattended:
+            # Of a listener that was closed each ack is written by itself, and is not tried again.
+            await self._feeder.written(self._lease)
         else:
-            outbox.put(delivery, blocking=False)
+            writer.put(self._lease, blocking=False)
 
     async def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
         """Failed: see :meth:`pitstop.Delivery.nack`. Returns at once, as :meth:`ack` does.
@@ -112,16 +121,18 @@ class AsyncDelivery:
         :raises BackendUnavailable: where it is written at once, when the store did not answer.
         :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
         """
-        delivery = self._delivery
-        if error is not None and error is delivery._told:
+        lease = self._lease
+        if isinstance(error, BaseException) and lease.is_news(error):
             return
-        if delivery._outbox is None:
-            await self._hands.do(delivery.nack, error, delay)
-        elif delivery._outbox.unattended:
-            delivery._begin_to_nack(error, delay)
-            await self._feeder.written(delivery)
+        if self._at_once:
+            await self._hands.do(self._delivery.nack, error, delay)
+            return
+        writer = self._intake.writer
+        lease.ask(Purpose.NACK, self._delivery, error_text(error), delay_of_nack(delay, lease))
+        if writer.unattended:
+            await self._feeder.written(lease)
         else:
-            delivery._nack_later(error, delay, blocking=False)
+            writer.put(lease, blocking=False)
 
     async def extend(self, duration: timedelta | None = None) -> None:
         """Hold the lease for ``duration`` from now: see :meth:`pitstop.Delivery.extend`. Returns when the store has it.
@@ -132,35 +143,35 @@ class AsyncDelivery:
         await self._hands.do(self._delivery.extend, duration)
 
     async def __aenter__(self) -> Self:
-        delivery = self._delivery
-        delivery._handling = delivery._session.events.enter(delivery)
+        self._handling = Handling(self._intake.session.events, self._lease, self._delivery)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        delivery = self._delivery
-        delivery._session.events.leave(delivery._handling, error)
-        if delivery._settled is not None:
+        self._handling.end(error)
+        if self._lease.settled:
             return
         if error is None:
             await self.ack()
             return
         try:
-            if not is_interruption(error):
+            if not is_interruption(error) and not ends_program(error):
                 await self.nack(error)
-            elif delivery._outbox is not None:
-                delivery._give_back_later()
-            else:
+                return
+            self._lease.ask(Purpose.GIVE_BACK, self._delivery)
+            if self._at_once:
                 # Not waited for, since a task that was cancelled is to end. aclose() waits for it.
                 self._hands.leave(self._give_back)
+            else:
+                self._intake.writer.put(self._lease, blocking=False)
         except PitstopError as failure:
-            # The caller is to see what went wrong in the body; the message comes back when its lease runs out.
-            _log.debug("the failed delivery of %r could not be nacked: %s", self.id, failure)
+            # The caller is to see the error of the body. The message comes back when its lease runs out.
+            _log.debug("the failed delivery of %r could not be settled: %s", self.id, failure)
 
     def _give_back(self) -> None:
         try:
-            self._delivery._give_back()
+            self._intake.writer.write_at_once(self._lease)
         except PitstopError as failure:
             _log.debug("the interrupted delivery of %r could not be given back: %s", self.id, failure)
 

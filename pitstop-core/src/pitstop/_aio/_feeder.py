@@ -8,19 +8,23 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from threading import Condition, Lock, Thread
+from typing import NamedTuple
 
 from pitstop._aio._hands import Hands, tell
 from pitstop._engine._backoff import Backoff
+from pitstop._engine._claimer import LEAST_REMAINDER
 from pitstop._engine._delivery import Delivery
-from pitstop._engine._feed import Feed
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component
-from pitstop._engine._listener import Listener, Visit
+from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Doorbell, SystemClock
 
 
-__all__ = ["Feeder"]
+__all__ = ["Feeder", "Handed"]
 
 _log = logging.getLogger("pitstop.listener")
 
@@ -32,6 +36,15 @@ _CLOSE_PATIENCE = 15.0
 _EXIT_PATIENCE = 2.0
 #: Seconds in which what was stored for now becomes due.
 _ROUNDING = 0.005
+
+
+class Handed(NamedTuple):
+    """A message on its way to a handler."""
+
+    lease: Lease
+    delivery: Delivery
+    #: Whether its ack is written by itself.
+    at_once: bool
 
 
 class _AtExit(Component):
@@ -57,7 +70,7 @@ class Feeder:
 
     def __init__(
         self,
-        open_listener: Callable[[], Listener],
+        open_intake: Callable[[], Intake],
         loop: asyncio.AbstractEventLoop,
         hands: Hands,
         notify: Callable[[], None],
@@ -67,12 +80,12 @@ class Feeder:
     ) -> None:
         """One that does nothing yet.
 
-        :param open_listener: called in the feeder's thread.
+        :param open_intake: called in the feeder's thread.
         :param notify: called in the loop's thread when there is something to take, an error, or the end.
         :param once: do not wait for what is to come: say that there is ``nothing``.
         :param pinned_acks: whether a listener with ``prefetch=1`` has each ack written by itself.
         """
-        self._open = open_listener
+        self._open = open_intake
         self._loop = loop
         self._hands = hands
         self._notify = notify
@@ -80,21 +93,21 @@ class Feeder:
         self._pinned_acks = pinned_acks
         self._bell = Doorbell()
         self._opening = Lock()
-        self._buffer: deque[Delivery] = deque()
-        self._late: deque[Delivery] = deque()
+        self._buffer: deque[Handed] = deque()
+        self._late: deque[Handed] = deque()
         # What looks have brought, until it is taken; and how many looks are under way.
-        self._looked: dict[Delivery, Delivery] = {}
+        self._looked: dict[Handed, Handed] = {}
         self._looks = 0
         self._looking = Condition()
         # One gives back at a time, so that who closes the store comes after one who has taken out what is to be given back.
         self._giving_back = Lock()
-        self._visit: Visit | None = None
+        self._waiter: Waiter | None = None
         self._thread: Thread | None = None
         self._ended = False
         self._finished: list[asyncio.Future[None]] = []
         # Whether no more is claimed; and whether the listener is closed by now, which comes later.
         self._over = self._closed = False
-        self._asked_to_wait: deque[tuple[Delivery, asyncio.Future[None]]] = deque()
+        self._asked_to_wait: deque[tuple[Lease, asyncio.Future[None]]] = deque()
         self._writing = False
         # The store's time in microseconds, and the monotonic one in seconds, as they were at one moment.
         self._at = (0, 0.0)
@@ -102,7 +115,7 @@ class Feeder:
         # With ``once``: the tries that have failed since the last look that succeeded.
         self._backoff: Backoff | None = None
         self.wanted = 0
-        self.feed: Feed | None = None
+        self.intake: Intake | None = None
         #: What the last look at the store raised.
         self.error: BaseException | None = None
         self.stopped = False
@@ -116,22 +129,23 @@ class Feeder:
     @property
     def over(self) -> bool:
         """Whether no more messages are to be had."""
-        return self.stopped or self._over or (self.feed is not None and self.feed.listener.stopped)
+        return self.stopped or self._over or (self.intake is not None and self.intake.stopped)
 
-    def take(self) -> Delivery | None:
+    def take(self) -> Handed | None:
         """A message that is there. Never blocks."""
         while self._buffer:
             try:
-                delivery = self._buffer.popleft()
+                handed = self._buffer.popleft()
             except IndexError:
                 break
-            if not self.is_late(delivery):
-                return delivery
-            self.give_back(delivery)
-        feed = self.feed
-        if feed is None or feed.batched is None or self.stopped:
+            if not self.is_late(handed):
+                return handed
+            self.give_back(handed)
+        intake = self.intake
+        if intake is None or intake.acks_at_once or self.stopped:
             return None
-        return feed.at_hand()
+        lease = intake.take_now()
+        return None if lease is None else Handed(lease, intake.deliver(lease), at_once=False)
 
     @property
     def ready(self) -> int:
@@ -141,28 +155,28 @@ class Feeder:
     def want(self, count: int) -> None:
         """So many messages would be taken now, beside those that are there: 0 for none."""
         self.wanted = count
-        visit = self._visit
+        waiter = self._waiter
         need = count - len(self._buffer)
         if need > 0:
-            if visit is not None:
-                visit.wanted = need
+            if waiter is not None:
+                waiter.wanted = need
             elif self._thread is None and not self._ended:
                 self._thread = Thread(target=self._run, name="pitstop-feeder", daemon=True)
                 self._thread.start()
             # Also when it is about its business: it looks once more, then.
             self._bell.ring()
-        elif visit is not None:
-            visit.withdraw()
+        elif waiter is not None:
+            waiter.withdraw()
 
-    def taken(self, looked: Delivery | None) -> Delivery | None:
+    def taken(self, looked: Handed | None) -> Handed | None:
         """Take what a look has brought. None: nothing, or it is given back by now, for this was closed."""
         return None if looked is None else self._looked.pop(looked, None)
 
-    def put_back(self, looked: Delivery | None) -> None:
+    def put_back(self, looked: Handed | None) -> None:
         """What a look has brought, for somebody who does not want it any more: the next one gets it, or it is given back."""
-        delivery = self.taken(looked)
-        if delivery is not None:
-            self._buffer.appendleft(delivery)
+        handed = self.taken(looked)
+        if handed is not None:
+            self._buffer.appendleft(handed)
             if self._thread is None or self._over:
                 self._hands.submit(self._give_back)
             self._bell.ring()
@@ -171,12 +185,12 @@ class Feeder:
     def stop(self) -> None:
         """No more messages; what is in hand is given back, soon. Any thread, and signal handlers."""
         self.stopped = True
-        feed = self.feed
-        if feed is not None:
-            feed.end()
+        intake = self.intake
+        if intake is not None:
+            intake.end()
         self._bell.ring()
-        if self._thread is None and feed is not None:
-            self._hands.submit(feed.settle_all)
+        if self._thread is None and intake is not None:
+            self._hands.submit(intake.settle_all)
 
     def end(self) -> None:
         """Stop, and close the listener, soon. Any thread."""
@@ -196,28 +210,28 @@ class Feeder:
 
     def is_past(self, due: int) -> bool:
         """Whether this instant has passed by the store's clock, as far as can be told without asking the store."""
-        assert self.feed is not None, "there are deliveries of it"
+        assert self.intake is not None, "there are deliveries of it"
         now_us, monotonic = self._at
-        return due * 1000 <= now_us + (self.feed.monotonic() - monotonic) * 1e6
+        return due * 1000 <= now_us + (self._monotonic(self.intake) - monotonic) * 1e6
 
-    def is_late(self, delivery: Delivery) -> bool:
+    def is_late(self, handed: Handed) -> bool:
         """Whether it is not to be handled: the loop was blocked since it was claimed, until its lease was over, or nearly."""
-        assert self.feed is not None, "there are deliveries of it"
-        return self.is_past(delivery._due() - self.feed.least_ms)
+        assert self.intake is not None, "there are deliveries of it"
+        return self.is_past(handed.lease.due - int(self.intake.lock_time / timedelta(milliseconds=1) * LEAST_REMAINDER))
 
-    def give_back(self, delivery: Delivery) -> None:
+    def give_back(self, handed: Handed) -> None:
         """It was taken, and nobody has seen it: for others, soon."""
-        self._late.append(delivery)
+        self._late.append(handed)
         self._hands.submit(self._give_back_late)
 
-    async def written(self, delivery: Delivery) -> None:
-        """Have the settlement of ``delivery`` written, and wait until it is.
+    async def written(self, lease: Lease) -> None:
+        """Have the settlement of ``lease`` written, and wait until it is.
 
         :raises LeaseLost: when it came too late.
         :raises BackendUnavailable: when the store did not answer before the lease was over.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked_to_wait.append((delivery, future))
+        self._asked_to_wait.append((lease, future))
         if not self._writing:
             self._writing = True
             self._hands.submit(self._write)
@@ -232,27 +246,29 @@ class Feeder:
 
     # In the feeder's thread, and in those of the hands.
 
-    def opened(self) -> Feed:
-        """The listener."""
+    def opened(self) -> Intake:
+        """The intake."""
         with self._opening:
-            if self.feed is None:
-                self.feed = Feed(self._open())
-                self.feed.store.add(self._at_exit)
-            return self.feed
+            if self.intake is None:
+                self.intake = self._open()
+                self.intake.session.add(self._at_exit)
+            return self.intake
 
-    def look(self) -> Delivery | None:
+    def look(self) -> Handed | None:
         """A message that is due now. It is here until it is :meth:`taken`."""
         with self._looking:
             self._looks += 1
         try:
-            feed = self.opened()
+            intake = self.opened()
             if self.stopped:
-                feed.end()
-            delivery = feed.listener.get(0)
-            if delivery is not None:
-                self._looked[delivery] = delivery
-            self._note_time(feed)
-            return delivery
+                intake.end()
+            lease = intake.wait(Waiter(0), self._monotonic(intake))
+            handed = None
+            if lease is not None:
+                handed = Handed(lease, intake.deliver(lease, at_once=True), at_once=True)
+                self._looked[handed] = handed
+            self._note_time(intake)
+            return handed
         finally:
             with self._looking:
                 self._looks -= 1
@@ -312,56 +328,60 @@ class Feeder:
         self._notify()
 
     def _feed(self, need: int) -> None:
-        feed = self.opened()
-        visit = self._visit = Visit(need)
-        visit.claims_first = True
+        intake = self.opened()
+        waiter = self._waiter = Waiter(need, claims_first=True)
         stamp = self.stamp
         if self.wanted <= len(self._buffer) or self.stopped:
-            self._visit = None
+            self._waiter = None
             return
-        outbox = feed.batched if self._pinned_acks else feed.outbox
-        deadline = feed.monotonic() if self._once else None
+        at_once = self._pinned_acks and intake.acks_at_once
+        clock = intake.session.clock
+        deadline = clock.monotonic() if self._once else None
         # Before the look: a nack that is being written now may make its message due after it.
-        unwritten = feed.outbox.busy
+        unwritten = intake.writer.busy
         try:
-            delivery = feed.visit(visit, deadline, outbox)
-            if delivery is None and self._once and isinstance(feed.store.clock, SystemClock):
+            lease = intake.take_at_hand() or intake.wait(waiter, deadline)
+            if lease is None and self._once and isinstance(clock, SystemClock):
                 # What was stored for now is due at the next whole millisecond. A clock in somebody's hand stands still.
-                feed.store.clock.wait(Doorbell(), _ROUNDING)
-                delivery = feed.visit(visit, deadline, outbox)
+                clock.wait(Doorbell(), _ROUNDING)
+                lease = intake.take_at_hand() or intake.wait(waiter, deadline)
         except BackendUnavailable as error:
-            # Without a deadline the listener itself tries again.
-            if not self._once or feed.store.closed or (error.permanent and not feed.answered):
+            # Without a deadline the intake itself tries again.
+            if not self._once or intake.session.closed or (error.permanent and not intake.answered):
                 raise
-            self._failed(feed, error)
+            self._failed(intake, error)
             return
         finally:
-            self._visit = None
+            self._waiter = None
         self._backoff = None
-        if delivery is None:
-            if self._once and not (feed.listener.stopped or visit.withdrawn):
+        if lease is None:
+            if self._once and not (intake.stopped or waiter.withdrawn):
                 if unwritten:
-                    feed.listener.flush()
+                    intake.flush()
                     return
                 self.nothing = stamp
                 self._tell()
                 self._bell.wait(None)
             return
-        self._buffer.append(delivery)
-        self._note_time(feed)
-        if feed.batched is not None:
-            while len(self._buffer) < self.wanted and (delivery := feed.hand_out(outbox)) is not None:
-                self._buffer.append(delivery)
+        self._buffer.append(Handed(lease, intake.deliver(lease, at_once=at_once), at_once))
+        self._note_time(intake)
+        if not intake.acks_at_once:
+            while len(self._buffer) < self.wanted and (lease := intake.take_at_hand()) is not None:
+                self._buffer.append(Handed(lease, intake.deliver(lease, at_once=at_once), at_once))
         self._tell()
 
-    def _failed(self, feed: Feed, error: BackendUnavailable) -> None:
+    def _failed(self, intake: Intake, error: BackendUnavailable) -> None:
         """Pause before the next try: a store that is away does not end a ``consume`` until idle."""
-        self._backoff = self._backoff or Backoff(feed.store.log.outages)
-        clock = feed.store.clock
+        self._backoff = self._backoff or Backoff(intake.session.log.outages)
+        clock = intake.session.clock
         clock.wait(self._bell, self._backoff.failed(error, clock.monotonic()))
 
-    def _note_time(self, feed: Feed) -> None:
-        self._at = (feed.store.backend.now(), feed.monotonic())
+    @staticmethod
+    def _monotonic(intake: Intake) -> float:
+        return intake.session.clock.monotonic()
+
+    def _note_time(self, intake: Intake) -> None:
+        self._at = (intake.session.backend.now(), self._monotonic(intake))
 
     def _tell(self) -> None:
         if not tell(self._loop, self._notify):
@@ -377,33 +397,33 @@ class Feeder:
                     self._late.append(self._looked.popitem()[0])
             self._give_back_late()
         self._give_back()
-        feed = self.feed
-        if feed is not None:
+        intake = self.intake
+        if intake is not None:
             if close:
-                feed.listener.close()
-                feed.store.discard(self._at_exit)
-            elif feed.unsettled:
-                feed.settle_all()
+                intake.close()
+                intake.session.discard(self._at_exit)
+            elif intake.unsettled:
+                intake.settle_all()
 
     def _give_back_late(self) -> None:
         self._give_back(self._late)
 
-    def _give_back(self, deliveries: deque[Delivery] | None = None) -> None:
+    def _give_back(self, deliveries: deque[Handed] | None = None) -> None:
         """Give back what nobody has taken: of these, or of what is there."""
         deliveries = self._buffer if deliveries is None else deliveries
         with self._giving_back:
-            taken: list[Delivery] = []
+            taken: list[Handed] = []
             with suppress(IndexError):
                 while True:
                     taken.append(deliveries.popleft())
             if taken:
-                assert self.feed is not None, "what is there was claimed by it"
-                self.feed.give_back(taken)
+                assert self.intake is not None, "what is there was claimed by it"
+                self.intake.give_back([each.lease for each in taken])
 
     def _write(self) -> None:
         """Write acks that somebody waits for: together, those that come in meanwhile, too."""
         while True:
-            batch: list[tuple[Delivery, asyncio.Future[None]]] = []
+            batch: list[tuple[Lease, asyncio.Future[None]]] = []
             with suppress(IndexError):
                 while True:
                     batch.append(self._asked_to_wait.popleft())
@@ -413,14 +433,14 @@ class Feeder:
                     return
                 self._writing = True
                 continue
-            for delivery, _ in batch:
-                assert delivery._outbox is not None, "made by a listener that writes together"
-                delivery._outbox.take_along(delivery)
+            assert self.intake is not None, "there are deliveries of it"
+            writer = self.intake.writer
+            for lease, _ in batch:
+                writer.take_along(lease)
             outcomes: list[tuple[asyncio.Future[None], Exception | None]] = []
-            for delivery, future in batch:
-                assert delivery._outbox is not None, "made by a listener that writes together"
+            for lease, future in batch:
                 try:
-                    delivery._outbox.wait_for(delivery)
+                    writer.wait_for(lease)
                 except Exception as error:  # noqa: BLE001 - whatever it is: who waits is to be told
                     outcomes.append((future, error))
                 else:

@@ -13,10 +13,9 @@ from typing import Self
 from weakref import WeakMethod, finalize
 
 from pitstop._aio._delivery import AsyncDelivery
-from pitstop._aio._feeder import Feeder
+from pitstop._aio._feeder import Feeder, Handed
 from pitstop._aio._hands import Hands
-from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener
+from pitstop._engine._intake import Intake
 from pitstop._values._arguments import seconds_of
 
 
@@ -33,8 +32,8 @@ class AsyncListener:
     which it is first used.
     """
 
-    def __init__(self, open_listener: Callable[[], Listener], hands: Hands, add: Callable[[Feeder], None]) -> None:
-        self._open = open_listener
+    def __init__(self, open_intake: Callable[[], Intake], hands: Hands, add: Callable[[Feeder], None]) -> None:
+        self._open = open_intake
         self._hands = hands
         self._add = add
         self._feeder: Feeder | None = None
@@ -94,8 +93,8 @@ class AsyncListener:
     @property
     def healthy(self) -> bool:
         """Whether the last look at the store succeeded."""
-        feed = None if self._feeder is None else self._feeder.feed
-        return feed is None or feed.listener.healthy
+        intake = None if self._feeder is None else self._feeder.intake
+        return intake is None or intake.healthy
 
     def __aiter__(self) -> Self:
         return self
@@ -127,10 +126,10 @@ class AsyncListener:
             self._add(feeder)
         return self._feeder
 
-    def _wrapped(self, delivery: Delivery | None) -> AsyncDelivery | None:
-        return None if delivery is None else AsyncDelivery(delivery, self._ready(), self._hands)
+    def _wrapped(self, handed: Handed | None) -> AsyncDelivery | None:
+        return None if handed is None else AsyncDelivery(handed, self._ready(), self._hands)
 
-    async def _next(self) -> Delivery | None:
+    async def _next(self) -> Handed | None:
         if self._stopped:
             return None
         feeder = self._ready()

@@ -21,7 +21,7 @@ from pitstop._consume._tasks import AsyncHandler, Consuming, checked_handler
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring
+from pitstop._pitstop import OneShot, Pitstop, Recurring, open_intake
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._arguments import ListenOptions, flag, whole_number
 from pitstop._values._duration import parse_duration
@@ -322,7 +322,7 @@ class AsyncPitstop:
         return partial(self._listen, **attrs.asdict(ListenOptions.of(**options)))
 
     def _listen(self, **options: Any) -> Any:
-        return self._opened().listen(**options)
+        return open_intake(self._opened(), ListenOptions(**options), claimed_apart=True)
 
 
 def _closed() -> BackendUnavailable:

@@ -11,21 +11,24 @@ import os
 import signal
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event
 from typing import Any
 
 from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
-from pitstop._aio._feeder import Feeder
+from pitstop._aio._feeder import Feeder, Handed
 from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import Course
 from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
 from pitstop._consume._signals import hearing
 from pitstop._consume._verdict import Verdict, verdict
 from pitstop._decisions._ending import ends_program
-from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener
+from pitstop._decisions._settle import error_text
+from pitstop._engine._handling import Handling
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Purpose
 from pitstop._errors import PitstopError
 from pitstop._values._summary import Reason, Summary
 
@@ -50,7 +53,7 @@ class Consuming:
 
     def __init__(
         self,
-        open_listener: Callable[[], Listener],
+        open_intake: Callable[[], Intake],
         hands: Hands,
         running: set[Consuming],
         handler: AsyncHandler,
@@ -74,10 +77,10 @@ class Consuming:
         self._until_idle = until_idle
         self._drain = drain.total_seconds()
         self._course = Course(max_messages, self._drain)
-        self._feeder = Feeder(open_listener, self._loop, hands, self._fill, once=until_idle, pinned_acks=False)
+        self._feeder = Feeder(open_intake, self._loop, hands, self._fill, once=until_idle, pinned_acks=False)
         self._all = running
         # None until the task is known: an eager task runs before its creation returns.
-        self._running: dict[Delivery, asyncio.Task[None] | None] = {}
+        self._running: dict[Handed, asyncio.Task[None] | None] = {}
         #: Deliveries that were taken, and deliveries of which the handler was interrupted.
         self._taken = self._interrupted = 0
         self._filling = False
@@ -141,7 +144,7 @@ class Consuming:
                     await self._empty
                 unfinished = len(self._running)
                 if unfinished:
-                    log_left([each.id for each in self._running])
+                    log_left([each.lease.id for each in self._running])
                     await self._interrupt()
                 await self._feeder.close()
             except GeneratorExit:
@@ -173,12 +176,12 @@ class Consuming:
             await self._feeder.close()
 
     def _summary(self, unfinished: int) -> Summary:
-        feed = self._feeder.feed
+        intake = self._feeder.intake
         return self._course.summary(
-            None if feed is None else feed.counts,
+            None if intake is None else intake.counts,
             handled=self._taken - self._interrupted,
             unfinished=unfinished,
-            given_back=0 if feed is None else feed.given_back,
+            given_back=0 if intake is None else intake.given_back,
         )
 
     # Handlers begin.
@@ -212,18 +215,18 @@ class Consuming:
         context = self._context
         begun = 0
         while begun < free and not course.ended:
-            delivery = take()
-            if delivery is None:
+            handed = take()
+            if handed is None:
                 break
             begun += 1
             self._taken += 1
-            running[delivery] = None
+            running[handed] = None
             if course.count():
                 self._finish("max_messages")
-            task = self._loop.create_task(self._handle(delivery), context=context.copy())
+            task = self._loop.create_task(self._handle(handed), context=context.copy())
             # An eager task may be done by now.
-            if delivery in running:
-                running[delivery] = task
+            if handed in running:
+                running[handed] = task
             if begun >= _IN_A_ROW:
                 # The rest in the next turn: those that begin may want theirs first.
                 self._fill_soon()
@@ -266,59 +269,65 @@ class Consuming:
 
     # Handlers run.
 
-    async def _handle(self, delivery: Delivery) -> None:
-        task = self._running[delivery] = current_task()
-        if self._feeder.is_late(delivery):
+    async def _handle(self, handed: Handed) -> None:
+        task = self._running[handed] = current_task()
+        if self._feeder.is_late(handed):
             # Tasks that began before this one have blocked the loop.
-            self._pass_on(delivery)
+            self._pass_on(handed)
             return
-        events = delivery._session.events
-        entered = events.enter(delivery)
+        intake, delivery = self._intake, handed.delivery
+        handling = Handling(intake.session.events, handed.lease, delivery)
         try:
-            await self._handler(
-                AsyncDelivery(delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
-            )
+            await self._handler(AsyncDelivery(handed, self._feeder, self._hands) if self._deliveries else delivery.msg)
         except BaseException as error:
             if is_interruption(error, task):
-                events.leave(entered, error)
-                self._settle(delivery, error, interrupted=True)
+                handling.end(error)
+                self._settle(handed, error, interrupted=True)
                 raise
-            events.leave(entered, error)
+            handling.end(error)
             if ends_program(error):
                 # Raised once more when all is settled.
                 self._course.fail(error)
                 self._finish("handler")
-            self._settle(delivery, error)
+            self._settle(handed, error)
         else:
-            events.leave(entered, None)
-            self._settle(delivery, None)
+            handling.end(None)
+            self._settle(handed, None)
         finally:
-            self._over(delivery)
+            self._over(handed)
 
-    def _settle(self, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False) -> None:
+    def _settle(self, handed: Handed, failure: BaseException | None, *, interrupted: bool = False) -> None:
         """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
-        news = delivery._told
-        decided = verdict(failure, settled=delivery._settled is not None, news=news, interrupted=interrupted)
-        if decided is Verdict.ACK:
-            delivery._begin_to_settle("acknowledged")
-            assert delivery._outbox is not None, "made by a listener that writes together"
-            delivery._outbox.put(delivery, blocking=False)
-        elif decided is Verdict.NACK:
-            delivery._nack_later(failure, blocking=False)
-        elif decided is Verdict.GIVE_BACK:
+        lease, delivery = handed.lease, handed.delivery
+        intake = self._intake
+        news = lease.told
+        decided = verdict(failure, settled=lease.settled, news=news, interrupted=interrupted)
+        if decided is Verdict.GIVE_BACK:
             self._interrupted += 1
-            delivery._give_back_later()
+        with suppress(PitstopError):
+            if decided is Verdict.NACK:
+                lease.ask(Purpose.NACK, delivery, error_text(failure))
+            elif decided is not Verdict.NOTHING:
+                lease.ask(Purpose.ACK if decided is Verdict.ACK else Purpose.GIVE_BACK, delivery)
+            if decided is not Verdict.NOTHING:
+                intake.writer.put(lease, blocking=False)
         if failure is not None and failure is not news and not interrupted:
-            log_failure(delivery.id, delivery.attempt, failure, decided, delivery._session._backend)
+            log_failure(lease.id, lease.attempt, failure, decided, intake.session.backend_or_none)
 
-    def _pass_on(self, delivery: Delivery) -> None:
-        self._feeder.give_back(delivery)
+    @property
+    def _intake(self) -> Intake:
+        intake = self._feeder.intake
+        assert intake is not None, "a message was taken from it"
+        return intake
+
+    def _pass_on(self, handed: Handed) -> None:
+        self._feeder.give_back(handed)
         self._taken -= 1
         self._course.count(-1)
-        self._over(delivery)
+        self._over(handed)
 
-    def _over(self, delivery: Delivery) -> None:
-        del self._running[delivery]
+    def _over(self, handed: Handed) -> None:
+        del self._running[handed]
         self._feeder.stamp += 1
         if not self._course.ended:
             self._fill_soon()
@@ -338,8 +347,8 @@ class Consuming:
         self._give_back_running()
 
     def _give_back_running(self) -> None:
-        for delivery in tuple(self._running):
-            self._settle(delivery, None, interrupted=True)
+        for handed in tuple(self._running):
+            self._settle(handed, None, interrupted=True)
 
 
 def checked_handler(handler: AsyncHandler) -> AsyncHandler:

@@ -30,11 +30,15 @@ from pitstop._consume._handler import (
 from pitstop._consume._signals import hearing
 from pitstop._consume._verdict import Verdict, verdict
 from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import error_text
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._handling import Handling
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._lifecycle import Component, stop_at_exit
-from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
+from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell
@@ -73,15 +77,13 @@ def _is_async() -> PitstopError:
 class _Worker:
     """One thread that handles messages, and its counters."""
 
-    __slots__ = ("bell", "handled", "nacked")
+    __slots__ = ("bell", "handled")
 
     def __init__(self) -> None:
         #: Rung when the worker is to look for messages, or to end.
         self.bell = Doorbell()
         #: Deliveries whose handler returned, raised, or still runs. Written by the worker alone.
         self.handled = 0
-        #: Deliveries that the handler nacked by itself, at once. Written by the worker alone.
-        self.nacked = 0
 
 
 class Consuming(Component):
@@ -95,7 +97,7 @@ class Consuming(Component):
     def __init__(
         self,
         session: Session,
-        listener: Listener,
+        intake: Intake,
         handler: Handler,
         *,
         deliveries: bool,
@@ -112,7 +114,7 @@ class Consuming(Component):
         self._session = session
         # The session has no backend any more once it is closed.
         self._backend = session.backend
-        self._listener = listener
+        self._intake = intake
         self._handler = handler
         self._deliveries = deliveries
         self._until_idle = until_idle
@@ -127,7 +129,7 @@ class Consuming(Component):
         # Appended to by each worker at its end.
         self._ended: list[_Worker] = []
         # By the ident of the worker's thread. The worker adds; the worker or the closing thread takes out, by one pop().
-        self._running: dict[int, Delivery] = {}
+        self._running: dict[int, Lease] = {}
         # Written by the closing thread: whether the listener is closed.
         self._closed = False
         # Whether to close the store at the end. Written by a worker whose handler closed the Pitstop, and cannot wait here.
@@ -160,6 +162,7 @@ class Consuming(Component):
                 self._close_listener()
         except BaseException:
             self._end("stopped")
+            self._intake.abandon()
             raise
         finally:
             self._over.set()
@@ -220,7 +223,7 @@ class Consuming(Component):
         self._pausing.ring()
         for worker in self._workers:
             worker.bell.ring()
-        self._listener.stop()
+        self._intake.stop()
 
     def _wait_for_workers(self) -> None:
         while len(self._ended) < len(self._workers) and not self._course.urgent:
@@ -251,11 +254,11 @@ class Consuming(Component):
     def _finish(self) -> None:
         try:
             # A program that closes the store does not wait for the store to come back.
-            with self._listener._last_time() if self._session.closing else nullcontext():
+            with self._intake.last_time() if self._session.closing else nullcontext():
                 self._give_back_running()
                 if not self._course.urgent:
                     self._write_pending()
-                self._listener.close()
+                self._intake.close()
         except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._course.fail(error)
         finally:
@@ -265,17 +268,17 @@ class Consuming(Component):
     def _give_back_running(self) -> None:
         """Give back the messages whose handlers are left behind: the end of the program is no attempt."""
         for ident in list(self._running):
-            delivery = self._running.pop(ident, None)
-            if delivery is not None:
-                self._settle(delivery, None, interrupted=True)
+            lease = self._running.pop(ident, None)
+            if lease is not None:
+                self._settle(lease, None, None, interrupted=True)
 
     def _write_pending(self) -> None:
         """Write the acks. If the store does not answer, try again until the deadline."""
-        outbox, backoff = self._listener._outbox, Backoff(self._session.log.outages)
+        writer, backoff = self._intake.writer, Backoff(self._session.log.outages)
         deadline = self._course.last_write_by()
-        while outbox and not self._session.closed and not self._course.urgent:
+        while writer and not self._session.closed and not self._course.urgent:
             try:
-                outbox.flush()
+                writer.flush()
             except BackendUnavailable as error:
                 now = self._course.monotonic()
                 pause = backoff.failed(error, now, log=False)
@@ -285,11 +288,10 @@ class Consuming(Component):
 
     def _summary(self, unfinished: int) -> Summary:
         return self._course.summary(
-            self._listener._outbox.counts,
+            self._intake.counts,
             handled=sum(each.handled for each in self._workers) - unfinished,
-            nacked=sum(each.nacked for each in self._workers),
             unfinished=unfinished,
-            given_back=self._listener._hand.given_back,
+            given_back=self._intake.given_back,
         )
 
     # A worker.
@@ -298,13 +300,13 @@ class Consuming(Component):
         self._idents.add(get_ident())
         try:
             while not self._course.ended and self._course.may_ask():
-                delivery = self._next(worker)
-                if delivery is None:
+                lease = self._next(worker)
+                if lease is None:
                     break
                 if self._course.count():
                     # Messages that were claimed beyond the last one are for others, now and not after its handler.
                     self._end("max_messages")
-                self._handle(worker, delivery)
+                self._handle(worker, lease)
         except BaseException as error:  # noqa: BLE001 - raised again by run(): a store that refuses, or a bug
             if os.getpid() == self._pid:
                 self._course.fail(error)
@@ -318,44 +320,44 @@ class Consuming(Component):
         with self._lock:
             self._active -= 1
         self._ended.append(worker)
-        if not self._course.ended and (self._course.error is not None or self._listener.stopped):
+        if not self._course.ended and (self._course.error is not None or self._intake.stopped):
             self._end("stopped")
         else:
             # The other workers handle the last messages, or look whether there are any.
             self._bell.ring()
             self._wake_parked()
 
-    def _next(self, worker: _Worker) -> Delivery | None:
+    def _next(self, worker: _Worker) -> Lease | None:
         if not self._until_idle:
-            return self._listener._next_for_worker(wait=True)
+            return self._intake.take()
         backoff = Backoff(self._session.log.outages)
         while not self._course.ended:
             try:
-                delivery = self._next_due(worker)
+                lease = self._next_due(worker)
             except BackendUnavailable as error:
                 if self._session.closed:
                     break
-                if error.permanent and not self._listener._answered:
+                if error.permanent and not self._intake.answered:
                     raise
                 clock = self._session.clock
                 clock.wait(worker.bell, backoff.failed(error, clock.monotonic()))
             else:
-                if delivery is not None:
-                    return delivery
+                if lease is not None:
+                    return lease
         return None
 
-    def _next_due(self, worker: _Worker) -> Delivery | None:
+    def _next_due(self, worker: _Worker) -> Lease | None:
         """Return a message that is due; None after a wait for news if none is due, and after the last message."""
-        delivery = self._listener._hand_out(self._listener._outbox)
-        if delivery is not None:
-            return delivery
+        lease = self._intake.take_at_hand()
+        if lease is not None:
+            return lease
         with self._lock:
             alone, begun = self._active == 1, self._begun
         # Before the look at the store: a listener that is at rest while no other worker is active stays at rest.
-        at_rest = alone and self._listener._is_at_rest()
-        delivery = self._look()
-        if delivery is not None:
-            return delivery
+        at_rest = alone and self._intake.is_at_rest()
+        lease = self._look()
+        if lease is not None:
+            return lease
         idle = at_rest and not self._is_due()
         with self._lock:
             others = self._active > 1
@@ -371,12 +373,13 @@ class Consuming(Component):
             worker.bell.wait(_PAUSE)
         return None
 
-    def _look(self) -> Delivery | None:
+    def _look(self) -> Lease | None:
+        intake = self._intake
         with self._looking:
-            delivery = self._listener._next_for_worker(wait=False)
-        if delivery is not None and self._parked and self._listener._hand:
+            lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
+        if lease is not None and self._parked and len(intake.buffer):
             self._wake_parked()
-        return delivery
+        return lease
 
     def _is_due(self) -> bool:
         backend = self._session.backend
@@ -395,44 +398,49 @@ class Consuming(Component):
         for each in self._parked:
             each.bell.ring()
 
-    def _handle(self, worker: _Worker, delivery: Delivery) -> None:
+    def _handle(self, worker: _Worker, lease: Lease) -> None:
         me = get_ident()
-        self._running[me] = delivery
+        delivery = self._intake.deliver(lease)
+        self._running[me] = lease
         worker.handled += 1
-        contexts = self._session.events.enter(delivery)
+        handling = Handling(self._session.events, lease, delivery)
         failure = self._call(delivery)
-        self._session.events.leave(contexts, failure)
+        handling.end(failure)
         if os.getpid() != self._pid:
             # The handler forked, and this is the child: the delivery is the parent's.
             raise SystemExit if failure is None else failure
         if self._running.pop(me, None) is None:
             # The closing thread has given it back.
             return
-        worker.nacked += delivery._settled == "nacked"
         if failure is not None and (ends_program(failure) or isinstance(failure, HandlerIsAsync)):
             # Before the delivery is settled: the store may be away.
             self._course.fail(failure)
             self._end("handler")
-        self._settle(delivery, failure)
+        self._settle(lease, delivery, failure)
 
-    def _settle(self, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False) -> None:
-        news = delivery._told
+    def _settle(
+        self, lease: Lease, delivery: Delivery | None, failure: BaseException | None, *, interrupted: bool = False
+    ) -> None:
+        news = lease.told
         decided = verdict(
             failure,
-            settled=delivery._settled is not None,
+            settled=lease.settled,
             news=news,
             interrupted=interrupted or isinstance(failure, HandlerIsAsync),
         )
         # An error here is the store's, and was counted; or the next state cannot be computed, which was logged.
         with suppress(PitstopError):
             if decided is Verdict.ACK:
-                delivery.ack()
+                lease.ask(Purpose.ACK, delivery)
+                self._intake.writer.put(lease)
             elif decided is Verdict.NACK:
-                delivery._nack_later(failure)
+                lease.ask(Purpose.NACK, delivery, error_text(failure))
+                self._intake.writer.put(lease)
             elif decided is Verdict.GIVE_BACK:
-                delivery._give_back_later()
+                lease.ask(Purpose.GIVE_BACK, delivery)
+                self._intake.writer.put(lease, blocking=False)
         if failure is not None and failure is not news:
-            log_failure(delivery.id, delivery.attempt, failure, decided, self._backend)
+            log_failure(lease.id, lease.attempt, failure, decided, self._backend)
 
     def _call(self, delivery: Delivery) -> BaseException | None:
         try:

@@ -155,6 +155,8 @@ class StoreLog:
         self.dead = Throttle(_SOME)
         #: Lines about acks that could not be written, of one message each.
         self.unwritten = Throttle(_SOME)
+        #: Lines about settlements that raised an error while they were worked out or written, of one message each.
+        self.not_settled = Throttle(_SOME)
         #: Lines about messages that were claimed ahead and could not be given back.
         self.not_given_back = Throttle()
         #: Lines about claims that took about as long as their lease.

@@ -42,7 +42,7 @@ class Events:
         self._log = log
         self._calls = calls
         self._wake = wake
-        #: How often an event happened, by name: ``lease_lost``. Counted by the thread that reports the event.
+        #: How often an event happened, by name: ``lease_lost`` and ``superseded``. Counted by the thread that reports the event.
         self.counters: Counter[str] = Counter()
         #: Called with each settlement that was applied, and with the record if no handler has seen it. Tests that drive
         #: this session set it.
@@ -82,6 +82,11 @@ class Events:
         _log.debug("lease lost: %r attempt %d", id, attempt)
         if self.hooks.lease_lost:
             self._notify(self.hooks.lease_lost, delivery=delivery)
+
+    def superseded(self, id: str) -> None:
+        """Report a delivery whose handler stored or removed the message itself."""
+        self.counters["superseded"] += 1
+        _log.debug("superseded by its own handler: %r", id)
 
     def settled(self, settlement: Settlement, unseen: Record | Damaged | None = None) -> None:
         """Report a settlement that was applied.

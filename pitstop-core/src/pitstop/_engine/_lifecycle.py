@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, Protocol
 from weakref import WeakMethod, WeakSet
 
@@ -32,8 +32,11 @@ class Component:
     def notice(self, due: int | None) -> None:
         """Wake up if a message with this ``due`` is news. None: its ``due`` is not known. Called by any thread."""
 
-    def forget(self, ids: Collection[str]) -> None:
-        """Drop claimed messages with these ids: they were stored anew or removed."""
+    def forget(self, versions: Mapping[str, str | None]) -> None:
+        """Drop claimed messages that were stored anew or removed.
+
+        :param versions: by id: the revision that was stored, None if the message was removed.
+        """
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write pending settlements, if one of these messages is among them. None: write all."""

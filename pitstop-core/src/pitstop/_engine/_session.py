@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from threading import get_ident
-from weakref import ReferenceType, ref
 
 from pitstop._decisions._logs import StoreLog
 from pitstop._engine._calls import Inside
@@ -43,9 +42,9 @@ class Session:
         #: Whether the session is being closed. A call that fails now is not tried again for long. Written by the thread
         #: that closes it.
         self.closing = False
-        # Weak, so that a listener that was dropped without close() is not kept. A dict, as an ordered set: any thread
-        # changes it in one step, so that it needs no lock for which a signal handler might wait without end.
-        self._components: dict[ReferenceType[Component], None] = {}
+        # A dict, as an ordered set: any thread changes it in one step, so that it needs no lock for which a signal handler
+        # might wait without end. Each component discards itself when nothing is left to be written or given back.
+        self._components: dict[Component, None] = {}
         enroll(self)
 
     @property
@@ -56,6 +55,11 @@ class Session:
         """
         if self._backend is None:
             raise BackendUnavailable("This Pitstop was closed. Make a new one with pitstop.init().")
+        return self._backend
+
+    @property
+    def backend_or_none(self) -> Backend | None:
+        """The backend, None if the session was closed."""
         return self._backend
 
     @property
@@ -105,34 +109,26 @@ class Session:
     @property
     def components(self) -> list[Component]:
         """The components that are open."""
-        if not self._components:
-            # As in a program that only stores: each call asks for them several times.
-            return []
-        return [component for each in tuple(self._components) if (component := each()) is not None]
+        return list(self._components)
 
     def add(self, component: Component) -> None:
-        """Tell ``component`` of what happens, as long as it lives, until :meth:`discard`."""
+        """Tell ``component`` of what happens, until :meth:`discard`."""
         close_at_exit(self._kind)
-        for each in tuple(self._components):
-            if each() is None:
-                self._components.pop(each, None)
-        self._components[ref(component)] = None
+        self._components[component] = None
 
     def discard(self, component: Component) -> None:
         """Tell ``component`` nothing any more. Again is harmless."""
-        self._components.pop(ref(component), None)
+        self._components.pop(component, None)
 
     def written(self, due: int | None) -> None:
         """Wake components that would sleep past a message with this ``due``. None: its ``due`` is not known."""
-        for each in tuple(self._components):
-            component = each()
-            if component is not None:
-                component.notice(due)
+        for component in tuple(self._components):
+            component.notice(due)
 
-    def forget(self, ids: Collection[str]) -> None:
-        """Drop messages that were claimed before they were stored anew or removed here."""
+    def forget(self, versions: Mapping[str, str | None]) -> None:
+        """Drop messages that were claimed before they were stored anew or removed here: see :meth:`Component.forget`."""
         for each in self.components:
-            each.forget(ids)
+            each.forget(versions)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write the pending settlements of this process, so that a reader of the store sees them."""

@@ -1,4 +1,4 @@
-"""The thread that follows a backend's watch, for as long as a listener sleeps on it."""
+"""Watcher: the thread that follows a backend's watch, for as long as a listener sleeps on it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,50 @@ __all__ = ["Watcher"]
 
 _log = logging.getLogger("pitstop.listener")
 
-#: Seconds for which a watch may fail without a word: of a store that is away the listeners tell, and the rest mends itself.
+#: Seconds for which a watch may fail without a log line: listeners report a store that is away, and the rest mends itself.
 _QUIET = 60.0
 
 
 class Watcher:
     """One thread per :class:`pitstop.Pitstop`, begun by the first listener that sleeps and ended with the last."""
 
-    def __init__(self, store: Session) -> None:
-        self._session = store
+    def __init__(self, session: Session) -> None:
+        self._session = session
         # Reentrant: for signal handlers.
         self._lock = RLock()
-        # Weak, so that the thread ends after the last listener also when that was dropped without close().
+        # The listeners that sleep. Any thread adds, under the lock, and discards.
         self._joined: WeakSet[Component] = WeakSet()
+        # Ends the thread. None: there is none. Written under the lock.
         self._end: Doorbell | None = None
 
     def join(self, component: Component) -> None:
-        """``component`` wants to be woken by changes that others make. Again is harmless, and cheap."""
+        """Wake ``component`` when another process changes the store. Again is harmless, and cheap.
+
+        If the system gives no thread, the next call tries again: until then ``loop_time`` decides how late a message is.
+        """
         if component in self._joined:
             return
         with self._lock:
             self._joined.add(component)
             if self._end is None:
-                self._end = Doorbell()
-                thread = Thread(target=self._follow, args=(self._end,), name="pitstop-watch", daemon=True)
-                thread.start()
+                # Before its start: a signal handler that comes here meanwhile begins no other one.
+                self._end = end = Doorbell()
+                try:
+                    Thread(target=self._follow, args=(end,), name="pitstop-watch", daemon=True).start()
+                except RuntimeError as error:
+                    self._end = None
+                    self._joined.discard(component)
+                    _log.debug("the store is not watched: %s", error)
 
     def leave(self, component: Component) -> None:
-        """``component`` is done."""
-        with self._lock:
-            self._joined.discard(component)
-            if not self._joined and self._end is not None:
-                self._end.ring()
+        """Wake ``component`` no more. Takes no lock: the thread looks under the lock whether it is needed still."""
+        self._joined.discard(component)
+        end = self._end
+        if end is not None and not self._joined:
+            end.ring()
 
     def after_fork(self) -> None:
-        """In the child of a fork: the thread is the parent's, and so is who holds the lock."""
+        """Forget the thread and the listeners: they are the parent's, and so is the thread that may hold the lock."""
         self._lock, self._joined, self._end = RLock(), WeakSet(), None
 
     def _follow(self, end: Doorbell) -> None:
@@ -63,11 +72,11 @@ class Watcher:
                     watch = self._session.backend.watch()
                     if watch is None:
                         break
-                    # What changed before the watch began went unseen.
+                    # Changes before the watch began went unseen.
                     self._session.written(0)
                 due = watch.poll()
                 if due is not None:
-                    # Who would look before that anyway sleeps on.
+                    # A listener that would look before that anyway sleeps on.
                     self._session.written(due)
                 pause = watch.pause
                 backoff.succeeded(clock.monotonic())

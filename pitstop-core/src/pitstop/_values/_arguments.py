@@ -142,11 +142,11 @@ def several_plugins(plugins: object) -> list[object]:
 class ListenOptions:
     """The checked options of ``listen``. None: not given."""
 
-    lock_time: timedelta | None
-    loop_time: timedelta | None
-    prefetch: int | None
-    heartbeat: bool
-    max_lease: timedelta | None
+    lock_time: timedelta | None = None
+    loop_time: timedelta | None = None
+    prefetch: int | None = None
+    heartbeat: bool = False
+    max_lease: timedelta | None = None
 
     @staticmethod
     def of(

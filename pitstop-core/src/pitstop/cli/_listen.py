@@ -16,6 +16,7 @@ import click
 
 from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
 from pitstop._consume._threads import Consuming
+from pitstop._engine._listener import intake_of
 from pitstop.cli._command import CommandFailed, run_command
 from pitstop.cli._output import needs_stdout, print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
@@ -121,7 +122,7 @@ def _consume(
 
     consuming = Consuming(
         pit._session,
-        listener,
+        intake_of(listener),
         handle_all_of_it,
         deliveries=True,
         workers=workers,

@@ -28,8 +28,12 @@ from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
+from pitstop._engine._handling import Handling
+from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
-from pitstop._pitstop import Pitstop
+from pitstop._pitstop import Pitstop, open_intake
+from pitstop._values._arguments import ListenOptions
 from pitstop._values._duration import format_duration
 from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
 from pitstop._values._plain import shown
@@ -409,8 +413,9 @@ class _Drive:
         __tracebackhide__ = True
         # The counts go on when a handler, or a latency, moves the clock: otherwise that would have no end either.
         count, seen = 0, dict[tuple[str, int], int]()
-        while self._is_within() and (delivery := self._get()) is not None:
-            emission, now = delivery._emission, self._clock.time_us()
+        while self._is_within() and (lease := self._get()) is not None:
+            emission, now = lease.emission, self._clock.time_us()
+            delivery = self._intake.deliver(lease, at_once=True)
             count += 1
             occurrence = emission.record.id, emission.scheduled_for
             seen[occurrence] = times = seen.get(occurrence, 0) + 1
@@ -418,25 +423,25 @@ class _Drive:
                 raise self._with_report(self._endless(delivery, times))
             at, message = from_instant(now // 1000), {"id": delivery.id, **copy_plain(emission.record.message)}
             self._applied, self._token = None, emission.record.progress.token
-            contexts = self._session.events.enter(delivery)
+            handling = Handling(self._session.events, lease, delivery)
             interrupted = False
             try:
                 failure = yield delivery
             except BaseException as error:  # noqa: BLE001 - raised again once its message was given back
                 failure, interrupted = error, True
-            self._session.events.leave(contexts, failure)
-            self._settle(delivery, failure, at, message, interrupted=interrupted)
+            handling.end(failure)
+            self._settle(lease, delivery, failure, at, message, interrupted=interrupted)
             if not surely:
                 here, due = looked = self._look()
                 if due is None or due > here:
                     return looked
         return None
 
-    def _get(self) -> Delivery | None:
+    def _get(self) -> Lease | None:
         __tracebackhide__ = True
         for _ in range(_MOST_REFUSALS):
             try:
-                return self._listener.get()
+                return self._intake.wait(Waiter(0), self._session.clock.monotonic())
             except BackendUnavailable as error:
                 # A listener polls again after a pause, and here no time passes. The test that planned the fault knows of it.
                 if not self._is_fault(error):
@@ -446,6 +451,7 @@ class _Drive:
 
     def _settle(
         self,
+        lease: Lease,
         delivery: Delivery,
         failure: BaseException | None,
         at: datetime,
@@ -459,15 +465,15 @@ class _Drive:
         """
         __tracebackhide__ = True
         refused: PitstopError | None = None
-        told = failure is not None and failure is delivery._told
+        told = lease.is_news(failure)
         if told:
-            refused = delivery._told
+            refused = lease.told
         elif isinstance(failure, Crash):
             crash(self._session)
         else:
             decided = verdict(
                 failure,
-                settled=delivery._settled is not None,
+                settled=lease.settled,
                 interrupted=interrupted or isinstance(failure, HandlerIsAsync),
             )
             try:
@@ -476,10 +482,11 @@ class _Drive:
                 elif decided is Verdict.NACK:
                     delivery.nack(failure)
                 elif decided is Verdict.GIVE_BACK:
-                    delivery._give_back()
+                    lease.ask(Purpose.GIVE_BACK, delivery)
+                    self._intake.writer.write_at_once(lease)
             except (LeaseLost, BackendUnavailable) as error:
                 refused = error
-        outcome, due = self._outcome(delivery, failure, refused)
+        outcome, due = self._outcome(lease, failure, refused)
         trouble = refused if failure is None or isinstance(failure, Crash) else failure
         self._steps.append(
             Step(
@@ -505,21 +512,21 @@ class _Drive:
         raise self._with_report(failure)
 
     def _outcome(
-        self, delivery: Delivery, failure: BaseException | None, refused: PitstopError | None
+        self, lease: Lease, failure: BaseException | None, refused: PitstopError | None
     ) -> tuple[StepOutcome, datetime | None]:
         if isinstance(refused, LeaseLost):
             return "lost", None
         if refused is not None:
             # The settlement may have been applied nevertheless. The message then comes at another time, or never.
-            return "unsettled", None if isinstance(refused, OutcomeUnknown) else delivery.leased_until
+            return "unsettled", None if isinstance(refused, OutcomeUnknown) else from_instant(lease.due)
         if self._applied is None:
             # It crashed; or the settlement was refused, and the handler knows that, so it neither settled nor raised.
-            return ("crashed", delivery.leased_until) if isinstance(failure, Crash) else ("lost", None)
+            return ("crashed", from_instant(lease.due)) if isinstance(failure, Crash) else ("lost", None)
         progress = self._applied.progress
         due = None if not isinstance(progress, Progress) or progress.due is None else from_instant(progress.due)
-        if delivery._settled == "acknowledged":
+        if lease.purpose is Purpose.ACK:
             return "acked", due
-        if delivery._settled == "given back":
+        if lease.purpose is Purpose.GIVE_BACK:
             return "given back", due
         return _NACKS.get(self._applied.outcome, "nacked"), due
 
@@ -614,8 +621,11 @@ class _Drive:
         self._thread = get_ident()
         store.events.tap = self._note
         try:
-            with self._pit.listen() as self._listener:
+            self._intake = open_intake(self._pit, ListenOptions())
+            try:
                 yield
+            finally:
+                self._intake.close()
         finally:
             store.events.tap = None
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import attrs
 
-from pitstop._engine._delivery import Delivery
+from pitstop._engine._delivery import Delivery, lease_of
 from pitstop._plugins._hookspecs import hookimpl
 from pitstop._values._entry import Entry
 from pitstop._values._instant import from_instant
@@ -112,7 +112,7 @@ class Events:
                 "emitted",
                 delivery.id,
                 self._now(),
-                self._time(delivery._emission.scheduled_for),
+                self._time(lease_of(delivery).emission.scheduled_for),
                 delivery.attempt,
                 None,
                 None,
@@ -148,7 +148,7 @@ class Events:
                 kind,
                 delivery.id,
                 self._now(),
-                self._time(delivery._emission.scheduled_for),
+                self._time(lease_of(delivery).emission.scheduled_for),
                 delivery.attempt,
                 due,
                 error,

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 
 import attrs
 
-from pitstop._engine._listener import Listener
+from pitstop._engine._intake import Intake
 from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop._values._arguments import whole_number
@@ -95,10 +95,9 @@ class Fault:
 def crash(store: Session) -> int:
     """Let the holder of this handle's leases die, and with it the messages that were claimed ahead. Return the number of leases."""
     for component in store.components:
-        if isinstance(component, Listener):
+        if isinstance(component, Intake):
             # A process that dies loses its unwritten acks.
-            component._hand.unseen.clear()
-            component._outbox.give_up()
+            component.drop_all()
     return store.backend.crash() if isinstance(store.backend, FaultyBackend) else 0
 
 

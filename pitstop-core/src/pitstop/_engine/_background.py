@@ -1,0 +1,202 @@
+"""Background: the one thread of a listener. It writes late acks, claims ahead, and gives back messages that wait too long."""
+
+from __future__ import annotations
+
+import logging
+
+from collections.abc import Callable
+from threading import RLock, Thread
+
+from pitstop._engine._backoff import Backoff
+from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._session import Session
+from pitstop._engine._writer import AckWriter
+from pitstop._errors import BackendUnavailable
+from pitstop.abc import Doorbell
+
+
+__all__ = ["Background", "Wakeup"]
+
+_log = logging.getLogger("pitstop.listener")
+
+#: Seconds between two turns while there is something to do. By real time, whatever clock the session goes by: it is about
+#: the work of a machine, and not about when messages are due. An ack waits for one or two turns.
+_TICK = 0.01
+#: Turns in a row, in which no thread asked for a message, after which those in the buffer are given back.
+_PATIENCE = 10
+
+
+class Wakeup:
+    """Wakes the background thread.
+
+    Invariant: the thread is ``awake``, or there is nothing to do. A thread that brings something looks at ``awake`` after
+    that. The background thread looks for something to do after it has reset ``awake``.
+    """
+
+    def __init__(self, start: Callable[[], bool]) -> None:
+        """Return a wakeup of a thread that has not begun.
+
+        :param start: begin the thread, if it has not begun. False: no thread can be started.
+        """
+        self._start = start
+        self.bell = Doorbell()
+        #: Set by any thread, reset by the background thread.
+        self.awake = False
+        #: Whether the next messages are wanted ahead. Set by any thread, reset by the thread that claims.
+        self.wanted = False
+
+    def wake(self) -> bool:
+        """Have the thread look for something to do. Cheap when it is awake. Return False if no thread can be started."""
+        if self.awake:
+            return True
+        self.awake = True
+        if not self._start():
+            self.awake = False
+            return False
+        self.bell.ring()
+        return True
+
+    def want(self) -> None:
+        """Have the thread claim the next messages now."""
+        self.wanted = True
+        self.wake()
+        self.bell.ring()
+
+    def after_fork(self) -> None:
+        """Forget the thread: it is the parent's."""
+        self.bell, self.awake, self.wanted = Doorbell(), False, False
+
+
+class Background:
+    """Begun when there is first something to do. The thread sleeps without end while there is nothing."""
+
+    def __init__(
+        self,
+        session: Session,
+        wakeup: Wakeup,
+        buffer: ClaimBuffer,
+        writer: AckWriter,
+        *,
+        claim_ahead: Callable[[], None],
+        give_back_all: Callable[[], object],
+        ended: Callable[[], None],
+    ) -> None:
+        """Return a thread that has not begun.
+
+        :param ended: called by the thread at its end, when all is written that can be.
+        """
+        self._session = session
+        self._wakeup = wakeup
+        self._buffer = buffer
+        self._writer = writer
+        self._claim_ahead = claim_ahead
+        self._give_back_all = give_back_all
+        self._on_end = ended
+        # Reentrant: for signal handlers.
+        self._lock = RLock()
+        # Written under the lock.
+        self._thread: Thread | None = None
+        # Written once, by any thread.
+        self._ended = False
+        # The state of the background thread, as of its last turn. Written by that thread.
+        self._tries = -1
+        self._handed_out = -1
+        self._still = 0
+        self._backoff = Backoff(session.log.outages)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a thread."""
+        return self._thread is not None
+
+    def begin(self) -> bool:
+        """Begin the thread, if it has not begun. Return False if no thread can be started."""
+        with self._lock:
+            if self._thread is None and not self._ended:
+                # Before its start: a signal handler that comes here meanwhile begins no other one.
+                self._thread = thread = Thread(target=self._run, name="pitstop-background", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # The system gives no thread now. The next call tries again.
+                    self._thread = None
+                    return False
+                except BaseException:
+                    self._thread = None
+                    raise
+        return True
+
+    def end(self) -> None:
+        """End the thread, soon. It leaves nothing to do. A thread that has an ack later writes it by itself."""
+        self._ended = self._writer.unattended = True
+        self._wakeup.bell.ring()
+
+    def after_fork(self) -> None:
+        """Forget the thread: it is the parent's."""
+        self._lock, self._thread = RLock(), None
+        self._wakeup.after_fork()
+
+    def _run(self) -> None:
+        wakeup = self._wakeup
+        while not self._ended:
+            try:
+                pause = self.turn()
+            except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would write no ack any more
+                now = self._session.clock.monotonic()
+                pause = self._backoff.failed(error, now, log=False)
+                # A bug: turn() catches the failures of the store. So an outage must not keep it out of the log.
+                if (note := self._session.log.not_worked.passes(now)) is not None:
+                    _log.exception("acks could not be written, or messages not claimed ahead; trying again%s", note)
+            if pause is None:
+                wakeup.awake = False
+                if not self._has_work():
+                    wakeup.bell.wait(None)
+                wakeup.awake = True
+            else:
+                wakeup.bell.wait(pause)
+        self.finish()
+
+    def finish(self) -> None:
+        """Give back and write what a listener left that was dropped without close()."""
+        try:
+            self._give_back_all()
+            while (pause := self._flush()) is not None:
+                self._wakeup.bell.wait(pause)
+        finally:
+            self._on_end()
+
+    def turn(self) -> float | None:
+        """Do what is to be done. Return how many seconds to wait then; None: until the bell rings."""
+        if self._wakeup.wanted:
+            self._wakeup.wanted = False
+            self._claim_ahead()
+        if self._writer and self._tries == self._writer.tries:
+            # As at the last turn: no other thread has written meanwhile.
+            pause = self._flush()
+            if pause is not None:
+                return pause
+        self._tries = self._writer.tries
+        if not self._buffer.may_bore or self._buffer.handed_out != self._handed_out:
+            self._handed_out, self._still = self._buffer.handed_out, 0
+        else:
+            self._still += 1
+            if self._still >= _PATIENCE:
+                self._still = 0
+                self._buffer.slow_down()
+                self._give_back_all()
+        return _TICK if self._has_work() else None
+
+    def _has_work(self) -> bool:
+        return self._wakeup.wanted or bool(self._writer) or self._buffer.may_bore
+
+    def _flush(self) -> float | None:
+        """Write what is pending. When the store does not answer: seconds until the next try."""
+        clock = self._session.clock
+        try:
+            self._writer.flush()
+        except BackendUnavailable as error:
+            if self._session.closed:
+                return None
+            return self._backoff.failed(error, clock.monotonic())
+        self._backoff.succeeded(clock.monotonic())
+        return None

@@ -1,0 +1,392 @@
+"""Intake: all that is behind one listener, wired together: buffer, claimer, writer, waiting threads, heartbeat, background.
+
+A message goes from the store through the claimer into the buffer, to the thread that takes it, and as a lease into a
+delivery. Its settlement goes through the writer to the store. The session holds an intake until it is closed, or until the
+background thread has given back and written all that a dropped listener left.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import timedelta
+from threading import RLock, get_ident
+
+from pitstop._engine._background import Background, Wakeup
+from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._calls import unbroken
+from pitstop._engine._claimer import Claimed, Claimer
+from pitstop._engine._delivery import Delivery
+from pitstop._engine._heartbeat import Heartbeat
+from pitstop._engine._lease import Lease
+from pitstop._engine._lifecycle import Component
+from pitstop._engine._session import Session
+from pitstop._engine._waiting import Waiter, Waiting, glance
+from pitstop._engine._watcher import Watcher
+from pitstop._engine._writer import AckWriter, Counts
+from pitstop._errors import BackendUnavailable
+from pitstop._values._arguments import ListenOptions
+from pitstop.abc import Capability, Doorbell, SystemClock
+
+
+__all__ = ["Intake"]
+
+_log = logging.getLogger("pitstop.listener")
+
+#: Seconds for which a thread that leaves still tries while the store is known to be away.
+_LAST_TRY = 0.5
+#: Seconds that stop() waits until the claimed messages are given back.
+_STOP_PATIENCE = 0.5
+#: Seconds that the end of the interpreter waits for each listener that the program did not close.
+_EXIT_PATIENCE = 2.0
+
+
+class Intake(Component):
+    """The messages of one listener. Any thread uses it."""
+
+    def __init__(
+        self,
+        session: Session,
+        watcher: Watcher,
+        options: ListenOptions,
+        *,
+        claimed_apart: bool = False,
+    ) -> None:
+        """Return an intake that has not claimed yet.
+
+        :param options: as the user gave them. None: as it is configured.
+        :param claimed_apart: whether the threads that handle messages never claim.
+        :raises ConfigError: when ``max_lease`` is shorter than a lease.
+        """
+        self._session = session
+        self._watcher = watcher
+        #: How long messages are leased.
+        self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
+        loop_time = session.loop_time if options.loop_time is None else options.loop_time
+        #: Whether each ack of an iteration is written by itself.
+        self.acks_at_once = options.prefetch == 1
+        monotonic = session.clock.monotonic
+        self.wakeup = Wakeup(self._begin_background)
+        self.buffer = ClaimBuffer(
+            monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
+        )
+        self.claimer = Claimer(session, self.buffer, self.lock_time)
+        self.writer = AckWriter(session, self.buffer, self.wakeup.wake)
+        self._heartbeat: Heartbeat | None = None
+        if options.heartbeat:
+            self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self.writer.lose)
+        self.waiting = Waiting(
+            session,
+            self.buffer,
+            self.claimer,
+            loop_time,
+            take=self.take_at_hand,
+            claim=self._claim,
+            watch=self._watch,
+            go_home=self._go_home,
+        )
+        self.background = Background(
+            session,
+            self.wakeup,
+            self.buffer,
+            self.writer,
+            claim_ahead=self.waiting.claim_ahead,
+            give_back_all=self.give_back_all,
+            ended=self._finished,
+        )
+        # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the intake meanwhile.
+        self._giving_back = RLock()
+        self._observed = session.events.observes_leased
+        # Whether close() has reported what could not be written. Written by the thread that closes.
+        self._reported = False
+        # Whether the listener was dropped without close(). Written once, by any thread.
+        self._abandoned = False
+        session.add(self)
+
+    # Messages.
+
+    def take(self, wanted: int = 1) -> Lease | None:
+        """Take the next message, and wait for it. Return None after a stop.
+
+        :param wanted: how many messages a claim may bring at least.
+        """
+        return self.take_at_hand() or self.wait(Waiter(wanted))
+
+    def take_at_hand(self) -> Lease | None:
+        """Take a message out of the buffer. Messages that have waited there for too long are given back."""
+        buffer = self.buffer
+        lease = buffer.pop()
+        if buffer.late:
+            self.claimer.give_back(buffer.take_late())
+        if lease is None and not buffer.open:
+            self.give_back_all()
+        return lease
+
+    def take_now(self) -> Lease | None:
+        """Take a message out of the buffer, without the store, a lock or a wait."""
+        return self.buffer.pop_now()
+
+    def wait(self, waiter: Waiter, deadline: float | None = None) -> Lease | None:
+        """Take a message out of the buffer or of a new claim: see :meth:`Waiting.wait`."""
+        return self.waiting.wait(waiter, deadline)
+
+    def deliver(self, lease: Lease, *, at_once: bool = False) -> Delivery:
+        """Return the handle of a message that is handed out now.
+
+        :param at_once: whether its ack is written by itself, before ``ack()`` returns.
+        """
+        delivery = Delivery(
+            self._session, lease, self.writer, self.lock_time, at_once=at_once, heartbeat=self._heartbeat
+        )
+        if self._heartbeat is not None:
+            self._heartbeat.hold(lease, delivery)
+        if self._observed:
+            self._session.events.leased(delivery)
+        return delivery
+
+    def give_back(self, leases: Sequence[Lease]) -> int:
+        """Give back messages that were taken and that no handler has seen. Return how many were not."""
+        return self.claimer.give_back(leases)
+
+    @unbroken
+    def give_back_all(self, *, log: bool = True) -> int:
+        """Give back the messages of the buffer. Return how many were not, because the store did not answer.
+
+        :param log: False when the caller reports it.
+        """
+        # One at a time, so that a thread that closes the session comes after one that has taken messages out.
+        with self._giving_back:
+            return self.claimer.give_back([*self.buffer.take_late(), *self.buffer.take_all()], log=log)
+
+    # State.
+
+    @property
+    def session(self) -> Session:
+        """The session whose messages these are."""
+        return self._session
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the listener was stopped."""
+        return self.waiting.stopped
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last look at the store succeeded."""
+        return self.claimer.healthy
+
+    @property
+    def answered(self) -> bool:
+        """Whether the store has ever answered a claim."""
+        return self.claimer.answered
+
+    @property
+    def last_claim(self) -> float | None:
+        """When the store last answered a claim, by the monotonic clock. None: it has not yet."""
+        return self.claimer.last_claim
+
+    @property
+    def counts(self) -> Counts:
+        """How the deliveries ended."""
+        return self.writer.counts
+
+    @property
+    def given_back(self) -> int:
+        """How many messages were given back unseen."""
+        return self.claimer.given_back
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether messages are in the buffer, or settlements on their way to the store."""
+        return bool(len(self.buffer)) or self.writer.busy
+
+    def is_at_rest(self) -> bool:
+        """Whether nothing is in the buffer or on its way, once pending settlements are written.
+
+        It is exact only if no other thread uses the intake.
+        """
+        self.flush()
+        return not (self.wakeup.awake or self.wakeup.wanted or self.unsettled)
+
+    # The component.
+
+    def notice(self, due: int | None) -> None:
+        self.waiting.notice(due)
+
+    def forget(self, versions: Mapping[str, str | None]) -> None:
+        dropped = self.buffer.discard(versions)
+        if dropped:
+            # One of them may be valid all the same: another thread has stored a newer version meanwhile.
+            self.claimer.give_back(dropped)
+
+    def flush(self, ids: Collection[str] | None = None) -> None:
+        # A store that does not answer is no matter here: the write is tried again.
+        with suppress(BackendUnavailable):
+            self.writer.flush(ids)
+
+    def end(self) -> None:
+        """Hand out no more messages, and end all waits. Takes no lock, and waits for nothing."""
+        self.buffer.open = False
+        self.waiting.stop()
+
+    def end_soon(self) -> None:
+        self.end()
+
+    def stop(self) -> None:
+        """Hand out no more messages, give back those in the buffer, and write pending settlements.
+
+        Safe in any thread and in signal handlers.
+        """
+        self.end()
+        if self._has_unsettled():
+            # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
+            # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
+            done = Doorbell()
+            try:
+                _thread.start_new_thread(self._settle_for, (get_ident(), done))
+            except RuntimeError:
+                # The system gives no thread, or Python is about to end. Not in this one, for the same reason. Threads that
+                # are inside do it, or look once more; or close() does, or the exit.
+                return
+            glance(done.wait, _STOP_PATIENCE)
+
+    def at_exit(self) -> None:
+        self.end()
+        if self._has_unsettled():
+            settled = Doorbell()
+            try:
+                # A store that is away is not to keep the program from ending.
+                _thread.start_new_thread(self._settle_for, (get_ident(), Doorbell(), settled))
+            except RuntimeError:
+                # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
+                self.settle_all()
+            else:
+                glance(settled.wait, _EXIT_PATIENCE)
+
+    @unbroken
+    def close(self) -> None:
+        """Stop, wait for claims that are under way in other threads, and write and give back everything. Again is harmless.
+
+        A store that is away is waited for as long as for one operation, in all. The rest is reported.
+        """
+        self.end()
+        clock = SystemClock()
+        with self.last_time() as seconds:
+            ends = clock.monotonic() + seconds
+            # A claim that is under way would be given back to a store that is closed by then.
+            self.waiting.wait_for_others(get_ident(), seconds)
+            # In this order: a thread that has an ack from here on writes it, and none comes after the last write.
+            self.background.end()
+            kept = self.give_back_all(log=False)
+            # A thread that writes gets a moment in any case.
+            unwritten = self.writer.close(max(ends - clock.monotonic(), _STOP_PATIENCE))
+        if (kept or unwritten) and not self._reported:
+            self._reported = True
+            _log.warning(
+                "closed while the store did not answer: %d acks or nacks were not written, and %d messages that were claimed "
+                "ahead not given back; these messages come back when their leases run out",
+                unwritten,
+                kept,
+            )
+        self._finished()
+
+    def abandon(self) -> None:
+        """End, because the listener was dropped. Called by any thread, in the middle of anything: it takes no lock."""
+        if self._abandoned:
+            return
+        self._abandoned = True
+        self.end()
+        self.background.end()
+        if self.background.begun:
+            return
+        if not self.unsettled:
+            self._finished()
+            return
+        # The program may end, or close the session, before this has begun: then that does it.
+        with suppress(RuntimeError):
+            _thread.start_new_thread(self.background.finish, ())
+
+    def after_fork(self) -> None:
+        self.buffer.clear()
+        self._giving_back = RLock()
+        self.waiting.after_fork()
+        self.writer.after_fork()
+        self.background.after_fork()
+        if self._heartbeat is not None:
+            self._heartbeat.after_fork()
+        self._watcher.after_fork()
+
+    def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
+        """Give back the messages of the buffer, and write pending settlements. If that fails, another thread tries again.
+
+        :param given_back: rung after the first half.
+        :param settled: rung at the end.
+        """
+        with self.last_time():
+            self.give_back_all()
+            if given_back is not None:
+                # The thread that waits for this may have interrupted the code that is writing.
+                given_back.ring()
+            self.flush()
+        if settled is not None:
+            settled.ring()
+        elif self.writer:
+            self.wakeup.wake()
+
+    def last_time(self) -> AbstractContextManager[float]:
+        """Return the context of calls by a thread that is about to leave: see :meth:`pitstop.abc.Backend.bounded`."""
+        away = self.writer.failing or not self.claimer.healthy
+        return self._session.bounded(_LAST_TRY if away else None)
+
+    def drop_all(self) -> None:
+        """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
+        self.buffer.clear()
+        self.writer.give_up()
+
+    # Callbacks of the parts.
+
+    def _claim(self, wanted: int, claims_first: bool) -> Claimed:
+        if self.writer and not claims_first:
+            # Nothing is in the buffer: now is the time.
+            self.flush()
+        # This is the claim, if the next messages were wanted ahead.
+        self.wakeup.wanted = False
+        elsewhere, self.writer.last_flush = self.writer.last_flush, 0.0
+        claimed = self.claimer.claim(wanted, elsewhere)
+        if claimed.count > 1 and self.buffer.may_bore:
+            self.wakeup.wake()
+        return claimed
+
+    def _begin_background(self) -> bool:
+        return self.background.begin()
+
+    def _watch(self) -> None:
+        if Capability.WATCH in self._session.capabilities:
+            self._watcher.join(self)
+
+    def _go_home(self) -> None:
+        """Give back and write everything, if the listener was stopped: no thread is handed out anything any more."""
+        if self.stopped:
+            self.settle_all()
+            # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
+            self._watcher.leave(self)
+
+    def _finished(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.end()
+        self._session.discard(self)
+        self._watcher.leave(self)
+
+    def _has_unsettled(self) -> bool:
+        """Whether something is in the buffer, or on its way there or to the store."""
+        return self.unsettled or self.waiting.others
+
+    def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
+        """Write and give back everything, for a thread that has stopped this, and waits for a bell."""
+        # First the messages that are here already, then those of a claim that is under way.
+        self.give_back_all()
+        self.waiting.wait_for_others(thread, _STOP_PATIENCE)
+        self.settle_all(given_back, settled)

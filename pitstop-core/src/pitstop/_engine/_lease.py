@@ -1,0 +1,319 @@
+"""Lease: a message that was claimed, until when it may be handed out, and the states of its settlement.
+
+No I/O, and no locks of others. The states::
+
+    HELD ── ask ──> ASKED ── decide ──> SENT ── done ──────> DONE         the store has it
+      ^               ^ ^                │ ├─── lose ──────> LOST         the lease is over, nothing was changed
+      │               │ └── postpone ────┘ ├─── lose ──────> SUPERSEDED   the handler itself stored or removed the message
+      └── hand_back ──┘                    ├─── doubt ─────> UNKNOWN      the store may have done it, and cannot say
+                                           └─── fail ──────> FAILED       it cannot be worked out, or will not be written
+
+One settlement is under way at a time. The thread that calls :meth:`Lease.ask` gets the right to settle; it passes this right
+on to the thread that writes. Only the thread that has the right changes the state.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import Enum
+
+import attrs
+
+from pitstop._decisions._emit import Emission
+from pitstop._decisions._settle import ack, extend, hand_back, nack, was_applied
+from pitstop._errors import LeaseLost, OutcomeUnknown, PitstopError
+from pitstop.abc import Damaged, Progress, Record, Retry, Settlement
+
+
+__all__ = ["Lease", "Purpose", "State"]
+
+
+class Purpose(Enum):
+    """What a settlement is for; the value is the participle that errors use."""
+
+    ACK = "acknowledged"
+    NACK = "nacked"
+    #: The handler was interrupted by no fault of the message, which is due again at once.
+    GIVE_BACK = "given back"
+
+
+class State(Enum):
+    """How far the settlement of a lease has come."""
+
+    #: No settlement is under way.
+    HELD = "held"
+    #: The settlement waits to be written.
+    ASKED = "asked"
+    #: The settlement is being written.
+    SENT = "sent"
+    #: The store has it.
+    DONE = "done"
+    #: The lease was over before. Nothing was changed.
+    LOST = "lost"
+    #: As LOST, because the handler itself stored or removed the message.
+    SUPERSEDED = "superseded"
+    #: The store may have done it. That cannot be found out any more.
+    UNKNOWN = "unknown"
+    #: The settlement cannot be worked out, or it was not written before the Pitstop was closed.
+    FAILED = "failed"
+
+
+# Looked up once: members of an Enum are slow to get at, and each message needs some.
+_HELD, _ASKED, _SENT, _DONE = State.HELD, State.ASKED, State.SENT, State.DONE
+_ACK, _NACK = Purpose.ACK, Purpose.NACK
+
+
+class Lease:
+    """One claimed message.
+
+    Fields that say "with the right" are written by the thread that has the right to settle.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_doubt",
+        "_right",
+        "_sent",
+        "delay",
+        "delivery",
+        "emission",
+        "error",
+        "purpose",
+        "state",
+        "superseded",
+        "told",
+        "until",
+    )
+
+    def __init__(self, emission: Emission, until: float) -> None:
+        """Return the lease of a message that was just claimed.
+
+        :param until: the time by the monotonic clock until which the message may be handed out.
+        """
+        #: Replaced by the thread that extends the lease, which holds the lock for that.
+        self.emission = emission
+        #: Never changed.
+        self.until = until
+        #: With the right.
+        self.state = _HELD
+        #: With the right. None: no settlement was asked for.
+        self.purpose: Purpose | None = None
+        #: The error that the present settlement raises to its caller, or raised. With the right; a failed extension
+        #: writes it, too.
+        self.told: PitstopError | None = None
+        #: Whether the handler has stored or removed this message. Written by the handler's thread; never reset.
+        self.superseded = False
+        #: For observers. With the right; None unless a settlement is under way, so that the two do not refer to each other.
+        self.delivery: object = None
+        #: Of a nack: the text of the error, and the delay. With the right.
+        self.error: str | None = None
+        self.delay: timedelta | None = None
+        # The right to settle: the thread that takes the item has it. To take it is one step, which no other thread or
+        # signal handler comes between.
+        self._right = [None]
+        # What is being written, and what was written without an answer. With the right.
+        self._sent: Settlement | None = None
+        self._doubt: Settlement | None = None
+
+    # Values.
+
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return self.emission.record.id
+
+    @property
+    def record(self) -> Record:
+        """The record as it was leased, with the lease's present end."""
+        return self.emission.record
+
+    @property
+    def attempt(self) -> int:
+        """1 at the first emission of this occurrence, 2 at the second, and so on."""
+        return self.emission.record.progress.attempts
+
+    @property
+    def due(self) -> int:
+        """The instant at which the lease ends."""
+        due = self.emission.record.progress.due
+        assert due is not None, "a leased record is due when its lease ends"
+        return due
+
+    def is_over(self, now_us: int) -> bool:
+        """Whether the lease has run out, at that time in microseconds."""
+        return self.due <= now_us // 1000
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether a settlement is under way, or was done or refused: the lease is not to be extended any more."""
+        return self.state is not _HELD
+
+    @property
+    def settled(self) -> bool:
+        """Whether the handler, or code on its behalf, has settled this: the end of the handler settles nothing any more."""
+        return self.purpose is not None
+
+    @property
+    def known(self) -> bool:
+        """Whether no settlement is under way any more."""
+        state = self.state
+        return state is not _ASKED and state is not _SENT
+
+    @property
+    def doubted(self) -> bool:
+        """Whether an earlier write got no answer, so that the store may have done it."""
+        return self._doubt is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the store has refused to settle or to extend this."""
+        return self.state is State.LOST
+
+    @property
+    def failed(self) -> bool:
+        """Whether the settlement could not be worked out, or was not written before the close."""
+        return self.state is State.FAILED
+
+    def is_news(self, error: BaseException | None) -> bool:
+        """Whether an error was raised by the settlement of this lease: it says nothing of the handler."""
+        return error is not None and error is self.told
+
+    # Transitions.
+
+    def supersede(self) -> None:
+        """Note that the handler stores or removes this message: its settlement may come too late, without a word."""
+        self.superseded = True
+
+    def ask(
+        self,
+        purpose: Purpose,
+        delivery: object = None,
+        error: str | None = None,
+        delay: timedelta | None = None,
+    ) -> None:
+        """Take the right to settle, and ask for a settlement.
+
+        :param delivery: given to the observers of what comes of it.
+        :param error: of a nack: the text that is kept with the message.
+        :param delay: of a nack: when the message comes back, from when this is written.
+        :raises LeaseLost: when the lease was settled before, or is over.
+        """
+        try:
+            self._right.pop()
+        except IndexError:
+            raise self.refusal(purpose.value) from None
+        self.purpose, self.delivery, self.error, self.delay, self.told = purpose, delivery, error, delay, None
+        self.state = _ASKED
+
+    def refusal(self, participle: str) -> PitstopError:
+        """Return the error of a second settlement, or of an extension after a settlement."""
+        if self.told is not None and self.state in (State.LOST, State.UNKNOWN):
+            return self.told
+        before = "settled" if self.purpose is None else self.purpose.value
+        return LeaseLost(f"The delivery of {self.id!r} was {before} before. It cannot be {participle} now.")
+
+    def decide(self, now_us: int, retry: Retry) -> Settlement:
+        """Return the settlement to write. The state is SENT then.
+
+        :raises Exception: when it cannot be worked out: a recurrence of another author raised an error.
+        """
+        if self.purpose is _ACK:
+            settlement = ack(self.emission)
+        elif self.purpose is _NACK:
+            settlement = nack(self.emission, self.error, self.delay, retry, now_us)
+        else:
+            settlement = hand_back(self.emission.record, retry, now_us // 1000)
+        self._sent, self.state = settlement, _SENT
+        return settlement
+
+    def done(self) -> None:
+        """The store has it."""
+        self.state = _DONE
+
+    def was_done(self, stored: Record | Damaged | None) -> bool | None:
+        """Whether an earlier write without an answer was done, by the record that is stored now. None: that cannot be said.
+
+        :raises AssertionError: without such a write.
+        """
+        assert self._doubt is not None, "an earlier write got no answer"
+        assert self._sent is not None, "it was sent again"
+        applied = was_applied(self._doubt, self.emission.record, stored)
+        # The caller may have asked for another settlement meanwhile. It was not this one that was done then.
+        return None if applied and self._doubt.outcome is not self._sent.outcome else applied
+
+    def lose(self) -> bool:
+        """The lease is over. Return False if that is no news: the handler itself stored or removed the message."""
+        if self.superseded:
+            self.state = State.SUPERSEDED
+            return False
+        self.state = State.LOST
+        self.told = self.over("settled" if self.purpose is None else self.purpose.value)
+        return True
+
+    def lose_unasked(self) -> bool:
+        """The lease is over, as a failed extension shows. Return True if that is news, and :attr:`told` is its error.
+
+        It is none if the handler itself stored or removed the message, or if a settlement is under way or known.
+        """
+        if self.superseded:
+            return False
+        try:
+            self._right.pop()
+        except IndexError:
+            return False
+        self.told, self.state = self.over("extended"), State.LOST
+        return True
+
+    def doubt(self) -> None:
+        """The store may have done it. It cannot be asked, or cannot say."""
+        self.state = State.UNKNOWN
+        self.told = OutcomeUnknown(
+            f"The store may have settled {self.id!r}: the reply was lost, and it cannot be told any more. If it did not, the "
+            f"message comes back.",
+            ids=(self.id,),
+        )
+
+    def fail(self, error: PitstopError) -> None:
+        """The settlement cannot be worked out, or will not be written. The message comes back when its lease runs out."""
+        self.state, self.told = State.FAILED, error
+
+    def postpone(self, *, doubtful: bool) -> None:
+        """The store did not answer: write it again.
+
+        :param doubtful: whether the store may have done it all the same.
+        """
+        if self.state is _SENT:
+            if doubtful and self._doubt is None:
+                self._doubt = self._sent
+            self.state = _ASKED
+
+    def hand_back(self, error: PitstopError | None) -> None:
+        """Give the right to settle back to the caller, who is told ``error`` and may try again."""
+        self.state, self.purpose, self.delivery, self.told = _HELD, None, None, error
+        self._right.append(None)
+
+    def release(self) -> None:
+        """Let the delivery go, after its observers were told."""
+        self.delivery = None
+
+    # Extensions.
+
+    def extension(self, until: int) -> Settlement:
+        """Return the write that moves the end of the lease."""
+        return extend(self.emission.record, until)
+
+    def extended(self, settlement: Settlement) -> None:
+        """Note the new end of the lease, by the thread that holds the lock for extensions."""
+        assert isinstance(settlement.progress, Progress), "an extension writes progress"
+        record = attrs.evolve(self.emission.record, progress=settlement.progress)
+        self.emission = attrs.evolve(self.emission, record=record)
+
+    def over(self, participle: str) -> LeaseLost:
+        """Return the error of a lease that is over."""
+        return LeaseLost(
+            f"The lease of {self.id!r} (attempt {self.attempt}) is over: it ran out, or the message was stored anew "
+            f"or removed. It was not {participle}. Extend leases in long handlers, or configure a longer lock_time."
+        )
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self.id!r} {self.state.value}>"

@@ -1,0 +1,488 @@
+"""AckWriter: settlements on their way to the store, written together, and again until their leases end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from contextlib import contextmanager, suppress
+from threading import RLock, Thread, get_ident
+
+import attrs
+
+from pitstop._engine._backoff import Backoff
+from pitstop._engine._calls import entrance, unbroken
+from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._session import Session
+from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
+from pitstop.abc import Doorbell, Outcome, Progress, Settlement
+
+
+__all__ = ["AckWriter", "Counts"]
+
+_log = logging.getLogger("pitstop.listener")
+_delivery_log = logging.getLogger("pitstop.delivery")
+
+#: Settlements that are written at once. The thread that brings the last of them writes them.
+_MOST = 500
+
+
+@attrs.define
+class Counts:
+    """How the deliveries of one listener ended, as far as the store has said so.
+
+    Each thread that learns an outcome counts it. CPython switches threads in no such statement.
+    """
+
+    acked: int = 0
+    nacked: int = 0
+    lost: int = 0
+    #: Deliveries whose handler stored or removed the message itself.
+    superseded: int = 0
+
+
+class AckWriter:
+    """The settlements of one listener's deliveries. Any thread asks for them; one thread writes at a time.
+
+    Invariant: a lease that was asked to settle is in ``_pending``, or in the hands of the one thread that holds ``_writing``,
+    or its outcome is known. A lease for which the store did not answer goes back into ``_pending``. Only
+    :meth:`write_at_once` goes past that, for the thread that calls it.
+    """
+
+    def __init__(self, session: Session, in_hand: Sized, wake: Callable[[], bool]) -> None:
+        """Return a writer with nothing to write.
+
+        :param in_hand: messages that were claimed and not handed out yet: while there are some, more acks are to come.
+        :param wake: have another thread call :meth:`flush` soon. False: no thread can be started.
+        """
+        self._session = session
+        self._in_hand = in_hand
+        self._wake = wake
+        # Any thread appends. The writing thread takes out.
+        self._pending: deque[Lease] = deque()
+        # Reentrant: an observer of an ack, and a signal handler, may look at the store or settle something.
+        self._writing = RLock()
+        # The thread that holds the lock, as long as it may have something in its hands. Written by that thread.
+        self._writer: int | None = None
+        # Whether the writing thread is taking a batch out of what is pending. A signal handler that has interrupted it
+        # takes nothing, so that each lease is in one batch. Written by that thread.
+        self._taking = False
+        #: Whether no thread writes again what the store did not answer. Written by the thread that closes the listener.
+        self.unattended = False
+        self.counts = Counts()
+        # Writes without an answer, and the last of their errors. Written by the writing thread, as the next three.
+        self._failures = 0
+        self._failure: BackendUnavailable | None = None
+        #: Whether the store did not answer the last write.
+        self.failing = False
+        # Leases in the batch that is being written.
+        self._sent = 0
+        #: Grows with each batch that was written, or tried.
+        self.tries = 0
+        #: Seconds that the last write took for which a handler had to wait. Written by that handler's thread.
+        self.last_flush = 0.0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is pending, or being written."""
+        return bool(self._pending) or self._writer is not None
+
+    def after_fork(self) -> None:
+        """Forget what is on its way: it is the parent's."""
+        self._pending.clear()
+        self._writing, self._writer = RLock(), None
+
+    # Ways to have a settlement written. Each lease was asked to settle before.
+
+    def put(self, lease: Lease, *, blocking: bool = True) -> None:
+        """Write the settlement together with others; now, if no others are to come.
+
+        :param blocking: whether the calling thread may write. If not, another thread writes as soon as this one would.
+        :raises LeaseLost: when it was written now, and too late.
+        :raises BackendUnavailable: when the store did not answer, and will not be asked again.
+        """
+        pending = self._pending
+        pending.append(lease)
+        # After that: the thread that closes the listener sets the flag first, and then writes what is pending.
+        if self.unattended:
+            if not blocking:
+                self._begin_to_write_late(lease)
+                return
+        elif (not blocking or (self._in_hand and len(pending) < _MOST)) and (self._wake() or not blocking):
+            return
+        clock = self._session.clock
+        begun = clock.monotonic()
+        try:
+            self._flush_now()
+        except BackendUnavailable as error:
+            if self.unattended:
+                self._give_up_on(lease, error)
+        self.last_flush = clock.monotonic() - begun
+        if lease.told is not None:
+            self._raise(lease)
+        if pending:
+            self._wake()
+
+    def take_along(self, lease: Lease) -> None:
+        """Write the settlement together with others. The caller calls :meth:`wait_for` afterwards."""
+        self._pending.append(lease)
+
+    def put_and_wait(self, lease: Lease) -> None:
+        """Write the settlement, and return when the store has it.
+
+        :raises LeaseLost: when it came too late.
+        :raises BackendUnavailable: when the store did not answer before the lease was over. :class:`OutcomeUnknown`: and
+            may have done it all the same.
+        """
+        self.take_along(lease)
+        self.wait_for(lease)
+
+    @entrance
+    def wait_for(self, lease: Lease) -> None:
+        """Return when a settlement that was taken along is done.
+
+        :raises LeaseLost: when it came too late.
+        :raises BackendUnavailable: when the store did not answer before the lease was over.
+        """
+        session = self._session
+        clock, backoff, bell = session.clock, Backoff(session.log.outages), Doorbell()
+        ends: float | None = None
+        while not lease.known:
+            try:
+                # Inside of this: if the store cannot say what time it is, nothing is left pending either.
+                ends = ends or clock.monotonic() + (lease.due * 1000 - session.backend.now()) / 1e6
+                self.flush()
+            except BackendUnavailable as error:
+                pause = backoff.failed(error, clock.monotonic(), log=False)
+                hopeless = error.permanent or session.closed or session.closes_here or session.calls.interrupting
+                if ends is None or hopeless or clock.monotonic() + pause >= ends:
+                    self._give_up_on(lease, error)
+                else:
+                    clock.wait(bell, pause)
+            else:
+                if not lease.known:
+                    # Another thread gave up on it meanwhile.
+                    self._give_up_on(
+                        lease, BackendUnavailable("The listener was closed before its acks could be written.")
+                    )
+        if lease.told is not None:
+            self._raise(lease)
+
+    @unbroken
+    def write_at_once(self, lease: Lease) -> None:
+        """Write the settlement by itself, in this thread, without waiting for other writes.
+
+        :raises LeaseLost: when it came too late.
+        :raises BackendUnavailable: when the store did not answer.
+        :raises PitstopError: when the settlement cannot be worked out.
+        """
+        try:
+            self._write((lease,))
+        except BaseException as error:
+            if not lease.known:
+                lease.postpone(doubtful=_is_doubtful(error))
+                if isinstance(error, BackendUnavailable):
+                    self._hand_back(lease, error)
+                lease.hand_back(None)
+            raise
+        if lease.told is not None:
+            self._raise(lease)
+
+    # Writing what is pending.
+
+    @unbroken
+    def flush(self, ids: Collection[str] | None = None) -> None:
+        """Write what is pending, and wait for what another thread is writing.
+
+        :param ids: only if one of these messages is among it, or if that is not known.
+        :raises BackendUnavailable: when the store did not answer; it stays pending.
+        """
+        # In this order: what is not pending any more is known, or being written.
+        if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writer is not None):
+            return
+        if self._pending or self._writer is not None:
+            failures = self._failures
+            with self._alone():
+                if self._failure is not None and failures != self._failures:
+                    # While this waited. If each of the threads that waited asked again, each would take as long.
+                    raise self._failure
+                self._write_all()
+
+    @entrance
+    def _flush_now(self) -> None:
+        """Do as :meth:`flush`, for the settlement that this thread has just put."""
+        self.flush()
+
+    def close(self, seconds: float) -> int:
+        """Write what is pending for the last time, and forget the rest. Return how many leases that are.
+
+        :param seconds: for how long to wait for a thread that is writing. After that, its batch is counted, and left to it.
+        """
+        failures = self._failures
+        if not self._wait_for_writer(seconds):
+            return self._sent + len(self._pending)
+        if failures == self._failures:
+            with suppress(BackendUnavailable):
+                self.flush()
+        return self.give_up()
+
+    def give_up(self) -> int:
+        """Forget what is pending, for the store is about to be closed. Return how many leases that were."""
+        left = 0
+        with self._alone(), suppress(IndexError):
+            while True:
+                lease = self._pending.popleft()
+                left += 1
+                # For threads that wait for it.
+                lease.fail(
+                    BackendUnavailable(
+                        f"The settlement of {lease.id!r} was not written before the Pitstop was closed. The message comes "
+                        f"back when its lease runs out."
+                    )
+                )
+                lease.release()
+        return left
+
+    def lose(self, lease: Lease, delivery: object) -> None:
+        """Count and report a lease that is over. Any thread that finds it out."""
+        self.counts.lost += 1
+        self._session.events.lost(lease.id, lease.attempt, delivery)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only thread that writes. Again, inside of it, is harmless."""
+        me = get_ident()
+        if self._writer == me:
+            yield
+            return
+        with self._session.calls.holding(self._writing):
+            try:
+                self._writer, self._taking = me, False
+                yield
+            finally:
+                self._writer = None
+
+    def _wait_for_writer(self, seconds: float) -> bool:
+        if self._writer == get_ident():
+            return True
+        free = self._writing.acquire(timeout=seconds)
+        if free:
+            self._writing.release()
+        return free
+
+    def _give_up_on(self, lease: Lease, error: BackendUnavailable) -> None:
+        """Raise an error for a lease that is written no more, unless its outcome became known. The caller may settle it again.
+
+        :raises BackendUnavailable: the error, or :class:`OutcomeUnknown`.
+        """
+        with self._alone(), suppress(ValueError):
+            self._pending.remove(lease)
+        if not lease.known:
+            self._hand_back(lease, error)
+
+    @staticmethod
+    def _hand_back(lease: Lease, error: BackendUnavailable) -> None:
+        if lease.doubted and not isinstance(error, OutcomeUnknown):
+            doubt = f"The store may have settled {lease.id!r}: the reply was lost, and then it could not be asked."
+            error = OutcomeUnknown(doubt, ids=(lease.id,))
+        lease.hand_back(error)
+        raise error
+
+    @staticmethod
+    def _raise(lease: Lease) -> None:
+        error = lease.told
+        assert error is not None, "the caller has looked"
+        if lease.failed:
+            # The caller knows of it, and may settle it in another way.
+            lease.hand_back(error)
+        raise error
+
+    def _begin_to_write_late(self, lease: Lease) -> None:
+        try:
+            Thread(target=self._write_late, args=(lease,), name="pitstop-ack", daemon=True).start()
+        except RuntimeError:
+            # No thread can be started any more. Late in the end of the interpreter other threads may have left locks
+            # behind: then the message comes back when its lease runs out.
+            if not sys.is_finalizing():
+                self._write_late(lease)
+
+    def _write_late(self, lease: Lease) -> None:
+        """Write a settlement of a listener that was closed before."""
+        try:
+            self.wait_for(lease)
+        except BackendUnavailable:
+            note = self._session.log.unwritten.passes(self._session.clock.monotonic())
+            if note is not None:
+                _log.warning("an ack could not be written: %r comes back when its lease runs out%s", lease.id, note)
+        except PitstopError:
+            # LeaseLost was counted, and a settlement that cannot be worked out was logged.
+            pass
+
+    def _write_all(self) -> None:
+        # Not in the body of the `with` that holds the lock: in CPython 3.13.0 an interruption at the jump of a loop
+        # there leaves it without giving the lock back.
+        pending = self._pending
+        while pending and not self._taking:
+            batch: list[Lease] = []
+            try:
+                self._taking = True
+                while pending and len(batch) < _MOST:
+                    # In this order: an interruption in between loses none.
+                    batch.append(pending[0])
+                    pending.popleft()
+                self._taking = False
+                self._sent = len(batch)
+                self._write(batch)
+                self.failing = False
+            except BaseException as error:
+                # A call that interrupts another one may be refused. That says nothing about the store.
+                if isinstance(error, BackendUnavailable) and not self._session.calls.interrupting:
+                    self._failures, self._failure, self.failing = self._failures + 1, error, True
+                if batch and pending and pending[0] is batch[-1]:
+                    batch.pop()
+                doubtful = _is_doubtful(error)
+                for each in batch:
+                    each.postpone(doubtful=doubtful)
+                # Those of which the outcome is known by now are done.
+                pending.extendleft(each for each in reversed(batch) if not each.known)
+                raise
+            finally:
+                self._taking = False
+                self._sent = 0
+                self.tries += 1
+
+    # One batch. Its leases belong to the calling thread.
+
+    def _write(self, batch: Sequence[Lease]) -> None:
+        backend = self._session.backend
+        # A write that fails is tried again by the caller, or reported to the caller's caller.
+        with backend.bounded():
+            now_us = backend.now()
+            sent = [(each, found) for each in batch if (found := self._decided(each, now_us)) is not None]
+            if not sent:
+                return
+            try:
+                answers = list(zip(sent, backend.settle([found for _, found in sent]), strict=True))
+            except BackendUnavailable:
+                raise
+            except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of these settlements perhaps
+                self._write_one_by_one([each for each, _ in sent], bug)
+                return
+        refused: list[tuple[Lease, Settlement]] = []
+        for (lease, settlement), done in answers:
+            if done:
+                self._done(lease, settlement)
+            else:
+                refused.append((lease, settlement))
+        # Last, since this asks the store, which may be away by now: the outcome of the others is reported before.
+        for lease, settlement in refused:
+            self._refused(lease, settlement)
+
+    def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
+        if len(batch) == 1:
+            self._fail(batch[0], bug)
+            return
+        for lease in batch:
+            lease.postpone(doubtful=True)
+        for lease in batch:
+            self._write((lease,))
+
+    def _decided(self, lease: Lease, now_us: int) -> Settlement | None:
+        """Return the settlement to write. None: nothing is to be written, and the outcome is known."""
+        if not lease.is_over(now_us):
+            try:
+                return lease.decide(now_us, self._session.retry)
+            except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
+                self._fail(lease, error)
+        elif lease.doubted and not lease.superseded:
+            # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
+            self._leave_in_doubt(lease)
+        else:
+            self._lost(lease)
+        return None
+
+    def _refused(self, lease: Lease, settlement: Settlement) -> None:
+        if not lease.doubted or lease.superseded:
+            self._lost(lease)
+            return
+        try:
+            done = lease.was_done(self._session.backend.get(lease.id))
+        except BackendUnavailable:
+            raise
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend with this record; the others go on
+            self._fail(lease, bug)
+            return
+        if done is None:
+            self._leave_in_doubt(lease)
+        elif done:
+            self._done(lease, settlement)
+        else:
+            self._lost(lease)
+
+    def _done(self, lease: Lease, settlement: Settlement) -> None:
+        lease.done()
+        events, delivery = self._session.events, lease.delivery
+        lease.release()
+        if lease.purpose is Purpose.ACK:
+            self.counts.acked += 1
+            events.acked(delivery)
+        else:
+            if lease.purpose is Purpose.NACK:
+                self.counts.nacked += 1
+            if settlement.outcome is Outcome.RELEASE:
+                progress = settlement.progress
+                assert isinstance(progress, Progress)
+                assert progress.due is not None
+                events.retried(delivery, lease.error, progress.due)
+        events.settled(settlement)
+
+    def _lost(self, lease: Lease) -> None:
+        delivery = lease.delivery
+        lease.release()
+        if lease.lose():
+            self.lose(lease, delivery)
+        else:
+            self.counts.superseded += 1
+            self._session.events.superseded(lease.id)
+
+    def _leave_in_doubt(self, lease: Lease) -> None:
+        _delivery_log.debug("the outcome of the settlement of %r is not known: the reply was lost", lease.id)
+        lease.doubt()
+        lease.release()
+
+    def _fail(self, lease: Lease, error: Exception) -> None:
+        """Log a settlement that raised an error. The message comes back when its lease runs out."""
+        participle = "settled" if lease.purpose is None else lease.purpose.value
+        told = PitstopError(
+            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was computed. The "
+            f"message comes back when its lease runs out. Look at its recurrence; or store the message again, or remove it."
+        )
+        told.__cause__ = error
+        lease.fail(told)
+        lease.release()
+        note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+        if note is not None:
+            # With the traceback, and without the error's text, which may hold anything.
+            _delivery_log.error("%s%s%s", told, _traceback(error), note)
+
+
+def _is_doubtful(error: BaseException) -> bool:
+    """Whether the store may have done what it was asked to, although this was raised."""
+    # An interruption may have come before the store did it, or after.
+    return isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable)
+
+
+def _traceback(error: BaseException) -> str:
+    """Return where an error was raised, line by line, without its text."""
+    lines = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        lines.append(f'\n  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_qualname}')
+        trace = trace.tb_next
+    return "".join(lines)
