@@ -10,22 +10,22 @@ import logging
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
 
 import attrs
 
 from pitstop._decisions._emit import Emission, decide
-from pitstop._decisions._settle import release
+from pitstop._decisions._settle import defer, lease_end, release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
+from pitstop._engine._suspects import Suspects
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
-__all__ = ["LEAST_REMAINDER", "Claimed", "Claimer", "Suspects"]
+__all__ = ["LEAST_REMAINDER", "Claimed", "Claimer"]
 
 _log = logging.getLogger("pitstop.listener")
 
@@ -33,19 +33,11 @@ _log = logging.getLogger("pitstop.listener")
 LEAST_REMAINDER = 0.1
 
 
-class Suspects(Protocol):
-    """Keeps messages of a claim apart that may have killed the worker which had them."""
-
-    def keep(self, leases: list[Lease]) -> list[Lease]:
-        """Keep the suspects among these leases, and return the others, which go into the buffer."""
-        ...
-
-
 @attrs.frozen
 class Claimed:
     """The result of a claim."""
 
-    #: How many messages are in the buffer now that were not before.
+    #: How many messages can be handed out now that could not before.
     count: int
     #: Whether the next look at the store should come at once: there may be more.
     again: bool
@@ -54,13 +46,11 @@ class Claimed:
 class Claimer:
     """Claims for one listener."""
 
-    def __init__(
-        self, session: Session, buffer: ClaimBuffer, lock_time: timedelta, *, suspects: Suspects | None = None
-    ) -> None:
+    def __init__(self, session: Session, buffer: ClaimBuffer, suspects: Suspects, lock_time: timedelta) -> None:
         """Return a claimer that has not claimed yet.
 
+        :param suspects: gets the messages of each claim whose last lease ended without a settlement. The buffer gets the rest.
         :param lock_time: how long messages are leased.
-        :param suspects: gets the messages of each claim before the buffer does. None: the buffer gets them all.
         """
         self._session = session
         self._buffer = buffer
@@ -69,6 +59,8 @@ class Claimer:
         self._suspects = suspects
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
+        # The failures in a row to confirm a suspect. Written by threads that take messages.
+        self._unconfirmed = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
         self.last_claim: float | None = None
         #: Messages given back so far. Any thread; CPython switches threads in no such statement.
@@ -113,7 +105,7 @@ class Claimer:
                 session.events.settled(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
                 aside = True
                 continue
-            decided = self._decided(record)
+            decided = self._decided(record, ahead=limit > 1)
             if isinstance(decided, Emission):
                 leases.append(Lease(decided, until))
             elif decided is not None:
@@ -123,12 +115,35 @@ class Claimer:
             self._warn_of_slow_claim(now)
             self.give_back(leases)
             leases = []
-        elif self._suspects is not None:
-            leases = self._suspects.keep(leases)
-        buffer.put(leases, now - begun)
+        ordinary = self._suspects.keep(leases)
+        buffer.put(ordinary, now - begun)
         settled = self._settle_unfit(unfit)
+        if len(ordinary) < len(leases):
+            self._defer([each for each in leases if not each.emission.ahead and self._suspects.must_wait(each)])
+        count = len(leases) if self._suspects.ready else len(ordinary)
         # A store that leases again and again what it does not settle is not asked without end.
-        return Claimed(len(leases), again=in_time and (bool(leases) or settled or aside))
+        return Claimed(count, again=in_time and (count > 0 or settled or aside))
+
+    @unbroken
+    def confirm(self, lease: Lease) -> bool:
+        """Write the attempt of a suspect as a certain one, with a lease that begins now. Return False if the lease is over.
+
+        :raises BackendUnavailable: when the store did not answer.
+        """
+        if not lease.emission.ahead:
+            return True
+        backend = self._session.backend
+        settlement = lease.extension(lease_end(backend.now(), self._lock_time))
+        (applied,) = backend.settle([settlement])
+        self._unconfirmed.succeeded(self._session.clock.monotonic())
+        if applied:
+            lease.extended(settlement)
+            lease.emission = attrs.evolve(lease.emission, ahead=False)
+        return applied
+
+    def not_confirmed(self, error: BackendUnavailable) -> float:
+        """Note that :meth:`confirm` failed. Return the seconds until the next try."""
+        return self._unconfirmed.failed(error, self._session.clock.monotonic())
 
     @unbroken
     def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:
@@ -155,10 +170,24 @@ class Claimer:
         self._session.written(None)
         return 0
 
-    def _decided(self, record: Record | Damaged) -> Emission | Settlement | None:
+    def _defer(self, leases: Sequence[Lease]) -> None:
+        """Write the attempts of suspects that have to wait as uncertain ones. They were claimed alone, so they are certain."""
+        if not leases:
+            return
+        try:
+            applied = self._session.backend.settle([defer(each.emission, each.due) for each in leases])
+        except BackendUnavailable as error:
+            # If the process dies while they wait, it counts as if a handler had had them.
+            _log.debug("%d messages that have to wait still count as handled: %s", len(leases), error)
+            return
+        for lease, done in zip(leases, applied, strict=True):
+            if done:
+                lease.emission = attrs.evolve(lease.emission, ahead=True)
+
+    def _decided(self, record: Record | Damaged, *, ahead: bool) -> Emission | Settlement | None:
         """Return what becomes of a leased record. None: it stays leased, and comes back when its lease runs out."""
         try:
-            return decide(record, self._session.retry)
+            return decide(record, self._session.retry, ahead=ahead)
         except Exception as error:  # noqa: BLE001 - of a recurrence by another author; the rest of the claim goes on
             note = self._session.log.not_settled.passes(self._session.clock.monotonic())
             if note is not None:

@@ -11,7 +11,7 @@ import _thread
 import logging
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from threading import RLock, get_ident
 
@@ -24,6 +24,7 @@ from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
+from pitstop._engine._suspects import Suspects
 from pitstop._engine._waiting import Waiter, Waiting, glance
 from pitstop._engine._watcher import Watcher
 from pitstop._engine._writer import AckWriter, Counts
@@ -38,6 +39,8 @@ _log = logging.getLogger("pitstop.listener")
 
 #: Seconds for which a thread that leaves still tries while the store is known to be away.
 _LAST_TRY = 0.5
+#: Seconds for which other messages in the buffer wait until a suspect is confirmed.
+_CONFIRMATION = 1.0
 #: Seconds that stop() waits until the claimed messages are given back.
 _STOP_PATIENCE = 0.5
 #: Seconds that the end of the interpreter waits for each listener that the program did not close.
@@ -73,7 +76,8 @@ class Intake(Component):
         self.buffer = ClaimBuffer(
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
-        self.claimer = Claimer(session, self.buffer, self.lock_time)
+        self.suspects = Suspects(monotonic, session.retry.max_attempts)
+        self.claimer = Claimer(session, self.buffer, self.suspects, self.lock_time)
         self.writer = AckWriter(session, self.buffer, self.wakeup.wake)
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
@@ -95,6 +99,7 @@ class Intake(Component):
             self.writer,
             claim_ahead=self.waiting.claim_ahead,
             give_back_all=self.give_back_all,
+            tend_suspects=self._tend_suspects,
             ended=self._finished,
         )
         # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the intake meanwhile.
@@ -116,7 +121,9 @@ class Intake(Component):
         return self.take_at_hand() or self.wait(Waiter(wanted))
 
     def take_at_hand(self) -> Lease | None:
-        """Take a message out of the buffer. Messages that have waited there for too long are given back."""
+        """Take a suspect, or a message out of the buffer. Messages that have waited for too long are given back."""
+        if self.suspects.waiting and (suspect := self._take_suspect()) is not None:
+            return suspect
         buffer = self.buffer
         lease = buffer.pop()
         if buffer.late:
@@ -126,7 +133,9 @@ class Intake(Component):
         return lease
 
     def take_now(self) -> Lease | None:
-        """Take a message out of the buffer, without the store, a lock or a wait."""
+        """Take a message out of the buffer, without the store or a wait. None if a suspect, which needs the store, is next."""
+        if self.suspects.waiting and self.suspects.ready:
+            return None
         return self.buffer.pop_now()
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> Lease | None:
@@ -159,7 +168,8 @@ class Intake(Component):
         """
         # One at a time, so that a thread that closes the session comes after one that has taken messages out.
         with self._giving_back:
-            return self.claimer.give_back([*self.buffer.take_late(), *self.buffer.take_all()], log=log)
+            buffer = self.buffer
+            return self.claimer.give_back([*buffer.take_late(), *buffer.take_all(), *self.suspects.take_all()], log=log)
 
     # State.
 
@@ -200,8 +210,8 @@ class Intake(Component):
 
     @property
     def unsettled(self) -> bool:
-        """Whether messages are in the buffer, or settlements on their way to the store."""
-        return bool(len(self.buffer)) or self.writer.busy
+        """Whether messages were claimed and not handed out, or settlements are on their way to the store."""
+        return bool(len(self.buffer)) or bool(self.suspects.waiting) or self.writer.busy
 
     def is_at_rest(self) -> bool:
         """Whether nothing is in the buffer or on its way, once pending settlements are written.
@@ -218,6 +228,8 @@ class Intake(Component):
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
         dropped = self.buffer.discard(versions)
+        if self.suspects.waiting:
+            dropped += self.suspects.discard(versions)
         if dropped:
             # One of them may be valid all the same: another thread has stored a newer version meanwhile.
             self.claimer.give_back(dropped)
@@ -311,6 +323,7 @@ class Intake(Component):
 
     def after_fork(self) -> None:
         self.buffer.clear()
+        self.suspects.clear()
         self._giving_back = RLock()
         self.waiting.after_fork()
         self.writer.after_fork()
@@ -344,6 +357,7 @@ class Intake(Component):
     def drop_all(self) -> None:
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
         self.buffer.clear()
+        self.suspects.clear()
         self.writer.give_up()
 
     # Callbacks of the parts.
@@ -356,9 +370,52 @@ class Intake(Component):
         self.wakeup.wanted = False
         elsewhere, self.writer.last_flush = self.writer.last_flush, 0.0
         claimed = self.claimer.claim(wanted, elsewhere)
-        if claimed.count > 1 and self.buffer.may_bore:
+        if (claimed.count > 1 and self.buffer.may_bore) or self.suspects.waiting:
             self.wakeup.wake()
         return claimed
+
+    def _take_suspect(self) -> Lease | None:
+        """Take a suspect that a handler may have now, after its attempt was written as a certain one."""
+        if not self.buffer.open:
+            return None
+        suspects, claimer = self.suspects, self.claimer
+        others = len(self.buffer) > 0
+        if others and (self.writer.failing or not claimer.healthy):
+            # The store is away. Messages that need no confirmation go first.
+            return None
+        if ids := suspects.unwritten():
+            # The end of its handler is not written yet, and other suspects wait for that.
+            self.flush(ids)
+        while (lease := suspects.take(self._session.backend.now())) is not None:
+            try:
+                with self._session.bounded(_CONFIRMATION) if others else nullcontext():
+                    confirmed = claimer.confirm(lease)
+            except BackendUnavailable as error:
+                # It keeps no other message from being handed out.
+                suspects.put_back(lease, claimer.not_confirmed(error))
+                return None
+            except BaseException:
+                suspects.put_back(lease)
+                raise
+            if confirmed and self.buffer.open:
+                return lease
+            suspects.end(lease)
+            if confirmed:
+                # The listener was stopped meanwhile.
+                claimer.give_back([lease])
+                return None
+        return None
+
+    def _tend_suspects(self) -> bool:
+        """Give back suspects that wait for too long, and wake threads when one may be taken. Return whether any waits."""
+        suspects = self.suspects
+        if not suspects.waiting:
+            return False
+        if late := suspects.take_late():
+            self.claimer.give_back(late)
+        if suspects.ready:
+            self.waiting.notice(None)
+        return bool(suspects.waiting)
 
     def _begin_background(self) -> bool:
         return self.background.begin()

@@ -19,6 +19,7 @@ from enum import Enum
 
 import attrs
 
+from pitstop._decisions._attempts import number
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, extend, hand_back, nack, was_applied
 from pitstop._errors import LeaseLost, OutcomeUnknown, PitstopError
@@ -130,7 +131,7 @@ class Lease:
     @property
     def attempt(self) -> int:
         """1 at the first emission of this occurrence, 2 at the second, and so on."""
-        return self.emission.record.progress.attempts
+        return number(self.emission.record.progress)
 
     @property
     def due(self) -> int:

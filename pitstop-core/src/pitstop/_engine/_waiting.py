@@ -165,7 +165,8 @@ class Waiting:
     @entrance
     def claim_ahead(self) -> None:
         """Claim the next messages while those in the buffer are handled. Called by the background thread."""
-        waiter = Waiter(1, claims_first=True)
+        # Two at least: a claim of one message says that a handler gets it at once.
+        waiter = Waiter(2, claims_first=True)
         try:
             self._join(waiter)
             # After it is known to be here: close() waits for the threads that are.
