@@ -89,6 +89,9 @@ class Claimer:
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
+        if wanted and self._suspects.busy:
+            # A suspect that may have to wait is not to be claimed as one that a handler has for certain.
+            wanted = max(wanted, 2)
         limit = buffer.limit(wanted)
         leased = session.backend.lease(limit, self._duration)
         self.last_claim = now = clock.monotonic()

@@ -1,7 +1,8 @@
 """Suspects: claimed messages whose last lease ended without a settlement, and the order in which they are handled. No I/O.
 
 One of them may have killed its worker. They wait here, and not in the buffer, so that the attempt of each is written as a
-certain one before a handler gets the message. A message that the next crash may kill is handled while no other suspect is.
+certain one before a handler gets the message. If the number of attempts is limited, they are handled one after the other. A
+handler that takes long lets the next suspect begin, unless a crash now would bury the suspect or has hit it before.
 
 Threads: claiming threads call `keep`, threads that want messages call `take`, the background thread looks after the rest.
 """
@@ -20,6 +21,11 @@ from pitstop._engine._lease import Lease
 
 
 __all__ = ["Suspects"]
+
+
+#: Seconds after which the next suspect may be handled, although the handler of the last one has not ended. Most messages that
+#: kill their worker do so at once. After a loss of power there may be many suspects whose handlers take minutes.
+_SPACING = 1.0
 
 
 class _Handled(NamedTuple):
@@ -46,6 +52,8 @@ class Suspects:
         self._lock = RLock()
         # The suspects that handlers have, or will have when their attempt is certain. Written under the lock.
         self._handled: list[_Handled] = []
+        # When a suspect was last taken, by the monotonic clock. Written under the lock.
+        self._taken_at = float("-inf")
         # When a suspect may be taken again after the store was away, by the monotonic clock. Any thread.
         self._pause_ends = float("-inf")
 
@@ -56,6 +64,11 @@ class Suspects:
             return leases
         self.waiting.extend(suspects)
         return [each for each in leases if not is_suspect(each.record.progress)]
+
+    @property
+    def busy(self) -> bool:
+        """Whether suspects wait, or handlers have some."""
+        return bool(self.waiting or self._handled)
 
     @property
     def ready(self) -> bool:
@@ -76,6 +89,7 @@ class Suspects:
             if lease is not None:
                 # In this order: a signal handler that comes in between takes no other one.
                 self._handled.append(_Handled(ref(lease), self.is_alone(lease)))
+                self._taken_at = self._monotonic()
                 try:
                     self.waiting.remove(lease)
                 except ValueError:
@@ -139,31 +153,33 @@ class Suspects:
         self._handled = []
         self.waiting.clear()
 
-    def is_alone(self, lease: Lease) -> bool:
-        """Whether this suspect is handled while no other suspect is."""
-        return must_be_alone(lease.record.progress, self._max_attempts)
-
     def must_wait(self, lease: Lease) -> bool:
         """Whether a suspect that was just kept cannot be taken at once."""
         return self._next(None) is not lease
 
+    def is_alone(self, lease: Lease) -> bool:
+        """Whether no other suspect is handled as long as this one is."""
+        return must_be_alone(lease.record.progress, self._max_attempts)
+
     def _next(self, now_us: int | None) -> Lease | None:
         """Return the next suspect that a handler may have.
 
-        The ones that may be handled together come first: they are more, and one that has to be alone may kill this process.
+        The ones that need not be alone come first: they are more, and one that has to be alone may kill this process.
 
         :param now_us: the store's time. None: no lease has run out since the last call.
         """
         with self._lock:
             self._forget_ended(now_us)
-            if any(each.alone for each in self._handled):
+            handled, now = self._handled, self._monotonic()
+            if any(each.alone for each in handled):
                 return None
-            now = self._monotonic()
+            if handled and self._max_attempts is not None and now < self._taken_at + _SPACING:
+                return None
             waiting = [each for each in self.waiting.copy() if now < each.until]
-            together = (each for each in waiting if not self.is_alone(each))
-            if (lease := next(together, None)) is not None:
+            others = (each for each in waiting if not self.is_alone(each))
+            if (lease := next(others, None)) is not None or handled:
                 return lease
-            return next(iter(waiting), None) if not self._handled else None
+            return next(iter(waiting), None)
 
     def _forget_ended(self, now_us: int | None) -> None:
         self._handled = [each for each in self._handled if _is_handled(each.lease(), now_us)]
