@@ -122,7 +122,7 @@ class Claimer:
         buffer.put(ordinary, now - begun)
         settled = self._settle_unfit(unfit)
         if len(ordinary) < len(leases):
-            self._defer([each for each in leases if not each.emission.ahead and self._suspects.must_wait(each)])
+            self._defer(self._suspects.blocked(leases))
         count = len(leases) if self._suspects.ready else len(ordinary)
         # A store that leases again and again what it does not settle is not asked without end.
         return Claimed(count, again=in_time and (count > 0 or settled or aside))
@@ -174,14 +174,14 @@ class Claimer:
         return 0
 
     def _defer(self, leases: Sequence[Lease]) -> None:
-        """Write the attempts of suspects that have to wait as uncertain ones. They were claimed alone, so they are certain."""
+        """Take back the attempts of suspects that have to wait: no handler has them if the process dies meanwhile."""
         if not leases:
             return
         try:
             applied = self._session.backend.settle([defer(each.emission, each.due) for each in leases])
         except BackendUnavailable as error:
-            # If the process dies while they wait, it counts as if a handler had had them.
-            _log.debug("%d messages that have to wait still count as handled: %s", len(leases), error)
+            # A claim of one message counts as if a handler had it. They are handed out later all the same.
+            _log.debug("the attempts of %d messages that have to wait still count: %s", len(leases), error)
             return
         for lease, done in zip(leases, applied, strict=True):
             if done:

@@ -153,9 +153,12 @@ class Suspects:
         self._handled = []
         self.waiting.clear()
 
-    def must_wait(self, lease: Lease) -> bool:
-        """Whether a suspect that was just kept cannot be taken at once."""
-        return self._next(None) is not lease
+    def blocked(self, leases: list[Lease]) -> list[Lease]:
+        """Return the suspects of a claim that have to wait until other suspects were handled."""
+        if self._max_attempts is None:
+            return []
+        first = self._next(None)
+        return [each for each in leases if each is not first and is_suspect(each.record.progress)]
 
     def is_alone(self, lease: Lease) -> bool:
         """Whether no other suspect is handled as long as this one is."""
