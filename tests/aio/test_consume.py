@@ -15,7 +15,7 @@ import textwrap
 import time
 
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -148,27 +148,51 @@ def test_a_message_that_a_handler_stored_is_handled_before_it_is_idle(opened, ou
     run(main())
 
 
-def test_what_came_while_the_loop_was_busy_is_handled_before_it_is_idle(opened, outside, monkeypatch):
-    outside.store(3)
-    want, waited = Feeder.want, []
+def test_what_was_claimed_ahead_while_nothing_was_found_is_handled_before_it_is_idle(opened, outside, monkeypatch):
+    tell, ahead = Feeder._tell, []
 
-    def slow(self, count):
-        want(self, count)
-        ends = time.monotonic() + 20
-        while not waited and self.nothing is None:
-            # Until all that is due was brought, and then nothing was found.
-            assert time.monotonic() < ends
-            time.sleep(0.001)
-        waited.append(count)
+    def telling(feeder):
+        if feeder.nothing is not None and not ahead:
+            ahead.extend(outside.store(1))
+            # As the background thread does.
+            assert feeder.intake.claimer.claim(1).count == 1
+        tell(feeder)
 
-    monkeypatch.setattr(Feeder, "want", slow)
+    monkeypatch.setattr(Feeder, "_tell", telling)
 
     async def main():
         async def handle(message):
             pass
 
         async with opened() as pit:
-            assert (await pit.consume(handle, until_idle=True)).acked == 3
+            assert (await pit.consume(handle, until_idle=True)).acked == 1
+
+    run(main())
+
+
+def test_it_waits_for_what_its_handlers_may_store_without_asking_the_store_again_and_again():
+    backend = Scripted.from_options({})
+
+    async def main():
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def handle(message):
+            begun.set()
+            if message["id"] == "first":
+                await may_end.wait()
+
+        async with pitstop.init_async({"type": backend}) as pit:
+            await pit.store({"id": "first"}, NOW)
+            task = asyncio.create_task(pit.consume(handle, until_idle=True, loop_time="1m"))
+            await begun.wait()
+            await until(lambda: backend.calls.count("next_due") >= 1)
+            claims = backend.calls.count("lease")
+            await asyncio.sleep(0.1)
+            assert backend.calls.count("lease") == claims
+            await pit.store({"id": "second"}, NOW)
+            await until(lambda: backend.calls.count("lease") > claims)
+            may_end.set()
+            assert (await task).acked == 2
 
     run(main())
 
@@ -214,10 +238,12 @@ def test_a_lease_that_is_lost_is_counted(opened, outside):
     outside.store(2)
 
     async def main():
+        loop = asyncio.get_running_loop()
+
         async def handle(message):
             if message["id"] == "m00000":
                 # Stored anew, and not removed: an ack of what is gone may be told as done, together with others.
-                await asyncio.to_thread(outside.pit.store, {"id": "m00000"}, timedelta(hours=1))
+                await loop.run_in_executor(None, outside.pit.store, {"id": "m00000"}, timedelta(hours=1))
 
         async with opened() as pit:
             return await pit.consume(handle, until_idle=True)
@@ -756,3 +782,109 @@ def test_running_handlers_have_all_the_time_they_need_after_max_messages(opened,
         assert (summary.acked, summary.unfinished, summary.reason) == (1, 0, "max_messages")
 
     run(main())
+
+
+def test_each_running_consume_is_a_consumer(opened, outside):
+    outside.store(5)
+
+    async def main():
+        both, may_end = asyncio.Barrier(3), asyncio.Event()
+
+        async def handle(message):
+            await both.wait()
+            await may_end.wait()
+
+        before = datetime.now(UTC)
+        async with opened() as pit:
+            assert pit.consumers == ()
+            task = asyncio.create_task(pit.consume(handle, concurrency=2, max_messages=2))
+            await both.wait()
+            (consumer,) = pit.consumers
+            assert (consumer.healthy, consumer.in_hand, consumer.in_handlers) == (True, 0, 2)
+            assert before - timedelta(milliseconds=1) <= consumer.since <= consumer.last_poll <= datetime.now(UTC)
+            may_end.set()
+            await task
+            assert pit.consumers == ()
+
+    run(main())
+
+
+@pytest.mark.parametrize("others", [0, 5])
+@pytest.mark.parametrize("change", ["stores", "removes"])
+def test_a_handler_that_changes_its_own_message_ends_quietly(opened, outside, caplog, change, others):
+    outside.pit.store({"id": "poll"}, NOW)
+    outside.store(others)
+
+    async def main():
+        async def handle(message):
+            if message["id"] == "poll":
+                await change_own(pit, change)
+
+        async with opened() as pit:
+            return await pit.consume(handle, until_idle=True)
+
+    summary = run(main())
+    assert (summary.acked, summary.nacked, summary.lost, summary.superseded) == (others, 0, 0, 1)
+    assert (summary.handled, summary.unsettled) == (others + 1, 0)
+    assert_changed(outside, change)
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.INFO] == []
+
+
+@pytest.mark.parametrize("settle", ["ack", "ack and wait", "nack"])
+@pytest.mark.parametrize("change", ["stores", "removes"])
+def test_a_handler_that_changed_its_own_message_may_settle_it(opened, outside, change, settle):
+    outside.pit.store({"id": "poll"}, NOW)
+
+    async def main():
+        async def handle(delivery):
+            await change_own(pit, change)
+            if settle == "nack":
+                await delivery.nack("no matter")
+            else:
+                await delivery.ack(wait=settle == "ack and wait")
+
+        async with opened() as pit:
+            return await pit.consume(handle, until_idle=True)
+
+    summary = run(main())
+    assert (summary.acked, summary.nacked, summary.lost, summary.superseded) == (0, 0, 0, 1)
+    assert_changed(outside, change)
+
+
+@pytest.mark.parametrize("change", ["stores", "removes"])
+def test_a_handler_that_fails_after_it_changed_its_own_message_is_logged_with_its_traceback(
+    opened, outside, caplog, change
+):
+    outside.pit.store({"id": "poll"}, NOW)
+
+    async def main():
+        async def handle(message):
+            await change_own(pit, change)
+            raise ConnectionError("mail away")
+
+        async with opened() as pit:
+            return await pit.consume(handle, until_idle=True)
+
+    summary = run(main())
+    assert (summary.nacked, summary.lost, summary.superseded) == (0, 0, 1)
+    assert_changed(outside, change)
+    (record,) = [each for each in caplog.records if each.name == "pitstop.consumer"]
+    assert (
+        record.getMessage() == "'poll' (attempt 1) failed after it had stored or removed its own message: that stands"
+    )
+    assert isinstance(record.exc_info[1], ConnectionError)
+
+
+async def change_own(pit, change):
+    if change == "stores":
+        await pit.store({"id": "poll", "new": True}, timedelta(minutes=5))
+    else:
+        assert await pit.remove("poll")
+
+
+def assert_changed(outside, change):
+    entry = outside.pit.get("poll")
+    if change == "stores":
+        assert (entry.state, entry.attempts, entry.last_error) == ("scheduled", 0, None)
+    else:
+        assert entry is None

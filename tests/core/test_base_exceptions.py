@@ -150,13 +150,36 @@ def test_no_thread_dies_of_it_with_a_traceback(pit, monkeypatch):
     assert told == []
 
 
-@pytest.mark.parametrize("error", [*FAILURES.values(), *ENDS.values()], ids=[*FAILURES, *ENDS])
-def test_with_delivery_nacks_and_raises_it_again(pit, error):
+@pytest.mark.parametrize("name", [name for name in FAILURES if name != "GeneratorExit"])
+def test_with_delivery_nacks_and_raises_it_again(pit, name):
+    error = FAILURES[name]
     pit.store({"id": "a"}, DUE)
     with pytest.raises(type(error)) as caught, pit.listen().get(timeout=0):
         raise error
     assert caught.value is error
     assert pit.get("a").last_error.startswith(f"{type(error).__name__}: ")
+
+
+@pytest.mark.parametrize("error", [FAILURES["GeneratorExit"], *ENDS.values()], ids=["GeneratorExit", *ENDS])
+def test_with_delivery_gives_the_message_back_at_the_end_of_a_program_and_raises_it_again(error):
+    with pitstop.init({"type": "memory", "retry": {"max_attempts": 1}}) as pit:
+        pit.store({"id": "a"}, DUE)
+        with pytest.raises(type(error)) as caught, pit.listen().get(timeout=0):
+            raise error
+        assert caught.value is error
+        assert (pit.get("a").state, pit.get("a").last_error) == ("due", None)
+
+
+def test_a_generator_that_is_closed_in_the_body_gives_the_message_back(pit):
+    def handled():
+        with pit.listen().get(timeout=0) as delivery:
+            yield delivery.id
+
+    pit.store({"id": "a"}, DUE)
+    generator = handled()
+    assert next(generator) == "a"
+    generator.close()
+    assert (pit.get("a").state, pit.get("a").last_error) == ("due", None)
 
 
 TEXTS = {

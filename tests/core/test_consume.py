@@ -6,17 +6,18 @@ import logging
 import os
 import signal
 import threading
+import time
 import traceback
 
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 import pitstop
 
 from core.kit import LOCK, Running, Scripted
-from pitstop import BackendUnavailable, ConfigError, LeaseLost, PitstopError, Summary
+from pitstop import BackendUnavailable, ConfigError, Consumer, LeaseLost, PitstopError, Summary
 
 
 DUE = timedelta(0)
@@ -314,6 +315,70 @@ class TestEnd:
         assert sum(each.acked for each in summaries) == 300
 
 
+class TestConsumers:
+    def test_each_running_consume_is_one(self, real):
+        store_due(real, *(f"m{n}" for n in range(5)))
+        before = datetime.now(UTC)
+        both, may_end = threading.Barrier(3), threading.Event()
+
+        def handle(msg):
+            both.wait(20)
+            assert may_end.wait(20)
+
+        assert real.consumers == ()
+        running = Running(lambda: real.consume(handle, workers=2, prefetch=5, max_messages=2))
+        both.wait(20)
+        (consumer,) = real.consumers
+        assert (consumer.healthy, consumer.in_handlers) == (True, 2)
+        assert before - timedelta(milliseconds=1) <= consumer.since <= consumer.last_poll <= datetime.now(UTC)
+        may_end.set()
+        running.result()
+        assert real.consumers == ()
+
+    def test_messages_in_hand_are_those_that_no_handler_has_seen(self, real):
+        store_due(real, *(f"m{n}" for n in range(5)))
+        seen = []
+
+        def handle(msg):
+            seen.append([each.in_hand for each in real.consumers])
+
+        real.consume(handle, prefetch=5, until_idle=True)
+        assert seen == [[4], [3], [2], [1], [0]]
+
+    def test_before_the_store_has_answered_there_was_no_poll(self, pit, store):
+        asked, seen = threading.Event(), []
+
+        def refuse():
+            seen.extend(pit.consumers)
+            asked.set()
+
+        store.during["lease"] = refuse
+        running = Running(lambda: pit.consume(print, until_idle=True))
+        assert asked.wait(20)
+        running.result()
+        assert [(each.healthy, each.last_poll, each.in_hand, each.in_handlers) for each in seen] == [(True, None, 0, 0)]
+
+    def test_a_store_that_is_away_makes_it_unhealthy(self):
+        backend = Scripted.from_options({})
+        with pitstop.init({"type": backend}) as pit:
+            failed = threading.Event()
+            backend.down = True
+            running = Running(lambda: pit.consume(print))
+            ends = time.monotonic() + 20
+            while not pit.consumers or pit.consumers[0].healthy:
+                assert time.monotonic() < ends
+                failed.wait(0.005)
+            assert pit.consumers[0].last_poll is None
+            backend.down = False
+            pit.close()
+            running.result()
+
+    def test_a_consumer_does_not_change(self):
+        consumer = Consumer(healthy=True, last_poll=None, in_hand=0, in_handlers=0, since=datetime.now(UTC))
+        with pytest.raises(AttributeError):
+            consumer.in_hand = 1
+
+
 class TestTrouble:
     @pytest.mark.parametrize("until_idle", [False, True])
     def test_a_store_that_is_away_does_not_end_it(self, until_idle):
@@ -426,5 +491,95 @@ def test_the_lease_lost_of_an_extension_that_the_handler_raises_is_no_failure(pi
             delivery.extend()
         delivery.extend()
 
-    assert pit.consume(handle, max_messages=1).lost == 1
+    summary = pit.consume(handle, max_messages=1)
+    assert (summary.lost, summary.superseded) == (0, 1)
     assert "failed" not in caplog.text
+
+
+class TestItsOwnMessage:
+    """A handler that stores or removes the message that it handles ends quietly; the new version stands."""
+
+    @pytest.mark.parametrize("others", [0, 5])
+    @pytest.mark.parametrize("change", ["stores", "removes"])
+    def test_is_superseded_and_not_lost(self, pit, caplog, change, others):
+        store_due(pit, "poll", *(f"other-{n}" for n in range(others)))
+
+        def handle(msg):
+            if msg["id"] == "poll":
+                change_own(pit, change)
+
+        summary = pit.consume(handle, until_idle=True, prefetch=10)
+
+        assert (summary.acked, summary.nacked, summary.lost, summary.superseded) == (others, 0, 0, 1)
+        assert (summary.handled, summary.unsettled) == (others + 1, 0)
+        assert pit._session.events.counters["lease_lost"] == 0
+        assert_changed(pit, change)
+        assert [each.getMessage() for each in caplog.records if each.levelno >= logging.INFO] == []
+
+    @pytest.mark.parametrize("settle", ["ack", "ack and wait", "nack", "extend"])
+    @pytest.mark.parametrize("change", ["stores", "removes"])
+    def test_may_be_settled_by_the_handler(self, pit, change, settle):
+        store_due(pit, "poll")
+
+        def handle(delivery):
+            change_own(pit, change)
+            if settle == "nack":
+                delivery.nack("no matter")
+            elif settle == "extend":
+                with suppress(LeaseLost):
+                    delivery.extend()
+            else:
+                delivery.ack(wait=settle == "ack and wait")
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert (summary.acked, summary.nacked, summary.lost, summary.superseded) == (0, 0, 0, 1)
+        assert_changed(pit, change)
+
+    @pytest.mark.parametrize("change", ["stores", "removes"])
+    def test_has_the_error_of_its_handler_in_the_log_with_the_traceback(self, pit, caplog, change):
+        store_due(pit, "poll")
+
+        def handle(msg):
+            change_own(pit, change)
+            raise ConnectionError("mail away")
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert (summary.nacked, summary.lost, summary.superseded) == (0, 0, 1)
+        assert_changed(pit, change)
+        (record,) = [each for each in caplog.records if each.name == "pitstop.consumer"]
+        assert record.getMessage() == (
+            "'poll' (attempt 1) failed after it had stored or removed its own message: that stands"
+        )
+        assert isinstance(record.exc_info[1], ConnectionError)
+
+    def test_is_handled_again_when_the_new_version_is_due(self, pit):
+        store_due(pit, "poll")
+        seen = []
+
+        def handle(delivery):
+            seen.append(delivery.attempt)
+            if len(seen) < 3:
+                pit.store({"id": "poll"}, DUE)
+
+        summary = pit.consume(handle, until_idle=True)
+
+        assert seen == [1, 1, 1]
+        assert (summary.acked, summary.superseded, summary.lost) == (1, 2, 0)
+
+
+def change_own(pit, change):
+    if change == "stores":
+        pit.store({"id": "poll", "new": True}, timedelta(minutes=5))
+    else:
+        assert pit.remove("poll")
+
+
+def assert_changed(pit, change):
+    entry = pit.get("poll")
+    if change == "stores":
+        assert (entry.state, entry.attempts, entry.last_error) == ("scheduled", 0, None)
+        assert entry.message["new"] is True
+    else:
+        assert entry is None

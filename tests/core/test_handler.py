@@ -14,6 +14,9 @@ import pitstop
 from pitstop import Delivery, PitstopError
 from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
 from pitstop._consume._verdict import Verdict
+from pitstop._decisions._emit import Emission
+from pitstop._engine._lease import Lease
+from pitstop.abc import Progress, Record
 
 
 if typing.TYPE_CHECKING:
@@ -177,11 +180,16 @@ def test_what_is_async_is_known_without_a_call():
         assert not is_async(each)
 
 
+def a_lease(attempts=1):
+    record = Record("a", {}, None, "revision", Progress(due=2, scheduled_for=0, attempts=attempts, first_leased=1))
+    return Lease(Emission(record, None, 0, 0), 0.0)
+
+
 def test_a_failure_is_told_with_its_type_and_place_and_without_its_text(caplog):
     try:
         pitstop.init({"type": "memory"}).store({"secret": object()}, None)
     except Exception as error:  # noqa: BLE001 - whatever it is
-        log_failure("a", 3, error, Verdict.NACK, None)
+        log_failure(a_lease(attempts=3), error, Verdict.NACK, None)
 
     (record,) = caplog.records
     assert record.name == "pitstop.consumer"
@@ -193,18 +201,18 @@ def test_a_failure_is_told_with_its_type_and_place_and_without_its_text(caplog):
 
 
 def test_a_failure_without_a_line_of_python_is_told_all_the_same(caplog):
-    log_failure("a", 1, ValueError("secret"), Verdict.NACK, None)
+    log_failure(a_lease(), ValueError("secret"), Verdict.NACK, None)
     assert caplog.records[0].getMessage() == "'a' (attempt 1) failed: ValueError; last_error has its text"
 
 
 def test_the_log_does_not_refer_to_last_error_if_the_failure_is_not_kept_there(caplog):
-    log_failure("a", 1, ValueError("secret"), Verdict.NOTHING, None)
+    log_failure(a_lease(), ValueError("secret"), Verdict.NOTHING, None)
     assert caplog.records[0].getMessage() == "'a' (attempt 1) failed: ValueError; its delivery had been settled before"
 
 
 def test_the_log_is_silent_about_errors_that_consume_raises(caplog):
-    log_failure("a", 1, SystemExit(1), Verdict.NOTHING, None)
-    log_failure("a", 1, ValueError("interrupted"), Verdict.GIVE_BACK, None)
+    log_failure(a_lease(), SystemExit(1), Verdict.NOTHING, None)
+    log_failure(a_lease(), ValueError("interrupted"), Verdict.GIVE_BACK, None)
     assert caplog.records == []
 
 

@@ -451,8 +451,8 @@ class TestStoredForm:
     @pytest.mark.parametrize(
         ("plain", "text"),
         [
-            ("every", "A stored recurrence must be a mapping, not str."),
-            (None, "A stored recurrence must be a mapping, not NoneType."),
+            ("every", "A stored recurrence must be a mapping, not str. Store the message again, or remove it."),
+            (None, "A stored recurrence must be a mapping, not NoneType. Store the message again, or remove it."),
             (
                 {"v": 1, "kind": "acme.tides", "port": "BRE"},
                 (
@@ -514,7 +514,10 @@ class TestStoredForm:
     def test_a_field_too_many_too_few_or_wrong_is_an_error(self, fields):
         with pytest.raises(ScheduleError) as caught:
             load_recurrence({"v": 1, "kind": "every", **fields})
-        assert str(caught.value) == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int."
+        assert (
+            str(caught.value)
+            == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int. Store the message again, or remove it."
+        )
 
     @pytest.mark.parametrize(
         "change",

@@ -420,7 +420,10 @@ class TestDescribe:
         damaged = {**hourly().to_plain(), "every": {"v": 1, "kind": "every", "ms": 2**62}}
         entry = describe(Record("a", {}, damaged, "r", Progress(NOW, NOW)), NOW)
         assert entry.every is None
-        assert entry.last_error == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int."
+        assert (
+            entry.last_error
+            == "A stored recurrence of kind 'every' must have the one field 'ms', a positive int. Store the message again, or remove it."
+        )
 
     def test_a_damaged_document_is_shown_with_the_reason(self):
         entry = describe(Damaged("a", "Damaged: due cannot be read.", None, None), NOW)

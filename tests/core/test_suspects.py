@@ -350,14 +350,18 @@ class TestHandingOut:
             first.ack(wait=True)
             assert waiting.result() == "b"
 
-    def test_a_claim_in_the_background_asks_for_two_at_least(self, pit, store):
-        fill(pit, "a", "b", "c")
+    def test_a_claim_in_the_background_asks_for_two_at_least(self, pit, clock, store):
+        """Also if the consumer has turned out to be slow: no handler gets the message of that claim at once."""
+        fill(pit, *"abcdef")
         limits = []
         real = Scripted.lease
         store.lease = lambda limit, duration: limits.append(limit) or real(store, limit, duration)
         with pit.listen() as listener:
+            for _ in range(2):
+                next(listener).ack()
+            clock.advance(60)
             intake_of(listener).waiting.claim_ahead()
-            assert limits == [2]
+            assert limits == [1, 2, 2]
 
     def test_while_there_are_suspects_a_claim_for_a_worker_asks_for_two_at_least(self, pit, clock, store):
         fill(pit, "a", "b")

@@ -30,7 +30,7 @@ def test_an_interrupted_handler_gives_back(error):
 
 @pytest.mark.parametrize("interrupted", [False, True])
 @pytest.mark.parametrize("error", [None, ValueError(), SystemExit()], ids=repr)
-@pytest.mark.parametrize("state", [{"settled": True}, {"superseded": True}, {"news": LeaseLost("")}], ids=str)
+@pytest.mark.parametrize("state", [{"settled": True}, {"news": LeaseLost("")}], ids=str)
 def test_a_delivery_that_cannot_be_settled_any_more_is_left_alone(error, state, interrupted):
     assert verdict(error, interrupted=interrupted, **state) is Verdict.NOTHING
 

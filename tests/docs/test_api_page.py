@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 #: Methods of a listener that only the engine and the handling of forks call.
 INTERNAL = {(pitstop.Listener, name) for name in ("notice", "after_fork", "forget", "flush", "at_exit", "end_soon")}
 #: Methods of a clock that only the engine calls.
-FOR_THE_ENGINE = {"time_us", "monotonic", "wait"}
+FOR_THE_ENGINE = {"time_us", "monotonic", "wait", "move_to", "after_fork"}
 
 
 def section(heading: str) -> str:

@@ -16,6 +16,7 @@ import pymongo
 
 import pitstop
 
+from pitstop._engine._delivery import lease_of
 from pitstop.abc import Progress, Record
 from pitstop_mongo import MongoBackend
 
@@ -25,7 +26,7 @@ def say(line):
 
 
 def drain(uri, dbname, prefetch):
-    """At the word, take and acknowledge all that is due; say what it was."""
+    """At the signal, take and acknowledge all messages that are due, and print their ids."""
     where = {"type": "mongo", "uri": uri, "dbname": dbname}
     with pitstop.init(where) as pit, pit.listen(prefetch=int(prefetch)) as listener:
         pit.now()
@@ -38,7 +39,7 @@ def drain(uri, dbname, prefetch):
 
 
 def race(uri, dbname, prefetch):
-    """Take and acknowledge what is due while others store it anew; after the word, until nothing is. Say what it was."""
+    """Take and acknowledge due messages while others store them again, until the signal, and until none is due. Print them."""
     ended = threading.Event()
     threading.Thread(target=lambda: ended.set() if sys.stdin.readline() else None, daemon=True).start()
     for each in emissions(uri, dbname, int(prefetch), ended, lambda: say("ready")):
@@ -46,7 +47,7 @@ def race(uri, dbname, prefetch):
 
 
 def emissions(uri, dbname, prefetch, ended, begun):
-    """All that a listener with clients of its own gets until ``ended`` is set and nothing is due, each acknowledged.
+    """Yield all messages that a listener with its own client gets until ``ended`` is set and none is due. Each is acknowledged.
 
     Times are of the monotonic clock, which is the same in all processes of a machine.
     """
@@ -65,7 +66,7 @@ def emissions(uri, dbname, prefetch, ended, begun):
 
 def _emission(coll, delivery):
     handed = time.monotonic()
-    record = delivery._emission.record
+    record = lease_of(delivery).record
     leased = coll.find_one({"_id": delivery.id, "token": record.progress.token})
     asked = time.monotonic()
     try:
@@ -77,7 +78,7 @@ def _emission(coll, delivery):
         "id": delivery.id,
         "version": delivery.msg["version"],
         "attempt": delivery.attempt,
-        # What the lease stood on when this was handed out; None: it was over by then.
+        # The lease in the document at the emission; None if it was over by then.
         "leased": leased and [leased["revision"] == record.revision, leased["msg"]["version"]],
         "handed": handed,
         "asked": asked,
@@ -109,7 +110,7 @@ def fork(uri, dbname, whose):
 
 
 def fork_given(uri, dbname):
-    """Likewise with a client that was given: a warning that teaches, once, and it is not closed."""
+    """Do the same with a given client. One warning says what to do, and the client is not closed."""
     client = pymongo.MongoClient(uri)
     backend = MongoBackend.from_options({"client": client, "dbname": dbname})
     backend.put([_record("before")])
@@ -128,7 +129,7 @@ def fork_given(uri, dbname):
             backend.close()
             client.admin.command("ping")
             (text,) = logged
-            assert "was made in another process, before a fork" in text
+            assert "was made before a fork, in another process" in text
             assert "gunicorn's post_fork" in text
             assert "Celery's worker_process_init" in text
             code = 0
@@ -142,7 +143,7 @@ def fork_given(uri, dbname):
 
 
 def fork_watch(uri, dbname):
-    """Listen, fork, and store a message that nothing but a watch of its own tells the child of."""
+    """Listen, fork, and store a message that the child can only notice by a watch of its own."""
     pit = pitstop.init({"type": "mongo", "uri": uri, "dbname": dbname, "loop_time": "10m"})
     listener = pit.listen()
     assert listener.get(timeout=0.4) is None

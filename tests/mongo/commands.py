@@ -1,4 +1,4 @@
-"""What a client sends, by its own word."""
+"""The commands that a client reports to have sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pymongo import monitoring
 
 
 class Commands(monitoring.CommandListener):
-    """Notes the commands that a client sends about its messages; those about the hints for others are left out."""
+    """Records the commands that a client sends about its messages, without those about wake-ups."""
 
     def __init__(self):
         self.commands = []

@@ -1,4 +1,4 @@
-"""What the tests of the MongoDB backend share."""
+"""Fixtures that the tests of the MongoDB backend share."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def backend(open_backend, clock):
 
 @pytest.fixture
 def record():
-    """Makes a record that is due at the clock's start, unless told otherwise."""
+    """Makes a record that is due at the clock's start by default."""
 
     def record(id, due=START, message=None, series=None, **progress):
         fields = {"due": due, "scheduled_for": due, **progress}
@@ -78,7 +78,7 @@ def reschedule():
 
 @pytest.fixture
 def failing(request, eager_driver, mongo_client, mongo_uri, mongo_dbname, clock):
-    """A backend, and a way to have the server fail its commands. Its name keeps other clients out of it.
+    """A backend, and a way to let the server fail its commands. Other clients have other names, and are not affected.
 
     The parameter is its ``operation_timeout``; the driver needs half a second to come back after a lost connection.
     """
@@ -91,8 +91,8 @@ def failing(request, eager_driver, mongo_client, mongo_uri, mongo_dbname, clock)
             "operation_timeout": getattr(request, "param", "3s"),
         }
     )
-    backend.next_due()  # the index is there
-    # A hint for others, which nobody waits for, would now and then be what the server fails in place of the rest.
+    backend.next_due()  # makes the index
+    # A wake-up is sent at any time, and the server could fail it instead of the intended command.
     backend._wakeups.announce = lambda due: None
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Documents of the Clojure library become Pitstop's: which, as what, and what is left when it is cut short."""
+"""Adoption: which documents of the Clojure library become Pitstop's, how they are converted, and how an interrupted run ends."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def at(*time):
 
 @pytest.fixture
 def unused(mongo_uri, mongo_dbname, clock):
-    """A handle that has not looked at the collection yet."""
+    """A backend that has not checked the collection yet."""
     with pitstop.init({"type": "mongo", "uri": mongo_uri, "dbname": mongo_dbname, "clock": clock}) as pit:
         yield pit
 
 
 @pytest.fixture
 def pit(unused):
-    """A handle that knew the collection when it was empty."""
+    """A backend that checked the collection while it was empty."""
     unused.stats()
     return unused
 
 
 @pytest.fixture
 def fill(mongo_uri, mongo_dbname):
-    """Put documents of the fixture into the collection, as a driver that knows nothing of Pitstop."""
+    """Put documents of the fixture into the collection, as a driver without Pitstop does."""
     with pymongo.MongoClient(mongo_uri) as client:
         coll = client[mongo_dbname]["messages"]
 
@@ -66,13 +66,13 @@ def fill(mongo_uri, mongo_dbname):
 
 
 def run(pit, *, write=True, locked=False):
-    """Adopt; what became of each, by the name of its id."""
+    """Adopt. Return the result of each document, by the name of its id."""
     pages = adopt(pit._session, write=write, locked=locked)
     return {adoption.legacy.name: (adoption, fate) for page in pages for adoption, fate in page.fates}
 
 
 def drain(pit, clock, until=None):
-    """Take and acknowledge all that is due, now and then; what it was."""
+    """Take and acknowledge all messages that are due, now and after the advance. Return them."""
     if until is not None:
         clock.advance((until - pit.now()).total_seconds())
     found = []
@@ -99,7 +99,7 @@ def test_a_dry_run_changes_nothing(unused, fill, coll):
     assert [each["name"] for each in coll.list_indexes()] == ["_id_"]
 
 
-def test_what_is_adopted_is_emitted_at_its_times(pit, fill, clock):
+def test_adopted_messages_are_emitted_at_their_times(pit, fill, clock):
     fill("sound")
     assert {fate for _, fate in run(pit).values()} == {"adopted"}
 
@@ -132,7 +132,7 @@ def test_what_is_adopted_is_emitted_at_its_times(pit, fill, clock):
         None,
     ]
 
-    # The series go on from their anchors; what was not due is there for its time, and nothing else is.
+    # The series go on from their anchors. Messages that were not due keep their times, and no other message is left.
     entries = {each.id: (each.due, each.every, each.end) for each in pit.entries()}
     hour, half = timedelta(hours=1), timedelta(minutes=30)
     assert entries == {
@@ -173,7 +173,7 @@ def test_an_adopted_document_is_as_if_it_had_been_stored(unused, fill, coll):
 
 @pytest.fixture(scope="module")
 def told(mongo_client):
-    """What a dry run says of the damaged documents, beside those that are sound; by their place in the fixture."""
+    """Return the problems that a dry run reports for the damaged documents, by their place in the fixture."""
     name = f"pitstop_test_adopt_{uuid.uuid4().hex}"
     damaged = [each["document"] for each in FIXTURE["damaged"]]
     mongo_client[name].messages.insert_many([*FIXTURE["sound"], *damaged])
@@ -185,7 +185,7 @@ def told(mongo_client):
 
 
 def as_bytes(key):
-    """An id to compare by value and by type."""
+    """Return an id in a form that is compared by value and by type."""
     from pitstop_mongo._bson.codecs import CODEC
 
     return bson.encode({"_id": dict(key) if isinstance(key, Mapping) else key}, codec_options=CODEC)
@@ -230,7 +230,7 @@ def _nested(levels):
 
 
 def test_pages_go_on_across_ids_of_all_types(pit, fill, clock, monkeypatch):
-    """A comparison in a filter would stop at the first id of another type."""
+    """A comparison in a filter would only find ids of one type."""
     fill("sound", "locked", "damaged", "foreign")
     everything = len(FIXTURE["sound"] + FIXTURE["locked"] + FIXTURE["damaged"])
     for limits in ({"_PAGE": 1}, {"_PAGE": 3}, {"_PAGE_BYTES": 1}):
@@ -246,7 +246,7 @@ def test_pages_go_on_across_ids_of_all_types(pit, fill, clock, monkeypatch):
     assert len(drain(pit, clock)) == 10
 
 
-def test_a_locked_document_is_left_unless_told(pit, fill, coll):
+def test_a_locked_document_is_left_unless_locked_ones_are_asked_for(pit, fill, coll):
     fill("locked")
     before = everything(coll)
     fates = run(pit)
@@ -310,7 +310,7 @@ def test_a_document_that_changes_between_read_and_write_is_not_overwritten(pit, 
     ids=["claimed", "stored anew"],
 )
 def test_a_change_while_a_document_moves_to_its_new_id_is_not_lost(pit, coll, monkeypatch, clock, after, change):
-    """Whatever is changed before the old document is deleted keeps it, and nothing is made of what it was."""
+    """Any change before the old document is deleted keeps it, and no message is made of its old state."""
     coll.insert_one({"_id": 5, "ready": at(2019, 12, 31), "msg": {"n": 1}, "locked": at(2019, 1, 1)})
     writes = itertools.count(1)
     real = Collection.bulk_write
@@ -325,7 +325,7 @@ def test_a_change_while_a_document_moves_to_its_new_id_is_not_lost(pit, coll, mo
     ((_, fate),) = run(pit).values()
     monkeypatch.undo()
     if after == 3:
-        # It was deleted, so this is a new one.
+        # It was deleted, so this document is new.
         assert fate == "adopted"
         return
     assert fate == "changed"
@@ -337,7 +337,7 @@ def test_a_change_while_a_document_moves_to_its_new_id_is_not_lost(pit, coll, mo
 
 
 def coll_n(change):
-    """The n that the change leaves in the message."""
+    """Return the n that the change leaves in the message."""
     from unittest.mock import Mock
 
     told = Mock()
@@ -352,7 +352,7 @@ class _Cut(BaseException):
 @pytest.mark.parametrize("how", ["before", "after", "in the middle of"])
 @pytest.mark.parametrize("cut", range(5), ids=["rewrite", "mark", "hold", "delete", "release"])
 def test_cut_short_at_any_write_nothing_is_lost_and_nothing_comes_twice(pit, fill, coll, clock, monkeypatch, cut, how):
-    """Also when a listener takes, in between, what it is given."""
+    """Also if a listener takes messages in between."""
     fill("sound")
     real = Collection.bulk_write
     writes = itertools.count()
@@ -388,7 +388,7 @@ def _text(key):
     return _id_text(key) if not hasattr(key, "subtype") or key.subtype != 4 else str(key.as_uuid())
 
 
-def test_what_is_held_says_how_to_go_on_and_is_not_emitted(pit, coll, clock, monkeypatch):
+def test_a_held_message_says_how_to_go_on_and_is_not_emitted(pit, coll, clock, monkeypatch):
     coll.insert_one({"_id": 5, "ready": at(2019, 12, 31), "msg": {}, "last-error": "timeout"})
     real = Collection.bulk_write
     writes = itertools.count(1)
@@ -415,7 +415,7 @@ def test_what_is_held_says_how_to_go_on_and_is_not_emitted(pit, coll, clock, mon
     assert (delivery.id, delivery.scheduled_for, delivery.last_error) == ("5", at(2019, 12, 31), "timeout")
 
 
-def test_what_was_stored_under_the_new_id_meanwhile_is_not_replaced(pit, coll, clock):
+def test_a_message_that_was_stored_under_the_new_id_meanwhile_is_not_replaced(pit, coll, clock):
     coll.insert_one({"_id": 5, "ready": at(2019, 12, 31), "msg": {"n": 1}})
     pit.store({"id": "5", "n": 2}, timedelta(0))
     ((adoption, fate),) = run(pit).values()
@@ -450,7 +450,7 @@ def test_pitstop_works_beside_documents_that_are_not_adopted_yet(pit, fill, cloc
     assert pit.stats().due == 0
 
 
-def test_observers_are_told_of_what_is_adopted(mongo_uri, mongo_dbname, clock, fill):
+def test_observers_are_called_for_adopted_messages(mongo_uri, mongo_dbname, clock, fill):
     fill("sound")
     told = []
 

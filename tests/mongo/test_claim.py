@@ -1,4 +1,4 @@
-"""Claims among others: what is in hand is what was leased, and nothing is out twice."""
+"""Claims among others: a claim returns exactly the messages that it leased, and no message is leased twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTE = 60_000
 
 @pytest.fixture
 def between(monkeypatch):
-    """Has something done by others once, after a claim has read documents and before it marks them."""
+    """Lets others do something once, after a claim has read documents and before it marks them."""
 
     def between(action):
         original = pitstop_mongo._messages.claimer._first_batch
@@ -35,7 +35,9 @@ def between(monkeypatch):
     return between
 
 
-def test_what_is_stored_between_the_two_steps_is_what_is_leased(backend, open_backend, clock, record, between):
+def test_a_message_stored_between_the_two_steps_is_leased_in_its_new_version(
+    backend, open_backend, clock, record, between
+):
     backend.put([record("a"), record("b")])
     new = record("a", message={"version": 2})
     between(lambda: open_backend(clock=clock).put([new]))
@@ -48,7 +50,7 @@ def test_what_is_stored_between_the_two_steps_is_what_is_leased(backend, open_ba
     assert leased["a"].progress.attempts == 1
 
 
-def test_what_is_stored_anew_for_later_is_not_leased(backend, open_backend, clock, record, between):
+def test_a_message_that_was_stored_again_for_later_is_not_leased(backend, open_backend, clock, record, between):
     backend.put([record("a"), record("b")])
     between(lambda: open_backend(clock=clock).put([record("a", START + 1)]))
 
@@ -56,7 +58,7 @@ def test_what_is_stored_anew_for_later_is_not_leased(backend, open_backend, cloc
     assert backend.lease(5, MINUTE) == []
 
 
-def test_what_is_removed_is_not_leased(backend, open_backend, clock, record, between):
+def test_a_removed_message_is_not_leased(backend, open_backend, clock, record, between):
     backend.put([record("a"), record("b")])
     between(lambda: open_backend(clock=clock).delete("a"))
 
@@ -66,7 +68,7 @@ def test_what_is_removed_is_not_leased(backend, open_backend, clock, record, bet
 def test_a_series_that_another_advances_between_the_two_steps_is_leased_as_advanced(
     backend, open_backend, clock, record, reschedule, between
 ):
-    """Same id, same revision, due again: only the etag tells that it is not what was read."""
+    """With the same id and revision, and due again, only the etag shows that the document has changed."""
     backend.put([record("a", START - 10, series={"v": 1}), record("b")])
     other = open_backend(clock=clock)
 
@@ -105,7 +107,7 @@ def test_a_release_between_the_two_steps_keeps_what_it_wrote(
 def test_a_lease_that_another_took_and_lost_between_the_two_steps_is_counted(
     backend, open_backend, clock, record, between
 ):
-    """The other one's clock is behind: its lease is over by ours. The token tells."""
+    """The other clock is behind, so the lease is over by this clock. The token shows the difference."""
     clock.advance(10)
     backend.put([record("a"), record("b")])
     behind = open_backend(clock=ManualClock())
@@ -118,7 +120,7 @@ def test_a_lease_that_another_took_and_lost_between_the_two_steps_is_counted(
 
 
 def test_a_claim_in_part_is_read_back(backend, open_backend, clock, record, between):
-    """Others took half of what was read: the other half is ours, and only that."""
+    """Others took half of the documents that were read. The claim gets the other half, and no more."""
     backend.put([record(f"{n:02}", START - n) for n in range(20)])
     other, taken = open_backend(clock=clock), []
     between(lambda: taken.extend(other.lease(10, MINUTE)))
@@ -131,7 +133,7 @@ def test_a_claim_in_part_is_read_back(backend, open_backend, clock, record, betw
 
 
 def test_none_are_returned_only_when_none_are_due(backend, open_backend, clock, record, monkeypatch):
-    """Whatever a claim reads, others take it first; still it gets one of those that are left."""
+    """Others always take the documents that a claim reads. It still gets one of those that are left."""
     backend.put([record(f"{n:03}", START - n) for n in range(60)])
     other = open_backend(clock=clock)
     original = pitstop_mongo._messages.claimer._first_batch
@@ -167,7 +169,7 @@ def test_a_claim_gets_out_of_the_way_of_others_and_comes_back(backend, open_back
 
 
 def test_the_remembered_beginning_hides_nothing_that_is_stored_here(open_backend, record):
-    """With the server's clock, a look begins where the last one did; a store of this process takes it back."""
+    """With the server's clock, a read begins where the last one did. A store of this process moves it back."""
     backend = open_backend()
     now = backend.now() // 1000
     backend.put([record(id, now - 1000) for id in "abcd"])
@@ -179,7 +181,7 @@ def test_the_remembered_beginning_hides_nothing_that_is_stored_here(open_backend
 
 
 def test_the_remembered_beginning_hides_nothing_for_good(open_backend, record):
-    """Another process stores something older: it comes when nothing else is due, at the latest."""
+    """An older message of another process comes when no other message is due, at the latest."""
     backend, other = open_backend(), open_backend()
     now = backend.now() // 1000
     backend.put([record(id, now - 1000) for id in "abcd"])
@@ -200,7 +202,7 @@ def test_a_claim_of_large_messages_takes_no_more_than_one_reply_holds(backend, r
     assert max(sizes) <= 4
 
 
-def test_the_index_is_made_again_when_somebody_drops_it(backend, coll, record):
+def test_the_index_is_made_again_after_it_was_dropped(backend, coll, record):
     backend.put([record("a")])
     coll.drop_index("due_1")
 

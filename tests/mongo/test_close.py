@@ -1,4 +1,4 @@
-"""To leave while the server is away takes about as long as one operation may take, and what was not written is told."""
+"""Closing while the server is away takes about the time of one operation, and reports the acks that were not written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _server():
 
 @pytest.fixture(params=["pause", "kill"] if os.environ.get("PITSTOP_TEST_LARGE") else ["pause"])
 def server(_server, request):
-    """A server, and in which way it goes away."""
+    """A server, and the way in which it goes away."""
     _server.go_away = getattr(_server, request.param)
     yield _server
     if request.param == "kill":
@@ -128,7 +128,7 @@ def test_while_consume_runs_in_another_thread(server, config, said):
     consuming.start()
     assert works.wait(20)
     server.go_away()
-    # Workers that have begun a write have that time, and who ends it has as much, and another moment.
+    # Workers that have begun a write have that time. The thread that ends the consumer has the same time, and a moment more.
     assert seconds(pit.close) < 2 * TIMEOUT + 1 + MARGIN
     consuming.join(20)
     assert [each.reason for each in summaries] == ["stopped"]
@@ -153,7 +153,7 @@ def test_of_asyncio(server, config, said):
     assert "10 acks or nacks" in line
 
 
-def test_an_outage_is_told_after_one_operation(server, config, caplog):
+def test_an_outage_is_reported_after_one_operation(server, config, caplog):
     caplog.set_level(logging.WARNING, "pitstop.listener")
     pit = pitstop.init(config)
     fill(pit, 20)

@@ -1,4 +1,4 @@
-"""What the collection must be: looked at once per process, cheaply, and refused with words where messages would be lost."""
+"""The collection: checked once per process, by few commands, and refused with advice if messages would be lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def counted(open_backend, clock, commands):
 
 @pytest.fixture
 def refusal(backend, record):
-    """What each operation that needs the collection says."""
+    """Returns the error that each operation raises if it needs the collection."""
 
     def refusal():
         texts = set()
@@ -58,7 +58,7 @@ def test_a_collection_that_is_not_there_is_made_with_its_index(counted, commands
     assert coll.index_information()["due_1"]["key"] == [("due", 1)]
 
 
-def test_one_that_is_there_is_looked_at_and_nothing_is_made(counted, commands, coll, record):
+def test_an_existing_collection_is_checked_and_nothing_is_made(counted, commands, coll, record):
     coll.insert_one({"_id": "a", **OURS})
     coll.create_index([("due", 1)], name="by whatever name")
 
@@ -67,7 +67,7 @@ def test_one_that_is_there_is_looked_at_and_nothing_is_made(counted, commands, c
     assert set(coll.index_information()) == {"_id_", "by whatever name"}
 
 
-def test_it_is_looked_at_once(counted, commands, record):
+def test_it_is_checked_once(counted, commands, record):
     counted.next_due()
     commands.clear()
 
@@ -84,7 +84,7 @@ def test_it_is_looked_at_once(counted, commands, record):
 
 
 @pytest.mark.parametrize("lost", ["the index", "the collection"])
-def test_it_is_looked_at_again_when_the_index_is_gone(counted, commands, coll, record, lost):
+def test_it_is_checked_again_when_the_index_is_gone(counted, commands, coll, record, lost):
     counted.put([record("a")])
     coll.drop_index("due_1") if lost == "the index" else coll.drop()
     counted.put([record("b")])
@@ -156,13 +156,13 @@ def test_an_index_that_gets_in_the_way_is_refused_with_the_command_that_drops_it
     "options", [{"sparse": True}, {"partialFilterExpression": {"a": 1}}, {"collation": {"locale": "de"}}]
 )
 def test_it_is_refused_also_beside_the_right_one(coll, refusal, options):
-    """MongoDB would not know which of the two is meant."""
+    """MongoDB could not choose between the two indexes."""
     coll.create_index([("due", 1)])
     coll.create_index([("due", 1)], name="mine", **options)
     assert 'dropIndex("mine")' in refusal()
 
 
-def test_an_index_that_has_only_the_name_is_told_with_a_way_out(coll, refusal, backend):
+def test_the_error_for_an_index_with_only_the_name_shows_a_way_out(coll, refusal, backend):
     coll.create_index([("msg.x", 1)], name="due_1")
     said = refusal()
     assert "has another index with the name 'due_1'" in said
@@ -183,7 +183,7 @@ def test_an_index_that_has_only_the_name_is_told_with_a_way_out(coll, refusal, b
         ([("$**", 1)], {}),
     ],
 )
-def test_other_indexes_are_nobodys_business(coll, backend, key, options):
+def test_other_indexes_are_accepted(coll, backend, key, options):
     coll.create_index(key, **options)
     assert backend.next_due() is None
     assert "due_1" in coll.index_information()
@@ -205,7 +205,7 @@ def test_messages_of_the_clojure_library_are_refused_with_the_command_that_takes
     assert "pitstop adopt --url URL" in said
 
 
-def test_who_adopts_them_may_open_it_and_others_still_may_not(open_backend, coll, commands):
+def test_an_adoption_may_open_it_and_other_operations_still_may_not(open_backend, coll, commands):
     coll.insert_one({"_id": "1", **CLOJURE})
     connection = open_backend(event_listeners=[commands])._connection
     for _ in range(3):
@@ -220,7 +220,7 @@ def test_who_adopts_them_may_open_it_and_others_still_may_not(open_backend, coll
         pass
 
 
-def test_one_damaged_or_foreign_document_stops_nobody(coll, backend):
+def test_one_damaged_or_foreign_document_does_no_harm(coll, backend):
     coll.insert_many([{"_id": n, "name": "x"} for n in range(4)])
     coll.insert_one({"_id": "bad", "revision": 5, "due": TIME})
     coll.insert_one({"_id": "a", **OURS})
@@ -228,7 +228,7 @@ def test_one_damaged_or_foreign_document_stops_nobody(coll, backend):
 
 
 @pytest.mark.parametrize("how", [{"errorCode": 50}, {"blockConnection": True, "blockTimeMS": 1000}])
-def test_an_index_that_takes_too_long_to_make_is_told_with_the_command(mongo_client, open_backend, coll, how):
+def test_the_error_for_an_index_that_takes_too_long_shows_the_command(mongo_client, open_backend, coll, how):
     backend = open_backend(appName="pitstop-slow-index", operation_timeout="400ms")
     data = {"failCommands": ["createIndexes"], "appName": "pitstop-slow-index", **how}
     mongo_client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
@@ -255,7 +255,7 @@ def test_a_check_without_rights_is_left_out_and_logged_at_debug(mongo_client, op
 
 
 def test_a_client_with_ideas_of_its_own_about_documents_is_no_hindrance(mongo_uri, mongo_dbname, coll, record):
-    """What is looked at is read as Pitstop reads, whatever the client's codec and preference are."""
+    """The check reads as Pitstop does, with any codec and preference of the client."""
     from bson.raw_bson import RawBSONDocument
 
     with pymongo.MongoClient(mongo_uri, document_class=RawBSONDocument, readPreference="secondary") as client:
@@ -267,7 +267,7 @@ def test_a_client_with_ideas_of_its_own_about_documents_is_no_hindrance(mongo_ur
 
 
 def test_stores_are_not_late_for_it(open_backend, record, commands):
-    """At the first use a store costs these commands more, once."""
+    """The first store takes these commands more, once."""
     backend = open_backend(event_listeners=[commands], loop_time=timedelta(seconds=1))
     backend.put([record("a")])
     assert commands.sent == ["listCollections", "createIndexes", "update"]

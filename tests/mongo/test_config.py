@@ -1,4 +1,4 @@
-"""Configuration: every key is checked when it is given, and the error names it and says what to do."""
+"""Configuration: every key is checked when it is given. The error names the key and says what to do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_database(options, dbname):
 
 
 def test_it_looks_again_by_itself_each_ten_seconds():
-    """A watch tells of what others store."""
+    """A watch reports the messages that others store."""
     assert config().loop_time == timedelta(seconds=10)
 
 
@@ -133,7 +133,7 @@ def test_an_operation_takes_no_longer_than_a_third_of_a_lease(lock_time, timeout
         ({"password": "x"}, "Unknown configuration key 'password'"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(options, text):
+def test_a_wrong_value_is_refused_with_the_name_of_its_key(options, text):
     with pytest.raises(ConfigError) as caught:
         config(**options)
     assert any(each in str(caught.value) for each in text.split("|")), str(caught.value)
@@ -197,7 +197,7 @@ def test_init_finds_the_backend_by_its_names(scheme, mongo_uri, mongo_dbname):
 
 
 def test_making_a_backend_does_not_connect():
-    """Not even where nobody answers: an application is made before its database runs."""
+    """Also if no server answers, because an application may be made before its database runs."""
     MongoBackend.from_options({"host": "127.0.0.1", "port": 1}).close()
     MongoBackend.from_options({"uri": "mongodb+srv://nowhere.invalid/app"}).close()
 
@@ -221,7 +221,7 @@ def test_own_defaults_do_not_override_the_uri():
     assert options.pool_options.driver.name == "pitstop"
 
 
-def test_writes_wait_for_a_majority_and_the_journal_whatever_the_client_says(mongo_uri):
+def test_writes_wait_for_a_majority_and_the_journal_with_any_client(mongo_uri):
     with pymongo.MongoClient(f"{mongo_uri}/?w=0&readPreference=secondary&uuidRepresentation=javaLegacy") as client:
         coll = MongoBackend.from_options({"client": client})._connection._link.handles.coll
 

@@ -49,7 +49,7 @@ def test_a_value_that_no_decoder_reads_does_not_stop_the_others(backend, coll, r
     spoil(coll, b"\x10odd\0" + b"\7\0\0\0", b"\x05" + field.encode() + b"\0" + value, odd=7)
 
     found = backend.get("bad")
-    # A field of another program, and one that no reader needs, make no message unreadable.
+    # A field of another program, and a field that no reader needs, make no message unreadable.
     assert isinstance(found, Record if field in {"etag", "extra"} else Damaged)
     leased = {each.id: each for each in lease_all(backend, limit)}
     assert leased.keys() == ({"a", "c"} if field == "due" else {"a", "bad", "c"})
@@ -60,7 +60,7 @@ def test_a_value_that_no_decoder_reads_does_not_stop_the_others(backend, coll, r
 
 
 def test_a_token_that_is_code_does_not_stop_the_others(backend, coll, record):
-    """To the driver code is a text, and one that no set may hold."""
+    """The driver's type for code is a text, which no set may contain."""
     backend.put([record("a"), record("bad"), record("c")])
     coll.update_one({"_id": "bad"}, {"$set": {"token": Code("x", {"a": 1})}})
 
@@ -86,7 +86,7 @@ def test_an_id_that_is_no_text_any_more_is_set_aside(backend, coll, record, cloc
 
 
 def test_an_id_that_is_no_text_is_set_aside_though_the_servers_error_quotes_it(backend, coll, record):
-    """The reply to the claim cannot be decoded, and it says that nothing was claimed."""
+    """The reply to the claim cannot be decoded, so the claim seems to have found nothing."""
     backend.put([record("bad"), record("good", START + 1)])
     coll.update_one({"_id": "bad"}, {"$set": {"attempts": "x"}})
     spoil(coll, text(b"bad"), text(b"b\xff\xfe"))
@@ -97,7 +97,7 @@ def test_an_id_that_is_no_text_is_set_aside_though_the_servers_error_quotes_it(b
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
 @pytest.mark.parametrize("free", [0, 20, 60, 120])
 def test_a_document_without_room_for_a_lease_is_set_aside(backend, coll, record, limit, free):
-    """A sound document of another program, some bytes below what MongoDB takes."""
+    """A valid document of another program, some bytes below MongoDB's limit."""
     backend.put([record("big", START - 5), record("other")])
     document = coll.find_one({"_id": "big"}) | {"msg": {"p": ""}}
     document["msg"]["p"] = "x" * (LARGEST - free - len(bson.encode(document)))
@@ -120,7 +120,7 @@ def test_a_document_without_room_for_a_lease_is_set_aside(backend, coll, record,
 
 @pytest.mark.parametrize("field", ["due", "token", "etag", "attempts", "last_error", "msg", "extra"])
 def test_a_field_that_occurs_twice_neither_stops_the_others_nor_the_server(backend, coll, record, clock, field):
-    """The driver takes the last one, the server the first one; and an update by a pipeline would crash MongoDB 6.0.5."""
+    """The driver reads the last value, and the server the first one. An update by a pipeline would crash MongoDB 6.0.5."""
     values = {
         "due": from_now(50),
         "token": "old",
@@ -158,7 +158,7 @@ def from_now(seconds):
 
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
 def test_a_document_to_which_the_server_refuses_every_write_is_passed_over(backend, coll, record, caplog, limit):
-    """An administrator's rule, for which the server refuses each update. The document is sound, so it is not set aside."""
+    """The server refuses each update because of an administrator's rule. The document is valid, so it is not set aside."""
     backend.put([record("unfit", START - 5), record("a"), record("b")])
     coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
 
@@ -180,7 +180,7 @@ def test_a_document_to_which_the_server_refuses_every_write_is_passed_over(backe
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
 @pytest.mark.parametrize("code", [2, 14, 17419, 121, 96])
 def test_an_error_of_the_server_sets_no_message_aside(failing, record, limit, code):
-    """The documents are sound for any error: they are kept, and are claimed when the server works again."""
+    """With any error the documents are valid: they are kept, and are claimed when the server works again."""
     backend = failing.backend
     backend.put([record(id) for id in "abcd"])
     with failing("update", "findAndModify", errorCode=code):
@@ -238,7 +238,7 @@ def test_damage_is_seen_and_mended_by_the_user(backend, coll, record):
         assert pit.get("bad").message == {"id": "bad", "n": 1}
 
 
-def test_two_who_set_the_same_document_aside_do_it_once(backend, open_backend, coll, record, clock):
+def test_two_processes_set_the_same_document_aside_once(backend, open_backend, coll, record, clock):
     backend.put([record("bad"), record("good")])
     coll.update_one({"_id": "bad"}, {"$set": {"msg": Binary(b"x", 4)}})
     first, second = (pitstop.init({"type": open_backend(clock=clock)}) for _ in range(2))
@@ -249,7 +249,7 @@ def test_two_who_set_the_same_document_aside_do_it_once(backend, open_backend, c
 
 
 def test_a_list_as_a_due_is_no_due(backend, coll, record):
-    """The index has each of its dates; it is listed with the dead all the same, and nothing waits for it."""
+    """The index contains each of its dates. It is listed with the dead nevertheless, and no listener waits for it."""
     backend.put([record("bad", START + MINUTE), record("good", START + 2 * MINUTE)])
     coll.update_one({"_id": "bad"}, {"$set": {"due": [from_now(60), 5]}})
 
@@ -260,7 +260,7 @@ def test_a_list_as_a_due_is_no_due(backend, coll, record):
 
 
 def test_a_pointer_of_an_old_driver_is_damage(backend, coll, record):
-    """The driver makes a reference of it, as of a mapping of a user's that looks like one."""
+    """The driver makes a reference of it, as it does of a user's mapping that looks like a reference."""
     backend.put([record("bad")])
     spoil(coll, b"\x02of\0" + text(b"bad"), b"\x0cof\0" + text(b"bad") + b"x" * 12)
 
@@ -269,22 +269,22 @@ def test_a_pointer_of_an_old_driver_is_damage(backend, coll, record):
 
 
 def spoil(coll, old, new, **fields):
-    """Put a document in the place of the one with the id "bad", with some of its bytes changed."""
+    """Replace the document with the id "bad" by the same document with some bytes changed."""
     raw = bson.encode(coll.find_one_and_delete({"_id": "bad"}) | fields)
     assert old in raw
     at = raw.rindex(old) if fields else raw.index(old)
     raw = raw[:at] + new + raw[at + len(old) :]
     grown = len(new) - len(old)
     if old.startswith(b"\x02of"):
-        # It is in the mapping of the message, which has a length of its own.
+        # The value is in the mapping of the message, which has a length of its own.
         begin = raw.index(b"\x03msg\0") + 5
         raw = raw[:begin] + struct.pack("<i", struct.unpack_from("<i", raw, begin)[0] + grown) + raw[begin + 4 :]
     coll.insert_one(RawBSONDocument(struct.pack("<i", len(raw)) + raw[4:]))
 
 
 @pytest.mark.parametrize("what", ["id", "revision", "scheduled_for"])
-def test_what_was_set_aside_may_be_all_that_is_left(backend, open_backend, coll, record, clock, what):
-    """A process that comes later takes it for a message, and not for a collection of others."""
+def test_a_document_that_was_set_aside_may_be_all_that_is_left(backend, open_backend, coll, record, clock, what):
+    """A later process sees a message in it, and not the collection of another program."""
     backend.put([record("bad")])
     if what == "id":
         spoil(coll, text(b"bad"), text(b"b\xff\xfe"))
@@ -299,7 +299,7 @@ def test_what_was_set_aside_may_be_all_that_is_left(backend, open_backend, coll,
 
 @pytest.mark.parametrize("limit", [1, 10], ids=["one by one", "in a batch"])
 def test_attempts_that_occur_twice_and_cannot_be_counted_are_set_aside(backend, coll, record, limit):
-    """The decoder reads the last of them, a sound number; the server is to count the first one up."""
+    """The decoder reads the last value, a valid number. The server would increment the first one."""
     backend.put([record("bad")])
     document = coll.find_one_and_delete({"_id": "bad"})
     inner = bson.encode({"_id": "bad", "attempts": {}})[4:-1] + bson.encode(document)[4 + len("_id") + 2 + 8 : -1]
@@ -315,7 +315,7 @@ def test_attempts_that_occur_twice_and_cannot_be_counted_are_set_aside(backend, 
 def test_many_documents_that_break_a_rule_do_not_keep_sound_ones_from_being_claimed(
     backend, coll, record, caplog, unfit, limit
 ):
-    """As many as a rule that came later may leave behind: more than are remembered, too."""
+    """A later rule may leave many such documents, also more than are remembered."""
     backend.put([record(f"unfit{number}", START - 5, {"of": "unfit"}) for number in range(unfit)])
     backend.put([record("a"), record("b")])
     coll.database.command("collMod", coll.name, validator={"msg.of": {"$ne": "unfit"}})
@@ -332,7 +332,7 @@ def test_many_documents_that_break_a_rule_do_not_keep_sound_ones_from_being_clai
 def test_more_refused_documents_than_can_be_remembered_are_an_error_and_not_claimed_again_at_once(
     backend, coll, record, caplog, monkeypatch, limit
 ):
-    """A user who may not read the rules: the documents are remembered one by one."""
+    """If the user may not read the rules, the documents are remembered one by one."""
     monkeypatch.setattr("pitstop_mongo._messages.claimer.validation_rules", lambda coll: None)
     monkeypatch.setattr("pitstop_mongo._messages.unleasable._MOST", 20)
     backend.put([record(f"unfit{number}", message={"of": "unfit"}) for number in range(50)])

@@ -1,4 +1,4 @@
-"""Documents: what is in the collection, what is read back, and what becomes of those that somebody damaged."""
+"""Documents: their form in the collection, how they are read back, and how damaged ones are treated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINUTE = 60_000
 
 
 def test_the_layout_of_a_document(backend, coll, record, reschedule):
-    """People query the collection: what they find there is documented, and is this."""
+    """People query the collection, so this form of the documents is documented."""
     stored = record("a", message={"to": "x"}, series={"v": 1})
     backend.put([stored])
 
@@ -131,7 +131,7 @@ def _types(value):
 
 
 def test_a_message_that_looks_like_code_is_data_in_a_batch_too(backend, coll, record):
-    """The update of many is a pipeline, in which "$due" would be a field and "$$NOW" the time."""
+    """The update of many messages is a pipeline, in which "$due" would be a field and "$$NOW" the time."""
     backend.put([record(id) for id in ("$_id", "$$NOW", "a.b", "{}")])
     leased = backend.lease(9, MINUTE)
     error = "$due $$ROOT {'$literal': 1}"
@@ -162,7 +162,7 @@ def test_an_id_is_never_an_operator(backend, record, id):
 
 
 def test_a_document_that_is_too_large_is_refused_before_anything_is_stored(backend, coll, record):
-    # Core refuses it, by the same count. This is for callers who go by the contract alone.
+    # Core refuses it, by the same count. This is for callers that only follow the contract.
     large = record("large", message={"list": [None] * 2_500_000})
 
     for batch in ([large], [record("small"), large]):
@@ -213,14 +213,14 @@ def test_a_damaged_document_does_not_stop_the_others(backend, coll, record, cloc
 
     assert sorted(each.id for each in leased) == ["a", "bad", "c"]
     (bad,) = [each for each in leased if each.id == "bad"]
-    # A claim writes these two, and with them it mends the document.
+    # A claim writes these two fields, and so it repairs the document.
     mended = isinstance(bad, Record) and field in ("etag", "token", "first_leased")
     if not mended:
         assert isinstance(bad, Damaged)
         assert bad.error.startswith("Damaged: ")
         assert (bad.due, bad.token is not None) == (START + MINUTE, True)
         token = bad.token
-        # What core does with it.
+        # Core writes this.
         buried = Settlement("bad", token, Outcome.BURY, Aside(bad.error))
         assert backend.settle([buried]) == [True]
         assert [each.id for each in backend.scan("dead", 5, None)] == ["bad"]
@@ -261,8 +261,8 @@ def test_a_due_that_is_no_time_counts_as_none(backend, coll, record, due):
 
 
 def test_documents_of_others_are_left_alone(backend, coll, record):
-    """A collection may hold what is not Pitstop's. It is not leased, not listed, and keeps no listener awake."""
-    backend.next_due()  # looked at, while there was nothing in it
+    """A collection may contain other documents. They are not leased, not listed, and keep no listener awake."""
+    backend.next_due()  # checked while it was empty
     coll.insert_many([{"_id": each, "due": T0} for each in (ObjectId(), 5, None)])
 
     assert backend.lease(1, MINUTE) == []
@@ -277,8 +277,24 @@ def test_documents_of_others_are_left_alone(backend, coll, record):
     assert coll.count_documents({}) == 4
 
 
+@pytest.mark.parametrize("ids", [[5], [ObjectId()], [None, 5, ObjectId(), {"a": 1}, T0]])
+def test_the_concerns_count_documents_whose_id_is_no_text(backend, coll, record, ids):
+    backend.put([record(""), record("a"), record("\U0010ffff")])
+    assert backend.concerns() == []
+
+    coll.insert_many([{"_id": each, "due": T0} for each in ids])
+    (concern,) = backend.concerns()
+    assert f"ignores documents whose _id is no text, and the collection has {len(ids)} of them" in concern
+
+
+def test_the_concerns_count_no_more_than_a_thousand_documents(backend, coll):
+    coll.insert_many([{"_id": n} for n in range(1100)])
+    (concern,) = backend.concerns()
+    assert "the collection has 1000 or more of them" in concern
+
+
 def test_pages_keep_their_order_over_ties(backend, record):
-    """The index knows ``due`` alone; ties are in the order of the ids all the same, over any boundary."""
+    """The index knows only ``due``. Ties are in the order of the ids nevertheless, across any boundary."""
     records = [record(f"{n * 7919 % 101:03}", START + n % 3) for n in range(101)]
     backend.put(records)
     expected = sorted((each.progress.due, each.id) for each in records)

@@ -1,6 +1,6 @@
-"""Writes of which nobody knows whether they were done: they are neither lost nor done twice, and are told if they must be.
+"""Writes whose outcome is unknown: they are neither lost nor done twice, and if it stays unknown, the caller is told.
 
-``applied``: the server does it and says that it is not confirmed. ``lost``: the connection closes before it is done.
+``applied``: the server does the write, and answers that it is not confirmed. ``lost``: the connection closes before the write.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_a_claim_in_doubt_is_taken_up_in_portions(failing, record):
     assert sorted(id for portion in portions for id in portion) == list("abcde")
 
 
-def test_a_claim_whose_lease_is_over_is_not_taken_up(failing, record, clock, open_backend):
+def test_a_claim_whose_lease_is_over_is_not_found_again(failing, record, clock, open_backend):
     backend = failing.backend
     backend.put([record(id) for id in "ab"])
     with failing("update", **APPLIED), pytest.raises(BackendUnavailable):
@@ -89,7 +89,7 @@ def test_a_claim_whose_lease_is_over_is_not_taken_up(failing, record, clock, ope
 
 
 def test_a_claim_in_doubt_is_taken_up_by_one_of_many(failing, record):
-    """The token that was written is known to one backend; a listener of another one gets none of it."""
+    """Only one backend knows the token that was written. Another backend does not lease these messages."""
     backend = failing.backend
     backend.put([record(id) for id in "ab"])
     with failing("update", **APPLIED), pytest.raises(BackendUnavailable):
@@ -105,7 +105,7 @@ def test_a_claim_in_doubt_is_taken_up_by_one_of_many(failing, record):
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("what", ["complete", "reschedule", "mixed"])
 @DOUBTS
-def test_a_settlement_in_doubt_is_done_once_and_told_right(
+def test_a_settlement_in_doubt_is_done_once_and_its_outcome_is_right(
     failing, record, complete, reschedule, clock, how, what, count
 ):
     backend = failing.backend
@@ -130,7 +130,7 @@ def test_a_settlement_in_doubt_is_done_once_and_told_right(
     assert backend.counters["outcome_unknown"] == 1
 
 
-def test_a_settlement_in_doubt_does_not_touch_what_was_stored_since(failing, record, complete):
+def test_a_settlement_in_doubt_does_not_change_a_version_that_was_stored_since(failing, record, complete):
     backend = failing.backend
     backend.put([record(id) for id in "abc"])
     leased = backend.lease(3, MINUTE)
@@ -163,7 +163,7 @@ def test_a_store_in_doubt_that_was_done_is_not_done_again(failing, record, ids, 
     backend = failing.backend
     if update:
         backend.put([record(id, message={"version": 1}) for id in ids])
-    # An insert that finds all of them there has done nothing, so it leaves no doubt; what replaces them then does.
+    # If all ids exist, the insert has written nothing, and its outcome is known. The replacements after it are in doubt.
     mode = {"times": 2} if update and len(ids) > 1 else ONCE
     with failing("insert", "update", mode=mode, **APPLIED):
         backend.put([record(id, message={"version": 2}) for id in ids])
@@ -174,7 +174,7 @@ def test_a_store_in_doubt_that_was_done_is_not_done_again(failing, record, ids, 
 
 @pytest.mark.parametrize("ids", ["a", "abc"])
 @pytest.mark.parametrize("update", [False, True])
-def test_a_store_in_doubt_of_what_is_to_come_is_tried_again(failing, record, ids, update):
+def test_a_store_in_doubt_of_a_later_message_is_tried_again(failing, record, ids, update):
     backend = failing.backend
     if update:
         backend.put([record(id, START + MINUTE, message={"version": 1}) for id in ids])
@@ -185,8 +185,8 @@ def test_a_store_in_doubt_of_what_is_to_come_is_tried_again(failing, record, ids
 
 
 @pytest.mark.parametrize("ids", ["a", "abc"])
-def test_a_store_in_doubt_of_what_is_due_says_so(failing, record, ids):
-    """By now it may have been emitted and acknowledged: to store it again could emit it twice."""
+def test_a_store_in_doubt_of_a_due_message_raises_outcome_unknown(failing, record, ids):
+    """By now it may have been emitted and acknowledged. If it were stored again, it could be emitted twice."""
     with (
         failing("insert", "update", mode=ONCE, **LOST) as backend,
         pytest.raises(
@@ -206,7 +206,7 @@ def test_a_store_that_stays_in_doubt_says_so(failing, record):
         backend.put([record("a", START + MINUTE)])
 
 
-def test_what_was_never_sent_is_not_in_doubt(record):
+def test_a_command_that_was_never_sent_is_not_in_doubt(record):
     backend = MongoBackend.from_options({"host": "127.0.0.1", "port": 1, "operation_timeout": "200ms"})
     for write in (lambda: backend.put([record("a")]), lambda: backend.delete("a"), lambda: backend.lease(1, MINUTE)):
         with pytest.raises(BackendUnavailable) as caught:
@@ -216,21 +216,21 @@ def test_what_was_never_sent_is_not_in_doubt(record):
     backend.close()
 
 
-def test_a_removal_in_doubt_is_done_and_told_when_it_can_be(failing, record):
+def test_a_removal_in_doubt_is_done_and_its_outcome_is_told_if_known(failing, record):
     with failing("delete", mode=ONCE, **LOST) as backend:
         backend.put([record("a"), record("b")])
         assert backend.delete("a") is True
     with (
         failing("delete", mode=ONCE, **APPLIED),
-        pytest.raises(OutcomeUnknown, match=r"message is gone; whether") as caught,
+        pytest.raises(OutcomeUnknown, match=r"message is gone\. Whether") as caught,
     ):
         backend.delete("b")
     assert caught.value.ids == ("b",)
     assert backend.scan(None, 9, None) == []
 
 
-def test_a_store_in_doubt_when_it_is_closed_is_told_as_unknown(failing, record, monkeypatch):
-    """Not as refused because of the close: what was sent before that may have been done."""
+def test_a_store_in_doubt_when_the_backend_is_closed_is_unknown(failing, record, monkeypatch):
+    """The error is not about the close, because the command that was sent before may have been done."""
     backend = failing.backend
 
     def closed_meanwhile(link, batch):
@@ -277,7 +277,7 @@ def test_an_id_that_pitstop_made_is_in_the_error(failing):
     assert pit.store({"id": id, "text": "hi"}, pit.now()) == id
 
 
-def test_acks_wait_for_no_majority_when_told_so(mongo_uri, mongo_dbname, clock, record, complete):
+def test_acks_wait_for_no_majority_if_so_configured(mongo_uri, mongo_dbname, clock, record, complete):
     seen = Commands()
     with pymongo.MongoClient(mongo_uri, event_listeners=[seen]) as client:
         where = {"client": client, "dbname": mongo_dbname, "clock": clock, "ack_write_concern": "1"}
@@ -293,10 +293,10 @@ def test_acks_wait_for_no_majority_when_told_so(mongo_uri, mongo_dbname, clock, 
         assert backend.settle([complete(each) for each in leased[1:3]]) == [True, True]
         assert backend.settle([extension]) == [True]
 
-    # An extension is no ack: were it undone, another would get the message while its lease runs here.
+    # An extension is no ack. If it were undone, another listener would get the message during this lease.
     assert _concerns(seen) == {("delete", 1), ("update", "majority")}
 
 
 def _concerns(seen):
-    """What of a write concern came with each write to the messages."""
+    """Return the write concern of each write to the messages."""
     return {(name, command["writeConcern"]["w"]) for name, command in seen.commands if name in WRITES}

@@ -1,4 +1,4 @@
-"""Options of PyMongo's client as keys beside Pitstop's own: any of them, checked at once, and none that decides safety."""
+"""Options of PyMongo's client as keys beside Pitstop's own: all but those that decide safety, and checked at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_they_reach_the_client():
     assert options.direct_connection
     assert options.heartbeat_frequency == 5
     assert listener in options.event_listeners
-    assert options.pool_options.wait_queue_timeout == 5, "what is not given stays Pitstop's default"
+    assert options.pool_options.wait_queue_timeout == 5, "an option that is not given keeps Pitstop's default"
 
 
 def test_they_go_before_the_uri():
@@ -84,12 +84,12 @@ def test_pitstops_keys_may_be_called_as_pymongo_does():
 
 
 def test_an_empty_text_is_none():
-    """As an unset variable of the environment gives it."""
+    """A variable of the environment that is not set gives such a text."""
     assert not config(tls_ca_file="", maxPoolSize="").driver_options
 
 
 def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
-    """None is unknown, in whatever version of PyMongo."""
+    """No option is unknown, in any version of PyMongo."""
     pitstops = {"authsource": "auth_source", "replicaset": "replica_set", "tls": "tls", "ssl": "tls"}
     for name in pymongo.common.VALIDATORS:
         with pytest.raises(ConfigError) as caught:
@@ -155,7 +155,7 @@ def test_each_option_of_pymongo_is_either_taken_or_refused_with_a_reason():
         ({"client": mongomock.MongoClient(), "replicaSet": "rs"}, "client is given together with replica_set"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_name_and_without_its_value(options, text):
+def test_a_wrong_value_is_refused_with_its_name_and_without_the_value(options, text):
     with pytest.raises(ConfigError) as caught:
         MongoConfig.from_options(options)
     assert text in str(caught.value)
@@ -176,14 +176,14 @@ def test_options_that_do_not_go_together_are_refused_when_the_backend_is_made():
 
 
 def test_no_value_is_shown():
-    """Only names: what is a secret, PyMongo alone would have to say."""
+    """The repr has only names, because only PyMongo knows which values are secret."""
     parsed = config(host="h", tls=True, tlsCertificateKeyFilePassword=SECRET, maxPoolSize=5)
     assert "driver_options=<tlsCertificateKeyFilePassword, maxPoolSize>" in repr(parsed)
     leaks.look(f"{parsed!r} {parsed}", "a repr")
 
 
 @pytest.mark.parametrize("mechanism", ["MONGODB-X509", "GSSAPI"])
-def test_a_user_needs_no_password_where_something_else_tells_who_it_is(mechanism):
+def test_a_user_needs_no_password_if_a_certificate_or_a_service_identifies_it(mechanism):
     parsed = config(host="h", user="u", authMechanism=mechanism, auth_source="$external")
     assert parsed.password is None
 
@@ -227,7 +227,7 @@ def test_a_socket_of_unix_has_no_port():
 
 
 class _Failing:
-    """DNS, answering as it is told to."""
+    """DNS that gives the answers of a test."""
 
     def __init__(self, error):
         self.error = error
@@ -245,7 +245,7 @@ class _Failing:
         ("LifetimeTimeout", r"cannot be looked up, because DNS does not answer \(LifetimeTimeout\)"),
     ],
 )
-def test_what_dns_says_of_a_name_is_told(monkeypatch, name, text):
+def test_the_answer_of_dns_for_a_name_is_in_the_error(monkeypatch, name, text):
     import dns.message
     import dns.resolver
 
@@ -261,7 +261,7 @@ def test_what_dns_says_of_a_name_is_told(monkeypatch, name, text):
             leaks.look("".join(traceback.format_exception(caught.value)), "a traceback")
 
 
-def test_a_host_that_dns_should_not_have_named_is_told(monkeypatch):
+def test_a_host_outside_the_domain_is_in_the_error(monkeypatch):
     import dns.resolver
 
     class Answer(list):

@@ -1,4 +1,4 @@
-"""What a user sees when the server fails: the right error, in bounded time, with what to do."""
+"""The error that a user sees when the server fails: the right class, in bounded time, with advice."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_server_that_hangs_is_not_waited_for_longer_than_configured(failing, r
         with_some_time(partial(show, command), HANGS)
 
 
-def test_nobody_there():
+def test_no_server_there():
     backend = MongoBackend.from_options({"host": "127.0.0.1", "port": 1, "operation_timeout": "200ms"})
     try:
         for call in (backend.now, backend.next_due, lambda: backend.get("a"), lambda: backend.lease(1, MINUTE)):
@@ -126,6 +126,6 @@ def test_each_error_has_its_place_in_the_table(error, kind, raises):
         errors.BulkWriteError({"writeErrors": [{"code": 11000}], "writeConcernErrors": [{"code": 90}]}),
     ],
 )
-def test_what_was_written_and_not_confirmed_is_unknown_also_when_it_will_not_be(error):
+def test_a_write_that_was_not_confirmed_is_unknown_also_if_it_never_will_be(error):
     assert kind_of(error) is Kind.UNKNOWN
     assert translate(error, "mongodb://h:1/d.c").permanent

@@ -1,4 +1,4 @@
-"""The search for passwords would find one: in each of the places where it looks."""
+"""The search for passwords finds one in each of the places that it reads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(folder, ways):
     return result
 
 
-def test_a_password_that_is_shown_fails_the_session_and_is_told_where(tmp_path):
+def test_a_password_that_is_shown_fails_the_session_with_its_place(tmp_path):
     result = run(tmp_path, WAYS.values())
     told = result.stdout.replace(str(tmp_path), "")
     for n, where in enumerate(WAYS):

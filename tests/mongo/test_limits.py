@@ -23,7 +23,7 @@ LONGEST_ID = "\U0001f3ce" * MAX_ID_LENGTH
 
 
 def message_of(size: int, **fields) -> dict:
-    """A message with those fields whose document of BSON is so large."""
+    """Return a message with these fields whose BSON document has this size."""
     message = {**fields, "blob": b""}
     return {**message, "blob": b"x" * (size - len(bson.encode(message)))}
 
@@ -35,7 +35,7 @@ def pit(mongo_uri, mongo_dbname):
 
 
 def test_the_largest_message_is_stored_leased_nacked_extended_and_acknowledged(pit, coll):
-    """With the longest id and error, of a series: the largest document that Pitstop writes."""
+    """A message of a series with the longest id and error is the largest document that Pitstop writes."""
     message = message_of(MAX_MESSAGE_BYTES, id=LONGEST_ID, numbers=list(range(1000)))
     pit.store(message, NOW, timedelta(days=30_000), timedelta(days=1), catch_up="skip", grace=timedelta(days=300))
     with pit.listen() as listener:
@@ -74,7 +74,7 @@ def test_one_byte_more_is_refused_by_core_with_the_path_the_size_and_the_item(pi
 
 
 def test_more_than_a_command_holds_is_stored_together(pit):
-    """Above 48 MB in all: a batch is sent in several commands."""
+    """A batch of more than 48 MB is sent in several commands."""
     ids = [f"m{number}" for number in range(4)]
     for _ in ("new", "in place of what is there"):
         items = [(message_of(MAX_MESSAGE_BYTES, id=id), timedelta(hours=1)) for id in ids]
@@ -85,7 +85,7 @@ def test_more_than_a_command_holds_is_stored_together(pit):
 def test_the_largest_message_is_stored_in_a_transaction_too(replica_set_client, replica_set_database):
     config = {"type": "mongo", "client": replica_set_client, "dbname": replica_set_database.name}
     with pitstop.init(config) as pit:
-        pit.stats()  # the collection and its index are there
+        pit.stats()  # makes the collection and its index
         for id in ("a", "b"):
             pit.remove(id)
         with replica_set_client.start_session() as session:
@@ -105,7 +105,7 @@ def test_the_largest_message_is_stored_in_a_transaction_too(replica_set_client, 
 
 
 def test_the_deepest_message_is_stored_leased_and_settled(pit):
-    """MongoDB has a limit of its own, which is further off than core's with the envelope."""
+    """MongoDB's own limit is larger than core's with the envelope."""
     pit.store({"id": "a", **nested(99)}, NOW)
     with pit.listen() as listener:
         delivery = listener.get()
@@ -116,7 +116,7 @@ def test_the_deepest_message_is_stored_leased_and_settled(pit):
 
 
 def nested(levels: int) -> dict:
-    """A message with so many levels below its own."""
+    """Return a message with this many levels below its own."""
     message: dict = {}
     for _ in range(levels):
         message = {"a": message}

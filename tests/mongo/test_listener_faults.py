@@ -1,4 +1,4 @@
-"""A listener whose servers fail: it keeps trying, says so once, recovers by itself, and stops at once when told to."""
+"""A listener whose servers fail: it keeps trying, logs it once, recovers by itself, and stops at once if asked to."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Following:
                     delivery.ack()
                     self.acked.append(delivery.id)
         except BaseException as error:  # noqa: BLE001 - whatever ends the iteration is what these tests look for
-            self.failed.append(error)  # for whoever waits
+            self.failed.append(error)  # raised in the test
 
     def wait_for(self, id, within=20.0):
         with self._came:
             assert self._came.wait_for(lambda: id in self.seen, within), f"{id} does not come: {self.failed}"
 
     def wait_until_it_works(self, pit):
-        """A first message came, and its ack is not under way any more: what fails next is a look."""
+        """Wait until a first message came and its ack is written. The next operation to fail is then a claim."""
         pit.store({"id": "before"}, NOW)
         self.wait(lambda: "before" in self.acked)
 
@@ -70,7 +70,7 @@ class Following:
             time.sleep(0.01)
 
     def stop(self):
-        """Stop it; return how many seconds the call took, and the thread's end after that."""
+        """Stop it. Return how many seconds the call took, and how many the end of the thread took after it."""
         begin = time.monotonic()
         self.listener.stop()
         called = time.monotonic()
@@ -82,7 +82,7 @@ class Following:
 
 @pytest.fixture
 def follow():
-    """Follows a Pitstop's listener, in a thread."""
+    """Follows a listener of a Pitstop in a thread."""
     following = []
 
     def follow(pit, **options):
@@ -120,13 +120,16 @@ def log(caplog):
 
 
 def levels(log):
-    """Of what the listener itself says of the store. The thread that watches it has a row of failures of its own."""
+    """Return the records of the listener itself. The thread that watches counts its own failures in a row."""
     return [each.levelno for each in log() if each.getMessage().startswith("the store ")]
 
 
 def assert_said_once(log):
-    """One warning for all failures in a row, and one line when it is over. There may be several rows, since servers that
-    are just back may fail once more; and two at a time, since who writes acks has its own."""
+    """Assert that there is one warning for all failures in a row, and one line when they are over.
+
+    There may be several rows, because servers that have just come back may fail once more. Two may overlap, because the writer
+    of acks counts its own failures.
+    """
     rows = 0
     for level in levels(log):
         rows += 1 if level == logging.WARNING else -1
@@ -134,7 +137,7 @@ def assert_said_once(log):
 
 
 def assert_said(log):
-    """As :func:`assert_said_once`, of what cannot have passed unnoticed."""
+    """Assert the same of an outage that the listener must have noticed."""
     assert_said_once(log)
     assert {logging.WARNING, logging.INFO} == set(levels(log))
 
@@ -170,7 +173,7 @@ def test_a_primary_that_steps_down_is_got_over(replica_set, open_pit, follow, lo
     stop, stored = threading.Event(), []
 
     def store():
-        # Whatever the step-down meets, there is something in flight.
+        # There is always a command in flight at the step-down.
         while not stop.wait(0.005):
             with suppress(pitstop.BackendUnavailable):
                 stored.append(pit.store({}, NOW))
@@ -188,13 +191,13 @@ def test_a_primary_that_steps_down_is_got_over(replica_set, open_pit, follow, lo
     for each in stored:
         following.wait_for(each)
     assert following.listener.healthy
-    # A write that the driver repeats by itself is no failure, so there may be none. But none goes without its end.
+    # A write that the driver repeats by itself is no failure, so there may be no warning. Each warning has its end.
     assert_said_once(log)
 
 
 def test_a_primary_that_hangs_is_replaced(replica_set, open_pit, follow, log):
-    """That takes an election; and ten seconds more, at times: the other member may go on to wait for what hangs, and
-    while it does the new primary has no majority.
+    """This takes an election, and sometimes ten seconds more. The other member may go on waiting for the one that hangs, and
+    meanwhile the new primary has no majority.
     """
     pit = open_pit(replica_set.uri)
     following = follow(pit)
@@ -221,7 +224,7 @@ def test_servers_that_are_all_gone_for_a_while_are_waited_for(replica_set, open_
 
     with fault(replica_set):
         following.wait_until_healthy(False)
-        time.sleep(2 * TIMEOUT)  # several failures in a row
+        time.sleep(2 * TIMEOUT)  # enough for several failures in a row
     following.wait_for("meanwhile", 30)
     following.wait_until_healthy(True)
 
@@ -233,9 +236,7 @@ def test_servers_that_are_all_gone_for_a_while_are_waited_for(replica_set, open_
 
 @pytest.mark.parametrize("fault", GONE, ids=lambda fault: fault.__name__)
 def test_it_stops_at_once_while_the_servers_are_gone(replica_set, open_pit, follow, fault):
-    """An operation that is under way ends within its bound, of half a second here; by itself the driver would try for half
-    a minute.
-    """
+    """A running operation ends within its limit, which is half a second here. The driver alone would try for half a minute."""
     pit = open_pit(replica_set.uri)
     following = follow(pit)
     following.wait_until_it_works(pit)
@@ -292,12 +293,12 @@ def test_a_pool_without_a_free_connection_is_waited_for(replica_set_uri, open_pi
 @pytest.mark.parametrize(("prefetch", "command"), [(1, "findAndModify"), (10, "update")])
 @pytest.mark.parametrize("labels", [[], ["RetryableWriteError"]], ids=["", "labelled"])
 def test_a_claim_that_no_majority_confirms(replica_set_uri, open_pit, follow, prefetch, command, labels):
-    """It was done, says the reply, and may be rolled back. When a primary steps down it is labelled as one to repeat."""
+    """The reply says that the write was done and may be rolled back. When a primary steps down, its label asks to repeat it."""
     name = f"pitstop-{uuid.uuid4().hex}"
     with pymongo.MongoClient(replica_set_uri) as client:
         pit = open_pit(f"{replica_set_uri}&appName={name}")
         pit.store({"id": "a"}, NOW)
-        # Not one of the codes that a step-down has: the driver would wait until the server tells that it stepped down.
+        # With a code of a step-down the driver would wait until the server reports that it has stepped down.
         failure = {"writeConcernError": {"code": 64, "errmsg": "timed out"}, "errorLabels": labels}
         data = {"failCommands": [command], "appName": name, **failure}
         client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})

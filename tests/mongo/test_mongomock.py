@@ -1,4 +1,4 @@
-"""mongomock in a user's own tests: what they may do with it. The whole shared suite runs on it as well."""
+"""mongomock in a user's own tests: the operations that work with it. The whole shared suite runs on it as well."""
 
 from __future__ import annotations
 

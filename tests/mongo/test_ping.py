@@ -1,4 +1,4 @@
-"""A ping: whether the server does what it should, told in bounded time."""
+"""A ping: it reports in bounded time whether the server works."""
 
 from __future__ import annotations
 

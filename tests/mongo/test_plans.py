@@ -1,6 +1,6 @@
-"""What the server does for each operation, by its own profiler: it reads as much as the batch, whatever the backlog.
+"""Query plans, by the server's own profiler: each operation reads as much as its batch, with any backlog.
 
-``PITSTOP_TEST_LARGE=1`` runs this with 1,000,000 messages to come, and 300,000 that are due.
+``PITSTOP_TEST_LARGE=1`` runs this with 1,000,000 scheduled messages, and 300,000 due ones.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ def document(id, due):
 
 @pytest.fixture(params=["to come", "due"])
 def backlog(request, coll, backend):
-    """Much that is to come and 100 due; or much that is due."""
+    """Many scheduled messages and 100 due ones, or many due ones."""
     coll.create_index([("due", 1)])
     due, future = (BATCH, FUTURE) if request.param == "to come" else (DUE, FUTURE // 10)
     ids = iter(range(due + future))
     dues = [START - 1 - n // 3 for n in range(due)] + [START + 3_600_000 + n // 3 for n in range(future)]
     while some := [document(f"{id:07}", dues[id]) for id in islice(ids, 10_000)]:
         coll.insert_many(some, ordered=False)
-    backend.next_due()  # looks at the collection, once
+    backend.next_due()  # checks the collection, once
     return due
 
 
 @pytest.fixture
 def profile(coll):
-    """What the server did on the collection since it was asked last."""
+    """Returns the operations of the server on the collection since the last call."""
     database = coll.database
 
     def profile():
         database.command("profile", 0)
         entries = list(database["system.profile"].find({"ns": coll.full_name}).sort("ts", 1))
-        # It is capped at 1 MB: begin anew, or what is counted here would push out what is counted next.
+        # It is capped at 1 MB, so begin again. Otherwise these entries would push out the next ones.
         database["system.profile"].drop()
         database.command("profile", 2)
-        # A command that failed has no figures, and a question for a plan reads nothing.
+        # A command that failed has no figures, and an explain reads nothing.
         return [each for each in entries if "errCode" not in each and "explain" not in each["command"]]
 
     yield profile
@@ -63,13 +63,13 @@ def profile(coll):
 
 
 def assert_cheap(entries, count, index):
-    """Each operation walked an index, and looked at no more than it was about."""
+    """Each operation used an index, and examined no more than its own documents."""
     assert entries
     for each in entries:
         plan, keys = each["planSummary"], each["keysExamined"]
         assert plan.startswith(("IXSCAN", "IDHACK", "COUNT_SCAN", "EOF")), each
         assert index in plan, each
-        # Whether the planner would find it by itself depends on the data; so it is not asked.
+        # The planner's own choice would depend on the data, so each operation gives a hint.
         (field,) = each["command"]["hint"]
         assert index == f"{{ {field}: 1 }}", each
         assert not each.get("hasSortStage"), each
@@ -157,7 +157,7 @@ def test_a_claim_that_finds_nothing_reads_nothing(backend, backlog, coll, profil
 
 
 def test_a_read_back_and_a_damaged_document_are_found_by_id(backend, backlog, coll, profile):
-    """What a claim does when it did not go as planned is no dearer."""
+    """The second steps of a claim cost no more than its first ones."""
     first = [each.id for each in backend.scan("due", 4, None)]
     coll.update_one({"_id": first[1]}, {"$set": {"attempts": "x"}})
     coll.update_one({"_id": first[2]}, {"$set": {"attempts": 2**63 - 1}})
@@ -182,11 +182,11 @@ def test_a_page_reads_a_page(backend, backlog, profile):
             assert each["keysExamined"] <= 24, each
 
 
-def test_counting_reads_the_index_and_only_what_may_be_leased_whole(backend, backlog, profile):
+def test_counting_reads_the_index_and_whole_documents_only_if_they_may_be_leased(backend, backlog, profile):
     profile()
     tally = backend.tally()
     assert (tally.due, tally.leased, tally.dead) == (backlog, 0, 0)
     read = [each for each in profile() if each["docsExamined"] > 1]
-    # Whether a message to come is leased, its token tells, and that is in no index.
+    # The token shows whether a message in the future is leased, and no index contains it.
     assert len(read) == 1
     assert read[0]["docsExamined"] == tally.scheduled

@@ -36,7 +36,7 @@ def test_four_processes_drain_each_message_exactly_once(open_backend, coll, reco
 
 
 def test_a_backend_works_in_a_forked_process(child, coll):
-    """Each process has a client of its own; warnings are errors in the child."""
+    """Each process has a client of its own. Warnings are errors in the child."""
     process = child("fork", "own")
     out, err = process.communicate(timeout=200)
 

@@ -1,4 +1,4 @@
-"""Writers store due messages anew while listeners drain them, in threads and processes, on a real server."""
+"""Writers store due messages again while listeners drain them, in threads and processes, on a real server."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
 NAMES = [f"{n:03}" for n in range(600 if LARGE else 60)]
 VERSIONS = 150 if LARGE else 20
 WRITERS = 2
-#: What the listeners claim at once, in this process and in others.
+#: Messages of one claim by the listeners of this process, and of the others.
 THREADS, PROCESSES = (1, 50), (1, 50)
-#: Due, whoever's clock is asked.
+#: Due by the clock of any process.
 DUE = timedelta(seconds=-1)
 
 
@@ -48,7 +48,7 @@ def test_the_last_version_is_emitted_and_none_is_older_than_its_lease(server, st
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("server", ["replica_set_uri"], ids=["replica_set"], indirect=True)
 def test_so_it_is_when_they_are_stored_in_transactions(server, start_child, record_property):
-    """These conflict with claims and acks all the time, and are tried again."""
+    """These writes conflict with claims and acks all the time, and are repeated."""
     _race(server, start_child, record_property, _write_in_transactions)
 
 
@@ -83,10 +83,10 @@ def _race(server, start_child, record_property, write):
 
     assert len({(each["id"], each["version"]) for each in found}) == len(found), "no lease ran out, so none comes twice"
     assert {each["attempt"] for each in found} == {1}
-    assert held, "the lease was looked at while it was held"
-    assert [each for each in held if each["leased"] != [True, each["version"]]] == [], "what is out is what is leased"
+    assert held, "the lease was read while it was held"
+    assert [each for each in held if each["leased"] != [True, each["version"]]] == [], "each emitted message is leased"
     last = {each["id"] for each in acked if each["version"] == VERSIONS}
-    assert [each for each in found if each["version"] == VERSIONS and not each["acked"]] == [], "nothing came after it"
+    assert [each for each in found if each["version"] == VERSIONS and not each["acked"]] == [], "no later version came"
     assert last | {name for name, version in stored.items() if version == VERSIONS} == set(NAMES)
     assert not last & stored.keys()
     _assert_one_at_a_time(acked)
@@ -98,7 +98,7 @@ def _write(server, names, begun):
         begun()
         for version in range(1, VERSIONS + 1):
             messages = [({"id": name, "version": version}, DUE) for name in names]
-            # By turns many at once, and a few one by one before the others.
+            # Alternately many at once, and a few one by one before the others.
             for message, when in messages[: version % 4]:
                 pit.store(message, when)
             pit.store_many(messages[version % 4 :])
@@ -140,7 +140,7 @@ def _read(child):
 
 
 def _assert_one_at_a_time(acked):
-    """Each of these leases was live from before it was handed out until its ack: those of one message do not overlap."""
+    """Each of these leases was live from before its emission until its ack, so the leases of one message do not overlap."""
     by_id = defaultdict(list)
     for each in acked:
         by_id[each["id"]].append(each)

@@ -1,4 +1,4 @@
-"""A collection to try things in, beside the store's: nothing of it is left, and who may not make it is told so."""
+"""A temporary collection beside the store's: nothing of it is left, and a user without the rights gets an error."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_nothing_is_left_when_something_is_raised_in_it(backend, mongo_client, m
 
 
 def test_the_collection_of_its_wake_ups_goes_too(open_backend, mongo_client, mongo_dbname, use):
-    """A watch on a standalone makes it. A store does not: a wake-up that is on its way would outlive all the rest."""
+    """A watch on a standalone makes it. A store writes no wake-up, which could arrive after the collection was dropped."""
     with open_backend().scratch() as scratch:
         use(scratch)
         assert not any(each.endswith(".wakeups") for each in names(mongo_client, mongo_dbname))
@@ -132,14 +132,14 @@ def test_read_write_is_enough(open_as, use, clock):
     [
         (("read",), None),
         ((), {"messages": ("find", "insert", "update", "remove")}),
-        # It may drop, and not make.
+        # The user may drop, and not make.
         (("read",), {"": ("dropCollection",)}),
-        # It may make, and not drop: then nothing is made.
+        # The user may make, and not drop. Then nothing is made.
         (("read",), {"": ("createCollection", "createIndex", "insert", "update", "remove")}),
     ],
     ids=["read only", "the messages alone", "drops", "makes"],
 )
-def test_who_may_not_make_it_and_drop_it_is_told_which_role_is_needed(open_as, roles, actions):
+def test_a_user_who_may_not_make_or_drop_it_reads_which_role_is_needed(open_as, roles, actions):
     backend = open_as(*roles, actions=actions)
     with pytest.raises(BackendUnavailable) as caught, backend.scratch():
         pass
@@ -154,12 +154,12 @@ def test_who_may_not_make_it_and_drop_it_is_told_which_role_is_needed(open_as, r
 
 @pytest.fixture
 def dropping_fails(failing):
-    """From when it is called on to the end of the test."""
+    """From its call to the end of the test."""
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(failing("drop", errorCode=8))
 
 
-def test_one_that_cannot_be_dropped_is_told_with_its_name(failing, dropping_fails):
+def test_the_error_names_a_collection_that_cannot_be_dropped(failing, dropping_fails):
     with pytest.raises(BackendUnavailable) as caught, failing.backend.scratch() as scratch:
         dropping_fails()
     text = str(caught.value)
@@ -167,7 +167,7 @@ def test_one_that_cannot_be_dropped_is_told_with_its_name(failing, dropping_fail
     assert text.endswith(" Drop it by hand. It contains none of the store's messages.")
 
 
-def test_what_was_raised_in_it_is_told_before_that_it_cannot_be_dropped(failing, dropping_fails, use, caplog):
+def test_an_error_of_the_body_goes_before_the_one_of_dropping(failing, dropping_fails, use, caplog):
     def fail(backend):
         dropping_fails()
         use(backend, fail=True)

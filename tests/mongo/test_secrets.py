@@ -115,7 +115,7 @@ def test_a_refused_password_is_not_shown(mongo_client, mongo_dbname, caplog):
 
 
 def test_a_message_is_not_shown_by_the_errors_that_it_causes(backend, coll, record, caplog):
-    """A unique index of somebody else's refuses it; MongoDB's own text would quote the value."""
+    """A unique index of another program refuses it. MongoDB's own text would quote the value."""
     caplog.set_level(logging.DEBUG, "pitstop")
     coll.create_index("msg.text", unique=True)
     backend.put([record("a", message={"text": SECRET})])

@@ -1,4 +1,4 @@
-"""Settlements in batches: exact, fenced, and harmless when they are repeated."""
+"""Settlements in batches: exact, conditional on their tokens, and harmless when they are repeated."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def leased(backend, record):
     return backend.lease(6, MINUTE)
 
 
-def test_a_batch_of_deletes_tells_what_was_done_from_what_is_there_still(backend, leased, complete):
-    """What somebody else removed is gone as well: to tell it apart, each batch would have to look first."""
+def test_a_batch_of_deletes_finds_out_what_was_done_by_the_messages_that_are_left(backend, leased, complete):
+    """A message that another program removed is gone as well. To tell them apart, each batch would have to read first."""
     backend.delete("1")
     backend.put([_anew(leased[2])])
     assert backend.settle([complete(each) for each in leased]) == [True, True, False, True, True, True]
@@ -33,7 +33,7 @@ def test_a_batch_of_deletes_of_which_none_is_there_tells_so(backend, leased, com
 
 
 def test_a_repeated_batch_does_nothing(backend, coll, leased, complete, reschedule):
-    """As after a reply that was lost. What was completed and stored anew meanwhile stays."""
+    """As after a lost reply. A message that was completed and stored again meanwhile stays."""
     batch = [*(complete(each) for each in leased[:3]), *(reschedule(each, START + MINUTE) for each in leased[3:])]
     assert all(backend.settle(batch))
     before = list(coll.find().sort("_id", 1))
@@ -42,8 +42,8 @@ def test_a_repeated_batch_does_nothing(backend, coll, leased, complete, reschedu
     assert list(coll.find().sort("_id", 1)) == before
 
 
-def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_backend, clock, leased, monkeypatch):
-    """One of a batch was stored anew, so that the count is short; meanwhile another has claimed what was released."""
+def test_a_message_that_another_claims_at_once_counts_as_released(backend, open_backend, clock, leased, monkeypatch):
+    """One message of the batch was stored again, so the count is short. Meanwhile another process claims the released ones."""
     backend.put([_anew(leased[0])])
     other, calls = open_backend(clock=clock), []
     original = pitstop_mongo._messages.settler.Settler._updated
@@ -61,7 +61,7 @@ def test_what_is_claimed_by_another_at_once_counts_as_released(backend, open_bac
 
 
 def test_the_tokens_of_a_batch_are_not_taken_for_one_another(backend, record, complete):
-    """Two claims are acknowledged together: a token counts for what was claimed by it, and for nothing else."""
+    """Two claims are acknowledged together. A token counts only for the messages that were claimed by it."""
     backend.put([record(f"{n}") for n in range(6)])
     first, second = backend.lease(3, MINUTE), backend.lease(3, MINUTE)
     wrong = Settlement(first[0].id, second[0].progress.token, Outcome.COMPLETE, None)
@@ -105,8 +105,8 @@ def test_settlements_of_several_claims_are_told_apart(backend, record, complete,
     assert {each.id for each in backend.scan(None, 9, None)} == {"1", "2", "3", "5"}
 
 
-def test_an_update_of_many_writes_to_each_what_is_its_own(backend, record):
-    """More than one command takes, ids and errors that look like operators included."""
+def test_an_update_of_many_writes_the_own_values_of_each(backend, record):
+    """The batch needs several commands, and its ids and errors look like operators."""
     ids = [f"${n}.x" for n in range(250)]
     backend.put([record(id) for id in ids])
     leased = backend.lease(250, MINUTE)

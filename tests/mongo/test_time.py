@@ -12,7 +12,7 @@ from pitstop_mongo._client.server_time import ServerTime
 
 
 class Server:
-    """A server whose clock is so many seconds ahead of this machine's."""
+    """A server whose clock is ``ahead`` seconds before this machine's."""
 
     def __init__(self, clock, ahead, *, naive=True):
         self.clock, self.ahead, self.naive, self.asked = clock, ahead, naive, 0
@@ -60,8 +60,8 @@ def test_it_is_measured_again_each_minute_and_after_a_lost_connection(clock):
     assert time.now_us() == clock.time_us() + 9_000_000
 
 
-def test_what_was_measured_last_holds_while_there_is_no_primary(clock):
-    """To ask would be to wait for one, before the operation itself waits for it."""
+def test_the_last_measurement_holds_while_there_is_no_primary(clock):
+    """The question would wait for a primary, before the operation itself waits for it."""
     server = Server(clock, 5.0)
     time = ServerTime(clock, server, None)
     time.now_us()

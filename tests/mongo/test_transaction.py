@@ -1,4 +1,4 @@
-"""Messages in a transaction of the user's, on a real replica set: stored (removed) if and only if it commits."""
+"""Messages in a transaction of the user, on a real replica set: stored or removed if and only if it commits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOUR = timedelta(hours=1)
 
 
 class Broken(Exception):
-    """What the user's own code raises."""
+    """An error of the user's own code."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def client(replica_set_client):
 
 @pytest.fixture
 def db(replica_set_database):
-    """Two collections: the user's, ``orders``, and the one of the messages."""
+    """Two collections: ``orders`` of the user, and the messages."""
     database = replica_set_database
     database.messages.delete_many({})
     database.orders.delete_many({})
@@ -59,7 +59,7 @@ def open_pit(client, db):
 @pytest.fixture
 def pit(open_pit):
     pit = open_pit()
-    pit.stats()  # the collection and its index are there
+    pit.stats()  # makes the collection and its index
     return pit
 
 
@@ -73,7 +73,7 @@ def test_a_transaction_that_commits_leaves_both_the_order_and_its_message(pit, d
     with session.start_transaction():
         db.orders.insert_one({"_id": 1}, session=session)
         id = pit.store({"order": 1}, HOUR, session=session)
-        assert pit.get(id) is None, "nobody sees it before the commit"
+        assert pit.get(id) is None, "no other reader sees it before the commit"
         assert db.messages.find_one({"_id": id}, session=session) is not None, "but the transaction itself"
 
     assert db.orders.find_one({"_id": 1}) is not None
@@ -104,7 +104,7 @@ def test_an_exception_in_the_block_leaves_neither(pit, db, session):
 
 
 def test_a_process_that_dies_in_the_transaction_leaves_neither(pit, db, client):
-    """Its session is never ended in good order; the server ends it."""
+    """Its session is never ended in order. The server ends it."""
     session = client.start_session()
     session.start_transaction()
     db.orders.insert_one({"_id": 1}, session=session)
@@ -156,7 +156,7 @@ def test_remove_and_store_of_one_id_in_one_transaction(pit, session):
 
 
 def test_a_thousand_messages_in_one_transaction(pit, session):
-    """New ones and ones that are stored already: either all are stored or none is."""
+    """New messages and stored ones: either all are stored or none is."""
     pit.store_many([({"id": f"{n:04}", "n": -1}, HOUR) for n in range(0, 1000, 2)])
     items = [({"id": f"{n:04}", "n": n}, HOUR) for n in range(1000)]
 
@@ -192,7 +192,7 @@ def test_a_message_that_cannot_be_stored_leaves_the_transaction_alone(pit, db, s
 
 class TestWithTransaction:
     def test_is_retried_after_a_write_conflict(self, pit, db, session):
-        """Somebody stores the message after the transaction began, and before it writes."""
+        """Another process stores the message after the transaction began, and before it writes."""
         pit.store({"id": "a", "n": 0}, HOUR)
         calls = []
 
@@ -206,14 +206,14 @@ class TestWithTransaction:
 
         assert len(calls) == 3
         assert pit.get("a").message["n"] == 3
-        assert db.orders.count_documents({"n": {"$exists": True}}) == 1, "and what was tried before is rolled back"
+        assert db.orders.count_documents({"n": {"$exists": True}}) == 1, "the earlier tries are rolled back"
 
     @pytest.mark.parametrize("many", [False, True], ids=["store", "store_many"])
     def test_is_retried_when_another_one_stored_the_new_id_first(self, pit, db, session, many):
         calls = []
 
         def work(session):
-            db.orders.find_one(session=session)  # what is stored from here on, the transaction does not see
+            db.orders.find_one(session=session)  # the transaction does not see later stores
             calls.append(1)
             if len(calls) == 1:
                 pit.store({"id": "a", "n": 0}, HOUR)
@@ -243,7 +243,7 @@ class TestWithTransaction:
         assert removed == ["tried", False]
 
     def test_is_retried_in_a_collection_that_is_made_meanwhile(self, open_pit, db, session):
-        """The very first message: its collection and index are newer than what the transaction sees."""
+        """With the very first message, the collection and the index are newer than the transaction's view."""
         db.messages.drop()
         pit, calls = open_pit(), []
 
@@ -284,8 +284,8 @@ class TestWithTransaction:
         assert len(calls) == 1
         assert pit.get("a") is not None
 
-    def test_is_ended_by_what_is_not_to_be_retried(self, pit, db, session, fail_once):
-        """Pitstop's error, without the document."""
+    def test_is_ended_by_an_error_that_is_not_to_be_retried(self, pit, db, session, fail_once):
+        """It is Pitstop's error, and does not quote the document."""
         calls = []
 
         def work(session):
@@ -314,7 +314,7 @@ class TestWithTransaction:
 
 @pytest.fixture
 def fail_once(client):
-    """Has the server fail a command once."""
+    """Lets the server fail a command once."""
 
     def fail_once(command, **how):
         data = {"failCommands": [command], **how}
@@ -324,7 +324,7 @@ def fail_once(client):
     client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
-def test_a_conflict_is_told_by_the_drivers_error_without_the_document(pit, db, session):
+def test_a_conflict_is_the_drivers_error_without_the_document(pit, db, session):
     session.start_transaction()
     db.orders.find_one(session=session)
     pit.store({"id": "a"}, HOUR)
@@ -337,7 +337,7 @@ def test_a_conflict_is_told_by_the_drivers_error_without_the_document(pit, db, s
 
 
 def test_an_error_that_was_caught_in_the_block_leaves_nothing_to_commit(pit, db, session):
-    """The server has aborted the transaction, so the commit of what came before and after fails."""
+    """The server has aborted the transaction, so its commit fails."""
     db.messages.create_index([("msg.x", 1)], unique=True)
     try:
         pit.store({"id": "a", "x": "s3cr3t"}, HOUR)
@@ -356,7 +356,7 @@ def test_an_error_that_was_caught_in_the_block_leaves_nothing_to_commit(pit, db,
     assert db.orders.find_one({"_id": 1}) is None
 
 
-def test_a_server_that_hangs_is_told_in_bounded_time_as_transient(open_pit, session, client, fail_once):
+def test_a_server_that_hangs_is_a_transient_error_in_bounded_time(open_pit, session, client, fail_once):
     pit = open_pit(operation_timeout="500ms")
     pit.stats()
 
@@ -391,8 +391,8 @@ class TestListener:
             timer.join()
         assert delivery.id == "a"
 
-    def test_gets_what_is_committed_late_before_the_backlog_at_once_or_within_a_second(self, open_pit, pit, session):
-        """A claimer remembers where the backlog begins; what is committed later may begin before that."""
+    def test_gets_a_late_commit_before_the_backlog_at_once_or_within_a_second(self, open_pit, pit, session):
+        """A claimer remembers where the backlog begins. A later commit may add a message before that."""
         pit.store_many([({"n": n}, NOW) for n in range(3000)])
         with pit.listen(prefetch=10) as listener:
             session.start_transaction()
@@ -408,7 +408,7 @@ class TestListener:
                 handled += 1
             took = time.monotonic() - began
 
-        # Where a second takes long, nothing like the backlog of 2,900 is handled in it.
+        # On a slow machine, far fewer than the backlog of 2,900 are handled in a second.
         assert took < 1.5 or handled < 2000
         print(f"committed below the low watermark: found after {took:.3f} s and {handled} others")
 
@@ -432,7 +432,7 @@ class TestListener:
             assert pit.get("b") is None
 
     def test_that_acknowledges_first_wins(self, pit, db, session):
-        """The transaction has to be tried again; then it stores the message anew."""
+        """The transaction must be repeated. Then it stores the message again."""
         pit.store({"id": "a", "n": 1}, NOW)
         calls = []
         with pit.listen() as listener:
@@ -472,7 +472,7 @@ class TestListener:
     def test_that_would_claim_a_message_that_the_transaction_has_written_waits_for_its_end(
         self, open_pit, pit, session
     ):
-        """So a transaction that stores anew what is due holds listeners up: until it ends, or operation_timeout."""
+        """A transaction that stores due messages again delays listeners until it ends, or until operation_timeout."""
         impatient = open_pit(operation_timeout="300ms", lock_time="1s")
         pit.store({"id": "a", "n": 1}, NOW)
         session.start_transaction()
@@ -481,7 +481,7 @@ class TestListener:
             listener.get()
         session.commit_transaction()
         with pit.listen() as listener:
-            # A claim that was given up may be done by the server all the same, once it can: then that lease has to end first.
+            # The server may still do a claim that timed out, later. Then that lease must end first.
             delivery = listener.get(timeout=20)
             assert delivery.msg["n"] == 2
             assert delivery.attempt <= 2
@@ -515,27 +515,31 @@ class TestRefusals:
     def test_of_a_session_that_has_ended(self, pit, client):
         with client.start_session() as session:
             pass
-        self.refused(pit, session, PitstopError, "session has ended. Start a new one")
+        self.refused(pit, session, PitstopError, "session has ended. Start a new session")
 
     def test_of_a_session_of_another_client(self, pit, replica_set_uri):
         with pymongo.MongoClient(replica_set_uri) as other, other.start_session() as session:
             session.start_transaction()
-            self.refused(pit, session, PitstopError, "session is of another client than the one that init was given")
+            self.refused(
+                pit, session, PitstopError, "session belongs to another client than the one that init was given"
+            )
 
     def test_of_any_session_when_the_client_is_pitstops_own(self, replica_set_uri, db, session):
         session.start_transaction()
         with pitstop.init({"type": "mongo", "uri": replica_set_uri, "dbname": db.name}) as pit:
-            self.refused(pit, session, ConfigError, "Give yours to init as client")
+            self.refused(pit, session, ConfigError, "Give your client to init as client")
 
     @pytest.mark.parametrize(
         "session", [5, "session", object(), pymongo.MongoClient], ids=["int", "str", "any", "class"]
     )
-    def test_of_what_is_no_session(self, pit, session):
-        self.refused(pit, session, PitstopError, r"session is a \w+\. Give what start_session\(\)")
+    def test_of_a_value_that_is_no_session(self, pit, session):
+        self.refused(pit, session, PitstopError, r"session is a \w+\. Give the session that start_session\(\)")
 
     def test_of_an_asynchronous_session(self, pit):
         session = pymongo.AsyncMongoClient(connect=False).start_session()
-        self.refused(pit, session, PitstopError, r"session is a AsyncClientSession\. Give what start_session\(\)")
+        self.refused(
+            pit, session, PitstopError, r"session is a AsyncClientSession\. Give the session that start_session\(\)"
+        )
 
     def test_on_a_standalone_server(self, mongo_client, mongo_dbname):
         with (
@@ -546,7 +550,7 @@ class TestRefusals:
                 pytest.skip("the server that was given is a replica set")
             session.start_transaction()
             pit.store({"id": "a"}, HOUR)
-            with pytest.raises(Unsupported, match=r"capability TRANSACTIONS.*make it a replica set.*one member"):
+            with pytest.raises(Unsupported, match=r"capability TRANSACTIONS.*Make it a replica set.*One member"):
                 pit.store({"id": "x"}, HOUR, session=session)
             session.abort_transaction()
             session.start_transaction()
@@ -583,8 +587,8 @@ def test_the_documented_example_does_what_it_says(replica_set_uri, db):
         example["client"].close()
 
 
-def test_the_hook_is_told_at_the_call(db, session):
-    """Not at the commit, of which nobody tells: what it is told of may still be rolled back."""
+def test_the_hook_is_called_at_the_call(db, session):
+    """Not at the commit, of which Pitstop gets no notice. The message may still be rolled back."""
 
     class Seen:
         ids: list[str] = []  # noqa: RUF012

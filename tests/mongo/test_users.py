@@ -1,4 +1,4 @@
-"""A server that asks for users: what each may do, the errors of those who may not, and no password anywhere."""
+"""A server with users: the rights of each, the errors of users without rights, and no password anywhere."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import pitstop
 from pitstop import BackendUnavailable
 
 
-#: What a user needs where an administrator has prepared the collection. docs/backends/mongodb.md says the same.
+#: The rights that a user needs if an administrator has prepared the collection. They are in docs/backends/mongodb.md.
 LEAST = ("find", "insert", "update", "remove")
-#: What is needed beside that for Pitstop to look at the collection, and to make it with its index.
+#: The additional rights with which Pitstop can check the collection, and make it with its index.
 PREPARE = {"": ("listCollections",), "messages": ("listIndexes", "createIndex", "createCollection")}
 
 NOW = timedelta(0)
@@ -44,7 +44,7 @@ def prepared(auth_server, dbname):
 
 @pytest.fixture
 def open_as(auth_server, dbname, caplog):
-    """Opens a Pitstop as a user, while PyMongo logs all that it does. Nothing shows the password."""
+    """Opens a Pitstop as a user, while PyMongo logs everything. No record shows the password."""
     caplog.set_level(logging.DEBUG, "pymongo")
     opened = []
 
@@ -60,7 +60,7 @@ def open_as(auth_server, dbname, caplog):
 
 
 def refusal(call):
-    """The text of the error that a call raises; its whole traceback is looked at, causes included."""
+    """Return the text of the error that a call raises. Its whole traceback, with its causes, is searched for passwords."""
     with pytest.raises(BackendUnavailable) as caught:
         call()
     leaks.look("".join(traceback.format_exception(caught.value)), "a traceback")
@@ -68,7 +68,7 @@ def refusal(call):
 
 
 def use_it(pit):
-    """All that an application does."""
+    """All operations of an application."""
     pit.store({"id": "a"}, NOW)
     pit.store_many([({"id": id}, NOW) for id in "bcd"])
     pit.store({"id": "r"}, NOW, every=timedelta(hours=1))
@@ -110,9 +110,7 @@ def test_none_of_the_least_can_be_left_out(auth_server, open_as, dbname, prepare
 
 
 @pytest.mark.parametrize("look", [True, False], ids=["may look", "may not look"])
-def test_a_missing_index_that_the_user_may_not_make_is_told_with_the_command_that_makes_it(
-    auth_server, open_as, dbname, look
-):
+def test_the_error_for_a_missing_index_that_the_user_may_not_make_shows_the_command(auth_server, open_as, dbname, look):
     more = {"": ("listCollections",), "messages": (*LEAST, "listIndexes")} if look else {"messages": LEAST}
     pit = open_as(auth_server.add_user(dbname, actions=more))
     auth_server.root[dbname]["messages"].insert_one({"_id": "x", "revision": "r", "scheduled_for": None})
@@ -121,7 +119,7 @@ def test_a_missing_index_that_the_user_may_not_make_is_told_with_the_command_tha
         assert "needs the index { due: 1 }, which is missing, and this user may not create it" in text
         command = f'db.getSiblingDB("{dbname}").getCollection("messages").createIndex({{ due: 1 }})'
         assert text.endswith(command)
-    # Once it is there, it is used.
+    # Once it exists, it is used.
     auth_server.root[dbname]["messages"].create_index([("due", 1)])
     pit.store({"id": "a"}, NOW)
     assert pit.listen().get().id == "a"
@@ -149,7 +147,7 @@ def test_a_collection_that_is_not_there_is_refused_and_not_made(auth_server, ope
     use_it(pit)
 
 
-def test_a_user_who_may_not_look_sees_an_empty_store_and_makes_no_collection(auth_server, open_as, dbname):
+def test_a_user_who_may_not_list_sees_an_empty_store_and_makes_no_collection(auth_server, open_as, dbname):
     actions = {"messages": (*LEAST, "createIndex", "createCollection")}
     pit = open_as(auth_server.add_user(dbname, actions=actions), create=False)
     assert pit.stats().due == 0
@@ -157,7 +155,7 @@ def test_a_user_who_may_not_look_sees_an_empty_store_and_makes_no_collection(aut
     assert auth_server.root[dbname].list_collection_names() == []
 
 
-def test_one_who_may_only_read_sees_and_may_not_store_or_claim(auth_server, open_as, dbname, prepared):
+def test_a_user_with_the_role_read_sees_and_may_not_store_or_claim(auth_server, open_as, dbname, prepared):
     open_as(auth_server.add_user(dbname, "readWrite")).store({"id": "a"}, NOW)
     pit = open_as(auth_server.add_user(dbname, "read"))
     assert [each.id for each in pit.entries()] == ["a"]
@@ -169,7 +167,7 @@ def test_one_who_may_only_read_sees_and_may_not_store_or_claim(auth_server, open
     assert pit.get("a").attempts == 0
 
 
-def test_a_user_without_a_role_is_told_which_one_is_needed(auth_server, open_as, dbname):
+def test_a_user_without_a_role_reads_which_one_is_needed(auth_server, open_as, dbname):
     pit = open_as(auth_server.add_user(dbname))
     for call in (pit.stats, lambda: pit.store({"id": "a"}, NOW), lambda: pit.get("a"), pit.listen().get):
         text = refusal(call)
@@ -177,7 +175,7 @@ def test_a_user_without_a_role_is_told_which_one_is_needed(auth_server, open_as,
 
 
 @pytest.mark.parametrize("way", ["keys", "uri", "url"])
-def test_a_wrong_password_is_told_and_not_shown(auth_server, dbname, caplog, way):
+def test_a_wrong_password_is_an_error_that_does_not_show_it(auth_server, dbname, caplog, way):
     caplog.set_level(logging.DEBUG, "pymongo")
     user = auth_server.add_user(dbname, "readWrite")
     wrong = leaks.secret()
@@ -198,7 +196,7 @@ def test_a_wrong_password_is_told_and_not_shown(auth_server, dbname, caplog, way
 
 
 def test_the_users_database_can_be_another_one(auth_server, dbname):
-    """Where it is not given it is admin, which does not know this user."""
+    """If it is not given it is admin, which does not know this user."""
     password = leaks.secret()
     auth_server.root[dbname].command("createUser", "local", pwd=password, roles=["readWrite"])
     where = {"type": "mongo", "host": "127.0.0.1", "port": auth_server.port, "dbname": dbname}
@@ -208,7 +206,7 @@ def test_the_users_database_can_be_another_one(auth_server, dbname):
         assert "refuses the user or the password" in refusal(pit.stats)
 
 
-def test_a_user_who_is_removed_while_connected_is_told_so_and_works_again_when_there_is_one(
+def test_a_user_who_is_removed_while_connected_gets_an_error_and_works_again_when_added_again(
     auth_server, open_as, dbname
 ):
     user = auth_server.add_user(dbname, "readWrite")
@@ -226,7 +224,7 @@ def test_a_user_who_is_removed_while_connected_is_told_so_and_works_again_when_t
 
 
 def test_a_change_stream_needs_its_action(auth_server, dbname, prepared):
-    """What the documents say of roles, for those who tailor one."""
+    """The roles in the documentation, for administrators who define one."""
     for actions, allowed in ((LEAST, False), ((*LEAST, "changeStream"), True)):
         user = auth_server.add_user(dbname, actions={"messages": actions})
         with pymongo.MongoClient("127.0.0.1", auth_server.port, username=user.name, password=user.password) as client:

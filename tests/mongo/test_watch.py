@@ -58,14 +58,14 @@ def mongo_client(mongo_uri):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    """The server waits as long as ever, only less often without anything to tell."""
+    """The server waits as long as always, and less often in vain."""
     for module in (_wakeups, _watch):
         monkeypatch.setattr(module, "AWAIT_MS", 150)
 
 
 @pytest.fixture
 def began(monkeypatch):
-    """Released whenever a watch begins, or begins anew."""
+    """Released whenever a watch begins, or begins again."""
     began = threading.Semaphore(0)
     open_stream, follow = _watch._open_stream, _wakeups.Wakeups.follow
 
@@ -85,7 +85,7 @@ def wakeups(coll):
 
 @pytest.fixture
 def sleeping(open_backend, began):
-    """A listener in a thread of its own that would not look again by itself, and what it gets."""
+    """A listener in a thread of its own that would not look again by itself, and the messages that it gets."""
     got = queue.SimpleQueue()
     with pitstop.init({"type": open_backend(loop_time=FOREVER, appname="watched")}) as pit:
         listener = pit.listen()
@@ -125,7 +125,7 @@ def other(open_backend):
 
 @pytest.fixture
 def watch(open_backend, other):
-    """A watch of a handle, while another one is there."""
+    """A watch of a backend, beside another backend."""
     other.tally()
     watch = open_backend(appname="watched").watch()
     yield watch
@@ -134,7 +134,7 @@ def watch(open_backend, other):
 
 @contextmanager
 def failing(client, *commands, appname="watched", **how):
-    """These commands of the clients with that name fail."""
+    """Lets these commands of the clients with that name fail."""
     mode = how.pop("mode", "alwaysOn")
     data = {"failCommands": list(commands), "appName": appname, **how}
     client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
@@ -145,7 +145,7 @@ def failing(client, *commands, appname="watched", **how):
 
 
 def told(watch, due):
-    """All that a watch tells until it tells of this."""
+    """Return all that a watch reports until it reports this."""
     news = []
     for _ in range(PATIENCE):
         news.append(watch.poll())
@@ -174,7 +174,7 @@ def test_a_forked_process_has_a_watch_of_its_own(child):
 @on_both
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("what", ["store", "store again", "release", "redrive"])
-def test_tells_when_what_others_write_is_due(open_backend, other, record, what, count):
+def test_reports_when_a_message_of_another_process_is_due(open_backend, other, record, what, count):
     now = other.now() // 1000
     due, ids = now + 2 * SECOND, "abc"[:count]
     if what != "store":
@@ -198,7 +198,7 @@ def test_tells_when_what_others_write_is_due(open_backend, other, record, what, 
 
 
 @on_both
-def test_what_others_claim_extend_bury_remove_and_acknowledge_is_no_news(open_backend, other, record):
+def test_claims_extensions_burials_removals_and_acks_of_others_are_no_news(open_backend, other, record):
     now = other.now() // 1000
     other.put([record(f"{n}", now - 5) for n in range(8)])
     watch = open_backend().watch()
@@ -222,7 +222,7 @@ def test_what_others_claim_extend_bury_remove_and_acknowledge_is_no_news(open_ba
 
 
 @on_both
-def test_what_is_far_in_the_future_wakes_nobody(mongo_uri, mongo_dbname, other, began, record):
+def test_a_message_far_in_the_future_wakes_no_listener(mongo_uri, mongo_dbname, other, began, record):
     commands = Commands()
     with pymongo.MongoClient(mongo_uri, event_listeners=[commands]) as client:
         config = {"type": "mongo", "client": client, "dbname": mongo_dbname, "loop_time": FOREVER}
@@ -241,7 +241,7 @@ def test_what_is_far_in_the_future_wakes_nobody(mongo_uri, mongo_dbname, other, 
 
 
 @on_standalone
-def test_a_wakeup_is_written_only_for_what_is_due_before_others_look_again(other, wakeups, coll, record):
+def test_a_wakeup_is_written_only_for_a_message_that_is_due_before_others_look_again(other, wakeups, coll, record):
     now = other.now() // 1000
     for due in (now + 16 * SECOND, now + 3600 * SECOND):
         other.put([record("a", due), record("b", due)])
@@ -297,7 +297,7 @@ class TestMended:
         assert sleeping.get(timeout=PATIENCE) == "a"
 
     @on_both
-    def test_when_somebody_kills_the_cursor(self, open_backend, other, record, monkeypatch):
+    def test_when_the_cursor_is_killed(self, open_backend, other, record, monkeypatch):
         other.tally()
         backend = open_backend()
         watch = backend.watch()
@@ -332,7 +332,7 @@ class TestMended:
 
     @pytest.mark.parametrize("how", ["steps down", "is killed"] if LARGE else ["is killed"])
     def test_when_the_primary_goes_away(self, replica_set, began, how):
-        """One that steps down goes on to tell of changes, as a secondary: then there is nothing to mend."""
+        """A server that steps down may go on to report changes, as a secondary. Then the watch stays."""
         name = f"pitstop_test_{uuid.uuid4().hex}"
         config = {"type": "mongo", "uri": replica_set.uri, "dbname": name, "loop_time": FOREVER}
         with pitstop.init(config) as pit, pitstop.init(config) as other, pit.listen() as listener:
@@ -370,15 +370,15 @@ class TestMended:
 
 
 class TestCapped:
-    """The collection of wake-ups never is an ordinary one that grows."""
+    """The collection of wake-ups never becomes an ordinary one that grows."""
 
     @on_standalone
-    def test_it_is_made_so_by_who_stores_first(self, other, record, wakeups):
+    def test_it_is_made_so_by_the_first_store(self, other, record, wakeups):
         other.put([record("a")])
         assert wakeups.options()["capped"]
 
     @on_standalone
-    def test_it_is_made_so_by_who_watches_first(self, watch, wakeups):
+    def test_it_is_made_so_by_the_first_watch(self, watch, wakeups):
         assert wakeups.options()["capped"]
 
     @on_standalone
@@ -413,7 +413,7 @@ class TestCapped:
 
     @on_standalone
     @pytest.mark.parametrize("what", ["documents", "a view"])
-    def test_what_is_somebody_elses_is_left_alone(self, open_backend, record, wakeups, coll, caplog, what):
+    def test_a_collection_of_another_program_is_left_alone(self, open_backend, record, wakeups, coll, caplog, what):
         if what == "documents":
             wakeups.insert_one({"_id": "mine"})
         else:
@@ -429,13 +429,12 @@ class TestCapped:
         (warning,) = caplog.records
         assert warning.levelno == logging.WARNING
         assert warning.getMessage() == (
-            f"without the capped collection {wakeups.full_name} a listener notices the messages of other processes only at "
-            f"its next look (loop_time): there is one that is not capped and holds documents that are not Pitstop's; "
-            f"move it away"
+            f"without the capped collection {wakeups.full_name} a listener notices the messages of other processes only "
+            f"when it looks next (loop_time): it is not capped, and contains documents that are not Pitstop's. Rename it"
         )
 
     @on_standalone
-    def test_whatever_is_dropped_while_all_write_and_watch(self, open_backend, other, record, wakeups):
+    def test_any_collection_may_be_dropped_while_all_write_and_watch(self, open_backend, other, record, wakeups):
         watchers = [open_backend() for _ in range(3)]
         watches = [each.watch() for each in watchers]
         writing = threading.Event()
@@ -465,7 +464,7 @@ class TestCapped:
 
 class TestNotAllowed:
     @on_both
-    def test_one_who_may_not_watch_is_told_once_and_goes_on_without(
+    def test_a_user_who_may_not_watch_is_warned_once_and_goes_on_without(
         self, open_backend, other, record, mongo_client, caplog
     ):
         other.put([record("a")])
@@ -476,12 +475,14 @@ class TestNotAllowed:
                 backend.put([record(f"{n}")])
         (warning,) = caplog.records
         assert warning.levelno == logging.WARNING
-        assert "only at its next look (loop_time): " in warning.getMessage()
+        assert "only when it looks next (loop_time): " in warning.getMessage()
         assert "role" in warning.getMessage()
 
     @on_standalone
     @pytest.mark.parametrize("command", ["insert", "find"])
-    def test_one_who_may_not_use_the_wakeups_is_told_once(self, watch, open_backend, mongo_client, caplog, command):
+    def test_a_user_who_may_not_use_the_wakeups_is_warned_once(
+        self, watch, open_backend, mongo_client, caplog, command
+    ):
         backend = open_backend(appname="refused")
         backend.tally()
         with failing(mongo_client, command, appname="refused", errorCode=13):
@@ -511,10 +512,10 @@ class TestNotAllowed:
 @on_standalone
 @pytest.mark.parametrize("how", [{"closeConnection": True}, {"errorCode": 8}], ids=str)
 def test_a_wakeup_that_cannot_be_written_fails_no_store(open_backend, record, mongo_client, wakeups, caplog, how):
-    """Nor are there any for a while, so that a store is not held up again and again."""
+    """There are none for a while after that, so that stores are not delayed again and again."""
     clock = ManualClock()
     backend = open_backend(appname="watched", clock=clock)
-    backend.next_due()  # the messages' collection was looked at
+    backend.next_due()  # the messages' collection is checked
     with failing(mongo_client, "listCollections", **how):
         backend.put([record("a")])
         assert backend.get("a") is not None
@@ -543,10 +544,10 @@ def test_after_the_close_the_thread_ends_by_itself_and_quietly(open_backend, beg
 
 @on_both
 @pytest.mark.parametrize("backlog", [0, BACKLOG])
-def test_an_idle_listener_sends_two_commands_a_look_whatever_the_backlog(
+def test_an_idle_listener_sends_two_commands_a_look_with_any_backlog(
     mongo_uri, mongo_dbname, coll, record, backlog, began, monkeypatch
 ):
-    """And the watch waits in one; see benchmarks/lateness.py for commands per minute."""
+    """The watch waits in one command. See benchmarks/lateness.py for commands per minute."""
     monkeypatch.setattr(_wakeups, "AWAIT_MS", 5000)
     monkeypatch.setattr(_watch, "AWAIT_MS", 5000)
     far = record("far").progress.due + 10**12
@@ -558,7 +559,7 @@ def test_an_idle_listener_sends_two_commands_a_look_whatever_the_backlog(
     with pymongo.MongoClient(mongo_uri, event_listeners=[commands]) as client:
         config = {"type": "mongo", "client": client, "dbname": mongo_dbname, "loop_time": "20ms"}
         with pitstop.init(config) as pit, pit.listen() as listener:
-            # The connection, the index, the clocks, and the watch.
+            # It makes the connection, the index, the clocks, and the watch.
             while not began.acquire(timeout=0):
                 assert listener.get(timeout=0.05) is None
             begin = len(commands.names)
@@ -572,7 +573,7 @@ def test_an_idle_listener_sends_two_commands_a_look_whatever_the_backlog(
 
 
 class Commands(pymongo.monitoring.CommandListener):
-    """The names of the commands that a client sent."""
+    """Return the names of the commands that a client sent."""
 
     def __init__(self):
         self.names = []
@@ -588,7 +589,7 @@ class Commands(pymongo.monitoring.CommandListener):
 
 
 def written(wakeups, count):
-    """The wake-ups, as soon as there are so many: nobody waits for them when they are written."""
+    """Return the wake-ups, as soon as there are ``count``: a store does not wait for its wake-up."""
     pause = threading.Event()
     for _ in range(PATIENCE * 100):
         found = list(wakeups.find())

@@ -1,4 +1,4 @@
-"""All that is random in a run comes from its seed: also what the engine and the backends take from the system."""
+"""All randomness of a run comes from its seed, including the randomness that the engine and the backends take from the system."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from unittest import mock
 
 @contextmanager
 def all_from(seed: int) -> Iterator[random.Random]:
-    """Give a generator of that seed. Inside, ``os.urandom`` (ids, tokens, revisions) and the functions of ``random``
-    (pauses) draw from two others of that seed: what they are asked for has no effect on what happens next.
+    """Yield a generator of that seed. Inside, ``os.urandom`` (ids, tokens, revisions) and the functions of ``random`` (pauses)
+    draw from two other generators of that seed, so that their use does not affect the next events.
     """
     before = random.getstate()
     random.seed(f"{seed} pauses")

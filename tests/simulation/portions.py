@@ -1,6 +1,6 @@
 """Many seeds, in portions, in as many processes as there are cores.
 
-Not in ``__main__``: a process of a pool cannot import what it is to do from there.
+This is not in ``__main__``, because a process of a pool cannot import its function from there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from simulation.simulate import shrink, simulate
 
 __all__ = ["MOST_FAILURES", "Portion", "run_all"]
 
-#: Failures after which it is known that something is wrong.
+#: The number of failures after which a run stops.
 MOST_FAILURES = 5
 #: Seeds that a process takes at once.
 _SIZE = 200
@@ -27,17 +27,17 @@ _SIZE = 200
 
 @attrs.frozen
 class Portion:
-    """What came of some seeds."""
+    """The result of some seeds."""
 
     seeds: int
-    #: What there was to see, by name.
+    #: Counts of events, by name.
     seen: Counter[str]
-    #: Of those that failed, in as few steps as they fail in.
+    #: Reports of the failed seeds, in the fewest steps.
     reports: list[str]
 
 
 def run_all(seeds: range, jobs: int, variant: str | None, steps: int) -> Iterator[Portion]:
-    """Run all seeds; give the portions as they are done. To stop early, close this."""
+    """Run all seeds; yield the portions as they are done. Close the generator to stop early."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         starts = iter(seeds[::_SIZE])
         running: set[Future[Portion]] = set()

@@ -1,4 +1,4 @@
-"""A process that uses Pitstop as an application does: the real facade, the real listeners, the real deliveries."""
+"""A process that uses Pitstop like an application: the real facade, the real listeners, the real deliveries."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pitstop._engine._pump import Pump
-
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
-from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener, Visit
+from pitstop._engine._delivery import Delivery, lease_of
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import State
+from pitstop._engine._listener import Listener, intake_of
+from pitstop._engine._waiting import Waiter
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop._values._instant import floor_instant, from_instant
@@ -26,60 +27,60 @@ from simulation.remote import Broken, Crash, ProcessClock, Remote
 if TYPE_CHECKING:
     from simulation.world import World
 
-#: Made once: to look for plugins takes longer than a run.
+#: Made once, because the search for plugins takes longer than a run.
 _HOOKS = Hooks(plugin_manager((), object()))
-#: Emissions of the healer after which something must be wrong.
+#: The number of emissions of the healer that shows a fault.
 _MOST_EMISSIONS = 3000
 _MS = timedelta(milliseconds=1)
 
 
 @attrs.define
 class _Held:
-    """A delivery in the hands of a process."""
+    """A delivery that a process holds."""
 
     d: int
     delivery: Delivery
-    #: Whether it was told that it is settled, or that it cannot be.
+    #: Whether the process knows that it is settled, or that it cannot be.
     done: bool = False
 
     @property
     def posts(self) -> bool:
         """Whether its ack returns at once, and is written with others."""
-        return self.delivery._outbox is not None
+        return not self.delivery._at_once
 
 
 class _Handler(Exception):
-    """What a handler fails with."""
+    """The error of a failing handler."""
 
 
 class Process:
-    """One process after the other under one name: when it crashes, the next begins with nothing."""
+    """Processes under one name, one after the other: after a crash, the next one begins with nothing."""
 
     def __init__(self, world: World, name: str, *, consumer: bool) -> None:
         self.name = name
         self._world = world
         self._rng = world.rng
         self._consumer = consumer
-        #: The number of the API call that it is in.
+        #: The number of the current API call.
         self.call = 0
         self._remote: Remote | None = None
         self._pit: Pitstop | None = None
         self._listeners: list[Listener] = []
-        #: Those of them whose user goes from message to message; the others are asked for one now and then.
+        #: The listeners whose user loops over messages; the others are sometimes asked for one.
         self._iterated: list[Listener] = []
         self._inside: list[Listener] = []
-        #: What is left of those that were dropped.
-        self._dropped: list[Pump] = []
+        #: The rest of the dropped listeners.
+        self._dropped: list[Intake] = []
         self._held: list[_Held] = []
-        #: Those that were handed out by this process.
+        #: The deliveries that this process handed out.
         self._numbers: dict[Delivery, int] = {}
-        #: Those of which nobody will know any more whether they were settled.
+        #: The deliveries whose settlement cannot be known any more.
         self._doubts: set[Delivery] = set()
 
-    # What the world does with it.
+    # Events that the world causes.
 
     def act(self) -> None:
-        """Do one thing. Whatever it is that it dies of, ends here."""
+        """Do one action. A crash ends here."""
         try:
             if self._pit is None:
                 self._start()
@@ -91,23 +92,26 @@ class Process:
             self.crash()
 
     def crash(self) -> None:
-        """Die, perhaps in the middle of a call: then that call ends with :class:`Crash`, when the world gets back to it."""
+        """Die, perhaps in the middle of a call: that call then ends with :class:`Crash`, when the world continues it."""
         if self._remote is not None:
             self._remote.dead = True
             self._note("crash")
         self.vanish()
 
     def vanish(self) -> None:
-        """Be gone, and leave nothing to be settled when the interpreter ends."""
+        """Disappear, and leave no settlements for the end of the interpreter."""
         if self._pit is not None:
             for each in self._pit._session.components:
                 self._pit._session.discard(each)
+                if isinstance(each, Intake):
+                    # A process that dies leaves no listener that could be dropped afterwards.
+                    each.drop_all()
         self._remote, self._pit = None, None
         self._listeners, self._iterated, self._inside, self._held, self._numbers = [], [], [], [], {}
         self._dropped = []
 
     def interrupt(self) -> None:
-        """A signal handler, in the middle of a call, that stops the listener."""
+        """Stop the listener in a signal handler, in the middle of a call."""
         for listener in self._inside:
             if not listener.stopped:
                 self._do("stop", listener.stop)
@@ -119,7 +123,7 @@ class Process:
         self._listeners, self._iterated, self._held = [], [], []
 
     def drain(self) -> None:
-        """Handle all there is, until nothing comes any more but what never ends."""
+        """Handle all messages, until only series without an end are left."""
         world = self._world
         self._start()
         seen: dict[tuple[str, int], int] = {}
@@ -143,7 +147,7 @@ class Process:
                 self._do("remove", self._pit.remove, held.delivery.id, told=(held.delivery.id,))
         self._held = []
 
-    # What it does by itself.
+    # Actions of the process.
 
     def _start(self) -> None:
         world, rng = self._world, self._rng
@@ -171,12 +175,12 @@ class Process:
         elif what < 0.75 and unsettled:
             self._handle(rng.choice(unsettled))
         elif what < 0.80:
-            # Perhaps for the second time, or long after its lease.
+            # This may be the second settlement, or long after the lease.
             self._handle(rng.choice(self._held))
         elif what < 0.84:
             self._with(rng.choice(self._held))
         elif what < 0.87:
-            # Forgotten: it comes back when its lease runs out.
+            # The delivery is forgotten: the message comes back when its lease ends.
             self._held.remove(rng.choice(self._held))
         elif what < 0.90 and self._listeners:
             listener = self._listeners.pop(rng.randrange(len(self._listeners)))
@@ -193,7 +197,7 @@ class Process:
         listener = rng.choice(usable) if usable and rng.random() < 0.95 else self._listen()
         waits = self._world.settings.skew_ms <= 200 and rng.random() < 0.1
         if listener in self._iterated:
-            # As a loop over it does, or a worker: several at once, without going to the store for each.
+            # Take several at once without a call of the store for each, like a loop or a worker.
             for _ in range(rng.choice([1, 1, 3])):
                 held = self._get(listener, 0)
                 if held is not None and rng.random() < 0.7:
@@ -204,15 +208,16 @@ class Process:
             self._handle(held)
 
     def _pump(self) -> None:
-        """What the thread of a listener does at one of its looks."""
-        turns = [each._pump._work for each in self._listeners] + [each._flush for each in self._dropped]
+        """Do the work of a listener's thread at one of its looks."""
+        turns = [intake_of(each).background.turn for each in self._listeners]
+        turns += [each.background._flush for each in self._dropped]
         if turns:
             self._do("pump", self._rng.choice(turns), answer=lambda _: None)
         if self._rng.random() < 0.4:
             self._look()
 
     def _look(self) -> None:
-        """Look at all there is: what this process has acked is to be seen in it."""
+        """Read all messages: the acks of this process must be visible."""
         pit = self._pit
         assert pit is not None
         self._do("look", lambda: (pit.entries(limit=3), pit.stats()), answer=lambda _: None)
@@ -229,11 +234,12 @@ class Process:
         return listener
 
     def _drop(self, listener: Listener) -> None:
-        """Let go of it, perhaps without a close. This is what its thread does then, again until it succeeds."""
-        pump = listener._pump
-        pump.end()
-        self._dropped = [*self._dropped[-3:], pump]
-        self._do("drop", lambda: (pump._hand.give_back_all(), pump._flush()), answer=lambda _: None)
+        """Drop the listener, perhaps without a close. Its thread then does this, until it succeeds."""
+        intake = intake_of(listener)
+        intake.end()
+        intake.background.end()
+        self._dropped = [*self._dropped[-3:], intake]
+        self._do("drop", lambda: (intake.give_back_all(), intake.background._flush()), answer=lambda _: None)
 
     def _get(self, listener: Listener, timeout: float) -> _Held | None:
         self._inside.append(listener)
@@ -250,7 +256,7 @@ class Process:
         held = _Held(world.deliveries, delivery)
         self._held = [*self._held[-5:], held]
         self._numbers[delivery] = held.d
-        progress = delivery._emission.record.progress
+        progress = lease_of(delivery).record.progress
         self._note(
             "emit", self.call, held.d, delivery.id, delivery.msg["v"], world.history.name(progress.token), delivery.key,
             floor_instant(delivery.scheduled_for), delivery.attempt, delivery.missed, floor_instant(delivery.leased_until),
@@ -258,21 +264,22 @@ class Process:
         return held
 
     def _next(self, listener: Listener, wanted: int) -> Delivery | None:
-        """A step of an iteration, or of a worker that takes several; but it does not wait."""
-        outbox = listener._outbox
-        return listener._hand_out(outbox) or listener._visit(Visit(wanted), listener._monotonic(), outbox)
+        """Do a step of a loop, or of a worker that takes several messages, without a wait."""
+        intake = intake_of(listener)
+        lease = intake.take_at_hand() or intake.wait(Waiter(wanted), intake.session.clock.monotonic())
+        return None if lease is None else intake.deliver(lease)
 
     def _of(self, listener: Listener, timeout: float) -> tuple[Any, ...]:
         return (listener, self._rng.choice([1, 2, 4])) if listener in self._iterated else (timeout,)
 
     def _told(self, delivery: Delivery, what: str) -> None:
-        if delivery in self._numbers and delivery._outbox is not None:
+        if delivery in self._numbers and not delivery._at_once:
             self._note("told", self.call, self._numbers[delivery], what)
 
     def _tell_of_doubts(self) -> None:
-        """Of settlements whose outcome will not be known any more nobody is told: but they are not forgotten."""
+        """Settlements whose outcome cannot be known any more are not reported, but they are not forgotten."""
         for delivery in self._numbers:
-            if delivery not in self._doubts and delivery._known and isinstance(delivery._told, OutcomeUnknown):
+            if delivery not in self._doubts and lease_of(delivery).state is State.UNKNOWN:
                 self._doubts.add(delivery)
                 self._told(delivery, "in doubt")
 
@@ -308,7 +315,7 @@ class Process:
         try:
             self._do(name, function, *args, told=(held.d, *told), reraise=True)
         except BackendUnavailable:
-            return  # perhaps it is tried again
+            return  # it may be retried
         except LeaseLost:
             held.done = True
         else:
@@ -377,7 +384,7 @@ class Process:
         return {"id": id, "v": self._world.versions}
 
     def _times(self, recurs: bool) -> tuple[list[Any], tuple[Any, ...]]:
-        """The times of a store, as arguments and as they are noted: relative or not, start, interval, end, in ms."""
+        """Return the times of a store as arguments, and as they are recorded: relative or not, start, interval, end, in ms."""
         rng, now = self._rng, self._world.scribe.now_ms()
         relative = rng.random() < 0.4
         start = rng.choice([0, 1, 800, 3000, 30_000]) if relative else now + rng.choice([-20_000, 0, 5, 2500, 40_000])
@@ -392,13 +399,13 @@ class Process:
         until = None if end is None else timedelta(milliseconds=end) if relative else from_instant(end)
         return [when, until, every * _MS], (relative, start, every, end)
 
-    # What is written down.
+    # Recording.
 
     def _do(
         self, name: str, function: Callable[..., Any], *args: Any, told: tuple[Any, ...] = (),
         answer: Callable[[Any], Any] = lambda given: given, reraise: bool = False, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """Make a call of the API, and note how it ended."""
+        """Make a call of the API, and record its outcome."""
         outer, self._world.calls = self.call, self._world.calls + 1
         n = self.call = self._world.calls
         self._note("begin", n, name, *told)
@@ -421,7 +428,7 @@ class Process:
         self._tell_of_doubts()
         self._note("end", n, name, outcome, shown if isinstance(shown, bool | str) else None)
         if name == "get":
-            self.call = n  # the emission is noted under it
+            self.call = n  # the emission is recorded under it
         else:
             self.call = outer
         if failure is not None and reraise:

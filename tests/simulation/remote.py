@@ -1,8 +1,8 @@
-"""What a process has of the store: a backend whose calls get lost, come late, or find that their process died.
+"""The view of a process on the store: a backend whose calls get lost, come late, or find that their process died.
 
-A call whose reply got lost is mended as the MongoDB backend does it, because what the engine promises leans on that: a
-settlement is sent again, and what it then finds gone, or marked by the first run, counts as done; a store is looked for
-by its revision, and sent again only as long as it is not due.
+A lost reply is repaired as in the MongoDB backend, because the promises of the engine depend on that. A settlement is sent again. A
+message that is then gone, or marked by the first run, counts as done. A store is looked up by its revision, and sent again only if it is
+not due.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _SENT = 3
 
 
 class Crash(BaseException):
-    """The process died inside of this call: nothing that it would do next is done."""
+    """The process died inside of this call, and does nothing after it."""
 
 
 class Broken(BaseException):
-    """The engine does what it never should: the run ends here, and its history tells why."""
+    """The engine did a forbidden thing: the run ends here, and its history shows why."""
 
 
 class _Lost(Exception):
-    """No reply. The store may have done it, or not; it does nothing of it any more."""
+    """No reply. The store has done the operation or not, and will not do it later."""
 
 
 class _Late(Exception):
-    """No reply, and the call is still on its way: the store will do it some time later."""
+    """No reply, and the call is still on its way: the store does it later."""
 
 
 class ProcessClock:
-    """A process's own clock: it begins anywhere, and goes somewhat too fast or too slow."""
+    """The clock of a process: it begins at any time, and runs a little too fast or too slow."""
 
     def __init__(self, world: World, process: Process, origin: float, rate: float) -> None:
         self._world, self._process = world, process
@@ -56,7 +56,7 @@ class ProcessClock:
         return self._origin + self._world.clock.monotonic() * self._rate
 
     def wait(self, bell: Doorbell, seconds: float | None) -> bool:
-        assert seconds is not None, "nobody here waits without end"
+        assert seconds is not None, "a process of the simulation does not wait without end"
         until = self.monotonic() + seconds
         while self.monotonic() < until:
             if bell.wait(0):
@@ -76,7 +76,7 @@ class Remote(Backend):
         self._world = world
         self._scribe = world.scribe
         self._process = process
-        #: By how much it is wrong about the store's clock.
+        #: The error of the process about the store's clock.
         self._offset_us = offset_us
         self.dead = False
 
@@ -134,7 +134,7 @@ class Remote(Backend):
             except _Lost:
                 continue
             except _Late:
-                # All the time that it has was used up, or it was sent again on another connection.
+                # All its time was used up, or it was sent again on another connection.
                 if self._world.rng.random() < 0.5:
                     break
                 continue
@@ -151,15 +151,15 @@ class Remote(Backend):
         return self._read("next_due", self._scribe.store.next_due)
 
     def _put(self, who: str, n: int, records: Sequence[Record], *, again: bool) -> None:
-        # A write that is sent again is bounded: not later than the first of it is due.
+        # A write is only sent again until its first message is due.
         if again and self._is_due(records):
             raise _Lost
         self._scribe.put(who, n, records)
 
     def _not_stored(self, records: Sequence[Record]) -> list[Record]:
-        """What an earlier run has not stored.
+        """Return the items that an earlier run has not stored.
 
-        :raises OutcomeUnknown: when some of that is due: it may have been stored, emitted and acknowledged since.
+        :raises OutcomeUnknown: if some of them are due: they may have been stored, emitted and acknowledged since.
         """
         look = self._scribe.store.get
         found = self._read("look", lambda: {r.revision for each in records if (r := look(each.id)) is not None})
@@ -173,7 +173,7 @@ class Remote(Backend):
         return any((each.progress.due or 0) <= self._scribe.now_ms() for each in records)
 
     def _was_done(self, settlement: Settlement, mark: object) -> bool:
-        """Whether a settlement that was refused now, when it was sent again, had been done by an earlier run."""
+        """Whether an earlier run had done a settlement that is refused now."""
         if settlement.progress is None:
             return self._scribe.store.get(settlement.id) is None
         return self._scribe.marks.get(settlement.id) is mark
@@ -185,7 +185,7 @@ class Remote(Backend):
             raise BackendUnavailable("The simulation lost the reply to a question.") from None
 
     def _send(self, name: str, write: Callable[[], _T], *, quiet: bool = False) -> _T:
-        """Let the store do it, with whatever comes between: before it is done, and before the reply is there."""
+        """Let the store do the operation, with other events before its effect and before its reply."""
         world, process = self._world, self._process
         self._live()
         fault = world.fault(process, name, quiet=quiet)

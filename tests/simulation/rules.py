@@ -1,29 +1,29 @@
-"""Whether a history keeps what Pitstop promises.
+"""Check a history against Pitstop's promises.
 
-The rules know what a message is, what the store did (it tells the truth) and what users were told. They do not share a
-line with the code that they judge: what occurrence is to be emitted, say, is worked out here a second time.
+The rules know messages, the operations of the store (which are true) and the answers to users. They do not share a line with the code that
+they judge. For example, they compute the occurrence of an emission a second time.
 
 =========  =============================================================================================================
 early      nothing is leased or emitted before its time, by the store's clock
 twice      no message is out twice under live leases, and no lease is handed out twice
 handed     nothing is handed out after its lease
-lost       what was stored comes, and what is due comes when somebody asks
-acked      what was acked does not come again
-stale      what a delivery does whose lease is over changes nothing, and what is held is not refused
-told       users are told what was done: ``ok`` means done, ``LeaseLost`` and ``BackendUnavailable`` mean not done. Of an ack
-           that returned at once the hooks are told, at a look at the whole store at the latest that met no fault
-update     after a store that version comes, at the times that it was stored for; after a removal none; also of what the
-           process that stored it has in hand
+lost       a stored message comes, and a due message comes when a listener asks
+acked      an acked message does not come again
+stale      a delivery whose lease has ended changes nothing, and a delivery whose lease is live is not refused
+told       outcomes are true: ``ok`` means done, ``LeaseLost`` and ``BackendUnavailable`` mean not done. For an ack that returned
+           at once, the hooks are called, at the latest at a look at the whole store that met no fault
+update     after a store, that version comes, at its times; after a removal, none comes; this includes messages that the storing
+           process had claimed ahead
 anchored   occurrences are ``start + k * every``, before ``end``, one after the other, as ``catch_up`` says
 key        an occurrence keeps its time and its key over its retries
-attempts   attempts count the leases that somebody may have seen, and end where ``max_attempts`` says
-nack       what is nacked comes back, when the nack said
-extend     a lease that was extended ends when the extension said
-errors     nothing is raised but what is promised, and everything ends
+attempts   attempts count the leases that a handler may have seen, and end at ``max_attempts``
+nack       a nacked message comes back, at the time of the nack
+extend     an extended lease ends at the time of the extension
+errors     only documented errors are raised, and everything ends
 =========  =============================================================================================================
 
-That a message comes twice only for a reason follows from these: each lease needs a time at which the message may be
-leased, and only the end of a lease, a nack, a give-back and a store make one.
+It follows that a message comes twice only for a reason: each lease needs a time from which the message may be leased, and only the end of a
+lease, a nack, a give-back and a store set such a time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from simulation.history import Event
 
 @attrs.frozen
 class Violation:
-    """A rule that was broken, by which event of the history."""
+    """A broken rule, and the event of the history that broke it."""
 
     rule: str
     text: str
@@ -51,7 +51,7 @@ class Violation:
 
 @attrs.frozen
 class _Times:
-    """When a message is to be emitted, as the store was told."""
+    """The schedule of a message, as it was stored."""
 
     start: int
     every: int | None
@@ -60,14 +60,14 @@ class _Times:
     grace: int | None
 
     def after(self, instant: int) -> int | None:
-        """The first occurrence later than ``instant``."""
+        """Return the first occurrence later than ``instant``."""
         if self.every is None:
             return None
         following = self.start + max((instant - self.start) // self.every + 1, 0) * self.every
         return following if self.end is None or following < self.end else None
 
     def choose(self, pending: int, at: int) -> tuple[int, int] | None:
-        """The occurrence to emit at ``at``, and how many were passed over; None: nothing, it is too old."""
+        """Return the occurrence to emit at ``at`` and the number of skipped ones; None if it is too old."""
         if self.every is None or self.catch_up == "all":
             return pending, 0
         chosen, missed = pending, 0
@@ -82,38 +82,38 @@ class _Times:
 
 @attrs.define
 class _Message:
-    """A stored message, as it has to be after all that happened to it."""
+    """A stored message, in the state that follows from its events."""
 
     id: str
     version: int
     times: _Times
-    #: When it may next be leased; None: dead.
+    #: The time from which it may be leased; None: dead.
     due: int | None
-    #: The first occurrence that was not dealt with yet.
+    #: The first occurrence that is not settled.
     pending: int
     attempts: int = 0
     first_leased: int | None = None
     lease: _Lease | None = None
-    #: What was emitted for the pending occurrence.
+    #: The emissions of the pending occurrence.
     shown: int | None = None
-    #: Whether it is dead by a decision, of a handler or for its attempts.
+    #: Whether it is dead because of a handler or of its attempts.
     dead: bool = False
 
 
 @attrs.define
 class _Lease:
-    """What a claim got: the message as it was then."""
+    """The result of a claim: the message as it was then."""
 
     message: _Message
     token: str
     at: int
     until: int
-    #: As it was before.
+    #: The state before the claim.
     first_leased: int | None
     pending: int
     attempts: int
     emitted: bool = False
-    #: The event at which the claim was done.
+    #: The event of the claim.
     number: int = 0
 
 
@@ -123,15 +123,15 @@ class _Delivery:
     lease: _Lease
     scheduled_for: int
     attempt: int
-    #: The end of the lease, as far as the user was told.
+    #: The end of the lease, as far as the user knows.
     until: int
-    #: Whether the user was told that it was acked or nacked: then a ``with`` does nothing more.
+    #: Whether the user knows that it was acked or nacked: a ``with`` then does nothing.
     settled: bool = False
 
 
 @attrs.define
 class _Call:
-    """A call of the API, with what the store did for it."""
+    """A call of the API, with its operations of the store."""
 
     n: int
     name: str
@@ -142,17 +142,17 @@ class _Call:
     faults: list[str] = attrs.field(factory=list)
     outcome: str | None = None
     ended: int | None = None
-    #: The event with which it began, and how many settlements had gone unanswered by then.
+    #: The event of its beginning, and the number of unanswered settlements at that time.
     number: int = 0
     unanswered: int = 0
-    #: Whether something was leased for it.
+    #: Whether a message was leased for it.
     leased: bool = False
-    #: Whether something was due when the store was last asked for what is due, and nothing given.
+    #: Whether a message was due when the store was last asked for due messages and returned none.
     missed_due: bool = False
 
 
 def check(events: Sequence[Event]) -> list[Violation]:
-    """What the first event did that broke a rule; whatever comes after it may follow from it, and is not looked at."""
+    """The effects of the first event that broke a rule. Later events may follow from it, and are ignored."""
     return judge(events).violations
 
 
@@ -166,19 +166,19 @@ def judge(events: Sequence[Event]) -> Check:
     return judged
 
 
-#: Calls that are about a delivery.
+#: Calls that concern a delivery.
 _SETTLING = ("ack", "nack", "extend", "with", "post")
 
 
 class Check:
-    """A history is fed to it, event by event."""
+    """A judge to which a history is fed, event by event."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
-        #: What there was to see, by name: a rule that was never tried proves nothing.
+        #: Counts of events, by name: a rule that was never applied proves nothing.
         self.seen: Counter[str] = Counter()
         self._messages: dict[str, _Message] = {}
-        #: Why a message is not there any more.
+        #: The reason why a message is gone.
         self._gone: dict[str, str] = {}
         self._calls: dict[int, _Call] = {}
         self._leases: dict[tuple[str, str], _Lease] = {}
@@ -187,13 +187,13 @@ class Check:
         self._acked: dict[int, int] = {}
         self._versions: dict[int, tuple[Any, ...]] = {}
         self._put: set[int] = set()
-        #: Acks that were given to be written with others, by delivery; and those of a process of which nobody was told yet.
+        #: Acks that are to be written with others, by delivery; and those of a process whose outcome is not known yet.
         self._posts: dict[int, _Call] = {}
         self._untold: dict[str, set[int]] = {}
         self._told: set[int] = set()
-        #: When a process began the last store or removal of an id that it knows to be done, as the number of the event.
+        #: The event at which a process began its last store or removal of an id that it knows to be done.
         self._replaced: dict[tuple[str, str], int] = {}
-        #: Settlements so far whose reply did not come.
+        #: Settlements so far without a reply.
         self._unanswered = 0
         self._number = 0
         self._who = ""
@@ -251,7 +251,7 @@ class Check:
             version = delivery.lease.message.version
             self._acked[version] = max(self._acked.get(version, 0), delivery.scheduled_for)
         elif what == "in doubt":
-            # Perhaps of a try before this one, of which it was told so as well.
+            # This may concern an earlier try, which had the same outcome.
             if not self._unanswered:
                 self._break("told", f"what became of the ack of delivery {d} is not known, and each try was answered")
         elif post.applied and not doubted:
@@ -278,7 +278,7 @@ class Check:
             self._break("told", f"call {n} ({name}) was told that it was not done, and it was")
 
     def _is_doubled(self, call: _Call) -> bool:
-        """Whether ids occur twice in it: then the last one counts."""
+        """Whether ids occur twice; the last one counts."""
         return len({id for id, *_ in call.args}) < len(call.args)
 
     def _end_of_get(self, call: _Call, answer: Any) -> None:
@@ -286,13 +286,13 @@ class Check:
             self._break("lost", f"call {call.n} asked for what is due, there was some, and it got nothing")
 
     def _end_with_posts(self, call: _Call) -> None:
-        """What follows of it for acks that are written later, and for what is in hand meanwhile."""
+        """Note the consequences for acks that are written later, and for messages that are claimed ahead."""
         name, untold = call.name, self._untold.get(self._who)
         if name in ("close", "stop", "drop"):
-            # A listener that is gone has no look at the store any more; its thread goes on trying.
+            # A dropped listener no longer looks at the store, but its thread keeps trying.
             self._untold.pop(self._who, None)
         if name == "post" and call.outcome == "unavailable" and self._posts.get(call.args[0]) is call:
-            # Not done, and not to be done: it may be acked again.
+            # It is not done, and will not be done: the message may be acked again.
             del self._posts[call.args[0]]
         if call.outcome != "ok":
             return
@@ -306,7 +306,7 @@ class Check:
             self._replaced[self._who, call.args[0]] = call.number
 
     def _end_of_post(self, call: _Call) -> None:
-        """It returned at once: a promise only when it is told."""
+        """The ack returned at once: it is a promise only when its outcome is reported."""
         delivery = self._deliveries[call.args[0]]
         if self._posts.get(delivery.d) is call:
             delivery.settled = True
@@ -314,7 +314,7 @@ class Check:
                 self._untold.setdefault(self._who, set()).add(delivery.d)
 
     def _owner(self, call: _Call, id: str, token: str) -> _Call:
-        """The call by which a settlement came to be: the one that sent it, or one whose ack was written with others."""
+        """Return the call that caused a settlement: the one that sent it, or one whose ack was written with others."""
         delivery = self._deliveries.get(call.args[0]) if call.name in _SETTLING else None
         if delivery is not None and (delivery.lease.message.id, delivery.lease.token) == (id, token):
             return call
@@ -329,7 +329,7 @@ class Check:
             name = "nack" if call.args[1] else "ack"
             if name == "nack":
                 delivery.settled = delivery.settled or bool(done)
-                return  # what becomes of it is not told
+                return  # its outcome is not reported
         key = f"the {name} of delivery {delivery.d}"
         lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
         if call.outcome == "ok":
@@ -347,13 +347,13 @@ class Check:
             self._break("told", f"{key} was told that its lease is lost, and it was done")
 
     def _is_excused(self, call: _Call, delivery: _Delivery, name: str, *, lost_reply: bool) -> bool:
-        """An ack that was sent in time, lost its reply, and then found the message gone: it is done with, by somebody."""
+        """An ack that was sent in time, lost its reply, and then found the message gone: the message was completed."""
         return name == "ack" and lost_reply and call.begun < delivery.until + self._skew
 
     def _on_endless(self) -> None:
         self._break("errors", "this went on and on")
 
-    # What the store did.
+    # The operations of the store.
 
     def _on_put(self, n: int, records: Sequence[tuple[str, int, int, tuple[Any, ...] | None]]) -> None:
         self._calls[n].wrote = True
@@ -442,7 +442,7 @@ class Check:
             self.seen[f"settle {outcome}"] += 1
             self._settled(call, message, message.lease, progress)
 
-    # What a settlement makes of a message.
+    # Apply a settlement to a message.
 
     def _settled(self, call: _Call, message: _Message, lease: _Lease, progress: Any) -> None:
         name = call.name
@@ -471,7 +471,7 @@ class Check:
         self._go_on(message, message.times.after(delivery.scheduled_for), progress, "acked")
 
     def _go_on(self, message: _Message, following: int | None, progress: Any, why: str) -> None:
-        """It is done with the pending occurrence."""
+        """Complete the pending occurrence."""
         written = None if progress is None else progress[:4]
         expected = None if following is None else (following, following, 0, None)
         if written != expected:
@@ -530,7 +530,7 @@ class Check:
             message.due, message.dead = None, True
 
     def _unseen(self, message: _Message, lease: _Lease, progress: Any) -> None:
-        """The listener settled what nobody saw: it gives it back, or it must not be emitted."""
+        """The listener settled a message that no handler saw: it is given back, or it must not be emitted."""
         assert message.first_leased is not None
         chosen = message.times.choose(message.pending, message.first_leased)
         given_back = progress is not None and progress[0] is not None and progress[1] == message.pending
@@ -545,7 +545,7 @@ class Check:
         self.seen["given back"] += 1
         first = None if lease.first_leased is None else message.first_leased
         if first == lease.at and progress is not None and progress[3] is None:
-            # Leased, redriven and leased again in one millisecond: nobody can tell, and it makes no difference.
+            # It may have been leased, redriven and leased again in one millisecond. This cannot be told apart, and makes no difference.
             first = None
         expected = (message.pending, lease.attempts - 1, first, False)
         if not given_back or progress[1:] != expected:
@@ -556,7 +556,7 @@ class Check:
         message.due, message.lease = progress[0], None
         message.attempts, message.first_leased = lease.attempts - 1, first
 
-    # What was handed out.
+    # Emissions.
 
     def _on_emit(
         self, n: int, d: int, id: str, version: int, token: str, key: str,
@@ -606,7 +606,7 @@ class Check:
         if scheduled_for <= self._acked.get(message.version, -1):
             self._break("acked", f"delivery {d} is for {scheduled_for} of version {message.version}, which was acked")
 
-    # The end.
+    # The end of the history.
 
     def _on_left(self, there: Sequence[tuple[str, int, int | None]]) -> None:
         expected = sorted((m.id, m.version, m.due) for m in self._messages.values())

@@ -1,4 +1,4 @@
-"""One run for a seed: a world, its history, and what the rules say to it."""
+"""One run for a seed: a world, its history, and the verdict of the rules."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from unittest import mock
 
 import attrs
 
-from pitstop._engine._pump import Pump
-
-from pitstop._engine import _listener
+from pitstop._engine import _intake
+from pitstop._engine._background import Background
 from simulation.chance import all_from
 from simulation.history import Event, History, line
 from simulation.rules import Violation, judge
@@ -30,14 +29,14 @@ _TAIL = 40
 
 @attrs.frozen
 class Run:
-    """What came of a seed."""
+    """The result of a seed."""
 
     seed: int
     steps: int
     variant: str | None
     history: History
     violations: list[Violation]
-    #: What there was to see, by name.
+    #: Counts of events, by name.
     seen: Counter[str]
 
     @property
@@ -45,7 +44,7 @@ class Run:
         return bool(self.violations)
 
     def report(self) -> str:
-        """The seed, the rule, the history up to there, and the command that does it again."""
+        """Return the seed, the rule, the history up to the failure, and the command that repeats it."""
         first = self.violations[0]
         events = self.history.events[: first.event + 1]
         return "\n".join(
@@ -64,12 +63,12 @@ class Run:
 
 
 def relevant(events: list[Event]) -> list[Event]:
-    """Without claims that got nothing."""
+    """Leave out claims that returned nothing."""
     return [each for each in events if not (each[2] == "lease" and not each[-1])]
 
 
 def simulate(seed: int, variant: str | None = None, steps: int = STEPS) -> Run:
-    """Run one seed, on the engine as it is or on one that is known to be bad."""
+    """Run one seed, on the engine as it is or on a known-bad variant."""
     with _alone(), VARIANTS[variant]() if variant else _as_it_is(), all_from(seed) as rng:
         history = World(rng, steps).run()
     judged = judge(history.events)
@@ -77,7 +76,7 @@ def simulate(seed: int, variant: str | None = None, steps: int = STEPS) -> Run:
 
 
 def shrink(run: Run) -> Run:
-    """The same seed, in fewer steps: the fewest with which it fails by the same rule."""
+    """Run the same seed in the fewest steps with which it fails by the same rule."""
     for steps in range(run.steps):
         shorter = simulate(run.seed, run.variant, steps)
         if shorter.failed and shorter.violations[0].rule == run.violations[0].rule:
@@ -91,7 +90,7 @@ def _as_it_is() -> Iterator[None]:
 
 
 class _Threads:
-    """In place of the module ``_thread``: what was to be done in a thread of its own is done at once."""
+    """A replacement of the module ``_thread`` that does the work of a new thread at once."""
 
     @staticmethod
     def start_new_thread(function: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -100,13 +99,13 @@ class _Threads:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """No threads, and no log: the engine tells of each fault, and here they are many."""
+    """Run without threads, and without a log, because the engine logs each of the many faults."""
     log = logging.getLogger("pitstop")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        # What a pump does is a step of the world.
-        with mock.patch.object(_listener, "_thread", _Threads), mock.patch.object(Pump, "_begin"):
+        # The work of the listener's thread is a step of the world.
+        with mock.patch.object(_intake, "_thread", _Threads), mock.patch.object(Background, "begin"):
             yield
     finally:
         log.setLevel(level)

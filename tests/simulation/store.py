@@ -1,4 +1,4 @@
-"""The one store of a world: the memory backend on a clock of its own, and a scribe who writes down what it does."""
+"""The one store of a world: the memory backend on its own clock, and a scribe that records its operations."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from simulation.history import History
 
 
 class TrueStore(MemoryBackend):
-    """The memory backend; a class of its own, so that a known-bad variant can break it and nothing else."""
+    """The memory backend, as a separate class, so that a known-bad variant can break this class only."""
 
 
 class Scribe:
-    """Does to the store what it is asked for, and notes what came of it. ``n`` is the number of the call that asks."""
+    """Operates the store, and records the result. ``n`` is the number of the call."""
 
     def __init__(self, history: History, clock: ManualClock) -> None:
         self.clock = clock
         self.store = TrueStore(MemoryConfig(clock=clock))
         self._history = history
-        #: Of each record the settlement that updated it last, as long as nothing else has written it: what lets who lost
-        #: a reply see that its update was done. MongoDB's documents carry such a mark; a claim leaves it on.
+        #: For each record, the settlement that updated it last, until another write. A process that lost a reply can see by it that its
+        #: update was done. MongoDB's documents carry such a mark, which a claim keeps.
         self.marks: dict[str, object] = {}
 
     def now_ms(self) -> int:
@@ -64,7 +64,7 @@ class Scribe:
         return applied
 
     def left(self) -> None:
-        """Note what is there."""
+        """Record the stored messages."""
         there = sorted((r.id, r.message["v"], r.progress.due) for r in self.store.scan(None, 10_000, None))
         self.note("world", "left", tuple(there))
 

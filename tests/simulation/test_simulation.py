@@ -1,6 +1,4 @@
-"""The real engine in simulated worlds: it keeps what it promises, the same seed does the same, and what is known to be
-bad is caught.
-"""
+"""The real engine in simulated worlds: it keeps its promises, the same seed does the same, and known-bad variants are caught."""
 
 from __future__ import annotations
 
@@ -24,24 +22,23 @@ from simulation.store import TrueStore
 from simulation.variants import VARIANTS
 
 
-#: Few enough for every run of the tests; ``nox -s simulate`` runs as many as it is told to.
+#: Few enough for every run of the tests; ``nox -s simulate`` runs any number.
 SEEDS = 200
-#: Of one seed, in a world of so many steps: a shorter one in every run of the tests.
+#: The steps of the world of one seed; fewer in every run of the tests.
 RUNS = 1000
 RUN_STEPS = 60 if os.environ.get("PITSTOP_TEST_LARGE") else 20
-#: Seeds by which each variant has to be caught. Most take less than ten; those that need a lost reply in a rare moment,
-#: up to some hundreds.
+#: The number of seeds that must catch each variant. Most need less than ten; those with a lost reply in a rare moment, up to some hundreds.
 BOUND = 600
-#: By which rules each is caught: those that say what is wrong with it. A variant that is broken itself, and only raises
-#: errors that nobody promised, is not caught.
+#: The rules that catch each variant: those that describe its fault. A variant that is broken itself, and only raises undocumented errors,
+# is not caught.
 CAUGHT_BY = {
     "fencing-off": {"stale"},
     "lease-end-not-fenced": {"stale"},
     "settle-upserts": {"stale"},
     "lease-early": {"early", "nack"},
     "lease-not-written": {"twice", "stale"},
-    "update-keeps-lease": {"lost", "early"},
-    "store-keeps-the-first": {"update", "lost"},
+    "update-keeps-lease": {"lost", "early", "stale"},
+    "store-keeps-the-first": {"update", "lost", "stale"},
     "store-many-stores-one": {"lost", "update", "stale"},
     "nack-lost": {"stale", "lost", "early"},
     "store-repeated-blindly": {"acked"},
@@ -55,14 +52,14 @@ CAUGHT_BY = {
     "key-of-each-attempt": {"key"},
     "give-back-counts": {"attempts"},
     "give-back-of-what-was-shown": {"twice", "anchored"},
-    "outbox-drops-what-is-in-doubt": {"told"},
-    "outbox-forgets-to-put-back": {"told"},
-    "outbox-writes-after-the-lease": {"told"},
-    "outbox-tells-what-it-hopes": {"told"},
-    "outbox-tells-the-batch": {"told"},
-    "hand-forgets-nothing": {"update"},
-    "hand-hands-out-twice": {"twice", "handed"},
-    "pump-gives-back-what-is-handled": {"twice", "anchored"},
+    "writer-drops-what-is-in-doubt": {"told"},
+    "writer-forgets-to-put-back": {"told"},
+    "writer-writes-after-the-lease": {"told"},
+    "writer-reports-what-it-hopes": {"told"},
+    "writer-reports-the-batch": {"told"},
+    "buffer-forgets-nothing": {"update"},
+    "buffer-hands-out-twice": {"twice", "handed"},
+    "background-gives-back-what-is-handled": {"twice", "anchored"},
     "series-dies": {"anchored"},
     "attempts-without-end": {"attempts"},
 }
@@ -79,7 +76,7 @@ def digest(*seeds):
 
 
 def caught(variant):
-    """The rules that the first run with a failure breaks first."""
+    """Return the rules that the first failing run breaks first."""
     failed = next((run for seed in range(BOUND) if (run := simulate(seed, variant)).failed), None)
     return set() if failed is None else {failed.violations[0].rule}
 
@@ -90,7 +87,7 @@ def environment(**variables):
 
 @pytest.fixture(scope="module")
 def seen() -> Counter[str]:
-    """What there was to see in the runs of all seeds. A run that fails ends it, with all that is needed to see why."""
+    """Return the counts of events in the runs of all seeds. A failing run ends the test, with its full report."""
     total = Counter[str]()
     for seed in range(SEEDS):
         each = simulate(seed)

@@ -1,8 +1,7 @@
-"""A world: one store, some processes, and a random generator that decides what happens next.
+"""A world: one store, some processes, and a random generator that chooses the next event.
 
-There are no threads. A step is one whole action of one process. Every call of the store has points at which the world
-may put other things in between: whole actions of other processes, time, the death of the caller. So one call can be
-overtaken by many, inside of code that knows nothing of it.
+There are no threads. A step is one whole action of one process. Every call of the store has points at which the world may insert other events: whole actions of other processes, time, the death of the
+caller. So many calls can overtake one, inside of code that is not aware of it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from simulation.remote import Broken, _Lost
 from simulation.store import Scribe, Write
 
 
-#: Actions of other processes that may be put inside of one another.
+#: The depth to which actions of other processes may be nested.
 _DEEPEST = 3
 
 #: Calls of the store after which a run will not end by itself.
@@ -29,21 +28,21 @@ _MOST_SENT = 20_000
 
 _BEFORE_OR_AFTER = ("refused", "dropped", "lost", "late", "stuck", "slow", "crash before", "crash after")
 _WEIGHTS = (3, 3, 5, 3, 2, 2, 1, 1)
-#: Of questions, which change nothing.
+#: For reads, which change nothing.
 _QUIET = ("refused", "crash before")
 
 
 @attrs.frozen
 class Settings:
-    """What kind of world a seed makes."""
+    """The kind of world that a seed makes."""
 
     processes: int
     ids: int
     lock: timedelta
     loop: timedelta
-    #: The greatest distance between what a process takes for the store's time, and that.
+    #: The largest error of a process about the store's time.
     skew_ms: int
-    #: How often a call fails, and how often something comes between.
+    #: The probability that a call fails, and that another event is inserted.
     faults: float
     between: float
     max_attempts: int | None
@@ -88,7 +87,7 @@ class World:
         self.healed = False
         self._sent = 0
         self._steps = steps
-        #: Who is inside of an action now, the outermost first.
+        #: The processes that are inside of an action, the outermost first.
         self._busy: list[Process] = []
         #: Writes that are still on their way.
         self._mail: list[Write] = []
@@ -106,10 +105,10 @@ class World:
             each.vanish()
         return self.history
 
-    # What the processes and their backends ask for.
+    # The services for processes and their backends.
 
     def fault(self, process: Process, name: str, *, quiet: bool) -> str | None:
-        """What goes wrong with a call, if anything does."""
+        """Return the fault of a call, if it has one."""
         self._sent += 1
         if self._sent > _MOST_SENT:
             self.scribe.note("world", "endless")
@@ -122,7 +121,7 @@ class World:
         return fault
 
     def between(self, process: Process) -> None:
-        """Let other things happen while ``process`` is inside of a call."""
+        """Let other events happen while ``process`` is inside of a call."""
         if self.healed:
             return
         while self.rng.random() < self.settings.between:
@@ -137,35 +136,35 @@ class World:
                 self._pass(self.rng.choice([1, 50, 500]))
 
     def pause(self) -> None:
-        """A call takes its time, perhaps until its lease is over; others go on."""
+        """Delay a call, perhaps until its lease has ended, while others continue."""
         lock_ms = self.settings.lock // timedelta(milliseconds=1)
         self._pass(round(lock_ms * self.rng.choice([0.5, 0.92, 1.0, 1.5])))
         self._others(self.rng.randrange(3))
 
     def time_out(self) -> None:
-        """Somebody waits in vain for a reply; others go on."""
+        """Let a process wait in vain for a reply, while others continue."""
         self._others(self.rng.randrange(5))
         self._pass(self.rng.choice([0, 20, 500, 5000]))
         if self.rng.random() < 0.2:
             self.pause()
 
     def post(self, write: Write) -> None:
-        """Have the store do it later."""
+        """Let the store do the operation later."""
         self._mail.append(write)
 
     def while_asleep(self, process: Process, seconds: float) -> None:
-        """``process`` would sleep for so long: something else happens, or the time passes."""
+        """Let ``process`` sleep for this time: another event happens, or the time passes."""
         if not self.healed and len(self._busy) < _DEEPEST and self.rng.random() < 0.5:
             self._somebody()
         self.clock.advance(min(seconds, self.rng.choice([0.01, 1.0, 60.0])) + 1e-6)
 
     def until_due(self) -> None:
-        """Time passes until something is due, so that it is not asked for in vain, unless that is far away."""
+        """Let time pass until a message is due, unless that is far away, so that the next claim finds it."""
         wait = (self.scribe.store.next_due() or 0) - self.scribe.now_ms()
         if 0 < wait <= 120_000:
             self._pass(wait)
 
-    # What happens next.
+    # The next event.
 
     def _step(self) -> None:
         what = self.rng.random()
@@ -197,10 +196,10 @@ class World:
             self._busy.pop()
 
     def _deliver(self) -> None:
-        """Something that was on its way arrives."""
+        """Let a write that was on its way arrive."""
         if self._mail:
             write = self._mail.pop(self.rng.randrange(len(self._mail)))
-            with suppress(_Lost):  # it came too late for its bound
+            with suppress(_Lost):  # it is too late for its bound
                 write()
 
     def _time_passes(self) -> None:
@@ -212,11 +211,11 @@ class World:
         self._pass(self.rng.choice([1, 100, 1000, to_next, to_next, to_next - 1, lock_ms, lock_ms // 2, 20_000]))
 
     def _pass(self, ms: int) -> None:
-        """Time passes, by milliseconds and a bit."""
+        """Let time pass, by milliseconds and a fraction."""
         self.clock.advance(max(ms, 0) / 1e3 + self.rng.choice([0, 0, 0.0003]))
 
     def _heal(self) -> None:
-        """All that went wrong ends; one process without faults handles what there is, as time goes on."""
+        """End all faults; one process without faults handles the remaining messages, as time passes."""
         while self._mail:
             self._deliver()
         for each in self.processes:

@@ -1,4 +1,4 @@
-"""What happened, in order and with times."""
+"""The events of messages, in order and with times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fault test: processes that store and handle messages, somebody who breaks things, and the judgement afterwards."""
+"""Bench: runs the processes of a fault test, which store and handle messages while faults happen, and judges their history."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from torture.history import Event, History, read
 from torture.process import Task
 
 
-#: Seconds in which a process ends that was told to: an operation may be under way, and a handler.
+#: Seconds in which a process ends after a signal. An operation and a handler may be running.
 _PATIENCE = 15.0
-#: Seconds that a look behind Pitstop's back may take; a server may be hanging.
+#: The most seconds of a read past Pitstop. A server may be hanging.
 _LOOK = 5.0
 
 
-#: For what is nacked without a delay.
+#: The retry of messages that are nacked without a delay.
 RETRY = {"delay": "50ms", "factor": 1, "jitter": 0}
 
 
@@ -56,14 +56,14 @@ class Worker:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """``kill -9``; also when it is paused."""
+        """Kill it with ``kill -9``, also if it is paused."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """Have it end in order.
+        """Let it end in order.
 
-        :raises AssertionError: when it does not, or had ended before; with the end of its log.
+        :raises AssertionError: if it does not, or if it had ended before. The text has the end of its log.
         """
         assert self._process.poll() is None, f"{self.name} died by itself:\n{self.said()[-3000:]}"
         self.signal(signal.SIGCONT)
@@ -86,7 +86,7 @@ class Worker:
 
 
 class Bench:
-    """Runs producers and consumers on one collection. What they do goes on in the background.
+    """Runs producers and consumers on one collection, in the background.
 
     :param options: for :func:`pitstop.init` in each of them.
     """
@@ -101,7 +101,7 @@ class Bench:
         self._history = History(folder / "bench.jsonl", "bench")
         self.workers: list[Worker] = []
         self._gone: set[str] = set()
-        #: Seconds from the end of the last fault until all was emitted.
+        #: Seconds from the end of the last fault until all messages were emitted.
         self.drained_after: float | None = None
 
     @property
@@ -113,7 +113,7 @@ class Bench:
         return [each for each in self.workers if each.task.role == "consume" and each.running]
 
     def start(self, role: str, name: str | None = None, **what: Any) -> Worker:
-        """Start a process; ``what`` goes into its :class:`Task`."""
+        """Start a process, with ``what`` in its :class:`Task`."""
         number = len(self.workers)
         name = name or f"{role}r{number}"  # producer0, consumer2
         options = self.options | what.pop("options", {})
@@ -123,7 +123,7 @@ class Bench:
         return self.workers[-1]
 
     def start_load(self, *, rate: float = 40.0, **what: Any) -> None:
-        """Two producers, and three consumers with claims of one, of some, and of many."""
+        """Start two producers, and three consumers that claim one, some, and many messages at once."""
         for _ in range(2):
             self.start("produce", rate=rate, **what)
         for prefetch, threads in ((1, 2), (5, 1), (20, 2)):
@@ -131,8 +131,9 @@ class Bench:
         self.wait_for_emissions(20)
 
     def start_batches(self, *, rate: float = 40.0, burst: int = 300) -> None:
-        """Two producers, one of which stores many at a time that are due at once; and three consumers that take as much as they
-        can handle: an iteration, four workers, and one that is slow.
+        """Start two producers, one of which stores many due messages at a time, and three consumers at their own pace.
+
+        The consumers are an iteration, four workers, and a slow iteration.
         """
         self.start("produce", rate=rate)
         self.start("produce", rate=1.0, burst=burst, series=0)
@@ -142,25 +143,25 @@ class Bench:
         self.wait_for_emissions(20)
 
     def wait_for_emissions(self, count: int, within: float = 30.0) -> None:
-        """Until so many more messages were emitted."""
+        """Wait until ``count`` more messages were emitted."""
         enough = len(self.events("emit")) + count
         self.wait(lambda: len(self.events("emit")) >= enough, within, f"{count} more emissions")
 
     def kill(self, worker: Worker) -> None:
-        """``kill -9``, and write it down."""
+        """Kill it with ``kill -9``, and record that."""
         worker.kill()
         self._gone.add(worker.name)
         self._history.note("death", process=worker.name)
 
     def pause(self, worker: Worker) -> None:
-        """``SIGSTOP``: as a machine that hangs, or a very long collection of garbage."""
+        """Pause it with ``SIGSTOP``, as a machine that hangs, or a very long garbage collection."""
         worker.signal(signal.SIGSTOP)
 
     def resume(self, worker: Worker) -> None:
         worker.signal(signal.SIGCONT)
 
     def events(self, kind: str | None = None) -> list[Event]:
-        """What is written down so far."""
+        """Return the events that are recorded so far."""
         return [each for each in read(self.folder) if kind is None or each.kind == kind]
 
     def stop_producers(self) -> None:
@@ -169,7 +170,7 @@ class Bench:
             self._gone.add(each.name)
 
     def drain(self, within: float) -> None:
-        """Wait until all that is stored was emitted and acknowledged. What is left is for the verdict to blame."""
+        """Wait until all stored messages were emitted and acknowledged. If some are left at the end, the verdict names them."""
         begin = time.monotonic()
         try:
             self.wait(lambda: self.left() == [], within, "end of the messages")
@@ -178,13 +179,13 @@ class Bench:
             self.drained_after = None
 
     def left(self) -> list[str]:
-        """The versions that are stored, as a majority of the servers sees it."""
+        """Return the versions that are stored, in the state of a majority of the servers."""
         coll = self._client[self.dbname].get_collection("messages", read_concern=ReadConcern("majority"))
         with pymongo.timeout(_LOOK):
             return [each["msg"].get("version", "") for each in coll.find({}, {"msg.version": 1})]
 
     def finish(self, within: float = 30.0) -> Verdict:
-        """No more stores; then all must be emitted within so many seconds; then judge."""
+        """End the stores, wait until all messages are emitted, for ``within`` seconds at most, and judge."""
         self.stop_producers()
         self.drain(within)
         left = self.left()
@@ -195,7 +196,7 @@ class Bench:
         return check(self.events(), left)
 
     def counters(self) -> Counter[str]:
-        """What the backends of the processes that ended in order had to mend: doubts by name."""
+        """Return how often outcomes were unknown or recovered, by name, in the processes that ended in order."""
         total: Counter[str] = Counter()
         for path in self.folder.glob("*.counters"):
             total.update(json.loads(path.read_text()))
@@ -204,14 +205,14 @@ class Bench:
     def wait(self, fulfilled: Callable[[], object], within: float, what: str) -> None:
         deadline = time.monotonic() + within
         while True:
-            with suppress(PyMongoError):  # the servers may be away, as they are meant to be
+            with suppress(PyMongoError):  # the servers may be away, by a fault
                 if fulfilled():
                     return
             assert time.monotonic() < deadline, f"no {what} within {within:.0f} s; {self.logs()}"
             time.sleep(0.05)
 
     def logs(self) -> str:
-        """The ends of what the processes say, for the message of a failed test."""
+        """Return the ends of the logs of the processes, for the text of a failed test."""
         return "\n".join(f"--- {each.name}\n{each.said()[-1500:]}" for each in self.workers)
 
     def __enter__(self) -> Self:
@@ -223,7 +224,7 @@ class Bench:
         for each in self.workers:
             each.kill()
         self._history.close()
-        # A server that is broken beyond that is going to be removed with all that is in it.
+        # A server that does not answer after that is removed with all its data.
         with suppress(PyMongoError), pymongo.timeout(_LOOK):
             self._client.drop_database(self.dbname)
         self._client.close()

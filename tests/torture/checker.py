@@ -1,20 +1,20 @@
-"""Whether a history keeps what Pitstop promises.
+"""Checker: whether a history keeps the promises of Pitstop.
 
-Each message gets one of Jepsen's five words: *ok* (stored and emitted), *lost* (stored, never emitted), *recovered*
-(nobody knows whether it was stored; emitted), *unexpected* (emitted, never stored), *duplicated* (emitted more than
-once: which is fair for a reason, and for no other). What else is wrong is a violation, named by its rule:
+Each message gets one of Jepsen's five words: *ok* (stored and emitted), *lost* (stored, never emitted), *recovered* (emitted,
+and the outcome of its store is unknown), *unexpected* (emitted, never stored), *duplicated* (emitted more than once, which
+needs a reason). Any other fault is a violation, named by its rule:
 
 ====  ==================================================================================================
-S1    nothing that was stored is lost
-S2    nothing is emitted that was not stored
-S3    nothing is emitted early
+S1    no stored message is lost
+S2    no message is emitted that was not stored
+S3    no message is emitted early
 S4    no message is out twice under live leases, emitted after its ack, or handed out after its lease
 S5    each duplicate has a reason
-S6    tokens fence: nobody acks what somebody else has got by now, or what was replaced
+S6    no ack succeeds after another process got the message, or after the message was replaced
 S7    each occurrence of a recurring message is emitted, and no others
 S8    attempts count up
-S9    nobody is told that he lost a lease that still ran, or one whose message he did acknowledge
-L1    all that was stored is emitted, soon after the last fault
+S9    no lease is reported as lost while it runs, or after its message was acknowledged under it
+L1    each stored message is emitted soon after the last fault
 ====  ==================================================================================================
 """
 
@@ -37,7 +37,7 @@ NACK = "nack"
 STORE_UNKNOWN = "store unknown"
 REASONS = (LEASE_EXPIRED, CONSUMER_DIED, ACK_UNKNOWN, NACK, STORE_UNKNOWN)
 
-#: Milliseconds by which instants of two processes on one machine may be apart.
+#: The most milliseconds between the clocks of two processes on one machine.
 _TOLERANCE = 20
 
 _Occurrence = tuple[str, int]
@@ -45,7 +45,7 @@ _Occurrence = tuple[str, int]
 
 @attrs.frozen
 class Violation:
-    """A rule that was broken, and by what."""
+    """A rule that was broken, and how."""
 
     rule: str
     text: str
@@ -56,7 +56,7 @@ class Violation:
 
 @attrs.define
 class Verdict:
-    """What became of the messages of a history."""
+    """The judgement of the messages of a history."""
 
     #: Stores that returned.
     stored: int = 0
@@ -67,24 +67,24 @@ class Verdict:
     #: Emissions after the first of an occurrence, by reason.
     duplicated: Counter[str] = attrs.field(factory=Counter)
     violations: list[Violation] = attrs.field(factory=list)
-    #: How often an outcome was unknown, by kind: faults that were never seen prove nothing.
+    #: How often an outcome was unknown, by kind. Faults without any effect would prove nothing.
     unknown: Counter[str] = attrs.field(factory=Counter)
-    #: Acks and nacks that were told that their lease is lost.
+    #: Acks and nacks that failed with a lost lease.
     leases_lost: int = 0
     emissions: int = 0
     #: The longest time in seconds in which no operation of a kind succeeded, while messages were stored.
     gaps: dict[str, float] = attrs.field(factory=dict)
 
     def broken(self, *rules: str) -> list[Violation]:
-        """The violations of these rules; of all, if none is named."""
+        """Return the violations of these rules, or of all rules if none is named."""
         return [each for each in self.violations if not rules or each.rule in rules]
 
 
 def check(events: Sequence[Event], left: Collection[str] = (), *, tolerance: int = _TOLERANCE) -> Verdict:
     """Check a history.
 
-    :param left: the versions that are still stored, after all should have been emitted.
-    :param tolerance: milliseconds by which clocks may be apart.
+    :param left: the versions that are still stored, although all should have been emitted.
+    :param tolerance: the most milliseconds between two clocks.
     """
     return _Check(events, left, tolerance).verdict
 
@@ -102,7 +102,7 @@ class _Check:
             self._emissions[each.version, each.scheduled_for].append(each)
         self._settlements = {_lease(each): each for kind in ("ack", "nack") for each in by_kind[kind]}
         self._deaths = {each.process: each.begun for each in by_kind["death"]}
-        #: Who owns an id writes it, one after the other.
+        #: By id. Only one process writes an id, one write after the other.
         self._writes: dict[str, list[Event]] = defaultdict(list)
         for each in sorted(by_kind["store"] + by_kind["remove"], key=lambda event: event.begun):
             self._writes[each.id].append(each)
@@ -120,7 +120,7 @@ class _Check:
     def _break(self, rule: str, text: str) -> None:
         self.verdict.violations.append(Violation(rule, text))
 
-    # What was stored.
+    # Stores.
 
     def _check_stores(self) -> None:
         for writes in self._writes.values():
@@ -133,7 +133,7 @@ class _Check:
             self._check_kept(writes)
 
     def _check_kept(self, writes: Sequence[Event]) -> None:
-        """The last store of an id that is known to have been done was emitted, or one after it that perhaps was."""
+        """Check that the last certain store of an id was emitted, or a later store whose outcome is unknown."""
         sure = [index for index, each in enumerate(writes) if each.outcome == "ok"]
         if not sure:
             return
@@ -164,7 +164,7 @@ class _Check:
     def _emitted(self, store: Event) -> bool:
         return any((store.version, time) in self._emissions for time in _times(store))
 
-    # What was emitted.
+    # Emissions.
 
     def _check_emissions(self) -> None:
         for (version, time), emissions in self._emissions.items():
@@ -191,7 +191,7 @@ class _Check:
         if at > emission.leased_until + self._tolerance:
             self._break("S4", f"{emission.key} was handed out {at - emission.leased_until} ms after its lease")
         if store.outcome == "unknown":
-            # It may have been done at any time, after the next store of that id too.
+            # The store may have been done at any time, also after the next store of that id.
             return
         ack = self._ack(emission)
         for later in self._writes[store.id]:
@@ -205,8 +205,10 @@ class _Check:
                 self._check_late_ack(ack, later)
 
     def _check_late_ack(self, ack: Event, later: Event) -> None:
-        """An ack succeeded after its message was stored anew or removed. When its reply was lost it was repeated, and
-        what it then found gone counts as done; so only one whose message was there is wrong.
+        """Check an ack that succeeded after its message was stored again or removed.
+
+        If its reply was lost, it was repeated, and a message that was gone then counts as acknowledged. So the ack is wrong
+        only if the message was there.
         """
         handled = (each for each in self._settlements.values() if each.version == later.version)
         gone = any(each.kind == "ack" and each.outcome == "ok" and each.begun < (ack.ended or 0.0) for each in handled)
@@ -214,42 +216,40 @@ class _Check:
             self._break("S6", f"{ack.key} was acked by {ack.process} after it was replaced")
 
     def _check_loss(self, store: Event, emission: Event, *, again: bool) -> None:
-        """An ack was told that its lease is lost: it is over by then, and the message comes again.
+        """Check an ack that failed with a lost lease: the lease must be over by then, and the message must come again.
 
-        Not so a nack. One that is repeated may find that somebody else has got and settled what it had given back.
+        This does not hold for a nack. If it is repeated, another process may have got and settled the released message.
         """
         settled = self._ack(emission)
         if settled is None or settled.outcome != "fail" or settled.ended is None or settled.ended_wall is None:
             return
-        # Whatever was written of the message since the claim has ended the lease; also before it was handed out.
+        # Any write of the message since the claim has ended the lease, also before it was handed out.
         for each in self._writes[store.id]:
             if each.outcome == "fail" or each.begun > settled.ended:
                 continue
             since = each.outcome == "unknown" or each.ended_wall is None
             if since or int((each.ended_wall or 0.0) * 1000) + self._tolerance > emission.claimed:
                 return
-        # So has the next occurrence: it is there since the ack was done, whose mark is gone once that is settled, too. An ack
-        # that is repeated, its reply being lost, cannot be told from one that came too late then.
+        # So has the next occurrence, which exists since the ack was done. Once it is settled too, the mark of the ack is gone.
+        # Then an ack that is repeated after a lost reply cannot be told from an ack that came too late.
         if self._goes_on(emission, int(settled.ended_wall * 1000) + self._tolerance):
             return
         early = emission.leased_until - int(settled.ended_wall * 1000)
         if early > self._tolerance:
-            self._break(
-                "S9", f"{emission.process} was told that it lost {emission.key}, {early} ms before its lease ended"
-            )
+            self._break("S9", f"{emission.process} lost {emission.key} by an error {early} ms before its lease ended")
         later = any(each.begun > store.begun and each.outcome != "fail" for each in self._writes[store.id])
         if not (again or later or store.version in self._left):
-            self._break("S9", f"{emission.process} was told that it lost {emission.key}, and nobody else settled it")
+            self._break("S9", f"{emission.process} lost {emission.key} by an error, and no other process settled it")
 
     def _goes_on(self, emission: Event, end: int) -> bool:
-        """Whether a later occurrence was claimed by then, or may have been: so the series went on from this one."""
+        """Whether a later occurrence was claimed by then, or may have been, so that the series went on from this one."""
         return any(
             version == emission.version and time > emission.scheduled_for and any(each.claimed <= end for each in later)
             for (version, time), later in self._emissions.items()
         )
 
     def _check_duplicate(self, store: Event, first: Event, second: Event) -> None:
-        # A store that is tried again, because its reply was lost, puts the message back that was emitted meanwhile.
+        # A store that is repeated after a lost reply brings a message back that was emitted meanwhile.
         unsure = store.outcome == "unknown" or store.ended_wall is None or store.ended_wall * 1000 > first.claimed
         reason = self._reason(first, second)
         if reason is None and unsure:
@@ -263,7 +263,7 @@ class _Check:
         ack = self._ack(first)
         acked = ack is not None and ack.outcome == "ok"
         if ack is not None and acked and int(ack.begun_wall * 1000) > second.claimed + self._tolerance:
-            # Also if it changed nothing, because the other one was done by then: it was told a success that is none.
+            # Also if it changed nothing, because the other ack was done by then: the success was wrong.
             self._break("S6", f"{first.key} was acked by {first.process} after {second.process} had got it")
         elif acked:
             self._break("S4", f"{first.key} was emitted again after its ack (S5: for no reason)")
@@ -276,11 +276,11 @@ class _Check:
             )
 
     def _reason(self, first: Event, second: Event) -> str | None:
-        """Why an occurrence was emitted again; None: for no good reason."""
+        """Return why an occurrence was emitted again; None if there is no good reason."""
         settled = self._settlements.get(_lease(first))
         if settled is not None and settled.kind == "nack":
-            # It comes back when the nack said, which may be earlier than the lease's end. One that was repeated, while
-            # somebody else got the message that it had given back and settled it, was told that its lease is lost.
+            # It comes back at the time of the nack, which may be before the end of the lease. If the nack was repeated while
+            # another process got the released message and settled it, the nack failed with a lost lease.
             after = second.claimed >= int(settled.begun_wall * 1000) - self._tolerance
             while_repeated = settled.ended_wall is not None and second.claimed < int(settled.ended_wall * 1000)
             if settled.outcome != "fail" or while_repeated:
@@ -288,7 +288,7 @@ class _Check:
         if second.claimed < first.leased_until:
             return None
         if settled is not None and settled.outcome == "ok":
-            # Sent in time, and repeated until after the lease: nobody had been told that it was done.
+            # It was sent in time, and repeated until after the lease, so its outcome was unknown meanwhile.
             begun, ended = (int((at or 0.0) * 1000) for at in (settled.begun_wall, settled.ended_wall))
             return ACK_UNKNOWN if begun < first.leased_until <= second.claimed < ended else None
         if self._deaths.get(first.process, 0.0) > first.begun and (settled is None or settled.ended is None):
@@ -301,13 +301,13 @@ class _Check:
 
 
 def _times(store: Event) -> range:
-    """The instants for which a message is to be emitted, in ms."""
+    """Return the instants for which a message must be emitted, in ms."""
     every = store.every or 1
     return range(store.due, store.due + store.occurrences * every, every)
 
 
 def _lease(event: Event) -> tuple[str, str, int, int, int]:
-    """What an emission and its settlement have in common, and no other emission."""
+    """Return the fields that identify an emission and its settlement."""
     return event.process, event.version, event.scheduled_for, event.attempt, event.leased_until
 
 

@@ -1,4 +1,4 @@
-"""What the fault tests share: a bench, and a table of what became of the messages at the end of the session."""
+"""Fixtures that the fault tests share, and a table of all verdicts at the end of the session."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from torture.bench import Bench
 from torture.checker import REASONS, Verdict
 
 
-#: ``PITSTOP_TEST_LARGE=1``: all faults, for as long as they take with a server's default settings.
+#: With ``PITSTOP_TEST_LARGE=1`` all faults run, for as long as they take with the default settings of a server.
 LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
-# Not skipped without it: in CI a skip is a failure.
+# Without it these files are not collected. Skipped tests would fail in CI.
 collect_ignore_glob = [] if LARGE else ["*_large.py"]
 
-#: Fixtures that give the URI of a server, for tests that take seconds on each; and what they are called.
+#: Fixtures with the URI of a server, for tests that take seconds on each server, and the names of the servers.
 SERVERS = ["mongo_uri", "replica_set_uri"] if LARGE else ["mongo_uri"]
 IDS = ["standalone", "replica set"][: len(SERVERS)]
 
-#: Seconds from the last fault until all is emitted: what is held for too long on purpose, its lease, and some.
+#: Seconds from the last fault until all messages are emitted. Some handlers hold a message for longer than its lease.
 DRAIN = 25.0
 
 NOW = timedelta(0)
-#: Long enough that nothing comes back by itself within a test; where that is waited for, a test says another.
+#: So long that no lease ends within a test. A test that waits for the end of a lease gives a shorter one.
 LOCK = "30s"
 
 
 @attrs.frozen
 class Row:
-    """A run, as the table shows it."""
+    """A run, as a row of the table."""
 
     run: str
     verdict: Verdict
     drained_after: float | None
-    #: What the backends mended.
+    #: How often outcomes were unknown or recovered, by name.
     mended: Counter[str]
 
 
@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def open_bench(tmp_path):
-    """Opens benches, and ends their processes."""
+    """Opens benches, and ends their processes after the test."""
     opened = []
 
     def open_bench(uri, **options):
@@ -74,7 +74,7 @@ def open_bench(tmp_path):
 
 @pytest.fixture
 def judge(request):
-    """Ends a bench, and notes for the table what became of its messages."""
+    """Ends a bench, and adds its verdict to the table."""
 
     def judge(bench: Bench, within: float) -> Verdict:
         verdict = bench.finish(within)
@@ -98,7 +98,7 @@ def dbname(server_uri):
 
 
 class Outcomes:
-    """A plugin that counts what became of settlements. A thread can wait until enough of them are known."""
+    """A plugin that counts the outcomes of settlements. A thread can wait until enough of them are known."""
 
     def __init__(self):
         self.acked = 0
@@ -125,17 +125,17 @@ class Outcomes:
 
 @pytest.fixture
 def outcomes():
-    """What became of the settlements of the Pitstops of this test, those of the first use left out."""
+    """The outcomes of the settlements in this test, except those of the first use."""
     return Outcomes()
 
 
 @pytest.fixture
 def open_pit(proxy, dbname, outcomes):
-    """Opens Pitstops behind the proxy, used before: the index is there, the clock is measured."""
+    """Opens Pitstops behind the proxy, and uses them once, so that the index is made and the clock is measured."""
     opened = []
 
     def open_pit(**options):
-        # Asked at times, in place of telling by itself, a server's state is looked at again without a pause.
+        # In this mode PyMongo checks the state of a server again without a pause.
         uri = f"{proxy.uri}&serverMonitoringMode=poll"
         where = {"type": "mongo", "uri": uri, "dbname": dbname, "lock_time": LOCK}
         opened.append(pitstop.init(where | options, plugins=[outcomes]))
@@ -161,7 +161,7 @@ def is_claim(command):
 
 
 def drain(pit, prefetch=1):
-    """All that is due now: ids, and which attempt it is; acknowledged."""
+    """Acknowledge all messages that are due now. Return their ids and attempts."""
     with pit.listen(prefetch=prefetch) as listener:
         seen = []
         while delivery := listener.get():
@@ -171,7 +171,7 @@ def drain(pit, prefetch=1):
 
 
 def assert_kept(verdict: Verdict, bench: Bench) -> None:
-    """Each message that was stored was emitted, and each duplicate has a reason."""
+    """Assert that each stored message was emitted, and that each duplicate has a reason."""
     assert verdict.lost == []
     assert verdict.unexpected == []
     assert [str(each) for each in verdict.violations] == []
@@ -183,13 +183,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     rows = config.stash.get(ROWS, [])
     if not rows:
         return
-    terminalreporter.section("what became of the messages")
+    terminalreporter.section("verdicts of the fault tests")
     for line in table(rows):
         terminalreporter.write_line(line)
 
 
 def table(rows: list[Row]) -> list[str]:
-    """The rows as Markdown."""
+    """Return the rows as a table in Markdown."""
     head = ["run", "stored", "ok", "recovered", "lost", "unexpected", "duplicated (reason)", "violations"]
     head += ["unknown store/ack", "leases lost", "longest gap s store/claim/ack", "drained after s", "mended"]
     lines = [_cells(head), _cells(["---"] * len(head))]

@@ -1,4 +1,4 @@
-"""What happens to a replica set in a fault test. Each breaks it, waits, and returns when it is healthy again."""
+"""Faults of a replica set. Each function breaks the set, waits, and returns when it is healthy again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from servers.replica_set import ReplicaSet
 
 
-#: A fault: it is given the set, and the seconds for which what it breaks stays broken.
+#: A fault: a function of the set, and of the seconds for which the set stays broken.
 Fault = Callable[[ReplicaSet, float], None]
 
 
 def kill_primary(servers: ReplicaSet, seconds: float) -> None:
-    """``kill -9`` of the primary; back ``seconds`` after the others have a new one."""
+    """Kill the primary with ``kill -9``. Start it again ``seconds`` after the others have elected a new one."""
     primary = servers.primary
     servers.kill(primary)
     servers.wait_for_primary(other_than=primary)
@@ -23,14 +23,14 @@ def kill_primary(servers: ReplicaSet, seconds: float) -> None:
 
 
 def step_down(servers: ReplicaSet, seconds: float) -> None:
-    """The primary hands over in order, as in a rolling upgrade."""
+    """Let the primary hand over in order, as in a rolling upgrade."""
     servers.step_down(max(round(seconds), 1))
     time.sleep(seconds)
     servers.heal()
 
 
 def freeze_primary(servers: ReplicaSet, seconds: float) -> None:
-    """The primary hangs, and goes on later as if nothing had been: what it was about to do, it does then."""
+    """Pause the primary. It goes on later as if nothing had happened, and finishes its operations then."""
     primary = servers.primary
     servers.pause(primary)
     time.sleep(seconds)
@@ -39,9 +39,9 @@ def freeze_primary(servers: ReplicaSet, seconds: float) -> None:
 
 
 def roll_back(servers: ReplicaSet, seconds: float) -> None:
-    """What the primary takes while both secondaries are dead is undone: it dies too, they go on without it.
+    """Let writes be rolled back: the primary accepts them while both secondaries are dead. Then it dies, and they go on.
 
-    Pausing the secondaries does not do it: what was sent to them waits in their sockets.
+    Pausing the secondaries would not be enough, because the writes would wait in their sockets.
     """
     primary, secondaries = servers.primary, servers.secondaries
     servers.kill(*secondaries)
@@ -54,12 +54,12 @@ def roll_back(servers: ReplicaSet, seconds: float) -> None:
 
 
 def all_away(servers: ReplicaSet, seconds: float) -> None:
-    """All servers are killed, and are back later."""
+    """Kill all servers, and start them again later."""
     servers.kill(*servers.members)
     time.sleep(seconds)
     servers.heal()
 
 
 def rolled_back(servers: ReplicaSet) -> bool:
-    """Whether any member has undone writes: it keeps them in files."""
+    """Whether any member has rolled back writes, which it keeps in files."""
     return any(list((each.folder / "rollback").rglob("*.bson")) for each in servers.members)

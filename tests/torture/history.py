@@ -1,7 +1,7 @@
-"""What the processes of a fault test did and saw, as lines of JSON in a file for each: written as it happens.
+"""History: the events of the processes of a fault test. Each process writes them to a file of its own, as lines of JSON.
 
-One line when something begins and one when it ends. A process that is killed in between leaves the first one alone:
-then nobody knows whether it was done. Nothing is flushed to the disk: the processes crash here, not the machine.
+An event has one line when it begins, and one when it ends. A process that is killed in between leaves only the first line, and
+the outcome of the event is unknown. Nothing is flushed to the disk, because the processes crash here, and not the machine.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ import attrs
 
 
 Outcome = Literal["ok", "fail", "unknown"]
-#: What is written down. A claim has no beginning of its own: a listener claims when it likes. Its instant is told by
-#: the end of the lease. Deaths are written down by who kills.
+#: The kinds of events. A claim is no event, because a listener claims by itself. The end of the lease gives its instant. The
+#: process that kills another one records its death.
 Kind = Literal["store", "remove", "emit", "ack", "nack", "death"]
 
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """Something that a process did, from its beginning to its end."""
+    """An operation of a process, from its beginning to its end."""
 
     kind: Kind
     process: str
     id: str = ""
-    #: Of the content: each store of an id has another.
+    #: The version of the content. Each store of an id has another one.
     version: str = ""
-    #: Seconds by the machine's monotonic clock, which all its processes share, and by its wall clock.
+    #: Seconds by the machine's monotonic clock, which all processes share, and by its wall clock.
     begun: float
     begun_wall: float
-    #: None: it never ended.
+    #: None if it never ended.
     ended: float | None = None
     ended_wall: float | None = None
-    #: ``fail`` means not done, for sure: for an ack, that the lease was lost.
+    #: ``fail`` means certainly not done. For an ack it means that the lease was lost.
     outcome: Outcome = "unknown"
     #: The class of the error, if there was one.
     error: str | None = None
-    #: Of stores: the instant for which it was stored, in ms; how often it is to be emitted, and how many ms apart.
+    #: Of stores: the instant for which it was stored, in ms, the number of occurrences, and the ms between them.
     due: int = 0
     occurrences: int = 1
     every: int = 0
-    #: Of emissions and their settlements: which occurrence, which attempt, and the instants of its lease, in ms.
+    #: Of emissions and their settlements: the occurrence, the attempt, and the instants of the lease, in ms.
     key: str = ""
     scheduled_for: int = 0
     attempt: int = 0
@@ -61,7 +61,7 @@ class Event:
 
 
 class History:
-    """Writes down what one process does."""
+    """Records the events of one process."""
 
     def __init__(self, path: Path, process: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -69,7 +69,7 @@ class History:
         self._numbers = itertools.count()
 
     def begin(self, kind: Kind, **fields: Any) -> int:
-        """Write down that something begins; the number is for :meth:`end`."""
+        """Record the beginning of an event. The returned number is for :meth:`end`."""
         number = next(self._numbers)
         self._write({"n": number, "kind": kind, "process": self._process, **_now("begun"), **fields})
         return number
@@ -79,14 +79,14 @@ class History:
         self._write({"n": number, "outcome": outcome, "error": name, **_now("ended")})
 
     def note(self, kind: Kind, **fields: Any) -> None:
-        """Write down something that took no time."""
+        """Record an event that took no time."""
         self.end(self.begin(kind, **fields), "ok")
 
     def close(self) -> None:
         os.close(self._file)
 
     def _write(self, fields: dict[str, Any]) -> None:
-        # One write, so that it is there whole or not at all; threads may write at the same time.
+        # One write for each line, because threads may write at the same time.
         os.write(self._file, json.dumps(fields, separators=(",", ":")).encode() + b"\n")
 
 
@@ -95,7 +95,7 @@ def _now(what: str) -> dict[str, float]:
 
 
 def read(folder: Path) -> list[Event]:
-    """All events of all processes, by their beginnings."""
+    """Return all events of all processes, in the order of their beginnings."""
     events = [event for path in folder.glob("*.jsonl") for event in _read_file(path)]
     return sorted(events, key=lambda event: event.begun)
 

@@ -1,7 +1,7 @@
 """The processes of a fault test: ``process.py`` and one argument, a :class:`Task` as JSON.
 
-They work until they get a SIGTERM, and write down what they do and see. What goes wrong in a way that Pitstop does not
-announce ends them with a traceback, which the test that started them reports.
+They work until they get a SIGTERM, and record their events. An error that Pitstop does not document ends the process with a
+traceback, which the test that started it reports.
 """
 
 from __future__ import annotations
@@ -34,50 +34,49 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from torture.history import History, Kind, Outcome
 
 
-#: Raised when nobody knows whether a store was done. Where there is no such class, any failure says as little.
+#: Raised if the outcome of a store is unknown. In versions without this class, any failure has an unknown outcome.
 OUTCOME_UNKNOWN: type[BackendUnavailable] = getattr(pitstop, "OutcomeUnknown", BackendUnavailable)
 
 
-#: How long ``consume`` waits for its handlers, in seconds: those that take longer than a lease included.
+#: How long ``consume`` waits for its handlers, in seconds. Some of them take longer than a lease.
 _LEAST_DRAIN = 10.0
 
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """What a process is to do."""
+    """The task of a process."""
 
     role: str
     name: str
-    #: Where its history goes.
+    #: The file of its history.
     history: str
-    #: For :func:`pitstop.init`.
+    #: The options for :func:`pitstop.init`.
     options: dict[str, Any]
     seed: int = 0
-    #: Of producers: stores in a second, and the latest that one is due, in seconds from then.
+    #: Of producers: stores per second, and the most seconds until a message is due.
     rate: float = 50.0
     latest: float = 1.5
-    #: How many recurring messages a producer stores at its begin, and how often each is to be emitted.
+    #: How many recurring messages a producer stores at its beginning, and the occurrences of each.
     series: int = 1
     occurrences: int = 5
-    #: Of producers: store nothing but so many at a time, due at once.
+    #: Of producers: if given, each store is of this many messages, which are due at once.
     burst: int | None = None
-    #: Of consumers.
-    #: None: at its own pace, as an iteration does if nothing else is said.
+    #: Of consumers: the ``prefetch`` of ``listen``. None: at its own pace, the default of an iteration.
     prefetch: int | None = 1
     threads: int = 1
-    #: So many workers of ``consume``, in place of threads that iterate.
+    #: The workers of ``consume``. None: threads iterate instead.
     workers: int | None = None
-    #: The longest that a message is handled, in seconds. Without a pause many acks are on their way together.
+    #: The longest time of a handler, in seconds. If it is 0, many acks are written together.
     pace: float = 0.01
     #: Of consumers: the share of messages that fail, and of those that are held for longer than the lease.
     failing: float = 0.02
     overdue: float = 0.005
-    #: Of consumers: a file that is written, and a message that is then held without end.
+    #: Of consumers: a file that is written in a handler, which then holds its message without end.
     hold: str | None = None
-    #: The processes' own idea of the time is wrong by so many seconds, and by how many more after a SIGUSR1.
+    #: The seconds by which the clock of the process is wrong, and the seconds that a SIGUSR1 adds.
     wrong: float = 0.0
     jump: float = 0.0
-    #: ``1``: confirm writes as soon as the primary has them, which Pitstop never does. It loses: that is to be seen.
+    #: ``1``: writes are confirmed when the primary has them, which Pitstop never does. The test must notice the losses.
     write_concern: int | None = None
 
     def dump(self) -> str:
@@ -85,12 +84,12 @@ class Task:
 
 
 def content(version: str) -> dict[str, Any]:
-    """The message of a version. All of it follows from the version, so that a mixture of two is noticed."""
+    """Return the message of a version. All its fields follow from the version, so that a mixture of two is noticed."""
     return {"version": version, "again": [version, {"reversed": version[::-1]}]}
 
 
 def produce(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None:
-    """Store messages: mostly new ones, some in place of earlier ones, some removed again, some at once."""
+    """Store messages: mostly new ones, some that replace earlier ones, some that are removed again, some due at once."""
     history, chance = History(Path(task.history), task.name), random.Random(task.seed)
     recent: list[str] = []
     for number in range(task.series):
@@ -117,7 +116,7 @@ def produce(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None
 
 
 def consume(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None:
-    """Handle messages in some threads: mostly well, some with a failure, some for longer than their lease."""
+    """Handle messages in some threads. Some handlers fail, and some take longer than the lease."""
     history = History(Path(task.history), task.name)
     if task.workers is not None:
         _consume(task, history, pit, task.workers)
@@ -148,11 +147,11 @@ def consume(task: Task, pit: pitstop.Pitstop, stopping: threading.Event) -> None
 
 
 class _Failed(Exception):
-    """A handler failed on purpose."""
+    """A handler fails on purpose."""
 
 
 def _consume(task: Task, history: History, pit: pitstop.Pitstop, workers: int) -> None:
-    """The same with ``consume``, which settles what its handler returns from, or raises for."""
+    """Handle messages with ``consume``, which acks when its handler returns, and nacks when it raises."""
     chance = random.Random(task.seed)
 
     def handle(delivery: pitstop.Delivery) -> None:
@@ -193,7 +192,7 @@ def _pause(task: Task, choice: float, chance: random.Random, stopping: threading
 
 
 def _note_emission(task: Task, history: History, delivery: pitstop.Delivery) -> dict[str, Any]:
-    """Write down that it was handed out; return what is written of its settlement as well."""
+    """Record that it was handed out. Return the fields that the event of its settlement gets, too."""
     message = dict(delivery.msg)
     version = message.get("version", "")
     if message != {"id": delivery.id, **content(version)}:
@@ -212,7 +211,7 @@ def _note_emission(task: Task, history: History, delivery: pitstop.Delivery) -> 
 
 
 class Acks:
-    """What becomes of acks: one may return at once, and be written later. Its hooks tell when that is known."""
+    """The outcomes of acks. An ack may return at once and be written later, so hooks report its outcome."""
 
     def __init__(self) -> None:
         self._ends: dict[pitstop.Delivery, Callable[..., None]] = {}
@@ -303,7 +302,7 @@ def _outcome(call: Callable[[], object]) -> tuple[Outcome, Exception | None]:
     except OUTCOME_UNKNOWN as error:
         return "unknown", error
     except BackendUnavailable as error:
-        # Not unknown, so not done: what is emitted all the same is unexpected.
+        # The outcome is not unknown, so it was not done. If it is emitted nevertheless, that is unexpected.
         return "fail", error
     return "ok", None
 
@@ -317,7 +316,7 @@ def _seconds(text: str) -> float:
 
 
 def _set_clock_wrong(task: Task) -> None:
-    """Patch the one place where the time is read. The history goes by the right time."""
+    """Patch the only place that reads the time. The history uses the right time."""
     right, wrong = SystemClock.time_us, [task.wrong]
     SystemClock.time_us = lambda self: right(self) + int(wrong[0] * 1e6)  # type: ignore[method-assign]
 
@@ -328,7 +327,7 @@ def _set_clock_wrong(task: Task) -> None:
 
 
 def _confirm_early(write_concern: int) -> None:
-    """Have Pitstop write as it never does: confirmed by so many members, not by a majority."""
+    """Let Pitstop wait for this many members at a write, instead of a majority."""
     from pymongo.write_concern import WriteConcern
 
     from pitstop_mongo._client.dialect import Dialect
@@ -349,8 +348,10 @@ def _confirm_early(write_concern: int) -> None:
 
 
 def _told_to_stop() -> threading.Event:
-    """Set after a SIGTERM. By a thread that waits for it: a handler could not safely set what this thread waits for, and
-    would not wake it when, after a pause, the system gives the signal to another thread.
+    """Return an event that is set after a SIGTERM, by a thread that waits for the signal.
+
+    A signal handler could not safely set an event that this thread waits for. It would also not wake this thread if the system
+    gave the signal to another thread, after a pause.
     """
     stopping = threading.Event()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -364,16 +365,16 @@ def _told_to_stop() -> threading.Event:
 
 
 def main(task: Task) -> None:
-    # To consume() a signal is the end.
+    # consume() ends at a signal by itself.
     stopping = _told_to_stop() if task.workers is None else threading.Event()
-    faulthandler.register(signal.SIGUSR2)  # a process that does not stop says where it is
+    faulthandler.register(signal.SIGUSR2)  # shows where a process hangs that does not stop
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     _set_clock_wrong(task)
     if task.write_concern is not None:
         _confirm_early(task.write_concern)
     with pitstop.init(task.options, plugins=[acks]) as pit:
         {"produce": produce, "consume": consume}[task.role](task, pit, stopping)
-        # What the backend mended by itself.
+        # How often outcomes were unknown or recovered.
         Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._session.backend._connection.counters))
 
 

@@ -1,4 +1,4 @@
-"""The checker sees what it is there to see: histories made by hand, each with one thing wrong."""
+"""The checker finds each fault, in histories that are made by hand with one fault each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOCK = 5000
 
 
 def event(kind, at, took=0.01, outcome="ok", **fields):
-    """Something that began at so many seconds, on both clocks."""
+    """Return an event that began at ``at`` seconds by both clocks."""
     ended = {} if took is None else {"ended": at + took, "ended_wall": at + took}
     values = {"process": "p", "id": "a", "version": "a.0", **fields}
     return Event(kind=kind, begun=at, begun_wall=at, outcome=outcome, **ended, **values)
@@ -50,31 +50,31 @@ def test_a_message_that_is_stored_emitted_and_acked_is_ok():
     assert rules(verdict) == []
 
 
-def test_one_that_is_stored_and_never_emitted_is_lost():
+def test_a_message_that_is_stored_and_never_emitted_is_lost():
     verdict = check([stored(1)])
     assert verdict.lost == ["a.0"]
     assert rules(verdict) == ["S1"]
 
 
-def test_one_that_is_still_there_is_late_but_not_lost():
+def test_a_message_that_is_still_there_is_late_but_not_lost():
     verdict = check([stored(1)], left=["a.0"])
     assert verdict.lost == []
     assert rules(verdict) == ["L1"]
 
 
 @pytest.mark.parametrize("outcome", ["unknown", "fail"])
-def test_one_that_was_perhaps_not_stored_may_be_missing(outcome):
+def test_a_message_that_was_perhaps_not_stored_may_be_missing(outcome):
     assert rules(check([stored(1, outcome=outcome)])) == []
 
 
-def test_one_that_was_perhaps_stored_and_is_emitted_is_recovered():
+def test_a_message_that_was_perhaps_stored_and_is_emitted_is_recovered():
     verdict = check([stored(1, took=None, outcome="unknown"), emitted(10)])
     assert (verdict.ok, verdict.recovered) == (0, 1)
     assert rules(verdict) == []
 
 
 @pytest.mark.parametrize("store", [[], [stored(1, outcome="fail")], [stored(1, version="a.1", id="b")]])
-def test_one_that_was_never_stored_is_unexpected(store):
+def test_a_message_that_was_never_stored_is_unexpected(store):
     verdict = check([*store, emitted(10)])
     assert verdict.unexpected == ["a.0"]
     assert "S2" in rules(verdict)
@@ -86,7 +86,7 @@ def test_replaced_before_it_was_emitted_it_need_not_be():
     assert rules(verdict) == []
 
 
-def test_of_one_that_was_perhaps_replaced_one_version_is_enough():
+def test_of_a_message_that_was_perhaps_replaced_one_version_is_enough():
     perhaps = stored(2, version="a.1", outcome="unknown")
     assert rules(check([stored(1), perhaps, emitted(10)])) == []
     assert rules(check([stored(1), perhaps, emitted(10, version="a.1")])) == []
@@ -111,7 +111,7 @@ def test_removed_in_vain_it_must_be_emitted():
 
 def test_an_early_emission_is_seen():
     assert rules(check([stored(1), emitted(9.9)])) == ["S3"]
-    # Handed out in time, but leased before it.
+    # It was handed out in time, but leased before that.
     assert rules(check([stored(1), emitted(10, claimed=9_999)])) == ["S3"]
 
 
@@ -180,7 +180,7 @@ def test_a_nack_that_lost_its_lease_explains_nothing():
     assert rules(check(events)) == ["S4"]
 
 
-def test_a_nack_that_was_told_so_only_after_the_message_had_come_back_does():
+def test_a_nack_that_failed_after_the_message_had_come_back_does():
     first = emitted(10)
     nack = settled("nack", first, 10.1, "fail", took=0.5)
     verdict = check([stored(1), first, nack, emitted(10.5, by="two", attempt=2)])
@@ -205,7 +205,7 @@ def test_an_ack_by_a_zombie_is_seen():
     assert rules(check([stored(1), first, second, acked(first, 15.3, "fail")])) == []
 
 
-def test_an_ack_of_what_was_replaced_is_seen():
+def test_an_ack_of_a_replaced_message_is_seen():
     first = emitted(10)
     events = [stored(1), first, stored(11, version="a.1", due=20_000), acked(first, 12)]
     assert rules(check(events, left=["a.1"])) == ["L1", "S6"]
@@ -214,19 +214,19 @@ def test_an_ack_of_what_was_replaced_is_seen():
 
 
 @pytest.mark.parametrize("outcome", ["ok", "fail"])
-def test_an_ack_of_what_is_gone_changes_nothing(outcome):
+def test_an_ack_of_a_message_that_is_gone_changes_nothing(outcome):
     first = emitted(10)
     assert rules(check([stored(1), first, event("remove", 11, version=""), acked(first, 12, outcome)])) == []
 
 
-def test_a_lease_of_what_was_removed_before_is_seen():
+def test_a_lease_of_a_message_that_was_removed_before_is_seen():
     assert rules(check([stored(1), event("remove", 9, version=""), emitted(10)])) == ["S6"]
 
 
 def test_a_lease_of_a_version_that_was_replaced_before_is_seen():
     events = [stored(1), stored(9, version="a.1"), emitted(10), emitted(10.2, version="a.1")]
     assert rules(check(events)) == ["S6"]
-    # Leased before that, and handed out afterwards: so it is with what waits its turn.
+    # It was leased before that, and handed out afterwards, as a message that was claimed ahead.
     waited = emitted(10.5, claimed=10_100)
     assert rules(check([stored(1), stored(10.2, version="a.1"), waited, emitted(11, version="a.1")])) == []
 
@@ -251,20 +251,20 @@ def test_the_longest_gap_is_measured_while_messages_are_stored():
     assert gaps == {"store": pytest.approx(5), "emit": pytest.approx(5), "ack": 0.0}
 
 
-def test_a_lease_that_is_told_as_lost_while_it_runs():
+def test_a_lease_that_is_reported_as_lost_while_it_runs():
     emission, again = emitted(10), emitted(15.1, by="two", attempt=2)
     verdict = check([stored(1), emission, acked(emission, 10.1, "fail"), again, acked(again, 15.2)])
     assert rules(verdict) == ["S9"]
 
 
-def test_an_ack_that_is_told_as_late_though_it_was_done():
+def test_an_ack_that_is_reported_as_late_though_it_was_done():
     emission = emitted(10)
     lost = acked(emission, 10.1, "fail", took=6)
     assert rules(check([stored(1), emission, lost])) == ["S9"]
     assert rules(check([stored(1), emission, lost], left=["a.0"])) == []
 
 
-def test_a_late_ack_whose_message_comes_again_is_told_rightly():
+def test_a_late_ack_whose_message_comes_again_is_right():
     emission, again = emitted(10), emitted(15.1, by="two", attempt=2)
     verdict = check([stored(1), emission, acked(emission, 15.2, "fail"), again, acked(again, 15.2)])
     assert rules(verdict) == []
@@ -288,7 +288,7 @@ def test_a_store_meanwhile_ends_the_lease(outcome):
     assert rules(verdict) == []
 
 
-def test_a_removal_of_what_was_claimed_ahead_ends_the_lease():
+def test_a_removal_of_a_message_that_was_claimed_ahead_ends_the_lease():
     emission = emitted(10.1, claimed=10_000)
     removed = event("remove", 10.03, process="producer")
     assert rules(check([stored(1), removed, emission, acked(emission, 10.2, "fail")])) == []

@@ -14,9 +14,9 @@ from torture.conftest import DRAIN, IDS, SERVERS, assert_kept
 
 
 NOW = timedelta(0)
-#: A lease of this process, which is to hold while it waits for others.
+#: A lease of this process, which must not end while it waits for others.
 LONG = timedelta(minutes=5)
-#: Seconds by which a message may be late when the machine is busy: less than clocks are wrong by.
+#: The most seconds that a message is late on a busy machine: less than the error of the clocks.
 LATE = 12.0
 
 
@@ -31,7 +31,7 @@ def bench(open_bench, server_uri):
 
 
 def held_by(bench, worker):
-    """Once the consumer is in its handler: the message's id."""
+    """Wait until the consumer is in its handler. Return the id of its message."""
     path = bench.folder / f"{worker.name}.held"
     bench.wait(path.exists, 20, f"message for {worker.name}")
     return bench.events("emit")[-1]
@@ -41,7 +41,7 @@ def start_holding(bench, name, **what):
     return bench.start("consume", name, hold=str(bench.folder / f"{name}.held"), failing=0, overdue=0, **what)
 
 
-def test_what_a_dead_consumer_held_comes_back_when_its_lease_ends(bench):
+def test_the_message_of_a_dead_consumer_comes_back_when_its_lease_ends(bench):
     worker = start_holding(bench, "victim")
     with pitstop.init(bench.options) as pit, pit.listen(lock_time=LONG) as listener:
         pit.store({"id": "a"}, NOW)
@@ -54,8 +54,8 @@ def test_what_a_dead_consumer_held_comes_back_when_its_lease_ends(bench):
         assert pit.get("a") is None
 
 
-def test_a_zombie_acks_nothing_that_somebody_else_has_by_now(bench):
-    """It was paused in its handler for longer than its lease, and goes on as if nothing had been."""
+def test_a_zombie_acks_no_message_that_another_consumer_has_by_now(bench):
+    """It was paused in its handler for longer than its lease, and goes on as if nothing had happened."""
     worker = start_holding(bench, "zombie")
     with pitstop.init(bench.options) as pit, pit.listen(lock_time=LONG) as listener:
         pit.store({"id": "a"}, NOW)
@@ -72,7 +72,7 @@ def test_a_zombie_acks_nothing_that_somebody_else_has_by_now(bench):
 
 
 def test_a_zombie_hands_out_nothing_that_it_claimed_ahead(bench):
-    """What waited its turn while the consumer was paused past the leases, others have by now."""
+    """It had claimed messages ahead, and was paused past their leases. Other consumers have these messages by now."""
     worker = start_holding(bench, "zombie", prefetch=10)
     with pitstop.init(bench.options) as pit, pit.listen(prefetch=10, lock_time=LONG) as listener:
         pit.store_many([({"id": f"{n}"}, NOW) for n in range(10)])
@@ -100,7 +100,7 @@ def test_dead_and_paused_consumers_under_load_lose_and_double_nothing(bench, jud
 
 
 def test_dead_and_paused_consumers_that_ack_in_batches_lose_and_double_nothing(bench, judge):
-    """At their own pace: several messages in hand, and acks that are still on their way when they die."""
+    """At their own pace they have several messages in hand, and acks that are not written yet when they die."""
     bench.start("produce", rate=150.0, latest=0.5)
     victim, sleeper, _ = [bench.start("consume", prefetch=None, overdue=0) for _ in range(3)]
     bench.wait_for_emissions(100)
@@ -115,7 +115,7 @@ def test_dead_and_paused_consumers_that_ack_in_batches_lose_and_double_nothing(b
 
 @pytest.mark.parametrize("wrong", [30.0, -30.0])
 def test_a_consumer_whose_clock_is_wrong_emits_nothing_early_and_steals_nothing(bench, wrong):
-    """The server's clock counts. The history is written by the right one."""
+    """The server's clock decides. The history uses the right clock."""
     with pitstop.init(bench.options) as pit, pit.listen(lock_time=timedelta(seconds=20)) as listener:
         pit.store({"id": "mine"}, NOW)
         mine = listener.get(timeout=5)
@@ -130,8 +130,8 @@ def test_a_consumer_whose_clock_is_wrong_emits_nothing_early_and_steals_nothing(
 
 
 @pytest.mark.parametrize("wrong", [30.0, -30.0])
-def test_what_a_process_whose_clock_is_wrong_stores_comes_in_time(bench, wrong, judge):
-    """Times that are given as such hold; ``timedelta`` counts from the server's now."""
+def test_a_message_of_a_producer_whose_clock_is_wrong_comes_in_time(bench, wrong, judge):
+    """An absolute time is exact, and a ``timedelta`` counts from the server's now."""
     bench.start("produce", wrong=wrong, rate=60.0, latest=0.5, series=0)
     bench.start("consume", failing=0, overdue=0)
     bench.wait_for_emissions(60)
@@ -157,11 +157,11 @@ def store_for_the_history(bench, pit, delay):
 
 
 def assert_on_time(bench):
-    """Nothing was emitted early, nor late by what the clock is wrong."""
+    """Assert that no message was early, or late by the error of the clock."""
     for each in bench.events("emit"):
         assert 0 <= each.begun_wall - each.scheduled_for / 1000 < LATE, each
 
 
 def claimed(delivery):
-    """The instant of a claim of ours, in ms."""
+    """Return the instant of a claim of this process, in ms."""
     return int((delivery.leased_until - LONG).timestamp() * 1000)

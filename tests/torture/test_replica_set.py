@@ -1,5 +1,6 @@
-"""A replica set loses its primary while processes store and handle messages: nothing is lost, nothing doubled but for
-a reason. With elections that are quick, and faults that are short; all the others are in test_replica_set_large.py.
+"""A replica set loses its primary while processes store and handle messages. No message is lost, and each duplicate has a reason.
+
+Here elections are quick, and faults are short. All other faults are in test_replica_set_large.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torture.conftest import DRAIN, assert_kept
 
 @pytest.mark.parametrize(
     ("fault", "load"),
-    # As many acks on their way as can be when the primary dies; and few, each by itself, when it hands over.
+    # With as many unwritten acks as possible when the primary dies, and with single acks when it hands over.
     [(faults.kill_primary, Bench.start_batches), (faults.step_down, Bench.start_load)],
     ids=["kill_primary", "step_down"],
 )
@@ -32,7 +33,7 @@ def test_a_lost_primary_loses_nothing(fault, load, replica_set, open_bench, judg
 
 
 def test_a_store_that_begins_while_there_is_no_primary_waits_for_one(replica_set):
-    """Though an election takes longer than one operation may."""
+    """Although an election takes longer than one operation may."""
     where = {"type": "mongo", "uri": replica_set.uri, "dbname": "pitstop_test_elections", "operation_timeout": "2s"}
     with pitstop.init(where) as pit:
         pit.store({"id": "a"}, timedelta(hours=1))

@@ -1,4 +1,4 @@
-"""All that happens to a replica set, with the elections that servers have by default: 10 seconds and more.
+"""All faults of a replica set, with the default elections of servers, which take 10 seconds and more.
 
 Collected only with ``PITSTOP_TEST_LARGE=1``: ``nox -s torture``. It takes a quarter of an hour.
 """
@@ -74,7 +74,7 @@ def test_batches_in_flight_with_default_elections(fault, seconds, servers, open_
 
 
 def test_writes_that_one_member_confirms_are_lost_by_the_rollback(servers, open_bench, judge):
-    """With write concern 1, which Pitstop does not offer, messages are lost: so the check can see it."""
+    """With write concern 1, which Pitstop does not offer, messages are lost. This shows that the checker notices it."""
     bench = open_bench(servers.uri)
     bench.start_load(write_concern=1)
     time.sleep(5)
@@ -87,7 +87,7 @@ def test_writes_that_one_member_confirms_are_lost_by_the_rollback(servers, open_
 
 
 def test_fault_after_fault(servers, open_bench, judge):
-    """Servers and consumers fail one after the other, and some at a time."""
+    """Servers and consumers fail one after the other, and some of them at the same time."""
     bench = open_bench(servers.uri)
     bench.start_load()
     for fault, seconds in [

@@ -1,7 +1,7 @@
-"""Requests and replies are lost on the wire: what was done is done once, and what the user is told is true.
+"""Requests and replies are lost on the wire: each operation is done at most once, and its reported outcome is true.
 
-On a standalone the driver repeats nothing by itself; on a replica set it repeats writes of single documents. What a test
-here says holds on both.
+On a standalone the driver repeats nothing by itself. On a replica set it repeats writes of single documents. Each test here
+holds on both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torture.conftest import DRAIN, IDS, LARGE, NOW, SERVERS, assert_kept, drain
 from torture.process import OUTCOME_UNKNOWN
 
 
-#: Later than a store is tried again after a lost reply.
+#: Later than the repetition of a store after a lost reply.
 SOON = timedelta(seconds=0.5)
 
 
@@ -43,7 +43,7 @@ def test_a_store_whose_reply_is_lost_is_done_once(pit, proxy, times):
     for _ in range(times):
         proxy.lose_reply("update")
     pit.store({"id": "a"}, NOW)
-    # It need not be repeated: that it is there can be seen as well.
+    # It need not be repeated. Pitstop can also see that the message is there.
     assert 1 <= proxy.did["lost reply of update"] <= times
     assert drain(pit) == [("a", 1)]
 
@@ -58,8 +58,8 @@ def test_a_store_whose_request_is_lost_is_done_once(pit, proxy, times):
     assert drain(pit) == [("a", 1)]
 
 
-def test_a_store_of_what_is_due_already_is_done_once_or_says_that_it_does_not_know(pit, proxy):
-    """It may have been stored, emitted and acknowledged meanwhile: to store it again might emit it again."""
+def test_a_store_of_a_due_message_is_done_once_or_its_outcome_is_unknown(pit, proxy):
+    """It may have been stored, emitted and acknowledged meanwhile. If it were stored again, it might be emitted again."""
     proxy.lose_request("update")
     try:
         pit.store({"id": "a"}, NOW)
@@ -78,7 +78,7 @@ def test_a_store_of_many_is_done_once_for_each(pit, proxy, what):
 
 
 def test_a_store_of_many_of_which_some_are_there_is_done_once_for_each(pit, proxy):
-    """Those that are there are replaced by a command of their own."""
+    """Existing messages are replaced by a second command."""
     pit.store_many([({"id": f"{n}"}, timedelta(hours=1)) for n in range(3)])
     proxy.lose_reply("update")
     pit.store_many([({"id": f"{n}"}, NOW) for n in range(5)])
@@ -93,14 +93,14 @@ def test_a_store_that_stays_unknown_says_so(proxy, open_pit):
     with pytest.raises(OUTCOME_UNKNOWN):
         pit.store({"id": "a"}, NOW)
     proxy.lose_replies(0.0)
-    pit.store({"id": "a"}, NOW)  # the same again does no harm
+    pit.store({"id": "a"}, NOW)  # storing it again does no harm
     assert drain(pit) == [("a", 1)]
 
 
 def test_a_remove_whose_reply_is_lost_is_done(pit, proxy):
     pit.store({"id": "a"}, NOW)
     proxy.lose_reply("delete")
-    # Whether it was there, nobody knows for sure any more: true and an error are both honest.
+    # It cannot be known any more whether it was there. So True and an error are both right.
     try:
         pit.remove("a")
     except BackendUnavailable:
@@ -108,8 +108,8 @@ def test_a_remove_whose_reply_is_lost_is_done(pit, proxy):
     assert drain(pit) == []
 
 
-def test_a_claim_of_one_whose_reply_is_lost_is_taken_up_again(pit, proxy):
-    """Nothing waits for the end of a lease that nobody knows he has."""
+def test_a_claim_of_one_whose_reply_is_lost_is_found_again(pit, proxy):
+    """The message does not wait for the end of a lease whose listener does not know it."""
     pit.store({"id": "a"}, NOW)
     proxy.lose_reply("findAndModify")
     with pit.listen() as listener:
@@ -121,7 +121,7 @@ def test_a_claim_of_one_whose_reply_is_lost_is_taken_up_again(pit, proxy):
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_a_claim_of_many_whose_reply_is_lost_is_taken_up_again(pit, proxy, count):
+def test_a_claim_of_many_whose_reply_is_lost_is_found_again(pit, proxy, count):
     pit.store_many([({"id": f"{n}"}, NOW) for n in range(count)])
     proxy.lose_reply("update", is_claim)
     with pit.listen(prefetch=5) as listener:
@@ -146,8 +146,8 @@ def test_a_claim_whose_request_is_lost_is_made_again(pit, proxy, prefetch, comma
 
 
 @pytest.mark.parametrize("prefetch", [1, 5])
-def test_a_claim_that_nobody_heard_of_is_out_once(open_pit, proxy, prefetch, server_uri, dbname):
-    """It is found again by its token, or comes back when its lease has ended: nobody else gets it before that."""
+def test_a_claim_without_any_reply_is_out_once(open_pit, proxy, prefetch, server_uri, dbname):
+    """It is found again by its token, or comes back when its lease has ended. No other listener gets it before that."""
     lock = timedelta(seconds=4)
     pit = open_pit(operation_timeout="700ms", lock_time=lock)
     with pymongo.MongoClient(server_uri, tz_aware=True) as client, pit.listen(prefetch=prefetch) as listener:
@@ -160,7 +160,7 @@ def test_a_claim_that_nobody_heard_of_is_out_once(open_pit, proxy, prefetch, ser
         with pitstop.init({"type": "mongo", "uri": server_uri, "dbname": dbname}) as other, other.listen() as others:
             early = others.get()
             if early is not None:
-                # This process stood still for so long that it was due again.
+                # This process was paused for so long that the message was due again.
                 assert early.leased_until - timedelta(minutes=15) >= held["due"]
                 early.nack(delay=NOW)
         proxy.lose_replies(0.0)
@@ -207,7 +207,7 @@ def test_an_ack_of_a_recurring_message_whose_reply_is_lost_advances_it_once(pit,
 
 
 def test_an_ack_in_vain_whose_reply_is_lost_is_still_in_vain(pit, proxy):
-    """A lost reply does not turn a lost lease into a success, nor touch what is there now."""
+    """A lost reply does not turn a lost lease into a success, and does not change the new version."""
     pit.store({"id": "a", "n": 1}, NOW)
     with pit.listen() as listener:
         delivery = listener.get()
@@ -219,8 +219,8 @@ def test_an_ack_in_vain_whose_reply_is_lost_is_still_in_vain(pit, proxy):
 
 
 @pytest.mark.parametrize("what", ["reply", "request"])
-def test_an_ack_after_the_lease_is_no_success_because_somebody_else_is_done(pit, proxy, what):
-    """It is repeated, and the message is gone: but not by this ack, which came too late when it was first sent."""
+def test_an_ack_after_the_lease_is_no_success_because_another_listener_is_done(pit, proxy, what):
+    """It is repeated, and the message is gone, but not by this ack, which came too late when it was first sent."""
     pit.store({"id": "a"}, NOW)
     with pit.listen(lock_time=timedelta(milliseconds=300)) as late, pit.listen() as other:
         delivery = late.get()
@@ -244,8 +244,8 @@ def test_a_nack_whose_reply_is_lost_brings_the_message_back_once(pit, proxy):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_settlements_of_many_whose_reply_is_lost_are_done_and_told(pit, proxy, times):
-    """Listeners settle one by one, but for what they give back. What a backend is given at once holds as well."""
+def test_settlements_of_many_whose_reply_is_lost_are_done_and_known(pit, proxy, times):
+    """Listeners settle most messages one by one. The same holds for many settlements in one call of the backend."""
     backend = pit._session.backend
     pit.store_many([({"id": f"{n}"}, NOW) for n in range(6)])
     leased = backend.lease(6, 30_000)
@@ -258,7 +258,7 @@ def test_settlements_of_many_whose_reply_is_lost_are_done_and_told(pit, proxy, t
     assert [each.id for each in pit.entries()] == [leased[5].id]
 
 
-def test_what_was_claimed_ahead_is_given_back_also_when_the_reply_is_lost(pit, proxy):
+def test_messages_claimed_ahead_are_given_back_also_when_the_reply_is_lost(pit, proxy):
     pit.store_many([({"id": f"{n}"}, NOW) for n in range(5)])
     with pit.listen(prefetch=5) as listener:
         listener.get().ack()
@@ -289,10 +289,10 @@ def test_replies_lost_at_random_under_load(proxy, open_bench, judge):
     proxy.lose_replies(0.0)
     verdict = judge(bench, DRAIN)
     assert_kept(verdict, bench)
-    # Branches that were never taken prove nothing. In a short run not each of them is.
+    # Faults without any effect would prove nothing. In a short run not each kind of fault happens.
     assert sum(proxy.did[f"lost reply of {each}"] for each in commands) > 0
     if LARGE:
-        # Few are stored by an insert.
+        # Few messages are stored by an insert.
         assert all(proxy.did[f"lost reply of {each}"] for each in commands if each != "insert")
         counters = bench.counters()
         assert counters["claim_unknown"] > 0

@@ -1,7 +1,7 @@
-"""The same for what listeners claim and write together: hundreds of messages in one command, which may be done in part.
+"""Requests and replies of large batches are lost: hundreds of claims or acks in one command, which may be done in part.
 
-Messages are iterated over, or handled by the workers of ``consume``. Each was handed out once when all is over, each ack
-is told as what it was, and nothing is left.
+Messages are iterated over, or handled by the workers of ``consume``. In the end each message was handed out once, the outcome
+of each ack is right, and no message is left.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def server_uri(request):
 
 @pytest.fixture
 def server(server_uri):
-    """The server, past the proxy."""
+    """The server, without the proxy."""
     with pymongo.MongoClient(server_uri) as client:
         yield client
 
 
 @pytest.fixture(params=["iterate", "consume", "loop"] if LARGE else ["consume"])
 def handle_all(request, pit, outcomes, proxy, dbname):
-    """Handles all that is due; returns how often each was handed out, and what became of their acks."""
+    """Handles all due messages. Returns how often each was handed out, and the outcomes of their acks."""
     seen = Counter()
 
     def iterate():
@@ -76,7 +76,7 @@ def handle_all(request, pit, outcomes, proxy, dbname):
 
         where = {"type": "mongo", "uri": f"{proxy.uri}&serverMonitoringMode=poll", "dbname": dbname, "lock_time": LOCK}
         async with pitstop.init_async(where) as other:
-            # With `until_idle` a store that is away ends it.
+            # With `until_idle` a store that is away would end it.
             summary = await other.consume(handler, concurrency=100, max_messages=MANY)
         assert summary.unsettled == summary.nacked == 0
         return seen, (summary.acked, summary.lost)
@@ -86,7 +86,7 @@ def handle_all(request, pit, outcomes, proxy, dbname):
 
 @pytest.fixture
 def fill(pit):
-    """Stores many messages: what is expected of them."""
+    """Stores many messages. Returns how often each attempt of each should be handed out."""
 
     def fill(*schedule):
         ids = pit.store_many([({"id": f"{n:03}"}, *(schedule or (NOW,))) for n in range(MANY)])
@@ -97,7 +97,7 @@ def fill(pit):
 
 @pytest.fixture
 def fails(server, pit, server_uri):
-    """Has the server fail commands of this Pitstop, so many times."""
+    """Lets the server fail commands of this Pitstop, ``times`` times."""
 
     @contextmanager
     def fails(command, times, how):
@@ -112,7 +112,7 @@ def fails(server, pit, server_uri):
 
 
 def is_large(command):
-    """A settlement of many: by ids, of which there are some."""
+    """Whether a command settles many messages, by their ids."""
     return len(ids_of(command)) > 10
 
 
@@ -122,7 +122,7 @@ def ids_of(command):
 
 
 def half_done_by(server, which):
-    """A plan for the proxy: such a command is done for the first half of its documents, and the connection dies."""
+    """Return a plan for the proxy: the command is done for the first half of its documents, and the connection dies."""
 
     def plan(command):
         if not (which(command) and is_large(command)):
@@ -139,7 +139,7 @@ def half_done_by(server, which):
 
 
 @pytest.mark.parametrize("what", ["reply", "request"])
-def test_a_batch_of_acks_that_is_lost_on_the_wire_is_done_and_told(pit, proxy, fill, handle_all, what):
+def test_a_batch_of_acks_that_is_lost_on_the_wire_is_done_and_known(pit, proxy, fill, handle_all, what):
     expected = fill()
     for _ in range(2):
         getattr(proxy, f"lose_{what}")("delete", is_large)
@@ -158,7 +158,7 @@ def test_a_batch_of_claims_that_is_lost_on_the_wire_is_made_or_found_again(pit, 
     assert pit.entries() == []
 
 
-def test_a_batch_of_acks_that_is_half_done_is_done_and_told(pit, proxy, server, fill, handle_all):
+def test_a_batch_of_acks_that_is_half_done_is_done_and_known(pit, proxy, server, fill, handle_all):
     expected = fill()
     proxy.lose_request("delete", half_done_by(server, lambda _: True))
     assert handle_all() == (expected, (MANY, 0))
@@ -214,8 +214,8 @@ def test_a_server_that_fails_loses_and_doubles_nothing_of_a_batch(pit, fill, han
     assert pit.entries() == []
 
 
-def test_acks_that_stay_unknown_beyond_their_leases_are_not_told_as_lost(proxy, open_pit, outcomes):
-    """They were done. Nobody can tell any more when the store answers again: the leases are over by then."""
+def test_acks_that_stay_unknown_beyond_their_leases_are_not_lost_leases(proxy, open_pit, outcomes):
+    """They were done. When the store answers again the leases are over, and their outcome cannot be found out any more."""
     pit = open_pit(operation_timeout="200ms", lock_time="1500ms")
     pit.store_many([({"id": f"{n:03}"}, NOW) for n in range(100)])
     with pit.listen(prefetch=100) as listener:

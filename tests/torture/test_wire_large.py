@@ -1,4 +1,4 @@
-"""Replies are lost at random, for as long as it takes that batches of all kinds have lost theirs.
+"""Replies are lost at random, until batches of all kinds have lost some.
 
 Collected only with ``PITSTOP_TEST_LARGE=1``: ``nox -s torture``.
 """

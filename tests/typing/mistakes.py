@@ -1,4 +1,4 @@
-"""Mistakes that a type checker must find. Each wrong line says which error it is to be."""
+"""Mistakes that a type checker must find. Each wrong line names its expected error."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from pitstop import (
     AsyncDelivery,
     AsyncListener,
     AsyncPitstop,
+    Consumer,
     Delivery,
     Entry,
     Listener,
@@ -112,6 +113,10 @@ def consuming(pit: Pitstop) -> None:
     def by_delivery(delivery: Delivery) -> bool:
         return delivery.lost
 
+    assert_type(pit.consumers, tuple[Consumer, ...])
+    for consumer in pit.consumers:
+        assert_type((consumer.healthy, consumer.in_hand, consumer.in_handlers), tuple[bool, int, int])
+        assert_type((consumer.last_poll, consumer.since), tuple[datetime | None, datetime])
     summary = pit.consume(by_message, workers=8, heartbeat=True, max_lease="1h", drain=timedelta(seconds=10))
     assert_type(summary, Summary)
     assert_type(summary.acked + summary.handled, int)
@@ -128,7 +133,7 @@ def listening(pit: Pitstop) -> None:
             try:
                 handle(delivery.msg)
                 delivery.ack()
-            except Exception as error:  # noqa: BLE001 - what a handler raises is nacked
+            except Exception as error:  # noqa: BLE001 - any exception of a handler is nacked
                 delivery.nack(error, delay=timedelta(seconds=5))
         for delivery in listener:
             with delivery as same:
@@ -243,6 +248,7 @@ async def handle_delivery(delivery: AsyncDelivery) -> str:
 
 
 async def consuming_in_a_loop(pit: AsyncPitstop) -> None:
+    assert_type(pit.consumers, tuple[Consumer, ...])
     summary = await pit.consume(handle_soon, concurrency=200, lock_time="5m", max_messages=10, until_idle=True)
     assert_type((summary.acked, summary.nacked, summary.lost, summary.unfinished), tuple[int, int, int, int])
     await pit.consume(handle_delivery, drain=timedelta(seconds=5), heartbeat=True, max_lease="1h", deliveries=True)

@@ -37,11 +37,14 @@ pytest.register_assert_rewrite(__name__)
 
 from pitstop_conformance._kit import Handles, Kit, kit_tests
 from pitstop_conformance.behaviour._batches import Batches
+from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
+from pitstop_conformance.behaviour._failures import Failures
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._recurring import Recurring
+from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
 from pitstop_conformance.contract._counts import Counts
@@ -85,7 +88,9 @@ class BackendContract(
     """The promises of :class:`pitstop.abc.Backend` to core."""
 
 
-class PitstopBehaviour(Consuming, Batches, Listening, Look, Recurring, Deliveries, Store):
+class PitstopBehaviour(
+    Consuming, Batches, Listening, Look, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+):
     """The promises of Pitstop to its users, on the backend."""
 
 

@@ -25,6 +25,7 @@ from pitstop._errors import (
 from pitstop._init import init
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hookspecs import hookimpl
+from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._summary import Summary
@@ -44,6 +45,7 @@ __all__ = [
     "BackendLoadError",
     "BackendUnavailable",
     "ConfigError",
+    "Consumer",
     "Delivery",
     "Entry",
     "LeaseLost",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self, get_args
 
+from pitstop._consume._course import checked_drain
 from pitstop._consume._handler import Handler, takes_delivery
 from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
@@ -24,8 +24,15 @@ from pitstop._engine._session import Session
 from pitstop._engine._watcher import Watcher
 from pitstop._errors import MessageError, PitstopError, ScheduleError
 from pitstop._plugins._hooks import Hooks
-from pitstop._values._arguments import MOST_RECORDS, MOST_THREADS, ListenOptions, flag, place_after, whole_number
-from pitstop._values._duration import parse_duration
+from pitstop._values._arguments import (
+    MOST_RECORDS,
+    MOST_THREADS,
+    ListenOptions,
+    item_arguments,
+    place_after,
+    whole_number,
+)
+from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._instant import from_instant
 from pitstop._values._message import new_id, valid_id
@@ -41,9 +48,6 @@ __all__ = ["OneShot", "Pitstop", "Recurring", "open_intake"]
 #: The items of ``store_many``: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
 Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
-
-
-_FEWEST_ARGUMENTS, _MOST_ARGUMENTS = 2, 4
 
 
 class Pitstop:
@@ -147,7 +151,7 @@ class Pitstop:
         writes, id = self._writes(session), valid_id(id)
         self._session.flush([id])
         removed = writes.delete(id)
-        supersede([id])
+        supersede(self._session.events, [id])
         if session is None:
             self._session.forget({id: None})
         return removed
@@ -273,9 +277,10 @@ class Pitstop:
         text, which is kept as ``last_error``. A delivery that the handler settled itself stays as it is. While the store is
         away, ``consume`` does not end: it polls again and again.
 
-        In the main thread, SIGTERM, SIGINT and SIGHUP end it: messages that no handler saw are given back at once, running
-        handlers finish, their acks are written, and the summary is returned. At a second signal ``consume`` waits for nothing,
-        and gives back the messages of running handlers as well. :meth:`close` ends it like a signal.
+        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process: messages that
+        no handler saw are given back at once, running handlers finish, their acks are written, and the summary is returned.
+        At a second signal ``consume`` waits for nothing, and gives back the messages of running handlers as well.
+        :meth:`close` ends it like a signal.
 
         :param handler: called with the message, as in ``delivery.msg``; or with the :class:`pitstop.Delivery`, if its first
             parameter is annotated as one or named ``delivery``. With several workers it is called from several threads.
@@ -292,11 +297,8 @@ class Pitstop:
         :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).
         """
         whole_number(workers, "workers", most=MOST_THREADS)
-        if max_messages is not None:
-            whole_number(max_messages, "max_messages")
-        flag(until_idle, "until_idle")
+        patience = checked_drain(drain, max_messages, until_idle)
         sync_handler(handler)
-        patience = parse_duration(drain, "drain")
         with_delivery = takes_delivery(handler, deliveries)
         options = ListenOptions.of(
             lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
@@ -311,6 +313,11 @@ class Pitstop:
             until_idle=until_idle,
             drain=patience,
         ).run()
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """The calls of :meth:`consume` that run now."""
+        return tuple(each.consumer() for each in self._session.components if isinstance(each, Consuming))
 
     def close(self) -> None:
         """Stop the listeners, give back the messages that they claimed ahead, and close the store. A second call does nothing.
@@ -340,7 +347,7 @@ class Pitstop:
         return id
 
     def _record_of_item(self, index: int, item: object, now_us: int, made: set[str]) -> Record:
-        arguments = _arguments(item)
+        arguments = item_arguments(item)
         if arguments is None:
             raise ScheduleError(
                 f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
@@ -371,7 +378,7 @@ class Pitstop:
             self._session.flush(known)
         writes.put(records)
         if known:
-            supersede(known)
+            supersede(self._session.events, known)
         if known and at_once:
             self._session.forget({each.id: each.revision for each in records if each.id in known})
         events = self._session.events
@@ -393,19 +400,6 @@ def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = F
     session = pit._session
     _ = session.backend  # raises if the Pitstop is closed
     return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)
-
-
-def _arguments(item: object) -> Sequence[Any] | None:
-    """Return the arguments of ``store`` in an item of ``store_many``; None if it is not such an item."""
-    if type(item) is not tuple:
-        try:
-            # At most one item too many is read, because a list of another library's class may have no end.
-            item = tuple(islice(item, _MOST_ARGUMENTS + 1)) if isinstance(item, tuple | list) else ()
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001 - code of another library's class may raise anything
-            return None
-    return item if _FEWEST_ARGUMENTS <= len(item) <= _MOST_ARGUMENTS else None
 
 
 def _revision() -> str:

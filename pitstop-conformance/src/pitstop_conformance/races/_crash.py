@@ -30,6 +30,7 @@ from pitstop_conformance._records import (
     records,
     settlement,
 )
+from pitstop_conformance.races._history import History, of_batch
 from pitstop_conformance.races._processes import LARGE, Child, Forking, Processes, Say, Work
 
 
@@ -199,7 +200,7 @@ class Crash(Forking):
 
             stored = scene.look()
 
-            assert stored == [_of_batch(each.id, each.message["batch"]) for each in stored], (
+            assert stored == [of_batch(each.id, each.message["batch"]) for each in stored], (
                 "each record is whole: all its fields are of one put"
             )
             assert {each.progress.token for each in stored} == {None}
@@ -273,7 +274,7 @@ class Crash(Forking):
         """One process after another stores, claims, settles, and is killed. Leases end in between. Then the store is drained, and
         the reports of the processes are compared with the drained records.
         """
-        random, history = Random(4), _History()
+        random, history = Random(4), History()
         for kill in range(_KILLS_IN_A_ROW):
             child = scene.kill(partial(_live, kill), random)
             history.take(child.said, kill)
@@ -343,7 +344,7 @@ _BRIEF = 100
 def _live(life: int, backend: Backend, say: Say) -> None:
     """Repeat: store four records, claim up to three, complete the first, release the second, forget the third."""
     for n in range(100_000):
-        new = [_of_batch(f"{life}-{n}-{m}", n) for m in range(4)]
+        new = [of_batch(f"{life}-{n}-{m}", n) for m in range(4)]
         backend.put(new)
         say(["put", ids(new)])
         claim = records(backend.lease(3, _BRIEF))
@@ -361,68 +362,13 @@ def _live(life: int, backend: Backend, say: Say) -> None:
         say(["completed", completed])
 
 
-class _History:
-    """The reports of processes that were killed one after the other, and the state that follows from them."""
-
-    def __init__(self) -> None:
-        #: The records that may be there: all reported as put, and of each process the batch after its last report.
-        self._attempted = set[str]()
-        #: The records that were reported as put.
-        self.put = set[str]()
-        self._completed = set[str]()
-        #: The records that were claimed by a process that was killed before it reported their settlement.
-        self._in_doubt = set[str]()
-        self._attempts = Counter[str]()
-
-    def take(self, said: Sequence[Any], life: int) -> None:
-        # A process reports a batch after the put, so its last batch may be there or not.
-        rounds = sum(what == "put" for what, _ in said)
-        self._attempted |= {f"{life}-{n}-{m}" for n in range(rounds + 1) for m in range(4)}
-        for what, told in said:
-            if what == "put":
-                self.put |= set(told)
-            elif what == "completed":
-                self._completed |= set(told)
-            else:
-                for id, attempts in told:
-                    assert id not in self._completed, "a completed record never comes back"
-                    assert id in self._attempted
-                    assert attempts > self._attempts[id], "the number of attempts never falls"
-                    self._attempts[id] = attempts
-        if said and said[-1][0] == "claim":
-            self._in_doubt |= {id for id, _ in said[-1][1][:1]}
-
-    def check_stored(self, stored: list[Record]) -> None:
-        names = set(ids(stored))
-        assert not names & self._completed, "each completed record is gone"
-        assert names >= self.put - self._completed - self._in_doubt, "no record is lost"
-        assert names <= self._attempted
-        for each in stored:
-            whole = _of_batch(each.id, int(each.id.split("-")[1]))
-            assert attrs.evolve(each, progress=whole.progress) == whole, (
-                "each record is whole: all its fields are of one put"
-            )
-
-    def check_drained(self, drained: list[Record]) -> None:
-        self.check_stored(drained)
-        assert len(set(ids(drained))) == len(drained), "each record is leased once more"
-        assert all(each.progress.attempts > self._attempts[each.id] for each in drained), (
-            "the number of attempts never falls"
-        )
-
-
 def _batch(n: int) -> list[Record]:
     """Return a batch of new and of updated records: one or many, so that some writes are short and some are long."""
-    return [*(_of_batch(f"new-{n}-{m}", n) for m in range((1, 10, 60)[n % 3])), *_updated(n)]
+    return [*(of_batch(f"new-{n}-{m}", n) for m in range((1, 10, 60)[n % 3])), *_updated(n)]
 
 
 def _updated(n: int) -> list[Record]:
-    return [_of_batch(f"updated-{m}", n) for m in range(4)]
-
-
-def _of_batch(id: str, n: int) -> Record:
-    """Return the record with this id in that batch. Each call returns an equal record."""
-    return make_record(id, message={"batch": n, "pad": f"{id}/{n};" * 40}, revision=f"{id}/{n}")
+    return [of_batch(f"updated-{m}", n) for m in range(4)]
 
 
 def _released(leased: Record) -> Progress:

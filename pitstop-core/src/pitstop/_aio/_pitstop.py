@@ -10,21 +10,22 @@ from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import attrs
 
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
+from pitstop._consume._course import checked_drain
 from pitstop._consume._tasks import AsyncHandler, Consuming, checked_handler
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring, open_intake
 from pitstop._plugins._hooks import Hooks
-from pitstop._values._arguments import ListenOptions, flag, whole_number
-from pitstop._values._duration import parse_duration
+from pitstop._values._arguments import ListenOptions, whole_number
+from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import CatchUp
@@ -69,6 +70,8 @@ class AsyncPitstop:
         self._pit: Pitstop | None = None
         self._closed = False
         self._hands = Hands()
+        # Threads refer to what they serve, so a Pitstop that is dropped without aclose() ends them.
+        finalize(self, self._hands.end).atexit = False
         self._feeders: WeakSet[Feeder] = WeakSet()
         self._consuming: set[Consuming] = set()
         renew_after_fork(self._after_fork)
@@ -232,10 +235,7 @@ class AsyncPitstop:
         """
         checked_handler(handler)
         whole_number(concurrency, "concurrency")
-        if max_messages is not None:
-            whole_number(max_messages, "max_messages")
-        flag(until_idle, "until_idle")
-        patience = parse_duration(drain, "drain")
+        patience = checked_drain(drain, max_messages, until_idle)
         if self._closed:
             raise _closed()
         consuming = Consuming(
@@ -252,6 +252,11 @@ class AsyncPitstop:
             deliveries=deliveries,
         )
         return await consuming.run()
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """The calls of :meth:`consume` that run now. Does not ask the store."""
+        return tuple(sorted((each.consumer() for each in list(self._consuming)), key=lambda each: each.since))
 
     async def aclose(self) -> None:
         """Stop the listeners, give back what they claimed ahead, write all acks, and let go of the store.

@@ -7,24 +7,32 @@ Threads: the caller's thread, the workers and signal handlers; in an event loop,
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Lock
-from typing import Protocol
 
 from pitstop._consume._signals import Urgency, is_hangup
+from pitstop._engine._intake import Intake
+from pitstop._engine._writer import Counts
+from pitstop._values._arguments import flag, whole_number
+from pitstop._values._consumer import Consumer
+from pitstop._values._duration import parse_duration
+from pitstop._values._instant import from_instant
 from pitstop._values._summary import Reason, Summary
-from pitstop.abc import Clock, SystemClock
+from pitstop.abc import SystemClock
 
 
-__all__ = ["Counts", "Course"]
+__all__ = ["Course", "checked_drain"]
 
 
-class Counts(Protocol):
-    """The outcomes of the deliveries of one listener, as far as the store has confirmed them."""
+def checked_drain(drain: object, max_messages: object, until_idle: object) -> timedelta:
+    """Check the options that both kinds of ``consume`` have. Return ``drain``.
 
-    acked: int
-    nacked: int
-    lost: int
-    superseded: int
+    :raises ConfigError: if a value cannot be used.
+    """
+    if max_messages is not None:
+        whole_number(max_messages, "max_messages")
+    flag(until_idle, "until_idle")
+    return parse_duration(drain, "drain")
 
 
 class Course:
@@ -34,16 +42,16 @@ class Course:
     messages are changed under ``_lock``.
     """
 
-    def __init__(self, max_messages: int | None, drain: float, clock: Clock | None = None) -> None:
+    def __init__(self, max_messages: int | None, drain: float) -> None:
         """Begin.
 
         :param max_messages: how many messages may be handled; None: any number.
         :param drain: seconds that running handlers have to finish.
-        :param clock: measures ``drain``. If not given it is the system's clock, whatever clock the store has: people wait for
-            the program to end.
         """
         self._drain = drain
-        self._clock = SystemClock() if clock is None else clock
+        # Measures ``drain``, whatever clock the store has: people wait for the program to end.
+        self._clock = SystemClock()
+        self._since = self._clock.time_us()
         self._urgency = Urgency()
         self._lock = Lock()
         # Messages that may still be asked for, and messages that may still come.
@@ -99,6 +107,23 @@ class Course:
         # Not by its truth: an exception may have a length of zero.
         if self.error is None:
             self.error = error
+
+    def consumer(self, intake: Intake | None, *, in_hand: int, in_handlers: int) -> Consumer:
+        """Return a snapshot.
+
+        :param intake: the source of the messages. None: it is not open yet.
+        """
+        polled = None
+        if intake is not None and intake.last_claim is not None:
+            ago = intake.session.clock.monotonic() - intake.last_claim
+            polled = from_instant((self._clock.time_us() - round(ago * 1e6)) // 1000)
+        return Consumer(
+            healthy=intake is None or intake.healthy,
+            last_poll=polled,
+            in_hand=in_hand,
+            in_handlers=in_handlers,
+            since=from_instant(self._since // 1000),
+        )
 
     # Messages.
 

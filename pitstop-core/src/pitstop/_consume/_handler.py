@@ -15,7 +15,8 @@ from typing import Any, get_args
 from pitstop._consume._verdict import Verdict
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
-from pitstop._errors import PitstopError
+from pitstop._engine._lease import Lease
+from pitstop._errors import LeaseLost, PitstopError
 from pitstop._values._arguments import flag
 
 
@@ -91,15 +92,29 @@ def close_awaitable(result: Awaitable[object]) -> None:
         cancel()
 
 
-def log_failure(id: str, attempt: int, error: BaseException, decided: Verdict, backend: object) -> None:
+def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: object) -> None:
     """Log that a handler raised, and where; without the error's text, which may quote the message.
 
-    The log is silent about an error that ``consume`` raises, and about a handler that was interrupted.
+    The log is silent about an error that ``consume`` raises, and about a handler that was interrupted. If the handler has
+    stored or removed its own message, the error is kept nowhere else. Then the log has the traceback, and the text.
 
     :param decided: the verdict on the delivery.
     :param backend: the backend in use: its package is no place of the user's either. None: it is closed by now.
     """
     if decided is Verdict.GIVE_BACK or ends_program(error):
+        return
+    id, attempt = lease.id, lease.attempt
+    if lease.superseded:
+        if isinstance(error, LeaseLost):
+            # Of an extension: the handler itself has ended the lease.
+            return
+        trace = type(error), error, error.__traceback__
+        _log.error(
+            "%r (attempt %d) failed after it had stored or removed its own message: that stands",
+            id,
+            attempt,
+            exc_info=trace,
+        )
         return
     own = {__name__.partition(".")[0], type(backend).__module__.partition(".")[0]}
     place = _place(error.__traceback__, own)

@@ -40,6 +40,7 @@ from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._session import Session
 from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, PitstopError
+from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell
 
@@ -172,6 +173,10 @@ class Consuming(Component):
         if self._course.error is not None:
             raise self._course.error
         return self._summary(len(left))
+
+    def consumer(self) -> Consumer:
+        """Return a snapshot of this call."""
+        return self._course.consumer(self._intake, in_hand=len(self._intake.buffer), in_handlers=len(self._running))
 
     # Called by the session.
 
@@ -422,6 +427,9 @@ class Consuming(Component):
         self, lease: Lease, delivery: Delivery | None, failure: BaseException | None, *, interrupted: bool = False
     ) -> None:
         news = lease.told
+        if lease.superseded:
+            # An extension may have come after the handler had stored or removed the message.
+            failure, news = None if lease.is_news(failure) else failure, None
         decided = verdict(
             failure,
             settled=lease.settled,
@@ -440,7 +448,7 @@ class Consuming(Component):
                 lease.ask(Purpose.GIVE_BACK, delivery)
                 self._intake.writer.put(lease, blocking=False)
         if failure is not None and failure is not news:
-            log_failure(lease.id, lease.attempt, failure, decided, self._backend)
+            log_failure(lease, failure, decided, self._backend)
 
     def _call(self, delivery: Delivery) -> BaseException | None:
         try:

@@ -33,7 +33,6 @@ def verdict(
     failure: BaseException | None,
     *,
     settled: bool = False,
-    superseded: bool = False,
     news: PitstopError | None = None,
     interrupted: bool = False,
 ) -> Verdict:
@@ -41,12 +40,11 @@ def verdict(
 
     :param failure: the exception that the handler raised; None: it returned.
     :param settled: whether the handler settled the delivery itself.
-    :param superseded: whether the message was stored anew or removed while the handler ran.
     :param news: the error that the delivery's own ``ack``, ``nack`` or ``extend`` raised last. It comes from the store, so it
         is no failure of the handler.
     :param interrupted: whether the handler was interrupted: cancelled, or left behind at the end of the program.
     """
-    if settled or superseded or isinstance(news, LeaseLost):
+    if settled or isinstance(news, LeaseLost):
         return Verdict.NOTHING
     if interrupted or ends_program(failure):
         return Verdict.GIVE_BACK

@@ -58,6 +58,11 @@ class Events:
         """Whether :meth:`leased` has an observer."""
         return bool(self.hooks.leased)
 
+    @property
+    def observes_handling(self) -> bool:
+        """Whether a plugin puts a context around handlers: see :meth:`enter`."""
+        return bool(self.hooks.handling)
+
     def stored(self, entry: Entry) -> None:
         """Report a message that was stored."""
         self._notify(self.hooks.stored, entry=entry)

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from threading import RLock, get_ident
 
-from pitstop._engine._background import Background, Wakeup
+from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
 from pitstop._engine._claimer import Claimed, Claimer
@@ -26,6 +26,7 @@ from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._engine._waiting import Waiter, Waiting, glance
+from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
 from pitstop._engine._writer import AckWriter, Counts
 from pitstop._errors import BackendUnavailable
@@ -65,6 +66,7 @@ class Intake(Component):
         :raises ConfigError: when ``max_lease`` is shorter than a lease.
         """
         self._session = session
+        self._claimed_apart = claimed_apart
         self._watcher = watcher
         #: How long messages are leased.
         self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
@@ -78,7 +80,7 @@ class Intake(Component):
         )
         self.suspects = Suspects(monotonic, session.retry.max_attempts)
         self.claimer = Claimer(session, self.buffer, self.suspects, self.lock_time)
-        self.writer = AckWriter(session, self.buffer, self.wakeup.wake)
+        self.writer = AckWriter(session, self.buffer.unseen, self.wakeup)
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
             self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self.writer.lose)
@@ -88,6 +90,7 @@ class Intake(Component):
             self.claimer,
             loop_time,
             take=self.take_at_hand,
+            peek=self.peek,
             claim=self._claim,
             watch=self._watch,
             go_home=self._go_home,
@@ -124,34 +127,41 @@ class Intake(Component):
         """Take a suspect, or a message out of the buffer. Messages that have waited for too long are given back."""
         if self.suspects.waiting and (suspect := self._take_suspect()) is not None:
             return suspect
+        # As _kept() does, without one more call for each message.
         buffer = self.buffer
         lease = buffer.pop()
-        if buffer.late:
-            self.claimer.give_back(buffer.take_late())
-        if lease is None and not buffer.open:
-            self.give_back_all()
+        if buffer.late or (lease is None and not buffer.open):
+            return self._kept(lease)
         return lease
 
-    def take_now(self) -> Lease | None:
-        """Take a message out of the buffer, without the store or a wait. None if a suspect, which needs the store, is next."""
-        if self.suspects.waiting and self.suspects.ready:
-            return None
-        return self.buffer.pop_now()
+    def peek(self) -> Lease | None:
+        """Return the next message of the buffer, and leave it there. Messages that have waited too long are given back.
+
+        A suspect that a handler may have now is put into the buffer before.
+        """
+        self._offer_suspect()
+        return self._kept(self.buffer.peek())
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> Lease | None:
         """Take a message out of the buffer or of a new claim: see :meth:`Waiting.wait`."""
         return self.waiting.wait(waiter, deadline)
+
+    def fill(self, waiter: Waiter, deadline: float | None = None) -> bool:
+        """Wait until the buffer has a message, which stays there. Return whether it has one.
+
+        :param waiter: one that does not take.
+        """
+        return self.waiting.wait(waiter, deadline) is not None
 
     def deliver(self, lease: Lease, *, at_once: bool = False) -> Delivery:
         """Return the handle of a message that is handed out now.
 
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
         """
-        delivery = Delivery(
-            self._session, lease, self.writer, self.lock_time, at_once=at_once, heartbeat=self._heartbeat
-        )
-        if self._heartbeat is not None:
-            self._heartbeat.hold(lease, delivery)
+        heartbeat = self._heartbeat
+        delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
+        if heartbeat is not None:
+            heartbeat.hold(lease, delivery)
         if self._observed:
             self._session.events.leased(delivery)
         return delivery
@@ -207,6 +217,12 @@ class Intake(Component):
     def given_back(self) -> int:
         """How many messages were given back unseen."""
         return self.claimer.given_back
+
+    @property
+    def claims_ahead(self) -> bool:
+        """Whether messages are being claimed ahead, or are about to be."""
+        # In this order, the opposite of that in which the background thread writes.
+        return self.wakeup.wanted or self.background.claiming
 
     @property
     def unsettled(self) -> bool:
@@ -360,6 +376,15 @@ class Intake(Component):
         self.suspects.clear()
         self.writer.give_up()
 
+    def _kept(self, lease: Lease | None) -> Lease | None:
+        """Give back messages that are not to be handed out any more, after a look into the buffer that found ``lease``."""
+        buffer = self.buffer
+        if buffer.late:
+            self.claimer.give_back(buffer.take_late())
+        if lease is None and not buffer.open:
+            self.give_back_all()
+        return lease
+
     # Callbacks of the parts.
 
     def _claim(self, wanted: int, claims_first: bool) -> Claimed:
@@ -406,6 +431,11 @@ class Intake(Component):
                 return None
         return None
 
+    def _offer_suspect(self) -> None:
+        """Put the next suspect into the buffer, for a consumer that pops from there alone."""
+        if self.suspects.waiting and (suspect := self._take_suspect()) is not None:
+            self.buffer.put_first(suspect)
+
     def _tend_suspects(self) -> bool:
         """Give back suspects that wait for too long, and wake threads when one may be taken. Return whether any waits."""
         suspects = self.suspects
@@ -414,6 +444,8 @@ class Intake(Component):
         if late := suspects.take_late():
             self.claimer.give_back(late)
         if suspects.ready:
+            if self._claimed_apart and self.buffer.asked:
+                self._offer_suspect()
             self.waiting.notice(None)
         return bool(suspects.waiting)
 

@@ -6,7 +6,7 @@ import logging
 import sys
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from threading import RLock, Thread, get_ident
 
@@ -16,6 +16,7 @@ from pitstop._engine._backoff import Backoff
 from pitstop._engine._calls import entrance, unbroken
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._session import Session
+from pitstop._engine._wakeup import Wakeup
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Doorbell, Outcome, Progress, Settlement
 
@@ -25,6 +26,7 @@ __all__ = ["AckWriter", "Counts"]
 _log = logging.getLogger("pitstop.listener")
 _delivery_log = logging.getLogger("pitstop.delivery")
 
+_ACK = Purpose.ACK
 #: Settlements that are written at once. The thread that brings the last of them writes them.
 _MOST = 500
 
@@ -51,15 +53,15 @@ class AckWriter:
     :meth:`write_at_once` goes past that, for the thread that calls it.
     """
 
-    def __init__(self, session: Session, in_hand: Sized, wake: Callable[[], bool]) -> None:
+    def __init__(self, session: Session, in_hand: Sized, wakeup: Wakeup) -> None:
         """Return a writer with nothing to write.
 
         :param in_hand: messages that were claimed and not handed out yet: while there are some, more acks are to come.
-        :param wake: have another thread call :meth:`flush` soon. False: no thread can be started.
+        :param wakeup: wakes the thread that calls :meth:`flush` soon.
         """
         self._session = session
         self._in_hand = in_hand
-        self._wake = wake
+        self._wakeup = wakeup
         # Any thread appends. The writing thread takes out.
         self._pending: deque[Lease] = deque()
         # Reentrant: an observer of an ack, and a signal handler, may look at the store or settle something.
@@ -113,7 +115,10 @@ class AckWriter:
             if not blocking:
                 self._begin_to_write_late(lease)
                 return
-        elif (not blocking or (self._in_hand and len(pending) < _MOST)) and (self._wake() or not blocking):
+        elif (not blocking or (self._in_hand and len(pending) < _MOST)) and (
+            # If no thread can be started, this one writes, unless it may not.
+            self._wakeup.awake or self._wakeup.wake() or not blocking
+        ):
             return
         clock = self._session.clock
         begun = clock.monotonic()
@@ -126,7 +131,7 @@ class AckWriter:
         if lease.told is not None:
             self._raise(lease)
         if pending:
-            self._wake()
+            self._wakeup.wake()
 
     def take_along(self, lease: Lease) -> None:
         """Write the settlement together with others. The caller calls :meth:`wait_for` afterwards."""
@@ -297,9 +302,7 @@ class AckWriter:
     def _raise(lease: Lease) -> None:
         error = lease.told
         assert error is not None, "the caller has looked"
-        if lease.failed:
-            # The caller knows of it, and may settle it in another way.
-            lease.hand_back(error)
+        lease.report()
         raise error
 
     def _begin_to_write_late(self, lease: Lease) -> None:
@@ -385,7 +388,7 @@ class AckWriter:
 
     def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
         if len(batch) == 1:
-            self._fail(batch[0], bug)
+            self._fail(batch[0], bug, "written")
             return
         for lease in batch:
             lease.postpone(doubtful=True)
@@ -398,7 +401,7 @@ class AckWriter:
             try:
                 return lease.decide(now_us, self._session.retry)
             except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
-                self._fail(lease, error)
+                self._fail(lease, error, "computed")
         elif lease.doubted and not lease.superseded:
             # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
             self._leave_in_doubt(lease)
@@ -415,7 +418,7 @@ class AckWriter:
         except BackendUnavailable:
             raise
         except Exception as bug:  # noqa: BLE001 - a bug of the backend with this record; the others go on
-            self._fail(lease, bug)
+            self._fail(lease, bug, "written")
             return
         if done is None:
             self._leave_in_doubt(lease)
@@ -428,9 +431,10 @@ class AckWriter:
         lease.done()
         events, delivery = self._session.events, lease.delivery
         lease.release()
-        if lease.purpose is Purpose.ACK:
+        if lease.purpose is _ACK:
             self.counts.acked += 1
-            events.acked(delivery)
+            if events.hooks.acked:
+                events.acked(delivery)
         else:
             if lease.purpose is Purpose.NACK:
                 self.counts.nacked += 1
@@ -455,12 +459,18 @@ class AckWriter:
         lease.doubt()
         lease.release()
 
-    def _fail(self, lease: Lease, error: Exception) -> None:
-        """Log a settlement that raised an error. The message comes back when its lease runs out."""
+    def _fail(self, lease: Lease, error: Exception, what: str) -> None:
+        """Log a settlement that raised an error. The message comes back when its lease runs out.
+
+        :param what: what was being done with its next state.
+        """
         participle = "settled" if lease.purpose is None else lease.purpose.value
+        advice = "Look at its recurrence; or store the message again, or remove it."
+        if what != "computed":
+            advice = "This is a bug of the backend: report it, with the lines of the log."
         told = PitstopError(
-            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was computed. The "
-            f"message comes back when its lease runs out. Look at its recurrence; or store the message again, or remove it."
+            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was {what}. The "
+            f"message comes back when its lease runs out. {advice}"
         )
         told.__cause__ = error
         lease.fail(told)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from itertools import islice
+from typing import Any
 
 import attrs
 
@@ -25,6 +27,7 @@ __all__ = [
     "MOST_THREADS",
     "ListenOptions",
     "flag",
+    "item_arguments",
     "place_after",
     "positive_duration",
     "seconds_of",
@@ -32,6 +35,8 @@ __all__ = [
     "whole_number",
 ]
 
+#: The number of arguments of ``store`` in an item of ``store_many``.
+_FEWEST_IN_ITEM, _MOST_IN_ITEM = 2, 4
 #: The greatest whole number that is accepted: some programs give ``sys.maxsize`` for "all".
 _GREATEST = 2**63 - 1
 #: The most records that a backend is asked for at once. Every driver accepts this number.
@@ -168,3 +173,16 @@ class ListenOptions:
                 f"max_lease={quoted(max_lease)} has no effect without heartbeat=True. Give both, or neither."
             )
         return options
+
+
+def item_arguments(item: object) -> Sequence[Any] | None:
+    """Return the arguments of ``store`` in an item of ``store_many``; None if it is not such an item."""
+    if type(item) is not tuple:
+        try:
+            # At most one item too many is read, because a list of another library's class may have no end.
+            item = tuple(islice(item, _MOST_IN_ITEM + 1)) if isinstance(item, tuple | list) else ()
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - code of another library's class may raise anything
+            return None
+    return item if _FEWEST_IN_ITEM <= len(item) <= _MOST_IN_ITEM else None

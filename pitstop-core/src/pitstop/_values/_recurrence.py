@@ -111,7 +111,10 @@ class Every(Recurrence):
     def load(cls, fields: Mapping[str, Any]) -> Self:
         ms = fields.get("ms")
         if len(fields) != 1 or type(ms) is not int or not 1 <= ms <= _LONGEST:
-            raise ScheduleError("A stored recurrence of kind 'every' must have the one field 'ms', a positive int.")
+            raise ScheduleError(
+                "A stored recurrence of kind 'every' must have the one field 'ms', a positive int. Store the message again, or "
+                "remove it."
+            )
         return cls(ms)
 
     @property
@@ -134,7 +137,9 @@ def load_recurrence(plain: object) -> Recurrence:
     :raises ScheduleError: if its kind or version is unknown, or it is malformed.
     """
     if not isinstance(plain, Mapping):
-        raise ScheduleError(f"A stored recurrence must be a mapping, not {type(plain).__name__}.")
+        raise ScheduleError(
+            f"A stored recurrence must be a mapping, not {type(plain).__name__}. Store the message again, or remove it."
+        )
     # A deep copy: the plugin may take it apart, and records may share the original.
     fields = {name: deepcopy(value) if isinstance(value, Mapping | list) else value for name, value in plain.items()}
     kind, version = fields.pop("kind", None), fields.pop("v", None)

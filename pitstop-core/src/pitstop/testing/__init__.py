@@ -23,7 +23,8 @@ from pitstop.testing._driving import (
 )
 from pitstop.testing._events import Event, Events
 from pitstop.testing._explain import explain
-from pitstop.testing._faults import Crash, Fault, Faults
+from pitstop.testing._faults import Crash, Faults
+from pitstop.testing._faulty_backend import Fault
 from pitstop.testing._pitstop import TestPitstop, init
 from pitstop.testing._report import Report, Step
 

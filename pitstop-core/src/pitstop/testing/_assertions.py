@@ -5,33 +5,38 @@ They show values of messages, as no other part of Pitstop does: the messages are
 
 from __future__ import annotations
 
-import difflib
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar, get_args
+from typing import Any
 
 import attrs
 
 from pitstop._decisions._describe import describe
 from pitstop._errors import PitstopError
 from pitstop._pitstop import Pitstop
-from pitstop._values._duration import format_duration
 from pitstop._values._entry import Entry, State
 from pitstop._values._instant import aware, floor_instant, from_instant, instant_of
-from pitstop._values._plain import Unreadable, as_microseconds
 from pitstop._values._quoting import quoted
-from pitstop._values._recurrence import Every, Recurrence
-from pitstop.abc import did_you_mean
+from pitstop._values._recurrence import Recurrence
 from pitstop.testing._clock import span_of
-from pitstop.testing._driving import unfaulted
 from pitstop.testing._events import Event, Events
-from pitstop.testing._report import Report, Step, StepOutcome, clock_text
+from pitstop.testing._faulty_backend import unfaulted
+from pitstop.testing._inside import session_of
+from pitstop.testing._matching import (
+    ANYTHING,
+    MOST_SHOWN,
+    Anything,
+    Match,
+    Wanted,
+    short,
+    span_text,
+    time_text,
+    usable,
+)
+from pitstop.testing._report import Report, Step, clock_text
 
 
 __all__ = [
-    "ANYTHING",
-    "Match",
     "assert_dead",
     "assert_emitted",
     "assert_no_leases",
@@ -39,32 +44,7 @@ __all__ = [
     "refute_stored",
 ]
 
-#: Keys and values that the message must have, or a function that returns whether a message is the wanted one.
-Match = Mapping[str, Any] | Callable[[dict[str, Any]], object]
-
-
-class _Anything:
-    def __repr__(self) -> str:
-        return "ANYTHING"
-
-
-#: The default of ``every`` and ``end``, where None has a meaning: a one-shot message, no end.
-ANYTHING: Final = _Anything()
-
-_T = TypeVar("_T")
-
-_SHOWN = 3
 _PAGE = 1000
-
-#: The possible values of some fields, by name. A value of another type could never be found. See :func:`_usable`.
-_WORDS = {
-    "state": get_args(State),
-    # A skipped message was never emitted.
-    "outcome": tuple(each for each in get_args(StepOutcome) if each != "skipped"),
-}
-_COUNTS = frozenset({"attempt", "attempts", "missed"})
-_TIMES = frozenset({"at", "due", "end", "leased_until", "scheduled_for"})
-_TEXTS = frozenset({"error", "id", "last_error", "revision"})
 
 #: The fields of an emission. An event of the kind "emitted" has no error and no outcome.
 _OF_STEPS = frozenset(each.name for each in attrs.fields(Step)) - {"msg"}
@@ -79,7 +59,7 @@ def assert_stored(
     state: State | None = None,
     due_in: timedelta | float | str | None = None,
     due: datetime | None = None,
-    every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
+    every: timedelta | float | str | Recurrence | Anything | None = ANYTHING,
     **fields: Any,
 ) -> Entry:
     """Assert that exactly one message like this is stored, and return its entry.
@@ -98,7 +78,7 @@ def assert_stored(
     return _the_one(pit, wanted)
 
 
-def _the_one(pit: Pitstop, wanted: _Wanted) -> Entry:
+def _the_one(pit: Pitstop, wanted: Wanted) -> Entry:
     __tracebackhide__ = True
     entries = _all_entries(pit)
     found = [each for each in entries if not wanted.differences(each.message, each)]
@@ -120,7 +100,7 @@ def refute_stored(
     state: State | None = None,
     due_in: timedelta | float | str | None = None,
     due: datetime | None = None,
-    every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
+    every: timedelta | float | str | Recurrence | Anything | None = ANYTHING,
     **fields: Any,
 ) -> None:
     """Assert that no message like this is stored; without arguments, that none is stored. See :func:`assert_stored`.
@@ -161,8 +141,8 @@ def assert_emitted(
     everything = _all_of(happened)
     criteria = {**({} if id is None else {"id": id}), **({} if at is None else {"at": at}), **fields}
     known = _known_of(happened, everything, criteria)
-    usable = {name: _usable(name, value) for name, value in criteria.items() if name in known}
-    wanted = _Wanted(match, {**criteria, **usable}, known, None, None, ("match", "times"))
+    checked = {name: usable(name, value) for name, value in criteria.items() if name in known}
+    wanted = Wanted(match, {**criteria, **checked}, known, None, None, ("match", "times"))
     emitted = list(_emissions(everything))
     found = [each for each in emitted if not wanted.differences(each.msg or {}, each)]
     if found if times is None else len(found) == times:
@@ -171,12 +151,12 @@ def assert_emitted(
     often = "" if times is None else f", not {times} {'time' if times == 1 else 'times'}"
     text = f"{count} emitted with {wanted}{often}."
     if found:
-        text += "".join(f"\n  {each.id!r} at {_time_text(each.at)}" for each in found[: _SHOWN * 3])
+        text += "".join(f"\n  {each.id!r} at {time_text(each.at)}" for each in found[: MOST_SHOWN * 3])
     else:
         total = "1 emission" if len(emitted) == 1 else f"{len(emitted)} emissions"
         text += f" {total} in all{'; the nearest:' if emitted else '.'}"
         ranked = wanted.ranked((each.id, each.msg or {}, each) for each in emitted)
-        text += "".join(_described(f"{each.id!r} at {_time_text(each.at)}", lines) for lines, each in ranked)
+        text += "".join(_described(f"{each.id!r} at {time_text(each.at)}", lines) for lines, each in ranked)
     raise AssertionError(text)
 
 
@@ -205,95 +185,14 @@ def assert_no_leases(pit: Pitstop) -> None:
     leased = [each for each in _all_entries(pit) if each.state == "leased"]
     if leased:
         held = ", ".join(
-            f"{each.id!r} (attempt {each.attempts}, until {clock_text(each.leased_until)})" for each in leased[:_SHOWN]
+            f"{each.id!r} (attempt {each.attempts}, until {clock_text(each.leased_until)})"
+            for each in leased[:MOST_SHOWN]
         )
-        more = f" and {len(leased) - _SHOWN} more" if len(leased) > _SHOWN else ""
+        more = f" and {len(leased) - MOST_SHOWN} more" if len(leased) > MOST_SHOWN else ""
         raise AssertionError(
             f"{_count(len(leased))} leased: {held}{more}. "
             f"Neither an ack nor a nack came for {'it' if len(leased) == 1 else 'them'}."
         )
-
-
-@attrs.frozen
-class _Difference:
-    text: str
-    #: The number of values that differ. A missing mapping counts with all values that should be in it.
-    weight: int = 1
-
-
-@attrs.frozen
-class _Wanted:
-    """The wanted properties of a message and its fields."""
-
-    match: Match | None
-    #: The wanted values, by name.
-    fields: Mapping[str, Any]
-    known: Iterable[str]
-    #: The time from which differences of time are shown. None: points in time are shown.
-    now: datetime | None
-    #: A part of the last error.
-    error: str | None
-    #: Other parameters of the assertion, for hints.
-    others: Sequence[str]
-
-    def __attrs_post_init__(self) -> None:
-        known = set(self.known)
-        for name in self.fields:
-            if name not in known:
-                takes = {*known, *self.others}
-                hint = did_you_mean(name, takes)
-                raise PitstopError(f"There is no field {name!r}. {hint}Known: {', '.join(sorted(takes))}.")
-        if self.match is not None and not isinstance(self.match, Mapping) and not callable(self.match):
-            raise PitstopError(f"match is a {type(self.match).__name__}. Give a mapping, or a function of the message.")
-
-    def differences(self, message: dict[str, Any], thing: object) -> list[_Difference]:
-        """Return the differences of a message, field by field. An empty list means that it is the wanted one."""
-        lines = list(_differences_of_message(self.match, message))
-        for name, value in self.fields.items():
-            found = getattr(thing, name, None)
-            if found != value:
-                wanted_text, found_text = self._value(name, value), self._value(name, found)
-                if wanted_text == found_text:
-                    wanted_text, found_text = _told_apart(value, found)
-                lines.append(_Difference(f"{self._label(name)}={wanted_text} wanted, {found_text} found"))
-        if self.error is not None:
-            last = getattr(thing, "last_error", None)
-            if self.error not in (last or ""):
-                lines.append(_Difference(f"error={_short(self.error)} wanted in it, last_error={_short(last)} found"))
-        return lines
-
-    def ranked(self, things: Iterable[tuple[str, dict[str, Any], _T]]) -> list[tuple[list[str], _T]]:
-        """Return the nearest few with their differences: the fewest differences first, then the most similar ids."""
-        matcher = difflib.SequenceMatcher(autojunk=False)
-        wanted_id = self.fields.get("id")
-        matcher.set_seq2(wanted_id if isinstance(wanted_id, str) else "")
-        rated = []
-        for id, message, thing in things:
-            lines = self.differences(message, thing)
-            alike = 0.0
-            if wanted_id is not None:
-                matcher.set_seq1(id)
-                alike = matcher.ratio()
-            rated.append(((sum(line.weight for line in lines), -alike), [line.text for line in lines], thing))
-        rated.sort(key=lambda each: each[0])
-        return [(lines, thing) for _, lines, thing in rated[:_SHOWN]]
-
-    def _label(self, name: str) -> str:
-        return "due_in" if name == "due" and self.now is not None else name
-
-    def _shown(self, name: str, value: object) -> str:
-        return f"{self._label(name)}={self._value(name, value)}"
-
-    def _value(self, name: str, value: object) -> str:
-        if name == "due" and self.now is not None and isinstance(value, datetime):
-            return _span(value - self.now)
-        return _short(value)
-
-    def __str__(self) -> str:
-        parts = [] if self.match is None else [f"match={_short(self.match)}"]
-        parts += [self._shown(name, value) for name, value in self.fields.items()]
-        parts += [] if self.error is None else [f"error={_short(self.error)}"]
-        return ", ".join(parts) or "anything in it"
 
 
 def _wanted(
@@ -307,9 +206,9 @@ def _wanted(
     every: object = ANYTHING,
     fields: dict[str, Any],
     error: str | None = None,
-) -> _Wanted:
+) -> Wanted:
     names = {field.name for field in attrs.fields(Entry)} - {"message"}
-    now_us = _pitstop(pit)._session.backend.now()
+    now_us = session_of(_pitstop(pit)).backend.now()
     criteria: dict[str, Any] = {}
     if id is not None:
         criteria["id"] = id
@@ -324,9 +223,9 @@ def _wanted(
     if every is not ANYTHING:
         criteria["every"] = every
     criteria |= fields
-    usable = {name: _usable(name, value) for name, value in criteria.items() if name in names}
+    checked = {name: usable(name, value) for name, value in criteria.items() if name in names}
     now = from_instant(now_us // 1000) if due_in is not None else None
-    return _Wanted(match, {**criteria, **usable}, names, now, error, ("match", "due_in"))
+    return Wanted(match, {**criteria, **checked}, names, now, error, ("match", "due_in"))
 
 
 def _pitstop(pit: object) -> Pitstop:
@@ -338,34 +237,8 @@ def _pitstop(pit: object) -> Pitstop:
     )
 
 
-def _usable(name: str, value: Any) -> Any:
-    """Return the value of a field in the form that entries, steps and events have.
-
-    An impossible value is refused: it would never be found, so an assertion that nothing has it would always pass.
-
-    :raises PitstopError: if no entry, step or event can have the value.
-    """
-    if name == "every":
-        if isinstance(value, Every):
-            return value.timedelta
-        return value if value is None or isinstance(value, Recurrence) else span_of(value, "every")
-    if name in _WORDS:
-        words = _WORDS[name]
-        if value not in words:
-            hint = did_you_mean(str(value).lower(), words)
-            raise PitstopError(f"There is no {name} {value!r:.80}. {hint}Known: {', '.join(words)}.")
-    elif name in _COUNTS:
-        if type(value) is not int:
-            raise PitstopError(f"{name}={value!r:.80} is a {type(value).__name__}. Give a whole number.")
-    elif name in _TIMES:
-        return value if value is None else aware(value, name)
-    elif name in _TEXTS and not isinstance(value, str) and (name == "id" or value is not None):
-        raise PitstopError(f"{name}={value!r:.80} is a {type(value).__name__}. Give text.")
-    return value
-
-
 def _all_entries(pit: Pitstop) -> list[Entry]:
-    backend = unfaulted(_pitstop(pit)._session.backend)
+    backend = unfaulted(session_of(_pitstop(pit)).backend)
     entries: list[Entry] = []
     after: tuple[int | None, str] | None = None
     while True:
@@ -421,63 +294,10 @@ def _emissions(happened: Iterable[Step | Event]) -> Iterator[Step | Event]:
             yield each
 
 
-def _differences_of_message(match: Match | None, message: dict[str, Any]) -> Iterator[_Difference]:
-    if match is None:
-        return
-    if isinstance(match, Mapping):
-        yield from _differences("msg", match, message)
-        return
-    try:
-        fits = match(message)
-    except LookupError as error:
-        # A function that is written for one kind of message reads keys that other messages do not have.
-        yield _Difference(f"msg does not fit {_short(match)}: it raised {type(error).__name__}: {error}")
-        return
-    if not fits:
-        yield _Difference(f"msg does not fit {_short(match)}")
-
-
-def _differences(path: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[_Difference]:
-    for key, value in wanted.items():
-        here = f"{path}[{key!r}]"
-        if key not in found:
-            hint = did_you_mean(str(key), found)
-            text = f"{here}: {_short(value)} wanted, there is no such key. {hint}".rstrip()
-            yield _Difference(text, _leaves(value))
-        elif isinstance(value, Mapping) and isinstance(found[key], Mapping):
-            yield from _differences(here, value, found[key])
-        elif _as_stored(value) != found[key]:
-            wanted_text, found_text = _short(value), _short(found[key])
-            if wanted_text == found_text:
-                wanted_text, found_text = _told_apart(value, found[key])
-            yield _Difference(f"{here}: {wanted_text} wanted, {found_text} found", _leaves(value))
-
-
-def _leaves(value: object) -> int:
-    """Return the number of values in a mapping, nested mappings included. Any other value counts as one."""
-    return max(1, sum(map(_leaves, value.values()))) if isinstance(value, Mapping) else 1
-
-
-def _as_stored(value: Any) -> Any:
-    """Return a value as a store gives it back, so that a stored value is found again by its original."""
-    if isinstance(value, tuple | list):
-        return [_as_stored(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _as_stored(item) for key, item in value.items()}
-    if isinstance(value, datetime):
-        try:
-            wanted = as_microseconds(value)
-            return value if wanted is None else from_instant(wanted // 1000)
-        except (Unreadable, OverflowError):
-            # No store has such a value, so it is never found.
-            return value
-    return value
-
-
-def _nearest(wanted: _Wanted, entries: Sequence[Entry], pit: Pitstop) -> str:
+def _nearest(wanted: Wanted, entries: Sequence[Entry], pit: Pitstop) -> str:
     if not entries:
         return "Nothing is stored at all."
-    now = from_instant(pit._session.backend.now() // 1000)
+    now = from_instant(session_of(pit).backend.now() // 1000)
     ranked = wanted.ranked((each.id, each.message, each) for each in entries)
     shown = "".join(_described(_title(each, now), lines) for lines, each in ranked)
     return f"{_count(len(entries))} stored; the nearest:{shown}"
@@ -488,56 +308,16 @@ def _described(title: str, lines: Sequence[str]) -> str:
 
 
 def _named(found: Sequence[Entry], pit: Pitstop) -> str:
-    now = from_instant(pit._session.backend.now() // 1000)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(_title(each, now) for each in found[:_SHOWN]) + more
+    now = from_instant(session_of(pit).backend.now() // 1000)
+    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return ", ".join(_title(each, now) for each in found[:MOST_SHOWN]) + more
 
 
 def _title(entry: Entry, now: datetime) -> str:
-    when = "" if entry.due is None else f", due in {_span(entry.due - now)}"
-    every = f", every {_short(entry.every)}" if entry.every is not None else ""
+    when = "" if entry.due is None else f", due in {span_text(entry.due - now)}"
+    every = f", every {short(entry.every)}" if entry.every is not None else ""
     return f"{entry.id!r} ({entry.state}{when}{every})"
 
 
 def _count(count: int) -> str:
     return "1 message is" if count == 1 else f"{count} messages are"
-
-
-def _span(span: timedelta) -> str:
-    return format_duration(span)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, timedelta):
-        return _span(value)
-    if isinstance(value, datetime):
-        return _time_text(value)
-    text = getattr(value, "__qualname__", None) if callable(value) else None
-    return _cut(text or repr(value))
-
-
-def _time_text(when: datetime) -> str:
-    """Return a time in UTC, so that equal times look alike, and different times do not."""
-    try:
-        instant = as_microseconds(when)
-        if instant is None:
-            return f"{when.isoformat(' ')} (naive)"
-        when = from_instant(0) + timedelta(microseconds=instant)
-    except (Unreadable, OverflowError):
-        return _cut(quoted(when))
-    return f"{when:%Y-%m-%d %H:%M:%S.%f}" if when.microsecond % 1000 else clock_text(when)
-
-
-def _told_apart(wanted: object, found: object) -> tuple[str, str]:
-    """Return the texts of two different values that look alike, from the first difference on, or with their types."""
-    texts = repr(wanted), repr(found)
-    same = next((n for n, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
-    if texts[0] == texts[1]:
-        return f"{_short(wanted)} ({type(wanted).__name__})", f"{_short(found)} ({type(found).__name__})"
-    begin = max(0, same - 20)
-    wanted_text, found_text = (f"{'…' if begin else ''}{text[begin:]}" for text in texts)
-    return _cut(wanted_text), _cut(found_text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:119]}…"

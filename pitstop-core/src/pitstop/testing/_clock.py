@@ -24,7 +24,7 @@ _clocks: WeakSet[ManualClock] = WeakSet()
 
 def _after_fork() -> None:
     for clock in list(_clocks):
-        clock._after_fork()
+        clock.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -82,7 +82,7 @@ class ManualClock:
             self._move(target)
             return self.now()
 
-    def _move_to(self, to_us: int) -> None:
+    def move_to(self, to_us: int) -> None:
         """Move the clock to this microsecond since the epoch, unless it is there already or further."""
         if to_us > self._now_us:
             self._move(to_us)
@@ -126,7 +126,7 @@ class ManualClock:
     def __repr__(self) -> str:
         return f"ManualClock({self.now().isoformat()})"
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """In the child of a fork, forget the threads that wait or hold the lock: they are threads of the parent."""
         self._moved, self._sleepers = Condition(), []
 

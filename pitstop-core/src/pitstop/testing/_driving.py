@@ -37,9 +37,10 @@ from pitstop._values._arguments import ListenOptions
 from pitstop._values._duration import format_duration
 from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
 from pitstop._values._plain import shown
-from pitstop.abc import Backend, Damaged, Outcome, Progress, Record, Settlement, copy_plain
+from pitstop.abc import Damaged, Outcome, Progress, Record, Settlement, copy_plain
 from pitstop.testing._clock import ManualClock, span_of
-from pitstop.testing._faults import Crash, FaultyBackend, at_least_one, crash
+from pitstop.testing._faults import Crash, at_least_one, crash
+from pitstop.testing._faulty_backend import FaultyBackend, unfaulted
 from pitstop.testing._report import Report, Step, StepOutcome, clock_text
 
 
@@ -60,7 +61,6 @@ __all__ = [
     "run_for",
     "run_until",
     "run_until_idle",
-    "unfaulted",
 ]
 
 #: The default for the most emissions at one instant.
@@ -248,11 +248,6 @@ def manual_clock(pit: Pitstop) -> ManualClock:
     return clock
 
 
-def unfaulted(backend: Backend) -> Backend:
-    """Return the backend behind the faults of a test, to inspect it without setting off a fault."""
-    return backend.inner if isinstance(backend, FaultyBackend) else backend
-
-
 def _driven(handler: Handler, deliveries: bool | None, run: _Run) -> Report:
     __tracebackhide__ = True
     deliveries = takes_delivery(handler, deliveries)
@@ -383,9 +378,9 @@ class _Drive:
         self._target = target
         with self._driving():
             while (due := (yield from self._next_time())) is not None and due <= target:
-                self._clock._move_to(due)
+                self._clock.move_to(due)
             # The handler may have moved the clock further.
-            self._clock._move_to(target)
+            self._clock.move_to(target)
             return Report.of(self._steps)
 
     def _drain(self, max_jumps: int) -> _Run:
@@ -402,7 +397,7 @@ class _Drive:
                             f"max_jumps."
                         )
                     )
-                self._clock._move_to(due)
+                self._clock.move_to(due)
             return Report.of(self._steps)
 
     def _idle(self, *, surely: bool) -> _Part:

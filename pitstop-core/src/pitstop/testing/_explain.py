@@ -10,7 +10,8 @@ from pitstop._errors import PitstopError
 from pitstop._pitstop import Pitstop
 from pitstop._values._duration import format_duration
 from pitstop._values._entry import Entry
-from pitstop.testing._driving import unfaulted
+from pitstop.testing._faulty_backend import unfaulted
+from pitstop.testing._inside import session_of
 from pitstop.testing._pitstop import TestPitstop
 from pitstop.testing._report import clock_text, table
 
@@ -37,7 +38,7 @@ def explain(pit: Pitstop) -> str:
 
 def _stored(pit: Pitstop) -> Iterator[str]:
     try:
-        backend = unfaulted(pit._session.backend)
+        backend = unfaulted(session_of(pit).backend)
         now = backend.now()
         entries = [describe(each, now // 1000) for each in backend.scan(None, _MOST_ENTRIES + 1, None)]
         time = clock_text(pit.now())

@@ -20,11 +20,12 @@ from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Recurrence
 from pitstop.abc import Backend
 from pitstop.testing import _assertions, _driving
-from pitstop.testing._assertions import ANYTHING, Match, _Anything
 from pitstop.testing._clock import ManualClock
 from pitstop.testing._driving import MAX_JUMPS, MAX_STEPS, Handler
 from pitstop.testing._events import Event, Events
-from pitstop.testing._faults import Faults, FaultyBackend, ServerClock
+from pitstop.testing._faults import Faults
+from pitstop.testing._faulty_backend import FaultyBackend, ServerClock
+from pitstop.testing._matching import ANYTHING, Anything, Match
 from pitstop.testing._report import Report, Step
 
 
@@ -245,7 +246,7 @@ class TestPitstop(Pitstop):
         state: State | None = None,
         due_in: timedelta | float | str | None = None,
         due: datetime | None = None,
-        every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
+        every: timedelta | float | str | Recurrence | Anything | None = ANYTHING,
         **fields: Any,
     ) -> Entry:
         """See :func:`pitstop.testing.assert_stored`."""
@@ -260,7 +261,7 @@ class TestPitstop(Pitstop):
         state: State | None = None,
         due_in: timedelta | float | str | None = None,
         due: datetime | None = None,
-        every: timedelta | float | str | Recurrence | _Anything | None = ANYTHING,
+        every: timedelta | float | str | Recurrence | Anything | None = ANYTHING,
         **fields: Any,
     ) -> None:
         """See :func:`pitstop.testing.refute_stored`."""

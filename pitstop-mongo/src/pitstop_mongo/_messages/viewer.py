@@ -28,7 +28,7 @@ _TICK = timedelta(milliseconds=1)
 _IDS = {"$type": "string"}
 #: No ``due``, or one that does not count. The index can answer both conditions.
 _DEAD: dict[str, Any] = {"$or": [{"due": {"$not": {"$gte": EPOCH}}}, {"due": {"$gt": LAST}}]}
-#: The most messages that the search for concerns reads, and the most that it names.
+#: The most documents that a search for concerns reads, and the most that it names.
 _LOOKED_AT, _NAMED = 1000, 3
 _A_LIST: dict[str, Any] = {"due": {"$type": "array"}}
 _NO_LIST: dict[str, Any] = {"$nor": [_A_LIST]}
@@ -132,18 +132,35 @@ class Viewer:
         with self._connection.operation() as link:
             rules = validation_rules(link.handles.coll) if self._dialect.tells_of_collections else None
             unfit = self._breaking(link, rules) if rules else []
+            ignored = self._count_of_ignored(link)
         unfit += [id for id in self._unleasable.ids if id not in unfit]
-        if not unfit:
-            return []
-        named = ", ".join(ascii(id) for id in unfit[:_NAMED])
-        # The search ends early, so it knows the number only if there are few.
-        more, count = (", …", f"more than {_NAMED}") if len(unfit) > _NAMED else ("", f"{len(unfit)}")
-        concern = (
-            f"The server refuses every write to {count} of the messages that are due ({named}{more}), "
-            f"so no listener can get them, and they cannot be set aside. Store them again, remove them, or change the "
-            f"validation rules of the collection."
-        )
-        return [concern]
+        concerns = []
+        if unfit:
+            named = ", ".join(ascii(id) for id in unfit[:_NAMED])
+            # The search ends early, so it knows the number only if there are few.
+            more, count = (", …", f"more than {_NAMED}") if len(unfit) > _NAMED else ("", f"{len(unfit)}")
+            concerns.append(
+                f"The server refuses every write to {count} of the messages that are due ({named}{more}), "
+                f"so no listener can get them, and they cannot be set aside. Store them again, remove them, or change the "
+                f"validation rules of the collection."
+            )
+        if ignored:
+            count = f"{ignored}" if ignored < _LOOKED_AT else f"{_LOOKED_AT} or more"
+            concerns.append(
+                f"Pitstop ignores documents whose _id is no text, and the collection has {count} of them. If they are messages "
+                f"of the Clojure library, take them over with 'pitstop adopt'. Otherwise move them to another collection."
+            )
+        return concerns
+
+    def _count_of_ignored(self, link: Link) -> int:
+        """Return how many documents have an ``_id`` that is no text, up to the limit of the search."""
+        if not self._dialect.batches:
+            return 0
+        # By the bounds of the index: all texts lie between the empty text and the empty document.
+        options = {"sort": [("_id", 1)], "limit": _LOOKED_AT, **self._dialect.by_id}
+        sides: tuple[dict[str, Any], ...] = ({"max": {"_id": ""}}, {"min": {"_id": {}}})
+        found = sum(len(list(link.handles.raw.find({}, {"_id": 1}, **side, **options))) for side in sides)
+        return min(found, _LOOKED_AT)
 
     def _breaking(self, link: Link, rules: Any) -> list[str]:
         """Return ids of messages that break the rules, out of those that have been due for the longest time."""

@@ -14,13 +14,12 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from pitstop._engine._pump import Pump
-
 import pitstop
 
-from core.kit import LOCK, Running, backend
+from core.kit import LOCK, Running, ack_later, backend, nack_later, take
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
-from pitstop._engine import _outbox
+from pitstop._engine import _writer
+from pitstop._engine._background import Background
 
 
 DUE = timedelta(0)
@@ -32,8 +31,8 @@ def fill(pit, count):
 
 def held(listener, count, claimed):
     """So many deliveries, of so many messages that were claimed: the rest is in hand."""
-    first = listener._next(claimed)
-    return [first, *(listener._hand_out(listener._outbox) for _ in range(count - 1))]
+    first = take(listener, claimed)
+    return [first, *(take(listener) for _ in range(count - 1))]
 
 
 def settled(store):
@@ -58,7 +57,7 @@ def store(store):
 @pytest.fixture
 def alone(monkeypatch):
     """No pump runs by itself: a test lets it do a turn."""
-    monkeypatch.setattr(Pump, "_begin", lambda self: None)
+    monkeypatch.setattr(Background, "begin", lambda self: True)
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def told(pit):
     counts = Counter()
 
     class Hooks:
-        leased = stored = ()
+        leased = stored = handling = ()
 
         def notify(self, name, **_):
             counts[name] += 1
@@ -84,7 +83,7 @@ class TestBatches:
         fill(pit, 20)
         with pit.listen() as listener:
             for delivery in held(listener, 20, 20):
-                if listener._hand or delivery.id != "0019":
+                if listener._intake.buffer or delivery.id != "0019":
                     delivery.ack()
             # Nothing is in hand since the twentieth was handed out: each of them is written at once.
             assert settled(store) == [1] * 19
@@ -95,7 +94,7 @@ class TestBatches:
             taken = held(listener, 1, 20)
             for _ in range(19):
                 taken[-1].ack()
-                taken.append(listener._hand_out(listener._outbox))
+                taken.append(take(listener))
             assert settled(store) == []
             taken[-1].ack()
             assert settled(store) == [20]
@@ -107,7 +106,7 @@ class TestBatches:
             for delivery in held(listener, 1099, 1100):
                 delivery.ack()
             assert settled(store) == [500, 500]
-            listener.flush()
+            listener._intake.flush()
             assert settled(store) == [500, 500, 99]
 
     def test_few_calls_of_the_store_settle_many_messages(self, pit, store):
@@ -134,9 +133,9 @@ class TestBatches:
         fill(pit, 3)
         with pit.listen() as listener:
             held(listener, 1, 3)[0].ack()
-            listener._pump._work()
+            listener._intake.background.turn()
             assert settled(store) == []
-            listener._pump._work()
+            listener._intake.background.turn()
             assert settled(store) == [1]
 
 
@@ -152,7 +151,7 @@ class TestFlush:
 
     def test_stop_writes_what_is_pending(self, pit, acked):
         acked.stop()
-        acked._outbox.flush()
+        acked._intake.writer.flush()
         assert [entry.id for entry in pit.entries()] == ["0001"]
 
     def test_close_writes_what_is_pending(self, store, pit, acked):
@@ -170,7 +169,7 @@ class TestFlush:
             assert [(entry.id, entry.state) for entry in other.entries()] == [("0001", "due")]
 
     def test_so_does_who_finds_nothing_in_hand(self, store, acked):
-        assert acked._next(1).id == "0001"
+        assert take(acked, 1).id == "0001"
         assert acked.get() is None
         assert store.get("0000") is None
 
@@ -193,14 +192,14 @@ class TestFlush:
             pit.store_many([({"id": "0000", "new": True}, DUE)])
         else:
             pit.store({"id": "0000", "new": True}, DUE)
-        acked.flush()
+        acked._intake.flush()
         assert pit.get("0000").message["new"]
         assert told == {"acked": 1}
 
     def test_a_look_waits_for_an_ack_that_another_thread_is_writing(self, pit, store, acked):
         asked, may_go = threading.Event(), threading.Event()
         store.during["settle"] = lambda: (store.during.clear(), asked.set(), may_go.wait(10))
-        writing = Running(acked.flush)
+        writing = Running(acked._intake.flush)
         assert asked.wait(10)
         looking = Running(lambda: pit.get("0000"))
         assert not looking.done
@@ -211,11 +210,11 @@ class TestFlush:
     def test_a_look_does_not_miss_an_ack_that_is_being_taken_up_meanwhile(self, pit, store, acked):
         asked, may_go = threading.Event(), threading.Event()
         store.during["settle"] = lambda: (store.during.clear(), asked.set(), may_go.wait(10))
-        outbox, lock = acked._outbox, acked._outbox._writing
+        writer, lock = acked._intake.writer, acked._intake.writer._writing
 
         def write():
             with lock:
-                outbox._write_all()
+                writer._write_all()
 
         class Overtaken:
             """The lock. Right after the first look whether it is held, another thread takes it, and writes."""
@@ -242,7 +241,7 @@ class TestFlush:
             def release(self):
                 lock.release()
 
-        outbox._writing = Overtaken()
+        writer._writing = Overtaken()
         assert pit.get("0000") is None
         may_go.set()
 
@@ -259,25 +258,25 @@ class TestFailures:
         listener, delivery = acked
         delivery.ack()
         store.down = True
-        listener.flush()
-        assert len(listener._outbox) == 1
+        listener._intake.flush()
+        assert len(listener._intake.writer) == 1
         store.down = False
-        listener._pump._work()
-        listener._pump._work()
+        listener._intake.background.turn()
+        listener._intake.background.turn()
         assert store.get("0000") is None
-        assert (listener._outbox.counts.acked, told) == (1, {"acked": 1})
+        assert (listener._intake.writer.counts.acked, told) == (1, {"acked": 1})
 
     def test_until_the_lease_ends_and_then_it_is_lost(self, store, clock, acked, told):
         listener, delivery = acked
         delivery.ack()
         store.down = True
-        listener.flush()
+        listener._intake.flush()
         clock.advance(LOCK)
         store.down = False
         calls = len(settled(store))
-        listener.flush()
+        listener._intake.flush()
         assert len(settled(store)) == calls, "sent after the end of its lease"
-        assert (listener._outbox.counts.lost, told) == (1, {"lease_lost": 1})
+        assert (listener._intake.writer.counts.lost, told) == (1, {"lease_lost": 1})
         assert delivery.lost
         assert store.get("0000") is not None
 
@@ -285,22 +284,22 @@ class TestFailures:
         listener, delivery = acked
         delivery.ack()
         lose_reply(store)
-        listener.flush()
-        assert len(listener._outbox) == 1
-        listener.flush()
+        listener._intake.flush()
+        assert len(listener._intake.writer) == 1
+        listener._intake.flush()
         assert store.get("0000") is None
-        assert (listener._outbox.counts.acked, listener._outbox.counts.lost, told) == (1, 0, {"acked": 1})
+        assert (listener._intake.writer.counts.acked, listener._intake.writer.counts.lost, told) == (1, 0, {"acked": 1})
 
     def test_so_is_a_recurring_one(self, pit, store, clock, told, alone):
         pit.store({"id": "a"}, DUE, None, timedelta(hours=1))
         pit.store({"id": "b"}, DUE)
         with pit.listen() as listener:
             for each in held(listener, 2, 2):
-                listener._outbox.put(each_acked(each), blocking=False)
+                ack_later(listener, each)
             lose_reply(store)
-            listener.flush()
-            listener.flush()
-            assert listener._outbox.counts.acked == 2
+            listener._intake.flush()
+            listener._intake.flush()
+            assert listener._intake.writer.counts.acked == 2
         assert told == {"acked": 2, "advanced": 1}
         assert pit.get("a").due == clock.now() + timedelta(hours=1)
 
@@ -310,13 +309,13 @@ class TestFailures:
             fill(pit, 2)
             with pit.listen() as listener:
                 delivery = held(listener, 1, 2)[0]
-                delivery._nack_later("no luck", blocking=False)
+                nack_later(listener, delivery, "no luck")
                 lose_reply(store)
-                listener.flush()
+                listener._intake.flush()
                 due = store.get("0000").progress.due
                 clock.advance(1)
-                listener.flush()
-                counts = listener._outbox.counts
+                listener._intake.flush()
+                counts = listener._intake.writer.counts
                 assert (counts.nacked, counts.lost) == (1, 0)
                 assert (store.get("0000").progress.due, delivery.lost) == (due, False)
 
@@ -325,26 +324,26 @@ class TestFailures:
         listener, delivery = acked
         delivery.ack()
         lose_reply(store)
-        listener.flush()
+        listener._intake.flush()
         clock.advance(LOCK)
-        listener.flush()
+        listener._intake.flush()
         assert store.get("0000") is None
-        assert len(listener._outbox) == 0
-        assert (listener._outbox.counts.acked, listener._outbox.counts.lost, told) == (0, 0, {})
+        assert len(listener._intake.writer) == 0
+        assert (listener._intake.writer.counts.acked, listener._intake.writer.counts.lost, told) == (0, 0, {})
         assert not delivery.lost
 
     def test_nor_when_the_message_was_stored_anew_since(self, store, acked, told):
         listener, delivery = acked
         delivery.ack()
         lose_reply(store)
-        listener.flush()
+        listener._intake.flush()
         # By another handle, which knows nothing of these acks.
         other = store.get("0001")
         store.put(
             [attrs.evolve(other, id="0000", revision="another", progress=attrs.evolve(other.progress, token=None))]
         )
-        listener.flush()
-        assert (listener._outbox.counts.acked, listener._outbox.counts.lost, told) == (0, 0, {})
+        listener._intake.flush()
+        assert (listener._intake.writer.counts.acked, listener._intake.writer.counts.lost, told) == (0, 0, {})
         assert store.get("0000") is not None
 
     def test_what_was_done_is_told_so_though_the_look_at_another_one_fails(self, pit, store, told, alone):
@@ -353,13 +352,13 @@ class TestFailures:
             first, second = held(listener, 2, 3)
             first.ack()
             lose_reply(store)
-            listener.flush()
+            listener._intake.flush()
             second.ack()
             get, store.get = store.get, away
-            listener.flush()
+            listener._intake.flush()
             store.get = get
-            listener.flush()
-            counts = listener._outbox.counts
+            listener._intake.flush()
+            counts = listener._intake.writer.counts
             assert (counts.acked, counts.lost, told) == (2, 0, {"acked": 2})
 
     def test_a_stale_ack_in_a_batch_is_lost_alone(self, pit, store, clock, told, alone):
@@ -370,8 +369,8 @@ class TestFailures:
                 each.ack()
             # By another handle, which knows nothing of these acks.
             store.delete("0001")
-            listener.flush()
-            counts = listener._outbox.counts
+            listener._intake.flush()
+            counts = listener._intake.writer.counts
             assert (counts.acked, counts.lost) == (2, 1)
             assert told == {"acked": 2, "lease_lost": 1}
             assert [each.lost for each in three] == [False, True, False]
@@ -383,10 +382,10 @@ class TestFailures:
                 each.ack()
             store.during["settle"] = lambda: (store.during.clear(), interrupt())
             with pytest.raises(KeyboardInterrupt):
-                listener.flush()
-            assert len(listener._outbox) == 3
-            listener.flush()
-            assert (listener._outbox.counts.acked, listener._outbox.counts.lost) == (3, 0)
+                listener._intake.flush()
+            assert len(listener._intake.writer) == 3
+            listener._intake.flush()
+            assert (listener._intake.writer.counts.acked, listener._intake.writer.counts.lost) == (3, 0)
         assert told == {"acked": 3}
 
     def test_one_that_came_after_the_store_did_it_neither(self, pit, store, told, alone):
@@ -403,9 +402,9 @@ class TestFailures:
 
             store.settle = interrupted
             with pytest.raises(KeyboardInterrupt):
-                listener.flush()
-            listener.flush()
-            assert (listener._outbox.counts.acked, listener._outbox.counts.lost) == (3, 0)
+                listener._intake.flush()
+            listener._intake.flush()
+            assert (listener._intake.writer.counts.acked, listener._intake.writer.counts.lost) == (3, 0)
         assert told == {"acked": 3}
 
     def test_an_interruption_between_any_two_steps_of_a_flush_loses_no_ack(self, pit, store, alone):
@@ -415,11 +414,11 @@ class TestFailures:
             with pit.listen() as listener:
                 for each in held(listener, 2, 3):
                     each.ack()
-                outbox = listener._outbox
-                if not interrupted_at(line, outbox.flush):
+                writer = listener._intake.writer
+                if not interrupted_at(line, writer.flush):
                     return
-                outbox.flush()
-                assert (outbox.counts.acked, outbox.counts.lost) == (2, 0), f"interrupted at step {line}"
+                writer.flush()
+                assert (writer.counts.acked, writer.counts.lost) == (2, 0), f"interrupted at step {line}"
         pytest.fail("it never came to its end")
 
 
@@ -431,7 +430,7 @@ class TestHooks:
             seen = []
 
             class Hooks:
-                leased = stored = lease_lost = ()
+                leased = stored = lease_lost = handling = ()
                 acked = "acked"
 
                 def notify(self, _, delivery):
@@ -443,10 +442,10 @@ class TestHooks:
 
             pit._session.events.hooks = Hooks()
             first.ack()
-            done = Running(listener.flush)
+            done = Running(listener._intake.flush)
             done.result()
             assert seen == [None, None, None, second.id]
-            assert listener._outbox.counts.acked == 3
+            assert listener._intake.writer.counts.acked == 3
 
 
 class TestWait:
@@ -465,7 +464,7 @@ class TestWait:
     def test_writes_what_else_is_pending(self, store, one):
         listener, delivery = one
         delivery.ack()
-        listener._hand_out(listener._outbox).ack(wait=True)
+        take(listener).ack(wait=True)
         assert settled(store) == [2]
 
     def test_raises_when_the_lease_is_over(self, clock, one, told):
@@ -494,7 +493,7 @@ class TestWait:
         with pytest.raises(BackendUnavailable) as caught:
             acking.result()
         assert not isinstance(caught.value, OutcomeUnknown)
-        assert len(listener._outbox) == 0
+        assert len(listener._intake.writer) == 0
 
     def test_says_that_the_outcome_is_unknown_when_a_reply_got_lost_before(self, store, clock, one):
         _, delivery = one
@@ -522,7 +521,7 @@ class TestWait:
         with pytest.raises(BackendUnavailable):
             delivery.ack(wait=True)
         store.now = now
-        listener.flush()
+        listener._intake.flush()
         assert store.get("0000") is not None
         delivery.ack(wait=True)
         assert store.get("0000") is None
@@ -562,14 +561,12 @@ class TestDeliveries:
         with pit.listen() as listener:
             for each in held(listener, 3, 3):
                 if each.id == "0001":
-                    each._begin_to_settle("nacked")
-                    each._failure = (None, timedelta(seconds=5))
+                    nack_later(listener, each, None, timedelta(seconds=5))
                 else:
-                    each._begin_to_settle("acknowledged")
-                listener._outbox.put(each, blocking=False)
-            listener.flush()
-            listener.flush()
-            counts = listener._outbox.counts
+                    ack_later(listener, each)
+            listener._intake.flush()
+            listener._intake.flush()
+            counts = listener._intake.writer.counts
             assert (counts.acked, counts.nacked, counts.lost) == (2, 1, 0)
         assert told == {"acked": 2, "retried": 1, "advanced": 1}
 
@@ -577,11 +574,11 @@ class TestDeliveries:
         store = backend(clock=clock, retry={"max_attempts": 1})
         with pitstop.init({"type": store}) as pit, pit.listen() as listener:
             fill(pit, 2)
-            held(listener, 1, 2)[0]._nack_later("no")
-            listener.flush()
-            listener.flush()
+            nack_later(listener, held(listener, 1, 2)[0], "no")
+            listener._intake.flush()
+            listener._intake.flush()
             assert pit.get("0000").state == "dead"
-            assert listener._outbox.counts.nacked == 1
+            assert listener._intake.writer.counts.nacked == 1
 
     def test_an_ack_after_the_close_of_its_listener_is_written_at_once(self, pit, store, alone):
         fill(pit, 3)
@@ -622,20 +619,15 @@ class TestDeliveries:
         with pit.listen() as listener:
             held(listener, 1, 3)[0].ack()
             # As in the child of a fork that came while another thread was writing.
-            listener._outbox._writing.acquire()
+            listener._intake.writer._writing.acquire()
             child = os.fork()
             if child == 0:
-                listener.flush()
-                os._exit(len(listener._outbox) + len(listener._hand) + len(settled(store)))
-            listener._outbox._writing.release()
+                listener._intake.flush()
+                os._exit(len(listener._intake.writer) + len(listener._intake.buffer) + len(settled(store)))
+            listener._intake.writer._writing.release()
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-            listener.flush()
+            listener._intake.flush()
             assert settled(store) == [1]
-
-
-def each_acked(delivery):
-    delivery._begin_to_settle("acknowledged")
-    return delivery
 
 
 def interrupt():
@@ -661,11 +653,11 @@ def lose_reply(store, *, then_away=False):
 
 
 def interrupted_at(step, function):
-    """Run it, and interrupt it at that line of the outbox that it comes to; whether it came so far."""
+    """Run it, and interrupt it at that line of the writer that it comes to; whether it came so far."""
     left = [step]
 
     def trace(frame, event, _):
-        if frame.f_code.co_filename != _outbox.__file__ or frame.f_code.co_name not in ("_write_all", "_write"):
+        if frame.f_code.co_filename != _writer.__file__ or frame.f_code.co_name not in ("_write_all", "_write"):
             return None
         if event == "line":
             left[0] -= 1
@@ -687,16 +679,16 @@ def interrupted_at(step, function):
 @pytest.fixture
 def no_ack_of_one(monkeypatch):
     """The state after an ack of the message "0001" cannot be computed, as when a recurrence raises."""
-    from pitstop._engine import _delivery
+    from pitstop._engine import _lease
 
-    compute = _delivery.ack
+    compute = _lease.ack
 
     def ack(emission):
         if emission.record.id == "0001":
             raise ZeroDivisionError("s3cr3t")
         return compute(emission)
 
-    monkeypatch.setattr(_delivery, "ack", ack)
+    monkeypatch.setattr(_lease, "ack", ack)
 
 
 def test_a_settlement_that_cannot_be_computed_does_not_keep_the_others_from_the_store(
@@ -726,12 +718,12 @@ def test_a_settlement_that_cannot_be_computed_does_not_end_consume(pit, store, n
 
 
 def test_who_waits_for_a_settlement_that_cannot_be_computed_is_told(pit, store, monkeypatch):
-    from pitstop._engine import _delivery
+    from pitstop._engine import _lease
 
     def nack(*args):
         raise ZeroDivisionError("s3cr3t")
 
-    monkeypatch.setattr(_delivery, "ack", nack)
+    monkeypatch.setattr(_lease, "ack", nack)
     fill(pit, 1)
     with pit.listen() as listener:
         delivery = listener.get(None)
@@ -742,12 +734,12 @@ def test_who_waits_for_a_settlement_that_cannot_be_computed_is_told(pit, store, 
 @pytest.fixture
 def no_nack(monkeypatch):
     """The state after a nack cannot be computed, as when a recurrence raises."""
-    from pitstop._engine import _delivery
+    from pitstop._engine import _lease
 
     def nack(*args):
         raise ZeroDivisionError("s3cr3t")
 
-    monkeypatch.setattr(_delivery, "nack", nack)
+    monkeypatch.setattr(_lease, "nack", nack)
 
 
 @pytest.mark.parametrize("timeout", [0, None], ids=["at once", "with others"])
@@ -778,8 +770,8 @@ def test_a_late_nack_that_cannot_be_computed_ends_its_thread_in_order(pit, no_na
     monkeypatch.setattr(threading, "excepthook", raised.append)
     fill(pit, 1)
     with pit.listen() as listener:
-        delivery = listener._next()
-    delivery._nack_later("failed", blocking=False)
+        delivery = next(listener)
+    nack_later(listener, delivery, "failed")
     for each in threading.enumerate():
         if each.name == "pitstop-ack":
             each.join()
