@@ -147,7 +147,7 @@ def test_one_without_a_scratch_is_only_looked_at_which_is_no_failure(invoke, ins
     result = invoke("check", "acme://")
     assert result.exit_code == 0, result.output
     assert re.search(
-        r"^its promises +warning +\d\.\d +Plain has not got the capability SCRATCH, so the store was only inspected *$",
+        r"^its promises +warning +\d\.\d +Plain does not have the capability SCRATCH, so the store was only inspected *$",
         result.stdout,
         re.MULTILINE,
     )

@@ -96,7 +96,7 @@ def test_a_file_in_another_unicode_encoding_says_so(invoke, pit, encoding):
     assert result.exit_code == 1
     assert result.stderr == (
         f"Error: Line 1: stdin is {name} text: it begins with that byte order mark. Convert it to UTF-8, as with "
-        f"'iconv -f {name} -t UTF-8'. Before it, 0 messages were stored. Nothing from this line on is.\n"
+        f"'iconv -f {name} -t UTF-8'. Before it, 0 messages were stored. No message from this line on was stored.\n"
     )
 
 

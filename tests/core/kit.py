@@ -78,6 +78,8 @@ class Scripted(MemoryBackend):
         #: Whether every call fails; an error makes every call raise it.
         self.down: bool | BackendUnavailable = False
         self.calls: list[str] = []
+        #: How many messages each call of settle was about.
+        self.batches: list[int] = []
         #: Called before the method of that name (``lease``: after it), outside of the backend's lock.
         self.during: dict[str, Callable[[], None]] = {}
 
@@ -88,8 +90,10 @@ class Scripted(MemoryBackend):
         return leased
 
     def settle(self, settlements: Any) -> Sequence[bool]:
+        settlements = list[Settlement](settlements)
+        self.batches.append(len(settlements))
         self._enter("settle")
-        return super().settle(list[Settlement](settlements))
+        return super().settle(settlements)
 
     def next_due(self) -> int | None:
         self._enter("next_due")

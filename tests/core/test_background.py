@@ -16,7 +16,6 @@ import pytest
 import pitstop
 
 from core.kit import LOOP, Running, take
-from pitstop._engine._background import Background
 
 
 DUE = timedelta(0)
@@ -34,11 +33,6 @@ def ended(threads):
     for each in threads:
         each.join(10)
     return not any(each.is_alive() for each in threads)
-
-
-@pytest.fixture
-def alone(monkeypatch):
-    monkeypatch.setattr(Background, "begin", lambda self: True)
 
 
 class TestThread:

@@ -183,10 +183,10 @@ def test_a_generator_that_is_closed_in_the_body_gives_the_message_back(pit):
 
 
 TEXTS = {
-    "raises an error": (ValueError(), "Unspeakable: (its text cannot be had: ValueError)"),
-    "panics": (Panic(), "Unspeakable: (its text cannot be had: Panic)"),
-    "ends the program": (SystemExit(), "Unspeakable: (its text cannot be had: SystemExit)"),
-    "returns no text": (3, "Unspeakable: (its text cannot be had: TypeError)"),
+    "raises an error": (ValueError(), "Unspeakable: (its text is unavailable: ValueError)"),
+    "panics": (Panic(), "Unspeakable: (its text is unavailable: Panic)"),
+    "ends the program": (SystemExit(), "Unspeakable: (its text is unavailable: SystemExit)"),
+    "returns no text": (3, "Unspeakable: (its text is unavailable: TypeError)"),
     "returns a text with methods of its own": (Text("odd"), "Unspeakable: odd"),
     "returns a very long text": ("x" * 10_000_000, "Unspeakable: " + "x" * 1986 + "…"),
     "returns a lone surrogate": ("\ud800\0", "Unspeakable: \\ud800\\0"),

@@ -219,7 +219,7 @@ class TestCreate:
 
     def test_one_that_is_no_store_is_left_alone(self, path, open_backend):
         path.touch()
-        with pytest.raises(ConfigError, match="has not got Pitstop's tables, and none are made here"):
+        with pytest.raises(ConfigError, match="does not have Pitstop's tables, and none are made here"):
             open_backend(create=False)
         assert path.stat().st_size == 0
 

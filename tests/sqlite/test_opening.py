@@ -316,7 +316,7 @@ def test_many_processes_make_one_file(path, start_child):
 
 
 def test_the_end_of_a_program_that_closes_nothing_leaves_one_file_also_beside_an_older_store(path):
-    """The exit hook of the older store's listener runs last. The acks of the younger store are written before it is closed."""
+    """The listener of the older store is notified of that end last. The acks of the younger store are written before it is closed."""
     program = f"""
 import datetime, pitstop
 memory = pitstop.init("memory://")

@@ -43,7 +43,7 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake", "session_of"]
 
 #: The items of ``store_many``: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], datetime | timedelta]
@@ -86,11 +86,9 @@ class Pitstop:
         :param every: the time from one occurrence to the next. The k-th is at ``when + k * every``: no drift.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
             once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
-        :param grace: the time by which an occurrence may be late and still be emitted. ``"skip"`` needs it, and only ``"skip"``
-            has it.
+        :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, and no other rule has it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
-            transaction commits. Do not catch errors inside the transaction's block: the driver itself must see its errors that
-            ask for another try.
+            transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
         :return: the message's id: its own, or a new UUID4.
         :raises MessageError: if the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: if the times make no sense.
@@ -196,7 +194,7 @@ class Pitstop:
 
     @entrance
     def redrive(self, id: str) -> bool:
-        """Make a dead message due now, with all its attempts. Return True if it was dead.
+        """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
         """
@@ -277,7 +275,7 @@ class Pitstop:
         text, which is kept as ``last_error``. A delivery that the handler settled itself stays as it is. While the store is
         away, ``consume`` does not end: it polls again and again.
 
-        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process: messages that
+        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process. Messages that
         no handler saw are given back at once, running handlers finish, their acks are written, and the summary is returned.
         At a second signal ``consume`` waits for nothing, and gives back the messages of running handlers as well.
         :meth:`close` ends it like a signal.
@@ -388,6 +386,11 @@ class Pitstop:
         if at_once:
             # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
             self._session.written(min(record.progress.due or 0 for record in records))
+
+
+def session_of(pit: Pitstop) -> Session:
+    """Return the session behind a Pitstop, for code of this library."""
+    return pit._session
 
 
 def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:

@@ -23,13 +23,12 @@ from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import Course
 from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
 from pitstop._consume._signals import hearing
-from pitstop._consume._verdict import Verdict, verdict
+from pitstop._consume._verdict import Verdict, ask, judged
 from pitstop._decisions._ending import ends_program
-from pitstop._decisions._settle import error_text
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
-from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._lease import Lease
 from pitstop._errors import PitstopError
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
@@ -315,21 +314,14 @@ class Consuming:
     ) -> None:
         """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
         intake = self._intake
-        news = lease.told
-        if lease.superseded:
-            # An extension may have come after the handler had stored or removed the message.
-            failure, news = None if lease.is_news(failure) else failure, None
-        decided = verdict(failure, settled=lease.settled, news=news, interrupted=interrupted)
+        decided, failure = judged(lease, failure, interrupted=interrupted)
         if decided is Verdict.GIVE_BACK:
             self._interrupted += 1
         with suppress(PitstopError):
-            if decided is Verdict.NACK:
-                lease.ask(Purpose.NACK, delivery, error_text(failure))
-            elif decided is not Verdict.NOTHING:
-                lease.ask(Purpose.ACK if decided is Verdict.ACK else Purpose.GIVE_BACK, delivery)
             if decided is not Verdict.NOTHING:
+                ask(lease, delivery, decided, failure)
                 intake.writer.put(lease, blocking=False)
-        if failure is not None and failure is not news and not interrupted:
+        if failure is not None:
             log_failure(lease, failure, decided, intake.session.backend_or_none)
 
     @property

@@ -14,9 +14,10 @@ from datetime import timedelta
 import attrs
 
 from pitstop._decisions._emit import Emission, decide
-from pitstop._decisions._settle import defer, lease_end, release
+from pitstop._decisions._settle import defer, release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
@@ -46,11 +47,13 @@ class Claimed:
 class Claimer:
     """Claims for one listener."""
 
-    def __init__(self, session: Session, buffer: ClaimBuffer, suspects: Suspects, lock_time: timedelta) -> None:
+    def __init__(
+        self, session: Session, buffer: ClaimBuffer, lock_time: timedelta, *, suspects: Suspects | None = None
+    ) -> None:
         """Return a claimer that has not claimed yet.
 
-        :param suspects: gets the messages of each claim whose last lease ended without a settlement. The buffer gets the rest.
         :param lock_time: how long messages are leased.
+        :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
         """
         self._session = session
         self._buffer = buffer
@@ -59,8 +62,6 @@ class Claimer:
         self._suspects = suspects
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
-        # The failures in a row to confirm a suspect. Written by threads that take messages.
-        self._unconfirmed = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
         self.last_claim: float | None = None
         #: Messages given back so far. Any thread; CPython switches threads in no such statement.
@@ -89,7 +90,8 @@ class Claimer:
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
-        if wanted and self._suspects.busy:
+        suspects = self._suspects
+        if wanted and suspects is not None and suspects.busy:
             # A suspect that may have to wait is not to be claimed as one that a handler has for certain.
             wanted = max(wanted, 2)
         limit = buffer.limit(wanted)
@@ -118,35 +120,15 @@ class Claimer:
             self._warn_of_slow_claim(now)
             self.give_back(leases)
             leases = []
-        ordinary = self._suspects.keep(leases)
+        ordinary = leases if suspects is None else suspects.keep(leases)
         buffer.put(ordinary, now - begun)
         settled = self._settle_unfit(unfit)
-        if len(ordinary) < len(leases):
-            self._defer(self._suspects.blocked(leases))
-        count = len(leases) if self._suspects.ready else len(ordinary)
+        count = len(ordinary)
+        if suspects is not None and count < len(leases):
+            self._defer(suspects.blocked(leases))
+            count = len(leases) if suspects.ready else count
         # A store that leases again and again what it does not settle is not asked without end.
         return Claimed(count, again=in_time and (count > 0 or settled or aside))
-
-    @unbroken
-    def confirm(self, lease: Lease) -> bool:
-        """Write the attempt of a suspect as a certain one, with a lease that begins now. Return False if the lease is over.
-
-        :raises BackendUnavailable: when the store did not answer.
-        """
-        if not lease.emission.ahead:
-            return True
-        backend = self._session.backend
-        settlement = lease.extension(lease_end(backend.now(), self._lock_time))
-        (applied,) = backend.settle([settlement])
-        self._unconfirmed.succeeded(self._session.clock.monotonic())
-        if applied:
-            lease.extended(settlement)
-            lease.emission = attrs.evolve(lease.emission, ahead=False)
-        return applied
-
-    def not_confirmed(self, error: BackendUnavailable) -> float:
-        """Note that :meth:`confirm` failed. Return the seconds until the next try."""
-        return self._unconfirmed.failed(error, self._session.clock.monotonic())
 
     @unbroken
     def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:
@@ -196,9 +178,10 @@ class Claimer:
             if note is not None:
                 # Without the error's text, which may hold anything.
                 _log.error(
-                    "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s",
+                    "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
                     record.id,
                     type(error).__name__,
+                    traceback_of(error),
                     note,
                 )
             return None
@@ -212,6 +195,15 @@ class Claimer:
         except BackendUnavailable as error:
             # The claim itself has succeeded. These come back when their leases run out.
             _log.debug("%d messages that are not to be emitted could not be settled: %s", len(unfit), error)
+            return False
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
+            if len(unfit) > 1:
+                return sum(self._settle_unfit([each]) for each in unfit) > 0
+            note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+            if note is not None:
+                _log.error(
+                    "%r could not be settled: %s%s%s", unfit[0][0].id, type(bug).__name__, traceback_of(bug), note
+                )
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:

@@ -11,7 +11,7 @@ import _thread
 import logging
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from threading import RLock, get_ident
 
@@ -19,6 +19,7 @@ from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
 from pitstop._engine._claimer import Claimed, Claimer
+from pitstop._engine._confirmer import Confirmer
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease
@@ -40,8 +41,6 @@ _log = logging.getLogger("pitstop.listener")
 
 #: Seconds for which a thread that leaves still tries while the store is known to be away.
 _LAST_TRY = 0.5
-#: Seconds for which other messages in the buffer wait until a suspect is confirmed.
-_CONFIRMATION = 1.0
 #: Seconds that stop() waits until the claimed messages are given back.
 _STOP_PATIENCE = 0.5
 #: Seconds that the end of the interpreter waits for each listener that the program did not close.
@@ -79,8 +78,12 @@ class Intake(Component):
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
         self.suspects = Suspects(monotonic, session.retry.max_attempts)
-        self.claimer = Claimer(session, self.buffer, self.suspects, self.lock_time)
+        self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects)
         self.writer = AckWriter(session, self.buffer.unseen, self.wakeup)
+        self.confirmer = Confirmer(
+            *(session, self.suspects, self.buffer, self.claimer, self.writer, self.lock_time),
+            wake=lambda: self.waiting.notice(None),
+        )
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
             self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self.writer.lose)
@@ -125,7 +128,7 @@ class Intake(Component):
 
     def take_at_hand(self) -> Lease | None:
         """Take a suspect, or a message out of the buffer. Messages that have waited for too long are given back."""
-        if self.suspects.waiting and (suspect := self._take_suspect()) is not None:
+        if self.suspects.waiting and (suspect := self.confirmer.take()) is not None:
             return suspect
         # As _kept() does, without one more call for each message.
         buffer = self.buffer
@@ -139,7 +142,7 @@ class Intake(Component):
 
         A suspect that a handler may have now is put into the buffer before.
         """
-        self._offer_suspect()
+        self.confirmer.offer()
         return self._kept(self.buffer.peek())
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> Lease | None:
@@ -227,7 +230,12 @@ class Intake(Component):
     @property
     def unsettled(self) -> bool:
         """Whether messages were claimed and not handed out, or settlements are on their way to the store."""
-        return bool(len(self.buffer)) or bool(self.suspects.waiting) or self.writer.busy
+        return self.in_hand > 0 or self.writer.busy
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages were claimed and not handed out."""
+        return len(self.buffer) + len(self.suspects.waiting)
 
     def is_at_rest(self) -> bool:
         """Whether nothing is in the buffer or on its way, once pending settlements are written.
@@ -399,55 +407,8 @@ class Intake(Component):
             self.wakeup.wake()
         return claimed
 
-    def _take_suspect(self) -> Lease | None:
-        """Take a suspect that a handler may have now, after its attempt was written as a certain one."""
-        if not self.buffer.open:
-            return None
-        suspects, claimer = self.suspects, self.claimer
-        others = len(self.buffer) > 0
-        if others and (self.writer.failing or not claimer.healthy):
-            # The store is away. Messages that need no confirmation go first.
-            return None
-        if ids := suspects.unwritten():
-            # The end of its handler is not written yet, and other suspects wait for that.
-            self.flush(ids)
-        while (lease := suspects.take(self._session.backend.now())) is not None:
-            try:
-                with self._session.bounded(_CONFIRMATION) if others else nullcontext():
-                    confirmed = claimer.confirm(lease)
-            except BackendUnavailable as error:
-                # It keeps no other message from being handed out.
-                suspects.put_back(lease, claimer.not_confirmed(error))
-                return None
-            except BaseException:
-                suspects.put_back(lease)
-                raise
-            if confirmed and self.buffer.open:
-                return lease
-            suspects.end(lease)
-            if confirmed:
-                # The listener was stopped meanwhile.
-                claimer.give_back([lease])
-                return None
-        return None
-
-    def _offer_suspect(self) -> None:
-        """Put the next suspect into the buffer, for a consumer that pops from there alone."""
-        if self.suspects.waiting and (suspect := self._take_suspect()) is not None:
-            self.buffer.put_first(suspect)
-
     def _tend_suspects(self) -> bool:
-        """Give back suspects that wait for too long, and wake threads when one may be taken. Return whether any waits."""
-        suspects = self.suspects
-        if not suspects.waiting:
-            return False
-        if late := suspects.take_late():
-            self.claimer.give_back(late)
-        if suspects.ready:
-            if self._claimed_apart and self.buffer.asked:
-                self._offer_suspect()
-            self.waiting.notice(None)
-        return bool(suspects.waiting)
+        return self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
 
     def _begin_background(self) -> bool:
         return self.background.begin()

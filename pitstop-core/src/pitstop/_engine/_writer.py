@@ -13,6 +13,7 @@ from threading import RLock, Thread, get_ident
 import attrs
 
 from pitstop._engine._backoff import Backoff
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import entrance, unbroken
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._session import Session
@@ -478,21 +479,10 @@ class AckWriter:
         note = self._session.log.not_settled.passes(self._session.clock.monotonic())
         if note is not None:
             # With the traceback, and without the error's text, which may hold anything.
-            _delivery_log.error("%s%s%s", told, _traceback(error), note)
+            _delivery_log.error("%s%s%s", told, traceback_of(error), note)
 
 
 def _is_doubtful(error: BaseException) -> bool:
     """Whether the store may have done what it was asked to, although this was raised."""
     # An interruption may have come before the store did it, or after.
     return isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable)
-
-
-def _traceback(error: BaseException) -> str:
-    """Return where an error was raised, line by line, without its text."""
-    lines = []
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        lines.append(f'\n  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_qualname}')
-        trace = trace.tb_next
-    return "".join(lines)
