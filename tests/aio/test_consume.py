@@ -888,3 +888,28 @@ def assert_changed(outside, change):
         assert (entry.state, entry.attempts, entry.last_error) == ("scheduled", 0, None)
     else:
         assert entry is None
+
+
+def test_a_task_that_is_cancelled_before_it_began_gives_back_its_message_as_unseen(opened, outside):
+    outside.store(3)
+
+    async def main():
+        seen = []
+
+        async def handle(message):
+            seen.append(message["id"])
+            task.cancel()
+            await asyncio.sleep(60)
+
+        async with opened() as pit:
+            task = asyncio.create_task(pit.consume(handle, prefetch=3))
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(seen) in {1, 3}
+        return seen
+
+    seen = run(main())
+    assert {each.id: each.attempts for each in outside.pit.entries()} == {
+        f"m{n:05}": int(f"m{n:05}" in seen) for n in range(3)
+    }
+    assert outside.counts() == (3, 0, 0)

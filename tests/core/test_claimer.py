@@ -110,4 +110,3 @@ def test_messages_in_a_crash_are_kept_apart(pit, clock, buffer):
     fill(pit, "b")
     assert claimer.claim(2).count == 2
     assert (ids(suspects.waiting), ids(buffer.take_all())) == (["a"], ["b"])
-

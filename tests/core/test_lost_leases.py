@@ -16,7 +16,7 @@ from pitstop._engine._delivery import lease_of
 from pitstop.testing import ManualClock
 
 
-_TRACED = ("pitstop._engine._delivery", "pitstop._engine._lease", "pitstop._engine._writer")
+_TRACED = ("pitstop._engine._delivery", "pitstop._engine._lease", "pitstop._engine._settler", "pitstop._engine._writer")
 
 
 def settled(operation, act=None, at=None):

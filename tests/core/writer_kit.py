@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from core.kit import take
 from pitstop import BackendUnavailable, OutcomeUnknown
-from pitstop._engine import _writer
+from pitstop._engine import _settler, _writer
 
 
 DUE = timedelta(0)
@@ -56,7 +56,10 @@ def interrupted_at(step, function):
     left = [step]
 
     def trace(frame, event, _):
-        if frame.f_code.co_filename != _writer.__file__ or frame.f_code.co_name not in ("_write_all", "_write"):
+        if frame.f_code.co_filename not in (_writer.__file__, _settler.__file__) or frame.f_code.co_name not in (
+            "_write_all",
+            "write",
+        ):
             return None
         if event == "line":
             left[0] -= 1

@@ -14,7 +14,7 @@ from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease
-from pitstop._engine._writer import AckWriter
+from pitstop._engine._settler import Settler
 from pitstop._errors import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Outcome, Progress, Record
 from pitstop_memory import MemoryBackend
@@ -321,7 +321,7 @@ def give_back_of_what_was_shown() -> Iterator[None]:
 @_variant
 def writer_drops_what_is_in_doubt() -> Iterator[None]:
     """Acks whose reply got lost are forgotten, and not reported."""
-    write = AckWriter._write
+    write = Settler.write
 
     def dropping(self, batch):
         try:
@@ -331,14 +331,14 @@ def writer_drops_what_is_in_doubt() -> Iterator[None]:
                 batch.clear()
             raise
 
-    with _patch(AckWriter, "_write", dropping):
+    with _patch(Settler, "write", dropping):
         yield
 
 
 @_variant
 def writer_forgets_to_put_back() -> Iterator[None]:
     """Acks for which the store did not answer are not tried again."""
-    write = AckWriter._write
+    write = Settler.write
 
     def forgetting(self, batch):
         try:
@@ -348,7 +348,7 @@ def writer_forgets_to_put_back() -> Iterator[None]:
                 batch.clear()
             raise
 
-    with _patch(AckWriter, "_write", forgetting):
+    with _patch(Settler, "write", forgetting):
         yield
 
 
@@ -368,14 +368,14 @@ def writer_reports_what_it_hopes() -> Iterator[None]:
         self._session.events.acked(lease.delivery)
         lease.release()
 
-    with _patch(AckWriter, "_lost", hopeful):
+    with _patch(Settler, "_lost", hopeful):
         yield
 
 
 @_variant
 def writer_reports_the_batch() -> Iterator[None]:
     """If one ack is stale, all acks of its batch are reported as lost."""
-    write = AckWriter._write
+    write = Settler.write
 
     def all_or_none(self, batch):
         settle = self._session.backend.settle
@@ -387,7 +387,7 @@ def writer_reports_the_batch() -> Iterator[None]:
         with _patch(self._session.backend, "settle", settled):
             write(self, batch)
 
-    with _patch(AckWriter, "_write", all_or_none):
+    with _patch(Settler, "write", all_or_none):
         yield
 
 

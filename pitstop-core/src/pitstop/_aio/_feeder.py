@@ -158,6 +158,9 @@ class Feeder:
         """Give back a message that was taken, and that no handler has seen: soon, by the feeder's thread."""
         assert self.intake is not None, "the message was taken from it"
         self.intake.buffer.late.append(lease)
+        if self._closed or self._loop.is_closed():
+            # The loop was closed in the midst of it, and the thread may be at its end.
+            self.intake.give_back_all(log=False)
         self._bell.ring()
 
     async def close(self) -> None:
@@ -256,14 +259,14 @@ class Feeder:
     def _turn(self) -> None:
         """Do what is to be done, or wait for the bell."""
         intake = self.intake
-        if self.over:
+        if intake is not None and intake.buffer.late:
+            intake.give_back(intake.buffer.take_late())
+        elif self.over:
             if intake is not None and intake.unsettled:
                 intake.settle_all()
             self._answer(found=False)
             self._tell()
             self._bell.wait(None)
-        elif intake is not None and intake.buffer.late:
-            intake.give_back(intake.buffer.take_late())
         elif self._looks:
             self._look()
         elif self._wanted and not self.ready:
@@ -342,6 +345,7 @@ class Feeder:
         if not tell(self._loop, self._notify):
             # The loop is closed: no task takes anything any more.
             self._ended = True
+            self._bell.ring()
 
     def _answer(self, *, found: bool = False, error: BaseException | None = None) -> None:
         looks: list[asyncio.Future[bool]] = []

@@ -45,6 +45,19 @@ _IN_A_ROW = 50
 _CANCEL_PATIENCE = 5.0
 
 
+class _Run:
+    """A message that was taken, with the task that handles it."""
+
+    __slots__ = ("begun", "delivery", "task")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        #: None until it is known: an eager task runs before its creation returns.
+        self.task: asyncio.Task[None] | None = None
+        #: Whether the handler has begun. A task that is cancelled before its first step never begins.
+        self.begun = False
+
+
 class Consuming:
     """One call of ``consume``. All its fields are written in the loop's thread, but for those of ``_course``.
 
@@ -80,8 +93,7 @@ class Consuming:
         self._course = Course(max_messages, self._drain)
         self._feeder = Feeder(open_intake, self._loop, hands, self._fill)
         self._all = running
-        # The task is None until it is known: an eager task runs before its creation returns.
-        self._running: dict[Lease, tuple[Delivery, asyncio.Task[None] | None]] = {}
+        self._running: dict[Lease, _Run] = {}
         #: Deliveries that were taken, and deliveries of which the handler was interrupted.
         self._taken = self._interrupted = 0
         self._filling = False
@@ -126,7 +138,7 @@ class Consuming:
         """Whether ``closer``, a task, is one of the handlers, which cannot wait for itself. Then this ends, and closes the
         Pitstop after that.
         """
-        if all(task is not closer for _, task in list(self._running.values())):
+        if all(each.task is not closer for each in list(self._running.values())):
             return False
         self._close_pitstop = close
         return self.end()
@@ -148,6 +160,7 @@ class Consuming:
                 self._feeder.stop()
                 if self._running and not self._course.urgent:
                     await self._empty
+                self._pass_on_unbegun()
                 unfinished = len(self._running)
                 if unfinished:
                     log_left([each.id for each in self._running])
@@ -229,13 +242,10 @@ class Consuming:
             begun += 1
             self._taken += 1
             delivery = self._intake.deliver(lease)
-            running[lease] = delivery, None
+            run = running[lease] = _Run(delivery)
             if course.count():
                 self._finish("max_messages")
-            task = self._loop.create_task(self._handle(lease, delivery), context=context.copy())
-            # An eager task may be done by now.
-            if lease in running:
-                running[lease] = delivery, task
+            run.task = self._loop.create_task(self._handle(lease, run), context=context.copy())
             if begun >= _IN_A_ROW:
                 # The rest in the next turn: those that begin may want theirs first.
                 self._fill_soon()
@@ -280,13 +290,14 @@ class Consuming:
 
     # Handlers run.
 
-    async def _handle(self, lease: Lease, delivery: Delivery) -> None:
-        task = current_task()
-        self._running[lease] = delivery, task
+    async def _handle(self, lease: Lease, run: _Run) -> None:
+        task = run.task = current_task()
+        delivery = run.delivery
         if self._feeder.is_late(lease):
             # Tasks that began before this one have blocked the loop.
             self._pass_on(lease)
             return
+        run.begun = True
         handling = Handling(self._intake.session.events, lease, delivery)
         try:
             await self._handler(
@@ -348,17 +359,28 @@ class Consuming:
 
     async def _interrupt(self) -> None:
         """Cancel the running handlers, and give back their messages, which come back at once."""
-        tasks = [task for _, task in self._running.values() if task is not None]
+        self._pass_on_unbegun()
+        tasks = [each.task for each in self._running.values() if each.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
-        # Tasks that never began, and handlers that do not end: the message comes back while they still run.
+        # Handlers that do not end: the message comes back while they still run.
         self._give_back_running()
 
+    def _pass_on_unbegun(self) -> None:
+        """Cancel tasks that have not begun. No handler has seen their messages, so their attempts do not count."""
+        for lease, run in tuple(self._running.items()):
+            if not run.begun and run.task is not None:
+                run.task.cancel()
+                self._pass_on(lease)
+
     def _give_back_running(self) -> None:
-        for lease, (delivery, _) in tuple(self._running.items()):
-            self._settle(lease, delivery, None, interrupted=True)
+        for lease, run in tuple(self._running.items()):
+            if run.begun:
+                self._settle(lease, run.delivery, None, interrupted=True)
+            else:
+                self._feeder.give_back(lease)
 
 
 def checked_handler(handler: AsyncHandler) -> AsyncHandler:

@@ -1,4 +1,7 @@
-"""Background: the one thread of a listener. It writes late acks, claims ahead, and gives back messages that wait too long."""
+"""Background: the one thread of a listener. It writes late acks, claims ahead, and gives back messages that wait too long.
+
+Threads: its own thread runs ``turn``; any thread calls the rest.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """ClaimBuffer: messages that were claimed and not yet handed out, and the pace at which they are consumed. No I/O.
 
-Any thread takes messages out, without a lock: the thread that pops a lease has it, and no other thread does.
+Threads: any. Messages are taken out without a lock: the thread that pops a lease has it, and no other thread does.
 """
 
 from __future__ import annotations

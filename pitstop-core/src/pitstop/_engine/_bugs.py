@@ -1,6 +1,6 @@
 """Bugs: where an unforeseen error was raised, for the log. Its text is left out, because it may quote a message or a secret.
 
-A pure function: any thread.
+Threads: any; a pure function.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Claimer: leases due messages, decides what becomes of them, and puts those that are to be emitted into the buffer.
 
-It settles the rest, and gives back messages that no handler has seen. It has no thread and waits for nothing: any thread
-calls it. One thread of a listener claims at a time.
+It settles the rest, and gives back messages that no handler has seen. It has no thread and waits for nothing.
+
+Threads: any; one thread of a listener claims at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Delivery: the user's handle on a lease, with the policy of ack, nack, extend and ``with``. Any thread uses it."""
+"""Delivery: the user's handle on a lease, with the policy of ack, nack, extend and ``with``.
+
+Threads: any.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Handling: the context in which a handler runs. Used by the thread or the task of the handler."""
+"""Handling: the context in which a handler runs.
+
+Threads: the one of the handler, or of its task.
+"""
 
 from __future__ import annotations
 

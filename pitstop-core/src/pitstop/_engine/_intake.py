@@ -3,6 +3,8 @@
 A message goes from the store through the claimer into the buffer, to the thread that takes it, and as a lease into a
 delivery. Its settlement goes through the writer to the store. The session holds an intake until it is closed, or until the
 background thread has given back and written all that a dropped listener left.
+
+Threads: any; a thread of its own settles for a thread that has stopped it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
+from pitstop._engine._settler import Counts, Settler
 from pitstop._engine._suspects import Suspects
 from pitstop._engine._waiting import Waiter, Waiting, glance
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
-from pitstop._engine._writer import AckWriter, Counts
+from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import ListenOptions
 from pitstop.abc import Capability, Doorbell, SystemClock
@@ -64,7 +67,8 @@ class Intake(Component):
         :param claimed_apart: whether the threads that handle messages never claim.
         :raises ConfigError: when ``max_lease`` is shorter than a lease.
         """
-        self._session = session
+        #: The session whose messages these are.
+        self.session = self._session = session
         self._claimed_apart = claimed_apart
         self._watcher = watcher
         #: How long messages are leased.
@@ -73,20 +77,21 @@ class Intake(Component):
         #: Whether each ack of an iteration is written by itself.
         self.acks_at_once = options.prefetch == 1
         monotonic = session.clock.monotonic
-        self.wakeup = Wakeup(self._begin_background)
+        self.wakeup = Wakeup(lambda: self.background.begin())  # noqa: PLW0108 - it is made below
         self.buffer = ClaimBuffer(
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
         self.suspects = Suspects(monotonic, session.retry.max_attempts)
         self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects)
-        self.writer = AckWriter(session, self.buffer.unseen, self.wakeup)
+        self._settler = Settler(session)
+        self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
         self.confirmer = Confirmer(
             *(session, self.suspects, self.buffer, self.claimer, self.writer, self.lock_time),
             wake=lambda: self.waiting.notice(None),
         )
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
-            self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self.writer.lose)
+            self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self._settler.lose)
         self.waiting = Waiting(
             session,
             self.buffer,
@@ -187,11 +192,6 @@ class Intake(Component):
     # State.
 
     @property
-    def session(self) -> Session:
-        """The session whose messages these are."""
-        return self._session
-
-    @property
     def stopped(self) -> bool:
         """Whether the listener was stopped."""
         return self.waiting.stopped
@@ -214,7 +214,7 @@ class Intake(Component):
     @property
     def counts(self) -> Counts:
         """How the deliveries ended."""
-        return self.writer.counts
+        return self._settler.counts
 
     @property
     def given_back(self) -> int:
@@ -268,8 +268,7 @@ class Intake(Component):
         self.buffer.open = False
         self.waiting.stop()
 
-    def end_soon(self) -> None:
-        self.end()
+    end_soon = end
 
     def stop(self) -> None:
         """Hand out no more messages, give back those in the buffer, and write pending settlements.
@@ -277,7 +276,7 @@ class Intake(Component):
         Safe in any thread and in signal handlers.
         """
         self.end()
-        if self._has_unsettled():
+        if self.unsettled or self.waiting.others:
             # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
             # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
             done = Doorbell()
@@ -291,7 +290,7 @@ class Intake(Component):
 
     def at_exit(self) -> None:
         self.end()
-        if self._has_unsettled():
+        if self.unsettled or self.waiting.others:
             settled = Doorbell()
             try:
                 # A store that is away is not to keep the program from ending.
@@ -357,10 +356,9 @@ class Intake(Component):
         self._watcher.after_fork()
 
     def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
-        """Give back the messages of the buffer, and write pending settlements. If that fails, another thread tries again.
+        """Give back the messages of the buffer, ring ``given_back``, write pending settlements, and ring ``settled``.
 
-        :param given_back: rung after the first half.
-        :param settled: rung at the end.
+        If that fails, another thread tries again.
         """
         with self.last_time():
             self.give_back_all()
@@ -410,9 +408,6 @@ class Intake(Component):
     def _tend_suspects(self) -> bool:
         return self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
 
-    def _begin_background(self) -> bool:
-        return self.background.begin()
-
     def _watch(self) -> None:
         if Capability.WATCH in self._session.capabilities:
             self._watcher.join(self)
@@ -429,10 +424,6 @@ class Intake(Component):
             self._heartbeat.end()
         self._session.discard(self)
         self._watcher.leave(self)
-
-    def _has_unsettled(self) -> bool:
-        """Whether something is in the buffer, or on its way there or to the store."""
-        return self.unsettled or self.waiting.others
 
     def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
         """Write and give back everything, for a thread that has stopped this, and waits for a bell."""

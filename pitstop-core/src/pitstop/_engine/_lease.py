@@ -8,7 +8,9 @@ No I/O, and no locks of others. The states::
       └── hand_back ──┘                    ├─── doubt ─────> UNKNOWN      the store may have done it, and cannot say
                                            └─── fail ──────> FAILED       it cannot be worked out, or will not be written
 
-One settlement is under way at a time. The thread that calls :meth:`Lease.ask` gets the right to settle; it passes this right
+One settlement is under way at a time.
+
+Threads: any. The thread that calls :meth:`Lease.ask` gets the right to settle; it passes this right
 on to the thread that writes. Only the thread that has the right changes the state.
 """
 

@@ -1,4 +1,7 @@
-"""Listener: the user's handle on the messages of a session as they become due."""
+"""Listener: the user's handle on the messages of a session as they become due.
+
+Threads: any.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ A thread looks at the store, finds nothing, and sleeps until the next ``due`` th
 most. It is woken before that by a store in this process, or by the backend's watch. Such hints may get lost: then it is late
 by ``loop_time``, and nothing else. Of several threads that wait in one listener one looks at the store, for all of them; the
 others wait for it.
+
+Threads: the threads that wait; any thread wakes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Wakeup: how the threads of a listener wake its background thread. Any thread calls it, and any signal handler."""
+"""Wakeup: how the threads of a listener wake its background thread.
+
+Threads: any, and any signal handler.
+"""
 
 from __future__ import annotations
 
