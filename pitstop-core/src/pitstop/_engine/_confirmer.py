@@ -15,7 +15,7 @@ from pitstop._decisions._settle import lease_end
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
-from pitstop._engine._claimer import Claimer
+from pitstop._engine._claimer import LEAST_REMAINDER, Claimer
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
@@ -77,11 +77,11 @@ class Confirmer:
             except BaseException:
                 suspects.put_back(lease)
                 raise
-            if confirmed and buffer.open:
+            if confirmed and self._may_be_handed_out(lease):
                 return lease
             suspects.end(lease)
             if confirmed:
-                # The listener was stopped meanwhile.
+                # The listener was stopped meanwhile, or the answer took as long as the lease.
                 self._claimer.give_back([lease])
                 return None
         return None
@@ -115,14 +115,19 @@ class Confirmer:
         """
         if not lease.emission.ahead:
             return True
-        backend = self._session.backend
-        settlement = lease.extension(lease_end(backend.now(), self._lock_time))
+        backend, monotonic = self._session.backend, self._session.clock.monotonic
+        # Before the write is sent, which may take long.
+        until = monotonic() + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
+        settlement = lease.extension(max(lease_end(backend.now(), self._lock_time), lease.due))
         (applied,) = backend.settle([settlement])
-        self._backoff.succeeded(self._session.clock.monotonic())
+        self._backoff.succeeded(monotonic())
         if applied:
             lease.extended(settlement)
-            lease.emission = attrs.evolve(lease.emission, ahead=False)
+            lease.emission, lease.until = attrs.evolve(lease.emission, ahead=False), until
         return applied
+
+    def _may_be_handed_out(self, lease: Lease) -> bool:
+        return self._buffer.open and self._session.clock.monotonic() < lease.until
 
     def _write_ends(self) -> None:
         """Write the settlements for which other suspects wait."""
