@@ -15,7 +15,7 @@ from pitstop._consume._handler import Handler, takes_delivery
 from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_record
+from pitstop._decisions._store import new_record, record_of_item
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
@@ -28,7 +28,6 @@ from pitstop._values._arguments import (
     MOST_RECORDS,
     MOST_THREADS,
     ListenOptions,
-    item_arguments,
     place_after,
     whole_number,
 )
@@ -131,7 +130,8 @@ class Pitstop:
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
-        records = [self._record_of_item(index, item, now_us, made) for index, item in enumerate(items)]
+        make_id = partial(self._made_id, made)
+        records = [record_of_item(n, item, now_us, _revision(), make_id) for n, item in enumerate(items)]
         if records:
             distinct = {record.id: record for record in records}
             self._store_all(
@@ -343,17 +343,6 @@ class Pitstop:
         id = self._new_id()
         made.add(id)
         return id
-
-    def _record_of_item(self, index: int, item: object, now_us: int, made: set[str]) -> Record:
-        arguments = item_arguments(item)
-        if arguments is None:
-            raise ScheduleError(
-                f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
-            )
-        try:
-            return new_record(*arguments, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made))
-        except (MessageError, ScheduleError) as error:
-            raise type(error)(f"items[{index}]: {error}") from None
 
     def _writes(self, session: object) -> Writes:
         backend = self._session.backend

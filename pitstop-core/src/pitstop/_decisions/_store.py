@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from pitstop._errors import MessageError, ScheduleError
+from pitstop._values._arguments import item_arguments
 from pitstop._values._message import copy_message, new_id
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import plan
 from pitstop.abc import Progress, Record
 
 
-__all__ = ["new_record"]
+__all__ = ["new_record", "record_of_item"]
 
 
 def new_record(
@@ -39,3 +41,20 @@ def new_record(
     first, schedule = plan(when, end, every, catch_up, grace, now_us)
     series = None if schedule is None else schedule.to_plain()
     return Record(identifier or make_id(), body, series, revision, Progress(first, first))
+
+
+def record_of_item(index: int, item: object, now_us: int, revision: str, make_id: Callable[[], str]) -> Record:
+    """Read an item of ``store_many`` into a record, as :func:`new_record` does.
+
+    :raises pitstop.MessageError: if the message cannot be stored; the text names the item.
+    :raises pitstop.ScheduleError: if the times make no sense, or the item has no times; the text names the item.
+    """
+    arguments = item_arguments(item)
+    if arguments is None:
+        raise ScheduleError(
+            f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
+        )
+    try:
+        return new_record(*arguments, now_us=now_us, revision=revision, make_id=make_id)
+    except (MessageError, ScheduleError) as error:
+        raise type(error)(f"items[{index}]: {error}") from None
