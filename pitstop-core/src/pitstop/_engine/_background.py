@@ -12,6 +12,7 @@ from threading import RLock, Thread
 
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._session import Session
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._writer import AckWriter
@@ -97,7 +98,7 @@ class Background:
 
     def after_fork(self) -> None:
         """Forget the thread: it is the parent's."""
-        self._lock, self._thread = RLock(), None
+        self._lock, self._thread, self.claiming = RLock(), None, False
         self._wakeup.after_fork()
 
     def _run(self) -> None:
@@ -106,11 +107,7 @@ class Background:
             try:
                 pause = self.turn()
             except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would write no ack any more
-                now = self._session.clock.monotonic()
-                pause = self._backoff.failed(error, now, log=False)
-                # A bug: turn() catches the failures of the store. So an outage must not keep it out of the log.
-                if (note := self._session.log.not_worked.passes(now)) is not None:
-                    _log.exception("acks could not be written, or messages not claimed ahead; trying again%s", note)
+                pause = self._report_bug(error)
             if pause is None:
                 wakeup.awake = False
                 if not self._has_work():
@@ -166,5 +163,16 @@ class Background:
             if self._session.closed:
                 return None
             return self._backoff.failed(error, clock.monotonic())
+        except Exception as bug:  # noqa: BLE001 - as in _run(), and the last writes of a dropped listener go on, too
+            return self._report_bug(bug)
         self._backoff.succeeded(clock.monotonic())
         return None
+
+    def _report_bug(self, bug: Exception) -> float:
+        """Log a bug, which is no failure of the store: an outage must not keep it out of the log. Return the pause until the next try."""
+        now = self._session.clock.monotonic()
+        if (note := self._session.log.not_worked.passes(now)) is not None:
+            # Without the error's text, which may hold anything.
+            told = type(bug).__name__, note, traceback_of(bug)
+            _log.error("acks could not be written, or messages not claimed ahead: %s; trying again%s%s", *told)
+        return self._backoff.failed(bug, now, log=False)

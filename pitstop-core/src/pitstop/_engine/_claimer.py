@@ -17,6 +17,7 @@ import attrs
 
 from pitstop._decisions._attempts import is_suspect
 from pitstop._decisions._emit import Emission, decide
+from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
@@ -185,6 +186,11 @@ class Claimer:
                     "%d claimed messages come back only when their lease runs out: %s%s", len(leases), error, note
                 )
             return len(leases)
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
+            if len(leases) > 1:
+                return sum(self.give_back([each], log=log) for each in leases)
+            self._report_bug(leases[0].id, bug, "given back")
+            return 1
         self.given_back += sum(applied)
         self._session.written(None)
         return 0
@@ -206,7 +212,9 @@ class Claimer:
         """Return what becomes of a leased record. None: it stays leased, and comes back when its lease runs out."""
         try:
             return decide(record, self._session.retry, ahead=ahead)
-        except Exception as error:  # noqa: BLE001 - of a recurrence by another author; the rest of the claim goes on
+        except BaseException as error:
+            if ends_program(error):
+                raise
             note = self._session.log.not_settled.passes(self._session.clock.monotonic())
             if note is not None:
                 # Without the error's text, which may hold anything.
@@ -232,16 +240,18 @@ class Claimer:
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
             if len(unfit) > 1:
                 return sum(self._settle_unfit([each]) for each in unfit) > 0
-            note = self._session.log.not_settled.passes(self._session.clock.monotonic())
-            if note is not None:
-                _log.error(
-                    "%r could not be settled: %s%s%s", unfit[0][0].id, type(bug).__name__, traceback_of(bug), note
-                )
+            self._report_bug(unfit[0][0].id, bug, "settled")
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:
                 self._session.events.settled(settlement, record)
         return any(applied)
+
+    def _report_bug(self, id: str, bug: Exception, participle: str) -> None:
+        note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+        if note is not None:
+            # Without the error's text, which may hold anything.
+            _log.error("%r could not be %s: %s%s%s", id, participle, type(bug).__name__, traceback_of(bug), note)
 
     def _warn_of_slow_claim(self, now: float) -> None:
         note = self._session.log.slow_claims.passes(now)

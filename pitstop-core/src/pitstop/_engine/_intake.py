@@ -151,7 +151,12 @@ class Intake(Component):
         heartbeat = self._heartbeat
         delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
         if heartbeat is not None:
-            heartbeat.hold(lease, delivery)
+            try:
+                heartbeat.hold(lease, delivery)
+            except BaseException:
+                # The caller does not get the message.
+                self.give_back([lease])
+                raise
         if self._observed:
             self._session.events.leased(delivery)
         return delivery
