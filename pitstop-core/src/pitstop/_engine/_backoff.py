@@ -55,10 +55,8 @@ class Backoff:
             line = self._outages.failed(now, self._since, permanent=permanent)
             if line is not None:
                 # The text of a bug may hold anything.
-                told = (
-                    error if isinstance(error, BackendUnavailable) else f"{type(error).__name__}{traceback_of(error)}"
-                )
-                _log.log(line.level, "%s; trying again: %s", line.text, told)
+                bug = "" if isinstance(error, BackendUnavailable) else f"{type(error).__name__}{traceback_of(error)}"
+                _log.log(line.level, "%s; trying again: %s", line.text, bug or error)
         longest = _PERMANENT if permanent else min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
