@@ -1,7 +1,6 @@
 """Mutants: engines from which the mend of one fault was taken out. Each must make a scenario fail.
 
-The scheduler makes a point of each line of this module, too: what a mutant does in two steps, other threads can come
-between.
+The scheduler makes a point of each line of this module, too, so that other threads can run between two steps of a mutant.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def _dropped_by_id(self: Any, versions: Mapping[str, str | None]) -> list[Any]:
     return []
 
 
-@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "is leased, and nobody has it")
+@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "is leased, and no handler has it")
 def the_buffer_drops_by_id(stack):
     put(stack, _buffer.ClaimBuffer, "discard", _dropped_by_id)
 
@@ -170,7 +169,7 @@ def a_dropped_listener_is_forgotten(stack):
     put(stack, _intake.Intake, "abandon", abandon)
 
 
-@mutant("closing", "the_program_ends_while_acks_are_written", "is leased, and nobody has it")
+@mutant("closing", "the_program_ends_while_acks_are_written", "is leased, and no handler has it")
 def the_exit_does_not_wait_for_what_is_being_written(stack):
     unsettled = property(lambda self: bool(len(self.buffer)) or bool(self.writer))
     put(stack, _intake.Intake, "unsettled", unsettled)
@@ -186,12 +185,12 @@ def the_backend_is_read_twice(stack):
     put(stack, _session.Session, "backend", property(backend))
 
 
-@mutant("closing", "a_pitstop_is_closed_while_another_thread_iterates", "is leased, and nobody has it")
+@mutant("closing", "a_pitstop_is_closed_while_another_thread_iterates", "is leased, and no handler has it")
 def a_close_does_not_wait_for_claims(stack):
     put(stack, _waiting.Waiting, "wait_for_others", lambda self, thread, patience: None)
 
 
-@mutant("closing", "a_listener_is_stopped_while_another_thread_claims", "is leased, and nobody has it")
+@mutant("closing", "a_listener_is_stopped_while_another_thread_claims", "is leased, and no handler has it")
 def a_thread_that_goes_home_gives_nothing_back(stack):
     put(stack, _intake.Intake, "settle_all", lambda self, given_back=None, settled=None: None)
 
@@ -243,7 +242,7 @@ def a_nack_wakes_no_thread(stack):
 # Event loops.
 
 
-@mutant("aio", "a_get_is_cancelled_while_its_look_is_under_way", "is leased, and nobody has it")
+@mutant("aio", "a_get_is_cancelled_while_its_look_is_under_way", "is leased, and no handler has it")
 def a_look_takes_the_message_for_a_task_that_is_gone(stack):
     real = _feeder.Feeder._resolve
     limbo = []

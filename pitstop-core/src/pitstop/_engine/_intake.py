@@ -232,13 +232,10 @@ class Intake(Component):
         self.waiting.notice(due)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
-        # In this order: a claim puts its messages into the buffer before it ends to be under way.
+        # First the claims that are under way: they put their messages into the buffer later. A message that is dropped here
+        # may be valid all the same: another thread has stored a newer version meanwhile.
         self.claimer.note_versions(versions)
-        dropped = self.buffer.discard(versions)
-        if dropped:
-            # One of them may be valid all the same: another thread has stored a newer version meanwhile. The others are
-            # gone already, so that a failure is no news.
-            self.claimer.give_back(dropped, log=False)
+        self.claimer.give_back(self.buffer.discard(versions), log=False)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
@@ -247,7 +244,6 @@ class Intake(Component):
 
     def end(self) -> None:
         """Hand out no more messages, and end all waits. Takes no lock, and waits for nothing."""
-        # In this order: a thread that finds the buffer closed, and is not told to stop, claims and gives back again and again.
         self.waiting.stop()
         self.buffer.open = False
 

@@ -146,7 +146,10 @@ class Waiting:
         self._reset()
 
     def stop(self) -> None:
-        """End all waits. Takes no lock."""
+        """End all waits. Takes no lock.
+
+        Called before the buffer is closed. A thread that found only the buffer closed would claim and give back again and again.
+        """
         self.stopped = True
         for waiter in self.waiters:
             waiter.bell.ring()
