@@ -166,7 +166,7 @@ class Consuming(Component):
 
     def consumer(self) -> Consumer:
         """Return a snapshot of this call."""
-        return self._course.consumer(self._intake, in_hand=len(self._intake.buffer), in_handlers=len(self._running))
+        return self._course.consumer(self._intake, in_hand=self._intake.in_hand, in_handlers=len(self._running))
 
     # Called by the session.
 

@@ -42,10 +42,12 @@ class Background:
         *,
         claim_ahead: Callable[[], None],
         give_back_all: Callable[[], object],
+        tend_suspects: Callable[[], bool],
         ended: Callable[[], None],
     ) -> None:
         """Return a thread that has not begun.
 
+        :param tend_suspects: called at each turn; True: suspects wait, so call it again.
         :param ended: called by the thread at its end, when all is written that can be.
         """
         self._session = session
@@ -54,6 +56,7 @@ class Background:
         self._writer = writer
         self._claim_ahead = claim_ahead
         self._give_back_all = give_back_all
+        self._tend_suspects = tend_suspects
         self._on_end = ended
         # Reentrant: for signal handlers.
         self._lock = RLock()
@@ -152,6 +155,8 @@ class Background:
         return _TICK if self._has_work() else None
 
     def _has_work(self) -> bool:
+        if self._tend_suspects():
+            return True
         return self._wakeup.wanted or bool(self._writer) or self._buffer.may_bore
 
     def _flush(self) -> float | None:

@@ -179,7 +179,8 @@ class Waiting:
     @entrance
     def claim_ahead(self) -> None:
         """Claim the next messages while those in the buffer are handled. Called by the background thread."""
-        waiter = Waiter(1, claims_first=True)
+        # Two at least, also if the pace falls meanwhile.
+        waiter = Waiter(2, claims_first=True)
         try:
             self._join(waiter)
             # After it is known to be here: close() waits for the threads that are. Not for a single message: a claim of one
