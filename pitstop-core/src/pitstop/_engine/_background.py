@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from threading import RLock, Thread
 
 from pitstop._engine._backoff import Backoff
@@ -42,12 +42,14 @@ class Background:
         *,
         claim_ahead: Callable[[], None],
         give_back_all: Callable[[], object],
-        tend_suspects: Callable[[], bool],
+        suspects: Sized,
+        tend_suspects: Callable[[], object],
         ended: Callable[[], None],
     ) -> None:
         """Return a thread that has not begun.
 
-        :param tend_suspects: called at each turn; True: suspects wait, so call it again.
+        :param suspects: messages that wait until a handler may have them.
+        :param tend_suspects: called at each turn.
         :param ended: called by the thread at its end, when all is written that can be.
         """
         self._session = session
@@ -56,6 +58,7 @@ class Background:
         self._writer = writer
         self._claim_ahead = claim_ahead
         self._give_back_all = give_back_all
+        self._suspects = suspects
         self._tend_suspects = tend_suspects
         self._on_end = ended
         # Reentrant: for signal handlers.
@@ -152,12 +155,12 @@ class Background:
                 self._still = 0
                 self._buffer.slow_down()
                 self._give_back_all()
+        self._tend_suspects()
         return _TICK if self._has_work() else None
 
     def _has_work(self) -> bool:
-        if self._tend_suspects():
-            return True
-        return self._wakeup.wanted or bool(self._writer) or self._buffer.may_bore
+        # No I/O: an error here would end the thread.
+        return self._wakeup.wanted or bool(self._writer) or self._buffer.may_bore or bool(self._suspects)
 
     def _flush(self) -> float | None:
         """Write what is pending. When the store does not answer: seconds until the next try."""

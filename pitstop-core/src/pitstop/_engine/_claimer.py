@@ -202,6 +202,9 @@ class Claimer:
             # A claim of one message counts as if a handler had it. They are handed out later all the same.
             _log.debug("the attempts of %d messages that have to wait still count: %s", len(leases), error)
             return
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
+            self.report_bug(leases[0].id, bug, "deferred")
+            return
         for lease, done in zip(leases, applied, strict=True):
             if done:
                 lease.emission = attrs.evolve(lease.emission, ahead=True)
@@ -246,6 +249,7 @@ class Claimer:
         return any(applied)
 
     def report_bug(self, id: str, bug: Exception, participle: str) -> None:
+        """Log a bug of the backend with a message that was claimed."""
         note = self._session.log.not_settled.passes(self._session.clock.monotonic())
         if note is not None:
             # Without the error's text, which may hold anything.
