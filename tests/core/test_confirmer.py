@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from core.kit import LOCK, backend
+from core.kit import LOCK, Running, backend
 from pitstop import BackendUnavailable
 from pitstop._engine._listener import intake_of
 from pitstop.abc import Outcome
@@ -103,3 +103,25 @@ def test_the_background_thread_survives_a_store_that_is_away_while_it_offers_a_s
         intake.confirmer.tend(offer=True)
         store.now = now
         assert len(intake.suspects.waiting) == 2
+
+
+@pytest.mark.parametrize("change", ["remove", "store"])
+def test_a_suspect_that_is_replaced_while_it_is_offered_is_not_handed_out(pit, store, clock, suspects, alone, change):
+    """An event loop takes its messages out of the buffer alone, so that suspects are put there."""
+    with pit.listen(prefetch=5) as listener:
+        intake = intake_of(listener)
+        intake.claimer.claim(1)
+        intake.give_back(intake.buffer.take_all())
+        settle = store.settle
+
+        def changed(settlements):
+            store.settle = settle
+            answer = settle(settlements)
+            new = {"id": "bad", "new": True}
+            Running(lambda: pit.remove("bad") if change == "remove" else pit.store(new, timedelta(hours=9))).result()
+            return answer
+
+        store.settle = changed
+        intake.confirmer.offer()
+        assert [each.id for each in intake.buffer.unseen] == []
+        assert (pit.get("bad") is None) == (change == "remove")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import attrs
@@ -104,6 +105,16 @@ class Claimer:
         self._under_way[key] = versions
         try:
             return self._claim(limit, begun, until, key, versions)
+        finally:
+            self._under_way.pop(key, None)
+
+    @contextmanager
+    def noting_versions(self) -> Iterator[Mapping[str, str | None]]:
+        """Yield the messages that are stored or removed in this context, by any thread: see :meth:`note_versions`."""
+        key, versions = object(), dict[str, str | None]()
+        self._under_way[key] = versions
+        try:
+            yield versions
         finally:
             self._under_way.pop(key, None)
 

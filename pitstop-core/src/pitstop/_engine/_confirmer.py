@@ -100,8 +100,17 @@ class Confirmer:
 
     def offer(self) -> None:
         """Put the next suspect into the buffer, for a consumer that takes its messages from there alone."""
-        if self._suspects.waiting and (lease := self.take()) is not None:
-            self._buffer.put_first(lease)
+        if not self._suspects.waiting:
+            return
+        # Another thread may store or remove the message before it is in the buffer.
+        with self._claimer.noting_versions() as versions:
+            lease = self.take()
+            if lease is not None and versions.get(lease.id, lease.record.revision) == lease.record.revision:
+                self._buffer.put_first(lease)
+                lease = None
+        if lease is not None:
+            self._claimer.give_back([lease], log=False)
+        self._claimer.give_back(self._buffer.discard(versions), log=False)
 
     def tend(self, *, offer: bool) -> None:
         """Give back suspects that wait for too long, and wake threads when one may be taken.
