@@ -110,6 +110,7 @@ class Intake(Component):
             self.writer,
             claim_ahead=self.waiting.claim_ahead,
             give_back_all=self.give_back_all,
+            suspects=self.suspects.waiting,
             tend_suspects=self._tend_suspects,
             ended=self._finished,
         )
@@ -166,7 +167,12 @@ class Intake(Component):
         heartbeat = self._heartbeat
         delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
         if heartbeat is not None:
-            heartbeat.hold(lease, delivery)
+            try:
+                heartbeat.hold(lease, delivery)
+            except BaseException:
+                # The caller does not get the message.
+                self.give_back([lease])
+                raise
         if self._observed:
             self._session.events.leased(delivery)
         return delivery
@@ -401,8 +407,8 @@ class Intake(Component):
             self.wakeup.wake()
         return claimed
 
-    def _tend_suspects(self) -> bool:
-        return self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
+    def _tend_suspects(self) -> None:
+        self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
 
     def _watch(self) -> None:
         if Capability.WATCH in self._session.capabilities:
