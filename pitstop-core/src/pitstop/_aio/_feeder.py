@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import timedelta
 from threading import Thread
 
-from pitstop._aio._hands import Hands, tell
+from pitstop._aio._hands import Hands, resolve, tell
 from pitstop._aio._waits import SettlementWaits
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._claimer import LEAST_REMAINDER
@@ -183,8 +183,13 @@ class Feeder:
 
     def _begin(self) -> None:
         if self._thread is None and not self._ended:
-            self._thread = Thread(target=self._run, name="pitstop-feeder", daemon=True)
-            self._thread.start()
+            self._thread = thread = Thread(target=self._run, name="pitstop-feeder", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                # The system gives no thread now. The next call tries again.
+                self._thread = None
+                raise
 
     def _let_bore(self) -> None:
         """Have messages that no task wants any more given back, if no task comes for them soon."""
@@ -195,12 +200,7 @@ class Feeder:
     def _resolve(self, looks: list[asyncio.Future[bool]], found: bool, error: BaseException | None) -> None:
         """End the looks of tasks. A task that was cancelled leaves its message in the buffer."""
         for each in looks:
-            if each.done():
-                continue
-            if error is None:
-                each.set_result(found)
-            else:
-                each.set_exception(error)
+            resolve(each, found, error)
         self._notify()
 
     def _finish(self) -> None:

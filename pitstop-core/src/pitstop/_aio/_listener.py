@@ -177,11 +177,11 @@ class AsyncListener:
             self._in_a_row = 0
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
-            self._ask()
-            if feeder.ready:
-                # It came since then.
-                self._tell()
             try:
+                self._ask()
+                if feeder.ready:
+                    # It came since then.
+                    self._tell()
                 await future
             finally:
                 self._waiting.remove(future)

@@ -282,8 +282,11 @@ class AsyncPitstop:
         for feeder in feeders:
             feeder.end()
         # The feeders of other loops are closed by the Pitstop itself.
-        await self._hands.do(self._close, feeders)
-        self._hands.end()
+        try:
+            await self._hands.do(self._close, feeders)
+        finally:
+            # A job that has begun is done all the same.
+            self._hands.end()
 
     async def __aenter__(self) -> Self:
         await self._hands.do(self._opened)
