@@ -83,6 +83,8 @@ class AsyncPitstop:
         # In the child: threads of the parent may hold the locks.
         self._lock = Lock()
         self._hands.after_fork()
+        # The calls of consume are the parent's.
+        self._consuming.clear()
         for each in self._feeders:
             each.after_fork()
 

@@ -245,9 +245,14 @@ class Consuming:
             lease = take()
             if lease is None:
                 break
+            try:
+                delivery = self._intake.deliver(lease)
+            except BaseException as error:  # noqa: BLE001 - raised again by run()
+                course.fail(error)
+                self._finish("stopped")
+                break
             begun += 1
             self._taken += 1
-            delivery = self._intake.deliver(lease)
             run = running[lease] = _Run(delivery)
             if course.count():
                 self._finish("max_messages")
