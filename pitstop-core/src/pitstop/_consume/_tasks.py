@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import signal
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event
@@ -23,7 +23,7 @@ from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import Course
 from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
 from pitstop._consume._signals import hearing
-from pitstop._consume._verdict import Verdict, ask, judged
+from pitstop._consume._verdict import NOTHING, ask, judged
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
@@ -38,6 +38,8 @@ __all__ = ["AsyncHandler", "Consuming", "checked_handler"]
 
 #: A function that handles a message. It is called with the message, or with the delivery.
 AsyncHandler = Callable[[Any], Awaitable[object]]
+
+_log = logging.getLogger("pitstop.consumer")
 
 #: Tasks begun in a row, after which others in the loop have their turn.
 _IN_A_ROW = 50
@@ -337,11 +339,13 @@ class Consuming:
         """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
         intake = self._intake
         decided, failure = judged(lease, failure, interrupted=interrupted)
-        with suppress(PitstopError):
-            if decided is not Verdict.NOTHING:
+        if decided is not NOTHING:
+            try:
                 ask(lease, delivery, decided, failure)
                 intake.writer.put(lease, blocking=False)
-        # By this, or by ``async with delivery`` in the handler.
+            except PitstopError as error:
+                _log.debug("%r could not be settled: %s", lease.id, error)
+        # Given back here, or by ``async with delivery`` in the handler.
         if lease.purpose is Purpose.GIVE_BACK:
             self._interrupted.add(lease)
         if failure is not None:
