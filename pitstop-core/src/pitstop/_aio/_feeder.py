@@ -59,6 +59,7 @@ class Feeder:
         self._open = open_intake
         self._loop = loop
         self._notify = notify
+        self._hands = hands
         self._bell = Doorbell()
         #: Tasks that wait until the store has their settlements.
         self.waits = SettlementWaits(hands)
@@ -94,6 +95,11 @@ class Feeder:
         self.stopped = False
 
     # In the loop's thread.
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the running event loop is the one that this feeds."""
+        return asyncio.get_running_loop() is self._loop
 
     @property
     def over(self) -> bool:
@@ -169,7 +175,9 @@ class Feeder:
     async def close(self) -> None:
         """Do as :meth:`end`, and wait for that. To be cancelled ends the wait, and not the closing."""
         self.end()
-        if self._thread is not None and not self._closed:
+        if not self.is_here:
+            await self._hands.do(self.wait)
+        elif self._thread is not None and not self._closed:
             finished = self._loop.create_future()
             self._finished.append(finished)
             await finished
