@@ -67,7 +67,7 @@ class Confirmer:
             # The store is away. Messages that need no confirmation go first.
             return None
         self._write_ends()
-        while (lease := suspects.take(self._session.backend.now())) is not None:
+        while (lease := self._next()) is not None:
             try:
                 with self._session.bounded(_PATIENCE) if others else nullcontext():
                     confirmed = self._confirm(lease)
@@ -125,6 +125,14 @@ class Confirmer:
             lease.extended(settlement)
             lease.emission, lease.until = attrs.evolve(lease.emission, ahead=False), until
         return applied
+
+    def _next(self) -> Lease | None:
+        try:
+            now_us = self._session.backend.now()
+        except BackendUnavailable:
+            # Messages that need no confirmation are handed out all the same.
+            return None
+        return self._suspects.take(now_us)
 
     def _may_be_handed_out(self, lease: Lease) -> bool:
         return self._buffer.open and self._session.clock.monotonic() < lease.until
