@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import attrs
@@ -65,6 +65,9 @@ class Claimer:
         self.backoff = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
         self.last_claim: float | None = None
+        # For each claim that is under way, by a key of its own: the messages that were stored or removed since it began, by id,
+        # with the new revision, or None. The claiming thread adds and deletes its own dict; any thread writes to all of them.
+        self._under_way: dict[object, dict[str, str | None]] = {}
         #: Messages given back so far. Any thread; CPython switches threads in no such statement.
         self.given_back = 0
 
@@ -86,7 +89,7 @@ class Claimer:
         :param elsewhere: seconds since the last claim for which the consumer waited for the store.
         :raises BackendUnavailable: when the store did not answer.
         """
-        session, buffer, clock = self._session, self._buffer, self._session.clock
+        buffer, clock = self._buffer, self._session.clock
         buffer.measure(elsewhere)
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
@@ -96,6 +99,23 @@ class Claimer:
             # A suspect that may have to wait is not to be claimed as one that a handler has for certain.
             wanted = max(wanted, 2)
         limit = buffer.limit(wanted)
+        key, versions = object(), dict[str, str | None]()
+        self._under_way[key] = versions
+        try:
+            return self._claim(limit, begun, until, key, versions)
+        finally:
+            self._under_way.pop(key, None)
+
+    def note_versions(self, versions: Mapping[str, str | None]) -> None:
+        """Note messages that were stored anew or removed. A claim that is under way may bring an older version of them.
+
+        :param versions: by id: the revision that was stored, None if the message was removed.
+        """
+        for each in tuple(self._under_way.values()):
+            each.update(versions)
+
+    def _claim(self, limit: int, begun: float, until: float, key: object, versions: dict[str, str | None]) -> Claimed:
+        session, buffer, suspects, clock = self._session, self._buffer, self._suspects, self._session.clock
         leased = session.backend.lease(limit, self._duration)
         self.last_claim = now = clock.monotonic()
         self.backoff.succeeded(now)
@@ -121,8 +141,18 @@ class Claimer:
             self._warn_of_slow_claim(now)
             self.give_back(leases)
             leases = []
+        stale: list[Lease] = []
+        if versions:
+            # Now, since another thread may take them as soon as they are in the buffer.
+            stale = [each for each in leases if each.id in versions and each.record.revision != versions[each.id]]
+            leases = [each for each in leases if each not in stale]
         ordinary = leases if suspects is None else suspects.keep(leases)
         buffer.put(ordinary, now - begun)
+        # From here on a thread that stores or removes a message finds it in the buffer.
+        self._under_way.pop(key, None)
+        if versions:
+            waiting = [] if suspects is None else suspects.discard(versions)
+            self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
         settled = self._settle_unfit(unfit)
         count = len(ordinary)
         if suspects is not None and count < len(leases):
