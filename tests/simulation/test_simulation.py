@@ -48,7 +48,7 @@ CAUGHT_BY = {
     "ack-after-deadline": {"told"},
     "nack-after-ack": {"told", "stale"},
     "next-from-ack-time": {"anchored"},
-    "retry-chooses-anew": {"nack", "anchored"},
+    "retry-chooses-anew": {"nack", "anchored", "attempts"},
     "key-of-each-attempt": {"key"},
     "give-back-counts": {"attempts"},
     "give-back-of-what-was-shown": {"twice", "anchored"},

@@ -159,10 +159,18 @@ class Intake(Component):
         return self.waiting.wait(waiter, deadline) is not None
 
     def deliver(self, lease: Lease, *, at_once: bool = False) -> Delivery:
-        """Return the handle of a message that is handed out now.
+        """Return the handle of a message that is handed out now. If this raises, the message is in the buffer again.
 
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
+        :raises RuntimeError: when no thread can be started for the heartbeat.
         """
+        try:
+            return self._delivered(lease, at_once)
+        except BaseException:
+            self.buffer.unseen.appendleft(lease)
+            raise
+
+    def _delivered(self, lease: Lease, at_once: bool) -> Delivery:
         heartbeat = self._heartbeat
         delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
         if heartbeat is not None:
