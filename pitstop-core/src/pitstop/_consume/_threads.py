@@ -189,6 +189,7 @@ class Consuming(Component):
         # This call is the parent's, and never ends here.
         self._over = Event()
         self._over.set()
+        self._session.discard(self)
 
     def closes_later(self) -> bool:
         if get_ident() not in self._idents or os.getpid() != self._pid:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import attrs
 
 from pitstop._decisions._emit import Emission, decide
+from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import defer, release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
@@ -106,6 +108,16 @@ class Claimer:
         finally:
             self._under_way.pop(key, None)
 
+    @contextmanager
+    def noting_versions(self) -> Iterator[Mapping[str, str | None]]:
+        """Yield the messages that are stored or removed in this context, by any thread: see :meth:`note_versions`."""
+        key, versions = object(), dict[str, str | None]()
+        self._under_way[key] = versions
+        try:
+            yield versions
+        finally:
+            self._under_way.pop(key, None)
+
     def note_versions(self, versions: Mapping[str, str | None]) -> None:
         """Note messages that were stored anew or removed. A claim that is under way may bring an older version of them.
 
@@ -182,6 +194,11 @@ class Claimer:
                     "%d claimed messages come back only when their lease runs out: %s%s", len(leases), error, note
                 )
             return len(leases)
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
+            if len(leases) > 1:
+                return sum(self.give_back([each], log=log) for each in leases)
+            self.report_bug(leases[0].id, bug, "given back")
+            return 1
         self.given_back += sum(applied)
         self._session.written(None)
         return 0
@@ -196,6 +213,9 @@ class Claimer:
             # A claim of one message counts as if a handler had it. They are handed out later all the same.
             _log.debug("the attempts of %d messages that have to wait still count: %s", len(leases), error)
             return
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
+            self.report_bug(leases[0].id, bug, "deferred")
+            return
         for lease, done in zip(leases, applied, strict=True):
             if done:
                 lease.emission = attrs.evolve(lease.emission, ahead=True)
@@ -204,7 +224,9 @@ class Claimer:
         """Return what becomes of a leased record. None: it stays leased, and comes back when its lease runs out."""
         try:
             return decide(record, self._session.retry, ahead=ahead)
-        except Exception as error:  # noqa: BLE001 - of a recurrence by another author; the rest of the claim goes on
+        except BaseException as error:
+            if ends_program(error):
+                raise
             note = self._session.log.not_settled.passes(self._session.clock.monotonic())
             if note is not None:
                 # Without the error's text, which may hold anything.
@@ -230,16 +252,19 @@ class Claimer:
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
             if len(unfit) > 1:
                 return sum(self._settle_unfit([each]) for each in unfit) > 0
-            note = self._session.log.not_settled.passes(self._session.clock.monotonic())
-            if note is not None:
-                _log.error(
-                    "%r could not be settled: %s%s%s", unfit[0][0].id, type(bug).__name__, traceback_of(bug), note
-                )
+            self.report_bug(unfit[0][0].id, bug, "settled")
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:
                 self._session.events.settled(settlement, record)
         return any(applied)
+
+    def report_bug(self, id: str, bug: Exception, participle: str) -> None:
+        """Log a bug of the backend with a message that was claimed."""
+        note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+        if note is not None:
+            # Without the error's text, which may hold anything.
+            _log.error("%r could not be %s: %s%s%s", id, participle, type(bug).__name__, traceback_of(bug), note)
 
     def _warn_of_slow_claim(self, now: float) -> None:
         note = self._session.log.slow_claims.passes(now)

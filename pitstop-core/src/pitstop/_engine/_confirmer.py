@@ -74,6 +74,10 @@ class Confirmer:
             except BackendUnavailable as error:
                 suspects.put_back(lease, self._backoff.failed(error, self._session.clock.monotonic()))
                 return None
+            except Exception as bug:  # noqa: BLE001 - a bug of the backend, with this one perhaps; the others go on
+                # It stays leased. To try it again at once would keep all others from the handlers.
+                self._claimer.report_bug(lease.id, bug, "confirmed")
+                confirmed = False
             except BaseException:
                 suspects.put_back(lease)
                 raise
@@ -86,26 +90,42 @@ class Confirmer:
                 return None
         return None
 
+    def _next(self) -> Lease | None:
+        try:
+            now = self._session.backend.now()
+        except BackendUnavailable as error:
+            self._suspects.pause(self._backoff.failed(error, self._session.clock.monotonic()))
+            return None
+        return self._suspects.take(now)
+
     def offer(self) -> None:
         """Put the next suspect into the buffer, for a consumer that takes its messages from there alone."""
-        if self._suspects.waiting and (lease := self.take()) is not None:
-            self._buffer.put_first(lease)
+        if not self._suspects.waiting:
+            return
+        # Another thread may store or remove the message before it is in the buffer.
+        with self._claimer.noting_versions() as versions:
+            lease = self.take()
+            if lease is not None and versions.get(lease.id, lease.record.revision) == lease.record.revision:
+                self._buffer.put_first(lease)
+                lease = None
+        if lease is not None:
+            self._claimer.give_back([lease], log=False)
+        self._claimer.give_back(self._buffer.discard(versions), log=False)
 
-    def tend(self, *, offer: bool) -> bool:
-        """Give back suspects that wait for too long, and wake threads when one may be taken. Return whether any waits.
+    def tend(self, *, offer: bool) -> None:
+        """Give back suspects that wait for too long, and wake threads when one may be taken.
 
         :param offer: whether the consumer takes its messages from the buffer alone, and wants some.
         """
         suspects = self._suspects
         if not suspects.waiting:
-            return False
+            return
         if late := suspects.take_late():
             self._claimer.give_back(late)
         if suspects.ready:
             if offer:
                 self.offer()
             self._wake()
-        return bool(suspects.waiting)
 
     @unbroken
     def _confirm(self, lease: Lease) -> bool:
@@ -125,14 +145,6 @@ class Confirmer:
             lease.extended(settlement)
             lease.emission, lease.until = attrs.evolve(lease.emission, ahead=False), until
         return applied
-
-    def _next(self) -> Lease | None:
-        try:
-            now_us = self._session.backend.now()
-        except BackendUnavailable:
-            # Messages that need no confirmation are handed out all the same.
-            return None
-        return self._suspects.take(now_us)
 
     def _may_be_handed_out(self, lease: Lease) -> bool:
         return self._buffer.open and self._session.clock.monotonic() < lease.until

@@ -110,6 +110,7 @@ class Intake(Component):
             self.writer,
             claim_ahead=self.waiting.claim_ahead,
             give_back_all=self.give_back_all,
+            suspects=self.suspects.waiting,
             tend_suspects=self._tend_suspects,
             ended=self._finished,
         )
@@ -159,14 +160,27 @@ class Intake(Component):
         return self.waiting.wait(waiter, deadline) is not None
 
     def deliver(self, lease: Lease, *, at_once: bool = False) -> Delivery:
-        """Return the handle of a message that is handed out now.
+        """Return the handle of a message that is handed out now. If this raises, the message is in the buffer again.
 
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
+        :raises RuntimeError: when no thread can be started for the heartbeat.
         """
+        try:
+            return self._delivered(lease, at_once)
+        except BaseException:
+            self.buffer.unseen.appendleft(lease)
+            raise
+
+    def _delivered(self, lease: Lease, at_once: bool) -> Delivery:
         heartbeat = self._heartbeat
         delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
         if heartbeat is not None:
-            heartbeat.hold(lease, delivery)
+            try:
+                heartbeat.hold(lease, delivery)
+            except BaseException:
+                # The caller does not get the message.
+                self.give_back([lease])
+                raise
         if self._observed:
             self._session.events.leased(delivery)
         return delivery
@@ -401,8 +415,8 @@ class Intake(Component):
             self.wakeup.wake()
         return claimed
 
-    def _tend_suspects(self) -> bool:
-        return self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
+    def _tend_suspects(self) -> None:
+        self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
 
     def _watch(self) -> None:
         if Capability.WATCH in self._session.capabilities:

@@ -103,9 +103,13 @@ class Suspects:
 
         :param pause: seconds in which no suspect is taken, because the store is away.
         """
-        self._pause_ends = self._monotonic() + pause
+        self.pause(pause)
         self.waiting.appendleft(lease)
         self.end(lease)
+
+    def pause(self, seconds: float) -> None:
+        """Take no suspect for so long, because the store is away."""
+        self._pause_ends = self._monotonic() + seconds
 
     def end(self, lease: Lease) -> None:
         """Note that no handler has this suspect."""
