@@ -34,8 +34,8 @@ __all__ = [
 def ack(emission: Emission) -> Settlement:
     """Return the write of an ack: delete a one-shot; move a series on from the occurrence that was emitted, or end it."""
     if emission.schedule is None:
-        return settlement(emission.record, Outcome.COMPLETE, None)
-    return advance(emission.record, emission.schedule.next(emission.scheduled_for))
+        return settlement(emission.leased, Outcome.COMPLETE, None)
+    return advance(emission.leased, emission.schedule.next(emission.scheduled_for))
 
 
 def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:
@@ -48,7 +48,7 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
     attempts = certain(progress)
     if retry.max_attempts is not None and attempts >= retry.max_attempts:
         counted = attrs.evolve(progress, attempts=attempts, unsettled=0, ahead=0, excused=0)
-        dying = attrs.evolve(emission, record=attrs.evolve(emission.record, progress=counted))
+        dying = emission.with_record(attrs.evolve(emission.record, progress=counted))
         return give_up(dying, error or f"Given up after {attempts_text(attempts)}.")
     if delay is None and retry.delay is not None:
         delay = backoff(retry, attempts, f"{emission.record.id}:{emission.scheduled_for}")

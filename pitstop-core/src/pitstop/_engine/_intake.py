@@ -164,25 +164,17 @@ class Intake(Component):
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
         :raises RuntimeError: when no thread can be started for the heartbeat.
         """
+        heartbeat = self._heartbeat
         try:
-            return self._delivered(lease, at_once)
+            delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
+            if heartbeat is not None:
+                heartbeat.hold(lease, delivery)
+            if self._observed:
+                self._session.events.leased(delivery)
+            return delivery
         except BaseException:
             self.buffer.unseen.appendleft(lease)
             raise
-
-    def _delivered(self, lease: Lease, at_once: bool) -> Delivery:
-        heartbeat = self._heartbeat
-        delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
-        if heartbeat is not None:
-            try:
-                heartbeat.hold(lease, delivery)
-            except BaseException:
-                # The caller does not get the message.
-                self.give_back([lease])
-                raise
-        if self._observed:
-            self._session.events.leased(delivery)
-        return delivery
 
     def give_back(self, leases: Sequence[Lease]) -> int:
         """Give back messages that were taken and that no handler has seen. Return how many were not."""
