@@ -26,7 +26,7 @@ __all__ = ["Deadlock", "Endless", "Killed", "Point", "Scheduler", "active"]
 #: Points after which a run will not end by itself.
 MOST_POINTS = 30_000
 #: Seconds of real time after which a thread must have stopped at something that the scheduler does not know.
-_HANG = 60.0
+_HANG = 240.0
 #: The virtual time at which each run begins, in microseconds since the epoch: 2020-01-01.
 START_US = 1_577_836_800_000_000
 _NEVER = 1 << 62
@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
     step: int
     thread: str
-    #: What the thread did there, and in which line.
+    #: The operation of the thread, and its line.
     where: str
     #: The threads that could have gone on instead. A choice is an index of these.
     others: list[str]
@@ -100,7 +100,7 @@ class _Worker:
             assert self.job is not None
             job, self.job = self.job, None
             job()
-            # It refers to all that was used in the run.
+            # The job refers to all objects of the run.
             del job
 
     @classmethod
@@ -250,7 +250,7 @@ class Scheduler:
         """End the run: ``error`` is what is wrong with it."""
         self._fail(error)
 
-    # What goes on.
+    # Switching between threads.
 
     def _add(self, name: str, function: Callable[[], object]) -> Controlled:
         made = Controlled(name, _Worker.take())

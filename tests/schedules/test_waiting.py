@@ -161,7 +161,7 @@ def a_batched_nack_wakes_a_thread_that_waits(world: World):
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def messages_of_two_listeners_are_handed_out_once_each(world: World):
     world.open()
     one, two = world.pit.listen(prefetch=2), world.pit.listen(prefetch=2)
@@ -228,6 +228,6 @@ def the_next_messages_are_claimed_ahead_while_others_are_handled(world: World):
     world.finish()
 
 
-@pytest.mark.parametrize("name", cases.params())
+@pytest.mark.parametrize("name", cases.by_name)
 def test_by_many_schedules(name):
     cases.run(name)

@@ -33,8 +33,8 @@ from pitstop._values._arguments import (
 )
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._id import new_id, valid_id
 from pitstop._values._instant import from_instant
-from pitstop._values._message import new_id, valid_id
 from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import CatchUp

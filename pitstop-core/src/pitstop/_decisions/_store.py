@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from pitstop._errors import MessageError, ScheduleError
 from pitstop._values._arguments import item_arguments
-from pitstop._values._message import copy_message, new_id
+from pitstop._values._id import new_id
+from pitstop._values._message import copy_message
 from pitstop._values._recurrence import Recurrence
 from pitstop._values._schedule import plan
 from pitstop.abc import Progress, Record

@@ -9,6 +9,7 @@ import logging
 import random
 
 from pitstop._decisions._logs import Outages
+from pitstop._engine._bugs import traceback_of
 from pitstop._errors import BackendUnavailable
 
 
@@ -18,7 +19,7 @@ _log = logging.getLogger("pitstop.listener")
 
 _FIRST = 0.1
 _LONGEST = 5.0
-#: Between tries that are no use before somebody has changed something. Not never: they may have.
+#: Seconds between tries that are of no use before an operator has changed something. The operator may have done so.
 _PERMANENT = 30.0
 
 
@@ -40,20 +41,22 @@ class Backoff:
         return self._failures == 0
 
     def failed(self, error: Exception, now: float, *, log: bool = True) -> float:
-        """Note a failure at ``now`` (seconds, monotonic); say how long to wait before the next try.
+        """Note a failure at ``now`` (seconds, monotonic); return how long to wait before the next try.
 
-        :param log: False when somebody is told by an exception.
+        :param log: False when the caller gets an exception.
         """
         self._failures += 1
         if self._failures == 1:
             self._since = now
         permanent = isinstance(error, BackendUnavailable) and error.permanent
-        # What is no failure of the store is a bug.
+        # Any other error is a bug.
         told = isinstance(error, BackendUnavailable) and now - self._since < self._quiet
         if log and not told:
             line = self._outages.failed(now, self._since, permanent=permanent)
             if line is not None:
-                _log.log(line.level, "%s; trying again: %s", line.text, error)
+                # The text of a bug may hold anything.
+                bug = "" if isinstance(error, BackendUnavailable) else f"{type(error).__name__}{traceback_of(error)}"
+                _log.log(line.level, "%s; trying again: %s", line.text, bug or error)
         longest = _PERMANENT if permanent else min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 

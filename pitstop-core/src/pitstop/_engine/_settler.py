@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from pitstop._decisions._ending import ends_program
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._session import Session
@@ -68,21 +69,29 @@ class Settler:
                 self._write_one_by_one([each for each, _ in sent], bug)
                 return
         refused: list[tuple[Lease, Settlement]] = []
-        for (lease, settlement), done in answers:
-            if done:
-                self._done(lease, settlement)
-            else:
-                refused.append((lease, settlement))
+        try:
+            for (lease, settlement), done in answers:
+                if done:
+                    self._done(lease, settlement)
+                else:
+                    refused.append((lease, settlement))
+        except BaseException:
+            # The store has done the rest, too. When they are written again, it refuses them: they are not lost.
+            for (lease, _), done in answers:
+                if done:
+                    lease.postpone(doubtful=True)
+            raise
         # Last, since this asks the store, which may be away by now: the outcome of the others is reported before.
         for lease, settlement in refused:
             self._refused(lease, settlement)
 
     def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
+        for lease in batch:
+            # The error may have been raised after the store had done it.
+            lease.postpone(doubtful=True)
         if len(batch) == 1:
             self._fail(batch[0], bug, "written")
             return
-        for lease in batch:
-            lease.postpone(doubtful=True)
         for lease in batch:
             self.write((lease,))
 
@@ -91,7 +100,9 @@ class Settler:
         if not lease.is_over(now_us):
             try:
                 return lease.decide(now_us, self._session.retry)
-            except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
+            except BaseException as error:
+                if ends_program(error):
+                    raise
                 self._fail(lease, error, "computed")
         elif lease.doubted and not lease.superseded:
             # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
@@ -150,18 +161,20 @@ class Settler:
         lease.doubt()
         lease.release()
 
-    def _fail(self, lease: Lease, error: Exception, what: str) -> None:
+    def _fail(self, lease: Lease, error: BaseException, what: str) -> None:
         """Log a settlement that raised an error. The message comes back when its lease runs out.
 
-        :param what: what was being done with its next state.
+        :param what: the step that raised it, as a participle.
         """
         participle = "settled" if lease.purpose is None else lease.purpose.value
+        fate = "The message comes back when its lease runs out."
         advice = "Look at its recurrence; or store the message again, or remove it."
         if what != "computed":
+            fate = "Unless the store did it all the same, the message comes back when its lease runs out."
             advice = "This is a bug of the backend: report it, with the lines of the log."
         told = PitstopError(
-            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was {what}. The "
-            f"message comes back when its lease runs out. {advice}"
+            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was {what}. "
+            f"{fate} {advice}"
         )
         told.__cause__ = error
         lease.fail(told)

@@ -120,6 +120,10 @@ class AckWriter:
         except BackendUnavailable as error:
             if self.unattended:
                 self._give_up_on(lease, error)
+        except BaseException:
+            # What was not written is left to the background thread.
+            self._wakeup.wake()
+            raise
         self.last_flush = clock.monotonic() - begun
         if lease.told is not None:
             self._raise(lease)
@@ -200,7 +204,7 @@ class AckWriter:
         :param ids: only if one of these messages is among it, or if that is not known.
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
-        # In this order: what is not pending any more is known, or being written.
+        # In this order: the outcome of a lease that is not pending any more is known, or the lease is being written.
         if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writer is not None):
             return
         if self._pending or self._writer is not None:
@@ -227,6 +231,8 @@ class AckWriter:
         if failures == self._failures:
             with suppress(BackendUnavailable):
                 self.flush()
+                # A settlement that came after that is written by the thread that asked for it.
+                return 0
         return self.give_up()
 
     def give_up(self) -> int:
@@ -237,6 +243,10 @@ class AckWriter:
                 lease = self._pending.popleft()
                 left += 1
                 # For threads that wait for it.
+                if lease.doubted:
+                    lease.doubt()
+                    lease.release()
+                    continue
                 lease.fail(
                     BackendUnavailable(
                         f"The settlement of {lease.id!r} was not written before the Pitstop was closed. The message comes "

@@ -15,7 +15,7 @@ from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
 from pitstop._values._arguments import several_plugins
 from pitstop._values._entry import Entry, State
-from pitstop._values._message import valid_id
+from pitstop._values._id import valid_id
 from pitstop._values._quoting import quoted
 from pitstop._values._recurrence import Recurrence
 from pitstop.abc import Backend
