@@ -69,7 +69,6 @@ class Intake(Component):
         """
         #: The session whose messages these are.
         self.session = self._session = session
-        self._claimed_apart = claimed_apart
         self._watcher = watcher
         #: How long messages are leased.
         self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
@@ -111,7 +110,7 @@ class Intake(Component):
             claim_ahead=self.waiting.claim_ahead,
             give_back_all=self.give_back_all,
             suspects=self.suspects.waiting,
-            tend_suspects=self._tend_suspects,
+            tend_suspects=lambda: self.confirmer.tend(offer=claimed_apart and self.buffer.asked > 0),
             ended=self._finished,
         )
         # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the intake meanwhile.
@@ -264,12 +263,9 @@ class Intake(Component):
     def forget(self, versions: Mapping[str, str | None]) -> None:
         # First the claims that are under way: they put their messages into the buffer later.
         self.claimer.note_versions(versions)
-        dropped = self.buffer.discard(versions)
-        if self.suspects.waiting:
-            dropped += self.suspects.discard(versions)
-        if dropped:
-            # One of them may be valid all the same: another thread has stored a newer version meanwhile.
-            self.claimer.give_back(dropped, log=False)
+        # One of them may be valid all the same: another thread has stored a newer version meanwhile.
+        dropped = [*self.buffer.discard(versions), *self.suspects.discard(versions)]
+        self.claimer.give_back(dropped, log=False)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
@@ -414,9 +410,6 @@ class Intake(Component):
         if (claimed.count > 1 and self.buffer.may_bore) or self.suspects.waiting:
             self.wakeup.wake()
         return claimed
-
-    def _tend_suspects(self) -> None:
-        self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
 
     def _watch(self) -> None:
         if Capability.WATCH in self._session.capabilities:
