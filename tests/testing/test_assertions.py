@@ -10,7 +10,7 @@ import pytest
 import pitstop
 
 from pitstop import PitstopError, testing
-from pitstop._values._recurrence import Every
+from pitstop._recurrence._every import Every
 
 
 NOW, MINUTE, HOUR, DAY = timedelta(0), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

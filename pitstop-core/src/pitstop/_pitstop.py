@@ -37,8 +37,7 @@ from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._instant import from_instant
 from pitstop._values._message import new_id, valid_id
 from pitstop._values._quoting import quoted
-from pitstop._values._recurrence import Recurrence
-from pitstop._values._schedule import CatchUp
+from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
@@ -46,8 +45,8 @@ from pitstop.abc import Backend, Damaged, Record, Writes
 __all__ = ["OneShot", "Pitstop", "Recurring", "open_intake"]
 
 #: The items of ``store_many``: the positional arguments of ``store``.
-OneShot = tuple[Mapping[str, Any], datetime | timedelta]
-Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
+OneShot = tuple[Mapping[str, Any], Moment | None]
+Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
 class Pitstop:
@@ -65,12 +64,13 @@ class Pitstop:
     def store(
         self,
         message: Mapping[str, Any],
-        when: datetime | timedelta,
-        end: datetime | timedelta | None = None,
-        every: timedelta | Recurrence | None = None,
+        when: Moment | None = None,
+        end: Moment | None = None,
+        every: Interval | None = None,
         *,
+        jitter: timedelta | str | None = None,
         catch_up: CatchUp = "latest",
-        grace: timedelta | None = None,
+        grace: timedelta | str | None = None,
         session: Any = None,
     ) -> str:
         """Store a message, to be emitted at ``when``; with ``every``, again and again.
@@ -80,14 +80,17 @@ class Pitstop:
 
         :param message: a mapping with str keys. Values may be None, bool, int (64 bits), float, str, bytes, aware
             datetime, list, tuple, and mappings of these. Pitstop stores a copy.
-        :param when: an aware datetime, or a ``timedelta`` from now. Rounded up to the millisecond.
-        :param end: when a recurring message ends: an aware datetime, or a ``timedelta`` from now (not from ``when``).
+        :param when: an aware datetime; or a distance from now, as a ``timedelta`` or text such as ``"15m"``. None: now. Rounded up
+            to the millisecond. A rule that names its own times, such as a :class:`pitstop.Cron`, begins there.
+        :param end: when a recurring message ends: an aware datetime, or a distance from now (not from ``when``).
             Exclusive, as in ``range()``. None: never.
-        :param every: the time from one occurrence to the next. The k-th is at ``when + k * every``: no drift.
+        :param every: the time from one occurrence to the next, as a ``timedelta`` or text such as ``"1h"``; or a rule:
+            :class:`pitstop.Calendar`, :class:`pitstop.Cron`, :class:`pitstop.RRule`, :class:`pitstop.Times`. The k-th interval
+            ends at ``when + k * every``: no drift.
+        :param jitter: delay each occurrence by up to this time. The delay of an occurrence is always the same.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
             once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
-        :param grace: the time by which an occurrence may be late and still be emitted. ``"skip"`` needs it, and only ``"skip"``
-            has it.
+        :param grace: the time by which an occurrence may be late and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside the transaction's block: the driver itself must see its errors that
             ask for another try.
@@ -107,6 +110,7 @@ class Pitstop:
                 when,
                 end,
                 every,
+                jitter=jitter,
                 catch_up=catch_up,
                 grace=grace,
                 now_us=now_us,

@@ -7,9 +7,9 @@ from datetime import datetime
 from pitstop._decisions._attempts import emitted
 from pitstop._decisions._emit import schedule_of
 from pitstop._errors import ScheduleError
+from pitstop._recurrence._every import Every
 from pitstop._values._entry import Entry, Stats
 from pitstop._values._instant import from_instant
-from pitstop._values._recurrence import Every
 from pitstop.abc import Damaged, Record, Tally, state_of
 
 
@@ -23,13 +23,14 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
     progress = stored.progress
     state = state_of(progress.due, progress.token, now)
     scheduled_for, last_error = progress.scheduled_for, progress.last_error
+    schedule = None
     try:
         schedule = schedule_of(stored)
+        if schedule is not None and progress.first_leased is not None:
+            choice = schedule.choose(progress.scheduled_for, progress.first_leased, stored.id)
+            scheduled_for = scheduled_for if choice is None else choice.occurrence
     except ScheduleError as error:
-        schedule, last_error = None, str(error)
-    if schedule is not None and progress.first_leased is not None:
-        choice = schedule.choose(progress.scheduled_for, progress.first_leased)
-        scheduled_for = scheduled_for if choice is None else choice.occurrence
+        last_error = str(error)
     recurrence = None if schedule is None else schedule.recurrence
     return Entry(
         id=stored.id,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
+from pitstop._values._instant import LAST_INSTANT
+from pitstop._values._jitter import spread
 from pitstop._values._message import copy_message, new_id
-from pitstop._values._recurrence import Recurrence
-from pitstop._values._schedule import plan
+from pitstop._values._schedule import Interval, Moment, plan, span_of
 from pitstop.abc import Progress, Record
 
 
@@ -16,12 +17,13 @@ __all__ = ["new_record"]
 
 def new_record(
     message: object,
-    when: datetime | timedelta,
-    end: datetime | timedelta | None = None,
-    every: timedelta | Recurrence | None = None,
+    when: Moment | None = None,
+    end: Moment | None = None,
+    every: Interval | None = None,
     *,
     catch_up: str = "latest",
-    grace: timedelta | None = None,
+    grace: timedelta | str | None = None,
+    jitter: timedelta | str | None = None,
     now_us: int,
     revision: str,
     make_id: Callable[[], str] = new_id,
@@ -36,6 +38,9 @@ def new_record(
     :raises pitstop.ScheduleError: if the times make no sense.
     """
     identifier, body = copy_message(message)
-    first, schedule = plan(when, end, every, catch_up, grace, now_us)
-    series = None if schedule is None else schedule.to_plain()
-    return Record(identifier or make_id(), body, series, revision, Progress(first, first))
+    first, schedule = plan(when, end, every, catch_up, grace, now_us, jitter)
+    id = identifier or make_id()
+    if schedule is None:
+        delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
+        return Record(id, body, None, revision, Progress(min(first + spread(id, first, delay), LAST_INSTANT), first))
+    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first))

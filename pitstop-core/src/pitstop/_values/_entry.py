@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
-from pitstop._values._recurrence import Recurrence
+from pitstop._recurrence._base import Recurrence
 
 
 __all__ = ["Entry", "State", "Stats"]

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import click
 
 from pitstop import Entry, Pitstop, PitstopError, Recurrence, State
+from pitstop._recurrence._every import Every
 from pitstop._values._duration import format_duration
-from pitstop._values._recurrence import Every
 from pitstop.cli._output import (
     needs_stdout,
     print_fields,
@@ -238,7 +238,7 @@ def _why(entry: Entry, now: datetime) -> str:
 
 def every_document(every: timedelta | Recurrence | None) -> dict[str, Any] | None:
     """Return a recurrence in JSON."""
-    recurrence = Every.of(every) if isinstance(every, timedelta) else every
+    recurrence = Every(every) if isinstance(every, timedelta) else every
     return None if recurrence is None else recurrence.to_plain()
 
 
