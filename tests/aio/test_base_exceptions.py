@@ -10,7 +10,7 @@ import pytest
 
 import pitstop
 
-from aio.kit import NOW, run, until
+from aio.kit import NOW, run, threads, until
 from core.base_exceptions import ENDS, FAILURES
 
 
@@ -105,4 +105,5 @@ def test_a_loop_that_was_closed_in_the_midst_of_it_closes_its_handlers_without_a
     gc.collect()
 
     assert [str(each.exc_value) for each in told] == []
+    run(until(lambda: not threads()))
     assert [(each.state, each.attempts, each.last_error) for each in poisoned.entries()] == [("due", 1, None)] * 3

@@ -148,27 +148,51 @@ def test_a_message_that_a_handler_stored_is_handled_before_it_is_idle(opened, ou
     run(main())
 
 
-def test_what_came_while_the_loop_was_busy_is_handled_before_it_is_idle(opened, outside, monkeypatch):
-    outside.store(3)
-    want, waited = Feeder.want, []
+def test_what_was_claimed_ahead_while_nothing_was_found_is_handled_before_it_is_idle(opened, outside, monkeypatch):
+    tell, ahead = Feeder._tell, []
 
-    def slow(self, count):
-        want(self, count)
-        ends = time.monotonic() + 20
-        while not waited and self.nothing is None:
-            # Until all that is due was brought, and then nothing was found.
-            assert time.monotonic() < ends
-            time.sleep(0.001)
-        waited.append(count)
+    def telling(feeder):
+        if feeder.nothing is not None and not ahead:
+            ahead.extend(outside.store(1))
+            # As the background thread does.
+            assert feeder.intake.claimer.claim(1).count == 1
+        tell(feeder)
 
-    monkeypatch.setattr(Feeder, "want", slow)
+    monkeypatch.setattr(Feeder, "_tell", telling)
 
     async def main():
         async def handle(message):
             pass
 
         async with opened() as pit:
-            assert (await pit.consume(handle, until_idle=True)).acked == 3
+            assert (await pit.consume(handle, until_idle=True)).acked == 1
+
+    run(main())
+
+
+def test_it_waits_for_what_its_handlers_may_store_without_asking_the_store_again_and_again():
+    backend = Scripted.from_options({})
+
+    async def main():
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def handle(message):
+            begun.set()
+            if message["id"] == "first":
+                await may_end.wait()
+
+        async with pitstop.init_async({"type": backend}) as pit:
+            await pit.store({"id": "first"}, NOW)
+            task = asyncio.create_task(pit.consume(handle, until_idle=True, loop_time="1m"))
+            await begun.wait()
+            await until(lambda: backend.calls.count("next_due") >= 1)
+            claims = backend.calls.count("lease")
+            await asyncio.sleep(0.1)
+            assert backend.calls.count("lease") == claims
+            await pit.store({"id": "second"}, NOW)
+            await until(lambda: backend.calls.count("lease") > claims)
+            may_end.set()
+            assert (await task).acked == 2
 
     run(main())
 
@@ -864,3 +888,28 @@ def assert_changed(outside, change):
         assert (entry.state, entry.attempts, entry.last_error) == ("scheduled", 0, None)
     else:
         assert entry is None
+
+
+def test_a_task_that_is_cancelled_before_it_began_gives_back_its_message_as_unseen(opened, outside):
+    outside.store(3)
+
+    async def main():
+        seen = []
+
+        async def handle(message):
+            seen.append(message["id"])
+            task.cancel()
+            await asyncio.sleep(60)
+
+        async with opened() as pit:
+            task = asyncio.create_task(pit.consume(handle, prefetch=3))
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(seen) in {1, 3}
+        return seen
+
+    seen = run(main())
+    assert {each.id: each.attempts for each in outside.pit.entries()} == {
+        f"m{n:05}": int(f"m{n:05}" in seen) for n in range(3)
+    }
+    assert outside.counts() == (3, 0, 0)

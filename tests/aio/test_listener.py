@@ -14,6 +14,7 @@ import pytest
 import pitstop
 
 from aio.kit import NOW, run, threads, until
+from pitstop import testing
 from pitstop._aio._delivery import AsyncDelivery
 from pitstop._aio._pitstop import AsyncPitstop
 
@@ -240,32 +241,52 @@ def test_a_get_that_is_cancelled_while_it_looks_gives_back_what_it_got(opened, o
     assert outside.counts() == (0, 0, 0)
 
 
+class Blocked:
+    """A loop that is blocked until the message of a waiting task has come: the task could take it in the loop's next turn."""
+
+    def __init__(self, feeder):
+        self._came = threading.Event()
+        self._hook(feeder, "_tell")
+        self._hook(feeder, "_answer")
+
+    def _hook(self, feeder, name):
+        method = getattr(feeder, name)
+
+        def hooked(**options):
+            method(**options)
+            if feeder.ready:
+                self._came.set()
+
+        setattr(feeder, name, hooked)
+
+    def wait(self):
+        assert self._came.wait(20)
+
+
+async def begun(listener, timeout, outside, pit):  # noqa: ASYNC109 - as in get()
+    """Return a task in ``get``, and the loop as it is when its message has come."""
+    await pit.ping()
+    blocked = Blocked(listener._ready())
+    if timeout == 0:
+        outside.store(1)
+    getting = asyncio.create_task(listener.get(timeout=timeout))
+    await asyncio.sleep(0)
+    if timeout != 0:
+        await until(lambda: listener._feeder._waiter is not None)
+        pit._pit.store({"id": "m00000"}, NOW)
+    return getting, blocked
+
+
 @pytest.mark.parametrize("what", ["listener", "pitstop"])
 @pytest.mark.parametrize("timeout", [0, None])
 def test_what_came_for_one_who_was_cancelled_is_given_back_when_closing_returns(opened, outside, timeout, what):
-    """It came while the loop was blocked: nobody has taken it, and it is in no listener's hand any more."""
+    """It came while the loop was blocked, so that no task has taken it."""
 
     async def main():
         pit = opened()
-        await pit.ping()
         listener = pit.listen()
-        feeder, came = listener._ready(), threading.Event()
-        look, tell = feeder.look, feeder._tell
-
-        def looking():
-            delivery = look()
-            came.set()
-            return delivery
-
-        def telling():
-            tell()
-            came.set()
-
-        feeder.look, feeder._tell = looking, telling
-        outside.store(1)
-        getting = asyncio.create_task(listener.get(timeout=timeout))
-        await asyncio.sleep(0)
-        assert came.wait(20)
+        getting, blocked = await begun(listener, timeout, outside, pit)
+        blocked.wait()
         getting.cancel()
         await (listener if what == "listener" else pit).aclose()
         assert outside.counts() == (1, 0, 0)
@@ -273,6 +294,67 @@ def test_what_came_for_one_who_was_cancelled_is_given_back_when_closing_returns(
         with pytest.raises(asyncio.CancelledError):
             await getting
         await pit.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("next_timeout", [0, 5, None])
+@pytest.mark.parametrize("timeout", [0, 5, None])
+def test_a_get_that_is_cancelled_as_its_message_comes_leaves_it_for_the_next_one(
+    opened, outside, timeout, next_timeout
+):
+    """The message is in the buffer, and nowhere else: the timeout and the answer arrive in one turn of the loop."""
+
+    async def main():
+        async with opened() as pit, pit.listen(prefetch=5) as listener:
+            getting, blocked = await begun(listener, timeout, outside, pit)
+            blocked.wait()
+            getting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await getting
+            async with asyncio.timeout(10):
+                delivery = await listener.get(timeout=next_timeout)
+            assert (delivery.id, delivery.attempt) == ("m00000", 1)
+            await delivery.ack(wait=True)
+
+    run(main())
+    assert outside.counts() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("timeout", [0, None])
+def test_what_came_for_one_who_was_cancelled_is_soon_there_for_others(opened, outside, timeout):
+    async def main():
+        async with opened() as pit, pit.listen() as listener:
+            getting, blocked = await begun(listener, timeout, outside, pit)
+            blocked.wait()
+            getting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await getting
+            await asyncio.to_thread(outside.becomes, 1, 0)
+        assert outside.pit.get("m00000").attempts == 0
+
+    run(main())
+
+
+def test_messages_that_waited_for_a_blocked_loop_beyond_their_lease_are_not_handed_out():
+    """They are given back, and come as a new claim."""
+    clock = testing.ManualClock()
+
+    async def main():
+        async with pitstop.init_async({"type": "memory", "clock": clock, "lock_time": "1m"}) as pit:
+            await pit.store_many([({"id": f"m{n}"}, NOW) for n in range(4)])
+            listener = pit.listen(prefetch=4)
+            first = await listener.get(timeout=None)
+            assert listener._feeder.ready == 3
+            # The loop is blocked for longer than a lease.
+            clock.advance(timedelta(minutes=1))
+            seen = [await listener.get(timeout=None) for _ in range(4)]
+            assert first.lost
+            assert not any(each.lost for each in seen)
+            assert [(each.id, each.attempt) for each in sorted(seen, key=lambda each: each.id)] == [
+                (f"m{n}", 2) for n in range(4)
+            ]
+            await listener.aclose()
 
     run(main())
 

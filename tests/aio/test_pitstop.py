@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import inspect
 import os
 import subprocess
@@ -200,6 +201,21 @@ def test_many_calls_at_once_share_few_threads_and_do_not_stall_the_loop(opened):
         assert len(longest) < 5, longest
 
 
+def test_one_that_is_dropped_ends_its_threads():
+    async def main():
+        for _ in range(3):
+            pit = pitstop.init_async("memory://")
+            await pit.ping()
+            listener = pit.listen()
+            assert await listener.get(timeout=0.01) is None
+            assert threads()
+            del pit, listener
+            gc.collect()
+            await until(lambda: not threads())
+
+    run(main())
+
+
 def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path):
     program = """
         import asyncio, sys, pitstop
@@ -237,11 +253,11 @@ def test_a_program_that_forgets_to_close_leaves_no_lease_of_what_nobody_has_take
             await pit.ping()
             listener = pit.listen()
             waiting = asyncio.create_task(listener.get(timeout=None))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.05)
             feeder = listener._feeder
             pit._pit.store({}, timedelta(0))
-            # The loop is blocked, so that nobody takes it.
-            while not feeder._buffer:
+            # The loop is blocked, so that no task takes it.
+            while not feeder.ready:
                 time.sleep(0.001)
 
         asyncio.run(main())

@@ -1,6 +1,6 @@
-"""Arguments that cannot be used: the same error on every backend, sync and asyncio, before the store or a lock is asked.
+"""Arguments that cannot be used: the same error on every backend, sync and asyncio, before the store or a lock is used.
 
-One table: a call with one argument, the values that it refuses, and the error that names the argument.
+The tests are one table: a call with one argument, the values that it refuses, and the error that names the argument.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pitstop.testing import ManualClock
 
 
 NAN, INF, HUGE = math.nan, math.inf, 10**400
-#: Python refuses to print it, so an error must not try.
+#: Python refuses to print this number, so an error must not try.
 UNPRINTABLE = 10**5000
 
 
 class Unfriendly:
-    """An object that raises, whatever it is asked for."""
+    """An object that raises at each use."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -55,7 +55,7 @@ NO_FLAG = ["no", 0, 1, Unfriendly()]
 
 
 def _kind(value: object) -> str:
-    """The name of a case: some values cannot be printed."""
+    """Return the name of a case. Some values cannot be printed."""
     return type(value).__name__
 
 
@@ -107,7 +107,7 @@ def config(request: pytest.FixtureRequest, tmp_path) -> dict[str, Any]:
 
 
 class World:
-    """Calls by the names of the table, in one of the two worlds."""
+    """Calls the methods by the names of the table, in one of the two worlds."""
 
     at_once: ClassVar[str]
 
@@ -200,7 +200,7 @@ def test_a_value_that_cannot_be_used_is_refused_by_name(world, method, argument,
         text = str(caught.value)
         assert type(caught.value) is error, text
         assert (world.at_once if name == "at once" else name) in text
-        assert len(text) < 600, "quoted in bounded length"
+        assert len(text) < 600, "the value is not quoted in bounded length"
 
 
 @pytest.mark.timeout(60)
@@ -224,7 +224,7 @@ def test_a_value_that_cannot_be_used_is_refused_by_name(world, method, argument,
         ("get from listener", "timeout", timedelta(0)),
     ],
 )
-def test_the_extremes_of_what_can_be_used_are_taken(world, method, argument, value):
+def test_the_extremes_of_usable_values_are_accepted(world, method, argument, value):
     world.call(method, argument, value)
 
 

@@ -1,6 +1,7 @@
-"""A secret under the wrong key, as when two environment variables were mixed up: no error, repr, log or warning shows it.
+"""A secret under the wrong key, as when two environment variables are mixed up: no error, repr, log or warning shows it.
 
-Every key of every backend, with every kind of value that may hold one. ``tests/mongo/test_secrets.py`` has the rest.
+The tests try every key of every backend, with every kind of value that may hold a secret. ``tests/mongo/test_secrets.py`` has
+the rest.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ VALUES = {
     "named": {"password": SECRET},
     "path": Path(URL),
 }
-#: Options of PyMongo's that stand beside the keys of the backend.
+#: Options of PyMongo that stand beside the keys of the backend.
 DRIVER = ("appName", "compressors", "maxPoolSize", "readPreference", "tlsCAFile", "authMechanism", "server_api", "w")
 KEYS = [
     (backend, key)
@@ -55,19 +56,19 @@ KEYS = [
         *(DRIVER if backend is MongoBackend else ()),
     )
 ]
-#: Places where a user and a password, or a text that is no URL, is what was asked for.
+#: Keys for which a user and a password, or a text that is not a URL, is a valid value.
 TAKEN = {("user", "user and password"), ("path", "user and password"), ("name", "user and password")}
 
 
 def options_of(key: str, value: Any) -> dict[str, Any]:
     outer, dot, inner = key.partition(".")
     options: dict[str, Any] = {outer: {inner: value} if dot else value}
-    # The password needs a user, and the other way round.
+    # The password needs a user, and the user needs a password.
     return options | ({"pass": "x"} if key == "user" else {"user": "u"} if key == "pass" else {})
 
 
 def printed(config: Any) -> str:
-    """All that a program shows of a Pitstop, whether it can be made or not."""
+    """Return all texts that a program shows of a Pitstop, whether it can be made or not."""
     try:
         pit = pitstop.init(config)
     except PitstopError as error:
@@ -135,7 +136,7 @@ def test_no_part_of_a_url_is_shown_that_may_be_a_secret(url, caplog, tmp_path, m
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         text = printed(url)
-    # The name of an option is shown, wherever it came from.
+    # The name of an option is shown, wherever the name came from.
     assert SECRET not in text.replace(f"'{SECRET}'", "")
     assert SECRET not in caplog.text
     assert SECRET not in "".join(str(each.message) for each in warned)
@@ -170,7 +171,7 @@ def test_no_argument_shows_a_secret_that_was_given_to_it(value):
 
 
 def test_an_absolute_path_may_look_like_a_user_and_a_password(tmp_path):
-    """As the folders of mounts and of releases do."""
+    """The folders of mounts and of releases do."""
     folder = tmp_path / "app:v1@site"
     folder.mkdir()
     with pitstop.init({"type": "sqlite", "path": folder / "x.db"}) as pit:
@@ -179,7 +180,7 @@ def test_an_absolute_path_may_look_like_a_user_and_a_password(tmp_path):
 
 @attrs.frozen(kw_only=True)
 class Careless(pitstop.abc.BackendConfig):
-    """The configuration of a backend whose author did not think of secrets."""
+    """The configuration of a backend whose author forgot about secrets."""
 
     number: int = attrs.field(default=1, converter=int)
     where: str = attrs.field(default="here")
@@ -190,7 +191,7 @@ class Careless(pitstop.abc.BackendConfig):
 
 @pytest.mark.parametrize("key", ["number", "where", "mode"])
 def test_a_careless_backend_shows_no_url_either(key):
-    """What Python's own converters raise quotes the value; and text that is kept stands in the repr."""
+    """The errors of Python's own converters quote the value, and kept text stands in the repr."""
     with pytest.raises(pitstop.ConfigError) as caught:
         Careless.from_options({key: URL})
     text = "".join(traceback.format_exception(caught.value))

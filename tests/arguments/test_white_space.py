@@ -1,7 +1,7 @@
-"""White space that URLs and names bring along from a file of secrets or an .env file.
+"""White space in URLs and names that come from a file of secrets or an .env file.
 
 At the ends of a whole URL it is dropped. Anywhere else it is refused, because it would name another store: a process
-would talk to a store of its own, and nothing would show it.
+would talk to a store of its own, and no error would show it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_a_line_break_is_refused_anywhere_and_a_blank_at_the_end_of_a_name(url, 
     ],
 )
 def test_a_blank_in_a_file_name_is_kept_if_it_is_meant(url, name):
-    """Within a name a blank is a part of it; at the ends it is written ``%20``, which nothing writes by mistake."""
+    """Within a name a blank belongs to it. At the ends it is written ``%20``, which is never written by mistake."""
     with pitstop.init(url) as pit:
         assert pit.location.rpartition("/")[2] == name
         location = pit.location
@@ -150,7 +150,7 @@ def test_is_refused_at_the_ends_of_a_name_in_a_mapping(kind, key, value, white):
         with pytest.raises(ConfigError, match=rf"^{key}(=| has)"):
             config.from_options({key: given})
     if key == "path":
-        # As from Path(os.environ["STORE"]).
+        # For example from Path(os.environ["STORE"]).
         with pytest.raises(ConfigError, match=rf"^{key}(=| has)"):
             config.from_options({key: Path(value + white)})
 

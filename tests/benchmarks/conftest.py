@@ -1,4 +1,4 @@
-"""The benchmarks are scripts beside each other, which import each other so."""
+"""Makes the benchmarks importable. They are scripts in one folder that import each other."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import sys
 from pathlib import Path
 
 
-# Behind the tests' own folders: benchmarks/testing.py is none of theirs.
+# Behind the tests' own folders: benchmarks/testing.py must not hide tests/testing.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

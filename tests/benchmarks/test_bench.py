@@ -1,4 +1,4 @@
-"""The benchmarks, at a tiny size and without peers: that all comes out, not how fast anything is."""
+"""The benchmarks, at a tiny size and without peers: they print all results. Their speed is not tested."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_part_is_measured_on_the_server_that_the_environment_names_and_fails_i
     assert {(each.case, each.place) for each in Book.load(tmp_path / "bench.json").figures} == {("drain", "mongo")}
 
 
-def test_what_there_is_not_to_measure_is_refused(tmp_path: Path) -> None:
+def test_a_measurement_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "--only", "drian")
     assert done.returncode != 0
     assert "'drian'" in done.stderr

@@ -1,4 +1,4 @@
-"""What the tests of the command share: a store, the command in this process, and the command in real processes."""
+"""The tools of the tests of the command: a store, the command in this process, and the command in real processes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def invoke(url: str) -> Callable[..., Result]:
 
 @pytest.fixture
 def spawn(url: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start the command in a real process, in a process group of its own as a shell would."""
+    """Start the command in a real process, in its own process group like a shell."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: str, **options: Any) -> subprocess.Popen[str]:
@@ -84,8 +84,9 @@ def lines() -> Callable[[str], list[dict[str, Any]]]:
 
 @pytest.fixture
 def measure_lateness(spawn, pit: pitstop.Pitstop) -> Callable[[], tuple[Any, list[float]]]:
-    """How late, in ms, a listener in another process prints messages that are due 300 ms after they are stored; with
-    that process, which goes on listening.
+    """Return a process that listens, and how late, in ms, it prints messages that are due 300 ms after they are stored.
+
+    The process goes on listening.
     """
 
     def measure() -> tuple[Any, list[float]]:

@@ -28,7 +28,7 @@ def coll(mongo_client, mongo_dbname):
 
 @pytest.fixture
 def old(coll):
-    """Put a document of the Clojure library there."""
+    """Put a document of the Clojure library into the collection."""
 
     def old(id, ready=FUTURE, locked=UNLOCKED, **fields):
         coll.insert_one({"_id": id, "ready": ready, "msg": {"id": id}, "locked": locked, **fields})
@@ -36,7 +36,7 @@ def old(coll):
     return old
 
 
-def test_it_tells_what_it_would_do_and_does_nothing(invoke, old, coll):
+def test_it_prints_the_planned_changes_and_makes_none(invoke, old, coll):
     old("a")
     old("b", PAST, recur=3600_000, expire=FUTURE)
     old(7, FUTURE)
@@ -73,7 +73,7 @@ def test_write_adopts_and_the_command_goes_on_with_them(invoke, old, coll, lines
     assert again.stderr.startswith("There is no document of the Clojure library in mongodb://")
 
 
-def test_what_cannot_be_adopted_is_told_and_the_exit_code_says_so(invoke, old, coll):
+def test_documents_that_cannot_be_adopted_are_shown_and_the_exit_code_is_1(invoke, old, coll):
     old("a")
     old("b", "soon")
     old("c", PAST, recur=0, expire=None)
@@ -140,7 +140,7 @@ def test_of_many_the_first_ones_are_shown_and_those_that_are_left(invoke, old, c
     assert "Would adopt 1,500 documents (0 recurring). Not all are shown; see --limit." in result.stderr
 
 
-def test_what_is_in_a_document_does_not_steer_the_terminal_nor_is_it_told(invoke, old):
+def test_the_content_of_a_document_does_not_steer_the_terminal_nor_is_it_shown(invoke, old):
     old("[red]a\x1b[2J", "\x1bsecret")
     old("b", PAST, **{"last-error": "secret"})
     old("c", PAST, recur="secret\x1b", expire=None)
@@ -162,7 +162,7 @@ def test_a_backend_that_cannot_is_named_with_the_capability(invoke, tmp_path):
 
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(invoke, spawn, coll, lines):
-    """SIGKILL after the first page; then once more. Each message is there once, and comes once."""
+    """SIGKILL comes after the first page, then the command runs again. Each message is there once, and comes once."""
     keys = [f"{n:05}" if n % 2 else n for n in range(4000)]
     coll.insert_many([{"_id": key, "ready": PAST, "msg": {"n": str(key)}, "locked": UNLOCKED} for key in keys])
     process = spawn("adopt", "--write", "--json")

@@ -1,4 +1,4 @@
-"""A backend that lets errors of another kind out: one line that says whose fault it is."""
+"""A backend that raises foreign errors: one line names the one at fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = [
 
 
 def raises(error):
-    """A function that raises ``error``, and looks as if it stood in a module of the backend."""
+    """Return a function that raises ``error``, and that seems to be in a module of the backend."""
     space = {"error": error, "__name__": "pitstop_sqlite._odd"}
     exec(compile("def fail(*_, **__): raise error", "/somewhere/pitstop_sqlite/_odd.py", "exec"), space)
     return space["fail"]
@@ -31,7 +31,7 @@ def raises(error):
 
 @pytest.fixture
 def careless(monkeypatch, url):
-    """Have each method of the SQLite backend raise ``error``, on a store that is there."""
+    """Let each method of the SQLite backend raise ``error``, on an existing store."""
     pitstop.init(url).close()
 
     def let_out(error):
@@ -46,7 +46,7 @@ def careless(monkeypatch, url):
     [
         (KeyError("due"), ""),
         (OSError(5, "Input/output error"), ": Input/output error"),
-        # Not to be taken for a reader of our stdout that went away.
+        # This must not be taken for a reader of our stdout that has gone.
         (BrokenPipeError(32, "Broken pipe"), ": Broken pipe"),
     ],
     ids=["KeyError", "OSError", "BrokenPipeError"],

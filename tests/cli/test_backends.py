@@ -1,4 +1,4 @@
-"""``pitstop backends``. The broken ones are in ``tests/packaging/test_wrong_plugins.py``."""
+"""``pitstop backends``. ``tests/packaging/test_wrong_plugins.py`` tests the broken ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import subprocess
 
 
-def test_it_lists_what_is_installed_and_what_it_can_do(invoke, lines):
+def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
     found = {each["name"]: each for each in lines(invoke("backends", "--json").stdout)}
     assert found["memory"] == {
         "name": "memory",
@@ -34,7 +34,7 @@ def test_one_that_was_tested_with_an_older_suite_is_told_apart(invoke, lines, mo
 
 
 def test_a_broken_one_ends_neither_the_command_nor_the_list(spawn, tmp_path, lines):
-    """In a real process, as an installed one would be found."""
+    """In a real process, in which the backend is found like an installed one."""
     info = tmp_path / "acme_broken-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-broken\nVersion: 1.2\n")

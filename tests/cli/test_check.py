@@ -1,4 +1,4 @@
-"""``pitstop check``. What it finds is tested in ``tests/core/test_check.py``; here, how it is told, and real stores."""
+"""``pitstop check``: its output, and real stores. ``tests/core/test_check.py`` tests the findings."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ BROKEN = """
 
 @pytest.fixture(autouse=True)
 def _sound_sqlite(monkeypatch):
-    """Most Pythons have one with a bug that is warned of."""
+    """Hide a bug of SQLite of which the check warns. Most Pythons have it."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
 
 
 @pytest.fixture
 def stored(pit):
-    """Messages in all states; they are the same afterwards."""
+    """Messages in all states. They must be the same afterwards."""
     pit.store_many([({"id": "due"}, NOW), ({"id": "later"}, LATER), ({"id": "leased"}, NOW - LATER)])
     with pit.listen() as listener:
         leased = listener.get()
@@ -94,7 +94,7 @@ def test_the_url_is_an_argument_or_that_of_every_command(pit, stored, url, given
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
-def test_a_broken_one_is_a_failure_that_says_what_was_expected_and_what_was_seen(invoke, install, lines, form):
+def test_a_broken_backend_is_a_failure_with_the_expected_and_the_seen_result(invoke, install, lines, form):
     install("acme", "1.2", {"pitstop.backends": {"acme": "acme_broken:Broken"}}, acme_broken=BROKEN)
     result = invoke("check", "acme://", *form)
     assert result.exit_code == 1
@@ -119,7 +119,7 @@ def test_a_broken_one_is_a_failure_that_says_what_was_expected_and_what_was_seen
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
-def test_what_a_careless_backend_tells_of_its_url_is_masked(invoke, install, form):
+def test_the_url_in_a_text_of_a_careless_backend_is_masked(invoke, install, form):
     source = """
         import pitstop
         from pitstop_memory import MemoryBackend
@@ -147,7 +147,7 @@ def test_one_without_a_scratch_is_only_looked_at_which_is_no_failure(invoke, ins
     result = invoke("check", "acme://")
     assert result.exit_code == 0, result.output
     assert re.search(
-        r"^its promises +warning +\d\.\d +Plain has not got the capability SCRATCH, so the store was only inspected *$",
+        r"^its promises +warning +\d\.\d +Plain does not have the capability SCRATCH, so the store was only inspected *$",
         result.stdout,
         re.MULTILINE,
     )
@@ -217,7 +217,7 @@ class TestUsers:
         assert result.exit_code == 0, result.output
         assert f"mongodb://127.0.0.1:{auth_server.port}/{dbname}.messages" in result.stdout
 
-    def test_one_who_may_only_read_sees_what_there_is_and_is_told_what_the_rest_needs(self, check_as):
+    def test_a_user_who_may_only_read_sees_the_first_part_and_the_missing_right(self, check_as):
         result = check_as("read")
         assert result.exit_code == 1
         assert len(result.stdout.splitlines()) == 9

@@ -19,7 +19,7 @@ def test_it_shows_everything_in_under_twenty_seconds_and_leaves_nothing(spawn, t
     folder = tmp_path / "temporary"
     folder.mkdir()
     elapsed: list[float] = []
-    # The best of a few runs, should this machine be busy.
+    # The best of a few runs counts, because this machine may be busy.
     while not elapsed or min(elapsed) >= 20:
         assert len(elapsed) < 3, elapsed
         process = spawn("demo", env={**os.environ, "TMPDIR": str(folder), "PITSTOP_URL": "not://used"})
@@ -39,7 +39,7 @@ def test_json_has_a_line_per_event(invoke, lines, tmp_path, monkeypatch):
     assert set(told[1]) == {"elapsed", "scene", "what", "why"}
 
 
-def test_on_a_backend_in_one_process_it_says_what_it_leaves_out(invoke, monkeypatch):
+def test_on_a_backend_in_one_process_it_names_the_part_that_it_leaves_out(invoke, monkeypatch):
     monkeypatch.setattr(_demo, "_SCENES", (_demo._killed,))
     assert "Left out." in invoke("demo", "--url", "memory://").stdout
 
@@ -52,7 +52,7 @@ def test_it_does_not_take_messages_that_are_meant_for_others(invoke, pit, url):
     assert pit.get("theirs").state == "scheduled"
 
 
-def test_a_message_of_somebody_else_that_comes_meanwhile_is_given_back_and_told(invoke, url, pit, monkeypatch):
+def test_a_message_of_another_program_that_comes_meanwhile_is_given_back_and_reported(invoke, url, pit, monkeypatch):
     def scene(stage):
         pit.store({"id": "theirs"}, timedelta(0))
         stage.receive("ours", pit.now())
@@ -87,7 +87,7 @@ def test_it_fails_when_something_does_not_happen_as_told(invoke, monkeypatch, sc
 _nack = pitstop.Delivery.nack
 
 
-def test_it_fails_when_what_was_removed_comes_all_the_same(invoke, monkeypatch):
+def test_it_fails_if_a_removed_message_comes_nevertheless(invoke, monkeypatch):
     monkeypatch.setattr(_demo, "_SCENES", (_demo._removed,))
     monkeypatch.setattr(pitstop.Pitstop, "remove", lambda *_: True)
     result = invoke("demo", "--url", "memory://")

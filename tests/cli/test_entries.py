@@ -45,7 +45,7 @@ def test_list_shows_whole_ids_states_and_errors_without_colours_or_folding(invok
     assert far.startswith(f"{long}   scheduled   2031-05-04T10:00:00.000Z")
 
 
-def test_what_is_in_a_message_does_not_steer_the_terminal(invoke, pit):
+def test_the_content_of_a_message_does_not_steer_the_terminal(invoke, pit):
     pit.store({"id": "[red]a\x1b[2J\x9b", "text": "\x1b[2J\x9b\n"}, NOW)
     with pit.listen() as listener:
         listener.get().nack("\x1b]0;gotcha\a")
@@ -132,7 +132,7 @@ def test_an_unknown_id_is_an_error(invoke, command):
     assert result.stderr.count("\n") == 1
 
 
-def test_remove_removes_what_is_there_and_fails_for_the_rest(invoke, pit, lines):
+def test_remove_removes_existing_messages_and_fails_for_the_others(invoke, pit, lines):
     for id in "abc":
         pit.store({"id": id}, NOW)
     assert invoke("remove", "a").stdout == "Removed a\n"

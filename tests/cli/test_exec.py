@@ -23,7 +23,7 @@ WORKERS = pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["one
 
 @pytest.fixture
 def as_id(monkeypatch):
-    """Have the deliveries of the message "bad" show another id and key, as of a record that another program wrote."""
+    """Give the deliveries of the message "bad" another id and key, as for a record of another program."""
 
     def show_as(id):
         for name in ("id", "key"):
@@ -87,7 +87,7 @@ def test_a_record_of_another_program_with_nul_in_its_id_stops_nothing_and_is_kep
     ids=["none", "NUL", "surrogate", "UTF-8", "all that fits", "too long", "not in a character", "longer when escaped"],
 )
 def test_a_last_error_is_made_to_fit_the_environment(invoke, pit, tmp_path, monkeypatch, error, told):
-    """It only informs. A message is handled although the error of an earlier attempt is long or odd."""
+    """The last error is only information. A message is handled even if that error is long or odd."""
     monkeypatch.setattr(pitstop.Delivery, "last_error", property(lambda self: error or None))
     pit.store({"id": "a"}, NOW)
     result = invoke("listen", "--once", "--exec", f'printf %s "$PITSTOP_LAST_ERROR" > {tmp_path}/told')
@@ -141,11 +141,11 @@ def test_a_command_that_cannot_be_started_is_a_failure_of_its_message(invoke, pi
 
 
 def test_an_environment_beyond_the_kernels_limit_is_a_failure_of_each_message(spawn, pit):
-    """The real thing: so many variables that there is no room for those of a message."""
-    # Whatever the limit of the stack is, Linux takes no more than 6 MiB.
+    """The test sets so many variables that there is no room for those of a message."""
+    # Whatever the limit of the stack is, Linux takes at most 6 MiB.
     limit, part = min(os.sysconf("SC_ARG_MAX"), 6 << 20), 60_000
     pit.store_many([({"id": f"{n:03}" + "x" * 500}, NOW) for n in range(3)])
-    # As much as can just be given to the command itself.
+    # As much as the command itself can just be given.
     filler = {f"FILLER_{number}": "x" * part for number in range(limit // part - 1)}
     filler["REST"] = "x" * (part + limit % part)
     process = None
@@ -176,13 +176,13 @@ def test_it_goes_on_in_a_folder_that_is_gone(spawn, pit, tmp_path):
 
 
 def test_a_process_left_behind_that_floods_stderr_does_not_keep_its_message(invoke, pit, monkeypatch):
-    """After the end of the command its stderr is read no further than a pipe is long."""
+    """After the end of the command, no more of its stderr is read than a pipe holds."""
     reads = []
 
     def read(pipes):
         if pipes._child.returncode is not None:
             reads.append(pipes)
-        assert len(reads) < 1000, "it reads for ever"
+        assert len(reads) < 1000, "it reads without end"
         return 1 << 16
 
     monkeypatch.setattr(_command._Pipes, "_listen", read)
@@ -194,7 +194,7 @@ def test_a_process_left_behind_that_floods_stderr_does_not_keep_its_message(invo
 
 @WORKERS
 def test_a_stderr_that_takes_nothing_ends_no_command(spawn, pit, tmp_path, workers):
-    """The disk of the log is full: the messages are handled all the same, and the reasons are kept with them."""
+    """The disk of the log is full: the messages are handled nevertheless, and the reasons are kept with them."""
     for id in "abc":
         pit.store({"id": id}, NOW)
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device

@@ -44,7 +44,7 @@ def test_a_database_without_messages_of_pitstops_is_left_alone(invoke, tmp_path,
     before = path.read_bytes()
     result = invoke(*command)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert f"'{path}' has not got Pitstop's tables" in result.stderr
+    assert f"'{path}' does not have Pitstop's tables" in result.stderr
     assert path.read_bytes() == before
 
 

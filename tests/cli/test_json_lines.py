@@ -26,7 +26,7 @@ BOM = codecs.BOM_UTF8
     ],
 )
 def test_files_as_they_come_are_read(invoke, pit, content, ids):
-    """With a byte order mark, as PowerShell, Excel and Notepad write it; with CRLF; with empty lines."""
+    """The files have a byte order mark, as PowerShell, Excel and Notepad write it; or CRLF; or empty lines."""
     result = invoke("store", "--json", input=content)
     assert result.exit_code == 0, result.stderr
     assert sorted(entry.id for entry in pit.entries()) == ids
@@ -77,7 +77,7 @@ def test_a_line_of_twenty_megabytes_is_refused_by_its_size_and_one_of_fourteen_i
     ],
 )
 def test_a_line_that_cannot_be_read_is_named_with_what_to_do(invoke, pit, bad, said):
-    """All before it is stored, and nothing from it on. Text that readers of JSON alter in silence is refused, too."""
+    """All lines before it are stored, and no line from it on. Text that JSON readers change silently is refused, too."""
     result = invoke("store", input=b'{"id": "a"}\n' + bad + b'\n{"id": "after"}\n')
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: Line 2: The message ") or said.startswith(("msg", "holds NUL or", "must"))
@@ -89,14 +89,14 @@ def test_a_line_that_cannot_be_read_is_named_with_what_to_do(invoke, pit, bad, s
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-be"])
 def test_a_file_in_another_unicode_encoding_says_so(invoke, pit, encoding):
-    """What ``>`` of Windows PowerShell writes."""
+    """The ``>`` of Windows PowerShell writes such files."""
     mark = "" if encoding in {"utf-16", "utf-32"} else "\ufeff"
     result = invoke("store", input=f'{mark}{{"id": "a"}}\r\n'.encode(encoding))
     name = encoding[:6].upper()
     assert result.exit_code == 1
     assert result.stderr == (
         f"Error: Line 1: stdin is {name} text: it begins with that byte order mark. Convert it to UTF-8, as with "
-        f"'iconv -f {name} -t UTF-8'. Before it, 0 messages were stored. Nothing from this line on is.\n"
+        f"'iconv -f {name} -t UTF-8'. Before it, 0 messages were stored. No message from this line on was stored.\n"
     )
 
 

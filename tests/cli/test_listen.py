@@ -1,4 +1,4 @@
-"""``pitstop listen``: what it prints and what it runs."""
+"""``pitstop listen``: its output and its commands."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_a_line_has_everything_that_a_delivery_has(invoke, pit, lines):
         }
     ]
     assert result.stderr == ""
-    assert pit.get("a") is None, "it was acknowledged after its line was written"
+    assert pit.get("a") is None, "it was not acknowledged after its line was written"
 
 
-def test_once_drains_what_is_due_and_ends(invoke, pit, lines):
+def test_once_drains_due_messages_and_ends(invoke, pit, lines):
     pit.store_many([({"id": f"{n:03}"}, datetime(2024, 1, 1, tzinfo=UTC)) for n in range(200)])
     pit.store({"id": "later"}, timedelta(hours=1))
     out = invoke("listen", "--once", "--prefetch", "50").stdout
@@ -54,7 +54,7 @@ def test_once_drains_what_is_due_and_ends(invoke, pit, lines):
     [StdoutFailed(BrokenPipeError()), StdoutFailed(OSError(28, "No space left on device")), KeyboardInterrupt()],
     ids=["no reader", "full", "interrupted"],
 )
-def test_what_could_not_be_written_comes_back_at_once(invoke, pit, monkeypatch, error):
+def test_a_message_that_could_not_be_written_comes_back_at_once(invoke, pit, monkeypatch, error):
     def fail(document):
         raise error
 
@@ -99,7 +99,9 @@ def test_exec_nacks_with_exit_code_and_the_tail_of_stderr_when_it_fails(invoke, 
     entry = pit.get("a")
     assert entry.last_error.startswith(error)
     assert entry.state == "scheduled"
-    assert entry.due - pit.now() > timedelta(minutes=59), "without a retry's delay it comes back when its lease ends"
+    assert entry.due - pit.now() > timedelta(minutes=59), (
+        "without a retry's delay it must come back when its lease ends"
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,11 +122,11 @@ def test_a_large_message_and_a_command_never_wait_for_each_other(invoke, pit, co
 
 
 def test_a_command_that_leaves_a_process_behind_is_done_all_the_same(invoke, pit, tmp_path):
-    """The process that is left has our pipes open: it is not waited for."""
+    """The remaining process has our pipes open. The listener does not wait for it."""
     pit.store({"id": "a"}, NOW)
     invoke("listen", "--once", "--exec", f"sleep 100 & echo $! > {tmp_path}/pid")
     left = int((tmp_path / "pid").read_text())
-    os.kill(left, signal.SIGKILL)  # raises when it had been waited for
+    os.kill(left, signal.SIGKILL)  # raises if the listener waited for the process
     assert pit.entries() == []
 
 
@@ -191,7 +193,7 @@ def test_a_lease_that_cannot_be_extended_is_tried_again_and_told_once(invoke, pi
         (tmp_path / "extended").touch()
 
     monkeypatch.setattr(pitstop.Delivery, "extend", flaky)
-    # Half of the lease is left for that, and for a machine that is busy.
+    # Half of the lease is left for the extension, even on a busy machine.
     command = f"until test -e {tmp_path}/extended; do sleep 0.05; done"
     result = invoke("listen", "--once", "--lock-time", "4s", "--exec", command)
     assert len(tries) >= 4

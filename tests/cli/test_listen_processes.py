@@ -19,7 +19,7 @@ NOW = timedelta(0)
 
 @pytest.fixture
 def gate(tmp_path):
-    """A command that says on its stdout that it has begun, and runs until it is let go."""
+    """A command that prints its beginning on stdout, and runs until the test lets it end."""
     path = tmp_path / "gate"
     os.mkfifo(path)
 
@@ -50,7 +50,7 @@ def test_a_signal_lets_the_running_command_finish_and_gives_back_the_rest(spawn,
     process = spawn("listen", "--prefetch", "10", "--exec", gate.command)
     assert process.stdout.readline() == "begun a\n"
     assert pit.stats().leased == 3
-    os.killpg(process.pid, number)  # what a terminal does at Ctrl-C: the whole process group
+    os.killpg(process.pid, number)  # like Ctrl-C in a terminal: the whole process group gets the signal
     assert "Ending after the command that is running" in process.stderr.readline()
     assert (pit.get("b").state, pit.get("b").attempts, pit.get("b").last_error) == ("due", 0, None)
     assert pit.get("a").state == "leased"
@@ -67,8 +67,8 @@ def test_a_second_signal_ends_the_command_too(spawn, pit, gate):
     assert process.stdout.readline() == "begun a\n"
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline()
-    # One that comes within half a second is an echo of the first, so several are sent; but none once it has worked: at its
-    # very end Python is interrupted like any other program.
+    # A signal within half a second is an echo of the first, so several are sent. None is sent once one has worked: at its very
+    # end Python is interrupted like any other program.
     while pit.get("a").last_error is None:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -91,7 +91,7 @@ def test_a_killed_listeners_message_is_printed_by_another_one_after_the_lock(spa
 
 
 def test_a_reader_that_goes_away_ends_an_idle_listener_at_once(spawn, pit):
-    """``pitstop listen | head -1``, with nothing more to come."""
+    """``pitstop listen | head -1``, and no further message comes."""
     pit.store({"id": "a"}, NOW)
     process = spawn("listen", "--loop-time", "1h")
     assert process.stdout.readline()
@@ -101,7 +101,7 @@ def test_a_reader_that_goes_away_ends_an_idle_listener_at_once(spawn, pit):
 
 
 def test_a_reader_that_goes_away_loses_no_message_that_was_not_written(spawn, pit):
-    """The reader's line and those in the pipe were written, and so acknowledged; no other one is missing or held."""
+    """Lines in the pipe or at the reader were written and acknowledged. No other message is missing or leased."""
     pit.store_many([({"id": f"{n:05}", "data": "x" * 1000}, NOW) for n in range(2000)])
     process = spawn("listen", "--prefetch", "100")
     assert process.stdout.readline()
@@ -109,7 +109,7 @@ def test_a_reader_that_goes_away_loses_no_message_that_was_not_written(spawn, pi
     assert process.wait() == 0
     assert process.stderr.read() == ""
     stats = pit.stats()
-    # 64 KiB fit into the pipe, and the reader's own buffer holds some.
+    # 64 KiB fit into the pipe, and some into the reader's own buffer.
     assert 1800 <= stats.due < 2000
     assert stats.leased == 0
 
@@ -137,12 +137,12 @@ def test_a_full_disk_behind_stdout_is_an_error_and_the_message_comes_back(spawn,
 
 
 def test_it_prints_a_message_at_its_time(measure_lateness, record_property):
-    """Never early; and not late, with a bound that a busy machine keeps."""
+    """It is never early, and not late, within a bound that a busy machine keeps."""
     _, lateness = measure_lateness()
     record_property("lateness_ms", lateness)
     print(f"lateness on SQLite, another process, in ms: {lateness}")
     assert min(lateness) >= 0
-    # Of most of them: a machine that is busy may stand still for a second or two.
+    # This bounds most of them: a busy machine may stand still for a second or two.
     assert sorted(lateness)[len(lateness) // 2] < 2000
 
 
@@ -160,7 +160,7 @@ def test_on_a_terminal_it_says_what_it_does_in_colour_and_ctrl_c_ends_it(spawn, 
     try:
         while chunk := os.read(terminal, 4096):
             seen += chunk
-    except OSError:  # Linux says EIO when the other side of a terminal is closed
+    except OSError:  # Linux raises EIO if the other side of a terminal is closed
         pass
     os.close(terminal)
     assert process.wait() == 0
@@ -212,7 +212,7 @@ def test_a_second_signal_ends_all_commands(spawn, pit, tmp_path):
     assert {pit.get(id).last_error for id in "ab"} <= {"ended by SIGTERM", "ended by SIGKILL"}
 
 
-def test_workers_take_what_is_due_once_and_fail_apart(spawn, pit):
+def test_workers_take_each_due_message_once_and_fail_apart(spawn, pit):
     for id in "abcdefgh":
         pit.store({"id": id}, NOW)
     process = spawn("listen", "--once", "--json", "--workers", "4", "--exec", 'test "$PITSTOP_ID" != c')

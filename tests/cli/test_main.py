@@ -74,7 +74,7 @@ def test_without_the_extra_it_says_in_one_line_what_to_install(missing):
 
 
 def test_another_missing_module_is_not_taken_for_the_extra():
-    """A backend's own missing dependency, say, is not what [cli] brings."""
+    """A missing dependency of a backend, for example, is not part of [cli]."""
     code = "import sys; sys.modules['attrs'] = None; from pitstop.cli import main; main()"
     result = python(code)
     assert "ModuleNotFoundError" in result.stderr
@@ -122,7 +122,7 @@ def test_json_may_stand_before_the_command(invoke, lines):
     ],
 )
 @pytest.mark.usefixtures("pit")
-def test_what_is_wrong_is_told_in_one_line_without_a_traceback(invoke, args, code, text):
+def test_an_error_is_one_line_without_a_traceback(invoke, args, code, text):
     result = invoke(*args)
     assert result.exit_code == code
     assert result.stdout == ""
@@ -171,7 +171,7 @@ def test_advice_of_the_library_on_how_to_write_a_url_is_left_as_it_is():
         ("bad. Write it as x://user:password@host", "bad. Write it as x://user:password@host"),
     ],
 )
-def test_what_looks_like_credentials_is_masked_but_for_the_placeholder(monkeypatch, said, shown):
+def test_a_text_that_looks_like_credentials_is_masked_but_for_the_placeholder(monkeypatch, said, shown):
     def fail(url, **_):
         raise __import__("pitstop").BackendUnavailable(said)
 
@@ -200,7 +200,7 @@ def test_a_password_that_a_careless_backend_puts_into_its_error_is_masked(monkey
 
 
 def test_a_warning_of_the_library_is_one_line_on_stderr(invoke, pit):
-    """A message that died is logged by the engine."""
+    """The engine logs a message that died."""
     pit.store({"id": "a"}, __import__("datetime").timedelta(0))
     result = invoke("--url", f"{pit._session.location}?retry.max_attempts=1", "listen", "--once", "--exec", "exit 4")
     assert "Warning: message 'a' is dead; its last_error says why\n" in result.stderr

@@ -37,13 +37,13 @@ def url(mongo_uri, mongo_dbname):
 
 
 def test_it_prints_a_message_at_its_time(measure_lateness, record_property):
-    """Never early by the server's clock; and not late, with a bound that a busy machine keeps."""
+    """It is never early by the server's clock, and not late, within a bound that a busy machine keeps."""
     process, lateness = measure_lateness()
     record_property("lateness_ms", lateness)
     print(f"lateness on MongoDB, another process, in ms: {lateness}")
-    # Two processes know the server's clock to a millisecond or so each.
+    # Each of two processes knows the server's clock to about a millisecond.
     assert min(lateness) >= -10
-    # Of most of them: a machine that is busy may stand still for a second or two.
+    # This bounds most of them: a busy machine may stand still for a second or two.
     assert sorted(lateness)[len(lateness) // 2] < 2000
     process.send_signal(signal.SIGINT)
     assert process.communicate() == ("", "")
@@ -60,7 +60,7 @@ def test_a_killed_listeners_message_is_printed_by_another_one_after_the_lock(spa
     line = json.loads(second.stdout.readline())
     assert pit.now() >= until - timedelta(milliseconds=10)
     assert (line["id"], line["attempt"]) == ("a", 2)
-    os.kill(command, signal.SIGKILL)  # in a process group of its own, so it outlived its listener
+    os.kill(command, signal.SIGKILL)  # the command has its own process group, so it outlived its listener
 
 
 def test_store_list_show_remove_and_stats(invoke, pit, lines):
@@ -86,7 +86,7 @@ def test_ping_is_answered_without_a_trace(invoke, mongo_client, mongo_dbname):
 def test_a_collection_that_is_not_there_is_refused_in_one_line_and_not_made(
     invoke, url, mongo_client, mongo_dbname, command
 ):
-    """A mistyped name of a database or a collection."""
+    """The name of a database or a collection is mistyped."""
     result = invoke(*command)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (

@@ -1,4 +1,4 @@
-"""Texts of messages on a terminal: nothing in them steers it, hides, or is taken for something else."""
+"""Texts of messages on a terminal: no text steers the terminal, hides, or looks like another text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pitstop.cli._plain import plain, plain_json
 
 NOW = timedelta(0)
 
-#: One of each kind that a terminal obeys, or that is invisible.
+#: One character of each kind that a terminal obeys, or that is invisible.
 UNSEEN = {
     "C0": "\x1b",
     "newline": "\n",
@@ -59,7 +59,7 @@ SEEN = "plain text, Zoë, 日本語, العربية, 한국어, 🎉, e\u0301, [
 
 
 @pytest.mark.parametrize("unseen", UNSEEN.values(), ids=UNSEEN)
-def test_what_is_not_seen_is_spelled_out(unseen):
+def test_invisible_characters_are_spelled_out(unseen):
     shown = plain(f"é{unseen}b{unseen}")
     assert shown.isprintable()
     assert unseen not in shown
@@ -75,22 +75,22 @@ def test_json_spells_it_as_json_does_and_says_the_same(unseen):
     assert json.loads(shown) == value
 
 
-def test_what_is_seen_stays_as_it_is():
+def test_visible_characters_stay_as_they_are():
     assert plain(SEEN) == SEEN
     assert plain_json(json.dumps(SEEN, ensure_ascii=False)) == json.dumps(SEEN, ensure_ascii=False)
 
 
-#: In arguments a lone surrogate is what is no UTF-8, so that it goes with no other test.
+#: In arguments, a lone surrogate stands for bytes that are not UTF-8. So no other test uses it.
 NASTY = "".join(each for each in UNSEEN.values() if each != "\udcff")
-#: Control characters and the ends of lines are refused in a path.
+#: A path must not hold control characters and the ends of lines.
 FILE = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "", f"there{NASTY}.db")
-#: The colours of our own.
+#: The colours of the command's own output.
 COLOURS = re.compile("\x1b\\[[0-9;?]*[a-zA-Z]")
 
 
 @pytest.fixture
 def on_a_terminal(spawn, url):
-    """Run the command with all its streams on a terminal; return the terminal's input."""
+    """Run the command with all its streams on a terminal. Return the terminal's input."""
 
     def run(*arguments, **environment):
         terminal, ours = pty.openpty()
@@ -106,7 +106,7 @@ def on_a_terminal(spawn, url):
         try:
             while chunk := os.read(terminal, 1 << 16):
                 seen += chunk
-        except OSError:  # Linux says EIO when the other side of a terminal is closed
+        except OSError:  # Linux raises EIO if the other side of a terminal is closed
             pass
         os.close(terminal)
         process.wait()
@@ -148,7 +148,7 @@ def on_a_terminal(spawn, url):
     ids=lambda arguments: plain(" ".join(arguments))[:30],
 )
 def test_no_command_lets_a_terminal_be_steered(on_a_terminal, pit, url, tmp_path, arguments):
-    """Ids, messages, errors, names of files and arguments are shown with escapes, wherever they are shown."""
+    """Ids, messages, errors, file names and arguments are shown with escapes, in all places."""
     with pitstop.init({"type": "sqlite", "path": f"{tmp_path}/{FILE}"}) as other:
         other.store({"id": f"id{NASTY}"}, NOW)
     with pitstop.init(f"{url}?retry.max_attempts=1") as other, other.listen() as listener:
@@ -174,7 +174,7 @@ def test_markup_and_emoji_codes_of_rich_are_text(on_a_terminal, pit, command):
 
 
 def test_wide_characters_keep_their_columns(on_a_terminal, pit):
-    """Each takes two places of a terminal's line."""
+    """Each takes two columns of a terminal's line."""
     pit.store({"id": "日本語"}, NOW)
     pit.store({"id": "abcdef"}, NOW)
     seen = on_a_terminal("list", NO_COLOR="1", TERM="dumb")

@@ -17,7 +17,7 @@ def stored(pit, result):
     return pit.get(result.stdout.strip())
 
 
-def test_it_prints_the_id_of_what_it_stored(invoke, pit):
+def test_it_prints_the_id_of_the_stored_message(invoke, pit):
     entry = stored(pit, invoke("store", '{"msg": "object"}'))
     assert entry.message == {"id": entry.id, "msg": "object"}
     assert entry.state == "due"
@@ -199,7 +199,7 @@ def test_two_thousand_json_lines_from_a_pipe(spawn, pit):
     assert process.returncode == 0
     assert out == ""
     assert err.startswith("Stored 2,000 messages in ")
-    assert err.count("\n") == 1, "no progress bar where there is no terminal"
+    assert err.count("\n") == 1, "a progress bar is printed without a terminal"
     assert pit.stats().scheduled == 2000
     assert pit.get("1999").message == {"id": "1999", "n": 1999}
 
@@ -216,7 +216,7 @@ def test_two_thousand_json_lines_from_a_file_with_their_ids_as_json(spawn, pit, 
 
 
 def test_a_line_is_stored_although_the_writer_goes_on(spawn, pit):
-    """``tail -f log | pitstop store``: nothing waits until a batch is full."""
+    """``tail -f log | pitstop store``: no message waits until a batch is full."""
     process = spawn("store", "--json", stdin=subprocess.PIPE)
     process.stdin.write('{"id": "a"}\n{"id": "b", "half":')
     process.stdin.flush()

@@ -23,7 +23,7 @@ NOW = timedelta(0)
 PYTHON = (sys.executable, "-m", "pitstop")
 SCRIPT = (str(Path(sys.executable).parent / "pitstop"),)
 
-#: Each command, and how it ends. "due" and "dead" are messages of these states.
+#: Each command, and its exit code. "due" and "dead" are messages in these states.
 COMMANDS = {
     "store": (("store", '{"id": "new"}'), 0),
     "listen": (("listen", "--once"), 0),
@@ -40,22 +40,22 @@ COMMANDS = {
     "backends": (("backends",), 0),
     "--help": (("--help",), 0),
     "list --help": (("list", "--help"), 0),
-    # It wants an empty store.
+    # The demo needs an empty store.
     "demo": (("demo", "--url", "{url}"), 1),
-    # It is for MongoDB.
+    # The command is for MongoDB.
     "adopt": (("adopt",), 1),
     "wrong": (("lsit",), 2),
 }
-#: A closed stdout is no place for what these do.
+#: Commands that refuse a closed stdout, because they only print.
 ONLY_PRINT = {"listen", "list", "show", "stats", "backends"}
-#: These have nothing to print on stdout themselves.
+#: Commands that print nothing on stdout themselves.
 SILENT = {"listen --exec", "listen --workers", "demo", "adopt", "wrong"}
 CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&-"}
 
 
 @pytest.fixture
 def filled(pit, url):
-    """A store with a message that is due, and a dead one."""
+    """A store with a due message and a dead one."""
     with pitstop.init(f"{url}?retry.max_attempts=1") as other, other.listen() as listener:
         other.store({"id": "dead"}, NOW)
         listener.get().nack("it never works")
@@ -65,7 +65,7 @@ def filled(pit, url):
 
 @pytest.fixture
 def run(url, tmp_path):
-    """Run the command as a shell does, with redirections; its exit code, stdout and stderr."""
+    """Run the command as a shell does, with redirections. Return its exit code, stdout and stderr."""
 
     def run(arguments, redirections="", program=PYTHON, **options):
         line = (
@@ -84,7 +84,7 @@ def run(url, tmp_path):
 
 
 def assert_done(pit, command):
-    """The command did what it is for, and the database is sound."""
+    """Assert that the command did its work, and that the database is sound."""
     ids = {entry.id: entry.state for entry in pit.entries()}
     assert ("new" in ids) == (command == "store")
     assert ("due" in ids) == (command != "remove" and not command.startswith("listen"))
@@ -107,7 +107,7 @@ def test_a_command_works_with_closed_streams_or_says_in_one_line_why_not(run, fi
     assert "Traceback" not in err
     if closed in {"stdout", "all"} and command in ONLY_PRINT:
         assert result == 1
-        assert filled.stats().due == 1, "nothing was taken"
+        assert filled.stats().due == 1, "a message was taken"
         if closed == "stdout":
             assert err == (
                 f"Error: stdout is closed, and printing is all that 'pitstop {command}' does. Open it, as in '> file'; "
@@ -135,13 +135,13 @@ def test_json_lines_from_a_closed_stdin_are_a_wrong_use(run, pit, program, argum
 
 @pytest.mark.parametrize("program", [PYTHON, SCRIPT], ids=["python -m", "script"])
 def test_the_places_of_closed_streams_are_taken_by_nothing_else(run, filled, program):
-    """Else a socket or a database would get the text that is written to stderr."""
+    """Otherwise a socket or a database would get the text that is written to stderr."""
     for options in ((), ("--json",)):
         filled.store({"id": "due"}, NOW)
         # With --json the command's stdout is our stderr.
         arguments = ("listen", "--once", *options, "--exec", "test /dev/fd/1 -ef /dev/null")
         assert run(arguments, "<&- >&- 2>&-", program)[0] == 0
-        assert filled.get("due") is None, "the command succeeded"
+        assert filled.get("due") is None, "the command failed"
     assert_sound(filled)
 
 
@@ -154,7 +154,7 @@ def test_a_command_without_the_extra_says_so_although_streams_are_closed(run):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_disk_behind_stdout_is_told_and_what_is_to_be_done_is_done(run, filled, command):
+def test_a_full_disk_behind_stdout_is_reported_and_the_work_is_done(run, filled, command):
     arguments, code = COMMANDS[command]
     result, _, err = run(arguments, "> /dev/full")
     assert "Traceback" not in err
@@ -186,7 +186,7 @@ def test_a_reader_of_stdout_that_went_away_is_no_error(run, filled, command):
     if command == "listen":
         assert filled.get("due").state == "due"
     elif command == "listen --exec --json":
-        # It ends at once, before or after it has taken the message.
+        # The command ends at once, before or after it has taken the message.
         assert (left := filled.get("due")) is None or left.state == "due"
     else:
         assert_done(filled, command)
@@ -210,7 +210,7 @@ def test_a_stderr_that_cannot_be_written_changes_nothing(run, filled, command, s
 
 @pytest.mark.parametrize("place", ["/dev/full", "unread"])
 def test_all_lines_are_stored_although_their_ids_cannot_be_printed(run, pit, tmp_path, place):
-    """With 5,000 lines there are several batches. None is left out because the ids of the first are not read."""
+    """5,000 lines make several batches. All are stored although the ids of the first batch are not read."""
     path = tmp_path / "messages.jsonl"
     path.write_text("".join(f'{{"id": "{n}", "text": "{"x" * 200}"}}\n' for n in range(5000)))
     arguments = ("store", "--json", "--in", "1h")
@@ -245,7 +245,7 @@ def test_outcomes_that_cannot_be_printed_end_listen_and_the_handled_message_is_d
     assert "Traceback" not in err
     assert "attempt" not in err
     stats = pit.stats()
-    assert stats.leased == 0, "the rest was given back"
+    assert stats.leased == 0, "the other messages were not given back"
     assert all(entry.attempts == 0 for entry in pit.entries())
     if place == "/dev/full":
         assert stats.due < 8
@@ -268,7 +268,7 @@ def test_a_stdin_that_does_not_block_is_read_to_its_end(spawn, pit):
     os.close(reading)
     with open(writing, "w") as pipe:  # noqa: PTH123 - a descriptor
         for id in "abc":
-            # Each time it has read all that there was, and waits for more.
+            # Each time the command has read all that there was, and waits for more.
             pipe.write(f'{{"id": "{id}"}}\n')
             pipe.flush()
             assert process.stdout.readline() == f'{{"id":"{id}"}}\n'
@@ -282,7 +282,7 @@ def test_a_stdout_that_does_not_block_gets_everything(spawn, pit):
     os.set_blocking(writing, False)
     process = spawn("list", "--all", "--json", stdout=writing)
     while process.poll() is None and select.select([], [writing], [], 0)[1]:
-        # Nothing is read before the pipe is full.
+        # The command reads only when the pipe is full.
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.02)
     os.close(writing)
@@ -304,7 +304,7 @@ def test_a_stdout_that_does_not_block_gets_everything(spawn, pit):
     ids=["ascii", "latin-1", "C", "unbuffered"],
 )
 @pytest.mark.parametrize("arguments", [("list",), ("listen", "--once"), ("redrive", "--all")])
-def test_what_an_encoding_cannot_spell_is_escaped(spawn, pit, environment, arguments):
+def test_characters_that_an_encoding_lacks_are_escaped(spawn, pit, environment, arguments):
     url = f"{pit._session.location}?retry.max_attempts=1"
     with pitstop.init(url) as other, other.listen() as listener:
         other.store({"id": "dead €"}, NOW)
@@ -318,7 +318,7 @@ def test_what_an_encoding_cannot_spell_is_escaped(spawn, pit, environment, argum
 
 
 def test_without_any_stream_objects_as_with_pythonw(run, pit):
-    """There the streams are None, and their descriptors closed."""
+    """With pythonw the streams are None, and their descriptors are closed."""
     code = (
         "import os, sys\n"
         "sys.stdin = sys.stdout = sys.stderr = sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None\n"
@@ -332,7 +332,7 @@ def test_without_any_stream_objects_as_with_pythonw(run, pit):
 
 
 def test_streams_in_memory_are_left_as_they_are(run, pit):
-    """A program that calls main() with streams of its own."""
+    """A program may call main() with streams of its own."""
     code = (
         "import io, sys\n"
         "out, sys.stdout = sys.stdout, io.StringIO()\n"

@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from pitstop import BackendUnavailable
+from pitstop import BackendUnavailable, Delivery, Listener
+from pitstop._engine._delivery import lease_of
+from pitstop._engine._lease import Purpose
+from pitstop._engine._listener import intake_of
 from pitstop.abc import Backend, Capability, Doorbell, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop_memory import MemoryBackend, MemoryConfig
@@ -75,6 +78,8 @@ class Scripted(MemoryBackend):
         #: Whether every call fails; an error makes every call raise it.
         self.down: bool | BackendUnavailable = False
         self.calls: list[str] = []
+        #: How many messages each call of settle was about.
+        self.batches: list[int] = []
         #: Called before the method of that name (``lease``: after it), outside of the backend's lock.
         self.during: dict[str, Callable[[], None]] = {}
 
@@ -85,8 +90,10 @@ class Scripted(MemoryBackend):
         return leased
 
     def settle(self, settlements: Any) -> Sequence[bool]:
+        settlements = list[Settlement](settlements)
+        self.batches.append(len(settlements))
         self._enter("settle")
-        return super().settle(list[Settlement](settlements))
+        return super().settle(settlements)
 
     def next_due(self) -> int | None:
         self._enter("next_due")
@@ -137,6 +144,28 @@ class Watching:
 
     def close(self) -> None:
         self.closed.set()
+
+
+def take(listener: Listener, claimed: int | None = None) -> Delivery:
+    """The next message of an iteration: of those in hand, else of a claim for so many."""
+    intake = intake_of(listener)
+    lease = intake.take_at_hand() if claimed is None else intake.take(claimed)
+    assert lease is not None
+    return intake.deliver(lease)
+
+
+def nack_later(listener: Listener, delivery: Delivery, error: str, delay: timedelta | None = None) -> None:
+    """A nack that is written with others, as that of a handler of consume()."""
+    lease = lease_of(delivery)
+    lease.ask(Purpose.NACK, delivery, error, delay)
+    intake_of(listener).writer.put(lease, blocking=False)
+
+
+def ack_later(listener: Listener, delivery: Delivery) -> None:
+    """An ack that is written with others, by another thread."""
+    lease = lease_of(delivery)
+    lease.ask(Purpose.ACK, delivery)
+    intake_of(listener).writer.put(lease, blocking=False)
 
 
 def watch_threads() -> list[threading.Thread]:

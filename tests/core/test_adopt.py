@@ -128,5 +128,5 @@ def test_a_backend_without_the_capability_says_so_by_name():
         backend = pit._session.backend
         assert Capability.ADOPT not in backend.capabilities
         for call in (backend.legacy, lambda: backend.adopt([])):
-            with pytest.raises(pitstop.Unsupported, match=r"MemoryBackend at .* has not got the capability ADOPT"):
+            with pytest.raises(pitstop.Unsupported, match=r"MemoryBackend at .* does not have the capability ADOPT"):
                 call()

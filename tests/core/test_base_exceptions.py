@@ -150,8 +150,9 @@ def test_no_thread_dies_of_it_with_a_traceback(pit, monkeypatch):
     assert told == []
 
 
-@pytest.mark.parametrize("error", [*FAILURES.values(), *ENDS.values()], ids=[*FAILURES, *ENDS])
-def test_with_delivery_nacks_and_raises_it_again(pit, error):
+@pytest.mark.parametrize("name", [name for name in FAILURES if name != "GeneratorExit"])
+def test_with_delivery_nacks_and_raises_it_again(pit, name):
+    error = FAILURES[name]
     pit.store({"id": "a"}, DUE)
     with pytest.raises(type(error)) as caught, pit.listen().get(timeout=0):
         raise error
@@ -159,11 +160,33 @@ def test_with_delivery_nacks_and_raises_it_again(pit, error):
     assert pit.get("a").last_error.startswith(f"{type(error).__name__}: ")
 
 
+@pytest.mark.parametrize("error", [FAILURES["GeneratorExit"], *ENDS.values()], ids=["GeneratorExit", *ENDS])
+def test_with_delivery_gives_the_message_back_at_the_end_of_a_program_and_raises_it_again(error):
+    with pitstop.init({"type": "memory", "retry": {"max_attempts": 1}}) as pit:
+        pit.store({"id": "a"}, DUE)
+        with pytest.raises(type(error)) as caught, pit.listen().get(timeout=0):
+            raise error
+        assert caught.value is error
+        assert (pit.get("a").state, pit.get("a").last_error) == ("due", None)
+
+
+def test_a_generator_that_is_closed_in_the_body_gives_the_message_back(pit):
+    def handled():
+        with pit.listen().get(timeout=0) as delivery:
+            yield delivery.id
+
+    pit.store({"id": "a"}, DUE)
+    generator = handled()
+    assert next(generator) == "a"
+    generator.close()
+    assert (pit.get("a").state, pit.get("a").last_error) == ("due", None)
+
+
 TEXTS = {
-    "raises an error": (ValueError(), "Unspeakable: (its text cannot be had: ValueError)"),
-    "panics": (Panic(), "Unspeakable: (its text cannot be had: Panic)"),
-    "ends the program": (SystemExit(), "Unspeakable: (its text cannot be had: SystemExit)"),
-    "returns no text": (3, "Unspeakable: (its text cannot be had: TypeError)"),
+    "raises an error": (ValueError(), "Unspeakable: (its text is unavailable: ValueError)"),
+    "panics": (Panic(), "Unspeakable: (its text is unavailable: Panic)"),
+    "ends the program": (SystemExit(), "Unspeakable: (its text is unavailable: SystemExit)"),
+    "returns no text": (3, "Unspeakable: (its text is unavailable: TypeError)"),
     "returns a text with methods of its own": (Text("odd"), "Unspeakable: odd"),
     "returns a very long text": ("x" * 10_000_000, "Unspeakable: " + "x" * 1986 + "…"),
     "returns a lone surrogate": ("\ud800\0", "Unspeakable: \\ud800\\0"),

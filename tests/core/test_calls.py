@@ -95,7 +95,7 @@ def held(pit):
     with closing(pit.listen(prefetch=3)) as listener:
         first, second, third = (listener.get(None) for _ in range(3))
         opened, writing = threading.Event(), threading.Event()
-        writer = writer_of(listener)
+        writer = listener._intake.writer
         writer._writing = Gate(writer._writing, opened)
         settle = pit._session.backend.settle
 
@@ -112,10 +112,6 @@ def held(pit):
         yield second, third
         opened.set()
         thread.join(10)
-
-
-def writer_of(listener):
-    return listener._outbox
 
 
 def test_a_hook_may_settle_a_delivery_while_another_thread_writes_acks(pit, hook, held):

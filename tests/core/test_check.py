@@ -392,7 +392,7 @@ def test_without_a_scratch_it_only_looks_and_says_so():
     found = list(check(Plain()))
     assert [each.name for each in found] == [*LOOKS, "its promises"]
     assert found[-1].status == "warning"
-    assert found[-1].seen == "Plain has not got the capability SCRATCH, so the store was only inspected"
+    assert found[-1].seen == "Plain does not have the capability SCRATCH, so the store was only inspected"
     assert {each.status for each in found[:-1]} == {"ok"}
 
 

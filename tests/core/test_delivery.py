@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import threading
 
 from datetime import timedelta
 
@@ -11,7 +13,7 @@ import pytest
 import pitstop
 
 from core.kit import LOCK, Running, backend
-from pitstop import BackendUnavailable, LeaseLost, PitstopError, ScheduleError
+from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
 
 
 @pytest.fixture
@@ -213,7 +215,7 @@ class TestWith:
             assert pit.get("a").state == "leased"
         assert pit.get("a") is None
 
-    @pytest.mark.parametrize("error", [ValueError("boom"), KeyboardInterrupt("boom"), SystemExit("boom")])
+    @pytest.mark.parametrize("error", [ValueError("boom"), TypeError("boom")])
     def test_nacks_and_raises_again_what_its_body_raised(self, pit, delivery, error):
         with pytest.raises(type(error)) as caught, delivery:
             raise error
@@ -228,7 +230,7 @@ class TestWith:
 
         with pytest.raises(Mute), delivery:
             raise Mute
-        assert pit.get("a").last_error == "Mute: (its text cannot be had: RuntimeError)"
+        assert pit.get("a").last_error == "Mute: (its text is unavailable: RuntimeError)"
 
     def test_leaves_alone_what_its_body_settled(self, pit, delivery, listener):
         with delivery:
@@ -247,8 +249,9 @@ class TestWith:
 
     def test_a_lease_that_was_lost_meanwhile_is_told_at_the_end(self, pit, delivery):
         with pytest.raises(LeaseLost), delivery:
-            pit.store({"id": "a", "foo": 2}, timedelta(hours=1))
+            Running(lambda: pit.store({"id": "a", "foo": 2}, timedelta(hours=1))).result()
         assert pit.get("a").message == {"id": "a", "foo": 2}
+        assert pit._session.events.counters == {"lease_lost": 1}
 
     def test_the_loop_of_the_readme_goes_on_after_a_lost_lease(self, pit, delivery):
         """Its ack comes too late, which its except clause nacks: that has been told already."""
@@ -321,3 +324,144 @@ class TestDead:
             assert (again.attempt, again.last_error) == (1, "ValueError: no 2")
             again.ack()
             assert not pit.redrive("a")
+
+
+ACTS = {
+    "store": lambda pit: pit.store({"id": "a", "foo": 2}, timedelta(hours=1)),
+    "store_many": lambda pit: pit.store_many([({"id": "a", "foo": 2}, timedelta(hours=1))]),
+    "remove": lambda pit: pit.remove("a"),
+}
+
+
+class TestItsOwnMessage:
+    """A handler that stores or removes the message that it handles ends quietly, and always alike."""
+
+    @pytest.mark.parametrize("others", [0, 3])
+    @pytest.mark.parametrize("timeout", [0, None], ids=["get", "iteration"])
+    @pytest.mark.parametrize("act", ACTS)
+    def test_its_body_ends_without_an_error(self, pit, act, timeout, others):
+        pit.store_many([({"id": id}, timedelta(0)) for id in ("a", "b", "c", "d")[: others + 1]])
+        with pit.listen(prefetch=4) as listener, listener.get(timeout) as delivery:
+            ACTS[act](pit)
+        entry = pit.get("a")
+        assert (entry is None) == (act == "remove")
+        assert entry is None or (entry.state, entry.message["foo"]) == ("scheduled", 2)
+        assert pit._session.events.counters == {"superseded": 1}
+        assert not delivery.lost
+
+    @pytest.mark.parametrize("act", ACTS)
+    def test_the_new_version_stands_when_its_body_fails_afterwards(self, pit, delivery, act):
+        def handle():
+            ACTS[act](pit)
+            raise ValueError("boom")
+
+        with pytest.raises(ValueError, match="boom"), delivery:
+            handle()
+        entry = pit.get("a")
+        assert entry is None or (entry.last_error, entry.attempts) == (None, 0)
+        assert pit._session.events.counters == {"superseded": 1}
+
+    @pytest.mark.parametrize("settle", ["ack", "nack"])
+    def test_its_body_may_settle_it_afterwards(self, pit, delivery, settle):
+        with delivery:
+            pit.remove("a")
+            getattr(delivery, settle)()
+        assert pit._session.events.counters == {"superseded": 1}
+
+    def test_so_may_a_thread_that_runs_in_its_context(self, pit, delivery):
+        with delivery:
+            context = contextvars.copy_context()
+            Running(lambda: context.run(pit.remove, "a")).result()
+        assert pit._session.events.counters == {"superseded": 1}
+
+    def test_a_store_of_another_message_or_after_the_body_changes_nothing(self, pit, listener, delivery):
+        with delivery:
+            pit.store({"id": "b"}, timedelta(0))
+        pit.store({"id": "a"}, timedelta(0))
+        other = listener.get()
+        pit.store({"id": other.id}, timedelta(hours=1))
+        with pytest.raises(LeaseLost):
+            other.ack()
+
+    def test_the_body_of_another_delivery_inside_counts_too(self, pit, listener, delivery):
+        pit.store({"id": "b"}, timedelta(0))
+        with delivery:
+            with listener.get():
+                pit.remove("a")
+            pit.store({"id": "a"}, timedelta(hours=1))
+        assert pit._session.events.counters == {"superseded": 1}
+
+
+class TestRepeated:
+    """An ack or a nack whose reply got lost, and that its caller repeats."""
+
+    @staticmethod
+    def lose_reply(store):
+        settle = store.settle
+
+        def lost(settlements):
+            store.settle = settle
+            settle(settlements)
+            raise OutcomeUnknown("The test lost the reply.")
+
+        store.settle = lost
+
+    @pytest.mark.parametrize("settle", ["ack", "nack"])
+    def test_it_is_done_once(self, pit, store, delivery, settle):
+        self.lose_reply(store)
+        with pytest.raises(OutcomeUnknown):
+            getattr(delivery, settle)()
+        getattr(delivery, settle)()
+        assert (pit.get("a") is None) == (settle == "ack")
+        assert pit._session.events.counters == {}
+
+    @pytest.mark.parametrize("first", ["ack", "nack"])
+    @pytest.mark.parametrize("second", ["ack", "nack"])
+    def test_it_is_not_told_as_lost_when_the_lease_is_over(self, store, delivery, clock, first, second):
+        self.lose_reply(store)
+        with pytest.raises(OutcomeUnknown):
+            getattr(delivery, first)()
+        clock.advance(LOCK)
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknown):
+                getattr(delivery, second)()
+        assert not delivery.lost
+
+    def test_nor_when_another_settlement_was_asked_for_first(self, store, delivery):
+        self.lose_reply(store)
+        with pytest.raises(OutcomeUnknown):
+            delivery.ack()
+        with pytest.raises(OutcomeUnknown):
+            delivery.nack()
+
+    def test_nor_when_the_store_is_away_meanwhile(self, store, delivery):
+        self.lose_reply(store)
+        with pytest.raises(OutcomeUnknown):
+            delivery.nack()
+        store.down = True
+        with pytest.raises(OutcomeUnknown):
+            delivery.nack()
+        store.down = False
+        delivery.nack()
+
+
+def test_a_delay_beyond_the_calendar_is_refused_where_it_is_given(pit, store, delivery):
+    calls = len(store.calls)
+    with pytest.raises(ScheduleError, match="delay="):
+        delivery.nack("later", delay=timedelta.max)
+    assert len(store.calls) == calls, "the store is not asked"
+    delivery.ack()
+    assert pit.get("a") is None
+
+
+def test_of_two_threads_that_settle_it_the_second_is_refused_while_the_first_is_being_written(pit, store, delivery):
+    asked, may_go = threading.Event(), threading.Event()
+    store.during["settle"] = lambda: (store.during.clear(), asked.set(), may_go.wait(10))
+    nacking = Running(lambda: delivery.nack("no", timedelta(hours=1)))
+    assert asked.wait(10)
+    with pytest.raises(LeaseLost, match="was nacked before"):
+        delivery.ack()
+    may_go.set()
+    nacking.result()
+    assert pit.get("a").last_error == "no"
+    assert pit._session.events.counters == {}

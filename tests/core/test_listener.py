@@ -102,7 +102,7 @@ class TestWaking:
             got = Running(lambda: next(listener))
             clock.wait_for_waits(1)
             pit.store({"id": "b"}, timedelta(seconds=11))
-            assert listener._visits[0].bell.wait(0) is False
+            assert listener._intake.waiting.waiters[0].bell.wait(0) is False
             clock.advance(10)
             assert got.result().id == "a"
             assert clock.waits == [10]
@@ -547,7 +547,7 @@ class TestLeaseTime:
             assert listener.get().id == "old"
             clock.advance(LOCK * 0.95)
             pit.store({"id": "new"}, timedelta(0))
-            listener._claim_ahead()
+            listener._intake.waiting.claim_ahead()
             store.during["settle"] = lambda: setattr(store, "down", True)
             delivery = listener.get()
             assert (delivery.id, delivery.attempt) == ("new", 1)
@@ -788,7 +788,7 @@ class TestWatch:
             for due in (now + 90_000, now + 86_400_000, None):
                 watch.news.put(due)
                 assert watch.polls.acquire(timeout=10)
-                assert listener._visits[0].bell.wait(0) is False
+                assert listener._intake.waiting.waiters[0].bell.wait(0) is False
             assert store.calls.count("lease") == 2
             watch.news.put(now + 20_000)
             assert got.result().id == "a"
@@ -994,7 +994,7 @@ class TestGivingBack:
             order.append("given back")
 
         store.during["settle"] = settle
-        giving_back = Running(listener._hand.give_back_all)
+        giving_back = Running(listener._intake.give_back_all)
         assert begun.wait(10)
         pit.close()
         order.append("closed")
@@ -1006,6 +1006,6 @@ class TestGivingBack:
         with pit.listen(prefetch=3) as listener:
             listener.get().ack()
             # Between the end and the giving back that belongs to it.
-            listener._end()
-            assert listener._hand_out(None) is None
+            listener._intake.end()
+            assert listener._intake.take_at_hand() is None
             assert pit.stats().due == 2

@@ -9,12 +9,11 @@ from datetime import timedelta
 
 import pytest
 
-from pitstop._engine._pump import Pump
-
 import pitstop
 
 from core.kit import Clock, Running, Watched, backend
 from pitstop._decisions._logs import Outages, Throttle
+from pitstop._engine._background import Background
 
 
 DUE = timedelta(0)
@@ -116,18 +115,18 @@ class TestEngine:
     def test_a_bug_in_the_background_is_logged_though_an_outage_was_logged_just_before(self, pit, lines, monkeypatch):
         now, again = pit._session.clock.monotonic(), threading.Event()
         pit._session.log.outages.failed(now, now, permanent=False)
-        work = Pump._work
+        work = Background.turn
         bugs = [ZeroDivisionError("a bug")]
 
-        def failing(pump):
+        def failing(background):
             if bugs:
                 raise bugs.pop()
             again.set()
-            return work(pump)
+            return work(background)
 
-        monkeypatch.setattr(Pump, "_work", failing)
+        monkeypatch.setattr(Background, "turn", failing)
         with pit.listen() as listener:
-            listener._pump.wake()
+            listener._intake.wakeup.wake()
             assert again.wait(10)
         assert [line for line in lines() if line[0] == "ERROR"] == [
             ("ERROR", "acks could not be written, or messages not claimed ahead; trying again")

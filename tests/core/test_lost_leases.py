@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 import pitstop
 
 from pitstop import LeaseLost
+from pitstop._engine._delivery import lease_of
 from pitstop.testing import ManualClock
+
+
+_TRACED = ("pitstop._engine._delivery", "pitstop._engine._lease", "pitstop._engine._settler", "pitstop._engine._writer")
 
 
 def settled(operation, act=None, at=None):
@@ -27,7 +32,7 @@ def settled(operation, act=None, at=None):
         return on_line
 
     def on_call(frame, event, arg):
-        return on_line if frame.f_globals.get("__name__") == "pitstop._engine._delivery" else None
+        return on_line if frame.f_globals.get("__name__") in _TRACED else None
 
     traced = sys.gettrace()
     sys.settrace(on_call)
@@ -37,6 +42,12 @@ def settled(operation, act=None, at=None):
     finally:
         sys.settrace(traced)
     return lines
+
+
+def found_by_heartbeat(delivery):
+    lease = lease_of(delivery)
+    if lease.lose_unasked():
+        delivery._writer.lose(lease, delivery)
 
 
 def lost(prefetch):
@@ -56,7 +67,7 @@ def test_it_is_counted_once_wherever_the_heartbeat_finds_it_out_too(how):
     pit.close()
     for number in range(lines):
         pit, delivery = lost(prefetch=1)
-        settled(getattr(delivery, how), delivery._lose_while_handled, number)
+        settled(getattr(delivery, how), partial(found_by_heartbeat, delivery), number)
         assert pit._session.events.counters["lease_lost"] == 1, f"at line {number}"
         pit.close()
     assert lines > 5

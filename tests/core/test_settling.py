@@ -386,7 +386,7 @@ class TestErrorText:
             def __str__(self):
                 raise RuntimeError("no")
 
-        assert error_text(Mute()) == "Mute: (its text cannot be had: RuntimeError)"
+        assert error_text(Mute()) == "Mute: (its text is unavailable: RuntimeError)"
 
 
 class TestDescribe:

@@ -1,4 +1,4 @@
-"""Children of this very process, which tell what they saw and end without a trace."""
+"""Children of this very process. They report what they saw, and end without a trace."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Forked:
         self._pid, self._heard = pid, heard
 
     def result(self) -> Any:
-        """Wait for its end, and return what it returned."""
+        """Wait for the child's end, and return its result."""
         told = b""
         while some := os.read(self._heard, 1 << 16):
             told += some
         os.close(self._heard)
         _, status = os.waitpid(self._pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0, told.decode() or "it hung"
+        assert os.waitstatus_to_exitcode(status) == 0, told.decode() or "the child hung"
         return json.loads(told)
 
 
@@ -38,7 +38,7 @@ def fork() -> Callable[..., Forked]:
     def start(function: Callable[[], Any]) -> Forked:
         heard, tell = os.pipe()
         with warnings.catch_warnings():
-            # Python warns of forks with threads from 3.12 on. They happen all the same.
+            # Python warns of forks with threads from 3.12 on. Such forks happen nevertheless.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid != 0:
@@ -50,7 +50,7 @@ def fork() -> Callable[..., Forked]:
             signal.alarm(20)
             os.write(tell, json.dumps(function()).encode())
             code = 0
-        except BaseException:  # noqa: BLE001 - told to the test, whatever it is
+        except BaseException:  # noqa: BLE001 - the test reports any exception of the child
             os.write(tell, traceback.format_exc().encode())
         finally:
             os._exit(code)

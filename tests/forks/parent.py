@@ -1,4 +1,4 @@
-"""The programs of these tests: parents that fork while their threads are inside of Pitstop. Each prints what it confirmed."""
+"""The programs of these tests: parents that fork while their threads are inside Pitstop. Each prints the ids it confirmed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import pitstop
 
 
 HOUR, NOW = timedelta(hours=1), timedelta(0)
-#: Seconds after which a child that has not come to its end hangs.
+#: Seconds after which a child that still runs counts as hanging.
 PATIENCE = 120
 
 
 def fork() -> int:
     with warnings.catch_warnings():
-        # Python warns of forks with threads from 3.12 on. They happen all the same.
+        # Python warns of forks with threads from 3.12 on. Such forks happen nevertheless.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def work(pit: pitstop.Pitstop, number: int, stop: threading.Event, stored: set[str], acked: set[str]) -> None:
-    """Store, claim and ack until told to stop; note what was confirmed."""
+    """Store, claim and ack until ``stop`` is set. Note the confirmed ids."""
     count = 0
     with pit.listen() as listener:
         while not stop.is_set():
@@ -60,7 +60,7 @@ async def work_async(pit: pitstop.AsyncPitstop, stop: threading.Event, stored: s
 
 
 def child(config: dict, pit: object, number: int, tell: int) -> None:
-    """Use what was inherited, and a Pitstop of its own."""
+    """Use the inherited Pitstop, and a Pitstop of its own."""
     signal.alarm(PATIENCE)
     try:
         if isinstance(pit, pitstop.AsyncPitstop):
@@ -74,16 +74,16 @@ def child(config: dict, pit: object, number: int, tell: int) -> None:
             own.stats()
         if number % 2 and isinstance(pit, pitstop.Pitstop):
             pit.close()
-    except BaseException as error:  # noqa: BLE001 - told to the parent, whatever it is
+    except BaseException as error:  # noqa: BLE001 - the parent reports any exception of the child
         told = [f"! {type(error).__name__}: {error}"]
     os.write(tell, (json.dumps(told) + "\n").encode())
     os._exit(0)
 
 
 def forks(config: dict, world: str, count: int) -> None:
-    """Fork children from a process whose four threads, or tasks in a loop's thread, store, claim and ack."""
+    """Fork children from a process in which four threads, or tasks in a loop's thread, store, claim and ack."""
     stop, stored, acked = threading.Event(), set(), set()
-    # The messages of type memory are gone with the last handle.
+    # The messages of type memory go away with the last handle.
     viewer = pitstop.init(config)
     if world == "sync":
         pit = pitstop.init(config)
@@ -100,7 +100,7 @@ def forks(config: dict, world: str, count: int) -> None:
         assert not thread.is_alive()
     errors = [line[0] for line in lines if line[0].startswith("!")]
     if config["type"] != "memory":
-        # There a child has a store of its own.
+        # With type memory, a child has a store of its own.
         stored.update(id for line in lines if not line[0].startswith("!") for id in line)
     if isinstance(pit, pitstop.Pitstop):
         pit.close()
@@ -115,7 +115,7 @@ def forks(config: dict, world: str, count: int) -> None:
 
 
 def children_of(config: dict, pit: object, count: int) -> tuple[list[list[str]], int, float]:
-    """Fork them one after the other; return the reports, the number that hung, and the seconds of the longest fork."""
+    """Fork children one after the other. Return their reports, how many hung, and the seconds of the longest fork."""
     heard, tell = os.pipe()
     children, hung, told, longest = set(), 0, b"", 0.0
     draw = random.Random(1)
@@ -166,7 +166,7 @@ def preload(config: dict, count: int) -> None:
                 for n in range(count // 4):
                     told.append(pit.store({"id": f"{number}-{n}"}, HOUR))
                     if n == count // 40:
-                        # Only now does the master end.
+                        # The master ends only now.
                         os.write(begin, b".")
                 os.write(tell, (json.dumps(told) + "\n").encode())
                 os._exit(0)

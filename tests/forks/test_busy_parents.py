@@ -1,4 +1,4 @@
-"""Processes that are forked from one whose threads are inside of Pitstop: servers that preload, pools, daemons."""
+"""Processes that are forked from one whose threads are inside Pitstop: servers that preload, pools, daemons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
-#: ``PITSTOP_TEST_LARGE=1``: with more of everything.
+#: ``PITSTOP_TEST_LARGE=1``: with larger numbers.
 LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
 CHILDREN = 200 if LARGE else 12
 ROUNDS, STORES = (10, 20_000) if LARGE else (1, 400)
@@ -54,7 +54,7 @@ def assert_sound(config):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("world", ["sync", "asyncio"])
 def test_children_of_a_busy_process_store_and_lose_nothing(config, world):
-    """No child hangs or finds the store locked, and all that any process confirmed is there."""
+    """No child hangs or finds the store locked, and all messages that any process confirmed are there."""
     told = run("forks", config, world, CHILDREN)
     assert (told["children"], told["hung"], told["errors"], told["lost"], told["back"]) == (CHILDREN, 0, [], [], [])
     assert_sound(config)

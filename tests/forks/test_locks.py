@@ -1,4 +1,4 @@
-"""A child works although a thread of its parent held a lock at the fork: each lock, one after the other."""
+"""A child works although a thread of its parent held a lock at the fork. Each lock is tested, one after the other."""
 
 from __future__ import annotations
 
@@ -20,27 +20,25 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 HOUR = timedelta(hours=1)
 
-#: Where a thread of a parent may be, by the place of the lock.
+#: The place where a thread of a parent may be, by the place of the lock.
 SYNC = {
-    "outbox": lambda pit, listener: listener._outbox._writing,
-    "pump": lambda pit, listener: listener._pump._lock,
-    "hand": lambda pit, listener: listener._hand._giving_back,
-    "visits": lambda pit, listener: listener._changed,
-    "heartbeat": lambda pit, listener: listener._heartbeat._beginning,
-    "extending": lambda pit, listener: listener._heartbeat.extending,
+    "outbox": lambda pit, listener: listener._intake.writer._writing,
+    "pump": lambda pit, listener: listener._intake.background._lock,
+    "hand": lambda pit, listener: listener._intake._giving_back,
+    "visits": lambda pit, listener: listener._intake.waiting._changed,
+    "heartbeat": lambda pit, listener: listener._intake._heartbeat._beginning,
+    "extending": lambda pit, listener: listener._intake._heartbeat.extending,
     "watching": lambda pit, listener: pit._watcher._lock,
 }
 ASYNC = {
     "opening": lambda pit, listener: pit._lock,
     "threads": lambda pit, listener: pit._hands._lock,
-    "listener": lambda pit, listener: listener._feeder._opening,
-    "looks": lambda pit, listener: listener._feeder._looking,
-    "giving back": lambda pit, listener: listener._feeder._giving_back,
+    "giving back": lambda pit, listener: listener._feeder.intake._giving_back,
 }
 
 
 class Holder:
-    """A thread that holds a lock until it is told to go on."""
+    """A thread that holds a lock until the test releases it."""
 
     def __init__(self, lock):
         self._lock = lock
@@ -128,7 +126,7 @@ def test_a_clock_that_a_thread_was_moving_goes_on_in_a_child(fork):
 
 
 def test_a_child_closes_while_its_parent_consumes(tmp_path, fork):
-    """The consuming threads are the parent's; their end is not waited for."""
+    """The consuming threads are the parent's. The child does not wait for their end."""
     config = {"type": "sqlite", "path": str(tmp_path / "pitstop.db")}
     with pitstop.init(config) as pit:
         pit.store({"id": "a"}, timedelta(0))

@@ -1,4 +1,4 @@
-"""The common part of the fuzzers: damaged records are put among sound ones, all are handled, and the outcome is judged."""
+"""The common part of the fuzzers: put damaged records among sound ones, handle all, and judge the outcome."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from pitstop.abc import Backend
 from pitstop.testing import ManualClock
 
 
-#: Set to a number, it is how many examples are tried: other ones in each run, if it is more than usual.
+#: If set to a number, this many examples are tried. If that is more than usual, they are other examples in each run.
 _EXAMPLES = "PITSTOP_KIT_EXAMPLES"
 _LARGE = 2000
 
 NOW = timedelta(0)
-#: How the messages are handled: three ways to claim them, in both worlds.
+#: The ways in which the messages are handled: three ways to claim them, in both worlds.
 WAYS = ("get", "consume_one", "consume", "consume_async")
-#: Options of each backend: an odd message that can be read is handled three times, and dead after that.
+#: Options of each backend. An odd but readable message is handled three times, and is dead after that.
 OPTIONS: dict[str, Any] = {"retry": {"delay": "1s", "max_attempts": 3}, "lock_time": "1m"}
-#: Rounds of handling, after each of which all leases and delays are over.
+#: Rounds of handling. After each round all leases and delays are over.
 _ROUNDS = 6
 
 
 def fuzzed(test: Callable[..., None], few: int) -> Callable[..., None]:
-    """Run a test on so many examples, the same ones in each run; on more if the environment says so."""
+    """Run a test on this many examples, the same in each run; on more if the environment asks for it."""
     given = os.environ.get(_EXAMPLES)
     wanted = int(given) if given else _LARGE if os.environ.get("PITSTOP_TEST_LARGE") else few
     settings = hypothesis.settings(
@@ -44,21 +44,21 @@ def fuzzed(test: Callable[..., None], few: int) -> Callable[..., None]:
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        # To shrink an example against a real server takes minutes, and examples are small.
+        # Shrinking an example against a real server takes minutes, and examples are small.
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
     )
     return pytest.mark.timeout(60 + 2 * wanted)(settings(test))
 
 
 def fill(open_backend: Callable[[], Backend], sound: set[str], odd: int) -> None:
-    """Store the sound messages, and ``evil0``, ``evil1``, and so on, which are to be damaged."""
+    """Store the sound messages, and the messages ``evil0``, ``evil1``, …, which will be damaged."""
     with pitstop.init({"type": open_backend()}) as pit:
         evil = [f"evil{number}" for number in range(odd)]
         pit.store_many([({"id": id, "text": "text"}, NOW) for id in [*sorted(sound), *evil]])
 
 
 class Handler:
-    """Fails for each message but the sound ones, and counts what it was given."""
+    """Fails for each message but the sound ones, and counts its messages."""
 
     def __init__(self, sound: set[str]) -> None:
         self._sound = sound
@@ -71,7 +71,7 @@ class Handler:
 
 
 def handle_all(pit: pitstop.Pitstop, open_backend: Callable[[], Backend], handler: Handler, way: str) -> None:
-    """Handle what is due now. Nothing is raised, whatever is among it."""
+    """Handle all due messages. Nothing is raised, whatever is among them."""
     if way in {"consume", "consume_one"}:
         pit.consume(handler, until_idle=True, prefetch=7 if way == "consume" else 1)
     elif way == "consume_async":
@@ -102,10 +102,10 @@ async def _consume(backend: Backend, handler: Handler) -> None:
 def judge(
     open_backend: Callable[[], Backend], clock: ManualClock, way: str, sound: set[str], stored: Callable[[], set[str]]
 ) -> None:
-    """Handle all messages, and judge what became of them.
+    """Handle all messages, and judge the outcome.
 
     :param sound: the ids of the messages that were left as they were stored.
-    :param stored: returns the ids of all messages that are in the store, as a look behind the backend's back shows them.
+    :param stored: returns the ids of all stored messages, read without the backend.
     """
     pit, handler = pitstop.init({"type": open_backend()}), Handler(sound)
     _see_all(pit, stored())
@@ -117,7 +117,7 @@ def judge(
     assert not left & sound
     _see_all(pit, left)
     stats = pit.stats()
-    assert (stats.due, stats.leased) == (0, 0), "an odd message is dead, or its time is to come"
+    assert (stats.due, stats.leased) == (0, 0), "an odd message is neither dead nor scheduled"
     for entry in pit.entries(limit=1000):
         assert entry.state in {"dead", "scheduled"}
         _use(pit, entry)
@@ -125,7 +125,7 @@ def judge(
 
 
 def _see_all(pit: pitstop.Pitstop, ids: set[str]) -> None:
-    """Page through all messages: each is there once, whatever the pages, and they end."""
+    """Page through all messages. Each is there once, whatever the pages, and the pages end."""
     stats = pit.stats()
     assert stats.scheduled + stats.due + stats.leased + stats.dead == len(ids)
     for limit in (1, 2, 1000):
@@ -134,14 +134,14 @@ def _see_all(pit: pitstop.Pitstop, ids: set[str]) -> None:
         while page := pit.entries(None, limit, last):
             seen += [each.id for each in page]
             last = page[-1]
-            assert len(seen) <= len(ids), f"more than there are: {Counter(seen).most_common(3)}"
+            assert len(seen) <= len(ids), f"more messages than there are: {Counter(seen).most_common(3)}"
         assert sorted(seen) == sorted(ids)
     by_state = [each.id for state in ("scheduled", "due", "leased", "dead") for each in pit.entries(state, 1000)]
     assert sorted(by_state) == sorted(ids)
 
 
 def _use(pit: pitstop.Pitstop, entry: pitstop.Entry) -> None:
-    """Look at a message, redrive it, store over it and remove it: that works, or raises an error of Pitstop's."""
+    """Read a message, redrive it, store over it and remove it. Each call works, or raises an error of Pitstop's."""
     try:
         entry.id.encode()
     except UnicodeEncodeError:

@@ -21,7 +21,7 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
-#: Not the id: a file that does not say whose message it is, the backend moves away.
+#: The id is left alone: the backend moves away a file from which the id cannot be read.
 damages = st.one_of(
     st.tuples(st.just("header"), st.tuples(st.sampled_from(_HEADER), plain)),
     st.tuples(

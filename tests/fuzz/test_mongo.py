@@ -1,4 +1,4 @@
-"""Documents that another program wrote, among sound ones: every BSON type in every field, and bytes that are no text."""
+"""Documents of another program among sound ones: every BSON type in every field, and bytes that are not valid text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pitstop_mongo import MongoBackend
 
 
 def _fields(raw):
-    """The fields of a document, by a reader that has nothing in common with the backend's."""
+    """Return the fields of a document, by a reader that has nothing in common with the backend's."""
     lazy = RawBSONDocument(raw)
     assert lazy.raw == raw
     at, found = 4, []
@@ -116,7 +116,7 @@ damages = st.one_of(
     st.tuples(st.just("remove"), st.sampled_from(_OURS), st.just(None)),
     st.tuples(st.just("inner"), names, values),
 )
-#: Ids that are text, of some kind; and others, which are documents of other programs.
+#: Ids that are text, of some kind; and other ids, which belong to documents of other programs.
 ids = st.one_of(
     st.just(None),
     st.just(None),
@@ -144,7 +144,7 @@ def _damaged(document, damage, id):
 
 
 def _texts_of(coll):
-    """The ids that are text, of all documents."""
+    """Return the ids that are text, of all documents."""
     found = set()
     for each in coll.with_options(codec_options=bson.CodecOptions(document_class=RawBSONDocument)).find({}, {"_id": 1}):
         kind, raw = each.raw[4], each.raw
@@ -175,7 +175,7 @@ def any_documents(mongo_uri, coll, odd, way):
         try:
             coll.insert_one(_damaged(document, damage, id))
         except (WriteError, OperationFailure, bson.errors.InvalidBSON):
-            # The server takes no such document: an id of this type, or one that is there. Its error may quote the id.
+            # The server refuses such a document: an id of this type, or an existing id. Its error may quote the id.
             continue
     coll.delete_many({"_id": {"$in": [f"evil{number}" for number in range(len(odd), 6)]}})
     try:

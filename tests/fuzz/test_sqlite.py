@@ -64,7 +64,7 @@ def any_rows(odd, way):
         fill(open_backend, sound, len(odd))
         with closing(sqlite3.connect(path)) as connection:
             for number, damage in enumerate(odd):
-                # The id last: the others are found by it.
+                # The id comes last, because the other columns are found by it.
                 for column, value in sorted(damage, key=lambda each: each[0] == "id"):
                     written = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
                     connection.execute(

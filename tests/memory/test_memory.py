@@ -1,4 +1,4 @@
-"""What is particular to the memory backend. What it shares with the others is in the shared suite."""
+"""The particular traits of the memory backend. The shared suite tests the traits that all backends have."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_handles_with_other_names_do_not(name: str):
 
 
 def test_messages_go_with_the_last_handle(name: str):
-    """Nothing piles up in a long run of tests."""
+    """The memory does not grow in a long run of tests."""
     one, other = pitstop.init({"type": "memory", "name": name}), pitstop.init({"type": "memory", "name": name})
     one.store({"id": "a"}, _NOW)
     one.close()
@@ -122,7 +122,7 @@ def test_the_repr_says_where_the_messages_are(name: str):
 
 
 def test_messages_that_are_updated_again_and_again_take_no_more_room():
-    """The heap holds an item for each time a message had; it is swept before it outgrows the messages."""
+    """The heap holds an item for each time that a message had. It is swept before it outgrows the messages."""
     clock = ManualClock()
     backend = MemoryBackend(MemoryConfig(clock=clock))
     pit = pitstop.init({"type": backend})
@@ -148,7 +148,7 @@ def test_messages_that_are_stored_and_removed_take_no_more_room():
 
 
 def test_messages_that_are_claimed_together_and_settled_take_no_more_room():
-    """What a claim took waits in the heap for the end of its lease; not after it is gone."""
+    """The messages of a claim stay in the heap until the end of their lease, unless they are gone before."""
     backend = MemoryBackend()
     pit = pitstop.init({"type": backend})
     for _ in range(100):
@@ -163,8 +163,8 @@ def test_messages_that_are_claimed_together_and_settled_take_no_more_room():
     assert len(shelf) == 0
 
 
-def test_what_is_left_of_a_claim_comes_back_at_the_end_of_the_lease_in_the_order_in_which_it_came_in():
-    """Whatever became of the others meanwhile, and beside what else is due at that time."""
+def test_the_rest_of_a_claim_comes_back_at_the_end_of_the_lease_in_the_order_of_its_ids():
+    """This holds whatever became of the others meanwhile, and for other messages that are due at that time."""
     clock = ManualClock()
     backend = MemoryBackend(MemoryConfig(clock=clock))
     pit = pitstop.init({"type": backend})

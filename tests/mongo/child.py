@@ -16,6 +16,7 @@ import pymongo
 
 import pitstop
 
+from pitstop._engine._delivery import lease_of
 from pitstop.abc import Progress, Record
 from pitstop_mongo import MongoBackend
 
@@ -65,7 +66,7 @@ def emissions(uri, dbname, prefetch, ended, begun):
 
 def _emission(coll, delivery):
     handed = time.monotonic()
-    record = delivery._emission.record
+    record = lease_of(delivery).record
     leased = coll.find_one({"_id": delivery.id, "token": record.progress.token})
     asked = time.monotonic()
     try:

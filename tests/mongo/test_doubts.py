@@ -8,6 +8,9 @@ from __future__ import annotations
 import pymongo
 import pytest
 
+from pymongo.collection import Collection
+from pymongo.errors import WaitQueueTimeoutError
+
 import pitstop
 import pitstop_mongo._messages.storer
 
@@ -204,6 +207,32 @@ def test_a_store_in_doubt_of_a_due_message_raises_outcome_unknown(failing, recor
 def test_a_store_that_stays_in_doubt_says_so(failing, record):
     with failing("update", **LOST) as backend, pytest.raises(OutcomeUnknown, match=r"did not answer.*not known"):
         backend.put([record("a", START + MINUTE)])
+
+
+@pytest.mark.parametrize("uri", ["mongo_uri", "replica_set_uri"])
+def test_a_claim_may_have_been_sent_before_the_driver_found_no_connection(
+    request, monkeypatch, open_backend, clock, record, uri
+):
+    """On a replica set the driver repeats a claim of one message by itself."""
+    backend = open_backend(uri=request.getfixturevalue(uri), clock=clock)
+    backend.put([record("a")])
+    claim = Collection.find_one_and_update
+
+    def claim_and_fail(self, *args, **options):
+        claim(self, *args, **options)
+        raise WaitQueueTimeoutError("no connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "find_one_and_update", claim_and_fail)
+        if uri == "mongo_uri":
+            # There it is not sent, so the lease of this test stays unknown.
+            with pytest.raises(BackendUnavailable):
+                backend.lease(1, MINUTE)
+            assert backend.counters["claim_unknown"] == 0
+            return
+        leased = backend.lease(1, MINUTE)
+    assert [each.id for each in leased] == ["a"]
+    assert backend.get("a").progress == leased[0].progress
 
 
 def test_a_command_that_was_never_sent_is_not_in_doubt(record):

@@ -1,4 +1,4 @@
-"""Wheels, and an environment with nothing in it but them and what they ask for."""
+"""Wheels, and an environment with nothing in it but the wheels and their dependencies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session")
 def wheels(once: Callable[..., Path]) -> dict[str, Path]:
-    """The wheel of each distribution, the example's among them."""
+    """The wheel of each distribution, including the example's."""
     sources = [*(str(ROOT / name) for name in DISTRIBUTIONS), str(ROOT / "examples" / EXAMPLE)]
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     folder = once("wheels", lambda folder: run([*command, "--wheel-dir", str(folder), *sources]))
@@ -48,7 +48,7 @@ def wheels(once: Callable[..., Path]) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def sources(once: Callable[..., Path]) -> Callable[[str], Path]:
-    """Makes the source distribution of one of the distributions, and a wheel from that: returns the folder with both."""
+    """Makes the source distribution of a distribution, and a wheel from it. Returns the folder with both."""
 
     def builder(folder: Path) -> None:
         venv.create(folder, with_pip=True)
@@ -80,7 +80,7 @@ def sources(once: Callable[..., Path]) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def fresh(wheels: dict[str, Path], once: Callable[..., Path]) -> Path:
-    """The folder of the programs of an environment in which all wheels were installed together, in one command."""
+    """The folder of the programs of an environment into which one command installed all wheels together."""
     core = f"{wheels['pitstop-core']}[cli]"
 
     def make(folder: Path) -> None:

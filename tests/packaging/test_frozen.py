@@ -1,7 +1,7 @@
-"""Programs that were frozen or zipped: the packages are in them, and the metadata that pip wrote are not.
+"""Programs that were frozen or zipped: they contain the packages, but not the metadata that pip wrote.
 
-PyInstaller without ``--copy-metadata``, Nuitka and cx_Freeze make such programs; here a zipapp stands for them. It runs
-isolated, without site-packages, so that it has nothing but what was packed.
+PyInstaller without ``--copy-metadata``, Nuitka and cx_Freeze make such programs. Here a zipapp stands for them. It runs
+isolated, without site-packages, so that it has only the packed files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Freeze = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def packed(name: str) -> Iterable[tuple[Path, str]]:
-    """The folder of a distribution's metadata, and its name."""
+    """Yield the folder of a distribution's metadata, with its name."""
     info = Path(str(distribution(name)._path))  # type: ignore[attr-defined]
     return [(info, info.name)]
 
@@ -61,7 +61,7 @@ def freeze(tmp_path: Path) -> Freeze:
         zipapp.create_archive(app, tmp_path / "app.pyz")
         (tmp_path / "empty").mkdir()
         return subprocess.run(
-            # Isolated, and without site-packages.
+            # The program is isolated, and has no site-packages.
             [sys.executable, "-I", "-S", "-W", "error", str(tmp_path / "app.pyz"), *arguments],
             cwd=tmp_path / "empty",
             capture_output=True,
@@ -145,7 +145,7 @@ def test_with_the_metadata_names_work(freeze):
     assert (done.stdout.strip(), done.stderr) == ("memory://x", "")
 
 
-def test_metadata_of_a_part_name_what_is_missing(freeze):
+def test_partial_metadata_name_the_missing_part(freeze):
     done = freeze(BY_NAME, metadata=["pitstop-core", "pitstop-memory"])
     lines = done.stdout.splitlines()
     assert done.stderr == ""
@@ -178,7 +178,7 @@ def test_the_version_of_the_command_needs_no_metadata(freeze):
 
 
 def test_mongodb_by_its_class_needs_no_metadata(monkeypatch):
-    """PyMongo in a zip is another matter: here the metadata alone are missing."""
+    """PyMongo in a zip is another matter. Here only the metadata are missing."""
     monkeypatch.setattr(sys, "path", [each for each in sys.path if "site-packages" not in each])
     with pitstop.init({"type": pitstop_mongo.MongoBackend, "host": "localhost"}) as pit:
         assert pit.location == "mongodb://localhost:27017/pitstop.messages"

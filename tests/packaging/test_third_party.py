@@ -64,7 +64,7 @@ def test_a_name_that_is_nearly_its_own_is_answered_with_it(fresh: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_its_own_tests_pass_there(fresh: Path, tmp_path: Path) -> None:
-    """A part of the suite, and all of it when the tests of size are run: ``tests/conformance`` has it all anyway."""
+    """This runs a part of the suite, and all of it in the large run. ``tests/conformance`` has all of it anyway."""
     shutil.copytree(ROOT / "examples" / EXAMPLE / "tests", tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nfilterwarnings = error\n")
     some = [] if LARGE else ["-k", "damaged or settlement or test_crash or test_folder"]

@@ -84,7 +84,7 @@ def test_a_source_distribution_makes_the_same_wheel(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("imported", ["", "import pitstop; "])
 def test_pytest_finds_the_fixtures_and_asks_for_nothing(fresh: Path, tmp_path: Path, imported: str) -> None:
-    """Also in a process that has Pitstop imported already, whose assertions pytest would rewrite otherwise."""
+    """This also holds in a process that imported Pitstop before pytest, which would otherwise rewrite its assertions."""
     (tmp_path / "test_it.py").write_text("def test_it(pitstop):\n    pitstop.assert_no_leases()\n")
     script = f"{imported}import sys, pytest; sys.exit(pytest.main(['-q', '-W', 'error', '--strict-markers']))"
     assert "1 passed" in run([str(fresh / "python"), "-P", "-c", script], cwd=tmp_path)

@@ -1,5 +1,5 @@
-"""Backends of others that are wrong in some way: the full text that a user of ``pitstop.init`` sees, and the operator who
-asks ``pitstop backends``. Each is a real distribution, found as pip's are.
+"""Wrong backends of other authors: the full text that a user of ``pitstop.init`` sees, and an operator who runs
+``pitstop backends``. Each is a real distribution, found like those of pip.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ FROM_PITSTOP = """
 
 
 def listed() -> dict[str, dict[str, Any]]:
-    """Return the lines of ``pitstop backends --json``, by name; of several with one name the last."""
+    """Return the output of ``pitstop backends --json`` by name. If several have one name, the last one counts."""
     result = CliRunner().invoke(app, ["backends", "--json"], prog_name="pitstop")
     assert result.exit_code == 0, result.output
     return {line["name"]: line for line in map(json.loads, result.stdout.splitlines())}
 
 
 def told(error: type[PitstopError] = BackendLoadError) -> str:
-    """The text of ``init``, which is that of ``pitstop backends`` too; it hides none of the others there."""
+    """Return the error text of ``init``, which is also that of ``pitstop backends``. It hides none of the others there."""
     with pytest.raises(error) as caught:
         pitstop.init({"type": "broken"})
     assert type(caught.value) is error

@@ -6,7 +6,11 @@ import pytest
 
 import pitstop
 
+from core.installed import install
 from pitstop.testing import ManualClock
+
+
+__all__ = ["install"]
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import pytest
 import pitstop
 
 
-#: ``PITSTOP_TEST_LARGE=1``: a signal at each line on every backend. Else on some at a part of them.
+#: ``PITSTOP_TEST_LARGE=1``: a signal at each line on every backend. Otherwise at a part of the lines, on some backends.
 LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
 
 
 @pytest.fixture(params=["memory", "sqlite", "mongo"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Callable[[], pitstop.Pitstop]]:
-    """Opens one store again and again. ``open_store.step``: every so many lines get a signal."""
+    """Opens one store again and again. ``open_store.step``: one line out of this many gets a signal."""
     config: dict[str, Any] = {"type": request.param}
     if request.param == "memory":
         config["name"] = uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""A signal at the n-th line that a thread executes in Pitstop's own code: the place where it comes is chosen, not drawn."""
+"""A signal at the n-th line that a thread executes in Pitstop's own code. The place of the signal is chosen, not random."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIGNAL = signal.SIGUSR1
 
 
 class Line:
-    """Where the signal came."""
+    """The place at which the signal came."""
 
     def __init__(self) -> None:
         #: None: fewer lines were executed.
@@ -39,7 +39,7 @@ class Line:
 
 @contextmanager
 def signal_at_line(number: int, handler: Callable[[], object]) -> Iterator[Line]:
-    """Have ``handler`` called in a real signal handler at the line with this number, of those that this thread executes."""
+    """Call ``handler`` in a real signal handler at the line with this number, counted in the lines that this thread executes."""
     line = Line()
     left = number
 

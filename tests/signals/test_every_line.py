@@ -1,4 +1,4 @@
-"""``close()``, and any other call, in a signal handler that comes at each line of a call under way in the main thread."""
+"""``close()``, and any other call, in a signal handler that comes at each line of a running call in the main thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOUR, NOW = timedelta(hours=1), timedelta(0)
 
 
 class Told:
-    """The results of the interrupted program's calls that returned."""
+    """The results of those calls of the interrupted program that returned."""
 
     def __init__(self):
         self.stored, self.gone, self.completed = set(), set(), False
@@ -93,7 +93,7 @@ OPERATIONS = [store, store_many, look, remove, get_and_ack, get_and_nack, iterat
 
 
 def run_at_each_line(open_store, operation, act):
-    """One run for each line that ``operation`` executes; yields what was told, where the signal came, and the store."""
+    """Run once for each line that ``operation`` executes. Yield the results, the place of the signal, and the store."""
     number = 0
     while True:
         with open_store() as tidy:
@@ -112,7 +112,7 @@ def run_at_each_line(open_store, operation, act):
                 except pitstop.BackendUnavailable as error:
                     assert "was closed" in str(error) or "closed before" in str(error), error
             if line.place is None:
-                assert number > open_store.step, "there is something to interrupt"
+                assert number > open_store.step, "there is nothing to interrupt"
                 return
             yield told, line, pit
         finally:
@@ -135,7 +135,7 @@ def test_close_in_a_signal_handler_ends_in_order_at_every_line(open_store, opera
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_any_other_call_in_a_signal_handler_answers_or_is_refused_at_every_line(open_store, operation):
-    """The interrupted call goes on as if nothing had been."""
+    """The interrupted call goes on as if nothing had happened."""
     answered = refused = 0
     for told, line, pit in run_at_each_line(open_store, operation, pitstop.Pitstop.stats):
         assert told.completed, line.place

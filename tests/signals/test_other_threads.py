@@ -1,4 +1,4 @@
-"""A call in a signal handler does not wait for another thread that waits for the call which it has interrupted."""
+"""A call in a signal handler does not wait for another thread that waits for the interrupted call."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_it_returns_or_is_refused_while_the_thread_that_writes_acks_waits_for_th
         return real(settlements)
 
     def tally():
-        # The call of the main thread, which a signal interrupts while it has the backend's turn.
+        # The call of the main thread. A signal interrupts it while it has the backend's turn.
         turn = turn_of(backend)
         with turn.lock, turn.call():
             acking = threading.Thread(target=first.ack)
@@ -78,14 +78,14 @@ def test_it_returns_or_is_refused_while_the_thread_that_writes_acks_waits_for_th
         thread = threading.Thread(target=main, daemon=True)
         thread.start()
         thread.join(PATIENCE)
-        assert ends == [name], "it waits for itself"
+        assert ends == [name], "the call waits for itself"
     listener.close()
     assert not [each for each in caplog.records if "does not answer" in each.getMessage()]
     assert pit.get("a") is None or name in {"store", "store_many"}
 
 
 def test_a_generator_of_messages_calls_pitstop_and_waits_for_a_thread_that_writes_acks(pit, monkeypatch):
-    """It interrupts no call: ``store_many`` holds nothing for the store while the generator runs."""
+    """This interrupts no call: ``store_many`` holds nothing for the store while the generator runs."""
     backend = pit._session.backend
     pit.store_many([({"id": id}, DUE) for id in ("a", "b", "c")])
     writing, waited_for, real = threading.Event(), threading.Event(), backend.settle
@@ -103,7 +103,7 @@ def test_a_generator_of_messages_calls_pitstop_and_waits_for_a_thread_that_write
             acking = threading.Thread(target=first.ack, kwargs={"wait": True})
             acking.start()
             assert writing.wait(PATIENCE)
-            # Released by another thread, once this one waits or was refused.
+            # Another thread releases it, once this thread waits or was refused.
             threading.Timer(0.1, waited_for.set).start()
             second.ack(wait=True)
             acking.join(PATIENCE)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pitstop._engine._pump import Pump
-
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
-from pitstop._engine._delivery import Delivery
-from pitstop._engine._listener import Listener, Visit
+from pitstop._engine._delivery import Delivery, lease_of
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import State
+from pitstop._engine._listener import Listener, intake_of
+from pitstop._engine._waiting import Waiter
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop._values._instant import floor_instant, from_instant
@@ -45,7 +46,7 @@ class _Held:
     @property
     def posts(self) -> bool:
         """Whether its ack returns at once, and is written with others."""
-        return self.delivery._outbox is not None
+        return not self.delivery._at_once
 
 
 class _Handler(Exception):
@@ -69,7 +70,7 @@ class Process:
         self._iterated: list[Listener] = []
         self._inside: list[Listener] = []
         #: The rest of the dropped listeners.
-        self._dropped: list[Pump] = []
+        self._dropped: list[Intake] = []
         self._held: list[_Held] = []
         #: The deliveries that this process handed out.
         self._numbers: dict[Delivery, int] = {}
@@ -102,6 +103,9 @@ class Process:
         if self._pit is not None:
             for each in self._pit._session.components:
                 self._pit._session.discard(each)
+                if isinstance(each, Intake):
+                    # A process that dies leaves no listener that could be dropped afterwards.
+                    each.drop_all()
         self._remote, self._pit = None, None
         self._listeners, self._iterated, self._inside, self._held, self._numbers = [], [], [], [], {}
         self._dropped = []
@@ -205,7 +209,8 @@ class Process:
 
     def _pump(self) -> None:
         """Do the work of a listener's thread at one of its looks."""
-        turns = [each._pump._work for each in self._listeners] + [each._flush for each in self._dropped]
+        turns = [intake_of(each).background.turn for each in self._listeners]
+        turns += [each.background._flush for each in self._dropped]
         if turns:
             self._do("pump", self._rng.choice(turns), answer=lambda _: None)
         if self._rng.random() < 0.4:
@@ -230,10 +235,11 @@ class Process:
 
     def _drop(self, listener: Listener) -> None:
         """Drop the listener, perhaps without a close. Its thread then does this, until it succeeds."""
-        pump = listener._pump
-        pump.end()
-        self._dropped = [*self._dropped[-3:], pump]
-        self._do("drop", lambda: (pump._hand.give_back_all(), pump._flush()), answer=lambda _: None)
+        intake = intake_of(listener)
+        intake.end()
+        intake.background.end()
+        self._dropped = [*self._dropped[-3:], intake]
+        self._do("drop", lambda: (intake.give_back_all(), intake.background._flush()), answer=lambda _: None)
 
     def _get(self, listener: Listener, timeout: float) -> _Held | None:
         self._inside.append(listener)
@@ -250,7 +256,7 @@ class Process:
         held = _Held(world.deliveries, delivery)
         self._held = [*self._held[-5:], held]
         self._numbers[delivery] = held.d
-        progress = delivery._emission.record.progress
+        progress = lease_of(delivery).record.progress
         self._note(
             "emit", self.call, held.d, delivery.id, delivery.msg["v"], world.history.name(progress.token), delivery.key,
             floor_instant(delivery.scheduled_for), delivery.attempt, delivery.missed, floor_instant(delivery.leased_until),
@@ -259,20 +265,21 @@ class Process:
 
     def _next(self, listener: Listener, wanted: int) -> Delivery | None:
         """Do a step of a loop, or of a worker that takes several messages, without a wait."""
-        outbox = listener._outbox
-        return listener._hand_out(outbox) or listener._visit(Visit(wanted), listener._monotonic(), outbox)
+        intake = intake_of(listener)
+        lease = intake.take_at_hand() or intake.wait(Waiter(wanted), intake.session.clock.monotonic())
+        return None if lease is None else intake.deliver(lease)
 
     def _of(self, listener: Listener, timeout: float) -> tuple[Any, ...]:
         return (listener, self._rng.choice([1, 2, 4])) if listener in self._iterated else (timeout,)
 
     def _told(self, delivery: Delivery, what: str) -> None:
-        if delivery in self._numbers and delivery._outbox is not None:
+        if delivery in self._numbers and not delivery._at_once:
             self._note("told", self.call, self._numbers[delivery], what)
 
     def _tell_of_doubts(self) -> None:
         """Settlements whose outcome cannot be known any more are not reported, but they are not forgotten."""
         for delivery in self._numbers:
-            if delivery not in self._doubts and delivery._known and isinstance(delivery._told, OutcomeUnknown):
+            if delivery not in self._doubts and lease_of(delivery).state is State.UNKNOWN:
                 self._doubts.add(delivery)
                 self._told(delivery, "in doubt")
 

@@ -12,9 +12,8 @@ from unittest import mock
 
 import attrs
 
-from pitstop._engine._pump import Pump
-
-from pitstop._engine import _listener
+from pitstop._engine import _intake
+from pitstop._engine._background import Background
 from simulation.chance import all_from
 from simulation.history import Event, History, line
 from simulation.rules import Violation, judge
@@ -106,7 +105,7 @@ def _alone() -> Iterator[None]:
     log.setLevel(logging.CRITICAL)
     try:
         # The work of the listener's thread is a step of the world.
-        with mock.patch.object(_listener, "_thread", _Threads), mock.patch.object(Pump, "_begin"):
+        with mock.patch.object(_intake, "_thread", _Threads), mock.patch.object(Background, "begin"):
             yield
     finally:
         log.setLevel(level)

@@ -8,13 +8,14 @@ from unittest import mock
 
 import attrs
 
-from pitstop._engine._hand import Hand
-from pitstop._engine._outbox import Outbox
-
 from pitstop._decisions import _emit, _settle
-from pitstop._engine import _delivery, _hand, _listener
+from pitstop._engine import _claimer, _lease
+from pitstop._engine._background import Background
+from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._delivery import Delivery
-from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown
+from pitstop._engine._lease import Lease
+from pitstop._engine._settler import Settler
+from pitstop._errors import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Outcome, Progress, Record
 from pitstop_memory import MemoryBackend
 from simulation.remote import Remote
@@ -183,7 +184,7 @@ def lost_reply_is_success() -> Iterator[None]:
     def hopeful(self, settlements):
         try:
             return settle(self, settlements)
-        except _delivery.BackendUnavailable:
+        except BackendUnavailable:
             return [True] * len(settlements)
 
     with _patch(Remote, "settle", hopeful):
@@ -196,19 +197,21 @@ def lost_reply_is_success() -> Iterator[None]:
 @_variant
 def deadline_ignored() -> Iterator[None]:
     """The listener hands out claimed messages, however long the claim has taken."""
-    with _patch(_listener, "LEAST_REMAINDER", -1e6):
+    with _patch(_claimer, "LEAST_REMAINDER", -1e6):
         yield
 
 
 @_variant
 def deadline_from_the_answer() -> Iterator[None]:
     """The listener counts a lease from the answer to its claim, and not from before it was sent."""
-    put = Hand.put
+    put = ClaimBuffer.put
 
-    def late_put(self, emissions, until, seconds):
-        put(self, emissions, self._monotonic() + self._lock_time.total_seconds() * 0.9, seconds)
+    def late_put(self, leases, seconds):
+        for each in leases:
+            each.until = self._monotonic() + self._lease * 0.9
+        put(self, leases, seconds)
 
-    with _patch(_listener, "LEAST_REMAINDER", -1e6), _patch(Hand, "put", late_put):
+    with _patch(_claimer, "LEAST_REMAINDER", -1e6), _patch(ClaimBuffer, "put", late_put):
         yield
 
 
@@ -218,11 +221,7 @@ def ack_after_deadline() -> Iterator[None]:
     settlement for its own.
     """
 
-    def apply(self, settlement, what):
-        if self._settled is not None or not self._session.backend.settle([settlement])[0]:
-            raise LeaseLost
-
-    with _patch(Delivery, "_apply", apply):
+    with _patch(Lease, "is_over", lambda self, now_us: False):
         yield
 
 
@@ -236,11 +235,13 @@ def nack_after_ack() -> Iterator[None]:
             return settlement
         return attrs.evolve(settlement, progress=attrs.evolve(settlement.progress, token=settlement.token))
 
-    def apply(self, settlement, what):
-        if not self._session.backend.settle([settlement])[0]:
-            raise LeaseLost
+    ask = Lease.ask
 
-    with _patch(_delivery, "ack", acked), _patch(Delivery, "_apply", apply):
+    def ask_again(self, *args, **options):
+        self._right[:] = [None]
+        ask(self, *args, **options)
+
+    with _patch(_lease, "ack", acked), _patch(Lease, "ask", ask_again):
         yield
 
 
@@ -250,7 +251,8 @@ def next_from_ack_time() -> Iterator[None]:
     ack = Delivery.ack
 
     def acked(self, *, wait=False):
-        now, every = self._session.backend.now() // 1000, self._emission.schedule and self._emission.schedule.recurrence
+        schedule = self._lease.emission.schedule
+        now, every = self._session.backend.now() // 1000, schedule and schedule.recurrence
 
         def drifting(emission):
             following = _settle.ack(emission)
@@ -259,7 +261,7 @@ def next_from_ack_time() -> Iterator[None]:
             due = now + every.ms
             return attrs.evolve(following, progress=attrs.evolve(following.progress, due=due, scheduled_for=due))
 
-        with _patch(_delivery, "ack", drifting):
+        with _patch(_lease, "ack", drifting):
             ack(self, wait=wait)
 
     with _patch(Delivery, "ack", acked):
@@ -280,7 +282,9 @@ def retry_chooses_anew() -> Iterator[None]:
 @_variant
 def key_of_each_attempt() -> Iterator[None]:
     """Each attempt has its own key."""
-    with _patch(Delivery, "key", property(lambda self: f"{self.id}:{self._emission.scheduled_for}:{self.attempt}")):
+    with _patch(
+        Delivery, "key", property(lambda self: f"{self.id}:{self._lease.emission.scheduled_for}:{self.attempt}")
+    ):
         yield
 
 
@@ -292,22 +296,22 @@ def give_back_counts() -> Iterator[None]:
         given_back = _settle.release(record, now, duration)
         return attrs.evolve(given_back, progress=attrs.evolve(given_back.progress, attempts=record.progress.attempts))
 
-    with _patch(_hand, "release", release):
+    with _patch(_claimer, "release", release):
         yield
 
 
 @_variant
 def give_back_of_what_was_shown() -> Iterator[None]:
     """A stop also gives back messages that were handed out."""
-    take = Hand.pop
+    take = ClaimBuffer.pop
 
     def peek(self):
-        emission = take(self)
-        if emission is not None and len(self.unseen) == 1:
-            self.unseen.append((emission, 0.0))
-        return emission
+        lease = take(self)
+        if lease is not None and len(self.unseen) == 1:
+            self.unseen.append(Lease(lease.emission, 0.0))
+        return lease
 
-    with _patch(Hand, "pop", peek):
+    with _patch(ClaimBuffer, "pop", peek):
         yield
 
 
@@ -315,60 +319,63 @@ def give_back_of_what_was_shown() -> Iterator[None]:
 
 
 @_variant
-def outbox_drops_what_is_in_doubt() -> Iterator[None]:
+def writer_drops_what_is_in_doubt() -> Iterator[None]:
     """Acks whose reply got lost are forgotten, and not reported."""
-    write = Outbox._write
+    write = Settler.write
 
     def dropping(self, batch):
         try:
             write(self, batch)
         except OutcomeUnknown:
-            batch.clear()
+            if isinstance(batch, list):
+                batch.clear()
             raise
 
-    with _patch(Outbox, "_write", dropping):
+    with _patch(Settler, "write", dropping):
         yield
 
 
 @_variant
-def outbox_forgets_to_put_back() -> Iterator[None]:
+def writer_forgets_to_put_back() -> Iterator[None]:
     """Acks for which the store did not answer are not tried again."""
-    write = Outbox._write
+    write = Settler.write
 
     def forgetting(self, batch):
         try:
             write(self, batch)
         except BackendUnavailable:
-            batch.clear()
+            if isinstance(batch, list):
+                batch.clear()
             raise
 
-    with _patch(Outbox, "_write", forgetting):
+    with _patch(Settler, "write", forgetting):
         yield
 
 
 @_variant
-def outbox_writes_after_the_lease() -> Iterator[None]:
+def writer_writes_after_the_lease() -> Iterator[None]:
     """Acks are also sent after their leases. The fence holds, but the effect of another settlement is taken for their own."""
-    with _patch(Delivery, "_is_over", lambda self, now_us: False):
+    with _patch(Lease, "is_over", lambda self, now_us: False):
         yield
 
 
 @_variant
-def outbox_tells_what_it_hopes() -> Iterator[None]:
+def writer_reports_what_it_hopes() -> Iterator[None]:
     """A refused ack is reported as done."""
 
-    def hopeful(self):
-        self._known = True
-        self._session.events.acked(self)
+    def hopeful(self, lease):
+        lease.done()
+        self._session.events.acked(lease.delivery)
+        lease.release()
 
-    with _patch(Delivery, "_lose", hopeful):
+    with _patch(Settler, "_lost", hopeful):
         yield
 
 
 @_variant
-def outbox_tells_the_batch() -> Iterator[None]:
+def writer_reports_the_batch() -> Iterator[None]:
     """If one ack is stale, all acks of its batch are reported as lost."""
-    write = Outbox._write
+    write = Settler.write
 
     def all_or_none(self, batch):
         settle = self._session.backend.settle
@@ -380,52 +387,51 @@ def outbox_tells_the_batch() -> Iterator[None]:
         with _patch(self._session.backend, "settle", settled):
             write(self, batch)
 
-    with _patch(Outbox, "_write", all_or_none):
+    with _patch(Settler, "write", all_or_none):
         yield
 
 
 @_variant
-def hand_forgets_nothing() -> Iterator[None]:
+def buffer_forgets_nothing() -> Iterator[None]:
     """A message that this process stored again or removed is handed out in its old version."""
-    with _patch(Hand, "forget", lambda self, ids: None):
+    with _patch(ClaimBuffer, "discard", lambda self, versions: []):
         yield
 
 
 @_variant
-def hand_hands_out_twice() -> Iterator[None]:
+def buffer_hands_out_twice() -> Iterator[None]:
     """A message is read, handed out, and sometimes kept."""
-    pop = Hand.pop
+    pop = ClaimBuffer.pop
 
     def keeping(self):
-        first = self.unseen[0] if len(self.unseen) > 1 else None
-        emission = pop(self)
-        if first is not None and emission is first[0]:
-            self.unseen.append(first)
-        return emission
+        lease = pop(self)
+        if lease is not None and self.unseen:
+            self.unseen.append(Lease(lease.emission, lease.until))
+        return lease
 
-    with _patch(Hand, "pop", keeping):
+    with _patch(ClaimBuffer, "pop", keeping):
         yield
 
 
 @_variant
-def pump_gives_back_what_is_handled() -> Iterator[None]:
+def background_gives_back_what_is_handled() -> Iterator[None]:
     """A slow handler loses its message."""
-    pop, work = Hand.pop, _listener.Pump._work
-    handled: dict[Hand, object] = {}
+    pop, turn = ClaimBuffer.pop, Background.turn
+    handled: dict[ClaimBuffer, Lease] = {}
 
     def noting(self):
-        emission = pop(self)
-        if emission is not None:
-            handled[self] = emission
-        return emission
+        lease = pop(self)
+        if lease is not None:
+            handled[self] = lease
+        return lease
 
     def taking(self):
-        emission = handled.pop(self._hand, None)
-        if emission is not None:
-            self._hand.give_back([emission])
-        return work(self)
+        lease = handled.pop(self._buffer, None)
+        if lease is not None:
+            self._give_back_all.__self__.give_back([lease])
+        return turn(self)
 
-    with _patch(Hand, "pop", noting), _patch(_listener.Pump, "_work", taking):
+    with _patch(ClaimBuffer, "pop", noting), _patch(Background, "turn", taking):
         yield
 
 
@@ -444,7 +450,7 @@ def attempts_without_end() -> Iterator[None]:
     def decide(leased, retry, **how):
         return _emit.decide(leased, attrs.evolve(retry, max_attempts=None), **how)
 
-    with _patch(_listener, "decide", decide):
+    with _patch(_claimer, "decide", decide):
         yield
 
 

@@ -1,4 +1,4 @@
-"""The other processes of these tests. Each command talks by lines on stdin and stdout."""
+"""The other processes of these tests. Each command communicates by lines on stdin and stdout."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def store(path: str, id: str, when: str) -> None:
 
 
 def look(path: str) -> None:
-    """Say which ids there are, and leave."""
+    """Print the ids of the stored messages, and exit."""
     with pitstop.init({"type": "sqlite", "path": path}) as pit:
         say(" ".join(sorted(entry.id for entry in pit.entries(limit=1000))))
 
 
 def write_at_once(path: str) -> None:
-    """Say whether the write lock can be had without waiting."""
+    """Print whether the write lock can be taken without waiting."""
     connection = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -48,14 +48,14 @@ def write_at_once(path: str) -> None:
 
 
 def store_on(path: str, synchronous: str) -> None:
-    """Store messages until killed; say each id when it is stored."""
+    """Store messages until killed. Print each id once it is stored."""
     with pitstop.init({"type": "sqlite", "path": path, "synchronous": synchronous}) as pit:
         while True:
             say(pit.store({}, timedelta(hours=1)))
 
 
 def hold(path: str, lock_time: str) -> None:
-    """Take all that is due, say what it was, and keep it."""
+    """Claim all due messages, print them, and keep them."""
     with pitstop.init({"type": "sqlite", "path": path, "lock_time": lock_time}) as pit, pit.listen() as listener:
         held = []
         while delivery := listener.get():
@@ -65,7 +65,7 @@ def hold(path: str, lock_time: str) -> None:
 
 
 def drain(path: str) -> None:
-    """At the word, take and acknowledge all that is due; say what it was."""
+    """At the signal on stdin, claim and acknowledge all due messages, and print them."""
     with pitstop.init({"type": "sqlite", "path": path}) as pit, pit.listen(prefetch=20) as listener:
         say("ready")
         sys.stdin.readline()
@@ -76,7 +76,7 @@ def drain(path: str) -> None:
 
 
 def open_and_store(path: str, id: str) -> None:
-    """At the word, open a file that is perhaps not there yet, and store."""
+    """At the signal on stdin, open a file that may not exist yet, and store."""
     say("ready")
     sys.stdin.readline()
     with pitstop.init({"type": "sqlite", "path": path, "busy_timeout": "30s"}) as pit:
@@ -84,7 +84,7 @@ def open_and_store(path: str, id: str) -> None:
 
 
 def lock(path: str) -> None:
-    """Hold the write lock until the word."""
+    """Hold the write lock until the signal on stdin."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     say("locked")
@@ -94,7 +94,7 @@ def lock(path: str) -> None:
 
 
 def interrupt(path: str) -> None:
-    """Work, interrupted again and again at any step; afterwards each time, work on."""
+    """Work while being interrupted again and again, at any step. Work on after each interruption."""
     backend = SqliteBackend(SqliteConfig(path=path, synchronous="normal"))
 
     def interrupted(number: int, frame: object) -> None:
@@ -118,7 +118,7 @@ def interrupt(path: str) -> None:
 
 
 def held_by_another_step(database: Database) -> bool:
-    """Whether an interruption has left the lock taken: then another thread does not get it."""
+    """Whether an interruption has left the lock taken, so that another thread cannot take it."""
     taken = []
 
     def take() -> None:
@@ -133,7 +133,7 @@ def held_by_another_step(database: Database) -> bool:
 
 
 def fork(path: str) -> None:
-    """Fork while another thread is inside the backend; then use it in the parent and in the child."""
+    """Fork while another thread is inside the backend. Use the backend in the parent and in the child."""
     backend = SqliteBackend(SqliteConfig(path=path))
     database = backend._database
     parents = database._connection
@@ -152,19 +152,19 @@ def fork(path: str) -> None:
     thread.start()
     inside.wait()
     with warnings.catch_warnings():
-        # Python warns of forks with threads from 3.12 on. They happen all the same.
+        # Python warns of forks with threads from 3.12 on. Such forks happen nevertheless.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
-    assert left, "the fork waits for the transaction"
+    assert left, "the fork does not wait for the transaction"
     if pid == 0:
-        # What may go wrong here is to wait for a lock that nobody will release.
+        # A failure here would wait for a lock that is never released.
         signal.alarm(30)
         backend.put([_record("from the child")])
         assert database._connection is not parents
         leased = backend.lease(1, 60_000)
         assert [each.id for each in leased] == ["before"]
         backend.close()
-        # Not os._exit: the interpreter is to take everything down.
+        # Not os._exit: the interpreter must take everything down.
         sys.exit(0)
     done.set()
     thread.join()

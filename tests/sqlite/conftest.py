@@ -1,4 +1,4 @@
-"""What the tests of the SQLite backend share: files, backends that are closed, other processes."""
+"""The tools of the tests of the SQLite backend: files, backends that are closed, other processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHILD = Path(__file__).with_name("child.py")
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file that is not there yet."""
+    """A file that does not exist yet."""
     return tmp_path / "pitstop.db"
 
 
@@ -35,7 +35,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def open_backend(path: Path, clock: ManualClock) -> Iterator[Callable[..., SqliteBackend]]:
-    """Opens handles on the file of the test, by its clock, and closes them afterwards."""
+    """Opens handles on the file of the test, with its clock, and closes them at the end."""
     opened: list[SqliteBackend] = []
 
     def open_(**options) -> SqliteBackend:
@@ -54,7 +54,7 @@ def backend(open_backend: Callable[..., SqliteBackend]) -> SqliteBackend:
 
 @pytest.fixture
 def record(clock: ManualClock) -> Callable[..., Record]:
-    """Makes records that are due now, unless they are told otherwise."""
+    """Makes records that are due now, unless a test gives another time."""
 
     def make(id: str = "a", **progress) -> Record:
         now = clock.time_us() // 1000
@@ -65,7 +65,7 @@ def record(clock: ManualClock) -> Callable[..., Record]:
 
 
 class Child:
-    """Another Python process that does what ``child.py`` knows by that name, and talks by lines."""
+    """Another Python process that runs a command of ``child.py``, and communicates by lines."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
@@ -85,7 +85,7 @@ class Child:
         self.process.stdin.write(line + "\n")
 
     def finish(self) -> list[str]:
-        """Let it go on to its end; the lines that it still had to say."""
+        """Let the process end. Return the lines that it still had to print."""
         said, _ = self.process.communicate(timeout=200)
         assert self.process.returncode == 0
         return said.splitlines()
@@ -111,7 +111,7 @@ def start_child() -> Iterator[Callable[..., Child]]:
 
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
-    """A folder that users other than the one who runs the tests can reach."""
+    """A folder that users other than the present one can reach."""
     folder = Path(tempfile.mkdtemp(prefix="pitstop-test-"))
     folder.chmod(0o755)
     yield folder
@@ -121,7 +121,7 @@ def shared_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def as_nobody() -> Callable[[], AbstractContextManager[None]]:
-    """A context in which this process is not root, to whom everything is allowed."""
+    """A context in which this process is not root, who may do everything."""
 
     @contextmanager
     def unprivileged() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What ``pitstop check`` warns of although nothing is broken."""
+"""The warnings of ``pitstop check`` about a store in which nothing is broken."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TestPermissions:
         (shared_folder / "x.db").chmod(0o660)
         assert backend.concerns() == []
 
-    def test_a_file_in_a_folder_that_nobody_else_can_enter_is_fine(self, backend, shared_folder):
+    def test_a_file_in_a_folder_that_no_other_user_can_enter_is_fine(self, backend, shared_folder):
         (shared_folder / "x.db").chmod(0o666)
         shared_folder.chmod(0o770)
         assert backend.concerns() == []

@@ -1,4 +1,4 @@
-"""What the SQLite backend can be told, and how a URL says it."""
+"""The options of the SQLite backend, and their form in a URL."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_location_is_the_url_of_the_absolute_path(tmp_path, monkeypatch):
         assert pit.get("a") is not None
 
 
-def test_relative_path_means_what_it_meant_at_init(tmp_path, monkeypatch):
+def test_relative_path_keeps_its_meaning_at_init(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pitstop.init({"type": "sqlite", "path": Path("here.db")}) as pit:
         (tmp_path / "elsewhere").mkdir()

@@ -1,4 +1,4 @@
-"""Rows that somebody else changed: set aside one by one, the others go on."""
+"""Rows that another program changed are set aside one by one, and the others go on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def change(backend, statement, *values):
 
 @pytest.fixture
 def backend(backend, record):
-    """Three messages that are due; the one in the middle is about to be damaged."""
+    """A backend with three due messages. The one in the middle will be damaged."""
     now = backend.now() // 1000
     backend.put([record("a", due=now - 3), record("bad", due=now - 2), record("c", due=now - 1)])
     return backend
@@ -139,7 +139,7 @@ def test_a_listener_sets_it_aside_and_goes_on(backend, caplog):
         assert pit.remove("bad")
 
 
-def test_strict_tables_refuse_what_is_of_another_type(backend):
+def test_strict_tables_refuse_values_of_another_type(backend):
     for statement in ("due = 'soon'", "attempts = 'x'", "msg = x'00'", "msg = NULL", "id = NULL", "token = x'00'"):
         with pytest.raises(pitstop.BackendUnavailable, match="refused to work on"):
             change(backend, statement)

@@ -1,4 +1,4 @@
-"""What is there after the end of a process, of whatever kind."""
+"""The messages that are left after the end of a process, of any kind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_everything_is_there_after_it_was_closed(path):
 
 
 @pytest.mark.parametrize("synchronous", ["full", "normal"])
-def test_what_was_stored_is_there_after_kill_9(path, start_child, synchronous):
+def test_stored_messages_are_there_after_kill_9(path, start_child, synchronous):
     child = start_child("store_on", path, synchronous)
     said = [child.read() for _ in range(50)]
     child.kill()

@@ -1,4 +1,4 @@
-"""A store that fails at work: the right error, and nothing half done."""
+"""A store that fails at work raises the right error, and leaves nothing half done."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_failing_disk(path, backend, record):
 
 
 @pytest.mark.parametrize("work", ["put", "put_many", "delete", "lease", "settle", "settle_many"])
-def test_whatever_writes_says_that_it_is_locked_out(path, open_backend, record, work):
+def test_each_write_reports_that_it_is_locked_out(path, open_backend, record, work):
     backend = open_backend(busy_timeout=0)
     backend.put([record("a"), record("b"), record("c")])
     leased = backend.lease(2, 1000)
@@ -87,7 +87,7 @@ def test_reading_goes_on_while_others_write(path, open_backend, record):
         assert backend.tally().scheduled == 1
         assert backend.next_due() == 2**41
         assert [each.id for each in backend.scan(None, 1, None)] == ["a"]
-        assert backend.lease(1, 1000) == [], "who has nothing to do does not ask for the write lock"
+        assert backend.lease(1, 1000) == [], "a claim without due messages takes the write lock"
         other.execute("COMMIT")
 
 
@@ -104,11 +104,11 @@ def test_a_damaged_file(path, open_backend, record):
 
 
 def test_a_file_that_is_no_database_any_more(path, open_backend):
-    """What is the configuration's fault when it is opened is the store's later: a listener tries again."""
+    """A failure that is the configuration's fault at the opening is the store's fault later: a listener tries again."""
     backend = open_backend()
     with backend._database.lock, backend._database as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    # As after a fork, when the connection is opened anew.
+    # The connection is opened anew, as after a fork.
     with backend._database.lock:
         backend._database._before_fork()
     path.write_bytes(b"no database" * 1000)
@@ -150,7 +150,7 @@ def test_closed(path, open_backend, record):
     watch.close()
     with pytest.raises(BackendUnavailable, match=r"was closed here\. Make a new Pitstop with pitstop\.init"):
         backend.get("a")
-    assert [each.name for each in path.parent.iterdir()] == ["pitstop.db"], "the log was written back and removed"
+    assert [each.name for each in path.parent.iterdir()] == ["pitstop.db"], "the log was not written back and removed"
 
 
 def test_the_listener_goes_on_when_the_lock_is_gone(path, start_child):

@@ -1,4 +1,4 @@
-"""One file under one name, and the one that was opened: everything else is refused, or noticed before a store is confirmed."""
+"""One file under one name, which is the file that was opened. All else is refused, or noticed before a store is confirmed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TestNames:
         backend.ping()
 
     def test_links_lead_to_one_log(self, path, tmp_path, open_backend, record):
-        """SQLite names the log after the file itself."""
+        """SQLite names the log after the real file."""
         (tmp_path / "link.db").symlink_to(path)
         (tmp_path / "folder").symlink_to(tmp_path)
         by_link, by_folder = open_backend(path=tmp_path / "link.db"), open_backend(path=tmp_path / "folder" / "link.db")
@@ -64,7 +64,7 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["pitstop.db", "with space\tand\\.db"])
     def test_a_file_that_is_mounted_alone_is_refused(self, tmp_path, open_backend, monkeypatch, name):
-        """As a container has it to which one file was given, and not its folder."""
+        """A container has such a mount if it was given the file and not the folder."""
         path = tmp_path / name
         open_backend(path=path).close()
         escaped = str(path).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
@@ -101,7 +101,7 @@ class TestGone:
             work(backend, record, leased)
         with pytest.raises(BackendUnavailable, match="no empty file is made in its place"):
             backend.get("a")
-        assert not path.exists(), "an empty one would hide that the messages are gone"
+        assert not path.exists(), "an empty file hides that the messages are gone"
 
     def test_an_empty_one_in_its_place_is_not_taken_for_the_store(self, path, backend, record, leased, work):
         path.rename(path.with_name("moved.db"))
@@ -129,7 +129,7 @@ class TestGone:
         new.put([record("n")])
         new.close()
         for end in ("-wal", "-shm"):
-            # Else SQLite would take them for those of the new one.
+            # Otherwise SQLite would take these files for those of the new database.
             path.with_name(path.name + end).unlink()
         path.with_name("new.db").rename(path)
         other = open_backend()
@@ -139,9 +139,7 @@ class TestGone:
         ):
             work(backend, record, leased)
         assert ids(backend) == ids(other) == ["n", "o"]
-        assert path.with_name("pitstop.db-wal").exists(), (
-            "the log of the new one, which the old one's end has left alone"
-        )
+        assert path.with_name("pitstop.db-wal").exists(), "the end of the old database deleted the log of the new one"
         backend.put([record("p")])
         other.close()
         backend.close()
@@ -194,8 +192,8 @@ def test_a_closed_handle_leaves_the_log_of_a_new_file_alone(path, backend, open_
     assert ids(open_backend()) == ["n", "o"]
 
 
-def test_what_may_not_be_looked_at_any_more_is_used_as_before(shared_folder, open_backend, record, as_nobody):
-    """A program that opens its files and then gives up its rights."""
+def test_files_that_can_no_longer_be_checked_are_used_as_before(shared_folder, open_backend, record, as_nobody):
+    """A program may open its files and then give up its rights."""
     backend = open_backend(path=shared_folder / "x.db")
     shared_folder.chmod(0o700)
     with as_nobody():
@@ -221,7 +219,7 @@ class TestCreate:
 
     def test_one_that_is_no_store_is_left_alone(self, path, open_backend):
         path.touch()
-        with pytest.raises(ConfigError, match="has not got Pitstop's tables, and none are made here"):
+        with pytest.raises(ConfigError, match="does not have Pitstop's tables, and none are made here"):
             open_backend(create=False)
         assert path.stat().st_size == 0
 

@@ -42,8 +42,8 @@ def refusals(path, *uses):
 
 
 @pytest.mark.parametrize("how", ["inherited", "of its own"])
-def test_what_a_child_stores_is_there_when_the_parent_has_closed(path, fork, how):
-    """Else the parent, as the last to close as far as SQLite knows, deletes the log under its child."""
+def test_messages_of_a_child_are_there_when_the_parent_has_closed(path, fork, how):
+    """Otherwise the parent, as the last to close as far as SQLite knows, deletes the log of its child."""
     closed, close = os.pipe()
     pit = pitstop.init({"type": "sqlite", "path": path})
     pit.store({"id": "before"}, HOUR)
@@ -70,7 +70,7 @@ def test_all_stores_of_the_process_are_closed_before_a_fork_and_a_closed_one_sta
     backends[1].close()
 
     def child():
-        # Elsewhere than on Linux this is empty.
+        # This is empty on all systems but Linux.
         inherited = [str(each.resolve()) for each in Path("/proc/self/fd").glob("*")]
         counts = [backend.tally().dead for backend in (backends[0], backends[2])]
         with pytest.raises(pitstop.BackendUnavailable, match="was closed"):
@@ -85,7 +85,7 @@ def test_all_stores_of_the_process_are_closed_before_a_fork_and_a_closed_one_sta
 
 
 def test_a_fork_in_the_middle_of_a_call_leaves_the_parent_alone_and_refuses_the_child(path, fork, monkeypatch):
-    """As a signal handler may fork. The child must not go on with the transaction, nor begin one without locks."""
+    """A signal handler may fork. The child must neither go on with the transaction nor begin one without locks."""
     backend = SqliteBackend(SqliteConfig(path=path))
     told = []
 
@@ -109,10 +109,10 @@ def test_a_fork_in_the_middle_of_a_call_leaves_the_parent_alone_and_refuses_the_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="calls the fork of the C library")
 def test_a_fork_that_runs_no_hooks_is_noticed_and_refused(path):
-    """Of code in C. The child has inherited an open connection, beside which SQLite takes no locks."""
+    """C code forks like this. The child has inherited an open connection, beside which SQLite takes no locks."""
     backend = SqliteBackend(SqliteConfig(path=path))
     heard, tell = os.pipe()
-    # PyDLL keeps Python's own lock, as an extension that forks would.
+    # PyDLL keeps Python's own lock, like an extension that forks.
     pid = ctypes.PyDLL(None).fork()
     if pid == 0:
         signal.alarm(20)
@@ -129,7 +129,7 @@ def test_a_fork_that_runs_no_hooks_is_noticed_and_refused(path):
 @pytest.mark.skipif(sys.platform != "linux", reason="calls the fork of the C library")
 @pytest.mark.parametrize("end", ["close", "rest"])
 def test_a_child_of_such_a_fork_closes_nothing_at_its_end_and_leaves_the_locks(path, end):
-    """Else the child, once its parent has ended, would write an old log back over what others have stored since."""
+    """Otherwise the child, once its parent has ended, would write an old log back over newer messages of others."""
     backend = SqliteBackend(SqliteConfig(path=path))
     connection = backend._database._connection
     file = connection.file
@@ -149,7 +149,7 @@ def test_a_child_of_such_a_fork_closes_nothing_at_its_end_and_leaves_the_locks(p
     import fcntl
 
     exclusive = struct.pack("hhqqi28x", fcntl.F_WRLCK, 0, 0x40000002, 510, 0)
-    # Closing it drops SQLite's own locks, which are of the process, and leaves those that this is about.
+    # Closing the file drops SQLite's own locks, which belong to the process. It leaves the locks that are tested here.
     path.read_bytes()
     with path.open("rb+") as another, pytest.raises(BlockingIOError):
         fcntl.fcntl(another, fcntl.F_OFD_SETLK, exclusive)
@@ -179,7 +179,7 @@ def test_a_file_that_is_being_opened_by_another_thread_is_waited_for(path, fork,
 
 
 def test_a_watch_tells_that_something_may_have_changed_during_a_fork(open_backend, record, fork):
-    """Each connection counts for itself, so that the new one may come to the number of the one before."""
+    """Each connection counts by itself, so the new connection may come to the number of the old one."""
     backend = open_backend()
     watch = backend.watch()
     assert watch.poll() is None

@@ -37,7 +37,7 @@ def look(path: Path, start_child) -> str:
 
 
 def open_descriptors(path: Path) -> int:
-    """How many descriptors of this process are on files of the database."""
+    """Return how many descriptors of this process are on files of the database."""
     return sum(os.path.realpath(each).startswith(str(path)) for each in Path("/proc/self/fd").iterdir())
 
 
@@ -52,14 +52,14 @@ def descriptors_on(key: tuple[int, int]) -> set[int]:
 
 
 def read_all(folder: Path) -> None:
-    """As a checksum or a copy of the whole folder does: open and close each file."""
+    """Open and close each file, like a checksum or a copy of the whole folder."""
     for each in folder.iterdir():
         each.read_bytes()
 
 
 @pytest.mark.parametrize("handles", [1, 2])
 def test_a_program_that_reads_its_own_files_keeps_the_log(path, start_child, handles):
-    """Closing a descriptor drops all POSIX locks of a process on that file, SQLite's included."""
+    """Closing a descriptor drops all POSIX locks of a process on that file, including SQLite's."""
     pits = [pitstop.init({"type": "sqlite", "path": path}) for _ in range(handles)]
     pits[-1].store({"id": "a"}, LATER)
     for each in pits[:-1]:
@@ -73,7 +73,7 @@ def test_a_program_that_reads_its_own_files_keeps_the_log(path, start_child, han
 
     assert look(path, start_child) == "a b"
     pits[-1].close()
-    assert names(path.parent) == ["pitstop.db"], "the last one to leave deletes the log"
+    assert names(path.parent) == ["pitstop.db"], "the last connection to close did not delete the log"
 
 
 def test_a_copy_of_the_folder_while_it_is_in_use_costs_nothing(path, tmp_path_factory, start_child):
@@ -85,7 +85,7 @@ def test_a_copy_of_the_folder_while_it_is_in_use_costs_nothing(path, tmp_path_fa
 
 
 def test_closing_leaves_the_locks_of_the_programs_own_connections(path, start_child):
-    """The write lock of a transaction of the program's own is not dropped by the end of a Pitstop on the same file."""
+    """The end of a Pitstop does not drop the write lock of the program's own transaction on the same file."""
     pit = pitstop.init({"type": "sqlite", "path": path})
     pit.store({"id": "a"}, LATER)
     with closing(sqlite3.connect(path, isolation_level=None)) as own:
@@ -151,15 +151,13 @@ def test_no_descriptor_is_closed_while_another_thread_opens_the_file(path, monke
 
 
 class TestWithoutSuchLocks:
-    """As on macOS: a log that was deleted is noticed."""
+    """As on macOS, a deleted log is noticed."""
 
     @pytest.fixture(autouse=True)
     def _unsupported(self, monkeypatch):
         monkeypatch.setattr(_descriptors, "_SUPPORTED", False)
 
-    def test_what_cannot_be_known_to_be_stored_is_told_with_the_ids_and_all_is_there_when_it_is_stored_again(
-        self, path, start_child
-    ):
+    def test_an_unknown_outcome_names_the_ids_and_all_is_there_when_they_are_stored_again(self, path, start_child):
         with pitstop.init({"type": "sqlite", "path": path}) as pit:
             pit.store({"id": "a"}, LATER)
             path.read_bytes()
@@ -175,7 +173,7 @@ class TestWithoutSuchLocks:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_what_is_in_a_log_that_was_deleted_by_hand_is_written_back(path, start_child):
+def test_the_content_of_a_log_that_was_deleted_by_hand_is_written_back(path, start_child):
     with pitstop.init({"type": "sqlite", "path": path}) as pit:
         pit.store({"id": "before"}, LATER)
         path.with_name("pitstop.db-wal").unlink()

@@ -86,7 +86,7 @@ def test_foreign_tables_are_refused_and_left_alone(path, open_backend, statement
     with pytest.raises(ConfigError, match=said) as caught:
         open_backend()
     assert str(path) in str(caught.value)
-    assert path.read_bytes() == before, "not even the journal mode was changed"
+    assert path.read_bytes() == before, "the file was changed, perhaps its journal mode"
 
 
 def test_tables_without_their_version_are_refused(path, open_backend):
@@ -316,7 +316,7 @@ def test_many_processes_make_one_file(path, start_child):
 
 
 def test_the_end_of_a_program_that_closes_nothing_leaves_one_file_also_beside_an_older_store(path):
-    """The listener of the older store is told of that end last. The acks of the younger one are written before it is closed."""
+    """The listener of the older store is notified of that end last. The acks of the younger store are written before it is closed."""
     program = f"""
 import datetime, pitstop
 memory = pitstop.init("memory://")

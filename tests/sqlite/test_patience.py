@@ -1,4 +1,4 @@
-"""Waiting for other connections: how often it looks, for how long, and what comes of it."""
+"""Waiting for other connections: the number of tries, the time, and the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pitstop_sqlite import _patience
 
 
 class Waits:
-    """A clock that is moved by nothing but waits."""
+    """A clock that only waits move."""
 
     def __init__(self):
         self.pauses = []
@@ -38,13 +38,13 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def other(path, open_backend):
-    """A connection of somebody else's to a store that is there."""
+    """Another program's connection to an existing store."""
     open_backend().close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         yield other
 
 
-def test_who_has_waited_for_long_looks_as_often_as_who_has_just_come(other, open_backend, record, waits):
+def test_a_connection_that_has_waited_for_long_tries_as_often_as_a_newcomer(other, open_backend, record, waits):
     backend = open_backend(busy_timeout="30s")
     other.execute("BEGIN IMMEDIATE")
     waits.at[5000] = lambda: other.execute("COMMIT")
@@ -54,7 +54,7 @@ def test_who_has_waited_for_long_looks_as_often_as_who_has_just_come(other, open
     assert backend.get("a") is not None
 
 
-def test_those_who_wait_do_not_look_in_step(other, open_backend, record, waits):
+def test_waiting_connections_do_not_try_in_step(other, open_backend, record, waits):
     backend = open_backend()
     other.execute("BEGIN IMMEDIATE")
     waits.at[100] = lambda: other.execute("COMMIT")
@@ -82,7 +82,7 @@ def test_without_a_busy_timeout_it_does_not_wait(other, open_backend, record, wa
     assert not waits.pauses
 
 
-def test_what_is_wrong_for_another_reason_is_not_waited_for(other, open_backend, record, waits):
+def test_errors_for_another_reason_are_not_waited_for(other, open_backend, record, waits):
     backend = open_backend()
     other.execute("DROP TABLE pitstop_messages")
     with pytest.raises(BackendUnavailable, match="no such table"):
@@ -90,7 +90,7 @@ def test_what_is_wrong_for_another_reason_is_not_waited_for(other, open_backend,
     assert not waits.pauses
 
 
-def test_what_turns_out_to_be_wrong_after_a_wait_is_told(other, open_backend, record, waits):
+def test_an_error_after_a_wait_is_raised(other, open_backend, record, waits):
     backend = open_backend()
     other.execute("BEGIN IMMEDIATE")
     other.execute("DROP TABLE pitstop_messages")
@@ -114,8 +114,8 @@ def test_ctrl_c_ends_the_wait_and_leaves_the_backend_usable(other, open_backend,
     backend.put([record("a")])
 
 
-def test_it_waits_for_others_who_keep_a_new_file_from_becoming_wal(path, open_backend, waits):
-    """SQLite says "locked" at once then, whatever its own busy timeout is."""
+def test_it_waits_for_connections_that_keep_a_new_file_from_becoming_wal(path, open_backend, waits):
+    """SQLite reports "locked" at once then, whatever its own busy timeout is."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("CREATE TABLE orders (id INTEGER)")
         other.execute("BEGIN")

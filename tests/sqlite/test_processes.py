@@ -15,7 +15,7 @@ import pitstop
 from pitstop.abc import Outcome, Settlement
 
 
-#: ``PITSTOP_TEST_LARGE=1``: with more of everything.
+#: ``PITSTOP_TEST_LARGE=1``: with larger numbers.
 COUNT = 20_000 if os.environ.get("PITSTOP_TEST_LARGE") else 2000
 
 
@@ -52,7 +52,7 @@ def test_threads_of_one_backend_drain_each_message_once(open_backend, record):
     assert sorted(drained, key=int) == [f"{number}" for number in range(1000)]
 
 
-def test_watch_notices_what_others_commit_and_nothing_else(path, open_backend, record, start_child):
+def test_watch_notices_commits_of_others_and_nothing_else(path, open_backend, record, start_child):
     backend, other = open_backend(), open_backend()
     watch = backend.watch()
     assert watch.poll() is None
@@ -71,20 +71,20 @@ def test_watch_notices_what_others_commit_and_nothing_else(path, open_backend, r
     watch.close()
 
 
-def test_watch_does_not_wait_for_who_uses_the_connection(backend):
+def test_watch_does_not_wait_for_the_user_of_the_connection(backend):
     watch = backend.watch()
     with backend._database.lock:
         assert watch.poll() is None
 
 
-def test_a_sleeping_listener_gets_what_another_process_stores(path, clock, start_child):
-    """Nobody but the watch wakes it: its clock stands still at the time at which the message is due."""
+def test_a_sleeping_listener_gets_messages_of_another_process(path, clock, start_child):
+    """Only the watch wakes it: its clock stands still at the time at which the message is due."""
     got = []
     with pitstop.init({"type": "sqlite", "path": path, "clock": clock, "loop_time": "1d"}) as pit:
         with pit.listen() as listener:
             thread = threading.Thread(target=lambda: got.append(listener.get(timeout=None)))
             thread.start()
-            assert clock.wait_for_sleepers(2), "the listener, and the thread that watches for it"
+            assert clock.wait_for_sleepers(2), "the listener, or its watching thread, does not sleep"
             start_child("store", path, "a", clock.now().isoformat()).finish()
             clock.advance(0.02)
             thread.join(30)

@@ -1,4 +1,4 @@
-"""A file to try things in, beside the store's: nothing of it is left, and the store's own file is not written to."""
+"""A file beside the store's in which things are tried. It leaves nothing behind, and the store's own file is not written to."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_nothing_is_left_when_something_is_raised_in_it(backend: SqliteBackend, 
     assert names(path.parent) == OWN
 
 
-def test_the_stores_file_is_not_written_to_so_nobody_is_woken(backend: SqliteBackend, open_backend, record) -> None:
+def test_the_stores_file_is_not_written_to_so_no_listener_wakes(backend: SqliteBackend, open_backend, record) -> None:
     watch = open_backend().watch()
     while watch.poll() is not None:
         pass

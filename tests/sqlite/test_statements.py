@@ -1,4 +1,4 @@
-"""What SQLite does for each statement: by index, and by the time at which the lock is held."""
+"""The plan and the time of each statement: it uses the index, and the time at which the lock is held."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def filled(backend, record):
     now = backend.now() // 1000
     backend.put([record(f"{number:05}", due=now + number - 500) for number in range(1000)])
     with backend._database.lock, backend._database as connection:
-        # What a user may have done: the plans must not depend on it either way.
+        # A user may have done this. The plans must not depend on it.
         connection.execute("ANALYZE")
     return backend
 
@@ -64,7 +64,7 @@ def test_uses_its_index_and_sorts_nothing(filled, name, looks):
 
 @pytest.mark.parametrize("size", _statements.COMPLETE_SIZES)
 def test_many_are_completed_by_the_index_of_their_ids(open_backend, record, tmp_path, size):
-    """Also when the planner was told of a table with next to nothing in it."""
+    """This also holds if the planner analysed a nearly empty table."""
     backend = open_backend(path=tmp_path / "small.db")
     backend.put([record("only", due=backend.now() // 1000)])
     with backend._database.lock, backend._database as connection:
@@ -78,7 +78,7 @@ def test_many_are_completed_by_the_index_of_their_ids(open_backend, record, tmp_
 @pytest.mark.parametrize("count", [2, 8, 9, 33, 512, 513, 1030])
 def test_any_number_is_completed_in_one_batch_and_each_that_is_not_is_told(backend, record, count):
     now = backend.now() // 1000
-    # Quotes, and letters of more than one byte, among the ids.
+    # The ids contain quotes, and letters of more than one byte.
     backend.put([record(f"{number}'\"ä🏎", due=now) for number in range(2 * count)])
     leased = [*backend.lease(count, 60_000), *backend.lease(count, 60_000)]
     batch = [Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased]
@@ -92,7 +92,7 @@ def test_any_number_is_completed_in_one_batch_and_each_that_is_not_is_told(backe
 def test_pages_are_read_by_index(filled, also):
     steps = plan(filled, _statements.SCAN_DUE.format(also=also))
     assert looks_at_messages(steps) == [f"SEARCH pitstop_messages {BY_DUE}"]
-    # Only among those with one due, by their ids. How it is put depends on the version of SQLite.
+    # Sorted only among records with one due, by their ids. The wording depends on the version of SQLite.
     (sort,) = sorts(steps)
     assert "RIGHT PART" in sort or "LAST TERM" in sort
 
@@ -104,7 +104,7 @@ def test_dead_ones_are_found_by_index(filled):
 
 
 def work(backend, task):
-    """Steps of SQLite's virtual machine, in hundreds, that a task takes."""
+    """Return how many steps of SQLite's virtual machine, in hundreds, a task takes."""
     steps = 0
 
     def count():
@@ -150,7 +150,7 @@ def test_the_oldest_first_and_then_by_order_of_coming_in(backend, record):
 
 
 class Blocked:
-    """A write in another thread that waits for the lock, which the test holds."""
+    """A write in another thread that waits for the lock. The test holds the lock."""
 
     def __init__(self, backend, path, write):
         self._began = threading.Event()
@@ -174,7 +174,7 @@ class Blocked:
 
 @pytest.fixture
 def lock(open_backend):
-    """Another connection's write lock."""
+    """The write lock of another connection."""
     other = open_backend()
     connection = other._database._connection
     connection.execute("BEGIN IMMEDIATE")
@@ -216,7 +216,7 @@ def test_a_settlement_that_waited_until_the_lease_was_over_is_not_applied(
     assert backend.tally().due == count
 
 
-def test_a_mixed_batch_says_of_each_what_became_of_it(backend, record, clock):
+def test_a_mixed_batch_returns_the_outcome_of_each(backend, record, clock):
     backend.put([record(f"{number}") for number in range(5)])
     leased = backend.lease(5, 1000)
     backend.delete("1")
@@ -227,7 +227,7 @@ def test_a_mixed_batch_says_of_each_what_became_of_it(backend, record, clock):
 
 
 def test_a_write_of_one_is_one_statement(backend, record):
-    """No explicit transaction, no second trip to the log."""
+    """There is no explicit transaction, and no second access to the log."""
     statements = []
     with backend._database.lock, backend._database as connection:
         connection.set_trace_callback(statements.append)
@@ -259,7 +259,7 @@ def test_the_log_does_not_stay_large(open_backend):
 
 
 def test_a_file_that_is_made_here_has_small_pages(open_backend):
-    """Each message touches a page of its own in the index of ids, and whole pages are written."""
+    """Each message touches its own page in the index of ids, and whole pages are written."""
     backend = open_backend()
     with backend._database.lock, backend._database as connection:
         assert connection.execute("PRAGMA page_size").fetchone() == (2048,)

@@ -1,4 +1,4 @@
-"""When the log is written back: at 32 MB, and by one connection at a time where SQLite needs that."""
+"""The log is written back at 32 MB, and by one connection at a time if SQLite needs that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TURN = 1 << 40
 
 @pytest.fixture(autouse=True)
 def _short_log(monkeypatch):
-    """32 pages of 2,048 bytes, looked at after each commit."""
+    """Make the log 32 pages of 2,048 bytes, and check it after each commit."""
     monkeypatch.setattr(_database, "_LOG", 32 * 2048)
     monkeypatch.setattr(_writing_back, "_LOOK", 1)
 
@@ -37,8 +37,8 @@ def fixed(monkeypatch):
 
 
 def log_of(path):
-    """How many pages the log has, and how many of them are written back."""
-    # The test may not close a descriptor of the file that the backend has locks on.
+    """Return how many pages the log has, and how many of them are written back."""
+    # The test must not close a descriptor of a file on which the backend has locks.
     descriptor = os.open(f"{path}-shm", os.O_RDONLY)
     header = os.pread(descriptor, 100, 0)
     _kept.append(descriptor)
@@ -60,7 +60,7 @@ class Owner:
 
 
 def by_itself(backend):
-    """After how many pages SQLite itself writes the log back."""
+    """Return the number of pages after which SQLite itself writes the log back."""
     with backend._database.lock, backend._database as connection:
         (pages,) = connection.execute("PRAGMA wal_autocheckpoint").fetchone()
     return pages
@@ -114,7 +114,7 @@ class TestTurns:
         assert len(backends[0].scan(None, 1000, None)) == 300
 
     def test_the_log_is_begun_anew_although_others_commit_and_read_all_the_time(self, path, open_backend, record):
-        """At each first pass a reader needs the log, and a commit comes after it."""
+        """At each first pass a reader needs the log, and a commit follows."""
         backend = open_backend(synchronous="normal")
         reader = sqlite3.connect(path, isolation_level=None)
         other = sqlite3.connect(path, isolation_level=None)
@@ -139,7 +139,7 @@ class TestTurns:
         assert len(backend.scan(None, 1000, None)) == 600
 
     def test_connections_that_commit_once_write_it_back_too(self, path, open_backend, record, monkeypatch):
-        """Such as those of a command that is called for each message, beside a program that does nothing."""
+        """Such connections belong to a command that is called for each message, beside a program that does nothing."""
         monkeypatch.setattr(_writing_back, "_LOOK", 8)
         idle = open_backend(synchronous="normal")
         for number in range(100):
@@ -162,7 +162,7 @@ class TestTurns:
         assert index.take(Owner(), TURN)
 
     def test_a_connection_commits_something_right_before_it_writes_back(self, path, backend, record):
-        """So the log cannot be begun anew while it is written back."""
+        """So the log cannot begin anew while it is written back."""
         done = []
         traced(backend, done.append)
         for number in range(20):
@@ -178,7 +178,7 @@ class TestTurns:
         if whose == "another handle's":
             assert index.take(another, TURN)
         else:
-            # To the kernel another open file description is as good as another process.
+            # To the kernel, another open file description is the same as another process.
             _kept.append(os.open(f"{path}-shm", os.O_RDWR))
             fcntl.fcntl(_kept[0], fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, TURN, 1, 0))
         for number in range(60):

@@ -1,4 +1,4 @@
-"""A Pitstop in the hand of a test, on the backends that need no server."""
+"""A Pitstop that a test drives, on the backends that need no server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pit():
 
 @pytest.fixture(params=["memory", "sqlite"])
 def any_pit(request, tmp_path):
-    """One after the other on each backend that takes the clock: what drives them knows none of them."""
+    """A Pitstop on each backend that takes the clock, one after the other. The driving functions know none of them."""
     config = {"type": "memory"} if request.param == "memory" else {"type": "sqlite", "path": str(tmp_path / "pit.db")}
     with testing.init(config, ids="msg-{n}") as pit:
         yield pit

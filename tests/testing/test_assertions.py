@@ -1,4 +1,4 @@
-"""Assertions that explain: what was wanted, and how the nearest of what is there differs."""
+"""Assertions that explain: the wanted values, and how the nearest stored messages differ."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class TestAssertStored:
     def test_returns_the_one_entry_that_is_like_this(self, stored, criteria):
         assert stored.assert_stored(**criteria) == testing.assert_stored(stored, **criteria) == stored.get("mail")
 
-    def test_finds_a_series_by_what_it_is_like(self, stored):
+    def test_finds_a_series_by_its_properties(self, stored):
         assert stored.assert_stored(every=DAY).id == "report"
         assert stored.assert_stored(end=START + 10 * DAY).id == "report"
 
-    def test_finds_what_it_was_stored_with_though_stores_keep_less(self, pit):
+    def test_finds_a_message_by_its_original_values_though_stores_keep_less(self, pit):
         when = datetime(2020, 5, 5, 1, 2, 3, 456789, tzinfo=timezone(timedelta(hours=-3)))
         pit.store({"when": when, "pairs": [(1, 2)]}, timedelta(milliseconds=1, microseconds=1))
         assert pit.assert_stored({"when": when, "pairs": [(1, 2)]}, due_in=timedelta(microseconds=1001))
@@ -116,7 +116,7 @@ class TestAssertStored:
         assert pit.assert_stored({"n": 2499}).due == START + 2499 * MINUTE
         assert "2500 messages are stored" in says(lambda: pit.assert_stored({"n": -1}))
 
-    def test_of_what_is_unknown_is_refused_with_a_hint(self, pit):
+    def test_of_an_unknown_field_is_refused_with_a_hint(self, pit):
         with pytest.raises(PitstopError, match=r"There is no field 'evry'\. Did you mean 'every'\?"):
             pit.assert_stored(evry=HOUR)
         with pytest.raises(PitstopError, match="match is a str"):
@@ -143,7 +143,7 @@ class TestRefuteStored:
         )
         assert says(stored.refute_stored).startswith("3 messages are stored with anything in it")
 
-    def test_refuses_what_nothing_could_be_like(self, stored):
+    def test_refuses_values_that_no_message_could_have(self, stored):
         naive = datetime(2020, 1, 1, 1)
         for unusable, said in [
             ({"state": "Scheduled"}, "no state 'Scheduled'. Did you mean 'scheduled'"),
@@ -160,8 +160,8 @@ class TestRefuteStored:
                 stored.refute_stored(**unusable)
             assert said in str(raised.value)
 
-    def test_takes_what_recurs_as_text_and_seconds(self, stored):
-        for every in ("1d", 86400, DAY, Every.of(DAY)):
+    def test_takes_a_recurrence_as_text_and_seconds(self, stored):
+        for every in ("1d", 86400, DAY, Every(DAY)):
             assert stored.assert_stored(every=every).id == "report"
             with pytest.raises(AssertionError):
                 stored.refute_stored(every=every)
@@ -208,7 +208,7 @@ def test_without_a_pitstop_an_assertion_says_where_it_goes(call):
 
 
 class TestAssertEmitted:
-    def test_refuses_what_events_do_not_know(self, stored):
+    def test_refuses_fields_that_events_do_not_have(self, stored):
         report = stored.run_for(HOUR, ok)
         for asked in ({"outcome": "acked"}, {"error": "x"}, {"due": START}, {"missed": 0}):
             for times in (None, 0):
@@ -222,7 +222,7 @@ class TestAssertEmitted:
         with pytest.raises(PitstopError, match="There is no outcome 'skipped'"):
             testing.assert_emitted(report, outcome="skipped", times=0)
 
-    def test_refuses_what_tells_of_no_emissions(self, stored):
+    def test_refuses_values_without_emissions(self, stored):
         with pytest.raises(PitstopError, match=r"A TestPitstop was given.*pit\.events"):
             testing.assert_emitted(stored)
         with pytest.raises(PitstopError, match="int is not an emission"):
@@ -253,7 +253,7 @@ class TestAssertEmitted:
         ]
         assert says(lambda: testing.assert_emitted([], id="a")).endswith("0 emissions in all.")
 
-    def test_of_what_is_unknown_is_refused(self, pit):
+    def test_of_an_unknown_field_is_refused(self, pit):
         with pytest.raises(PitstopError, match=r"There is no field 'atempt'\. Did you mean 'attempt'"):
             pit.assert_emitted(atempt=1)
         with pytest.raises(PitstopError, match="times=-1"):
@@ -285,7 +285,7 @@ class TestAssertDead:
 
 
 class TestAssertNoLeases:
-    def test_names_who_is_held(self, any_pit):
+    def test_names_the_leased_message(self, any_pit):
         any_pit.store({"id": "a"}, NOW)
         any_pit.assert_no_leases()
         with any_pit.listen() as listener:

@@ -1,4 +1,4 @@
-"""The clock of a test: moved by hand, never back, obeyed by every wait."""
+"""The clock of a test: the test moves it, it never goes back, and every wait obeys it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_does_not_go_back():
 
 
 @pytest.mark.parametrize("by", [float("nan"), float("inf"), 1e300, "soon", None, True], ids=repr)
-def test_what_is_no_length_of_time_is_refused(by):
+def test_a_value_that_is_no_length_of_time_is_refused(by):
     clock = ManualClock()
     with pytest.raises(pitstop.PitstopError, match="by="):
         clock.advance(by)
@@ -110,7 +110,7 @@ def test_a_wait_ends_when_the_clock_passes_its_time_and_not_before():
         assert waiting.result(10) is False
 
 
-def test_a_wait_ends_when_somebody_rings():
+def test_a_wait_ends_at_a_ring():
     clock, bell = ManualClock(), Doorbell()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(clock.wait, bell, 3600.0)
@@ -134,7 +134,7 @@ def test_one_move_ends_every_wait_that_it_passes():
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
 def test_a_listener_that_blocks_in_another_thread_wakes_when_a_message_is_due(backend, tmp_path):
-    """Whatever jumps the test makes: the listener sleeps by this clock alone."""
+    """This holds for all jumps that the test makes: the listener sleeps by this clock alone."""
     clock = ManualClock()
     options = {"path": str(tmp_path / "pit.db")} if backend == "sqlite" else {}
     with (

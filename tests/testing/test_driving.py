@@ -1,4 +1,4 @@
-"""A handler driven by hand: what is due now, hours of it, everything; each at its own instant, and a report of it."""
+"""A handler that the test drives: with the messages due now, for hours, or until none is left, and with a report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def outcomes(report):
 
 
 class TestRunUntilIdle:
-    def test_handles_what_is_due_oldest_first_and_the_clock_stands_still(self, any_pit):
+    def test_handles_due_messages_oldest_first_and_the_clock_stands_still(self, any_pit):
         any_pit.store({"id": "later"}, MINUTE)
         any_pit.store({"id": "b", "n": 2}, NOW)
         any_pit.store({"id": "a", "n": 1}, START - HOUR)
@@ -60,7 +60,7 @@ class TestRunUntilIdle:
         assert any_pit.clock.now() == START
         assert [each.id for each in any_pit.entries()] == ["later"]
 
-    def test_handles_what_becomes_due_at_the_same_instant_meanwhile(self, any_pit):
+    def test_handles_messages_that_become_due_at_the_same_instant_meanwhile(self, any_pit):
         def handler(msg):
             if msg["n"] < 5:
                 any_pit.store({"n": msg["n"] + 1}, NOW)
@@ -80,7 +80,7 @@ class TestRunUntilIdle:
         any_pit.clock.advance(HOUR)
         assert any_pit.run_until_idle(ok).ids == ids
 
-    def test_what_the_handler_does_to_its_message_is_not_in_the_report(self, pit):
+    def test_changes_of_the_handler_to_its_message_are_not_in_the_report(self, pit):
         def handler(msg):
             msg["list"].append(1)
             msg["new"] = 1
@@ -89,7 +89,7 @@ class TestRunUntilIdle:
         assert pit.run_until_idle(handler).messages == [{"id": "a", "list": []}]
 
     def test_a_handler_may_drive_the_clock(self, pit):
-        """Work that takes long: the lease is over when it is done."""
+        """The work takes long: the lease is over when it is done."""
         pit.store({"id": "a"}, NOW)
         report = pit.run_until_idle(lambda msg: pit.clock.advance(LOCK) if pit.now() == START else None)
         assert [(step.attempt, step.outcome, step.at) for step in report] == [
@@ -161,7 +161,7 @@ class TestRunFor:
         assert len(any_pit.run_for(DAY, ok)) == 0
         assert any_pit.clock.now() == START + DAY
 
-    def test_begins_with_what_is_due_now(self, pit):
+    def test_begins_with_messages_that_are_due_now(self, pit):
         pit.store({"id": "a"}, NOW)
         assert pit.run_for(0, ok).ids == ["a"]
 
@@ -188,7 +188,7 @@ class TestRunFor:
         pit.run_for(HOUR, lambda msg: pit.clock.advance(10 * MINUTE))
         assert pit.clock.now() == START + HOUR + 10 * MINUTE
 
-    def test_handles_what_was_due_before_the_end_also_when_a_handler_went_beyond_it(self, pit):
+    def test_handles_messages_due_before_the_end_also_if_a_handler_went_beyond_it(self, pit):
         pit.store({"id": "slow"}, HOUR - MINUTE)
         pit.store({"id": "in time"}, HOUR)
         pit.store({"id": "too late"}, HOUR + MINUTE)
@@ -196,7 +196,7 @@ class TestRunFor:
         assert report.ids == ["slow", "in time"]
         assert pit.get("too late").state == "due"
 
-    def test_whose_handlers_outlive_their_leases_ends_all_the_same(self, pit):
+    def test_ends_although_its_handlers_outlive_their_leases(self, pit):
         pit.store({"id": "slow"}, NOW)
         report = pit.run_for(HOUR, lambda msg: pit.clock.advance(2 * LOCK))
         assert [(step.outcome, step.attempt) for step in report] == [("lost", 1), ("lost", 2), ("lost", 3)]
@@ -218,7 +218,7 @@ class TestRunFor:
             held.ack()
 
     def test_messages_of_the_future_that_handlers_store_come_in_the_same_run(self, any_pit):
-        """An escalation: each step stores the next one."""
+        """This is an escalation: each step stores the next one."""
         steps = {"remind": ("remind again", DAY), "remind again": ("call", 2 * DAY)}
 
         def handler(msg):
@@ -254,7 +254,7 @@ class TestRunFor:
 
 
 class TestBetweenMilliseconds:
-    def test_a_clock_that_starts_there_has_in_an_hour_what_is_due_in_an_hour(self):
+    def test_on_a_clock_that_starts_there_a_message_in_an_hour_is_due_in_an_hour(self):
         with testing.init(clock=ManualClock(START.replace(microsecond=1))) as pit:
             pit.store({"id": "a"}, HOUR)
             assert pit.run_for(HOUR, ok).ids == ["a"]
@@ -270,7 +270,7 @@ class TestBetweenMilliseconds:
         any_pit.store({"id": "a"}, when)
         assert any_pit.run_until(when, ok).ids == ["a"]
 
-    def test_what_was_stored_for_then_is_due_then(self, any_pit):
+    def test_a_message_stored_for_that_time_is_due_then(self, any_pit):
         delta = HOUR + timedelta(microseconds=7)
         any_pit.store({"id": "in time"}, delta)
         any_pit.store({"id": "too late"}, HOUR + timedelta(milliseconds=2))
@@ -399,7 +399,7 @@ class TestErrors:
         with pytest.raises(PitstopError, match="cannot be called"):
             pit.run_for(ok, HOUR)
 
-    def test_attempts_that_leases_used_up_are_a_step_that_nobody_saw(self):
+    def test_attempts_that_leases_used_up_are_a_step_that_no_handler_saw(self):
         with testing.init({"type": "memory", "retry": {"max_attempts": 1}}) as pit, pit.listen() as listener:
             pit.store({"id": "a"}, NOW)
             assert listener.get().attempt == 1
@@ -415,7 +415,7 @@ class TestErrors:
         assert caught.value.pitstop_report.outcomes == ["nacked"]
         assert "The run so far: " in caught.value.__notes__[0]
 
-    def test_what_a_handler_raises_is_shown_without_the_frames_of_the_run(self, pit):
+    def test_an_exception_of_a_handler_is_shown_without_the_frames_of_the_run(self, pit):
         pit.store({"id": "a"}, NOW)
         with pytest.raises(ValueError, match="boom") as caught:
             pit.run_for(HOUR, fail)
@@ -424,9 +424,9 @@ class TestErrors:
 
 
 class TestOthers:
-    """What goes on in the same store beside the run."""
+    """Other work in the same store beside the run."""
 
-    def test_a_store_that_does_not_give_out_what_is_due_is_told(self):
+    def test_a_store_that_does_not_give_out_a_due_message_is_an_error(self):
         class Keeps(MemoryBackend):
             def lease(self, limit, duration):
                 return []
@@ -437,7 +437,7 @@ class TestOthers:
                 pit.run_for(10 * SECOND, ok)
         assert len(caught.value.pitstop_report) == 0
 
-    def test_what_the_claim_of_another_thread_skips_is_not_in_the_report(self, pit):
+    def test_messages_that_the_claim_of_another_thread_skips_are_not_in_the_report(self, pit):
         with ThreadPoolExecutor(1) as pool, pit.listen() as listener:
 
             def handler(msg):
@@ -448,7 +448,7 @@ class TestOthers:
             report = pit.run_until_idle(handler)
         assert outcomes(report) == [("a", "acked")]
 
-    def test_what_the_handler_does_to_another_delivery_is_not_taken_for_its_own(self, pit):
+    def test_the_settlement_of_another_delivery_is_not_taken_for_its_own(self, pit):
         def handler(msg):
             pit.store({"id": "other"}, NOW)
             with pit.listen() as listener:
@@ -503,7 +503,7 @@ class TestDeliveries:
             pit.run_until_idle(handler, deliveries=True)
         assert [(s.outcome, s.error) for s in caught.value.pitstop_report] == [("acked", "ValueError: too late")]
 
-    def test_whose_own_ack_came_too_late_are_no_failure_of_the_handler(self, pit):
+    def test_deliveries_whose_own_ack_came_too_late_are_no_failure_of_the_handler(self, pit):
         def handler(delivery):
             pit.remove(delivery.id)
             delivery.ack()
@@ -559,7 +559,7 @@ class TestCrash:
         assert report[2].at == START + LOCK
 
     @pytest.mark.parametrize("die", [lambda pit: pit.faults.crash(), None], ids=["crash()", "Crash"])
-    def test_takes_along_what_others_of_the_process_claimed_ahead(self, any_pit, die):
+    def test_takes_along_messages_that_others_of_the_process_claimed_ahead(self, any_pit, die):
         def handler(msg):
             if die is not None:
                 die(any_pit)
@@ -627,7 +627,7 @@ class TestAsync:
     @pytest.mark.parametrize("raise_errors", [True, False])
     def test_an_async_handler_behind_another_function_is_refused_whatever_becomes_of_errors(self, pit, raise_errors):
         async def handler(msg):
-            raise AssertionError("nobody waits for this")
+            raise AssertionError("the coroutine is never awaited")
 
         pit.store({"id": "a"}, NOW)
         with pytest.raises(PitstopError, match="The handler is async") as caught:
@@ -729,13 +729,13 @@ class TestReport:
         assert lines[0] == "100 acked, 0 nacked, 0 dead, 0 skipped (the last 40 of 100)"
         assert len(lines) == 42
 
-    def test_tells_the_outcomes_of_what_was_emitted(self, pit):
+    def test_returns_the_outcomes_of_the_emissions(self, pit):
         pit.store_many([({"id": "bad"}, NOW), ({"id": "good"}, NOW)])
         pit.store({"id": "old"}, -2 * DAY, NOW, DAY, catch_up="skip", grace=HOUR)
         report = pit.run_until_idle(lambda msg: 1 / (msg["id"] == "good"), raise_errors=False)
         assert (report.outcomes, report.skipped > 0) == (["nacked", "acked"], True)
 
-    def test_counts_what_was_passed_over_once_however_often_the_later_one_is_tried(self, any_pit):
+    def test_counts_skipped_occurrences_once_however_often_the_later_one_is_tried(self, any_pit):
         any_pit.store({"id": "s"}, HOUR, None, HOUR)
         any_pit.clock.advance(5.5 * HOUR)
         with pytest.raises(ValueError, match="boom") as caught:
@@ -747,7 +747,7 @@ class TestReport:
         assert [step.missed for step in first + again] == [4, 4, 4, 4, 0]
         assert (first + again).skipped == 4
 
-    def test_counts_what_was_passed_over_for_each_of_two_series(self, pit):
+    def test_counts_skipped_occurrences_for_each_of_two_series(self, pit):
         for id in "ab":
             pit.store({"id": id}, HOUR, None, HOUR)
         pit.clock.advance(3.5 * HOUR)
@@ -762,7 +762,7 @@ class TestReport:
 
 
 def test_the_same_test_does_the_same_again():
-    """With ids of its own choice: to the letter."""
+    """With chosen ids, even the texts are the same."""
 
     def run():
         failed = set()

@@ -1,4 +1,4 @@
-"""What happened, in order and with times."""
+"""The events of messages, in order and with times."""
 
 from __future__ import annotations
 
@@ -54,8 +54,19 @@ def test_of_a_series_that_is_given_up_and_of_a_message_that_dies():
 
 def test_of_a_lease_that_was_lost(pit):
     pit.store({"id": "a"}, NOW)
-    pit.run_until_idle(lambda msg: pit.remove("a"))
+    with pit.listen() as listener:
+        delivery = listener.get()
+        pit.clock.advance("1h")
+        with pytest.raises(pitstop.LeaseLost):
+            delivery.ack()
     assert [each.kind for each in pit.events] == ["stored", "emitted", "lost"]
+
+
+def test_of_a_message_that_its_own_handler_removes(pit):
+    """The handler knows of it, so the lease does not count as lost."""
+    pit.store({"id": "a"}, NOW)
+    pit.run_until_idle(lambda msg: pit.remove("a"))
+    assert [each.kind for each in pit.events] == ["stored", "emitted"]
 
 
 def test_are_found_by_id_and_by_kind(pit):

@@ -1,4 +1,4 @@
-"""What people see of a Pitstop when a test has failed; for tests that are not run by pytest, too."""
+"""The view of a Pitstop after a failed test; also for tests that pytest does not run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pitstop.testing import ManualClock
 HOUR = timedelta(hours=1)
 
 
-def test_tells_the_time_what_is_stored_and_what_happened(any_pit):
+def test_shows_the_time_the_stored_messages_and_the_events(any_pit):
     any_pit.store({"id": "a", "to": "ada"}, HOUR, None, HOUR)
     any_pit.run_for("1h", lambda msg: None)
 
@@ -55,7 +55,7 @@ def test_takes_the_pitstop_of_an_application():
         assert "scheduled  a" in testing.explain(pit)
 
 
-def test_of_a_closed_one_says_so_and_what_happened(pit):
+def test_of_a_closed_pitstop_shows_that_and_the_events(pit):
     pit.store({"id": "a"}, HOUR)
     pit.close()
 

@@ -70,7 +70,7 @@ class TestFailNext:
         ]
         assert "'settle' was refused" in report[0].error
 
-    def test_lease_is_asked_again_by_what_drives(self, pit):
+    def test_lease_is_repeated_by_the_run(self, pit):
         pit.store({"id": "a"}, NOW)
         pit.faults.fail_next("lease", 3)
         assert pit.run_until_idle(ok).acked == 1
@@ -82,7 +82,7 @@ class TestFailNext:
             pit.run_until_idle(ok)
 
     def test_makes_a_listener_in_another_thread_try_again(self, pit):
-        """It waits by the clock of the test, as ever."""
+        """The listener waits by the clock of the test, as always."""
         pit.store({"id": "a"}, NOW)
         pit.faults.fail_next("lease")
         with ThreadPoolExecutor(1) as pool, pit.listen() as listener:
@@ -132,7 +132,7 @@ class TestLoseReply:
         assert caught.value.ids == ("a",)
         assert not pit.remove("a")
 
-    def test_of_a_claim_leaves_the_message_leased_to_nobody(self, any_pit):
+    def test_of_a_claim_leaves_the_message_leased_without_a_holder(self, any_pit):
         any_pit.store({"id": "a"}, NOW)
         any_pit.faults.lose_reply("lease")
         report = any_pit.run_for(LOCK, ok)
@@ -158,7 +158,7 @@ class TestLoseReply:
 
 
 class TestCrashHolder:
-    def test_makes_what_its_handler_does_come_to_nothing(self, any_pit):
+    def test_gives_the_settlement_of_its_handler_no_effect(self, any_pit):
         any_pit.store({"id": "a"}, NOW)
         with any_pit.listen() as listener:
             delivery = listener.get()
@@ -232,7 +232,7 @@ class TestCrashHolder:
             assert one.faults.crash_holder() == 0
             delivery.ack()
 
-    def test_leaves_what_the_living_settle_in_the_same_batch(self, pit):
+    def test_leaves_settlements_of_the_living_in_the_same_batch(self, pit):
         pit.store_many([({"id": id}, NOW) for id in "ab"])
         with pit.listen() as listener:
             dead = listener.get()
@@ -256,7 +256,7 @@ class TestExpireLease:
                 held.ack()
             again.ack()
 
-    def test_of_what_is_not_leased_is_refused(self, pit):
+    def test_of_an_unleased_message_is_refused(self, pit):
         pit.store({"id": "a"}, HOUR)
         with pytest.raises(PitstopError, match="'a' is not leased, it is scheduled"):
             pit.faults.expire_lease("a")
@@ -295,7 +295,7 @@ class TestSkew:
         pit.faults.clear()
         assert pit.now() == START
 
-    def test_wakes_those_who_wait_for_what_is_due_by_it(self):
+    def test_wakes_listeners_that_wait_for_a_message_due_by_it(self):
         config = {"type": "memory", "loop_time": "1w"}
         with testing.init(config) as pit, ThreadPoolExecutor(1) as pool, pit.listen() as listener:
             pit.store({"id": "a"}, HOUR)
@@ -305,7 +305,7 @@ class TestSkew:
                 pit.faults.skew(HOUR)
                 assert waiting.result(5).id == "a"
             finally:
-                # The thread is to end although the test fails.
+                # The thread must end even if the test fails.
                 pit.clock.advance(HOUR)
 
     def test_of_a_ready_backend_is_refused(self):
@@ -337,7 +337,7 @@ class TestLatency:
             assert listener.get().leased_until - pit.now() == LOCK
 
     def test_as_long_as_a_lease_means_that_nothing_is_emitted(self, pit):
-        """The listener gives back what it could not hand out in time, and says so."""
+        """The listener gives back the messages that it could not hand out in time, and logs that."""
         pit.store({"id": "a"}, NOW)
         pit.faults.latency("lease", LOCK)
         assert len(pit.run_for(HOUR, ok)) == 0
@@ -394,7 +394,7 @@ class TestAtRandom:
         [{"rate": 2}, {"rate": "x"}, {"rate": True}, {"operations": ["nope"]}, {"kinds": ["slow"]}, {"kinds": []}],
         ids=str,
     )
-    def test_what_makes_no_sense_is_refused(self, pit, wrong):
+    def test_values_that_make_no_sense_are_refused(self, pit, wrong):
         with pytest.raises(PitstopError):
             pit.faults.at_random(**{"rate": 0.5, "seed": 1, **wrong})
         assert pit.faults.log == ()
@@ -455,7 +455,7 @@ class TestAtRandom:
         assert pit.get("a") is None
 
 
-def test_what_was_cleared_does_not_come_back_with_the_next_fault(pit):
+def test_cleared_faults_do_not_come_back_with_the_next_fault(pit):
     pit.faults.script([("store", 1, "fail")])
     pit.faults.latency("store", HOUR)
     pit.faults.fail_next("store", times=3)
@@ -469,8 +469,8 @@ def test_what_was_cleared_does_not_come_back_with_the_next_fault(pit):
     assert pit.faults.log == ()
 
 
-def test_the_rest_of_a_backend_is_what_it_was(pit):
-    """What is put between changes nothing that it was not told to."""
+def test_the_rest_of_a_backend_is_unchanged(pit):
+    """The wrapper changes nothing but the planned faults."""
     assert pit.location == "memory://"
     assert repr(pit) == "<Pitstop on memory://>"
     pit.ping()

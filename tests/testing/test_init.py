@@ -1,4 +1,4 @@
-"""A Pitstop for a test: any backend that takes the clock, ids that are the same in each run, no real time."""
+"""A Pitstop for a test: any backend that takes the clock, ids that are the same in each run, and no real time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_refuses_a_backend_that_does_not_take_the_clock():
 
 
 @pytest.mark.parametrize("config", [5, ["memory"]], ids=repr)
-def test_refuses_what_is_no_configuration(config):
+def test_refuses_a_value_that_is_no_configuration(config):
     with pytest.raises(ConfigError, match="Give a mapping, a URL, or nothing"):
         testing.init(config)
 
@@ -113,7 +113,7 @@ class TestIds:
             assert pit.store_many([({}, NOW), ({}, NOW)]) == ["msg-2", "msg-3"]
 
     def test_take_no_message_away(self):
-        """Also not that of another handle on the same store."""
+        """This includes messages of another handle on the same store."""
         clock = ManualClock()
         config = {"type": "memory", "clock": clock, "name": "ids of two handles"}
         with testing.init(config, ids="msg-{n}") as one, testing.init(config, ids="msg-{n}") as other:
@@ -144,7 +144,7 @@ class TestIds:
             pit.store({}, NOW)
 
 
-def test_plugins_are_told_of_what_happens():
+def test_plugins_are_called_with_the_events():
     seen = []
 
     class Plugin:

@@ -1,4 +1,4 @@
-"""What drives a Pitstop drives one on a real MongoDB, too: for an application's integration tests."""
+"""The driving functions also drive a Pitstop on a real MongoDB, for an application's integration tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fixtures that pytest finds where Pitstop is installed, and what they cost where nobody asks for them."""
+"""The fixtures that pytest finds if Pitstop is installed, and their cost in projects that do not use them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TestMarker:
             assert pitstop_faults.log == same.faults.log != ()
 
     @pytest.mark.pitstop(ids="mail-{n}")
-    def test_says_what_ids_are_like(self, pitstop):
+    def test_gives_the_form_of_ids(self, pitstop):
         assert pitstop.store({}, NOW) == "mail-1"
 
 
@@ -159,7 +159,7 @@ def test_a_marker_that_cannot_be_used_says_what_to_do(run):
     assert f"{len(_WRONG)} errors" in out
     for text in _WRONG.values():
         assert text in out
-    # Where it comes from is no news.
+    # The traceback would add nothing.
     assert "Traceback" not in out
     assert "During handling" not in out
 
@@ -223,7 +223,7 @@ def test_it(pitstop, n):
 
 
 def test_a_store_with_a_name_is_emptied_by_the_project_as_the_docs_say(run):
-    # What keeps it is another handle: that of a whole application, say.
+    # Another handle keeps the store, for example that of a whole application.
     code, out = run(
         "import pitstop\nkept = pitstop.init('memory://app')\n" + _NAMED + "\ndef test_end(): kept.close()\n"
     )
@@ -269,7 +269,7 @@ def test_that_passes(pitstop):
 """
 
 
-def test_a_failure_tells_what_was_in_the_store_and_what_happened(run):
+def test_a_failure_shows_the_content_and_the_events_of_the_store(run):
     code, out = run(_FAILING)
 
     assert code == pytest.ExitCode.TESTS_FAILED
@@ -279,7 +279,7 @@ def test_a_failure_tells_what_was_in_the_store_and_what_happened(run):
         r"^- +dead +mail +1 +- +ValueError: no such user +\{'id': 'mail', 'to': 'ada'\}$", first, re.MULTILINE
     )
     assert re.search(r"^2020-01-01 01:00:00  dead +mail", first, re.MULTILINE)
-    # What was planned and did not strike is not told, and does not strike here.
+    # A planned fault that did not strike is not shown, and does not strike here.
     assert re.search(r"^2020-01-01 00:00:00  entries +1 +fail", first, re.MULTILINE)
     assert "entries    2 " not in first
     assert "pitstop: shop" in shop
@@ -303,7 +303,7 @@ def test_a_failure_imports_nothing_either():
 
 
 def test_a_project_that_does_not_ask_for_it_imports_nothing_of_it(run):
-    # The plugin of somebody else, where that is installed, imports asyncio.
+    # Another author's plugin imports asyncio if it is installed.
     code, out = run(_UNUSED, "-p", "no:anyio")
 
     assert code == pytest.ExitCode.TESTS_FAILED

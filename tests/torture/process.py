@@ -375,7 +375,7 @@ def main(task: Task) -> None:
     with pitstop.init(task.options, plugins=[acks]) as pit:
         {"produce": produce, "consume": consume}[task.role](task, pit, stopping)
         # How often outcomes were unknown or recovered.
-        Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._session.backend._connection.counters))
+        Path(task.history).with_suffix(".counters").write_text(json.dumps(pit._session.backend.counters))
 
 
 if __name__ == "__main__":

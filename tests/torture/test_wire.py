@@ -132,7 +132,7 @@ def test_a_claim_of_many_whose_reply_is_lost_is_found_again(pit, proxy, count):
             each.ack()
         assert listener.get() is None
     assert proxy.did["lost reply of update"] == 1
-    counters = pit._session.backend._connection.counters
+    counters = pit._session.backend.counters
     assert (counters["claim_unknown"], counters["claim_recovered"]) == (1, min(count, 5))
 
 

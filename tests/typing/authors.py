@@ -19,7 +19,7 @@ from pitstop_memory import MemoryBackend
 
 
 class TestMine(BackendConformance):
-    """Everything that an author may give."""
+    """All options that an author may give."""
 
     known_failures: ClassVar[Mapping[str, Collection[str]]] = {"not yet": {"test_a_claim_is_in_order"}}
 

@@ -1,4 +1,4 @@
-"""Mistakes that a type checker must find. Each wrong line says which error it is to be."""
+"""Mistakes that a type checker must find. Each wrong line names its expected error."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def opening() -> None:
 
 
 def storing(pit: Pitstop, when: datetime) -> None:
-    pit.store({})  # error: call-arg
+    pit.store()  # error: call-arg
     pit.store({}, 15)  # error: arg-type
-    pit.store({}, "15m")  # error: arg-type
+    pit.store({}, b"15m")  # error: arg-type
+    pit.store({}, every=5)  # error: arg-type
     pit.store({}, when, when, 60)  # error: arg-type
     pit.store({}, when, every=timedelta(1), catch_up="newest")  # error: arg-type
     pit.store({}, when, None, timedelta(1), "all")  # error: call-arg

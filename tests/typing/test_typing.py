@@ -1,4 +1,4 @@
-"""The types that users see: their correct code passes ``mypy --strict``, their mistakes do not."""
+"""The types that users see: correct code passes ``mypy --strict``, and mistakes do not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ERROR = re.compile(r"^(?P<file>.+?):(?P<line>\d+): error: .*\[(?P<code>[a-z-]+)\
 
 @pytest.fixture(scope="module")
 def check(tmp_path_factory):
-    """Run mypy as a user would: strict, without the settings of this repository, on what is installed."""
+    """Run mypy as a user would: strict, without the settings of this repository, on the installed packages."""
     folder = tmp_path_factory.mktemp("mypy")
 
     def check(name: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""A process that is killed at any line of the code that writes leaves each message whole: as it was before, or as it was to be."""
+"""A process that is killed at any line of the writing code leaves each message whole: in its old form, or in its new one."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def delete(backend):
     backend.delete("a")
 
 
-#: What the messages may look like after each: message ids to pairs of version and attempts.
+#: The allowed forms of the messages after each operation: message ids to pairs of version and attempts.
 ALLOWED = {
     put_anew: {"a": {(1, 0), (2, 0)}, "b": {(1, 0), (2, 0)}},
     put_more: {"a": {(1, 0)}, "b": {(1, 0)}, "c": {None, (1, 0)}, "d": {None, (1, 0)}},
     lease: {"a": {(1, 0), (1, 1)}, "b": {(1, 0), (1, 1)}},
-    # The 0 attempts are those of b before, and those of b's next occurrence.
+    # 0 attempts are those of b before the operation, and those of b's next occurrence.
     settle: {"a": {(1, 0), (1, 1), None}, "b": {(1, 0), (1, 1)}},
     delete: {"a": {(1, 0), None}, "b": {(1, 0)}},
 }
@@ -70,12 +70,12 @@ def test_killed_at_any_line_it_leaves_each_message_old_or_new(tmp_path, operatio
         again.put([record("a", 3)])
         assert again.get("a") == record("a", 3)
         if not killed:
-            assert line > 5, "it was killed at the lines before"
+            assert line > 5, "the operation was killed at the lines before"
             return
 
 
 def in_a_child_killed_at(line, operation, path):
-    """Run it in a forked child that is gone at once, buffers and all, when it gets to the n-th line of what writes files."""
+    """Run an operation in a forked child. The child dies at once, buffers and all, at the n-th line of the writing code."""
     child = os.fork()
     if child == 0:
         left = line

@@ -1,4 +1,4 @@
-"""What is particular to a folder: who else is in it, what they leave there, and what is told when it cannot be used."""
+"""The particular traits of a folder: other users of it, files that they leave there, and errors if it cannot be used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def backend(path):
     return FilesystemBackend.from_options({"path": path, "sync": False, "busy_timeout": "10ms"})
 
 
-def test_a_folder_that_somebody_else_holds_is_unavailable_and_then_not(backend, path):
+def test_a_folder_that_another_process_holds_is_unavailable_and_then_not(backend, path):
     with (path / "lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(pitstop.BackendUnavailable, match=r"is locked: .* for 0\.01 s \(busy_timeout\)"):
@@ -50,7 +50,7 @@ def test_a_folder_that_is_gone_is_unavailable(backend, path):
 @pytest.mark.parametrize(
     "name", ["README", "1-2-3-key", "0-0-0-0-0", f"{10**15 - 1:015}-{1:015}-0-key", "dead-x-0-key"]
 )
-def test_a_file_of_somebody_else_is_left_alone(backend, path, name):
+def test_a_file_of_another_program_is_left_alone(backend, path, name):
     backend.put([record("a")])
     (path / "messages" / name).write_text("not ours")
 
@@ -60,7 +60,7 @@ def test_a_file_of_somebody_else_is_left_alone(backend, path, name):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"id": 5}'])
-def test_a_file_that_does_not_say_whose_it_is_is_set_aside_and_the_others_go_on(backend, path, caplog, content):
+def test_a_file_without_a_readable_id_is_set_aside_and_the_others_go_on(backend, path, caplog, content):
     backend.put([record("a"), record("b")])
     (spoiled,) = [each for each in (path / "messages").iterdir() if '"a"' in each.read_text()]
     spoiled.write_text(content)
@@ -132,7 +132,7 @@ def test_a_scratch_that_cannot_be_made_or_taken_away_is_told(backend, monkeypatc
         patched.setattr(Path, "mkdir", full)
         with pytest.raises(pitstop.BackendUnavailable) as raised:
             backend.scratch().__enter__()
-    assert "to try things in, cannot be made: " in str(raised.value)
+    assert "in which things can be tried, cannot be made: " in str(raised.value)
     assert "No space left on device" in str(raised.value)
 
     with monkeypatch.context() as patched, pytest.raises(pitstop.BackendUnavailable) as raised, backend.scratch():
@@ -178,7 +178,7 @@ def test_a_folder_that_is_not_there_is_not_made_if_none_is_to_be(tmp_path):
         scratch.put([record("a")])
 
 
-def test_the_url_says_what_the_location_tells(tmp_path):
+def test_the_location_can_be_used_as_url(tmp_path):
     backend = FilesystemBackend.from_options({"path": tmp_path / "with space & ü", "sync": False})
 
     again = FilesystemBackend.from_options({"url": f"{backend.location}?sync=false&lock_time=5m"})

@@ -1,4 +1,4 @@
-"""The service around the fixture ``pitstop``: a mail server in the hand of the test, and the company's clock on the wall."""
+"""The service around the fixture ``pitstop``, with a mail server that the test controls, and the company's wall clock."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 class MailServer:
-    """Takes mails, or is away; writes down what went out when, as the people see it."""
+    """Takes mails, or is away. It records which mails went out and when, as the people see them."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
         self._away_until = clock.now()
         self.sent: list[str] = []
         self.texts: list[str] = []
-        #: Called while a mail is on its way: for what happens in between.
+        #: Called while a mail is being sent, for events that happen in between.
         self.meanwhile: Callable[[], object] = lambda: None
 
     def is_away_for(self, span: timedelta) -> None:
@@ -42,7 +42,7 @@ class MailServer:
 
 @pytest.fixture
 def pitstop_config():
-    """In memory, and otherwise as in production: the same leases and retries."""
+    """In memory, and otherwise as in production, with the same leases and retries."""
     return OPTIONS
 
 
@@ -70,7 +70,7 @@ def handle(pitstop, mails, journal):
 
 @pytest.fixture
 def run_for(pitstop, handle):
-    """Let time pass while a worker is there. What fails comes back, as in production, and is in the report."""
+    """Let time pass while a worker runs. A failed message comes back, as in production, and is in the report."""
 
     def run_for(span: str) -> Report:
         return pitstop.run_for(span, handle, deliveries=True, raise_errors=False)
@@ -80,5 +80,5 @@ def run_for(pitstop, handle):
 
 @pytest.fixture
 def at():
-    """A time on the wall of the company: ``at("2024-03-04 09:00")``."""
+    """Return a time on the company's wall clock: ``at("2024-03-04 09:00")``."""
     return lambda text: datetime.fromisoformat(text).replace(tzinfo=BERLIN)

@@ -10,11 +10,11 @@ from reminders.escalation import remind
 
 @pytest.fixture
 def digest(pitstop, at):
-    """One for ada, on three Mondays."""
+    """A digest for ada, on three Mondays."""
     return start_digest(pitstop, "ada", at("2024-03-04 08:30"), at("2024-03-25 08:30"))
 
 
-def test_each_week_it_tells_what_is_open_until_its_end(pitstop, digest, run_for, mails, at):
+def test_each_week_it_lists_open_reminders_until_its_end(pitstop, digest, run_for, mails, at):
     for name in ("a", "b"):
         remind(pitstop, name, "ada", f"offer {name}", at("2024-04-02 09:00"))
     remind(pitstop, "c", "bob", "offer c", at("2024-03-20 09:00"))
@@ -38,7 +38,7 @@ def test_all_that_is_open_is_in_it_however_much_it_is(pitstop, digest, run_for, 
     assert mails.sent == ["Mon 04 Mar 08:30 ada: 250 open"]
 
 
-def test_who_has_nothing_open_gets_none(digest, run_for, mails):
+def test_a_person_without_open_reminders_gets_none(digest, run_for, mails):
     report = run_for("21d")
 
     assert report.acked == 3
@@ -46,7 +46,7 @@ def test_who_has_nothing_open_gets_none(digest, run_for, mails):
 
 
 def test_a_week_is_168_hours_also_when_the_clocks_are_set(pitstop, run_for, at):
-    """Told here so that nobody is surprised: see the report for one that keeps to the clock on the wall."""
+    """This is tested so that it surprises no reader. The report shows how to keep to the wall clock."""
     start_digest(pitstop, "ada", at("2024-03-25 08:30"), at("2024-04-02 00:00"))
 
     report = run_for("30d")

@@ -1,4 +1,4 @@
-"""Asked, asked again, and then the manager; until the answer comes."""
+"""A person is asked, asked again, and then the manager is asked, until the answer comes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def offer(pitstop, at):
     return remind(pitstop, "offer-17", "ada", "offer 17", at("2024-03-04 09:00"))
 
 
-def test_it_is_stored_for_its_time_and_says_who_is_asked(pitstop, offer):
+def test_it_is_stored_for_its_time_and_names_the_person(pitstop, offer):
     pitstop.assert_stored({"who": "ada", "about": "offer 17"}, id=offer, due_in="1h", state="scheduled")
 
 
-def test_who_does_not_answer_is_asked_three_times_and_then_their_manager_is(pitstop, offer, run_for, mails):
+def test_without_an_answer_the_person_is_asked_three_times_and_then_the_manager(pitstop, offer, run_for, mails):
     run_for("1d")
 
     assert mails.sent == [
@@ -50,7 +50,7 @@ def test_an_answer_while_a_mail_is_being_sent_counts(pitstop, offer, run_for, ma
 
     report = run_for("1d")
 
-    assert report.outcomes == ["lost"]  # nothing is left that could be acknowledged
+    assert report.outcomes == ["lost"]  # no message is left to acknowledge
     assert len(mails.sent) == 1
     pitstop.refute_stored()
 
@@ -67,7 +67,7 @@ def test_a_worker_that_fails_after_the_answer_does_not_bring_the_reminder_back(p
     pitstop.refute_stored()
 
 
-def test_a_second_answer_is_told_that_nobody_waits_for_it(pitstop, offer, journal):
+def test_a_second_answer_finds_no_open_reminder(pitstop, offer, journal):
     assert answer(pitstop, journal, offer)
     assert not answer(pitstop, journal, offer)
     assert not answer(pitstop, journal, "reminder:never-stored")

@@ -1,4 +1,4 @@
-"""As it runs in production: on SQLite, by the command, in a loop that a signal ends."""
+"""The service as it runs in production: on SQLite, by the command, in a loop that a signal ends."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestTheCommand:
 
     @pytest.fixture
     def stops_after_a_mail(self, monkeypatch):
-        """Somebody's `kill`, while the first mail is on its way."""
+        """A `kill` while the first mail is being sent."""
         send = Console.send
 
         def send_and_stop(self, mail):
@@ -75,7 +75,7 @@ class TestTheCommand:
 
         monkeypatch.setattr(Console, "send", send_and_stop)
 
-    def test_sends_what_is_due_and_ends_when_it_is_told_to(self, stops_after_a_mail, capsys):
+    def test_sends_due_mails_and_ends_at_a_signal(self, stops_after_a_mail, capsys):
         main(["remind", "offer-17", "ada", "offer 17", "2024-03-04T09:00"])
 
         main([])
@@ -86,11 +86,11 @@ class TestTheCommand:
         assert printed.startswith("reminder:offer-17\n")
         assert printed.count("Subject: Not answered: offer 17") == 1
         main(["answer", "reminder:offer-17"])
-        assert capsys.readouterr().out == "nobody waits for that\n"
+        assert capsys.readouterr().out == "no open reminder has this id\n"
 
     def test_takes_an_answer(self, capsys):
         main(["remind", "offer-17", "ada", "offer 17", "2100-03-04T09:00+01:00"])
         main(["answer", "reminder:offer-17"])
         main(["answer", "reminder:offer-17"])
 
-        assert capsys.readouterr().out.splitlines()[1:] == ["done", "nobody waits for that"]
+        assert capsys.readouterr().out.splitlines()[1:] == ["done", "no open reminder has this id"]

@@ -1,4 +1,4 @@
-"""The monthly report: on the last day of the month at six, whichever that is."""
+"""The monthly report, on the last day of the month at six, for months of any length."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
     assert [sent.rpartition(" ")[2] for sent in mails.sent] == months
 
 
-def test_it_counts_what_happened_since_the_last_one(pitstop, run_for, mails, journal, at):
+def test_it_counts_the_events_since_the_last_report(pitstop, run_for, mails, journal, at):
     schedule_report(pitstop, pitstop.now(), BERLIN)
     remind(pitstop, "a", "ada", "offer 1", at("2024-03-05 09:00"))
     done = remind(pitstop, "b", "bob", "offer 2", at("2024-03-05 09:00"))

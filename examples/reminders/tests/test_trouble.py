@@ -1,4 +1,4 @@
-"""What goes wrong: the mail server, the worker, the store; for moments, days and weeks. Nobody gets a mail twice."""
+"""Failures of the mail server, the worker and the store, for moments, days and weeks. No mail goes out twice."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TestTheMailServerIsAway:
 
         report = run_for("1d")
 
-        # An hour late at most. All that ada did not get in between is in the last mail.
+        # At most an hour late. The last mail names all the mails that ada did not get in between.
         assert mails.sent == [
             "Tue 05 Mar 08:03 ada: Reminder 1 of 3: offer 17",
             "Tue 05 Mar 08:03 boss + ada: Not answered: offer 17",
@@ -94,7 +94,7 @@ class TestTheMailServerIsAway:
 
 
 class TestTheServiceWasDown:
-    """Nobody listened for a week: the clock moves, and nothing is handled."""
+    """No worker ran for a week: the clock moves, and nothing is handled."""
 
     def test_a_reminder_of_that_time_comes_once_for_both(self, pitstop, offer, pitstop_clock, run_for, mails):
         pitstop_clock.advance("7d")
@@ -163,7 +163,7 @@ class TestTheWorkerDies:
 
 
 class TestTheStoreIsAwayForAMoment:
-    def test_whoever_reminds_and_gets_no_reply_does_it_again(self, pitstop, pitstop_faults, run_for, mails, at):
+    def test_a_reminder_whose_reply_got_lost_is_stored_again(self, pitstop, pitstop_faults, run_for, mails, at):
         pitstop_faults.lose_reply("store")
         with pytest.raises(OutcomeUnknown):
             remind(pitstop, "offer-17", "ada", "offer 17", at("2024-03-04 09:00"))
@@ -174,7 +174,7 @@ class TestTheStoreIsAwayForAMoment:
         assert without_times(mails.sent) == ALL_FOUR
 
     @pytest.mark.parametrize(("fault", "is_open"), [("fail_next", True), ("lose_reply", False)])
-    def test_whoever_answers_and_gets_no_reply_does_it_again(
+    def test_an_answer_whose_reply_got_lost_is_repeated(
         self, pitstop, offer, pitstop_faults, pitstop_clock, journal, fault, is_open
     ):
         start = pitstop.now()

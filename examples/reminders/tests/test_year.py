@@ -1,4 +1,4 @@
-"""A year of the company: somebody is reminded on each working day, and answers sooner, later or never."""
+"""A year of the company: on each working day a person is reminded, and answers sooner, later or never."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .conftest import BERLIN
 
 
 PEOPLE = ("ada", "bob", "cyd", "dan", "eve")
-#: Hours after the first mail. The last of them is too late: the manager was asked.
+#: The hours after the first mail. The last number is too late: the manager was asked.
 HOURS = (1, 3, 5, 7)
 
 pytestmark = pytest.mark.pitstop(start="2024-01-01T08:00+01:00")
 
 
 def a_year(pitstop, journal, run_for):
-    """Live through 2024. Returns how often each mail has to have gone out, without its time."""
+    """Live through 2024. Return how often each mail must have gone out, without its time."""
     dice, wanted = Random(1), Counter()
     schedule_report(pitstop, pitstop.now(), BERLIN)
     wanted.update(f"boss: Reminders in 2024-{month:02}" for month in range(1, 13))
-    # On Mondays, when her task of the day is open.
+    # On Mondays, when ada's task of the day is open.
     start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366))
     wanted["ada: 1 open"] = 53
     for day in range(366):
@@ -47,7 +47,7 @@ def a_year(pitstop, journal, run_for):
 
 
 def until_it_is_done(call):
-    """As a web page does, or whoever sits before it."""
+    """Repeat a call until it succeeds, as a web page or its user does."""
     while True:
         try:
             return call()
@@ -66,7 +66,7 @@ def test_all_get_their_mails_and_the_reports_add_up(pitstop, journal, run_for, m
 
 @pytest.mark.parametrize("seed", range(2))
 def test_in_a_year_of_faults_they_get_the_same_mails(pitstop, pitstop_faults, journal, handle, mails, seed):
-    """One call of the store in twenty fails or loses its reply, and a worker dies at each thirtieth message or so."""
+    """One call of the store in twenty fails or loses its reply, and a worker dies at about each thirtieth message."""
     pitstop_faults.at_random(0.05, seed=seed, operations=("store", "remove", "lease", "settle"))
     dice = Random(seed)
 

@@ -15,7 +15,7 @@ from pitstop._consume._handler import Handler, takes_delivery
 from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_record
+from pitstop._decisions._store import new_record, record_of_item
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
@@ -28,7 +28,6 @@ from pitstop._values._arguments import (
     MOST_RECORDS,
     MOST_THREADS,
     ListenOptions,
-    item_arguments,
     place_after,
     whole_number,
 )
@@ -42,9 +41,8 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
-__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake", "session_of"]
 
-#: The items of ``store_many``: the positional arguments of ``store``.
 OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
@@ -80,20 +78,18 @@ class Pitstop:
 
         :param message: a mapping with str keys. Values may be None, bool, int (64 bits), float, str, bytes, aware
             datetime, list, tuple, and mappings of these. Pitstop stores a copy.
-        :param when: an aware datetime; or a distance from now, as a ``timedelta`` or text such as ``"15m"``. None: now. Rounded up
-            to the millisecond. A rule that names its own times, such as a :class:`pitstop.Cron`, begins there.
+        :param when: an aware datetime; or a distance from now: a ``timedelta``, or text such as ``"15m"``. None: now. A rule with
+            times of its own, such as a :class:`pitstop.Cron`, begins there. Rounded up to the millisecond.
         :param end: when a recurring message ends: an aware datetime, or a distance from now (not from ``when``).
             Exclusive, as in ``range()``. None: never.
-        :param every: the time from one occurrence to the next, as a ``timedelta`` or text such as ``"1h"``; or a rule:
-            :class:`pitstop.Calendar`, :class:`pitstop.Cron`, :class:`pitstop.RRule`, :class:`pitstop.Times`. The k-th interval
-            ends at ``when + k * every``: no drift.
-        :param jitter: delay each occurrence by up to this time. The delay of an occurrence is always the same.
+        :param every: an interval, also as text (``"1h"``): the k-th occurrence is at ``when + k * every``. Or a rule:
+            ``Calendar``, ``Cron``, ``RRule``, ``Times``.
+        :param jitter: delay each occurrence by up to this time, by the same time for each consumer and retry.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
             once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
-        :param grace: the time by which an occurrence may be late and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
+        :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
-            transaction commits. Do not catch errors inside the transaction's block: the driver itself must see its errors that
-            ask for another try.
+            transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
         :return: the message's id: its own, or a new UUID4.
         :raises MessageError: if the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: if the times make no sense.
@@ -137,7 +133,8 @@ class Pitstop:
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
-        records = [self._record_of_item(index, item, now_us, made) for index, item in enumerate(items)]
+        make_id = partial(self._made_id, made)
+        records = [record_of_item(n, item, now_us, _revision(), make_id) for n, item in enumerate(items)]
         if records:
             distinct = {record.id: record for record in records}
             self._store_all(
@@ -155,7 +152,7 @@ class Pitstop:
         writes, id = self._writes(session), valid_id(id)
         self._session.flush([id])
         removed = writes.delete(id)
-        supersede([id])
+        supersede(self._session.events, [id])
         if session is None:
             self._session.forget({id: None})
         return removed
@@ -200,7 +197,7 @@ class Pitstop:
 
     @entrance
     def redrive(self, id: str) -> bool:
-        """Make a dead message due now, with all its attempts. Return True if it was dead.
+        """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
         """
@@ -247,9 +244,8 @@ class Pitstop:
         :param lock_time: how long a message is leased, in place of the configured time.
         :param loop_time: the longest time between two polls of the store, in place of the configured time.
         :param prefetch: how many messages are claimed at once. By default, as many as the consumer handles in some
-            milliseconds: one if it is slow, 500 at most. The claimed messages that wait for their turn are leased, so no other
-            consumer gets them. If another process updates or removes one of them meanwhile, it may still be handed out in its
-            old form, and its ack is then too late.
+            milliseconds: one if it is slow, 500 at most. Claimed messages that wait for their turn are leased. If another
+            process updates or removes one of them meanwhile, its ack is too late.
         :param heartbeat: extend the lease of each unsettled delivery, again and again, from another thread.
             ``delivery.lost`` tells if that failed. A delivery that was dropped unsettled is no longer extended.
         :param max_lease: how long a delivery may be held by the heartbeat, from when it was handed out. By default, without end.
@@ -281,7 +277,7 @@ class Pitstop:
         text, which is kept as ``last_error``. A delivery that the handler settled itself stays as it is. While the store is
         away, ``consume`` does not end: it polls again and again.
 
-        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process: messages that
+        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process. Messages that
         no handler saw are given back at once, running handlers finish, their acks are written, and the summary is returned.
         At a second signal ``consume`` waits for nothing, and gives back the messages of running handlers as well.
         :meth:`close` ends it like a signal.
@@ -350,17 +346,6 @@ class Pitstop:
         made.add(id)
         return id
 
-    def _record_of_item(self, index: int, item: object, now_us: int, made: set[str]) -> Record:
-        arguments = item_arguments(item)
-        if arguments is None:
-            raise ScheduleError(
-                f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
-            )
-        try:
-            return new_record(*arguments, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made))
-        except (MessageError, ScheduleError) as error:
-            raise type(error)(f"items[{index}]: {error}") from None
-
     def _writes(self, session: object) -> Writes:
         backend = self._session.backend
         return backend if session is None else backend.within(session)
@@ -382,7 +367,7 @@ class Pitstop:
             self._session.flush(known)
         writes.put(records)
         if known:
-            supersede(known)
+            supersede(self._session.events, known)
         if known and at_once:
             self._session.forget({each.id: each.revision for each in records if each.id in known})
         events = self._session.events
@@ -392,6 +377,11 @@ class Pitstop:
         if at_once:
             # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
             self._session.written(min(record.progress.due or 0 for record in records))
+
+
+def session_of(pit: Pitstop) -> Session:
+    """Return the session behind a Pitstop, for code of this library."""
+    return pit._session
 
 
 def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:

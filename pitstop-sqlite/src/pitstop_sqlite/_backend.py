@@ -194,7 +194,7 @@ class SqliteBackend(Backend):
         # loop in that body leaves it without giving the lock back.
         connection.execute("BEGIN IMMEDIATE")
         now = self._now_ms()
-        # As a rule all settlements apply. Then there is no need to ask for each.
+        # As a rule all settlements apply. Then no check of each is needed.
         applied = _apply_all(connection, fenced, now)
         if applied == len(fenced):
             connection.execute("COMMIT")

@@ -319,7 +319,7 @@ class Database:
                     f"or start the program again, which makes the tables."
                 )
             raise ConfigError(
-                f"{self.path!r} has not got Pitstop's tables, and none are made here (create=False). Check whether the path is "
+                f"{self.path!r} does not have Pitstop's tables, and none are made here (create=False). Check whether the path is "
                 f"right. 'pitstop store' makes the tables, and so does pitstop.init() without create=False."
             )
         connection.execute(f"PRAGMA page_size = {_PAGE}")

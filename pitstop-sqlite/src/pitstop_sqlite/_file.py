@@ -110,7 +110,7 @@ class DatabaseFile:
         if identity is None:
             return BackendUnavailable(
                 f"{self._path!r} was deleted or moved while it was in use. This call has no effect, and all messages that are "
-                f"stored in that file alone are lost. Put the file back; or stop all programs that use it, and start again with a new one."
+                f"stored in that file alone are missing. Put the file back; or stop all programs that use it, and start again with a new one."
             )
         if identity != self._main:
             return BackendUnavailable(

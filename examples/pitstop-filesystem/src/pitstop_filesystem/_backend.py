@@ -1,7 +1,7 @@
 """The backend: the contract of :class:`pitstop.abc.Backend`, in terms of files.
 
-Each method is one ``with self._folder.locked()`` block, which is all that makes it atomic. The time is read inside: the
-lock may have been waited for, and a lease is to last from when it was had.
+Each method is one ``with self._folder.locked()`` block. That alone makes it atomic. The time is read inside the block: the
+lock may have been waited for, and a lease lasts from the moment at which the lock was taken.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ __all__ = ["FilesystemBackend"]
 
 @attrs.frozen
 class _Document:
-    """What is in a file: a line of JSON with all but message and ``due``, and the message as a line of JSON.
+    """The content of a file: a line of JSON with all but message and ``due``, and the message as a line of JSON.
 
-    They are apart so that a damaged message leaves its id and token readable: it can still be leased and set aside.
+    They are separate so that a damaged message leaves its id and token readable. It can still be leased and set aside.
     """
 
     header: dict[str, Any]
@@ -55,12 +55,12 @@ class _Document:
     def of(cls, record: Record) -> _Document:
         series = None if record.series is None else dict(record.series)
         header = {"id": record.id, "revision": record.revision, "series": series, **_fields(record.progress)}
-        # JSON has no line ends but escaped ones, and dump_message writes what JSON itself has not got: bytes, times.
+        # JSON text holds line ends only as escapes. dump_message also writes values that JSON does not have: bytes, times.
         return cls(header, dump_message(record.message).encode())
 
     @classmethod
     def parse(cls, content: bytes) -> _Document | None:
-        """None: not even the id can be read."""
+        """Return the document of a file; None if not even the id can be read."""
         first, _, message = content.partition(b"\n")
         try:
             header = json.loads(first)
@@ -78,7 +78,7 @@ class _Document:
         try:
             message = load_message(self.message.decode())
         except ValueError:
-            # No mapping: read_record finds it damaged, and says so in the words that all backends have.
+            # Not a mapping: read_record finds the message damaged, with the same words for all backends.
             message = None
         get = self.header.get
         return read_record(
@@ -101,8 +101,8 @@ class _Document:
 class FilesystemBackend(Backend):
     """Messages in a folder that several processes of one machine may use at the same time."""
 
-    #: The versions of the contract that it was written for, and of the suite that it passed: as numbers, because what
-    #: the next pitstop-core will have there is not yet true of this class.
+    #: The version of the contract that the class was written for, and of the suite that it passed. They are numbers, because
+    #: the class is not proved by the versions that the next pitstop-core will have.
     api_version: ClassVar[int] = 1
     suite_version: ClassVar[int | None] = 3
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
@@ -166,7 +166,7 @@ class FilesystemBackend(Backend):
             counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
             for name in names.values():
                 state = state_of(name.due, None, now)
-                # Whether it is leased is the one thing that the name does not say.
+                # The name says everything about the state except whether the message is leased.
                 if state == "scheduled" and (record := self._record(name)) is not None:
                     state = _state(record, now)
                 counts[state] += 1
@@ -193,7 +193,7 @@ class FilesystemBackend(Backend):
                 if isinstance(record, Record):
                     document = document.changed(_fields(record.progress.leased(token, now, until, limit)))
                 else:
-                    # A token is all that setting it aside needs; the rest stays as it was found.
+                    # To set the document aside, only a token is needed. The rest stays as it was found.
                     document = document.changed({"token": token})
                 leased.append(document.record(until))
                 written[name.next(until)] = document.dump()
@@ -210,7 +210,7 @@ class FilesystemBackend(Backend):
             for each in settlements:
                 name = names.get(key_of(each.id))
                 document = None if name is None else _Document.parse(self._folder.read(name))
-                # The fence: the token is that of the last claim, and its lease still runs. (Or it is dead: a redrive.)
+                # The fence: the token is that of the last claim, and the lease still runs. (Or the record is dead: a redrive.)
                 held = document is not None and document.header.get("token") == each.token
                 if name is None or document is None or not held or (name.due is not None and name.due <= now):
                     applied.append(False)
@@ -232,15 +232,15 @@ class FilesystemBackend(Backend):
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
-        """A folder of its own in the store's, beside ``messages/``: on the same disk, and in nobody's listing."""
+        """Yield a folder of its own in the store's, beside ``messages/``: on the same disk, and in no listing."""
         path = self._folder.path / f"check-{os.urandom(8).hex()}"
         try:
             try:
                 scratch = type(self)(attrs.evolve(self._config, path=path, create=True))
             except ConfigError as error:
-                # The store's own path is fine; what is wrong is who may write there, or the disk.
+                # The store's own path is fine, so the problem is the permissions, or the disk.
                 raise BackendUnavailable(
-                    f"A folder in the store's, to try things in, cannot be made: {error}"
+                    f"A folder in the store's, in which things can be tried, cannot be made: {error}"
                 ) from error
             with closing(scratch):
                 yield scratch
@@ -252,8 +252,8 @@ class FilesystemBackend(Backend):
         return None if document is None else document.record(name.due)
 
     def _in_order(self, names: Collection[Name]) -> Iterator[Record | Damaged]:
-        # By (due, id). The ids stand in the files alone, so all files with one due are read to be sorted; no more of them
-        # than whoever iterates asks for.
+        # The order is (due, id). Ids stand only inside the files, so all files with one due are read to be sorted. No more
+        # files are read than the caller's iteration needs.
         for _, ties in itertools.groupby(sorted(names, key=Name.place), key=lambda name: name.due):
             records = [record for name in ties if (record := self._record(name)) is not None]
             yield from sorted(records, key=lambda record: record.id)
@@ -271,7 +271,7 @@ def _place(due: int | None, id: str) -> tuple[bool, int, str]:
 
 
 def _held(record: Record | Damaged) -> Progress | Damaged:
-    """What has a record's ``due`` and ``token``."""
+    """Return the object that has a record's ``due`` and ``token``."""
     return record if isinstance(record, Damaged) else record.progress
 
 

@@ -1,4 +1,4 @@
-"""The configuration: an attrs class that checks itself, so that a mistake is told at ``init`` and by its name."""
+"""The configuration: an attrs class that checks itself, so that ``init`` reports a mistake by its name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _path(value: object) -> str:
 
 
 def _sync(value: object) -> bool:
-    # A URL has nothing but text to say it with.
+    # A URL has only text.
     known = value.lower() if isinstance(value, str) else value
     if not isinstance(known, bool | str) or known not in _SPELLINGS:
         raise ConfigError(f"sync={quoted(value)} is neither true nor false. Give one of them.")
@@ -42,21 +42,21 @@ def _sync(value: object) -> bool:
 
 @attrs.frozen(kw_only=True)
 class FilesystemConfig(BackendConfig):
-    """What this backend can be told beside what every backend can."""
+    """The options of this backend, in addition to those of every backend."""
 
-    #: The folder; made when it is not there, its parent is not. Every option has a default, also one that is needed:
-    #: attrs itself would refuse its absence with a TypeError, which is no text for a user.
+    #: The folder. It is made if it does not exist; its parent is not. Every option has a default, even a required one: for a
+    #: missing option attrs itself would raise a TypeError, whose text is not meant for users.
     path: str = attrs.field(default=None, converter=_path)
-    #: Wait for the disk at each write. Without, a power loss may take back the last moments or leave files empty.
+    #: Wait for the disk at each write. Without it, a power loss may take back the last moments or leave files empty.
     sync: bool = attrs.field(default=True, converter=_sync)
-    #: How long to wait for others who use the folder before :class:`pitstop.BackendUnavailable` is raised.
+    #: How long to wait for other users of the folder before :class:`pitstop.BackendUnavailable` is raised.
     busy_timeout: timedelta = duration_field(timedelta(seconds=5), zero=True)
 
     @classmethod
     def options_of_url(cls, url: str) -> dict[str, Any]:
-        """``filesystem:///path/to/folder?sync=false``: the path is absolute, as in a ``file:`` URL."""
+        """Return the options of ``filesystem:///path/to/folder?sync=false``. The path is absolute, as in a ``file:`` URL."""
         parts = split_url(url)
-        # No error here quotes the URL: one that was meant for another backend may hold a password.
+        # No error here quotes the URL: a URL that was meant for another backend may hold a password.
         if parts.netloc or not parts.path.strip("/"):
             raise ConfigError(
                 "The URL has a host or no path. Write it with three slashes: 'filesystem:///path/to/folder'."

@@ -1,11 +1,11 @@
-"""The folder: names, files, one lock, and writes that a crash cannot cut in half. It knows nothing of leases.
+"""The folder: names, files, one lock, and writes that a crash cannot cut in half. This module knows nothing of leases.
 
 ::
 
-    lock          empty; whoever reads or writes holds it
+    lock          empty; every reader and writer holds it
     writing       the file being written; it is moved to messages/ when it is whole
     messages/     one file per message; its name says when it is due
-    unreadable/   files of messages/ that nobody can make sense of
+    unreadable/   files of messages/ that cannot be read
     check-…/      such a folder in the folder, while ``pitstop check`` tries things in it
 """
 
@@ -33,26 +33,26 @@ __all__ = ["Folder", "Name", "key_of", "take_away"]
 
 _log = logging.getLogger("pitstop.filesystem")
 
-#: Seconds between two tries for a lock that somebody else has.
+#: Seconds between two tries for a lock that another process has.
 _PAUSE = 0.001
 
 
 def key_of(id: str) -> str:
-    """The part of a file name that stands for an id. An id may be any text, so it never gets into a path itself."""
+    """Return the part of a file name that stands for an id. An id may be any text, so it never becomes a part of a path."""
     return hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Name(NamedTuple):
-    """The name of a message's file, taken apart: the listing of the folder is the index, and there is no other.
+    """The name of a message's file, in its parts. The listing of the folder is the index; there is no other.
 
-    ``due`` stands here and nowhere else, so that there are no two places which could disagree after a crash.
+    ``due`` stands here and nowhere else, so that no two places can disagree after a crash.
     """
 
-    #: None: dead.
+    #: None: the message is dead.
     due: int | None
-    #: Grows with each new id; kept by updates: breaks the tie between equal ``due``.
+    #: Grows with each new id, and is kept by updates. It breaks the tie between equal ``due``.
     order: int
-    #: Grows with each write of one id: of two files that a crash left, the greater one counts.
+    #: Grows with each write of one id. If a crash left two files, the greater number counts.
     change: int
     key: str
 
@@ -64,14 +64,14 @@ class Name(NamedTuple):
         return Name(due, self.order, self.change + 1, self.key)
 
     def place(self) -> tuple[bool, int, int]:
-        """What to sort by: the oldest ``due`` first, the dead last."""
+        """Return the key to sort by: the oldest ``due`` first, dead messages last."""
         return (self.due is None, self.due or 0, self.order)
 
 
-# Each operation lists the folder, so nearly all names have been taken apart before.
+# Each operation lists the folder, so nearly all names have been parsed before.
 @functools.lru_cache(maxsize=100_000)
 def _parse(text: str) -> Name | None:
-    """None: not one of ours."""
+    """Return the name; None if it is not one of this backend."""
     try:
         due, order, change, key = text.split("-")
         name = Name(None if due == "dead" else int(due), int(order), int(change), key)
@@ -99,7 +99,7 @@ class Folder:
             for folder in (self.path, self._messages, self._unreadable):
                 if not folder.is_dir():
                     folder.mkdir(exist_ok=True)
-                    # What is in a folder is not safe before the folder itself is.
+                    # The content of a folder is not safe before the folder itself is.
                     self._sync_folder(folder.parent)
             self._lock.touch()
         except OSError as error:
@@ -110,38 +110,38 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[dict[str, Name]]:
-        """Keep everybody else out, and say what is there, by key: one operation is one such block.
+        """Keep all other threads and processes out, and yield the names by key. One operation is one such block.
 
-        :raises BackendUnavailable: when the lock, the folder or a file cannot be had.
+        :raises BackendUnavailable: if the lock, the folder or a file cannot be used.
         """
         try:
-            # Opened anew each time: a lock belongs to an open file, so this keeps threads apart as well as processes,
-            # and a forked child shares nothing with its parent. The kernel lets go of it when a process dies.
+            # The lock's file is opened anew each time. A lock belongs to an open file, so this separates threads as well as
+            # processes, and a forked child shares nothing with its parent. The kernel releases the lock when a process dies.
             with self._calls.enter(), self._lock.open("ab") as lock:
                 self._wait_for(lock)
                 try:
                     yield self._names()
                 finally:
-                    # Not left to the closing: a child that was forked meanwhile has the same file open.
+                    # Closing the file is not enough: a child that was forked meanwhile has the same file open.
                     fcntl.flock(lock, fcntl.LOCK_UN)
         except OSError as error:
             raise BackendUnavailable(
-                f"{str(self.path)!r} could not be used: {error.strerror}. Nothing was changed. Look at the disk and at who "
-                f"may write there."
+                f"{str(self.path)!r} could not be used: {error.strerror}. Nothing was changed. Check the disk, and whether this "
+                f"user may write there."
             ) from error
 
     def read(self, name: Name) -> bytes:
         return (self._messages / str(name)).read_bytes()
 
     def commit(self, written: Mapping[Name, bytes], gone: Collection[Name], ids: Collection[str] = ()) -> None:
-        """Write files, and then remove others. Killed at any step it leaves each message whole, old or new.
+        """Write files, and then remove others. After a kill at any step, each message is whole, old or new.
 
-        :raises OutcomeUnknown: when it fails half way, about these ``ids``.
+        :raises OutcomeUnknown: if it fails half way, with these ``ids``.
         """
         begun = False
         try:
             for name, content in written.items():
-                # One writer at a time needs one name; what a killed one left there is written over by the next.
+                # One writer at a time needs one name. The next writer overwrites the file that a killed one left.
                 with self._writing.open("wb") as file:
                     file.write(content)
                     file.flush()
@@ -150,7 +150,7 @@ class Folder:
                 begun = True
                 self._writing.rename(self._messages / str(name))
             if written:
-                # The new ones must be safe before the old ones go: else a power loss could leave neither.
+                # The new files must be safe before the old files go. Else a power loss could leave neither.
                 self._sync_folder(self._messages)
             begun = True
             for name in gone:
@@ -161,13 +161,13 @@ class Folder:
             if not begun:
                 raise
             raise OutcomeUnknown(
-                f"Writing to {str(self.path)!r} failed half way: {error.strerror}. Some of it may be done. Look at the disk; "
-                f"then do it again under the same ids.",
+                f"Writing to {str(self.path)!r} failed half way: {error.strerror}. Some of it may be done. Check the disk; "
+                f"then repeat the call with the same ids.",
                 ids=tuple(ids),
             ) from error
 
     def set_aside(self, name: Name) -> None:
-        """Take away a file that not even says whose message it is, so that it holds nobody up. It is kept."""
+        """Move away a file that does not even tell whose message it is, so that it holds up no other. The file is kept."""
         (self._messages / str(name)).rename(self._unreadable / str(name))
         _log.warning("%s cannot be read and was moved to %s", name, self._unreadable)
 
@@ -179,7 +179,7 @@ class Folder:
         for name in found:
             other = newest.setdefault(name.key, name)
             if other is not name:
-                # Somebody was killed between the writing of the new file and the removal of the old one.
+                # A process was killed after it wrote the new file and before it removed the old one.
                 older, newest[name.key] = sorted((other, name), key=lambda each: each.change)
                 left.append(older)
         if left:
@@ -187,7 +187,7 @@ class Folder:
         return newest
 
     def _wait_for(self, lock: BufferedWriter) -> None:
-        # By the machine's clock, whatever clock a test has given: this is about other processes.
+        # This uses the machine's clock, even if a test has given another one, because it waits for other processes.
         clock, bell = SystemClock(), Doorbell()
         deadline = clock.monotonic() + self._busy_timeout.total_seconds()
         while True:
@@ -196,13 +196,13 @@ class Folder:
             except BlockingIOError:
                 if clock.monotonic() >= deadline:
                     raise BackendUnavailable(
-                        f"{str(self.path)!r} is locked: somebody else has kept it from being used for "
+                        f"{str(self.path)!r} is locked: another process has kept Pitstop out for "
                         f"{self._busy_timeout.total_seconds():g} s (busy_timeout). Nothing was changed."
                     ) from None
             clock.wait(bell, _PAUSE)
 
     def _sync_folder(self, folder: Path) -> None:
-        # A rename is an entry in a folder, and is on the disk when the folder is.
+        # A rename is an entry in a folder. It is on the disk when the folder is.
         if self._sync:
             number = os.open(folder, os.O_RDONLY)
             try:
@@ -212,12 +212,12 @@ class Folder:
 
 
 def take_away(path: Path) -> None:
-    """Delete a folder with all that is in it.
+    """Delete a folder with all its content.
 
-    :raises BackendUnavailable: when the system does not let us.
+    :raises BackendUnavailable: if the system refuses.
     """
     try:
-        # It may not have been made at all.
+        # The folder may not exist, if it could not be made.
         if path.is_dir():
             shutil.rmtree(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The command: `python -m reminders` works, `... remind` and `... answer` are what a web page would call."""
+"""The command. `python -m reminders` works; a web page would call the functions of `... remind` and `... answer`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from reminders.service import OPTIONS, handler
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="reminders", description="Reminds people by mail until they answer.")
     commands = parser.add_subparsers(dest="command", metavar="remind | answer")
-    new = commands.add_parser("remind", help="ask somebody at a time; without a command: work")
+    new = commands.add_parser("remind", help="ask a person at a time; without a command: work")
     new.add_argument("name")
     new.add_argument("who")
     new.add_argument("about")
     new.add_argument("at", type=datetime.fromisoformat, help="such as 2031-03-01T09:00, in the company's zone")
-    commands.add_parser("answer", help="it is done").add_argument("id")
+    commands.add_parser("answer", help="note that the task is done").add_argument("id")
     given = parser.parse_args(arguments)
 
     url = os.environ.get("REMINDERS_URL", "sqlite:///reminders.db")
@@ -39,18 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             at = given.at if given.at.tzinfo else given.at.replace(tzinfo=zone)
             print(remind(pit, given.name, given.who, given.about, at))
         elif given.command == "answer":
-            print("done" if answer(pit, journal, given.id) else "nobody waits for that")
+            print("done" if answer(pit, journal, given.id) else "no open reminder has this id")
         else:
             run(pit, journal, zone)
 
 
 def run(pit: pitstop.Pitstop, journal: Journal, zone: ZoneInfo) -> None:
-    """Work until SIGTERM or Ctrl-C comes; what is in hand then is finished."""
+    """Work until SIGTERM or Ctrl-C comes. The messages in hand are finished then."""
     logging.basicConfig(level=logging.INFO)
     smtp = os.environ.get("REMINDERS_SMTP")
     manager = os.environ.get("REMINDERS_MANAGER", "manager@localhost")
     mailer = Smtp(smtp, sender=manager) if smtp else Console()
-    # The chain of reports begins here. If it began long ago, this is the message that is stored already.
+    # The chain of reports begins here. If it began long ago, the message is stored already, and is replaced by itself.
     schedule_report(pit, pit.now(), zone)
     pit.consume(handler(pit, mailer, journal, manager, zone))
 

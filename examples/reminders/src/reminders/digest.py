@@ -1,4 +1,4 @@
-"""The weekly digest: what somebody has not answered yet."""
+"""The weekly digest: the reminders that a person has not answered yet."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ KIND = "digest"
 
 
 def start_digest(pit: Pitstop, who: str, first: datetime, end: datetime) -> str:
-    """Each week from ``first`` until ``end``, exclusive; one that is more than a day late is left out.
+    """Store a digest for each week from ``first`` until ``end``, exclusive. One that is more than a day late is left out.
 
-    A week is 168 hours: what came at eight in winter comes at nine in summer. Good enough for a digest; ``report`` shows
-    what to do where it is not.
+    A week is 168 hours: a digest that comes at eight in winter comes at nine in summer. That is good enough for a digest.
+    ``report`` shows what to do if it is not.
     """
     message = {"id": f"{KIND}:{who}", "kind": KIND, "who": who}
     return pit.store(message, first, end, timedelta(weeks=1), catch_up="skip", grace=timedelta(days=1))
@@ -25,7 +25,7 @@ def start_digest(pit: Pitstop, who: str, first: datetime, end: datetime) -> str:
 
 def send_digest(pit: Pitstop, delivery: Delivery, post: Post, zone: ZoneInfo) -> None:
     who = delivery.msg["who"]
-    # `scheduled_for`: `due` of one that a worker has is the end of its lease, and of a dead one there is none.
+    # Why `scheduled_for`: if a worker has the reminder, its `due` is the end of the lease, and a dead one has no `due`.
     lines = [
         f"{each.scheduled_for.astimezone(zone):%a %d %b %H:%M} {each.message['about']}"
         for each in open_reminders(pit, who)

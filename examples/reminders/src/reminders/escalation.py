@@ -1,7 +1,7 @@
-"""A reminder: somebody is asked, and asked again; in the end their manager is.
+"""A reminder: a person is asked, and asked again, and in the end the manager is asked.
 
-All mails of a reminder are one recurring message. So there is one thing to remove when the answer comes, and it works at
-any moment: what a worker has in its hands then comes to nothing, and it cannot bring the reminder back.
+All mails of a reminder are one recurring message. So there is one thing to remove when the answer comes. Removing it works at
+any moment: if a worker has the message, its settlement has no effect, and it cannot bring the reminder back.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from reminders.mail import Mail, Post
 
 KIND = "reminder"
 AGAIN_AFTER = timedelta(hours=2)
-#: How often they are asked before the manager is.
+#: How often the person is asked before the manager is asked.
 TIMES = 3
 
 
 def remind(pit: Pitstop, name: str, who: str, about: str, at: datetime) -> str:
-    """Ask ``who`` at this time; with the name of one that is open, in its place. Returns the id, for :func:`answer`."""
+    """Ask ``who`` at this time. A new reminder with the name of an open one replaces it. Return the id, for :func:`answer`."""
     message = {"id": f"{KIND}:{name}", "kind": KIND, "who": who, "about": about, "first": at}
-    # In UTC, because by the clock on a wall there is an hour more or less in the night when it is set.
+    # In UTC, because in the night when the clocks are set, an hour is missing or comes twice on the wall clock.
     end = at.astimezone(UTC) + (TIMES + 1) * AGAIN_AFTER
     return pit.store(message, at, end, AGAIN_AFTER)
 
 
 def answer(pit: Pitstop, journal: Journal, id: str) -> bool:
-    """It is done: no more mails. False when nobody waits for that, or no longer."""
+    """Note that the task is done, and send no more mails. Return False if no open reminder has the id."""
     entry = pit.get(id)
     if entry is None:
         return False
-    # Noted first: when the process dies in between, or `remove` raises, whoever answers does so again.
+    # Noted first: if the process dies in between, or `remove` raises, the user answers again.
     journal.note(f"{id}:answered:{entry.revision}", "answered", pit.now())
     pit.remove(id)
     return True
@@ -42,7 +42,7 @@ def answer(pit: Pitstop, journal: Journal, id: str) -> bool:
 def send_reminder(delivery: Delivery, post: Post, manager: str) -> None:
     who, about = delivery.msg["who"], delivery.msg["about"]
     number = (delivery.scheduled_for - delivery.msg["first"]) // AGAIN_AFTER + 1
-    # After an outage there is one mail in place of several. The last is for both, as they may not have had the others.
+    # After an outage one mail replaces several. The last mail goes to both, because they may have missed the others.
     text = f"{delivery.missed} earlier mails could not be sent." if delivery.missed else ""
     if number <= TIMES:
         post.send(delivery, "asked", Mail((who,), f"Reminder {number} of {TIMES}: {about}", text))
@@ -51,7 +51,7 @@ def send_reminder(delivery: Delivery, post: Post, manager: str) -> None:
 
 
 def open_reminders(pit: Pitstop, who: str) -> Iterator[Entry]:
-    """What they have not answered yet, by the time of the next mail."""
+    """Yield the reminders that a person has not answered yet, by the time of the next mail."""
     last = None
     while page := pit.entries(after=last):
         yield from (each for each in page if each.message.get("kind") == KIND and each.message["who"] == who)

@@ -1,4 +1,4 @@
-"""Mails, and the ways on which they go out."""
+"""Mails, and the ways in which they are sent."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Mail:
 
 class Mailer(Protocol):
     def send(self, mail: Mail) -> None:
-        """Send it, or raise: then the message that asked for it comes back."""
+        """Send the mail, or raise: the message of the mail then comes back."""
 
 
 class Console:
-    """For looking at it without a mail server."""
+    """Prints mails, to try the application without a mail server."""
 
     def send(self, mail: Mail) -> None:
         print(f"To: {', '.join(mail.to)}\nSubject: {mail.subject}\n{mail.text}\n", flush=True)
@@ -41,16 +41,16 @@ class Smtp:
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._sender, ", ".join(mail.to), mail.subject
         message.set_content(mail.text)
-        # Much shorter than the lease: a handler that hangs would lose its message to another worker.
+        # The timeout is much shorter than the lease: a handler that hangs would lose its message to another worker.
         with smtplib.SMTP(self._host, timeout=20) as server:
             server.send_message(message)
 
 
 class Post:
-    """Sends one mail for each delivery, however often that comes.
+    """Sends one mail for each delivery, however often the delivery comes.
 
-    At least once means that a message may come again although its mail went out: the worker died before the ack, or the
-    ack got lost. Then it has the same ``key``. A crash between the next two lines is all that is left: that mail goes out twice.
+    At least once means that a message may come again although its mail went out: the worker died before the ack, or the ack
+    got lost. The message then has the same ``key``. Only a crash between the two lines in :meth:`send` sends a mail twice.
     """
 
     def __init__(self, mailer: Mailer, journal: Journal, now: Callable[[], datetime]) -> None:

@@ -1,7 +1,7 @@
-"""The monthly report, on the last day of each month at six in the evening, by the clock of the company.
+"""The monthly report, on the last day of each month at six in the evening, by the wall clock of the company.
 
-Months are no ``every``: they differ in length. So each report is a message that stores the next one, under an id that says
-which month it is: to store it twice is the same as once.
+Months do not fit ``every``, because they differ in length. So each report is a message that stores the next one, under an id
+that names the month. To store it twice is therefore the same as once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def schedule_report(pit: Pitstop, after: datetime, zone: ZoneInfo) -> str:
 
 
 def send_report(pit: Pitstop, delivery: Delivery, post: Post, journal: Journal, manager: str, zone: ZoneInfo) -> None:
-    # Before anything that may fail: whatever becomes of this month's report, there is a next one. By the nominal time, so
-    # that a late report stores the month after its own, be that over, too.
+    # This comes before anything that may fail, so that there is a next report in any case. It uses the nominal time: a late
+    # report stores the report of the following month, even if that month is over, too.
     schedule_report(pit, delivery.scheduled_for, zone)
     end = delivery.scheduled_for.astimezone(zone)
     start = month_end(end.date().replace(day=1) - timedelta(days=1), zone)
@@ -40,6 +40,6 @@ def send_report(pit: Pitstop, delivery: Delivery, post: Post, journal: Journal, 
 
 
 def month_end(day: date, zone: ZoneInfo) -> datetime:
-    """When the month with this day closes."""
+    """Return the time at which the month of this day closes."""
     last = calendar.monthrange(day.year, day.month)[1]
     return datetime(day.year, day.month, last, 18, tzinfo=zone)

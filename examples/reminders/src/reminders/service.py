@@ -1,4 +1,4 @@
-"""The parts put together: what handles each message."""
+"""The parts put together: one handler for all messages."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from reminders.journal import Journal
 from reminders.mail import Mailer, Post
 
 
-#: What this application asks of Pitstop, wherever the messages are stored. With these retries a mail server may be away for a
-#: day; after that what has no next occurrence is dead, and waits for somebody to redrive it.
+#: The options of this application, for any store. With these retries a mail server may be away for a day. After that, a
+#: message without a next occurrence is dead until a person redrives it.
 OPTIONS = {"lock_time": "2m", "retry": {"delay": "1m", "factor": 2, "max_delay": "1h", "max_attempts": 30}}
 
 Handler = Callable[[Delivery], None]
 
 
 def handler(pit: Pitstop, mailer: Mailer, journal: Journal, manager: str, zone: ZoneInfo) -> Handler:
-    """What handles a delivery: in the loop of a worker, and in tests."""
-    # The time is Pitstop's, here as everywhere, so that a test has one clock to move.
+    """Return the handler of all deliveries, for the loop of a worker and for tests."""
+    # The time is Pitstop's here as everywhere, so that a test has one clock to move.
     post = Post(mailer, journal, pit.now)
     by_kind: dict[str, Handler] = {
         escalation.KIND: lambda delivery: escalation.send_reminder(delivery, post, manager),

@@ -32,6 +32,8 @@ def _counts(progress: Progress) -> tuple[int, int, int, int]:
 class Counts(Kit):
     """The counts after claims and settlements."""
 
+    rule = 'docs/writing-a-backend.md, "Records"'
+
     def test_a_claim_of_one_counts_as_certain(self, backend: Backend) -> None:
         put_due(backend, "a")
 

@@ -1,4 +1,7 @@
-"""A delivery in an event loop."""
+"""A delivery in an event loop.
+
+Threads: the loop's thread; ``_give_back`` runs in one of the pool.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from pitstop._aio._feeder import Feeder, Handed
+from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
-from pitstop._engine._delivery import delay_of_nack
+from pitstop._engine._delivery import Delivery, delay_of_nack
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
-from pitstop._engine._lease import Purpose
+from pitstop._engine._lease import Lease, Purpose
 from pitstop._errors import PitstopError
 
 
@@ -26,7 +29,7 @@ _log = logging.getLogger("pitstop.delivery")
 
 
 class AsyncDelivery:
-    """A message that was emitted: :class:`pitstop.Delivery`, of which it has all properties, for an event loop.
+    """A message that was emitted: :class:`pitstop.Delivery`, with all its properties, for an event loop.
 
     ``async with delivery:`` acknowledges it at the end of its body. When the body raises it is nacked, and when it is
     cancelled it is given back, to come back at once; both re-raise. None of its properties asks the store.
@@ -34,10 +37,17 @@ class AsyncDelivery:
 
     __slots__ = ("__weakref__", "_at_once", "_delivery", "_feeder", "_handling", "_hands", "_lease")
 
-    def __init__(self, handed: Handed, feeder: Feeder, hands: Hands) -> None:
-        self._lease = handed.lease
-        self._delivery = handed.delivery
-        self._at_once = handed.at_once
+    def __init__(
+        self, lease: Lease, delivery: Delivery, feeder: Feeder, hands: Hands, *, at_once: bool = False
+    ) -> None:
+        """Return the handle of a lease that is handed out.
+
+        :param delivery: the handle for threads.
+        :param at_once: whether each ack is written by itself, before :meth:`ack` returns.
+        """
+        self._lease = lease
+        self._delivery = delivery
+        self._at_once = at_once
         self._feeder = feeder
         self._hands = hands
 
@@ -83,20 +93,21 @@ class AsyncDelivery:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is known to be over: somebody else may have the message. What is done now may be done twice."""
+        """Whether the lease is known to be over: another consumer may have the message. Work done now may be done twice."""
         lease = self._lease
         return lease.lost or (not lease.settled and self._feeder.is_past(lease.due))
 
     @property
     def _intake(self) -> Intake:
         intake = self._feeder.intake
-        assert intake is not None, "the delivery is one of its"
+        assert intake is not None, "the delivery came from it"
         return intake
 
     async def ack(self, *, wait: bool = False) -> None:
-        """Done: see :meth:`pitstop.Delivery.ack`. Returns at once; the ack is written with others, some 20 ms later at most.
+        """Acknowledge the message: see :meth:`pitstop.Delivery.ack`. The ack is written with others, within about 20 ms.
 
-        Of ``listener.get(timeout=0)``, with ``prefetch=1``, and once the listener is closed, it is written before this returns.
+        For a message of ``listener.get(timeout=0)``, with ``prefetch=1``, and after the listener was closed, the ack is written
+        before this returns.
 
         :param wait: return when the store has it. To be cancelled ends the wait, and not the ack.
         :raises LeaseLost: when the lease is known to be over; nothing was changed.
@@ -110,12 +121,12 @@ class AsyncDelivery:
         self._lease.ask(Purpose.ACK, self._delivery)
         if wait or writer.unattended:
             # Of a listener that was closed each ack is written by itself, and is not tried again.
-            await self._feeder.written(self._lease)
+            await self._feeder.waits.written(writer, self._lease)
         else:
             writer.put(self._lease, blocking=False)
 
     async def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
-        """Failed: see :meth:`pitstop.Delivery.nack`. Returns at once, as :meth:`ack` does.
+        """Report a failure: see :meth:`pitstop.Delivery.nack`. It is written as by :meth:`ack`.
 
         :raises LeaseLost: when the delivery was settled before, or, where it is written at once, when the lease is over.
         :raises BackendUnavailable: where it is written at once, when the store did not answer.
@@ -130,7 +141,7 @@ class AsyncDelivery:
         writer = self._intake.writer
         lease.ask(Purpose.NACK, self._delivery, error_text(error), delay_of_nack(delay, lease))
         if writer.unattended:
-            await self._feeder.written(lease)
+            await self._feeder.waits.written(writer, lease)
         else:
             writer.put(lease, blocking=False)
 

@@ -1,4 +1,7 @@
-"""The threads that do for an event loop what would block it."""
+"""Hands: a pool of threads that run the blocking calls of an event loop.
+
+Threads: any thread submits jobs; the threads of the pool run ``_run``.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ __all__ = ["Hands", "tell"]
 
 _T = TypeVar("_T")
 
-#: Threads, at most. A backend's own locks let few calls through at a time; the rest would only wait in there.
+#: The most threads of a pool. The locks of a backend let few calls through at a time; more threads would only wait there.
 _MOST = 8
 
 
 def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> bool:
-    """Have ``function`` called in the loop's thread. False when the loop is closed."""
+    """Call ``function`` in the loop's thread, soon. Return False if the loop is closed."""
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:
@@ -32,9 +35,9 @@ def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args
 
 
 class Hands:
-    """A few daemon threads, begun when they are needed: unlike an executor's, they do not keep an interpreter from its end.
+    """A few daemon threads, begun when they are needed. Unlike the threads of an executor they do not keep the interpreter alive.
 
-    Invariant: ``_idle`` is the number of threads that wait in ``_jobs``, less the jobs that are in there.
+    Invariant: ``_idle`` is the number of threads that wait for ``_jobs``, less the number of waiting jobs.
     """
 
     def __init__(self) -> None:
@@ -51,12 +54,12 @@ class Hands:
         self._idle = 0
 
     def after_fork(self) -> None:
-        """In the child of a fork: the threads are the parent's, and so is what they were given."""
+        """Forget the threads and their jobs: this is the child of a fork, and they are the parent's."""
         self._left = set()
         self._begin()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Have a job done that raises nothing, by a thread of these; also when these are ended meanwhile."""
+        """Run ``job`` in the pool. The job must not raise. After :meth:`end` it runs in a thread of its own."""
         if self._pid != os.getpid():
             self.after_fork()
         with self._lock:
@@ -71,7 +74,7 @@ class Hands:
         Thread(target=job if ended else self._run, name="pitstop-aio", daemon=True).start()
 
     def leave(self, job: Callable[[], None]) -> None:
-        """Submit a job that its caller does not wait for. :meth:`wait_for_left` does."""
+        """Run ``job`` in the pool. The caller does not wait for it, but :meth:`wait_for_left` does."""
         done = Event()
         self._left.add(done)
 
@@ -85,39 +88,34 @@ class Hands:
         self.submit(run)
 
     def wait_for_left(self, seconds: float) -> None:
-        """Wait until the jobs that were left before are done, at most so long for all of them."""
+        """Wait until the jobs of :meth:`leave` are done, but no longer than ``seconds`` in all."""
         clock = SystemClock()
         ends = clock.monotonic() + seconds
         for done in tuple(self._left):
             done.wait(max(0.0, ends - clock.monotonic()))
 
-    async def do(
-        self, function: Callable[..., _T], *args: Any, abandoned: Callable[[_T], object] | None = None, **options: Any
-    ) -> _T:
-        """Call ``function`` in a thread of these, in a copy of the present context, and wait for what comes of it.
+    async def do(self, function: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        """Call ``function`` in the pool, in a copy of the present context, and return its result.
 
-        To be cancelled ends the wait and not the call: that is done all the same.
-
-        :param abandoned: called in the loop's thread with what it returned, if nobody waits for it any more.
+        If the caller is cancelled, the wait ends. The call is done all the same.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
         context = copy_context()
 
         def finish(result: Any, error: BaseException | None) -> None:
-            if not future.done():
-                if error is None:
-                    future.set_result(result)
-                else:
-                    future.set_exception(error)
-            elif error is None and abandoned is not None:
-                abandoned(result)
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
         def job() -> None:
             result, error = None, None
             try:
                 result = context.run(function, *args, **options)
-            except BaseException as raised:  # noqa: BLE001 - raised where it is waited for
+            except BaseException as raised:  # noqa: BLE001 - the waiting task raises it
                 error = raised
             tell(loop, finish, result, error)
 
@@ -125,7 +123,7 @@ class Hands:
         return await future
 
     def end(self) -> None:
-        """Let the threads end once all jobs are done. Those that come later get a thread each."""
+        """Let the threads end when all jobs are done. Later jobs run in a thread each. Again is harmless."""
         with self._lock:
             if not self._ended:
                 self._ended = True
@@ -135,7 +133,7 @@ class Hands:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            # It refers to what was given, and to what came of it.
+            # The job refers to its arguments and to its result.
             del job
             with self._lock:
                 self._idle += 1

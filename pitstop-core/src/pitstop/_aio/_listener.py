@@ -1,4 +1,7 @@
-"""A listener in an event loop."""
+"""A listener in an event loop.
+
+Threads: the loop's thread; any thread calls ``stop``.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from typing import Self
 from weakref import WeakMethod, finalize
 
 from pitstop._aio._delivery import AsyncDelivery
-from pitstop._aio._feeder import Feeder, Handed
+from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Lease
 from pitstop._values._arguments import seconds_of
 
 
@@ -30,6 +34,10 @@ class AsyncListener:
 
     Iterate over it with ``async for``, or call :meth:`get`. ``async with`` closes it at the end. It belongs to the loop in
     which it is first used.
+
+    A cancelled ``get`` or ``async for`` loses no message: each message is in the buffer of the listener until a task takes it,
+    and a task that is cancelled has taken none. The next task gets the message; or it is given back within a tenth of a second,
+    as if it had not been claimed (with ``prefetch``: at the end of the listener).
     """
 
     def __init__(self, open_intake: Callable[[], Intake], hands: Hands, add: Callable[[Feeder], None]) -> None:
@@ -37,35 +45,32 @@ class AsyncListener:
         self._hands = hands
         self._add = add
         self._feeder: Feeder | None = None
-        # Of those who wait for a message, in their order.
+        # Of the tasks that wait for a message, in their order.
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._in_a_row = 0
         self._stopped = False
 
     async def get(self, timeout: float | timedelta | str | None = 0) -> AsyncDelivery | None:  # noqa: ASYNC109 - as in Listener
-        """The next message that is due.
+        """Return the next message that is due.
 
-        :param timeout: how long to wait for one, by the clock of the loop: seconds, a ``timedelta``, or text such as
-            ``"5s"``. 0: take what is due now; its ack is written before that returns. None: wait until there is one.
+        A call that is cancelled has taken no message: the buffer of the listener is as it would be without that call, or
+        has the message that the call has claimed.
+
+        :param timeout: how long to wait for a message, by the clock of the loop: seconds, a ``timedelta``, or text such as
+            ``"5s"``. 0: take a message that is due now; its ack is written before that returns. None: wait until there is one.
         :return: None when there was none in that time, or the listener was stopped.
         :raises BackendUnavailable: as :meth:`pitstop.Listener.get`.
         :raises ConfigError: when ``timeout`` is negative, not finite, or no duration.
         """
         if timeout is None:
-            return self._wrapped(await self._next())
+            return self._handed_out(await self._next())
         seconds = seconds_of(timeout)
         if seconds > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    return self._wrapped(await self._next())
-            # It may have come in the moment in which the time was over.
-            if (delivery := self._ready().take()) is not None:
-                return self._wrapped(delivery)
-        # A look of its own at the end of its time, also at what is wrong.
-        if self.stopped:
-            return None
-        feeder = self._ready()
-        return self._wrapped(feeder.taken(await self._hands.do(feeder.look, abandoned=feeder.put_back)))
+                    return self._handed_out(await self._next())
+        # At the end of the time it looks once more, also whether the store answers.
+        return await self._get_now()
 
     def stop(self) -> None:
         """End the iteration, give back what was claimed ahead, and write the acks that are pending. Safe in any thread.
@@ -100,10 +105,10 @@ class AsyncListener:
         return self
 
     async def __anext__(self) -> AsyncDelivery:
-        delivery = await self._next()
+        delivery = self._handed_out(await self._next())
         if delivery is None:
             raise StopAsyncIteration
-        return AsyncDelivery(delivery, self._ready(), self._hands)
+        return delivery
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,31 +124,53 @@ class AsyncListener:
 
     def _ready(self) -> Feeder:
         if self._feeder is None:
-            # It holds this weakly, so that one that was dropped without aclose() ends it.
+            # The feeder refers to this weakly: a listener that is dropped without aclose() ends its feeder.
             told = WeakMethod(self._tell)
             self._feeder = feeder = Feeder(self._open, asyncio.get_running_loop(), self._hands, lambda: _call(told))
             finalize(self, feeder.end).atexit = False
             self._add(feeder)
         return self._feeder
 
-    def _wrapped(self, handed: Handed | None) -> AsyncDelivery | None:
-        return None if handed is None else AsyncDelivery(handed, self._ready(), self._hands)
+    def _handed_out(self, lease: Lease | None, *, at_once: bool = False) -> AsyncDelivery | None:
+        """Return the handle of a message that a task has just taken."""
+        if lease is None:
+            return None
+        feeder = self._ready()
+        intake = feeder.intake
+        assert intake is not None, "the message was taken from it"
+        at_once = at_once or intake.acks_at_once
+        return AsyncDelivery(lease, intake.deliver(lease, at_once=at_once), feeder, self._hands, at_once=at_once)
 
-    async def _next(self) -> Handed | None:
+    async def _get_now(self) -> AsyncDelivery | None:
+        feeder = self._ready()
+        found = True
+        while not self.stopped:
+            lease = feeder.take()
+            if lease is not None or not found:
+                return self._handed_out(lease, at_once=True)
+            # Another task may take the message that this finds. Then it looks again.
+            try:
+                found = await feeder.look()
+            finally:
+                # If this was cancelled, another task may want the message.
+                self._ask()
+        return None
+
+    async def _next(self) -> Lease | None:
         if self._stopped:
             return None
         feeder = self._ready()
         self._in_a_row += 1
         if self._in_a_row >= _IN_A_ROW:
             self._in_a_row = 0
-            # Before there is a message in hand that a cancellation would lose.
+            # Before it takes a message, which a cancellation would lose.
             await asyncio.sleep(0)
         while True:
             if self.stopped:
                 return None
-            delivery = feeder.take()
-            if delivery is not None:
-                return delivery
+            lease = feeder.take()
+            if lease is not None:
+                return lease
             if feeder.error is not None:
                 error, feeder.error = feeder.error, None
                 raise error
@@ -151,34 +178,36 @@ class AsyncListener:
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             self._ask()
+            if feeder.ready:
+                # It came since then.
+                self._tell()
             try:
                 await future
             finally:
                 self._waiting.remove(future)
                 self._ask()
-                if future.done() and not future.cancelled():
-                    # If this one does not take it, for it was cancelled, the next one is to.
-                    self._tell_next()
+                if future.done() and not future.cancelled() and self._waiting:
+                    # If this task was cancelled, the next one takes the message.
+                    self._tell()
 
     def _ask(self) -> None:
         if self._feeder is not None:
             self._feeder.want(len(self._waiting))
 
     def _tell(self) -> None:
-        """There is something to take, or the end: as many go on as there are messages for."""
+        """Wake as many tasks as there are messages for; all of them at the end, and if there is an error."""
         feeder = self._feeder
-        assert feeder is not None, "it is what tells"
-        count = len(self._waiting) if feeder.over or feeder.error is not None else feeder.ready
+        assert feeder is not None, "it calls this"
+        all_of_them = feeder.over or feeder.error is not None
+        count = len(self._waiting) if all_of_them else feeder.ready
         for each in self._waiting:
             if count <= 0:
                 break
             if not each.done():
                 each.set_result(None)
             count -= 1
-
-    def _tell_next(self) -> None:
-        if self._waiting:
-            self._tell()
+        if not all_of_them:
+            self._ask()
 
 
 def _call(method: WeakMethod[Callable[[], None]]) -> None:

@@ -1,4 +1,7 @@
-"""The facade for event loops."""
+"""The facade for event loops.
+
+Threads: the loop's thread; methods that may block run in a pool of threads.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import attrs
 
@@ -32,17 +35,17 @@ from pitstop._values._summary import Summary
 from pitstop.abc import Backend
 
 
-__all__ = ["AsyncPitstop", "init_async"]
+__all__ = ["AsyncPitstop", "init_async", "pitstop_of"]
 
 _T = TypeVar("_T")
-#: Seconds for which a close waits for the messages of cancelled tasks to be given back.
+#: Seconds for which a close waits until the messages of cancelled tasks are given back.
 _PATIENCE = 15.0
 
 
 def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = ()) -> AsyncPitstop:
-    """Open a store for an event loop: as :func:`pitstop.init`, with the same configuration.
+    """Open a store for an event loop, with the configuration of :func:`pitstop.init`.
 
-    The configuration is checked here; what may block is done in another thread, at the first use or by ``async with``.
+    The configuration is checked here. The store itself is opened in another thread, by ``async with`` or at the first use.
 
     :raises UnknownBackend: when no installed backend has that name.
     :raises BackendLoadError: when it does not load.
@@ -55,11 +58,11 @@ def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (
 class AsyncPitstop:
     """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
 
-    The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors; what asks the store is awaited,
-    and done in a thread, in a copy of the caller's context. To cancel such a call ends the wait, and not the call: a
-    store that was cancelled is done all the same, or was.
+    The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are
+    awaited, and run in a thread, in a copy of the caller's context. If such a call is cancelled, the wait ends, and the call is
+    done all the same.
 
-    ``async with`` opens it at the beginning and closes it at the end.
+    ``async with`` opens the store at the beginning and closes it at the end.
     """
 
     def __init__(self, make: Callable[[], Backend], hooks: Hooks) -> None:
@@ -69,6 +72,8 @@ class AsyncPitstop:
         self._pit: Pitstop | None = None
         self._closed = False
         self._hands = Hands()
+        # Threads refer to what they serve, so a Pitstop that is dropped without aclose() ends them.
+        finalize(self, self._hands.end).atexit = False
         self._feeders: WeakSet[Feeder] = WeakSet()
         self._consuming: set[Consuming] = set()
         renew_after_fork(self._after_fork)
@@ -113,53 +118,53 @@ class AsyncPitstop:
         return await self._do(Pitstop.store_many, items, session=session)
 
     async def remove(self, id: str, *, session: Any = None) -> bool:
-        """Remove a message, also while a listener has it. True when it was there.
+        """Remove a message, also while a listener has it. Return True if it was there.
 
         :raises MessageError: when ``id`` cannot be an id.
         """
         return await self._do(Pitstop.remove, id, session=session)
 
     async def get(self, id: str) -> Entry | None:
-        """Look at a message; None when there is none with that id.
+        """Return the entry of a message; None if there is no message with that id.
 
         :raises MessageError: when ``id`` cannot be an id.
         """
         return await self._do(Pitstop.get, id)
 
     async def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
-        """Look at stored messages, ordered by due time: see :meth:`pitstop.Pitstop.entries`.
+        """Return entries of stored messages, ordered by due time: see :meth:`pitstop.Pitstop.entries`.
 
         :raises PitstopError: when an argument cannot be used; the text names it.
         """
         return await self._do(Pitstop.entries, state, limit, after)
 
     async def stats(self) -> Stats:
-        """Count the messages by state. Reads an index over all of them: not for a hot path."""
+        """Return the number of messages in each state. This reads an index over all messages; avoid it in a hot path."""
         return await self._do(Pitstop.stats)
 
     async def redrive(self, id: str) -> bool:
-        """Make a dead message due now, with all its attempts before it. True when it was dead.
+        """Make a dead message due now, with all its attempts. Return True if it was dead.
 
         :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
         """
         return await self._do(Pitstop.redrive, id)
 
     async def ping(self) -> None:
-        """Ask the store for something small, to see whether it can be used; for health checks.
+        """Ask the store for something small, to see whether it can be used. Health checks call this.
 
-        :raises BackendUnavailable: when it cannot; the text says why.
+        :raises BackendUnavailable: when it cannot be used; the text gives the reason.
         """
         await self._do(Pitstop.ping)
 
     async def now(self) -> datetime:
-        """The time by the clock that decides what is due, in whole milliseconds."""
+        """Return the time by the clock that decides what is due, in whole milliseconds."""
         return await self._do(Pitstop.now)
 
     @property
     def location(self) -> str:
-        """Where the messages are, for people; without secrets.
+        """The place where the messages are, for people, without secrets.
 
-        :raises PitstopError: before the first use, when that is not known yet.
+        :raises PitstopError: before the first use, because the place is not known yet.
         """
         if self._pit is None:
             raise PitstopError(
@@ -178,8 +183,8 @@ class AsyncPitstop:
     ) -> AsyncListener:
         """Listen for messages as they become due: see :meth:`pitstop.Pitstop.listen`.
 
-        Does not ask the store yet. Messages are claimed in a thread of the listener's, as many at once as are consumed in
-        some milliseconds.
+        This does not ask the store yet. A thread of the listener claims messages, as many at once as are consumed in some
+        milliseconds.
 
         :raises ConfigError: when a value cannot be used.
         :raises BackendUnavailable: when this was closed.
@@ -206,29 +211,31 @@ class AsyncPitstop:
         drain: timedelta | float | str = timedelta(seconds=30),
         deliveries: bool | None = None,
     ) -> Summary:
-        """Have each message handled by ``await handler(message)``, in a task of its own, as they become due.
+        """Handle messages as they become due, each by ``await handler(message)`` in a task of its own.
 
-        Each is acknowledged when its handler returns, and nacked when that raises, which is logged without its text: it
-        may quote the message. A delivery that the handler settled itself stays as it was settled.
+        A message is acknowledged when its handler returns, and nacked when the handler raises. The error is logged without its
+        text, which may quote the message and is kept as ``last_error``. A delivery that the handler settled itself stays as it
+        is. While the store is away, ``consume`` does not end: it polls again and again.
 
-        At SIGTERM, SIGINT or SIGHUP no more messages are begun, and those that are have ``drain`` to come to their end; a second
-        signal interrupts them. This holds in the main thread, for signals that the program does not handle itself. To cancel
-        whoever awaits this interrupts the handlers. Those that are interrupted are cancelled, and their messages are due
-        again at once. What was claimed ahead is given back in any case, and acks are written before this returns.
+        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process: no more handlers
+        begin, and running handlers have ``drain`` to finish. A second signal cancels them. This holds for signals that the
+        program does not handle itself. A task that awaits this and is cancelled cancels the handlers, too. The messages of
+        cancelled handlers are due again at once, and no message becomes dead by it. Messages that were claimed ahead are given
+        back in any case, and acks are written before this returns.
 
         :param handler: an async function. It is called with the message, or with the :class:`pitstop.AsyncDelivery` if its
             first parameter is annotated so or named ``delivery``.
-        :param concurrency: how many messages are handled at once.
+        :param concurrency: how many messages are handled at a time.
         :param lock_time: how long a message is leased, in place of the configured time.
-        :param loop_time: the longest time between two looks at the store, in place of the configured time.
+        :param loop_time: the longest time between two polls, in place of the configured time.
         :param prefetch: how many messages are claimed at once: see :meth:`pitstop.Pitstop.listen`.
         :param heartbeat: extend the leases of messages that are being handled, however busy the loop is.
-        :param max_lease: how long, at most.
-        :param max_messages: end after so many.
-        :param until_idle: end when nothing is due, and nothing is being handled.
-        :param drain: how long handlers have to come to their end.
+        :param max_lease: the longest time for which leases are extended.
+        :param max_messages: end after this number of messages.
+        :param until_idle: end when no message is due and no handler runs.
+        :param drain: how long running handlers may still take at the end.
         :param deliveries: whether the handler is called with the delivery, whatever its parameter is called.
-        :return: what became of the messages.
+        :return: what was done with the messages.
         :raises PitstopError: when the handler is not async.
         :raises ConfigError: when a value cannot be used.
         :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
@@ -259,13 +266,13 @@ class AsyncPitstop:
         return tuple(sorted((each.consumer() for each in list(self._consuming)), key=lambda each: each.since))
 
     async def aclose(self) -> None:
-        """Stop the listeners, give back what they claimed ahead, write all acks, and let go of the store.
+        """Stop the listeners, give back the messages that they claimed ahead, write all acks, and close the store.
 
-        A :meth:`consume` ends as at a signal, and is waited for. Awaited by one of its handlers this returns at once, and is
-        done when they have come to their end, before ``consume`` returns. (By the handler's own task: one that it begins, as
-        ``asyncio.gather`` does, is not known to be its, and waits for it until ``drain`` is over.)
+        A running :meth:`consume` ends as at a signal, and ``aclose`` waits for it. If one of its handlers awaits ``aclose``, the
+        call returns at once. The work is then done when the handlers have ended, before ``consume`` returns. (This holds for the
+        handler's own task. A task that the handler begins, as ``asyncio.gather`` does, waits until ``drain`` is over.)
 
-        Again is harmless. To be cancelled ends the wait, and not the closing.
+        A second call does nothing. If the caller is cancelled, the wait ends, and the closing goes on.
         """
         self._closed = True
         me = asyncio.current_task()
@@ -276,7 +283,7 @@ class AsyncPitstop:
         feeders = list(self._feeders)
         for feeder in feeders:
             feeder.end()
-        # Those of other loops are closed by the Pitstop itself.
+        # The feeders of other loops are closed by the Pitstop itself.
         await self._hands.do(self._close, feeders)
         self._hands.end()
 
@@ -302,7 +309,7 @@ class AsyncPitstop:
 
     def _opened(self) -> Pitstop:
         with self._lock:
-            # Handlers that aclose() waits for may use the store till their end.
+            # Handlers that aclose() waits for may use the store until they end.
             if self._closed and not (self._pit is not None and self._consuming):
                 raise _closed()
             if self._pit is None:
@@ -310,24 +317,32 @@ class AsyncPitstop:
             return self._pit
 
     def _close(self, feeders: list[Feeder]) -> None:
-        # All of them are told before one is waited for; and the store is open until then.
+        # All of them end before this waits for one of them. The store is open until then.
         for each in [each for each in list(self._consuming) if each.end()]:
             each.wait()
         for feeder in feeders:
             feeder.wait()
         with self._lock:
             pit = self._pit
-        # Messages of tasks that were cancelled.
+        # The messages of tasks that were cancelled.
         self._hands.wait_for_left(_PATIENCE)
         if pit is not None:
             pit.close()
 
     def _listening(self, **options: Any) -> Any:
-        """How a listener is opened, in a thread; what is wrong with its options is told now."""
+        """Return a function that opens an intake, in a thread. Wrong options raise here."""
         return partial(self._listen, **attrs.asdict(ListenOptions.of(**options)))
 
     def _listen(self, **options: Any) -> Any:
         return open_intake(self._opened(), ListenOptions(**options), claimed_apart=True)
+
+
+def pitstop_of(pit: AsyncPitstop) -> Pitstop:
+    """Return the Pitstop behind an AsyncPitstop, for code of this library. It is opened if need be.
+
+    :raises BackendUnavailable: if the AsyncPitstop is closed.
+    """
+    return pit._opened()
 
 
 def _closed() -> BackendUnavailable:

@@ -61,7 +61,7 @@ def check(backend: Backend) -> Generator[Finding, None, None]:
         tick = round(min(max(_ANSWERS * answer.milliseconds, _LEAST_TICK), _MOST_TICK))
         yield from _try_promises(backend, tick)
     else:
-        seen = f"{type(backend).__name__} has not got the capability SCRATCH, so the store was only inspected"
+        seen = f"{type(backend).__name__} does not have the capability SCRATCH, so the store was only inspected"
         yield Finding("its promises", "warning", "tried in a scratch", seen, 0.0)
 
 

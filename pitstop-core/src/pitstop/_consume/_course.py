@@ -12,7 +12,7 @@ from threading import Lock
 
 from pitstop._consume._signals import Urgency, is_hangup
 from pitstop._engine._intake import Intake
-from pitstop._engine._writer import Counts
+from pitstop._engine._settler import Counts
 from pitstop._values._arguments import flag, whole_number
 from pitstop._values._consumer import Consumer
 from pitstop._values._duration import parse_duration

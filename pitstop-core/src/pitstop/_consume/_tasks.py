@@ -18,17 +18,17 @@ from threading import TIMEOUT_MAX, Event
 from typing import Any
 
 from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
-from pitstop._aio._feeder import Feeder, Handed
+from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import Course
 from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
 from pitstop._consume._signals import hearing
-from pitstop._consume._verdict import Verdict, verdict
+from pitstop._consume._verdict import Verdict, ask, judged
 from pitstop._decisions._ending import ends_program
-from pitstop._decisions._settle import error_text
+from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
-from pitstop._engine._lease import Purpose
+from pitstop._engine._lease import Lease
 from pitstop._errors import PitstopError
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
@@ -43,6 +43,19 @@ AsyncHandler = Callable[[Any], Awaitable[object]]
 _IN_A_ROW = 50
 #: Seconds that handlers which were cancelled have to come to their end.
 _CANCEL_PATIENCE = 5.0
+
+
+class _Run:
+    """A message that was taken, with the task that handles it."""
+
+    __slots__ = ("begun", "delivery", "task")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        #: None until it is known: an eager task runs before its creation returns.
+        self.task: asyncio.Task[None] | None = None
+        #: Whether the handler has begun. A task that is cancelled before its first step never begins.
+        self.begun = False
 
 
 class Consuming:
@@ -78,10 +91,9 @@ class Consuming:
         self._until_idle = until_idle
         self._drain = drain.total_seconds()
         self._course = Course(max_messages, self._drain)
-        self._feeder = Feeder(open_intake, self._loop, hands, self._fill, once=until_idle, pinned_acks=False)
+        self._feeder = Feeder(open_intake, self._loop, hands, self._fill)
         self._all = running
-        # None until the task is known: an eager task runs before its creation returns.
-        self._running: dict[Handed, asyncio.Task[None] | None] = {}
+        self._running: dict[Lease, _Run] = {}
         #: Deliveries that were taken, and deliveries of which the handler was interrupted.
         self._taken = self._interrupted = 0
         self._filling = False
@@ -126,7 +138,7 @@ class Consuming:
         """Whether ``closer``, a task, is one of the handlers, which cannot wait for itself. Then this ends, and closes the
         Pitstop after that.
         """
-        if all(each is not closer for each in list(self._running.values())):
+        if all(each.task is not closer for each in list(self._running.values())):
             return False
         self._close_pitstop = close
         return self.end()
@@ -138,8 +150,7 @@ class Consuming:
     def consumer(self) -> Consumer:
         """Return a snapshot of this call. Any thread."""
         intake = self._feeder.intake
-        in_hand = self._feeder.ready + (0 if intake is None else len(intake.buffer))
-        return self._course.consumer(intake, in_hand=in_hand, in_handlers=len(self._running))
+        return self._course.consumer(intake, in_hand=self._feeder.ready, in_handlers=len(self._running))
 
     async def _run(self) -> Summary:
         with hearing(self._on_signal, _is_free):
@@ -149,9 +160,10 @@ class Consuming:
                 self._feeder.stop()
                 if self._running and not self._course.urgent:
                     await self._empty
+                self._pass_on_unbegun()
                 unfinished = len(self._running)
                 if unfinished:
-                    log_left([each.lease.id for each in self._running])
+                    log_left([each.id for each in self._running])
                     await self._interrupt()
                 await self._feeder.close()
             except GeneratorExit:
@@ -211,9 +223,11 @@ class Consuming:
         # An eager task may have ended it.
         if course.ended:
             feeder.want(0)
-        elif not self._filling:
-            feeder.want(max(0, free - begun))
-            self._look_whether_idle()
+        elif not self._filling and not self._is_idle():
+            feeder.want(max(0, free - begun), patient=bool(self._running) or not self._until_idle)
+            if begun < free and feeder.ready:
+                # It came since then.
+                self._fill_soon()
 
     def _begin(self, free: int) -> int:
         """Begin handlers, so many at most. Return how many."""
@@ -222,34 +236,34 @@ class Consuming:
         context = self._context
         begun = 0
         while begun < free and not course.ended:
-            handed = take()
-            if handed is None:
+            lease = take()
+            if lease is None:
                 break
             begun += 1
             self._taken += 1
-            running[handed] = None
+            delivery = self._intake.deliver(lease)
+            run = running[lease] = _Run(delivery)
             if course.count():
                 self._finish("max_messages")
-            task = self._loop.create_task(self._handle(handed), context=context.copy())
-            # An eager task may be done by now.
-            if handed in running:
-                running[handed] = task
+            run.task = self._loop.create_task(self._handle(lease, run), context=context.copy())
             if begun >= _IN_A_ROW:
                 # The rest in the next turn: those that begin may want theirs first.
                 self._fill_soon()
                 break
         return begun
 
-    def _look_whether_idle(self) -> None:
+    def _is_idle(self) -> bool:
+        """Whether nothing is due and no handler runs. Then this ends."""
         feeder = self._feeder
         # In this order: messages that came before nothing was found may still have to be taken.
         if feeder.nothing is None or self._running or feeder.ready:
-            return
-        if feeder.nothing == feeder.stamp:
+            return False
+        idle = feeder.nothing == feeder.stamp
+        feeder.nothing = None
+        if idle:
             self._finish("idle")
-        else:
-            # Handlers came to their end since then, and may have stored something.
-            feeder.nothing = None
+        # Else handlers came to their end since then, and may have stored something.
+        return idle
 
     def _fill_soon(self) -> None:
         # A loop that was closed in the midst of it leaves tasks, whose coroutines are closed with them.
@@ -276,49 +290,49 @@ class Consuming:
 
     # Handlers run.
 
-    async def _handle(self, handed: Handed) -> None:
-        task = self._running[handed] = current_task()
-        if self._feeder.is_late(handed):
+    async def _handle(self, lease: Lease, run: _Run) -> None:
+        task = run.task = current_task()
+        delivery = run.delivery
+        if self._feeder.is_late(lease):
             # Tasks that began before this one have blocked the loop.
-            self._pass_on(handed)
+            self._pass_on(lease)
             return
-        intake, delivery = self._intake, handed.delivery
-        handling = Handling(intake.session.events, handed.lease, delivery)
+        run.begun = True
+        handling = Handling(self._intake.session.events, lease, delivery)
         try:
-            await self._handler(AsyncDelivery(handed, self._feeder, self._hands) if self._deliveries else delivery.msg)
+            await self._handler(
+                AsyncDelivery(lease, delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
+            )
         except BaseException as error:
             if is_interruption(error, task):
                 handling.end(error)
-                self._settle(handed, error, interrupted=True)
+                self._settle(lease, delivery, error, interrupted=True)
                 raise
             handling.end(error)
             if ends_program(error):
                 # Raised once more when all is settled.
                 self._course.fail(error)
                 self._finish("handler")
-            self._settle(handed, error)
+            self._settle(lease, delivery, error)
         else:
             handling.end(None)
-            self._settle(handed, None)
+            self._settle(lease, delivery, None)
         finally:
-            self._over(handed)
+            self._over(lease)
 
-    def _settle(self, handed: Handed, failure: BaseException | None, *, interrupted: bool = False) -> None:
+    def _settle(
+        self, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False
+    ) -> None:
         """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
-        lease, delivery = handed.lease, handed.delivery
         intake = self._intake
-        news = lease.told
-        decided = verdict(failure, settled=lease.settled, news=news, interrupted=interrupted)
+        decided, failure = judged(lease, failure, interrupted=interrupted)
         if decided is Verdict.GIVE_BACK:
             self._interrupted += 1
         with suppress(PitstopError):
-            if decided is Verdict.NACK:
-                lease.ask(Purpose.NACK, delivery, error_text(failure))
-            elif decided is not Verdict.NOTHING:
-                lease.ask(Purpose.ACK if decided is Verdict.ACK else Purpose.GIVE_BACK, delivery)
             if decided is not Verdict.NOTHING:
+                ask(lease, delivery, decided, failure)
                 intake.writer.put(lease, blocking=False)
-        if failure is not None and failure is not news and not interrupted:
+        if failure is not None:
             log_failure(lease, failure, decided, intake.session.backend_or_none)
 
     @property
@@ -327,14 +341,14 @@ class Consuming:
         assert intake is not None, "a message was taken from it"
         return intake
 
-    def _pass_on(self, handed: Handed) -> None:
-        self._feeder.give_back(handed)
+    def _pass_on(self, lease: Lease) -> None:
+        self._feeder.give_back(lease)
         self._taken -= 1
         self._course.count(-1)
-        self._over(handed)
+        self._over(lease)
 
-    def _over(self, handed: Handed) -> None:
-        del self._running[handed]
+    def _over(self, lease: Lease) -> None:
+        del self._running[lease]
         self._feeder.stamp += 1
         if not self._course.ended:
             self._fill_soon()
@@ -345,17 +359,28 @@ class Consuming:
 
     async def _interrupt(self) -> None:
         """Cancel the running handlers, and give back their messages, which come back at once."""
-        tasks = [each for each in self._running.values() if each is not None]
+        self._pass_on_unbegun()
+        tasks = [each.task for each in self._running.values() if each.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
-        # Tasks that never began, and handlers that do not end: the message comes back while they still run.
+        # Handlers that do not end: the message comes back while they still run.
         self._give_back_running()
 
+    def _pass_on_unbegun(self) -> None:
+        """Cancel tasks that have not begun. No handler has seen their messages, so their attempts do not count."""
+        for lease, run in tuple(self._running.items()):
+            if not run.begun and run.task is not None:
+                run.task.cancel()
+                self._pass_on(lease)
+
     def _give_back_running(self) -> None:
-        for handed in tuple(self._running):
-            self._settle(handed, None, interrupted=True)
+        for lease, run in tuple(self._running.items()):
+            if run.begun:
+                self._settle(lease, run.delivery, None, interrupted=True)
+            else:
+                self._feeder.give_back(lease)
 
 
 def checked_handler(handler: AsyncHandler) -> AsyncHandler:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Awaitable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
-from threading import TIMEOUT_MAX, Event, Lock, Thread, get_ident
+from threading import TIMEOUT_MAX, Event, Thread, get_ident
 
 from pitstop._consume._course import Course
 from pitstop._consume._handler import (
@@ -28,17 +28,16 @@ from pitstop._consume._handler import (
     log_left,
 )
 from pitstop._consume._signals import hearing
-from pitstop._consume._verdict import Verdict, verdict
+from pitstop._consume._source import Source
+from pitstop._consume._verdict import Verdict, ask, judged
 from pitstop._decisions._ending import ends_program
-from pitstop._decisions._settle import error_text
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
-from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._session import Session
-from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
@@ -54,8 +53,6 @@ _LAST_PATIENCE = 1.0
 #: Seconds of one wait of the caller. On Windows, and for a signal that another thread raised, the wait itself does not end
 #: when a signal comes.
 _GLANCE = 0.5
-#: Seconds until the next look, when a message is due that another worker is about to take, or that is still on its way.
-_PAUSE = 0.005
 
 
 def sync_handler(handler: Handler) -> Handler:
@@ -118,19 +115,19 @@ class Consuming(Component):
         self._intake = intake
         self._handler = handler
         self._deliveries = deliveries
-        self._until_idle = until_idle
         self._drain = drain.total_seconds()
         self._signals = signals
         self._course = Course(max_messages, self._drain)
         # Rung for the caller.
         self._bell = Doorbell()
+        self._source = Source(intake, self._course, workers, until_idle=until_idle, on_idle=lambda: self._end("idle"))
         self._workers = [_Worker() for _ in range(workers)]
         # The caller's thread and those of the workers; each adds and removes its own.
         self._idents: set[int] = set()
         # Appended to by each worker at its end.
         self._ended: list[_Worker] = []
         # By the ident of the worker's thread. The worker adds; the worker or the closing thread takes out, by one pop().
-        self._running: dict[int, Lease] = {}
+        self._running: dict[int, tuple[Lease, Delivery]] = {}
         # Written by the closing thread: whether the listener is closed.
         self._closed = False
         # Whether to close the store at the end. Written by a worker whose handler closed the Pitstop, and cannot wait here.
@@ -139,13 +136,6 @@ class Consuming(Component):
         self._pausing = Doorbell()
         self._over = Event()
         self._pid = os.getpid()
-        # Until idle: one worker looks at a time.
-        self._looking = Lock()
-        # Under _lock: workers that look or handle, how often a parked worker began again, and the parked workers.
-        self._lock = Lock()
-        self._active = workers
-        self._begun = 0
-        self._parked: tuple[_Worker, ...] = ()
 
     def run(self) -> Summary:
         """Handle messages until there is a reason to end."""
@@ -159,7 +149,7 @@ class Consuming(Component):
                 self._wait_for_workers()
                 left = list(self._running.values())
                 if left and not self._course.urgent:
-                    log_left([each.id for each in left])
+                    log_left([lease.id for lease, _ in left])
                 self._close_listener()
         except BaseException:
             self._end("stopped")
@@ -181,9 +171,8 @@ class Consuming(Component):
     # Called by the session.
 
     def notice(self, due: int | None) -> None:
-        """Wake the parked workers if the message that was written is due now."""
-        if self._parked and (due is None or due * 1000 <= self._backend.now()):
-            self._wake_parked()
+        """Wake workers that found nothing."""
+        self._source.notice(due)
 
     def stop(self) -> None:
         """End, as after a signal."""
@@ -273,9 +262,9 @@ class Consuming(Component):
     def _give_back_running(self) -> None:
         """Give back the messages whose handlers are left behind: the end of the program is no attempt."""
         for ident in list(self._running):
-            lease = self._running.pop(ident, None)
-            if lease is not None:
-                self._settle(lease, None, None, interrupted=True)
+            running = self._running.pop(ident, None)
+            if running is not None:
+                self._settle(*running, None, interrupted=True)
 
     def _write_pending(self) -> None:
         """Write the acks. If the store does not answer, try again until the deadline."""
@@ -305,7 +294,7 @@ class Consuming(Component):
         self._idents.add(get_ident())
         try:
             while not self._course.ended and self._course.may_ask():
-                lease = self._next(worker)
+                lease = self._source.take(worker.bell)
                 if lease is None:
                     break
                 if self._course.count():
@@ -322,91 +311,19 @@ class Consuming(Component):
     def _leave(self, worker: _Worker) -> None:
         # Another thread may get the same ident.
         self._idents.discard(get_ident())
-        with self._lock:
-            self._active -= 1
+        self._source.leave()
         self._ended.append(worker)
         if not self._course.ended and (self._course.error is not None or self._intake.stopped):
             self._end("stopped")
         else:
             # The other workers handle the last messages, or look whether there are any.
             self._bell.ring()
-            self._wake_parked()
-
-    def _next(self, worker: _Worker) -> Lease | None:
-        if not self._until_idle:
-            return self._intake.take()
-        backoff = Backoff(self._session.log.outages)
-        while not self._course.ended:
-            try:
-                lease = self._next_due(worker)
-            except BackendUnavailable as error:
-                if self._session.closed:
-                    break
-                if error.permanent and not self._intake.answered:
-                    raise
-                clock = self._session.clock
-                clock.wait(worker.bell, backoff.failed(error, clock.monotonic()))
-            else:
-                if lease is not None:
-                    return lease
-        return None
-
-    def _next_due(self, worker: _Worker) -> Lease | None:
-        """Return a message that is due; None after a wait for news if none is due, and after the last message."""
-        lease = self._intake.take_at_hand()
-        if lease is not None:
-            return lease
-        with self._lock:
-            alone, begun = self._active == 1, self._begun
-        # Before the look at the store: a listener that is at rest while no other worker is active stays at rest.
-        at_rest = alone and self._intake.is_at_rest()
-        lease = self._look()
-        if lease is not None:
-            return lease
-        idle = at_rest and not self._is_due()
-        with self._lock:
-            others = self._active > 1
-            idle = idle and not others and begun == self._begun
-            if others:
-                self._active -= 1
-                self._parked = (*self._parked, worker)
-        if idle:
-            self._end("idle")
-        elif others:
-            self._park(worker)
-        elif alone:
-            worker.bell.wait(_PAUSE)
-        return None
-
-    def _look(self) -> Lease | None:
-        intake = self._intake
-        with self._looking:
-            lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
-        if lease is not None and self._parked and len(intake.buffer):
-            self._wake_parked()
-        return lease
-
-    def _is_due(self) -> bool:
-        backend = self._session.backend
-        due = backend.next_due()
-        return due is not None and due * 1000 <= backend.now()
-
-    def _park(self, worker: _Worker) -> None:
-        """Wait for news while other workers handle messages: their handlers may store new ones."""
-        worker.bell.wait(self._session.loop_time.total_seconds())
-        with self._lock:
-            self._parked = tuple(each for each in self._parked if each is not worker)
-            self._active += 1
-            self._begun += 1
-
-    def _wake_parked(self) -> None:
-        for each in self._parked:
-            each.bell.ring()
+            self._source.wake()
 
     def _handle(self, worker: _Worker, lease: Lease) -> None:
         me = get_ident()
         delivery = self._intake.deliver(lease)
-        self._running[me] = lease
+        self._running[me] = lease, delivery
         worker.handled += 1
         handling = Handling(self._session.events, lease, delivery)
         failure = self._call(delivery)
@@ -424,27 +341,15 @@ class Consuming(Component):
         self._settle(lease, delivery, failure)
 
     def _settle(
-        self, lease: Lease, delivery: Delivery | None, failure: BaseException | None, *, interrupted: bool = False
+        self, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False
     ) -> None:
-        news = lease.told
-        decided = verdict(
-            failure,
-            settled=lease.settled,
-            news=news,
-            interrupted=interrupted or isinstance(failure, HandlerIsAsync),
-        )
+        decided, failure = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
         # An error here is the store's, and was counted; or the next state cannot be computed, which was logged.
         with suppress(PitstopError):
-            if decided is Verdict.ACK:
-                lease.ask(Purpose.ACK, delivery)
-                self._intake.writer.put(lease)
-            elif decided is Verdict.NACK:
-                lease.ask(Purpose.NACK, delivery, error_text(failure))
-                self._intake.writer.put(lease)
-            elif decided is Verdict.GIVE_BACK:
-                lease.ask(Purpose.GIVE_BACK, delivery)
-                self._intake.writer.put(lease, blocking=False)
-        if failure is not None and failure is not news:
+            if decided is not Verdict.NOTHING:
+                ask(lease, delivery, decided, failure)
+                self._intake.writer.put(lease, blocking=decided is not Verdict.GIVE_BACK)
+        if failure is not None:
             log_failure(lease, failure, decided, self._backend)
 
     def _call(self, delivery: Delivery) -> BaseException | None:

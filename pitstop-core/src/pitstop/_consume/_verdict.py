@@ -2,7 +2,7 @@
 
 One rule for the threads and the tasks of ``consume``, and for the tests that drive a store.
 
-Threads: any; a pure function.
+Threads: any thread calls ``verdict`` and ``judged``, which are pure functions; the thread that settles calls ``ask``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 from enum import Enum
 
 from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import error_text
+from pitstop._engine._lease import Lease, Purpose
 from pitstop._errors import LeaseLost, PitstopError
 
 
-__all__ = ["Verdict", "verdict"]
+__all__ = ["Verdict", "ask", "judged", "verdict"]
 
 
 class Verdict(Enum):
@@ -51,3 +53,31 @@ def verdict(
     if failure is None:
         return Verdict.ACK
     return Verdict.NOTHING if failure is news else Verdict.NACK
+
+
+def judged(
+    lease: Lease, failure: BaseException | None, *, interrupted: bool = False
+) -> tuple[Verdict, BaseException | None]:
+    """Decide on a lease at the end of its handler.
+
+    :return: the verdict, and the failure of the handler. None: it has not failed, because it returned, was interrupted, or let
+        out news of the store.
+    """
+    news = lease.told
+    if lease.superseded:
+        # An extension after the handler had stored or removed the message has raised the news. The lease is settled all the
+        # same, so that it is counted.
+        failure, news = None if lease.is_news(failure) else failure, None
+    decided = verdict(failure, settled=lease.settled, news=news, interrupted=interrupted)
+    return decided, None if interrupted or failure is news else failure
+
+
+def ask(lease: Lease, delivery: object, decided: Verdict, failure: BaseException | None) -> None:
+    """Ask for the settlement of a verdict other than NOTHING.
+
+    :raises LeaseLost: if another thread has settled the lease meanwhile.
+    """
+    if decided is Verdict.NACK:
+        lease.ask(Purpose.NACK, delivery, error_text(failure))
+    else:
+        lease.ask(Purpose.ACK if decided is Verdict.ACK else Purpose.GIVE_BACK, delivery)

@@ -1,13 +1,13 @@
-"""How many attempts a message has had, when a crash may have ended leases of messages that no handler saw.
+"""Count the attempts of a message, although a crash may have ended leases of messages that no handler saw.
 
 A listener claims several messages at once, and each claim counts an attempt. If the process dies, the leases of all these
 messages end without a settlement, although only a few of the messages were in a handler. Three counts stand beside the
-attempts: ``Progress.unsettled`` shows whether the last lease ended without a settlement, ``Progress.ahead`` how many such
-leases may have been spent in the listener, and ``Progress.excused`` how many attempts are not held against the message.
+attempts. ``Progress.unsettled`` shows whether the last lease ended without a settlement. ``Progress.ahead`` counts such leases
+that may have been spent in the listener. ``Progress.excused`` counts attempts that are not held against the message.
 
 A message whose last lease ended without a settlement is a *suspect*: it may have killed its worker. The attempt of a suspect is
 written down as certain before a handler gets the message. So of all leases in a row without a settlement only the first is
-uncertain. A later one that was not written down as certain was spent in the listener.
+uncertain. A later lease that was not written down as certain was spent in the listener.
 
 All functions but :func:`taken` and :func:`emitted` expect the progress that :func:`taken` returns.
 """
@@ -39,7 +39,7 @@ def taken(leased: Progress, *, ahead: bool) -> Progress:
     :param ahead: whether the claim counted the attempt as an uncertain one.
     """
     if not ahead or not leased.ahead:
-        # A backend that was written before there was this count leaves it at 0.
+        # A backend that is older than this count leaves it at 0.
         return leased
     return attrs.evolve(leased, ahead=leased.ahead - 1)
 
@@ -55,12 +55,12 @@ def number(progress: Progress) -> int:
 
 
 def certain(progress: Progress) -> int:
-    """Return how many attempts are held against the message, the present one included. A failure is judged by these."""
+    """Return how many attempts are held against the message, the present one included. They decide whether a failure is the last."""
     return max(number(progress) - excused(progress), 1)
 
 
 def excused(progress: Progress) -> int:
-    """Return how many attempts are not held against the message, because it is not known that a handler had it."""
+    """Return how many attempts are not held against the message, because perhaps no handler had it."""
     return progress.excused + _uncertain(progress)
 
 
@@ -70,11 +70,11 @@ def is_suspect(progress: Progress) -> bool:
 
 
 def is_spent(progress: Progress, max_attempts: int | None) -> bool:
-    """Whether the attempts before the present claim are all that the message may have.
+    """Whether the message has used up its attempts before the present claim.
 
-    The certain ones decide. If one of them ended without a settlement as well, then the uncertain one counts too: a message
-    that kills its worker has ``max_attempts`` crashes, the first of which is uncertain. A message that no handler is known to
-    have had in a crash does not die of an uncertain attempt.
+    The certain attempts decide. If one of them ended without a settlement, the uncertain attempt counts too: a message that
+    kills its worker has ``max_attempts`` crashes, the first of which is uncertain. If no certain attempt ended in a crash, the
+    message does not die of an uncertain one.
     """
     if max_attempts is None:
         return False
@@ -85,11 +85,11 @@ def is_spent(progress: Progress, max_attempts: int | None) -> bool:
 
 
 def must_be_alone(progress: Progress, max_attempts: int | None) -> bool:
-    """Whether a suspect is to be handled while no other suspect is.
+    """Whether a suspect must be handled while no other suspect is.
 
-    So it is if the message would die of one more crash, or was in a handler at one of two crashes in a row: then the
-    message is not to lose attempts by the fault of another suspect. The other suspects may be handled together. They are
-    many after a loss of power, and should then not take longer than before.
+    True if the message would die of one more crash, or was in a handler at one of two crashes in a row. Such a message must
+    not lose attempts by the fault of another suspect. The other suspects may be handled together. After a loss of power there
+    are many of them, and they should not take longer than before.
     """
     if max_attempts is None or not is_suspect(progress):
         return False
@@ -111,10 +111,10 @@ def attempts_text(count: int) -> str:
 
 
 def _uncertain(progress: Progress) -> int:
-    """1 if it is not known whether a handler had the message under one of the leases that ended without a settlement."""
+    """Return 1 if perhaps no handler had the message under one of the leases that ended without a settlement; else 0."""
     return min(progress.ahead, 1)
 
 
 def _certain_crashes(progress: Progress) -> int:
-    """How many leases in a row until now a handler had, and ended without a settlement."""
+    """Return how many leases in a row until now ended without a settlement, although a handler had the message."""
     return max(progress.unsettled - 1 - progress.ahead, 0)

@@ -37,8 +37,8 @@ def schedule_of(record: Record) -> Schedule | None:
 def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Emission | Settlement:
     """Decide the fate of a record that was just leased.
 
-    The record is emitted unless it is damaged (then it is set aside with its error), has used up its attempts by leases
-    that ran out, or has only occurrences that are older than its grace.
+    A damaged record is set aside with its error. A record is given up if its attempts were used up by leases that ran out,
+    and settled unseen if all its occurrences are older than its grace. Any other record is emitted.
 
     :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
     """
@@ -73,7 +73,7 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
 
 
 def _not_emitted(leased: Record, max_attempts: int | None = None) -> Record:
-    """The record without the attempt that the present claim counted."""
+    """Return the record without the attempt that the present claim counted."""
     return attrs.evolve(leased, progress=uncounted(leased.progress, max_attempts))
 
 

@@ -125,7 +125,7 @@ def defer(emission: Emission, until: int) -> Settlement:
 
 
 def redrive(dead: Record, now: int) -> Settlement:
-    """Return the write that makes a dead record due now, with all its attempts. Its occurrence stays the one that failed."""
+    """Return the write that makes a dead record due now, with no attempts counted. Its occurrence stays the one that failed."""
     return _released(dead, now, attrs.evolve(dead.progress, attempts=0, unsettled=0, ahead=0, excused=0))
 
 
@@ -139,8 +139,8 @@ def error_text(error: BaseException | str | None) -> str | None:
         text = str.__str__(str(error))
     except KeyboardInterrupt:
         raise
-    except BaseException as raised:  # noqa: BLE001 - a foreign __str__ may raise anything; the failure is noted all the same
-        text = f"{name}: (its text cannot be had: {type(raised).__name__})"
+    except BaseException as raised:  # noqa: BLE001 - a foreign __str__ may raise anything; the failure is still noted
+        text = f"{name}: (its text is unavailable: {type(raised).__name__})"
     else:
         text = f"{name}: {text}" if isinstance(error, BaseException) else text
     # One character more than is kept, so that the cut is noticed below. Encoding a very long text whole would take long.

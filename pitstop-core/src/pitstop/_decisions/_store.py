@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+from pitstop._errors import MessageError, ScheduleError
+from pitstop._values._arguments import item_arguments
 from pitstop._values._instant import LAST_INSTANT
 from pitstop._values._jitter import spread
 from pitstop._values._message import copy_message, new_id
@@ -12,7 +14,7 @@ from pitstop._values._schedule import Interval, Moment, plan, span_of
 from pitstop.abc import Progress, Record
 
 
-__all__ = ["new_record"]
+__all__ = ["new_record", "record_of_item"]
 
 
 def new_record(
@@ -44,3 +46,20 @@ def new_record(
         delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
         return Record(id, body, None, revision, Progress(min(first + spread(id, first, delay), LAST_INSTANT), first))
     return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first))
+
+
+def record_of_item(index: int, item: object, now_us: int, revision: str, make_id: Callable[[], str]) -> Record:
+    """Read an item of ``store_many`` into a record, as :func:`new_record` does.
+
+    :raises pitstop.MessageError: if the message cannot be stored; the text names the item.
+    :raises pitstop.ScheduleError: if the times make no sense, or the item has no times; the text names the item.
+    """
+    arguments = item_arguments(item)
+    if arguments is None:
+        raise ScheduleError(
+            f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
+        )
+    try:
+        return new_record(*arguments, now_us=now_us, revision=revision, make_id=make_id)
+    except (MessageError, ScheduleError) as error:
+        raise type(error)(f"items[{index}]: {error}") from None

@@ -1,4 +1,7 @@
-"""Taking over what an older library stored in the same place, page by page."""
+"""Taking over what an older library stored in the same place, page by page.
+
+Threads: the one that calls.
+"""
 
 from __future__ import annotations
 

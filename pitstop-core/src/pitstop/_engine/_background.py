@@ -1,4 +1,7 @@
-"""Background: the one thread of a listener. It writes late acks, claims ahead, and gives back messages that wait too long."""
+"""Background: the one thread of a listener. It writes late acks, claims ahead, and gives back messages that wait too long.
+
+Threads: its own thread runs ``turn``; any thread calls the rest.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from threading import RLock, Thread
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._session import Session
+from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
-from pitstop.abc import Doorbell
 
 
-__all__ = ["Background", "Wakeup"]
+__all__ = ["Background"]
 
 _log = logging.getLogger("pitstop.listener")
 
@@ -24,47 +27,6 @@ _log = logging.getLogger("pitstop.listener")
 _TICK = 0.01
 #: Turns in a row, in which no thread asked for a message, after which those in the buffer are given back.
 _PATIENCE = 10
-
-
-class Wakeup:
-    """Wakes the background thread.
-
-    Invariant: the thread is ``awake``, or there is nothing to do. A thread that brings something looks at ``awake`` after
-    that. The background thread looks for something to do after it has reset ``awake``.
-    """
-
-    def __init__(self, start: Callable[[], bool]) -> None:
-        """Return a wakeup of a thread that has not begun.
-
-        :param start: begin the thread, if it has not begun. False: no thread can be started.
-        """
-        self._start = start
-        self.bell = Doorbell()
-        #: Set by any thread, reset by the background thread.
-        self.awake = False
-        #: Whether the next messages are wanted ahead. Set by any thread, reset by the thread that claims.
-        self.wanted = False
-
-    def wake(self) -> bool:
-        """Have the thread look for something to do. Cheap when it is awake. Return False if no thread can be started."""
-        if self.awake:
-            return True
-        self.awake = True
-        if not self._start():
-            self.awake = False
-            return False
-        self.bell.ring()
-        return True
-
-    def want(self) -> None:
-        """Have the thread claim the next messages now."""
-        self.wanted = True
-        self.wake()
-        self.bell.ring()
-
-    def after_fork(self) -> None:
-        """Forget the thread: it is the parent's."""
-        self.bell, self.awake, self.wanted = Doorbell(), False, False
 
 
 class Background:
@@ -98,6 +60,8 @@ class Background:
         self._thread: Thread | None = None
         # Written once, by any thread.
         self._ended = False
+        #: Whether the thread claims the next messages, or is about to. Written by the thread.
+        self.claiming = False
         # The state of the background thread, as of its last turn. Written by that thread.
         self._tries = -1
         self._handed_out = -1
@@ -168,8 +132,12 @@ class Background:
     def turn(self) -> float | None:
         """Do what is to be done. Return how many seconds to wait then; None: until the bell rings."""
         if self._wakeup.wanted:
-            self._wakeup.wanted = False
-            self._claim_ahead()
+            self.claiming = True
+            try:
+                self._wakeup.wanted = False
+                self._claim_ahead()
+            finally:
+                self.claiming = False
         if self._writer and self._tries == self._writer.tries:
             # As at the last turn: no other thread has written meanwhile.
             pause = self._flush()

@@ -1,4 +1,7 @@
-"""Pauses between tries while a store is away. All users of the store share the decision which of their failures are logged."""
+"""Pauses between tries while a store is away. All users of the store share the decision which of their failures are logged.
+
+Threads: any; each object belongs to one thread.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """ClaimBuffer: messages that were claimed and not yet handed out, and the pace at which they are consumed. No I/O.
 
-Any thread takes messages out, without a lock: the thread that pops a lease has it, and no other thread does.
+Threads: any. Messages are taken out without a lock: the thread that pops a lease has it, and no other thread does.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ class ClaimBuffer:
         self._prefetch = prefetch
         self._refill = refill
         self._claimed_apart = claimed_apart
-        # Oldest first. A claiming thread appends; any thread pops.
-        self._unseen: deque[Lease] = deque()
+        #: Oldest first. A claiming thread appends; any thread pops.
+        self.unseen: deque[Lease] = deque()
         #: Leases too old to be handed out, which :meth:`pop` came across. Any thread appends and takes.
         self.late: deque[Lease] = deque()
         #: Whether messages may be handed out. Written once, by the thread that stops the listener.
         self.open = True
+        #: Messages that an event loop will take in its next turn. Written by the loop's thread.
+        self.asked = 0
         #: Messages handed out so far, roughly: threads may count at once.
         self.handed_out = 0
         # Written by claiming threads, one of which claims at a time; and by slow_down(), in the background.
@@ -58,12 +60,12 @@ class ClaimBuffer:
         self._refill_at = -1
 
     def __len__(self) -> int:
-        return len(self._unseen)
+        return len(self.unseen)
 
     @property
     def may_bore(self) -> bool:
-        """Whether there are messages that no thread has asked for, and that other consumers might want."""
-        return bool(self._unseen) and self._prefetch is None
+        """Whether there are messages that were not asked for, and that other consumers might want."""
+        return self._prefetch is None and len(self.unseen) > self.asked
 
     # Messages.
 
@@ -72,7 +74,7 @@ class ClaimBuffer:
 
         Leases that are nearly over go to :attr:`late`.
         """
-        unseen = self._unseen
+        unseen = self.unseen
         while True:
             try:
                 lease = unseen.popleft()
@@ -96,43 +98,34 @@ class ClaimBuffer:
             self._refill()
         return found
 
-    def pop_now(self) -> Lease | None:
-        """Take as :meth:`pop` does, but leave a lease that is nearly over where it is, for a caller that may use the store."""
-        unseen = self._unseen
-        if not self.open or not unseen:
-            return None
-        try:
-            lease = unseen.popleft()
-        except IndexError:
-            return None
-        now = self._monotonic()
-        if now >= lease.until:
-            unseen.appendleft(lease)
-            return None
-        if self._since is None:
-            self._since = now
-        self.handed_out += 1
-        if len(unseen) <= self._refill_at:
-            self._refill_at = -1
-            self._refill()
-        return lease
+    def peek(self) -> Lease | None:
+        """Return the message that :meth:`pop` would take, and leave it here."""
+        unseen = self.unseen
+        while self.open:
+            try:
+                lease = unseen[0]
+            except IndexError:
+                return None
+            if self._monotonic() < lease.until:
+                return lease
+            # Another thread may have taken it meanwhile.
+            with suppress(ValueError):
+                unseen.remove(lease)
+                self.late.append(lease)
+        return None
 
     def put(self, leases: Iterable[Lease], seconds: float) -> None:
         """Add messages of one claim.
 
         :param seconds: how long the claim took.
         """
-        self._unseen.extend(leases)
-        ahead = self._prefetch is None and len(self._unseen) > 1
+        self.unseen.extend(leases)
+        ahead = self._prefetch is None and len(self.unseen) > 1
         self._refill_at = self._pace.refill_at(seconds, apart=self._claimed_apart) if ahead else -1
-
-    def put_back(self, lease: Lease) -> None:
-        """Add a message that was taken and not handed out: it is the next one."""
-        self._unseen.appendleft(lease)
 
     def take_all(self) -> list[Lease]:
         """Take all messages, to be given back."""
-        return _emptied(self._unseen)
+        return _emptied(self.unseen)
 
     def take_late(self) -> list[Lease]:
         """Take the messages of :attr:`late`, to be given back."""
@@ -146,19 +139,19 @@ class ClaimBuffer:
         :param versions: by id: the revision that was stored, None if the message was removed.
         """
         dropped: list[Lease] = []
-        if self._unseen:
+        if self.unseen:
             # A copy is made in one step. A walk through the deque itself would fail when another thread pops.
-            for lease in self._unseen.copy():
+            for lease in self.unseen.copy():
                 if lease.id in versions and lease.record.revision != versions[lease.id]:
                     # Another thread may have taken it meanwhile.
                     with suppress(ValueError):
-                        self._unseen.remove(lease)
+                        self.unseen.remove(lease)
                         dropped.append(lease)
         return dropped
 
     def clear(self) -> None:
         """Forget all messages, which stay leased: they are another process's, or their holder died."""
-        self._unseen.clear()
+        self.unseen.clear()
         self.late.clear()
 
     # The pace.

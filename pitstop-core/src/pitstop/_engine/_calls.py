@@ -1,4 +1,7 @@
-"""Calls of Pitstop by one thread: calls inside of calls, and the locks that such a call must not wait for."""
+"""Calls of Pitstop by one thread: calls inside of calls, and the locks that such a call must not wait for.
+
+Threads: any; the notes are kept for each thread.
+"""
 
 from __future__ import annotations
 

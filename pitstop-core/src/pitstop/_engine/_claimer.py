@@ -1,7 +1,8 @@
 """Claimer: leases due messages, decides what becomes of them, and puts those that are to be emitted into the buffer.
 
-It settles the rest, and gives back messages that no handler has seen. It has no thread and waits for nothing: any thread
-calls it. One thread of a listener claims at a time.
+It settles the rest, and gives back messages that no handler has seen. It has no thread and waits for nothing.
+
+Threads: any; one thread of a listener claims at a time.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Protocol
 
 import attrs
 
+from pitstop._decisions._attempts import is_suspect
 from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._settle import release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
@@ -125,6 +128,8 @@ class Claimer:
             leases = []
         elif self._suspects is not None:
             leases = self._suspects.keep(leases)
+        else:
+            leases = self._confirmed(leases)
         buffer.put(leases, now - begun)
         settled = self._settle_unfit(unfit)
         # A store that leases again and again what it does not settle is not asked without end.
@@ -155,6 +160,19 @@ class Claimer:
         self._session.written(None)
         return 0
 
+    def _confirmed(self, leases: list[Lease]) -> list[Lease]:
+        """Return the messages that may be handed out: the attempt of each suspect is certain in the store then."""
+        suspects = [each for each in leases if each.emission.ahead and is_suspect(each.record.progress)]
+        if not suspects:
+            return leases
+        try:
+            applied = self._session.backend.settle([each.extension(each.due) for each in suspects])
+        except BackendUnavailable:
+            self.give_back(suspects)
+            applied = [False] * len(suspects)
+        lost = {each for each, done in zip(suspects, applied, strict=True) if not done}
+        return [each for each in leases if each not in lost]
+
     def _decided(self, record: Record | Damaged, *, ahead: bool) -> Emission | Settlement | None:
         """Return what becomes of a leased record. None: it stays leased, and comes back when its lease runs out."""
         try:
@@ -164,9 +182,10 @@ class Claimer:
             if note is not None:
                 # Without the error's text, which may hold anything.
                 _log.error(
-                    "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s",
+                    "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
                     record.id,
                     type(error).__name__,
+                    traceback_of(error),
                     note,
                 )
             return None
@@ -180,6 +199,15 @@ class Claimer:
         except BackendUnavailable as error:
             # The claim itself has succeeded. These come back when their leases run out.
             _log.debug("%d messages that are not to be emitted could not be settled: %s", len(unfit), error)
+            return False
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
+            if len(unfit) > 1:
+                return sum(self._settle_unfit([each]) for each in unfit) > 0
+            note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+            if note is not None:
+                _log.error(
+                    "%r could not be settled: %s%s%s", unfit[0][0].id, type(bug).__name__, traceback_of(bug), note
+                )
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:

@@ -1,4 +1,7 @@
-"""Delivery: the user's handle on a lease, with the policy of ack, nack, extend and ``with``. Any thread uses it."""
+"""Delivery: the user's handle on a lease, with the policy of ack, nack, extend and ``with``.
+
+Threads: any.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from pitstop._values._plain import shown
 
 
 __all__ = ["Delivery", "delay_of_nack", "lease_of"]
+
+_ACK = Purpose.ACK
 
 _log = logging.getLogger("pitstop.delivery")
 
@@ -57,7 +62,6 @@ class Delivery:
         lease: Lease,
         writer: AckWriter,
         lock_time: timedelta,
-        *,
         at_once: bool = False,
         heartbeat: Heartbeat | None = None,
     ) -> None:
@@ -141,7 +145,7 @@ class Delivery:
         :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error.
         """
         lease = self._lease
-        lease.ask(Purpose.ACK, self)
+        lease.ask(_ACK, self)
         if self._at_once:
             self._writer.write_at_once(lease)
         elif wait:
@@ -200,11 +204,9 @@ class Delivery:
         if not lease.is_over(now_us) and backend.settle([settlement])[0]:
             lease.extended(settlement)
             return
-        if not lease.lose_unasked():
-            raise lease.over("extended")
-        self._writer.lose(lease, self)
-        assert lease.told is not None, "it was lost"
-        raise lease.told
+        if lease.lose_unasked():
+            self._writer.lose(lease, self)
+        raise lease.told or lease.refusal("extended")
 
     @unbroken
     def _has_run_out(self) -> bool:

@@ -1,6 +1,6 @@
 """Events: the messages that were settled, advanced, buried or lost, and the observers to whom they are reported.
 
-Any thread reports. Observers run in the thread that reports.
+Threads: any. Observers run in the thread that reports.
 """
 
 from __future__ import annotations
@@ -8,29 +8,55 @@ from __future__ import annotations
 import logging
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from pitstop._decisions._logs import StoreLog
 from pitstop._engine._calls import Inside
-from pitstop._plugins._hooks import Hooks
 from pitstop._values._entry import Entry
 from pitstop._values._instant import from_instant
 from pitstop.abc import Aside, Clock, Damaged, Outcome, Record, Settlement
 
 
-__all__ = ["Events"]
+__all__ = ["Events", "Observers"]
 
 _log = logging.getLogger("pitstop.delivery")
+
+
+class Observers(Protocol):
+    """The hooks of plugins, as :class:`pitstop._plugins._hooks.Hooks` has them. An empty hook has no observer."""
+
+    clock: Clock
+
+    @property
+    def stored(self) -> Sized: ...
+    @property
+    def leased(self) -> Sized: ...
+    @property
+    def acked(self) -> Sized: ...
+    @property
+    def retried(self) -> Sized: ...
+    @property
+    def dead(self) -> Sized: ...
+    @property
+    def lease_lost(self) -> Sized: ...
+    @property
+    def advanced(self) -> Sized: ...
+    @property
+    def handling(self) -> Sized: ...
+
+    def notify(self, calls: Any, **event: Any) -> None: ...
+    def enter(self, delivery: Any) -> list[AbstractContextManager[Any]]: ...
+    def leave(self, entered: list[AbstractContextManager[Any]], error: BaseException | None) -> None: ...
 
 
 class Events:
     """The hooks of one session, its counters, and the tap of its tests."""
 
     def __init__(
-        self, hooks: Hooks, clock: Clock, log: StoreLog, calls: Inside, wake: Callable[[int | None], None]
+        self, hooks: Observers, clock: Clock, log: StoreLog, calls: Inside, wake: Callable[[int | None], None]
     ) -> None:
         """Return the events of a session that has not reported any.
 
@@ -57,6 +83,11 @@ class Events:
     def observes_leased(self) -> bool:
         """Whether :meth:`leased` has an observer."""
         return bool(self.hooks.leased)
+
+    @property
+    def observes_handling(self) -> bool:
+        """Whether a plugin puts a context around handlers: see :meth:`enter`."""
+        return bool(self.hooks.handling)
 
     def stored(self, entry: Entry) -> None:
         """Report a message that was stored."""

@@ -1,4 +1,7 @@
-"""Handling: the context in which a handler runs. Used by the thread or the task of the handler."""
+"""Handling: the context in which a handler runs.
+
+Threads: the one of the handler, or of its task.
+"""
 
 from __future__ import annotations
 
@@ -21,38 +24,42 @@ class Handling:
     thread of the handler, its task, and threads that ``asyncio.to_thread`` and the like begin for it.
     """
 
-    __slots__ = ("_entered", "_events", "_outer", "lease")
+    __slots__ = ("_entered", "ended", "events", "lease", "outer")
 
     def __init__(self, events: Events, lease: Lease, delivery: object) -> None:
-        self._events = events
+        #: The events of the session that the message is of.
+        self.events = events
         self.lease = lease
-        #: The handler that has begun this one in its own body.
-        self._outer = _innermost.get()
-        self._entered: list[AbstractContextManager[Any]] = events.enter(delivery)
+        #: Whether the handler has ended. It stays the context's own until the next one begins, which is cheaper.
+        self.ended = False
+        outer = _innermost.get()
+        #: The handler in whose body this one runs.
+        self.outer = None if outer is None or outer.ended else outer
+        self._entered: list[AbstractContextManager[Any]] | None = None
+        if events.observes_handling:
+            self._entered = events.enter(delivery)
         _innermost.set(self)
-
-    @property
-    def outer(self) -> Handling | None:
-        """The handler in whose body this one runs."""
-        return self._outer
 
     def end(self, failure: BaseException | None) -> None:
         """Leave the contexts of plugins.
 
         :param failure: the error that the handler raised. None: it returned.
         """
-        # Not by a token: the end may come in another context than the beginning, as in fixtures of async tests.
-        _innermost.set(self._outer)
-        self._events.leave(self._entered, failure)
+        self.ended = True
+        if self.outer is not None:
+            # Not by a token: the end may come in another context than the beginning, as in fixtures of async tests.
+            _innermost.set(self.outer)
+        if self._entered is not None:
+            self.events.leave(self._entered, failure)
 
 
 _innermost: ContextVar[Handling | None] = ContextVar("pitstop_handling", default=None)
 
 
-def supersede(ids: Collection[str]) -> None:
-    """Note that the calling code stores or removes these messages, for the handlers that it is part of."""
+def supersede(events: Events, ids: Collection[str]) -> None:
+    """Note that the calling code stores or removes these messages of a session, for the handlers that it is part of."""
     handling = _innermost.get()
     while handling is not None:
-        if handling.lease.id in ids:
+        if handling.lease.id in ids and handling.events is events and not handling.ended:
             handling.lease.supersede()
         handling = handling.outer

@@ -3,6 +3,8 @@
 All held leases go into one batch, whenever a third of a lease has passed. Deliveries are held by weak references: a delivery
 that was dropped without being settled is not extended for ever. (Code in C that keeps Python's lock for as long as a lease
 starves this thread like any other.)
+
+Threads: its own thread runs ``_beat``; any thread calls the rest.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A message goes from the store through the claimer into the buffer, to the thread that takes it, and as a lease into a
 delivery. Its settlement goes through the writer to the store. The session holds an intake until it is closed, or until the
 background thread has given back and written all that a dropped listener left.
+
+Threads: any; a thread of its own settles for a thread that has stopped it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from threading import RLock, get_ident
 
-from pitstop._engine._background import Background, Wakeup
+from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
 from pitstop._engine._claimer import Claimed, Claimer
@@ -24,9 +26,11 @@ from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
+from pitstop._engine._settler import Counts, Settler
 from pitstop._engine._waiting import Waiter, Waiting, glance
+from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
-from pitstop._engine._writer import AckWriter, Counts
+from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import ListenOptions
 from pitstop.abc import Capability, Doorbell, SystemClock
@@ -61,7 +65,8 @@ class Intake(Component):
         :param claimed_apart: whether the threads that handle messages never claim.
         :raises ConfigError: when ``max_lease`` is shorter than a lease.
         """
-        self._session = session
+        #: The session whose messages these are.
+        self.session = self._session = session
         self._watcher = watcher
         #: How long messages are leased.
         self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
@@ -69,21 +74,23 @@ class Intake(Component):
         #: Whether each ack of an iteration is written by itself.
         self.acks_at_once = options.prefetch == 1
         monotonic = session.clock.monotonic
-        self.wakeup = Wakeup(self._begin_background)
+        self.wakeup = Wakeup(lambda: self.background.begin())  # noqa: PLW0108 - it is made below
         self.buffer = ClaimBuffer(
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
         self.claimer = Claimer(session, self.buffer, self.lock_time)
-        self.writer = AckWriter(session, self.buffer, self.wakeup.wake)
+        self._settler = Settler(session)
+        self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
-            self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self.writer.lose)
+            self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self._settler.lose)
         self.waiting = Waiting(
             session,
             self.buffer,
             self.claimer,
             loop_time,
             take=self.take_at_hand,
+            peek=self.peek,
             claim=self._claim,
             watch=self._watch,
             go_home=self._go_home,
@@ -117,32 +124,37 @@ class Intake(Component):
 
     def take_at_hand(self) -> Lease | None:
         """Take a message out of the buffer. Messages that have waited there for too long are given back."""
+        # As _kept() does, without one more call for each message.
         buffer = self.buffer
         lease = buffer.pop()
-        if buffer.late:
-            self.claimer.give_back(buffer.take_late())
-        if lease is None and not buffer.open:
-            self.give_back_all()
+        if buffer.late or (lease is None and not buffer.open):
+            return self._kept(lease)
         return lease
 
-    def take_now(self) -> Lease | None:
-        """Take a message out of the buffer, without the store, a lock or a wait."""
-        return self.buffer.pop_now()
+    def peek(self) -> Lease | None:
+        """Return the next message of the buffer, and leave it there. Messages that have waited too long are given back."""
+        return self._kept(self.buffer.peek())
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> Lease | None:
         """Take a message out of the buffer or of a new claim: see :meth:`Waiting.wait`."""
         return self.waiting.wait(waiter, deadline)
+
+    def fill(self, waiter: Waiter, deadline: float | None = None) -> bool:
+        """Wait until the buffer has a message, which stays there. Return whether it has one.
+
+        :param waiter: one that does not take.
+        """
+        return self.waiting.wait(waiter, deadline) is not None
 
     def deliver(self, lease: Lease, *, at_once: bool = False) -> Delivery:
         """Return the handle of a message that is handed out now.
 
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
         """
-        delivery = Delivery(
-            self._session, lease, self.writer, self.lock_time, at_once=at_once, heartbeat=self._heartbeat
-        )
-        if self._heartbeat is not None:
-            self._heartbeat.hold(lease, delivery)
+        heartbeat = self._heartbeat
+        delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
+        if heartbeat is not None:
+            heartbeat.hold(lease, delivery)
         if self._observed:
             self._session.events.leased(delivery)
         return delivery
@@ -162,11 +174,6 @@ class Intake(Component):
             return self.claimer.give_back([*self.buffer.take_late(), *self.buffer.take_all()], log=log)
 
     # State.
-
-    @property
-    def session(self) -> Session:
-        """The session whose messages these are."""
-        return self._session
 
     @property
     def stopped(self) -> bool:
@@ -191,12 +198,18 @@ class Intake(Component):
     @property
     def counts(self) -> Counts:
         """How the deliveries ended."""
-        return self.writer.counts
+        return self._settler.counts
 
     @property
     def given_back(self) -> int:
         """How many messages were given back unseen."""
         return self.claimer.given_back
+
+    @property
+    def claims_ahead(self) -> bool:
+        """Whether messages are being claimed ahead, or are about to be."""
+        # In this order, the opposite of that in which the background thread writes.
+        return self.wakeup.wanted or self.background.claiming
 
     @property
     def unsettled(self) -> bool:
@@ -232,8 +245,7 @@ class Intake(Component):
         self.buffer.open = False
         self.waiting.stop()
 
-    def end_soon(self) -> None:
-        self.end()
+    end_soon = end
 
     def stop(self) -> None:
         """Hand out no more messages, give back those in the buffer, and write pending settlements.
@@ -241,7 +253,7 @@ class Intake(Component):
         Safe in any thread and in signal handlers.
         """
         self.end()
-        if self._has_unsettled():
+        if self.unsettled or self.waiting.others:
             # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
             # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
             done = Doorbell()
@@ -255,7 +267,7 @@ class Intake(Component):
 
     def at_exit(self) -> None:
         self.end()
-        if self._has_unsettled():
+        if self.unsettled or self.waiting.others:
             settled = Doorbell()
             try:
                 # A store that is away is not to keep the program from ending.
@@ -320,10 +332,9 @@ class Intake(Component):
         self._watcher.after_fork()
 
     def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
-        """Give back the messages of the buffer, and write pending settlements. If that fails, another thread tries again.
+        """Give back the messages of the buffer, ring ``given_back``, write pending settlements, and ring ``settled``.
 
-        :param given_back: rung after the first half.
-        :param settled: rung at the end.
+        If that fails, another thread tries again.
         """
         with self.last_time():
             self.give_back_all()
@@ -346,6 +357,15 @@ class Intake(Component):
         self.buffer.clear()
         self.writer.give_up()
 
+    def _kept(self, lease: Lease | None) -> Lease | None:
+        """Give back messages that are not to be handed out any more, after a look into the buffer that found ``lease``."""
+        buffer = self.buffer
+        if buffer.late:
+            self.claimer.give_back(buffer.take_late())
+        if lease is None and not buffer.open:
+            self.give_back_all()
+        return lease
+
     # Callbacks of the parts.
 
     def _claim(self, wanted: int, claims_first: bool) -> Claimed:
@@ -359,9 +379,6 @@ class Intake(Component):
         if claimed.count > 1 and self.buffer.may_bore:
             self.wakeup.wake()
         return claimed
-
-    def _begin_background(self) -> bool:
-        return self.background.begin()
 
     def _watch(self) -> None:
         if Capability.WATCH in self._session.capabilities:
@@ -379,10 +396,6 @@ class Intake(Component):
             self._heartbeat.end()
         self._session.discard(self)
         self._watcher.leave(self)
-
-    def _has_unsettled(self) -> bool:
-        """Whether something is in the buffer, or on its way there or to the store."""
-        return self.unsettled or self.waiting.others
 
     def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
         """Write and give back everything, for a thread that has stopped this, and waits for a bell."""

@@ -8,7 +8,9 @@ No I/O, and no locks of others. The states::
       └── hand_back ──┘                    ├─── doubt ─────> UNKNOWN      the store may have done it, and cannot say
                                            └─── fail ──────> FAILED       it cannot be worked out, or will not be written
 
-One settlement is under way at a time. The thread that calls :meth:`Lease.ask` gets the right to settle; it passes this right
+One settlement is under way at a time.
+
+Threads: any. The thread that calls :meth:`Lease.ask` gets the right to settle; it passes this right
 on to the thread that writes. Only the thread that has the right changes the state.
 """
 
@@ -142,7 +144,8 @@ class Lease:
 
     def is_over(self, now_us: int) -> bool:
         """Whether the lease has run out, at that time in microseconds."""
-        return self.due <= now_us // 1000
+        due = self.emission.record.progress.due
+        return due is not None and due <= now_us // 1000
 
     @property
     def is_settling(self) -> bool:
@@ -169,11 +172,6 @@ class Lease:
     def lost(self) -> bool:
         """Whether the store has refused to settle or to extend this."""
         return self.state is State.LOST
-
-    @property
-    def failed(self) -> bool:
-        """Whether the settlement could not be worked out, or was not written before the close."""
-        return self.state is State.FAILED
 
     def is_news(self, error: BaseException | None) -> bool:
         """Whether an error was raised by the settlement of this lease: it says nothing of the handler."""
@@ -208,7 +206,7 @@ class Lease:
 
     def refusal(self, participle: str) -> PitstopError:
         """Return the error of a second settlement, or of an extension after a settlement."""
-        if self.told is not None and self.state in (State.LOST, State.UNKNOWN):
+        if self.told is not None and (self.state is State.UNKNOWN or self.purpose is None):
             return self.told
         before = "settled" if self.purpose is None else self.purpose.value
         return LeaseLost(f"The delivery of {self.id!r} was {before} before. It cannot be {participle} now.")
@@ -257,6 +255,7 @@ class Lease:
         It is none if the handler itself stored or removed the message, or if a settlement is under way or known.
         """
         if self.superseded:
+            self.told = self.over("extended")
             return False
         try:
             self._right.pop()
@@ -292,6 +291,14 @@ class Lease:
         """Give the right to settle back to the caller, who is told ``error`` and may try again."""
         self.state, self.purpose, self.delivery, self.told = _HELD, None, None, error
         self._right.append(None)
+
+    def report(self) -> None:
+        """The caller is told :attr:`told`. It may settle a lease that could not be settled in another way."""
+        if self.state is State.FAILED:
+            self.hand_back(self.told)
+        elif self.state is State.LOST:
+            # Another try raises the same error.
+            self.purpose = None
 
     def release(self) -> None:
         """Let the delivery go, after its observers were told."""

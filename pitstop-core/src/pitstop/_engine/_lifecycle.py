@@ -1,6 +1,6 @@
 """The ends of a process: fork, ``atexit``, and the moment at which Python waits for threads. Sessions are told of them.
 
-The functions that are registered here run in the thread that forks, or in the main thread.
+Threads: the thread that forks, and the main thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Listener: the user's handle on the messages of a session as they become due."""
+"""Listener: the user's handle on the messages of a session as they become due.
+
+Threads: any.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ class Listener:
 
     def _next(self) -> Delivery | None:
         intake = self._intake
-        lease = intake.take()
+        lease = intake.take_at_hand() or intake.wait(Waiter(1))
         return None if lease is None else intake.deliver(lease, at_once=intake.acks_at_once)
 
     def __iter__(self) -> Iterator[Delivery]:

@@ -1,4 +1,7 @@
-"""Session: a backend in use. The facade, its listeners and their deliveries share it. Any thread uses it."""
+"""Session: a backend in use. The facade, its listeners and their deliveries share it.
+
+Threads: any.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,9 @@ from threading import get_ident
 
 from pitstop._decisions._logs import StoreLog
 from pitstop._engine._calls import Inside
-from pitstop._engine._events import Events
+from pitstop._engine._events import Events, Observers
 from pitstop._engine._lifecycle import Component, close_at_exit, enroll
 from pitstop._errors import BackendUnavailable
-from pitstop._plugins._hooks import Hooks
 from pitstop.abc import Backend, Retry
 
 
@@ -22,7 +24,7 @@ __all__ = ["Session"]
 class Session:
     """A backend in use, with the components that wait for its messages."""
 
-    def __init__(self, backend: Backend, hooks: Hooks) -> None:
+    def __init__(self, backend: Backend, hooks: Observers) -> None:
         # Set to None by the thread that closes the session.
         self._backend: Backend | None = backend
         self._kind = type(backend)

@@ -4,6 +4,8 @@ A thread looks at the store, finds nothing, and sleeps until the next ``due`` th
 most. It is woken before that by a store in this process, or by the backend's watch. Such hints may get lost: then it is late
 by ``loop_time``, and nothing else. Of several threads that wait in one listener one looks at the store, for all of them; the
 others wait for it.
+
+Threads: the threads that wait; any thread wakes them.
 """
 
 from __future__ import annotations
@@ -64,18 +66,20 @@ def next_look(session: Session, loop_time: timedelta) -> NextLook:
 class Waiter:
     """One thread that wants messages: its bell, and until when it would sleep."""
 
-    __slots__ = ("bell", "claims_first", "looked", "next_look", "thread", "wanted", "withdrawn")
+    __slots__ = ("bell", "claims_first", "looked", "next_look", "takes", "thread", "wanted", "withdrawn")
 
-    def __init__(self, wanted: int, *, claims_first: bool = False) -> None:
+    def __init__(self, wanted: int, *, claims_first: bool = False, takes: bool = True) -> None:
         """Return a waiter of the calling thread.
 
         :param wanted: how many messages it would take. 0: it takes one, and no more is to be claimed on its account.
         :param claims_first: whether acks are not waited for before a claim: another thread writes them.
+        :param takes: whether it takes its message out of the buffer. If not, the wait ends when the buffer has one.
         """
         self.thread = get_ident()
         self.bell = Doorbell()
         self.wanted = wanted
         self.claims_first = claims_first
+        self.takes = takes
         #: Whether the wait ends, without a message or with one that it is about to get. Written by any thread.
         self.withdrawn = False
         #: The instant at which the thread will look again, by the store's clock. While it looks: everything is news to it.
@@ -101,6 +105,7 @@ class Waiting:
         loop_time: timedelta,
         *,
         take: Callable[[], Lease | None],
+        peek: Callable[[], Lease | None],
         claim: Callable[[int, bool], Claimed],
         watch: Callable[[], None],
         go_home: Callable[[], None],
@@ -108,6 +113,7 @@ class Waiting:
         """Return the waiting of a listener in which no thread waits.
 
         :param take: take a message out of the buffer.
+        :param peek: return the next message of the buffer, and leave it there.
         :param claim: claim so many messages. The second argument: whether another thread writes the acks.
         :param watch: have this listener woken by changes that other processes make. Called before each sleep.
         :param go_home: called by a thread that leaves without a message.
@@ -118,6 +124,7 @@ class Waiting:
         self._claimer = claimer
         self._loop_time = loop_time
         self._take = take
+        self._peek = peek
         self._claim = claim
         self._watch = watch
         self._go_home = go_home
@@ -168,8 +175,9 @@ class Waiting:
         waiter = Waiter(1, claims_first=True)
         try:
             self._join(waiter)
-            # After it is known to be here: close() waits for the threads that are.
-            if not self.stopped and self._lead(waiter):
+            # After it is known to be here: close() waits for the threads that are. Not for a single message: a claim of one
+            # counts an attempt as certain, since the message goes to a handler at once.
+            if not self.stopped and self._buffer.limit(1) > 1 and self._lead(waiter):
                 self._claim_for(waiter)
         except BackendUnavailable:
             # A thread that needs the next messages looks by itself, and reports it.
@@ -236,7 +244,7 @@ class Waiting:
         while not (self.stopped or waiter.withdrawn):
             # At the end of its time each thread looks by itself, also at what is wrong.
             if (deadline is None or self._monotonic() < deadline) and not self._lead(waiter):
-                if (lease := self._take()) is not None:
+                if (lease := self._found(waiter)) is not None:
                     return lease
                 self._follow(waiter, deadline)
                 continue
@@ -261,13 +269,16 @@ class Waiting:
         self._go_home()
         return None
 
+    def _found(self, waiter: Waiter) -> Lease | None:
+        return self._take() if waiter.takes else self._peek()
+
     def _is_over(self) -> bool:
         return self.stopped or self._session.closed
 
     def _look(self, waiter: Waiter) -> Lease | None:
         """Take a message out of the buffer, or of new claims. None when there is none, or after a stop."""
         while not self.stopped:
-            lease = self._take()
+            lease = self._found(waiter)
             if lease is not None:
                 return lease
             if not self._claim_for(waiter):

@@ -1,4 +1,7 @@
-"""Watcher: the thread that follows a backend's watch, for as long as a listener sleeps on it."""
+"""Watcher: the thread that follows a backend's watch, for as long as a listener sleeps on it.
+
+Threads: its own thread runs ``_follow``; any thread joins and leaves.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""AckWriter: settlements on their way to the store, written together, and again until their leases end."""
+"""AckWriter: settlements on their way to the store, written together, and again until their leases end.
+
+Threads: any thread asks; one thread of a listener writes at a time.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,26 @@ import logging
 import sys
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterator, Sized
 from contextlib import contextmanager, suppress
 from threading import RLock, Thread, get_ident
 
-import attrs
-
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._calls import entrance, unbroken
-from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
+from pitstop._engine._settler import Counts, Settler
+from pitstop._engine._wakeup import Wakeup
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
-from pitstop.abc import Doorbell, Outcome, Progress, Settlement
+from pitstop.abc import Doorbell
 
 
-__all__ = ["AckWriter", "Counts"]
+__all__ = ["AckWriter"]
 
 _log = logging.getLogger("pitstop.listener")
-_delivery_log = logging.getLogger("pitstop.delivery")
 
 #: Settlements that are written at once. The thread that brings the last of them writes them.
 _MOST = 500
-
-
-@attrs.define
-class Counts:
-    """How the deliveries of one listener ended, as far as the store has said so.
-
-    Each thread that learns an outcome counts it. CPython switches threads in no such statement.
-    """
-
-    acked: int = 0
-    nacked: int = 0
-    lost: int = 0
-    #: Deliveries whose handler stored or removed the message itself.
-    superseded: int = 0
 
 
 class AckWriter:
@@ -51,15 +39,18 @@ class AckWriter:
     :meth:`write_at_once` goes past that, for the thread that calls it.
     """
 
-    def __init__(self, session: Session, in_hand: Sized, wake: Callable[[], bool]) -> None:
+    def __init__(self, session: Session, settler: Settler, in_hand: Sized, wakeup: Wakeup) -> None:
         """Return a writer with nothing to write.
 
+        :param settler: writes each batch.
         :param in_hand: messages that were claimed and not handed out yet: while there are some, more acks are to come.
-        :param wake: have another thread call :meth:`flush` soon. False: no thread can be started.
+        :param wakeup: wakes the thread that calls :meth:`flush` soon.
         """
         self._session = session
+        self._write = settler.write
+        self._settler = settler
         self._in_hand = in_hand
-        self._wake = wake
+        self._wakeup = wakeup
         # Any thread appends. The writing thread takes out.
         self._pending: deque[Lease] = deque()
         # Reentrant: an observer of an ack, and a signal handler, may look at the store or settle something.
@@ -71,7 +62,6 @@ class AckWriter:
         self._taking = False
         #: Whether no thread writes again what the store did not answer. Written by the thread that closes the listener.
         self.unattended = False
-        self.counts = Counts()
         # Writes without an answer, and the last of their errors. Written by the writing thread, as the next three.
         self._failures = 0
         self._failure: BackendUnavailable | None = None
@@ -86,6 +76,11 @@ class AckWriter:
 
     def __len__(self) -> int:
         return len(self._pending)
+
+    @property
+    def counts(self) -> Counts:
+        """How the deliveries ended so far."""
+        return self._settler.counts
 
     @property
     def busy(self) -> bool:
@@ -113,7 +108,10 @@ class AckWriter:
             if not blocking:
                 self._begin_to_write_late(lease)
                 return
-        elif (not blocking or (self._in_hand and len(pending) < _MOST)) and (self._wake() or not blocking):
+        elif (not blocking or (self._in_hand and len(pending) < _MOST)) and (
+            # If no thread can be started, this one writes, unless it may not.
+            self._wakeup.awake or self._wakeup.wake() or not blocking
+        ):
             return
         clock = self._session.clock
         begun = clock.monotonic()
@@ -126,7 +124,7 @@ class AckWriter:
         if lease.told is not None:
             self._raise(lease)
         if pending:
-            self._wake()
+            self._wakeup.wake()
 
     def take_along(self, lease: Lease) -> None:
         """Write the settlement together with others. The caller calls :meth:`wait_for` afterwards."""
@@ -250,8 +248,7 @@ class AckWriter:
 
     def lose(self, lease: Lease, delivery: object) -> None:
         """Count and report a lease that is over. Any thread that finds it out."""
-        self.counts.lost += 1
-        self._session.events.lost(lease.id, lease.attempt, delivery)
+        self._settler.lose(lease, delivery)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -297,9 +294,7 @@ class AckWriter:
     def _raise(lease: Lease) -> None:
         error = lease.told
         assert error is not None, "the caller has looked"
-        if lease.failed:
-            # The caller knows of it, and may settle it in another way.
-            lease.hand_back(error)
+        lease.report()
         raise error
 
     def _begin_to_write_late(self, lease: Lease) -> None:
@@ -356,133 +351,8 @@ class AckWriter:
                 self._sent = 0
                 self.tries += 1
 
-    # One batch. Its leases belong to the calling thread.
-
-    def _write(self, batch: Sequence[Lease]) -> None:
-        backend = self._session.backend
-        # A write that fails is tried again by the caller, or reported to the caller's caller.
-        with backend.bounded():
-            now_us = backend.now()
-            sent = [(each, found) for each in batch if (found := self._decided(each, now_us)) is not None]
-            if not sent:
-                return
-            try:
-                answers = list(zip(sent, backend.settle([found for _, found in sent]), strict=True))
-            except BackendUnavailable:
-                raise
-            except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of these settlements perhaps
-                self._write_one_by_one([each for each, _ in sent], bug)
-                return
-        refused: list[tuple[Lease, Settlement]] = []
-        for (lease, settlement), done in answers:
-            if done:
-                self._done(lease, settlement)
-            else:
-                refused.append((lease, settlement))
-        # Last, since this asks the store, which may be away by now: the outcome of the others is reported before.
-        for lease, settlement in refused:
-            self._refused(lease, settlement)
-
-    def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
-        if len(batch) == 1:
-            self._fail(batch[0], bug)
-            return
-        for lease in batch:
-            lease.postpone(doubtful=True)
-        for lease in batch:
-            self._write((lease,))
-
-    def _decided(self, lease: Lease, now_us: int) -> Settlement | None:
-        """Return the settlement to write. None: nothing is to be written, and the outcome is known."""
-        if not lease.is_over(now_us):
-            try:
-                return lease.decide(now_us, self._session.retry)
-            except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
-                self._fail(lease, error)
-        elif lease.doubted and not lease.superseded:
-            # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
-            self._leave_in_doubt(lease)
-        else:
-            self._lost(lease)
-        return None
-
-    def _refused(self, lease: Lease, settlement: Settlement) -> None:
-        if not lease.doubted or lease.superseded:
-            self._lost(lease)
-            return
-        try:
-            done = lease.was_done(self._session.backend.get(lease.id))
-        except BackendUnavailable:
-            raise
-        except Exception as bug:  # noqa: BLE001 - a bug of the backend with this record; the others go on
-            self._fail(lease, bug)
-            return
-        if done is None:
-            self._leave_in_doubt(lease)
-        elif done:
-            self._done(lease, settlement)
-        else:
-            self._lost(lease)
-
-    def _done(self, lease: Lease, settlement: Settlement) -> None:
-        lease.done()
-        events, delivery = self._session.events, lease.delivery
-        lease.release()
-        if lease.purpose is Purpose.ACK:
-            self.counts.acked += 1
-            events.acked(delivery)
-        else:
-            if lease.purpose is Purpose.NACK:
-                self.counts.nacked += 1
-            if settlement.outcome is Outcome.RELEASE:
-                progress = settlement.progress
-                assert isinstance(progress, Progress)
-                assert progress.due is not None
-                events.retried(delivery, lease.error, progress.due)
-        events.settled(settlement)
-
-    def _lost(self, lease: Lease) -> None:
-        delivery = lease.delivery
-        lease.release()
-        if lease.lose():
-            self.lose(lease, delivery)
-        else:
-            self.counts.superseded += 1
-            self._session.events.superseded(lease.id)
-
-    def _leave_in_doubt(self, lease: Lease) -> None:
-        _delivery_log.debug("the outcome of the settlement of %r is not known: the reply was lost", lease.id)
-        lease.doubt()
-        lease.release()
-
-    def _fail(self, lease: Lease, error: Exception) -> None:
-        """Log a settlement that raised an error. The message comes back when its lease runs out."""
-        participle = "settled" if lease.purpose is None else lease.purpose.value
-        told = PitstopError(
-            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was computed. The "
-            f"message comes back when its lease runs out. Look at its recurrence; or store the message again, or remove it."
-        )
-        told.__cause__ = error
-        lease.fail(told)
-        lease.release()
-        note = self._session.log.not_settled.passes(self._session.clock.monotonic())
-        if note is not None:
-            # With the traceback, and without the error's text, which may hold anything.
-            _delivery_log.error("%s%s%s", told, _traceback(error), note)
-
 
 def _is_doubtful(error: BaseException) -> bool:
     """Whether the store may have done what it was asked to, although this was raised."""
     # An interruption may have come before the store did it, or after.
     return isinstance(error, OutcomeUnknown) or not isinstance(error, BackendUnavailable)
-
-
-def _traceback(error: BaseException) -> str:
-    """Return where an error was raised, line by line, without its text."""
-    lines = []
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        lines.append(f'\n  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_qualname}')
-        trace = trace.tb_next
-    return "".join(lines)

@@ -102,7 +102,7 @@ class Hooks:
         self.dead = _freeze(manager, "pitstop_message_dead")
         self.lease_lost = _freeze(manager, "pitstop_lease_lost")
         self.advanced = _freeze(manager, "pitstop_recurrence_advanced")
-        self._handling = _freeze(manager, "pitstop_handling")
+        self.handling = _freeze(manager, "pitstop_handling")
         #: Errors that observers raised, by the qualified name of the function.
         self.errors: Counter[str] = Counter()
         #: The clock that decides which errors are logged: that of the store that uses these hooks.
@@ -120,7 +120,7 @@ class Hooks:
     def enter(self, delivery: object) -> list[AbstractContextManager[Any]]:
         """Enter the contexts that plugins put around the handling of a delivery. Return them for :meth:`leave`."""
         entered: list[AbstractContextManager[Any]] = []
-        for function, names in reversed(self._handling):
+        for function, names in reversed(self.handling):
             try:
                 context = function(*[delivery for _ in names])
                 if context is not None:

@@ -12,9 +12,9 @@ __all__ = ["Consumer"]
 
 @attrs.frozen(kw_only=True)
 class Consumer:
-    """One running call of ``consume``, for metrics and health checks. It is a snapshot: ask again for later values."""
+    """One running call of ``consume``, for metrics and health checks. It is a snapshot: read it again for later values."""
 
-    #: Whether the last look at the store succeeded. True before the first look.
+    #: Whether the last poll of the store succeeded. True before the first poll.
     healthy: bool
     #: When the store last answered a claim, by the clock of this machine. None: it has not answered yet.
     last_poll: datetime | None

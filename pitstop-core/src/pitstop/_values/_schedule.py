@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import attrs
 
@@ -231,15 +231,21 @@ def span_of(value: object, field: str) -> timedelta:
     :raises ScheduleError: if it is neither.
     """
     span = span_of_time(value, field)
-    if span is None and isinstance(value, str):
-        span = _span_of_text(value, field)
+    if span is None and (text := _text(value)) is not None:
+        span = _span_of_text(text, field)
     if span is None or span < timedelta(0):
         raise ScheduleError(f"{field}={shown(value)} cannot be used. Give a timedelta of zero or more.")
     return span
 
 
 def _moment(value: Moment, field: str) -> datetime | timedelta:
-    return _span_of_text(value, field) if isinstance(value, str) else value
+    text = _text(value)
+    return cast("datetime | timedelta", value) if text is None else _span_of_text(text, field)
+
+
+def _text(value: object) -> str | None:
+    """Return ``value`` as plain text; None if it is no text. An object may pretend to have another type, or raise if asked."""
+    return str.__str__(cast("str", value)) if issubclass(type(value), str) else None
 
 
 def _span_of_text(text: str, field: str) -> timedelta:
@@ -292,9 +298,11 @@ def _recurrence(every: object) -> Recurrence:
     span = span_of_time(every, "every")
     if span is not None:
         return Every(span)
-    if isinstance(every, str):
-        return Every(every)
-    if isinstance(every, Recurrence):
+    text = _text(every)
+    if text is not None:
+        return Every(text)
+    if issubclass(type(every), Recurrence):
+        every = cast("Recurrence", every)
         if not is_known(every):
             raise ScheduleError(
                 f"every={quoted(every)} is a recurrence of a kind that is not registered, so no listener could read it. "

@@ -148,9 +148,9 @@ class Backend(ABC):
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """Claim up to ``limit`` records whose ``due`` has come, the oldest ``due`` first, for ``duration`` ms.
 
-        Each is written as :meth:`Progress.leased` returns it for this ``limit``, with one new random token for the whole claim. The records are
-        returned as they are after the claim. No two claims get the same record while a lease runs. If more than ``limit``
-        records are due, fewer than ``limit`` may be returned, but not none.
+        Each is written as :meth:`Progress.leased` returns it for this ``limit``, with one new random token for the whole claim.
+        The records are returned as they are after the claim. No two claims get the same record while a lease runs. If more than
+        ``limit`` records are due, fewer than ``limit`` may be returned, but not none.
 
         An unreadable record is leased like any other and returned as :class:`Damaged`; core sets it aside. If a record cannot
         even be leased, the backend goes on with the others. It sets that record aside by itself and returns it as ``Damaged``
@@ -190,7 +190,7 @@ class Backend(ABC):
         :raises pitstop.PitstopError: if ``session`` cannot be used; the text gives the reason and names the sessions that can be used.
         """
         raise Unsupported(
-            f"{type(self).__name__} ({self.location}) has not got the capability TRANSACTIONS, which session= needs. "
+            f"{type(self).__name__} ({self.location}) does not have the capability TRANSACTIONS, which session= needs. "
             f"Leave session out, or use a backend that has it: 'mongo', on a replica set and with client= given to init."
         )
 
@@ -259,14 +259,14 @@ class Backend(ABC):
             the namespace cannot be removed; the text says what to do.
         """
         raise Unsupported(
-            f"{type(self).__name__} at {self.location} has not got the capability SCRATCH, so nothing can be tried there "
+            f"{type(self).__name__} at {self.location} does not have the capability SCRATCH, so nothing can be tried there "
             f"beside the messages. Try it on an empty store of its own instead; its author tests it with "
             f"pitstop.testing.BackendConformance."
         )
 
     def _lacks_adopt(self) -> Unsupported:
         return Unsupported(
-            f"{type(self).__name__} at {self.location} has not got the capability ADOPT: no older library stored anything "
+            f"{type(self).__name__} at {self.location} does not have the capability ADOPT: no older library stored anything "
             f"there. Name the MongoDB collection of the Clojure library, as in mongo://host/database?coll=name."
         )
 
@@ -276,7 +276,7 @@ class Backend(ABC):
         Callers that retry by themselves, or are shutting down, use it. A backend that may be away bounds each call and retries
         some of them; inside the context it retries none for longer than the budget. For the writes of listeners, core
         retries as well, and logs the failures. A close must not take as long as all its calls after one another. In a nested
-        context the outer budget still holds. A call that is made after the end of the budget gets a moment all the same,
+        context the outer budget still holds. A call that is made after the end of the budget still gets a moment,
         because the store may answer.
 
         :param seconds: the budget. None: as long as one call without a retry may take.

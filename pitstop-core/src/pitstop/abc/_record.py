@@ -31,7 +31,7 @@ class Progress:
     due: int | None
     #: The nominal time of the current occurrence.
     scheduled_for: int
-    #: Claims of the current occurrence so far, less those that were given back.
+    #: Claims of the current occurrence so far, without those that were given back.
     attempts: int = 0
     #: When the current occurrence was first claimed. None: not yet.
     first_leased: int | None = None
@@ -39,8 +39,8 @@ class Progress:
     last_error: str | None = None
     #: The last claim's token.
     token: str | None = None
-    #: Claims of the current occurrence since the last settlement. 2 or more under a lease: the lease before this one ended
-    #: without a settlement, as after a crash.
+    #: Claims of the current occurrence since the last settlement. 2 or more under a lease: the previous lease ended without a
+    #: settlement, as after a crash.
     unsettled: int = 0
     #: How many of these claims asked for several records at once. The record may then have waited in a listener, so that
     #: the claim alone does not show that a handler saw the record.

@@ -146,7 +146,7 @@ _forks = _Forks()
 
 
 def _before_fork() -> None:
-    # Python prints any exception of a hook, Ctrl-C included, and forks all the same. So each lock is noted before it is
+    # Python prints any exception of a hook, Ctrl-C included, and forks nevertheless. So each lock is noted before it is
     # taken, and a noted lock is later released if it was taken.
     fork = _Fork()
     _forks.under_way.setdefault(get_ident(), []).append(fork)
@@ -157,7 +157,7 @@ def _before_fork() -> None:
             if not turn.inside:
                 fork.taken.append(turn)
                 turn.lock.acquire()
-                turn._prepare_for_fork()
+                _prepare(turn)
                 fork.prepared.append(turn)
     finally:
         fork.ready = True
@@ -192,7 +192,15 @@ def _after_fork_in_child() -> None:
     prepared = under_way[-1].prepared if under_way else []
     _forks = _Forks()
     for turn in sorted(_turns, key=_number):
-        turn._renew(prepared=any(each is turn for each in prepared))
+        _renew(turn, prepared=any(each is turn for each in prepared))
+
+
+def _prepare(turn: Turn) -> None:
+    turn._prepare_for_fork()
+
+
+def _renew(turn: Turn, *, prepared: bool) -> None:
+    turn._renew(prepared=prepared)
 
 
 def _number(turn: Turn) -> int:

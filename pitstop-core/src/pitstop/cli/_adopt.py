@@ -15,6 +15,7 @@ from pitstop import Entry, Pitstop, PitstopError
 from pitstop._decisions._adopt import Adoption
 from pitstop._decisions._describe import describe
 from pitstop._engine import _adoption as engine
+from pitstop._pitstop import session_of
 from pitstop._values._instant import from_instant
 from pitstop.cli._entries import every_document, every_text
 from pitstop.cli._output import print_json, print_table, progress, say
@@ -66,7 +67,7 @@ def adopt(settings: Settings, write: bool, locked: bool, limit: int) -> None:
 def _look_for_locks(pit: Pitstop, bar: Progress) -> engine.Locks:
     locks = engine.Locks()
     task = bar.add_task("looking for locks", total=None, count=0)
-    for locks in engine.look_for_locks(pit._session):
+    for locks in engine.look_for_locks(session_of(pit)):
         bar.update(task, count=locks.seen)
     bar.remove_task(task)
     return locks
@@ -83,7 +84,7 @@ def _refusal(locks: engine.Locks) -> str:
 
 def _run(pit: Pitstop, bar: Progress, report: _Report, total: int, *, locked: bool) -> None:
     task = bar.add_task("adopting" if report.write else "looking", total=total, count=0)
-    for page in engine.adopt(pit._session, write=report.write, locked=locked):
+    for page in engine.adopt(session_of(pit), write=report.write, locked=locked):
         report.add(page.fates)
         bar.update(task, advance=page.seen, count=sum(report.counts.values()))
 

@@ -9,6 +9,7 @@ import click
 
 from pitstop._check._check import check as look_through
 from pitstop._check._finding import Finding
+from pitstop._pitstop import session_of
 from pitstop.cli._output import print_json, print_table, say
 from pitstop.cli._settings import Settings, common_options, masked
 from pitstop.cli._streams import though_unread
@@ -33,7 +34,7 @@ def check(settings: Settings, store: str | None) -> None:
     found: list[Finding] = []
     try:
         # closing() also acts when Ctrl-C comes in between: the end of the generator removes the scratch.
-        with settings.open_existing() as pit, closing(look_through(pit._session.backend)) as findings:
+        with settings.open_existing() as pit, closing(look_through(session_of(pit).backend)) as findings:
             for finding in findings:
                 # The author of the backend wrote its errors and its location, so they may hold a secret.
                 each = attrs.evolve(finding, seen=masked(finding.seen, settings))

@@ -20,6 +20,7 @@ import click
 import pitstop
 
 from pitstop import Delivery, Pitstop
+from pitstop._pitstop import session_of
 from pitstop._values._duration import format_duration
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._messages import json_text
@@ -210,7 +211,7 @@ def _recurring(stage: _Stage) -> None:
 
 def _killed(stage: _Stage) -> None:
     stage.begin("Crash: a consumer is killed while it has a message")
-    if Capability.MULTI_PROCESS not in stage.pit._session.capabilities:
+    if Capability.MULTI_PROCESS not in session_of(stage.pit).capabilities:
         stage.tell("Left out.", f"{stage.pit.location} lives in one process: no other process could take a message.")
         return
     lock = timedelta(seconds=2)

@@ -112,7 +112,7 @@ def remove(settings: Settings, ids: tuple[str, ...]) -> None:
 @common_options
 @click.pass_obj
 def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
-    """Make dead messages due now, with all their attempts.
+    """Make dead messages due now, and count their attempts from zero.
 
     Give their ids, or --all.
     """

@@ -17,6 +17,7 @@ import click
 from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
 from pitstop._consume._threads import Consuming
 from pitstop._engine._listener import intake_of
+from pitstop._pitstop import session_of
 from pitstop.cli._command import CommandFailed, run_command
 from pitstop.cli._output import needs_stdout, print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
@@ -73,7 +74,7 @@ def listen(
     pitstop listen --exec 'curl --fail --json @- https://example.com/hook'
     """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
     if command is not None and os.name != "posix":
-        raise Unsupported("--exec needs process groups, which this system has not got. Pipe the JSON lines instead.")
+        raise Unsupported("--exec needs process groups, which this system does not have. Pipe the JSON lines instead.")
     if workers is not None and command is None:
         raise click.UsageError("--workers sets how many commands run at once. Give --exec CMD too, or leave it out.")
     if command is None:
@@ -121,7 +122,7 @@ def _consume(
             raise CommandFailed(error)
 
     consuming = Consuming(
-        pit._session,
+        session_of(pit),
         intake_of(listener),
         handle_all_of_it,
         deliveries=True,

@@ -16,6 +16,7 @@ import click
 import pitstop
 
 from pitstop import PitstopError
+from pitstop._pitstop import session_of
 from pitstop._plugins._backends import load_backend
 from pitstop._values._quoting import masked as without_credentials
 from pitstop.abc import Backend
@@ -50,7 +51,7 @@ class Settings:
         :raises pitstop.PitstopError: as :func:`pitstop.init` does.
         """
         pit = pitstop.init(self.store_url)
-        self._opened = type(pit._session.backend)
+        self._opened = type(session_of(pit).backend)
         return pit
 
     def blame(self, error: Exception) -> str | None:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while listening: end in good order, and sooner when asked again."""
+"""Ctrl-C, SIGTERM and SIGHUP while listening: end in good order, and sooner at a second signal."""
 
 from __future__ import annotations
 

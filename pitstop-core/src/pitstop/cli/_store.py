@@ -16,6 +16,7 @@ import attrs
 import click
 
 from pitstop import MessageError, Pitstop, PitstopError, ScheduleError
+from pitstop._pitstop import session_of
 from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp
 from pitstop.abc import Capability, SystemClock
@@ -28,8 +29,8 @@ from pitstop.cli._times import duration, moment, moment_or_duration
 
 __all__ = ["store"]
 
-#: Bytes that are read at once, and messages that are stored at once: large enough for a batch to pay, small enough for
-#: the first messages to be stored while the last are still read.
+#: Bytes that are read at once, and messages that are stored at once. The numbers are large enough for a batch to pay, and small
+#: enough to store the first messages while the last are still read.
 _READ_SIZE = 1 << 18
 _CHUNK = 1000
 #: The most bytes of a line. The largest message, with all of it bytes in base64 or escaped text, is well below that.
@@ -178,7 +179,7 @@ def _check_options(
 
 
 def _warn_unless_durable(pit: Pitstop) -> None:
-    capabilities = pit._session.capabilities
+    capabilities = session_of(pit).capabilities
     if Capability.DURABLE in capabilities:
         return
     if Capability.MULTI_PROCESS in capabilities:
@@ -215,7 +216,9 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                         for id in ids:
                             _print_id(settings, id)
                 if bad is not None:
-                    raise click.ClickException(f"Line {line}: {bad} {_so_far(stored)} Nothing from this line on is.")
+                    raise click.ClickException(
+                        f"Line {line}: {bad} {_so_far(stored)} No message from this line on was stored."
+                    )
                 bar.update(task, advance=size, count=stored)
     except PitstopError as error:
         # At most one batch was being written. How many of its messages were stored is unknown.

@@ -7,11 +7,10 @@ from datetime import timedelta
 
 from pitstop._decisions._describe import describe
 from pitstop._errors import PitstopError
-from pitstop._pitstop import Pitstop
+from pitstop._pitstop import Pitstop, session_of
 from pitstop._values._duration import format_duration
 from pitstop._values._entry import Entry
 from pitstop.testing._faulty_backend import unfaulted
-from pitstop.testing._inside import session_of
 from pitstop.testing._pitstop import TestPitstop
 from pitstop.testing._report import clock_text, table
 

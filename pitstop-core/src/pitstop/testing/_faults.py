@@ -113,7 +113,7 @@ class Faults:
         operations: Iterable[str] = ("store", "lease", "settle"),
         kinds: Collection[FaultKind] = ("fail", "lose"),
     ) -> None:
-        """Let this part of the calls of these operations fail from now on. Equal calls and seeds give equal faults.
+        """Let a part of the calls of these operations fail from now on. Equal calls and seeds give equal faults.
 
         :param rate: the part, from 0 (none) to 1 (all).
         :param seed: needed unless the Pitstop was made with one.

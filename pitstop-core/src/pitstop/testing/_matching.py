@@ -52,7 +52,7 @@ ANYTHING: Final = Anything()
 
 _T = TypeVar("_T")
 
-#: Things that a text shows at most.
+#: The most things that a text shows.
 MOST_SHOWN = 3
 
 #: The possible values of some fields, by name. A value of another type could never be found. See :func:`usable`.

@@ -102,7 +102,7 @@ class Adopter:
         """Open the collection, which may hold no document of Pitstop's yet."""
         if not self._dialect.batches:
             raise Unsupported(
-                "A stand-in for MongoDB's client has not got the capability ADOPT. Use the server itself, by a URL."
+                "A stand-in for MongoDB's client does not have the capability ADOPT. Use the server itself, by a URL."
             )
         return self._connection.indexed(foreign=True) if writing else self._connection.operation()
 

@@ -51,11 +51,11 @@ def _version() -> str | None:
 
 
 def _options(config: MongoConfig) -> dict[str, Any]:
-    said = {name.lower() for name in config.driver_options}
+    given = {name.lower() for name in config.driver_options}
     if config.target is not None:
-        said |= config.target.options
+        given |= config.target.options
     defaults = {**_PATIENCE, "appName": "pitstop"}
-    options: dict[str, Any] = {name: value for name, value in defaults.items() if name.lower() not in said}
+    options: dict[str, Any] = {name: value for name, value in defaults.items() if name.lower() not in given}
     keys = {
         "username": config.user,
         "password": config.password,

@@ -256,8 +256,12 @@ class MongoConfig(BackendConfig):
     def in_the_open(self) -> bool:
         """Whether messages go over a network with a login but without TLS, and the configuration does not ask for that."""
         target = self.target
-        said = {name.lower() for name in self.driver_options} | (target.options if target is not None else set())
-        if self.tls is not None or (target is not None and (target.srv or target.tls is not None)) or said & _IMPLY_TLS:
+        given = {name.lower() for name in self.driver_options} | (target.options if target is not None else set())
+        if (
+            self.tls is not None
+            or (target is not None and (target.srv or target.tls is not None))
+            or given & _IMPLY_TLS
+        ):
             return False
         has_user = self.user is not None or (target is not None and target.credentials)
         return has_user and not all(map(_is_here, self.addresses))

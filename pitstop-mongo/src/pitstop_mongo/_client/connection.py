@@ -172,15 +172,15 @@ class Connection:
                 break
             except CAUGHT as error:
                 kind = self._kind_of_write(error, repeats=repeats)
-                told = translate(error, self.location)
+                translated = translate(error, self.location)
                 if doubt is None and kind is not Kind.UNKNOWN and isinstance(error, BulkWriteError):
-                    text = f"{told} The others of the batch may have been done."
+                    text = f"{translated} The others of the batch may have been done."
                     raise OutcomeUnknown(text, permanent=is_permanent(error)) from None
                 if doubt is None and kind is not Kind.UNKNOWN and not _wrote(run):
-                    raise told from None
+                    raise translated from None
                 if doubt is None:
                     self.counters["outcome_unknown"] += 1
-                    doubt = told
+                    doubt = translated
                 if kind is Kind.PERMANENT or is_permanent(error) or self._clock.monotonic() >= last:
                     break
         assert doubt is not None, "only a doubt ends in another run"
@@ -239,7 +239,7 @@ class Connection:
                 raise
 
     def _prepare(self, link: Link, *, foreign: bool) -> None:
-        if self.dialect.tells_of_collections:
+        if self.dialect.describes_collections:
             self._collection(link).prepare(foreign=foreign)
         else:
             link.handles.coll.create_index([("due", 1)])
@@ -252,7 +252,7 @@ class Connection:
     def ping(self) -> None:
         """See :meth:`pitstop.abc.Backend.ping`. It makes neither the collection nor the index."""
         with self.operation() as link:
-            if self.dialect.tells_of_collections and not link.known:
+            if self.dialect.describes_collections and not link.known:
                 self._collection(link).look()
             # A read of the collection, because the server's own ping also answers users who may not read it.
             link.handles.raw.find_one({"_id": self.dialect.one("")}, {"_id": 1})

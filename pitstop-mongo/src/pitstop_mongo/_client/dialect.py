@@ -56,7 +56,7 @@ class Dialect:
     """The operations of PyMongo's client."""
 
     #: Whether the server describes collections and lists their indexes.
-    tells_of_collections: ClassVar[bool] = True
+    describes_collections: ClassVar[bool] = True
 
     #: A lock or the like that is held during an operation.
     turn: AbstractContextManager[Any] = attrs.field(factory=nullcontext)
@@ -118,8 +118,8 @@ class Dialect:
 
     def server_time(self, client: Any) -> datetime | None:
         """Return the time of the server's clock; None if there is no server."""
-        told: datetime = client.admin.command("hello")["localTime"]
-        return told
+        answer: datetime = client.admin.command("hello")["localTime"]
+        return answer
 
     def has_primary(self, client: Any) -> bool:
         """Whether a server is known that takes writes. This sends nothing, and does not wait."""
@@ -146,7 +146,7 @@ _one_at_a_time = RLock()
 class _StandIn(Dialect):
     """The operations of another client with the same interface: mongomock."""
 
-    tells_of_collections: ClassVar[bool] = False
+    describes_collections: ClassVar[bool] = False
 
     def open(self, client: Any, dbname: str, coll: str, acks: int | str) -> Handles:
         handle = client.get_database(dbname).get_collection(coll)

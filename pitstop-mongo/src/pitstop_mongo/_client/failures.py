@@ -315,8 +315,8 @@ def _why(error: Exception) -> str:
         return str(error)[:200]
     if isinstance(error, errors.ConnectionFailure) and not isinstance(error, errors.NotPrimaryError):
         # After the reason PyMongo adds the timeouts, and a description of all servers.
-        said = re.split(r" \(configured timeouts|, Timeout: |, full error", str(error), maxsplit=1)[0]
-        return f"{name}: {said[:200]}"
+        reason = re.split(r" \(configured timeouts|, Timeout: |, full error", str(error), maxsplit=1)[0]
+        return f"{name}: {reason[:200]}"
     if isinstance(error, errors.OperationFailure):
         codes = sorted(_codes(error))
         details = error.details if isinstance(error.details, dict) else {}

@@ -28,4 +28,4 @@ class Link:
         #: Whether its documents were checked.
         self.known = False
         #: Whether the collection exists, or may be made.
-        self.exists = config.create or not dialect.tells_of_collections
+        self.exists = config.create or not dialect.describes_collections

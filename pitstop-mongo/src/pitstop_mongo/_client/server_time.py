@@ -71,12 +71,12 @@ class ServerTime:
         samples = []
         for _ in range(_MEASUREMENTS):
             sent = self._clock.time_us()
-            told = self._dialect.server_time(self._client)
+            answer = self._dialect.server_time(self._client)
             received = self._clock.time_us()
-            if told is None:
+            if answer is None:
                 samples = [(0, 0)]
                 break
-            samples.append((_microseconds(told) - (sent + received) // 2, received - sent))
+            samples.append((_microseconds(answer) - (sent + received) // 2, received - sent))
         samples.sort()
         offset, trip = samples[len(samples) // 2]
         # The server gives whole milliseconds, of some instant within the round trip. A difference that this explains counts
@@ -97,6 +97,6 @@ def _us(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-def _microseconds(told: datetime) -> int:
-    aware = told if told.tzinfo is not None else told.replace(tzinfo=UTC)
+def _microseconds(answer: datetime) -> int:
+    aware = answer if answer.tzinfo is not None else answer.replace(tzinfo=UTC)
     return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -104,7 +104,7 @@ class Claimer:
             with self._connection.indexed() as link:
                 found = self._read_due(link, lease, limit, low, skip)
                 # Several commands follow, and the first of them marks. If a later one fails, its error is not about marking.
-                with self._doubts.unless_known(lease, sent=True):
+                with self._doubts.unless_known(lease, link, sent=True):
                     claimed = self._claim(link, found, lease) if found else []
             self._learn(found, claimed, limit, from_the_start=low is None and not skip)
             if claimed:
@@ -135,7 +135,7 @@ class Claimer:
         :param limit: how many messages the claim asks for. Its attempts are counted accordingly.
         """
         lease = self._new_lease(duration, limit)
-        with self._connection.indexed() as link, self._doubts.unless_known(lease):
+        with self._connection.indexed() as link, self._doubts.unless_known(lease, link):
             try:
                 # Not with the handle that reads bytes, with which PyMongo cannot handle some errors.
                 document = link.handles.coll.find_one_and_update(
@@ -168,7 +168,7 @@ class Claimer:
         """Return the document under this lease, read from its bytes, because the driver could not read it."""
         wanted = {"due": from_instant(lease.until), "token": lease.token}
         raw = link.handles.raw.with_options(read_concern=ReadConcern("majority"))
-        with self._doubts.unless_known(lease, sent=True):
+        with self._doubts.unless_known(lease, link, sent=True):
             document = raw.find_one(wanted, **self._dialect.by_due)
         return None if document is None else read(document).content
 
@@ -247,7 +247,7 @@ class Claimer:
                 f"it cannot be leased, because the server refuses every write to it (code {codes_of(error)}). Claims skip it. "
                 f"Store the message again, remove it, or change the validation rules of the collection.",
             )
-        if self._unleasable.are_many and self._dialect.tells_of_collections and any(map(is_invalid, refused.values())):
+        if self._unleasable.are_many and self._dialect.describes_collections and any(map(is_invalid, refused.values())):
             rules = validation_rules(link.handles.coll)
             if rules:
                 self._unleasable.leave_out(rules)

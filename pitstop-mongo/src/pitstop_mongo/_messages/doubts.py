@@ -17,7 +17,7 @@ from pitstop import PitstopError
 from pitstop.abc import Damaged, Record, from_instant
 from pitstop_mongo._bson.raw import any_of, is_text
 from pitstop_mongo._client.connection import Connection
-from pitstop_mongo._client.failures import CAUGHT, Kind, kind_of
+from pitstop_mongo._client.failures import CAUGHT, Kind, is_before_sending, kind_of
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.document import read
 from pitstop_mongo._messages.lease import Lease
@@ -36,7 +36,7 @@ class Doubts:
         self._waiting: deque[tuple[Lease, ...]] = deque()
 
     @contextmanager
-    def unless_known(self, lease: Lease, *, sent: bool = False) -> Iterator[None]:
+    def unless_known(self, lease: Lease, link: Link, *, sent: bool = False) -> Iterator[None]:
         """Remember the claim if its outcome is unknown at the end of the body.
 
         :param sent: whether the claim was sent before. Then an error that means "not sent" is about a later command.
@@ -45,7 +45,10 @@ class Doubts:
             yield
         except CAUGHT as error:
             kind = kind_of(error)
-            if (kind is Kind.UNKNOWN or (sent and kind is not Kind.PERMANENT)) and (lease,) not in self._waiting:
+            doubted = kind is Kind.UNKNOWN or (sent and kind is not Kind.PERMANENT)
+            # The driver repeats a claim of one message by itself.
+            doubted = doubted or (self._dialect.repeats_writes(link.client) and is_before_sending(error))
+            if doubted and (lease,) not in self._waiting:
                 self._waiting.append((lease,))
                 self._connection.counters["claim_unknown"] += 1
             raise

@@ -116,11 +116,13 @@ class Settler:
                     permanent=error.permanent,
                 ) from None
         if refused and not applied:
-            told = translate(refused[0][0].error, self._connection.location)
+            translated = translate(refused[0][0].error, self._connection.location)
             # The refused document is no message that the caller gave, so the error is no MessageError.
-            raise (told if isinstance(told, BackendUnavailable) else BackendUnavailable(str(told))) from None
+            if isinstance(translated, BackendUnavailable):
+                raise translated
+            raise BackendUnavailable(str(translated))
         for each_refusal, unwritten in refused:
-            self._tell_of(unwritten, each_refusal.error)
+            self._log_refusal(unwritten, each_refusal.error)
         return [each.etag in applied for each in writes]
 
     def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, run: Run) -> set[str]:
@@ -145,7 +147,7 @@ class Settler:
                 raise first
             raise _Refused(first)
         for each, why in refused:
-            self._tell_of([each], why)
+            self._log_refusal([each], why)
         return done
 
     def _apply_each(
@@ -166,7 +168,7 @@ class Settler:
                     break
             else:
                 # Outside of the `try`: a read that is refused says nothing about the write before it.
-                done |= self._told(run, each, count)
+                done |= self._applied(run, each, count)
         return done, refused
 
     def _send_in_any_size(self, write: _Write, now: int, run: Run) -> int:
@@ -185,9 +187,9 @@ class Settler:
             return int(run.send(coll.delete_one, filter, **hint).deleted_count)
         return int(run.send(coll.update_one, filter, self._update(write, with_error=with_error), **hint).matched_count)
 
-    def _tell_of(self, some: Sequence[_Write], error: OperationFailure) -> None:
+    def _log_refusal(self, some: Sequence[_Write], error: OperationFailure) -> None:
         for each in some:
-            self._unleasable.tell(
+            self._unleasable.log(
                 each.id,
                 f"it cannot be settled, because the server refuses to write it (code {codes_of(error)}). It comes back when "
                 f"its lease ends.",
@@ -229,13 +231,13 @@ class Settler:
         for chunk in _chunks(single, _MOST_DELETES):
             yield (self._apply_one if len(chunk) == 1 else self._apply_single), chunk
 
-    def _told(self, run: Run, write: _Write, count: int) -> set[str]:
+    def _applied(self, run: Run, write: _Write, count: int) -> set[str]:
         look = self._deleted if write.settlement.progress is None else self._updated
         return look(run, [write], count)
 
     def _apply_one(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
         (write,) = some
-        return self._told(run, write, self._send(write, now, run))
+        return self._applied(run, write, self._send(write, now, run))
 
     def _apply_single(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
         """Send writes of several tokens or kinds, in one command that the driver repeats by itself where it can."""

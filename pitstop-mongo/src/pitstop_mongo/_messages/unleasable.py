@@ -41,23 +41,23 @@ class Unleasable:
         # Until when claims skip all documents that break the validation rules of the collection, and these rules.
         self._rules: tuple[float, Any] | None = None
         # Ids that were logged.
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def add(self, id: str, why: str) -> None:
         """Let claims skip a document for a while, unless there are too many. Log it once per process."""
         if not self.is_full:
             self._passed_over = {**self._passed_over, id: (self._clock.monotonic() + _AGAIN, why)}
-        self.tell(id, why)
+        self.log(id, why)
 
     def leave_out(self, rules: Any) -> None:
         """Let claims skip all documents that break these rules, for a while. There may be too many to name them."""
         self._rules = (self._clock.monotonic() + _AGAIN, rules)
 
-    def tell(self, id: str, why: str) -> None:
+    def log(self, id: str, why: str) -> None:
         """Log the fault of a document, once."""
-        if id in self._told or len(self._told) >= _MOST:
+        if id in self._logged or len(self._logged) >= _MOST:
             return
-        self._told.add(id)
+        self._logged.add(id)
         _log.warning("message %r in %s: %s", id, self._location, why)
 
     def forget(self, ids: Iterable[str]) -> None:

@@ -130,7 +130,7 @@ class Viewer:
     def concerns(self) -> list[str]:
         """See :meth:`pitstop.abc.Backend.concerns`."""
         with self._connection.operation() as link:
-            rules = validation_rules(link.handles.coll) if self._dialect.tells_of_collections else None
+            rules = validation_rules(link.handles.coll) if self._dialect.describes_collections else None
             unfit = self._breaking(link, rules) if rules else []
             ignored = self._count_of_ignored(link)
         unfit += [id for id in self._unleasable.ids if id not in unfit]

@@ -13,11 +13,9 @@ from datetime import timedelta
 
 import pytest
 
-from pitstop._engine._pump import Pump
-
 import pitstop
 
-from core.kit import LOOP, Running
+from core.kit import LOOP, Running, take
 
 
 DUE = timedelta(0)
@@ -27,8 +25,8 @@ def fill(pit, count, first=0):
     pit.store_many([({"id": f"{number:04}"}, DUE) for number in range(first, first + count)])
 
 
-def pumps():
-    return [thread for thread in threading.enumerate() if thread.name == "pitstop-pump"]
+def background_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "pitstop-background"]
 
 
 def ended(threads):
@@ -37,23 +35,18 @@ def ended(threads):
     return not any(each.is_alive() for each in threads)
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    monkeypatch.setattr(Pump, "_begin", lambda self: None)
-
-
 class TestThread:
     def test_there_is_none_without_waiting(self, pit):
-        before = set(pumps())
+        before = set(background_threads())
         fill(pit, 20)
         with pit.listen() as listener:
             for _ in range(20):
                 listener.get().ack()
-            assert set(pumps()) <= before
+            assert set(background_threads()) <= before
 
     def test_one_that_could_not_begin_is_begun_when_there_is_something_to_do_again(self, pit, monkeypatch):
         fill(pit, 3)
-        before = set(pumps())
+        before = set(background_threads())
 
         def refuse(self):
             raise RuntimeError("can't start new thread")
@@ -61,11 +54,10 @@ class TestThread:
         with pit.listen() as listener:
             with monkeypatch.context() as patch:
                 patch.setattr(threading.Thread, "start", refuse)
-                with pytest.raises(RuntimeError):
-                    listener._next(3)
-            assert not listener._pump.awake
-            listener._next(1).ack()
-            assert set(pumps()) - before
+                take(listener, 3)
+            assert not listener._intake.wakeup.awake
+            take(listener, 1).ack()
+            assert set(background_threads()) - before
 
     def test_a_stop_for_which_no_thread_can_begin_ends_the_listener_and_the_close_gives_back(self, pit, monkeypatch):
         fill(pit, 3)
@@ -75,7 +67,7 @@ class TestThread:
 
         with pit.listen(prefetch=3) as listener:
             listener.get(0).ack()
-            listener._next(3).ack()
+            take(listener, 3).ack()
             with monkeypatch.context() as patch:
                 patch.setattr(_thread, "start_new_thread", refuse)
                 listener.stop()
@@ -84,23 +76,23 @@ class TestThread:
         assert pit.stats().leased == 0
 
     def test_there_is_one_for_each_listener_that_has_several_messages_in_hand(self, pit):
-        before = set(pumps())
+        before = set(background_threads())
         fill(pit, 40)
         with pit.listen() as one, pit.listen() as other:
             for listener in (one, other):
-                listener._next(10)
-                listener._next(1).ack()
-                listener._next(1).ack()
-            begun = [each for each in pumps() if each not in before]
+                take(listener, 10)
+                take(listener, 1).ack()
+                take(listener, 1).ack()
+            begun = [each for each in background_threads() if each not in before]
             assert len(begun) == 2
         assert ended(begun)
 
     def test_it_ends_with_a_listener_that_was_dropped_and_gives_back_what_that_held(self, pit, store):
-        before = set(pumps())
+        before = set(background_threads())
         fill(pit, 5)
         listener = pit.listen()
-        listener._next(5)
-        begun = [each for each in pumps() if each not in before]
+        take(listener, 5)
+        begun = [each for each in background_threads() if each not in before]
         assert len(begun) == 1
         gone = weakref.ref(listener)
         del listener
@@ -113,28 +105,28 @@ class TestThread:
         fill(pit, 5)
         written = threading.Event()
         listener = pit.listen()
-        delivery = listener._next(5)
+        delivery = take(listener, 5)
         store.down = True
         delivery.ack()
-        pump = listener._pump
+        background = listener._intake.background
         del listener
         gc.collect()
-        assert pump._ended
+        assert background._ended
         store.during["settle"] = written.set
         store.down = False
         assert written.wait(10)
-        assert ended([pump._thread])
+        assert ended([background._thread])
         assert store.get("0000") is None
 
     def test_it_sleeps_when_there_is_nothing_to_do(self, pit, alone):
         fill(pit, 3)
         with pit.listen() as listener:
-            listener._next(3).ack()
-            assert listener._pump.awake
-            while listener._hand:
+            take(listener, 3).ack()
+            assert listener._intake.wakeup.awake
+            while listener._intake.buffer:
                 next(listener).ack()
             turns = 0
-            while listener._pump._work() is not None:
+            while listener._intake.background.turn() is not None:
                 turns += 1
             assert turns < 5
 
@@ -143,9 +135,12 @@ class TestThread:
         written = threading.Event()
         # A number that is pinned: else what is in hand might be given back meanwhile, and the ack be written here.
         with pit.listen(prefetch=3) as listener:
-            delivery = listener._next(3)
-            store.during["settle"] = lambda: store.during.update(settle=written.set) or fail()
-            delivery.ack()
+            first, second = take(listener, 3), take(listener)
+            failed = threading.Event()
+            store.during["settle"] = lambda: (failed.set(), store.during.update(settle=written.set), fail())
+            first.ack()
+            assert failed.wait(10)
+            second.ack()
             assert written.wait(10)
 
 
@@ -153,19 +148,19 @@ class TestBoredom:
     def test_what_nobody_asks_for_is_given_back_and_the_attempt_is_not_counted(self, pit, store, alone):
         fill(pit, 5)
         with pit.listen() as listener:
-            listener._next(5)
+            take(listener, 5)
             for _ in range(12):
-                listener._pump._work()
-            assert not listener._hand
+                listener._intake.background.turn()
+            assert not listener._intake.buffer
             assert [store.get(f"{number:04}").progress.attempts for number in range(5)] == [1, 0, 0, 0, 0]
             # What the next claim brings is one, again.
             next(listener)
-            assert not listener._hand
+            assert not listener._intake.buffer
 
     def test_it_comes_back_by_itself_while_the_first_is_handled(self, pit):
         fill(pit, 5)
         with pit.listen() as listener, pit.listen() as other:
-            first = listener._next(5)
+            first = take(listener, 5)
             # The clock of the store stands still; the pump goes by that of the machine.
             assert [Running(lambda: other.get(None)).result().id for _ in range(4)] == ["0001", "0002", "0003", "0004"]
             first.ack()
@@ -174,25 +169,25 @@ class TestBoredom:
         fill(pit, 5)
         with pit.listen() as listener:
             for left in (4, 3, 2, 1):
-                listener._next(5).ack()
+                take(listener, 5).ack()
                 for _ in range(8):
-                    listener._pump._work()
-                assert len(listener._hand) == left
+                    listener._intake.background.turn()
+                assert len(listener._intake.buffer) == left
 
     def test_a_pinned_number_is_kept(self, pit, alone):
         fill(pit, 5)
         with pit.listen(prefetch=5) as listener:
             next(listener)
             for _ in range(30):
-                listener._pump._work()
-            assert len(listener._hand) == 4
+                listener._intake.background.turn()
+            assert len(listener._intake.buffer) == 4
 
     def test_what_is_being_handled_is_not_given_back(self, pit, store, alone):
         fill(pit, 5)
         with pit.listen() as listener:
-            delivery = listener._next(5)
+            delivery = take(listener, 5)
             for _ in range(30):
-                listener._pump._work()
+                listener._intake.background.turn()
             delivery.ack(wait=True)
             assert store.get("0000") is None
 
@@ -205,9 +200,9 @@ class TestAhead:
             for _ in range(100):
                 next(listener).ack()
                 clock.advance(0.001)
-                if listener._pump.wanted:
-                    claims.append(len(listener._hand))
-                    listener._pump._work()
+                if listener._intake.wakeup.wanted:
+                    claims.append(len(listener._intake.buffer))
+                    listener._intake.background.turn()
             assert claims
             assert all(left > 0 for left in claims)
 
@@ -217,7 +212,7 @@ class TestAhead:
             for _ in range(20):
                 next(listener).ack()
                 clock.advance(1)
-                assert not listener._pump.wanted
+                assert not listener._intake.wakeup.wanted
 
     def test_with_the_last_one_when_a_claim_takes_longer_than_what_is_in_hand(self, pit, store, clock, alone):
         fill(pit, 100)
@@ -226,8 +221,8 @@ class TestAhead:
             for _ in range(100):
                 delivery = next(listener)
                 clock.advance(0.0001)
-                if listener._pump.wanted:
-                    assert not listener._hand
+                if listener._intake.wakeup.wanted:
+                    assert not listener._intake.buffer
                 delivery.ack()
 
     def test_a_store_is_asked_for_the_next_messages_while_it_writes_the_acks_of_the_last(self, pit, store, clock):
@@ -240,7 +235,7 @@ class TestAhead:
 
         def settle():
             # One, two, four, eight and sixteen: enough to see that they go fast.
-            if threading.get_ident() == writer and listener._hand.handed_out >= 31:
+            if threading.get_ident() == writer and listener._intake.buffer.handed_out >= 31:
                 together.append(claimed.wait(10))
 
         store.during |= {"lease": lease, "settle": settle}
@@ -256,19 +251,19 @@ class TestAhead:
             for _ in range(100):
                 next(listener).ack()
                 clock.advance(0.001)
-                assert not listener._pump.wanted
+                assert not listener._intake.wakeup.wanted
 
     def test_one_that_fails_to_give_back_is_not_waited_for_ever_after(self, pit, monkeypatch):
-        def break_down():
+        def break_down(*_, **__):
             raise ValueError("a backend with an error in it")
 
         listener = pit.listen()
         with monkeypatch.context() as patch:
-            patch.setattr(listener._hand, "give_back_all", break_down)
-            listener._end()
+            patch.setattr(listener._intake.claimer, "give_back", break_down)
+            listener._intake.end()
             with pytest.raises(ValueError, match="error in it"):
-                listener._claim_ahead()
-        assert listener._visits == ()
+                listener._intake.waiting.claim_ahead()
+        assert listener._intake.waiting.waiters == ()
         listener.close()
 
     def test_a_stop_gives_back_what_a_claim_that_is_under_way_brings(self, pit, store, clock):
@@ -276,7 +271,7 @@ class TestAhead:
         claiming, giving_back = threading.Event(), threading.Event()
 
         def claim():
-            if threading.current_thread().name == "pitstop-pump":
+            if threading.current_thread().name == "pitstop-background":
                 claiming.set()
                 giving_back.wait(10)
                 # As a store does that is slow to answer: no event could say that stop() does not return meanwhile.
@@ -287,7 +282,7 @@ class TestAhead:
             while not claiming.is_set():
                 next(listener).ack()
                 clock.advance(0.001)
-                if listener._pump.wanted:
+                if listener._intake.wakeup.wanted:
                     assert claiming.wait(10)
             store.during["settle"] = giving_back.set
             listener.stop()
@@ -298,8 +293,8 @@ class TestAhead:
         with pit.listen() as listener:
             next(listener)
             store.down = True
-            listener._pump.want()
-            listener._pump._work()
+            listener._intake.wakeup.want()
+            listener._intake.background.turn()
             store.down = False
             assert next(listener).id == "0001"
 
@@ -357,7 +352,7 @@ class TestLeader:
             assert clock.wait_for_sleepers(2)
             fail.set()
             waits = len(clock.waits)
-            listener._leader.bell.ring()
+            listener._intake.waiting._leader.bell.ring()
             with pytest.raises(error):
                 first.result()
             clock.wait_for_waits(waits + 1)

@@ -9,9 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from pitstop._engine._pump import Pump
-
-from core.kit import LOCK, Running
+from core.kit import LOCK, Running, take
+from pitstop._engine._background import Background
 
 
 DUE = timedelta(0)
@@ -19,7 +18,7 @@ DUE = timedelta(0)
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    monkeypatch.setattr(Pump, "_begin", lambda self: None)
+    monkeypatch.setattr(Background, "begin", lambda self: True)
 
 
 def fill(pit, count):
@@ -27,24 +26,25 @@ def fill(pit, count):
 
 
 def rest(listener):
-    return [emission.record.id for emission, _ in listener._hand.unseen]
+    return [lease.id for lease in listener._intake.buffer.unseen]
 
 
 def drain(listener):
     """The size of each claim, until nothing is there any more."""
     sizes = []
-    put = listener._hand.put
+    put = listener._intake.buffer.put
 
-    def noted(emissions, until, seconds):
-        sizes.append(len(emissions))
-        put(emissions, until, seconds)
+    def noted(leases, seconds):
+        # A claim that found nothing brings nothing.
+        sizes.extend([len(leases)] if leases else [])
+        put(leases, seconds)
 
-    listener._hand.put = noted
-    while listener._hand or listener._session.backend.next_due() is not None:
+    listener._intake.buffer.put = noted
+    while listener._intake.buffer or listener._session.backend.next_due() is not None:
         delivery = next(listener)
         yield sizes, delivery
         delivery.ack()
-        listener.flush()
+        listener._intake.flush()
 
 
 class TestClaims:
@@ -61,7 +61,7 @@ class TestClaims:
             for sizes, _ in drain(listener):
                 told = sizes
                 clock.advance(1)
-                assert len(listener._hand) == 0
+                assert len(listener._intake.buffer) == 0
         assert told == [1] * 10
 
     def test_one_that_gets_slow_gives_the_others_a_chance_after_one_batch(self, pit, clock):
@@ -76,7 +76,7 @@ class TestClaims:
         fill(pit, 5)
         with pit.listen() as listener:
             next(listener).ack()
-            hand, real = listener._hand, listener._hand._monotonic
+            hand, real = listener._intake.buffer, listener._intake.buffer._monotonic
 
             def between():
                 now = real()
@@ -98,14 +98,14 @@ class TestClaims:
         with pit.listen() as listener:
             for timeout in (0, 1) * 4:
                 listener.get(timeout).ack()
-                assert not listener._hand
+                assert not listener._intake.buffer
 
 
 class TestHandedOut:
     def test_what_this_process_stores_anew_is_not_handed_out_as_it_was(self, pit):
         fill(pit, 3)
         with pit.listen() as listener:
-            assert listener._next(3).id == "0000"
+            assert take(listener, 3).id == "0000"
             pit.store({"id": "0001", "new": True}, timedelta(hours=1))
             assert rest(listener) == ["0002"]
             assert next(listener).id == "0002"
@@ -114,21 +114,21 @@ class TestHandedOut:
     def test_nor_when_many_are(self, pit):
         fill(pit, 4)
         with pit.listen() as listener:
-            listener._next(4)
+            take(listener, 4)
             pit.store_many([({"id": "0001"}, timedelta(hours=1)), ({"id": "0003"}, timedelta(hours=1))])
             assert rest(listener) == ["0002"]
 
     def test_what_this_process_removes_is_not_handed_out(self, pit):
         fill(pit, 3)
         with pit.listen() as listener:
-            listener._next(3)
+            take(listener, 3)
             assert pit.remove("0001")
             assert rest(listener) == ["0002"]
 
     def test_what_waited_until_its_lease_is_nearly_over_is_given_back(self, pit, clock):
         fill(pit, 3)
         with pit.listen() as listener:
-            listener._next(3)
+            take(listener, 3)
             clock.advance(LOCK * 0.95)
             delivery = next(listener)
             assert (delivery.id, delivery.attempt) == ("0001", 1)
@@ -137,7 +137,7 @@ class TestHandedOut:
     def test_nothing_is_handed_out_after_a_stop(self, pit, store):
         fill(pit, 3)
         with pit.listen() as listener:
-            listener._next(3)
+            take(listener, 3)
             listener.stop()
             assert list(listener) == []
         assert [store.get(id).progress.attempts for id in ("0001", "0002")] == [0, 0]
@@ -160,8 +160,8 @@ class TestHandedOut:
             threads = [Running(take) for _ in range(4)]
             for each in threads:
                 seen.update(each.result())
-            listener.flush()
-            assert listener._outbox.counts.acked == 1500
+            listener._intake.flush()
+            assert listener._intake.writer.counts.acked == 1500
         assert set(seen.values()) == {1}
         assert len(seen) == 1500
 
@@ -170,9 +170,9 @@ class TestHandedOut:
         fill(pit, 3)
         before = store.get("0002").progress
         with pit.listen() as listener:
-            listener._next(3)
+            take(listener, 3)
             store.down = away
-            listener._hand.give_back_all()
+            listener._intake.give_back_all()
             store.down = False
-            assert not listener._hand
+            assert not listener._intake.buffer
             assert (store.get("0002").progress == before) is not away

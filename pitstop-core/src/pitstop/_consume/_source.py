@@ -1,0 +1,140 @@
+"""Source: the messages for the workers of one ``consume``, and whether it is idle.
+
+Threads: each worker calls ``take`` and ``leave``; any thread calls ``notice``; signal handlers call ``wake``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+
+from pitstop._consume._course import Course
+from pitstop._engine._backoff import Backoff
+from pitstop._engine._intake import Intake
+from pitstop._engine._lease import Lease
+from pitstop._engine._waiting import Waiter
+from pitstop._errors import BackendUnavailable
+from pitstop.abc import Doorbell
+
+
+__all__ = ["Source"]
+
+#: Seconds until the next look, when a message is due that another worker is about to take, or that is still on its way.
+_PAUSE = 0.005
+
+
+class Source:
+    """Where workers get their messages.
+
+    A worker that finds nothing, until idle, is parked: it waits for news while other workers handle messages, which may store
+    new ones. The last worker that is not parked finds out whether the whole ``consume`` is idle.
+    """
+
+    def __init__(
+        self, intake: Intake, course: Course, workers: int, *, until_idle: bool, on_idle: Callable[[], None]
+    ) -> None:
+        """Return a source for so many workers.
+
+        :param on_idle: called by a worker when nothing is due and no handler runs.
+        """
+        self._intake = intake
+        self._session = intake.session
+        # The session has no backend any more once it is closed.
+        self._backend = intake.session.backend
+        self._course = course
+        self._until_idle = until_idle
+        self._on_idle = on_idle
+        # One worker looks at the store at a time.
+        self._looking = Lock()
+        # Under the lock: workers that are not parked, how often a parked worker began again, and the bells of parked workers.
+        self._lock = Lock()
+        self._active = workers
+        self._begun = 0
+        # Replaced, never changed: any thread rings these.
+        self._parked: tuple[Doorbell, ...] = ()
+
+    def take(self, bell: Doorbell) -> Lease | None:
+        """Take the next message, and wait for it. None: there is none any more.
+
+        :param bell: ends a wait of the worker.
+        :raises BackendUnavailable: if the store refuses the first look.
+        """
+        if not self._until_idle:
+            return self._intake.take()
+        backoff = Backoff(self._session.log.outages)
+        while not self._course.ended:
+            try:
+                lease = self._take_due(bell)
+            except BackendUnavailable as error:
+                if self._session.closed:
+                    break
+                if error.permanent and not self._intake.answered:
+                    raise
+                clock = self._session.clock
+                clock.wait(bell, backoff.failed(error, clock.monotonic()))
+            else:
+                if lease is not None:
+                    return lease
+        return None
+
+    def leave(self) -> None:
+        """Note that a worker has ended."""
+        with self._lock:
+            self._active -= 1
+
+    def wake(self) -> None:
+        """Have parked workers look again. Takes no lock."""
+        for each in self._parked:
+            each.ring()
+
+    def notice(self, due: int | None) -> None:
+        """Wake parked workers if a message that was written is due now."""
+        if self._parked and (due is None or due * 1000 <= self._backend.now()):
+            self.wake()
+
+    def _take_due(self, bell: Doorbell) -> Lease | None:
+        """Take a message that is due. None after a wait for news if none is due, and after the last message."""
+        lease = self._intake.take_at_hand()
+        if lease is not None:
+            return lease
+        with self._lock:
+            alone, begun = self._active == 1, self._begun
+        # Before the look at the store: an intake that is at rest while no other worker is active stays at rest.
+        at_rest = alone and self._intake.is_at_rest()
+        lease = self._look()
+        if lease is not None:
+            return lease
+        idle = at_rest and not self._is_due()
+        with self._lock:
+            others = self._active > 1
+            idle = idle and not others and begun == self._begun
+            if others:
+                self._active -= 1
+                self._parked = (*self._parked, bell)
+        if idle:
+            self._on_idle()
+        elif others:
+            self._park(bell)
+        elif alone:
+            bell.wait(_PAUSE)
+        return None
+
+    def _look(self) -> Lease | None:
+        intake = self._intake
+        with self._looking:
+            lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
+        if lease is not None and self._parked and len(intake.buffer):
+            self.wake()
+        return lease
+
+    def _is_due(self) -> bool:
+        backend = self._session.backend
+        due = backend.next_due()
+        return due is not None and due * 1000 <= backend.now()
+
+    def _park(self, bell: Doorbell) -> None:
+        bell.wait(self._session.loop_time.total_seconds())
+        with self._lock:
+            self._parked = tuple(each for each in self._parked if each is not bell)
+            self._active += 1
+            self._begun += 1

@@ -1,0 +1,177 @@
+"""Settler: writes a batch of settlements, finds out what became of each, and reports it. Each lease harms only itself.
+
+Threads: the one that writes; any thread reports a lost lease.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from collections.abc import Sequence
+
+import attrs
+
+from pitstop._engine._bugs import traceback_of
+from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._session import Session
+from pitstop._errors import BackendUnavailable, PitstopError
+from pitstop.abc import Outcome, Progress, Settlement
+
+
+__all__ = ["Counts", "Settler"]
+
+_log = logging.getLogger("pitstop.delivery")
+
+_ACK = Purpose.ACK
+
+
+@attrs.define
+class Counts:
+    """How the deliveries of one listener ended, as far as the store has said so.
+
+    Each thread that learns an outcome counts it. CPython switches threads in no such statement.
+    """
+
+    acked: int = 0
+    nacked: int = 0
+    lost: int = 0
+    #: Deliveries whose handler stored or removed the message itself.
+    superseded: int = 0
+
+
+class Settler:
+    """The settlements of one listener's deliveries, once they are to be written."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        #: How the deliveries ended so far.
+        self.counts = Counts()
+
+    def write(self, batch: Sequence[Lease]) -> None:
+        """Write the settlements of these leases, which belong to the calling thread, and report their outcomes.
+
+        :raises BackendUnavailable: when the store did not answer. Leases whose outcome is not known then are to be written
+            again.
+        """
+        backend = self._session.backend
+        # A write that fails is tried again by the caller, or reported to the caller's caller.
+        with backend.bounded():
+            now_us = backend.now()
+            sent = [(each, found) for each in batch if (found := self._decided(each, now_us)) is not None]
+            if not sent:
+                return
+            try:
+                answers = list(zip(sent, backend.settle([found for _, found in sent]), strict=True))
+            except BackendUnavailable:
+                raise
+            except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of these settlements perhaps
+                self._write_one_by_one([each for each, _ in sent], bug)
+                return
+        refused: list[tuple[Lease, Settlement]] = []
+        for (lease, settlement), done in answers:
+            if done:
+                self._done(lease, settlement)
+            else:
+                refused.append((lease, settlement))
+        # Last, since this asks the store, which may be away by now: the outcome of the others is reported before.
+        for lease, settlement in refused:
+            self._refused(lease, settlement)
+
+    def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
+        if len(batch) == 1:
+            self._fail(batch[0], bug, "written")
+            return
+        for lease in batch:
+            lease.postpone(doubtful=True)
+        for lease in batch:
+            self.write((lease,))
+
+    def _decided(self, lease: Lease, now_us: int) -> Settlement | None:
+        """Return the settlement to write. None: nothing is to be written, and the outcome is known."""
+        if not lease.is_over(now_us):
+            try:
+                return lease.decide(now_us, self._session.retry)
+            except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
+                self._fail(lease, error, "computed")
+        elif lease.doubted and not lease.superseded:
+            # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
+            self._leave_in_doubt(lease)
+        else:
+            self._lost(lease)
+        return None
+
+    def _refused(self, lease: Lease, settlement: Settlement) -> None:
+        if not lease.doubted or lease.superseded:
+            self._lost(lease)
+            return
+        try:
+            done = lease.was_done(self._session.backend.get(lease.id))
+        except BackendUnavailable:
+            raise
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend with this record; the others go on
+            self._fail(lease, bug, "written")
+            return
+        if done is None:
+            self._leave_in_doubt(lease)
+        elif done:
+            self._done(lease, settlement)
+        else:
+            self._lost(lease)
+
+    def _done(self, lease: Lease, settlement: Settlement) -> None:
+        lease.done()
+        events, delivery = self._session.events, lease.delivery
+        lease.release()
+        if lease.purpose is _ACK:
+            self.counts.acked += 1
+            if events.hooks.acked:
+                events.acked(delivery)
+        else:
+            if lease.purpose is Purpose.NACK:
+                self.counts.nacked += 1
+            if settlement.outcome is Outcome.RELEASE:
+                progress = settlement.progress
+                assert isinstance(progress, Progress)
+                assert progress.due is not None
+                events.retried(delivery, lease.error, progress.due)
+        events.settled(settlement)
+
+    def _lost(self, lease: Lease) -> None:
+        delivery = lease.delivery
+        lease.release()
+        if lease.lose():
+            self.lose(lease, delivery)
+        else:
+            self.counts.superseded += 1
+            self._session.events.superseded(lease.id)
+
+    def _leave_in_doubt(self, lease: Lease) -> None:
+        _log.debug("the outcome of the settlement of %r is not known: the reply was lost", lease.id)
+        lease.doubt()
+        lease.release()
+
+    def _fail(self, lease: Lease, error: Exception, what: str) -> None:
+        """Log a settlement that raised an error. The message comes back when its lease runs out.
+
+        :param what: what was being done with its next state.
+        """
+        participle = "settled" if lease.purpose is None else lease.purpose.value
+        advice = "Look at its recurrence; or store the message again, or remove it."
+        if what != "computed":
+            advice = "This is a bug of the backend: report it, with the lines of the log."
+        told = PitstopError(
+            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was {what}. The "
+            f"message comes back when its lease runs out. {advice}"
+        )
+        told.__cause__ = error
+        lease.fail(told)
+        lease.release()
+        note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+        if note is not None:
+            # With the traceback, and without the error's text, which may hold anything.
+            _log.error("%s%s%s", told, traceback_of(error), note)
+
+    def lose(self, lease: Lease, delivery: object) -> None:
+        """Count and report a lease that is over. Any thread that finds it out."""
+        self.counts.lost += 1
+        self._session.events.lost(lease.id, lease.attempt, delivery)
