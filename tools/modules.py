@@ -44,17 +44,17 @@ ALLOWED: tuple[tuple[str, str], ...] = (
 READS: dict[str, int] = {}
 #: Lines of modules that are too long.
 LONG: dict[str, int] = {
-    "pitstop-core/src/pitstop/_engine/_intake.py": 414,
-    "pitstop-core/src/pitstop/_engine/_writer.py": 488,
+    "pitstop-core/src/pitstop/_engine/_intake.py": 405,
+    "pitstop-core/src/pitstop/_consume/_tasks.py": 408,
     "pitstop-core/src/pitstop/_values/_message.py": 439,
 }
 #: Modules without a line about threads, by folder.
 SILENT: dict[str, int] = {
-    "pitstop._engine": 19,
+    "pitstop._engine": 0,
 }
 #: Modules that are part of a circle of imports, by distribution.
 CIRCLING: dict[str, int] = {
-    "pitstop-core": 8,
+    "pitstop-core": 0,
 }
 
 
