@@ -46,7 +46,6 @@ READS: dict[str, int] = {}
 LONG: dict[str, int] = {
     "pitstop-core/src/pitstop/_engine/_intake.py": 405,
     "pitstop-core/src/pitstop/_consume/_tasks.py": 408,
-    "pitstop-core/src/pitstop/_values/_message.py": 439,
 }
 #: Modules without a line about threads, by folder.
 SILENT: dict[str, int] = {

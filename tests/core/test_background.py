@@ -161,7 +161,7 @@ class TestBoredom:
         fill(pit, 5)
         with pit.listen() as listener, pit.listen() as other:
             first = take(listener, 5)
-            # The clock of the store stands still; the pump goes by that of the machine.
+            # The clock of the store stands still; the background thread goes by that of the machine.
             assert [Running(lambda: other.get(None)).result().id for _ in range(4)] == ["0001", "0002", "0003", "0004"]
             first.ack()
 

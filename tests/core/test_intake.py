@@ -1,4 +1,4 @@
-"""All that is behind a listener: what becomes of it when the listener is dropped, closed, or cannot get a thread."""
+"""The parts behind a listener, when the listener is dropped or closed, or cannot get a thread."""
 
 from __future__ import annotations
 

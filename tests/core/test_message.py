@@ -19,15 +19,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pitstop import MessageError
+from pitstop._values._id import MAX_ID_LENGTH, new_id, valid_id
 from pitstop._values._instant import floor_instant, from_instant
 from pitstop._values._message import (
     MAX_DEPTH,
-    MAX_ID_LENGTH,
     MAX_MESSAGE_BYTES,
     copy_message,
     copy_plain,
-    new_id,
-    valid_id,
 )
 from pitstop._values._text_codec import dump_message, load_message
 

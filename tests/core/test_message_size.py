@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import pitstop
 
 from pitstop import MessageError
-from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, measured_copy
+from pitstop._values._id import MAX_ID_LENGTH
+from pitstop._values._message import MAX_MESSAGE_BYTES, measured_copy
 from pitstop.abc import MAX_ERROR_LENGTH
 
 

@@ -293,7 +293,8 @@ class TestInstants:
             instant_of(datetime(2026, 3, 1, 12), NOON_US)
         assert str(caught.value) == (
             "when=datetime.datetime(2026, 3, 1, 12, 0) is naive: it does not say in which zone. "
-            "Use datetime.now(UTC) or add the zone with .replace(tzinfo=UTC)."
+            "For a time of a place, add its zone: .replace(tzinfo=ZoneInfo('Europe/Berlin')). "
+            "For a time in UTC, add that: .replace(tzinfo=UTC)."
         )
 
     @pytest.mark.parametrize("when", [None, 15, 1.5, "15m", NOON.date()])

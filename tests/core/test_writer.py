@@ -57,7 +57,7 @@ class TestBatches:
                 if count == 2000:
                     break
             assert sum(settled(store)) == 2000
-            # Eleven claims of up to 500; the pump may have written in between.
+            # Eleven claims of up to 500; the background thread may have written in between.
             assert len(settled(store)) < 200
 
     def test_what_is_pending_is_written_soon_without_anybodys_doing(self, pit, store):

@@ -22,13 +22,13 @@ HOUR = timedelta(hours=1)
 
 #: The place where a thread of a parent may be, by the place of the lock.
 SYNC = {
-    "outbox": lambda pit, listener: listener._intake.writer._writing,
-    "pump": lambda pit, listener: listener._intake.background._lock,
-    "hand": lambda pit, listener: listener._intake._giving_back,
-    "visits": lambda pit, listener: listener._intake.waiting._changed,
+    "writer": lambda pit, listener: listener._intake.writer._writing,
+    "background": lambda pit, listener: listener._intake.background._lock,
+    "buffer": lambda pit, listener: listener._intake._giving_back,
+    "waiting": lambda pit, listener: listener._intake.waiting._changed,
     "heartbeat": lambda pit, listener: listener._intake._heartbeat._beginning,
     "extending": lambda pit, listener: listener._intake._heartbeat.extending,
-    "watching": lambda pit, listener: pit._watcher._lock,
+    "watcher": lambda pit, listener: pit._watcher._lock,
 }
 ASYNC = {
     "opening": lambda pit, listener: pit._lock,

@@ -14,7 +14,8 @@ import pytest
 import pitstop
 
 from pitstop import MessageError
-from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES
+from pitstop._values._id import MAX_ID_LENGTH
+from pitstop._values._message import MAX_MESSAGE_BYTES
 from pitstop.abc import MAX_ERROR_LENGTH
 
 

@@ -30,7 +30,7 @@ _MOST_ORDERS = 5
 
 @attrs.frozen
 class Scenario:
-    """What some threads do, and what must hold whatever the schedule is."""
+    """Code that starts some threads, and checks its invariants at the end of each run."""
 
     name: str
     #: Called in the first thread of a run.
@@ -71,7 +71,7 @@ def explore(scenario: Scenario, runs: int, *, seed: int = 0) -> tuple[int, Failu
     rng = random.Random(f"{scenario.name} {seed}")
     enabled = gc.isenabled()
     gc.collect()
-    # Not during a run: what is called when an object goes would come at any point.
+    # Finalizers must not run in the middle of a run: they would be points that no schedule knows.
     gc.disable()
     done, failure = 0, None
     try:
@@ -80,7 +80,7 @@ def explore(scenario: Scenario, runs: int, *, seed: int = 0) -> tuple[int, Failu
             failure = _outcome(scenario, scheduler, schedule, done)
             if failure is not None or done >= runs:
                 break
-            # The next run must not find what this one has left behind. All of it is young.
+            # The next run must not find objects of this one. All of them are young.
             gc.collect(0)
     finally:
         if enabled:
@@ -100,7 +100,7 @@ def _schedulers(scenario: Scenario, runs: int, rng: random.Random) -> Iterator[t
         recorded.append(scheduler.recorded)
         if not base:
             bases += _orders(scheduler.recorded)
-    # Two thirds of the runs have one preemption, if there are so many of these.
+    # Up to two thirds of the runs have one preemption.
     share = max(1, (runs - len(bases)) * 2 // 3 // len(bases))
     for base, points in zip(bases, recorded, strict=True):
         for step, choice in _single(points, rng, after=max(base, default=0))[:share]:

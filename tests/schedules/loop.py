@@ -22,7 +22,7 @@ class ScheduledLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._scheduler = scheduler
         self._rung = False
-        # What BaseEventLoop asks for events is this object itself.
+        # BaseEventLoop asks its selector for events: this object is its own selector.
         self._selector = self
         # Time stands still while the loop runs: a timer that is due now must count as due.
         self._clock_resolution = 1e-6

@@ -1,7 +1,6 @@
 """Mutants: engines from which the mend of one fault was taken out. Each must make a scenario fail.
 
-The scheduler makes a point of each line of this module, too: what a mutant does in two steps, other threads can come
-between.
+The scheduler makes a point of each line of this module, too, so that other threads can run between two steps of a mutant.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from unittest import mock
 import attrs
 
 from pitstop._aio import _feeder, _hands
-from pitstop._engine import _background, _buffer, _intake, _lease, _session, _waiting, _writer
+from pitstop._engine import _background, _buffer, _claimer, _intake, _lease, _session, _waiting, _writer
 
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -61,7 +60,7 @@ def _dropped_by_id(self: Any, versions: Mapping[str, str | None]) -> list[Any]:
     return []
 
 
-@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "")
+@mutant("storing", "a_message_stored_anew_while_another_thread_claims", "is leased, and no handler has it")
 def the_buffer_drops_by_id(stack):
     put(stack, _buffer.ClaimBuffer, "discard", _dropped_by_id)
 
@@ -69,7 +68,11 @@ def the_buffer_drops_by_id(stack):
 @mutant("storing", "a_message_deep_in_the_hand_is_removed_while_another_thread_takes_some", "mutated during iteration")
 def the_buffer_is_walked_without_a_copy(stack):
     def discard(self, versions):
-        stale = [each for each in self.unseen if versions.get(each.id, each.record.revision) != each.record.revision]
+        stale = []
+        for lease in self.unseen:
+            revision = lease.record.revision
+            if versions.get(lease.id, revision) != revision:
+                stale.append(lease)
         for lease in stale:
             self.unseen.remove(lease)
         return stale
@@ -80,6 +83,11 @@ def the_buffer_is_walked_without_a_copy(stack):
 @mutant("storing", "a_message_is_removed_while_another_thread_claims", "was handed out")
 def the_buffer_drops_nothing(stack):
     put(stack, _buffer.ClaimBuffer, "discard", lambda self, versions: [])
+
+
+@mutant("storing", "a_message_is_removed_while_another_thread_claims", "was handed out")
+def a_claim_that_is_under_way_is_not_told(stack):
+    put(stack, _claimer.Claimer, "note_versions", lambda self, versions: None)
 
 
 @mutant("storing", "a_handler_that_stores_its_own_id_ends_quietly_when_it_is_alone", "LeaseLost")
@@ -161,13 +169,13 @@ def a_dropped_listener_is_forgotten(stack):
     put(stack, _intake.Intake, "abandon", abandon)
 
 
-@mutant("closing", "the_program_ends_while_acks_are_written", "is leased, and nobody has it")
+@mutant("closing", "the_program_ends_while_acks_are_written", "is leased, and no handler has it")
 def the_exit_does_not_wait_for_what_is_being_written(stack):
     unsettled = property(lambda self: bool(len(self.buffer)) or bool(self.writer))
     put(stack, _intake.Intake, "unsettled", unsettled)
 
 
-@mutant("closing", "a_pitstop_is_closed_while_another_thread_acks_and_waits", "")
+@mutant("closing", "a_pitstop_is_closed_while_another_thread_looks", "NoneType")
 def the_backend_is_read_twice(stack):
     def backend(self):
         if self._backend is None:
@@ -177,12 +185,12 @@ def the_backend_is_read_twice(stack):
     put(stack, _session.Session, "backend", property(backend))
 
 
-@mutant("closing", "a_pitstop_is_closed_while_another_thread_iterates", "is leased, and nobody has it")
+@mutant("closing", "a_pitstop_is_closed_while_another_thread_iterates", "is leased, and no handler has it")
 def a_close_does_not_wait_for_claims(stack):
     put(stack, _waiting.Waiting, "wait_for_others", lambda self, thread, patience: None)
 
 
-@mutant("closing", "a_listener_is_stopped_while_another_thread_claims", "is leased, and nobody has it")
+@mutant("closing", "a_listener_is_stopped_while_another_thread_claims", "is leased, and no handler has it")
 def a_thread_that_goes_home_gives_nothing_back(stack):
     put(stack, _intake.Intake, "settle_all", lambda self, given_back=None, settled=None: None)
 
@@ -234,7 +242,7 @@ def a_nack_wakes_no_thread(stack):
 # Event loops.
 
 
-@mutant("aio", "a_get_is_cancelled_while_its_look_is_under_way", "is leased, and nobody has it")
+@mutant("aio", "a_get_is_cancelled_while_its_look_is_under_way", "is leased, and no handler has it")
 def a_look_takes_the_message_for_a_task_that_is_gone(stack):
     real = _feeder.Feeder._resolve
     limbo = []

@@ -1,6 +1,6 @@
 """Locks, queues and threads that the scheduler controls. Their names and behaviour are those of ``threading``.
 
-Outside of a run they do nothing, and succeed: what a run has left behind must not stop the program at its end.
+Outside of a run they do nothing, and succeed: objects that a run has left behind must not stop the program at its end.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ class Thread:
             if self._target is not None:
                 self._target(*self._args, **self._kwargs)
         finally:
-            # As in threading: what was given is let go of.
+            # As in threading: the references to the arguments are dropped.
             del self._target, self._args, self._kwargs
 
     def join(self, timeout: float | None = None) -> None:

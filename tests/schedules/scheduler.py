@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
     step: int
     thread: str
-    #: What the thread did there, and in which line.
+    #: The operation of the thread, and its line.
     where: str
     #: The threads that could have gone on instead. A choice is an index of these.
     others: list[str]
@@ -100,7 +100,7 @@ class _Worker:
             assert self.job is not None
             job, self.job = self.job, None
             job()
-            # It refers to all that was used in the run.
+            # The job refers to all objects of the run.
             del job
 
     @classmethod
@@ -250,7 +250,7 @@ class Scheduler:
         """End the run: ``error`` is what is wrong with it."""
         self._fail(error)
 
-    # What goes on.
+    # Switching between threads.
 
     def _add(self, name: str, function: Callable[[], object]) -> Controlled:
         made = Controlled(name, _Worker.take())

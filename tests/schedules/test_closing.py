@@ -14,7 +14,7 @@ from schedules.world import World
 cases = Cases()
 
 
-@cases.add(fault="a stop in two steps")
+@cases.add()
 def a_listener_is_stopped_while_another_thread_claims(world: World):
     world.open()
     listener = world.pit.listen(prefetch=4)
@@ -55,7 +55,7 @@ def a_listener_is_stopped_while_two_threads_wait(world: World):
     world.finish()
 
 
-@cases.add(fault="a stop in two steps")
+@cases.add()
 def a_listener_is_stopped_while_messages_are_claimed_ahead(world: World):
     world.open()
     listener = world.pit.listen()
@@ -95,7 +95,7 @@ def a_listener_is_closed_while_another_thread_iterates(world: World):
     world.finish()
 
 
-@cases.add(fault="a stop in two steps")
+@cases.add()
 def a_pitstop_is_closed_while_another_thread_iterates(world: World):
     world.open()
     listener = world.pit.listen()
@@ -113,7 +113,7 @@ def a_pitstop_is_closed_while_another_thread_iterates(world: World):
     world.finish()
 
 
-@cases.add(fault="an ack that comes as a listener is closed")
+@cases.add()
 def a_pitstop_is_closed_while_another_thread_acks(world: World):
     world.open()
     listener = world.pit.listen(prefetch=10)
@@ -132,7 +132,7 @@ def a_pitstop_is_closed_while_another_thread_acks(world: World):
     world.finish()
 
 
-@cases.add(fault="an ack that comes as a listener is closed")
+@cases.add()
 def a_pitstop_is_closed_while_another_thread_acks_and_waits(world: World):
     world.open()
     listener = world.pit.listen(prefetch=10)
@@ -151,7 +151,7 @@ def a_pitstop_is_closed_while_another_thread_acks_and_waits(world: World):
     world.finish()
 
 
-@cases.add(fault="a stop in two steps")
+@cases.add()
 def a_pitstop_is_closed_while_another_thread_gets_one(world: World):
     world.open()
     listener = world.pit.listen()
@@ -170,7 +170,7 @@ def a_pitstop_is_closed_while_another_thread_gets_one(world: World):
     world.finish()
 
 
-@cases.add(fault="closed between two reads")
+@cases.add()
 def a_pitstop_is_closed_while_another_thread_stores(world: World):
     world.open()
     listener = world.pit.listen(prefetch=4)
@@ -186,6 +186,22 @@ def a_pitstop_is_closed_while_another_thread_stores(world: World):
         world.pit.close()
 
     world.together(store, close)
+    world.finish()
+
+
+@cases.add()
+def a_pitstop_is_closed_while_another_thread_looks(world: World):
+    world.open()
+    with world.scheduler.calm():
+        world.store("a")
+
+    def look():
+        world.closing(lambda: world.pit.get("a"))
+
+    def close():
+        world.pit.close()
+
+    world.together(look, close)
     world.finish()
 
 
@@ -245,7 +261,7 @@ def a_listener_is_dropped_and_the_store_looked_at(world: World):
     world.finish()
 
 
-@cases.add(fault="closed between two reads")
+@cases.add()
 def a_delivery_of_a_dropped_listener_is_acked_and_the_pitstop_closed(world: World):
     world.open()
     with world.scheduler.calm():
@@ -265,7 +281,7 @@ def a_delivery_of_a_dropped_listener_is_acked_and_the_pitstop_closed(world: Worl
     world.finish()
 
 
-@cases.add(fault="an ack that comes as a listener is closed")
+@cases.add()
 def a_delivery_of_a_closed_listener_is_acked(world: World):
     world.open()
     with world.scheduler.calm():
@@ -320,7 +336,7 @@ def the_program_ends_after_a_listener_was_dropped(world: World):
     _at_exit(world)
 
 
-@cases.add(fault="a stop in two steps")
+@cases.add()
 def the_program_ends_while_another_thread_iterates(world: World):
     world.open()
     listener = world.pit.listen()
@@ -450,7 +466,7 @@ def a_handler_that_fails_is_tried_again_while_another_worker_goes_on(world: Worl
     world.finish()
 
 
-@cases.add(fault="an ack that comes as a listener is closed")
+@cases.add()
 def a_pitstop_is_closed_while_a_heartbeat_extends(world: World):
     world.open(lock_time=timedelta(seconds=3))
     listener = world.pit.listen(prefetch=4, heartbeat=True)
@@ -471,7 +487,7 @@ def a_pitstop_is_closed_while_a_heartbeat_extends(world: World):
     world.finish()
 
 
-@cases.add(fault="a stop in two steps")
+@cases.add()
 def two_threads_stop_a_listener_while_a_third_iterates(world: World):
     world.open()
     listener = world.pit.listen(prefetch=4)

@@ -15,7 +15,7 @@ from schedules.world import World
 cases = Cases()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def a_message_stored_anew_while_another_thread_claims(world: World):
     world.open()
     listener = world.pit.listen(prefetch=10)
@@ -34,7 +34,7 @@ def a_message_stored_anew_while_another_thread_claims(world: World):
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def a_message_with_a_new_id_of_the_users_while_another_thread_claims(world: World):
     world.open()
     listener = world.pit.listen(prefetch=10)
@@ -53,7 +53,7 @@ def a_message_with_a_new_id_of_the_users_while_another_thread_claims(world: Worl
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def a_message_stored_anew_is_not_buried_before_a_handler_has_seen_it(world: World):
     world.open(retry={"max_attempts": 1}, lock_time=timedelta(minutes=1))
     world.expected_logs = ("is dead",)
@@ -74,7 +74,7 @@ def a_message_stored_anew_is_not_buried_before_a_handler_has_seen_it(world: Worl
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def a_message_is_removed_while_another_thread_claims(world: World):
     world.open()
     listener = world.pit.listen(prefetch=10)
@@ -115,7 +115,7 @@ def a_message_deep_in_the_hand_is_removed_while_another_thread_takes_some(world:
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def many_messages_are_stored_anew_while_two_threads_take_some(world: World):
     world.open()
     listener = world.pit.listen(prefetch=10)
@@ -139,7 +139,7 @@ def many_messages_are_stored_anew_while_two_threads_take_some(world: World):
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def two_threads_store_one_message_while_a_third_consumes(world: World):
     world.open()
     listener = world.pit.listen(prefetch=2)
@@ -162,7 +162,7 @@ def two_threads_store_one_message_while_a_third_consumes(world: World):
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def a_message_is_stored_anew_while_two_listeners_claim(world: World):
     world.open()
     one, two = world.pit.listen(prefetch=4), world.pit.listen(prefetch=4)

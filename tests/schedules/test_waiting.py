@@ -161,7 +161,7 @@ def a_batched_nack_wakes_a_thread_that_waits(world: World):
     world.finish()
 
 
-@cases.add(fault="a claim under way is not told")
+@cases.add()
 def messages_of_two_listeners_are_handed_out_once_each(world: World):
     world.open()
     one, two = world.pit.listen(prefetch=2), world.pit.listen(prefetch=2)

@@ -112,7 +112,7 @@ class _Given:
     version: int
     attempt: int
     until: datetime
-    #: What was asked for: "ack", "nack".
+    #: The settlements that were asked for: "ack", "nack".
     asked: list[str]
     #: Whether a settlement returned.
     settled: str | None = None
@@ -121,7 +121,7 @@ class _Given:
 
 
 class World:
-    """What one run does, and what it has seen. All fields are written by the thread that has the baton."""
+    """One run: its Pitstop, and the calls and messages so far. All fields are written by the thread that has the baton."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -132,7 +132,7 @@ class World:
         self._written: dict[int, int] = {}
         #: By id: the last thing that was written, a version or None if it was removed, and when.
         self.last: dict[str, tuple[int | None, int]] = {}
-        #: By id: what was written before a call that has returned.
+        #: By id: the last write before a call that has returned.
         self._floor: dict[str, int] = {}
         self._given: dict[Any, _Given] = {}
         self._shown = Counter[tuple[str, int, Any, int]]()
@@ -185,7 +185,7 @@ class World:
     def seconds(self) -> float:
         return self.scheduler.now_us / 1e6
 
-    # What users do.
+    # Calls that users make.
 
     def message(self, id: str) -> dict[str, Any]:
         self._versions += 1
@@ -351,14 +351,16 @@ class World:
         """Drop all deliveries, as a program does that has handled them."""
         self._given = dict(enumerate(self._given.values()))
 
-    # What must hold.
+    # Invariants.
 
     def check_at_rest(self) -> None:
         """Check that no message is leased but those which a handler has: nothing is out of reach until its lease ends."""
         for record in self.backend.contents():
             state = self._state(record)
             if state == "leased" and not self._is_held(record):
-                raise AssertionError(f"{record.id!r} is leased, and nobody has it: {record.message} {record.progress}")
+                raise AssertionError(
+                    f"{record.id!r} is leased, and no handler has it: {record.message} {record.progress}"
+                )
         self._check_versions()
 
     def finish(self) -> None:
@@ -424,7 +426,7 @@ class World:
             if each.settled is None or each.settled == "nack"
         )
 
-    # What the store and the hooks tell.
+    # Reports of the store and of the hooks.
 
     def was_put(self, records: Sequence[Record]) -> None:
         for each in records:

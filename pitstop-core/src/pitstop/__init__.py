@@ -30,6 +30,7 @@ from pitstop._recurrence._calendar import Calendar
 from pitstop._recurrence._counting import AtLeast
 from pitstop._recurrence._cron import Cron
 from pitstop._recurrence._every import Every
+from pitstop._recurrence._preview import Upcoming
 from pitstop._recurrence._registry import register_recurrence
 from pitstop._recurrence._rrule import RRule
 from pitstop._recurrence._times import Times
@@ -75,6 +76,7 @@ __all__ = [
     "Times",
     "UnknownBackend",
     "Unsupported",
+    "Upcoming",
     "__version__",
     "hookimpl",
     "init",

@@ -15,7 +15,7 @@ from pitstop._consume._handler import Handler, takes_delivery
 from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_record, record_of_item
+from pitstop._decisions._store import new_record, preview, record_of_item
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
@@ -24,6 +24,7 @@ from pitstop._engine._session import Session
 from pitstop._engine._watcher import Watcher
 from pitstop._errors import MessageError, PitstopError, ScheduleError
 from pitstop._plugins._hooks import Hooks
+from pitstop._recurrence._preview import Upcoming
 from pitstop._values._arguments import (
     MOST_RECORDS,
     MOST_THREADS,
@@ -33,8 +34,8 @@ from pitstop._values._arguments import (
 )
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._id import new_id, valid_id
 from pitstop._values._instant import from_instant
-from pitstop._values._message import new_id, valid_id
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._summary import Summary
@@ -101,18 +102,8 @@ class Pitstop:
         made: set[str] = set()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
-            record = new_record(
-                message,
-                when,
-                end,
-                every,
-                jitter=jitter,
-                catch_up=catch_up,
-                grace=grace,
-                now_us=now_us,
-                revision=_revision(),
-                make_id=partial(self._made_id, made),
-            )
+            make = partial(new_record, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made))
+            record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
         # A message with this id may exist already, unless the id was made here.
         self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
         return record.id
@@ -228,6 +219,13 @@ class Pitstop:
     def now(self) -> datetime:
         """Return the time by the clock that decides what is due, in whole milliseconds."""
         return from_instant(self._session.backend.now() // 1000)
+
+    @entrance
+    def preview(
+        self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5
+    ) -> list[Upcoming]:
+        """Return the next ``n`` occurrences of a rule, as the clock of its zone shows them. Nothing is stored."""
+        return preview(every, start, end, n, self._session.backend.now())
 
     @entrance
     def listen(

@@ -77,6 +77,9 @@ class Feeder:
         self._backoff: Backoff | None = None
         # Microseconds from the monotonic clock to that of the store.
         self._offset = 0.0
+        # Written once, before the first claim: the clock of the intake, and the microseconds of a lease that must be left.
+        self._monotonic = SystemClock().monotonic
+        self._least = 0
         # Whether the thread is at its end: no more is claimed; and whether the intake is closed, which comes later.
         self._over = self._closed = False
         #: The intake, once it is open.
@@ -173,13 +176,11 @@ class Feeder:
 
     def is_past(self, due: int) -> bool:
         """Whether this instant has passed by the store's clock, as far as that shows without asking the store."""
-        assert self.intake is not None, "it has a lease"
-        return due * 1000 <= self.intake.session.clock.monotonic() * 1e6 + self._offset
+        return due * 1000 <= self._monotonic() * 1e6 + self._offset
 
     def is_late(self, lease: Lease) -> bool:
         """Whether a message is not to be handled, because the loop was blocked until its lease was nearly over."""
-        assert self.intake is not None, "it has a lease"
-        return self.is_past(lease.due - int(self.intake.lock_time / timedelta(milliseconds=1) * LEAST_REMAINDER))
+        return lease.due * 1000 - self._least <= self._monotonic() * 1e6 + self._offset
 
     def _begin(self) -> None:
         if self._thread is None and not self._ended:
@@ -271,14 +272,20 @@ class Feeder:
             self._look()
         elif self._wanted and not self.ready:
             self._feed()
-        # While the loop is blocked, another thread may give back the messages that it wanted.
-        elif not self._bell.wait(_GLANCE if self._wanted else None) and self.ready:
+        elif self._wanted:
+            # The background thread may have claimed them, too.
             self._tell()
+            # While the loop is blocked, that thread may give back the messages that the loop wanted.
+            self._bell.wait(_GLANCE)
+        else:
+            self._bell.wait(None)
 
     def _opened(self) -> Intake:
         if self.intake is None:
             intake = self._open()
             intake.buffer.asked = self._wanted
+            self._monotonic = intake.session.clock.monotonic
+            self._least = int(intake.lock_time / timedelta(microseconds=1) * LEAST_REMAINDER)
             self.intake = intake
             if self.stopped:
                 # Any thread may have stopped this before there was an intake to stop.
@@ -326,9 +333,7 @@ class Feeder:
         finally:
             self._waiter = None
         self._backoff = None
-        if found:
-            self._tell()
-        elif not (patient or waiter.withdrawn or intake.stopped):
+        if not (found or patient or waiter.withdrawn or intake.stopped):
             if busy:
                 intake.flush()
                 return
@@ -339,7 +344,7 @@ class Feeder:
     def _note_time(self, intake: Intake) -> None:
         # A store that is away keeps the time that it had.
         with suppress(BackendUnavailable):
-            self._offset = intake.session.backend.now() - intake.session.clock.monotonic() * 1e6
+            self._offset = intake.session.backend.now() - self._monotonic() * 1e6
 
     def _tell(self) -> None:
         if not tell(self._loop, self._notify):

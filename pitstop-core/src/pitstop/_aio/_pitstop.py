@@ -27,6 +27,7 @@ from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring, open_intake
 from pitstop._plugins._hooks import Hooks
+from pitstop._recurrence._preview import Upcoming
 from pitstop._values._arguments import ListenOptions, whole_number
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
@@ -148,6 +149,12 @@ class AsyncPitstop:
         :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
         """
         return await self._do(Pitstop.redrive, id)
+
+    async def preview(
+        self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5
+    ) -> list[Upcoming]:
+        """Return the next ``n`` occurrences of a rule: see :meth:`pitstop.Pitstop.preview`."""
+        return await self._do(Pitstop.preview, every, start, end, n)
 
     async def ping(self) -> None:
         """Ask the store for something small, to see whether it can be used. Health checks call this.

@@ -89,7 +89,7 @@ class Source:
 
     def notice(self, due: int | None) -> None:
         """Wake parked workers if a message that was written is due now."""
-        if self._parked and (due is None or due * 1000 <= self._backend.now()):
+        if self._parked and (due is None or self._has_come(due)):
             self.wake()
 
     def _take_due(self, bell: Doorbell) -> Lease | None:
@@ -126,6 +126,13 @@ class Source:
         if lease is not None and self._parked and len(intake.buffer):
             self.wake()
         return lease
+
+    def _has_come(self, due: int) -> bool:
+        try:
+            return due * 1000 <= self._backend.now()
+        except BackendUnavailable:
+            # The caller has written something, and must not fail by this. The workers find out themselves.
+            return True
 
     def _is_due(self) -> bool:
         backend = self._session.backend

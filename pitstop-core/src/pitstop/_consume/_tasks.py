@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import signal
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event
@@ -23,12 +23,12 @@ from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import Course
 from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
 from pitstop._consume._signals import hearing
-from pitstop._consume._verdict import Verdict, ask, judged
+from pitstop._consume._verdict import NOTHING, ask, judged
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
-from pitstop._engine._lease import Lease
+from pitstop._engine._lease import Lease, Purpose
 from pitstop._errors import PitstopError
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
@@ -39,6 +39,8 @@ __all__ = ["AsyncHandler", "Consuming", "checked_handler"]
 #: A function that handles a message. It is called with the message, or with the delivery.
 AsyncHandler = Callable[[Any], Awaitable[object]]
 
+_log = logging.getLogger("pitstop.consumer")
+
 #: Tasks begun in a row, after which others in the loop have their turn.
 _IN_A_ROW = 50
 #: Seconds that handlers which were cancelled have to come to their end.
@@ -48,7 +50,7 @@ _CANCEL_PATIENCE = 5.0
 class _Run:
     """A message that was taken, with the task that handles it."""
 
-    __slots__ = ("begun", "delivery", "task")
+    __slots__ = ("begun", "cancelled", "delivery", "task")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -56,6 +58,8 @@ class _Run:
         self.task: asyncio.Task[None] | None = None
         #: Whether the handler has begun. A task that is cancelled before its first step never begins.
         self.begun = False
+        #: Whether ``consume`` has cancelled the task.
+        self.cancelled = False
 
 
 class Consuming:
@@ -94,8 +98,10 @@ class Consuming:
         self._feeder = Feeder(open_intake, self._loop, hands, self._fill)
         self._all = running
         self._running: dict[Lease, _Run] = {}
-        #: Deliveries that were taken, and deliveries of which the handler was interrupted.
-        self._taken = self._interrupted = 0
+        #: How many deliveries were taken.
+        self._taken = 0
+        #: Deliveries that were given back because their handlers were interrupted.
+        self._interrupted: set[Lease] = set()
         self._filling = False
         self._end = self._loop.create_future()
         # Done when running handlers are not waited for any longer: all are done, or the time is over.
@@ -150,7 +156,9 @@ class Consuming:
     def consumer(self) -> Consumer:
         """Return a snapshot of this call. Any thread."""
         intake = self._feeder.intake
-        return self._course.consumer(intake, in_hand=self._feeder.ready, in_handlers=len(self._running))
+        runs = list(self._running.values())
+        begun = sum(each.begun for each in runs)
+        return self._course.consumer(intake, in_hand=self._feeder.ready + len(runs) - begun, in_handlers=begun)
 
     async def _run(self) -> Summary:
         with hearing(self._on_signal, _is_free):
@@ -198,7 +206,7 @@ class Consuming:
         intake = self._feeder.intake
         return self._course.summary(
             None if intake is None else intake.counts,
-            handled=self._taken - self._interrupted,
+            handled=self._taken - len(self._interrupted),
             unfinished=unfinished,
             given_back=0 if intake is None else intake.given_back,
         )
@@ -304,16 +312,16 @@ class Consuming:
                 AsyncDelivery(lease, delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
             )
         except BaseException as error:
+            handling.end(error)
             if is_interruption(error, task):
-                handling.end(error)
                 self._settle(lease, delivery, error, interrupted=True)
                 raise
-            handling.end(error)
             if ends_program(error):
                 # Raised once more when all is settled.
                 self._course.fail(error)
                 self._finish("handler")
-            self._settle(lease, delivery, error)
+            # A handler that is cancelled may raise another error: in its cleanup, or out of a TaskGroup.
+            self._settle(lease, delivery, error, interrupted=run.cancelled)
         else:
             handling.end(None)
             self._settle(lease, delivery, None)
@@ -326,12 +334,15 @@ class Consuming:
         """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
         intake = self._intake
         decided, failure = judged(lease, failure, interrupted=interrupted)
-        if decided is Verdict.GIVE_BACK:
-            self._interrupted += 1
-        with suppress(PitstopError):
-            if decided is not Verdict.NOTHING:
+        if decided is not NOTHING:
+            try:
                 ask(lease, delivery, decided, failure)
                 intake.writer.put(lease, blocking=False)
+            except PitstopError as error:
+                _log.debug("%r could not be settled: %s", lease.id, error)
+        # Given back here, or by ``async with delivery`` in the handler.
+        if lease.purpose is Purpose.GIVE_BACK:
+            self._interrupted.add(lease)
         if failure is not None:
             log_failure(lease, failure, decided, intake.session.backend_or_none)
 
@@ -360,9 +371,12 @@ class Consuming:
     async def _interrupt(self) -> None:
         """Cancel the running handlers, and give back their messages, which come back at once."""
         self._pass_on_unbegun()
-        tasks = [each.task for each in self._running.values() if each.task is not None]
-        for task in tasks:
-            task.cancel()
+        tasks = []
+        for run in self._running.values():
+            if run.task is not None:
+                run.cancelled = True
+                run.task.cancel()
+                tasks.append(run.task)
         if tasks:
             await asyncio.wait(tasks, timeout=_CANCEL_PATIENCE)
         # Handlers that do not end: the message comes back while they still run.

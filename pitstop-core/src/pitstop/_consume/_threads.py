@@ -13,7 +13,7 @@ import logging
 import os
 
 from collections.abc import Awaitable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Thread, get_ident
 
@@ -29,7 +29,7 @@ from pitstop._consume._handler import (
 )
 from pitstop._consume._signals import hearing
 from pitstop._consume._source import Source
-from pitstop._consume._verdict import Verdict, ask, judged
+from pitstop._consume._verdict import GIVE_BACK, NOTHING, ask, judged
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
@@ -345,10 +345,12 @@ class Consuming(Component):
     ) -> None:
         decided, failure = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
         # An error here is the store's, and was counted; or the next state cannot be computed, which was logged.
-        with suppress(PitstopError):
-            if decided is not Verdict.NOTHING:
+        if decided is not NOTHING:
+            try:
                 ask(lease, delivery, decided, failure)
-                self._intake.writer.put(lease, blocking=decided is not Verdict.GIVE_BACK)
+                self._intake.writer.put(lease, blocking=decided is not GIVE_BACK)
+            except PitstopError as error:
+                _log.debug("%r could not be settled: %s", lease.id, error)
         if failure is not None:
             log_failure(lease, failure, decided, self._backend)
 

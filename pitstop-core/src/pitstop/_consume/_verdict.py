@@ -15,7 +15,7 @@ from pitstop._engine._lease import Lease, Purpose
 from pitstop._errors import LeaseLost, PitstopError
 
 
-__all__ = ["Verdict", "ask", "judged", "verdict"]
+__all__ = ["ACK", "GIVE_BACK", "NACK", "NOTHING", "Verdict", "ask", "judged", "verdict"]
 
 
 class Verdict(Enum):
@@ -29,6 +29,11 @@ class Verdict(Enum):
     GIVE_BACK = "give back"
     #: The delivery is settled already, or it cannot be settled any more.
     NOTHING = "nothing"
+
+
+# Looked up once: members of an Enum are slow to get at.
+ACK, NACK, GIVE_BACK, NOTHING = Verdict.ACK, Verdict.NACK, Verdict.GIVE_BACK, Verdict.NOTHING
+_ACKNOWLEDGE = Purpose.ACK
 
 
 def verdict(
@@ -64,6 +69,9 @@ def judged(
         out news of the store.
     """
     news = lease.told
+    if failure is None and news is None and not interrupted:
+        # As a rule. It is worth the line: each message comes here.
+        return NOTHING if lease.settled else ACK, None
     if lease.superseded:
         # An extension after the handler had stored or removed the message has raised the news. The lease is settled all the
         # same, so that it is counted.
@@ -77,7 +85,9 @@ def ask(lease: Lease, delivery: object, decided: Verdict, failure: BaseException
 
     :raises LeaseLost: if another thread has settled the lease meanwhile.
     """
-    if decided is Verdict.NACK:
+    if decided is ACK:
+        lease.ask(_ACKNOWLEDGE, delivery)
+    elif decided is NACK:
         lease.ask(Purpose.NACK, delivery, error_text(failure))
     else:
-        lease.ask(Purpose.ACK if decided is Verdict.ACK else Purpose.GIVE_BACK, delivery)
+        lease.ask(Purpose.GIVE_BACK, delivery)

@@ -19,8 +19,8 @@ from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._settle import error_text
 from pitstop._decisions._store import new_record
 from pitstop._errors import MessageError, ScheduleError
+from pitstop._values._id import valid_id
 from pitstop._values._instant import LAST_INSTANT, floor_instant, from_instant
-from pitstop._values._message import valid_id
 from pitstop.abc import Legacy, Progress, Record
 
 

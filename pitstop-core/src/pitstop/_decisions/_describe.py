@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pitstop._decisions._attempts import emitted
 from pitstop._decisions._emit import schedule_of
@@ -40,6 +40,10 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         scheduled_for=from_instant(scheduled_for),
         every=recurrence.timedelta if isinstance(recurrence, Every) else recurrence,
         end=None if schedule is None else _time(schedule.end),
+        start=None if schedule is None else from_instant(schedule.start),
+        catch_up=None if schedule is None else schedule.catch_up,
+        grace=None if schedule is None else _span(schedule.grace),
+        jitter=None if schedule is None else _span(schedule.jitter or None),
         attempts=emitted(progress),
         last_error=last_error,
         revision=stored.revision,
@@ -69,6 +73,10 @@ def _damaged(damaged: Damaged, now: int) -> Entry:
         last_error=damaged.error,
         leased_until=_time(damaged.due) if state == "leased" else None,
     )
+
+
+def _span(ms: int | None) -> timedelta | None:
+    return None if ms is None else timedelta(milliseconds=ms)
 
 
 def _time(instant: int | None) -> datetime | None:

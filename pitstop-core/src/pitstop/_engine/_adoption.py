@@ -19,13 +19,13 @@ from pitstop._engine._session import Session
 
 __all__ = ["Adopted", "Fate", "Locks", "adopt", "look_for_locks"]
 
-#: ``adoptable``: it would be. ``left``: it cannot be. ``changed``: somebody wrote to it meanwhile, so it was let be.
+#: ``adoptable``: it would be adopted. ``left``: it cannot be. ``changed``: another client wrote to it meanwhile, so it stays.
 Fate = Literal["adoptable", "adopted", "left", "changed"]
 
 
 @attrs.frozen
 class Locks:
-    """What a look at the locks found so far."""
+    """The locks that a look has found so far."""
 
     #: Documents of any kind that were looked at, roughly.
     seen: int = 0
@@ -37,7 +37,7 @@ class Locks:
 
 @attrs.frozen
 class Adopted:
-    """What became of a page."""
+    """The outcome of one page."""
 
     #: Documents of any kind that were looked at, roughly.
     seen: int
@@ -45,7 +45,7 @@ class Adopted:
 
 
 def look_for_locks(session: Session) -> Iterator[Locks]:
-    """Look for documents that an old listener may be working on. The last one told is the whole.
+    """Look for documents that an old listener may be working on. Each result adds up all results before it.
 
     :raises pitstop.Unsupported: when the backend cannot adopt.
     """
@@ -62,9 +62,9 @@ def look_for_locks(session: Session) -> Iterator[Locks]:
 
 
 def adopt(session: Session, *, write: bool, locked: bool) -> Iterator[Adopted]:
-    """Adopt what can be adopted. May be left at any point, and begun again.
+    """Adopt the documents that can be adopted. It may be left at any point, and begun again.
 
-    :param write: do it; else tell only what would be done.
+    :param write: adopt them; else only say which would be adopted.
     :param locked: adopt locked documents, too. Each is due when its lock ends.
     :raises pitstop.Unsupported: when the backend cannot adopt.
     """
@@ -98,7 +98,7 @@ def _write(session: Session, adoptions: Sequence[Adoption]) -> list[tuple[Adopti
 
 
 def _tell(session: Session, adopted: Sequence[Adoption]) -> None:
-    """Let observers and components know: for them it was stored."""
+    """Report the adopted messages as stored, and wake the listeners."""
     records = [each.record for each in adopted if each.record is not None]
     if session.events.observes_stored and records:
         now = session.backend.now() // 1000

@@ -18,7 +18,7 @@ _log = logging.getLogger("pitstop.listener")
 
 _FIRST = 0.1
 _LONGEST = 5.0
-#: Between tries that are no use before somebody has changed something. Not never: they may have.
+#: Seconds between tries that are of no use before an operator has changed something. The operator may have done so.
 _PERMANENT = 30.0
 
 
@@ -40,15 +40,15 @@ class Backoff:
         return self._failures == 0
 
     def failed(self, error: Exception, now: float, *, log: bool = True) -> float:
-        """Note a failure at ``now`` (seconds, monotonic); say how long to wait before the next try.
+        """Note a failure at ``now`` (seconds, monotonic); return how long to wait before the next try.
 
-        :param log: False when somebody is told by an exception.
+        :param log: False when the caller gets an exception.
         """
         self._failures += 1
         if self._failures == 1:
             self._since = now
         permanent = isinstance(error, BackendUnavailable) and error.permanent
-        # What is no failure of the store is a bug.
+        # Any other error is a bug.
         told = isinstance(error, BackendUnavailable) and now - self._since < self._quiet
         if log and not told:
             line = self._outages.failed(now, self._since, permanent=permanent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -74,6 +74,9 @@ class Claimer:
         self.backoff = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
         self.last_claim: float | None = None
+        # For each claim that is under way, by a key of its own: the messages that were stored or removed since it began, by id,
+        # with the new revision, or None. The claiming thread adds and deletes its own dict; any thread writes to all of them.
+        self._under_way: dict[object, dict[str, str | None]] = {}
         #: Messages given back so far. Any thread; CPython switches threads in no such statement.
         self.given_back = 0
 
@@ -95,12 +98,29 @@ class Claimer:
         :param elsewhere: seconds since the last claim for which the consumer waited for the store.
         :raises BackendUnavailable: when the store did not answer.
         """
-        session, buffer, clock = self._session, self._buffer, self._session.clock
+        buffer, clock = self._buffer, self._session.clock
         buffer.measure(elsewhere)
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
         limit = buffer.limit(wanted)
+        key, versions = object(), dict[str, str | None]()
+        self._under_way[key] = versions
+        try:
+            return self._claim(limit, begun, until, key, versions)
+        finally:
+            self._under_way.pop(key, None)
+
+    def note_versions(self, versions: Mapping[str, str | None]) -> None:
+        """Note messages that were stored anew or removed. A claim that is under way may bring an older version of them.
+
+        :param versions: by id: the revision that was stored, None if the message was removed.
+        """
+        for each in tuple(self._under_way.values()):
+            each.update(versions)
+
+    def _claim(self, limit: int, begun: float, until: float, key: object, versions: dict[str, str | None]) -> Claimed:
+        session, buffer, clock = self._session, self._buffer, self._session.clock
         leased = session.backend.lease(limit, self._duration)
         self.last_claim = now = clock.monotonic()
         self.backoff.succeeded(now)
@@ -130,7 +150,16 @@ class Claimer:
             leases = self._suspects.keep(leases)
         else:
             leases = self._confirmed(leases)
+        stale: list[Lease] = []
+        if versions:
+            # Now, since another thread may take them as soon as they are in the buffer.
+            stale = [each for each in leases if each.id in versions and each.record.revision != versions[each.id]]
+            leases = [each for each in leases if each not in stale]
         buffer.put(leases, now - begun)
+        # From here on a thread that stores or removes a message finds it in the buffer.
+        self._under_way.pop(key, None)
+        if versions:
+            self.give_back([*stale, *buffer.discard(versions)], log=False)
         settled = self._settle_unfit(unfit)
         # A store that leases again and again what it does not settle is not asked without end.
         return Claimed(len(leases), again=in_time and (bool(leases) or settled or aside))

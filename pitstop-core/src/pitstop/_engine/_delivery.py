@@ -107,7 +107,7 @@ class Delivery:
 
     @property
     def last_error(self) -> str | None:
-        """What the last failure said: of an earlier attempt, or of the occurrence before if that was given up."""
+        """The text of the last failure: of an earlier attempt, or of the occurrence before if that was given up."""
         return self._lease.emission.record.progress.last_error
 
     @property
@@ -181,6 +181,7 @@ class Delivery:
 
         :raises LeaseLost: when the lease is over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; count on the end that the lease had.
+            :class:`pitstop.OutcomeUnknown`: when an earlier ack or nack got no answer, and the lease is over, perhaps by that.
         """
         span = self._lock_time if duration is None else span_of_time(duration, "duration")
         if span is None or span < timedelta(milliseconds=1):
@@ -206,7 +207,7 @@ class Delivery:
             return
         if lease.lose_unasked():
             self._writer.lose(lease, self)
-        raise lease.told or lease.refusal("extended")
+        raise lease.refuse_extension()
 
     @unbroken
     def _has_run_out(self) -> bool:

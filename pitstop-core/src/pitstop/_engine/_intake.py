@@ -116,10 +116,7 @@ class Intake(Component):
     # Messages.
 
     def take(self, wanted: int = 1) -> Lease | None:
-        """Take the next message, and wait for it. Return None after a stop.
-
-        :param wanted: how many messages a claim may bring at least.
-        """
+        """Take the next message, and wait for it. A claim may be for ``wanted`` messages. Return None after a stop."""
         return self.take_at_hand() or self.wait(Waiter(wanted))
 
     def take_at_hand(self) -> Lease | None:
@@ -230,10 +227,10 @@ class Intake(Component):
         self.waiting.notice(due)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
-        dropped = self.buffer.discard(versions)
-        if dropped:
-            # One of them may be valid all the same: another thread has stored a newer version meanwhile.
-            self.claimer.give_back(dropped)
+        # First the claims that are under way: they put their messages into the buffer later. A message that is dropped here
+        # may be valid all the same: another thread has stored a newer version meanwhile.
+        self.claimer.note_versions(versions)
+        self.claimer.give_back(self.buffer.discard(versions), log=False)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
@@ -242,8 +239,8 @@ class Intake(Component):
 
     def end(self) -> None:
         """Hand out no more messages, and end all waits. Takes no lock, and waits for nothing."""
-        self.buffer.open = False
         self.waiting.stop()
+        self.buffer.open = False
 
     end_soon = end
 
@@ -332,10 +329,7 @@ class Intake(Component):
         self._watcher.after_fork()
 
     def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
-        """Give back the messages of the buffer, ring ``given_back``, write pending settlements, and ring ``settled``.
-
-        If that fails, another thread tries again.
-        """
+        """Give back the buffer, ring ``given_back``, write what is pending, ring ``settled``. If it fails, try again later."""
         with self.last_time():
             self.give_back_all()
             if given_back is not None:

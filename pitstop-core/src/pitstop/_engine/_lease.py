@@ -32,7 +32,7 @@ __all__ = ["Lease", "Purpose", "State"]
 
 
 class Purpose(Enum):
-    """What a settlement is for; the value is the participle that errors use."""
+    """The purpose of a settlement; the value is the participle that errors use."""
 
     ACK = "acknowledged"
     NACK = "nacked"
@@ -101,8 +101,8 @@ class Lease:
         self.state = _HELD
         #: With the right. None: no settlement was asked for.
         self.purpose: Purpose | None = None
-        #: The error that the present settlement raises to its caller, or raised. With the right; a failed extension
-        #: writes it, too.
+        #: The error that the present settlement raises to its caller, or raised. With the right; and by the caller of an
+        #: extension that failed.
         self.told: PitstopError | None = None
         #: Whether the handler has stored or removed this message. Written by the handler's thread; never reset.
         self.superseded = False
@@ -114,7 +114,7 @@ class Lease:
         # The right to settle: the thread that takes the item has it. To take it is one step, which no other thread or
         # signal handler comes between.
         self._right = [None]
-        # What is being written, and what was written without an answer. With the right.
+        # The settlement that is being written, and the one that was written without an answer. With the right.
         self._sent: Settlement | None = None
         self._doubt: Settlement | None = None
 
@@ -252,10 +252,10 @@ class Lease:
     def lose_unasked(self) -> bool:
         """The lease is over, as a failed extension shows. Return True if that is news, and :attr:`told` is its error.
 
-        It is none if the handler itself stored or removed the message, or if a settlement is under way or known.
+        It is no news if the handler itself stored or removed the message, if a settlement is under way or known, or if an
+        earlier settlement got no answer: the store may have done that one.
         """
-        if self.superseded:
-            self.told = self.over("extended")
+        if self.superseded or self.doubted:
             return False
         try:
             self._right.pop()
@@ -266,12 +266,7 @@ class Lease:
 
     def doubt(self) -> None:
         """The store may have done it. It cannot be asked, or cannot say."""
-        self.state = State.UNKNOWN
-        self.told = OutcomeUnknown(
-            f"The store may have settled {self.id!r}: the reply was lost, and it cannot be told any more. If it did not, the "
-            f"message comes back.",
-            ids=(self.id,),
-        )
+        self.state, self.told = State.UNKNOWN, self._unknown()
 
     def fail(self, error: PitstopError) -> None:
         """The settlement cannot be worked out, or will not be written. The message comes back when its lease runs out."""
@@ -315,6 +310,21 @@ class Lease:
         assert isinstance(settlement.progress, Progress), "an extension writes progress"
         record = attrs.evolve(self.emission.record, progress=settlement.progress)
         self.emission = attrs.evolve(self.emission, record=record)
+
+    def refuse_extension(self) -> PitstopError:
+        """Return the error of an extension that the store refused, after :meth:`lose_unasked`. Called by the thread that asked for it."""
+        if self.state is not _HELD:
+            return self.told or self.refusal("extended")
+        # Noted, so that it does not count as a failure of the handler that lets it out.
+        self.told = self._unknown() if self.doubted and not self.superseded else self.over("extended")
+        return self.told
+
+    def _unknown(self) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"The store may have settled {self.id!r}: the reply was lost, and it cannot be told any more. If it did not, the "
+            f"message comes back.",
+            ids=(self.id,),
+        )
 
     def over(self, participle: str) -> LeaseLost:
         """Return the error of a lease that is over."""

@@ -55,9 +55,11 @@ class Session:
 
         :raises BackendUnavailable: when the session was closed.
         """
-        if self._backend is None:
+        # Read once: another thread may close the session meanwhile.
+        backend = self._backend
+        if backend is None:
             raise BackendUnavailable("This Pitstop was closed. Make a new one with pitstop.init().")
-        return self._backend
+        return backend
 
     @property
     def backend_or_none(self) -> Backend | None:

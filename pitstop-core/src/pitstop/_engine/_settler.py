@@ -68,21 +68,29 @@ class Settler:
                 self._write_one_by_one([each for each, _ in sent], bug)
                 return
         refused: list[tuple[Lease, Settlement]] = []
-        for (lease, settlement), done in answers:
-            if done:
-                self._done(lease, settlement)
-            else:
-                refused.append((lease, settlement))
+        try:
+            for (lease, settlement), done in answers:
+                if done:
+                    self._done(lease, settlement)
+                else:
+                    refused.append((lease, settlement))
+        except BaseException:
+            # The store has done the rest, too. When they are written again, it refuses them: they are not lost.
+            for (lease, _), done in answers:
+                if done:
+                    lease.postpone(doubtful=True)
+            raise
         # Last, since this asks the store, which may be away by now: the outcome of the others is reported before.
         for lease, settlement in refused:
             self._refused(lease, settlement)
 
     def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
+        for lease in batch:
+            # The error may have been raised after the store had done it.
+            lease.postpone(doubtful=True)
         if len(batch) == 1:
             self._fail(batch[0], bug, "written")
             return
-        for lease in batch:
-            lease.postpone(doubtful=True)
         for lease in batch:
             self.write((lease,))
 
@@ -153,15 +161,17 @@ class Settler:
     def _fail(self, lease: Lease, error: Exception, what: str) -> None:
         """Log a settlement that raised an error. The message comes back when its lease runs out.
 
-        :param what: what was being done with its next state.
+        :param what: the step that raised it, as a participle.
         """
         participle = "settled" if lease.purpose is None else lease.purpose.value
+        fate = "The message comes back when its lease runs out."
         advice = "Look at its recurrence; or store the message again, or remove it."
         if what != "computed":
+            fate = "Unless the store did it all the same, the message comes back when its lease runs out."
             advice = "This is a bug of the backend: report it, with the lines of the log."
         told = PitstopError(
-            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was {what}. The "
-            f"message comes back when its lease runs out. {advice}"
+            f"{lease.id!r} was not {participle}: {type(error).__name__} was raised while its next state was {what}. "
+            f"{fate} {advice}"
         )
         told.__cause__ = error
         lease.fail(told)

@@ -144,7 +144,10 @@ class Waiting:
         self._reset()
 
     def stop(self) -> None:
-        """End all waits. Takes no lock."""
+        """End all waits. Takes no lock.
+
+        Called before the buffer is closed. A thread that found only the buffer closed would claim and give back again and again.
+        """
         self.stopped = True
         for waiter in self.waiters:
             waiter.bell.ring()
@@ -198,7 +201,7 @@ class Waiting:
         return any(each.thread != me for each in self.waiters)
 
     def wait_for_others(self, thread: int, patience: float) -> None:
-        """Wait until no thread but ``thread`` wants messages: what they claimed was handed out, or given back."""
+        """Wait until no thread but ``thread`` wants messages. Their claims were handed out or given back then."""
 
         def alone() -> bool:
             return all(each.thread == thread for each in self.waiters)
@@ -206,7 +209,7 @@ class Waiting:
         with self._changed:
             glance(lambda seconds: self._changed.wait_for(alone, seconds), patience)
 
-    # Who is here, and which of them looks at the store.
+    # The threads that are here, and the one of them that looks at the store.
 
     def _join(self, waiter: Waiter) -> None:
         with self._changed:
@@ -235,7 +238,8 @@ class Waiting:
         for each in followers[:count]:
             each.bell.ring()
         if leader is not None and leader is not me and len(followers) < count and len(self._buffer):
-            # It looks at the store by itself, but perhaps much later: what another thread left in the buffer is news to it.
+            # It looks at the store by itself, but perhaps much later. Messages that another
+            # thread left in the buffer are news to it.
             leader.bell.ring()
 
     # The steps of one wait.

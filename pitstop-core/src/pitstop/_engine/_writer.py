@@ -200,7 +200,7 @@ class AckWriter:
         :param ids: only if one of these messages is among it, or if that is not known.
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
-        # In this order: what is not pending any more is known, or being written.
+        # In this order: the outcome of a lease that is not pending any more is known, or the lease is being written.
         if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writer is not None):
             return
         if self._pending or self._writer is not None:
@@ -227,6 +227,8 @@ class AckWriter:
         if failures == self._failures:
             with suppress(BackendUnavailable):
                 self.flush()
+                # A settlement that came after that is written by the thread that asked for it.
+                return 0
         return self.give_up()
 
     def give_up(self) -> int:

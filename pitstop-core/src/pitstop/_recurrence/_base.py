@@ -103,6 +103,10 @@ class Recurrence(ABC):
             counted += 1
         return counted
 
+    def is_moved(self, occurrence: int, start: int) -> bool:
+        """Whether an occurrence comes at another reading of the clock than its rule names, because the clock skips that one."""
+        return False
+
     def to_plain(self) -> dict[str, Any]:
         """Return the stored form: a dict of plain values with its version and kind."""
         return {"v": self.version, "kind": self.kind, **self.dump()}

@@ -98,6 +98,11 @@ class Calendar(Recurrence):
         first, last = self._index(since, start, wall), self._index(until, start, wall)
         return 0 if first is None or last is None else last - first
 
+    def is_moved(self, occurrence: int, start: int) -> bool:
+        wall = wall_of(self.tz)
+        anchor, reading = wall.read(start), wall.read(occurrence)
+        return anchor is not None and reading is not None and anchor.time() != reading.time()
+
     def dump(self) -> dict[str, Any]:
         return {self.unit: self.number, "tz": self.tz}
 

@@ -72,6 +72,10 @@ class Cron(Recurrence):
             # The end of year 9999.
             return None
 
+    def is_moved(self, occurrence: int, start: int) -> bool:
+        fields, reading = read_cron(self.expression), wall_of(self.tz).read(occurrence)
+        return not fields.is_wildcard and reading is not None and _search(fields, reading - _SECOND) != reading
+
     def dump(self) -> dict[str, Any]:
         return {"expr": self.expression, "tz": self.tz}
 

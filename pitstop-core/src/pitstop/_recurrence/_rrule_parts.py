@@ -10,7 +10,7 @@ import attrs
 
 from pitstop._errors import ScheduleError
 from pitstop._values._quoting import quoted
-from pitstop.abc import did_you_mean
+from pitstop._values._suggestion import did_you_mean
 
 
 __all__ = ["Frequency", "RuleParts", "read_rrule"]

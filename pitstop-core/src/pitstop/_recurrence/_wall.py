@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pitstop._errors import ScheduleError
 from pitstop._values._plain import shown
 from pitstop._values._quoting import quoted
-from pitstop.abc import did_you_mean
+from pitstop._values._suggestion import did_you_mean
 
 
 if TYPE_CHECKING:

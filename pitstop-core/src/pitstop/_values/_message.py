@@ -7,13 +7,13 @@ well: it is counted to the byte as BSON counts it, whatever the backend writes.
 
 from __future__ import annotations
 
-import uuid
-
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn, Self
 
 from pitstop._errors import MessageError
+from pitstop._values._bson import PER_ELEMENT, bytes_of_indices, utf8_length
+from pitstop._values._id import valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._plain import Unreadable, as_microseconds, type_name
 from pitstop._values._quoting import quoted
@@ -21,19 +21,14 @@ from pitstop._values._quoting import quoted
 
 __all__ = [
     "MAX_DEPTH",
-    "MAX_ID_LENGTH",
     "MAX_MESSAGE_BYTES",
     "copy_message",
     "copy_plain",
     "measured_copy",
-    "new_id",
-    "valid_id",
 ]
 
 #: The most levels of lists and mappings. MongoDB refuses documents of 180 levels and more, envelope included.
 MAX_DEPTH = 100
-#: The most characters of an id. Every backend keeps ids in an index, and index keys should be short.
-MAX_ID_LENGTH = 512
 #: The largest size of a message as a document of BSON, including its id if it has one. MongoDB refuses documents above 16 MiB,
 #: and the envelope and the last error need room too.
 MAX_MESSAGE_BYTES = 15 * 1024 * 1024
@@ -43,8 +38,6 @@ _LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
 _LEAST_SHORT, _GREATEST_SHORT = -(2**31), 2**31 - 1
 #: The length and the NUL at the end of a document or an array.
 _FRAME = 5
-#: The type and the NUL at the end of a key.
-_PER_ELEMENT = 2
 #: The length and the NUL at the end of a text; of bytes, the length and the subtype.
 _PER_TEXT = 5
 #: Values of BSON that have one size.
@@ -58,30 +51,6 @@ _BRIEF = frozenset({type(None), bool, int, float, str, bytes})
 _ACCEPTED = "None, bool, int, float, str, bytes, aware datetime, list, tuple, and mappings with str keys"
 _REPEATED = "{path} has the key {name!r:.80} more than once. Give each key once, with a list of its values."
 _TOO_DEEP = f"{{path}} is more than {MAX_DEPTH} levels deep, or a container holds itself. Store it flatter."
-
-
-def new_id() -> str:
-    """Return a new random id (UUID4)."""
-    return str(uuid.uuid4())
-
-
-def valid_id(value: object) -> str:
-    """Return ``value`` as a plain ``str`` if it can be an id.
-
-    :raises MessageError: if it is not a ``str``, empty, longer than :data:`MAX_ID_LENGTH`, or holds NUL or a lone
-        surrogate, which some stores cannot keep.
-    """
-    # Checked by the type alone: the `__class__` that isinstance() reads may be code of another library.
-    if not issubclass(type(value), str):
-        raise MessageError(f"The id must be a str, not {type_name(value)}. Convert it, as in str(order.pk).")
-    identifier = str.__str__(value)
-    if not identifier:
-        raise MessageError("The id is empty. Give a non-empty str, or leave 'id' out; Pitstop then makes one.")
-    if len(identifier) > MAX_ID_LENGTH:
-        raise MessageError(f"The id has {len(identifier)} characters; at most {MAX_ID_LENGTH} are kept. Use a hash.")
-    if "\0" in identifier or _utf8_length(identifier) is None:
-        raise MessageError(f"The id {identifier[:64]!a} holds NUL or a lone surrogate, which a store cannot keep.")
-    return identifier
 
 
 def copy_message(message: object) -> tuple[str | None, dict[str, Any]]:
@@ -179,10 +148,10 @@ class _Walk:
         try:
             for key, item in value.items():
                 if type(key) is str and key.isascii() and "\0" not in key:
-                    size += len(key) + _PER_ELEMENT
+                    size += len(key) + PER_ELEMENT
                 else:
                     key, length = _checked_key(key, copied)  # noqa: PLW2901 - the plain text of the key
-                    size += length + _PER_ELEMENT
+                    size += length + PER_ELEMENT
                 kind = type(item)
                 if kind is str:
                     size += (len(item) if item.isascii() else _text_length(item)) + _PER_TEXT
@@ -226,7 +195,7 @@ class _Walk:
         try:
             for item in value:
                 if stride and not len(copied) % stride:
-                    self.size = size + _bytes_of_indices(len(copied))
+                    self.size = size + bytes_of_indices(len(copied))
                     self._check_size()
                 kind = type(item)
                 if kind is str:
@@ -248,7 +217,7 @@ class _Walk:
             raise refused.within(len(copied)) from None
         except RecursionError:
             raise _Refused(_TOO_DEEP) from None
-        self.size = size + _bytes_of_indices(len(copied))
+        self.size = size + bytes_of_indices(len(copied))
         self._check_size()
         return copied
 
@@ -317,7 +286,7 @@ class _Walk:
         try:
             for given, item in value.items():
                 key, length = _checked_key(given, copied)
-                self.size += length + _PER_ELEMENT
+                self.size += length + PER_ELEMENT
                 if depth == 1 and key == "id":
                     item = valid_id(item)  # noqa: PLW2901 - as for a dict: checked before it is refused as a value
                 copied[key] = self._copy_scalar(item) if type(item) in _SCALARS else self._copy(item, depth)
@@ -378,7 +347,7 @@ def _checked_key(key: Any, known: Mapping[str, Any]) -> tuple[str, int]:
         text = f": {quoted(key):.80}" if brief else ""
         raise _Refused(f"{{path}} has a key of type {type_name(key)}{text}. Keys must be str.", about_container=True)
     name = str.__str__(key)
-    length = _utf8_length(name)
+    length = utf8_length(name)
     if length is None:
         raise _Refused(
             "a key of {path} holds a lone surrogate, so it is no valid text. Leave it out.", about_container=True
@@ -407,18 +376,8 @@ def _failed(value: object, error: Exception) -> _Refused:
     )
 
 
-def _bytes_of_indices(count: int) -> int:
-    """Return the bytes of the keys that BSON writes for this many items: ``"0"``, ``"1"``, …, each with its type and a NUL."""
-    total, first, digits = count * _PER_ELEMENT, 0, 1
-    while first < count:
-        after = min(10**digits, count)
-        total += (after - first) * digits
-        first, digits = after, digits + 1
-    return total
-
-
 def _text_length(text: str) -> int:
-    length = _utf8_length(text)
+    length = utf8_length(text)
     if length is None:
         raise _Refused("{path} holds a lone surrogate, so it is no valid text. Store it as bytes.")
     return length
@@ -428,12 +387,3 @@ def _long_length(value: int) -> int:
     if not _LEAST_INT <= value <= _GREATEST_INT:
         raise _Refused("{path} is an int beyond 64 bits. Store it as text, as in str(value).")
     return 8
-
-
-def _utf8_length(text: str) -> int | None:
-    if text.isascii():
-        return len(text)
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pitstop._values._message import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, measured_copy
+from pitstop._values._id import MAX_ID_LENGTH
+from pitstop._values._message import MAX_MESSAGE_BYTES, measured_copy
 
 
 __all__ = ["MAX_ERROR_LENGTH", "MAX_ID_LENGTH", "MAX_MESSAGE_BYTES", "message_size"]

@@ -14,7 +14,7 @@ from pitstop._engine._intake import Intake
 from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._arguments import whole_number
-from pitstop._values._message import valid_id
+from pitstop._values._id import valid_id
 from pitstop._values._plain import shown
 from pitstop._values._quoting import quoted
 from pitstop.abc import (

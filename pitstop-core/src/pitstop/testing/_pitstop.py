@@ -16,7 +16,7 @@ from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._base import Recurrence
 from pitstop._values._arguments import several_plugins
 from pitstop._values._entry import Entry, State
-from pitstop._values._message import valid_id
+from pitstop._values._id import valid_id
 from pitstop._values._quoting import quoted
 from pitstop.abc import Backend
 from pitstop.testing import _assertions, _driving

@@ -1,0 +1,87 @@
+"""Handlers and calls that are interrupted: by a signal, by a cancellation, or because the Pitstop is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+import pitstop
+
+from aio.kit import NOW, run
+
+
+pytestmark = pytest.mark.usefixtures("tasks")
+
+MEMORY = {"type": "memory", "name": "aio-interruptions", "loop_time": "1m"}
+
+
+@pytest.fixture
+def outside():
+    with pitstop.init(MEMORY) as pit:
+        yield pit
+
+
+async def fails_in_its_cleanup(begun):
+    try:
+        begun.set()
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        raise ConnectionError("the connection was lost while the work was undone") from None
+
+
+async def fails_in_a_group(begun):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fails_in_its_cleanup(begun))
+
+
+@pytest.mark.parametrize("work", [fails_in_its_cleanup, fails_in_a_group])
+@pytest.mark.parametrize("end", ["signal", "cancelled"])
+def test_a_handler_that_fails_because_it_was_cancelled_has_not_had_an_attempt(outside, caplog, work, end):
+    """Not even at the last attempt does its message become dead."""
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def handle(message):
+            await work(begun)
+
+        async with pitstop.init_async({**MEMORY, "retry": {"max_attempts": 1}}) as pit:
+            await pit.store({"id": "a"}, NOW)
+            consuming = asyncio.create_task(pit.consume(handle, drain=0.01))
+            await begun.wait()
+            if end == "signal":
+                signal.raise_signal(signal.SIGTERM)
+                summary = await consuming
+                assert (summary.handled, summary.unsettled, summary.unfinished) == (0, 0, 1)
+            else:
+                consuming.cancel()
+                await asyncio.wait([consuming])
+                assert consuming.cancelled()
+
+    run(main())
+    (entry,) = outside.entries()
+    assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
+
+
+def test_a_delivery_that_its_own_context_gives_back_is_not_counted_as_unsettled(outside):
+    async def main():
+        begun = asyncio.Event()
+
+        async def handle(delivery):
+            async with delivery:
+                begun.set()
+                await asyncio.sleep(3600)
+
+        async with pitstop.init_async(MEMORY) as pit:
+            await pit.store({"id": "a"}, NOW)
+            consuming = asyncio.create_task(pit.consume(handle, drain=0.01))
+            await begun.wait()
+            signal.raise_signal(signal.SIGTERM)
+            summary = await consuming
+            assert (summary.handled, summary.unsettled, summary.unfinished) == (0, 0, 1)
+
+    run(main())
+    assert outside.get("a").state == "due"
