@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 
 import pytest
 
 import pitstop
 
 from aio.kit import NOW, run
+from pitstop._aio._hands import Hands
 
 
 pytestmark = pytest.mark.usefixtures("tasks")
@@ -85,3 +87,45 @@ def test_a_delivery_that_its_own_context_gives_back_is_not_counted_as_unsettled(
 
     run(main())
     assert outside.get("a").state == "due"
+
+
+@pytest.mark.parametrize("settlement", ["ack", "nack"])
+def test_a_settlement_whose_caller_is_cancelled_is_written_all_the_same(outside, settlement):
+    """Also where it is written at once, and no thread has begun to write it yet."""
+
+    async def main():
+        async with pitstop.init_async(MEMORY) as pit, pit.listen() as listener:
+            await pit.store({"id": "a"}, NOW)
+            delivery = await listener.get(timeout=0)
+            # All threads of the pool are busy.
+            may_end = threading.Event()
+            busy = [delivery._hands.begin(may_end.wait) for _ in range(8)]
+
+            async def handle():
+                async with delivery:
+                    await getattr(delivery, settlement)()
+
+            handling = asyncio.create_task(handle())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            handling.cancel()
+            await asyncio.wait([handling])
+            may_end.set()
+            await asyncio.wait(busy)
+
+    run(main())
+    entry = outside.get("a")
+    # A nack comes back when its lease runs out: it is not due at once.
+    assert entry is None if settlement == "ack" else (entry.state, entry.attempts) == ("scheduled", 1)
+
+
+def test_a_call_that_raises_stop_iteration_raises_an_error():
+    """A future does not take this exception, so the caller would wait without end."""
+
+    async def main():
+        hands = Hands()
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await hands.do(next, iter(()))
+        hands.end()
+
+    run(main())

@@ -211,13 +211,20 @@ class TestSuspects:
             assert emission is not None
             assert not must_be_alone(emission.record.progress, None)
 
-    def test_one_that_was_claimed_alone_and_has_to_wait_becomes_uncertain(self):
-        message = Message(1)
-        message.claim(64)
-        suspect = message.claim(1)
-        assert suspect is not None
-        message.settle(defer(suspect, message.now + LEASE))
-        assert message.claim(1) is not None, "no handler saw it yet"
+    @pytest.mark.parametrize("limit", [1, 64], ids=["claimed alone", "claimed ahead"])
+    @pytest.mark.parametrize("first", [1, 64], ids=["was claimed alone", "was claimed ahead"])
+    def test_one_that_has_to_wait_counts_no_attempt(self, limit, first):
+        message = Message(2)
+        message.claim(first)
+        before = message.progress
+        for _ in range(5):
+            suspect = message.claim(limit)
+            assert suspect is not None
+            message.settle(defer(suspect, message.now + LEASE))
+            assert message.progress == attrs.evolve(before, due=message.now + LEASE)
+        message.settle(extend(suspect.record, message.now + LEASE))
+        assert (message.attempts, message.progress.unsettled) == (2, 2)
+        assert message.claim(limit) is None
 
 
 class TestSettling:

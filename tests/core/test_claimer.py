@@ -13,6 +13,7 @@ from pitstop import BackendUnavailable
 from pitstop._engine import _claimer
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._claimer import Claimer
+from pitstop._engine._suspects import Suspects
 
 
 DUE = timedelta(0)
@@ -99,20 +100,13 @@ def test_a_failure_to_settle_what_is_not_emitted_does_not_fail_the_claim(clock, 
         assert pit.get("spent").state == "leased"
 
 
-class Apart:
-    """Keeps the message "a" apart."""
-
-    def __init__(self):
-        self.kept = []
-
-    def keep(self, leases):
-        self.kept += [each for each in leases if each.id == "a"]
-        return [each for each in leases if each.id != "a"]
-
-
-def test_suspects_are_kept_apart(pit, buffer):
-    apart = Apart()
-    claimer = Claimer(pit._session, buffer, LOCK, suspects=apart)
-    fill(pit, "a", "b")
-    assert claimer.claim(1).count == 1
-    assert (ids(apart.kept), ids(buffer.take_all())) == (["a"], ["b"])
+def test_messages_in_a_crash_are_kept_apart(pit, clock, buffer):
+    suspects = Suspects(clock.monotonic, None)
+    claimer = Claimer(pit._session, buffer, LOCK, suspects=suspects)
+    fill(pit, "a")
+    claimer.claim(1)
+    buffer.clear()
+    clock.advance(LOCK.total_seconds())
+    fill(pit, "b")
+    assert claimer.claim(2).count == 2
+    assert (ids(suspects.waiting), ids(buffer.take_all())) == (["a"], ["b"])

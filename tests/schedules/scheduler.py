@@ -26,7 +26,7 @@ __all__ = ["Deadlock", "Endless", "Killed", "Point", "Scheduler", "active"]
 #: Points after which a run will not end by itself.
 MOST_POINTS = 30_000
 #: Seconds of real time after which a thread must have stopped at something that the scheduler does not know.
-_HANG = 60.0
+_HANG = 240.0
 #: The virtual time at which each run begins, in microseconds since the epoch: 2020-01-01.
 START_US = 1_577_836_800_000_000
 _NEVER = 1 << 62

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import attrs
 import pytest
@@ -22,7 +21,7 @@ from schedules.world import LogWatch, World
 __all__ = ["RUNS", "Case", "Cases", "run"]
 
 #: Schedules of each scenario; far more of them with PITSTOP_TEST_LARGE.
-RUNS = 3000 if os.environ.get("PITSTOP_TEST_LARGE") else 150
+RUNS = 3000 if os.environ.get("PITSTOP_TEST_LARGE") else 140
 
 
 @attrs.frozen
@@ -31,22 +30,24 @@ class Case:
 
     scenario: Scenario
     runs: int
-    fault: str
 
 
 class Cases:
     """The scenarios of a module, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, runs: int = RUNS) -> None:
+        """Return a module without scenarios.
+
+        :param runs: schedules of each scenario.
+        """
+        self._runs = runs
         self.by_name: dict[str, Case] = {}
 
-    def add(
-        self, *, lines: bool = True, runs: int = RUNS, fault: str = ""
-    ) -> Callable[[Callable[[World], object]], None]:
+    def add(self, *, lines: bool = True, runs: int | None = None) -> Callable[[Callable[[World], object]], None]:
         """Declare a scenario.
 
         :param lines: whether each line of the engine is a point. Else locks, waits and calls of the store alone are.
-        :param fault: a known fault of the engine, by which it fails.
+        :param runs: schedules of this scenario, if not as many as of the others.
         """
 
         def declare(function: Callable[[World], object]) -> None:
@@ -61,22 +62,18 @@ class Cases:
                     _watch.world = None
 
             name = function.__name__.strip("_")
-            self.by_name[name] = Case(Scenario(name, main, _of_the_engine if lines else None), runs, fault)
+            traced = _of_the_engine if lines else None
+            self.by_name[name] = Case(Scenario(name, main, traced), self._runs if runs is None else runs)
 
         return declare
 
-    def params(self) -> list[Any]:
-        """The names of the scenarios, as parameters of a test."""
-        return [
-            pytest.param(name, marks=[pytest.mark.xfail(reason=case.fault, strict=False)] if case.fault else [])
-            for name, case in self.by_name.items()
-        ]
-
     def run(self, name: str) -> None:
         """Explore a scenario; fail the test with a report if a schedule fails."""
-        _, failure = run(self.by_name[name])
+        case = self.by_name[name]
+        runs, failure = run(case)
         if failure is not None:
             pytest.fail(failure.report(), pytrace=False)
+        assert runs == case.runs, f"{name} has only {runs} schedules"
 
 
 def run(case: Case, *, seed: int = 0) -> tuple[int, Failure | None]:

@@ -11,11 +11,11 @@ import pytest
 
 from pitstop import AsyncPitstop
 from schedules.loop import run_loop
-from schedules.suite import Cases
+from schedules.suite import RUNS, Cases
 from schedules.world import NOW, PROMPT, World
 
 
-cases = Cases()
+cases = Cases(RUNS * 3 // 4)
 EAGER = [False, True] if sys.version_info >= (3, 12) else [False]
 
 
@@ -358,12 +358,12 @@ def in_all_kinds_of_tasks(function, **options):
         cases.add(**options)(main)
 
 
-in_all_kinds_of_tasks(consume_until_all_is_done, runs=120)
-in_all_kinds_of_tasks(consume_is_cancelled, runs=120)
-in_all_kinds_of_tasks(two_consume_at_once, runs=120)
+in_all_kinds_of_tasks(consume_until_all_is_done)
+in_all_kinds_of_tasks(consume_is_cancelled)
+in_all_kinds_of_tasks(two_consume_at_once)
 
 
-@scenario(runs=100)
+@scenario()
 async def a_pitstop_is_dropped_without_being_closed(world: World):
     pit = await opened(world, "a")
     listener = pit.listen(prefetch=4)
@@ -397,7 +397,7 @@ async def a_batched_nack_wakes_a_task_that_waits(world: World):
     await finish(world, pit, listener)
 
 
-@scenario(runs=120)
+@scenario()
 async def an_ack_that_is_waited_for_is_cancelled(world: World):
     pit = await opened(world, "a", "b")
     listener = pit.listen(prefetch=4)
@@ -420,7 +420,7 @@ async def an_ack_that_is_waited_for_is_cancelled(world: World):
     await finish(world, pit, listener)
 
 
-@scenario(runs=120)
+@scenario()
 async def a_handler_is_cancelled_while_another_delivery_is_acked(world: World):
     pit = await opened(world, "a", "b")
     listener = pit.listen(prefetch=4)
@@ -450,7 +450,7 @@ async def a_handler_is_cancelled_while_another_delivery_is_acked(world: World):
     world.last.clear()
 
 
-@scenario(runs=120)
+@scenario()
 async def a_pitstop_is_closed_while_a_store_is_under_way(world: World):
     pit = await opened(world, "a")
     listener = pit.listen(prefetch=4)
@@ -470,7 +470,7 @@ async def a_pitstop_is_closed_while_a_store_is_under_way(world: World):
     await asyncio.gather(*tasks)
 
 
-@scenario(runs=120)
+@scenario()
 async def a_pitstop_is_closed_while_it_consumes(world: World):
     pit = await opened(world, *"abcdef")
     begun = asyncio.Event()
@@ -487,6 +487,6 @@ async def a_pitstop_is_closed_while_it_consumes(world: World):
     await task
 
 
-@pytest.mark.parametrize("name", cases.params())
+@pytest.mark.parametrize("name", cases.by_name)
 def test_by_many_schedules(name):
     cases.run(name)

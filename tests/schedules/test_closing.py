@@ -376,22 +376,22 @@ def _consume(world: World, workers: int, ends, **options) -> None:
     world.finish()
 
 
-@cases.add(runs=200)
+@cases.add()
 def two_workers_consume_until_all_is_done(world: World):
     _consume(world, 2, lambda world, seen: None, until_idle=True)
 
 
-@cases.add(runs=200)
+@cases.add()
 def two_workers_consume_some_messages(world: World):
     _consume(world, 2, lambda world, seen: None, max_messages=3)
 
 
-@cases.add(runs=200)
+@cases.add()
 def a_handler_closes_the_pitstop(world: World):
     _consume(world, 2, lambda world, seen: len(seen) == 2 and world.pit.close())
 
 
-@cases.add(runs=200)
+@cases.add()
 def a_pitstop_is_closed_while_two_workers_consume(world: World):
     world.open()
     with world.scheduler.calm():
@@ -420,7 +420,7 @@ def a_pitstop_is_closed_while_two_workers_consume(world: World):
     world.finish()
 
 
-@cases.add(runs=200)
+@cases.add()
 def two_consume_in_one_process_until_all_is_done(world: World):
     world.open()
     with world.scheduler.calm():
@@ -443,7 +443,7 @@ def two_consume_in_one_process_until_all_is_done(world: World):
     world.finish()
 
 
-@cases.add(runs=200)
+@cases.add()
 def a_handler_that_fails_is_tried_again_while_another_worker_goes_on(world: World):
     world.open(retry={"delay": timedelta(0)})
     world.expected_logs = ("failed", "raised", "handler")
@@ -531,6 +531,6 @@ def a_listener_is_dropped_before_its_thread_has_begun(world: World):
     world.finish()
 
 
-@pytest.mark.parametrize("name", cases.params())
+@pytest.mark.parametrize("name", cases.by_name)
 def test_by_many_schedules(name):
     cases.run(name)

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from contextlib import nullcontext
+from importlib import import_module
 
 import pytest
 
@@ -266,3 +267,8 @@ def test_a_scheduler_runs_one_scenario_at_a_time():
             inner.run(lambda: None)
 
     assert explore(Scenario("nested", main), 1)[1] is None
+
+
+def test_ten_thousand_schedules_are_explored():
+    modules = [import_module(f"schedules.test_{name}") for name in ("storing", "waiting", "settling", "closing", "aio")]
+    assert sum(case.runs for module in modules for case in module.cases.by_name.values()) >= 10_000

@@ -389,6 +389,6 @@ def messages_whose_leases_ended_unsettled_are_all_handled(world: World):
     world.finish()
 
 
-@pytest.mark.parametrize("name", cases.params())
+@pytest.mark.parametrize("name", cases.by_name)
 def test_by_many_schedules(name):
     cases.run(name)

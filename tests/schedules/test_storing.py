@@ -248,17 +248,17 @@ def _stores_its_own_id(world: World, others: int) -> None:
     world.finish()
 
 
-@cases.add(runs=150)
+@cases.add()
 def a_handler_that_stores_its_own_id_ends_quietly_when_it_is_alone(world: World):
     _stores_its_own_id(world, 0)
 
 
-@cases.add(runs=150)
+@cases.add()
 def a_handler_that_stores_its_own_id_ends_quietly_among_others(world: World):
     _stores_its_own_id(world, 3)
 
 
-@cases.add(runs=150)
+@cases.add()
 def a_handler_that_removes_its_own_id_ends_quietly(world: World):
     world.open()
     listener = world.pit.listen(prefetch=10)
@@ -332,6 +332,6 @@ def an_observer_stores_the_next_message_while_acks_are_written(world: World):
     world.finish()
 
 
-@pytest.mark.parametrize("name", cases.params())
+@pytest.mark.parametrize("name", cases.by_name)
 def test_by_many_schedules(name):
     cases.run(name)

@@ -228,6 +228,6 @@ def the_next_messages_are_claimed_ahead_while_others_are_handled(world: World):
     world.finish()
 
 
-@pytest.mark.parametrize("name", cases.params())
+@pytest.mark.parametrize("name", cases.by_name)
 def test_by_many_schedules(name):
     cases.run(name)

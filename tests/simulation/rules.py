@@ -16,7 +16,8 @@ update     after a store, that version comes, at its times; after a removal, non
            process had claimed ahead
 anchored   occurrences are ``start + k * every``, before ``end``, one after the other, as ``catch_up`` says
 key        an occurrence keeps its time and its key over its retries
-attempts   attempts count the leases that a handler may have seen, and end at ``max_attempts``
+attempts   attempts count the leases that a handler may have seen, and end at ``max_attempts``. A lease that ended without a
+           settlement counts against the message only if a handler is known to have had it, or was about to get it
 nack       a nacked message comes back, at the time of the nack
 extend     an extended lease ends at the time of the extension
 errors     only documented errors are raised, and everything ends
@@ -92,6 +93,13 @@ class _Message:
     #: The first occurrence that is not settled.
     pending: int
     attempts: int = 0
+    #: Claims since the last settlement, and how many of them asked for several messages.
+    silent: int = 0
+    ahead: int = 0
+    #: Attempts that do not count against the message.
+    excused: int = 0
+    #: Whether a handler had the pending occurrence, or was about to get it, since it was last redriven.
+    reached: bool = False
     first_leased: int | None = None
     lease: _Lease | None = None
     #: The emissions of the pending occurrence.
@@ -112,9 +120,31 @@ class _Lease:
     first_leased: int | None
     pending: int
     attempts: int
+    #: Claims since the last settlement, this one included; and of those before it how many asked for several messages.
+    silent: int
+    ahead: int
+    #: The attempts that were excused before.
+    excused: int
+    #: Whether the store counts the attempt as one that a handler had.
+    certain: bool
     emitted: bool = False
     #: The event of the claim.
     number: int = 0
+
+    @property
+    def nth(self) -> int:
+        """The number of the attempt. Of several claims in a row that may have been no attempt, the first one counts."""
+        return self.attempts - max(self.ahead - 1, 0)
+
+    @property
+    def counted(self) -> int:
+        """How many attempts count against the message, this one included."""
+        return self.nth - self.excused - (self.ahead > 0)
+
+    def is_spent(self, most: int) -> bool:
+        """Whether the attempts before this one are all that there may be."""
+        crashed_for_certain = self.silent - 1 > self.ahead
+        return self.counted - 1 + (self.ahead > 0 and crashed_for_certain) >= most
 
 
 @attrs.define
@@ -392,9 +422,9 @@ class Check:
         call.missed_due = not leased and bool(due)
         call.leased = call.leased or bool(leased)
         for each in leased:
-            self._leased(duration, *each)
+            self._leased(limit, duration, *each)
 
-    def _leased(self, duration: int, id: str, version: int, token: str, attempts: int, until: int) -> None:
+    def _leased(self, limit: int, duration: int, id: str, version: int, token: str, attempts: int, until: int) -> None:
         message = self._messages.get(id)
         if message is None:
             self._break(self._gone.get(id, "update"), f"{id} was leased, and it is not there")
@@ -410,9 +440,15 @@ class Check:
             self._break("early", f"{id} was leased {message.due - self._now} ms early")
         self.seen["lease of an expired one" if message.lease else "lease"] += 1
         lease = _Lease(
-            message, token, self._now, until, message.first_leased, message.pending, attempts, number=self._number
+            *(message, token, self._now, until, message.first_leased, message.pending),
+            *(attempts, message.silent + 1, message.ahead, message.excused),
+            certain=limit == 1,
+            number=self._number,
         )
         message.attempts += 1
+        message.silent += 1
+        message.ahead += limit > 1
+        message.reached = message.reached or limit == 1
         message.first_leased = self._now if message.first_leased is None else message.first_leased
         message.due, message.lease = until, lease
         self._leases[id, token] = lease
@@ -440,7 +476,10 @@ class Check:
             call.wrote = True
             call.applied.append(("settle", progress[0] if progress else True))
             self.seen[f"settle {outcome}"] += 1
-            self._settled(call, message, message.lease, progress)
+            if outcome == "extend" and not message.lease.emitted:
+                self._before_emission(message, message.lease, progress)
+            else:
+                self._settled(call, message, message.lease, progress)
 
     # Apply a settlement to a message.
 
@@ -460,11 +499,24 @@ class Check:
             if message.due is not None or progress[0] is None:
                 self._break("told", f"{message.id} was redriven, and was not dead")
             message.due, message.attempts, message.dead = progress[0], 0, False
+            message.silent, message.ahead, message.excused, message.reached = 0, 0, 0, False
             message.lease = None
         elif lease.emitted:
             self._break("twice", f"{message.id} was settled by the listener after it was handed out")
         else:
             self._unseen(message, lease, progress)
+
+    def _before_emission(self, message: _Message, lease: _Lease, progress: Any) -> None:
+        """The listener is about to hand out a message whose last lease ended without a settlement, or lets it wait."""
+        lease.certain = progress[2] == lease.attempts
+        waits = 0 if lease.certain else 1
+        kept = (message.pending, lease.attempts - waits, message.first_leased, True)
+        if lease.silent < 2 or progress[1:] != kept:
+            self._break("attempts", f"{message.id} was extended unseen; {kept} has to stay, and {progress} was written")
+        self.seen["confirmed" if lease.certain else "deferred"] += 1
+        message.due = lease.until = progress[0]
+        message.reached = message.reached or lease.certain
+        message.attempts, message.silent, message.ahead = lease.attempts - waits, lease.silent - waits, lease.ahead
 
     def _acking(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
         message = delivery.lease.message
@@ -482,18 +534,22 @@ class Check:
             return
         message.due = message.pending = progress[0]
         message.attempts, message.first_leased, message.lease, message.shown = 0, None, None, None
+        message.silent, message.ahead, message.excused, message.reached = 0, 0, 0, False
 
     def _nacking(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
         message = delivery.lease.message
-        if self._max_attempts is not None and delivery.attempt >= self._max_attempts:
+        lease = delivery.lease
+        if self._max_attempts is not None and lease.counted >= self._max_attempts:
             self._give_up(message, delivery.scheduled_for, progress)
             return
-        kept = (message.pending, message.attempts, message.first_leased, False)
+        kept = (message.pending, lease.nth, message.first_leased, False)
         if progress is None or progress[0] is None or progress[1:] != kept:
             self._break("nack", f"{message.id} was nacked; {kept} has to stay, and {progress} was written")
             return
         self._check_return(call, delivery, progress[0])
         message.due, message.lease = progress[0], None
+        message.attempts, message.silent, message.ahead = lease.nth, 0, 0
+        message.excused += lease.ahead > 0
 
     def _check_return(self, call: _Call, delivery: _Delivery, due: int) -> None:
         delay = call.args[1] if call.name == "nack" else None
@@ -501,7 +557,7 @@ class Check:
         if delay is not None:
             least, most = least + delay, most + delay
         elif self._retry_ms is not None:
-            wait = min(self._retry_ms * 2 ** (delivery.attempt - 1), 60_000)
+            wait = min(self._retry_ms * 2 ** (delivery.lease.counted - 1), 60_000)
             least, most = least + int(wait * 0.9), most + int(wait * 1.1) + 1
         else:
             least = most = delivery.until
@@ -516,6 +572,7 @@ class Check:
         if progress[1:] != kept or not inside:
             self._break("extend", f"delivery {delivery.d} was extended by {span} ms, and {progress} was written")
         message.due = progress[0]
+        message.ahead, delivery.lease.certain = delivery.lease.ahead, True
 
     def _give_up(self, message: _Message, scheduled_for: int, progress: Any) -> None:
         following = message.times.after(scheduled_for)
@@ -538,8 +595,10 @@ class Check:
             self.seen["skipped"] += 1
             self._go_on(message, message.times.after(message.first_leased), progress, "skipped")
             return
-        if self._max_attempts is not None and lease.attempts > self._max_attempts and not given_back:
+        if self._max_attempts is not None and lease.is_spent(self._max_attempts) and not given_back:
             assert chosen is not None
+            if not message.reached:
+                self._break("attempts", f"{message.id} was given up, and no handler ever had it")
             self._give_up(message, chosen[0], progress)
             return
         self.seen["given back"] += 1
@@ -555,6 +614,9 @@ class Check:
             self._break("lost", f"{message.id} was given back unseen, and is due only at {progress[0]}")
         message.due, message.lease = progress[0], None
         message.attempts, message.first_leased = lease.attempts - 1, first
+        message.silent, message.ahead = lease.silent - 1, lease.ahead
+        if first is None:
+            message.silent = message.ahead = 0
 
     # Emissions.
 
@@ -580,8 +642,7 @@ class Check:
         if self._now < scheduled_for or lease.at < scheduled_for:
             self._break("early", f"delivery {d} was handed out {scheduled_for - self._now} ms early")
         self._check_occurrence(d, lease, scheduled_for, missed)
-        if attempt != lease.attempts or (self._max_attempts is not None and attempt > self._max_attempts):
-            self._break("attempts", f"delivery {d} says attempt {attempt}, and it is {lease.attempts}")
+        self._check_attempt(d, lease, attempt)
         if key != f"{id}:{scheduled_for}":
             self._break("key", f"delivery {d} for {scheduled_for} has the key {key}")
         self.seen["emit"] += 1
@@ -594,6 +655,15 @@ class Check:
                     "key", f"delivery {d} is for {scheduled_for}, and its first attempt was for {message.shown}"
                 )
             message.shown = scheduled_for
+            message.reached = True
+
+    def _check_attempt(self, d: int, lease: _Lease, attempt: int) -> None:
+        if attempt != lease.nth or (self._max_attempts is not None and lease.counted > self._max_attempts):
+            self._break("attempts", f"delivery {d} says attempt {attempt}, and it is {lease.nth}")
+        if lease.silent > 1 and not lease.certain:
+            self._break(
+                "attempts", f"delivery {d} may kill its worker, and the store does not count the attempt for certain"
+            )
 
     def _check_occurrence(self, d: int, lease: _Lease, scheduled_for: int, missed: int) -> None:
         message = lease.message

@@ -42,13 +42,13 @@ CAUGHT_BY = {
     "store-many-stores-one": {"lost", "update", "stale"},
     "nack-lost": {"stale", "lost", "early"},
     "store-repeated-blindly": {"acked"},
-    "lost-reply-is-success": {"told"},
+    "lost-reply-is-success": {"told", "attempts"},
     "deadline-ignored": {"handed"},
     "deadline-from-the-answer": {"handed"},
     "ack-after-deadline": {"told"},
     "nack-after-ack": {"told", "stale"},
     "next-from-ack-time": {"anchored"},
-    "retry-chooses-anew": {"nack", "anchored"},
+    "retry-chooses-anew": {"nack", "anchored", "attempts"},
     "key-of-each-attempt": {"key"},
     "give-back-counts": {"attempts"},
     "give-back-of-what-was-shown": {"twice", "anchored"},
@@ -62,6 +62,9 @@ CAUGHT_BY = {
     "background-gives-back-what-is-handled": {"twice", "anchored"},
     "series-dies": {"anchored"},
     "attempts-without-end": {"attempts"},
+    "suspects-not-confirmed": {"attempts"},
+    "uncertain-attempts-count": {"attempts", "nack"},
+    "claims-bury": {"attempts"},
 }
 
 _DIGEST = """

@@ -8,10 +8,11 @@ from unittest import mock
 
 import attrs
 
-from pitstop._decisions import _emit, _settle
+from pitstop._decisions import _attempts, _emit, _settle
 from pitstop._engine import _claimer, _lease
 from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._confirmer import Confirmer
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease
 from pitstop._engine._settler import Settler
@@ -272,8 +273,10 @@ def next_from_ack_time() -> Iterator[None]:
 def retry_chooses_anew() -> Iterator[None]:
     """A retry catches up once more: the occurrence, and with it the key, is another one than at the first attempt."""
 
-    def leased(self, token, now, until):
-        return Progress(until, self.scheduled_for, self.attempts + 1, now, self.last_error, token)
+    real = Progress.leased
+
+    def leased(self, token, now, until, limit=1):
+        return attrs.evolve(real(self, token, now, until, limit), first_leased=now)
 
     with _patch(Progress, "leased", leased):
         yield
@@ -451,6 +454,28 @@ def attempts_without_end() -> Iterator[None]:
         return _emit.decide(leased, attrs.evolve(retry, max_attempts=None), **how)
 
     with _patch(_claimer, "decide", decide):
+        yield
+
+
+@_variant
+def suspects_not_confirmed() -> Iterator[None]:
+    """A message that may have killed its worker is handed out without a write: its crashes are never certain."""
+    with _patch(Confirmer, "_confirm", lambda self, lease: True):
+        yield
+
+
+@_variant
+def uncertain_attempts_count() -> Iterator[None]:
+    """A failure counts attempts that no handler need have had."""
+    with _patch(_settle, "certain", _attempts.number):
+        yield
+
+
+@_variant
+def claims_bury() -> Iterator[None]:
+    """A message is buried after so many claims, whether a handler had it or not."""
+    spent = lambda progress, most: most is not None and progress.attempts > most  # noqa: E731
+    with _patch(_emit, "is_spent", spent):
         yield
 
 

@@ -28,6 +28,8 @@ class Held:
     #: The end of the lease as its holder knows it. The store may have another end, if the reply to an extension got lost.
     until: int
     settled: bool = False
+    #: Whether the reply to an ack or nack of it got lost, so that another one may find that it was done.
+    doubted: bool = False
 
     def __repr__(self) -> str:
         return f"<delivery of {self.delivery.id!r}>"

@@ -309,7 +309,11 @@ class PitstopMachine(RuleBasedStateMachine):
         return message if fine else None
 
     def _settles(self, held: Held, settle: Callable[[], None], fault: Fault | None, *, ends: bool = True) -> bool:
-        """Settle a delivery, and return whether the write was applied. LeaseLost must be raised if the lease is over, and only then."""
+        """Settle a delivery, and return whether the write was applied.
+
+        LeaseLost must be raised if the lease is over, and only then. After a lost reply the lease may be over because the first
+        settlement was applied. Then another one ends without an error, or with OutcomeUnknown.
+        """
         holding, gone = self._holding(held) is not None, held.wire.cut
         with held.wire.fault(fault):
             error = _raised(settle)
@@ -317,11 +321,13 @@ class PitstopMachine(RuleBasedStateMachine):
             assert not holding, f"expected no error while the lease of {held} runs, got {error}"
             return False
         if error is not None:
-            assert gone or fault is not None, f"expected no error without a fault, got {error!r}"
+            unknown = held.doubted and isinstance(error, pitstop.OutcomeUnknown)
+            assert gone or unknown or fault is not None, f"expected no error without a fault, got {error!r}"
+            held.doubted = held.doubted or (ends and fault == "lost")
             return holding and fault == "lost" and not gone
-        assert holding, f"expected LeaseLost after the lease of {held}, but the settlement was applied"
+        assert holding or held.doubted, f"expected LeaseLost after the lease of {held}, but the settlement was applied"
         held.settled = ends
-        return True
+        return holding
 
     def _emitted(self, delivery: pitstop.Delivery) -> Held:
         now, id, version = self._times.now, delivery.id, delivery.msg["version"]

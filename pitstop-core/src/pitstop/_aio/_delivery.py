@@ -114,16 +114,8 @@ class AsyncDelivery:
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same.
         """
-        if self._at_once:
-            await self._hands.do(self._delivery.ack)
-            return
-        writer = self._intake.writer
         self._lease.ask(Purpose.ACK, self._delivery)
-        if wait or writer.unattended:
-            # Of a listener that was closed each ack is written by itself, and is not tried again.
-            await self._feeder.waits.written(writer, self._lease)
-        else:
-            writer.put(self._lease, blocking=False)
+        await self._write(wait=wait)
 
     async def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
         """Report a failure: see :meth:`pitstop.Delivery.nack`. It is written as by :meth:`ack`.
@@ -135,15 +127,19 @@ class AsyncDelivery:
         lease = self._lease
         if isinstance(error, BaseException) and lease.is_news(error):
             return
-        if self._at_once:
-            await self._hands.do(self._delivery.nack, error, delay)
-            return
-        writer = self._intake.writer
         lease.ask(Purpose.NACK, self._delivery, error_text(error), delay_of_nack(delay, lease))
-        if writer.unattended:
-            await self._feeder.waits.written(writer, lease)
+        await self._write()
+
+    async def _write(self, *, wait: bool = False) -> None:
+        """Write the settlement that was asked for. It was asked for in this thread, so a cancellation does not undo it."""
+        writer = self._intake.writer
+        if self._at_once:
+            await self._feeder.waits.written_at_once(writer, self._lease)
+        elif wait or writer.unattended:
+            # Of a listener that was closed each ack is written by itself, and is not tried again.
+            await self._feeder.waits.written(writer, self._lease)
         else:
-            writer.put(lease, blocking=False)
+            writer.put(self._lease, blocking=False)
 
     async def extend(self, duration: timedelta | None = None) -> None:
         """Hold the lease for ``duration`` from now: see :meth:`pitstop.Delivery.extend`. Returns when the store has it.

@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import timedelta
 from threading import Thread
 
-from pitstop._aio._hands import Hands, tell
+from pitstop._aio._hands import Hands, resolve, tell
 from pitstop._aio._waits import SettlementWaits
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._claimer import LEAST_REMAINDER
@@ -59,6 +59,7 @@ class Feeder:
         self._open = open_intake
         self._loop = loop
         self._notify = notify
+        self._hands = hands
         self._bell = Doorbell()
         #: Tasks that wait until the store has their settlements.
         self.waits = SettlementWaits(hands)
@@ -94,6 +95,11 @@ class Feeder:
         self.stopped = False
 
     # In the loop's thread.
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the running event loop is the one that this feeds."""
+        return asyncio.get_running_loop() is self._loop
 
     @property
     def over(self) -> bool:
@@ -169,7 +175,9 @@ class Feeder:
     async def close(self) -> None:
         """Do as :meth:`end`, and wait for that. To be cancelled ends the wait, and not the closing."""
         self.end()
-        if self._thread is not None and not self._closed:
+        if not self.is_here:
+            await self._hands.do(self.wait)
+        elif self._thread is not None and not self._closed:
             finished = self._loop.create_future()
             self._finished.append(finished)
             await finished
@@ -184,8 +192,13 @@ class Feeder:
 
     def _begin(self) -> None:
         if self._thread is None and not self._ended:
-            self._thread = Thread(target=self._run, name="pitstop-feeder", daemon=True)
-            self._thread.start()
+            self._thread = thread = Thread(target=self._run, name="pitstop-feeder", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                # The system gives no thread now. The next call tries again.
+                self._thread = None
+                raise
 
     def _let_bore(self) -> None:
         """Have messages that no task wants any more given back, if no task comes for them soon."""
@@ -196,12 +209,7 @@ class Feeder:
     def _resolve(self, looks: list[asyncio.Future[bool]], found: bool, error: BaseException | None) -> None:
         """End the looks of tasks. A task that was cancelled leaves its message in the buffer."""
         for each in looks:
-            if each.done():
-                continue
-            if error is None:
-                each.set_result(found)
-            else:
-                each.set_exception(error)
+            resolve(each, found, error)
         self._notify()
 
     def _finish(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pitstop.abc import SystemClock
 
 
-__all__ = ["Hands", "tell"]
+__all__ = ["Hands", "resolve", "tell"]
 
 _T = TypeVar("_T")
 
@@ -32,6 +32,23 @@ def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args
     except RuntimeError:
         return False
     return True
+
+
+def resolve(future: asyncio.Future[_T], result: _T, error: BaseException | None) -> None:
+    """End the wait for ``future``, unless it was cancelled. In the loop's thread.
+
+    :param error: raised by the task that waits; None: the task gets ``result``.
+    """
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+        return
+    if isinstance(error, StopIteration):
+        # A future does not take it. An async function that raises it raises this instead, too.
+        cause, error = error, RuntimeError("a call of Pitstop raised StopIteration")
+        error.__cause__ = cause
+    future.set_exception(error)
 
 
 class Hands:
@@ -59,33 +76,52 @@ class Hands:
         self._begin()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run ``job`` in the pool. The job must not raise. After :meth:`end` it runs in a thread of its own."""
+        """Run ``job`` in the pool. The job must not raise. After :meth:`end` it runs in a thread of its own.
+
+        :raises RuntimeError: when the system gives no thread, and the pool has none. The job is not run.
+        """
         if self._pid != os.getpid():
             self.after_fork()
         with self._lock:
             if not self._ended:
+                if self._idle < 1 and self._threads < _MOST:
+                    self._add_thread()
                 self._jobs.put(job)
                 self._idle -= 1
-                if self._idle >= 0 or self._threads >= _MOST:
-                    return
-                self._threads += 1
-                self._idle += 1
-            ended = self._ended
-        Thread(target=job if ended else self._run, name="pitstop-aio", daemon=True).start()
+                return
+        Thread(target=job, name="pitstop-aio", daemon=True).start()
+
+    def _add_thread(self) -> None:
+        try:
+            Thread(target=self._run, name="pitstop-aio", daemon=True).start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+            # The job waits for one of the others.
+            return
+        self._threads += 1
+        self._idle += 1
 
     def leave(self, job: Callable[[], None]) -> None:
         """Run ``job`` in the pool. The caller does not wait for it, but :meth:`wait_for_left` does."""
         done = Event()
         self._left.add(done)
 
+        def end() -> None:
+            self._left.discard(done)
+            done.set()
+
         def run() -> None:
             try:
                 job()
             finally:
-                self._left.discard(done)
-                done.set()
+                end()
 
-        self.submit(run)
+        try:
+            self.submit(run)
+        except BaseException:
+            end()
+            raise
 
     def wait_for_left(self, seconds: float) -> None:
         """Wait until the jobs of :meth:`leave` are done, but no longer than ``seconds`` in all."""
@@ -99,17 +135,16 @@ class Hands:
 
         If the caller is cancelled, the wait ends. The call is done all the same.
         """
+        return await self.begin(function, *args, **options)
+
+    def begin(self, function: Callable[..., _T], *args: Any, **options: Any) -> asyncio.Future[_T]:
+        """Do as :meth:`do`, and return what its caller awaits.
+
+        :raises RuntimeError: when no thread can be started. The function is not called.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
         context = copy_context()
-
-        def finish(result: Any, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
 
         def job() -> None:
             result, error = None, None
@@ -117,10 +152,10 @@ class Hands:
                 result = context.run(function, *args, **options)
             except BaseException as raised:  # noqa: BLE001 - the waiting task raises it
                 error = raised
-            tell(loop, finish, result, error)
+            tell(loop, resolve, future, result, error)
 
         self.submit(job)
-        return await future
+        return future
 
     def end(self) -> None:
         """Let the threads end when all jobs are done. Later jobs run in a thread each. Again is harmless."""

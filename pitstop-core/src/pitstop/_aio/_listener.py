@@ -20,6 +20,7 @@ from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease
+from pitstop._errors import PitstopError
 from pitstop._values._arguments import seconds_of
 
 
@@ -61,6 +62,7 @@ class AsyncListener:
         :return: None when there was none in that time, or the listener was stopped.
         :raises BackendUnavailable: as :meth:`pitstop.Listener.get`.
         :raises ConfigError: when ``timeout`` is negative, not finite, or no duration.
+        :raises PitstopError: when the listener was first used in another event loop.
         """
         if timeout is None:
             return self._handed_out(await self._next())
@@ -123,19 +125,30 @@ class AsyncListener:
         return f"<AsyncListener {state}>"
 
     def _ready(self) -> Feeder:
+        """Return the feeder of the running loop.
+
+        :raises PitstopError: when the listener belongs to another loop.
+        """
         if self._feeder is None:
             # The feeder refers to this weakly: a listener that is dropped without aclose() ends its feeder.
             told = WeakMethod(self._tell)
             self._feeder = feeder = Feeder(self._open, asyncio.get_running_loop(), self._hands, lambda: _call(told))
             finalize(self, feeder.end).atexit = False
             self._add(feeder)
+        elif not self._feeder.is_here:
+            # Its futures would be set in the thread of the other loop, so that this loop would not wake up.
+            raise PitstopError(
+                "This AsyncListener belongs to another event loop, in which it was used first. Make one in each loop, with "
+                "pit.listen()."
+            )
         return self._feeder
 
     def _handed_out(self, lease: Lease | None, *, at_once: bool = False) -> AsyncDelivery | None:
         """Return the handle of a message that a task has just taken."""
         if lease is None:
             return None
-        feeder = self._ready()
+        feeder = self._feeder
+        assert feeder is not None, "the message was taken from it"
         intake = feeder.intake
         assert intake is not None, "the message was taken from it"
         at_once = at_once or intake.acks_at_once
@@ -177,11 +190,11 @@ class AsyncListener:
             self._in_a_row = 0
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
-            self._ask()
-            if feeder.ready:
-                # It came since then.
-                self._tell()
             try:
+                self._ask()
+                if feeder.ready:
+                    # It came since then.
+                    self._tell()
                 await future
             finally:
                 self._waiting.remove(future)

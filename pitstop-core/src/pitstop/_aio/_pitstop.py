@@ -83,6 +83,8 @@ class AsyncPitstop:
         # In the child: threads of the parent may hold the locks.
         self._lock = Lock()
         self._hands.after_fork()
+        # The calls of consume are the parent's.
+        self._consuming.clear()
         for each in self._feeders:
             each.after_fork()
 
@@ -291,8 +293,11 @@ class AsyncPitstop:
         for feeder in feeders:
             feeder.end()
         # The feeders of other loops are closed by the Pitstop itself.
-        await self._hands.do(self._close, feeders)
-        self._hands.end()
+        try:
+            await self._hands.do(self._close, feeders)
+        finally:
+            # A job that has begun is done all the same.
+            self._hands.end()
 
     async def __aenter__(self) -> Self:
         await self._hands.do(self._opened)

@@ -116,9 +116,12 @@ def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: o
             exc_info=trace,
         )
         return
+    if decided is Verdict.NACK and not lease.lost:
+        kept = "last_error has its text"
+    else:
+        kept = "its lease was over before" if lease.lost else "its delivery had been settled before"
     own = {__name__.partition(".")[0], type(backend).__module__.partition(".")[0]}
     place = _place(error.__traceback__, own)
-    kept = "last_error has its text" if decided is Verdict.NACK else "its delivery had been settled before"
     _log.error("%r (attempt %d) failed: %s%s; %s", id, attempt, type(error).__qualname__, place, kept)
 
 

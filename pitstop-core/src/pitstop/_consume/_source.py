@@ -123,7 +123,7 @@ class Source:
         intake = self._intake
         with self._looking:
             lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
-        if lease is not None and self._parked and len(intake.buffer):
+        if lease is not None and self._parked and (len(intake.buffer) or intake.suspects.ready):
             self.wake()
         return lease
 

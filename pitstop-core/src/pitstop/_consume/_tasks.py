@@ -247,12 +247,16 @@ class Consuming:
             lease = take()
             if lease is None:
                 break
+            try:
+                delivery = self._intake.deliver(lease)
+            except BaseException as error:  # noqa: BLE001 - raised again by run()
+                course.fail(error)
+                self._finish("stopped")
+                break
             begun += 1
             self._taken += 1
-            delivery = self._intake.deliver(lease)
             run = running[lease] = _Run(delivery)
-            if course.count():
-                self._finish("max_messages")
+            course.count()
             run.task = self._loop.create_task(self._handle(lease, run), context=context.copy())
             if begun >= _IN_A_ROW:
                 # The rest in the next turn: those that begin may want theirs first.
@@ -306,6 +310,9 @@ class Consuming:
             self._pass_on(lease)
             return
         run.begun = True
+        # Not when the last message is taken: if it is passed on, another one comes in its place.
+        if self._course.wanted == 0 and all(each.begun for each in self._running.values()):
+            self._finish("max_messages")
         handling = Handling(self._intake.session.events, lease, delivery)
         try:
             await self._handler(

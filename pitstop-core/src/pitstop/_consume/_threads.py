@@ -166,7 +166,7 @@ class Consuming(Component):
 
     def consumer(self) -> Consumer:
         """Return a snapshot of this call."""
-        return self._course.consumer(self._intake, in_hand=len(self._intake.buffer), in_handlers=len(self._running))
+        return self._course.consumer(self._intake, in_hand=self._intake.in_hand, in_handlers=len(self._running))
 
     # Called by the session.
 
@@ -189,6 +189,7 @@ class Consuming(Component):
         # This call is the parent's, and never ends here.
         self._over = Event()
         self._over.set()
+        self._session.discard(self)
 
     def closes_later(self) -> bool:
         if get_ident() not in self._idents or os.getpid() != self._pid:

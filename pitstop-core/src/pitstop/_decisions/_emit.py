@@ -22,7 +22,8 @@ class Emission:
     schedule: Schedule | None
     scheduled_for: int
     missed: int
-    #: Whether the store counts the present attempt as an uncertain one, because the claim was for several messages.
+    #: Whether the store does not yet count the present attempt as a certain one, because the claim was for several messages, or
+    #: because the message waits in the listener.
     ahead: bool = False
 
 

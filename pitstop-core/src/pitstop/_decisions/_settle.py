@@ -118,9 +118,13 @@ def extend(record: Record, until: int) -> Settlement:
 
 
 def defer(emission: Emission, until: int) -> Settlement:
-    """Return the write for a message that has to wait in the listener: a lease to ``until``, and an uncertain attempt."""
+    """Return the write for a suspect that has to wait in the listener: a lease to ``until`` that counts no attempt.
+
+    :func:`extend` counts the attempt when a handler gets the message.
+    """
     progress = emission.record.progress
-    waiting = attrs.evolve(progress, due=until, ahead=progress.ahead + 1)
+    before = max(progress.attempts - 1, 0), max(progress.unsettled - 1, 0)
+    waiting = attrs.evolve(progress, due=until, attempts=before[0], unsettled=before[1])
     return settlement(emission.record, Outcome.EXTEND, waiting)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from threading import RLock, Thread
 
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._session import Session
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._writer import AckWriter
@@ -41,10 +42,14 @@ class Background:
         *,
         claim_ahead: Callable[[], None],
         give_back_all: Callable[[], object],
+        suspects: Sized,
+        tend_suspects: Callable[[], object],
         ended: Callable[[], None],
     ) -> None:
         """Return a thread that has not begun.
 
+        :param suspects: messages that wait until a handler may have them.
+        :param tend_suspects: called at each turn.
         :param ended: called by the thread at its end, when all is written that can be.
         """
         self._session = session
@@ -53,6 +58,8 @@ class Background:
         self._writer = writer
         self._claim_ahead = claim_ahead
         self._give_back_all = give_back_all
+        self._suspects = suspects
+        self._tend_suspects = tend_suspects
         self._on_end = ended
         # Reentrant: for signal handlers.
         self._lock = RLock()
@@ -97,7 +104,7 @@ class Background:
 
     def after_fork(self) -> None:
         """Forget the thread: it is the parent's."""
-        self._lock, self._thread = RLock(), None
+        self._lock, self._thread, self.claiming = RLock(), None, False
         self._wakeup.after_fork()
 
     def _run(self) -> None:
@@ -106,11 +113,7 @@ class Background:
             try:
                 pause = self.turn()
             except Exception as error:  # noqa: BLE001 - whatever it was: a thread that died of it would write no ack any more
-                now = self._session.clock.monotonic()
-                pause = self._backoff.failed(error, now, log=False)
-                # A bug: turn() catches the failures of the store. So an outage must not keep it out of the log.
-                if (note := self._session.log.not_worked.passes(now)) is not None:
-                    _log.exception("acks could not be written, or messages not claimed ahead; trying again%s", note)
+                pause = self._report_bug(error)
             if pause is None:
                 wakeup.awake = False
                 if not self._has_work():
@@ -152,10 +155,12 @@ class Background:
                 self._still = 0
                 self._buffer.slow_down()
                 self._give_back_all()
+        self._tend_suspects()
         return _TICK if self._has_work() else None
 
     def _has_work(self) -> bool:
-        return self._wakeup.wanted or bool(self._writer) or self._buffer.may_bore
+        # No I/O: an error here would end the thread.
+        return self._wakeup.wanted or bool(self._writer) or self._buffer.may_bore or bool(self._suspects)
 
     def _flush(self) -> float | None:
         """Write what is pending. When the store does not answer: seconds until the next try."""
@@ -166,5 +171,16 @@ class Background:
             if self._session.closed:
                 return None
             return self._backoff.failed(error, clock.monotonic())
+        except Exception as bug:  # noqa: BLE001 - as in _run(), and the last writes of a dropped listener go on, too
+            return self._report_bug(bug)
         self._backoff.succeeded(clock.monotonic())
         return None
+
+    def _report_bug(self, bug: Exception) -> float:
+        """Log a bug, which is no failure of the store: an outage must not keep it out of the log. Return the pause until the next try."""
+        now = self._session.clock.monotonic()
+        if (note := self._session.log.not_worked.passes(now)) is not None:
+            # Without the error's text, which may hold anything.
+            told = type(bug).__name__, note, traceback_of(bug)
+            _log.error("acks could not be written, or messages not claimed ahead: %s; trying again%s%s", *told)
+        return self._backoff.failed(bug, now, log=False)

@@ -9,6 +9,7 @@ import logging
 import random
 
 from pitstop._decisions._logs import Outages
+from pitstop._engine._bugs import traceback_of
 from pitstop._errors import BackendUnavailable
 
 
@@ -53,7 +54,9 @@ class Backoff:
         if log and not told:
             line = self._outages.failed(now, self._since, permanent=permanent)
             if line is not None:
-                _log.log(line.level, "%s; trying again: %s", line.text, error)
+                # The text of a bug may hold anything.
+                bug = "" if isinstance(error, BackendUnavailable) else f"{type(error).__name__}{traceback_of(error)}"
+                _log.log(line.level, "%s; trying again: %s", line.text, bug or error)
         longest = _PERMANENT if permanent else min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 

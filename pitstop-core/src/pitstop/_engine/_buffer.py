@@ -123,6 +123,10 @@ class ClaimBuffer:
         ahead = self._prefetch is None and len(self.unseen) > 1
         self._refill_at = self._pace.refill_at(seconds, apart=self._claimed_apart) if ahead else -1
 
+    def put_first(self, lease: Lease) -> None:
+        """Add a message that is the next one to be handed out."""
+        self.unseen.appendleft(lease)
+
     def take_all(self) -> list[Lease]:
         """Take all messages, to be given back."""
         return _emptied(self.unseen)

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
 
 import attrs
 
-from pitstop._decisions._attempts import is_suspect
 from pitstop._decisions._emit import Emission, decide
-from pitstop._decisions._settle import release
+from pitstop._decisions._ending import ends_program
+from pitstop._decisions._settle import defer, release
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
+from pitstop._engine._suspects import Suspects
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
-__all__ = ["LEAST_REMAINDER", "Claimed", "Claimer", "Suspects"]
+__all__ = ["LEAST_REMAINDER", "Claimed", "Claimer"]
 
 _log = logging.getLogger("pitstop.listener")
 
@@ -36,19 +37,11 @@ _log = logging.getLogger("pitstop.listener")
 LEAST_REMAINDER = 0.1
 
 
-class Suspects(Protocol):
-    """Keeps messages of a claim apart that may have killed the worker which had them."""
-
-    def keep(self, leases: list[Lease]) -> list[Lease]:
-        """Keep the suspects among these leases, and return the others, which go into the buffer."""
-        ...
-
-
 @attrs.frozen
 class Claimed:
     """The result of a claim."""
 
-    #: How many messages are in the buffer now that were not before.
+    #: How many messages can be handed out now that could not before.
     count: int
     #: Whether the next look at the store should come at once: there may be more.
     again: bool
@@ -63,7 +56,7 @@ class Claimer:
         """Return a claimer that has not claimed yet.
 
         :param lock_time: how long messages are leased.
-        :param suspects: gets the messages of each claim before the buffer does. None: the buffer gets them all.
+        :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
         """
         self._session = session
         self._buffer = buffer
@@ -103,11 +96,25 @@ class Claimer:
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
+        suspects = self._suspects
+        if wanted and suspects is not None and suspects.busy:
+            # A suspect that may have to wait is not to be claimed as one that a handler has for certain.
+            wanted = max(wanted, 2)
         limit = buffer.limit(wanted)
         key, versions = object(), dict[str, str | None]()
         self._under_way[key] = versions
         try:
             return self._claim(limit, begun, until, key, versions)
+        finally:
+            self._under_way.pop(key, None)
+
+    @contextmanager
+    def noting_versions(self) -> Iterator[Mapping[str, str | None]]:
+        """Yield the messages that are stored or removed in this context, by any thread: see :meth:`note_versions`."""
+        key, versions = object(), dict[str, str | None]()
+        self._under_way[key] = versions
+        try:
+            yield versions
         finally:
             self._under_way.pop(key, None)
 
@@ -120,7 +127,7 @@ class Claimer:
             each.update(versions)
 
     def _claim(self, limit: int, begun: float, until: float, key: object, versions: dict[str, str | None]) -> Claimed:
-        session, buffer, clock = self._session, self._buffer, self._session.clock
+        session, buffer, suspects, clock = self._session, self._buffer, self._suspects, self._session.clock
         leased = session.backend.lease(limit, self._duration)
         self.last_claim = now = clock.monotonic()
         self.backoff.succeeded(now)
@@ -146,23 +153,25 @@ class Claimer:
             self._warn_of_slow_claim(now)
             self.give_back(leases)
             leases = []
-        elif self._suspects is not None:
-            leases = self._suspects.keep(leases)
-        else:
-            leases = self._confirmed(leases)
         stale: list[Lease] = []
         if versions:
             # Now, since another thread may take them as soon as they are in the buffer.
             stale = [each for each in leases if each.id in versions and each.record.revision != versions[each.id]]
             leases = [each for each in leases if each not in stale]
-        buffer.put(leases, now - begun)
+        ordinary = leases if suspects is None else suspects.keep(leases)
+        buffer.put(ordinary, now - begun)
         # From here on a thread that stores or removes a message finds it in the buffer.
         self._under_way.pop(key, None)
         if versions:
-            self.give_back([*stale, *buffer.discard(versions)], log=False)
+            waiting = [] if suspects is None else suspects.discard(versions)
+            self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
         settled = self._settle_unfit(unfit)
+        count = len(ordinary)
+        if suspects is not None and count < len(leases):
+            self._defer(suspects.blocked(leases))
+            count = len(leases) if suspects.ready else count
         # A store that leases again and again what it does not settle is not asked without end.
-        return Claimed(len(leases), again=in_time and (bool(leases) or settled or aside))
+        return Claimed(count, again=in_time and (count > 0 or settled or aside))
 
     @unbroken
     def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:
@@ -185,28 +194,39 @@ class Claimer:
                     "%d claimed messages come back only when their lease runs out: %s%s", len(leases), error, note
                 )
             return len(leases)
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
+            if len(leases) > 1:
+                return sum(self.give_back([each], log=log) for each in leases)
+            self.report_bug(leases[0].id, bug, "given back")
+            return 1
         self.given_back += sum(applied)
         self._session.written(None)
         return 0
 
-    def _confirmed(self, leases: list[Lease]) -> list[Lease]:
-        """Return the messages that may be handed out: the attempt of each suspect is certain in the store then."""
-        suspects = [each for each in leases if each.emission.ahead and is_suspect(each.record.progress)]
-        if not suspects:
-            return leases
+    def _defer(self, leases: Sequence[Lease]) -> None:
+        """Take back the attempts of suspects that have to wait: no handler has them if the process dies meanwhile."""
+        if not leases:
+            return
         try:
-            applied = self._session.backend.settle([each.extension(each.due) for each in suspects])
-        except BackendUnavailable:
-            self.give_back(suspects)
-            applied = [False] * len(suspects)
-        lost = {each for each, done in zip(suspects, applied, strict=True) if not done}
-        return [each for each in leases if each not in lost]
+            applied = self._session.backend.settle([defer(each.emission, each.due) for each in leases])
+        except BackendUnavailable as error:
+            # A claim of one message counts as if a handler had it. They are handed out later all the same.
+            _log.debug("the attempts of %d messages that have to wait still count: %s", len(leases), error)
+            return
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
+            self.report_bug(leases[0].id, bug, "deferred")
+            return
+        for lease, done in zip(leases, applied, strict=True):
+            if done:
+                lease.emission = attrs.evolve(lease.emission, ahead=True)
 
     def _decided(self, record: Record | Damaged, *, ahead: bool) -> Emission | Settlement | None:
         """Return what becomes of a leased record. None: it stays leased, and comes back when its lease runs out."""
         try:
             return decide(record, self._session.retry, ahead=ahead)
-        except Exception as error:  # noqa: BLE001 - of a recurrence by another author; the rest of the claim goes on
+        except BaseException as error:
+            if ends_program(error):
+                raise
             note = self._session.log.not_settled.passes(self._session.clock.monotonic())
             if note is not None:
                 # Without the error's text, which may hold anything.
@@ -232,16 +252,19 @@ class Claimer:
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
             if len(unfit) > 1:
                 return sum(self._settle_unfit([each]) for each in unfit) > 0
-            note = self._session.log.not_settled.passes(self._session.clock.monotonic())
-            if note is not None:
-                _log.error(
-                    "%r could not be settled: %s%s%s", unfit[0][0].id, type(bug).__name__, traceback_of(bug), note
-                )
+            self.report_bug(unfit[0][0].id, bug, "settled")
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:
                 self._session.events.settled(settlement, record)
         return any(applied)
+
+    def report_bug(self, id: str, bug: Exception, participle: str) -> None:
+        """Log a bug of the backend with a message that was claimed."""
+        note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+        if note is not None:
+            # Without the error's text, which may hold anything.
+            _log.error("%r could not be %s: %s%s%s", id, participle, type(bug).__name__, traceback_of(bug), note)
 
     def _warn_of_slow_claim(self, now: float) -> None:
         note = self._session.log.slow_claims.passes(now)

@@ -18,6 +18,7 @@ from weakref import ref
 
 from pitstop._decisions._settle import lease_end
 from pitstop._engine._backoff import Backoff
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component
@@ -94,7 +95,7 @@ class Heartbeat(Component):
         """Extend a lease that is handed out now, until it is settled or its delivery is dropped."""
         until = LAST_INSTANT
         if self._max_lease is not None:
-            until = lease_end(self._session.backend.now(), self._max_lease)
+            until = lease_end(self._now(lease), self._max_lease)
         self._held[ref(delivery, self._drop)] = lease, until
         self.reconsider(lease)
 
@@ -132,10 +133,25 @@ class Heartbeat(Component):
                 self._thread = thread = Thread(target=self._run, name="pitstop-heartbeat", daemon=True)
                 try:
                     thread.start()
+                except RuntimeError as error:
+                    # The system gives no thread now. The next lease tries again, for all of them.
+                    self._thread = None
+                    self._report_no_thread(error)
                 except BaseException:
-                    # The system gives no thread now. The next lease tries again.
                     self._thread = None
                     raise
+
+    def _now(self, lease: Lease) -> int:
+        try:
+            return self._session.backend.now()
+        except BackendUnavailable:
+            # The message was handed out a little later than it was claimed.
+            return round(self._begun_at(lease) * 1000)
+
+    def _report_no_thread(self, error: RuntimeError) -> None:
+        note = self._session.log.not_extended.passes(self._session.clock.monotonic())
+        if note is not None:
+            _log.warning("leases are not extended until the system gives a thread: %s%s", error, note)
 
     def _run(self) -> None:
         log, clock = self._session.log, self._session.clock
@@ -150,7 +166,9 @@ class Heartbeat(Component):
                 now = clock.monotonic()
                 pause = backoff.failed(error, now, log=isinstance(error, BackendUnavailable))
                 if not isinstance(error, BackendUnavailable) and (note := log.not_extended.passes(now)) is not None:
-                    _log.exception("leases could not be extended; trying again%s", note)
+                    # Without the error's text, which may hold anything.
+                    told = type(error).__name__, note, traceback_of(error)
+                    _log.error("leases could not be extended: %s; trying again%s%s", *told)
             if pause is not None:
                 clock.wait(self._bell, pause)
             elif self._ended:
@@ -205,12 +223,33 @@ class Heartbeat(Component):
                 settlements.append(lease.extension(until))
         if not sent:
             return
-        applied = self._session.backend.settle(settlements)
+        try:
+            applied = self._session.backend.settle(settlements)
+        except BackendUnavailable:
+            raise
+        except Exception:
+            if len(held) == 1:
+                raise
+            self._extend_one_by_one(held, now_us)
+            return
         for (lease, delivery), settlement, done in zip(sent, settlements, applied, strict=True):
             if done:
                 lease.extended(settlement)
             else:
                 self._lost(lease, delivery)
+
+    def _extend_one_by_one(self, held: list[tuple[ref[object], _Held]], now_us: int) -> None:
+        """Extend leases of which one may be the reason for a bug of the backend. The others must not run out by that."""
+        bug: Exception | None = None
+        for each in held:
+            try:
+                self._extend([each], now_us)
+            except BackendUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised below, and logged by the thread
+                bug = error
+        if bug is not None:
+            raise bug
 
     def _lost(self, lease: Lease, delivery: ref[object]) -> None:
         self._drop(delivery)

@@ -21,12 +21,14 @@ from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
 from pitstop._engine._claimer import Claimed, Claimer
+from pitstop._engine._confirmer import Confirmer
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
 from pitstop._engine._settler import Counts, Settler
+from pitstop._engine._suspects import Suspects
 from pitstop._engine._waiting import Waiter, Waiting, glance
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
@@ -67,6 +69,7 @@ class Intake(Component):
         """
         #: The session whose messages these are.
         self.session = self._session = session
+        self._claimed_apart = claimed_apart
         self._watcher = watcher
         #: How long messages are leased.
         self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
@@ -78,9 +81,14 @@ class Intake(Component):
         self.buffer = ClaimBuffer(
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
-        self.claimer = Claimer(session, self.buffer, self.lock_time)
+        self.suspects = Suspects(monotonic, session.retry.max_attempts)
+        self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects)
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
+        self.confirmer = Confirmer(
+            *(session, self.suspects, self.buffer, self.claimer, self.writer, self.lock_time),
+            wake=lambda: self.waiting.notice(None),
+        )
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
             self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self._settler.lose)
@@ -102,6 +110,8 @@ class Intake(Component):
             self.writer,
             claim_ahead=self.waiting.claim_ahead,
             give_back_all=self.give_back_all,
+            suspects=self.suspects.waiting,
+            tend_suspects=self._tend_suspects,
             ended=self._finished,
         )
         # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the intake meanwhile.
@@ -120,7 +130,9 @@ class Intake(Component):
         return self.take_at_hand() or self.wait(Waiter(wanted))
 
     def take_at_hand(self) -> Lease | None:
-        """Take a message out of the buffer. Messages that have waited there for too long are given back."""
+        """Take a suspect, or a message out of the buffer. Messages that have waited for too long are given back."""
+        if self.suspects.waiting and (suspect := self.confirmer.take()) is not None:
+            return suspect
         # As _kept() does, without one more call for each message.
         buffer = self.buffer
         lease = buffer.pop()
@@ -129,7 +141,11 @@ class Intake(Component):
         return lease
 
     def peek(self) -> Lease | None:
-        """Return the next message of the buffer, and leave it there. Messages that have waited too long are given back."""
+        """Return the next message of the buffer, and leave it there. Messages that have waited too long are given back.
+
+        A suspect that a handler may have now is put into the buffer before.
+        """
+        self.confirmer.offer()
         return self._kept(self.buffer.peek())
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> Lease | None:
@@ -144,14 +160,27 @@ class Intake(Component):
         return self.waiting.wait(waiter, deadline) is not None
 
     def deliver(self, lease: Lease, *, at_once: bool = False) -> Delivery:
-        """Return the handle of a message that is handed out now.
+        """Return the handle of a message that is handed out now. If this raises, the message is in the buffer again.
 
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
+        :raises RuntimeError: when no thread can be started for the heartbeat.
         """
+        try:
+            return self._delivered(lease, at_once)
+        except BaseException:
+            self.buffer.unseen.appendleft(lease)
+            raise
+
+    def _delivered(self, lease: Lease, at_once: bool) -> Delivery:
         heartbeat = self._heartbeat
         delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
         if heartbeat is not None:
-            heartbeat.hold(lease, delivery)
+            try:
+                heartbeat.hold(lease, delivery)
+            except BaseException:
+                # The caller does not get the message.
+                self.give_back([lease])
+                raise
         if self._observed:
             self._session.events.leased(delivery)
         return delivery
@@ -168,7 +197,8 @@ class Intake(Component):
         """
         # One at a time, so that a thread that closes the session comes after one that has taken messages out.
         with self._giving_back:
-            return self.claimer.give_back([*self.buffer.take_late(), *self.buffer.take_all()], log=log)
+            buffer = self.buffer
+            return self.claimer.give_back([*buffer.take_late(), *buffer.take_all(), *self.suspects.take_all()], log=log)
 
     # State.
 
@@ -210,8 +240,13 @@ class Intake(Component):
 
     @property
     def unsettled(self) -> bool:
-        """Whether messages are in the buffer, or settlements on their way to the store."""
-        return bool(len(self.buffer)) or self.writer.busy
+        """Whether messages were claimed and not handed out, or settlements are on their way to the store."""
+        return self.in_hand > 0 or self.writer.busy
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages were claimed and not handed out."""
+        return len(self.buffer) + len(self.suspects.waiting)
 
     def is_at_rest(self) -> bool:
         """Whether nothing is in the buffer or on its way, once pending settlements are written.
@@ -227,10 +262,14 @@ class Intake(Component):
         self.waiting.notice(due)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
-        # First the claims that are under way: they put their messages into the buffer later. A message that is dropped here
-        # may be valid all the same: another thread has stored a newer version meanwhile.
+        # First the claims that are under way: they put their messages into the buffer later.
         self.claimer.note_versions(versions)
-        self.claimer.give_back(self.buffer.discard(versions), log=False)
+        dropped = self.buffer.discard(versions)
+        if self.suspects.waiting:
+            dropped += self.suspects.discard(versions)
+        if dropped:
+            # One of them may be valid all the same: another thread has stored a newer version meanwhile.
+            self.claimer.give_back(dropped, log=False)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
@@ -320,6 +359,7 @@ class Intake(Component):
 
     def after_fork(self) -> None:
         self.buffer.clear()
+        self.suspects.clear()
         self._giving_back = RLock()
         self.waiting.after_fork()
         self.writer.after_fork()
@@ -349,6 +389,7 @@ class Intake(Component):
     def drop_all(self) -> None:
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
         self.buffer.clear()
+        self.suspects.clear()
         self.writer.give_up()
 
     def _kept(self, lease: Lease | None) -> Lease | None:
@@ -370,9 +411,12 @@ class Intake(Component):
         self.wakeup.wanted = False
         elsewhere, self.writer.last_flush = self.writer.last_flush, 0.0
         claimed = self.claimer.claim(wanted, elsewhere)
-        if claimed.count > 1 and self.buffer.may_bore:
+        if (claimed.count > 1 and self.buffer.may_bore) or self.suspects.waiting:
             self.wakeup.wake()
         return claimed
+
+    def _tend_suspects(self) -> None:
+        self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
 
     def _watch(self) -> None:
         if Capability.WATCH in self._session.capabilities:

@@ -95,7 +95,7 @@ class Lease:
         """
         #: Replaced by the thread that extends the lease, which holds the lock for that.
         self.emission = emission
-        #: Never changed.
+        #: Written by the thread that confirms a suspect, before the lease is handed out.
         self.until = until
         #: With the right.
         self.state = _HELD

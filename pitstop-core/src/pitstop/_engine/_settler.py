@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from pitstop._decisions._ending import ends_program
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._session import Session
@@ -99,7 +100,9 @@ class Settler:
         if not lease.is_over(now_us):
             try:
                 return lease.decide(now_us, self._session.retry)
-            except Exception as error:  # noqa: BLE001 - of a recurrence by another author, say; the others go on
+            except BaseException as error:
+                if ends_program(error):
+                    raise
                 self._fail(lease, error, "computed")
         elif lease.doubted and not lease.superseded:
             # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
@@ -158,7 +161,7 @@ class Settler:
         lease.doubt()
         lease.release()
 
-    def _fail(self, lease: Lease, error: Exception, what: str) -> None:
+    def _fail(self, lease: Lease, error: BaseException, what: str) -> None:
         """Log a settlement that raised an error. The message comes back when its lease runs out.
 
         :param what: the step that raised it, as a participle.

@@ -66,7 +66,7 @@ def next_look(session: Session, loop_time: timedelta) -> NextLook:
 class Waiter:
     """One thread that wants messages: its bell, and until when it would sleep."""
 
-    __slots__ = ("bell", "claims_first", "looked", "next_look", "takes", "thread", "wanted", "withdrawn")
+    __slots__ = ("bell", "claims_first", "gone", "looked", "next_look", "takes", "thread", "wanted", "withdrawn")
 
     def __init__(self, wanted: int, *, claims_first: bool = False, takes: bool = True) -> None:
         """Return a waiter of the calling thread.
@@ -82,6 +82,8 @@ class Waiter:
         self.takes = takes
         #: Whether the wait ends, without a message or with one that it is about to get. Written by any thread.
         self.withdrawn = False
+        #: Whether the wait has ended. Ctrl-C may keep the thread from removing its waiter. Written by the waiting thread.
+        self.gone = False
         #: The instant at which the thread will look again, by the store's clock. While it looks: everything is news to it.
         #: While it waits for the thread that looks: nothing is. Written by the waiting thread, as is the next one.
         self.next_look = float("inf")
@@ -170,12 +172,15 @@ class Waiting:
             self._join(waiter)
             return self._wait(waiter, deadline)
         finally:
+            # In this order: Ctrl-C does not come before the first step.
+            waiter.gone = True
             self._leave(waiter)
 
     @entrance
     def claim_ahead(self) -> None:
         """Claim the next messages while those in the buffer are handled. Called by the background thread."""
-        waiter = Waiter(1, claims_first=True)
+        # Two at least, also if the pace falls meanwhile.
+        waiter = Waiter(2, claims_first=True)
         try:
             self._join(waiter)
             # After it is known to be here: close() waits for the threads that are. Not for a single message: a claim of one
@@ -192,19 +197,20 @@ class Waiting:
                     self._go_home()
             finally:
                 # Whatever the backend raised: each stop() and close() waits for the threads that are here.
+                waiter.gone = True
                 self._leave(waiter)
 
     @property
     def others(self) -> bool:
         """Whether threads wait or claim here, besides the calling thread."""
         me = get_ident()
-        return any(each.thread != me for each in self.waiters)
+        return any(each.thread != me and not each.gone for each in self.waiters)
 
     def wait_for_others(self, thread: int, patience: float) -> None:
         """Wait until no thread but ``thread`` wants messages. Their claims were handed out or given back then."""
 
         def alone() -> bool:
-            return all(each.thread == thread for each in self.waiters)
+            return all(each.thread == thread or each.gone for each in self.waiters)
 
         with self._changed:
             glance(lambda seconds: self._changed.wait_for(alone, seconds), patience)
@@ -213,11 +219,11 @@ class Waiting:
 
     def _join(self, waiter: Waiter) -> None:
         with self._changed:
-            self.waiters = (*self.waiters, waiter)
+            self.waiters = (*(each for each in self.waiters if not each.gone), waiter)
 
     def _leave(self, waiter: Waiter) -> None:
         with self._changed:
-            self.waiters = tuple(each for each in self.waiters if each is not waiter)
+            self.waiters = tuple(each for each in self.waiters if each is not waiter and not each.gone)
             if self._leader is waiter:
                 self._leader = None
             self._changed.notify_all()
@@ -228,13 +234,13 @@ class Waiting:
         with self._changed:
             leader = self._leader
             # Ctrl-C may have kept a leader from leaving in good order.
-            if leader is None or leader not in self.waiters or leader.thread == waiter.thread:
+            if leader is None or leader.gone or leader not in self.waiters or leader.thread == waiter.thread:
                 self._leader = waiter
             return self._leader is waiter
 
     def _wake(self, count: int, me: Waiter) -> None:
         leader = self._leader
-        followers = [each for each in self.waiters if each is not me and each is not leader]
+        followers = [each for each in self.waiters if each is not me and each is not leader and not each.gone]
         for each in followers[:count]:
             each.bell.ring()
         if leader is not None and leader is not me and len(followers) < count and len(self._buffer):

@@ -11,6 +11,7 @@ from threading import RLock, Thread
 from weakref import WeakSet
 
 from pitstop._engine._backoff import Backoff
+from pitstop._engine._bugs import traceback_of
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
 from pitstop.abc import Doorbell, Watch
@@ -100,5 +101,5 @@ def _closed(watch: Watch | None) -> None:
     try:
         if watch is not None:
             watch.close()
-    except Exception:  # noqa: BLE001 - as above
-        _log.debug("a watch could not be closed", exc_info=True)
+    except Exception as error:  # noqa: BLE001 - as above
+        _log.debug("a watch could not be closed: %s%s", type(error).__name__, traceback_of(error))

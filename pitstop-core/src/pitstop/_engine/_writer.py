@@ -120,6 +120,10 @@ class AckWriter:
         except BackendUnavailable as error:
             if self.unattended:
                 self._give_up_on(lease, error)
+        except BaseException:
+            # What was not written is left to the background thread.
+            self._wakeup.wake()
+            raise
         self.last_flush = clock.monotonic() - begun
         if lease.told is not None:
             self._raise(lease)
@@ -239,6 +243,10 @@ class AckWriter:
                 lease = self._pending.popleft()
                 left += 1
                 # For threads that wait for it.
+                if lease.doubted:
+                    lease.doubt()
+                    lease.release()
+                    continue
                 lease.fail(
                     BackendUnavailable(
                         f"The settlement of {lease.id!r} was not written before the Pitstop was closed. The message comes "

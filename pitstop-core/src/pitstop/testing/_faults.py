@@ -66,7 +66,7 @@ def crash(store: Session) -> int:
     """Let the holder of this handle's leases die, and with it the messages that were claimed ahead. Return the number of leases."""
     for component in store.components:
         if isinstance(component, Intake):
-            # A process that dies takes its acks along that are not written.
+            # A process that dies loses its unwritten acks.
             component.drop_all()
     return store.backend.crash() if isinstance(store.backend, FaultyBackend) else 0
 
