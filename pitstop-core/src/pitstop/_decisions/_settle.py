@@ -9,7 +9,7 @@ from datetime import timedelta
 import attrs
 
 from pitstop._decisions._attempts import attempts_text, certain, excused, number
-from pitstop._decisions._emit import Emission, advance, give_up, settlement
+from pitstop._decisions._emit import Emission, advance, bury, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
 from pitstop._values._plain import shown
@@ -32,10 +32,18 @@ __all__ = [
 
 
 def ack(emission: Emission) -> Settlement:
-    """Return the write of an ack: delete a one-shot; move a series on from the occurrence that was emitted, or end it."""
-    if emission.schedule is None:
+    """Return the write of an ack: delete a one-shot; move a series on from the occurrence that was emitted, or end it.
+
+    If the rule of the series is broken, the message is kept with the error, and is not emitted again.
+    """
+    schedule = emission.schedule
+    if schedule is None:
         return settlement(emission.leased, Outcome.COMPLETE, None)
-    return advance(emission.leased, emission.schedule.next(emission.scheduled_for))
+    try:
+        following = schedule.next(emission.scheduled_for)
+    except ScheduleError as error:
+        return bury(emission.record, error_text(str(error)) or "")
+    return advance(emission.leased, schedule, following)
 
 
 def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:
