@@ -32,43 +32,44 @@ def refused(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("timeout", [0, 1])
-def test_a_message_whose_heartbeat_cannot_begin_is_still_in_hand(refused, timeout):
+def warnings_of(caplog):
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+WARNING = "leases are not extended until the system gives a thread"
+
+
+@pytest.mark.parametrize("timeout", [0, 1, None])
+def test_a_message_whose_heartbeat_cannot_begin_is_handed_out_all_the_same(refused, caplog, timeout):
     with pitstop.init("memory://") as pit:
         pit.store({"id": "a"}, NOW)
-        with pit.listen(heartbeat=True) as listener:
-            with pytest.raises(RuntimeError, match="new thread"):
-                listener.get(timeout=timeout)
-            refused.clear()
-            with listener.get(timeout=timeout) as delivery:
-                assert (delivery.id, delivery.attempt) == ("a", 1)
+        with pit.listen(heartbeat=True) as listener, listener.get(timeout=timeout) as delivery:
+            assert (delivery.id, delivery.attempt) == ("a", 1)
         assert pit.get("a") is None
+    (line,) = warnings_of(caplog)
+    assert line.startswith(WARNING)
 
 
-def test_consume_without_a_heartbeat_raises_and_gives_back(refused):
+def test_consume_without_a_heartbeat_handles_messages_all_the_same(refused, caplog):
     with pitstop.init("memory://") as pit:
         pit.store({"id": "a"}, NOW)
-        with pytest.raises(RuntimeError, match="new thread"):
-            pit.consume(print, heartbeat=True)
-        entry = pit.get("a")
-        assert (entry.state, entry.attempts) == ("due", 0)
+        assert pit.consume(lambda msg: None, heartbeat=True, until_idle=True).acked == 1
+    (line,) = warnings_of(caplog)
+    assert line.startswith(WARNING)
 
 
 async def nothing(message): ...
 
 
-def test_consume_in_an_event_loop_without_a_heartbeat_raises_and_gives_back(refused):
-
+def test_consume_in_an_event_loop_without_a_heartbeat_handles_messages_all_the_same(refused, caplog):
     async def main():
-        async with pitstop.init_async("memory://") as pit:
+        async with asyncio.timeout(30), pitstop.init_async("memory://") as pit:
             await pit.store({"id": "a"}, NOW)
-            async with asyncio.timeout(30):
-                with pytest.raises(RuntimeError, match="new thread"):
-                    await pit.consume(nothing, heartbeat=True)
-            entry = await pit.get("a")
-            assert (entry.state, entry.attempts) == ("due", 0)
+            assert (await pit.consume(nothing, heartbeat=True, until_idle=True)).acked == 1
 
     asyncio.run(main())
+    (line,) = warnings_of(caplog)
+    assert line.startswith(WARNING)
 
 
 @pytest.mark.parametrize("notices", [True, False])
