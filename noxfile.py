@@ -27,6 +27,7 @@ TESTING = (
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "hypothesis>=6.110",
+    "python-dateutil>=2.9",
     "mongomock>=4.3",
     "mypy>=1.13",
     "fastapi>=0.115",

@@ -143,8 +143,8 @@ def test_a_message_that_cannot_be_stored_is_refused_with_its_path(invoke, pit, m
     ("args", "text"),
     [
         (["{}", "--in", "1h", "--at", "2031-01-01T00:00Z"], "Give one of them"),
-        (["{}", "--until", "1h"], "Give --every, too"),
-        (["{}", "--grace", "1h"], "Give --every, too"),
+        (["{}", "--until", "1h"], "Give --every, --cron or --rrule, too"),
+        (["{}", "--grace", "1h"], "Give --every, --cron or --rrule, too"),
         (["{}", "--every", "1h", "--catch-up", "skip"], "go together"),
         (["{}", "--every", "1h", "--grace", "1m"], "go together"),
         (["{}", "--in", "-1h"], "no duration"),

@@ -9,7 +9,7 @@ from pitstop._decisions._attempts import attempts_text, certain, is_spent, is_su
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._settle import ack, defer, extend, hand_back, nack, redrive, release
-from pitstop._values._recurrence import Every
+from pitstop._recurrence._every import Every
 from pitstop._values._schedule import Schedule
 from pitstop.abc import Progress, Record, Retry, Settlement, read_record
 
@@ -266,7 +266,7 @@ class TestSettling:
 
     def test_the_next_occurrence_of_a_series_begins_without_crashes(self):
         message = Message(3)
-        series = Schedule(NOW, None, Every(HOUR), "all", None).to_plain()
+        series = Schedule(NOW, None, Every.of_ms(HOUR), "all", None).to_plain()
         message.record = attrs.evolve(message.record, series=series)
         message.claim(64)
         emission = message.handle(64)
@@ -275,7 +275,7 @@ class TestSettling:
 
     def test_a_series_goes_on_after_an_occurrence_that_killed_its_workers(self):
         message = Message(2)
-        series = Schedule(NOW, None, Every(HOUR), "all", None).to_plain()
+        series = Schedule(NOW, None, Every.of_ms(HOUR), "all", None).to_plain()
         message.record = attrs.evolve(message.record, series=series)
         while message.handle(64):
             pass

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pitstop import Recurrence, ScheduleError
 from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._settle import ack
-from pitstop._values import _recurrence
+from pitstop._recurrence import _registry
+from pitstop._recurrence._every import Every
+from pitstop._recurrence._registry import load_recurrence
 from pitstop._values._instant import LAST_INSTANT, end_of, floor_instant, from_instant, instant_of
-from pitstop._values._recurrence import Every, load_recurrence
 from pitstop._values._schedule import Choice, Schedule, plan
 from pitstop.abc import Progress, Record, Retry
 
@@ -32,7 +33,7 @@ intervals = st.integers(1, 10 * 365 * 86_400_000)
 
 
 def every_hour(end: int | None = None, catch_up="latest", grace: int | None = None) -> Schedule:
-    return Schedule(NOON_MS, end, Every(HOUR_MS), catch_up, grace)
+    return Schedule(NOON_MS, end, Every.of_ms(HOUR_MS), catch_up, grace)
 
 
 def emissions(schedule: Schedule, looks: list[int]) -> tuple[list[tuple[int, Emission]], Progress | None]:
@@ -68,14 +69,14 @@ def came_due(start: int, every: int, end: int | None, now: int) -> list[int]:
 class TestAnchoring:
     @given(instants, intervals, st.integers(0, 10**6))
     def test_the_kth_occurrence_is_start_plus_k_intervals(self, start, every, k):
-        schedule = Schedule(start, None, Every(every), "latest", None)
+        schedule = Schedule(start, None, Every.of_ms(every), "latest", None)
         kth = start + k * every
         following = kth + every
         assert schedule.next(kth) == (following if following <= LAST_INSTANT else None)
 
     @given(instants, intervals, instants)
     def test_the_next_occurrence_is_the_least_one_later_than_now(self, start, every, now):
-        following = Every(every).after(now, start)
+        following = Every.of_ms(every).after(now, start)
         assert following > now
         assert following >= start
         assert (following - start) % every == 0
@@ -84,7 +85,7 @@ class TestAnchoring:
     @given(histories(), st.sampled_from(["latest", "all"]))
     def test_late_acks_do_not_make_it_drift(self, history, catch_up):
         start, every, end, looks = history
-        emitted, left = emissions(Schedule(start, end, Every(every), catch_up, None), looks)
+        emitted, left = emissions(Schedule(start, end, Every.of_ms(every), catch_up, None), looks)
         assert all((emission.scheduled_for - start) % every == 0 for _, emission in emitted)
         assert left is None or (left.due - start) % every == 0
 
@@ -119,7 +120,7 @@ class TestAnchoring:
             __rmul__ = __mul__
 
         start = Counted(NOON_MS - 20 * 365 * 86_400_000)
-        schedule = Schedule(start, None, Every(Counted(1)), "latest", None)
+        schedule = Schedule(start, None, Every.of_ms(Counted(1)), "latest", None)
         chosen = schedule.choose(start, NOON_MS)
         assert chosen == Choice(NOON_MS, 20 * 365 * 86_400_000)
         assert schedule.next(chosen.occurrence) == NOON_MS + 1
@@ -127,7 +128,7 @@ class TestAnchoring:
 
     def test_storing_a_start_20_years_ago_takes_one_emission_to_be_up_to_date(self):
         start = NOON_MS - 20 * 365 * 86_400_000
-        emitted, left = emissions(Schedule(start, None, Every(1), "latest", None), [NOON_MS])
+        emitted, left = emissions(Schedule(start, None, Every.of_ms(1), "latest", None), [NOON_MS])
         assert [(each.scheduled_for, each.missed) for _, each in emitted] == [(NOON_MS, NOON_MS - start)]
         assert left == Progress(NOON_MS + 1, NOON_MS + 1)
 
@@ -143,7 +144,7 @@ class TestEnd:
     @given(histories())
     def test_all_emits_exactly_the_occurrences_of_the_range_oldest_first(self, history):
         start, every, end, looks = history
-        emitted, _ = emissions(Schedule(start, end, Every(every), "all", None), looks)
+        emitted, _ = emissions(Schedule(start, end, Every.of_ms(every), "all", None), looks)
         assert [each.scheduled_for for _, each in emitted] == came_due(start, every, end, looks[-1])
         assert {each.missed for _, each in emitted} <= {0}
 
@@ -152,13 +153,13 @@ class TestEnd:
         start, every, end, looks = history
         end = end or start + 1
         late = end + looks[-1]
-        emitted, left = emissions(Schedule(start, end, Every(every), "latest", None), [late])
+        emitted, left = emissions(Schedule(start, end, Every.of_ms(every), "latest", None), [late])
         occurrences = came_due(start, every, end, late)
         assert [(each.scheduled_for, each.missed) for _, each in emitted] == [(occurrences[-1], len(occurrences) - 1)]
         assert left is None
 
     def test_without_an_end_it_ends_with_the_year_9999_and_no_error(self):
-        schedule = Schedule(LAST_INSTANT - 5, None, Every(5), "latest", None)
+        schedule = Schedule(LAST_INSTANT - 5, None, Every.of_ms(5), "latest", None)
         assert schedule.next(LAST_INSTANT - 5) == LAST_INSTANT
         assert schedule.next(LAST_INSTANT) is None
 
@@ -185,7 +186,7 @@ class TestCatchUp:
     @given(histories())
     def test_latest_emitted_and_missed_add_up_to_what_came_due(self, history):
         start, every, end, looks = history
-        emitted, left = emissions(Schedule(start, end, Every(every), "latest", None), looks)
+        emitted, left = emissions(Schedule(start, end, Every.of_ms(every), "latest", None), looks)
         occurrences = came_due(start, every, end, looks[-1])
         assert sum(1 + each.missed for _, each in emitted) == len(occurrences)
         assert emitted[-1][1].scheduled_for == occurrences[-1]
@@ -195,7 +196,7 @@ class TestCatchUp:
     @given(histories())
     def test_latest_emits_one_for_a_backlog_at_each_look(self, history):
         start, every, end, looks = history
-        emitted, _ = emissions(Schedule(start, end, Every(every), "latest", None), looks)
+        emitted, _ = emissions(Schedule(start, end, Every.of_ms(every), "latest", None), looks)
         assert len({now for now, _ in emitted}) == len(emitted)
         for now, each in emitted:
             assert each.scheduled_for == came_due(start, every, end, now)[-1]
@@ -203,7 +204,7 @@ class TestCatchUp:
     @given(histories(), st.integers(0, 20_000))
     def test_skip_emits_the_last_one_if_it_is_within_its_grace_and_nothing_else(self, history, grace):
         start, every, end, looks = history
-        emitted, left = emissions(Schedule(start, end, Every(every), "skip", grace), looks)
+        emitted, left = emissions(Schedule(start, end, Every.of_ms(every), "skip", grace), looks)
         expected, dealt_with = [], start - 1
         for now in looks:
             fresh = [each for each in came_due(start, every, end, now) if each > dealt_with]
@@ -227,7 +228,7 @@ class TestCatchUp:
     )
     def test_a_retry_chooses_the_same_occurrence_whenever_it_happens(self, history, catch_up, waits):
         start, every, end, looks = history
-        schedule = Schedule(start, end, Every(every), catch_up, 10**9 if catch_up == "skip" else None)
+        schedule = Schedule(start, end, Every.of_ms(every), catch_up, 10**9 if catch_up == "skip" else None)
         progress = Progress(start, start).leased("0", looks[-1], looks[-1] + 1)
         first = decide(Record("a", {}, schedule.to_plain(), "r", progress), Retry())
         now = looks[-1]
@@ -292,7 +293,8 @@ class TestInstants:
             instant_of(datetime(2026, 3, 1, 12), NOON_US)
         assert str(caught.value) == (
             "when=datetime.datetime(2026, 3, 1, 12, 0) is naive: it does not say in which zone. "
-            "Use datetime.now(UTC) or add the zone with .replace(tzinfo=UTC)."
+            "For a time of a place, add its zone: .replace(tzinfo=ZoneInfo('Europe/Berlin')). "
+            "For a time in UTC, add that: .replace(tzinfo=UTC)."
         )
 
     @pytest.mark.parametrize("when", [None, 15, 1.5, "15m", NOON.date()])
@@ -320,7 +322,7 @@ class TestPlan:
     def test_recurring(self):
         assert plan(NOON, NOON + HOUR, timedelta(minutes=1), "skip", timedelta(seconds=5), NOON_US) == (
             NOON_MS,
-            Schedule(NOON_MS, NOON_MS + HOUR_MS, Every(60_000), "skip", 5000),
+            Schedule(NOON_MS, NOON_MS + HOUR_MS, Every.of_ms(60_000), "skip", 5000),
         )
 
     @pytest.mark.parametrize(
@@ -369,7 +371,7 @@ class TestPlan:
             ),
             (
                 (NOON, None, 60, "latest", None),
-                "every=60 is a int. Give a timedelta or a Recurrence.",
+                "every=60 is a int. Give a timedelta, text such as '1h', or a rule such as Cron(...).",
             ),
             (
                 (NOON, None, HOUR, "newest", None),
@@ -378,15 +380,16 @@ class TestPlan:
             (
                 (NOON, None, HOUR, "skip", None),
                 (
-                    "catch_up='skip' with grace=None: 'skip' needs a grace, and only 'skip' has one. "
+                    "catch_up='skip' with grace=None: 'skip' needs a grace, 'all' may have one, and 'latest' has "
+                    "none. "
                     "The grace is the time by which an occurrence may be late and still be emitted."
                 ),
             ),
             (
-                (NOON, None, HOUR, "all", HOUR),
+                (NOON, None, HOUR, "latest", HOUR),
                 (
-                    "catch_up='all' with grace=datetime.timedelta(seconds=3600): 'skip' needs a grace, and only 'skip' "
-                    "has one. The grace is the time by which an occurrence may be late and still be emitted."
+                    "catch_up='latest' with grace=datetime.timedelta(seconds=3600): 'skip' needs a grace, 'all' may have "
+                    "one, and 'latest' has none. The grace is the time by which an occurrence may be late and still be emitted."
                 ),
             ),
             (
@@ -412,28 +415,28 @@ class TestPlan:
                 return "Tides()"
 
         with pytest.raises(ScheduleError) as caught:
-            plan(NOON, None, Tides(5), "latest", None, NOON_US)
+            plan(NOON, None, Tides.of_ms(5), "latest", None, NOON_US)
         assert str(caught.value) == (
             "every=Tides() is a recurrence of a kind that is not registered, so no listener could read it. "
-            "Give a timedelta, or a recurrence that comes with Pitstop."
+            "Register its class under the entry-point group 'pitstop.recurrences', or by pitstop.register_recurrence()."
         )
 
     def test_a_recurrence_object_is_as_good_as_its_interval(self):
-        assert plan(NOON, None, Every(5), "latest", None, 0) == plan(
+        assert plan(NOON, None, Every.of_ms(5), "latest", None, 0) == plan(
             NOON, None, timedelta(milliseconds=5), "latest", None, 0
         )
 
 
 class TestStoredForm:
     def test_an_interval_is_a_tagged_versioned_dict_of_plain_values(self):
-        assert Every.of(HOUR).to_plain() == {"v": 1, "kind": "every", "ms": 3600000}
+        assert Every(HOUR).to_plain() == {"v": 1, "kind": "every", "ms": 3600000}
 
     @given(intervals)
     def test_what_was_written_is_read_again(self, ms):
-        assert load_recurrence(Every(ms).to_plain()) == Every(ms)
+        assert load_recurrence(Every.of_ms(ms).to_plain()) == Every.of_ms(ms)
 
     def test_the_longest_timedelta_can_be_stored_and_shown(self):
-        longest = Every.of(timedelta(days=999_999_999, milliseconds=86_399_999))
+        longest = Every(timedelta(days=999_999_999, milliseconds=86_399_999))
         assert load_recurrence(longest.to_plain()).timedelta == timedelta(days=999_999_999, milliseconds=86_399_999)
 
     @given(
@@ -445,7 +448,7 @@ class TestStoredForm:
     )
     def test_a_schedule_is_read_again(self, start, length, every, catch_up, grace):
         end = None if length is None else start + length
-        schedule = Schedule(start, end, Every(every), catch_up if grace is None else "skip", grace)
+        schedule = Schedule(start, end, Every.of_ms(every), catch_up if grace is None else "skip", grace)
         assert Schedule.from_plain(schedule.to_plain()) == schedule
 
     @pytest.mark.parametrize(
@@ -456,21 +459,21 @@ class TestStoredForm:
             (
                 {"v": 1, "kind": "acme.tides", "port": "BRE"},
                 (
-                    "Unknown recurrence kind 'acme.tides'. Known here: every. Upgrade pitstop-core, or install the plugin "
+                    "Unknown recurrence kind 'acme.tides'. Known here: calendar, cron, every, rrule, times. Upgrade pitstop-core, or install the plugin "
                     "that it was stored with, then redrive the message."
                 ),
             ),
             (
                 {"v": 1, "ms": 5},
                 (
-                    "Unknown recurrence kind None. Known here: every. Upgrade pitstop-core, or install the plugin "
+                    "Unknown recurrence kind None. Known here: calendar, cron, every, rrule, times. Upgrade pitstop-core, or install the plugin "
                     "that it was stored with, then redrive the message."
                 ),
             ),
             (
                 {"v": 1, "kind": ["every"], "ms": 5},
                 (
-                    "Unknown recurrence kind ['every']. Known here: every. Upgrade pitstop-core, or install the plugin "
+                    "Unknown recurrence kind ['every']. Known here: calendar, cron, every, rrule, times. Upgrade pitstop-core, or install the plugin "
                     "that it was stored with, then redrive the message."
                 ),
             ),
@@ -561,7 +564,7 @@ class TestStoredForm:
         ],
     )
     def test_what_equals_a_schedule_that_was_read_before_is_read_as_strictly(self, change):
-        sound = Schedule(1, 2, Every(1), "latest", None)
+        sound = Schedule(1, 2, Every.of_ms(1), "latest", None)
         for _ in range(2):
             assert Schedule.from_plain(sound.to_plain()) == sound
             with pytest.raises(ScheduleError):
@@ -573,26 +576,26 @@ class TestStoredForm:
 
             @classmethod
             def load(cls, fields):
-                return cls(fields["deep"]["list"].pop())
+                return cls.of_ms(fields["deep"]["list"].pop())
 
-        monkeypatch.setitem(_recurrence._KINDS, "listed", Listed)
+        monkeypatch.setitem(_registry._KINDS, "listed", Listed)
         every = {"v": 1, "kind": "listed", "deep": {"list": [1, 2]}}
         plain = {**every_hour().to_plain(), "every": every}
         for _ in range(2):
-            assert Schedule.from_plain(plain).recurrence == Listed(2)
+            assert Schedule.from_plain(plain).recurrence == Listed.of_ms(2)
 
     def test_a_stored_form_that_changes_afterwards_is_read_anew(self):
         plain = every_hour().to_plain()
-        assert Schedule.from_plain(plain).recurrence == Every(3_600_000)
+        assert Schedule.from_plain(plain).recurrence == Every.of_ms(3_600_000)
         plain["every"]["ms"] = 1
-        assert Schedule.from_plain(plain).recurrence == Every(1)
+        assert Schedule.from_plain(plain).recurrence == Every.of_ms(1)
 
     def test_the_abstract_recurrence_asks_for_all_that_core_calls(self):
-        assert Recurrence.__abstractmethods__ == {"first", "after", "latest", "count", "dump", "load"}
+        assert Recurrence.__abstractmethods__ == {"after", "dump", "load"}
 
     @given(st.lists(instants, min_size=2, max_size=20), instants, intervals)
     def test_after_and_latest_are_monotone_and_agree(self, nows, start, every):
-        recurrence = Every(every)
+        recurrence = Every.of_ms(every)
         for earlier, later in pairwise(sorted(nows)):
             assert recurrence.after(earlier, start) <= recurrence.after(later, start)
         now = start + max(nows)

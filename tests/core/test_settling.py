@@ -28,8 +28,8 @@ from pitstop._decisions._settle import (
     was_applied,
 )
 from pitstop._decisions._store import new_record
+from pitstop._recurrence._every import Every
 from pitstop._values._instant import LAST_INSTANT, from_instant
-from pitstop._values._recurrence import Every
 from pitstop._values._schedule import Schedule
 from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Retry, Settlement, Tally
 
@@ -45,7 +45,7 @@ def record(progress: Progress, schedule: Schedule | None = None) -> Record:
 
 
 def hourly(start: int = NOW, end: int | None = None, catch_up="latest", grace=None) -> Schedule:
-    return Schedule(start, end, Every(HOUR), catch_up, grace)
+    return Schedule(start, end, Every.of_ms(HOUR), catch_up, grace)
 
 
 def emission(schedule: Schedule | None = None, progress: Progress | None = None, now: int = NOW) -> Emission:
@@ -361,7 +361,7 @@ class TestStore:
         with pytest.raises(MessageError):
             self.store(["no mapping"])
         with pytest.raises(ScheduleError):
-            self.store({}, None)
+            self.store({}, 5)
 
 
 class TestErrorText:

@@ -10,7 +10,7 @@ import pytest
 import pitstop
 
 from pitstop import PitstopError, testing
-from pitstop._values._recurrence import Every
+from pitstop._recurrence._every import Every
 
 
 NOW, MINUTE, HOUR, DAY = timedelta(0), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -161,7 +161,7 @@ class TestRefuteStored:
             assert said in str(raised.value)
 
     def test_takes_a_recurrence_as_text_and_seconds(self, stored):
-        for every in ("1d", 86400, DAY, Every.of(DAY)):
+        for every in ("1d", 86400, DAY, Every(DAY)):
             assert stored.assert_stored(every=every).id == "report"
             with pytest.raises(AssertionError):
                 stored.refute_stored(every=every)

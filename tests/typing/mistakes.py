@@ -16,9 +16,10 @@ def opening() -> None:
 
 
 def storing(pit: Pitstop, when: datetime) -> None:
-    pit.store({})  # error: call-arg
+    pit.store()  # error: call-arg
     pit.store({}, 15)  # error: arg-type
-    pit.store({}, "15m")  # error: arg-type
+    pit.store({}, b"15m")  # error: arg-type
+    pit.store({}, every=5)  # error: arg-type
     pit.store({}, when, when, 60)  # error: arg-type
     pit.store({}, when, every=timedelta(1), catch_up="newest")  # error: arg-type
     pit.store({}, when, None, timedelta(1), "all")  # error: call-arg

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
+from zoneinfo import ZoneInfo
 
 from pymongo import MongoClient
 
@@ -64,6 +65,14 @@ def storing(pit: Pitstop, when: datetime, recurrence: Recurrence) -> None:
     pit.store({"id": "abc", "nested": {"list": [1, (2, 3)], "at": when, "raw": b"x", "none": None}}, datetime.now(UTC))
     pit.store({"id": "def"}, when, when + timedelta(days=1), timedelta(hours=1))
     pit.store({"id": "def"}, when, None, recurrence)
+    pit.store({"id": "def"}, "15m", "2h", "1h", grace="5m", catch_up="skip", jitter="1m")
+    pit.store({"id": "def"}, every=pitstop.Cron("0 9 * * MON-FRI", tz=ZoneInfo("Europe/Berlin")))
+    pit.store({"id": "def"}, every=pitstop.Calendar(months=1, tz="Europe/Berlin"))
+    pit.store({"id": "def"}, every=pitstop.RRule("FREQ=MONTHLY;BYDAY=-1FR", tz=UTC))
+    pit.store({"id": "def"}, every=pitstop.Times([when]))
+    pit.store_many([({}, None), ({}, None, None, pitstop.Every("1h"))])
+    assert_type(recurrence.occurrences(when), Iterator[datetime])
+    assert_type(pitstop.Every("1h").timedelta, timedelta)
     pit.store({"id": "def"}, timedelta(0), every=timedelta(hours=1), catch_up="all")
     pit.store({"id": "def"}, timedelta(0), every=timedelta(hours=1), catch_up="skip", grace=timedelta(minutes=5))
     messages: list[dict[str, int]] = [{"n": number} for number in range(3)]

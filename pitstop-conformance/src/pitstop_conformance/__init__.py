@@ -18,6 +18,8 @@ The class may have more:
 * The method ``damage(backend, id)`` makes a stored message unreadable behind the backend's back.
 * The method ``transaction(backend)`` begins a transaction, for a backend that declares ``TRANSACTIONS``.
 
+The author of a recurrence subclasses :class:`RecurrenceSuite` and gives some rules.
+
 The run ends with a table: for each part of the suite and each class, how many tests passed, and how many were not declared
 (the backend lacks the capability), not shown, or known failures.
 
@@ -36,6 +38,7 @@ check_core()
 pytest.register_assert_rewrite(__name__)
 
 from pitstop_conformance._kit import Handles, Kit, kit_tests
+from pitstop_conformance._recurrence import RecurrenceSuite
 from pitstop_conformance.behaviour._batches import Batches
 from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
@@ -73,6 +76,7 @@ __all__ = [
     "PitstopBehaviour",
     "ProcessRaces",
     "Races",
+    "RecurrenceSuite",
     "Scratch",
     "Transactions",
     "__version__",

@@ -25,9 +25,17 @@ from pitstop._errors import (
 from pitstop._init import init
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hookspecs import hookimpl
+from pitstop._recurrence._base import Recurrence
+from pitstop._recurrence._calendar import Calendar
+from pitstop._recurrence._counting import AtLeast
+from pitstop._recurrence._cron import Cron
+from pitstop._recurrence._every import Every
+from pitstop._recurrence._preview import Upcoming
+from pitstop._recurrence._registry import register_recurrence
+from pitstop._recurrence._rrule import RRule
+from pitstop._recurrence._times import Times
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
-from pitstop._values._recurrence import Recurrence
 from pitstop._values._summary import Summary
 
 
@@ -42,12 +50,16 @@ __all__ = [
     "AsyncDelivery",
     "AsyncListener",
     "AsyncPitstop",
+    "AtLeast",
     "BackendLoadError",
     "BackendUnavailable",
+    "Calendar",
     "ConfigError",
     "Consumer",
+    "Cron",
     "Delivery",
     "Entry",
+    "Every",
     "LeaseLost",
     "Listener",
     "MessageError",
@@ -55,17 +67,21 @@ __all__ = [
     "Pitstop",
     "PitstopError",
     "PluginConflict",
+    "RRule",
     "Recurrence",
     "ScheduleError",
     "State",
     "Stats",
     "Summary",
+    "Times",
     "UnknownBackend",
     "Unsupported",
+    "Upcoming",
     "__version__",
     "hookimpl",
     "init",
     "init_async",
+    "register_recurrence",
 ]
 
 #: The module of each name. They are imported at their first use, because they import asyncio.

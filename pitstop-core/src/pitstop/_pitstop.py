@@ -15,7 +15,7 @@ from pitstop._consume._handler import Handler, takes_delivery
 from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_record, record_of_item
+from pitstop._decisions._store import new_record, preview, record_of_item
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
@@ -24,6 +24,7 @@ from pitstop._engine._session import Session
 from pitstop._engine._watcher import Watcher
 from pitstop._errors import MessageError, PitstopError, ScheduleError
 from pitstop._plugins._hooks import Hooks
+from pitstop._recurrence._preview import Upcoming
 from pitstop._values._arguments import (
     MOST_RECORDS,
     MOST_THREADS,
@@ -36,17 +37,15 @@ from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._id import new_id, valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._quoting import quoted
-from pitstop._values._recurrence import Recurrence
-from pitstop._values._schedule import CatchUp
+from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._summary import Summary
 from pitstop.abc import Backend, Damaged, Record, Writes
 
 
 __all__ = ["OneShot", "Pitstop", "Recurring", "open_intake", "session_of"]
 
-#: The items of ``store_many``: the positional arguments of ``store``.
-OneShot = tuple[Mapping[str, Any], datetime | timedelta]
-Recurring = tuple[Mapping[str, Any], datetime | timedelta, datetime | timedelta | None, timedelta | Recurrence | None]
+OneShot = tuple[Mapping[str, Any], Moment | None]
+Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
 class Pitstop:
@@ -64,12 +63,13 @@ class Pitstop:
     def store(
         self,
         message: Mapping[str, Any],
-        when: datetime | timedelta,
-        end: datetime | timedelta | None = None,
-        every: timedelta | Recurrence | None = None,
+        when: Moment | None = None,
+        end: Moment | None = None,
+        every: Interval | None = None,
         *,
+        jitter: timedelta | str | None = None,
         catch_up: CatchUp = "latest",
-        grace: timedelta | None = None,
+        grace: timedelta | str | None = None,
         session: Any = None,
     ) -> str:
         """Store a message, to be emitted at ``when``; with ``every``, again and again.
@@ -79,13 +79,16 @@ class Pitstop:
 
         :param message: a mapping with str keys. Values may be None, bool, int (64 bits), float, str, bytes, aware
             datetime, list, tuple, and mappings of these. Pitstop stores a copy.
-        :param when: an aware datetime, or a ``timedelta`` from now. Rounded up to the millisecond.
-        :param end: when a recurring message ends: an aware datetime, or a ``timedelta`` from now (not from ``when``).
+        :param when: an aware datetime; or a distance from now: a ``timedelta``, or text such as ``"15m"``. None: now. A rule with
+            times of its own, such as a :class:`pitstop.Cron`, begins there. Rounded up to the millisecond.
+        :param end: when a recurring message ends: an aware datetime, or a distance from now (not from ``when``).
             Exclusive, as in ``range()``. None: never.
-        :param every: the time from one occurrence to the next. The k-th is at ``when + k * every``: no drift.
+        :param every: an interval, also as text (``"1h"``): the k-th occurrence is at ``when + k * every``. Or a rule:
+            ``Calendar``, ``Cron``, ``RRule``, ``Times``.
+        :param jitter: delay each occurrence by up to this time, by the same time for each consumer and retry.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
             once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
-        :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, and no other rule has it.
+        :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
         :return: the message's id: its own, or a new UUID4.
@@ -99,17 +102,8 @@ class Pitstop:
         made: set[str] = set()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
-            record = new_record(
-                message,
-                when,
-                end,
-                every,
-                catch_up=catch_up,
-                grace=grace,
-                now_us=now_us,
-                revision=_revision(),
-                make_id=partial(self._made_id, made),
-            )
+            make = partial(new_record, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made))
+            record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
         # A message with this id may exist already, unless the id was made here.
         self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
         return record.id
@@ -227,6 +221,13 @@ class Pitstop:
         return from_instant(self._session.backend.now() // 1000)
 
     @entrance
+    def preview(
+        self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5
+    ) -> list[Upcoming]:
+        """Return the next ``n`` occurrences of a rule, as the clock of its zone shows them. Nothing is stored."""
+        return preview(every, start, end, n, self._session.backend.now())
+
+    @entrance
     def listen(
         self,
         *,
@@ -241,9 +242,8 @@ class Pitstop:
         :param lock_time: how long a message is leased, in place of the configured time.
         :param loop_time: the longest time between two polls of the store, in place of the configured time.
         :param prefetch: how many messages are claimed at once. By default, as many as the consumer handles in some
-            milliseconds: one if it is slow, 500 at most. The claimed messages that wait for their turn are leased, so no other
-            consumer gets them. If another process updates or removes one of them meanwhile, it may still be handed out in its
-            old form, and its ack is then too late.
+            milliseconds: one if it is slow, 500 at most. Claimed messages that wait for their turn are leased. If another
+            process updates or removes one of them meanwhile, its ack is too late.
         :param heartbeat: extend the lease of each unsettled delivery, again and again, from another thread.
             ``delivery.lost`` tells if that failed. A delivery that was dropped unsettled is no longer extended.
         :param max_lease: how long a delivery may be held by the heartbeat, from when it was handed out. By default, without end.

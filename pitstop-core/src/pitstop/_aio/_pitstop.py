@@ -21,17 +21,18 @@ from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._consume._course import checked_drain
-from pitstop._consume._tasks import AsyncHandler, Consuming, checked_handler
+from pitstop._consume._handler import AsyncHandler, async_handler
+from pitstop._consume._tasks import Consuming
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring, open_intake
 from pitstop._plugins._hooks import Hooks
+from pitstop._recurrence._preview import Upcoming
 from pitstop._values._arguments import ListenOptions, whole_number
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
-from pitstop._values._recurrence import Recurrence
-from pitstop._values._schedule import CatchUp
+from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._summary import Summary
 from pitstop.abc import Backend
 
@@ -91,12 +92,13 @@ class AsyncPitstop:
     async def store(
         self,
         message: Mapping[str, Any],
-        when: datetime | timedelta,
-        end: datetime | timedelta | None = None,
-        every: timedelta | Recurrence | None = None,
+        when: Moment | None = None,
+        end: Moment | None = None,
+        every: Interval | None = None,
         *,
+        jitter: timedelta | str | None = None,
         catch_up: CatchUp = "latest",
-        grace: timedelta | None = None,
+        grace: timedelta | str | None = None,
         session: Any = None,
     ) -> str:
         """Store a message, to be emitted at ``when``; with ``every``, again and again: see :meth:`pitstop.Pitstop.store`.
@@ -105,7 +107,9 @@ class AsyncPitstop:
         :raises MessageError: when the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: when the times make no sense.
         """
-        return await self._do(Pitstop.store, message, when, end, every, catch_up=catch_up, grace=grace, session=session)
+        return await self._do(
+            Pitstop.store, message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace, session=session
+        )
 
     async def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
         """Store many messages, in one round trip where the backend can: see :meth:`pitstop.Pitstop.store_many`.
@@ -148,6 +152,12 @@ class AsyncPitstop:
         :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
         """
         return await self._do(Pitstop.redrive, id)
+
+    async def preview(
+        self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5
+    ) -> list[Upcoming]:
+        """Return the next ``n`` occurrences of a rule: see :meth:`pitstop.Pitstop.preview`."""
+        return await self._do(Pitstop.preview, every, start, end, n)
 
     async def ping(self) -> None:
         """Ask the store for something small, to see whether it can be used. Health checks call this.
@@ -240,7 +250,7 @@ class AsyncPitstop:
         :raises ConfigError: when a value cannot be used.
         :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
         """
-        checked_handler(handler)
+        async_handler(handler)
         whole_number(concurrency, "concurrency")
         patience = checked_drain(drain, max_messages, until_idle)
         if self._closed:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pitstop._decisions._attempts import emitted
 from pitstop._decisions._emit import schedule_of
 from pitstop._errors import ScheduleError
+from pitstop._recurrence._every import Every
 from pitstop._values._entry import Entry, Stats
 from pitstop._values._instant import from_instant
-from pitstop._values._recurrence import Every
 from pitstop.abc import Damaged, Record, Tally, state_of
 
 
@@ -23,13 +23,14 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
     progress = stored.progress
     state = state_of(progress.due, progress.token, now)
     scheduled_for, last_error = progress.scheduled_for, progress.last_error
+    schedule = None
     try:
         schedule = schedule_of(stored)
+        if schedule is not None and progress.first_leased is not None:
+            choice = schedule.choose(progress.scheduled_for, progress.first_leased, stored.id)
+            scheduled_for = scheduled_for if choice is None else choice.occurrence
     except ScheduleError as error:
-        schedule, last_error = None, str(error)
-    if schedule is not None and progress.first_leased is not None:
-        choice = schedule.choose(progress.scheduled_for, progress.first_leased)
-        scheduled_for = scheduled_for if choice is None else choice.occurrence
+        last_error = str(error)
     recurrence = None if schedule is None else schedule.recurrence
     return Entry(
         id=stored.id,
@@ -39,6 +40,10 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         scheduled_for=from_instant(scheduled_for),
         every=recurrence.timedelta if isinstance(recurrence, Every) else recurrence,
         end=None if schedule is None else _time(schedule.end),
+        start=None if schedule is None else from_instant(schedule.start),
+        catch_up=None if schedule is None else schedule.catch_up,
+        grace=None if schedule is None else _span(schedule.grace),
+        jitter=None if schedule is None else _span(schedule.jitter or None),
         attempts=emitted(progress),
         last_error=last_error,
         revision=stored.revision,
@@ -68,6 +73,10 @@ def _damaged(damaged: Damaged, now: int) -> Entry:
         last_error=damaged.error,
         leased_until=_time(damaged.due) if state == "leased" else None,
     )
+
+
+def _span(ms: int | None) -> timedelta | None:
+    return None if ms is None else timedelta(milliseconds=ms)
 
 
 def _time(instant: int | None) -> datetime | None:

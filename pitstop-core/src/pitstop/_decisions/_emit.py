@@ -7,7 +7,7 @@ import attrs
 from pitstop._decisions._attempts import attempts_text, is_spent, taken, uncounted
 from pitstop._errors import ScheduleError
 from pitstop._values._schedule import Schedule
-from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
+from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
 __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
@@ -17,14 +17,32 @@ __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "s
 class Emission:
     """One occurrence of a leased record, to be handed to the user."""
 
-    #: Its progress counts the present attempt as a certain one, as it is once a handler has the message.
-    record: Record
+    #: The record as it was leased, or with another progress.
+    leased: Record
     schedule: Schedule | None
     scheduled_for: int
     missed: int
     #: Whether the store does not yet count the present attempt as a certain one, because the claim was for several messages, or
     #: because the message waits in the listener.
     ahead: bool = False
+    #: Whether the progress of ``leased`` counts the present attempt as an uncertain one.
+    uncertain: bool = False
+
+    @property
+    def record(self) -> Record:
+        """The record, with the present attempt as a certain one, as it is once a handler has the message.
+
+        Computed on demand, because most messages are acknowledged, and an ack does not need it.
+        """
+        leased = self.leased
+        if not self.uncertain:
+            return leased
+        progress = taken(leased.progress, ahead=True)
+        return Record(leased.id, leased.message, leased.series, leased.revision, progress)
+
+    def with_record(self, record: Record) -> Emission:
+        """Return the same emission of a record with another progress, which counts the present attempt as a certain one."""
+        return Emission(record, self.schedule, self.scheduled_for, self.missed, self.ahead)
 
 
 def schedule_of(record: Record) -> Schedule | None:
@@ -49,26 +67,26 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
     if progress.attempts < 1:
         # A claim adds one to the attempts. A count below zero looks sound after that.
         return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
-    progress = taken(progress, ahead=ahead)
-    if progress is not leased.progress:
-        leased = Record(leased.id, leased.message, leased.series, leased.revision, progress)
     if leased.series is None:
-        emission = Emission(leased, None, progress.scheduled_for, 0, ahead)
+        emission = Emission(leased, None, progress.scheduled_for, 0, ahead, ahead)
     else:
+        assert progress.first_leased is not None, "a leased record has the time of its first lease"
         try:
             schedule = Schedule.from_plain(leased.series)
+            choice = schedule.choose(progress.scheduled_for, progress.first_leased, leased.id)
+            following = schedule.next(progress.first_leased) if choice is None else None
         except ScheduleError as error:
-            return bury(_not_emitted(leased), str(error))
-        assert progress.first_leased is not None, "a leased record has the time of its first lease"
-        choice = schedule.choose(progress.scheduled_for, progress.first_leased)
+            return bury(_not_emitted(Emission(leased, None, 0, 0, ahead, ahead).record), str(error))
         if choice is None:
-            return advance(leased, schedule.next(progress.first_leased), last_error=progress.last_error)
-        emission = Emission(leased, schedule, choice.occurrence, choice.missed, ahead)
-    if is_spent(progress, retry.max_attempts):
-        dying = _not_emitted(leased, retry.max_attempts)
+            return advance(leased, schedule, following, last_error=progress.last_error)
+        emission = Emission(leased, schedule, choice.occurrence, choice.missed, ahead, ahead)
+    most = retry.max_attempts
+    # A message is not spent before it was claimed more often than it may be emitted.
+    if most is not None and progress.attempts > most and is_spent(emission.record.progress, most):
+        dying = _not_emitted(emission.record, most)
         count = attempts_text(dying.progress.attempts)
         spent = f"Given up after {count}; the last one was not acknowledged before its lease ran out."
-        return give_up(attrs.evolve(emission, record=dying), spent)
+        return give_up(emission.with_record(dying), spent)
     return emission
 
 
@@ -79,17 +97,24 @@ def _not_emitted(leased: Record, max_attempts: int | None = None) -> Record:
 
 def give_up(emission: Emission, error: str) -> Settlement:
     """End an occurrence that failed too often: a series goes on, and a message without a next occurrence is dead."""
-    following = None if emission.schedule is None else emission.schedule.next(emission.scheduled_for)
+    schedule = emission.schedule
+    if schedule is None:
+        return bury(emission.record, error)
+    try:
+        following = schedule.next(emission.scheduled_for)
+    except ScheduleError as broken:
+        return bury(emission.record, f"{error} {broken}"[:MAX_ERROR_LENGTH])
     if following is None:
         return bury(emission.record, error)
-    return advance(emission.record, following, last_error=error)
+    return advance(emission.record, schedule, following, last_error=error)
 
 
-def advance(record: Record, following: int | None, *, last_error: str | None = None) -> Settlement:
+def advance(record: Record, schedule: Schedule, following: int | None, *, last_error: str | None = None) -> Settlement:
     """Return the write that moves a record to the occurrence at ``following``; None: delete the record, the series is over."""
     if following is None:
         return settlement(record, Outcome.COMPLETE, None)
-    return settlement(record, Outcome.RESCHEDULE, Progress(following, following, last_error=last_error))
+    due = schedule.due(following, record.id)
+    return settlement(record, Outcome.RESCHEDULE, Progress(due, following, last_error=last_error))
 
 
 def bury(record: Record, error: str) -> Settlement:

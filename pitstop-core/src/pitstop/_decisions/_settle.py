@@ -9,7 +9,7 @@ from datetime import timedelta
 import attrs
 
 from pitstop._decisions._attempts import attempts_text, certain, excused, number
-from pitstop._decisions._emit import Emission, advance, give_up, settlement
+from pitstop._decisions._emit import Emission, advance, bury, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
 from pitstop._values._plain import shown
@@ -32,10 +32,18 @@ __all__ = [
 
 
 def ack(emission: Emission) -> Settlement:
-    """Return the write of an ack: delete a one-shot; move a series on from the occurrence that was emitted, or end it."""
-    if emission.schedule is None:
-        return settlement(emission.record, Outcome.COMPLETE, None)
-    return advance(emission.record, emission.schedule.next(emission.scheduled_for))
+    """Return the write of an ack: delete a one-shot; move a series on from the occurrence that was emitted, or end it.
+
+    If the rule of the series is broken, the message is kept with the error, and is not emitted again.
+    """
+    schedule = emission.schedule
+    if schedule is None:
+        return settlement(emission.leased, Outcome.COMPLETE, None)
+    try:
+        following = schedule.next(emission.scheduled_for)
+    except ScheduleError as error:
+        return bury(emission.record, error_text(str(error)) or "")
+    return advance(emission.leased, schedule, following)
 
 
 def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:
@@ -48,7 +56,7 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
     attempts = certain(progress)
     if retry.max_attempts is not None and attempts >= retry.max_attempts:
         counted = attrs.evolve(progress, attempts=attempts, unsettled=0, ahead=0, excused=0)
-        dying = attrs.evolve(emission, record=attrs.evolve(emission.record, progress=counted))
+        dying = emission.with_record(attrs.evolve(emission.record, progress=counted))
         return give_up(dying, error or f"Given up after {attempts_text(attempts)}.")
     if delay is None and retry.delay is not None:
         delay = backoff(retry, attempts, f"{emission.record.id}:{emission.scheduled_for}")

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from pitstop._errors import MessageError, ScheduleError
-from pitstop._values._arguments import item_arguments
+from pitstop._errors import MessageError, PitstopError, ScheduleError
+from pitstop._recurrence._preview import Upcoming, upcoming
+from pitstop._values._arguments import item_arguments, whole_number
 from pitstop._values._id import new_id
+from pitstop._values._instant import LAST_INSTANT
+from pitstop._values._jitter import spread
 from pitstop._values._message import copy_message
-from pitstop._values._recurrence import Recurrence
-from pitstop._values._schedule import plan
+from pitstop._values._schedule import Interval, Moment, plan, span_of
 from pitstop.abc import Progress, Record
 
 
-__all__ = ["new_record", "record_of_item"]
+__all__ = ["new_record", "preview", "record_of_item"]
+
+#: The most occurrences that are shown at once.
+_MOST_SHOWN = 10_000
 
 
 def new_record(
     message: object,
-    when: datetime | timedelta,
-    end: datetime | timedelta | None = None,
-    every: timedelta | Recurrence | None = None,
+    when: Moment | None = None,
+    end: Moment | None = None,
+    every: Interval | None = None,
     *,
     catch_up: str = "latest",
-    grace: timedelta | None = None,
+    grace: timedelta | str | None = None,
+    jitter: timedelta | str | None = None,
     now_us: int,
     revision: str,
     make_id: Callable[[], str] = new_id,
@@ -39,9 +45,26 @@ def new_record(
     :raises pitstop.ScheduleError: if the times make no sense.
     """
     identifier, body = copy_message(message)
-    first, schedule = plan(when, end, every, catch_up, grace, now_us)
-    series = None if schedule is None else schedule.to_plain()
-    return Record(identifier or make_id(), body, series, revision, Progress(first, first))
+    first, schedule = plan(when, end, every, catch_up, grace, now_us, jitter)
+    id = identifier or make_id()
+    if schedule is None:
+        delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
+        return Record(id, body, None, revision, Progress(min(first + spread(id, first, delay), LAST_INSTANT), first))
+    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first))
+
+
+def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, now_us: int) -> list[Upcoming]:
+    """Return the next occurrences of a rule that would be stored with these arguments.
+
+    :raises pitstop.ScheduleError: if the times make no sense, or there is no occurrence.
+    :raises pitstop.PitstopError: if ``n`` cannot be used.
+    """
+    whole_number(n, "n", most=_MOST_SHOWN, error=PitstopError)
+    if every is None:
+        raise ScheduleError("every=None is no rule. Give an interval, text such as '1h', or a rule such as Cron(...).")
+    _, schedule = plan(start, end, every, "latest", None, now_us)
+    assert schedule is not None, "there is a rule"
+    return upcoming(schedule.recurrence, schedule.start, schedule.end, n)
 
 
 def record_of_item(index: int, item: object, now_us: int, revision: str, make_id: Callable[[], str]) -> Record:

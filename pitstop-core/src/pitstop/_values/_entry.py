@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 import attrs
 
-from pitstop._values._recurrence import Recurrence
+from pitstop._recurrence._base import Recurrence
+from pitstop._recurrence._every import Every
+from pitstop._recurrence._preview import Upcoming, upcoming
+from pitstop._values._instant import floor_instant
 
 
 __all__ = ["Entry", "State", "Stats"]
@@ -34,6 +37,14 @@ class Entry:
     every: timedelta | Recurrence | None = None
     #: The (exclusive) end of the recurrence; None if it never ends.
     end: datetime | None = None
+    #: The start of the series, from which its occurrences are counted; None for a one-shot message.
+    start: datetime | None = None
+    #: The rule for missed occurrences; None for a one-shot message.
+    catch_up: str | None = None
+    #: How late an occurrence may be and still be emitted.
+    grace: timedelta | None = None
+    #: The most time by which an occurrence is delayed; None without jitter, and for a one-shot message.
+    jitter: timedelta | None = None
     #: How often the current occurrence was emitted so far.
     attempts: int = 0
     #: The error text of the last failed attempt.
@@ -42,6 +53,19 @@ class Entry:
     revision: str | None = None
     #: When the current lease runs out; None if the message is not leased.
     leased_until: datetime | None = None
+
+    def upcoming(self, n: int = 5) -> list[Upcoming]:
+        """Return the current occurrence and those after it, ``n`` at most. Jitter is not counted.
+
+        :raises ScheduleError: if the rule is broken.
+        """
+        if self.scheduled_for is None:
+            return []
+        if self.every is None or self.start is None:
+            return [Upcoming(self.scheduled_for, self.scheduled_for, "UTC")][:n]
+        rule = self.every if isinstance(self.every, Recurrence) else Every(self.every)
+        end = None if self.end is None else floor_instant(self.end)
+        return upcoming(rule, floor_instant(self.start), end, n, since=floor_instant(self.scheduled_for))
 
 
 @attrs.frozen(kw_only=True)

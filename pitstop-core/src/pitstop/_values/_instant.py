@@ -128,8 +128,8 @@ def _microseconds_of(value: object, field: str) -> int | None:
         ) from None
     if instant is None and isinstance(value, datetime):
         raise ScheduleError(
-            f"{field}={shown(value)} is naive: it does not say in which zone. "
-            f"Use datetime.now(UTC) or add the zone with .replace(tzinfo=UTC)."
+            f"{field}={shown(value)} is naive: it does not say in which zone. For a time of a place, add its zone: "
+            f".replace(tzinfo=ZoneInfo('Europe/Berlin')). For a time in UTC, add that: .replace(tzinfo=UTC)."
         )
     return instant
 

@@ -5,27 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import attrs
 
-from pitstop._errors import ScheduleError
+from pitstop._errors import ConfigError, ScheduleError
+from pitstop._recurrence._base import Recurrence, following, last_until
+from pitstop._recurrence._every import Every
+from pitstop._recurrence._registry import is_known, load_recurrence
+from pitstop._values._duration import parse_duration
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
+from pitstop._values._jitter import spread
 from pitstop._values._plain import shown, type_name
 from pitstop._values._quoting import quoted
-from pitstop._values._recurrence import Every, Recurrence, is_known, load_recurrence
 
 
-__all__ = ["CatchUp", "Choice", "Schedule", "plan"]
+__all__ = ["CatchUp", "Choice", "Interval", "Moment", "Schedule", "plan", "span_of"]
+
+#: A point in time; a distance from now; the text of a distance, such as ``"15m"``.
+Moment = datetime | timedelta | str
+#: The rule of a series: a recurrence; or an interval, also as text such as ``"1h"``.
+Interval = timedelta | str | Recurrence
 
 #: The rule for occurrences that passed while no listener took them. ``latest``: emit the last of them, once. ``all``: emit
-#: each, oldest first. ``skip``: emit the last one, unless it is older than the grace.
+#: each, oldest first, unless it is older than the grace, if there is one. ``skip``: emit the last one, unless it is older
+#: than the grace.
 CatchUp = Literal["latest", "all", "skip"]
 
 # Read once, because each claim of a recurring message reads a schedule.
 _CATCH_UP = get_args(CatchUp)
-#: The number of fields of the stored form.
-_FIELDS = 5
+#: The number of fields of the stored form, without and with jitter.
+_FIELDS = (5, 6)
 #: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
 
@@ -49,34 +59,60 @@ class Schedule:
     catch_up: CatchUp
     #: Milliseconds by which an occurrence may be late and still be emitted, with ``catch_up="skip"``.
     grace: int | None
+    #: The most milliseconds by which an occurrence is delayed: see :func:`pitstop._values._jitter.spread`.
+    jitter: int = 0
+
+    def first(self) -> int | None:
+        """Return the first occurrence; None if there is none.
+
+        :raises ScheduleError: if the rule is broken.
+        """
+        return self.next(self.start - 1)
 
     def next(self, instant: int) -> int | None:
-        """Return the first occurrence later than ``instant``; None if there is none."""
-        return self._bounded(self.recurrence.after(instant, self.start))
+        """Return the first occurrence later than ``instant``; None if there is none.
 
-    def choose(self, pending: int, at: int) -> Choice | None:
+        :raises ScheduleError: if the rule is broken.
+        """
+        occurrence = following(self.recurrence, instant, self.start)
+        return occurrence if occurrence is not None and (self.end is None or occurrence < self.end) else None
+
+    def due(self, occurrence: int, id: str) -> int:
+        """Return when an occurrence of a message comes: at its time, or later by the jitter."""
+        return min(occurrence + spread(id, occurrence, self.jitter), LAST_INSTANT) if self.jitter else occurrence
+
+    def choose(self, pending: int, at: int, id: str = "") -> Choice | None:
         """Return the occurrence to emit at ``at``, if ``pending`` is the first occurrence that is not dealt with yet.
 
         Return None if every occurrence up to ``at`` is too old. The same arguments choose the same occurrence, so a
         retry finds the occurrence that the first emission chose.
+
+        :raises ScheduleError: if the rule is broken.
         """
         if self.catch_up == "all":
-            return Choice(pending, 0)
+            return self._oldest(pending, at)
         until = at if self.end is None else min(at, self.end - 1)
-        last = max(self.recurrence.latest(until, self.start), pending)
-        if self.grace is not None and at - last > self.grace:
+        last, missed = pending, 0
+        after = self.next(pending)
+        if after is not None and after <= until:
+            last = self._last_due(pending, until, at, id)
+            missed = self.recurrence.count(pending, last, self.start)
+        if self.grace is not None and at - self.due(last, id) > self.grace:
             return None
-        return Choice(last, self.recurrence.count(pending, last, self.start))
+        return Choice(last, missed)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the stored form."""
-        return {
+        plain = {
             "start": self.start,
             "end": self.end,
             "every": self.recurrence.to_plain(),
             "catch_up": self.catch_up,
             "grace": self.grace,
         }
+        if self.jitter:
+            plain["jitter"] = self.jitter
+        return plain
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> Schedule:
@@ -85,76 +121,164 @@ class Schedule:
         :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
         every = plain.get("every")
-        if len(plain) == _FIELDS and type(every) is dict:
+        if len(plain) in _FIELDS and type(every) is dict:
             try:
-                fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"]
-                return _remembered(*fields, *every, *every.values())
+                fields = (
+                    plain["start"],
+                    plain["end"],
+                    plain["catch_up"],
+                    plain["grace"],
+                    plain.get("jitter", _NO_JITTER),
+                )
+                if len(plain) == len(fields) + (fields[-1] is not _NO_JITTER):
+                    return _remembered(*fields, *every, *every.values())
             except (KeyError, TypeError):
                 # The form is malformed, or its recurrence has fields that cannot be part of a key.
                 pass
         return _read(plain)
 
-    def _bounded(self, occurrence: int) -> int | None:
-        return occurrence if occurrence < (LAST_INSTANT + 1 if self.end is None else self.end) else None
+    def _oldest(self, pending: int, at: int) -> Choice | None:
+        """Return the oldest occurrence that is not too old."""
+        if self.grace is None or at - pending <= self.grace:
+            return Choice(pending, 0)
+        oldest = self.next(at - self.grace - 1)
+        if oldest is None or oldest > at:
+            return None
+        return Choice(oldest, self.recurrence.count(pending, oldest, self.start))
+
+    def _last_due(self, pending: int, until: int, at: int, id: str) -> int:
+        """Return the last occurrence that came by ``at``, its jitter included."""
+        last: int | None = until + 1
+        while last is not None and last > pending:
+            last = last_until(self.recurrence, last - 1, self.start)
+            if last is not None and last > pending and self.due(last, id) <= at:
+                return last
+        return pending
+
+
+#: In place of a jitter that is not stored. None is a value that the stored form must not have.
+_NO_JITTER = "none"
 
 
 # Typed, because True equals 1 and is not an instant. Refused forms are not remembered.
 @lru_cache(maxsize=_MOST_REMEMBERED, typed=True)
-def _remembered(start: Any, end: Any, catch_up: Any, grace: Any, *every: Any) -> Schedule:
+def _remembered(start: Any, end: Any, catch_up: Any, grace: Any, jitter: Any, *every: Any) -> Schedule:
     """Return the schedule of a stored form; ``every`` is first the names of the recurrence's fields, then their values."""
     half = len(every) // 2
     recurrence = dict(zip(every[:half], every[half:], strict=True))
-    return _read({"start": start, "end": end, "every": recurrence, "catch_up": catch_up, "grace": grace})
+    plain = {"start": start, "end": end, "every": recurrence, "catch_up": catch_up, "grace": grace}
+    return _read(plain if jitter is _NO_JITTER else {**plain, "jitter": jitter})
 
 
 def _read(plain: Mapping[str, Any]) -> Schedule:
     fields = dict(plain)
     recurrence = load_recurrence(fields.pop("every", None))
     start, end, grace = fields.pop("start", None), fields.pop("end", None), fields.pop("grace", None)
-    catch_up = fields.pop("catch_up", None)
+    catch_up, jitter = fields.pop("catch_up", None), fields.pop("jitter", 0)
     fine = (
         not fields
         and _is_instant(start)
         and (end is None or (_is_instant(end) and end > start))
         and (grace is None or (type(grace) is int and grace >= 0))
         and catch_up in _CATCH_UP
-        and (catch_up == "skip") == (grace is not None)
+        and _is_graceful(catch_up, grace)
+        and type(jitter) is int
+        and (jitter > 0 if "jitter" in plain else jitter == 0)
     )
     if not fine:
         raise ScheduleError("The stored schedule is malformed. Store the message again, or remove it.")
-    return Schedule(start, end, recurrence, catch_up, grace)
+    return Schedule(start, end, recurrence, catch_up, grace, jitter)
 
 
 def plan(
-    when: datetime | timedelta,
-    end: datetime | timedelta | None,
-    every: timedelta | Recurrence | None,
+    when: Moment | None,
+    end: Moment | None,
+    every: Interval | None,
     catch_up: str,
-    grace: timedelta | None,
+    grace: timedelta | str | None,
     now_us: int,
+    jitter: timedelta | str | None = None,
 ) -> tuple[int, Schedule | None]:
     """Return the first instant of a call of ``store``, and the schedule if the message recurs.
 
     :param now_us: now, in microseconds, for times that are given as a distance.
     :raises ScheduleError: if the times make no sense; the text names the wrong one and the reason.
     """
-    start = instant_of(when, now_us)
+    begin = timedelta(0) if when is None else _moment(when, "when")
+    start = instant_of(begin, now_us)
     if every is None:
         _refuse_without_every(end, catch_up, grace)
         return start, None
     recurrence = _recurrence(every)
-    until = None if end is None else end_of(end, when, now_us)
+    until = None if end is None else end_of(_moment(end, "end"), begin, now_us)
     if until is not None and until <= start:
         raise ScheduleError(
-            f"end={shown(end)} is not after the start {shown(when)}. A timedelta counts from now. The end is exclusive; None means never."
+            f"end={shown(end)} is not after the start {_start_text(when)}. A timedelta counts from now. The end is exclusive; "
+            f"None means never."
         )
-    schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace))
-    first = schedule._bounded(recurrence.first(start))
+    schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace), _jitter(jitter, recurrence))
+    first = schedule.first()
     if first is None:
-        raise ScheduleError(
-            f"every={shown(every)} has no occurrence from {shown(when)} until {shown(end)}. Give a later end."
-        )
+        advice = "Give other times." if end is None else "Give a later end."
+        bound = "" if end is None else f" until {shown(end)}"
+        raise ScheduleError(f"every={_rule_text(every)} has no occurrence from {_start_text(when)}{bound}. {advice}")
     return first, schedule
+
+
+def span_of(value: object, field: str) -> timedelta:
+    """Return a ``timedelta`` of zero or more that was given as one, or as text such as ``"15m"``.
+
+    :raises ScheduleError: if it is neither.
+    """
+    span = span_of_time(value, field)
+    if span is None and (text := _text(value)) is not None:
+        span = _span_of_text(text, field)
+    if span is None or span < timedelta(0):
+        raise ScheduleError(f"{field}={shown(value)} cannot be used. Give a timedelta of zero or more.")
+    return span
+
+
+def _moment(value: Moment, field: str) -> datetime | timedelta:
+    text = _text(value)
+    return cast("datetime | timedelta", value) if text is None else _span_of_text(text, field)
+
+
+def _text(value: object) -> str | None:
+    """Return ``value`` as plain text; None if it is no text. An object may pretend to have another type, or raise if asked."""
+    return str.__str__(cast("str", value)) if issubclass(type(value), str) else None
+
+
+def _span_of_text(text: str, field: str) -> timedelta:
+    try:
+        return parse_duration(text, field)
+    except ConfigError:
+        raise ScheduleError(
+            f"{field}={shown(text)} is no distance from now. Give text such as '15m' or '1h30m', a timedelta, or an aware datetime."
+        ) from None
+
+
+def _start_text(when: object) -> str:
+    return "now" if when is None else shown(when)
+
+
+def _rule_text(every: object) -> str:
+    return quoted(every) if isinstance(every, Recurrence) else shown(every)
+
+
+def _jitter(jitter: object, recurrence: Recurrence) -> int:
+    if jitter is None:
+        return 0
+    ms = span_of(jitter, "jitter") // timedelta(milliseconds=1)
+    if isinstance(recurrence, Every) and ms >= recurrence.ms:
+        raise ScheduleError(
+            f"jitter={shown(jitter)} is not shorter than the interval, so occurrences would overtake each other. Give a shorter one."
+        )
+    return ms
+
+
+def _is_graceful(catch_up: object, grace: object) -> bool:
+    """Whether a rule for missed occurrences goes with a grace: ``skip`` needs one, and ``all`` may have one."""
+    return grace is not None if catch_up == "skip" else grace is None or catch_up == "all"
 
 
 def _is_instant(value: object) -> bool:
@@ -173,15 +297,21 @@ def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
 def _recurrence(every: object) -> Recurrence:
     span = span_of_time(every, "every")
     if span is not None:
-        return Every.of(span)
-    if isinstance(every, Recurrence):
+        return Every(span)
+    text = _text(every)
+    if text is not None:
+        return Every(text)
+    if issubclass(type(every), Recurrence):
+        every = cast("Recurrence", every)
         if not is_known(every):
             raise ScheduleError(
                 f"every={quoted(every)} is a recurrence of a kind that is not registered, so no listener could read it. "
-                f"Give a timedelta, or a recurrence that comes with Pitstop."
+                f"Register its class under the entry-point group 'pitstop.recurrences', or by pitstop.register_recurrence()."
             )
         return every
-    raise ScheduleError(f"every={shown(every)} is a {type_name(every)}. Give a timedelta or a Recurrence.")
+    raise ScheduleError(
+        f"every={shown(every)} is a {type_name(every)}. Give a timedelta, text such as '1h', or a rule such as Cron(...)."
+    )
 
 
 def _word(catch_up: object) -> str | None:
@@ -194,14 +324,9 @@ def _policy(catch_up: object, grace: object) -> tuple[CatchUp, int | None]:
     policy: CatchUp | None = next((each for each in _CATCH_UP if each == word), None)
     if policy is None:
         raise ScheduleError(f"catch_up={shown(catch_up)} is unknown. Give one of: {', '.join(_CATCH_UP)}.")
-    if (policy == "skip") != (grace is not None):
+    if not _is_graceful(policy, grace):
         raise ScheduleError(
-            f"catch_up={policy!r} with grace={shown(grace)}: 'skip' needs a grace, and only 'skip' has one. "
+            f"catch_up={policy!r} with grace={shown(grace)}: 'skip' needs a grace, 'all' may have one, and 'latest' has none. "
             f"The grace is the time by which an occurrence may be late and still be emitted."
         )
-    if grace is None:
-        return policy, None
-    span = span_of_time(grace, "grace")
-    if span is None or span < timedelta(0):
-        raise ScheduleError(f"grace={shown(grace)} cannot be used. Give a timedelta of zero or more.")
-    return policy, span // timedelta(milliseconds=1)
+    return policy, None if grace is None else span_of(grace, "grace") // timedelta(milliseconds=1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pitstop._values._instant import LAST_INSTANT, floor_instant, from_instant
 from pitstop._values._message import copy_plain
 from pitstop._values._quoting import may_hold_secret, quoted
+from pitstop._values._suggestion import did_you_mean
 from pitstop._values._text_codec import dump_message, load_message
 from pitstop._values._white_space import checked_url
 from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability, Watch, Writes
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
-from pitstop.abc._config import BackendConfig, Retry, did_you_mean, duration_field, query_options, split_url
+from pitstop.abc._config import BackendConfig, Retry, duration_field, query_options, split_url
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, message_size
 from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,6 +15,7 @@ from pitstop._errors import ConfigError
 from pitstop._values._arguments import positive_duration
 from pitstop._values._duration import parse_duration
 from pitstop._values._quoting import has_credentials, quoted
+from pitstop._values._suggestion import did_you_mean
 from pitstop._values._white_space import checked_url, refuse_in_name
 from pitstop.abc._clock import Clock
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BackendConfig",
     "Retry",
-    "did_you_mean",
     "duration_field",
     "flag_field",
     "from_mapping",
@@ -38,14 +37,6 @@ __all__ = [
 _T = TypeVar("_T")
 
 _TEXT = (str, os.PathLike, bytes)
-#: The most characters of a key that are compared with the known keys.
-_LONGEST_KEY = 100
-
-
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return ``"Did you mean 'x'? "`` for the known name closest to the given name, or an empty text."""
-    close = difflib.get_close_matches(given[:_LONGEST_KEY], list(known), n=1)
-    return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def duration_field(default: timedelta | None, *, zero: bool = False) -> Any:

@@ -21,6 +21,7 @@ from pitstop.cli._entries import list_, redrive, remove, show
 from pitstop.cli._listen import listen
 from pitstop.cli._ping import ping
 from pitstop.cli._plain import plain
+from pitstop.cli._preview import preview
 from pitstop.cli._settings import Settings, common_options, masked
 from pitstop.cli._stats import stats
 from pitstop.cli._store import store
@@ -69,7 +70,7 @@ def app(context: click.Context) -> None:
     context.with_resource(_log_on_stderr(context.ensure_object(Settings)))
 
 
-for _command in (demo, store, listen, list_, show, remove, redrive, stats, ping, check, adopt, backends):
+for _command in (demo, store, preview, listen, list_, show, remove, redrive, stats, ping, check, adopt, backends):
     app.add_command(_command)
 
 

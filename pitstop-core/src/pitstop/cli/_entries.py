@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import click
 
-from pitstop import Entry, Pitstop, PitstopError, Recurrence, State
+from pitstop import Entry, Pitstop, PitstopError, Recurrence, ScheduleError, State, Upcoming
+from pitstop._recurrence._every import Every
 from pitstop._values._duration import format_duration
-from pitstop._values._recurrence import Every
 from pitstop.cli._output import (
     needs_stdout,
     print_fields,
@@ -77,6 +77,7 @@ def show(settings: Settings, id: str) -> None:
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),
             ("end", iso(entry.end)),
+            ("next", "\n".join(str(each) for each in _later(entry)) or None),
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
             ("leased until", iso(entry.leased_until)),
@@ -236,9 +237,17 @@ def _why(entry: Entry, now: datetime) -> str:
     return f"Its time comes {when}."
 
 
+def _later(entry: Entry) -> list[Upcoming]:
+    """Return the occurrences after the current one, if the message recurs and its rule can be asked."""
+    try:
+        return entry.upcoming(4)[1:] if entry.every is not None else []
+    except ScheduleError:
+        return []
+
+
 def every_document(every: timedelta | Recurrence | None) -> dict[str, Any] | None:
     """Return a recurrence in JSON."""
-    recurrence = Every.of(every) if isinstance(every, timedelta) else every
+    recurrence = Every(every) if isinstance(every, timedelta) else every
     return None if recurrence is None else recurrence.to_plain()
 
 
@@ -246,7 +255,7 @@ def every_text(every: timedelta | Recurrence | None) -> str | None:
     """Return a recurrence as a table shows it."""
     if every is None:
         return None
-    return format_duration(every) if isinstance(every, timedelta) else every.kind
+    return format_duration(every) if isinstance(every, timedelta) else repr(every)
 
 
 def _unknown(id: str) -> str:

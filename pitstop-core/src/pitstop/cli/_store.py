@@ -18,10 +18,11 @@ import click
 from pitstop import MessageError, Pitstop, PitstopError, ScheduleError
 from pitstop._pitstop import session_of
 from pitstop._values._duration import format_duration
-from pitstop._values._schedule import CatchUp
+from pitstop._values._schedule import CatchUp, Interval
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._messages import BYTE_ORDER_MARK, read_message
 from pitstop.cli._output import print_json, print_line, progress, say, warn
+from pitstop.cli._rules import rule_of, rule_options
 from pitstop.cli._settings import DEFAULT_URL, URL_VARIABLE, Settings, common_options
 from pitstop.cli._streams import StdoutFailed, is_closed, though_unread
 from pitstop.cli._times import duration, moment, moment_or_duration
@@ -50,19 +51,28 @@ class _Plan:
 
     when: datetime | timedelta
     end: datetime | timedelta | None
-    every: timedelta | None
+    every: Interval | None
     catch_up: CatchUp
     grace: timedelta | None
+    jitter: timedelta | None
 
     def store(self, pit: Pitstop, message: dict[str, Any]) -> str:
         with self._in_terms_of_options(pit):
-            return pit.store(message, self.when, self.end, self.every, catch_up=self.catch_up, grace=self.grace)
+            return pit.store(
+                message,
+                self.when,
+                self.end,
+                self.every,
+                jitter=self.jitter,
+                catch_up=self.catch_up,
+                grace=self.grace,
+            )
 
     def store_all(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[str]:
-        if self.catch_up == "latest":
+        if self.catch_up == "latest" and self.jitter is None:
             with self._in_terms_of_options(pit):
                 return pit.store_many([(message, self.when, self.end, self.every) for message in messages])
-        # store_many has no place for a catch-up policy.
+        # store_many has no place for a catch-up policy and jitter.
         return [self.store(pit, message) for message in messages]
 
     @contextmanager
@@ -81,7 +91,7 @@ class _Plan:
             text = str(error).replace(f"when={self.when!r}", start)
             if self.end is not None:
                 text = text.replace(f"end={self.end!r}", _spelled("--until", self.end))
-            if self.every is not None:
+            if isinstance(self.every, timedelta):
                 text = text.replace(f"every={self.every!r}", _spelled("--every", self.every))
             raise ScheduleError(text) from error
 
@@ -102,12 +112,12 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
 @click.argument("message", required=False)
 @click.option("--in", "delay", type=duration, help="Emit it after this time, as in 15m or 1h30m. Default: now.")
 @click.option("--at", type=moment, metavar="TIME", help="Emit it at this time: ISO-8601 with its zone.")
-@click.option("--every", type=duration, help="Emit it again and again, with this time in between.")
+@rule_options
 @click.option(
     "--until",
     type=moment_or_duration,
     metavar="TIME|DURATION",
-    help="The end of --every (exclusive): a time, or a duration from now.",
+    help="The end of the series (exclusive): a time, or a duration from now.",
 )
 @click.option("--id", "id", help="The message's id. A stored message with the same id is replaced, schedule included.")
 @click.option(
@@ -117,7 +127,8 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
     show_default=True,
     help="If occurrences were missed: emit the latest, all, or skip those older than --grace.",
 )
-@click.option("--grace", type=duration, help="How late an occurrence may be with --catch-up skip.")
+@click.option("--grace", type=duration, help="How late an occurrence may be with --catch-up skip or all.")
+@click.option("--jitter", type=duration, help="Delay each occurrence by up to this time.")
 @common_options
 @click.pass_obj
 def store(
@@ -125,11 +136,15 @@ def store(
     message: str | None,
     delay: timedelta | None,
     at: datetime | None,
-    every: timedelta | None,
+    every: str | None,
+    cron: str | None,
+    rrule: str | None,
+    tz: str | None,
     until: datetime | timedelta | None,
     id: str | None,
     catch_up: CatchUp,
     grace: timedelta | None,
+    jitter: timedelta | None,
 ) -> None:
     """Store MESSAGE, a JSON object; without it, each line of stdin, in UTF-8.
 
@@ -138,10 +153,12 @@ def store(
     \b
     pitstop store '{"msg": "object"}' --in 15m
     pitstop store '{"report": "daily"}' --id daily --at 2031-05-04T06:00+02:00 --every 1d
+    pitstop store '{"report": "weekly"}' --id weekly --cron '0 9 * * MON' --tz Europe/Berlin
     pitstop store --in 1h < messages.jsonl
     """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
-    _check_options(delay, at, every, until, catch_up, grace)
-    plan = _Plan(at or delay or timedelta(0), until, every, catch_up, grace)
+    rule = rule_of(every, cron, rrule, tz)
+    _check_options(delay, at, rule, until, catch_up, grace)
+    plan = _Plan(at or delay or timedelta(0), until, rule, catch_up, grace, jitter)
     if message is not None and message != "-":
         found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
         with settings.open() as pit:
@@ -166,13 +183,15 @@ def store(
 
 
 def _check_options(
-    delay: timedelta | None, at: datetime | None, every: timedelta | None, until: object, catch_up: str, grace: object
+    delay: timedelta | None, at: datetime | None, every: object, until: object, catch_up: str, grace: object
 ) -> None:
     if delay is not None and at is not None:
         raise click.UsageError("--in and --at both give the time. Give one of them.")
     if every is None and (until is not None or catch_up != "latest" or grace is not None):
-        raise click.UsageError("--until, --catch-up and --grace are for recurring messages. Give --every, too.")
-    if (catch_up == "skip") != (grace is not None):
+        raise click.UsageError(
+            "--until, --catch-up and --grace are for recurring messages. Give --every, --cron or --rrule, too."
+        )
+    if grace is None if catch_up == "skip" else grace is not None and catch_up != "all":
         raise click.UsageError(
             "--catch-up skip and --grace go together: the grace is the most an occurrence may be late."
         )

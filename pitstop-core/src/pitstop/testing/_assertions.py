@@ -14,10 +14,10 @@ import attrs
 from pitstop._decisions._describe import describe
 from pitstop._errors import PitstopError
 from pitstop._pitstop import Pitstop, session_of
+from pitstop._recurrence._base import Recurrence
 from pitstop._values._entry import Entry, State
 from pitstop._values._instant import aware, floor_instant, from_instant, instant_of
 from pitstop._values._quoting import quoted
-from pitstop._values._recurrence import Recurrence
 from pitstop.testing._clock import span_of
 from pitstop.testing._events import Event, Events
 from pitstop.testing._faulty_backend import unfaulted

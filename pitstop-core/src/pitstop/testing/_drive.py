@@ -372,16 +372,17 @@ def _unseen_step(settlement: Settlement, unseen: Record | Damaged, at: datetime)
         return Step(unseen.id, at, None, 0, 0, "dead", error, None, None)
     scheduled_for, missed = unseen.progress.scheduled_for, 0
     too_old = False
+    first_leased = unseen.progress.first_leased
     try:
         schedule = schedule_of(unseen)
+        if schedule is not None and first_leased is not None:
+            too_old = schedule.choose(scheduled_for, first_leased, unseen.id) is None
+            last = attrs.evolve(schedule, catch_up="latest", grace=None).choose(scheduled_for, first_leased, unseen.id)
+            if too_old and last is not None:
+                scheduled_for, missed = last.occurrence, last.missed
     except ScheduleError:
-        schedule = None
-    first_leased = unseen.progress.first_leased
-    if schedule is not None and first_leased is not None:
-        too_old = schedule.choose(scheduled_for, first_leased) is None
-        last = attrs.evolve(schedule, catch_up="latest", grace=None).choose(scheduled_for, first_leased)
-        if too_old and last is not None:
-            scheduled_for, missed = last.occurrence, last.missed
+        # The message was set aside with this error.
+        pass
     outcome: StepOutcome = "dead" if settlement.outcome is Outcome.BURY else "skipped" if too_old else "given up"
     # The claim counted an attempt that no handler saw.
     attempts = unseen.progress.attempts - 1

@@ -11,12 +11,13 @@ from typing import Any, Final, TypeVar, get_args
 import attrs
 
 from pitstop._errors import PitstopError
+from pitstop._recurrence._base import Recurrence
+from pitstop._recurrence._every import Every
 from pitstop._values._duration import format_duration
 from pitstop._values._entry import State
 from pitstop._values._instant import aware, from_instant
 from pitstop._values._plain import Unreadable, as_microseconds
 from pitstop._values._quoting import quoted
-from pitstop._values._recurrence import Every, Recurrence
 from pitstop.abc import did_you_mean
 from pitstop.testing._clock import span_of
 from pitstop.testing._report import StepOutcome, clock_text

@@ -13,11 +13,11 @@ from pitstop._errors import ConfigError
 from pitstop._init import open_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
+from pitstop._recurrence._base import Recurrence
 from pitstop._values._arguments import several_plugins
 from pitstop._values._entry import Entry, State
 from pitstop._values._id import valid_id
 from pitstop._values._quoting import quoted
-from pitstop._values._recurrence import Recurrence
 from pitstop.abc import Backend
 from pitstop.testing import _assertions, _driving
 from pitstop.testing._clock import ManualClock

@@ -1,0 +1,95 @@
+"""Jitter delays an occurrence by a time that depends on the id and the occurrence alone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pitstop import Cron, Every, ScheduleError
+from pitstop._values._jitter import spread
+from pitstop._values._schedule import Schedule
+
+
+HOUR = 3_600_000
+START = 1_900_000_800_000
+
+
+def test_each_occurrence_comes_late_by_its_own_time_and_the_rhythm_stays(pit, clock):
+    start = pit.now()
+    pit.store({"id": "a"}, start, None, "1h", jitter="10m")
+    late = []
+    listener = pit.listen()
+    for index in range(6):
+        entry = pit.get("a")
+        assert entry.scheduled_for == start + timedelta(hours=index)
+        late.append(entry.due - entry.scheduled_for)
+        clock.advance_to(entry.due - timedelta(milliseconds=1))
+        assert listener.get() is None or late[-1] == timedelta(0)
+        clock.advance_to(entry.due)
+        with listener.get() as delivery:
+            assert delivery.scheduled_for == entry.scheduled_for
+            assert delivery.missed == 0
+    assert len(set(late)) > 3
+    assert all(timedelta(0) <= each <= timedelta(minutes=10) for each in late)
+
+
+def test_another_process_computes_the_same(pit):
+    pit.store({"id": "a"}, "1h", jitter="10m")
+    first = pit.get("a").due
+    pit.store({"id": "a"}, pit.get("a").scheduled_for, jitter="10m")
+    assert pit.get("a").due == first
+    assert spread("a", 0, 1000) == 505
+    assert spread("b", 0, 1000) != spread("a", 0, 1000)
+
+
+@pytest.mark.parametrize("catch_up", ["latest", "all"])
+def test_a_missed_occurrence_whose_jitter_is_not_over_does_not_come_early(catch_up):
+    """The listener comes just after an occurrence, while that one still has to wait."""
+    schedule = Schedule(START, None, Every("1h"), catch_up, None, 30 * 60_000)
+    late = next(n for n in range(2, 99) if spread("a", START + n * HOUR, schedule.jitter) > 60_000)
+    at = START + late * HOUR + 1
+    choice = schedule.choose(START, at, "a")
+    assert choice.occurrence == (START if catch_up == "all" else START + (late - 1) * HOUR)
+    following = schedule.next(choice.occurrence)
+    assert schedule.due(following, "a") > at or catch_up == "all"
+
+
+@given(st.text(max_size=9), st.integers(0, 10**13), st.integers(0, 10**9))
+def test_it_is_never_early_and_never_more_than_was_asked_for(id, occurrence, jitter):
+    assert 0 <= spread(id, occurrence, jitter) <= jitter
+
+
+@given(st.integers(0, 100), st.integers(0, HOUR), st.integers(1, 3 * HOUR))
+def test_nothing_that_comes_later_is_chosen(hours, more, jitter):
+    schedule = Schedule(START, None, Cron("0 * * * *"), "latest", None, jitter)
+    first = schedule.first()
+    at = schedule.due(first, "a") + hours * HOUR + more
+    choice = schedule.choose(first, at, "a")
+    assert schedule.due(choice.occurrence, "a") <= at
+    assert schedule.choose(first, at, "a") == choice
+
+
+def test_the_stored_form_without_jitter_is_that_of_before():
+    plain = Schedule(START, None, Every("1h"), "latest", None).to_plain()
+    assert "jitter" not in plain
+    jittered = Schedule(START, None, Every("1h"), "latest", None, 5)
+    assert Schedule.from_plain(jittered.to_plain()) == jittered
+    assert Schedule.from_plain(plain).jitter == 0
+    for wrong in (0, -1, None, "none", 1.5, True):
+        with pytest.raises(ScheduleError, match="malformed"):
+            Schedule.from_plain({**plain, "jitter": wrong})
+
+
+def test_a_jitter_that_is_no_time_or_longer_than_the_interval_is_refused(pit):
+    for jitter, every, text in [
+        ("1h", "1h", "jitter='1h' is not shorter than the interval, so occurrences would overtake each other"),
+        (-timedelta(1), "1h", "cannot be used. Give a timedelta of zero or more"),
+        ("soon", "1h", "jitter='soon' is no distance from now"),
+        (5, None, "jitter=5 cannot be used"),
+    ]:
+        with pytest.raises(ScheduleError, match=text):
+            pit.store({"id": "a"}, "1m", None, every, jitter=jitter)

@@ -1,0 +1,219 @@
+"""Kinds of other authors: how they are found, and what core does when their rules are broken."""
+
+from __future__ import annotations
+
+import time
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import pitstop
+
+from pitstop import Every, PluginConflict, Recurrence, ScheduleError
+from pitstop._recurrence import _registry
+
+
+HOUR = 3_600_000
+
+
+class Tides(Recurrence):
+    """High water, each 12 hours and 25 minutes."""
+
+    kind = "acme.tides"
+
+    def __init__(self, port="BRE"):
+        self.port = port
+
+    def after(self, instant, start):
+        tide = 745 * 60_000
+        return start + ((instant - start) // tide + 1) * tide
+
+    def dump(self):
+        return {"port": self.port}
+
+    @classmethod
+    def load(cls, fields):
+        return cls(**fields)
+
+
+class Broken(Tides):
+    """A rule that goes wrong after its first occurrence."""
+
+    kind = "acme.broken"
+    answer = None
+
+    def after(self, instant, start):
+        return start + HOUR if instant < start else self.answer(instant)
+
+
+@pytest.fixture(autouse=True)
+def kinds(monkeypatch):
+    monkeypatch.setattr(_registry, "_KINDS", dict(_registry._KINDS))
+    _registry._entry_points.cache_clear()
+    yield
+    _registry._entry_points.cache_clear()
+
+
+def test_a_kind_of_four_members_has_all_that_core_needs(pit, clock):
+    pitstop.register_recurrence(Tides)
+    start, tide = pit.now(), timedelta(minutes=745)
+    pit.store({"id": "a"}, start, None, Tides())
+    assert pit.get("a").scheduled_for == start
+    assert pit.get("a").every.port == "BRE"
+    clock.advance(tide * 20 + timedelta(hours=1))
+    with pit.listen().get() as delivery:
+        assert delivery.scheduled_for == start + 20 * tide
+        assert delivery.missed == 20
+    assert pit.get("a").scheduled_for == start + 21 * tide
+
+
+def test_the_defaults_of_latest_and_count_agree_with_arithmetic():
+    rule, tide = Tides(), 745 * 60_000
+    for instant in (0, tide - 1, tide, tide + 1, 1_900_000_000_000):
+        wanted = instant // tide * tide
+        assert rule.latest(instant, 0) == wanted
+    assert rule.count(tide, 500 * tide, 0) == 499
+    capped = rule.count(0, 5000 * tide, 0)
+    assert isinstance(capped, pitstop.AtLeast)
+    assert (capped, str(capped), repr(capped), f"{capped:,}") == (1000, "at least 1000", "AtLeast(1000)", "1,000")
+
+
+def test_a_kind_is_found_by_its_entry_point(install):
+    source = """
+        from pitstop import Every
+
+        class Moon(Every):
+            kind = "acme.moon"
+    """
+    install("acme-tides", "1.0", {"pitstop.recurrences": {"acme.moon": "acme_moon:Moon"}}, acme_moon=source)
+    rule = _registry.load_recurrence({"v": 1, "kind": "acme.moon", "ms": 5})
+    assert type(rule).__name__ == "Moon"
+    assert _registry.is_known(rule)
+
+
+def test_a_kind_that_does_not_load_is_an_error_of_its_messages_alone(install, pit):
+    install("acme-tides", "1.0", {"pitstop.recurrences": {"acme.moon": "acme_gone:Moon"}})
+    with pytest.raises(
+        ScheduleError, match=r"'acme\.moon' from acme-tides 1\.0 failed to load: there is no module 'acme_gone'"
+    ):
+        _registry.load_recurrence({"v": 1, "kind": "acme.moon"})
+    pit.store({"id": "a"}, every="1h")
+
+
+@pytest.mark.parametrize(
+    ("cls", "text"),
+    [
+        (Tides(), r"is no subclass of pitstop\.Recurrence"),
+        (int, r"is no subclass of pitstop\.Recurrence"),
+        (type("Half", (Recurrence,), {"kind": "acme.half"}), "the class Half lacks after, dump, load"),
+        (type("Plain", (Every,), {"kind": "plain"}), "the class Plain has the kind 'plain'. Give it a name with a dot"),
+        (type("Own", (Every,), {}), "the class Own has the kind 'every'"),
+        (type("Old", (Every,), {"kind": "acme.old", "version": "1"}), "the class Old has the version '1'"),
+    ],
+)
+def test_a_class_that_cannot_be_a_kind_is_refused(cls, text):
+    with pytest.raises(ScheduleError, match=text):
+        pitstop.register_recurrence(cls)
+
+
+def test_two_classes_cannot_have_one_kind():
+    assert pitstop.register_recurrence(Tides) is Tides
+    assert pitstop.register_recurrence(Tides) is Tides
+    with pytest.raises(PluginConflict, match=r"the kind 'acme\.tides' belongs to the class .*Tides already"):
+        pitstop.register_recurrence(type("Tides", (Tides,), {}))
+
+
+def test_a_rule_of_an_unregistered_kind_is_refused_at_the_store(pit):
+    with pytest.raises(ScheduleError, match=r"Register its class under the entry-point group 'pitstop\.recurrences'"):
+        pit.store({"id": "a"}, every=Tides())
+
+
+def raising(instant):
+    raise ZeroDivisionError("no moon")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (raising, "it raised ZeroDivisionError: no moon"),
+        (lambda instant: instant, "which is not later"),
+        (lambda instant: instant - 5 * HOUR, "which is not later"),
+        (lambda instant: 1.5e12, "it returned a float where an int is due"),
+        (lambda instant: "soon", "it returned a str where an int is due"),
+    ],
+)
+@pytest.mark.parametrize("settle", ["ack", "nack"])
+def test_a_broken_rule_keeps_the_message_with_its_error_and_the_others_go_on(
+    monkeypatch, pit, clock, answer, text, settle
+):
+    pitstop.register_recurrence(Broken)
+    monkeypatch.setattr(Broken, "answer", staticmethod(lambda instant: instant + HOUR))
+    pit.store({"id": "broken"}, every=Broken())
+    pit.store({"id": "other"}, "1h")
+    clock.advance("1h")
+    listener = pit.listen(prefetch=2)
+    deliveries = [listener.get(), listener.get()]
+    monkeypatch.setattr(Broken, "answer", staticmethod(answer))
+    for each in deliveries:
+        getattr(each, settle)(**({"wait": True} if settle == "ack" else {"delay": timedelta(0)}))
+    if settle == "nack":
+        # The retry asks the rule for later occurrences, and is refused.
+        assert [each.id for each in iter(listener.get, None)] == ["other"]
+    entry = pit.get("broken")
+    assert entry.state == "dead"
+    assert text in entry.last_error
+    assert "'acme.broken' is broken" in entry.last_error
+    assert pit.stats().dead == 1
+
+
+def test_a_broken_rule_is_refused_at_the_store(monkeypatch, pit):
+    pitstop.register_recurrence(Broken)
+    monkeypatch.setattr(Broken, "after", lambda self, instant, start: instant)
+    with pytest.raises(ScheduleError, match="which is not later"):
+        pit.store({"id": "a"}, every=Broken())
+    with pytest.raises(ScheduleError, match="which is not later"):
+        next(Broken().occurrences(datetime(2031, 1, 1, tzinfo=UTC)))
+
+
+def test_no_refusal_takes_long():
+    """Each has its own cause. All are refused well within 50 ms, of which a slow machine may need more."""
+    from pitstop import Calendar, Cron, RRule, Times
+
+    start = datetime(2031, 5, 4, tzinfo=UTC)
+    attempts = [
+        lambda: Cron("0 0 31 2 *"),
+        lambda: Cron("0 0 31 2,4,6 *"),
+        lambda: Cron("0 0 */20 2 1#5,2#5,3#5"),
+        lambda: Cron("0 0 30 2 *", tz="Nowhere/Atall"),
+        lambda: Cron("* " * 100_000),
+        lambda: next(RRule("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30").occurrences(start)),
+        lambda: next(RRule("FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30").occurrences(start)),
+        lambda: next(RRule("FREQ=DAILY;INTERVAL=7;BYDAY=MO").occurrences(start)),
+        lambda: next(RRule("FREQ=DAILY;INTERVAL=1000;BYMONTH=4;BYMONTHDAY=31").occurrences(start)),
+        lambda: next(RRule("FREQ=DAILY;BYDAY=MO;BYSETPOS=5").occurrences(start)),
+        lambda: next(RRule("FREQ=MONTHLY;BYMONTHDAY=1,2;BYSETPOS=3").occurrences(start)),
+        lambda: next(
+            RRule("FREQ=YEARLY;INTERVAL=4;BYMONTH=2;BYMONTHDAY=29").occurrences(datetime(2031, 1, 1, tzinfo=UTC))
+        ),
+        lambda: next(RRule("FREQ=WEEKLY;BYDAY=MO,TU;BYSETPOS=4").occurrences(start)),
+        lambda: Calendar(months=1, days=3),
+        lambda: Times([start] * 5000),
+        lambda: Every("0s"),
+    ]
+    for attempt in attempts:
+        best = 1.0
+        for _ in range(3):
+            forget_what_was_read()
+            began = time.process_time()
+            with pytest.raises(ScheduleError):
+                attempt()
+            best = min(best, time.process_time() - began)
+        assert best < 0.05, (attempts.index(attempt), best)
+
+
+def forget_what_was_read():
+    from pitstop._recurrence import _cron_fields, _rrule, _rrule_parts, _wall
+
+    for each in (_cron_fields.read_cron, _rrule_parts.read_rrule, _rrule._anchored, _rrule._indices, _wall._zone_names):
+        each.cache_clear()
