@@ -1,4 +1,4 @@
-"""The suite for a recurrence of another author: what core asks of each kind.
+"""The suite for a recurrence of another author: the rules that core relies on.
 
 ::
 
