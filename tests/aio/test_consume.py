@@ -21,7 +21,7 @@ import pytest
 
 import pitstop
 
-from aio.kit import NOW, Outside, Stalls, contention, run, until
+from aio.kit import NOW, Outside, Stalls, Tasks, contention, run, until
 from core.kit import Scripted
 from patience import with_some_lease
 from pitstop._aio._feeder import Feeder
@@ -652,7 +652,8 @@ def test_a_heartbeat_holds_a_lease_that_a_handler_outlives_though_the_loop_is_bl
 
         async with opened() as pit:
             summary = await pit.consume(handle, lock_time=lease, heartbeat=True, until_idle=True)
-        assert attempts == [1, 1]
+        # An eager task begins when its message is taken, so the second message waited in the buffer, where no heart beats.
+        assert attempts == [1, 2 if Tasks.eager else 1]
         assert (summary.acked, summary.lost) == (2, 0)
 
     def show(lease):

@@ -9,7 +9,7 @@ import pytest
 
 import pitstop
 
-from aio.kit import NOW, run, threads
+from aio.kit import NOW, run
 
 
 @pytest.fixture
@@ -25,7 +25,9 @@ def used():
     delivery = run(main())
     yield pit, listener, delivery
     run(pit.aclose())
-    assert threads() == []
+    for each in [each for each in threading.enumerate() if each.name.startswith(("pitstop-aio", "pitstop-feeder"))]:
+        each.join(20)
+        assert not each.is_alive()
 
 
 @pytest.mark.parametrize("timeout", [0, 1, None])

@@ -218,3 +218,23 @@ def test_a_child_of_a_fork_has_the_handlers_of_the_program():
             os._exit(0 if signal.getsignal(signal.SIGTERM) == before else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert signal.getsignal(signal.SIGTERM) != before
+
+
+def test_a_call_that_another_thread_collects_leaves_the_next_signal_to_the_program():
+    """As when the loop of an event loop was closed in the midst of it. Only the main thread may put a handler back."""
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append("the program"))
+    try:
+        context = hearing(lambda number: heard.append("consume"))
+        context.__enter__()
+        Running(lambda: context.__exit__(None, None, None)).result()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number in NUMBERS:
+            if number != signal.SIGTERM:
+                # Takes what was left, and puts it back.
+                with hearing(lambda number: None):
+                    pass
+        signal.signal(signal.SIGTERM, before)
+    assert heard == ["the program"] * 2

@@ -70,14 +70,14 @@ class TestGivingBack:
         intake_of(listener).background.finish()
         assert pit.entries() == []
 
-    def test_a_message_that_cannot_be_handed_out_is_given_back(self, pit, monkeypatch):
-        fill(pit, 1)
-        monkeypatch.setattr(Heartbeat, "hold", lambda *_: interrupt())
-        with pit.listen(heartbeat=True) as listener:
-            with pytest.raises(KeyboardInterrupt):
-                listener.get()
-            (entry,) = pit.entries()
-            assert (entry.state, entry.attempts) == ("due", 0)
+    def test_a_message_that_cannot_be_handed_out_is_the_next_one_to_be(self, pit, monkeypatch):
+        fill(pit, 2)
+        with pit.listen(heartbeat=True, prefetch=2) as listener:
+            with monkeypatch.context() as patched:
+                patched.setattr(Heartbeat, "hold", lambda *_: interrupt())
+                with pytest.raises(KeyboardInterrupt):
+                    listener.get()
+            assert [listener.get().id for _ in range(2)] == ["0000", "0001"]
 
 
 class TestHeartbeat:

@@ -1,4 +1,4 @@
-"""The suite for a recurrence of another author: the rules that core relies on.
+"""The suite for a recurrence of another author: the demands of core on each kind.
 
 ::
 

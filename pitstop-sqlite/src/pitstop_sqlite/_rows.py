@@ -111,9 +111,10 @@ def read_row(row: Row) -> Record | Damaged:
 def read_leased_row(row: Row, token: str, now: int, until: int, limit: int = 1) -> Record | Damaged:
     """Return the record of a row as the claim leaves it, from the row that the claim found: see :meth:`pitstop.abc.Progress.leased`."""
     id, _, scheduled_for, attempts, first_leased, last_error, _, unsettled, ahead, excused, revision, series, msg = row
-    attempts = min(attempts, MOST_COUNTED - 1) + 1
-    unsettled = min(unsettled, MOST_COUNTED - 1) + 1
-    ahead = min(ahead, MOST_COUNTED - 1) + (limit > 1)
+    attempts = attempts + 1 if attempts < MOST_COUNTED else attempts
+    unsettled = unsettled + 1 if unsettled < MOST_COUNTED else unsettled
+    if limit > 1:
+        ahead = ahead + 1 if ahead < MOST_COUNTED else ahead
     if first_leased is None:
         first_leased = now
     try:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from threading import Thread
+from weakref import WeakMethod
 
 from pitstop._aio._hands import Hands, resolve, tell
 from pitstop._aio._waits import SettlementWaits
@@ -54,11 +55,13 @@ class Feeder:
         """Return a feeder that does nothing yet.
 
         :param open_intake: called in the feeder's thread, before its first claim.
-        :param notify: called in the loop's thread when there is a message to take, an error, nothing, or the end.
+        :param notify: a method, called in the loop's thread when there is a message to take, an error, nothing, or the end.
+            The feeder refers to its object weakly, because a thread refers to the feeder.
         """
-        self._open = open_intake
+        # None once it was called: it may refer to the whole Pitstop.
+        self._open: Callable[[], Intake] | None = open_intake
         self._loop = loop
-        self._notify = notify
+        self._notify = WeakMethod(notify)
         self._hands = hands
         self._bell = Doorbell()
         #: Tasks that wait until the store has their settlements.
@@ -210,14 +213,14 @@ class Feeder:
         """End the looks of tasks. A task that was cancelled leaves its message in the buffer."""
         for each in looks:
             resolve(each, found, error)
-        self._notify()
+        self._notify_loop()
 
     def _finish(self) -> None:
         self._closed = True
         for each in self._finished:
             if not each.done():
                 each.set_result(None)
-        self._notify()
+        self._notify_loop()
 
     # Any thread, and signal handlers.
 
@@ -290,7 +293,9 @@ class Feeder:
 
     def _opened(self) -> Intake:
         if self.intake is None:
+            assert self._open is not None, "it is not open"
             intake = self._open()
+            self._open = None
             intake.buffer.asked = self._wanted
             self._monotonic = intake.session.clock.monotonic
             self._least = int(intake.lock_time / timedelta(microseconds=1) * LEAST_REMAINDER)
@@ -354,8 +359,13 @@ class Feeder:
         with suppress(BackendUnavailable):
             self._offset = intake.session.backend.now() - self._monotonic() * 1e6
 
+    def _notify_loop(self) -> None:
+        notify = self._notify()
+        if notify is not None:
+            notify()
+
     def _tell(self) -> None:
-        if not tell(self._loop, self._notify):
+        if not tell(self._loop, self._notify_loop):
             # The loop is closed: no task takes anything any more.
             self._ended = True
             self._bell.ring()

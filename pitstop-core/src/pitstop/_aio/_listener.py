@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
-from weakref import WeakMethod, finalize
+from weakref import finalize
 
 from pitstop._aio._delivery import AsyncDelivery
 from pitstop._aio._feeder import Feeder
@@ -130,9 +130,8 @@ class AsyncListener:
         :raises PitstopError: when the listener belongs to another loop.
         """
         if self._feeder is None:
-            # The feeder refers to this weakly: a listener that is dropped without aclose() ends its feeder.
-            told = WeakMethod(self._tell)
-            self._feeder = feeder = Feeder(self._open, asyncio.get_running_loop(), self._hands, lambda: _call(told))
+            self._feeder = feeder = Feeder(self._open, asyncio.get_running_loop(), self._hands, self._tell)
+            # For a listener that is dropped without aclose(): the feeder refers to it weakly.
             finalize(self, feeder.end).atexit = False
             self._add(feeder)
         elif not self._feeder.is_here:
@@ -221,9 +220,3 @@ class AsyncListener:
             count -= 1
         if not all_of_them:
             self._ask()
-
-
-def _call(method: WeakMethod[Callable[[], None]]) -> None:
-    function = method()
-    if function is not None:
-        function()

@@ -21,7 +21,8 @@ from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._consume._course import checked_drain
-from pitstop._consume._tasks import AsyncHandler, Consuming, checked_handler
+from pitstop._consume._handler import AsyncHandler, async_handler
+from pitstop._consume._tasks import Consuming
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._init import prepare_backend
@@ -249,7 +250,7 @@ class AsyncPitstop:
         :raises ConfigError: when a value cannot be used.
         :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
         """
-        checked_handler(handler)
+        async_handler(handler)
         whole_number(concurrency, "concurrency")
         patience = checked_drain(drain, max_messages, until_idle)
         if self._closed:

@@ -21,8 +21,10 @@ from pitstop._values._arguments import flag
 
 
 __all__ = [
+    "AsyncHandler",
     "Handler",
     "HandlerIsAsync",
+    "async_handler",
     "callable_handler",
     "close_awaitable",
     "is_async",
@@ -35,6 +37,8 @@ _log = logging.getLogger("pitstop.consumer")
 
 #: A function that handles a message. It is called with the message, or with the delivery; its result is ignored.
 Handler = Callable[[Any], object]
+#: The same, for an event loop.
+AsyncHandler = Callable[[Any], Awaitable[object]]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -61,6 +65,21 @@ def callable_handler(handler: Handler) -> Handler:
         raise PitstopError(
             f"The handler {_name(handler)} cannot be called with one argument, the message or the delivery. Give a function "
             f"of one argument, with functools.partial or a lambda if it needs more."
+        )
+    return handler
+
+
+def async_handler(handler: AsyncHandler) -> AsyncHandler:
+    """Return the handler, if it is async.
+
+    :raises PitstopError: when it is not.
+    """
+    callable_handler(handler)
+    if not is_async(handler):
+        raise PitstopError(
+            f"The handler {_name(handler)} is not async, so it would block the "
+            f"event loop. Write it with 'async def', or open the store with pitstop.init() and use its consume(), which "
+            f"calls handlers in threads."
         )
     return handler
 

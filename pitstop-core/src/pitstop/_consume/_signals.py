@@ -5,6 +5,7 @@ Threads: the main thread installs handlers and runs them; any thread may begin t
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -12,12 +13,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import RLock
+from types import MethodType
 from typing import Any
+from weakref import WeakMethod
 
 from pitstop.abc import SystemClock
 
 
-__all__ = ["ENDING", "Urgency", "catching", "disposition", "hearing", "is_hangup"]
+__all__ = ["ENDING", "Urgency", "catching", "disposition", "hearing", "is_free", "is_hangup"]
 
 #: Signals that end a program in good order. Some systems do not have all of them.
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -75,7 +78,7 @@ def catching(names: Iterable[str], handle: Callable[[int], None]) -> Iterator[No
     :param names: such as ``"SIGTERM"``. Signals that :func:`disposition` leaves alone are left out.
     """
     before = {}
-    if threading.current_thread() is threading.main_thread():
+    if _is_main_thread():
         for name in names:
             if (found := disposition(name)) is not None:
                 number, before[number] = found
@@ -98,7 +101,8 @@ class _Audience:
         # Held by threads that change ``_hearers``. Reentrant: a signal handler may call consume().
         self._lock = RLock()
         # Replaced, never changed: a signal handler may be reading it.
-        self._hearers: tuple[Callable[[int], None], ...] = ()
+        # Methods are weak: a call whose loop was closed ends when it is collected.
+        self._hearers: tuple[Callable[[], Callable[[int], None] | None], ...] = ()
         # Written by the main thread alone: how many calls want a signal, and the handler that it had before the first one.
         self._wanted: dict[int, int] = {}
         self._before: dict[int, Any] = {}
@@ -108,10 +112,11 @@ class _Audience:
         """See :func:`hearing`."""
         # Taken along to the end: other calls may begin and end meanwhile, in any order.
         taken: list[int] = []
+        hearer = WeakMethod(hear) if isinstance(hear, MethodType) else lambda: hear
         with self._lock:
-            self._hearers = (*self._hearers, hear)
+            self._hearers = (*self._hearers, hearer)
         try:
-            if threading.current_thread() is threading.main_thread():
+            if _is_main_thread():
                 for name in ENDING:
                     self._take(name, takes, taken)
             yield
@@ -119,7 +124,7 @@ class _Audience:
             for number in taken:
                 self._leave(number)
             with self._lock:
-                self._hearers = tuple(each for each in self._hearers if each is not hear)
+                self._hearers = tuple(each for each in self._hearers if each is not hearer)
 
     def _take(self, name: str, takes: Callable[[object], bool], taken: list[int]) -> None:
         found = disposition(name)
@@ -140,8 +145,9 @@ class _Audience:
         left = self._wanted.get(number, 0) - 1
         if left > 0:
             self._wanted[number] = left
-        # In the child of a fork there is nothing to leave.
-        elif self._wanted.pop(number, None) is not None:
+        # In the child of a fork there is nothing to leave. Another thread leaves when it collects a call whose loop was closed;
+        # then the next signal restores the handler.
+        elif self._wanted.pop(number, None) is not None and _is_main_thread():
             self._restore(number)
 
     def _restore(self, number: int) -> None:
@@ -151,8 +157,14 @@ class _Audience:
             signal.signal(number, before)
 
     def _call_all(self, number: int, _: object) -> None:
-        for hear in self._hearers:
-            hear(number)
+        if number not in self._wanted:
+            self._restore(number)
+            signal.raise_signal(number)
+            return
+        for each in self._hearers:
+            hear = each()
+            if hear is not None:
+                hear(number)
 
     def after_fork(self) -> None:
         """In the child of a fork: the calls are the parent's. Without this, the child would ignore the signals."""
@@ -161,6 +173,10 @@ class _Audience:
             # A fork by another thread than the main one, on a system that does not make it the main thread of the child.
             with suppress(ValueError):
                 self._restore(number)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 _audience = _Audience()
@@ -181,3 +197,13 @@ def hearing(
     :param takes: whether a handler that is installed may be replaced.
     """
     return _audience.joined(hear, takes)
+
+
+def is_free(handler: object) -> bool:
+    """Whether the program does not handle a signal itself. A server, say, has its own way to end, and ends this with it."""
+    return handler is signal.SIG_DFL or handler is signal.default_int_handler or _is_of_asyncio(handler)
+
+
+def _is_of_asyncio(handler: object) -> bool:
+    """Whether this handler is the one that asyncio.run() installs for SIGINT: it cancels the program's main task."""
+    return isinstance(handler, functools.partial) and getattr(handler.func, "__module__", "") == "asyncio.runners"

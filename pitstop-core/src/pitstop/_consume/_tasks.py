@@ -6,23 +6,20 @@ Threads: the loop's thread; any thread calls ``end`` and ``wait``; signal handle
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
-import signal
 
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event
-from typing import Any
 
 from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import Course
-from pitstop._consume._handler import callable_handler, is_async, log_failure, log_left, takes_delivery
-from pitstop._consume._signals import hearing
+from pitstop._consume._handler import AsyncHandler, log_failure, log_left, takes_delivery
+from pitstop._consume._signals import hearing, is_free
 from pitstop._consume._verdict import NOTHING, ask, judged
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
@@ -34,10 +31,7 @@ from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 
 
-__all__ = ["AsyncHandler", "Consuming", "checked_handler"]
-
-#: A function that handles a message. It is called with the message, or with the delivery.
-AsyncHandler = Callable[[Any], Awaitable[object]]
+__all__ = ["Consuming"]
 
 _log = logging.getLogger("pitstop.consumer")
 
@@ -161,7 +155,7 @@ class Consuming:
         return self._course.consumer(intake, in_hand=self._feeder.ready + len(runs) - begun, in_handlers=begun)
 
     async def _run(self) -> Summary:
-        with hearing(self._on_signal, _is_free):
+        with hearing(self._on_signal, is_free):
             try:
                 self._fill()
                 await self._end
@@ -402,28 +396,3 @@ class Consuming:
                 self._settle(lease, run.delivery, None, interrupted=True)
             else:
                 self._feeder.give_back(lease)
-
-
-def checked_handler(handler: AsyncHandler) -> AsyncHandler:
-    """Return the handler, if it is async.
-
-    :raises PitstopError: when it is not.
-    """
-    callable_handler(handler)
-    if not is_async(handler):
-        raise PitstopError(
-            f"The handler {getattr(handler, '__qualname__', type(handler).__qualname__)} is not async, so it would block the "
-            f"event loop. Write it with 'async def', or open the store with pitstop.init() and use its consume(), which "
-            f"calls handlers in threads."
-        )
-    return handler
-
-
-def _is_free(handler: object) -> bool:
-    """Whether the program does not handle a signal itself. A server, say, has its own way to end, and ends this with it."""
-    return handler is signal.SIG_DFL or handler is signal.default_int_handler or _is_of_asyncio(handler)
-
-
-def _is_of_asyncio(handler: object) -> bool:
-    """Whether this handler is the one that asyncio.run() installs for SIGINT: it cancels the program's main task."""
-    return isinstance(handler, functools.partial) and getattr(handler.func, "__module__", "") == "asyncio.runners"

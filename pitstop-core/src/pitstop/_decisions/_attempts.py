@@ -41,7 +41,18 @@ def taken(leased: Progress, *, ahead: bool) -> Progress:
     if not ahead or not leased.ahead:
         # A backend that is older than this count leaves it at 0.
         return leased
-    return attrs.evolve(leased, ahead=leased.ahead - 1)
+    # By position: this is made of each message of a claim, and `attrs.evolve` takes four times as long.
+    return Progress(
+        leased.due,
+        leased.scheduled_for,
+        leased.attempts,
+        leased.first_leased,
+        leased.last_error,
+        leased.token,
+        leased.unsettled,
+        leased.ahead - 1,
+        leased.excused,
+    )
 
 
 def emitted(stored: Progress) -> int:

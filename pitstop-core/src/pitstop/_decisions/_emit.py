@@ -17,14 +17,32 @@ __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "s
 class Emission:
     """One occurrence of a leased record, to be handed to the user."""
 
-    #: Its progress counts the present attempt as a certain one, as it is once a handler has the message.
-    record: Record
+    #: The record as it was leased, or with another progress.
+    leased: Record
     schedule: Schedule | None
     scheduled_for: int
     missed: int
     #: Whether the store does not yet count the present attempt as a certain one, because the claim was for several messages, or
     #: because the message waits in the listener.
     ahead: bool = False
+    #: Whether the progress of ``leased`` counts the present attempt as an uncertain one.
+    uncertain: bool = False
+
+    @property
+    def record(self) -> Record:
+        """The record, with the present attempt as a certain one, as it is once a handler has the message.
+
+        Computed on demand, because most messages are acknowledged, and an ack does not need it.
+        """
+        leased = self.leased
+        if not self.uncertain:
+            return leased
+        progress = taken(leased.progress, ahead=True)
+        return Record(leased.id, leased.message, leased.series, leased.revision, progress)
+
+    def with_record(self, record: Record) -> Emission:
+        """Return the same emission of a record with another progress, which counts the present attempt as a certain one."""
+        return Emission(record, self.schedule, self.scheduled_for, self.missed, self.ahead)
 
 
 def schedule_of(record: Record) -> Schedule | None:
@@ -49,11 +67,8 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
     if progress.attempts < 1:
         # A claim adds one to the attempts. A count below zero looks sound after that.
         return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
-    progress = taken(progress, ahead=ahead)
-    if progress is not leased.progress:
-        leased = Record(leased.id, leased.message, leased.series, leased.revision, progress)
     if leased.series is None:
-        emission = Emission(leased, None, progress.scheduled_for, 0, ahead)
+        emission = Emission(leased, None, progress.scheduled_for, 0, ahead, ahead)
     else:
         assert progress.first_leased is not None, "a leased record has the time of its first lease"
         try:
@@ -61,15 +76,17 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
             choice = schedule.choose(progress.scheduled_for, progress.first_leased, leased.id)
             following = schedule.next(progress.first_leased) if choice is None else None
         except ScheduleError as error:
-            return bury(_not_emitted(leased), str(error))
+            return bury(_not_emitted(Emission(leased, None, 0, 0, ahead, ahead).record), str(error))
         if choice is None:
             return advance(leased, schedule, following, last_error=progress.last_error)
-        emission = Emission(leased, schedule, choice.occurrence, choice.missed, ahead)
-    if is_spent(progress, retry.max_attempts):
-        dying = _not_emitted(leased, retry.max_attempts)
+        emission = Emission(leased, schedule, choice.occurrence, choice.missed, ahead, ahead)
+    most = retry.max_attempts
+    # A message is not spent before it was claimed more often than it may be emitted.
+    if most is not None and progress.attempts > most and is_spent(emission.record.progress, most):
+        dying = _not_emitted(emission.record, most)
         count = attempts_text(dying.progress.attempts)
         spent = f"Given up after {count}; the last one was not acknowledged before its lease ran out."
-        return give_up(attrs.evolve(emission, record=dying), spent)
+        return give_up(emission.with_record(dying), spent)
     return emission
 
 

@@ -38,12 +38,12 @@ def ack(emission: Emission) -> Settlement:
     """
     schedule = emission.schedule
     if schedule is None:
-        return settlement(emission.record, Outcome.COMPLETE, None)
+        return settlement(emission.leased, Outcome.COMPLETE, None)
     try:
         following = schedule.next(emission.scheduled_for)
     except ScheduleError as error:
         return bury(emission.record, error_text(str(error)) or "")
-    return advance(emission.record, schedule, following)
+    return advance(emission.leased, schedule, following)
 
 
 def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: Retry, now_us: int) -> Settlement:
@@ -56,7 +56,7 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
     attempts = certain(progress)
     if retry.max_attempts is not None and attempts >= retry.max_attempts:
         counted = attrs.evolve(progress, attempts=attempts, unsettled=0, ahead=0, excused=0)
-        dying = attrs.evolve(emission, record=attrs.evolve(emission.record, progress=counted))
+        dying = emission.with_record(attrs.evolve(emission.record, progress=counted))
         return give_up(dying, error or f"Given up after {attempts_text(attempts)}.")
     if delay is None and retry.delay is not None:
         delay = backoff(retry, attempts, f"{emission.record.id}:{emission.scheduled_for}")

@@ -146,14 +146,6 @@ class Confirmer:
             lease.emission, lease.until = attrs.evolve(lease.emission, ahead=False), until
         return applied
 
-    def _next(self) -> Lease | None:
-        try:
-            now_us = self._session.backend.now()
-        except BackendUnavailable:
-            # Messages that need no confirmation are handed out all the same.
-            return None
-        return self._suspects.take(now_us)
-
     def _may_be_handed_out(self, lease: Lease) -> bool:
         return self._buffer.open and self._session.clock.monotonic() < lease.until
 

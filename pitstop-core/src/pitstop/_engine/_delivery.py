@@ -77,7 +77,7 @@ class Delivery:
         self._lock_time = lock_time
         self._at_once = at_once
         self._heartbeat = heartbeat
-        record = lease.emission.record
+        record = lease.emission.leased
         self.msg = {"id": record.id, **record.message}
 
     @property
@@ -108,7 +108,7 @@ class Delivery:
     @property
     def last_error(self) -> str | None:
         """The text of the last failure: of an earlier attempt, or of the occurrence before if that was given up."""
-        return self._lease.emission.record.progress.last_error
+        return self._lease.emission.leased.progress.last_error
 
     @property
     def leased_until(self) -> datetime:

@@ -69,7 +69,6 @@ class Intake(Component):
         """
         #: The session whose messages these are.
         self.session = self._session = session
-        self._claimed_apart = claimed_apart
         self._watcher = watcher
         #: How long messages are leased.
         self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
@@ -111,7 +110,7 @@ class Intake(Component):
             claim_ahead=self.waiting.claim_ahead,
             give_back_all=self.give_back_all,
             suspects=self.suspects.waiting,
-            tend_suspects=self._tend_suspects,
+            tend_suspects=lambda: self.confirmer.tend(offer=claimed_apart and self.buffer.asked > 0),
             ended=self._finished,
         )
         # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the intake meanwhile.
@@ -165,25 +164,17 @@ class Intake(Component):
         :param at_once: whether its ack is written by itself, before ``ack()`` returns.
         :raises RuntimeError: when no thread can be started for the heartbeat.
         """
+        heartbeat = self._heartbeat
         try:
-            return self._delivered(lease, at_once)
+            delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
+            if heartbeat is not None:
+                heartbeat.hold(lease, delivery)
+            if self._observed:
+                self._session.events.leased(delivery)
+            return delivery
         except BaseException:
             self.buffer.unseen.appendleft(lease)
             raise
-
-    def _delivered(self, lease: Lease, at_once: bool) -> Delivery:
-        heartbeat = self._heartbeat
-        delivery = Delivery(self._session, lease, self.writer, self.lock_time, at_once, heartbeat)
-        if heartbeat is not None:
-            try:
-                heartbeat.hold(lease, delivery)
-            except BaseException:
-                # The caller does not get the message.
-                self.give_back([lease])
-                raise
-        if self._observed:
-            self._session.events.leased(delivery)
-        return delivery
 
     def give_back(self, leases: Sequence[Lease]) -> int:
         """Give back messages that were taken and that no handler has seen. Return how many were not."""
@@ -264,12 +255,9 @@ class Intake(Component):
     def forget(self, versions: Mapping[str, str | None]) -> None:
         # First the claims that are under way: they put their messages into the buffer later.
         self.claimer.note_versions(versions)
-        dropped = self.buffer.discard(versions)
-        if self.suspects.waiting:
-            dropped += self.suspects.discard(versions)
-        if dropped:
-            # One of them may be valid all the same: another thread has stored a newer version meanwhile.
-            self.claimer.give_back(dropped, log=False)
+        # One of them may be valid all the same: another thread has stored a newer version meanwhile.
+        dropped = [*self.buffer.discard(versions), *self.suspects.discard(versions)]
+        self.claimer.give_back(dropped, log=False)
 
     def flush(self, ids: Collection[str] | None = None) -> None:
         # A store that does not answer is no matter here: the write is tried again.
@@ -414,9 +402,6 @@ class Intake(Component):
         if (claimed.count > 1 and self.buffer.may_bore) or self.suspects.waiting:
             self.wakeup.wake()
         return claimed
-
-    def _tend_suspects(self) -> None:
-        self.confirmer.tend(offer=self._claimed_apart and self.buffer.asked > 0)
 
     def _watch(self) -> None:
         if Capability.WATCH in self._session.capabilities:

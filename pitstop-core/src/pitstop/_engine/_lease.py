@@ -123,7 +123,7 @@ class Lease:
     @property
     def id(self) -> str:
         """The message's id."""
-        return self.emission.record.id
+        return self.emission.leased.id
 
     @property
     def record(self) -> Record:
@@ -138,13 +138,13 @@ class Lease:
     @property
     def due(self) -> int:
         """The instant at which the lease ends."""
-        due = self.emission.record.progress.due
+        due = self.emission.leased.progress.due
         assert due is not None, "a leased record is due when its lease ends"
         return due
 
     def is_over(self, now_us: int) -> bool:
         """Whether the lease has run out, at that time in microseconds."""
-        due = self.emission.record.progress.due
+        due = self.emission.leased.progress.due
         return due is not None and due <= now_us // 1000
 
     @property
@@ -225,9 +225,10 @@ class Lease:
         self._sent, self.state = settlement, _SENT
         return settlement
 
-    def done(self) -> None:
-        """The store has it."""
-        self.state = _DONE
+    def done(self) -> object:
+        """Note that the store has it. Return the delivery, for its observers, and let it go."""
+        delivery, self.delivery, self.state = self.delivery, None, _DONE
+        return delivery
 
     def was_done(self, stored: Record | Damaged | None) -> bool | None:
         """Whether an earlier write without an answer was done, by the record that is stored now. None: that cannot be said.
@@ -309,7 +310,7 @@ class Lease:
         """Note the new end of the lease, by the thread that holds the lock for extensions."""
         assert isinstance(settlement.progress, Progress), "an extension writes progress"
         record = attrs.evolve(self.emission.record, progress=settlement.progress)
-        self.emission = attrs.evolve(self.emission, record=record)
+        self.emission = self.emission.with_record(record)
 
     def refuse_extension(self) -> PitstopError:
         """Return the error of an extension that the store refused, after :meth:`lose_unasked`. Called by the thread that asked for it."""

@@ -130,9 +130,7 @@ class Settler:
             self._lost(lease)
 
     def _done(self, lease: Lease, settlement: Settlement) -> None:
-        lease.done()
-        events, delivery = self._session.events, lease.delivery
-        lease.release()
+        events, delivery = self._session.events, lease.done()
         if lease.purpose is _ACK:
             self.counts.acked += 1
             if events.hooks.acked:

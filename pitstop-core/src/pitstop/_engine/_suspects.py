@@ -59,11 +59,11 @@ class Suspects:
 
     def keep(self, leases: list[Lease]) -> list[Lease]:
         """Keep the suspects of a claim, and return the other messages."""
-        suspects = [each for each in leases if is_suspect(each.record.progress)]
+        suspects = [each for each in leases if is_suspect(each.emission.leased.progress)]
         if not suspects:
             return leases
         self.waiting.extend(suspects)
-        return [each for each in leases if not is_suspect(each.record.progress)]
+        return [each for each in leases if not is_suspect(each.emission.leased.progress)]
 
     @property
     def busy(self) -> bool:
