@@ -90,12 +90,17 @@ def renew_after_fork(method: Callable[[], None]) -> None:
 
 
 def _after_fork() -> None:
-    for owner in list(_owners):
-        owner.after_fork()
-    for renewal in list(_renewals):
-        renew = renewal()
-        if renew is not None:
+    """Renew all that is in use. An error of one part leaves the others renewed; Python prints it as it does for all such hooks."""
+    renewals = [owner.after_fork for owner in list(_owners)]
+    renewals += [method for renewal in list(_renewals) if (method := renewal()) is not None]
+    errors = []
+    for renew in renewals:
+        try:
             renew()
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup("Pitstop could not be renewed in the child of a fork", errors)
 
 
 if hasattr(os, "register_at_fork"):
