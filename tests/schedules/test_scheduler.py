@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from contextlib import nullcontext
 from importlib import import_module
@@ -168,9 +167,7 @@ def test_time_passes_only_while_all_threads_wait():
         together(wait, work)
         assert ended == [begun + 900_000_000]
 
-    begun = time.monotonic()
     assert explore(Scenario("time", main), 50)[1] is None
-    assert time.monotonic() - begun < 300
 
 
 def test_a_short_wait_may_be_over_while_other_threads_work():

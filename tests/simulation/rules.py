@@ -157,6 +157,10 @@ class _Delivery:
     until: int
     #: Whether the user knows that it was acked or nacked: a ``with`` then does nothing.
     settled: bool = False
+    #: Settlements whose outcome the user was told to be unknown; by name, whether the store did them.
+    doubted: dict[str, bool] = attrs.field(factory=dict)
+    #: Whether its nack gave the occurrence up, so that the series went on as after an ack.
+    given_up: bool = False
 
 
 @attrs.define
@@ -363,7 +367,7 @@ class Check:
         key = f"the {name} of delivery {delivery.d}"
         lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
         if call.outcome == "ok":
-            if call.name == "with" and delivery.settled:
+            if call.name == "with" and (delivery.settled or delivery.doubted):
                 return
             delivery.settled = delivery.settled or name != "extend"
             if not done and not self._is_excused(call, delivery, name, lost_reply=lost_reply):
@@ -373,11 +377,21 @@ class Check:
                 self._acked[version] = max(self._acked.get(version, 0), delivery.scheduled_for)
             if name == "extend" and done:
                 delivery.until = done[-1]
+        elif call.outcome == "unknown":
+            delivery.doubted[name] = delivery.doubted.get(name, False) or bool(done)
         elif call.outcome == "lost" and done and not lost_reply:
             self._break("told", f"{key} was told that its lease is lost, and it was done")
 
     def _is_excused(self, call: _Call, delivery: _Delivery, name: str, *, lost_reply: bool) -> bool:
-        """An ack that was sent in time, lost its reply, and then found the message gone: the message was completed."""
+        """Whether a settlement that did nothing may be told as done.
+
+        An ack that was sent in time, lost its reply, and then found the message gone: the message was completed. And a
+        settlement that repeats one of unknown outcome, which the store did, or which was an ack of a message that is gone.
+        """
+        if name in delivery.doubted and (delivery.doubted[name] or name == "ack"):
+            return True
+        if name == "ack" and delivery.given_up and delivery.doubted.get("nack"):
+            return True
         return name == "ack" and lost_reply and call.begun < delivery.until + self._skew
 
     def _on_endless(self) -> None:
@@ -476,7 +490,7 @@ class Check:
             call.wrote = True
             call.applied.append(("settle", progress[0] if progress else True))
             self.seen[f"settle {outcome}"] += 1
-            if outcome == "extend" and not message.lease.emitted:
+            if outcome == "extend" and call.name not in _SETTLING:
                 self._before_emission(message, message.lease, progress)
             else:
                 self._settled(call, message, message.lease, progress)
@@ -508,6 +522,10 @@ class Check:
 
     def _before_emission(self, message: _Message, lease: _Lease, progress: Any) -> None:
         """The listener is about to hand out a message whose last lease ended without a settlement, or lets it wait."""
+        if lease.emitted:
+            # It was delivered twice, the second time after the handler had got the message. It may cut the lease short.
+            message.due = progress[0]
+            return
         lease.certain = progress[2] == lease.attempts
         waits = 0 if lease.certain else 1
         kept = (message.pending, lease.attempts - waits, message.first_leased, True)
@@ -540,6 +558,7 @@ class Check:
         message = delivery.lease.message
         lease = delivery.lease
         if self._max_attempts is not None and lease.counted >= self._max_attempts:
+            delivery.given_up = True
             self._give_up(message, delivery.scheduled_for, progress)
             return
         kept = (message.pending, lease.nth, message.first_leased, False)

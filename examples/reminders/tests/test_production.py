@@ -49,7 +49,7 @@ class TestTheWorker:
 
         summary = pitstop.consume(handle, until_idle=True)
 
-        assert (summary.acked, summary.nacked, summary.lost) == (1, 1, 1)
+        assert (summary.acked, summary.nacked, summary.superseded) == (1, 1, 1)
         pitstop.assert_stored(id=fails, due_in="1m", last_error="ConnectionError: the mail server is away")
         pitstop.refute_stored(id=answered)
         pitstop.assert_stored(id=last, due_in="2h")

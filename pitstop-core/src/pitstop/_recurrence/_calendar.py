@@ -122,28 +122,32 @@ class Calendar(Recurrence):
         if anchor is None or reading is None:
             return None
         if self.unit in _DAYS:
-            index = (reading.date() - anchor.date()).days // (self.number * _DAYS[self.unit])
+            index = (reading.toordinal() - anchor.toordinal()) // (self.number * _DAYS[self.unit])
         else:
             months = (reading.year - anchor.year) * 12 + reading.month - anchor.month
             index = months // (self.number * _MONTHS[self.unit])
-        # The estimate is off by one at most, because the time of the day and the gaps are left out.
+        # The estimate counts dates alone. So the occurrence before it is not later, but for a gap of a day.
         index = max(index, 0)
-        while index > 0 and self._is_later(index, instant, start, wall):
+        while index > 0 and self._is_later(index, instant, anchor, wall):
             index -= 1
-        while not self._is_later(index + 1, instant, start, wall):
+            if not self._is_later(index, instant, anchor, wall):
+                return index
+        while not self._is_later(index + 1, instant, anchor, wall):
             index += 1
         return index
 
-    def _is_later(self, index: int, instant: int, start: int, wall: Wall) -> bool:
-        occurrence = self._occurrence(index, start, wall)
-        return occurrence is None or occurrence > instant
+    def _is_later(self, index: int, instant: int, anchor: datetime, wall: Wall) -> bool:
+        if index == 0:
+            return False
+        reading = _shifted(anchor, self.unit, index * self.number)
+        return reading is None or wall.instant(reading) > instant
 
     def _occurrence(self, index: int, start: int, wall: Wall) -> int | None:
         """Return the k-th occurrence; None if it is beyond the year 9999."""
         if index == 0:
             return start
         anchor = wall.read(start)
-        reading = None if anchor is None else _shifted(anchor.replace(fold=0), self.unit, index * self.number)
+        reading = None if anchor is None else _shifted(anchor, self.unit, index * self.number)
         return None if reading is None else wall.instant(reading)
 
     def __repr__(self) -> str:

@@ -66,7 +66,7 @@ class Every(Recurrence):
         return start
 
     def after(self, instant: int, start: int) -> int:
-        return start + max((instant - start) // self.ms + 1, 0) * self.ms
+        return start + ((instant - start) // self.ms + 1) * self.ms if instant >= start else start
 
     def latest(self, instant: int, start: int) -> int | None:
         return start + (instant - start) // self.ms * self.ms if instant >= start else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from datetime import MAXYEAR, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby, takewhile
 from typing import Any, ClassVar, Self
 
 import attrs
@@ -127,8 +128,9 @@ def _readings(parts: RuleParts, anchor: datetime, after: datetime, rule: str) ->
     # The week of the first days of a year may begin in the year before.
     first = least.year - (parts.frequency == "WEEKLY")
     step = parts.interval if parts.frequency == "YEARLY" else 1
+    since = _period_of(parts, least.date())
     for year in range(first + (anchor.year - first) % step, MAXYEAR + 1, step):
-        for days in _periods(parts, anchor.date(), year):
+        for days in _periods(parts, anchor.date(), year, since):
             if days[-1] < least.date():
                 continue
             for reading in _chosen(days, times, parts.positions):
@@ -157,35 +159,44 @@ def _chosen(days: list[date], times: list[time], positions: tuple[int, ...]) -> 
         yield datetime.combine(days[at_day], times[at_time])
 
 
-def _periods(parts: RuleParts, anchor: date, year: int) -> Iterator[list[date]]:
+def _period_of(parts: RuleParts, day: date) -> int:
+    """Return the ordinal of the first day of a day's period. Days before it need not be looked at."""
+    if parts.frequency == "YEARLY":
+        return day.replace(month=1, day=1).toordinal()
+    if parts.frequency == "MONTHLY":
+        return day.replace(day=1).toordinal()
+    return day.toordinal() if parts.frequency == "DAILY" else _week_of(day, parts.week_start)
+
+
+def _periods(parts: RuleParts, anchor: date, year: int, since: int) -> Iterator[list[date]]:
     """Yield the matching days of each period that begins in a year, and that the interval does not pass over.
 
     The caller passes over whole years.
     """
     interval, frequency = parts.interval, parts.frequency
     if frequency == "YEARLY":
-        days = _days(parts, year)
+        days = list(_days(parts, year, since))
         if days:
             yield days
     elif frequency == "MONTHLY":
-        for month, grouped in groupby(_days(parts, year), key=lambda day: day.month):
+        for month, grouped in groupby(_days(parts, year, since), key=lambda day: day.month):
             if ((year - anchor.year) * 12 + month - anchor.month) % interval == 0:
                 yield list(grouped)
     elif frequency == "DAILY":
         first = anchor.toordinal()
-        for day in _days(parts, year):
+        for day in _days(parts, year, since):
             if (day.toordinal() - first) % interval == 0:
                 yield [day]
     else:
-        yield from _weeks(parts, anchor, year)
+        yield from _weeks(parts, anchor, year, since)
 
 
-def _weeks(parts: RuleParts, anchor: date, year: int) -> Iterator[list[date]]:
+def _weeks(parts: RuleParts, anchor: date, year: int, since: int) -> Iterator[list[date]]:
     """Yield the matching days of each week that begins in a year, as :func:`_periods`."""
     first, begin = _week_of(anchor, parts.week_start), date(year, 1, 1).toordinal()
-    days = _days(parts, year)
-    if year < MAXYEAR:
-        days += [day for day in _days(parts, year + 1) if day.month == 1 and day.day < _WEEK]
+    after = _days(parts, year + 1, since) if year < MAXYEAR else iter(())
+    early = takewhile(lambda day: day.month == 1 and day.day < _WEEK, after)
+    days = chain(_days(parts, year, since), early)
     for week, grouped in groupby(days, key=lambda day: _week_of(day, parts.week_start)):
         if (week - first) // _WEEK % parts.interval == 0 and begin <= week < begin + _length(year):
             yield list(grouped)
@@ -196,10 +207,11 @@ def _week_of(day: date, week_start: int) -> int:
     return day.toordinal() - (day.weekday() - week_start) % _WEEK
 
 
-def _days(parts: RuleParts, year: int) -> list[date]:
-    begin = date(year, 1, 1)
-    ordinal = begin.toordinal()
-    return [date.fromordinal(ordinal + index) for index in _days_of(parts, year)]
+def _days(parts: RuleParts, year: int, since: int) -> Iterator[date]:
+    """Yield the matching days of a year, from the day with the ordinal ``since`` on."""
+    begin, indices = date(year, 1, 1).toordinal(), _days_of(parts, year)
+    for index in indices[bisect_left(indices, since - begin) :]:
+        yield date.fromordinal(begin + index)
 
 
 def _days_of(parts: RuleParts, year: int) -> tuple[int, ...]:

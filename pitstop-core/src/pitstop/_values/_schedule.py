@@ -62,6 +62,12 @@ class Schedule:
     #: The most milliseconds by which an occurrence is delayed: see :func:`pitstop._values._jitter.spread`.
     jitter: int = 0
 
+    _limit: int = attrs.field(init=False, eq=False, repr=False)
+
+    @_limit.default
+    def _limit_of_end(self) -> int:
+        return LAST_INSTANT + 1 if self.end is None else self.end
+
     def first(self) -> int | None:
         """Return the first occurrence; None if there is none.
 
@@ -74,8 +80,14 @@ class Schedule:
 
         :raises ScheduleError: if the rule is broken.
         """
-        occurrence = following(self.recurrence, instant, self.start)
-        return occurrence if occurrence is not None and (self.end is None or occurrence < self.end) else None
+        recurrence = self.recurrence
+        occurrence: int | None
+        if type(recurrence) is Every:
+            # The usual kind, whose arithmetic needs no check.
+            occurrence = recurrence.after(instant, self.start)
+        else:
+            occurrence = following(recurrence, instant, self.start)
+        return occurrence if occurrence is not None and occurrence < self._limit else None
 
     def due(self, occurrence: int, id: str) -> int:
         """Return when an occurrence of a message comes: at its time, or later by the jitter."""
@@ -91,10 +103,10 @@ class Schedule:
         """
         if self.catch_up == "all":
             return self._oldest(pending, at)
-        until = at if self.end is None else min(at, self.end - 1)
         last, missed = pending, 0
         after = self.next(pending)
-        if after is not None and after <= until:
+        if after is not None and after <= at:
+            until = min(at, self._limit - 1)
             last = self._last_due(pending, until, at, id)
             missed = self.recurrence.count(pending, last, self.start)
         if self.grace is not None and at - self.due(last, id) > self.grace:
@@ -120,18 +132,12 @@ class Schedule:
 
         :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
-        every = plain.get("every")
-        if len(plain) in _FIELDS and type(every) is dict:
+        every, size = plain.get("every"), len(plain)
+        if size in _FIELDS and type(every) is dict:
             try:
-                fields = (
-                    plain["start"],
-                    plain["end"],
-                    plain["catch_up"],
-                    plain["grace"],
-                    plain.get("jitter", _NO_JITTER),
-                )
-                if len(plain) == len(fields) + (fields[-1] is not _NO_JITTER):
-                    return _remembered(*fields, *every, *every.values())
+                jitter = _NO_JITTER if size == _FIELDS[0] else plain["jitter"]
+                fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"], jitter
+                return _remembered(*fields, *every, *every.values())
             except (KeyError, TypeError):
                 # The form is malformed, or its recurrence has fields that cannot be part of a key.
                 pass
@@ -157,7 +163,7 @@ class Schedule:
 
 
 #: In place of a jitter that is not stored. None is a value that the stored form must not have.
-_NO_JITTER = "none"
+_NO_JITTER: Any = object()
 
 
 # Typed, because True equals 1 and is not an instant. Refused forms are not remembered.
