@@ -29,7 +29,7 @@ def a_year(pitstop, journal, run_for):
     schedule_report(pitstop, pitstop.now(), BERLIN)
     wanted.update(f"boss: Reminders in 2024-{month:02}" for month in range(1, 13))
     # On Mondays, when ada's task of the day is open.
-    start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366), BERLIN)
+    start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366))
     wanted["ada: 1 open"] = 53
     for day in range(366):
         if day % 7 >= len(PEOPLE):
