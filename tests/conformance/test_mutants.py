@@ -21,7 +21,8 @@ def run() -> Run:
     """Run the tests that the mutants name, on the mutants and on the backends without a defect, in one process."""
     tests = [f"Test{name}::{test}" for name, mutant in _QUICK.items() for test in mutant.killed_by]
     tests += [f"Test{mutant.origin.__name__}::{test}" for mutant in _QUICK.values() for test in mutant.killed_by]
-    run = run_kit(list(dict.fromkeys(tests)), timeout=100)
+    # Both limits are far above an idle machine's 15 seconds: on a busy one a limit that interrupts a test ends the whole run.
+    run = run_kit(list(dict.fromkeys(tests)), timeout=280, each=60)
     assert run.results, run.output
     assert run.finished
     return run
