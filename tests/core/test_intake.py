@@ -11,7 +11,7 @@ import pytest
 
 import pitstop
 
-from core.kit import Running, Watched, backend, take
+from core.kit import LOCK, Running, Watched, backend, take
 from pitstop._engine._listener import intake_of
 
 
@@ -220,3 +220,20 @@ class TestNewVersions:
             buffer.unseen = Popping(buffer.unseen)
             assert pit.remove("0004")
             assert [each.id for each in buffer.unseen] == ["0002", "0003"]
+
+
+def test_a_message_is_not_handed_out_after_its_lease_because_it_took_long_to_give_another_one_back(pit, store, clock):
+    listener = pit.listen(prefetch=5)
+    intake = intake_of(listener)
+    for id in ("old", "new"):
+        pit.store({"id": id}, DUE)
+        intake.claimer.claim(1)
+        clock.advance(LOCK.total_seconds() * 0.95 if id == "old" else 0)
+
+    def take_long():
+        store.during.clear()
+        clock.advance(LOCK.total_seconds())
+
+    store.during["settle"] = take_long
+    assert intake.take_at_hand() is None
+    listener.close()

@@ -136,7 +136,11 @@ class Intake(Component):
         buffer = self.buffer
         lease = buffer.pop()
         if buffer.late or (lease is None and not buffer.open):
-            return self._kept(lease)
+            self._kept(lease)
+            if lease is not None and self.session.clock.monotonic() >= lease.until:
+                # To give the others back took until then.
+                buffer.late.append(lease)
+                return self.take_at_hand()
         return lease
 
     def peek(self) -> Lease | None:
