@@ -103,7 +103,7 @@ def test_a_second_signal_is_the_second_one_for_all_of_them(impatient):
         left.may_end.set()
         assert (mine.reason, mine.unfinished) == ("second signal", 1)
         assert (theirs.reason, theirs.unfinished) == ("second signal", 1)
-        # What the handlers held is due again, and a message that was interrupted has not failed.
+        # The messages of the handlers are due again, and a message that was interrupted has not failed.
         assert [pit.get("a").state for pit in (first, second)] == ["due", "due"]
 
 

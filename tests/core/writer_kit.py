@@ -1,4 +1,4 @@
-"""What the tests of the writer share."""
+"""Helpers that the tests of the writer share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cron expressions: what they mean, and which are refused."""
+"""Cron expressions: their meanings and their refusals."""
 
 from __future__ import annotations
 

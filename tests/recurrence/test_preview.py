@@ -1,4 +1,4 @@
-"""What is to come, as the clock of its zone shows it."""
+"""The coming occurrences, as the clock of their zone shows them."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ class AsyncPitstop:
         :param until_idle: end when no message is due and no handler runs.
         :param drain: how long running handlers may still take at the end.
         :param deliveries: whether the handler is called with the delivery, whatever its parameter is called.
-        :return: what was done with the messages.
+        :return: the number of messages by outcome.
         :raises PitstopError: when the handler is not async.
         :raises ConfigError: when a value cannot be used.
         :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).

@@ -19,7 +19,7 @@ __all__ = ["ACK", "GIVE_BACK", "NACK", "NOTHING", "Verdict", "ask", "judged", "v
 
 
 class Verdict(Enum):
-    """What is done with a delivery at the end of its handler."""
+    """The treatment of a delivery at the end of its handler."""
 
     #: The handler returned.
     ACK = "ack"

@@ -121,7 +121,7 @@ class AckWriter:
             if self.unattended:
                 self._give_up_on(lease, error)
         except BaseException:
-            # What was not written is left to the background thread.
+            # The background thread writes the rest.
             self._wakeup.wake()
             raise
         self.last_flush = clock.monotonic() - begun

@@ -34,7 +34,7 @@ class Upcoming:
     local: datetime
     #: The name of the zone.
     zone: str
-    #: What daylight saving time does to this occurrence; None if it does nothing.
+    #: The effect of daylight saving time on this occurrence; None if there is none.
     note: str | None = None
 
     def __str__(self) -> str:
