@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import timedelta
+
 import pytest
 
+import pitstop
 import pitstop_mongo._messages.settler
 
 from mongo.conftest import START
+from pitstop._engine._delivery import lease_of
+from pitstop._engine._lease import Purpose
+from pitstop._engine._listener import intake_of
 from pitstop.abc import Outcome, Progress, Settlement
 
 
@@ -24,6 +31,23 @@ def test_a_batch_of_deletes_finds_out_what_was_done_by_the_messages_that_are_lef
     backend.delete("1")
     backend.put([_anew(leased[2])])
     assert backend.settle([complete(each) for each in leased]) == [True, True, False, True, True, True]
+
+
+def test_an_ack_after_the_handler_removed_its_message_is_no_ack_in_a_batch_either(mongo_uri, mongo_dbname):
+    """The engine writes it by itself, because a batch of deletes counts it as deleted."""
+    with pitstop.init({"type": "mongo", "uri": mongo_uri, "dbname": mongo_dbname}) as pit:
+        pit.store_many([({"id": f"{n}"}, timedelta(0)) for n in range(6)])
+        with pit.listen() as listener:
+            deliveries = [listener.get() for _ in range(6)]
+            with suppress(InterruptedError), deliveries[0]:
+                lease_of(deliveries[0]).ask(Purpose.ACK, deliveries[0])
+                pit.remove(deliveries[0].id)
+                raise InterruptedError
+            for each in deliveries[1:]:
+                lease_of(each).ask(Purpose.ACK, each)
+            intake_of(listener)._settler.write([lease_of(each) for each in deliveries])
+            counts = intake_of(listener).counts
+            assert (counts.acked, counts.superseded, counts.lost) == (5, 1, 0)
 
 
 def test_a_batch_of_deletes_of_which_none_is_there_tells_so(backend, leased, complete):

@@ -54,6 +54,15 @@ class Settler:
         :raises BackendUnavailable: when the store did not answer. Leases whose outcome is not known then are to be written
             again.
         """
+        if len(batch) > 1 and any(each.superseded for each in batch):
+            # In a batch of deletes a backend may count a message that was removed before as deleted.
+            for each in batch:
+                if each.superseded:
+                    self.write((each,))
+            batch = [each for each in batch if not each.superseded]
+        self._write_together(batch)
+
+    def _write_together(self, batch: Sequence[Lease]) -> None:
         backend = self._session.backend
         # A write that fails is tried again by the caller, or reported to the caller's caller.
         with backend.bounded():
