@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -165,6 +166,97 @@ def test_a_broken_rule_keeps_the_message_with_its_error_and_the_others_go_on(
     assert text in entry.last_error
     assert "'acme.broken' is broken" in entry.last_error
     assert pit.stats().dead == 1
+
+
+class Listed(Tides):
+    """Three occurrences. After the last one it goes wrong: it gives that one again."""
+
+    kind = "acme.listed"
+
+    def after(self, instant, start):
+        times = [start, start + HOUR, start + 2 * HOUR]
+        return next((each for each in times if each > instant), times[-1])
+
+
+class Miscounting(Tides):
+    kind = "acme.miscounting"
+
+    def count(self, since, until, start):
+        return self.answer()
+
+
+class Lost(Tides):
+    kind = "acme.lost"
+
+    def latest(self, instant, start):
+        return instant + HOUR
+
+
+def nothing():
+    raise ZeroDivisionError("no moon")
+
+
+@pytest.mark.parametrize(
+    ("cls", "answer", "text"),
+    [
+        (Listed, None, "which is not later"),
+        (Lost, None, "as the latest occurrence"),
+        (Miscounting, nothing, "it raised ZeroDivisionError: no moon"),
+        (Miscounting, lambda: -1, "it returned -1 as the number of occurrences"),
+        (Miscounting, lambda: "many", "it returned 'many' as the number of occurrences"),
+    ],
+)
+def test_a_rule_that_fails_at_the_catch_up_is_set_aside_and_the_others_go_on(
+    monkeypatch, pit, clock, cls, answer, text
+):
+    pitstop.register_recurrence(cls)
+    monkeypatch.setattr(cls, "answer", staticmethod(answer), raising=False)
+    pit.store({"id": "broken"}, every=cls())
+    pit.store({"id": "other"}, "50h")
+    clock.advance("50h")
+    listener = pit.listen()
+    with listener.get() as delivery:
+        assert delivery.id == "other"
+    assert listener.get() is None
+    entry = pit.get("broken")
+    assert entry.state == "dead"
+    assert text in entry.last_error
+
+
+def test_the_latest_of_a_rule_that_goes_back_is_an_error_and_not_an_endless_search():
+    with pytest.raises(ScheduleError, match="which is not later"):
+        Listed().latest(50 * HOUR, 0)
+
+
+def test_an_int_of_another_type_is_taken_as_its_number(monkeypatch):
+    from pitstop._recurrence._base import following, last_until
+
+    class Number(int):
+        pass
+
+    monkeypatch.setattr(Tides, "after", lambda self, instant, start: Number(instant + 5))
+    monkeypatch.setattr(Tides, "latest", lambda self, instant, start: Number(instant))
+    assert type(following(Tides(), 5, 0)) is int
+    assert type(last_until(Tides(), 5, 0)) is int
+
+
+@pytest.mark.parametrize("zone", [ZoneInfo("Europe/Berlin"), "Europe/Berlin", "Mars", None, 5])
+def test_a_preview_of_a_kind_shows_its_zone_or_else_utc(pit, zone):
+    pitstop.register_recurrence(Tides)
+    rule = Tides()
+    rule.tz = zone
+    (shown,) = pit.preview(rule, n=1)
+    assert shown.at == pit.now()
+    assert shown.zone == ("Europe/Berlin" if str(zone) == "Europe/Berlin" else "UTC")
+
+
+def test_a_kind_that_fails_to_mark_an_occurrence_is_named(monkeypatch, pit):
+    pitstop.register_recurrence(Tides)
+    rule = Tides()
+    rule.tz = "Europe/Berlin"
+    monkeypatch.setattr(Tides, "is_moved", lambda self, occurrence, start: 1 / 0)
+    with pytest.raises(ScheduleError, match=r"'acme\.tides' is broken: .*ZeroDivisionError"):
+        pit.preview(rule, n=1)
 
 
 def test_a_broken_rule_is_refused_at_the_store(monkeypatch, pit):

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 import attrs
 
 from pitstop._errors import ConfigError, ScheduleError
-from pitstop._recurrence._base import Recurrence, following, last_until
+from pitstop._recurrence._base import Recurrence, counted, following, last_until
 from pitstop._recurrence._every import Every
 from pitstop._recurrence._registry import is_known, load_recurrence
 from pitstop._values._duration import parse_duration
@@ -102,16 +102,26 @@ class Schedule:
         :raises ScheduleError: if the rule is broken.
         """
         if self.catch_up == "all":
-            return self._oldest(pending, at)
-        last, missed = pending, 0
-        after = self.next(pending)
-        if after is not None and after <= at:
-            until = min(at, self._limit - 1)
-            last = self._last_due(pending, until, at, id)
-            missed = self.recurrence.count(pending, last, self.start)
-        if self.grace is not None and at - self.due(last, id) > self.grace:
+            occurrence = self._oldest(pending, at, id)
+            is_due = occurrence == pending or (occurrence is not None and self.due(occurrence, id) <= at)
+        else:
+            occurrence = self._newest(pending, at, id)
+            is_due = self.grace is None or at - self.due(occurrence, id) <= self.grace
+        if occurrence is None or not is_due:
             return None
-        return Choice(last, missed)
+        missed = 0 if occurrence == pending else counted(self.recurrence, pending, occurrence, self.start)
+        return Choice(occurrence, missed)
+
+    def resume(self, pending: int, at: int, id: str = "") -> int | None:
+        """Return the occurrence with which the series goes on if :meth:`choose` finds none; None if the series is over.
+
+        An occurrence whose time has come, and whose jitter is not over, is among those that are still to come.
+
+        :raises ScheduleError: if the rule is broken.
+        """
+        if self.catch_up == "all":
+            return self._oldest(pending, at, id)
+        return self.next(self._newest(pending, at, id))
 
     def to_plain(self) -> dict[str, Any]:
         """Return the stored form."""
@@ -143,18 +153,24 @@ class Schedule:
                 pass
         return _read(plain)
 
-    def _oldest(self, pending: int, at: int) -> Choice | None:
-        """Return the oldest occurrence that is not too old."""
-        if self.grace is None or at - pending <= self.grace:
-            return Choice(pending, 0)
-        oldest = self.next(at - self.grace - 1)
-        if oldest is None or oldest > at:
-            return None
-        return Choice(oldest, self.recurrence.count(pending, oldest, self.start))
+    def _oldest(self, pending: int, at: int, id: str) -> int | None:
+        """Return the oldest occurrence that is not too old. It may be one that has not come yet."""
+        if self.grace is None:
+            return pending
+        occurrence: int | None = pending
+        least = at - self.grace
+        if self.due(pending, id) < least:
+            occurrence = self.next(max(pending, least - self.jitter - 1))
+        while occurrence is not None and self.due(occurrence, id) < least:
+            occurrence = self.next(occurrence)
+        return occurrence
 
-    def _last_due(self, pending: int, until: int, at: int, id: str) -> int:
+    def _newest(self, pending: int, at: int, id: str) -> int:
         """Return the last occurrence that came by ``at``, its jitter included."""
-        last: int | None = until + 1
+        after = self.next(pending)
+        if after is None or after > at:
+            return pending
+        last: int | None = min(at, self._limit - 1) + 1
         while last is not None and last > pending:
             last = last_until(self.recurrence, last - 1, self.start)
             if last is not None and last > pending and self.due(last, id) <= at:
