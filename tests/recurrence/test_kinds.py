@@ -168,6 +168,77 @@ def test_a_broken_rule_keeps_the_message_with_its_error_and_the_others_go_on(
     assert pit.stats().dead == 1
 
 
+def nothing():
+    raise ZeroDivisionError("no moon")
+
+
+def itself():
+    form = {}
+    form["again"] = form
+    return form
+
+
+@pytest.mark.parametrize(
+    ("dump", "text"),
+    [
+        (lambda: {"port": {"BRE"}}, r"dump\(\)\['port'\] is a set\. Give text, int of 64 bits, bool, None"),
+        (lambda: {"ports": [1, ("BRE",)]}, r"dump\(\)\['ports'\]\[1\] is a tuple"),
+        (lambda: {"port": datetime(2031, 1, 1, tzinfo=UTC)}, "is a datetime"),
+        (lambda: {"port": 1.5}, "is a float"),
+        (lambda: {"port": 2**63}, "is an int of more than 64 bits"),
+        (lambda: {"port": "\ud800"}, "has a lone surrogate"),
+        (lambda: {"port": "x" * 200_000}, "characters as JSON. Give at most 200000"),
+        (lambda: {"port": {"$where": 1}}, r"dump\(\)\['port'\] has the key '\$where'"),
+        (lambda: {"a.b": 1}, r"has the key 'a\.b'"),
+        (lambda: {1: 1}, "has the key 1, which is no text"),
+        (lambda: {"kind": "every"}, "dump\\(\\) has a field 'v' or 'kind', which core adds"),
+        (lambda: {"v": 2}, "dump\\(\\) has a field 'v' or 'kind', which core adds"),
+        (lambda: ["BRE"], r"dump\(\) raised TypeError"),
+        (nothing, r"dump\(\) raised ZeroDivisionError: no moon"),
+        (itself, "is more than 20 levels deep, or holds itself"),
+    ],
+)
+def test_a_rule_whose_stored_form_is_not_plain_is_refused_at_the_store(monkeypatch, pit, dump, text):
+    pitstop.register_recurrence(Tides)
+    monkeypatch.setattr(Tides, "dump", lambda self: dump())
+    with pytest.raises(ScheduleError, match=text):
+        pit.store({"id": "a"}, every=Tides())
+    assert pit.get("a") is None
+
+
+@pytest.mark.parametrize(
+    ("load", "text"),
+    [
+        (lambda fields: nothing(), "cannot be read: ZeroDivisionError: no moon"),
+        (lambda fields: None, r"cannot be read: load\(\) returned a NoneType"),
+        (lambda fields: Every("1h"), r"cannot be read: load\(\) returned a Every"),
+        (lambda fields: Tides("HAM"), r"load\(\) returns a rule whose dump\(\) is another one"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_again_is_refused_at_the_store(monkeypatch, pit, load, text):
+    pitstop.register_recurrence(Tides)
+    monkeypatch.setattr(Tides, "load", load)
+    with pytest.raises(ScheduleError, match=text):
+        pit.store({"id": "a"}, every=Tides())
+    assert pit.get("a") is None
+
+
+def test_a_stored_form_that_gives_no_rule_sets_its_message_aside(monkeypatch, pit):
+    pitstop.register_recurrence(Tides)
+    pit.store({"id": "a"}, every=Tides())
+    monkeypatch.setattr(Tides, "load", lambda fields: None)
+    assert pit.listen().get() is None
+    assert "load() returned a NoneType" in pit.get("a").last_error
+
+
+def test_an_entry_has_a_rule_of_its_own(pit):
+    """An application that changes it changes no other message."""
+    pitstop.register_recurrence(Tides)
+    pit.store({"id": "a"}, every=Tides())
+    pit.get("a").every.port = "HAM"
+    assert pit.get("a").every.port == "BRE"
+
+
 class Listed(Tides):
     """Three occurrences. After the last one it goes wrong: it gives that one again."""
 
@@ -190,10 +261,6 @@ class Lost(Tides):
 
     def latest(self, instant, start):
         return instant + HOUR
-
-
-def nothing():
-    raise ZeroDivisionError("no moon")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pitstop._errors import ConfigError, ScheduleError
 from pitstop._recurrence._base import Recurrence, counted, following, last_until
 from pitstop._recurrence._every import Every
 from pitstop._recurrence._registry import is_known, load_recurrence
+from pitstop._recurrence._stored_form import check_stored_form
 from pitstop._values._duration import parse_duration
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
 from pitstop._values._jitter import spread
@@ -143,7 +144,7 @@ class Schedule:
         :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
         every, size = plain.get("every"), len(plain)
-        if size in _FIELDS and type(every) is dict:
+        if size in _FIELDS and type(every) is dict and _is_own(every.get("kind")):
             try:
                 jitter = _NO_JITTER if size == _FIELDS[0] else plain["jitter"]
                 fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"], jitter
@@ -176,6 +177,11 @@ class Schedule:
             if last is not None and last > pending and self.due(last, id) <= at:
                 return last
         return pending
+
+
+def _is_own(kind: object) -> bool:
+    # A rule of another author may be changed after it was loaded. It must not be shared among messages.
+    return type(kind) is str and "." not in kind
 
 
 #: In place of a jitter that is not stored. None is a value that the stored form must not have.
@@ -330,6 +336,7 @@ def _recurrence(every: object) -> Recurrence:
                 f"every={quoted(every)} is a recurrence of a kind that is not registered, so no listener could read it. "
                 f"Register its class under the entry-point group 'pitstop.recurrences', or by pitstop.register_recurrence()."
             )
+        check_stored_form(every)
         return every
     raise ScheduleError(
         f"every={shown(every)} is a {type_name(every)}. Give a timedelta, text such as '1h', or a rule such as Cron(...)."
