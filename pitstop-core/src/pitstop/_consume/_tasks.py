@@ -230,7 +230,7 @@ class Consuming:
                 self._fill_soon()
 
     def _begin(self, free: int) -> int:
-        """Begin handlers, so many at most. Return how many."""
+        """Begin at most this number of handlers. Return how many began."""
         feeder, running, course = self._feeder, self._running, self._course
         # The context of the call of consume, not that of the handler or the thread in which this runs.
         context = self._context
