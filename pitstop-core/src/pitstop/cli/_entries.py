@@ -12,6 +12,7 @@ from pitstop import Entry, Pitstop, PitstopError, Recurrence, ScheduleError, Sta
 from pitstop._recurrence._every import Every
 from pitstop._values._duration import format_duration
 from pitstop.cli._output import (
+    lines_of,
     needs_stdout,
     print_fields,
     print_json,
@@ -77,7 +78,7 @@ def show(settings: Settings, id: str) -> None:
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),
             ("end", iso(entry.end)),
-            ("next", "\n".join(str(each) for each in _later(entry)) or None),
+            ("next", lines_of(str(each) for each in _later(entry))),
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
             ("leased until", iso(entry.leased_until)),
