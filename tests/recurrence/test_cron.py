@@ -169,6 +169,7 @@ ZONES = [
     ("Europe/Berlim", "Did you mean 'Europe/Berlin'? "),
     ("berlin", "Did you mean 'Europe/Berlin'? "),
     ("New York", "Did you mean 'America/New_York'? "),
+    ("utc", "Did you mean 'UTC'? "),
     ("../../etc/passwd", ""),
     ("/etc/localtime", ""),
     ("Europe", ""),

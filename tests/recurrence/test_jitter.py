@@ -58,6 +58,66 @@ def test_a_missed_occurrence_whose_jitter_is_not_over_does_not_come_early(catch_
     assert schedule.due(following, "a") > at or catch_up == "all"
 
 
+@pytest.mark.parametrize("catch_up", ["skip", "all"])
+def test_the_jitter_of_an_occurrence_does_not_use_up_its_grace(pit, clock, catch_up):
+    """Each hour, up to 40 minutes later, and at most a minute late. The listener takes each occurrence when it is due."""
+    start = pit.now()
+    pit.store({"id": "a"}, start, None, "1h", catch_up=catch_up, grace="1m", jitter="40m")
+    emitted = []
+    listener = pit.listen()
+    for _ in range(6):
+        clock.advance_to(max(pit.now(), pit.get("a").due))
+        with listener.get() as delivery:
+            emitted.append(delivery.scheduled_for - start)
+    assert emitted == [timedelta(hours=hour) for hour in range(6)]
+
+
+@pytest.mark.parametrize("catch_up", ["skip", "all"])
+def test_an_occurrence_whose_jitter_is_not_over_is_not_skipped_with_older_ones(pit, clock, catch_up):
+    start = pit.now()
+    ms = round(start.timestamp() * 1000)
+    jitter = 40 * 60_000
+    late = next(n for n in range(5, 99) if spread("a", ms + n * HOUR, jitter) > 10 * 60_000)
+    pit.store({"id": "a"}, start, None, "1h", catch_up=catch_up, grace="1m", jitter="40m")
+    clock.advance_to(start + timedelta(hours=late, minutes=5))
+    listener = pit.listen()
+    assert listener.get() is None
+    assert pit.get("a").scheduled_for == start + timedelta(hours=late)
+    clock.advance_to(pit.get("a").due)
+    with listener.get() as delivery:
+        assert delivery.scheduled_for == start + timedelta(hours=late)
+
+
+@given(
+    st.sampled_from(["skip", "all"]),
+    st.integers(0, 3 * HOUR),
+    st.integers(0, 3 * HOUR),
+    st.lists(st.integers(1, 5 * HOUR), min_size=1, max_size=9),
+)
+def test_each_occurrence_that_is_in_time_is_emitted_once_however_the_listener_looks(catch_up, grace, jitter, steps):
+    """Each occurrence is emitted, or was older than its grace at each look after it came, or came together with a newer one."""
+    schedule = Schedule(START, None, Cron("0 * * * *"), catch_up, grace, jitter)
+    pending, at, emitted = schedule.first(), START - 1, []
+    for step in steps:
+        at += step
+        looks = 0
+        while pending is not None and schedule.due(pending, "a") <= at:
+            looks += 1
+            assert looks < 50
+            choice = schedule.choose(pending, at, "a")
+            if choice is None:
+                pending = schedule.resume(pending, at, "a")
+                assert schedule.due(pending, "a") > at
+                continue
+            late = at - schedule.due(choice.occurrence, "a")
+            assert 0 <= late <= grace
+            emitted.append(choice.occurrence)
+            pending = schedule.next(choice.occurrence)
+    assert emitted == sorted(set(emitted))
+    if catch_up == "all" and jitter < HOUR and grace >= 5 * HOUR:
+        assert emitted == list(range(schedule.first(), pending, HOUR))
+
+
 @given(st.text(max_size=9), st.integers(0, 10**13), st.integers(0, 10**9))
 def test_it_is_never_early_and_never_more_than_was_asked_for(id, occurrence, jitter):
     assert 0 <= spread(id, occurrence, jitter) <= jitter

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import pitstop
 
 from pitstop import Calendar, Cron, Every, RRule, ScheduleError, Times
+from pitstop._recurrence._base import following
 from pitstop._recurrence._registry import load_recurrence
 
 
@@ -218,6 +219,16 @@ class TestRRule:
             RRule(rule)
         assert str(caught.value) == f"RRule({rule!r}): {text}"
 
+    def test_each_minute_of_a_day_is_allowed_and_each_second_is_not(self):
+        numbers = {name: ",".join(map(str, range(count))) for name, count in (("BYHOUR", 24), ("BYMINUTE", 60))}
+        each_minute = "FREQ=DAILY;" + ";".join(f"{name}={values}" for name, values in numbers.items())
+        found = list(RRule(each_minute + ";BYSECOND=0").occurrences(NOON, NOON + timedelta(days=2)))
+        assert found == [NOON + timedelta(minutes=each) for each in range(2 * 24 * 60)]
+        with pytest.raises(
+            ScheduleError, match=r"has 2880 times a day\. Give at most 1440, or Every\('1s'\) or a Cron"
+        ):
+            RRule(each_minute + ";BYSECOND=0,30")
+
     def test_several_lines_are_refused(self):
         with pytest.raises(ScheduleError, match="has several lines"):
             RRule("DTSTART:20310101T000000\nRRULE:FREQ=DAILY")
@@ -288,6 +299,20 @@ class TestTimes:
         ]:
             with pytest.raises(ScheduleError, match=text):
                 Times(times)
+
+
+WEST = ZoneInfo("America/New_York")
+
+
+@pytest.mark.parametrize("rule", [Calendar(days=1, tz=WEST), RRule("FREQ=DAILY", tz=WEST), Cron("0 22 * * *", tz=WEST)])
+def test_the_end_of_all_dates_ends_a_series_west_of_greenwich(rule):
+    """Ten in the evening of the last day is in the year 10000 by UTC."""
+    start = datetime(9999, 12, 29, 22, tzinfo=WEST)
+    assert [each.day for each in rule.occurrences(start)] == [30, 31]
+    begin = round(start.timestamp() * 1000)
+    last = begin + 86_400_000
+    assert rule.latest(last + 1, begin) == last
+    assert following(rule, last, begin) is None
 
 
 rules = st.one_of(

@@ -107,7 +107,7 @@ class TestTheServiceWasDown:
         pitstop.refute_stored()
 
     def test_a_digest_of_that_time_is_left_out_and_the_series_goes_on(self, pitstop, pitstop_clock, run_for, mails, at):
-        start_digest(pitstop, "ada", at("2024-03-04 08:30"), at("2024-06-01 00:00"))
+        start_digest(pitstop, "ada", at("2024-03-04 08:30"), at("2024-06-01 00:00"), BERLIN)
         remind(pitstop, "a", "ada", "offer", at("2024-04-02 09:00"))
         pitstop_clock.advance("6d")
 

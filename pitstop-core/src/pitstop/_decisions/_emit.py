@@ -74,7 +74,9 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
         try:
             schedule = Schedule.from_plain(leased.series)
             choice = schedule.choose(progress.scheduled_for, progress.first_leased, leased.id)
-            following = schedule.next(progress.first_leased) if choice is None else None
+            following = None
+            if choice is None:
+                following = schedule.resume(progress.scheduled_for, progress.first_leased, leased.id)
         except ScheduleError as error:
             return bury(_not_emitted(Emission(leased, None, 0, 0, ahead, ahead).record), str(error))
         if choice is None:

@@ -24,7 +24,7 @@ from pitstop._values._quoting import quoted
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["RECURRENCE_GROUP", "is_known", "load_recurrence", "register_recurrence"]
+__all__ = ["RECURRENCE_GROUP", "is_known", "is_own", "load_recurrence", "register_recurrence"]
 
 RECURRENCE_GROUP = "pitstop.recurrences"
 
@@ -54,6 +54,11 @@ def is_known(recurrence: Recurrence) -> bool:
     return isinstance(kind, str) and _find(kind) is type(recurrence)
 
 
+def is_own(recurrence: Recurrence) -> bool:
+    """Whether a recurrence is of a kind that Pitstop brings itself."""
+    return type(recurrence) in _OWN
+
+
 def load_recurrence(plain: object) -> Recurrence:
     """Return the recurrence of a stored form.
 
@@ -79,14 +84,21 @@ def load_recurrence(plain: object) -> Recurrence:
             f"Upgrade it, then redrive the message."
         )
     try:
-        return cls.load(fields)
+        found: object = cls.load(fields)
     except (PitstopError, MemoryError):
         raise
     except Exception as error:
-        raise ScheduleError(
-            f"The stored recurrence of kind {kind!r:.80} cannot be read: {type(error).__name__}: {error}. Store the message "
-            f"again, or report this to the author of the kind."
-        ) from error
+        raise _unreadable(kind, f"{type(error).__name__}: {error}") from error
+    if not isinstance(found, cls):
+        raise _unreadable(kind, f"load() returned a {type(found).__name__}")
+    return found
+
+
+def _unreadable(kind: object, reason: str) -> ScheduleError:
+    return ScheduleError(
+        f"The stored recurrence of kind {kind!r:.80} cannot be read: {reason}. Store the message again, or report this to the author "
+        f"of the kind."
+    )
 
 
 def _find(kind: str) -> type[Recurrence] | None:

@@ -10,9 +10,10 @@ from typing import Any, Literal, cast, get_args
 import attrs
 
 from pitstop._errors import ConfigError, ScheduleError
-from pitstop._recurrence._base import Recurrence, following, last_until
+from pitstop._recurrence._base import Recurrence, counted, following, last_until
 from pitstop._recurrence._every import Every
 from pitstop._recurrence._registry import is_known, load_recurrence
+from pitstop._recurrence._stored_form import check_stored_form
 from pitstop._values._duration import parse_duration
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
 from pitstop._values._jitter import spread
@@ -102,16 +103,26 @@ class Schedule:
         :raises ScheduleError: if the rule is broken.
         """
         if self.catch_up == "all":
-            return self._oldest(pending, at)
-        last, missed = pending, 0
-        after = self.next(pending)
-        if after is not None and after <= at:
-            until = min(at, self._limit - 1)
-            last = self._last_due(pending, until, at, id)
-            missed = self.recurrence.count(pending, last, self.start)
-        if self.grace is not None and at - self.due(last, id) > self.grace:
+            occurrence = self._oldest(pending, at, id)
+            is_due = occurrence == pending or (occurrence is not None and self.due(occurrence, id) <= at)
+        else:
+            occurrence = self._newest(pending, at, id)
+            is_due = self.grace is None or at - self.due(occurrence, id) <= self.grace
+        if occurrence is None or not is_due:
             return None
-        return Choice(last, missed)
+        missed = 0 if occurrence == pending else counted(self.recurrence, pending, occurrence, self.start)
+        return Choice(occurrence, missed)
+
+    def resume(self, pending: int, at: int, id: str = "") -> int | None:
+        """Return the occurrence with which the series goes on if :meth:`choose` finds none; None if the series is over.
+
+        An occurrence whose time has come, and whose jitter is not over, is among those that are still to come.
+
+        :raises ScheduleError: if the rule is broken.
+        """
+        if self.catch_up == "all":
+            return self._oldest(pending, at, id)
+        return self.next(self._newest(pending, at, id))
 
     def to_plain(self) -> dict[str, Any]:
         """Return the stored form."""
@@ -133,7 +144,7 @@ class Schedule:
         :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
         every, size = plain.get("every"), len(plain)
-        if size in _FIELDS and type(every) is dict:
+        if size in _FIELDS and type(every) is dict and _is_own(every.get("kind")):
             try:
                 jitter = _NO_JITTER if size == _FIELDS[0] else plain["jitter"]
                 fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"], jitter
@@ -143,23 +154,34 @@ class Schedule:
                 pass
         return _read(plain)
 
-    def _oldest(self, pending: int, at: int) -> Choice | None:
-        """Return the oldest occurrence that is not too old."""
-        if self.grace is None or at - pending <= self.grace:
-            return Choice(pending, 0)
-        oldest = self.next(at - self.grace - 1)
-        if oldest is None or oldest > at:
-            return None
-        return Choice(oldest, self.recurrence.count(pending, oldest, self.start))
+    def _oldest(self, pending: int, at: int, id: str) -> int | None:
+        """Return the oldest occurrence that is not too old. It may be one that has not come yet."""
+        if self.grace is None:
+            return pending
+        occurrence: int | None = pending
+        least = at - self.grace
+        if self.due(pending, id) < least:
+            occurrence = self.next(max(pending, least - self.jitter - 1))
+        while occurrence is not None and self.due(occurrence, id) < least:
+            occurrence = self.next(occurrence)
+        return occurrence
 
-    def _last_due(self, pending: int, until: int, at: int, id: str) -> int:
+    def _newest(self, pending: int, at: int, id: str) -> int:
         """Return the last occurrence that came by ``at``, its jitter included."""
-        last: int | None = until + 1
+        after = self.next(pending)
+        if after is None or after > at:
+            return pending
+        last: int | None = min(at, self._limit - 1) + 1
         while last is not None and last > pending:
             last = last_until(self.recurrence, last - 1, self.start)
             if last is not None and last > pending and self.due(last, id) <= at:
                 return last
         return pending
+
+
+def _is_own(kind: object) -> bool:
+    # A rule of another author may be changed after it was loaded. It must not be shared among messages.
+    return type(kind) is str and "." not in kind
 
 
 #: In place of a jitter that is not stored. None is a value that the stored form must not have.
@@ -314,6 +336,7 @@ def _recurrence(every: object) -> Recurrence:
                 f"every={quoted(every)} is a recurrence of a kind that is not registered, so no listener could read it. "
                 f"Register its class under the entry-point group 'pitstop.recurrences', or by pitstop.register_recurrence()."
             )
+        check_stored_form(every)
         return every
     raise ScheduleError(
         f"every={shown(every)} is a {type_name(every)}. Give a timedelta, text such as '1h', or a rule such as Cron(...)."

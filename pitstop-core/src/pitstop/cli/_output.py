@@ -24,7 +24,6 @@ from pitstop.cli._streams import is_closed
 
 
 __all__ = [
-    "lines_of",
     "needs_stdout",
     "print_fields",
     "print_json",
@@ -105,11 +104,6 @@ def print_fields(fields: Iterable[tuple[str, str | Text | None]]) -> None:
     for name, value in fields:
         table.add_row(name, value if isinstance(value, Text) else _cell(value))
     _console().print(table)
-
-
-def lines_of(texts: Iterable[str]) -> Text | None:
-    """Return the value of a field that has a line for each text; None if there is no text."""
-    return Text("\n".join(plain(each) for each in texts)) or None
 
 
 def say(text: str) -> None:
