@@ -62,7 +62,7 @@ class TestEvery:
             (timedelta(0), "every=datetime.timedelta(0) is not positive. Give the time from one occurrence to the next."),
             ("0s", "every='0s' is not positive. Give the time from one occurrence to the next."),
             (timedelta(microseconds=1), "every=datetime.timedelta(microseconds=1) is not a whole number of milliseconds. Round it, or it would drift."),
-            ("often", "every='often' is not a duration. Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."),
+            ("often", "every='often' is no interval. Give text such as '90m' or '1d', a timedelta, or a rule, as in Cron('0 9 * * *', tz='Europe/Berlin')."),
             (60, "every=60 is no interval. Give a timedelta, or text such as '1h30m'."),
             (float("inf"), "every=inf is no interval. Give a timedelta, or text such as '1h30m'."),
         ],

@@ -99,5 +99,8 @@ class Every(Recurrence):
 def _span_of_text(text: str) -> timedelta:
     try:
         return parse_duration(text, "every")
-    except ConfigError as error:
-        raise ScheduleError(str(error)) from None
+    except ConfigError:
+        raise ScheduleError(
+            f"every={shown(text)} is no interval. Give text such as '90m' or '1d', a timedelta, or a rule, as in "
+            f"Cron('0 9 * * *', tz='Europe/Berlin')."
+        ) from None
