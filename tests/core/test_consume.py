@@ -1,4 +1,4 @@
-"""What consume does, apart from what the shared suite shows on every backend."""
+"""The behaviour of consume, apart from the part that the shared suite shows on every backend."""
 
 from __future__ import annotations
 

@@ -404,7 +404,7 @@ class TestGivingBack:
 
         def settle():
             begun.set()
-            # Long enough for who does not wait.
+            # Long enough for a thread that does not wait.
             threading.Event().wait(0.05)
             order.append("given back")
 

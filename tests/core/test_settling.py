@@ -1,4 +1,4 @@
-"""What an ack, a nack, a spent record, a release, an extension, a redrive and a new store make of a record."""
+"""The effect of an ack, a nack, a spent record, a release, an extension, a redrive and a new store on a record."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestAck:
 
 
 class TestWasApplied:
-    """What can be told of a settlement whose reply got lost, by what is stored since."""
+    """The fate of a settlement whose reply got lost, as far as the record that is stored since shows it."""
 
     LEASED = record(Progress(NOW, NOW).leased("token", NOW, NOW + LEASE))
 
@@ -295,7 +295,7 @@ class TestRelease:
         assert progress.token is None
 
     def test_an_unseen_redrive_keeps_the_occurrence_that_failed(self):
-        """Else a grace would find it too old at the next claim, and drop what somebody asked for."""
+        """Else a grace would find it too old at the next claim, and drop a message that a caller asked for."""
         before = Progress(NOW + 2 * HOUR, NOW, 0, NOW, "boom")
         leased = before.leased("token", NOW + 2 * HOUR, NOW + 2 * HOUR + LEASE)
         assert release(record(leased), NOW + 2 * HOUR, LEASE).progress == before

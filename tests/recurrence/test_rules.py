@@ -1,4 +1,4 @@
-"""Every, Calendar, RRule and Times beside other ways to compute the same; and what is refused."""
+"""Every, Calendar, RRule and Times beside other ways to compute the same; and the rules that are refused."""
 
 from __future__ import annotations
 

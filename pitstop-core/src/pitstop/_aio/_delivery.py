@@ -78,7 +78,7 @@ class AsyncDelivery:
 
     @property
     def last_error(self) -> str | None:
-        """What the last failure said: of an earlier attempt, or of the occurrence before if that was given up."""
+        """Text of the last failure: of an earlier attempt, or of the occurrence before if that was given up."""
         return self._delivery.last_error
 
     @property

@@ -232,7 +232,7 @@ class Consuming:
                 self._fill_soon()
 
     def _begin(self, free: int) -> int:
-        """Begin handlers, so many at most. Return how many."""
+        """Begin at most this number of handlers. Return how many began."""
         take, running, course = self._feeder.take, self._running, self._course
         # The context of the call of consume, not that of the handler or the thread in which this runs.
         context = self._context
