@@ -30,20 +30,20 @@ def new_record(
     jitter: timedelta | str | None = None,
     now_us: int,
     revision: str,
-    make_id: Callable[[], str] = new_id,
+    make_id: Callable[[], str] | None = None,
 ) -> Record:
     """Read the arguments of ``store`` into a record that takes the place of any record with its id.
 
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
     delivery of the old version can no longer settle anything.
 
-    :param make_id: makes the id of a message that has none.
+    :param make_id: makes the id of a message that has none. None: it gets a UUID.
     :raises pitstop.MessageError: if the message cannot be stored.
     :raises pitstop.ScheduleError: if the times make no sense.
     """
     identifier, body = copy_message(message)
     first, schedule = plan(when, end, every, catch_up, grace, now_us, jitter)
-    id = identifier or make_id()
+    id = identifier or (new_id(now_us) if make_id is None else make_id())
     if schedule is None:
         delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
         return Record(id, body, None, revision, Progress(min(first + spread(id, first, delay), LAST_INSTANT), first))
