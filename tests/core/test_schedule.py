@@ -330,13 +330,13 @@ class TestPlan:
         [
             (
                 (NOON, NOON, HOUR, "latest", None),
-                f"end={NOON!r} is not after the start {NOON!r}. A timedelta counts from now. The end is exclusive; None means never.",
+                f"end={NOON!r} is not after the start {NOON!r}. A distance counts from now. The end is exclusive; None means never.",
             ),
             (
                 (timedelta(hours=2), HOUR, HOUR, "latest", None),
                 (
                     "end=datetime.timedelta(seconds=3600) is not after the start datetime.timedelta(seconds=7200). "
-                    "A timedelta counts from now. The end is exclusive; None means never."
+                    "A distance counts from now. The end is exclusive; None means never."
                 ),
             ),
             (

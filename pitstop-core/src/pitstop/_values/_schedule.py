@@ -243,7 +243,7 @@ def plan(
     until = None if end is None else end_of(_moment(end, "end"), begin, now_us)
     if until is not None and until <= start:
         raise ScheduleError(
-            f"end={shown(end)} is not after the start {_start_text(when)}. A timedelta counts from now. The end is exclusive; "
+            f"end={shown(end)} is not after the start {_start_text(when)}. A distance counts from now. The end is exclusive; "
             f"None means never."
         )
     longest = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
