@@ -14,7 +14,7 @@ from pitstop._recurrence._base import Recurrence, counted, following, last_until
 from pitstop._recurrence._every import Every
 from pitstop._recurrence._registry import is_known, load_recurrence
 from pitstop._recurrence._stored_form import check_stored_form
-from pitstop._values._duration import parse_duration, read_duration
+from pitstop._values._duration import format_duration, parse_duration, read_duration
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
 from pitstop._values._jitter import spread
 from pitstop._values._plain import shown, type_name
@@ -39,6 +39,8 @@ _CATCH_UP = get_args(CatchUp)
 _FIELDS = (5, 6)
 #: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
+#: The number of distances between occurrences to which a jitter is compared. Most rules show their shortest one among them.
+_MOST_COMPARED = 10
 
 
 @attrs.frozen
@@ -244,12 +246,14 @@ def plan(
             f"end={shown(end)} is not after the start {_start_text(when)}. A distance counts from now. The end is exclusive; "
             f"None means never."
         )
-    schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace), _jitter(jitter, recurrence))
+    longest = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
+    schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace), longest)
     first = schedule.first()
     if first is None:
         advice = "Give other times." if end is None else "Give a later end."
         bound = "" if end is None else f" until {shown(end)}"
         raise ScheduleError(f"every={_rule_text(every)} has no occurrence from {_start_text(when)}{bound}. {advice}")
+    _refuse_overtaking(jitter, schedule, first)
     return first, schedule
 
 
@@ -295,15 +299,22 @@ def _rule_text(every: object) -> str:
     return quoted(every) if isinstance(every, Recurrence) else shown(every)
 
 
-def _jitter(jitter: object, recurrence: Recurrence) -> int:
-    if jitter is None:
-        return 0
-    ms = span_of(jitter, "jitter") // timedelta(milliseconds=1)
-    if isinstance(recurrence, Every) and ms >= recurrence.ms:
-        raise ScheduleError(
-            f"jitter={shown(jitter)} is not shorter than the interval, so occurrences would overtake each other. Give a shorter one."
-        )
-    return ms
+def _refuse_overtaking(jitter: object, schedule: Schedule, first: int) -> None:
+    """Refuse a jitter that lets an occurrence come after the next one, which would then take its place."""
+    if not schedule.jitter:
+        return
+    occurrence = first
+    for _ in range(_MOST_COMPARED):
+        following = schedule.next(occurrence)
+        if following is None:
+            return
+        if following - occurrence <= schedule.jitter:
+            distance = format_duration(timedelta(milliseconds=following - occurrence))
+            raise ScheduleError(
+                f"jitter={shown(jitter)} is not shorter than the {distance} between two occurrences, so they would overtake each "
+                f"other. Give a shorter one."
+            )
+        occurrence = following
 
 
 def _is_graceful(catch_up: object, grace: object) -> bool:
