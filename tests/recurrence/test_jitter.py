@@ -148,7 +148,7 @@ def test_a_jitter_that_is_no_time_or_longer_than_the_interval_is_refused(pit):
     for jitter, every, text in [
         ("1h", "1h", "jitter='1h' is not shorter than the interval, so occurrences would overtake each other"),
         (-timedelta(1), "1h", "cannot be used. Give a timedelta of zero or more"),
-        ("soon", "1h", "jitter='soon' is no distance from now"),
+        ("soon", "1h", "jitter='soon' cannot be used. Give a timedelta of zero or more, or text such as '15m'."),
         (5, None, "jitter=5 cannot be used"),
     ]:
         with pytest.raises(ScheduleError, match=text):

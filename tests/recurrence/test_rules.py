@@ -62,7 +62,13 @@ class TestEvery:
             (timedelta(0), "every=datetime.timedelta(0) is not positive. Give the time from one occurrence to the next."),
             ("0s", "every='0s' is not positive. Give the time from one occurrence to the next."),
             (timedelta(microseconds=1), "every=datetime.timedelta(microseconds=1) is not a whole number of milliseconds. Round it, or it would drift."),
-            ("often", "every='often' is no interval. Give text such as '90m' or '1d', a timedelta, or a rule, as in Cron('0 9 * * *', tz='Europe/Berlin')."),
+            ("often", "every='often' is no interval. Give a timedelta, or text such as '15m', '1h30m' or '250ms'."),
+            ("0 9 * * MON-FRI", "every='0 9 * * MON-FRI' is no interval. For a cron expression, give Cron('0 9 * * *')."),
+            ("@daily", "every='@daily' is no interval. For a cron expression, give Cron('0 9 * * *')."),
+            ("1mo", "every='1mo' is no interval. For months and years, give Calendar(months=1)."),
+            ("every month", "every='every month' is no interval. For months and years, give Calendar(months=1)."),
+            ("FREQ=DAILY", "every='FREQ=DAILY' is no interval. For a rule of RFC 5545, give RRule('FREQ=DAILY')."),
+            ("200000d", "every='200000d' is longer than 100 years. Give a shorter duration."),
             (60, "every=60 is no interval. Give a timedelta, or text such as '1h30m'."),
             (float("inf"), "every=inf is no interval. Give a timedelta, or text such as '1h30m'."),
         ],
@@ -71,6 +77,21 @@ class TestEvery:
         with pytest.raises(ScheduleError) as caught:
             Every(every)
         assert str(caught.value) == text
+
+    def test_a_duration_of_months_that_counts_as_days_is_refused(self):
+        """As the Duration of pendulum, which is a timedelta."""
+
+        class Duration(timedelta):
+            months = years = 0
+
+        month = Duration(days=30)
+        month.months = 1
+        with pitstop.init("memory://") as pit:
+            pit.store({"id": "a"}, every=Duration(days=30))
+            with pytest.raises(
+                ScheduleError, match=r"has months or years, whose length varies. Give Calendar\(months=1\)"
+            ):
+                pit.store({"id": "b"}, every=month)
 
 
 class TestCalendar:

@@ -157,7 +157,8 @@ class AsyncDelivery:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._handling.end(error)
-        if self._lease.settled:
+        if self._lease.purpose is not None:
+            # The body has settled it.
             return
         if error is None:
             await self.ack()

@@ -13,9 +13,10 @@ from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Rec
 __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
 
 
-@attrs.frozen
+# Not frozen: each claimed message has one, and attrs takes several times as long to make a frozen object.
+@attrs.define
 class Emission:
-    """One occurrence of a leased record, to be handed to the user."""
+    """One occurrence of a leased record, to be handed to the user. It must not be changed."""
 
     #: The record as it was leased, or with another progress.
     leased: Record

@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+# Looked up once: members of an Enum are slow to get at, and each ack needs it.
+_COMPLETE = Outcome.COMPLETE
+
+
 def ack(emission: Emission) -> Settlement:
     """Return the write of an ack: delete a one-shot; move a series on from the occurrence that was emitted, or end it.
 
@@ -38,7 +42,11 @@ def ack(emission: Emission) -> Settlement:
     """
     schedule = emission.schedule
     if schedule is None:
-        return settlement(emission.leased, Outcome.COMPLETE, None)
+        # As settlement() does, without one more call for each message.
+        leased = emission.leased
+        token = leased.progress.token
+        assert token is not None, "only a leased record is acknowledged"
+        return Settlement(leased.id, token, _COMPLETE, None)
     try:
         following = schedule.next(emission.scheduled_for)
     except ScheduleError as error:

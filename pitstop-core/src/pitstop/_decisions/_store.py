@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from pitstop._errors import MessageError, PitstopError, ScheduleError
-from pitstop._recurrence._preview import Upcoming, upcoming
-from pitstop._values._arguments import item_arguments, whole_number
+from pitstop._errors import MessageError, ScheduleError
+from pitstop._recurrence._preview import Upcoming, check_count, upcoming
+from pitstop._values._arguments import item_arguments
 from pitstop._values._id import new_id
 from pitstop._values._instant import LAST_INSTANT
 from pitstop._values._jitter import spread
@@ -17,9 +17,6 @@ from pitstop.abc import Progress, Record
 
 
 __all__ = ["new_record", "preview", "record_of_item"]
-
-#: The most occurrences that are shown at once.
-_MOST_SHOWN = 10_000
 
 
 def new_record(
@@ -59,7 +56,7 @@ def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, n
     :raises pitstop.ScheduleError: if the times make no sense, or there is no occurrence.
     :raises pitstop.PitstopError: if ``n`` cannot be used.
     """
-    whole_number(n, "n", most=_MOST_SHOWN, error=PitstopError)
+    check_count(n)
     if every is None:
         raise ScheduleError("every=None is no rule. Give an interval, text such as '1h', or a rule such as Cron(...).")
     _, schedule = plan(start, end, every, "latest", None, now_us)

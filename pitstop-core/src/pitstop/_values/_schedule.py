@@ -14,7 +14,7 @@ from pitstop._recurrence._base import Recurrence, counted, following, last_until
 from pitstop._recurrence._every import Every
 from pitstop._recurrence._registry import is_known, load_recurrence
 from pitstop._recurrence._stored_form import check_stored_form
-from pitstop._values._duration import parse_duration
+from pitstop._values._duration import parse_duration, read_duration
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
 from pitstop._values._jitter import spread
 from pitstop._values._plain import shown, type_name
@@ -260,15 +260,17 @@ def span_of(value: object, field: str) -> timedelta:
     """
     span = span_of_time(value, field)
     if span is None and (text := _text(value)) is not None:
-        span = _span_of_text(text, field)
+        span = read_duration(text)
     if span is None or span < timedelta(0):
-        raise ScheduleError(f"{field}={shown(value)} cannot be used. Give a timedelta of zero or more.")
+        raise ScheduleError(
+            f"{field}={shown(value)} cannot be used. Give a timedelta of zero or more, or text such as '15m'."
+        )
     return span
 
 
 def _moment(value: Moment, field: str) -> datetime | timedelta:
     text = _text(value)
-    return cast("datetime | timedelta", value) if text is None else _span_of_text(text, field)
+    return cast("datetime | timedelta", value) if text is None else _distance(text, field)
 
 
 def _text(value: object) -> str | None:
@@ -276,7 +278,7 @@ def _text(value: object) -> str | None:
     return str.__str__(cast("str", value)) if issubclass(type(value), str) else None
 
 
-def _span_of_text(text: str, field: str) -> timedelta:
+def _distance(text: str, field: str) -> timedelta:
     try:
         return parse_duration(text, field)
     except ConfigError:
@@ -325,6 +327,11 @@ def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
 def _recurrence(every: object) -> Recurrence:
     span = span_of_time(every, "every")
     if span is not None:
+        if getattr(every, "months", 0) or getattr(every, "years", 0):
+            # The Duration of pendulum is a timedelta that counts 30 days for a month.
+            raise ScheduleError(
+                f"every={shown(every)} has months or years, whose length varies. Give Calendar(months=1)."
+            )
         return Every(span)
     text = _text(every)
     if text is not None:
@@ -339,7 +346,7 @@ def _recurrence(every: object) -> Recurrence:
         check_stored_form(every)
         return every
     raise ScheduleError(
-        f"every={shown(every)} is a {type_name(every)}. Give a timedelta, text such as '1h', or a rule such as Cron(...)."
+        f"every={shown(every)} is a {type_name(every)}. Give a timedelta, text such as '1h', or a rule such as Cron(...) or Calendar(months=1)."
     )
 
 
