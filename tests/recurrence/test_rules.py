@@ -138,6 +138,15 @@ class TestCalendar:
             if ms[1] - 1 > ms[0]:
                 assert rule.latest(ms[1] - 1, ms[2]) == ms[0], where
 
+    def test_a_time_that_the_clock_skips_comes_at_the_first_instant_after_the_gap(self):
+        zone = ZoneInfo("Europe/Berlin")
+        found = islice(Calendar(days=1, tz=zone).occurrences(datetime(2026, 3, 28, 2, 30, tzinfo=zone)), 3)
+        assert list(found) == [
+            datetime(2026, 3, 28, 1, 30, tzinfo=UTC),
+            datetime(2026, 3, 29, 1, 0, tzinfo=UTC),
+            datetime(2026, 3, 30, 0, 30, tzinfo=UTC),
+        ]
+
     def test_a_midnight_that_came_does_not_come_again_when_the_clock_goes_back_to_the_day_before(self):
         """In St. John's the clock went from 00:01 on 7 November 2010 back to 23:01 on the 6th."""
         zone = ZoneInfo("America/St_Johns")
