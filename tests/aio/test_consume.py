@@ -726,7 +726,7 @@ def test_the_end_of_the_program_is_no_death_of_a_message(opened, outside, end):
 
     run(main())
     (entry,) = outside.pit.entries()
-    assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
+    assert (entry.state, entry.attempts, entry.last_error) == ("due", 1, None)
 
 
 @pytest.mark.parametrize("until_idle", [False, True])

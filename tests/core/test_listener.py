@@ -284,7 +284,7 @@ class TestLeaseTime:
             store.during["settle"] = lambda: setattr(store, "down", True)
             delivery = listener.get()
             assert (delivery.id, delivery.attempt) == ("new", 1)
-            assert "1 claimed messages come back only when their lease runs out" in caplog.text
+            assert "1 claimed message comes back only when its lease runs out" in caplog.text
             store.during.clear()
             store.down = False
 

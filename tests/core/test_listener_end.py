@@ -131,7 +131,7 @@ class TestStop:
         store.down = True
         listener.stop()
         store.down = False
-        assert "2 claimed messages come back only when their lease runs out" in caplog.text
+        assert "2 claimed messages come back only when their leases run out" in caplog.text
         assert pit.stats().leased == 3
         clock.advance(LOCK)
         assert pit.stats().due == 3

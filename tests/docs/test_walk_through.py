@@ -70,4 +70,4 @@ def test_the_backend_from_nothing_is_short() -> None:
     steps = STEP.findall((ROOT / "docs" / "writing-a-backend.md").read_text())
     lines = [line for place, block in steps if "/src/" in place for line in block.splitlines() if line.strip()]
 
-    assert len(lines) < 120
+    assert len(lines) < 130

@@ -56,9 +56,10 @@ def backend(open_backend, clock):
 def record():
     """Makes a record that is due at the clock's start by default."""
 
-    def record(id, due=START, message=None, series=None, **progress):
+    def record(id, due=START, message=None, series=None, revision=None, **progress):
         fields = {"due": due, "scheduled_for": due, **progress}
-        return Record(id, {"of": id} if message is None else message, series, os.urandom(16).hex(), Progress(**fields))
+        message = {"of": id} if message is None else message
+        return Record(id, message, series, revision or os.urandom(16).hex(), Progress(**fields))
 
     return record
 

@@ -235,6 +235,46 @@ def test_a_claim_may_have_been_sent_before_the_driver_found_no_connection(
     assert backend.get("a").progress == leased[0].progress
 
 
+@DOUBTS
+def test_a_conditional_store_in_doubt_is_done_once_and_its_outcome_is_right(failing, record, how):
+    backend = failing.backend
+    with failing("insert", mode=ONCE, **how):
+        assert backend.put_if(record("a", revision="1", due=START + MINUTE), None) is True
+    with failing("insert", mode=ONCE, **LOST):
+        assert backend.put_if(record("a", revision="2", due=START + MINUTE), None) is False
+    with failing("update", mode=ONCE, **how):
+        assert backend.put_if(record("a", revision="3", due=START + MINUTE), "1") is True
+    with failing("update", mode=ONCE, **LOST):
+        assert backend.put_if(record("a", revision="4", due=START + MINUTE), "1") is False
+
+    assert backend.get("a").revision == "3"
+    assert backend.counters["store_recovered"] == (2 if how is APPLIED else 0)
+
+
+def test_a_conditional_store_in_doubt_that_is_due_and_not_there_is_unknown(failing, record):
+    """The message may have been emitted and acknowledged meanwhile."""
+    with failing("insert", mode=ONCE, **LOST) as backend, pytest.raises(OutcomeUnknown, match="get") as caught:
+        backend.put_if(record("a"), None)
+    assert caught.value.ids == ("a",)
+    assert backend.get("a") is None
+
+
+def test_a_late_conditional_store_is_found_after_its_repetition_was_refused(failing, open_backend, record, monkeypatch):
+    """The server does the command of the first run after the second run has looked for its record."""
+    backend, server = failing.backend, open_backend()
+    stored = record("a", revision="1", due=START + MINUTE)
+    left = backend._storer._left
+
+    def late(link, batch):
+        found = left(link, batch)
+        server.put([stored])
+        return found
+
+    monkeypatch.setattr(backend._storer, "_left", late)
+    with failing("insert", mode=ONCE, **LOST):
+        assert backend.put_if(stored, None) is True
+
+
 def test_a_command_that_was_never_sent_is_not_in_doubt(record):
     backend = MongoBackend.from_options({"host": "127.0.0.1", "port": 1, "operation_timeout": "200ms"})
     for write in (lambda: backend.put([record("a")]), lambda: backend.delete("a"), lambda: backend.lease(1, MINUTE)):

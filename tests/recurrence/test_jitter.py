@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitstop import Cron, Every, ScheduleError
+from pitstop import Calendar, Cron, Every, ScheduleError
 from pitstop._values._jitter import spread
 from pitstop._values._schedule import Schedule
 
@@ -144,11 +144,23 @@ def test_the_stored_form_without_jitter_is_that_of_before():
             Schedule.from_plain({**plain, "jitter": wrong})
 
 
+def test_a_jitter_shorter_than_each_distance_is_taken(pit):
+    pit.store({"id": "a"}, every=Cron("0 9,18,20 * * *"), jitter="119m")
+    pit.store({"id": "b"}, None, "1h", every="2h", jitter="3h")
+    assert pit.get("b").jitter == timedelta(hours=3)
+
+
 def test_a_jitter_that_is_no_time_or_longer_than_the_interval_is_refused(pit):
     for jitter, every, text in [
-        ("1h", "1h", "jitter='1h' is not shorter than the interval, so occurrences would overtake each other"),
+        (
+            "1h",
+            "1h",
+            "jitter='1h' is not shorter than the 1h between two occurrences, so they would overtake each other",
+        ),
+        ("1d", Calendar(days=1), "jitter='1d' is not shorter than the 1d between two occurrences"),
+        ("4h", Cron("0 9,18,20 * * *"), "jitter='4h' is not shorter than the 2h between two occurrences"),
         (-timedelta(1), "1h", "cannot be used. Give a timedelta of zero or more"),
-        ("soon", "1h", "jitter='soon' is no distance from now"),
+        ("soon", "1h", "jitter='soon' cannot be used. Give a timedelta of zero or more, or text such as '15m'."),
         (5, None, "jitter=5 cannot be used"),
     ]:
         with pytest.raises(ScheduleError, match=text):

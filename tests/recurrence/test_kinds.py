@@ -102,6 +102,20 @@ def test_a_kind_that_does_not_load_is_an_error_of_its_messages_alone(install, pi
     pit.store({"id": "a"}, every="1h")
 
 
+def test_a_class_under_the_name_of_another_kind_is_refused_and_not_added(install):
+    source = """
+        from pitstop import Every
+
+        class Moon(Every):
+            kind = "acme.sun"
+    """
+    install("acme-tides", "1.0", {"pitstop.recurrences": {"acme.moon": "acme_moon:Moon"}}, acme_moon=source)
+    with pytest.raises(ScheduleError, match=r"'acme\.moon' from acme-tides 1\.0 has the kind 'acme\.sun'"):
+        _registry.load_recurrence({"v": 1, "kind": "acme.moon", "ms": 5})
+    with pytest.raises(ScheduleError, match=r"Unknown recurrence kind 'acme\.sun'"):
+        _registry.load_recurrence({"v": 1, "kind": "acme.sun", "ms": 5})
+
+
 @pytest.mark.parametrize(
     ("cls", "text"),
     [

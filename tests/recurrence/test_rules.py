@@ -62,7 +62,13 @@ class TestEvery:
             (timedelta(0), "every=datetime.timedelta(0) is not positive. Give the time from one occurrence to the next."),
             ("0s", "every='0s' is not positive. Give the time from one occurrence to the next."),
             (timedelta(microseconds=1), "every=datetime.timedelta(microseconds=1) is not a whole number of milliseconds. Round it, or it would drift."),
-            ("often", "every='often' is not a duration. Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."),
+            ("often", "every='often' is no interval. Give a timedelta, or text such as '15m', '1h30m' or '250ms'."),
+            ("0 9 * * MON-FRI", "every='0 9 * * MON-FRI' is no interval. For a cron expression, give Cron('0 9 * * *')."),
+            ("@daily", "every='@daily' is no interval. For a cron expression, give Cron('0 9 * * *')."),
+            ("1mo", "every='1mo' is no interval. For months and years, give Calendar(months=1)."),
+            ("every month", "every='every month' is no interval. For months and years, give Calendar(months=1)."),
+            ("FREQ=DAILY", "every='FREQ=DAILY' is no interval. For a rule of RFC 5545, give RRule('FREQ=DAILY')."),
+            ("200000d", "every='200000d' is longer than 100 years. Give a shorter duration."),
             (60, "every=60 is no interval. Give a timedelta, or text such as '1h30m'."),
             (float("inf"), "every=inf is no interval. Give a timedelta, or text such as '1h30m'."),
         ],
@@ -71,6 +77,21 @@ class TestEvery:
         with pytest.raises(ScheduleError) as caught:
             Every(every)
         assert str(caught.value) == text
+
+    def test_a_duration_of_months_that_counts_as_days_is_refused(self):
+        """As the Duration of pendulum, which is a timedelta."""
+
+        class Duration(timedelta):
+            months = years = 0
+
+        month = Duration(days=30)
+        month.months = 1
+        with pitstop.init("memory://") as pit:
+            pit.store({"id": "a"}, every=Duration(days=30))
+            with pytest.raises(
+                ScheduleError, match=r"has months or years, whose length varies. Give Calendar\(months=1\)"
+            ):
+                pit.store({"id": "b"}, every=month)
 
 
 class TestCalendar:
@@ -116,6 +137,26 @@ class TestCalendar:
             assert rule.latest(ms[1], ms[2]) == ms[1], where
             if ms[1] - 1 > ms[0]:
                 assert rule.latest(ms[1] - 1, ms[2]) == ms[0], where
+
+    def test_a_time_that_the_clock_skips_comes_at_the_first_instant_after_the_gap(self):
+        zone = ZoneInfo("Europe/Berlin")
+        found = islice(Calendar(days=1, tz=zone).occurrences(datetime(2026, 3, 28, 2, 30, tzinfo=zone)), 3)
+        assert list(found) == [
+            datetime(2026, 3, 28, 1, 30, tzinfo=UTC),
+            datetime(2026, 3, 29, 1, 0, tzinfo=UTC),
+            datetime(2026, 3, 30, 0, 30, tzinfo=UTC),
+        ]
+
+    def test_a_midnight_that_came_does_not_come_again_when_the_clock_goes_back_to_the_day_before(self):
+        """In St. John's the clock went from 00:01 on 7 November 2010 back to 23:01 on the 6th."""
+        zone = ZoneInfo("America/St_Johns")
+        rule, start = Calendar(days=1, tz=zone), datetime(2010, 11, 1, tzinfo=zone)
+        midnight = datetime(2010, 11, 7, tzinfo=zone)
+        begin, came = (round(each.timestamp() * 1000) for each in (start, midnight))
+        second_pass = came + 15 * 60_000
+        assert rule.latest(second_pass, begin) == came
+        assert rule.after(second_pass, begin) == came + 25 * 3_600_000
+        assert rule.count(begin, came, begin) == 6
 
     def test_occurrences_are_counted_by_arithmetic(self):
         rule, start = Calendar(days=1, tz="Europe/Berlin"), 1_900_000_000_000

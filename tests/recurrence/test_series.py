@@ -75,7 +75,7 @@ def test_texts_are_intervals_and_distances(pit, clock):
     for arguments, text in [
         (("soon",), "when='soon' is no distance from now. Give text such as '15m' or '1h30m'"),
         (("1h", "later", "1h"), "end='later' is no distance from now"),
-        (("1h", None, "often"), "every='often' is not a duration"),
+        (("1h", None, "often"), "every='often' is no interval"),
     ]:
         with pytest.raises(ScheduleError, match=text):
             pit.store({"id": "b"}, *arguments)

@@ -18,7 +18,7 @@ import pitstop
 
 from pitstop import BackendUnavailable, Delivery, Listener, OutcomeUnknown, Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
-from pitstop.abc import Capability, Outcome, Record, Settlement
+from pitstop.abc import Capability, Outcome, Progress, Record, Settlement
 from pitstop_memory import MemoryBackend, MemoryConfig
 from schedules.primitives import Thread
 from schedules.scheduler import Scheduler
@@ -45,6 +45,15 @@ class Watched(MemoryBackend):
 
     def put(self, records: Sequence[Record]) -> None:
         self._call("put", lambda: (super(Watched, self).put(records), self._world.was_put(records)))
+
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        def put_if() -> bool:
+            stored = super(Watched, self).put_if(record, revision, progress)
+            if stored:
+                self._world.was_put([record])
+            return stored
+
+        return self._call("put_if", put_if)
 
     def delete(self, id: str) -> bool:
         def delete() -> bool:

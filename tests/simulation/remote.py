@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pitstop import BackendUnavailable, OutcomeUnknown, State
-from pitstop.abc import Backend, Capability, Doorbell, Record, Settlement, Tally
+from pitstop.abc import Backend, Capability, Doorbell, Progress, Record, Settlement, Tally
 from pitstop_memory import MemoryConfig
 
 
@@ -103,6 +103,24 @@ class Remote(Backend):
             return
         raise OutcomeUnknown("The simulation lost the reply to a store.", ids=ids)
 
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        write = partial(self._put_if, self._process.name, self._process.call, record, revision, progress)
+        for run in range(_SENT):
+            try:
+                if run and not self._not_stored([record]):
+                    return True
+                # The command of an earlier run may have replaced the expected record just now.
+                return self._send("put", partial(write, again=run > 0)) or bool(run and not self._not_stored([record]))
+            except _Lost:
+                continue
+            except _Late:
+                break
+            except BackendUnavailable:
+                if not run:
+                    raise
+                break
+        raise OutcomeUnknown("The simulation lost the reply to a store.", ids=(record.id,))
+
     def delete(self, id: str) -> bool:
         try:
             return self._send("delete", partial(self._scribe.delete, self._process.name, self._process.call, id))
@@ -155,6 +173,13 @@ class Remote(Backend):
         if again and self._is_due(records):
             raise _Lost
         self._scribe.put(who, n, records)
+
+    def _put_if(
+        self, who: str, n: int, record: Record, revision: str | None, progress: Progress | None, *, again: bool
+    ) -> bool:
+        if again and self._is_due([record]):
+            raise _Lost
+        return self._scribe.put_if(who, n, record, revision, progress)
 
     def _not_stored(self, records: Sequence[Record]) -> list[Record]:
         """Return the items that an earlier run has not stored.

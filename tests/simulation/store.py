@@ -37,6 +37,13 @@ class Scribe:
             self.marks.pop(each.id, None)
         self.note(who, "put", n, tuple((r.id, r.message["v"], r.progress.due, _schedule(r)) for r in records))
 
+    def put_if(self, who: str, n: int, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        stored = self.store.put_if(record, revision, progress)
+        if stored:
+            self.marks.pop(record.id, None)
+            self.note(who, "put", n, ((record.id, record.message["v"], record.progress.due, _schedule(record)),))
+        return stored
+
     def delete(self, who: str, n: int, id: str) -> bool:
         found = self.store.delete(id)
         self.note(who, "delete", n, id, found)

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from reminders.escalation import answer, remind
-from reminders.report import schedule_report
+from reminders.report import schedule_reports
 
 from .conftest import BERLIN
 
@@ -18,31 +18,32 @@ from .conftest import BERLIN
     [
         ("2024-01-15 12:00", "2024-01-31 18:00"),
         ("2024-01-31 17:59", "2024-01-31 18:00"),
-        ("2024-01-31 18:00", "2024-02-29 18:00"),
+        ("2024-01-31 18:00", "2024-01-31 18:00"),
+        ("2024-01-31 18:01", "2024-02-29 18:00"),
         ("2023-01-31 23:00", "2023-02-28 18:00"),
         ("2100-02-01 00:00", "2100-02-28 18:00"),
-        ("2024-12-31 18:00", "2025-01-31 18:00"),
+        ("2024-12-31 18:01", "2025-01-31 18:00"),
         ("2024-03-30 12:00", "2024-03-31 18:00"),
     ],
 )
 @pytest.mark.pitstop(start="2023-01-01T00:00Z")
 def test_it_is_due_at_the_next_end_of_a_month(pitstop, at, after, due):
-    schedule_report(pitstop, at(after), BERLIN)
+    schedule_reports(pitstop, at(after), BERLIN)
 
-    pitstop.assert_stored({"kind": "report"}, due=at(due), every=None)
+    pitstop.assert_stored({"kind": "reports"}, due=at(due))
 
 
 def test_a_day_is_a_day_of_the_company(pitstop, pitstop_clock):
     pitstop_clock.advance_to(datetime(2024, 4, 1, 0, 30, tzinfo=UTC))  # in Los Angeles it is half past five in March
 
-    schedule_report(pitstop, pitstop.now(), ZoneInfo("America/Los_Angeles"))
+    schedule_reports(pitstop, pitstop.now(), ZoneInfo("America/Los_Angeles"))
 
-    pitstop.assert_stored({"kind": "report"}, due_in="30m")
+    pitstop.assert_stored({"kind": "reports"}, due_in="30m")
 
 
 @pytest.mark.pitstop(start="2024-01-01T09:00+01:00")
 def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
-    schedule_report(pitstop, pitstop.now(), BERLIN)
+    schedule_reports(pitstop, pitstop.now(), BERLIN)
 
     run_for("731d")
 
@@ -58,7 +59,7 @@ def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
 
 
 def test_it_counts_the_events_since_the_last_report(pitstop, run_for, mails, journal, at):
-    schedule_report(pitstop, pitstop.now(), BERLIN)
+    schedule_reports(pitstop, pitstop.now(), BERLIN)
     remind(pitstop, "a", "ada", "offer 1", at("2024-03-05 09:00"))
     done = remind(pitstop, "b", "bob", "offer 2", at("2024-03-05 09:00"))
     run_for("26h")  # until ten o'clock
@@ -73,10 +74,10 @@ def test_it_counts_the_events_since_the_last_report(pitstop, run_for, mails, jou
     assert reports == ["asked: 4\nanswered: 3\nescalated: 1", "asked: 3\nanswered: 0\nescalated: 1"]
 
 
-def test_workers_that_start_in_between_make_no_second_one(pitstop, run_for, mails):
+def test_workers_that_start_in_between_make_no_second_one(pitstop, run_for, mails, at):
     for _ in range(3):
-        schedule_report(pitstop, pitstop.now(), BERLIN)
+        schedule_reports(pitstop, pitstop.now(), BERLIN)
         run_for("10d")
 
     assert mails.sent == ["Sun 31 Mar 18:00 boss: Reminders in 2024-03"]
-    pitstop.assert_stored({"kind": "report"}, id="report:2024-04")
+    pitstop.assert_stored({"kind": "reports"}, due=at("2024-04-30 18:00"))

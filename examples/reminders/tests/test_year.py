@@ -11,7 +11,7 @@ import pytest
 from pitstop import BackendUnavailable
 from reminders.digest import start_digest
 from reminders.escalation import answer, remind
-from reminders.report import schedule_report
+from reminders.report import schedule_reports
 
 from .conftest import BERLIN
 
@@ -28,7 +28,7 @@ def a_year(pitstop, journal, run_for):
     dice, wanted = Random(1), Counter()
     # The days of the company begin at eight by its clock, also when the clocks are set and a day has 23 or 25 hours.
     mornings = [datetime(2024, 1, 1, 8, tzinfo=BERLIN) + timedelta(days=day) for day in range(367)]
-    schedule_report(pitstop, pitstop.now(), BERLIN)
+    schedule_reports(pitstop, pitstop.now(), BERLIN)
     wanted.update(f"boss: Reminders in 2024-{month:02}" for month in range(1, 13))
     # On Mondays, when ada's task of the day is open.
     start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366), BERLIN)
@@ -62,7 +62,7 @@ def test_all_get_their_mails_and_the_reports_add_up(pitstop, journal, run_for, m
 
     assert Counter(sent[len("Mon 01 Jan 09:00 ") :] for sent in mails.sent) == wanted
     assert pitstop.now().astimezone(BERLIN).isoformat() == "2025-01-01T08:00:00+01:00"
-    pitstop.assert_stored({"kind": "report"}, id="report:2025-01")
+    pitstop.assert_stored({"kind": "reports"}, due=datetime(2025, 1, 31, 18, tzinfo=BERLIN))
     pitstop.assert_no_leases()
 
 

@@ -55,6 +55,7 @@ from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._lease import Lease
 from pitstop_conformance.contract._put import PutGetDelete
+from pitstop_conformance.contract._put_if import PutIf
 from pitstop_conformance.contract._read import Read
 from pitstop_conformance.contract._scratch import Scratch
 from pitstop_conformance.contract._settle import Settle
@@ -87,7 +88,7 @@ __all__ = [
 # pytest runs the tests of the last base first. The contract comes before the behaviour that is built on it, because its
 # failures are the easiest to understand.
 class BackendContract(
-    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Counts, Settle, Lease, Read, PutGetDelete
+    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Counts, Settle, Lease, Read, PutIf, PutGetDelete
 ):
     """The promises of :class:`pitstop.abc.Backend` to core."""
 

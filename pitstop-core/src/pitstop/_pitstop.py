@@ -91,7 +91,7 @@ class Pitstop:
         :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
-        :return: the message's id: its own, or a new UUID4.
+        :return: the message's id: its own, or a new UUID of version 7, which begins with the time.
         :raises MessageError: if the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: if the times make no sense.
         :raises Unsupported: if a ``session`` is given, and the store has no transactions.
@@ -102,7 +102,9 @@ class Pitstop:
         made: set[str] = set()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
-            make = partial(new_record, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made))
+            make = partial(
+                new_record, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made, now_us)
+            )
             record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
         # A message with this id may exist already, unless the id was made here.
         self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
@@ -124,7 +126,7 @@ class Pitstop:
             raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
-        make_id = partial(self._made_id, made)
+        make_id = partial(self._made_id, made, now_us)
         records = [record_of_item(n, item, now_us, _revision(), make_id) for n, item in enumerate(items)]
         if records:
             distinct = {record.id: record for record in records}
@@ -336,11 +338,11 @@ class Pitstop:
     def __repr__(self) -> str:
         return f"<Pitstop on {self._session.location}{' (closed)' if self._session.closed else ''}>"
 
-    def _new_id(self) -> str:
-        return new_id()
+    def _new_id(self, now_us: int) -> str:
+        return new_id(now_us)
 
-    def _made_id(self, made: set[str]) -> str:
-        id = self._new_id()
+    def _made_id(self, made: set[str], now_us: int) -> str:
+        id = self._new_id(now_us)
         made.add(id)
         return id
 

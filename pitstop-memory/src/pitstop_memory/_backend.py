@@ -20,6 +20,7 @@ from pitstop.abc import (
     Backend,
     BackendConfig,
     Capability,
+    Progress,
     Record,
     Settlement,
     Tally,
@@ -54,7 +55,7 @@ class MemoryBackend(Backend):
     """Messages in this process. The backend is as strict and as lossy with values as the backends that write to disk."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 3
+    suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
     capabilities: ClassVar[Capability] = Capability.SCRATCH
 
@@ -81,6 +82,11 @@ class MemoryBackend(Backend):
         turn = self._room.turn
         with turn.lock, turn.call():
             self._put(records)
+
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return self._put_if(record, revision, progress)
 
     def delete(self, id: str) -> bool:
         turn = self._room.turn
@@ -161,6 +167,15 @@ class MemoryBackend(Backend):
     def _put(self, records: Sequence[Record]) -> None:
         for record in records:
             self._room.shelf.put(copy_record(record))
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        present = self._room.shelf.get(record.id)
+        if revision != (None if present is None else present.revision):
+            return False
+        if progress is not None and (present is None or present.progress != progress):
+            return False
+        self._room.shelf.put(copy_record(record))
+        return True
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         shelf = self._room.shelf

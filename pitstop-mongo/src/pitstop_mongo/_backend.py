@@ -72,7 +72,7 @@ class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. The backend connects at its first use."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 3
+    suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = Capability.SCRATCH | _OF_A_SERVER
 
@@ -123,6 +123,18 @@ class MongoBackend(Backend):
             self._claimer.written(min((record.progress.due or 0 for record in records), default=None))
             self._unleasable.forget(record.id for record in records)
         self._wakeups.announce(_least(record.progress for record in records))
+
+    @_one_call
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        due = record.progress.due
+        try:
+            stored = self._storer.put_if(record, revision, progress)
+        finally:
+            self._claimer.written(due or 0)
+            self._unleasable.forget([record.id])
+        if stored:
+            self._wakeups.announce(_least([record.progress]))
+        return stored
 
     @_one_call
     def delete(self, id: str) -> bool:

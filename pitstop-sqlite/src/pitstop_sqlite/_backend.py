@@ -15,7 +15,7 @@ from urllib.parse import quote
 import attrs
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown, State
-from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Record, Settlement, Tally, Watch
+from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally, Watch
 from pitstop_sqlite import _statements
 from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
@@ -46,7 +46,7 @@ class SqliteBackend(Backend):
     """
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 3
+    suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = SqliteConfig
     capabilities: ClassVar[Capability] = (
         Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.SCRATCH
@@ -88,6 +88,16 @@ class SqliteBackend(Backend):
                 self._database.verify()
             except OutcomeUnknown as error:
                 raise OutcomeUnknown(str(error), ids=tuple(each.id for each in records)) from None
+
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        statement, values = _conditional(record, revision, progress)
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            stored = connection.execute(statement, values).rowcount == 1
+            try:
+                self._database.verify()
+            except OutcomeUnknown as error:
+                raise OutcomeUnknown(str(error), ids=(record.id,)) from None
+        return stored
 
     def delete(self, id: str) -> bool:
         with self._turn.lock, self._turn.call(), self._database as connection:
@@ -231,6 +241,20 @@ def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], no
     for statement, batch in others.items():
         applied += connection.executemany(statement, batch).rowcount
     return applied
+
+
+def _conditional(record: Record, revision: str | None, progress: Progress | None) -> tuple[str, Row]:
+    """Return the statement of :meth:`SqliteBackend.put_if`, and its values."""
+    row = new_row(record)
+    if revision is None:
+        return _statements.CREATE, row
+    expected = (bindable(record.id), bindable(revision))
+    if progress is None:
+        return _statements.REPLACE, (*row, *expected)
+    due, scheduled_for, attempts, first_leased, last_error, token, *counts = progress_values(progress)
+    texts = (None if text is None else bindable(text) for text in (last_error, token))
+    values = (due, scheduled_for, attempts, first_leased, *texts, *counts)
+    return _statements.REPLACE_UNCHANGED, (*row, *expected, *values)
 
 
 def _fenced(settlement: Settlement) -> tuple[str, Row]:

@@ -15,6 +15,7 @@ __all__ = [
     "COMPLETE",
     "COMPLETE_MANY",
     "COMPLETE_SIZES",
+    "CREATE",
     "DELETE",
     "GET",
     "LEASE",
@@ -22,6 +23,8 @@ __all__ = [
     "PROGRESS",
     "PUT",
     "READ_DUE",
+    "REPLACE",
+    "REPLACE_UNCHANGED",
     "SCAN_DEAD",
     "SCAN_DUE",
     "TALLY",
@@ -32,10 +35,17 @@ _HAS_DUE = f"due BETWEEN 0 AND {LAST_INSTANT}"
 _NO_DUE = f"(due IS NULL OR due < 0 OR due > {LAST_INSTANT})"
 
 _names = COLUMNS.split(", ")
+_INSERT = f"INSERT INTO pitstop_messages ({COLUMNS}) VALUES ({', '.join('?' for _ in _names)}) ON CONFLICT (id) DO "
 # An update keeps `seq`: among messages with one `due`, the id that came in first goes first.
-PUT = (
-    f"INSERT INTO pitstop_messages ({COLUMNS}) VALUES ({', '.join('?' for _ in _names)}) "
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _names[1:])}"
+PUT = _INSERT + f"UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _names[1:])}"
+CREATE = _INSERT + "NOTHING"
+REPLACE = (
+    f"UPDATE pitstop_messages SET {', '.join(f'{name} = ?' for name in _names)} "
+    "WHERE id = CAST(? AS TEXT) AND revision = CAST(? AS TEXT)"
+)
+REPLACE_UNCHANGED = (
+    f"{REPLACE} AND due IS ? AND scheduled_for = ? AND attempts = ? AND first_leased IS ? "
+    "AND last_error IS CAST(? AS TEXT) AND token IS CAST(? AS TEXT) AND unsettled = ? AND ahead = ? AND excused = ?"
 )
 GET = f"SELECT {COLUMNS} FROM pitstop_messages WHERE id = CAST(? AS TEXT)"
 DELETE = "DELETE FROM pitstop_messages WHERE id = CAST(? AS TEXT)"

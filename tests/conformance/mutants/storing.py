@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from conformance.mutants.registry import mutant, round_trip
-from pitstop.abc import Record, Settlement
+from pitstop.abc import Progress, Record, Settlement
 from pitstop_memory import MemoryBackend
 
 
@@ -99,6 +99,62 @@ class PutNotWhole(MemoryBackend):
                 self._put([each if old is None else attrs.evolve(old, message=each.message)])
         round_trip()
         super().put(records)
+
+
+@mutant("test_a_record_that_is_not_there_is_stored_by_one_of_many")
+class LooksAndThenPuts(MemoryBackend):
+    """Looks whether the expected record is there, and then stores. Another thread stores in between."""
+
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        present = self.get(record.id)
+        if revision != (None if present is None else present.revision):
+            return False
+        if present is not None and progress not in (None, present.progress):
+            return False
+        round_trip()
+        self.put([record])
+        return True
+
+
+@mutant("test_put_if_none_changes_nothing_if_the_id_is_there")
+class TakesNoneForAny(MemoryBackend):
+    """Takes the revision None for "any revision". An optional argument, as its author thought."""
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        if revision is None:
+            self._put([record])
+            return True
+        return super()._put_if(record, revision, progress)
+
+
+@mutant("test_put_if_with_a_revision_stores_nothing_if_the_record_is_not_there")
+class PutIfUpserts(MemoryBackend):
+    """Stores the record if it was removed meanwhile. ``upsert=True``, copied from the store without a condition."""
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        if self._room.shelf.get(record.id) is None:
+            revision, progress = None, None
+        return super()._put_if(record, revision, progress)
+
+
+@mutant("test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile")
+class ComparesTheRevisionAlone(MemoryBackend):
+    """Does not compare the progress. A claim that came meanwhile is overwritten."""
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        return super()._put_if(record, revision, None)
+
+
+@mutant("test_put_if_changes_nothing_under_another_revision")
+class EndsTheLeaseAnyway(MemoryBackend):
+    """Frees the record first, and compares then. A store that is refused takes the lease from its holder."""
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        stored = super()._put_if(record, revision, progress)
+        present = self._room.shelf.get(record.id)
+        if not stored and present is not None:
+            self._room.shelf.change(record.id, attrs.evolve(present.progress, token=None))
+        return stored
 
 
 @mutant("test_an_id_is_only_ever_itself", "test_an_id_is_data")

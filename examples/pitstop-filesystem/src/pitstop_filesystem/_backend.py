@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -104,7 +104,7 @@ class FilesystemBackend(Backend):
     #: The version of the contract that the class was written for, and of the suite that it passed. They are numbers, because
     #: the class is not proved by the versions that the next pitstop-core will have.
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 3
+    suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
     capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.SCRATCH
 
@@ -121,20 +121,18 @@ class FilesystemBackend(Backend):
         return self.clock.time_us()
 
     def put(self, records: Sequence[Record]) -> None:
-        written: dict[Name, bytes] = {}
-        replaced: list[Name] = []
         with self._folder.locked() as names:
-            order = max((name.order for name in names.values()), default=0)
-            for record in records:
-                due, old = record.progress.due, names.get(key_of(record.id))
-                if old is None:
-                    order += 1
-                    name = Name(due, order, 0, key_of(record.id))
-                else:
-                    name = old.next(due)
-                    replaced.append(old)
-                written[name] = _Document.of(record).dump()
-            self._folder.commit(written, replaced, [record.id for record in records])
+            self._write(names, records)
+
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        with self._folder.locked() as names:
+            name = names.get(key_of(record.id))
+            if (name is None) != (revision is None):
+                return False
+            if name is not None and not self._is_expected(name, revision, progress):
+                return False
+            self._write(names, [record])
+            return True
 
     def delete(self, id: str) -> bool:
         with self._folder.locked() as names:
@@ -246,6 +244,30 @@ class FilesystemBackend(Backend):
                 yield scratch
         finally:
             take_away(path)
+
+    def _write(self, names: Mapping[str, Name], records: Sequence[Record]) -> None:
+        written: dict[Name, bytes] = {}
+        replaced: list[Name] = []
+        order = max((name.order for name in names.values()), default=0)
+        for record in records:
+            due, old = record.progress.due, names.get(key_of(record.id))
+            if old is None:
+                order += 1
+                name = Name(due, order, 0, key_of(record.id))
+            else:
+                name = old.next(due)
+                replaced.append(old)
+            written[name] = _Document.of(record).dump()
+        self._folder.commit(written, replaced, [record.id for record in records])
+
+    def _is_expected(self, name: Name, revision: str | None, progress: Progress | None) -> bool:
+        document = _Document.parse(self._folder.read(name))
+        if document is None or document.header.get("revision") != revision:
+            return False
+        if progress is None:
+            return True
+        record = document.record(name.due)
+        return isinstance(record, Record) and record.progress == progress
 
     def _record(self, name: Name) -> Record | Damaged | None:
         document = _Document.parse(self._folder.read(name))

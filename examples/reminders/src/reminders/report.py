@@ -1,45 +1,39 @@
 """The monthly report, on the last day of each month at six in the evening, by the wall clock of the company.
 
-Months do not fit ``every``, because they differ in length. So each report is a message that stores the next one, under an id
-that names the month. To store it twice is therefore the same as once.
+A series with a rule gives the times. Each of its occurrences stores one report as a message of its own, under an id that names
+the month. A report that fails for too long is then dead, and can be redriven, while the series goes on.
 """
 
 from __future__ import annotations
 
-import calendar
-
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from pitstop import Delivery, Pitstop
+from pitstop import Cron, Delivery, Pitstop
 from reminders.journal import Journal
 from reminders.mail import Mail, Post
 
 
+SERIES = "reports"
 KIND = "report"
 
 
-def schedule_report(pit: Pitstop, after: datetime, zone: ZoneInfo) -> str:
-    """Store the first report that is due after this time."""
-    today = after.astimezone(zone).date()
-    end = month_end(today, zone)
-    if end <= after:
-        end = month_end(today.replace(day=1) + timedelta(days=32), zone)
-    return pit.store({"id": f"{KIND}:{end:%Y-%m}", "kind": KIND}, end)
+def schedule_reports(pit: Pitstop, start: datetime, zone: ZoneInfo) -> str:
+    """Store the series of reports from this time on, unless it is stored. No month is left out, even after a long downtime."""
+    if pit.get(SERIES) is None:
+        pit.store({"id": SERIES, "kind": SERIES}, start, every=Cron("0 18 L * *", tz=zone), catch_up="all")
+    return SERIES
 
 
-def send_report(pit: Pitstop, delivery: Delivery, post: Post, journal: Journal, manager: str, zone: ZoneInfo) -> None:
-    # This comes before anything that may fail, so that there is a next report in any case. It uses the nominal time: a late
-    # report stores the report of the following month, even if that month is over, too.
-    schedule_report(pit, delivery.scheduled_for, zone)
+def store_report(pit: Pitstop, delivery: Delivery, zone: ZoneInfo) -> None:
+    """Store the report of one month. If it is stored twice, its mail still goes out once: see :meth:`reminders.mail.Post.send`."""
+    month = delivery.scheduled_for.astimezone(zone)
+    pit.store({"id": f"{KIND}:{month:%Y-%m}", "kind": KIND}, delivery.scheduled_for)
+
+
+def send_report(delivery: Delivery, post: Post, journal: Journal, manager: str, zone: ZoneInfo) -> None:
     end = delivery.scheduled_for.astimezone(zone)
-    start = month_end(end.date().replace(day=1) - timedelta(days=1), zone)
+    start = end.replace(day=1) - timedelta(days=1)
     counts = journal.count(start, end)
     text = "\n".join(f"{what}: {counts.get(what, 0)}" for what in ("asked", "answered", "escalated"))
     post.send(delivery, KIND, Mail((manager,), f"Reminders in {end:%Y-%m}", text))
-
-
-def month_end(day: date, zone: ZoneInfo) -> datetime:
-    """Return the time at which the month of this day closes."""
-    last = calendar.monthrange(day.year, day.month)[1]
-    return datetime(day.year, day.month, last, 18, tzinfo=zone)

@@ -9,7 +9,7 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import Backend, Capability, Outcome, Writes
+from pitstop.abc import Backend, Capability, Outcome, Progress, Record, Writes
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import (
@@ -172,6 +172,46 @@ class Transactions(Kit):
         assert backend.get("a") == after
         assert len(lease_all(backend)) == (1 if write == "put" else 0)
 
+    def test_a_transaction_reads_its_own_writes(self, backend: Backend, begin: Begin) -> None:
+        put_due(backend, "a", "b")
+        before, after = backend.get("a"), make_record("a", START + 1)
+
+        with begin() as session:
+            writes = backend.within(session)
+            assert writes.get("a") == before
+            writes.put([after])
+            assert writes.delete("b") is True
+            assert (writes.get("a"), writes.get("b"), writes.get("never-stored")) == (after, None, None)
+            assert backend.get("a") == before
+
+    def test_what_is_put_if_in_a_transaction_is_stored_if_it_commits(self, backend: Backend, begin: Begin) -> None:
+        """A put whose expectation is wrong changes nothing, and the transaction goes on."""
+        backend.put([make_record("a", revision="1"), make_record("b", revision="1")])
+        lease_only(backend)
+        leased = backend.get("a")
+        assert isinstance(leased, Record)
+
+        def work(session: object) -> None:
+            writes = backend.within(session)
+            assert writes.put_if(make_record("a"), None) is False
+            assert writes.put_if(make_record("a"), "another") is False
+            assert writes.put_if(make_record("a"), "1", Progress(START, START)) is False
+            assert writes.put_if(make_record("a", revision="2"), "1", leased.progress) is True
+            assert writes.put_if(make_record("a", revision="3"), "2") is True
+            assert writes.put_if(make_record("c", revision="1"), "1") is False
+            assert writes.put_if(make_record("c", revision="1"), None) is True
+            assert writes.put_if(make_record("c", revision="2"), None) is False
+
+        _abort(begin, work)
+        assert ids(backend.scan(None, 10, None)) == ["b", "a"]
+        assert backend.get("a") == leased
+
+        with begin() as session:
+            work(session)
+        stored = [each for each in backend.scan(None, 10, None) if isinstance(each, Record)]
+        assert [(each.id, each.revision) for each in stored] == [("a", "3"), ("b", "1"), ("c", "1")]
+        assert backend.get("a") == make_record("a", revision="3")
+
     def test_what_is_put_for_later_is_leased_at_its_time(
         self, backend: Backend, begin: Begin, clock: ManualClock
     ) -> None:
@@ -190,6 +230,10 @@ class Transactions(Kit):
             backend.within(session).put([make_record("b")])
         with pytest.raises(pitstop.PitstopError):
             backend.within(session).delete("a")
+        with pytest.raises(pitstop.PitstopError):
+            backend.within(session).put_if(make_record("b"), None)
+        with pytest.raises(pitstop.PitstopError):
+            backend.within(session).get("a")
         assert ids(backend.scan(None, 10, None)) == ["a"]
 
     def test_a_user_stores_and_removes_in_a_transaction(self, backend: Backend, begin: Begin) -> None:

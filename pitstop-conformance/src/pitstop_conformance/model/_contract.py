@@ -34,6 +34,16 @@ class ModelStore:
             self._records[record.id] = copy.deepcopy(record)
             self._came.setdefault(record.id, next(self._turns))
 
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        """Store a record if the record with its id has this revision and progress (None: any), or is absent (None)."""
+        there = self._records.get(record.id)
+        if revision != (None if there is None else there.revision):
+            return False
+        if there is not None and progress not in (None, there.progress):
+            return False
+        self.put([record])
+        return True
+
     def delete(self, id: str) -> bool:
         """Remove a record, leased or not. If the id is stored again, its place is the last."""
         self._came.pop(id, None)

@@ -146,6 +146,36 @@ class ContractMachine(RuleBasedStateMachine):
         """``records``: ids, and due times in milliseconds from now. ``again``: repeat the call, as after a lost reply."""
         return self._put(by, [self._new(id, due_in, message, series=series) for id, due_in in records], again=again)
 
+    @rule(
+        by=_BY,
+        id=IDS,
+        due_in=_DUE_IN,
+        message=PLAIN,
+        expects=st.sampled_from(["none", "this revision", "this record", "another revision", "another progress"]),
+        target=leases,
+    )
+    def put_if(
+        self, by: str, id: str, due_in: int | None, message: dict[str, Any], expects: str
+    ) -> MultipleResults[Record]:
+        """``expects``: "none" is no record with the id; "this" is the present record."""
+        there, record = self._model.get(id), self._new(id, due_in, message, series=False)
+        present = (None, None) if there is None else (there.revision, there.progress)
+        other = None if there is None else attrs.evolve(there.progress, attempts=there.progress.attempts + 1)
+        revision, progress = {
+            "none": (None, None),
+            "this revision": (present[0], None),
+            "this record": present,
+            "another revision": (os.urandom(16).hex(), None),
+            "another progress": (present[0], other),
+        }[expects]
+        told = self._handle(by).put_if(attrs.evolve(record, message=_copy(message)), revision, progress)
+        stored = self._model.put_if(record, revision, progress)
+        assert told is stored, f"put_if({id!r}), which expects {expects}: expected {stored}, got {told}"
+        if stored:
+            self._written[id] = (by, self._times.now)
+        self._look()
+        return multiple(*([record] if stored and due_in is None else []))
+
     @rule(by=_BY, id=IDS)
     def delete(self, by: str, id: str) -> None:
         told, there = self._handle(by).delete(id), self._model.delete(id)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import ClassVar, Literal, TypeVar
 
 from pitstop import BackendUnavailable, OutcomeUnknown, State
-from pitstop.abc import API_VERSION, Backend, Capability, Damaged, Record, Settlement, Tally
+from pitstop.abc import API_VERSION, Backend, Capability, Damaged, Progress, Record, Settlement, Tally
 
 
 __all__ = ["Fault", "Wire"]
@@ -50,6 +50,9 @@ class Wire(Backend):
 
     def put(self, records: Sequence[Record]) -> None:
         self._write(lambda: self._backend.put(records), [each.id for each in records])
+
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        return self._write(lambda: self._backend.put_if(record, revision, progress), [record.id])
 
     def delete(self, id: str) -> bool:
         return self._write(lambda: self._backend.delete(id), [id])

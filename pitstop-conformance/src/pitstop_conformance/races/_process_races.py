@@ -121,6 +121,37 @@ class ProcessRaces(Forking):
         assert stored == [_version(each.id, each.message["version"]) for each in stored]
         assert shared.tally().due == _ROUNDS
 
+    def test_a_record_that_is_not_there_is_stored_by_one_of_several_processes(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        names = [f"{n:03}" for n in range(_ROUNDS)]
+
+        def store(version: int, backend: Backend, say: Say) -> list[str]:
+            return [name for name in names if backend.put_if(_version(name, version), None)]
+
+        stored = processes.together(*(partial(store, n) for n in range(_PROCESSES)))
+
+        assert sorted(flat(stored)) == names, "each id is stored once"
+        found = [each for each in shared.scan(None, 10 * _ROUNDS, None) if isinstance(each, Record)]
+        assert found == [_version(name, n) for name in names for n, mine in enumerate(stored) if name in mine]
+
+    def test_a_counter_that_several_processes_raise_by_revision_counts_each(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        shared.put([_version("counter", 0)])
+
+        def count(backend: Backend, say: Say) -> int:
+            done = 0
+            while done < _ROUNDS:
+                now = backend.get("counter")
+                assert isinstance(now, Record)
+                done += backend.put_if(_version("counter", now.message["version"] + 1), now.revision)
+            return done
+
+        processes.together(*[count] * _PROCESSES)
+
+        assert shared.get("counter") == _version("counter", _ROUNDS * _PROCESSES)
+
     def test_an_ack_against_an_expiry_has_one_winner_among_processes(
         self, shared: Backend, open_backend: Handles, processes: Processes
     ) -> None:

@@ -284,6 +284,51 @@ class Races(Kit):
             assert stored[0] in records
             handles[0].delete(name)
 
+    def test_a_record_that_is_not_there_is_stored_by_one_of_many(self, handles: list[Backend]) -> None:
+        for round_ in range(_ROUNDS):
+            name = f"r{round_}"
+            records = [_version(name, version) for version in range(_THREADS)]
+
+            stored = together(
+                *(partial(each.put_if, record, None) for each, record in zip(handles, records, strict=True))
+            )
+
+            assert sorted(stored) == [False] * (_THREADS - 1) + [True]
+            assert handles[0].get(name) == records[stored.index(True)]
+
+    def test_a_record_is_replaced_by_one_of_many_who_expect_the_same(self, handles: list[Backend]) -> None:
+        for round_ in range(_ROUNDS):
+            name = f"r{round_}"
+            handles[0].put([_version(name, 0)])
+            records = [_version(name, version) for version in range(1, _THREADS + 1)]
+
+            stored = together(
+                *(partial(each.put_if, record, f"{name}-0") for each, record in zip(handles, records, strict=True))
+            )
+
+            assert sorted(stored) == [False] * (_THREADS - 1) + [True]
+            assert handles[0].get(name) == records[stored.index(True)]
+
+    def test_a_claim_against_a_put_of_the_expected_progress_has_one_winner(self, handles: list[Backend]) -> None:
+        """Either the record is replaced, and the claim returns the new version; or the record is claimed, and stays."""
+        for round_ in range(_ROUNDS):
+            name = f"r{round_}"
+            before, after = _version(name, 1), _version(name, 2)
+            handles[0].put([before])
+
+            put = partial(handles[1].put_if, after, before.revision, before.progress)
+            claim = partial(handles[2].lease, 1, MINUTE)
+
+            if round_ % 2:
+                stored, claimed = together(put, claim)
+            else:
+                claimed, stored = together(claim, put)
+
+            (leased,) = records([*claimed, *handles[0].lease(1, MINUTE)])
+            assert leased.revision == (after if stored else before).revision
+            assert handles[0].get(name) == leased, "the claim is not overwritten"
+            handles[0].delete(name)
+
     def test_an_update_is_never_seen_half_done(self, handles: list[Backend]) -> None:
         """A concurrent read returns the old record or the new one, never none and never a mixture."""
         handles[0].put([_version("a", 0)])

@@ -103,7 +103,7 @@ class AsyncPitstop:
     ) -> str:
         """Store a message, to be emitted at ``when``; with ``every``, again and again: see :meth:`pitstop.Pitstop.store`.
 
-        :return: the message's id: its own, or a new UUID4.
+        :return: the message's id: its own, or a new UUID of version 7, which begins with the time.
         :raises MessageError: when the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: when the times make no sense.
         """

@@ -26,6 +26,7 @@ from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._errors import BackendUnavailable
+from pitstop._values._counted import counted
 from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
@@ -177,9 +178,12 @@ class Claimer:
         except BackendUnavailable as error:
             note = self._session.log.not_given_back.passes(self._session.clock.monotonic()) if log else None
             if note is not None:
-                _log.warning(
-                    "%d claimed messages come back only when their lease runs out: %s%s", len(leases), error, note
+                come_back = counted(
+                    len(leases),
+                    "claimed message comes back only when its lease runs out",
+                    "claimed messages come back only when their leases run out",
                 )
+                _log.warning("%s: %s%s", come_back, error, note)
             return len(leases)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
             if len(leases) > 1:
@@ -198,7 +202,8 @@ class Claimer:
             applied = self._session.backend.settle([defer(each.emission, each.due) for each in leases])
         except BackendUnavailable as error:
             # A claim of one message counts as if a handler had it. They are handed out later all the same.
-            _log.debug("the attempts of %d messages that have to wait still count: %s", len(leases), error)
+            waiting = counted(len(leases), "message that has", "messages that have")
+            _log.debug("the attempts of %s to wait still count: %s", waiting, error)
             return
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
             self.report_bug(leases[0].id, bug, "deferred")
@@ -255,7 +260,8 @@ class Claimer:
             applied = self._session.backend.settle([settlement for _, settlement in unfit])
         except BackendUnavailable as error:
             # The claim itself has succeeded. These come back when their leases run out.
-            _log.debug("%d messages that are not to be emitted could not be settled: %s", len(unfit), error)
+            late = counted(len(unfit), "message that is", "messages that are")
+            _log.debug("%s not to be emitted could not be settled: %s", late, error)
             return False
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
             if len(unfit) > 1:

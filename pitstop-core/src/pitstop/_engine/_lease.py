@@ -230,7 +230,7 @@ class Lease:
         elif self.purpose is _NACK:
             settlement = nack(emission, self.error, self.delay, retry, now_us)
         else:
-            settlement = hand_back(emission.record, retry, now_us // 1000)
+            settlement = hand_back(emission.record, now_us // 1000)
         self._sent, self.state = settlement, _SENT
         return settlement
 

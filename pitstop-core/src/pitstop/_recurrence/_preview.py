@@ -8,13 +8,17 @@ from itertools import islice
 
 import attrs
 
-from pitstop._errors import ScheduleError
+from pitstop._errors import PitstopError, ScheduleError
 from pitstop._recurrence._base import Recurrence, asked, following
 from pitstop._recurrence._wall import Wall, wall_of, zone_name
 from pitstop._values._instant import from_instant
+from pitstop._values._quoting import quoted
 
 
-__all__ = ["Upcoming", "upcoming"]
+__all__ = ["Upcoming", "check_count", "upcoming"]
+
+#: The most occurrences that are shown at once.
+_MOST_SHOWN = 10_000
 
 
 @attrs.frozen
@@ -60,6 +64,15 @@ def upcoming(
     begin = start if since is None else max(since, start)
     wall = _wall_of_rule(recurrence)
     return [_shown(recurrence, each, start, wall) for each in islice(_instants(recurrence, start, end, begin), count)]
+
+
+def check_count(n: object) -> None:
+    """Check a number of occurrences to show.
+
+    :raises pitstop.PitstopError: if it is no whole number, or out of range.
+    """
+    if type(n) is not int or not 1 <= n <= _MOST_SHOWN:
+        raise PitstopError(f"n={quoted(n)} cannot be used. Give a whole number from 1 to {_MOST_SHOWN}.")
 
 
 def _wall_of_rule(recurrence: Recurrence) -> Wall:

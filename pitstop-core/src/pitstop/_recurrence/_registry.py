@@ -115,12 +115,9 @@ def _find(kind: str) -> type[Recurrence] | None:
     try:
         entry_point = by_name(RECURRENCE_GROUP, named)[kind]
         where = f"Recurrence kind {quoted(kind)} from {origin(entry_point)}"
-        cls = _add(load(entry_point, where), where)
+        return _add(load(entry_point, where), where, named=kind)
     except PitstopError as error:
         raise ScheduleError(str(error)) from error
-    if cls.kind != kind:
-        raise ScheduleError(f"{where} has the kind {quoted(cls.kind)}. Report this to its author.")
-    return cls
 
 
 @lru_cache(maxsize=1)
@@ -130,7 +127,8 @@ def _entry_points() -> tuple[EntryPoint, ...]:
     return tuple(installed(RECURRENCE_GROUP))
 
 
-def _add(cls: object, where: str) -> type[Recurrence]:
+def _add(cls: object, where: str, *, named: str | None = None) -> type[Recurrence]:
+    """Add a class to the kinds. ``named`` is the name of its entry point, which has to be its kind."""
     if not isinstance(cls, type) or not issubclass(cls, Recurrence):
         raise ScheduleError(f"{where}: {quoted(cls)} is no subclass of pitstop.Recurrence.")
     missing = sorted(cls.__abstractmethods__)
@@ -142,6 +140,8 @@ def _add(cls: object, where: str) -> type[Recurrence]:
             f"{where}: the class {cls.__qualname__} has the kind {quoted(kind)}. Give it a name with a dot, such as "
             f"kind = 'acme.tides'. Names without a dot belong to Pitstop."
         )
+    if named is not None and kind != named:
+        raise ScheduleError(f"{where} has the kind {quoted(kind)}. Report this to its author.")
     if type(cls.version) is not int or cls.version < 1:
         raise ScheduleError(
             f"{where}: the class {cls.__qualname__} has the version {quoted(cls.version)}. Give a whole number from 1."

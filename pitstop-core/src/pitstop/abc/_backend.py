@@ -17,7 +17,7 @@ from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
 from pitstop.abc._legacy import Legacy, LegacyPage
-from pitstop.abc._record import Damaged, Record, Settlement, Tally
+from pitstop.abc._record import Damaged, Progress, Record, Settlement, Tally
 
 
 __all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Writes"]
@@ -29,7 +29,7 @@ _PATIENCE = 15.0
 API_VERSION = 1
 #: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`. It grows whenever a backend
 #: that passed before may no longer pass.
-SUITE_VERSION = 3
+SUITE_VERSION = 4
 
 
 class Capability(Flag):
@@ -56,8 +56,16 @@ class Writes(Protocol):
         """See :meth:`Backend.put`."""
         ...
 
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        """See :meth:`Backend.put_if`."""
+        ...
+
     def delete(self, id: str) -> bool:
         """See :meth:`Backend.delete`."""
+        ...
+
+    def get(self, id: str) -> Record | Damaged | None:
+        """See :meth:`Backend.get`. In a transaction, its own writes count."""
         ...
 
 
@@ -92,7 +100,7 @@ class Backend(ABC):
     #: The version of the contract that the class was written for. State it in the class: ``api_version = 1``.
     api_version: ClassVar[int]
     #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: not stated.
-    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 3``, and raise it
+    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 4``, and raise it
     #: when the backend has passed the newer suite.
     suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration. It validates itself.
@@ -121,6 +129,20 @@ class Backend(ABC):
 
         Each record is stored whole or not at all. When the method returns, all are stored, as durably as the store is
         configured. Records with equal ``due`` are leased in the order in which their ids came in.
+        """
+
+    @abstractmethod
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        """Store a record if the stored record with its id is the expected one. Return whether it was stored.
+
+        This is one atomic step, also against other processes. If it returns True, the record is stored as :meth:`put` stores
+        it. If it returns False, nothing was changed. A stored record whose revision cannot be read is never the expected one.
+
+        If the reply of the store gets lost, the method finds out whether the record is stored, by its own revision. It raises
+        :class:`pitstop.OutcomeUnknown` with the id if it cannot find that out.
+
+        :param revision: the revision of the expected record. None: no record with the id is expected, not even a damaged one.
+        :param progress: the progress of the expected record, with all its values. None: any progress.
         """
 
     @abstractmethod

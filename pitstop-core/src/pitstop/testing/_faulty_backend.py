@@ -24,6 +24,7 @@ from pitstop.abc import (
     Legacy,
     LegacyPage,
     Outcome,
+    Progress,
     Record,
     Settlement,
     Tally,
@@ -141,6 +142,9 @@ class FaultyBackend(Backend):
 
     def put(self, records: Sequence[Record]) -> None:
         self._call("store", self.inner.put, records, ids=lambda: tuple(each.id for each in records))
+
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        return self._call("store", self.inner.put_if, record, revision, progress, ids=lambda: (record.id,))
 
     def delete(self, id: str) -> bool:
         return self._call("remove", self.inner.delete, id, ids=lambda: (id,))

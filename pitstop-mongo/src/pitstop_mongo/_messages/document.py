@@ -47,6 +47,7 @@ __all__ = [
     "Ambiguous",
     "Found",
     "document_of",
+    "has_progress",
     "progress_fields",
     "read",
 ]
@@ -71,6 +72,9 @@ _OF_THE_CLOJURE_LIBRARY = "A message of the Clojure library, not taken over yet:
 
 _NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
 _MILLISECOND = timedelta(milliseconds=1)
+
+#: Fields that are absent if they are 0.
+_COUNTS = frozenset({"unsettled", "ahead", "excused"})
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -137,6 +141,15 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
     if progress.excused:
         fields["excused"] = progress.excused
     return fields
+
+
+def has_progress(progress: Progress) -> dict[str, Any]:
+    """Return the condition that a document has this progress. A field that is absent equals None."""
+    fields = dict.fromkeys(attrs.fields_dict(Progress)) | progress_fields(progress)
+    return {
+        name: {"$in": [None, 0]} if value is None and name in _COUNTS else {"$eq": value}
+        for name, value in fields.items()
+    }
 
 
 def document_of(record: Record, etag: str) -> dict[str, Any]:

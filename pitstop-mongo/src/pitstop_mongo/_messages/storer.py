@@ -18,18 +18,18 @@ import pymongo
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReplaceOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from pitstop import BackendUnavailable, OutcomeUnknown
-from pitstop.abc import Record
+from pitstop.abc import Progress, Record
 from pitstop_mongo._bson.raw import elements, equal_to
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._client.run import Run
-from pitstop_mongo._messages.document import LAST_INSTANT, document_of
+from pitstop_mongo._messages.document import LAST_INSTANT, document_of, has_progress
 
 
-__all__ = ["Storer", "Write", "encoded", "portions"]
+__all__ = ["Storer", "Write", "encoded", "expectation", "portions"]
 
 #: The limits of one command. The driver's own limits are too high for the timeout.
 _MOST_DOCUMENTS = 5000
@@ -75,6 +75,16 @@ class Storer:
                     permanent=error.permanent,
                 ) from None
 
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        """See :meth:`pitstop.abc.Backend.put_if`."""
+        (write,) = encoded(self._connection, [record])
+        expected = None if revision is None else expectation(revision, progress)
+        try:
+            return self._connection.until_known(partial(self._put_if, write, expected))
+        except OutcomeUnknown as error:
+            text = f"{error} Check with get(), or store again under the same id."
+            raise OutcomeUnknown(text, ids=(record.id,), permanent=error.permanent) from None
+
     def delete(self, id: str) -> bool:
         """See :meth:`pitstop.abc.Backend.delete`."""
         try:
@@ -104,6 +114,27 @@ class Storer:
             ]
             run.send(coll.bulk_write, requests, ordered=False)
         return len(replaced) <= len(batch) // 2
+
+    def _put_if(self, write: Write, expected: Mapping[str, Any] | None, run: Run) -> bool:
+        if not run.again:
+            return self._write_if(run, write, expected)
+        left, seconds = self._left(run.link, [write])
+        if not left:
+            return True
+        with pymongo.timeout(seconds):
+            # If the record is not the expected one, the command of an earlier run may have replaced it just now.
+            return self._write_if(run, write, expected) or not self._left(run.link, [write])[0]
+
+    def _write_if(self, run: Run, write: Write, expected: Mapping[str, Any] | None) -> bool:
+        coll = run.link.handles.coll
+        if expected is not None:
+            filter = {"_id": self._dialect.one(write.record.id), **expected}
+            return bool(run.send(coll.replace_one, filter, write.document).matched_count)
+        try:
+            run.send(coll.insert_one, write.document)
+        except DuplicateKeyError:
+            return False
+        return True
 
     def _left(self, link: Link, batch: Sequence[Write]) -> tuple[Sequence[Write], float]:
         """Return the records that no earlier run has stored, and the seconds until the first of them is due.
@@ -172,6 +203,12 @@ def _version(document: Mapping[str, Any]) -> Any:
             return equal_to(next((each for name, each in elements(document.raw) if name == b"revision"), None))
         return revision
     return document.get("revision")
+
+
+def expectation(revision: str, progress: Progress | None) -> dict[str, Any]:
+    """Return the condition that a document has this revision, and this progress if one is given."""
+    condition: dict[str, Any] = {"revision": {"$eq": revision}}
+    return condition if progress is None else condition | has_progress(progress)
 
 
 def encoded(connection: Connection, records: Sequence[Record]) -> list[Write]:

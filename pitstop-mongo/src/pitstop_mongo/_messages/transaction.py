@@ -5,7 +5,7 @@ Write concerns, retries and unknown outcomes belong to the transaction, and so t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,10 +14,11 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
 
 from pitstop import ConfigError, PitstopError, Unsupported
-from pitstop.abc import Record
+from pitstop.abc import Damaged, Progress, Record
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
-from pitstop_mongo._messages.storer import Write, encoded, portions
+from pitstop_mongo._messages.document import read
+from pitstop_mongo._messages.storer import Write, encoded, expectation, portions
 
 
 __all__ = ["Transaction"]
@@ -49,15 +50,42 @@ class Transaction:
             for some in portions(encoded(self._connection, records)):
                 self._run(partial(self._put, some))
 
+    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
+        """See :meth:`pitstop.abc.Backend.put_if`."""
+        with self._connection.calls.enter():
+            (write,) = encoded(self._connection, [record])
+            expected = None if revision is None else expectation(revision, progress)
+            return self._run(partial(self._put_if, write, expected))
+
     def delete(self, id: str) -> bool:
         """See :meth:`pitstop.abc.Backend.delete`."""
         with self._connection.calls.enter():
             return self._run(partial(self._delete, id))
 
+    def get(self, id: str) -> Record | Damaged | None:
+        """See :meth:`pitstop.abc.Backend.get`."""
+        with self._connection.calls.enter():
+            return self._run(partial(self._get, id))
+
     def _put(self, some: Sequence[Write], link: Link) -> None:
         # No inserts first, unlike outside of a transaction: an id that exists already would abort the transaction.
         requests = [ReplaceOne({"_id": self._dialect.one(each.record.id)}, each.document, upsert=True) for each in some]
         link.handles.coll.bulk_write(requests, session=self._session)
+
+    def _put_if(self, write: Write, expected: Mapping[str, Any] | None, link: Link) -> bool:
+        coll, id = link.handles.coll, self._dialect.one(write.record.id)
+        if expected is not None:
+            return bool(coll.replace_one({"_id": id, **expected}, write.document, session=self._session).matched_count)
+        # An insert of an id that exists would abort the transaction. If another user stores the id after this look, the
+        # server reports a conflict, and the driver begins the transaction again.
+        if link.handles.raw.find_one({"_id": id}, {"_id": 1}, session=self._session) is not None:
+            return False
+        coll.insert_one(write.document, session=self._session)
+        return True
+
+    def _get(self, id: str, link: Link) -> Record | Damaged | None:
+        document = link.handles.raw.find_one({"_id": self._dialect.one(id)}, session=self._session)
+        return None if document is None else read(document).content
 
     def _delete(self, id: str, link: Link) -> bool:
         filter = {"_id": self._dialect.one(id)}
