@@ -25,6 +25,8 @@ from pitstop._errors import PitstopError
 
 __all__ = ["AsyncDelivery", "current_task", "is_interruption"]
 
+_ACK = Purpose.ACK
+
 _log = logging.getLogger("pitstop.delivery")
 
 
@@ -114,7 +116,7 @@ class AsyncDelivery:
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same.
         """
-        self._lease.ask(Purpose.ACK, self._delivery)
+        self._lease.ask(_ACK, self._delivery)
         await self._write(wait=wait)
 
     async def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
