@@ -60,37 +60,17 @@ class TestTheMailServerIsAway:
         pitstop.refute_stored()
 
     def test_for_three_days(self, pitstop, mails, run_for, pitstop_clock, at):
-        schedule_report(pitstop, pitstop.now(), BERLIN)
+        """The report of that month is given up, and the series goes on."""
+        schedule_report(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-03-31 17:00"))
         mails.is_away_for(timedelta(days=3))
 
         run_for("4d")
 
-        dead = pitstop.assert_dead({"kind": "report"}, error="the mail server is away", attempts=30)
-        assert mails.sent == []
-
-        assert pitstop.redrive(dead.id)
+        entry = pitstop.assert_stored({"kind": "report"}, due=at("2024-04-30 18:00"))
+        assert "the mail server is away" in entry.last_error
         run_for("30d")
-
-        assert mails.sent == [
-            "Thu 04 Apr 17:00 boss: Reminders in 2024-03",
-            "Tue 30 Apr 18:00 boss: Reminders in 2024-04",
-        ]
-
-    def test_a_report_that_is_redriven_in_autumn_sends_that_month_and_no_other_again(
-        self, pitstop, mails, run_for, pitstop_clock, at
-    ):
-        schedule_report(pitstop, pitstop.now(), BERLIN)
-        pitstop_clock.advance_to(at("2024-03-31 17:00"))
-        mails.is_away_for(timedelta(days=3))
-        run_for("180d")
-        assert len(mails.sent) == 5  # from April to August
-
-        pitstop.redrive(pitstop.assert_dead().id)
-        run_for("1d")
-
-        assert without_times(mails.sent)[5:] == ["boss: Reminders in 2024-03"]
-        pitstop.assert_stored({"kind": "report"}, due=at("2024-09-30 18:00"))
+        assert mails.sent == ["Tue 30 Apr 18:00 boss: Reminders in 2024-04"]
 
 
 class TestTheServiceWasDown:
@@ -118,7 +98,7 @@ class TestTheServiceWasDown:
     def test_a_report_of_that_time_comes_late_and_the_next_one_in_time(
         self, pitstop, pitstop_clock, run_for, mails, at
     ):
-        schedule_report(pitstop, pitstop.now(), BERLIN)
+        schedule_report(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-04-05 09:00"))
 
         run_for("30d")
@@ -129,7 +109,7 @@ class TestTheServiceWasDown:
         ]
 
     def test_after_a_quarter_each_month_has_its_report_all_the_same(self, pitstop, pitstop_clock, run_for, mails, at):
-        schedule_report(pitstop, pitstop.now(), BERLIN)
+        schedule_report(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-06-03 09:00"))
 
         run_for("1m")
@@ -197,14 +177,15 @@ class TestTheStoreIsAwayForAMoment:
         assert without_times(mails.sent) == ALL_FOUR
 
     @pytest.mark.parametrize("fault", ["fail_next", "lose_reply"])
-    def test_when_a_report_stores_the_next_one(self, pitstop, pitstop_faults, run_for, mails, fault):
-        schedule_report(pitstop, pitstop.now(), BERLIN)
+    def test_when_a_report_is_stored_at_the_start_of_a_worker(self, pitstop, pitstop_faults, run_for, mails, fault):
         getattr(pitstop_faults, fault)("store")
+        with pytest.raises(BackendUnavailable):
+            schedule_report(pitstop, BERLIN)
 
-        report = run_for("60d")
+        assert schedule_report(pitstop, BERLIN).outcome == ("created" if fault == "fail_next" else "kept")
+        run_for("60d")
 
-        assert report.outcomes == ["nacked", "acked", "acked"]
         assert mails.sent == [
-            "Sun 31 Mar 18:01 boss: Reminders in 2024-03",
+            "Sun 31 Mar 18:00 boss: Reminders in 2024-03",
             "Tue 30 Apr 18:00 boss: Reminders in 2024-04",
         ]

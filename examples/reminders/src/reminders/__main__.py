@@ -50,8 +50,7 @@ def run(pit: pitstop.Pitstop, journal: Journal, zone: ZoneInfo) -> None:
     smtp = os.environ.get("REMINDERS_SMTP")
     manager = os.environ.get("REMINDERS_MANAGER", "manager@localhost")
     mailer = Smtp(smtp, sender=manager) if smtp else Console()
-    # The chain of reports begins here. If it began long ago, the message is stored already, and is replaced by itself.
-    schedule_report(pit, pit.now(), zone)
+    schedule_report(pit, zone)
     pit.consume(handler(pit, mailer, journal, manager, zone))
 
 

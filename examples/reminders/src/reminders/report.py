@@ -1,7 +1,6 @@
 """The monthly report, on the last day of each month at six in the evening, by the wall clock of the company.
 
-Months do not fit ``every``, because they differ in length. So each report is a message that stores the next one, under an id
-that names the month. To store it twice is therefore the same as once.
+The report is a series that is stored at each start of a worker. If the same series is stored already, it stays as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import calendar
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from pitstop import Delivery, Pitstop
+from pitstop import Cron, Delivery, Pitstop, Stored
 from reminders.journal import Journal
 from reminders.mail import Mail, Post
 
@@ -19,19 +18,15 @@ from reminders.mail import Mail, Post
 KIND = "report"
 
 
-def schedule_report(pit: Pitstop, after: datetime, zone: ZoneInfo) -> str:
-    """Store the first report that is due after this time."""
-    today = after.astimezone(zone).date()
-    end = month_end(today, zone)
-    if end <= after:
-        end = month_end(today.replace(day=1) + timedelta(days=32), zone)
-    return pit.store({"id": f"{KIND}:{end:%Y-%m}", "kind": KIND}, end)
+def schedule_report(pit: Pitstop, zone: ZoneInfo) -> Stored:
+    """Store the series of reports, unless it is stored with this schedule already."""
+    every = Cron("0 18 L * *", tz=zone)
+    # After a downtime each month still gets its report.
+    return pit.store({"id": KIND, "kind": KIND}, every=every, catch_up="all", if_exists="keep")
 
 
-def send_report(pit: Pitstop, delivery: Delivery, post: Post, journal: Journal, manager: str, zone: ZoneInfo) -> None:
-    # This comes before anything that may fail, so that there is a next report in any case. It uses the nominal time: a late
-    # report stores the report of the following month, even if that month is over, too.
-    schedule_report(pit, delivery.scheduled_for, zone)
+def send_report(delivery: Delivery, post: Post, journal: Journal, manager: str, zone: ZoneInfo) -> None:
+    # The nominal time names the month: a late report is that of its month, even if that month is over.
     end = delivery.scheduled_for.astimezone(zone)
     start = month_end(end.date().replace(day=1) - timedelta(days=1), zone)
     counts = journal.count(start, end)
