@@ -44,7 +44,7 @@ ALLOWED: tuple[tuple[str, str], ...] = (
 READS: dict[str, int] = {}
 #: Lines of modules that are too long.
 LONG: dict[str, int] = {
-    "pitstop-core/src/pitstop/_engine/_intake.py": 432,
+    "pitstop-core/src/pitstop/_engine/_intake.py": 428,
 }
 #: Modules without a line about threads, by folder.
 SILENT: dict[str, int] = {

@@ -32,7 +32,7 @@ Send = Callable[[dict[str, Any]], Awaitable[object]]
 
 
 class Reminder(BaseModel):
-    """What somebody asks for."""
+    """The request for a reminder."""
 
     to: str
     text: str
@@ -41,7 +41,7 @@ class Reminder(BaseModel):
 
 
 class Stored(BaseModel):
-    """What becomes of it."""
+    """The stored reminder."""
 
     id: str
     #: When it is to be sent, or tried again. None: it was sent, or given up.

@@ -1,4 +1,4 @@
-"""What the tests of event loops share."""
+"""Tools that the tests of event loops share."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_reminder_that_comes_in_is_sent_when_it_is_time(app_module, config):
             reply = await client.post("/reminders", json={"to": "ada", "text": "tea", "when": 0.05})
             assert reply.status_code == 201
             await until(lambda: sent)
-            # Its ack is written: what looks at the store sees that.
+            # Its ack is written: each later look at the store sees that.
             later = (
                 await client.post("/reminders", json={"to": "bob", "text": "cake", "when": "2099-01-01T00:00Z"})
             ).json()

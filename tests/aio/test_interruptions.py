@@ -40,7 +40,7 @@ async def fails_in_a_group(begun):
 
 @pytest.mark.parametrize("work", [fails_in_its_cleanup, fails_in_a_group])
 @pytest.mark.parametrize("end", ["signal", "cancelled"])
-def test_a_handler_that_fails_because_it_was_cancelled_has_not_had_an_attempt(outside, caplog, work, end):
+def test_a_handler_that_fails_because_it_was_cancelled_has_not_failed(outside, caplog, work, end):
     """Not even at the last attempt does its message become dead."""
 
     async def main():
@@ -64,7 +64,7 @@ def test_a_handler_that_fails_because_it_was_cancelled_has_not_had_an_attempt(ou
 
     run(main())
     (entry,) = outside.entries()
-    assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
+    assert (entry.state, entry.attempts, entry.last_error) == ("due", 1, None)
     assert [each for each in caplog.records if each.levelname == "ERROR"] == []
 
 

@@ -185,7 +185,7 @@ def test_a_body_that_is_cancelled_gives_its_message_back_to_come_at_once(opened,
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
-            # The last one that is allowed does not count: nobody failed.
+            # The last one that is allowed does not count: no handler failed.
             assert attempts == [1, 2, 2]
 
     run(main())
@@ -378,7 +378,7 @@ def test_what_a_slow_consumer_does_not_ask_for_is_there_for_others(opened, outsi
         async with opened() as pit, pit.listen() as listener:
             for _ in range(40):
                 await (await listener.get(timeout=None)).ack()
-            # What was claimed ahead at that pace is given back when nobody asks for it.
+            # Messages that were claimed ahead at that pace are given back when no task asks for them.
             await asyncio.to_thread(outside.becomes, 60, 0)
 
     run(main())

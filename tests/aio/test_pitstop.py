@@ -194,7 +194,7 @@ def test_many_calls_at_once_share_few_threads_and_do_not_stall_the_loop(opened):
             assert (await pit.stats()).scheduled == before + 200
         return stalls.longest
 
-    # What others do on this machine is not to fail the test: it is the best of a few rounds that counts.
+    # Other programs of this machine must not fail the test: it is the best of a few rounds that counts.
     longest = []
     while not longest or min(longest) >= 0.25:
         longest.append(run(main()))

@@ -7,5 +7,5 @@ import sys
 from pathlib import Path
 
 
-# Behind the tests' own folders: benchmarks/testing.py must not hide tests/testing.
+# Behind the tests' own folders. Even there a module hides a folder of its name that has no __init__.py: see test_bench.
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

@@ -30,6 +30,12 @@ def run(folder: Path, *options: str, uri: str | None = None) -> subprocess.Compl
     )
 
 
+def test_no_module_of_the_benchmarks_hides_a_folder_of_the_tests() -> None:
+    """A worker that has run these tests finds the benchmarks on its path, and a module comes before a folder."""
+    tests = Path(__file__).parents[1]
+    assert {each.stem for each in BENCH.parent.glob("*.py")} & {each.name for each in tests.iterdir()} == set()
+
+
 def test_a_run_gives_a_table_figures_and_a_picture(tmp_path: Path) -> None:
     done = run(tmp_path, "--places", "memory,sqlite")
     assert done.returncode == 0, done.stderr

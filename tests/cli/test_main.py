@@ -33,6 +33,13 @@ def test_help_is_text_without_control_characters_or_escapes(invoke, command):
     assert set(result.stdout) <= set(string.printable) - set("\\\r\t\v\f")
 
 
+def test_without_a_command_the_help_is_printed_in_its_lines(invoke):
+    result = invoke()
+    assert "Usage: pitstop [OPTIONS] COMMAND [ARGS]...\n" in result.output
+    assert "\n  Begin with: pitstop demo\n" in result.output
+    assert "Error" not in result.output
+
+
 @pytest.mark.parametrize("command", app.commands)
 def test_help_names_the_environment_only_where_it_counts(invoke, command):
     told = " ".join(invoke(command, "--help").stdout.split())

@@ -90,8 +90,9 @@ def test_store_takes_each_kind(invoke, pit, options, rule):
     assert entry.every == rule
     assert entry.jitter == timedelta(minutes=5)
     shown = invoke("show", "a").stdout
-    assert "next" in shown
-    assert str(entry.upcoming(2)[1]) in shown
+    (first,) = [index for index, line in enumerate(shown.splitlines()) if line.startswith("next")]
+    for line, each in zip(shown.splitlines()[first : first + 3], entry.upcoming(4)[1:], strict=True):
+        assert line.rstrip().endswith(str(each))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,9 @@ def test_store_takes_each_kind(invoke, pit, options, rule):
         (("--every", "1h", "--cron", "@daily"), "--every, --cron and --rrule each give the rule. Give one of them."),
         (("--tz", "Europe/Berlin"), "--tz is the zone of a rule. Give --cron, --rrule or --every, too."),
         (("--cron", "* * * *"), "has 4 fields"),
+        (("--cron", "@daily", "--tz", ""), "tz='' is no zone"),
+        (("--rrule", "FREQ=DAILY", "--tz", ""), "tz='' is no zone"),
+        (("--every", "1mo", "--tz", ""), "tz='' is no zone"),
         (("--until", "1h"), "Give --every, --cron or --rrule, too."),
     ],
 )
@@ -108,3 +112,8 @@ def test_store_refuses_options_that_make_no_rule(invoke, pit, options, text):
     assert result.exit_code == 2
     assert text in " ".join(result.stderr.split())
     assert pit.entries() == []
+
+
+def test_an_expression_may_have_tabs_between_its_fields(invoke):
+    assert invoke("preview", "0\t9 * * *", "-n", "1").exit_code == 0
+    assert invoke("preview", "0\t9\t*\t*\t*", "-n", "1").exit_code == 0

@@ -27,7 +27,7 @@ def consume(where, options):
 
     def handle(msg):
         say("began", msg["id"])
-        # By itself: what a handler that was left reads here would keep the program from its end.
+        # Not by sys.stdin: a handler that was left and waits in it would keep the program from its end.
         os.read(0, 1)
         say("done", msg["id"])
 

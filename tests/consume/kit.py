@@ -1,4 +1,4 @@
-"""What these tests share."""
+"""Tools that these tests share."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
 
 DUE_NOW = timedelta(0)
 
-#: What no store has a part in: shown on one.
+#: For behaviour in which no store has a part: shown on one.
 on_sqlite = pytest.mark.parametrize("where", ["sqlite"], indirect=True)
-#: What each store has a part in that the shared suite shows, too: in processes on one, unless there is time.
+#: For behaviour in which each store has a part, and that the shared suite shows, too: in processes on one, unless there is time.
 on_sqlite_at_least = pytest.mark.parametrize("where", ["sqlite", *(["mongo"] if LARGE else [])], indirect=True)
 
 

@@ -100,7 +100,7 @@ def test_the_tests_run_in_a_process_that_ignores_signals(tmp_path):
         f"    out = subprocess.run([sys.executable, '-c', {shown!r}], capture_output=True, text=True, check=True).stdout\n"
         "    assert out == 'False\\n'\n"
     )
-    # Under a rootdir of its own: only what these tests do at their start is tried.
+    # Under a rootdir of its own: only the start of these tests is tried.
     with ignored(signal.SIGINT):
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--rootdir", tmp_path, test],

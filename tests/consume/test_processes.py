@@ -51,7 +51,7 @@ def test_a_consumer_that_becomes_slow_gives_back_what_it_has_in_hand(pit, where)
     assert slow.wait(20)
     begun = time.monotonic()
     with pitstop.init(where) as other:
-        # One is being handled, the acks of some may be on their way, and all others are for whoever wants them.
+        # One is being handled, the acks of some may be on their way, and all others are free for each listener.
         until(lambda: other.stats().leased == 1)
     took = time.monotonic() - begun
     go_on.set()
@@ -68,7 +68,7 @@ def test_a_handler_that_outlives_its_lease_is_not_delivered_again_while_its_hear
         child = start("late", where, {"heartbeat": True, "lock_time": lease})
         assert child.read() == ["began", "m0000"]
         with pit.listen(loop_time=0.05) as other:
-            # Three leases, and nobody else has got it.
+            # Three leases, and no other listener has got it.
             another = other.get(timeout=3.2 * lease)
         child.write("go")
         assert child.read() == ["held"]

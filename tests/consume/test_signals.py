@@ -54,7 +54,7 @@ def test_what_was_claimed_ahead_is_with_another_process_long_before_the_handlers
     waited = time.monotonic() - asked
 
     assert delivery is not None
-    assert delivery.attempt == 1, "nobody saw it"
+    assert delivery.attempt == 1, "no handler saw it"
     assert child.has_said_nothing()
     delivery.nack(delay=DUE_NOW)
     child.let_go(8)

@@ -147,7 +147,7 @@ class Watching:
 
 
 def take(listener: Listener, claimed: int | None = None) -> Delivery:
-    """The next message of an iteration: of those in hand, else of a claim for so many."""
+    """The next message of an iteration: of those in hand, else of a claim for ``claimed`` messages."""
     intake = intake_of(listener)
     lease = intake.take_at_hand() if claimed is None else intake.take(claimed)
     assert lease is not None

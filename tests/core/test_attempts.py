@@ -236,18 +236,23 @@ class TestSettling:
         assert message.progress == attrs.evolve(emission.record.progress, due=message.now + LEASE, ahead=0)
         assert message.handle(64) is None, "a handler had it"
 
-    def test_the_end_of_a_program_leaves_the_last_attempt(self):
-        message = Message(2)
-        message.claim(64)
-        for _ in range(5):
+    @pytest.mark.parametrize("max_attempts", [1, 2, 3])
+    @pytest.mark.parametrize("crashed", [False, True])
+    def test_the_end_of_a_program_is_no_attempt(self, max_attempts, crashed):
+        message = Message(max_attempts)
+        if crashed:
+            message.claim(64)
+        for count in range(1, 6):
             emission = message.handle(64)
             assert emission is not None
-            message.settle(hand_back(emission.record, message.retry, message.now))
+            assert number(emission.record.progress) == count + crashed
+            message.settle(hand_back(emission.record, message.now))
+        for _ in range(max_attempts):
             assert not message.dead
-        emission = message.handle(64)
-        assert emission is not None
-        message.fail(emission)
-        assert message.dead
+            emission = message.handle(64)
+            assert emission is not None
+            message.fail(emission)
+        assert (message.dead, message.attempts) == (True, max_attempts)
 
     def test_what_nobody_saw_is_as_if_it_had_not_been_claimed(self):
         message = Message()

@@ -153,7 +153,7 @@ class TestBoredom:
                 listener._intake.background.turn()
             assert not listener._intake.buffer
             assert [store.get(f"{number:04}").progress.attempts for number in range(5)] == [1, 0, 0, 0, 0]
-            # What the next claim brings is one, again.
+            # The next claim brings one message, again.
             next(listener)
             assert not listener._intake.buffer
 

@@ -1,4 +1,4 @@
-"""What a listener holds: handed out once, in time, and not when it was stored anew or removed."""
+"""The messages that a listener holds: handed out once, in time, and not if they were stored anew or removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What consume does, apart from what the shared suite shows on every backend."""
+"""The behaviour of consume, apart from the part that the shared suite shows on every backend."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ class TestEnd:
 
     @pytest.mark.parametrize("end", ["drain", "second signal"])
     def test_a_handler_that_is_left_behind_is_no_death_of_its_message(self, monkeypatch, end):
-        """Not even at the last attempt: the end of a program is no attempt."""
+        """Not even at the last attempt: the end of a program is not held against it."""
         monkeypatch.setattr("pitstop._consume._signals._ECHO", 0.0)
         may_end = threading.Event()
         numbers = [signal.SIGTERM] if end == "drain" else [signal.SIGINT, signal.SIGTERM]
@@ -268,7 +268,7 @@ class TestEnd:
             may_end.set()
             assert (summary.nacked, summary.unfinished) == (0, 1)
             entry = pit.get("long")
-            assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
+            assert (entry.state, entry.attempts, entry.last_error) == ("due", 1, None)
 
     @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
     def test_a_handler_that_asks_for_the_end_of_the_program_is_no_death_of_its_message(self, error):
@@ -280,7 +280,7 @@ class TestEnd:
             with pytest.raises(type(error)):
                 pit.consume(handle)
             entry = pit.get("a")
-            assert (entry.state, entry.attempts, entry.last_error) == ("due", 0, None)
+            assert (entry.state, entry.attempts, entry.last_error) == ("due", 1, None)
 
     def test_signal_handlers_are_put_back(self, pit):
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

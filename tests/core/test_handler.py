@@ -1,4 +1,4 @@
-"""What a handler is called with, and which ones are refused."""
+"""The argument of a handler, and the handlers that are refused."""
 
 from __future__ import annotations
 

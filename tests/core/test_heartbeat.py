@@ -34,7 +34,7 @@ def heartbeats():
 
 
 def begun_since(before):
-    # What a test before this one has closed may take a moment to end.
+    # A heartbeat that a test before this one has closed may take a moment to end.
     return [each for each in heartbeats() if each not in before]
 
 

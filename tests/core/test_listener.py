@@ -103,7 +103,7 @@ class TestWaking:
             threads = [Running(lambda: next(listener)) for _ in range(4)]
             clock.wait_for_waits(4)
             assert clock.wait_for_sleepers(4)
-            # One call, so one ring: whoever took a message has to wake the next one.
+            # One call, so one ring: each thread that took a message has to wake the next one.
             pit.store_many([({"id": str(number)}, timedelta(0)) for number in range(4)])
             assert sorted(ids(thread.result() for thread in threads)) == ["0", "1", "2", "3"]
 
@@ -116,7 +116,7 @@ class TestWaking:
             pit.store({"id": "first"}, timedelta(seconds=1))
             clock.wait_for_waits(3)
             assert clock.wait_for_sleepers(2)
-            # It looks again before this one is due, so that nobody is woken for it.
+            # It looks again before this one is due, so that no thread is woken for it.
             pit.store({"id": "second"}, timedelta(seconds=6))
             clock.advance(1)
             clock.wait_for_waits(4)
@@ -244,7 +244,7 @@ class TestLeaseTime:
             assert listener.get() is None
             assert "a claim took about as long as its lease of 900.0 s" in caplog.text
             store.during.clear()
-            # Its lease ran, so it counts: nobody can tell whether it was seen.
+            # Its lease ran, so it counts: the store cannot know whether a handler saw it.
             assert listener.get().attempt == 2
 
     def test_a_claim_that_took_nearly_its_lease_gives_back_at_once(self, pit, store, clock):
@@ -284,7 +284,7 @@ class TestLeaseTime:
             store.during["settle"] = lambda: setattr(store, "down", True)
             delivery = listener.get()
             assert (delivery.id, delivery.attempt) == ("new", 1)
-            assert "1 claimed messages come back only when their lease runs out" in caplog.text
+            assert "1 claimed message comes back only when its lease runs out" in caplog.text
             store.during.clear()
             store.down = False
 
@@ -321,7 +321,7 @@ class TestStoreAway:
             store.down = False
 
     def test_a_store_that_refuses_at_the_first_look_ends_the_iteration(self, pit, store, caplog):
-        """A wrong password does not get right by itself: whoever just began to listen is told."""
+        """A wrong password does not get right by itself: a listener that just began raises the error."""
         with pit.listen() as listener:
             store.down = BackendUnavailable("Wrong password.", permanent=True)
             with pytest.raises(BackendUnavailable, match=r"^Wrong password\.$"):
@@ -333,7 +333,7 @@ class TestStoreAway:
             assert listener.healthy
 
     def test_a_store_that_refuses_later_is_tried_each_half_a_minute(self, pit, store, clock, caplog):
-        """It has worked, so somebody is changing something: it may work again."""
+        """It has worked, so an operator is changing something: it may work again."""
         caplog.set_level(logging.INFO)
         with pit.listen() as listener:
             assert listener.get() is None

@@ -131,7 +131,7 @@ class TestStop:
         store.down = True
         listener.stop()
         store.down = False
-        assert "2 claimed messages come back only when their lease runs out" in caplog.text
+        assert "2 claimed messages come back only when their leases run out" in caplog.text
         assert pit.stats().leased == 3
         clock.advance(LOCK)
         assert pit.stats().due == 3
@@ -404,7 +404,7 @@ class TestGivingBack:
 
         def settle():
             begun.set()
-            # Long enough for who does not wait.
+            # Long enough for a thread that does not wait.
             threading.Event().wait(0.05)
             order.append("given back")
 

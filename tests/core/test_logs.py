@@ -12,7 +12,7 @@ import pytest
 import pitstop
 
 from core.kit import Clock, Running, Watched, backend
-from pitstop._decisions._logs import Outages, Throttle
+from pitstop._decisions._logs import Outages, Throttle, left_behind
 from pitstop._engine._background import Background
 
 
@@ -89,6 +89,38 @@ class TestThrottle:
     def test_lets_some_through_and_says_so_with_the_last_of_them(self):
         throttle = Throttle(3)
         assert [throttle.passes(0) for _ in range(4)] == ["", "", "; more like this within 60 s are only counted", None]
+
+
+class TestLeftBehind:
+    @pytest.mark.parametrize(
+        ("unwritten", "kept", "acks", "messages", "end"),
+        [
+            (
+                1,
+                0,
+                "1 ack or nack was",
+                "0 messages that were claimed ahead were",
+                "1 message comes back when its lease ends.",
+            ),
+            (
+                0,
+                1,
+                "0 acks or nacks were",
+                "1 message that was claimed ahead was",
+                "1 message comes back when its lease ends.",
+            ),
+            (
+                9,
+                3,
+                "9 acks or nacks were",
+                "3 messages that were claimed ahead were",
+                "12 messages come back when their leases end.",
+            ),
+        ],
+    )
+    def test_a_number_agrees_with_its_noun(self, unwritten, kept, acks, messages, end):
+        told = f"closed while the store did not answer: {acks} not written, and {messages} not given back. {end}"
+        assert left_behind(unwritten, kept) == told
 
 
 class TestEngine:

@@ -384,9 +384,23 @@ class TestId:
     def test_any_other_text_is_data(self, value):
         assert valid_id(value) == value
 
-    def test_a_new_one_is_a_uuid4(self):
-        assert uuid.UUID(new_id()).version == 4
-        assert new_id() != new_id()
+    def test_a_new_one_is_a_uuid_that_begins_with_the_time(self):
+        """RFC 9562, section 5.7, whose appendix A.6 has this time as its example."""
+        made = new_id(0x017F22E279B0 * 1000 + 999)
+        assert str(uuid.UUID(made)) == made
+        assert made.startswith("017f22e2-79b0-7")
+        assert (uuid.UUID(made).version, uuid.UUID(made).variant) == (7, uuid.RFC_4122)
+
+    def test_new_ones_of_one_millisecond_differ(self):
+        assert len({new_id(0) for _ in range(1000)}) == 1000
+
+    def test_a_later_one_sorts_after_an_earlier_one(self):
+        made = [new_id(ms * 1000) for ms in (0, 1, 255, 256, 1_700_000_000_000, 253_402_300_799_999)]
+        assert made == sorted(made)
+
+    @pytest.mark.parametrize("now_us", [-1, -(10**15), 1 << 70])
+    def test_a_clock_far_from_this_age_gives_an_id_all_the_same(self, now_us):
+        assert uuid.UUID(new_id(now_us)).version == 7
 
 
 class TestTextCodec:

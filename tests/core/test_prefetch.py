@@ -1,4 +1,4 @@
-"""How many messages are claimed at once: what a consumer's pace makes of it."""
+"""How many messages are claimed at once: the effect of a consumer's pace."""
 
 from __future__ import annotations
 

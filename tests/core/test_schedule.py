@@ -330,13 +330,13 @@ class TestPlan:
         [
             (
                 (NOON, NOON, HOUR, "latest", None),
-                f"end={NOON!r} is not after the start {NOON!r}. A timedelta counts from now. The end is exclusive; None means never.",
+                f"end={NOON!r} is not after the start {NOON!r}. A distance counts from now. The end is exclusive; None means never.",
             ),
             (
                 (timedelta(hours=2), HOUR, HOUR, "latest", None),
                 (
                     "end=datetime.timedelta(seconds=3600) is not after the start datetime.timedelta(seconds=7200). "
-                    "A timedelta counts from now. The end is exclusive; None means never."
+                    "A distance counts from now. The end is exclusive; None means never."
                 ),
             ),
             (
@@ -371,7 +371,7 @@ class TestPlan:
             ),
             (
                 (NOON, None, 60, "latest", None),
-                "every=60 is a int. Give a timedelta, text such as '1h', or a rule such as Cron(...).",
+                "every=60 is a int. Give a timedelta, text such as '1h', or a rule such as Cron(...) or Calendar(months=1).",
             ),
             (
                 (NOON, None, HOUR, "newest", None),
@@ -394,11 +394,11 @@ class TestPlan:
             ),
             (
                 (NOON, None, HOUR, "skip", -HOUR),
-                "grace=datetime.timedelta(days=-1, seconds=82800) cannot be used. Give a timedelta of zero or more.",
+                "grace=datetime.timedelta(days=-1, seconds=82800) cannot be used. Give a timedelta of zero or more, or text such as '15m'.",
             ),
             (
                 (NOON, None, HOUR, "skip", 5),
-                "grace=5 cannot be used. Give a timedelta of zero or more.",
+                "grace=5 cannot be used. Give a timedelta of zero or more, or text such as '15m'.",
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""What an ack, a nack, a spent record, a release, an extension, a redrive and a new store make of a record."""
+"""The effect of an ack, a nack, a spent record, a release, an extension, a redrive and a new store on a record."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestAck:
 
 
 class TestWasApplied:
-    """What can be told of a settlement whose reply got lost, by what is stored since."""
+    """The fate of a settlement whose reply got lost, as far as the record that is stored since shows it."""
 
     LEASED = record(Progress(NOW, NOW).leased("token", NOW, NOW + LEASE))
 
@@ -295,7 +295,7 @@ class TestRelease:
         assert progress.token is None
 
     def test_an_unseen_redrive_keeps_the_occurrence_that_failed(self):
-        """Else a grace would find it too old at the next claim, and drop what somebody asked for."""
+        """Else a grace would find it too old at the next claim, and drop a message that a caller asked for."""
         before = Progress(NOW + 2 * HOUR, NOW, 0, NOW, "boom")
         leased = before.leased("token", NOW + 2 * HOUR, NOW + 2 * HOUR + LEASE)
         assert release(record(leased), NOW + 2 * HOUR, LEASE).progress == before
@@ -338,10 +338,10 @@ class TestStore:
         stored = self.store({"id": "abc", "foo": 1}, timedelta(minutes=15))
         assert stored == Record("abc", {"foo": 1}, None, "new", Progress(NOW + LEASE, NOW + LEASE))
 
-    def test_without_an_id_it_gets_a_uuid4_of_its_own(self):
+    def test_without_an_id_it_gets_a_uuid_of_its_own(self):
         ids = {self.store({}).id for _ in range(100)}
         assert len(ids) == 100
-        assert {(len(each), each[14]) for each in ids} == {(36, "4")}
+        assert {(len(each), each[14]) for each in ids} == {(36, "7")}
 
     def test_nothing_of_the_record_before_is_carried_over(self):
         stored = self.store({"id": "a"}, timedelta(hours=1))

@@ -90,7 +90,7 @@ class TestWatch:
             assert store.began.acquire(timeout=10)
             (watch,) = store.watches
             assert watch.polls.acquire(timeout=10)
-            # The first look, and the one because nobody knows what was written before the watch began.
+            # The first look, and a second one: a store may have come before the watch began.
             clock.wait_for_waits(2)
             other = pitstop.init({"type": backend(Scripted, clock)})
             other._session._backend._room = store._room
@@ -118,7 +118,7 @@ class TestWatch:
         clock.wait_for_waits(2)
         assert clock.wait_for_sleepers(1)
         watch.news.put(None)
-        assert watch.polls.acquire(timeout=10), "somebody sleeps on it"
+        assert watch.polls.acquire(timeout=10), "a thread sleeps on it"
         other = pitstop.init({"type": backend(Scripted, clock)})
         other._session._backend._room = store._room
         other.store({"id": "a"}, timedelta(0))

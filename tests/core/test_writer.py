@@ -16,6 +16,8 @@ import pitstop
 from core.kit import LOCK, Running, ack_later, backend, nack_later, take
 from core.writer_kit import DUE, away, fill, held, lose_reply, settled
 from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
+from pitstop._engine._delivery import lease_of
+from pitstop._engine._lease import Purpose, State
 
 
 class TestBatches:
@@ -392,3 +394,29 @@ class TestDeliveries:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             listener._intake.flush()
             assert settled(store) == [1]
+
+
+def test_a_message_that_its_handler_removes_while_its_ack_is_being_written_is_written_once(pit, store, alone):
+    fill(pit, 3)
+    with pit.listen(prefetch=3) as listener:
+        first, second, third = (take(listener, 3) for _ in range(3))
+        lease_of(third).supersede()
+        for each in (first, second, third):
+            listener._intake.writer.take_along(_asked(each))
+        settle = store.settle
+
+        def settle_and_remove(settlements):
+            # The handlers of the others remove their messages while the third one is written by itself.
+            lease_of(first).supersede()
+            return settle(settlements)
+
+        store.settle = settle_and_remove
+        listener._intake.flush()
+        assert [each.state for each in map(lease_of, (first, second, third))] == [State.DONE] * 3
+    assert settled(store) == [1, 2]
+
+
+def _asked(delivery):
+    lease = lease_of(delivery)
+    lease.ask(Purpose.ACK, delivery)
+    return lease

@@ -90,7 +90,7 @@ class TestFailures:
                 assert (store.get("0000").progress.due, delivery.lost) == (due, False)
 
     def test_one_whose_reply_got_lost_is_not_told_as_lost_when_its_lease_is_over(self, store, clock, acked, told):
-        """It was done. But who finds it gone by then cannot tell whose ack it was."""
+        """It was done. But a writer that finds it gone by then cannot know whose ack it was."""
         listener, delivery = acked
         delivery.ack()
         lose_reply(store)

@@ -38,7 +38,7 @@ def away(*_):
 
 
 def lose_reply(store, *, then_away=False):
-    """The next settlement is done, and nobody hears of it."""
+    """The next settlement is done, and its reply gets lost."""
     settle = store.settle
 
     def lost(settlements):

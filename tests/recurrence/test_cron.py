@@ -169,6 +169,7 @@ ZONES = [
     ("Europe/Berlim", "Did you mean 'Europe/Berlin'? "),
     ("berlin", "Did you mean 'Europe/Berlin'? "),
     ("New York", "Did you mean 'America/New_York'? "),
+    ("utc", "Did you mean 'UTC'? "),
     ("../../etc/passwd", ""),
     ("/etc/localtime", ""),
     ("Europe", ""),
@@ -194,6 +195,13 @@ def test_the_zone_of_the_machine_and_offsets_are_refused():
         Cron("* * * * *", tz=datetime.now().astimezone().tzinfo)
     with pytest.raises(ScheduleError, match="tz=5 is a int"):
         Cron("* * * * *", tz=5)
+
+
+def test_from_the_second_pass_of_a_fold_the_first_time_after_it_is_found():
+    """In Berlin the clock goes from 03:00 back to 02:00. At the second 02:30, the times of the fold have come, and 03:00 has not."""
+    second_pass = datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+    found = islice(Cron("0 2,3 * * *", tz="Europe/Berlin").occurrences(second_pass), 2)
+    assert [each.isoformat() for each in found] == ["2026-10-25T02:00:00+00:00", "2026-10-26T01:00:00+00:00"]
 
 
 def test_rare_times_are_found_and_the_end_of_all_dates_is_the_end():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -101,6 +102,20 @@ def test_a_kind_that_does_not_load_is_an_error_of_its_messages_alone(install, pi
     pit.store({"id": "a"}, every="1h")
 
 
+def test_a_class_under_the_name_of_another_kind_is_refused_and_not_added(install):
+    source = """
+        from pitstop import Every
+
+        class Moon(Every):
+            kind = "acme.sun"
+    """
+    install("acme-tides", "1.0", {"pitstop.recurrences": {"acme.moon": "acme_moon:Moon"}}, acme_moon=source)
+    with pytest.raises(ScheduleError, match=r"'acme\.moon' from acme-tides 1\.0 has the kind 'acme\.sun'"):
+        _registry.load_recurrence({"v": 1, "kind": "acme.moon", "ms": 5})
+    with pytest.raises(ScheduleError, match=r"Unknown recurrence kind 'acme\.sun'"):
+        _registry.load_recurrence({"v": 1, "kind": "acme.sun", "ms": 5})
+
+
 @pytest.mark.parametrize(
     ("cls", "text"),
     [
@@ -165,6 +180,164 @@ def test_a_broken_rule_keeps_the_message_with_its_error_and_the_others_go_on(
     assert text in entry.last_error
     assert "'acme.broken' is broken" in entry.last_error
     assert pit.stats().dead == 1
+
+
+def nothing():
+    raise ZeroDivisionError("no moon")
+
+
+def itself():
+    form = {}
+    form["again"] = form
+    return form
+
+
+@pytest.mark.parametrize(
+    ("dump", "text"),
+    [
+        (lambda: {"port": {"BRE"}}, r"dump\(\)\['port'\] is a set\. Give text, int of 64 bits, bool, None"),
+        (lambda: {"ports": [1, ("BRE",)]}, r"dump\(\)\['ports'\]\[1\] is a tuple"),
+        (lambda: {"port": datetime(2031, 1, 1, tzinfo=UTC)}, "is a datetime"),
+        (lambda: {"port": 1.5}, "is a float"),
+        (lambda: {"port": 2**63}, "is an int of more than 64 bits"),
+        (lambda: {"port": "\ud800"}, "has a lone surrogate"),
+        (lambda: {"port": "x" * 200_000}, "characters as JSON. Give at most 200000"),
+        (lambda: {"port": {"$where": 1}}, r"dump\(\)\['port'\] has the key '\$where'"),
+        (lambda: {"a.b": 1}, r"has the key 'a\.b'"),
+        (lambda: {1: 1}, "has the key 1, which is no text"),
+        (lambda: {"kind": "every"}, "dump\\(\\) has a field 'v' or 'kind', which core adds"),
+        (lambda: {"v": 2}, "dump\\(\\) has a field 'v' or 'kind', which core adds"),
+        (lambda: ["BRE"], r"dump\(\) raised TypeError"),
+        (nothing, r"dump\(\) raised ZeroDivisionError: no moon"),
+        (itself, "is more than 20 levels deep, or holds itself"),
+    ],
+)
+def test_a_rule_whose_stored_form_is_not_plain_is_refused_at_the_store(monkeypatch, pit, dump, text):
+    pitstop.register_recurrence(Tides)
+    monkeypatch.setattr(Tides, "dump", lambda self: dump())
+    with pytest.raises(ScheduleError, match=text):
+        pit.store({"id": "a"}, every=Tides())
+    assert pit.get("a") is None
+
+
+@pytest.mark.parametrize(
+    ("load", "text"),
+    [
+        (lambda fields: nothing(), "cannot be read: ZeroDivisionError: no moon"),
+        (lambda fields: None, r"cannot be read: load\(\) returned a NoneType"),
+        (lambda fields: Every("1h"), r"cannot be read: load\(\) returned a Every"),
+        (lambda fields: Tides("HAM"), r"load\(\) returns a rule whose dump\(\) is another one"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_again_is_refused_at_the_store(monkeypatch, pit, load, text):
+    pitstop.register_recurrence(Tides)
+    monkeypatch.setattr(Tides, "load", load)
+    with pytest.raises(ScheduleError, match=text):
+        pit.store({"id": "a"}, every=Tides())
+    assert pit.get("a") is None
+
+
+def test_a_stored_form_that_gives_no_rule_sets_its_message_aside(monkeypatch, pit):
+    pitstop.register_recurrence(Tides)
+    pit.store({"id": "a"}, every=Tides())
+    monkeypatch.setattr(Tides, "load", lambda fields: None)
+    assert pit.listen().get() is None
+    assert "load() returned a NoneType" in pit.get("a").last_error
+
+
+def test_an_entry_has_a_rule_of_its_own(pit):
+    """An application that changes it changes no other message."""
+    pitstop.register_recurrence(Tides)
+    pit.store({"id": "a"}, every=Tides())
+    pit.get("a").every.port = "HAM"
+    assert pit.get("a").every.port == "BRE"
+
+
+class Listed(Tides):
+    """Three occurrences. After the last one it goes wrong: it gives that one again."""
+
+    kind = "acme.listed"
+
+    def after(self, instant, start):
+        times = [start, start + HOUR, start + 2 * HOUR]
+        return next((each for each in times if each > instant), times[-1])
+
+
+class Miscounting(Tides):
+    kind = "acme.miscounting"
+
+    def count(self, since, until, start):
+        return self.answer()
+
+
+class Lost(Tides):
+    kind = "acme.lost"
+
+    def latest(self, instant, start):
+        return instant + HOUR
+
+
+@pytest.mark.parametrize(
+    ("cls", "answer", "text"),
+    [
+        (Listed, None, "which is not later"),
+        (Lost, None, "as the latest occurrence"),
+        (Miscounting, nothing, "it raised ZeroDivisionError: no moon"),
+        (Miscounting, lambda: -1, "it returned -1 as the number of occurrences"),
+        (Miscounting, lambda: "many", "it returned 'many' as the number of occurrences"),
+    ],
+)
+def test_a_rule_that_fails_at_the_catch_up_is_set_aside_and_the_others_go_on(
+    monkeypatch, pit, clock, cls, answer, text
+):
+    pitstop.register_recurrence(cls)
+    monkeypatch.setattr(cls, "answer", staticmethod(answer), raising=False)
+    pit.store({"id": "broken"}, every=cls())
+    pit.store({"id": "other"}, "50h")
+    clock.advance("50h")
+    listener = pit.listen()
+    with listener.get() as delivery:
+        assert delivery.id == "other"
+    assert listener.get() is None
+    entry = pit.get("broken")
+    assert entry.state == "dead"
+    assert text in entry.last_error
+
+
+def test_the_latest_of_a_rule_that_goes_back_is_an_error_and_not_an_endless_search():
+    with pytest.raises(ScheduleError, match="which is not later"):
+        Listed().latest(50 * HOUR, 0)
+
+
+def test_an_int_of_another_type_is_taken_as_its_number(monkeypatch):
+    from pitstop._recurrence._base import following, last_until
+
+    class Number(int):
+        pass
+
+    monkeypatch.setattr(Tides, "after", lambda self, instant, start: Number(instant + 5))
+    monkeypatch.setattr(Tides, "latest", lambda self, instant, start: Number(instant))
+    assert type(following(Tides(), 5, 0)) is int
+    assert type(last_until(Tides(), 5, 0)) is int
+
+
+@pytest.mark.parametrize("zone", [ZoneInfo("Europe/Berlin"), "Europe/Berlin", "Mars", None, 5])
+def test_a_preview_of_a_kind_shows_its_zone_or_else_utc(pit, zone):
+    pitstop.register_recurrence(Tides)
+    rule = Tides()
+    rule.tz = zone
+    (shown,) = pit.preview(rule, n=1)
+    assert shown.at == pit.now()
+    assert shown.zone == ("Europe/Berlin" if str(zone) == "Europe/Berlin" else "UTC")
+
+
+def test_a_kind_that_fails_to_mark_an_occurrence_is_named(monkeypatch, pit):
+    pitstop.register_recurrence(Tides)
+    rule = Tides()
+    rule.tz = "Europe/Berlin"
+    monkeypatch.setattr(Tides, "is_moved", lambda self, occurrence, start: 1 / 0)
+    with pytest.raises(ScheduleError, match=r"'acme\.tides' is broken: .*ZeroDivisionError"):
+        pit.preview(rule, n=1)
 
 
 def test_a_broken_rule_is_refused_at_the_store(monkeypatch, pit):

@@ -82,6 +82,14 @@ def test_an_entry_shows_its_own_and_begins_with_the_current_one(pit, clock):
     assert [each.at.day for each in pit.get("a").upcoming()] == [30]
 
 
+@pytest.mark.parametrize("every", [None, "1h"])
+@pytest.mark.parametrize("n", [0, -1, 10**6, True, 1.5])
+def test_an_entry_refuses_a_number_that_cannot_be_shown(pit, every, n):
+    pit.store({"id": "a"}, every=every)
+    with pytest.raises(PitstopError, match="Give a whole number from 1 to 10000"):
+        pit.get("a").upcoming(n)
+
+
 def test_a_message_that_comes_once_has_one_time(pit):
     pit.store({"id": "a"}, "1h")
     assert [each.at for each in pit.get("a").upcoming()] == [pit.now() + timedelta(hours=1)]

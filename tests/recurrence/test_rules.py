@@ -1,4 +1,4 @@
-"""Every, Calendar, RRule and Times beside other ways to compute the same; and what is refused."""
+"""Every, Calendar, RRule and Times beside other ways to compute the same; and the rules that are refused."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import pitstop
 
 from pitstop import Calendar, Cron, Every, RRule, ScheduleError, Times
+from pitstop._recurrence._base import following
 from pitstop._recurrence._registry import load_recurrence
 
 
@@ -61,7 +62,13 @@ class TestEvery:
             (timedelta(0), "every=datetime.timedelta(0) is not positive. Give the time from one occurrence to the next."),
             ("0s", "every='0s' is not positive. Give the time from one occurrence to the next."),
             (timedelta(microseconds=1), "every=datetime.timedelta(microseconds=1) is not a whole number of milliseconds. Round it, or it would drift."),
-            ("often", "every='often' is not a duration. Give a timedelta, a number of seconds, or text such as '15m', '1h30m' or '250ms'."),
+            ("often", "every='often' is no interval. Give a timedelta, or text such as '15m', '1h30m' or '250ms'."),
+            ("0 9 * * MON-FRI", "every='0 9 * * MON-FRI' is no interval. For a cron expression, give Cron('0 9 * * *')."),
+            ("@daily", "every='@daily' is no interval. For a cron expression, give Cron('0 9 * * *')."),
+            ("1mo", "every='1mo' is no interval. For months and years, give Calendar(months=1)."),
+            ("every month", "every='every month' is no interval. For months and years, give Calendar(months=1)."),
+            ("FREQ=DAILY", "every='FREQ=DAILY' is no interval. For a rule of RFC 5545, give RRule('FREQ=DAILY')."),
+            ("200000d", "every='200000d' is longer than 100 years. Give a shorter duration."),
             (60, "every=60 is no interval. Give a timedelta, or text such as '1h30m'."),
             (float("inf"), "every=inf is no interval. Give a timedelta, or text such as '1h30m'."),
         ],
@@ -70,6 +77,21 @@ class TestEvery:
         with pytest.raises(ScheduleError) as caught:
             Every(every)
         assert str(caught.value) == text
+
+    def test_a_duration_of_months_that_counts_as_days_is_refused(self):
+        """As the Duration of pendulum, which is a timedelta."""
+
+        class Duration(timedelta):
+            months = years = 0
+
+        month = Duration(days=30)
+        month.months = 1
+        with pitstop.init("memory://") as pit:
+            pit.store({"id": "a"}, every=Duration(days=30))
+            with pytest.raises(
+                ScheduleError, match=r"has months or years, whose length varies. Give Calendar\(months=1\)"
+            ):
+                pit.store({"id": "b"}, every=month)
 
 
 class TestCalendar:
@@ -218,6 +240,16 @@ class TestRRule:
             RRule(rule)
         assert str(caught.value) == f"RRule({rule!r}): {text}"
 
+    def test_each_minute_of_a_day_is_allowed_and_each_second_is_not(self):
+        numbers = {name: ",".join(map(str, range(count))) for name, count in (("BYHOUR", 24), ("BYMINUTE", 60))}
+        each_minute = "FREQ=DAILY;" + ";".join(f"{name}={values}" for name, values in numbers.items())
+        found = list(RRule(each_minute + ";BYSECOND=0").occurrences(NOON, NOON + timedelta(days=2)))
+        assert found == [NOON + timedelta(minutes=each) for each in range(2 * 24 * 60)]
+        with pytest.raises(
+            ScheduleError, match=r"has 2880 times a day\. Give at most 1440, or Every\('1s'\) or a Cron"
+        ):
+            RRule(each_minute + ";BYSECOND=0,30")
+
     def test_several_lines_are_refused(self):
         with pytest.raises(ScheduleError, match="has several lines"):
             RRule("DTSTART:20310101T000000\nRRULE:FREQ=DAILY")
@@ -288,6 +320,20 @@ class TestTimes:
         ]:
             with pytest.raises(ScheduleError, match=text):
                 Times(times)
+
+
+WEST = ZoneInfo("America/New_York")
+
+
+@pytest.mark.parametrize("rule", [Calendar(days=1, tz=WEST), RRule("FREQ=DAILY", tz=WEST), Cron("0 22 * * *", tz=WEST)])
+def test_the_end_of_all_dates_ends_a_series_west_of_greenwich(rule):
+    """Ten in the evening of the last day is in the year 10000 by UTC."""
+    start = datetime(9999, 12, 29, 22, tzinfo=WEST)
+    assert [each.day for each in rule.occurrences(start)] == [30, 31]
+    begin = round(start.timestamp() * 1000)
+    last = begin + 86_400_000
+    assert rule.latest(last + 1, begin) == last
+    assert following(rule, last, begin) is None
 
 
 rules = st.one_of(

@@ -75,7 +75,7 @@ def test_texts_are_intervals_and_distances(pit, clock):
     for arguments, text in [
         (("soon",), "when='soon' is no distance from now. Give text such as '15m' or '1h30m'"),
         (("1h", "later", "1h"), "end='later' is no distance from now"),
-        (("1h", None, "often"), "every='often' is not a duration"),
+        (("1h", None, "often"), "every='often' is no interval"),
     ]:
         with pytest.raises(ScheduleError, match=text):
             pit.store({"id": "b"}, *arguments)
@@ -187,3 +187,13 @@ def test_a_year_of_half_past_two_in_berlin():
     assert odd == {"2025-03-30": "03:00 +0200"}
     autumn = next(each for each in shown if each.date().isoformat() == "2025-10-26")
     assert autumn.strftime("%H:%M %z") == "02:30 +0200"
+
+
+def test_a_weekly_calendar_keeps_its_hour_through_a_year_and_misses_no_week():
+    clock = pitstop.testing.ManualClock(datetime(2024, 1, 1, 8, tzinfo=BERLIN))
+    pit = pitstop.testing.init(clock=clock)
+    first, end = datetime(2024, 1, 1, 8, 30, tzinfo=BERLIN), datetime(2025, 1, 1, 8, tzinfo=BERLIN)
+    pit.store({"id": "digest"}, first, end, Calendar(weeks=1, tz=BERLIN), catch_up="skip", grace="1d")
+    report = pit.run_for("366d", lambda message: None)
+    assert [each.astimezone(BERLIN).strftime("%a %H:%M") for each in report.times] == ["Mon 08:30"] * 53
+    assert pit.get("digest") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import tomllib
 
 from pathlib import Path
@@ -34,6 +35,20 @@ class TestWorkingDays(RecurrenceSuite):
 def test_the_entry_point_names_the_class_by_its_kind():
     points = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]["entry-points"]["pitstop.recurrences"]
     assert points == {WorkingDays.kind: "working_days:WorkingDays"}
+
+
+def test_a_rule_that_works_in_its_own_thread_alone_fails_the_suite():
+    class Bound(WorkingDays):
+        def after(self, instant, start):
+            if threading.current_thread() is not threading.main_thread():
+                raise RuntimeError("another thread")
+            return super().after(instant, start)
+
+    class Suite(RecurrenceSuite):
+        rules = (Bound("09:00", "UTC"),)
+
+    with pytest.raises(AssertionError, match="another thread"):
+        Suite().test_the_answer_depends_on_the_arguments_alone([(Suite.rules[0], 0, [0, 1])])
 
 
 def test_a_rule_that_goes_back_fails_the_suite():

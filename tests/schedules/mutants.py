@@ -101,11 +101,10 @@ def a_handler_that_stores_its_own_id_is_not_noticed(stack):
 @mutant("settling", "two_threads_ack_one_delivery_of_an_iteration", "was settled twice")
 def the_right_to_settle_is_taken_in_two_steps(stack):
     def ask(self, purpose, delivery=None, error=None, delay=None):
-        if not self._right:
+        if not hasattr(self, "_right"):
             raise self.refusal(purpose.value)
-        right = self._right
-        self._right = []
-        del right
+        with suppress(AttributeError):
+            del self._right
         self.purpose, self.delivery, self.error, self.delay, self.told = purpose, delivery, error, delay, None
         self.state = _lease.State.ASKED
 

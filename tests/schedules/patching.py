@@ -20,11 +20,12 @@ from unittest import mock
 
 import pitstop
 
+from pitstop._consume import _signals
 from schedules import primitives
 from schedules.scheduler import START_US, active
 
 
-__all__ = ["exit_program", "patched"]
+__all__ = ["exit_program", "modules", "patched"]
 
 #: Modules that stay as they are. The locks of a Turn are held only inside of a backend's call, which is one step here.
 _AS_THEY_ARE = ("pitstop.abc._turn", "pitstop.testing", "pitstop.cli", "pitstop._check", "pitstop._plugins")
@@ -112,14 +113,23 @@ def patched() -> Iterator[None]:
     """Give the modules of Pitstop the scheduler's locks, threads and time."""
     _load_all()
     with ExitStack() as stack:
-        for name, module in list(sys.modules.items()):
-            if not (name == "pitstop" or name.startswith("pitstop.")) or name.startswith(_AS_THEY_ARE):
-                continue
+        for module in modules():
             for attribute, value in list(vars(module).items()):
                 new = _replacement(value)
                 if new is not None:
                     stack.enter_context(mock.patch.object(module, attribute, new))
+        # It was made when its module was imported, with a lock of Python's.
+        stack.enter_context(mock.patch.object(_signals, "_audience", _signals._Audience()))
         yield
+
+
+def modules() -> list[ModuleType]:
+    """Return the modules of Pitstop that are patched."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if (name == "pitstop" or name.startswith("pitstop.")) and not name.startswith(_AS_THEY_ARE)
+    ]
 
 
 def _replacement(value: object) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from contextlib import nullcontext
 from importlib import import_module
@@ -12,7 +13,7 @@ import pytest
 from schedules import primitives
 from schedules.exploring import Scenario, explore, replay
 from schedules.loop import run_loop
-from schedules.patching import patched
+from schedules.patching import modules, patched
 from schedules.scheduler import Deadlock, Endless, Scheduler
 
 
@@ -269,3 +270,18 @@ def test_a_scheduler_runs_one_scenario_at_a_time():
 def test_ten_thousand_schedules_are_explored():
     modules = [import_module(f"schedules.test_{name}") for name in ("storing", "waiting", "settling", "closing", "aio")]
     assert sum(case.runs for module in modules for case in module.cases.by_name.values()) >= 10_000
+
+
+def test_no_object_of_a_module_has_a_lock_that_the_scheduler_does_not_know():
+    """A thread that waits for such a lock stops the run, if the schedule lets another thread go on while it holds the lock."""
+    locks = type(threading.Lock()), type(threading.RLock())
+    with patched():
+        found = [
+            f"{module.__name__}.{name}.{attribute}"
+            for module in modules()
+            for name, value in vars(module).items()
+            if type(value).__module__ == module.__name__
+            for attribute, held in getattr(value, "__dict__", {}).items()
+            if isinstance(held, locks)
+        ]
+    assert found == []

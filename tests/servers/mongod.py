@@ -102,9 +102,8 @@ class Mongod:
             while True:
                 if self._process.poll() is not None:
                     said = self._process.stdout.read().decode(errors="replace") if self._process.stdout else ""
-                    tail = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
                     code = self._process.returncode
-                    raise NoServer(f"mongod ended with {code}: {said or tail} (does it need libcurl4?)")
+                    raise NoServer(f"mongod ended with {code}: {said or self.last_lines()} (does it need libcurl4?)")
                 try:
                     client.admin.command("ping")
                 except pymongo.errors.ConnectionFailure:
@@ -147,6 +146,10 @@ class Mongod:
         """End it in order if it runs, and start it again."""
         self.stop()
         self.start(wait=wait)
+
+    def last_lines(self) -> str:
+        """Return the end of its log."""
+        return self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
 
     @property
     def _log(self) -> Path:

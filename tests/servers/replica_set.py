@@ -162,6 +162,16 @@ class ReplicaSet:
         except (ConnectionFailure, OperationFailure):
             return None
 
+    def _report(self) -> str:
+        """Return the state of each member, and the end of its log."""
+        lines = []
+        for each in self.members:
+            state = "has ended" if not each.running else "is paused" if each.paused else "runs"
+            told = self._try(lambda each=each: self._ask(each, {"replSetGetStatus": 1})) if state == "runs" else None
+            members = [] if told is None else [f"{one['name']} {one['stateStr']}" for one in told["members"]]
+            lines.append(f"\n{each.address} {state}, and sees {members}\n{each.last_lines()}")
+        return "".join(lines)
+
     def _until(self, look: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + _PATIENCE
         while True:
@@ -169,7 +179,7 @@ class ReplicaSet:
             if found:
                 return found
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the replica set has not {what} within {_PATIENCE:.0f} s")
+                raise TimeoutError(f"the replica set has not {what} within {_PATIENCE:.0f} s{self._report()}")
             time.sleep(0.05)
 
 

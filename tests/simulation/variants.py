@@ -17,7 +17,7 @@ from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease
 from pitstop._engine._settler import Settler
 from pitstop._errors import BackendUnavailable, OutcomeUnknown
-from pitstop.abc import Outcome, Progress, Record
+from pitstop.abc import Outcome, Progress, Record, Retry, Settlement
 from pitstop_memory import MemoryBackend
 from simulation.remote import Remote
 from simulation.store import TrueStore
@@ -32,6 +32,14 @@ VARIANTS: dict[str, _Variant] = {}
 def _variant(function: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
     VARIANTS[function.__name__.replace("_", "-")] = contextmanager(function)
     return function
+
+
+_decide = Lease.decide
+
+
+def _decided_in_time(self: Lease, now_us: int, retry: Retry) -> Settlement | None:
+    """Decide as one millisecond before the end of the lease."""
+    return _decide(self, min(now_us, self.due * 1000 - 1000), retry)
 
 
 def _patch(target: object, name: str, value: object) -> AbstractContextManager[object]:
@@ -222,7 +230,7 @@ def ack_after_deadline() -> Iterator[None]:
     settlement for its own.
     """
 
-    with _patch(Lease, "is_over", lambda self, now_us: False):
+    with _patch(Lease, "is_over", lambda self, now_us: False), _patch(Lease, "decide", _decided_in_time):
         yield
 
 
@@ -239,7 +247,7 @@ def nack_after_ack() -> Iterator[None]:
     ask = Lease.ask
 
     def ask_again(self, *args, **options):
-        self._right[:] = [None]
+        self._right = None
         ask(self, *args, **options)
 
     with _patch(_lease, "ack", acked), _patch(Lease, "ask", ask_again):
@@ -358,7 +366,7 @@ def writer_forgets_to_put_back() -> Iterator[None]:
 @_variant
 def writer_writes_after_the_lease() -> Iterator[None]:
     """Acks are also sent after their leases. The fence holds, but the effect of another settlement is taken for their own."""
-    with _patch(Lease, "is_over", lambda self, now_us: False):
+    with _patch(Lease, "is_over", lambda self, now_us: False), _patch(Lease, "decide", _decided_in_time):
         yield
 
 

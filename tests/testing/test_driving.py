@@ -97,9 +97,11 @@ class TestRunUntilIdle:
             (2, "acked", START + LOCK),
         ]
 
-    def test_a_message_that_the_handler_stores_anew_is_lost_to_its_delivery_and_comes_at_its_new_time(self, pit):
+    def test_a_message_that_the_handler_stores_anew_is_superseded_and_comes_at_its_new_time(self, pit):
         pit.store({"id": "a"}, NOW)
-        assert outcomes(pit.run_until_idle(lambda msg: pit.store({"id": "a"}, HOUR))) == [("a", "lost")]
+        report = pit.run_until_idle(lambda msg: pit.store({"id": "a"}, HOUR))
+        assert outcomes(report) == [("a", "superseded")]
+        assert repr(report) == "<Report 0 acked, 0 nacked, 0 dead, 0 skipped, 1 superseded>"
         assert pit.run_for(HOUR, ok).times == [START + HOUR]
 
     def test_a_message_that_its_handler_stores_for_the_same_moment_for_ever_is_an_error_with_its_id(self, pit):
@@ -509,7 +511,20 @@ class TestDeliveries:
             delivery.ack()
 
         pit.store({"id": "a"}, NOW)
-        assert outcomes(pit.run_until_idle(handler, deliveries=True)) == [("a", "lost")]
+        assert outcomes(pit.run_until_idle(handler, deliveries=True)) == [("a", "superseded")]
+
+    def test_a_handler_that_removes_its_message_and_fails_or_extends_it_is_superseded(self, pit):
+        def fail(delivery):
+            pit.remove(delivery.id)
+            raise ValueError("boom")
+
+        def extend(delivery):
+            pit.remove(delivery.id)
+            delivery.extend()
+
+        for handler in (fail, extend):
+            pit.store({"id": "a"}, NOW)
+            assert outcomes(pit.run_until_idle(handler, deliveries=True, raise_errors=False)) == [("a", "superseded")]
 
     def test_may_be_extended(self, pit):
         def handler(delivery):

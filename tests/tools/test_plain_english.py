@@ -127,6 +127,12 @@ def test_each_exception_has_a_reason() -> None:
     assert all(pattern and reason for pattern, reason in plain_english.EXCEPTIONS)
 
 
+def test_each_package_is_read_and_so_are_the_docs_and_the_tests() -> None:
+    packages = {path.parent.name for path in plain_english.ROOT.glob("pitstop-*/pyproject.toml")}
+
+    assert packages | {"docs", "examples", "tests", "tools", "README.md", "CHANGELOG.md"} <= set(plain_english.CLEAN)
+
+
 def test_the_files_that_are_clean_stay_clean(capsys: pytest.CaptureFixture[str]) -> None:
     assert plain_english.main([]) == 0, capsys.readouterr().out
 

@@ -81,7 +81,7 @@ class TestTheCommand:
         main([])
 
         with init(os.environ["REMINDERS_URL"]) as pit:
-            assert [entry.message["kind"] for entry in pit.entries()] == ["report"]
+            assert [entry.message["kind"] for entry in pit.entries()] == ["reports"]
         printed = capsys.readouterr().out
         assert printed.startswith("reminder:offer-17\n")
         assert printed.count("Subject: Not answered: offer 17") == 1

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from reminders.escalation import answer, remind
-from reminders.report import schedule_report
+from reminders.report import schedule_reports
 
 from .conftest import BERLIN
 
@@ -30,22 +30,22 @@ from .conftest import BERLIN
 def test_it_is_due_at_the_next_end_of_a_month(pitstop, pitstop_clock, at, after, due):
     pitstop_clock.advance_to(at(after))
 
-    schedule_report(pitstop, BERLIN)
+    schedule_reports(pitstop, BERLIN)
 
-    pitstop.assert_stored({"kind": "report"}, due=at(due))
+    pitstop.assert_stored({"kind": "reports"}, due=at(due))
 
 
 def test_a_day_is_a_day_of_the_company(pitstop, pitstop_clock):
     pitstop_clock.advance_to(datetime(2024, 4, 1, 0, 30, tzinfo=UTC))  # in Los Angeles it is half past five in March
 
-    schedule_report(pitstop, ZoneInfo("America/Los_Angeles"))
+    schedule_reports(pitstop, ZoneInfo("America/Los_Angeles"))
 
-    pitstop.assert_stored({"kind": "report"}, due_in="30m")
+    pitstop.assert_stored({"kind": "reports"}, due_in="30m")
 
 
 @pytest.mark.pitstop(start="2024-01-01T09:00+01:00")
 def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
-    schedule_report(pitstop, BERLIN)
+    schedule_reports(pitstop, BERLIN)
 
     run_for("731d")
 
@@ -61,7 +61,7 @@ def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
 
 
 def test_it_counts_the_events_since_the_last_report(pitstop, run_for, mails, journal, at):
-    schedule_report(pitstop, BERLIN)
+    schedule_reports(pitstop, BERLIN)
     remind(pitstop, "a", "ada", "offer 1", at("2024-03-05 09:00"))
     done = remind(pitstop, "b", "bob", "offer 2", at("2024-03-05 09:00"))
     run_for("26h")  # until ten o'clock
@@ -76,20 +76,20 @@ def test_it_counts_the_events_since_the_last_report(pitstop, run_for, mails, jou
     assert reports == ["asked: 4\nanswered: 3\nescalated: 1", "asked: 3\nanswered: 0\nescalated: 1"]
 
 
-def test_workers_that_start_in_between_change_nothing(pitstop, run_for, mails, at):
+def test_workers_that_start_in_between_make_no_second_one(pitstop, run_for, mails, at):
     outcomes = []
     for _ in range(20):
-        outcomes.append(schedule_report(pitstop, BERLIN).outcome)
+        outcomes.append(schedule_reports(pitstop, BERLIN).outcome)
         run_for("2d")
 
     assert outcomes == ["created"] + ["kept"] * 19
     assert mails.sent == ["Sun 31 Mar 18:00 boss: Reminders in 2024-03"]
-    pitstop.assert_stored({"kind": "report"}, id="report", due=at("2024-04-30 18:00"))
+    pitstop.assert_stored({"kind": "reports"}, due=at("2024-04-30 18:00"))
 
 
 def test_a_company_that_moves_gets_its_report_by_the_new_clock(pitstop, at):
-    schedule_report(pitstop, BERLIN)
+    schedule_reports(pitstop, BERLIN)
 
-    assert schedule_report(pitstop, ZoneInfo("America/Los_Angeles")).outcome == "replaced"
+    assert schedule_reports(pitstop, ZoneInfo("America/Los_Angeles")).outcome == "replaced"
 
-    pitstop.assert_stored({"kind": "report"}, due=at("2024-04-01 03:00"))
+    pitstop.assert_stored({"kind": "reports"}, due=at("2024-04-01 03:00"))

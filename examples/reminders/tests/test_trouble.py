@@ -9,7 +9,7 @@ import pytest
 from pitstop import BackendUnavailable, OutcomeUnknown
 from reminders.digest import start_digest
 from reminders.escalation import answer, remind
-from reminders.report import schedule_report
+from reminders.report import schedule_reports
 
 from .conftest import BERLIN
 
@@ -60,17 +60,37 @@ class TestTheMailServerIsAway:
         pitstop.refute_stored()
 
     def test_for_three_days(self, pitstop, mails, run_for, pitstop_clock, at):
-        """The report of that month is given up, and the series goes on."""
-        schedule_report(pitstop, BERLIN)
+        schedule_reports(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-03-31 17:00"))
         mails.is_away_for(timedelta(days=3))
 
         run_for("4d")
 
-        entry = pitstop.assert_stored({"kind": "report"}, due=at("2024-04-30 18:00"))
-        assert "the mail server is away" in entry.last_error
+        dead = pitstop.assert_dead({"kind": "report"}, error="the mail server is away", attempts=30)
+        assert mails.sent == []
+
+        assert pitstop.redrive(dead.id)
         run_for("30d")
-        assert mails.sent == ["Tue 30 Apr 18:00 boss: Reminders in 2024-04"]
+
+        assert mails.sent == [
+            "Thu 04 Apr 17:00 boss: Reminders in 2024-03",
+            "Tue 30 Apr 18:00 boss: Reminders in 2024-04",
+        ]
+
+    def test_a_report_that_is_redriven_in_autumn_sends_that_month_and_no_other_again(
+        self, pitstop, mails, run_for, pitstop_clock, at
+    ):
+        schedule_reports(pitstop, BERLIN)
+        pitstop_clock.advance_to(at("2024-03-31 17:00"))
+        mails.is_away_for(timedelta(days=3))
+        run_for("180d")
+        assert len(mails.sent) == 5  # from April to August
+
+        pitstop.redrive(pitstop.assert_dead().id)
+        run_for("1d")
+
+        assert without_times(mails.sent)[5:] == ["boss: Reminders in 2024-03"]
+        pitstop.assert_stored({"kind": "reports"}, due=at("2024-09-30 18:00"))
 
 
 class TestTheServiceWasDown:
@@ -87,7 +107,7 @@ class TestTheServiceWasDown:
         pitstop.refute_stored()
 
     def test_a_digest_of_that_time_is_left_out_and_the_series_goes_on(self, pitstop, pitstop_clock, run_for, mails, at):
-        start_digest(pitstop, "ada", at("2024-03-04 08:30"), at("2024-06-01 00:00"))
+        start_digest(pitstop, "ada", at("2024-03-04 08:30"), at("2024-06-01 00:00"), BERLIN)
         remind(pitstop, "a", "ada", "offer", at("2024-04-02 09:00"))
         pitstop_clock.advance("6d")
 
@@ -98,7 +118,7 @@ class TestTheServiceWasDown:
     def test_a_report_of_that_time_comes_late_and_the_next_one_in_time(
         self, pitstop, pitstop_clock, run_for, mails, at
     ):
-        schedule_report(pitstop, BERLIN)
+        schedule_reports(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-04-05 09:00"))
 
         run_for("30d")
@@ -109,7 +129,7 @@ class TestTheServiceWasDown:
         ]
 
     def test_after_a_quarter_each_month_has_its_report_all_the_same(self, pitstop, pitstop_clock, run_for, mails, at):
-        schedule_report(pitstop, BERLIN)
+        schedule_reports(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-06-03 09:00"))
 
         run_for("1m")
@@ -176,16 +196,17 @@ class TestTheStoreIsAwayForAMoment:
         assert report[0].outcome == "unsettled"
         assert without_times(mails.sent) == ALL_FOUR
 
-    @pytest.mark.parametrize("fault", ["fail_next", "lose_reply"])
-    def test_when_a_report_is_stored_at_the_start_of_a_worker(self, pitstop, pitstop_faults, run_for, mails, fault):
+    @pytest.mark.parametrize(("fault", "minute"), [("fail_next", 1), ("lose_reply", 0)])
+    def test_when_the_series_stores_a_report(self, pitstop, pitstop_faults, run_for, mails, fault, minute):
+        """If the report was stored all the same, it is stored again, and comes twice. The mail goes out once."""
+        schedule_reports(pitstop, BERLIN)
         getattr(pitstop_faults, fault)("store")
-        with pytest.raises(BackendUnavailable):
-            schedule_report(pitstop, BERLIN)
 
-        assert schedule_report(pitstop, BERLIN).outcome == ("created" if fault == "fail_next" else "kept")
-        run_for("60d")
+        report = run_for("60d")
 
+        assert (report[0].id, report[0].outcome) == ("reports", "nacked")
+        assert [step.id for step in report.steps].count("report:2024-03") == 2 - minute
         assert mails.sent == [
-            "Sun 31 Mar 18:00 boss: Reminders in 2024-03",
+            f"Sun 31 Mar 18:0{minute} boss: Reminders in 2024-03",
             "Tue 30 Apr 18:00 boss: Reminders in 2024-04",
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from pitstop import BackendUnavailable
 from reminders.digest import start_digest
 from reminders.escalation import answer, remind
-from reminders.report import schedule_report
+from reminders.report import schedule_reports
 
 from .conftest import BERLIN
 
@@ -26,20 +26,22 @@ pytestmark = pytest.mark.pitstop(start="2024-01-01T08:00+01:00")
 def a_year(pitstop, journal, run_for):
     """Live through 2024. Return how often each mail must have gone out, without its time."""
     dice, wanted = Random(1), Counter()
-    until_it_is_done(lambda: schedule_report(pitstop, BERLIN))
+    # The days of the company begin at eight by its clock, also when the clocks are set and a day has 23 or 25 hours.
+    mornings = [datetime(2024, 1, 1, 8, tzinfo=BERLIN) + timedelta(days=day) for day in range(367)]
+    until_it_is_done(lambda: schedule_reports(pitstop, BERLIN))
     wanted.update(f"boss: Reminders in 2024-{month:02}" for month in range(1, 13))
     # On Mondays, when ada's task of the day is open.
-    start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366))
+    start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366), BERLIN)
     wanted["ada: 1 open"] = 53
-    for day in range(366):
+    for day, next_morning in enumerate(mornings[1:]):
         if day % 7 >= len(PEOPLE):
-            run_for("1d")
+            run_for(next_morning - pitstop.now())
             continue
         who, hours, about = PEOPLE[day % 7], dice.choice(HOURS), f"task {day}"
         id = until_it_is_done(lambda: remind(pitstop, f"task-{day}", who, about, pitstop.now() + timedelta(hours=1)))  # noqa: B023
         run_for(f"{1 + hours}h")
         until_it_is_done(lambda: answer(pitstop, journal, id))  # noqa: B023
-        run_for(f"{23 - hours}h")
+        run_for(next_morning - pitstop.now())
         asked = min(3, 1 + hours // 2)
         wanted.update(f"{who}: Reminder {number} of 3: {about}" for number in range(1, asked + 1))
         wanted.update([f"boss + {who}: Not answered: {about}"] if hours > 6 else [])
@@ -60,7 +62,7 @@ def test_all_get_their_mails_and_the_reports_add_up(pitstop, journal, run_for, m
 
     assert Counter(sent[len("Mon 01 Jan 09:00 ") :] for sent in mails.sent) == wanted
     assert pitstop.now().astimezone(BERLIN).isoformat() == "2025-01-01T08:00:00+01:00"
-    pitstop.assert_stored({"kind": "report"}, id="report")
+    pitstop.assert_stored({"kind": "reports"}, due=datetime(2025, 1, 31, 18, tzinfo=BERLIN))
     pitstop.assert_no_leases()
 
 

@@ -28,8 +28,20 @@ def test_a_holiday_and_a_weekend_are_skipped():
     ]
 
 
+def test_a_zone_is_kept_by_its_name():
+    assert WorkingDays("09:00", ZoneInfo("Europe/Berlin")) == WorkingDays("09:00", "Europe/Berlin")
+
+
 @pytest.mark.parametrize(
-    "arguments", [("nine", "UTC"), ("09:00", "Mars"), ("09:00", "UTC", ["1 May"]), ("09:00", "UTC", 5)]
+    "arguments",
+    [
+        ("nine", "UTC"),
+        ("09:00:30", "UTC"),
+        ("09:00+01:00", "UTC"),
+        ("09:00", "Mars"),
+        ("09:00", "UTC", ["1 May"]),
+        ("09:00", "UTC", 5),
+    ],
 )
 def test_what_cannot_be_read_is_refused(arguments):
     with pytest.raises(ScheduleError):

@@ -99,7 +99,8 @@ class Pitstop:
         :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
-        :return: the message's id: its own, or a new UUID4. Its ``outcome`` says what was done.
+        :return: the message's id: its own, or a new UUID of version 7, which begins with the time. Its ``outcome`` says what
+            was done.
         :raises MessageError: if the message or its id cannot be stored; the text names the path. Also if the message that
             exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.
@@ -113,7 +114,8 @@ class Pitstop:
         made: set[str] = set()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
-            make = partial(new_record, now_us=now_us, revision=new_revision(), make_id=partial(self._made_id, made))
+            make_id = partial(self._made_id, made, now_us)
+            make = partial(new_record, now_us=now_us, revision=new_revision(), make_id=make_id)
             record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
             wanted = Wanted.of(record, when, end) if terms.look else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
@@ -145,7 +147,7 @@ class Pitstop:
         writes, now_us = self._open(session)
         made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
-        make_id = partial(self._made_id, made)
+        make_id = partial(self._made_id, made, now_us)
         if terms.look:
             wanted = wanted_of_items(items, now_us, make_id)
             put = partial(Storing.put_all_on_terms, wanted=wanted, terms=terms, made=made)
@@ -356,11 +358,11 @@ class Pitstop:
     def __repr__(self) -> str:
         return f"<Pitstop on {self._session.location}{' (closed)' if self._session.closed else ''}>"
 
-    def _new_id(self) -> str:
-        return new_id()
+    def _new_id(self, now_us: int) -> str:
+        return new_id(now_us)
 
-    def _made_id(self, made: set[str]) -> str:
-        id = self._new_id()
+    def _made_id(self, made: set[str], now_us: int) -> str:
+        id = self._new_id(now_us)
         made.add(id)
         return id
 

@@ -16,7 +16,7 @@ import pitstop
 from reminders.escalation import answer, remind
 from reminders.journal import Journal
 from reminders.mail import Console, Smtp
-from reminders.report import schedule_report
+from reminders.report import schedule_reports
 from reminders.service import OPTIONS, handler
 
 
@@ -50,7 +50,8 @@ def run(pit: pitstop.Pitstop, journal: Journal, zone: ZoneInfo) -> None:
     smtp = os.environ.get("REMINDERS_SMTP")
     manager = os.environ.get("REMINDERS_MANAGER", "manager@localhost")
     mailer = Smtp(smtp, sender=manager) if smtp else Console()
-    schedule_report(pit, zone)
+    # The series of reports begins at the first start of a worker.
+    schedule_reports(pit, zone)
     pit.consume(handler(pit, mailer, journal, manager, zone))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from pitstop import Delivery, Pitstop
+from pitstop import Calendar, Delivery, Pitstop
 from reminders.escalation import open_reminders
 from reminders.mail import Mail, Post
 
@@ -13,14 +13,13 @@ from reminders.mail import Mail, Post
 KIND = "digest"
 
 
-def start_digest(pit: Pitstop, who: str, first: datetime, end: datetime) -> str:
+def start_digest(pit: Pitstop, who: str, first: datetime, end: datetime, zone: ZoneInfo) -> str:
     """Store a digest for each week from ``first`` until ``end``, exclusive. One that is more than a day late is left out.
 
-    A week is 168 hours: a digest that comes at eight in winter comes at nine in summer. That is good enough for a digest.
-    ``report`` shows what to do if it is not.
+    A week is one of the calendar: the digest keeps its hour when the clocks change.
     """
     message = {"id": f"{KIND}:{who}", "kind": KIND, "who": who}
-    return pit.store(message, first, end, timedelta(weeks=1), catch_up="skip", grace=timedelta(days=1))
+    return pit.store(message, first, end, Calendar(weeks=1, tz=zone), catch_up="skip", grace=timedelta(days=1))
 
 
 def send_digest(pit: Pitstop, delivery: Delivery, post: Post, zone: ZoneInfo) -> None:

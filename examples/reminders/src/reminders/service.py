@@ -24,6 +24,7 @@ def handler(pit: Pitstop, mailer: Mailer, journal: Journal, manager: str, zone: 
     post = Post(mailer, journal, pit.now)
     by_kind: dict[str, Handler] = {
         escalation.KIND: lambda delivery: escalation.send_reminder(delivery, post, manager),
+        report.SERIES: lambda delivery: report.store_report(pit, delivery, zone),
         report.KIND: lambda delivery: report.send_report(delivery, post, journal, manager, zone),
         digest.KIND: lambda delivery: digest.send_digest(pit, delivery, post, zone),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, ClassVar, Self
 from zoneinfo import ZoneInfo
 
@@ -28,19 +28,20 @@ class WorkingDays(Recurrence):
     tz: str
     holidays: tuple[str, ...]
 
-    def __init__(self, at: str, tz: str, holidays: Iterable[str] = ()) -> None:
+    def __init__(self, at: str, tz: str | tzinfo, holidays: Iterable[str] = ()) -> None:
         """Make a rule.
 
-        :param at: a time of the day, as in ``"09:00"``.
+        :param at: a time of the day in whole minutes, as in ``"09:00"``.
         :param holidays: dates, as in ``"2031-05-01"``.
         :raises pitstop.ScheduleError: if the time, the zone or a date cannot be read.
         """
         try:
             dates = sorted({date.fromisoformat(each).isoformat() for each in holidays})
-            self.__attrs_init__(time.fromisoformat(at).strftime("%H:%M"), tz, tuple(dates))
+            self.__attrs_init__(_minutes(at), Cron("@daily", tz=tz).tz, tuple(dates))
+        except ScheduleError:
+            raise
         except (TypeError, ValueError) as error:
             raise ScheduleError(f"WorkingDays: {error}. Give '09:00', and dates such as '2031-05-01'.") from error
-        self._weekdays()
 
     def after(self, instant: int, start: int) -> int | None:
         weekdays, zone, holidays = self._weekdays(), ZoneInfo(self.tz), frozenset(self.holidays)
@@ -62,6 +63,13 @@ class WorkingDays(Recurrence):
     def _weekdays(self) -> Cron:
         hour, minute = self.at.split(":")
         return Cron(f"{int(minute)} {int(hour)} * * MON-FRI", tz=self.tz)
+
+
+def _minutes(at: str) -> str:
+    clock = time.fromisoformat(at)
+    if clock != time(clock.hour, clock.minute):
+        raise ValueError(f"{at!r} has seconds or a zone")
+    return clock.strftime("%H:%M")
 
 
 def _day(instant: int, zone: ZoneInfo) -> str:

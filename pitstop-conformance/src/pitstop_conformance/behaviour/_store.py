@@ -80,13 +80,13 @@ class Store(Kit):
         assert delivery.id == "kept"
         assert listener.get() is None
 
-    def test_a_message_without_an_id_gets_a_uuid4(self, pit: pitstop.Pitstop) -> None:
+    def test_a_message_without_an_id_gets_a_uuid(self, pit: pitstop.Pitstop) -> None:
         first, second = pit.store({"a": 1}, timedelta(0)), pit.store({"a": 1}, timedelta(0))
 
         assert first != second
         for each in (first, second):
             assert str(uuid.UUID(each)) == each
-            assert uuid.UUID(each).version == 4
+            assert uuid.UUID(each).version == 7
 
     def test_an_empty_message_is_a_message(self, pit: pitstop.Pitstop, listener: pitstop.Listener) -> None:
         id = pit.store({}, timedelta(0))

@@ -252,7 +252,7 @@ class Transactions(Kit):
                 assert [each.id for each in iter(listener.get, None)] == ["a", "b"]
 
     def test_a_user_keeps_and_refuses_messages_in_a_transaction(self, backend: Backend, begin: Begin) -> None:
-        """What the transaction itself has stored counts as well."""
+        """Messages that the transaction itself has stored count as well."""
         with pitstop.init({"type": backend}) as pit:
             pit.store({"id": "old", "n": 1}, at(START), every="1h")
 

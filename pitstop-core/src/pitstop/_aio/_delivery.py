@@ -78,7 +78,7 @@ class AsyncDelivery:
 
     @property
     def last_error(self) -> str | None:
-        """What the last failure said: of an earlier attempt, or of the occurrence before if that was given up."""
+        """Text of the last failure: of an earlier attempt, or of the occurrence before if that was given up."""
         return self._delivery.last_error
 
     @property
@@ -157,7 +157,8 @@ class AsyncDelivery:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._handling.end(error)
-        if self._lease.settled:
+        if self._lease.purpose is not None:
+            # The body has settled it.
             return
         if error is None:
             await self.ack()

@@ -138,7 +138,10 @@ class Feeder:
         if not count or self.ready:
             if waiter is not None:
                 waiter.withdraw()
-            self._let_bore()
+            intake = self.intake
+            if intake is not None and not intake.wakeup.awake and intake.buffer.may_bore:
+                # Messages that no task wants any more are given back, if no task comes for them soon.
+                intake.wakeup.wake()
             return
         if waiter is not None:
             waiter.wanted = count
@@ -191,7 +194,9 @@ class Feeder:
 
     def is_late(self, lease: Lease) -> bool:
         """Whether a message is not to be handled, because the loop was blocked until its lease was nearly over."""
-        return lease.due * 1000 - self._least <= self._monotonic() * 1e6 + self._offset
+        now = self._monotonic()
+        # It may have been extended since it was claimed.
+        return now >= lease.until and lease.due * 1000 - self._least <= now * 1e6 + self._offset
 
     def _begin(self) -> None:
         if self._thread is None and not self._ended:
@@ -202,12 +207,6 @@ class Feeder:
                 # The system gives no thread now. The next call tries again.
                 self._thread = None
                 raise
-
-    def _let_bore(self) -> None:
-        """Have messages that no task wants any more given back, if no task comes for them soon."""
-        intake = self.intake
-        if intake is not None and intake.buffer.may_bore:
-            intake.wakeup.wake()
 
     def _resolve(self, looks: list[asyncio.Future[bool]], found: bool, error: BaseException | None) -> None:
         """End the looks of tasks. A task that was cancelled leaves its message in the buffer."""

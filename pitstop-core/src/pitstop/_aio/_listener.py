@@ -84,7 +84,7 @@ class AsyncListener:
             self._feeder.stop()
 
     async def aclose(self) -> None:
-        """Stop, and return when what was claimed ahead is given back and all acks are written. Again is harmless.
+        """Stop, and return when messages that were claimed ahead are given back and all acks are written. Again is harmless.
 
         To be cancelled ends the wait, and not the closing.
         """

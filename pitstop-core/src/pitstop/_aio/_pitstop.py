@@ -106,7 +106,7 @@ class AsyncPitstop:
     ) -> Stored:
         """Store a message, to be emitted at ``when``; with ``every``, again and again: see :meth:`pitstop.Pitstop.store`.
 
-        :return: the message's id: its own, or a new UUID4. Its ``outcome`` says what was done.
+        :return: the message's id: its own, or a new UUID of version 7. Its ``outcome`` says what was done.
         :raises MessageError: when the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: when the times make no sense.
         :raises Conflict: with ``if_exists="error"``, when the id exists.

@@ -54,10 +54,14 @@ class Course:
         self._since = self._clock.time_us()
         self._urgency = Urgency()
         self._lock = Lock()
-        # Messages that may still be asked for, and messages that may still come.
-        self._to_ask = self._to_come = max_messages
-        #: Why it ends; None while it goes on.
+        # Messages that may still be asked for.
+        self._to_ask = max_messages
+        #: How many messages may still come; None: any number. Written under the lock.
+        self.wanted = max_messages
+        #: Why it ends; None while it goes on. Written with `ended`, by the thread that ends it.
         self.reason: Reason | None = None
+        #: Whether no more messages are to be taken.
+        self.ended = False
         #: When running handlers are not waited for any longer, by :meth:`monotonic`; None: they are waited for.
         self.deadline: float | None = None
         #: True after a second signal: nothing is waited for.
@@ -66,11 +70,6 @@ class Course:
         self.error: BaseException | None = None
 
     # The end.
-
-    @property
-    def ended(self) -> bool:
-        """Whether no more messages are to be taken."""
-        return self.reason is not None
 
     def monotonic(self) -> float:
         """Seconds by the clock of the deadline."""
@@ -82,6 +81,8 @@ class Course:
             self.reason, self.urgent = reason, True
         elif self.reason is None:
             self.reason = reason
+        # In this order: the end has a reason.
+        self.ended = True
         # After max_messages, and when nothing is due, the running handlers have all the time that they need.
         if self.deadline is None and reason not in {"max_messages", "idle"}:
             self.deadline = self._clock.monotonic() + self._drain
@@ -127,11 +128,6 @@ class Course:
 
     # Messages.
 
-    @property
-    def wanted(self) -> int | None:
-        """How many messages may still come; None: any number."""
-        return self._to_come
-
     def may_ask(self) -> bool:
         """Reserve one message for a worker that is about to wait for it. False if all are reserved."""
         if self._to_ask is None:
@@ -144,11 +140,11 @@ class Course:
 
     def count(self, messages: int = 1) -> bool:
         """Count messages that came, or (a negative number) that were passed on unhandled. True if no more are to come."""
-        if self._to_come is None:
+        if self.wanted is None:
             return False
         with self._lock:
-            self._to_come -= messages
-            return self._to_come == 0
+            self.wanted -= messages
+            return self.wanted == 0
 
     def summary(
         self, counts: Counts | None, *, handled: int, nacked: int = 0, unfinished: int, given_back: int

@@ -60,7 +60,7 @@ class Source:
         :raises BackendUnavailable: if the store refuses the first look.
         """
         if not self._until_idle:
-            return self._intake.take()
+            return self._intake.take_at_hand() or self._intake.wait(Waiter(1))
         backoff = Backoff(self._session.log.outages)
         while not self._course.ended:
             try:

@@ -6,7 +6,6 @@ Threads: the loop's thread; any thread calls ``end`` and ``wait``; signal handle
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 
 from collections.abc import Awaitable, Callable
@@ -18,22 +17,19 @@ from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import Course
-from pitstop._consume._handler import AsyncHandler, log_failure, log_left, takes_delivery
+from pitstop._consume._handler import AsyncHandler, log_left, takes_delivery
+from pitstop._consume._settling import settle
 from pitstop._consume._signals import hearing, is_free
-from pitstop._consume._verdict import NOTHING, ask, judged
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease, Purpose
-from pitstop._errors import PitstopError
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 
 
 __all__ = ["Consuming"]
-
-_log = logging.getLogger("pitstop.consumer")
 
 #: Tasks begun in a row, after which others in the loop have their turn.
 _IN_A_ROW = 50
@@ -92,6 +88,8 @@ class Consuming:
         self._feeder = Feeder(open_intake, self._loop, hands, self._fill)
         self._all = running
         self._running: dict[Lease, _Run] = {}
+        # The intake, from the first message on.
+        self._intake: Intake
         #: How many deliveries were taken.
         self._taken = 0
         #: Deliveries that were given back because their handlers were interrupted.
@@ -232,17 +230,20 @@ class Consuming:
                 self._fill_soon()
 
     def _begin(self, free: int) -> int:
-        """Begin handlers, so many at most. Return how many."""
-        take, running, course = self._feeder.take, self._running, self._course
+        """Begin at most this number of handlers. Return how many began."""
+        feeder, running, course = self._feeder, self._running, self._course
         # The context of the call of consume, not that of the handler or the thread in which this runs.
         context = self._context
         begun = 0
         while begun < free and not course.ended:
-            lease = take()
+            lease = feeder.take()
             if lease is None:
                 break
+            intake = feeder.intake
+            assert intake is not None, "a message was taken from it"
+            self._intake = intake
             try:
-                delivery = self._intake.deliver(lease)
+                delivery = intake.deliver(lease)
             except BaseException as error:  # noqa: BLE001 - raised again by run()
                 course.fail(error)
                 self._finish("stopped")
@@ -297,8 +298,10 @@ class Consuming:
     # Handlers run.
 
     async def _handle(self, lease: Lease, run: _Run) -> None:
-        task = run.task = current_task()
-        delivery = run.delivery
+        if run.task is None:
+            # An eager task, which runs before its creation returns.
+            run.task = current_task()
+        task, delivery = run.task, run.delivery
         if self._feeder.is_late(lease):
             # Tasks that began before this one have blocked the loop.
             self._pass_on(lease)
@@ -332,26 +335,15 @@ class Consuming:
     def _settle(
         self, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False
     ) -> None:
-        """Settle as the verdict says. The writer's thread writes; an error is counted or logged there."""
+        """Settle as the verdict says. The background thread writes."""
         intake = self._intake
-        decided, failure = judged(lease, failure, interrupted=interrupted)
-        if decided is not NOTHING:
-            try:
-                ask(lease, delivery, decided, failure)
-                intake.writer.put(lease, blocking=False)
-            except PitstopError as error:
-                _log.debug("%r could not be settled: %s", lease.id, error)
+        settle(
+            *(intake.writer, intake.session.backend_or_none, lease, delivery, failure),
+            interrupted=interrupted,
+        )
         # Given back here, or by ``async with delivery`` in the handler.
         if lease.purpose is Purpose.GIVE_BACK:
             self._interrupted.add(lease)
-        if failure is not None:
-            log_failure(lease, failure, decided, intake.session.backend_or_none)
-
-    @property
-    def _intake(self) -> Intake:
-        intake = self._feeder.intake
-        assert intake is not None, "a message was taken from it"
-        return intake
 
     def _pass_on(self, lease: Lease) -> None:
         self._feeder.give_back(lease)
@@ -363,7 +355,8 @@ class Consuming:
         del self._running[lease]
         self._feeder.stamp += 1
         if not self._course.ended:
-            self._fill_soon()
+            if not self._filling:
+                self._fill_soon()
         elif not self._running:
             self._stop_waiting()
 

@@ -24,12 +24,11 @@ from pitstop._consume._handler import (
     callable_handler,
     close_awaitable,
     is_async,
-    log_failure,
     log_left,
 )
+from pitstop._consume._settling import settle
 from pitstop._consume._signals import hearing
 from pitstop._consume._source import Source
-from pitstop._consume._verdict import GIVE_BACK, NOTHING, ask, judged
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
@@ -265,7 +264,7 @@ class Consuming(Component):
         for ident in list(self._running):
             running = self._running.pop(ident, None)
             if running is not None:
-                self._settle(*running, None, interrupted=True)
+                settle(self._intake.writer, self._backend, *running, None, interrupted=True)
 
     def _write_pending(self) -> None:
         """Write the acks. If the store does not answer, try again until the deadline."""
@@ -335,25 +334,12 @@ class Consuming(Component):
         if self._running.pop(me, None) is None:
             # The closing thread has given it back.
             return
-        if failure is not None and (ends_program(failure) or isinstance(failure, HandlerIsAsync)):
+        is_mistake = isinstance(failure, HandlerIsAsync)
+        if failure is not None and (is_mistake or ends_program(failure)):
             # Before the delivery is settled: the store may be away.
             self._course.fail(failure)
             self._end("handler")
-        self._settle(lease, delivery, failure)
-
-    def _settle(
-        self, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False
-    ) -> None:
-        decided, failure = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
-        # An error here is the store's, and was counted; or the next state cannot be computed, which was logged.
-        if decided is not NOTHING:
-            try:
-                ask(lease, delivery, decided, failure)
-                self._intake.writer.put(lease, blocking=decided is not GIVE_BACK)
-            except PitstopError as error:
-                _log.debug("%r could not be settled: %s", lease.id, error)
-        if failure is not None:
-            log_failure(lease, failure, decided, self._backend)
+        settle(self._intake.writer, self._backend, lease, delivery, failure, interrupted=is_mistake, may_write=True)
 
     def _call(self, delivery: Delivery) -> BaseException | None:
         try:

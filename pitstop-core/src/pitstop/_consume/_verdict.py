@@ -69,9 +69,6 @@ def judged(
         out news of the store.
     """
     news = lease.told
-    if failure is None and news is None and not interrupted:
-        # As a rule. It is worth the line: each message comes here.
-        return NOTHING if lease.settled else ACK, None
     if lease.superseded:
         # An extension after the handler had stored or removed the message has raised the news. The lease is settled all the
         # same, so that it is counted.

@@ -13,9 +13,10 @@ from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Rec
 __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
 
 
-@attrs.frozen
+# Not frozen: each claimed message has one, and attrs takes several times as long to make a frozen object.
+@attrs.define
 class Emission:
-    """One occurrence of a leased record, to be handed to the user."""
+    """One occurrence of a leased record, to be handed to the user. It must not be changed."""
 
     #: The record as it was leased, or with another progress.
     leased: Record
@@ -74,7 +75,9 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
         try:
             schedule = Schedule.from_plain(leased.series)
             choice = schedule.choose(progress.scheduled_for, progress.first_leased, leased.id)
-            following = schedule.next(progress.first_leased) if choice is None else None
+            following = None
+            if choice is None:
+                following = schedule.resume(progress.scheduled_for, progress.first_leased, leased.id)
         except ScheduleError as error:
             return bury(_not_emitted(Emission(leased, None, 0, 0, ahead, ahead).record), str(error))
         if choice is None:

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import NamedTuple
 
+from pitstop._values._counted import counted
 
-__all__ = ["LOG_EVERY", "Line", "Outages", "StoreLog", "Throttle"]
+
+__all__ = ["LOG_EVERY", "Line", "Outages", "StoreLog", "Throttle", "left_behind"]
 
 #: Seconds in which at most one more line of a kind is logged.
 LOG_EVERY = 60.0
@@ -165,3 +167,17 @@ class StoreLog:
         self.not_extended = Throttle()
         #: Lines about background work of a listener that fails because of a bug.
         self.not_worked = Throttle()
+
+
+def left_behind(unwritten: int, kept: int) -> str:
+    """Return the text for a listener that was closed while the store was away.
+
+    :param unwritten: the number of acks and nacks that were not written.
+    :param kept: the number of messages that were claimed ahead and not given back.
+    """
+    acks = counted(unwritten, "ack or nack was", "acks or nacks were")
+    messages = counted(kept, "message that was claimed ahead was", "messages that were claimed ahead were")
+    return (
+        f"closed while the store did not answer: {acks} not written, and {messages} not given back. "
+        f"{counted(unwritten + kept, 'message comes back when its lease ends', 'messages come back when their leases end')}."
+    )

@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Any
 
 from pitstop._decisions._change import Wanted
-from pitstop._errors import MessageError, PitstopError, ScheduleError
-from pitstop._recurrence._preview import Upcoming, upcoming
-from pitstop._values._arguments import item_arguments, whole_number
+from pitstop._errors import MessageError, ScheduleError
+from pitstop._recurrence._preview import Upcoming, check_count, upcoming
+from pitstop._values._arguments import item_arguments
 from pitstop._values._id import new_id
 from pitstop._values._instant import LAST_INSTANT
 from pitstop._values._jitter import spread
@@ -21,9 +21,6 @@ from pitstop.abc import Progress, Record
 
 
 __all__ = ["new_record", "new_revision", "preview", "records_of_items", "wanted_of_items"]
-
-#: The most occurrences that are shown at once.
-_MOST_SHOWN = 10_000
 
 
 def new_record(
@@ -37,20 +34,20 @@ def new_record(
     jitter: timedelta | str | None = None,
     now_us: int,
     revision: str,
-    make_id: Callable[[], str] = new_id,
+    make_id: Callable[[], str] | None = None,
 ) -> Record:
     """Read the arguments of ``store`` into a record that takes the place of any record with its id.
 
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
     delivery of the old version can no longer settle anything.
 
-    :param make_id: makes the id of a message that has none.
+    :param make_id: makes the id of a message that has none. None: it gets a UUID.
     :raises pitstop.MessageError: if the message cannot be stored.
     :raises pitstop.ScheduleError: if the times make no sense.
     """
     identifier, body = copy_message(message)
     first, schedule = plan(when, end, every, catch_up, grace, now_us, jitter)
-    id = identifier or make_id()
+    id = identifier or (new_id(now_us) if make_id is None else make_id())
     if schedule is None:
         delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
         return Record(id, body, None, revision, Progress(min(first + spread(id, first, delay), LAST_INSTANT), first))
@@ -63,7 +60,7 @@ def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, n
     :raises pitstop.ScheduleError: if the times make no sense, or there is no occurrence.
     :raises pitstop.PitstopError: if ``n`` cannot be used.
     """
-    whole_number(n, "n", most=_MOST_SHOWN, error=PitstopError)
+    check_count(n)
     if every is None:
         raise ScheduleError("every=None is no rule. Give an interval, text such as '1h', or a rule such as Cron(...).")
     _, schedule = plan(start, end, every, "latest", None, now_us)

@@ -26,6 +26,7 @@ from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._errors import BackendUnavailable
+from pitstop._values._counted import counted
 from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
@@ -134,20 +135,7 @@ class Claimer:
         buffer.note_claim(limit, len(leased))
         if not leased:
             return Claimed(0, again=False)
-        leases: list[Lease] = []
-        unfit: list[tuple[Record | Damaged, Settlement]] = []
-        aside = False
-        for record in leased:
-            if isinstance(record, Damaged) and record.due is None:
-                # The backend could not lease it, and has set it aside by itself.
-                session.events.settled(Settlement(record.id, "", Outcome.BURY, Aside(record.error)), record)
-                aside = True
-                continue
-            decided = self._decided(record, ahead=limit > 1)
-            if isinstance(decided, Emission):
-                leases.append(Lease(decided, until))
-            elif decided is not None:
-                unfit.append((record, decided))
+        leases, unfit, aside = self._decided(leased, until, ahead=limit > 1)
         in_time = clock.monotonic() < until
         if leases and not in_time:
             self._warn_of_slow_claim(now)
@@ -190,9 +178,12 @@ class Claimer:
         except BackendUnavailable as error:
             note = self._session.log.not_given_back.passes(self._session.clock.monotonic()) if log else None
             if note is not None:
-                _log.warning(
-                    "%d claimed messages come back only when their lease runs out: %s%s", len(leases), error, note
+                come_back = counted(
+                    len(leases),
+                    "claimed message comes back only when its lease runs out",
+                    "claimed messages come back only when their leases run out",
                 )
+                _log.warning("%s: %s%s", come_back, error, note)
             return len(leases)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
             if len(leases) > 1:
@@ -211,7 +202,8 @@ class Claimer:
             applied = self._session.backend.settle([defer(each.emission, each.due) for each in leases])
         except BackendUnavailable as error:
             # A claim of one message counts as if a handler had it. They are handed out later all the same.
-            _log.debug("the attempts of %d messages that have to wait still count: %s", len(leases), error)
+            waiting = counted(len(leases), "message that has", "messages that have")
+            _log.debug("the attempts of %s to wait still count: %s", waiting, error)
             return
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
             self.report_bug(leases[0].id, bug, "deferred")
@@ -220,24 +212,45 @@ class Claimer:
             if done:
                 lease.emission = attrs.evolve(lease.emission, ahead=True)
 
-    def _decided(self, record: Record | Damaged, *, ahead: bool) -> Emission | Settlement | None:
-        """Return what becomes of a leased record. None: it stays leased, and comes back when its lease runs out."""
-        try:
-            return decide(record, self._session.retry, ahead=ahead)
-        except BaseException as error:
-            if ends_program(error):
-                raise
-            note = self._session.log.not_settled.passes(self._session.clock.monotonic())
-            if note is not None:
-                # Without the error's text, which may hold anything.
-                _log.error(
-                    "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
-                    record.id,
-                    type(error).__name__,
-                    traceback_of(error),
-                    note,
-                )
-            return None
+    def _decided(
+        self, leased: Sequence[Record | Damaged], until: float, *, ahead: bool
+    ) -> tuple[list[Lease], list[tuple[Record | Damaged, Settlement]], bool]:
+        """Return the leases of records that are to be emitted, the others with their settlements, and whether any was set aside."""
+        retry, aside = self._session.retry, False
+        leases: list[Lease] = []
+        unfit: list[tuple[Record | Damaged, Settlement]] = []
+        for record in leased:
+            if isinstance(record, Damaged) and record.due is None:
+                # The backend could not lease it, and has set it aside by itself.
+                set_aside = Settlement(record.id, "", Outcome.BURY, Aside(record.error))
+                self._session.events.settled(set_aside, record)
+                aside = True
+                continue
+            try:
+                decided = decide(record, retry, ahead=ahead)
+            except BaseException as error:
+                if ends_program(error):
+                    raise
+                self._report_not_emitted(record.id, error)
+                continue
+            if isinstance(decided, Emission):
+                leases.append(Lease(decided, until))
+            else:
+                unfit.append((record, decided))
+        return leases, unfit, aside
+
+    def _report_not_emitted(self, id: str, error: BaseException) -> None:
+        """Log that a recurrence of another author raised an error. The message stays leased until its lease runs out."""
+        note = self._session.log.not_settled.passes(self._session.clock.monotonic())
+        if note is not None:
+            # Without the error's text, which may hold anything.
+            _log.error(
+                "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
+                id,
+                type(error).__name__,
+                traceback_of(error),
+                note,
+            )
 
     def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
         """Settle messages that were claimed and are not to be emitted. Return whether any was."""
@@ -247,7 +260,8 @@ class Claimer:
             applied = self._session.backend.settle([settlement for _, settlement in unfit])
         except BackendUnavailable as error:
             # The claim itself has succeeded. These come back when their leases run out.
-            _log.debug("%d messages that are not to be emitted could not be settled: %s", len(unfit), error)
+            late = counted(len(unfit), "message that is", "messages that are")
+            _log.debug("%s not to be emitted could not be settled: %s", late, error)
             return False
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
             if len(unfit) > 1:

@@ -221,7 +221,8 @@ class Delivery:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._handling.end(error)
-        if self._lease.settled:
+        if self._lease.purpose is not None:
+            # The body has settled it.
             return
         if error is None:
             self.ack()

@@ -64,6 +64,8 @@ class Events:
         """
         #: The plugins' hooks, as they stood at ``init``.
         self.hooks = hooks
+        #: Whether a plugin puts a context around handlers: see :meth:`enter`.
+        self.observes_handling = bool(hooks.handling)
         self._clock = clock
         self._log = log
         self._calls = calls
@@ -85,9 +87,9 @@ class Events:
         return bool(self.hooks.leased)
 
     @property
-    def observes_handling(self) -> bool:
-        """Whether a plugin puts a context around handlers: see :meth:`enter`."""
-        return bool(self.hooks.handling)
+    def observes_acks(self) -> bool:
+        """Whether acks that were written have an observer."""
+        return bool(self.hooks.acked) or self.tap is not None
 
     def stored(self, entry: Entry) -> None:
         """Report a message that was stored."""

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from threading import RLock, get_ident
 
+from pitstop._decisions._logs import left_behind
 from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
@@ -325,12 +326,7 @@ class Intake(Component):
             unwritten = self.writer.close(max(ends - clock.monotonic(), _STOP_PATIENCE))
         if (kept or unwritten) and not self._reported:
             self._reported = True
-            _log.warning(
-                "closed while the store did not answer: %d acks or nacks were not written, and %d messages that were claimed "
-                "ahead not given back; these messages come back when their leases run out",
-                unwritten,
-                kept,
-            )
+            _log.warning("%s", left_behind(unwritten, kept))
         self._finished()
 
     def abandon(self) -> None:

@@ -72,6 +72,14 @@ class Lease:
     Fields that say "with the right" are written by the thread that has the right to settle.
     """
 
+    #: For observers. With the right; None unless a settlement is under way, so that the two do not refer to each other.
+    delivery: object
+    #: Of a nack: the text of the error, and the delay. With the right.
+    error: str | None
+    delay: timedelta | None
+    # The settlement that is being written. With the right.
+    _sent: Settlement
+
     __slots__ = (
         "__weakref__",
         "_doubt",
@@ -101,21 +109,17 @@ class Lease:
         self.state = _HELD
         #: With the right. None: no settlement was asked for.
         self.purpose: Purpose | None = None
+        # The fields `delivery`, `error` and `delay` have values from the first ask() on, and `_sent` from the first
+        # decide() on. Each message makes a lease, and most fields of most leases are written once.
         #: The error that the present settlement raises to its caller, or raised. With the right; and by the caller of an
         #: extension that failed.
         self.told: PitstopError | None = None
         #: Whether the handler has stored or removed this message. Written by the handler's thread; never reset.
         self.superseded = False
-        #: For observers. With the right; None unless a settlement is under way, so that the two do not refer to each other.
-        self.delivery: object = None
-        #: Of a nack: the text of the error, and the delay. With the right.
-        self.error: str | None = None
-        self.delay: timedelta | None = None
-        # The right to settle: the thread that takes the item has it. To take it is one step, which no other thread or
-        # signal handler comes between.
-        self._right = [None]
-        # The settlement that is being written, and the one that was written without an answer. With the right.
-        self._sent: Settlement | None = None
+        # The right to settle: the thread that deletes the attribute has it. To delete it is one step, which no other thread
+        # or signal handler comes between.
+        self._right = None
+        # The settlement that was written without an answer. With the right.
         self._doubt: Settlement | None = None
 
     # Values.
@@ -145,7 +149,7 @@ class Lease:
     def is_over(self, now_us: int) -> bool:
         """Whether the lease has run out, at that time in microseconds."""
         due = self.emission.leased.progress.due
-        return due is not None and due <= now_us // 1000
+        return due is not None and due * 1000 <= now_us
 
     @property
     def is_settling(self) -> bool:
@@ -198,8 +202,8 @@ class Lease:
         :raises LeaseLost: when the lease was settled before, or is over.
         """
         try:
-            self._right.pop()
-        except IndexError:
+            del self._right
+        except AttributeError:
             raise self.refusal(purpose.value) from None
         self.purpose, self.delivery, self.error, self.delay, self.told = purpose, delivery, error, delay, None
         self.state = _ASKED
@@ -211,17 +215,22 @@ class Lease:
         before = "settled" if self.purpose is None else self.purpose.value
         return LeaseLost(f"The delivery of {self.id!r} was {before} before. It cannot be {participle} now.")
 
-    def decide(self, now_us: int, retry: Retry) -> Settlement:
-        """Return the settlement to write. The state is SENT then.
+    def decide(self, now_us: int, retry: Retry) -> Settlement | None:
+        """Return the settlement to write. The state is SENT then. None: the lease has run out, and the state is as before.
 
         :raises Exception: when it cannot be worked out: a recurrence of another author raised an error.
         """
+        emission = self.emission
+        # As is_over() does, without one more call for each message.
+        due = emission.leased.progress.due
+        if due is not None and due * 1000 <= now_us:
+            return None
         if self.purpose is _ACK:
-            settlement = ack(self.emission)
+            settlement = ack(emission)
         elif self.purpose is _NACK:
-            settlement = nack(self.emission, self.error, self.delay, retry, now_us)
+            settlement = nack(emission, self.error, self.delay, retry, now_us)
         else:
-            settlement = hand_back(self.emission.record, retry, now_us // 1000)
+            settlement = hand_back(emission.record, now_us // 1000)
         self._sent, self.state = settlement, _SENT
         return settlement
 
@@ -236,7 +245,6 @@ class Lease:
         :raises AssertionError: without such a write.
         """
         assert self._doubt is not None, "an earlier write got no answer"
-        assert self._sent is not None, "it was sent again"
         applied = was_applied(self._doubt, self.emission.record, stored)
         # The caller may have asked for another settlement meanwhile. It was not this one that was done then.
         return None if applied and self._doubt.outcome is not self._sent.outcome else applied
@@ -259,8 +267,8 @@ class Lease:
         if self.superseded or self.doubted:
             return False
         try:
-            self._right.pop()
-        except IndexError:
+            del self._right
+        except AttributeError:
             return False
         self.told, self.state = self.over("extended"), State.LOST
         return True
@@ -286,7 +294,7 @@ class Lease:
     def hand_back(self, error: PitstopError | None) -> None:
         """Give the right to settle back to the caller, who is told ``error`` and may try again."""
         self.state, self.purpose, self.delivery, self.told = _HELD, None, None, error
-        self._right.append(None)
+        self._right = None
 
     def report(self) -> None:
         """The caller is told :attr:`told`. It may settle a lease that could not be settled in another way."""

@@ -47,7 +47,7 @@ class Listener:
         :raises ConfigError: when ``timeout`` is negative, not finite, or no duration.
         """
         if timeout is None:
-            return self._next()
+            return next(self, None)
         intake = self._intake
         lease = intake.wait(Waiter(0), self._session.clock.monotonic() + seconds_of(timeout))
         return None if lease is None else intake.deliver(lease, at_once=True)
@@ -76,19 +76,15 @@ class Listener:
         """Whether the last look at the store succeeded."""
         return self._intake.healthy
 
-    def _next(self) -> Delivery | None:
-        intake = self._intake
-        lease = intake.take_at_hand() or intake.wait(Waiter(1))
-        return None if lease is None else intake.deliver(lease, at_once=intake.acks_at_once)
-
     def __iter__(self) -> Iterator[Delivery]:
         return self
 
     def __next__(self) -> Delivery:
-        delivery = self._next()
-        if delivery is None:
+        intake = self._intake
+        lease = intake.take_at_hand() or intake.wait(Waiter(1))
+        if lease is None:
             raise StopIteration
-        return delivery
+        return intake.deliver(lease, at_once=intake.acks_at_once)
 
     def __enter__(self) -> Self:
         return self

@@ -54,45 +54,41 @@ class Settler:
         :raises BackendUnavailable: when the store did not answer. Leases whose outcome is not known then are to be written
             again.
         """
-        if len(batch) > 1 and any(each.superseded for each in batch):
+        # Looked at once: another handler may store or remove its message meanwhile.
+        apart = [each for each in batch if each.superseded]
+        if apart and len(batch) > 1:
             # In a batch of deletes a backend may count a message that was removed before as deleted.
-            for each in batch:
-                if each.superseded:
-                    self.write((each,))
-            batch = [each for each in batch if not each.superseded]
+            for each in apart:
+                self._write_together((each,))
+            batch = [each for each in batch if each not in apart]
         self._write_together(batch)
 
     def _write_together(self, batch: Sequence[Lease]) -> None:
         backend = self._session.backend
         # A write that fails is tried again by the caller, or reported to the caller's caller.
         with backend.bounded():
-            now_us = backend.now()
-            sent = [(each, found) for each in batch if (found := self._decided(each, now_us)) is not None]
+            sent, settlements = self._decided(batch, backend.now())
             if not sent:
                 return
             try:
-                answers = list(zip(sent, backend.settle([found for _, found in sent]), strict=True))
+                answers = list(zip(sent, settlements, backend.settle(settlements), strict=True))
             except BackendUnavailable:
                 raise
             except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of these settlements perhaps
-                self._write_one_by_one([each for each, _ in sent], bug)
+                self._write_one_by_one(sent, bug)
                 return
-        refused: list[tuple[Lease, Settlement]] = []
         try:
-            for (lease, settlement), done in answers:
-                if done:
-                    self._done(lease, settlement)
-                else:
-                    refused.append((lease, settlement))
+            self._report_done(answers)
         except BaseException:
             # The store has done the rest, too. When they are written again, it refuses them: they are not lost.
-            for (lease, _), done in answers:
+            for lease, _, done in answers:
                 if done:
                     lease.postpone(doubtful=True)
             raise
         # Last, since this asks the store, which may be away by now: the outcome of the others is reported before.
-        for lease, settlement in refused:
-            self._refused(lease, settlement)
+        for lease, settlement, done in answers:
+            if not done:
+                self._refused(lease, settlement)
 
     def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
         for lease in batch:
@@ -104,21 +100,28 @@ class Settler:
         for lease in batch:
             self.write((lease,))
 
-    def _decided(self, lease: Lease, now_us: int) -> Settlement | None:
-        """Return the settlement to write. None: nothing is to be written, and the outcome is known."""
-        if not lease.is_over(now_us):
+    def _decided(self, batch: Sequence[Lease], now_us: int) -> tuple[list[Lease], list[Settlement]]:
+        """Return the leases whose settlements are to be written, and these settlements. The outcome of the others is known."""
+        retry = self._session.retry
+        leases: list[Lease] = []
+        settlements: list[Settlement] = []
+        for lease in batch:
             try:
-                return lease.decide(now_us, self._session.retry)
+                settlement = lease.decide(now_us, retry)
             except BaseException as error:
                 if ends_program(error):
                     raise
                 self._fail(lease, error, "computed")
-        elif lease.doubted and not lease.superseded:
-            # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
-            self._leave_in_doubt(lease)
-        else:
-            self._lost(lease)
-        return None
+                continue
+            if settlement is not None:
+                leases.append(lease)
+                settlements.append(settlement)
+            elif lease.doubted and not lease.superseded:
+                # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
+                self._leave_in_doubt(lease)
+            else:
+                self._lost(lease)
+        return leases, settlements
 
     def _refused(self, lease: Lease, settlement: Settlement) -> None:
         if not lease.doubted or lease.superseded:
@@ -137,6 +140,17 @@ class Settler:
             self._done(lease, settlement)
         else:
             self._lost(lease)
+
+    def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool]]) -> None:
+        counts, observed = self.counts, self._session.events.observes_acks
+        for lease, settlement, done in answers:
+            if done:
+                if settlement.progress is not None or lease.purpose is not _ACK or observed:
+                    self._done(lease, settlement)
+                else:
+                    # As a rule, and without the calls that _done() makes.
+                    lease.done()
+                    counts.acked += 1
 
     def _done(self, lease: Lease, settlement: Settlement) -> None:
         events, delivery = self._session.events, lease.done()

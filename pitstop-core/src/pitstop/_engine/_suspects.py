@@ -59,9 +59,10 @@ class Suspects:
 
     def keep(self, leases: list[Lease]) -> list[Lease]:
         """Keep the suspects of a claim, and return the other messages."""
-        suspects = [each for each in leases if is_suspect(each.emission.leased.progress)]
-        if not suspects:
+        # As is_suspect() finds out, without one more call for each message.
+        if not [each for each in leases if each.emission.leased.progress.unsettled > 1]:
             return leases
+        suspects = [each for each in leases if is_suspect(each.emission.leased.progress)]
         self.waiting.extend(suspects)
         return [each for each in leases if not is_suspect(each.emission.leased.progress)]
 

@@ -7,9 +7,9 @@ kinds need no migration. The dict never names a class or a module: a renamed cla
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeGuard
 
 from pitstop._errors import ScheduleError
 from pitstop._recurrence._counting import MOST_COUNTED, AtLeast
@@ -18,7 +18,7 @@ from pitstop._values._plain import shown
 from pitstop._values._quoting import quoted
 
 
-__all__ = ["Recurrence", "following", "last_until"]
+__all__ = ["Recurrence", "asked", "counted", "following", "last_until"]
 
 
 class Recurrence(ABC):
@@ -66,25 +66,22 @@ class Recurrence(ABC):
 
         This default finds it by bisection with :meth:`after`. A kind that can compute it overrides this method.
         """
-        found, step = None, 60_000
-        earlier = instant
+        found, step, earlier = None, 60_000, instant
         while found is None:
             if earlier < start:
                 return None
             earlier = max(instant - step, start - 1)
-            candidate = self.after(earlier, start)
-            if candidate is not None and candidate <= instant:
-                found = candidate
+            found = _between(self, earlier, instant, start)
             step *= 4
-        # Invariant: `found` is an occurrence, and there is none later than `later` that is not later than `instant`.
+        # Invariant: `found` is an occurrence, and none is later than `later` and not later than `instant`.
         later = instant
         while found < later:
             middle = (found + later) // 2
-            candidate = self.after(middle, start)
-            if candidate is not None and candidate <= instant:
-                found = candidate
-            else:
+            candidate = _between(self, middle, instant, start)
+            if candidate is None:
                 later = middle
+            else:
+                found = candidate
         return found
 
     def count(self, since: int, until: int, start: int) -> int:
@@ -138,19 +135,15 @@ def following(recurrence: Recurrence, instant: int, start: int) -> int | None:
     :raises ScheduleError: if the rule raises or returns anything but a later instant.
     """
     after = max(instant, start - 1)
-    try:
-        found: object = recurrence.after(after, start)
-    except (ScheduleError, MemoryError):
-        raise
-    except Exception as error:
-        raise _broken(recurrence, f"raised {type(error).__name__}: {error}", instant) from error
+    found = asked(recurrence, instant, recurrence.after, after, start)
     if found is None:
         return None
-    if not isinstance(found, int) or isinstance(found, bool):
+    if not _is_int(found):
         raise _broken(recurrence, f"returned a {type(found).__name__} where an int is due", instant)
     if found <= after:
         raise _broken(recurrence, f"returned {_text_of(found)}, which is not later", instant)
-    return found if found <= LAST_INSTANT else None
+    # An int of another type may be more than the stores take.
+    return int(found) if found <= LAST_INSTANT else None
 
 
 def last_until(recurrence: Recurrence, instant: int, start: int) -> int | None:
@@ -158,17 +151,46 @@ def last_until(recurrence: Recurrence, instant: int, start: int) -> int | None:
 
     :raises ScheduleError: if the rule raises or returns anything but an instant that is not later.
     """
+    found = asked(recurrence, instant, recurrence.latest, instant, start)
+    if found is None:
+        return None
+    if not _is_int(found) or found > instant:
+        raise _broken(recurrence, f"returned {quoted(found)} as the latest occurrence", instant)
+    return int(found)
+
+
+def counted(recurrence: Recurrence, since: int, until: int, start: int) -> int:
+    """Return the number of occurrences later than ``since`` and not later than ``until``; both are occurrences.
+
+    :raises ScheduleError: if the rule raises or returns anything but a number.
+    """
+    found = asked(recurrence, since, recurrence.count, since, until, start)
+    if not _is_int(found) or found < 0:
+        raise _broken(recurrence, f"returned {quoted(found)} as the number of occurrences", since)
+    return found
+
+
+def asked(recurrence: Recurrence, instant: int, method: Callable[..., object], *arguments: int) -> object:
+    """Call a method of a rule, which concerns the occurrence after ``instant``, and return its result.
+
+    :raises ScheduleError: if the method raises.
+    """
     try:
-        found: object = recurrence.latest(instant, start)
+        return method(*arguments)
     except (ScheduleError, MemoryError):
         raise
     except Exception as error:
         raise _broken(recurrence, f"raised {type(error).__name__}: {error}", instant) from error
-    if found is None:
-        return None
-    if not isinstance(found, int) or isinstance(found, bool) or found > instant:
-        raise _broken(recurrence, f"returned {quoted(found)} as the latest occurrence", instant)
-    return found
+
+
+def _between(recurrence: Recurrence, earlier: int, instant: int, start: int) -> int | None:
+    """Return the first occurrence later than ``earlier`` and not later than ``instant``; None if there is none."""
+    found = following(recurrence, earlier, start)
+    return found if found is not None and found <= instant else None
+
+
+def _is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _broken(recurrence: Recurrence, what: str, instant: int) -> ScheduleError:

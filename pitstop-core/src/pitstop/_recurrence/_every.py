@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Self
@@ -10,7 +12,7 @@ import attrs
 
 from pitstop._errors import ConfigError, ScheduleError
 from pitstop._recurrence._base import Recurrence
-from pitstop._values._duration import format_duration, parse_duration
+from pitstop._values._duration import format_duration, parse_duration, read_duration
 from pitstop._values._instant import span_of_time
 from pitstop._values._plain import shown
 
@@ -20,6 +22,8 @@ __all__ = ["Every"]
 _MILLISECOND = timedelta(milliseconds=1)
 #: Milliseconds of the longest ``timedelta``.
 _LONGEST = timedelta.max // _MILLISECOND
+_LONGEST_TEXT = 1000
+_MONTHS_OR_YEARS = re.compile(r"(EVERY )?[0-9]{0,9} ?(MO|MONTHS?|MONTHLY|Y|YEARS?|YEARLY)")
 
 
 @attrs.frozen(init=False, repr=False)
@@ -97,7 +101,21 @@ class Every(Recurrence):
 
 
 def _span_of_text(text: str) -> timedelta:
+    if read_duration(text) is None:
+        raise ScheduleError(f"every={shown(text)} is no interval. {_advice_on(text)}")
     try:
         return parse_duration(text, "every")
     except ConfigError as error:
         raise ScheduleError(str(error)) from None
+
+
+def _advice_on(text: str) -> str:
+    """Return the remedy for a text that may be meant as another rule."""
+    meant = text[:_LONGEST_TEXT].strip().upper()
+    if "FREQ=" in meant:
+        return "For a rule of RFC 5545, give RRule('FREQ=DAILY')."
+    if meant.startswith("@") or len(meant.split()) >= 5:
+        return "For a cron expression, give Cron('0 9 * * *')."
+    if _MONTHS_OR_YEARS.fullmatch(meant):
+        return "For months and years, give Calendar(months=1)."
+    return "Give a timedelta, or text such as '15m', '1h30m' or '250ms'."

@@ -8,12 +8,17 @@ from itertools import islice
 
 import attrs
 
-from pitstop._recurrence._base import Recurrence, following
-from pitstop._recurrence._wall import Wall, wall_of
+from pitstop._errors import PitstopError, ScheduleError
+from pitstop._recurrence._base import Recurrence, asked, following
+from pitstop._recurrence._wall import Wall, wall_of, zone_name
 from pitstop._values._instant import from_instant
+from pitstop._values._quoting import quoted
 
 
-__all__ = ["Upcoming", "upcoming"]
+__all__ = ["Upcoming", "check_count", "upcoming"]
+
+#: The most occurrences that are shown at once.
+_MOST_SHOWN = 10_000
 
 
 @attrs.frozen
@@ -57,8 +62,25 @@ def upcoming(
     :raises pitstop.ScheduleError: if the rule is broken.
     """
     begin = start if since is None else max(since, start)
-    wall = wall_of(getattr(recurrence, "tz", None) or "UTC")
+    wall = _wall_of_rule(recurrence)
     return [_shown(recurrence, each, start, wall) for each in islice(_instants(recurrence, start, end, begin), count)]
+
+
+def check_count(n: object) -> None:
+    """Check a number of occurrences to show.
+
+    :raises pitstop.PitstopError: if it is no whole number, or out of range.
+    """
+    if type(n) is not int or not 1 <= n <= _MOST_SHOWN:
+        raise PitstopError(f"n={quoted(n)} cannot be used. Give a whole number from 1 to {_MOST_SHOWN}.")
+
+
+def _wall_of_rule(recurrence: Recurrence) -> Wall:
+    try:
+        return wall_of(zone_name(getattr(recurrence, "tz", "UTC")))
+    except ScheduleError:
+        # A kind of another author may mean something else by the name.
+        return wall_of("UTC")
 
 
 def _instants(recurrence: Recurrence, start: int, end: int | None, begin: int) -> Iterator[int]:
@@ -78,7 +100,7 @@ def _shown(recurrence: Recurrence, occurrence: int, start: int, wall: Wall) -> U
     note = None
     reading = wall.read(occurrence)
     if wall.zone is not UTC and reading is not None:
-        if recurrence.is_moved(occurrence, start):
+        if asked(recurrence, occurrence, recurrence.is_moved, occurrence, start):
             note = "moved: the clock skips its time"
         elif wall.fold_around(reading) is not None:
             note = f"the clock shows this time twice: {'second' if reading.fold else 'first'} pass"

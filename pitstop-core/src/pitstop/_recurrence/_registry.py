@@ -24,7 +24,7 @@ from pitstop._values._quoting import quoted
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["RECURRENCE_GROUP", "is_known", "load_recurrence", "register_recurrence"]
+__all__ = ["RECURRENCE_GROUP", "is_known", "is_own", "load_recurrence", "register_recurrence"]
 
 RECURRENCE_GROUP = "pitstop.recurrences"
 
@@ -54,6 +54,11 @@ def is_known(recurrence: Recurrence) -> bool:
     return isinstance(kind, str) and _find(kind) is type(recurrence)
 
 
+def is_own(recurrence: Recurrence) -> bool:
+    """Whether a recurrence is of a kind that Pitstop brings itself."""
+    return type(recurrence) in _OWN
+
+
 def load_recurrence(plain: object) -> Recurrence:
     """Return the recurrence of a stored form.
 
@@ -79,14 +84,21 @@ def load_recurrence(plain: object) -> Recurrence:
             f"Upgrade it, then redrive the message."
         )
     try:
-        return cls.load(fields)
+        found: object = cls.load(fields)
     except (PitstopError, MemoryError):
         raise
     except Exception as error:
-        raise ScheduleError(
-            f"The stored recurrence of kind {kind!r:.80} cannot be read: {type(error).__name__}: {error}. Store the message "
-            f"again, or report this to the author of the kind."
-        ) from error
+        raise _unreadable(kind, f"{type(error).__name__}: {error}") from error
+    if not isinstance(found, cls):
+        raise _unreadable(kind, f"load() returned a {type(found).__name__}")
+    return found
+
+
+def _unreadable(kind: object, reason: str) -> ScheduleError:
+    return ScheduleError(
+        f"The stored recurrence of kind {kind!r:.80} cannot be read: {reason}. Store the message again, or report this to the author "
+        f"of the kind."
+    )
 
 
 def _find(kind: str) -> type[Recurrence] | None:
@@ -103,12 +115,9 @@ def _find(kind: str) -> type[Recurrence] | None:
     try:
         entry_point = by_name(RECURRENCE_GROUP, named)[kind]
         where = f"Recurrence kind {quoted(kind)} from {origin(entry_point)}"
-        cls = _add(load(entry_point, where), where)
+        return _add(load(entry_point, where), where, named=kind)
     except PitstopError as error:
         raise ScheduleError(str(error)) from error
-    if cls.kind != kind:
-        raise ScheduleError(f"{where} has the kind {quoted(cls.kind)}. Report this to its author.")
-    return cls
 
 
 @lru_cache(maxsize=1)
@@ -118,7 +127,8 @@ def _entry_points() -> tuple[EntryPoint, ...]:
     return tuple(installed(RECURRENCE_GROUP))
 
 
-def _add(cls: object, where: str) -> type[Recurrence]:
+def _add(cls: object, where: str, *, named: str | None = None) -> type[Recurrence]:
+    """Add a class to the kinds. ``named`` is the name of its entry point, which has to be its kind."""
     if not isinstance(cls, type) or not issubclass(cls, Recurrence):
         raise ScheduleError(f"{where}: {quoted(cls)} is no subclass of pitstop.Recurrence.")
     missing = sorted(cls.__abstractmethods__)
@@ -130,6 +140,8 @@ def _add(cls: object, where: str) -> type[Recurrence]:
             f"{where}: the class {cls.__qualname__} has the kind {quoted(kind)}. Give it a name with a dot, such as "
             f"kind = 'acme.tides'. Names without a dot belong to Pitstop."
         )
+    if named is not None and kind != named:
+        raise ScheduleError(f"{where} has the kind {quoted(kind)}. Report this to its author.")
     if type(cls.version) is not int or cls.version < 1:
         raise ScheduleError(
             f"{where}: the class {cls.__qualname__} has the version {quoted(cls.version)}. Give a whole number from 1."

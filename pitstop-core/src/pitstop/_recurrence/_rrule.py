@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import MAXYEAR, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from itertools import chain, groupby, takewhile
+from itertools import chain, groupby, product, takewhile
 from typing import Any, ClassVar, Self
 
 import attrs
@@ -69,7 +69,7 @@ class RRule(Recurrence):
             return None
         anchor = anchor.replace(fold=0)
         # A reading of the second pass is the same as in the first, and what it names has come then.
-        for found in _readings(_anchored(self.rule, anchor), anchor, reading.replace(fold=0), self.rule):
+        for found in _readings(self.rule, anchor, reading.replace(fold=0)):
             if wall.is_skipped(found):
                 continue
             at = wall.instant(found)
@@ -94,8 +94,8 @@ class RRule(Recurrence):
 
 
 @lru_cache(maxsize=512)
-def _anchored(rule: str, anchor: datetime) -> RuleParts:
-    """Return the parts of a rule, completed by the start of the series."""
+def _anchored(rule: str, anchor: datetime) -> tuple[RuleParts, list[time]]:
+    """Return the parts of a rule, completed by the start of the series, and the times of a day in order."""
     parts = read_rrule(rule)
     added: dict[str, Any] = {}
     if not (parts.week_numbers or parts.year_days or parts.month_days or parts.weekdays):
@@ -107,23 +107,19 @@ def _anchored(rule: str, anchor: datetime) -> RuleParts:
             added["weekdays"] = ((anchor.weekday(), 0),)
     for name, of_anchor in (("hours", anchor.hour), ("minutes", anchor.minute), ("seconds", anchor.second)):
         added[name] = getattr(parts, name) or (of_anchor,)
-    return attrs.evolve(parts, **added)
+    # Microseconds of the start are kept unless the rule names seconds, so that the start itself can be an occurrence.
+    fraction = 0 if parts.seconds else anchor.microsecond
+    clocks = product(added["hours"], added["minutes"], added["seconds"])
+    return attrs.evolve(parts, **added), [time(*clock, fraction) for clock in clocks]
 
 
-def _readings(parts: RuleParts, anchor: datetime, after: datetime, rule: str) -> Iterator[datetime]:
+def _readings(rule: str, anchor: datetime, after: datetime) -> Iterator[datetime]:
     """Yield the readings not before ``after`` and ``anchor``, in order.
 
     :raises ScheduleError: if there is none for so long that the rule must be wrong.
     """
+    parts, times = _anchored(rule, anchor)
     least = max(anchor, after)
-    # Microseconds of the start are kept unless the rule names seconds, so that the start itself can be an occurrence.
-    fraction = 0 if read_rrule(rule).seconds else anchor.microsecond
-    times = [
-        time(hour, minute, second, fraction)
-        for hour in parts.hours
-        for minute in parts.minutes
-        for second in parts.seconds
-    ]
     examined = 0
     # The week of the first days of a year may begin in the year before.
     first = least.year - (parts.frequency == "WEEKLY")
@@ -133,10 +129,9 @@ def _readings(parts: RuleParts, anchor: datetime, after: datetime, rule: str) ->
         for days in _periods(parts, anchor.date(), year, since):
             if days[-1] < least.date():
                 continue
-            for reading in _chosen(days, times, parts.positions):
-                if reading >= least:
-                    examined = 0
-                    yield reading
+            for reading in _chosen(days, times, parts.positions, least):
+                examined = 0
+                yield reading
         examined += _COST_OF_YEAR + len(_days_of(parts, year))
         if examined > _MOST_EXAMINED:
             raise ScheduleError(
@@ -145,18 +140,21 @@ def _readings(parts: RuleParts, anchor: datetime, after: datetime, rule: str) ->
             )
 
 
-def _chosen(days: list[date], times: list[time], positions: tuple[int, ...]) -> Iterator[datetime]:
-    """Yield the readings of one period: all of them, or those at the positions that BYSETPOS names."""
-    if not positions:
-        for day in days:
-            for each in times:
-                yield datetime.combine(day, each)
-        return
+def _chosen(days: list[date], times: list[time], positions: tuple[int, ...], least: datetime) -> Iterator[datetime]:
+    """Yield the readings of one period that are not before ``least``: all of them, or those that BYSETPOS names."""
     count = len(days) * len(times)
-    indices = {position - 1 if position > 0 else count + position for position in positions}
-    for index in sorted(each for each in indices if 0 <= each < count):
-        at_day, at_time = divmod(index, len(times))
-        yield datetime.combine(days[at_day], times[at_time])
+    indices: Sequence[int] = range(count)
+    if positions:
+        named = {position - 1 if position > 0 else count + position for position in positions}
+        indices = sorted(each for each in named if 0 <= each < count)
+    # A year may have many readings before `least`.
+    first_day = bisect_left(days, least.date())
+    first = first_day * len(times)
+    if first_day < len(days) and days[first_day] == least.date():
+        first += bisect_left(times, least.time())
+    for index in indices[bisect_left(indices, first) :]:
+        day, clock = divmod(index, len(times))
+        yield datetime.combine(days[day], times[clock])
 
 
 def _period_of(parts: RuleParts, day: date) -> int:

@@ -20,6 +20,8 @@ _LONGEST = 1000
 _FREQUENCIES = ("YEARLY", "MONTHLY", "WEEKLY", "DAILY")
 _TOO_OFTEN = ("HOURLY", "MINUTELY", "SECONDLY")
 _MOST_INTERVAL = 1000
+#: The most times of one day. Each search makes a list of them.
+_MOST_TIMES = 24 * 60
 _WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 _BY_DAY = re.compile(r"([+-]?[0-9]{1,2})?(MO|TU|WE|TH|FR|SA|SU)")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4}")
@@ -182,3 +184,8 @@ def _check(parts: RuleParts, shown: str) -> None:
     )  # fmt: skip
     if parts.positions and not any(listed):
         raise ScheduleError(f"{shown}: BYSETPOS chooses from a list, and there is none. Give BYDAY or another list.")
+    times = max(len(parts.hours), 1) * max(len(parts.minutes), 1) * max(len(parts.seconds), 1)
+    if times > _MOST_TIMES:
+        raise ScheduleError(
+            f"{shown} has {times} times a day. Give at most {_MOST_TIMES}, or Every('1s') or a Cron in place of it."
+        )

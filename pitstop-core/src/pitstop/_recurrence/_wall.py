@@ -113,7 +113,8 @@ def _transition(zone: tzinfo, low: int, high: int, before: timedelta) -> int:
 
 
 def _instant(reading: datetime, offset: timedelta) -> int:
-    return (reading - offset - _NAIVE_EPOCH) // _MILLISECOND
+    # In this order, because the last hours of the year 9999 are in the year 10000 by UTC.
+    return (reading - _NAIVE_EPOCH - offset) // _MILLISECOND
 
 
 def _reading(instant: int, offset: timedelta) -> datetime:
@@ -173,6 +174,8 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _suggestion(name: str) -> str:
+    if name.strip().upper() in ("UTC", "Z", "ZULU"):
+        return "Did you mean 'UTC'? "
     names = _zone_names()
     wanted = name[:_LONGEST_NAME].strip().replace(" ", "_").lower()
     for known in names:

@@ -12,7 +12,7 @@ from pitstop._values._plain import Unreadable, as_timedelta
 from pitstop._values._quoting import quoted
 
 
-__all__ = ["LONGEST_SECONDS", "format_duration", "parse_duration"]
+__all__ = ["LONGEST_SECONDS", "format_duration", "parse_duration", "read_duration"]
 
 _UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -40,7 +40,7 @@ def parse_duration(value: object, field: str) -> timedelta:
     :param field: the name under which the value was given, for the error.
     :raises ConfigError: if it is none of these, negative, not finite, or longer than 100 years.
     """
-    duration = _read(value)
+    duration = read_duration(value)
     if duration is None:
         raise ConfigError(
             f"{field}={quoted(value)} is not a duration. "
@@ -53,7 +53,8 @@ def parse_duration(value: object, field: str) -> timedelta:
     return duration
 
 
-def _read(value: object) -> timedelta | None:
+def read_duration(value: object) -> timedelta | None:
+    """Return a duration as :func:`parse_duration` does, without its bounds; None if the value is none."""
     try:
         span = as_timedelta(value)
         if span is not None or isinstance(value, bool):

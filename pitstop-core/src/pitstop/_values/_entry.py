@@ -9,7 +9,7 @@ import attrs
 
 from pitstop._recurrence._base import Recurrence
 from pitstop._recurrence._every import Every
-from pitstop._recurrence._preview import Upcoming, upcoming
+from pitstop._recurrence._preview import Upcoming, check_count, upcoming
 from pitstop._values._instant import floor_instant
 
 
@@ -57,12 +57,14 @@ class Entry:
     def upcoming(self, n: int = 5) -> list[Upcoming]:
         """Return the current occurrence and those after it, ``n`` at most. Jitter is not counted.
 
+        :raises PitstopError: if ``n`` is not from 1 to 10,000.
         :raises ScheduleError: if the rule is broken.
         """
+        check_count(n)
         if self.scheduled_for is None:
             return []
         if self.every is None or self.start is None:
-            return [Upcoming(self.scheduled_for, self.scheduled_for, "UTC")][:n]
+            return [Upcoming(self.scheduled_for, self.scheduled_for, "UTC")]
         rule = self.every if isinstance(self.every, Recurrence) else Every(self.every)
         end = None if self.end is None else floor_instant(self.end)
         return upcoming(rule, floor_instant(self.start), end, n, since=floor_instant(self.scheduled_for))

@@ -10,10 +10,11 @@ from typing import Any, Literal, cast, get_args
 import attrs
 
 from pitstop._errors import ConfigError, ScheduleError
-from pitstop._recurrence._base import Recurrence, following, last_until
+from pitstop._recurrence._base import Recurrence, counted, following, last_until
 from pitstop._recurrence._every import Every
 from pitstop._recurrence._registry import is_known, load_recurrence
-from pitstop._values._duration import parse_duration
+from pitstop._recurrence._stored_form import check_stored_form
+from pitstop._values._duration import format_duration, parse_duration, read_duration
 from pitstop._values._instant import LAST_INSTANT, end_of, instant_of, span_of_time
 from pitstop._values._jitter import spread
 from pitstop._values._plain import shown, type_name
@@ -38,6 +39,8 @@ _CATCH_UP = get_args(CatchUp)
 _FIELDS = (5, 6)
 #: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
+#: The number of distances between occurrences to which a jitter is compared. Most rules show their shortest one among them.
+_MOST_COMPARED = 10
 
 
 @attrs.frozen
@@ -102,16 +105,26 @@ class Schedule:
         :raises ScheduleError: if the rule is broken.
         """
         if self.catch_up == "all":
-            return self._oldest(pending, at)
-        last, missed = pending, 0
-        after = self.next(pending)
-        if after is not None and after <= at:
-            until = min(at, self._limit - 1)
-            last = self._last_due(pending, until, at, id)
-            missed = self.recurrence.count(pending, last, self.start)
-        if self.grace is not None and at - self.due(last, id) > self.grace:
+            occurrence = self._oldest(pending, at, id)
+            is_due = occurrence == pending or (occurrence is not None and self.due(occurrence, id) <= at)
+        else:
+            occurrence = self._newest(pending, at, id)
+            is_due = self.grace is None or at - self.due(occurrence, id) <= self.grace
+        if occurrence is None or not is_due:
             return None
-        return Choice(last, missed)
+        missed = 0 if occurrence == pending else counted(self.recurrence, pending, occurrence, self.start)
+        return Choice(occurrence, missed)
+
+    def resume(self, pending: int, at: int, id: str = "") -> int | None:
+        """Return the occurrence with which the series goes on if :meth:`choose` finds none; None if the series is over.
+
+        An occurrence whose time has come, and whose jitter is not over, is among those that are still to come.
+
+        :raises ScheduleError: if the rule is broken.
+        """
+        if self.catch_up == "all":
+            return self._oldest(pending, at, id)
+        return self.next(self._newest(pending, at, id))
 
     def to_plain(self) -> dict[str, Any]:
         """Return the stored form."""
@@ -133,7 +146,7 @@ class Schedule:
         :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
         every, size = plain.get("every"), len(plain)
-        if size in _FIELDS and type(every) is dict:
+        if size in _FIELDS and type(every) is dict and _is_own(every.get("kind")):
             try:
                 jitter = _NO_JITTER if size == _FIELDS[0] else plain["jitter"]
                 fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"], jitter
@@ -143,23 +156,34 @@ class Schedule:
                 pass
         return _read(plain)
 
-    def _oldest(self, pending: int, at: int) -> Choice | None:
-        """Return the oldest occurrence that is not too old."""
-        if self.grace is None or at - pending <= self.grace:
-            return Choice(pending, 0)
-        oldest = self.next(at - self.grace - 1)
-        if oldest is None or oldest > at:
-            return None
-        return Choice(oldest, self.recurrence.count(pending, oldest, self.start))
+    def _oldest(self, pending: int, at: int, id: str) -> int | None:
+        """Return the oldest occurrence that is not too old. It may be one that has not come yet."""
+        if self.grace is None:
+            return pending
+        occurrence: int | None = pending
+        least = at - self.grace
+        if self.due(pending, id) < least:
+            occurrence = self.next(max(pending, least - self.jitter - 1))
+        while occurrence is not None and self.due(occurrence, id) < least:
+            occurrence = self.next(occurrence)
+        return occurrence
 
-    def _last_due(self, pending: int, until: int, at: int, id: str) -> int:
+    def _newest(self, pending: int, at: int, id: str) -> int:
         """Return the last occurrence that came by ``at``, its jitter included."""
-        last: int | None = until + 1
+        after = self.next(pending)
+        if after is None or after > at:
+            return pending
+        last: int | None = min(at, self._limit - 1) + 1
         while last is not None and last > pending:
             last = last_until(self.recurrence, last - 1, self.start)
             if last is not None and last > pending and self.due(last, id) <= at:
                 return last
         return pending
+
+
+def _is_own(kind: object) -> bool:
+    # A rule of another author may be changed after it was loaded. It must not be shared among messages.
+    return type(kind) is str and "." not in kind
 
 
 #: In place of a jitter that is not stored. None is a value that the stored form must not have.
@@ -219,15 +243,17 @@ def plan(
     until = None if end is None else end_of(_moment(end, "end"), begin, now_us)
     if until is not None and until <= start:
         raise ScheduleError(
-            f"end={shown(end)} is not after the start {_start_text(when)}. A timedelta counts from now. The end is exclusive; "
+            f"end={shown(end)} is not after the start {_start_text(when)}. A distance counts from now. The end is exclusive; "
             f"None means never."
         )
-    schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace), _jitter(jitter, recurrence))
+    longest = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
+    schedule = Schedule(start, until, recurrence, *_policy(catch_up, grace), longest)
     first = schedule.first()
     if first is None:
         advice = "Give other times." if end is None else "Give a later end."
         bound = "" if end is None else f" until {shown(end)}"
         raise ScheduleError(f"every={_rule_text(every)} has no occurrence from {_start_text(when)}{bound}. {advice}")
+    _refuse_overtaking(jitter, schedule, first)
     return first, schedule
 
 
@@ -238,15 +264,17 @@ def span_of(value: object, field: str) -> timedelta:
     """
     span = span_of_time(value, field)
     if span is None and (text := _text(value)) is not None:
-        span = _span_of_text(text, field)
+        span = read_duration(text)
     if span is None or span < timedelta(0):
-        raise ScheduleError(f"{field}={shown(value)} cannot be used. Give a timedelta of zero or more.")
+        raise ScheduleError(
+            f"{field}={shown(value)} cannot be used. Give a timedelta of zero or more, or text such as '15m'."
+        )
     return span
 
 
 def _moment(value: Moment, field: str) -> datetime | timedelta:
     text = _text(value)
-    return cast("datetime | timedelta", value) if text is None else _span_of_text(text, field)
+    return cast("datetime | timedelta", value) if text is None else _distance(text, field)
 
 
 def _text(value: object) -> str | None:
@@ -254,7 +282,7 @@ def _text(value: object) -> str | None:
     return str.__str__(cast("str", value)) if issubclass(type(value), str) else None
 
 
-def _span_of_text(text: str, field: str) -> timedelta:
+def _distance(text: str, field: str) -> timedelta:
     try:
         return parse_duration(text, field)
     except ConfigError:
@@ -271,15 +299,22 @@ def _rule_text(every: object) -> str:
     return quoted(every) if isinstance(every, Recurrence) else shown(every)
 
 
-def _jitter(jitter: object, recurrence: Recurrence) -> int:
-    if jitter is None:
-        return 0
-    ms = span_of(jitter, "jitter") // timedelta(milliseconds=1)
-    if isinstance(recurrence, Every) and ms >= recurrence.ms:
-        raise ScheduleError(
-            f"jitter={shown(jitter)} is not shorter than the interval, so occurrences would overtake each other. Give a shorter one."
-        )
-    return ms
+def _refuse_overtaking(jitter: object, schedule: Schedule, first: int) -> None:
+    """Refuse a jitter that lets an occurrence come after the next one, which would then take its place."""
+    if not schedule.jitter:
+        return
+    occurrence = first
+    for _ in range(_MOST_COMPARED):
+        following = schedule.next(occurrence)
+        if following is None:
+            return
+        if following - occurrence <= schedule.jitter:
+            distance = format_duration(timedelta(milliseconds=following - occurrence))
+            raise ScheduleError(
+                f"jitter={shown(jitter)} is not shorter than the {distance} between two occurrences, so they would overtake each "
+                f"other. Give a shorter one."
+            )
+        occurrence = following
 
 
 def _is_graceful(catch_up: object, grace: object) -> bool:
@@ -303,6 +338,11 @@ def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
 def _recurrence(every: object) -> Recurrence:
     span = span_of_time(every, "every")
     if span is not None:
+        if getattr(every, "months", 0) or getattr(every, "years", 0):
+            # The Duration of pendulum is a timedelta that counts 30 days for a month.
+            raise ScheduleError(
+                f"every={shown(every)} has months or years, whose length varies. Give Calendar(months=1)."
+            )
         return Every(span)
     text = _text(every)
     if text is not None:
@@ -314,9 +354,10 @@ def _recurrence(every: object) -> Recurrence:
                 f"every={quoted(every)} is a recurrence of a kind that is not registered, so no listener could read it. "
                 f"Register its class under the entry-point group 'pitstop.recurrences', or by pitstop.register_recurrence()."
             )
+        check_stored_form(every)
         return every
     raise ScheduleError(
-        f"every={shown(every)} is a {type_name(every)}. Give a timedelta, text such as '1h', or a rule such as Cron(...)."
+        f"every={shown(every)} is a {type_name(every)}. Give a timedelta, text such as '1h', or a rule such as Cron(...) or Calendar(months=1)."
     )
 
 

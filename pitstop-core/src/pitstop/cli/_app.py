@@ -30,6 +30,9 @@ from pitstop.cli._streams import StdoutFailed, discard_stdout, unwritten
 
 __all__ = ["app", "run"]
 
+#: Raised for a command without arguments, with the help as its text. Older versions of click exit instead.
+_HELP: type[Exception] = getattr(click.exceptions, "NoArgsIsHelpError", click.exceptions.Exit)
+
 
 class _App(click.Group):
     """Commands in the order in which a user meets them. Each failure is printed in one line, without a secret."""
@@ -95,6 +98,8 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
         yield
     except PitstopError as error:
         raise click.ClickException(_in_one_line(str(error), settings)) from error
+    except (click.exceptions.Exit, click.Abort, _HELP):
+        raise
     except click.ClickException as error:
         text = error.format_message()
         line = _in_one_line(text, settings)
@@ -107,8 +112,6 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
             # The reader wants no more.
             raise click.exceptions.Exit(0) from None
         raise click.ClickException(str(failure)) from failure
-    except (click.exceptions.Exit, click.Abort):
-        raise
     except Exception as error:
         said = None if settings is None else settings.blame(error)
         if said is None and isinstance(error, OSError):

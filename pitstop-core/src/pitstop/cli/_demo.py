@@ -192,7 +192,7 @@ def _recurring(stage: _Stage) -> None:
     start, every, count = stage.pit.now() + timedelta(seconds=0.5), timedelta(seconds=0.6), 3
     id = stage.store("heartbeat", "Still alive?", start, start + count * every, every)
     stage.tell(
-        f"Stored {id!r} every {format_duration(every)}, from in 500ms on, for {count} x {format_duration(every)}.",
+        f"Stored {id!r} every {format_duration(every)}, beginning in 500ms, for {count} x {format_duration(every)}.",
         f"The end is exclusive, as in range(): {count} occurrences.",
     )
     for index in range(count):

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from pitstop import Entry, Pitstop, PitstopError, Recurrence, ScheduleError, State, Upcoming
+from pitstop import Entry, Pitstop, PitstopError, Recurrence, ScheduleError, State
 from pitstop._recurrence._every import Every
 from pitstop._values._duration import format_duration
 from pitstop.cli._output import (
@@ -77,7 +77,7 @@ def show(settings: Settings, id: str) -> None:
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),
             ("end", iso(entry.end)),
-            ("next", "\n".join(str(each) for each in _later(entry)) or None),
+            *_next(entry),
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
             ("leased until", iso(entry.leased_until)),
@@ -237,12 +237,13 @@ def _why(entry: Entry, now: datetime) -> str:
     return f"Its time comes {when}."
 
 
-def _later(entry: Entry) -> list[Upcoming]:
-    """Return the occurrences after the current one, if the message recurs and its rule can be asked."""
+def _next(entry: Entry) -> list[tuple[str, str | None]]:
+    """Return rows with the occurrences after the current one, if the message recurs and its rule can be asked."""
     try:
-        return entry.upcoming(4)[1:] if entry.every is not None else []
+        later = entry.upcoming(4)[1:] if entry.every is not None else []
     except ScheduleError:
-        return []
+        later = []
+    return [("" if index else "next", str(each)) for index, each in enumerate(later)] or [("next", None)]
 
 
 def every_document(every: timedelta | Recurrence | None) -> dict[str, Any] | None:

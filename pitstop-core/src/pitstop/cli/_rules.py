@@ -50,9 +50,9 @@ def rule_of(every: str | None, cron: str | None, rrule: str | None, tz: str | No
         raise click.UsageError("--every, --cron and --rrule each give the rule. Give one of them.")
     try:
         if cron is not None:
-            return Cron(cron, tz=tz or "UTC")
+            return Cron(cron, tz="UTC" if tz is None else tz)
         if rrule is not None:
-            return RRule(rrule, tz=tz or "UTC")
+            return RRule(rrule, tz="UTC" if tz is None else tz)
         if every is not None:
             return _of_interval(every, tz)
     except ScheduleError as error:
@@ -68,11 +68,12 @@ def rule_of_argument(text: str, tz: str | None) -> Interval:
     :raises click.UsageError: if it means none.
     """
     stripped = text.strip()
+    zone = "UTC" if tz is None else tz
     try:
         if "FREQ=" in stripped.upper():
-            return RRule(stripped, tz=tz or "UTC")
-        if stripped.startswith("@") or " " in stripped:
-            return Cron(stripped, tz=tz or "UTC")
+            return RRule(stripped, tz=zone)
+        if stripped.startswith("@") or len(stripped.split()) > 1:
+            return Cron(stripped, tz=zone)
         return _of_interval(stripped, tz)
     except ScheduleError as error:
         raise click.UsageError(str(error)) from error
@@ -82,7 +83,7 @@ def _of_interval(text: str, tz: str | None) -> timedelta | Calendar:
     match = _CALENDAR.fullmatch(text.strip().lower())
     if match is not None and (tz is not None or match[2] in _OF_CALENDARS_ALONE):
         # A day of the calendar, unlike one of 24 hours, needs a zone.
-        return Calendar(**{_UNITS[match[2]]: int(match[1])}, tz=tz or "UTC")
+        return Calendar(**{_UNITS[match[2]]: int(match[1])}, tz="UTC" if tz is None else tz)
     try:
         duration = parse_duration(text, "")
     except ConfigError:

@@ -239,14 +239,15 @@ class Drive:
     def _outcome(
         self, lease: Lease, failure: BaseException | None, refused: PitstopError | None
     ) -> tuple[StepOutcome, datetime | None]:
+        over: StepOutcome = "superseded" if lease.superseded else "lost"
         if isinstance(refused, LeaseLost):
-            return "lost", None
+            return over, None
         if refused is not None:
             # Perhaps it was done nevertheless. The message then comes at another time, or never.
             return "unsettled", None if isinstance(refused, OutcomeUnknown) else from_instant(lease.due)
         if self._applied is None:
             # Crashed; or refused, of which the handler knows, so that it settled nothing and said nothing.
-            return ("crashed", from_instant(lease.due)) if isinstance(failure, Crash) else ("lost", None)
+            return ("crashed", from_instant(lease.due)) if isinstance(failure, Crash) else (over, None)
         progress = self._applied.progress
         due = None if not isinstance(progress, Progress) or progress.due is None else from_instant(progress.due)
         if lease.purpose is Purpose.ACK:

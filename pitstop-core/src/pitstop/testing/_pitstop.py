@@ -306,9 +306,9 @@ class TestPitstop(Pitstop):
         __tracebackhide__ = True
         _assertions.assert_no_leases(self)
 
-    def _new_id(self) -> str:
+    def _new_id(self, now_us: int) -> str:
         if self._make_id is None:
-            return super()._new_id()
+            return super()._new_id(now_us)
         tried: set[str] = set()
         repeats = 0
         while repeats < _MOST_REPEATS:

@@ -15,11 +15,13 @@ __all__ = ["Report", "Step", "StepOutcome", "clock_text", "table"]
 #:
 #: ``acked``: done. ``nacked``: it comes back. ``given up``: it failed for the last time, and the series goes on with its
 #: next occurrence. ``dead``: it failed for the last time, or cannot be read. ``skipped``: it was never emitted, because it was
-#: older than its grace. ``lost``: the lease was over before the settlement; the handler may have stored the message anew, or
-#: removed it. ``given back``: the run was interrupted, or the handler asked for the end of the program. ``unsettled``: the
+#: older than its grace. ``lost``: the lease was over before the settlement. ``superseded``: the handler itself stored the
+#: message anew, or removed it. ``given back``: the run was interrupted, or the handler asked for the end of the program. ``unsettled``: the
 #: store failed the ack or nack. The message comes back when its lease runs out, unless the
 #: store did apply it. ``crashed``: the handler died with :class:`pitstop.testing.Crash`.
-StepOutcome = Literal["acked", "nacked", "given up", "dead", "skipped", "lost", "given back", "unsettled", "crashed"]
+StepOutcome = Literal[
+    "acked", "nacked", "given up", "dead", "skipped", "lost", "superseded", "given back", "unsettled", "crashed"
+]
 
 #: The most rows of a table.
 _MOST_ROWS = 40
@@ -145,7 +147,7 @@ class Report:
     def _summary(self) -> str:
         others: dict[str, int] = {}
         for step in self.steps:
-            if step.outcome in {"lost", "given back", "unsettled", "crashed"}:
+            if step.outcome in {"lost", "superseded", "given back", "unsettled", "crashed"}:
                 others[step.outcome] = others.get(step.outcome, 0) + 1
         counts: dict[str, int] = {
             "acked": self.acked,

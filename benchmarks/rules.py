@@ -1,7 +1,7 @@
 """Time per next occurrence beside cronsim, croniter and dateutil, in one run.
 
     pip install cronsim croniter python-dateutil
-    python benchmarks/recurrence.py
+    python benchmarks/rules.py
 
 Each library computes occurrence after occurrence from one start. A round takes all libraries in turn, so that the load of the
 machine meets them alike. The table shows the best round.

@@ -1,0 +1,95 @@
+"""The number of Python calls that the engine makes for each message: one more hop a message is a fault."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+
+from collections import Counter
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+import pitstop
+
+
+MESSAGES = 400
+
+#: Folders of the engine. The calls of the backend, of values, and of asyncio are not the engine's.
+FOLDERS = ("_engine", "_decisions", "_consume", "_aio")
+
+
+@contextmanager
+def counted():
+    """Note the functions of the engine that this thread calls, and all threads that begin in the context."""
+    calls = []
+
+    def count(frame, event, _):
+        if event == "call" and any(f"/pitstop/{each}/" in frame.f_code.co_filename for each in FOLDERS):
+            calls.append(frame.f_code.co_qualname)
+
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def per_message(calls):
+    """Return how many calls each message takes. Calls for a batch of messages do not count."""
+    return sum(round(count / MESSAGES) for count in Counter(calls).values())
+
+
+def fill(pit):
+    return pit.store_many([({"n": each}, timedelta(0)) for each in range(MESSAGES)])
+
+
+def iterate(pit):
+    with pit.listen(prefetch=MESSAGES) as listener:
+        for count, delivery in enumerate(listener, 1):
+            delivery.ack()
+            if count == MESSAGES:
+                break
+
+
+def iterate_with(pit):
+    with pit.listen(prefetch=MESSAGES) as listener:
+        for count, delivery in enumerate(listener, 1):
+            with delivery:
+                pass
+            if count == MESSAGES:
+                break
+
+
+def consume(pit):
+    pit.consume(lambda message: None, max_messages=MESSAGES)
+
+
+@pytest.mark.parametrize(("drain", "most"), [(iterate, 13), (iterate_with, 17), (consume, 19)])
+def test_a_message_takes_few_calls_of_the_engine(pit, drain, most):
+    fill(pit)
+    with counted() as calls:
+        drain(pit)
+    assert pit.stats().due + pit.stats().leased == 0
+    assert per_message(calls) <= most, Counter(calls).most_common(most)
+
+
+@pytest.mark.parametrize(("concurrency", "most"), [(1, 28), (50, 21)])
+def test_a_message_takes_few_calls_of_the_engine_in_an_event_loop(concurrency, most):
+    async def handle(message):
+        pass
+
+    async def drain():
+        async with pitstop.init_async({"type": "memory"}) as pit:
+            await fill(pit)
+            with counted() as calls:
+                await pit.consume(handle, concurrency=concurrency, max_messages=MESSAGES)
+            assert (await pit.stats()).due == 0
+            return calls
+
+    calls = asyncio.run(drain())
+    assert per_message(calls) <= most, Counter(calls).most_common(most)
