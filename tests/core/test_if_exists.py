@@ -24,7 +24,6 @@ from pitstop import (
     MessageError,
     OutcomeUnknown,
     PitstopError,
-    Recurrence,
     ScheduleError,
     Stored,
     Times,
@@ -167,32 +166,6 @@ class TestSchedules:
         with pit.listen() as listener:
             listener.get().nack("failed", HOUR)
         assert pit.store({"id": "a"}, START, if_exists="keep").outcome == "kept"
-
-    def test_of_a_third_party_may_hold_tuples(self, clock):
-        @pitstop.register_recurrence
-        class Tides(Recurrence):
-            kind = "acme.tides"
-
-            def after(self, instant, start):
-                return instant + 1000
-
-            def dump(self):
-                return {"pair": (1, 2)}
-
-            @classmethod
-            def load(cls, fields):
-                return cls()
-
-        class Listing(Scripted):
-            """As a store that writes JSON."""
-
-            def get(self, id):
-                found = super().get(id)
-                return attrs.evolve(found, series=json.loads(json.dumps(dict(found.series)))) if found else None
-
-        with pitstop.init({"type": backend(Listing, clock)}) as pit:
-            outcomes = [pit.store({"id": "a"}, every=Tides(), if_exists="keep").outcome for _ in range(2)]
-        assert outcomes == ["created", "kept"]
 
     def test_that_cannot_be_read_here_is_another_one(self, pit, store):
         pit.store({"id": "a"}, every=HOUR)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from typing import Any, get_args
+from typing import get_args
 
 import attrs
 
@@ -137,18 +135,13 @@ def _has_schedule(present: Record, wanted: Wanted) -> bool:
     if stored is None or given is None:
         same_time = present.progress.scheduled_for == wanted.record.progress.scheduled_for
         return stored is given and (same_time or not wanted.fixed_start)
-    if any(_text(stored.get(name)) != _text(given.get(name)) for name in _COMPARED):
+    if any(stored.get(name) != given.get(name) for name in _COMPARED):
         return False
     if wanted.fixed_start and stored.get("start") != given["start"]:
         return False
     if given["end"] is not None and not wanted.fixed_end:
         return stored.get("end") is not None
     return bool(stored.get("end") == given["end"])
-
-
-def _text(value: Any) -> str:
-    # In a store that writes JSON, a tuple of a third-party rule becomes a list.
-    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _condition(present: Record | Damaged, now: int) -> str:
