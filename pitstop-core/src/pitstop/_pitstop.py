@@ -119,7 +119,9 @@ class Pitstop:
             record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
             wanted = Wanted.of(record, when, end) if terms.look else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
-        return storing.put(record, made) if wanted is None or made else storing.put_on_terms(wanted, terms)
+        if wanted is None or made:
+            return storing.put(record, made=bool(made))
+        return storing.put_on_terms(wanted, terms)
 
     def store_many(
         self,

@@ -25,6 +25,8 @@ _MOST_READS = 50
 class Storing:
     """The writes of one call of ``store`` or ``store_many``."""
 
+    __slots__ = ("_at_once", "_now", "_session", "_writes")
+
     def __init__(self, session: Session, writes: Writes, now_us: int, *, at_once: bool) -> None:
         """Begin the writes.
 
@@ -37,16 +39,19 @@ class Storing:
         self._now = now_us // 1000
         self._at_once = at_once
 
-    def put(self, record: Record, made: Collection[str]) -> Stored:
+    def put(self, record: Record, *, made: bool) -> Stored:
         """Store a record in the place of any record with its id.
 
-        :param made: the ids that this call has made, so that no record has them.
+        :param made: whether this call has made the id, so that no record has it.
         """
-        self._put([record], set() if made else {record.id})
+        self._put([record], () if made else (record.id,))
         return Stored(record.id, "created" if made else "stored")
 
     def put_all(self, records: Sequence[Record], made: Collection[str]) -> list[Stored]:
-        """Store records as :meth:`put` does, together. Of several records with one id, the last one is stored."""
+        """Store records as :meth:`put` does, together. Of several records with one id, the last one is stored.
+
+        :param made: the ids that this call has made.
+        """
         distinct = {record.id: record for record in records}
         if distinct:
             self._put(list(distinct.values()), distinct.keys() - made)

@@ -37,6 +37,9 @@ class Terms:
         :raises PitstopError: if one of them cannot be used.
         :raises ScheduleError: if they contradict each other.
         """
+        if type(if_exists) is str and if_exists == "replace" and keep_schedule is False:
+            # The usual terms cost a store nothing.
+            return _USUAL
         word = str.__str__(if_exists) if isinstance(if_exists, str) else None
         known: IfExists | None = next((each for each in get_args(IfExists) if each == word), None)
         if known is None:
@@ -54,6 +57,9 @@ class Terms:
     def look(self) -> bool:
         """Whether the message that exists matters."""
         return self.keep_schedule or self.if_exists != "replace"
+
+
+_USUAL = Terms()
 
 
 @attrs.frozen
