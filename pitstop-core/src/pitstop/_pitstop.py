@@ -99,8 +99,7 @@ class Pitstop:
         :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
-        :return: the message's id: its own, or a new UUID of version 7, which begins with the time. Its ``outcome`` says what
-            was done.
+        :return: the message's id: its own, or a new UUID of version 7, which begins with the time; with its ``outcome``.
         :raises MessageError: if the message or its id cannot be stored; the text names the path. Also if the message that
             exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.

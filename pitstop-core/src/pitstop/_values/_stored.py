@@ -30,7 +30,7 @@ class Stored(str):
     _outcome: Done
 
     def __new__(cls, id: str, outcome: Done) -> Self:
-        stored = str.__new__(cls, id)
+        stored = super().__new__(cls, id)
         stored._outcome = outcome
         return stored
 
