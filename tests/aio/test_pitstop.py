@@ -44,6 +44,27 @@ def test_the_facade_does_what_the_plain_one_does(opened):
     run(main())
 
 
+def test_a_message_that_exists_is_kept_updated_or_refused(opened):
+    async def main():
+        async with opened() as pit:
+            for n, options, outcome in [
+                (1, {"if_exists": "keep"}, "created"),
+                (2, {"if_exists": "keep"}, "kept"),
+                (3, {"keep_schedule": True}, "updated"),
+                (4, {}, "stored"),
+            ]:
+                stored = await pit.store({"id": "a", "n": n}, every=HOUR, **options)
+                assert (stored, stored.outcome) == ("a", outcome)
+                (stored,) = await pit.store_many([({"id": f"a{n % 3}"}, None, None, HOUR)], **options)
+                assert stored.outcome == {"updated": "created", "kept": "created"}.get(outcome, outcome)
+            with pytest.raises(pitstop.Conflict):
+                await pit.store({"id": "a"}, if_exists="error")
+            with pytest.raises(pitstop.Conflict):
+                await pit.store_many([({"id": "a"}, None)], if_exists="error")
+
+    run(main())
+
+
 def test_errors_are_those_of_the_plain_one(opened):
     async def main():
         async with opened() as pit:

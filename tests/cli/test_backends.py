@@ -15,21 +15,21 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
         "version": "0.1.0",
         "status": "ok",
         "capabilities": ["SCRATCH"],
-        "suite_version": 3,
+        "suite_version": 4,
         "error": None,
         "hint": None,
     }
     assert found["sqlite"]["capabilities"] == ["DURABLE", "MULTI_PROCESS", "WATCH", "SCRATCH"]
     table = invoke("backends").stdout
     assert re.search(
-        r"^sqlite +pitstop-sqlite +0\.1\.0 +ok +3 +DURABLE, MULTI_PROCESS, WATCH, SCRATCH +- *$", table, re.MULTILINE
+        r"^sqlite +pitstop-sqlite +0\.1\.0 +ok +4 +DURABLE, MULTI_PROCESS, WATCH, SCRATCH +- *$", table, re.MULTILINE
     )
 
 
 def test_one_that_was_tested_with_an_older_suite_is_told_apart(invoke, lines, monkeypatch):
-    monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 4)
+    monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 5)
     (hint,) = {each["hint"] for each in lines(invoke("backends", "--json").stdout)}
-    assert hint == "passed suite 3, this pitstop-core has 4: run the suite again"
+    assert hint == "passed suite 4, this pitstop-core has 5: run the suite again"
     assert hint in invoke("backends").stdout
 
 

@@ -29,6 +29,52 @@ def test_json_prints_the_id_as_an_object(invoke, pit, lines):
     assert pit.get("a") is not None
 
 
+def test_a_message_that_exists_is_kept_updated_or_refused(invoke, pit, lines):
+    def store(message, *options):
+        return invoke("store", message, "--id", "a", "--in", "1h", "--every", "1d", *options)
+
+    for options, message, told, note in [
+        (["--if-exists", "keep"], '{"n": 1}', "created", ""),
+        (["--if-exists", "keep"], '{"n": 2}', "kept", "The message exists already, and was kept.\n"),
+        (
+            ["--keep-schedule"],
+            '{"n": 3}',
+            "updated",
+            "The message exists already. Its body was replaced, and its schedule stays.\n",
+        ),
+        (
+            ["--if-exists", "keep", "--jitter", "1m"],
+            '{"n": 4}',
+            "replaced",
+            "It took the place of a message with another schedule.\n",
+        ),
+    ]:
+        before = pit.get("a")
+        result = store(message, *options)
+        assert (result.stdout, result.stderr) == ("a\n", note)
+        if before is None:
+            pit.remove("a")
+        else:
+            pit.store(before.message, before.due, None, before.every, jitter=before.jitter)
+        assert lines(store(message, *options, "--json").stdout) == [{"id": "a", "outcome": told}]
+
+    result = store("{}", "--if-exists", "error")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: The message 'a' exists already: it is due at ")
+    result = store("{}", "--if-exists", "error", "--keep-schedule")
+    assert result.exit_code == 2
+    assert "Give one." in result.stderr
+
+
+def test_of_json_lines_those_that_exist_are_counted(invoke, pit, lines):
+    found = '{"id": "a"}\n{"id": "b"}\n'
+    invoke("store", "--every", "1d", input='{"id": "a"}\n')
+    result = invoke("store", "--every", "1d", "--if-exists", "keep", "--json", input=found)
+    assert lines(result.stdout) == [{"id": "a", "outcome": "kept"}, {"id": "b", "outcome": "created"}]
+    assert result.stderr.startswith("Stored 1 message in ")
+    assert result.stderr.endswith(" s. 1 message existed already, and was kept.\n")
+
+
 def test_an_id_does_not_steer_the_terminal_and_json_has_it_exactly(invoke, pit, lines):
     id = "e\x1b[31mx\x9b\n"
     assert invoke("store", "{}", "--id", id).stdout == "e\\x1b[31mx\\x9b\\n\n"

@@ -227,6 +227,40 @@ class TestWithTransaction:
         assert len(calls) == 2
         assert pit.get("a").message["n"] == 1
 
+    @pytest.mark.parametrize(
+        ("options", "outcome"), [({"if_exists": "keep"}, "kept"), ({"keep_schedule": True}, "updated")], ids=str
+    )
+    def test_is_retried_when_another_one_stored_the_id_that_was_not_there(self, pit, db, session, options, outcome):
+        outcomes = []
+
+        def work(session):
+            db.orders.find_one(session=session)  # the transaction does not see later stores
+            outcomes.append(None)
+            if len(outcomes) == 1:
+                pit.store({"id": "a", "n": 0}, HOUR)
+            outcomes[-1] = pit.store({"id": "a", "n": 1}, HOUR, session=session, **options).outcome
+
+        session.with_transaction(work)
+
+        assert outcomes == [None, outcome]
+        assert pit.get("a").message["n"] == (0 if outcome == "kept" else 1)
+
+    def test_is_retried_when_another_one_replaced_the_message_that_was_there(self, pit, db, session):
+        pit.store({"id": "a", "n": 0}, every=HOUR)
+        tries = []
+
+        def work(session):
+            db.orders.find_one(session=session)
+            tries.append(1)
+            if len(tries) == 1:
+                pit.store({"id": "a", "n": 1}, every=2 * HOUR)
+            return pit.store({"id": "a", "n": 2}, every=HOUR, if_exists="keep", keep_schedule=True, session=session)
+
+        stored = session.with_transaction(work)
+
+        assert (len(tries), stored.outcome) == (2, "replaced")
+        assert pit.get("a").every == HOUR
+
     def test_is_retried_when_another_one_removed_the_message_first(self, pit, db, session):
         pit.store({"id": "a"}, HOUR)
         removed = []

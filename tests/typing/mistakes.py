@@ -24,9 +24,13 @@ def storing(pit: Pitstop, when: datetime) -> None:
     pit.store({}, when, every=timedelta(1), catch_up="newest")  # error: arg-type
     pit.store({}, when, None, timedelta(1), "all")  # error: call-arg
     pit.store({}, when, every=timedelta(1), catch_up="skip", grace=5)  # error: arg-type
+    pit.store({}, when, if_exists="ignore")  # error: arg-type
+    pit.store({}, when, keep_schedule="no")  # error: arg-type
+    if pit.store({}, when).outcome == "ignored":  # error: comparison-overlap
+        print("never")
     pit.store_many({})  # ok: a mapping is iterable, and it is refused when it is read
     pit.store_many(5)  # error: arg-type
-    pit.store_many([], None)  # error: call-arg
+    pit.store_many([], "keep")  # error: call-arg
     pit.remove("a", None)  # error: call-arg
     identifier: int = pit.store({}, when)  # error: assignment
     print(identifier)

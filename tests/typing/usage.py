@@ -24,6 +24,7 @@ from pitstop import (
     Recurrence,
     State,
     Stats,
+    Stored,
     Summary,
     hookimpl,
 )
@@ -60,7 +61,7 @@ def opening() -> None:
 
 
 def storing(pit: Pitstop, when: datetime, recurrence: Recurrence) -> None:
-    assert_type(pit.store({"msg": "object"}, timedelta(minutes=15)), str)
+    assert_type(pit.store({"msg": "object"}, timedelta(minutes=15)), Stored)
     pit.store({"id": "abc", "foo": 1}, when)
     pit.store({"id": "abc", "nested": {"list": [1, (2, 3)], "at": when, "raw": b"x", "none": None}}, datetime.now(UTC))
     pit.store({"id": "def"}, when, when + timedelta(days=1), timedelta(hours=1))
@@ -75,15 +76,20 @@ def storing(pit: Pitstop, when: datetime, recurrence: Recurrence) -> None:
     assert_type(pitstop.Every("1h").timedelta, timedelta)
     pit.store({"id": "def"}, timedelta(0), every=timedelta(hours=1), catch_up="all")
     pit.store({"id": "def"}, timedelta(0), every=timedelta(hours=1), catch_up="skip", grace=timedelta(minutes=5))
+    identifier: str = pit.store({"id": "def"}, every="1h", if_exists="keep")
+    stored = pit.store({"id": identifier}, every="1h", keep_schedule=True)
+    if stored.outcome == "updated":
+        print(stored.upper())
+    assert_type(pit.store_many([({"id": stored}, when)], if_exists="error"), list[Stored])
     messages: list[dict[str, int]] = [{"n": number} for number in range(3)]
-    assert_type(pit.store_many((message, timedelta(0)) for message in messages), list[str])
-    assert_type(pit.store_many([({}, when), ({}, when, None, timedelta(hours=1))]), list[str])
+    assert_type(pit.store_many((message, timedelta(0)) for message in messages), list[Stored])
+    assert_type(pit.store_many([({}, when), ({}, when, None, timedelta(hours=1))]), list[Stored])
 
 
 def storing_in_a_transaction(pit: Pitstop, client: MongoClient[dict[str, Any]], when: datetime) -> None:
     with client.start_session() as session, session.start_transaction():
-        assert_type(pit.store({"id": "abc"}, when, session=session), str)
-        assert_type(pit.store_many([({}, when)], session=session), list[str])
+        assert_type(pit.store({"id": "abc"}, when, session=session), Stored)
+        assert_type(pit.store_many([({}, when)], session=session), list[Stored])
         assert_type(pit.remove("abc", session=session), bool)
         pit.store({"id": "abc"}, when, None, timedelta(hours=1), catch_up="all", session=None)
 
@@ -210,9 +216,9 @@ def with_time_in_hand() -> None:
 async def in_a_loop(when: datetime) -> None:
     async with pitstop.init_async({"type": "memory", "lock_time": "5m"}, plugins=[Metrics()]) as pit:
         assert_type(pit, AsyncPitstop)
-        assert_type(await pit.store({"id": "abc"}, when), str)
-        assert_type(await pit.store({}, when, every=timedelta(hours=1), catch_up="all"), str)
-        assert_type(await pit.store_many(({"n": number}, timedelta(0)) for number in range(3)), list[str])
+        assert_type(await pit.store({"id": "abc"}, when), Stored)
+        assert_type(await pit.store({}, when, every=timedelta(hours=1), catch_up="all"), Stored)
+        assert_type(await pit.store_many(({"n": number}, timedelta(0)) for number in range(3)), list[Stored])
         assert_type(await pit.remove("abc"), bool)
         assert_type(await pit.get("abc"), Entry | None)
         assert_type(await pit.entries("dead", limit=10), list[Entry])

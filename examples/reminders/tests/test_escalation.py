@@ -50,7 +50,7 @@ def test_an_answer_while_a_mail_is_being_sent_counts(pitstop, offer, run_for, ma
 
     report = run_for("1d")
 
-    assert report.outcomes == ["lost"]  # no message is left to acknowledge
+    assert report.outcomes == ["superseded"]  # no message is left to acknowledge
     assert len(mails.sent) == 1
     pitstop.refute_stored()
 

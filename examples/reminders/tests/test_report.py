@@ -27,8 +27,10 @@ from .conftest import BERLIN
     ],
 )
 @pytest.mark.pitstop(start="2023-01-01T00:00Z")
-def test_it_is_due_at_the_next_end_of_a_month(pitstop, at, after, due):
-    schedule_reports(pitstop, at(after), BERLIN)
+def test_it_is_due_at_the_next_end_of_a_month(pitstop, pitstop_clock, at, after, due):
+    pitstop_clock.advance_to(at(after))
+
+    schedule_reports(pitstop, BERLIN)
 
     pitstop.assert_stored({"kind": "reports"}, due=at(due))
 
@@ -36,14 +38,14 @@ def test_it_is_due_at_the_next_end_of_a_month(pitstop, at, after, due):
 def test_a_day_is_a_day_of_the_company(pitstop, pitstop_clock):
     pitstop_clock.advance_to(datetime(2024, 4, 1, 0, 30, tzinfo=UTC))  # in Los Angeles it is half past five in March
 
-    schedule_reports(pitstop, pitstop.now(), ZoneInfo("America/Los_Angeles"))
+    schedule_reports(pitstop, ZoneInfo("America/Los_Angeles"))
 
     pitstop.assert_stored({"kind": "reports"}, due_in="30m")
 
 
 @pytest.mark.pitstop(start="2024-01-01T09:00+01:00")
 def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
-    schedule_reports(pitstop, pitstop.now(), BERLIN)
+    schedule_reports(pitstop, BERLIN)
 
     run_for("731d")
 
@@ -59,7 +61,7 @@ def test_for_two_years_each_month_has_one(pitstop, run_for, mails):
 
 
 def test_it_counts_the_events_since_the_last_report(pitstop, run_for, mails, journal, at):
-    schedule_reports(pitstop, pitstop.now(), BERLIN)
+    schedule_reports(pitstop, BERLIN)
     remind(pitstop, "a", "ada", "offer 1", at("2024-03-05 09:00"))
     done = remind(pitstop, "b", "bob", "offer 2", at("2024-03-05 09:00"))
     run_for("26h")  # until ten o'clock
@@ -75,9 +77,19 @@ def test_it_counts_the_events_since_the_last_report(pitstop, run_for, mails, jou
 
 
 def test_workers_that_start_in_between_make_no_second_one(pitstop, run_for, mails, at):
-    for _ in range(3):
-        schedule_reports(pitstop, pitstop.now(), BERLIN)
-        run_for("10d")
+    outcomes = []
+    for _ in range(20):
+        outcomes.append(schedule_reports(pitstop, BERLIN).outcome)
+        run_for("2d")
 
+    assert outcomes == ["created"] + ["kept"] * 19
     assert mails.sent == ["Sun 31 Mar 18:00 boss: Reminders in 2024-03"]
     pitstop.assert_stored({"kind": "reports"}, due=at("2024-04-30 18:00"))
+
+
+def test_a_company_that_moves_gets_its_report_by_the_new_clock(pitstop, at):
+    schedule_reports(pitstop, BERLIN)
+
+    assert schedule_reports(pitstop, ZoneInfo("America/Los_Angeles")).outcome == "replaced"
+
+    pitstop.assert_stored({"kind": "reports"}, due=at("2024-04-01 03:00"))

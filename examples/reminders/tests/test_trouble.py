@@ -60,7 +60,7 @@ class TestTheMailServerIsAway:
         pitstop.refute_stored()
 
     def test_for_three_days(self, pitstop, mails, run_for, pitstop_clock, at):
-        schedule_reports(pitstop, pitstop.now(), BERLIN)
+        schedule_reports(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-03-31 17:00"))
         mails.is_away_for(timedelta(days=3))
 
@@ -80,7 +80,7 @@ class TestTheMailServerIsAway:
     def test_a_report_that_is_redriven_in_autumn_sends_that_month_and_no_other_again(
         self, pitstop, mails, run_for, pitstop_clock, at
     ):
-        schedule_reports(pitstop, pitstop.now(), BERLIN)
+        schedule_reports(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-03-31 17:00"))
         mails.is_away_for(timedelta(days=3))
         run_for("180d")
@@ -118,7 +118,7 @@ class TestTheServiceWasDown:
     def test_a_report_of_that_time_comes_late_and_the_next_one_in_time(
         self, pitstop, pitstop_clock, run_for, mails, at
     ):
-        schedule_reports(pitstop, pitstop.now(), BERLIN)
+        schedule_reports(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-04-05 09:00"))
 
         run_for("30d")
@@ -129,7 +129,7 @@ class TestTheServiceWasDown:
         ]
 
     def test_after_a_quarter_each_month_has_its_report_all_the_same(self, pitstop, pitstop_clock, run_for, mails, at):
-        schedule_reports(pitstop, pitstop.now(), BERLIN)
+        schedule_reports(pitstop, BERLIN)
         pitstop_clock.advance_to(at("2024-06-03 09:00"))
 
         run_for("1m")
@@ -199,7 +199,7 @@ class TestTheStoreIsAwayForAMoment:
     @pytest.mark.parametrize(("fault", "minute"), [("fail_next", 1), ("lose_reply", 0)])
     def test_when_the_series_stores_a_report(self, pitstop, pitstop_faults, run_for, mails, fault, minute):
         """If the report was stored all the same, it is stored again, and comes twice. The mail goes out once."""
-        schedule_reports(pitstop, pitstop.now(), BERLIN)
+        schedule_reports(pitstop, BERLIN)
         getattr(pitstop_faults, fault)("store")
 
         report = run_for("60d")

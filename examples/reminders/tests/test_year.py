@@ -28,7 +28,7 @@ def a_year(pitstop, journal, run_for):
     dice, wanted = Random(1), Counter()
     # The days of the company begin at eight by its clock, also when the clocks are set and a day has 23 or 25 hours.
     mornings = [datetime(2024, 1, 1, 8, tzinfo=BERLIN) + timedelta(days=day) for day in range(367)]
-    schedule_reports(pitstop, pitstop.now(), BERLIN)
+    until_it_is_done(lambda: schedule_reports(pitstop, BERLIN))
     wanted.update(f"boss: Reminders in 2024-{month:02}" for month in range(1, 13))
     # On Mondays, when ada's task of the day is open.
     start_digest(pitstop, "ada", pitstop.now() + timedelta(minutes=30), pitstop.now() + timedelta(days=366), BERLIN)

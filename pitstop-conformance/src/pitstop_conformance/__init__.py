@@ -44,6 +44,7 @@ from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
 from pitstop_conformance.behaviour._failures import Failures
+from pitstop_conformance.behaviour._if_exists import IfExists
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._recurring import Recurring
@@ -94,7 +95,7 @@ class BackendContract(
 
 
 class PitstopBehaviour(
-    Consuming, Batches, Listening, Look, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+    Consuming, Batches, Listening, Look, IfExists, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
 ):
     """The promises of Pitstop to its users, on the backend."""
 

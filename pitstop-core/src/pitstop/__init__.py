@@ -13,6 +13,7 @@ from pitstop._errors import (
     BackendLoadError,
     BackendUnavailable,
     ConfigError,
+    Conflict,
     LeaseLost,
     MessageError,
     OutcomeUnknown,
@@ -36,6 +37,7 @@ from pitstop._recurrence._rrule import RRule
 from pitstop._recurrence._times import Times
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._stored import Stored
 from pitstop._values._summary import Summary
 
 
@@ -55,6 +57,7 @@ __all__ = [
     "BackendUnavailable",
     "Calendar",
     "ConfigError",
+    "Conflict",
     "Consumer",
     "Cron",
     "Delivery",
@@ -72,6 +75,7 @@ __all__ = [
     "ScheduleError",
     "State",
     "Stats",
+    "Stored",
     "Summary",
     "Times",
     "UnknownBackend",

@@ -9,6 +9,7 @@
     │   └── PluginConflict      two plugins claim one name
     ├── MessageError            a message or an id that cannot be stored
     ├── ScheduleError           a time, an end or a recurrence that makes no sense
+    ├── Conflict                another message exists, or has changed meanwhile
     ├── LeaseLost               the lease is over, so the delivery cannot be settled
     ├── BackendUnavailable      the store cannot be reached or used right now
     │   └── OutcomeUnknown      the answer got lost, so the write may be done or not
@@ -26,6 +27,7 @@ __all__ = [
     "BackendLoadError",
     "BackendUnavailable",
     "ConfigError",
+    "Conflict",
     "LeaseLost",
     "MessageError",
     "OutcomeUnknown",
@@ -69,6 +71,20 @@ class MessageError(PitstopError, ValueError):
 
 class ScheduleError(PitstopError, ValueError):
     """A time, an end, a recurrence or a catch-up policy makes no sense as given."""
+
+
+class Conflict(PitstopError):
+    """A message with the id exists, and the caller did not want to replace it; or it changed again and again meanwhile.
+
+    Nothing was changed.
+    """
+
+    #: The id of the message that exists.
+    id: str
+
+    def __init__(self, text: str = "", *, id: str = "") -> None:
+        super().__init__(text)
+        self.id = id
 
 
 class LeaseLost(PitstopError):

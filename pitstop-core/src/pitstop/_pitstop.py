@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -13,18 +11,20 @@ from typing import Any, Self, get_args
 from pitstop._consume._course import checked_drain
 from pitstop._consume._handler import Handler, takes_delivery
 from pitstop._consume._threads import Consuming, sync_handler
+from pitstop._decisions._change import Terms, Wanted
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_record, preview, record_of_item
+from pitstop._decisions._store import new_record, new_revision, preview, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
 from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
 from pitstop._engine._watcher import Watcher
-from pitstop._errors import MessageError, PitstopError, ScheduleError
+from pitstop._errors import MessageError, PitstopError
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
+from pitstop._storing import Storing
 from pitstop._values._arguments import (
     MOST_RECORDS,
     MOST_THREADS,
@@ -38,8 +38,9 @@ from pitstop._values._id import new_id, valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
+from pitstop._values._stored import IfExists, Stored
 from pitstop._values._summary import Summary
-from pitstop.abc import Backend, Damaged, Record, Writes
+from pitstop.abc import Backend, Damaged, Writes
 
 
 __all__ = ["OneShot", "Pitstop", "Recurring", "open_intake", "session_of"]
@@ -68,14 +69,16 @@ class Pitstop:
         every: Interval | None = None,
         *,
         jitter: timedelta | str | None = None,
+        if_exists: IfExists = "replace",
+        keep_schedule: bool = False,
         catch_up: CatchUp = "latest",
         grace: timedelta | str | None = None,
         session: Any = None,
-    ) -> str:
+    ) -> Stored:
         """Store a message, to be emitted at ``when``; with ``every``, again and again.
 
         If a stored message has the same ``"id"``, the new one replaces it and its schedule, even while a listener has it.
-        The listener's old delivery can then change nothing any more.
+        The listener's old delivery can then change nothing any more. ``if_exists`` and ``keep_schedule`` say otherwise.
 
         :param message: a mapping with str keys. Values may be None, bool, int (64 bits), float, str, bytes, aware
             datetime, list, tuple, and mappings of these. Pitstop stores a copy.
@@ -86,54 +89,72 @@ class Pitstop:
         :param every: an interval, also as text (``"1h"``): the k-th occurrence is at ``when + k * every``. Or a rule:
             ``Calendar``, ``Cron``, ``RRule``, ``Times``.
         :param jitter: delay each occurrence by up to this time, by the same time for each consumer and retry.
+        :param if_exists: the treatment of a stored message with the id. ``"replace"``: the new message takes its place. ``"keep"``:
+            it stays as it is, unless its schedule is another one. Then it is replaced. A start that is left out, or is a distance
+            from now, is not compared. ``"error"``: :class:`pitstop.Conflict` is raised.
+        :param keep_schedule: replace only the body of a message that exists. Its times, attempts and error stay. The running
+            delivery of a series is not disturbed. A one-shot message that a listener has comes once more, with the new body.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
             once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
         :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
-        :return: the message's id: its own, or a new UUID of version 7, which begins with the time.
-        :raises MessageError: if the message or its id cannot be stored; the text names the path.
+        :return: the message's id: its own, or a new UUID of version 7, which begins with the time; with its ``outcome``.
+        :raises MessageError: if the message or its id cannot be stored; the text names the path. Also if the message that
+            exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.
+        :raises Conflict: with ``if_exists="error"``, if the id exists; or if other programs change the message all the time.
         :raises Unsupported: if a ``session`` is given, and the store has no transactions.
         :raises PitstopError: if the ``session`` cannot be used.
         """
+        terms = Terms.of(if_exists, keep_schedule)
         writes = self._writes(session)
         now_us = self._session.backend.now()
         made: set[str] = set()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
-            make = partial(
-                new_record, now_us=now_us, revision=_revision(), make_id=partial(self._made_id, made, now_us)
-            )
+            make_id = partial(self._made_id, made, now_us)
+            make = partial(new_record, now_us=now_us, revision=new_revision(), make_id=make_id)
             record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
-        # A message with this id may exist already, unless the id was made here.
-        self._put(writes, [record], now_us, set() if made else {record.id}, at_once=session is None)
-        return record.id
+            wanted = Wanted.of(record, when, end) if terms.look else None
+        storing = Storing(self._session, writes, now_us, at_once=session is None)
+        if wanted is None or made:
+            return storing.put(record, made=bool(made))
+        return storing.put_on_terms(wanted, terms)
 
-    def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
+    def store_many(
+        self,
+        items: Iterable[OneShot | Recurring],
+        *,
+        if_exists: IfExists = "replace",
+        keep_schedule: bool = False,
+        session: Any = None,
+    ) -> list[Stored]:
         """Store many messages, in one round trip where the backend can.
 
         Each item is a tuple of the positional arguments of :meth:`store`: ``(message, when)`` or ``(message, start, end,
         every)``. All items are checked before the first is stored. If several items have one id, the last one counts.
 
+        :param if_exists: as in :meth:`store`, for each item; also ``keep_schedule``. With these, messages whose ids are given are
+            stored one after the other, in two round trips each. If one of them fails, those before it were stored.
         :param session: as in :meth:`store`. Then either all messages are stored or none is.
         :return: the ids, in the order of the items.
         :raises MessageError: if a message cannot be stored; the text names the item. Nothing was stored.
         :raises ScheduleError: if a schedule makes no sense; the text names the item. Nothing was stored.
+        :raises Conflict: with ``if_exists="error"``, if one of the ids exists. Nothing was stored, unless another program
+            stored the id meanwhile.
         """
+        terms = Terms.of(if_exists, keep_schedule)
         writes, now_us = self._open(session)
-        if not isinstance(items, Iterable):
-            raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
         made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
         make_id = partial(self._made_id, made, now_us)
-        records = [record_of_item(n, item, now_us, _revision(), make_id) for n, item in enumerate(items)]
-        if records:
-            distinct = {record.id: record for record in records}
-            self._store_all(
-                None if session is None else writes, list(distinct.values()), now_us, distinct.keys() - made
-            )
-        return [record.id for record in records]
+        if terms.look:
+            wanted = wanted_of_items(items, now_us, make_id)
+            put = partial(Storing.put_all_on_terms, wanted=wanted, terms=terms, made=made)
+        else:
+            put = partial(Storing.put_all, records=records_of_items(items, now_us, make_id), made=made)
+        return self._store_all(None if session is None else writes, now_us, put)
 
     @entrance
     def remove(self, id: str, *, session: Any = None) -> bool:
@@ -356,27 +377,10 @@ class Pitstop:
         return self._writes(session), self._session.backend.now()
 
     @entrance
-    def _store_all(self, writes: Writes | None, records: list[Record], now_us: int, known: set[str]) -> None:
+    def _store_all(self, writes: Writes | None, now_us: int, put: Callable[[Storing], list[Stored]]) -> list[Stored]:
         # Read again, because the generator of the messages may have closed this Pitstop.
         backend = self._session.backend
-        self._put(backend if writes is None else writes, records, now_us, known, at_once=writes is None)
-
-    def _put(self, writes: Writes, records: list[Record], now_us: int, known: set[str], *, at_once: bool) -> None:
-        if known:
-            # Acks that returned come first: they must be written before the message is stored anew.
-            self._session.flush(known)
-        writes.put(records)
-        if known:
-            supersede(self._session.events, known)
-        if known and at_once:
-            self._session.forget({each.id: each.revision for each in records if each.id in known})
-        events = self._session.events
-        if events.observes_stored:
-            for record in records:
-                events.stored(describe(record, now_us // 1000))
-        if at_once:
-            # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
-            self._session.written(min(record.progress.due or 0 for record in records))
+        return put(Storing(self._session, backend if writes is None else writes, now_us, at_once=writes is None))
 
 
 def session_of(pit: Pitstop) -> Session:
@@ -394,7 +398,3 @@ def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = F
     session = pit._session
     _ = session.backend  # raises if the Pitstop is closed
     return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)
-
-
-def _revision() -> str:
-    return os.urandom(16).hex()

@@ -51,7 +51,7 @@ def run(pit: pitstop.Pitstop, journal: Journal, zone: ZoneInfo) -> None:
     manager = os.environ.get("REMINDERS_MANAGER", "manager@localhost")
     mailer = Smtp(smtp, sender=manager) if smtp else Console()
     # The series of reports begins at the first start of a worker.
-    schedule_reports(pit, pit.now(), zone)
+    schedule_reports(pit, zone)
     pit.consume(handler(pit, mailer, journal, manager, zone))
 
 

@@ -6,10 +6,10 @@ the month. A report that fails for too long is then dead, and can be redriven, w
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from zoneinfo import ZoneInfo
 
-from pitstop import Cron, Delivery, Pitstop
+from pitstop import Cron, Delivery, Pitstop, Stored
 from reminders.journal import Journal
 from reminders.mail import Mail, Post
 
@@ -18,11 +18,13 @@ SERIES = "reports"
 KIND = "report"
 
 
-def schedule_reports(pit: Pitstop, start: datetime, zone: ZoneInfo) -> str:
-    """Store the series of reports from this time on, unless it is stored. No month is left out, even after a long downtime."""
-    if pit.get(SERIES) is None:
-        pit.store({"id": SERIES, "kind": SERIES}, start, every=Cron("0 18 L * *", tz=zone), catch_up="all")
-    return SERIES
+def schedule_reports(pit: Pitstop, zone: ZoneInfo) -> Stored:
+    """Store the series of reports from now on, unless it is stored. No month is left out, even after a long downtime.
+
+    Each worker calls this at its start. If the company has moved to another zone, the series is replaced.
+    """
+    every = Cron("0 18 L * *", tz=zone)
+    return pit.store({"id": SERIES, "kind": SERIES}, every=every, catch_up="all", if_exists="keep")
 
 
 def store_report(pit: Pitstop, delivery: Delivery, zone: ZoneInfo) -> None:

@@ -22,7 +22,7 @@ _NOW = timedelta(0)
 _HOUR = timedelta(hours=1)
 
 
-def _fill(pit: pitstop.Pitstop, count: int) -> list[str]:
+def _fill(pit: pitstop.Pitstop, count: int) -> list[pitstop.Stored]:
     return pit.store_many([({"id": f"m{number:03}", "n": number}, _NOW) for number in range(count)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 
@@ -249,6 +250,22 @@ class Transactions(Kit):
                 assert [each.id for each in pit.entries()] == ["old"]
             with pit.listen() as listener:
                 assert [each.id for each in iter(listener.get, None)] == ["a", "b"]
+
+    def test_a_user_keeps_and_refuses_messages_in_a_transaction(self, backend: Backend, begin: Begin) -> None:
+        """Messages that the transaction itself has stored count as well."""
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "old", "n": 1}, at(START), every="1h")
+
+            with begin() as session:
+                keep: dict[str, Any] = {"every": "1h", "if_exists": "keep", "session": session}
+                assert pit.store({"id": "old", "n": 2}, **keep).outcome == "kept"
+                assert [pit.store({"id": "new"}, **keep).outcome for _ in range(2)] == ["created", "kept"]
+                assert pit.store({"id": "old", "n": 3}, keep_schedule=True, session=session).outcome == "updated"
+                with pytest.raises(pitstop.Conflict):
+                    pit.store({"id": "new"}, if_exists="error", session=session)
+                assert [each.message.get("n") for each in pit.entries()] == [1]
+
+            assert {each.id: each.message.get("n") for each in pit.entries()} == {"old": 3, "new": None}
 
 
 def _abort(begin: Begin, work: Callable[[object], object]) -> None:

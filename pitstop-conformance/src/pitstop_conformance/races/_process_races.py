@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import warnings
@@ -151,6 +152,25 @@ class ProcessRaces(Forking):
         processes.together(*[count] * _PROCESSES)
 
         assert shared.get("counter") == _version("counter", _ROUNDS * _PROCESSES)
+
+    def test_eight_processes_that_create_unless_it_is_there_create_each_message_once(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        names = [f"{n:03}" for n in range(_ROUNDS)]
+
+        def store(backend: Backend, say: Say) -> list[str]:
+            created: list[str] = []
+            with pitstop.init({"type": backend}) as pit:
+                for name in names:
+                    with contextlib.suppress(pitstop.Conflict):
+                        created.append(pit.store({"id": name}, timedelta(hours=1), if_exists="error"))
+                    assert pit.store({"id": name}, timedelta(hours=1), if_exists="keep").outcome == "kept"
+            return created
+
+        created = flat(processes.together(*[store] * 8))
+
+        assert sorted(created) == names
+        assert shared.tally().scheduled == len(names)
 
     def test_an_ack_against_an_expiry_has_one_winner_among_processes(
         self, shared: Backend, open_backend: Handles, processes: Processes

@@ -33,6 +33,7 @@ from pitstop._values._arguments import ListenOptions, whole_number
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._schedule import CatchUp, Interval, Moment
+from pitstop._values._stored import IfExists, Stored
 from pitstop._values._summary import Summary
 from pitstop.abc import Backend
 
@@ -97,29 +98,52 @@ class AsyncPitstop:
         every: Interval | None = None,
         *,
         jitter: timedelta | str | None = None,
+        if_exists: IfExists = "replace",
+        keep_schedule: bool = False,
         catch_up: CatchUp = "latest",
         grace: timedelta | str | None = None,
         session: Any = None,
-    ) -> str:
+    ) -> Stored:
         """Store a message, to be emitted at ``when``; with ``every``, again and again: see :meth:`pitstop.Pitstop.store`.
 
-        :return: the message's id: its own, or a new UUID of version 7, which begins with the time.
+        :return: the message's id: its own, or a new UUID of version 7. Its ``outcome`` says what was done.
         :raises MessageError: when the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: when the times make no sense.
+        :raises Conflict: with ``if_exists="error"``, when the id exists.
         """
         return await self._do(
-            Pitstop.store, message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace, session=session
+            Pitstop.store,
+            message,
+            when,
+            end,
+            every,
+            if_exists=if_exists,
+            keep_schedule=keep_schedule,
+            jitter=jitter,
+            catch_up=catch_up,
+            grace=grace,
+            session=session,
         )
 
-    async def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
+    async def store_many(
+        self,
+        items: Iterable[OneShot | Recurring],
+        *,
+        if_exists: IfExists = "replace",
+        keep_schedule: bool = False,
+        session: Any = None,
+    ) -> list[Stored]:
         """Store many messages, in one round trip where the backend can: see :meth:`pitstop.Pitstop.store_many`.
 
         :param items: read in another thread.
         :return: the ids, in the order of the items.
         :raises MessageError: when a message cannot be stored; the text names the item. Nothing was stored.
         :raises ScheduleError: when a schedule makes no sense; the text names the item. Nothing was stored.
+        :raises Conflict: with ``if_exists="error"``, when one of the ids exists.
         """
-        return await self._do(Pitstop.store_many, items, session=session)
+        return await self._do(
+            Pitstop.store_many, items, if_exists=if_exists, keep_schedule=keep_schedule, session=session
+        )
 
     async def remove(self, id: str, *, session: Any = None) -> bool:
         """Remove a message, also while a listener has it. Return True if it was there.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import timedelta
+import os
 
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+from pitstop._decisions._change import Wanted
 from pitstop._errors import MessageError, ScheduleError
 from pitstop._recurrence._preview import Upcoming, check_count, upcoming
 from pitstop._values._arguments import item_arguments
@@ -16,7 +20,7 @@ from pitstop._values._schedule import Interval, Moment, plan, span_of
 from pitstop.abc import Progress, Record
 
 
-__all__ = ["new_record", "preview", "record_of_item"]
+__all__ = ["new_record", "new_revision", "preview", "records_of_items", "wanted_of_items"]
 
 
 def new_record(
@@ -64,18 +68,46 @@ def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, n
     return upcoming(schedule.recurrence, schedule.start, schedule.end, n)
 
 
-def record_of_item(index: int, item: object, now_us: int, revision: str, make_id: Callable[[], str]) -> Record:
-    """Read an item of ``store_many`` into a record, as :func:`new_record` does.
+def new_revision() -> str:
+    """Return a new revision, globally unique."""
+    return os.urandom(16).hex()
 
-    :raises pitstop.MessageError: if the message cannot be stored; the text names the item.
-    :raises pitstop.ScheduleError: if the times make no sense, or the item has no times; the text names the item.
+
+def records_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str]) -> list[Record]:
+    """Read the items of ``store_many`` into records, as :func:`new_record` does.
+
+    :raises pitstop.MessageError: if a message cannot be stored; the text names the item.
+    :raises pitstop.ScheduleError: if a schedule makes no sense, or an item has no times; the text names the item.
     """
+    return [_record_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+
+
+def wanted_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str]) -> list[Wanted]:
+    """Read the items as :func:`records_of_items` does, and note how their times were given."""
+    return [_wanted_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+
+
+def _iterable(items: Iterable[Any]) -> Iterable[Any]:
+    if not isinstance(items, Iterable):
+        raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
+    return items
+
+
+def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str]) -> Record:
     arguments = item_arguments(item)
     if arguments is None:
         raise ScheduleError(
             f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
         )
     try:
-        return new_record(*arguments, now_us=now_us, revision=revision, make_id=make_id)
+        return new_record(*arguments, now_us=now_us, revision=new_revision(), make_id=make_id)
     except (MessageError, ScheduleError) as error:
         raise type(error)(f"items[{index}]: {error}") from None
+
+
+def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str]) -> Wanted:
+    # Read once, because the item may be of a class that gives other values the second time.
+    arguments = tuple(item_arguments(item) or ())
+    record = _record_of_item(index, arguments, now_us, make_id)
+    _, when, end, *_ = *arguments, None
+    return Wanted.of(record, when, end)

@@ -60,14 +60,14 @@ def whole_number(
     raise error(f"{field}={quoted(value)} cannot be used. Give a whole number {bound}.")
 
 
-def flag(value: object, field: str) -> bool:
+def flag(value: object, field: str, *, error: type[PitstopError] = ConfigError) -> bool:
     """Return a bool.
 
-    :raises ConfigError: if ``value`` has another type. The text "no" would count as true.
+    :raises PitstopError: of the class ``error``, if ``value`` has another type. The text "no" would count as true.
     """
     if isinstance(value, bool):
         return value
-    raise ConfigError(f"{field}={quoted(value)} cannot be used. Give True or False.")
+    raise error(f"{field}={quoted(value)} cannot be used. Give True or False.")
 
 
 def positive_duration(value: object, field: str) -> timedelta:

@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, cast, get_args
 import attrs
 import click
 
-from pitstop import MessageError, Pitstop, PitstopError, ScheduleError
+from pitstop import MessageError, Pitstop, PitstopError, ScheduleError, Stored
 from pitstop._pitstop import session_of
 from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp, Interval
+from pitstop._values._stored import Done, IfExists
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._messages import BYTE_ORDER_MARK, read_message
 from pitstop.cli._output import print_json, print_line, progress, say, warn
@@ -36,6 +37,12 @@ _READ_SIZE = 1 << 18
 _CHUNK = 1000
 #: The most bytes of a line. The largest message, with all of it bytes in base64 or escaped text, is well below that.
 _LONGEST_LINE = 100 * 1024 * 1024
+#: The notes on outcomes that a user may not expect.
+_NOTES: dict[Done, str] = {
+    "replaced": "It took the place of a message with another schedule.",
+    "updated": "The message exists already. Its body was replaced, and its schedule stays.",
+    "kept": "The message exists already, and was kept.",
+}
 #: The marks of UTF-32 come first: one of them begins like a mark of UTF-16.
 _FOREIGN_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -55,23 +62,36 @@ class _Plan:
     catch_up: CatchUp
     grace: timedelta | None
     jitter: timedelta | None
+    if_exists: IfExists
+    keep_schedule: bool
 
-    def store(self, pit: Pitstop, message: dict[str, Any]) -> str:
+    @property
+    def looks(self) -> bool:
+        """Whether the message that exists matters, so that the outcome is worth reading."""
+        return self.keep_schedule or self.if_exists != "replace"
+
+    def store(self, pit: Pitstop, message: dict[str, Any]) -> Stored:
         with self._in_terms_of_options(pit):
             return pit.store(
                 message,
                 self.when,
                 self.end,
                 self.every,
+                if_exists=self.if_exists,
+                keep_schedule=self.keep_schedule,
                 jitter=self.jitter,
                 catch_up=self.catch_up,
                 grace=self.grace,
             )
 
-    def store_all(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[str]:
+    def store_all(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[Stored]:
         if self.catch_up == "latest" and self.jitter is None:
             with self._in_terms_of_options(pit):
-                return pit.store_many([(message, self.when, self.end, self.every) for message in messages])
+                return pit.store_many(
+                    [(message, self.when, self.end, self.every) for message in messages],
+                    if_exists=self.if_exists,
+                    keep_schedule=self.keep_schedule,
+                )
         # store_many has no place for a catch-up policy and jitter.
         return [self.store(pit, message) for message in messages]
 
@@ -121,6 +141,14 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
 )
 @click.option("--id", "id", help="The message's id. A stored message with the same id is replaced, schedule included.")
 @click.option(
+    "--if-exists",
+    type=click.Choice(get_args(IfExists)),
+    default="replace",
+    show_default=True,
+    help="If the id is stored already: replace that message, keep it unless its schedule is another one, or fail.",
+)
+@click.option("--keep-schedule", is_flag=True, help="Of a message that exists, replace the body only.")
+@click.option(
     "--catch-up",
     type=click.Choice(get_args(CatchUp)),
     default="latest",
@@ -142,6 +170,8 @@ def store(
     tz: str | None,
     until: datetime | timedelta | None,
     id: str | None,
+    if_exists: IfExists,
+    keep_schedule: bool,
     catch_up: CatchUp,
     grace: timedelta | None,
     jitter: timedelta | None,
@@ -153,19 +183,25 @@ def store(
     \b
     pitstop store '{"msg": "object"}' --in 15m
     pitstop store '{"report": "daily"}' --id daily --at 2031-05-04T06:00+02:00 --every 1d
-    pitstop store '{"report": "weekly"}' --id weekly --cron '0 9 * * MON' --tz Europe/Berlin
+    pitstop store '{"report": "weekly"}' --id weekly --cron '0 9 * * MON' --tz Europe/Berlin --if-exists keep
     pitstop store --in 1h < messages.jsonl
     """  # noqa: D301 - click needs the backspace itself, which a raw string does not hold
     rule = rule_of(every, cron, rrule, tz)
     _check_options(delay, at, rule, until, catch_up, grace)
-    plan = _Plan(at or delay or timedelta(0), until, rule, catch_up, grace, jitter)
+    if keep_schedule and if_exists == "error":
+        raise click.UsageError(
+            "--keep-schedule changes a message that exists, and --if-exists error refuses to. Give one."
+        )
+    plan = _Plan(at or delay or timedelta(0), until, rule, catch_up, grace, jitter, if_exists, keep_schedule)
     if message is not None and message != "-":
         found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
         with settings.open() as pit:
             _warn_unless_durable(pit)
             stored = plan.store(pit, found)
         with _told(stored):
-            _print_id(settings, stored)
+            _print_id(settings, plan, stored)
+        if not settings.json and stored.outcome in _NOTES:
+            say(_NOTES[stored.outcome])
         return
     if is_closed("stdin"):
         raise click.UsageError(
@@ -209,7 +245,7 @@ def _warn_unless_durable(pit: Pitstop) -> None:
 
 
 def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO) -> None:
-    clock, stored, line = SystemClock(), 0, 0
+    clock, stored, kept, line = SystemClock(), 0, 0, 0
     began = clock.monotonic()
     try:
         with progress() as bar:
@@ -228,12 +264,13 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
                         break
                 # All messages before a bad line are stored, so that the user can go on from that line.
                 ids = plan.store_all(pit, messages) if messages else []
-                stored += len(ids)
+                kept += sum(id.outcome == "kept" for id in ids)
+                stored += sum(id.outcome != "kept" for id in ids)
                 if settings.json:
                     # The rest is stored even if the reader of the ids goes away.
                     with though_unread():
                         for id in ids:
-                            _print_id(settings, id)
+                            _print_id(settings, plan, id)
                 if bad is not None:
                     raise click.ClickException(
                         f"Line {line}: {bad} {_so_far(stored)} No message from this line on was stored."
@@ -245,7 +282,8 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
     except KeyboardInterrupt:
         say(_so_far(stored))
         raise
-    say(f"Stored {_counted(stored)} in {clock.monotonic() - began:.2f} s.")
+    others = f" {_counted(kept)} existed already, and {'was' if kept == 1 else 'were'} kept." if kept else ""
+    say(f"Stored {_counted(stored)} in {clock.monotonic() - began:.2f} s.{others}")
 
 
 def _batches(stdin: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
@@ -303,9 +341,9 @@ def _size(stdin: BinaryIO) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _print_id(settings: Settings, id: str) -> None:
+def _print_id(settings: Settings, plan: _Plan, id: Stored) -> None:
     if settings.json:
-        print_json({"id": id})
+        print_json({"id": id, "outcome": id.outcome} if plan.looks else {"id": id})
     else:
         print_line(id)
 

@@ -7,6 +7,7 @@ import uuid
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from pitstop._errors import ConfigError
@@ -18,6 +19,7 @@ from pitstop._values._arguments import several_plugins
 from pitstop._values._entry import Entry, State
 from pitstop._values._id import valid_id
 from pitstop._values._quoting import quoted
+from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend
 from pitstop.testing import _assertions, _driving
 from pitstop.testing._clock import ManualClock
@@ -109,14 +111,22 @@ class TestPitstop(Pitstop):
         # The ids of the messages that are being stored together. None of the messages is in the store yet.
         self._together: set[str] | None = None
 
-    def store_many(self, items: Iterable[OneShot | Recurring], *, session: Any = None) -> list[str]:
+    def store_many(
+        self,
+        items: Iterable[OneShot | Recurring],
+        *,
+        if_exists: IfExists = "replace",
+        keep_schedule: bool = False,
+        session: Any = None,
+    ) -> list[Stored]:
         """See :meth:`pitstop.Pitstop.store_many`."""
+        store = partial(super().store_many, if_exists=if_exists, keep_schedule=keep_schedule, session=session)
         if self._make_id is None or not isinstance(items, Iterable):
-            return super().store_many(items, session=session)
+            return store(items)
         items = list(items)
         self._together = set(_ids_of(items))
         try:
-            return super().store_many(items, session=session)
+            return store(items)
         finally:
             self._together = None
 

@@ -1,0 +1,167 @@
+"""Decide the change that a store makes to the message that exists."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import attrs
+
+from pitstop._decisions._describe import describe
+from pitstop._errors import Conflict, MessageError, PitstopError, ScheduleError
+from pitstop._values._arguments import flag
+from pitstop._values._instant import span_of_time
+from pitstop._values._quoting import quoted
+from pitstop._values._schedule import Moment
+from pitstop._values._stored import Done, IfExists
+from pitstop.abc import Damaged, Progress, Record, dump_message, state_of
+
+
+__all__ = ["Change", "Terms", "Wanted", "change"]
+
+#: The parts of a series that are always compared. Those that are not stored have no value.
+_COMPARED = ("every", "catch_up", "grace", "jitter")
+
+
+@attrs.frozen
+class Terms:
+    """The treatment of a stored message with the id."""
+
+    if_exists: IfExists = "replace"
+    #: Whether only the body of that message is replaced.
+    keep_schedule: bool = False
+
+    @staticmethod
+    def of(if_exists: object, keep_schedule: object) -> Terms:
+        """Check the arguments of ``store``.
+
+        :raises PitstopError: if one of them cannot be used.
+        :raises ScheduleError: if they contradict each other.
+        """
+        if type(if_exists) is str and if_exists == "replace" and keep_schedule is False:
+            # The usual terms cost a store nothing.
+            return _USUAL
+        word = str.__str__(if_exists) if isinstance(if_exists, str) else None
+        known: IfExists | None = next((each for each in get_args(IfExists) if each == word), None)
+        if known is None:
+            raise PitstopError(
+                f"if_exists={quoted(if_exists)} is unknown. Give one of: {', '.join(get_args(IfExists))}."
+            )
+        terms = Terms(known, flag(keep_schedule, "keep_schedule", error=PitstopError))
+        if terms.keep_schedule and known == "error":
+            raise ScheduleError(
+                "keep_schedule=True changes the message that exists, and if_exists='error' refuses to change it. Give one."
+            )
+        return terms
+
+    @property
+    def look(self) -> bool:
+        """Whether the message that exists matters."""
+        return self.keep_schedule or self.if_exists != "replace"
+
+
+_USUAL = Terms()
+
+
+@attrs.frozen
+class Wanted:
+    """A new record, and how its times were given."""
+
+    record: Record
+    #: Whether the start is a point in time. If it is a distance from now, each call of ``store`` computes another start.
+    fixed_start: bool
+    #: The same of the end.
+    fixed_end: bool
+
+    @classmethod
+    def of(cls, record: Record, when: Moment | None, end: Moment | None) -> Wanted:
+        """Return the wanted record of a call of ``store`` with these times, which were checked."""
+        return cls(record, _is_fixed(when), _is_fixed(end))
+
+
+@attrs.frozen
+class Change:
+    """A write that depends on the record that exists."""
+
+    outcome: Done
+    #: The record to store. None: nothing is written.
+    record: Record | None = None
+    #: The expected record: see :meth:`pitstop.abc.Backend.put_if`.
+    revision: str | None = None
+    progress: Progress | None = None
+
+    @property
+    def keeps_lease(self) -> bool:
+        """Whether a delivery of the record that exists can still be settled."""
+        return self.record is not None and self.record.progress == self.progress
+
+
+def change(present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: int) -> Change:
+    """Return what a store does, from the record that exists.
+
+    :raises Conflict: if the record must not exist.
+    :raises MessageError: if the record that exists cannot be read, so that its schedule is not known.
+    """
+    record = wanted.record
+    if present is None:
+        return Change("created", record)
+    if terms.if_exists == "error":
+        raise Conflict(
+            f"The message {record.id!r} exists already: {_condition(present, now)}. Choose another id, remove that message, or "
+            f"store with if_exists='keep' or 'replace'.",
+            id=record.id,
+        )
+    if isinstance(present, Damaged):
+        raise MessageError(
+            f"The schedule of {record.id!r} cannot be kept. {present.error} Storing needs if_exists='replace' without keep_schedule."
+        )
+    if terms.if_exists == "keep" and not _has_schedule(present, wanted):
+        return Change("replaced", record, present.revision)
+    if not terms.keep_schedule or dump_message(present.message) == dump_message(record.message):
+        return Change("kept")
+    updated = Record(record.id, record.message, present.series, record.revision, _progress(present, now))
+    return Change("updated", updated, present.revision, present.progress)
+
+
+def _progress(present: Record, now: int) -> Progress:
+    """Return the progress of the record with a new body."""
+    progress = present.progress
+    if present.series is not None or progress.token is None or progress.due is None:
+        # The ack of a series writes the next occurrence, which then has the new body.
+        return progress
+    if progress.due > now:
+        # The ack of a one-shot message would delete the new body with the old one. So the lease ends, and the message comes again.
+        return Progress(progress.scheduled_for, progress.scheduled_for)
+    # The lease has run out. By the clock of the store it may still last for a moment.
+    return attrs.evolve(progress, token=None)
+
+
+def _has_schedule(present: Record, wanted: Wanted) -> bool:
+    """Whether a record has the wanted schedule already."""
+    stored, given = present.series, wanted.record.series
+    if stored is None or given is None:
+        same_time = present.progress.scheduled_for == wanted.record.progress.scheduled_for
+        return stored is given and (same_time or not wanted.fixed_start)
+    if any(stored.get(name) != given.get(name) for name in _COMPARED):
+        return False
+    if wanted.fixed_start and stored.get("start") != given["start"]:
+        return False
+    if given["end"] is not None and not wanted.fixed_end:
+        return stored.get("end") is not None
+    return bool(stored.get("end") == given["end"])
+
+
+def _condition(present: Record | Damaged, now: int) -> str:
+    if isinstance(present, Damaged):
+        return "it cannot be read"
+    entry = describe(present, now)
+    if entry.due is None:
+        return "it is dead"
+    at = entry.due.isoformat(timespec="milliseconds").replace(".000", "").replace("+00:00", "Z")
+    state = state_of(present.progress.due, present.progress.token, now)
+    return {"leased": f"it is leased until {at}", "due": f"it is due since {at}"}.get(state, f"it is due at {at}")
+
+
+def _is_fixed(moment: Moment | None) -> bool:
+    if moment is None or issubclass(type(moment), str):
+        return False
+    return span_of_time(moment, "when") is None

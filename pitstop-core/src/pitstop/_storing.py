@@ -1,0 +1,129 @@
+"""Storing: records on their way into the store, with the notices to listeners and observers.
+
+Threads: the one that calls ``store``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from pitstop._decisions._change import Terms, Wanted, change
+from pitstop._decisions._describe import describe
+from pitstop._engine._handling import supersede
+from pitstop._engine._session import Session
+from pitstop._errors import Conflict
+from pitstop._values._stored import Stored
+from pitstop.abc import Record, Writes
+
+
+__all__ = ["Storing"]
+
+#: How often a store begins again because the message has changed since it was read.
+_MOST_READS = 50
+
+
+class Storing:
+    """The writes of one call of ``store`` or ``store_many``."""
+
+    __slots__ = ("_at_once", "_now", "_session", "_writes")
+
+    def __init__(self, session: Session, writes: Writes, now_us: int, *, at_once: bool) -> None:
+        """Begin the writes.
+
+        :param writes: of the backend, or of a transaction of the user.
+        :param now_us: the time of the call, in microseconds.
+        :param at_once: whether the writes take effect at once, and not with the commit of a transaction.
+        """
+        self._session = session
+        self._writes = writes
+        self._now = now_us // 1000
+        self._at_once = at_once
+
+    def put(self, record: Record, *, made: bool) -> Stored:
+        """Store a record in the place of any record with its id.
+
+        :param made: whether this call has made the id, so that no record has it.
+        """
+        self._put([record], () if made else (record.id,))
+        return Stored(record.id, "created" if made else "stored")
+
+    def put_all(self, records: Sequence[Record], made: Collection[str]) -> list[Stored]:
+        """Store records as :meth:`put` does, together. Of several records with one id, the last one is stored.
+
+        :param made: the ids that this call has made.
+        """
+        distinct = {record.id: record for record in records}
+        if distinct:
+            self._put(list(distinct.values()), distinct.keys() - made)
+        return [Stored(each.id, "created" if each.id in made else "stored") for each in records]
+
+    def put_all_on_terms(self, wanted: Sequence[Wanted], terms: Terms, made: Collection[str]) -> list[Stored]:
+        """Store records as :meth:`put_on_terms` does. Those with new ids are stored together.
+
+        :raises Conflict: as :meth:`put_on_terms`. If one of the records must not exist, and does, none is stored.
+        :raises MessageError: as :meth:`put_on_terms`.
+        """
+        known = {each.record.id: each for each in wanted if each.record.id not in made}
+        if terms.if_exists == "error":
+            self._session.flush(known.keys())
+            for id, each in known.items():
+                change(self._writes.get(id), each, terms, self._now)
+        new = [each.record for each in wanted if each.record.id in made]
+        if new:
+            self._put(new, ())
+        outcomes = {id: self.put_on_terms(each, terms).outcome for id, each in known.items()}
+        return [Stored(each.record.id, outcomes.get(each.record.id, "created")) for each in wanted]
+
+    def put_on_terms(self, wanted: Wanted, terms: Terms) -> Stored:
+        """Store a record as the record that exists allows.
+
+        :raises Conflict: if the record must not exist, or changes again and again.
+        :raises MessageError: if the record that exists cannot be read.
+        """
+        id = wanted.record.id
+        self._session.flush([id])
+        # A record that must not exist is not read first: the write finds out.
+        present = None if terms.if_exists == "error" else self._writes.get(id)
+        for _ in range(_MOST_READS):
+            todo = change(present, wanted, terms, self._now)
+            record = todo.record
+            if record is None:
+                return Stored(id, todo.outcome)
+            if self._writes.put_if(record, todo.revision, todo.progress):
+                self._replaced(record, keeps_lease=todo.keeps_lease)
+                return Stored(id, todo.outcome)
+            present = self._writes.get(id)
+        raise Conflict(
+            f"The message {id!r} was not stored, because other programs have changed it {_MOST_READS} times meanwhile. Try again.",
+            id=id,
+        )
+
+    def _put(self, records: Sequence[Record], known: Collection[str]) -> None:
+        """Store records. Those that are known may exist."""
+        session = self._session
+        if known:
+            # Acks that returned come first: they must be written before the message is stored anew.
+            session.flush(known)
+        self._writes.put(records)
+        if known:
+            supersede(session.events, known)
+        if known and self._at_once:
+            session.forget({each.id: each.revision for each in records if each.id in known})
+        self._announce(records)
+
+    def _replaced(self, record: Record, *, keeps_lease: bool) -> None:
+        if not keeps_lease:
+            supersede(self._session.events, [record.id])
+        if self._at_once:
+            # A message that was claimed ahead with its old body is given back, and comes with the new one.
+            self._session.forget({record.id: record.revision})
+        self._announce([record])
+
+    def _announce(self, records: Sequence[Record]) -> None:
+        events = self._session.events
+        if events.observes_stored:
+            for record in records:
+                events.stored(describe(record, self._now))
+        if self._at_once:
+            # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
+            self._session.written(min(record.progress.due or 0 for record in records))
