@@ -196,6 +196,11 @@ class AsyncListener:
                     # It came since then.
                     self._tell()
                 await future
+            except BaseException:
+                if len(self._waiting) == 1:
+                    # No other task is there to raise it.
+                    feeder.error = None
+                raise
             finally:
                 self._waiting.remove(future)
                 self._ask()
@@ -211,6 +216,9 @@ class AsyncListener:
         """Wake as many tasks as there are messages for; all of them at the end, and if there is an error."""
         feeder = self._feeder
         assert feeder is not None, "it calls this"
+        if not self._waiting:
+            # The task that wanted a message was cancelled. The next one looks at the store anew.
+            feeder.error = None
         all_of_them = feeder.over or feeder.error is not None
         count = len(self._waiting) if all_of_them else feeder.ready
         for each in self._waiting:
