@@ -188,25 +188,29 @@ class AsyncListener:
                 error, feeder.error = feeder.error, None
                 raise error
             self._in_a_row = 0
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            try:
-                self._ask()
-                if feeder.ready:
-                    # It came since then.
-                    self._tell()
-                await future
-            except BaseException:
-                if len(self._waiting) == 1:
-                    # No other task is there to raise it.
-                    feeder.error = None
-                raise
-            finally:
-                self._waiting.remove(future)
-                self._ask()
-                if future.done() and not future.cancelled() and self._waiting:
-                    # If this task was cancelled, the next one takes the message.
-                    self._tell()
+            await self._news(feeder)
+
+    async def _news(self, feeder: Feeder) -> None:
+        """Wait until there may be a message to take, an error, or the end."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            self._ask()
+            if feeder.ready:
+                # It came since then.
+                self._tell()
+            await future
+        except BaseException:
+            if len(self._waiting) == 1:
+                # No other task is there to raise it.
+                feeder.error = None
+            raise
+        finally:
+            self._waiting.remove(future)
+            self._ask()
+            if future.done() and not future.cancelled() and self._waiting:
+                # If this task was cancelled, the next one takes the message.
+                self._tell()
 
     def _ask(self) -> None:
         if self._feeder is not None:
