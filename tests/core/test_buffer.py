@@ -172,7 +172,7 @@ class TestHandedOut:
         with pit.listen() as listener:
             take(listener, 3)
             store.down = away
-            listener._intake.give_back_all()
+            listener._intake.leftovers.give_back_all()
             store.down = False
             assert not listener._intake.buffer
             assert (store.get("0002").progress == before) is not away

@@ -13,7 +13,7 @@ import pytest
 import pitstop
 
 from core.kit import LOCK, Running, backend
-from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
+from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown, ScheduleError
 
 
 @pytest.fixture
@@ -158,13 +158,23 @@ class TestNack:
         clock.advance(LOCK - timedelta(seconds=60))
         assert listener.get().attempt == 2
 
-    @pytest.mark.parametrize("delay", [timedelta(-1), 5, "5s"])
+    @pytest.mark.parametrize("delay", [timedelta(-1), 5, "soon", "-5s"])
     def test_a_delay_that_is_none_is_refused_and_the_delivery_stays_usable(self, pit, delivery, delay):
         with pytest.raises(ScheduleError) as caught:
             delivery.nack(delay=delay)
-        assert str(caught.value) == f"delay={delay!r} cannot be used. Give a timedelta of zero or more."
+        assert (
+            str(caught.value)
+            == f"delay={delay!r} cannot be used. Give a timedelta of zero or more, or text such as '15m'."
+        )
         delivery.ack()
         assert pit.get("a") is None
+
+    @pytest.mark.parametrize(
+        ("delay", "span"), [("5s", timedelta(seconds=5)), ("0s", timedelta(0)), ("1h30m", timedelta(hours=1.5))]
+    )
+    def test_a_delay_may_be_text(self, pit, delivery, delay, span):
+        delivery.nack(delay=delay)
+        assert pit.get("a").due == pit.now() + span
 
 
 class TestExtend:
@@ -199,13 +209,23 @@ class TestExtend:
         assert delivery.leased_until.year == 9999
         delivery.ack()
 
-    @pytest.mark.parametrize("duration", [timedelta(0), timedelta(-1), timedelta(microseconds=999), 5, "5s"])
+    @pytest.mark.parametrize("duration", [timedelta(-1), 5, "soon"])
     def test_a_duration_that_is_none_is_refused(self, delivery, duration):
-        with pytest.raises(PitstopError) as caught:
+        with pytest.raises(ScheduleError) as caught:
             delivery.extend(duration)
         assert str(caught.value) == (
-            f"duration={duration!r} cannot be used. Give a timedelta of at least one millisecond."
+            f"duration={duration!r} cannot be used. Give a timedelta of zero or more, or text such as '15m'."
         )
+
+    @pytest.mark.parametrize("duration", [timedelta(0), timedelta(microseconds=999), "0s"])
+    def test_a_duration_of_nothing_is_refused(self, delivery, duration):
+        with pytest.raises(ScheduleError) as caught:
+            delivery.extend(duration)
+        assert str(caught.value) == f"duration={duration!r} is too short. Give at least one millisecond."
+
+    def test_a_duration_may_be_text(self, pit, delivery):
+        delivery.extend("5m")
+        assert delivery.leased_until == pit.now() + timedelta(minutes=5)
 
 
 class TestWith:

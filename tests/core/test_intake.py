@@ -98,7 +98,7 @@ def test_the_end_of_the_program_waits_for_acks_that_are_being_written(pit, store
     fill(pit, 3)
     with pit.listen(prefetch=3) as listener:
         delivery = take(listener, 3)
-        intake_of(listener).give_back_all()
+        intake_of(listener).leftovers.give_back_all()
         asked, may_go = threading.Event(), threading.Event()
         store.during["settle"] = lambda: (store.during.clear(), asked.set(), may_go.wait(10))
         writing = Running(lambda: delivery.ack(wait=True))

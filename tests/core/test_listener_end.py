@@ -409,7 +409,7 @@ class TestGivingBack:
             order.append("given back")
 
         store.during["settle"] = settle
-        giving_back = Running(listener._intake.give_back_all)
+        giving_back = Running(listener._intake.leftovers.give_back_all)
         assert begun.wait(10)
         pit.close()
         order.append("closed")

@@ -24,7 +24,7 @@ HOUR = timedelta(hours=1)
 SYNC = {
     "writer": lambda pit, listener: listener._intake.writer._writing,
     "background": lambda pit, listener: listener._intake.background._lock,
-    "buffer": lambda pit, listener: listener._intake._giving_back,
+    "buffer": lambda pit, listener: listener._intake.leftovers._giving_back,
     "waiting": lambda pit, listener: listener._intake.waiting._changed,
     "heartbeat": lambda pit, listener: listener._intake._heartbeat._beginning,
     "extending": lambda pit, listener: listener._intake._heartbeat.extending,
@@ -33,7 +33,7 @@ SYNC = {
 ASYNC = {
     "opening": lambda pit, listener: pit._lock,
     "threads": lambda pit, listener: pit._hands._lock,
-    "giving back": lambda pit, listener: listener._feeder.intake._giving_back,
+    "giving back": lambda pit, listener: listener._feeder.intake.leftovers._giving_back,
 }
 
 

@@ -138,6 +138,26 @@ class TestCalendar:
             if ms[1] - 1 > ms[0]:
                 assert rule.latest(ms[1] - 1, ms[2]) == ms[0], where
 
+    def test_a_time_that_the_clock_skips_comes_at_the_first_instant_after_the_gap(self):
+        zone = ZoneInfo("Europe/Berlin")
+        found = islice(Calendar(days=1, tz=zone).occurrences(datetime(2026, 3, 28, 2, 30, tzinfo=zone)), 3)
+        assert list(found) == [
+            datetime(2026, 3, 28, 1, 30, tzinfo=UTC),
+            datetime(2026, 3, 29, 1, 0, tzinfo=UTC),
+            datetime(2026, 3, 30, 0, 30, tzinfo=UTC),
+        ]
+
+    def test_a_midnight_that_came_does_not_come_again_when_the_clock_goes_back_to_the_day_before(self):
+        """In St. John's the clock went from 00:01 on 7 November 2010 back to 23:01 on the 6th."""
+        zone = ZoneInfo("America/St_Johns")
+        rule, start = Calendar(days=1, tz=zone), datetime(2010, 11, 1, tzinfo=zone)
+        midnight = datetime(2010, 11, 7, tzinfo=zone)
+        begin, came = (round(each.timestamp() * 1000) for each in (start, midnight))
+        second_pass = came + 15 * 60_000
+        assert rule.latest(second_pass, begin) == came
+        assert rule.after(second_pass, begin) == came + 25 * 3_600_000
+        assert rule.count(begin, came, begin) == 6
+
     def test_occurrences_are_counted_by_arithmetic(self):
         rule, start = Calendar(days=1, tz="Europe/Berlin"), 1_900_000_000_000
         last = rule.latest(start + 86_400_000 * 36_500, start)

@@ -13,7 +13,7 @@ from unittest import mock
 import attrs
 
 from pitstop._aio import _feeder, _hands
-from pitstop._engine import _background, _buffer, _claimer, _intake, _lease, _session, _waiting, _writer
+from pitstop._engine import _background, _buffer, _claimer, _intake, _lease, _leftovers, _session, _waiting, _writer
 
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -191,7 +191,7 @@ def a_close_does_not_wait_for_claims(stack):
 
 @mutant("closing", "a_listener_is_stopped_while_another_thread_claims", "is leased, and no handler has it")
 def a_thread_that_goes_home_gives_nothing_back(stack):
-    put(stack, _intake.Intake, "settle_all", lambda self, given_back=None, settled=None: None)
+    put(stack, _leftovers.Leftovers, "settle_all", lambda self, given_back=None, settled=None: None)
 
 
 @mutant("closing", "a_listener_is_stopped_while_another_thread_claims", "Endless")

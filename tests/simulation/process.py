@@ -239,7 +239,7 @@ class Process:
         intake.end()
         intake.background.end()
         self._dropped = [*self._dropped[-3:], intake]
-        self._do("drop", lambda: (intake.give_back_all(), intake.background._flush()), answer=lambda _: None)
+        self._do("drop", lambda: (intake.leftovers.give_back_all(), intake.background._flush()), answer=lambda _: None)
 
     def _get(self, listener: Listener, timeout: float) -> _Held | None:
         self._inside.append(listener)

@@ -439,7 +439,7 @@ def background_gives_back_what_is_handled() -> Iterator[None]:
     def taking(self):
         lease = handled.pop(self._buffer, None)
         if lease is not None:
-            self._give_back_all.__self__.give_back([lease])
+            self._give_back_all.__self__._claimer.give_back([lease])
         return turn(self)
 
     with _patch(ClaimBuffer, "pop", noting), _patch(Background, "turn", taking):

@@ -25,6 +25,8 @@ from pitstop._errors import PitstopError
 
 __all__ = ["AsyncDelivery", "current_task", "is_interruption"]
 
+_ACK = Purpose.ACK
+
 _log = logging.getLogger("pitstop.delivery")
 
 
@@ -114,15 +116,15 @@ class AsyncDelivery:
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same.
         """
-        self._lease.ask(Purpose.ACK, self._delivery)
+        self._lease.ask(_ACK, self._delivery)
         await self._write(wait=wait)
 
-    async def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
+    async def nack(self, error: BaseException | str | None = None, delay: timedelta | str | None = None) -> None:
         """Report a failure: see :meth:`pitstop.Delivery.nack`. It is written as by :meth:`ack`.
 
         :raises LeaseLost: when the delivery was settled before, or, where it is written at once, when the lease is over.
         :raises BackendUnavailable: where it is written at once, when the store did not answer.
-        :raises ScheduleError: when ``delay`` is no ``timedelta`` or is negative.
+        :raises ScheduleError: when ``delay`` cannot be used.
         """
         lease = self._lease
         if isinstance(error, BaseException) and lease.is_news(error):
@@ -141,7 +143,7 @@ class AsyncDelivery:
         else:
             writer.put(self._lease, blocking=False)
 
-    async def extend(self, duration: timedelta | None = None) -> None:
+    async def extend(self, duration: timedelta | str | None = None) -> None:
         """Hold the lease for ``duration`` from now: see :meth:`pitstop.Delivery.extend`. Returns when the store has it.
 
         :raises LeaseLost: when the lease is over; nothing was changed.

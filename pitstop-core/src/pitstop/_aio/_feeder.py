@@ -175,7 +175,7 @@ class Feeder:
         self.intake.buffer.late.append(lease)
         if self._closed or self._loop.is_closed():
             # The loop was closed in the midst of it, and the thread may be at its end.
-            self.intake.give_back_all(log=False)
+            self.intake.leftovers.give_back_all(log=False)
         self._bell.ring()
 
     async def close(self) -> None:
@@ -274,7 +274,7 @@ class Feeder:
             intake.give_back(intake.buffer.take_late())
         elif self.over:
             if intake is not None and intake.unsettled:
-                intake.settle_all()
+                intake.leftovers.settle_all()
             self._answer(found=False)
             self._tell()
             self._bell.wait(None)

@@ -178,11 +178,12 @@ class AsyncListener:
             # Before it takes a message, which a cancellation would lose.
             await asyncio.sleep(0)
         while True:
-            if self.stopped:
-                return None
+            # None, too, once it was stopped.
             lease = feeder.take()
             if lease is not None:
                 return lease
+            if self.stopped:
+                return None
             if feeder.error is not None:
                 error, feeder.error = feeder.error, None
                 raise error

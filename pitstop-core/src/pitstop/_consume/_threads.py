@@ -248,7 +248,7 @@ class Consuming(Component):
     def _finish(self) -> None:
         try:
             # A program that closes the store does not wait for the store to come back.
-            with self._intake.last_time() if self._session.closing else nullcontext():
+            with self._intake.leftovers.last_time() if self._session.closing else nullcontext():
                 self._give_back_running()
                 if not self._course.urgent:
                     self._write_pending()

@@ -11,14 +11,16 @@ import attrs
 from pitstop._decisions._attempts import attempts_text, certain, excused, number
 from pitstop._decisions._emit import Emission, advance, bury, give_up, settlement
 from pitstop._errors import ScheduleError
-from pitstop._values._instant import LAST_INSTANT, instant_of, span_of_time
+from pitstop._values._instant import LAST_INSTANT, instant_of
 from pitstop._values._plain import shown
+from pitstop._values._schedule import span_of
 from pitstop.abc import MAX_ERROR_LENGTH, Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
 __all__ = [
     "ack",
     "checked_delay",
+    "checked_extension",
     "defer",
     "error_text",
     "extend",
@@ -163,13 +165,20 @@ def error_text(error: BaseException | str | None) -> str | None:
 def checked_delay(delay: object) -> timedelta | None:
     """Return the delay that the user gave to a nack, as a plain ``timedelta``.
 
-    :raises pitstop.ScheduleError: if the delay is negative, unreadable, or not a ``timedelta``.
+    :raises pitstop.ScheduleError: if the delay is negative, unreadable, or neither a ``timedelta`` nor text such as ``"15m"``.
     """
-    if delay is None:
-        return None
-    span = span_of_time(delay, "delay")
-    if span is None or span < timedelta(0):
-        raise ScheduleError(f"delay={shown(delay)} cannot be used. Give a timedelta of zero or more.")
+    return None if delay is None else span_of(delay, "delay")
+
+
+def checked_extension(duration: object) -> timedelta:
+    """Return the duration that the user gave to ``extend``, as a plain ``timedelta``.
+
+    :raises pitstop.ScheduleError: if it is shorter than a millisecond, unreadable, or neither a ``timedelta`` nor text such as
+        ``"15m"``.
+    """
+    span = span_of(duration, "duration")
+    if span < timedelta(milliseconds=1):
+        raise ScheduleError(f"duration={shown(duration)} is too short. Give at least one millisecond.")
     return span
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pitstop._decisions._ending import ends_program
-from pitstop._decisions._settle import checked_delay, error_text, lease_end
+from pitstop._decisions._settle import checked_delay, checked_extension, error_text, lease_end
 from pitstop._engine._calls import entrance, unbroken
 from pitstop._engine._handling import Handling
 from pitstop._engine._heartbeat import Heartbeat
@@ -21,8 +21,7 @@ from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._session import Session
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import PitstopError
-from pitstop._values._instant import from_instant, instant_of, span_of_time
-from pitstop._values._plain import shown
+from pitstop._values._instant import from_instant, instant_of
 
 
 __all__ = ["Delivery", "delay_of_nack", "lease_of"]
@@ -154,7 +153,7 @@ class Delivery:
             self._writer.put(lease)
 
     @entrance
-    def nack(self, error: BaseException | str | None = None, delay: timedelta | None = None) -> None:
+    def nack(self, error: BaseException | str | None = None, delay: timedelta | str | None = None) -> None:
         """Report a failure. The message comes back: after ``delay``, or as ``retry`` is configured, or when its lease runs out.
 
         After the handler itself has stored or removed this message, the nack changes nothing and raises nothing.
@@ -162,11 +161,11 @@ class Delivery:
         :param error: kept with the message, for people; its text must hold no secret. An error that this delivery's own
             :meth:`ack` raised (:class:`LeaseLost`, :class:`BackendUnavailable`) is no failure of the handler: then nothing
             is done, and nothing raised.
-        :param delay: when it comes back, from now; zero or more.
+        :param delay: when it comes back, from now: a ``timedelta`` of zero or more, or text such as ``"15m"``.
         :raises LeaseLost: when the lease is over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, or sooner
             if the store did it all the same.
-        :raises ScheduleError: when ``delay`` is no ``timedelta``, is negative, or reaches beyond the year 9999.
+        :raises ScheduleError: when ``delay`` is neither, is negative, or reaches beyond the year 9999.
         :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error.
         """
         lease = self._lease
@@ -176,18 +175,16 @@ class Delivery:
         self._writer.write_at_once(lease)
 
     @entrance
-    def extend(self, duration: timedelta | None = None) -> None:
+    def extend(self, duration: timedelta | str | None = None) -> None:
         """Hold the lease for ``duration`` from now (the lock time if not given), be that longer or shorter.
 
+        :param duration: a ``timedelta``, or text such as ``"5m"``; at least one millisecond.
         :raises LeaseLost: when the lease is over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; count on the end that the lease had.
             :class:`pitstop.OutcomeUnknown`: when an earlier ack or nack got no answer, and the lease is over, perhaps by that.
+        :raises ScheduleError: when ``duration`` cannot be used.
         """
-        span = self._lock_time if duration is None else span_of_time(duration, "duration")
-        if span is None or span < timedelta(milliseconds=1):
-            raise PitstopError(
-                f"duration={shown(duration)} cannot be used. Give a timedelta of at least one millisecond."
-            )
+        span = self._lock_time if duration is None else checked_extension(duration)
         heartbeat = self._heartbeat
         with nullcontext() if heartbeat is None else self._session.calls.holding(heartbeat.extending):
             self._extend(span)
@@ -251,10 +248,10 @@ def lease_of(delivery: Delivery) -> Lease:
     return delivery._lease
 
 
-def delay_of_nack(delay: timedelta | None, lease: Lease) -> timedelta | None:
+def delay_of_nack(delay: timedelta | str | None, lease: Lease) -> timedelta | None:
     """Return the delay of a nack as a plain ``timedelta``. None: none was given.
 
-    :raises ScheduleError: when it is no ``timedelta``, negative, or reaches beyond the year 9999.
+    :raises ScheduleError: when it is neither a ``timedelta`` nor such text, is negative, or reaches beyond the year 9999.
     """
     span = checked_delay(delay)
     if span is not None:

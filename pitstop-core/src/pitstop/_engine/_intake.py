@@ -1,10 +1,10 @@
-"""Intake: all that is behind one listener, wired together: buffer, claimer, writer, waiting threads, heartbeat, background.
+"""Intake: all that is behind one listener, wired together: buffer, claimer, writer, leftovers, waiting threads, heartbeat, background.
 
 A message goes from the store through the claimer into the buffer, to the thread that takes it, and as a lease into a
 delivery. Its settlement goes through the writer to the store. The session holds an intake until it is closed, or until the
 background thread has given back and written all that a dropped listener left.
 
-Threads: any; a thread of its own settles for a thread that has stopped it.
+Threads: any.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import _thread
 import logging
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from datetime import timedelta
-from threading import RLock, get_ident
+from threading import get_ident
 
 from pitstop._decisions._logs import left_behind
 from pitstop._engine._background import Background
@@ -26,29 +26,23 @@ from pitstop._engine._confirmer import Confirmer
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease
+from pitstop._engine._leftovers import STOP_PATIENCE, Leftovers
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._session import Session
 from pitstop._engine._settler import Counts, Settler
 from pitstop._engine._suspects import Suspects
-from pitstop._engine._waiting import Waiter, Waiting, glance
+from pitstop._engine._waiting import Waiter, Waiting
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import ListenOptions
-from pitstop.abc import Capability, Doorbell, SystemClock
+from pitstop.abc import Capability, SystemClock
 
 
 __all__ = ["Intake"]
 
 _log = logging.getLogger("pitstop.listener")
-
-#: Seconds for which a thread that leaves still tries while the store is known to be away.
-_LAST_TRY = 0.5
-#: Seconds that stop() waits until the claimed messages are given back.
-_STOP_PATIENCE = 0.5
-#: Seconds that the end of the interpreter waits for each listener that the program did not close.
-_EXIT_PATIENCE = 2.0
 
 
 class Intake(Component):
@@ -89,6 +83,10 @@ class Intake(Component):
             *(session, self.suspects, self.buffer, self.claimer, self.writer, self.lock_time),
             wake=lambda: self.waiting.notice(None),
         )
+        self.leftovers = Leftovers(
+            *(session, self.buffer, self.suspects, self.claimer, self.writer, self.wakeup),
+            wait_for_others=lambda thread, patience: self.waiting.wait_for_others(thread, patience),  # noqa: PLW0108 - it is made below
+        )
         self._heartbeat: Heartbeat | None = None
         if options.heartbeat:
             self._heartbeat = Heartbeat(session, self.lock_time, options.max_lease, self._settler.lose)
@@ -109,13 +107,11 @@ class Intake(Component):
             self.buffer,
             self.writer,
             claim_ahead=self.waiting.claim_ahead,
-            give_back_all=self.give_back_all,
+            give_back_all=self.leftovers.give_back_all,
             suspects=self.suspects.waiting,
             tend_suspects=lambda: self.confirmer.tend(offer=claimed_apart and self.buffer.asked > 0),
             ended=self._finished,
         )
-        # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the intake meanwhile.
-        self._giving_back = RLock()
         self._observed = session.events.observes_leased
         # Whether close() has reported what could not be written. Written by the thread that closes.
         self._reported = False
@@ -184,17 +180,6 @@ class Intake(Component):
     def give_back(self, leases: Sequence[Lease]) -> int:
         """Give back messages that were taken and that no handler has seen. Return how many were not."""
         return self.claimer.give_back(leases)
-
-    @unbroken
-    def give_back_all(self, *, log: bool = True) -> int:
-        """Give back the messages of the buffer. Return how many were not, because the store did not answer.
-
-        :param log: False when the caller reports it.
-        """
-        # One at a time, so that a thread that closes the session comes after one that has taken messages out.
-        with self._giving_back:
-            buffer = self.buffer
-            return self.claimer.give_back([*buffer.take_late(), *buffer.take_all(), *self.suspects.take_all()], log=log)
 
     # State.
 
@@ -283,29 +268,12 @@ class Intake(Component):
         """
         self.end()
         if self.unsettled or self.waiting.others:
-            # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that
-            # holds the locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
-            done = Doorbell()
-            try:
-                _thread.start_new_thread(self._settle_for, (get_ident(), done))
-            except RuntimeError:
-                # The system gives no thread, or Python is about to end. Not in this one, for the same reason. Threads that
-                # are inside do it, or look once more; or close() does, or the exit.
-                return
-            glance(done.wait, _STOP_PATIENCE)
+            self.leftovers.settle_at_stop()
 
     def at_exit(self) -> None:
         self.end()
         if self.unsettled or self.waiting.others:
-            settled = Doorbell()
-            try:
-                # A store that is away is not to keep the program from ending.
-                _thread.start_new_thread(self._settle_for, (get_ident(), Doorbell(), settled))
-            except RuntimeError:
-                # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
-                self.settle_all()
-            else:
-                glance(settled.wait, _EXIT_PATIENCE)
+            self.leftovers.settle_at_exit()
 
     @unbroken
     def close(self) -> None:
@@ -315,15 +283,15 @@ class Intake(Component):
         """
         self.end()
         clock = SystemClock()
-        with self.last_time() as seconds:
+        with self.leftovers.last_time() as seconds:
             ends = clock.monotonic() + seconds
             # A claim that is under way would be given back to a store that is closed by then.
             self.waiting.wait_for_others(get_ident(), seconds)
             # In this order: a thread that has an ack from here on writes it, and none comes after the last write.
             self.background.end()
-            kept = self.give_back_all(log=False)
+            kept = self.leftovers.give_back_all(log=False)
             # A thread that writes gets a moment in any case.
-            unwritten = self.writer.close(max(ends - clock.monotonic(), _STOP_PATIENCE))
+            unwritten = self.writer.close(max(ends - clock.monotonic(), STOP_PATIENCE))
         if (kept or unwritten) and not self._reported:
             self._reported = True
             _log.warning("%s", left_behind(unwritten, kept))
@@ -348,31 +316,13 @@ class Intake(Component):
     def after_fork(self) -> None:
         self.buffer.clear()
         self.suspects.clear()
-        self._giving_back = RLock()
+        self.leftovers.after_fork()
         self.waiting.after_fork()
         self.writer.after_fork()
         self.background.after_fork()
         if self._heartbeat is not None:
             self._heartbeat.after_fork()
         self._watcher.after_fork()
-
-    def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
-        """Give back the buffer, ring ``given_back``, write what is pending, ring ``settled``. If it fails, try again later."""
-        with self.last_time():
-            self.give_back_all()
-            if given_back is not None:
-                # The thread that waits for this may have interrupted the code that is writing.
-                given_back.ring()
-            self.flush()
-        if settled is not None:
-            settled.ring()
-        elif self.writer:
-            self.wakeup.wake()
-
-    def last_time(self) -> AbstractContextManager[float]:
-        """Return the context of calls by a thread that is about to leave: see :meth:`pitstop.abc.Backend.bounded`."""
-        away = self.writer.failing or not self.claimer.healthy
-        return self._session.bounded(_LAST_TRY if away else None)
 
     def drop_all(self) -> None:
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
@@ -386,7 +336,7 @@ class Intake(Component):
         if buffer.late:
             self.claimer.give_back(buffer.take_late())
         if lease is None and not buffer.open:
-            self.give_back_all()
+            self.leftovers.give_back_all()
         return lease
 
     # Callbacks of the parts.
@@ -410,7 +360,7 @@ class Intake(Component):
     def _go_home(self) -> None:
         """Give back and write everything, if the listener was stopped: no thread is handed out anything any more."""
         if self.stopped:
-            self.settle_all()
+            self.leftovers.settle_all()
             # Here too, not in close() alone: a thread that was about to sleep may have joined after that.
             self._watcher.leave(self)
 
@@ -419,10 +369,3 @@ class Intake(Component):
             self._heartbeat.end()
         self._session.discard(self)
         self._watcher.leave(self)
-
-    def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
-        """Write and give back everything, for a thread that has stopped this, and waits for a bell."""
-        # First the messages that are here already, then those of a claim that is under way.
-        self.give_back_all()
-        self.waiting.wait_for_others(thread, _STOP_PATIENCE)
-        self.settle_all(given_back, settled)

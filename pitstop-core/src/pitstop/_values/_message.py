@@ -15,7 +15,7 @@ from pitstop._errors import MessageError
 from pitstop._values._bson import PER_ELEMENT, bytes_of_indices, utf8_length
 from pitstop._values._id import valid_id
 from pitstop._values._instant import from_instant
-from pitstop._values._plain import Unreadable, as_microseconds, type_name
+from pitstop._values._plain import Unreadable, as_microseconds, conversion_advice, type_name
 from pitstop._values._quoting import quoted
 
 
@@ -260,7 +260,9 @@ class _Walk:
             return self._copy_scalar(int.__int__(value))
         if isinstance(value, float):
             return self._copy_scalar(float.__float__(value))
-        raise _Refused(f"{{path}} is a {type_name(value)}, which cannot be stored. Accepted are: {_ACCEPTED}.")
+        raise _Refused(
+            f"{{path}} is a {type_name(value)}, which cannot be stored. {conversion_advice(value)}Accepted are: {_ACCEPTED}."
+        )
 
     def copy_foreign_message(self, message: object) -> dict[str, Any]:
         """Return a copy of a message that is not a ``dict``."""

@@ -15,7 +15,22 @@ from datetime import UTC, date, datetime, timedelta
 from pitstop._values._quoting import quoted
 
 
-__all__ = ["Unreadable", "as_microseconds", "as_timedelta", "shown", "type_name"]
+__all__ = ["Unreadable", "as_microseconds", "as_timedelta", "conversion_advice", "shown", "type_name"]
+
+#: The conversion of values that people often give, by the names of their types. Their modules need not be imported.
+_CONVERSIONS = {
+    "uuid.UUID": "str(value)",
+    "decimal.Decimal": "str(value)",
+    "datetime.date": "value.isoformat()",
+    "datetime.time": "value.isoformat()",
+    "datetime.timedelta": "value.total_seconds()",
+    "enum.Enum": "value.value",
+    "pathlib.PurePath": "str(value)",
+    "pathlib._local.PurePath": "str(value)",
+    "builtins.set": "list(value)",
+    "builtins.frozenset": "list(value)",
+    "builtins.bytearray": "bytes(value)",
+}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - for the fields of a datetime, before its offset is subtracted
@@ -112,3 +127,10 @@ def type_name(value: object) -> str:
     if kind.__module__ != "builtins" and hasattr(builtins, kind.__name__):
         return f"{kind.__module__}.{kind.__name__}"
     return kind.__name__
+
+
+def conversion_advice(value: object) -> str:
+    """Return the sentence that says how to convert a value, or no text."""
+    known = (_CONVERSIONS.get(f"{each.__module__}.{each.__qualname__}") for each in type(value).__mro__)
+    conversion = next(filter(None, known), None)
+    return "" if conversion is None else f"Convert it, as in {conversion}. "
