@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from collections import Counter
+from collections import Counter, deque
 from datetime import timedelta
 
 import attrs
@@ -145,6 +145,20 @@ class TestWaiting:
         assert (hand.take(), hand.suspects.ready) == (None, False)
         hand.time = 2.0
         assert (hand.suspects.ready, hand.take()) == (True, "a")
+
+    def test_no_other_thread_takes_one_that_is_being_put_back(self):
+        hand, may_take = Hand(), []
+
+        class Waiting(deque):
+            def appendleft(self, lease):
+                super().appendleft(lease)
+                may_take.append(Running(lambda: hand.suspects._lock.acquire(blocking=False)).result())
+
+        hand.suspects.waiting = Waiting([first := lease("a")])
+        assert hand.suspects.take(NOW * 1000) is first
+        hand.suspects.put_back(first)
+        assert may_take == [False]
+        assert hand.take() == "a"
 
     def test_leases_that_are_nearly_over_are_not_taken_but_given_back(self):
         hand = Hand()

@@ -109,8 +109,10 @@ class Suspects:
         :param pause: seconds in which no suspect is taken, because the store is away.
         """
         self.pause(pause)
-        self.waiting.appendleft(lease)
-        self.end(lease)
+        # Under the lock: a thread that takes it again must not find that it has ended.
+        with self._lock:
+            self.waiting.appendleft(lease)
+            self.end(lease)
 
     def pause(self, seconds: float) -> None:
         """Take no suspect for so long, because the store is away."""
