@@ -17,6 +17,7 @@ from aio.kit import NOW, run, threads, until
 from pitstop import testing
 from pitstop._aio._delivery import AsyncDelivery
 from pitstop._aio._pitstop import AsyncPitstop
+from pitstop_memory import MemoryBackend
 
 
 pytestmark = pytest.mark.usefixtures("tasks")
@@ -275,6 +276,57 @@ async def begun(listener, timeout, outside, pit):  # noqa: ASYNC109 - as in get(
         await until(lambda: listener._feeder._waiter is not None)
         pit._pit.store({"id": "m00000"}, NOW)
     return getting, blocked
+
+
+class FailsOnce(MemoryBackend):
+    """Its first claim raises, when the test says so."""
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.fails, self.claims = threading.Event(), 0
+
+    def lease(self, limit, duration):
+        self.claims += 1
+        if self.claims == 1:
+            assert self.fails.wait(20)
+            raise ZeroDivisionError
+        return super().lease(limit, duration)
+
+
+@pytest.mark.parametrize("cancelled", ["before the error", "in the same turn of the loop", "after it was woken"])
+def test_an_error_that_came_for_a_cancelled_task_is_not_raised_by_the_next_one(cancelled):
+    store = FailsOnce.from_options({})
+
+    async def main():
+        async with pitstop.init_async({"type": store}) as pit, pit.listen() as listener:
+            feeder = listener._ready()
+            came, tell = threading.Event(), feeder._tell
+
+            def told():
+                tell()
+                if feeder.error is not None:
+                    came.set()
+
+            feeder._tell = told
+            waiting = asyncio.create_task(listener.get(timeout=None))
+            await until(lambda: store.claims == 1)
+            if cancelled == "before the error":
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            store.fails.set()
+            # The loop is blocked until the error is on its way.
+            assert came.wait(20)
+            if cancelled == "after it was woken":
+                listener._tell()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert waiting.cancelled()
+            await pit.store({"id": "a"}, NOW)
+            delivery = await listener.get(timeout=None)
+            assert delivery.id == "a"
+            await delivery.ack()
+
+    run(main())
 
 
 @pytest.mark.parametrize("what", ["listener", "pitstop"])

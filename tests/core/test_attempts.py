@@ -254,6 +254,18 @@ class TestSettling:
             message.fail(emission)
         assert (message.dead, message.attempts) == (True, max_attempts)
 
+    @pytest.mark.parametrize("crashed", [False, True])
+    def test_no_more_attempts_are_excused_than_there_were(self, crashed):
+        """Another program may have written the largest count that a store can hold."""
+        message = Message()
+        message.record = attrs.evolve(message.record, progress=Progress(NOW, NOW, 4, excused=2**63 - 1))
+        if crashed:
+            message.claim(64)
+        emission = message.handle(64)
+        assert emission is not None
+        for settlement in (hand_back(emission.record, NOW), nack(emission, "failed", None, message.retry, NOW * 1000)):
+            assert settlement.progress.excused == settlement.progress.attempts == 5 + crashed
+
     def test_what_nobody_saw_is_as_if_it_had_not_been_claimed(self):
         message = Message()
         before = message.progress

@@ -87,6 +87,19 @@ class TestDropped:
                 threading.Event().wait(0.001)
             assert (watch.stats().leased, watch.stats().due) == (0, 6)
 
+    def test_a_message_that_has_waited_for_too_long_is_given_back(self, config, watch, clock, alone, late):
+        with pitstop.init(config) as pit:
+            fill(pit, 2)
+            listener = pit.listen(prefetch=2)
+            intake = intake_of(listener)
+            take(listener, 2).ack(wait=True)
+            clock.advance(LOCK * 0.95)
+            assert intake.buffer.pop() is None
+            del listener
+            gc.collect()
+            assert watch.stats().leased == 1
+        assert (watch.stats().leased, watch.stats().due) == (0, 1)
+
     def test_one_with_nothing_to_write_is_forgotten_at_once(self, config):
         with pitstop.init(config) as pit:
             pit.listen()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from collections import Counter
+from collections import Counter, deque
 from datetime import timedelta
 
 import attrs
@@ -46,7 +46,7 @@ class Hand:
         self.suspects = Suspects(lambda: self.time, max_attempts)
 
     def keep(self, *leases: Lease) -> None:
-        assert self.suspects.keep(list(leases)) == []
+        self.suspects.keep(list(leases))
 
     def take(self, now: int = NOW) -> str | None:
         taken = self.suspects.take(now * 1000)
@@ -54,11 +54,11 @@ class Hand:
 
 
 class TestOrder:
-    def test_messages_that_were_in_no_crash_go_into_the_buffer(self):
+    def test_messages_that_were_in_no_crash_are_not_among_them(self):
         hand = Hand()
         first, suspect, last = lease("a", unsettled=1), lease("b"), lease("c", unsettled=0)
-        assert hand.suspects.keep([first, suspect, last]) == [first, last]
-        assert list(hand.suspects.waiting) == [suspect]
+        assert hand.suspects.split([first, suspect, last]) == ([first, last], [suspect])
+        assert not hand.suspects.waiting
 
     def test_without_a_limit_of_attempts_all_are_taken_at_once(self):
         hand = Hand(max_attempts=None)
@@ -145,6 +145,20 @@ class TestWaiting:
         assert (hand.take(), hand.suspects.ready) == (None, False)
         hand.time = 2.0
         assert (hand.suspects.ready, hand.take()) == (True, "a")
+
+    def test_no_other_thread_takes_one_that_is_being_put_back(self):
+        hand, may_take = Hand(), []
+
+        class Waiting(deque):
+            def appendleft(self, lease):
+                super().appendleft(lease)
+                may_take.append(Running(lambda: hand.suspects._lock.acquire(blocking=False)).result())
+
+        hand.suspects.waiting = Waiting([first := lease("a")])
+        assert hand.suspects.take(NOW * 1000) is first
+        hand.suspects.put_back(first)
+        assert may_take == [False]
+        assert hand.take() == "a"
 
     def test_leases_that_are_nearly_over_are_not_taken_but_given_back(self):
         hand = Hand()
@@ -250,6 +264,24 @@ class TestHandingOut:
             first.ack()
             second = listener.get()
             assert (second.id, second.attempt, counts(store, "b")) == ("b", 2, [(2, 2, 0)])
+
+    def test_one_that_another_thread_takes_meanwhile_is_not_deferred(self, pit, clock, store, alone):
+        """The handler of the first suspect ends while the second one is being deferred."""
+        fill(pit, "a", "b")
+        hold(pit, clock, prefetch=1, count=2)
+        with pit.listen(prefetch=1) as listener:
+            first = listener.get()
+            intake, taken = intake_of(listener), []
+
+            def end_and_take():
+                store.during.clear()
+                first.ack()
+                taken.append(Running(intake.take_at_hand).result())
+
+            store.during["settle"] = end_and_take
+            intake.claimer.claim(1)
+            (lease,) = [each or intake.take_at_hand() for each in taken]
+            assert (lease.id, counts(store, "b")) == ("b", [(2, 2, 0)])
 
     def test_a_store_that_is_away_keeps_it_and_nothing_else_waiting(self, pit, clock, store):
         fill(pit, "a")

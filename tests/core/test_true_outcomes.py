@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from core.kit import LOCK, ack_later, take
+from core.kit import LOCK, ack_later, backend, take
 from core.writer_kit import DUE, away, fill, held, lose_reply
 from pitstop import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop._consume._course import Course
@@ -69,6 +69,26 @@ class TestAfterALostReply:
         else:
             delivery.ack()
         assert lost(listener) == 0
+
+
+class TestAfterANackThatMayHaveGivenUp:
+    """A series goes on after an ack, and after a nack that gave up. Its reply was lost."""
+
+    @pytest.fixture
+    def store(self, clock):
+        return backend(clock=clock, retry={"max_attempts": 1})
+
+    def test_an_ack_is_not_reported_as_done(self, pit, store):
+        pit.store({"id": "a"}, pit.now(), None, timedelta(hours=1))
+        with pit.listen() as listener:
+            delivery = listener.get()
+            lose_reply(store)
+            with pytest.raises(OutcomeUnknown):
+                delivery.nack("failed")
+            with pytest.raises(OutcomeUnknown):
+                delivery.ack()
+            assert (intake_of(listener).counts.acked, lost(listener)) == (0, 0)
+        assert pit.get("a").last_error == "failed"
 
 
 @pytest.mark.parametrize("wait", [False, True])

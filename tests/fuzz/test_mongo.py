@@ -109,7 +109,7 @@ def _containers(inner):
 values = st.recursive(leaves, _containers, max_leaves=4)
 _OURS = (
     *(b"msg", b"series", b"revision", b"due", b"scheduled_for", b"attempts", b"first_leased", b"last_error", b"token"),
-    *(b"etag", b"adopting"),
+    *(b"unsettled", b"ahead", b"excused", b"etag", b"adopting"),
 )
 damages = st.one_of(
     st.tuples(st.sampled_from(["replace", "repeat", "begin"]), st.sampled_from(_OURS) | names, values),

@@ -40,6 +40,9 @@ DAMAGE = [
     ("scheduled_for = -1", "scheduled_for"),
     ("scheduled_for = 9223372036854775807", "scheduled_for"),
     ("attempts = -5", "attempts"),
+    ("unsettled = -5", "unsettled"),
+    ("ahead = -5", "ahead"),
+    ("excused = -5", "excused"),
     ("first_leased = -1", "first_leased"),
     ("last_error = CAST(x'c328' AS TEXT)", "last_error"),
 ]

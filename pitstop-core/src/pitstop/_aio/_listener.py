@@ -188,20 +188,29 @@ class AsyncListener:
                 error, feeder.error = feeder.error, None
                 raise error
             self._in_a_row = 0
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            try:
-                self._ask()
-                if feeder.ready:
-                    # It came since then.
-                    self._tell()
-                await future
-            finally:
-                self._waiting.remove(future)
-                self._ask()
-                if future.done() and not future.cancelled() and self._waiting:
-                    # If this task was cancelled, the next one takes the message.
-                    self._tell()
+            await self._news(feeder)
+
+    async def _news(self, feeder: Feeder) -> None:
+        """Wait until there may be a message to take, an error, or the end."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            self._ask()
+            if feeder.ready:
+                # It came since then.
+                self._tell()
+            await future
+        except BaseException:
+            if len(self._waiting) == 1:
+                # No other task is there to raise it.
+                feeder.error = None
+            raise
+        finally:
+            self._waiting.remove(future)
+            self._ask()
+            if future.done() and not future.cancelled() and self._waiting:
+                # If this task was cancelled, the next one takes the message.
+                self._tell()
 
     def _ask(self) -> None:
         if self._feeder is not None:
@@ -211,6 +220,9 @@ class AsyncListener:
         """Wake as many tasks as there are messages for; all of them at the end, and if there is an error."""
         feeder = self._feeder
         assert feeder is not None, "it calls this"
+        if not self._waiting:
+            # The task that wanted a message was cancelled. The next one looks at the store anew.
+            feeder.error = None
         all_of_them = feeder.over or feeder.error is not None
         count = len(self._waiting) if all_of_them else feeder.ready
         for each in self._waiting:

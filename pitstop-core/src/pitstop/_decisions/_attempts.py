@@ -71,8 +71,11 @@ def certain(progress: Progress) -> int:
 
 
 def excused(progress: Progress) -> int:
-    """Return how many attempts are not held against the message, because perhaps no handler had it."""
-    return progress.excused + _uncertain(progress)
+    """Return how many attempts are not held against the message: no handler had it perhaps, or the program ended.
+
+    They are never more than the attempts. Another program may have written a count that grows beyond the numbers of a store.
+    """
+    return min(progress.excused + _uncertain(progress), number(progress))
 
 
 def is_suspect(progress: Progress) -> bool:

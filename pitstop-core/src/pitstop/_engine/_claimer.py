@@ -146,8 +146,14 @@ class Claimer:
             # Now, since another thread may take them as soon as they are in the buffer.
             stale = [each for each in leases if each.id in versions and each.record.revision != versions[each.id]]
             leases = [each for each in leases if each not in stale]
-        ordinary = leases if suspects is None else suspects.keep(leases)
+        ordinary, doubtful = (leases, []) if suspects is None else suspects.split(leases)
         buffer.put(ordinary, now - begun)
+        if suspects is not None and doubtful:
+            try:
+                # Before another thread may take them for a handler.
+                self._defer(suspects.blocked(doubtful))
+            finally:
+                suspects.keep(doubtful)
         # From here on a thread that stores or removes a message finds it in the buffer.
         self._under_way.pop(key, None)
         if versions:
@@ -155,9 +161,8 @@ class Claimer:
             self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
         settled = self._settle_unfit(unfit)
         count = len(ordinary)
-        if suspects is not None and count < len(leases):
-            self._defer(suspects.blocked(leases))
-            count = len(leases) if suspects.ready else count
+        if suspects is not None and doubtful and suspects.ready:
+            count = len(leases)
         # A store that leases again and again what it does not settle is not asked without end.
         return Claimed(count, again=in_time and (count > 0 or settled or aside))
 

@@ -222,7 +222,7 @@ class Intake(Component):
     @property
     def unsettled(self) -> bool:
         """Whether messages were claimed and not handed out, or settlements are on their way to the store."""
-        return self.in_hand > 0 or self.writer.busy
+        return self.in_hand > 0 or bool(self.buffer.late) or self.writer.busy
 
     @property
     def in_hand(self) -> int:

@@ -119,8 +119,8 @@ class Lease:
         # The right to settle: the thread that deletes the attribute has it. To delete it is one step, which no other thread
         # or signal handler comes between.
         self._right = None
-        # The settlement that was written without an answer. With the right.
-        self._doubt: Settlement | None = None
+        # The settlement that was written without an answer, and its purpose. With the right.
+        self._doubt: tuple[Settlement, Purpose | None] | None = None
 
     # Values.
 
@@ -245,9 +245,11 @@ class Lease:
         :raises AssertionError: without such a write.
         """
         assert self._doubt is not None, "an earlier write got no answer"
-        applied = was_applied(self._doubt, self.emission.record, stored)
-        # The caller may have asked for another settlement meanwhile. It was not this one that was done then.
-        return None if applied and self._doubt.outcome is not self._sent.outcome else applied
+        settlement, purpose = self._doubt
+        applied = was_applied(settlement, self.emission.record, stored)
+        # The caller may have asked for another settlement meanwhile. It was not this one that was done then. The outcomes may
+        # be the same: a series goes on after an ack, and after a nack that gave up.
+        return None if applied and purpose is not self.purpose else applied
 
     def lose(self) -> bool:
         """The lease is over. Return False if that is no news: the handler itself stored or removed the message."""
@@ -288,7 +290,7 @@ class Lease:
         """
         if self.state is _SENT:
             if doubtful and self._doubt is None:
-                self._doubt = self._sent
+                self._doubt = self._sent, self.purpose
             self.state = _ASKED
 
     def hand_back(self, error: PitstopError | None) -> None:

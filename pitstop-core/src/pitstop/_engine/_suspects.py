@@ -10,7 +10,7 @@ Threads: claiming threads call `keep`, threads that want messages call `take`, t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import RLock
 from typing import NamedTuple
@@ -57,14 +57,18 @@ class Suspects:
         # When a suspect may be taken again after the store was away, by the monotonic clock. Any thread.
         self._pause_ends = float("-inf")
 
-    def keep(self, leases: list[Lease]) -> list[Lease]:
-        """Keep the suspects of a claim, and return the other messages."""
+    @staticmethod
+    def split(leases: list[Lease]) -> tuple[list[Lease], list[Lease]]:
+        """Split the messages of a claim into ordinary ones and suspects."""
         # As is_suspect() finds out, without one more call for each message.
         if not [each for each in leases if each.emission.leased.progress.unsettled > 1]:
-            return leases
+            return leases, []
         suspects = [each for each in leases if is_suspect(each.emission.leased.progress)]
+        return [each for each in leases if not is_suspect(each.emission.leased.progress)], suspects
+
+    def keep(self, suspects: list[Lease]) -> None:
+        """Keep the suspects of a claim until handlers may have them."""
         self.waiting.extend(suspects)
-        return [each for each in leases if not is_suspect(each.emission.leased.progress)]
 
     @property
     def busy(self) -> bool:
@@ -105,8 +109,10 @@ class Suspects:
         :param pause: seconds in which no suspect is taken, because the store is away.
         """
         self.pause(pause)
-        self.waiting.appendleft(lease)
-        self.end(lease)
+        # Under the lock: a thread that takes it again must not find that it has ended.
+        with self._lock:
+            self.waiting.appendleft(lease)
+            self.end(lease)
 
     def pause(self, seconds: float) -> None:
         """Take no suspect for so long, because the store is away."""
@@ -158,23 +164,24 @@ class Suspects:
         self._handled = []
         self.waiting.clear()
 
-    def blocked(self, leases: list[Lease]) -> list[Lease]:
-        """Return the suspects of a claim that have to wait until other suspects were handled."""
+    def blocked(self, claimed: list[Lease]) -> list[Lease]:
+        """Return those of a claim's suspects that have to wait until other suspects were handled, before they are kept here."""
         if self._max_attempts is None:
             return []
-        first = self._next(None)
-        return [each for each in leases if each is not first and is_suspect(each.record.progress)]
+        first = self._next(None, claimed)
+        return [each for each in claimed if each is not first]
 
     def is_alone(self, lease: Lease) -> bool:
         """Whether no other suspect is handled as long as this one is."""
         return must_be_alone(lease.record.progress, self._max_attempts)
 
-    def _next(self, now_us: int | None) -> Lease | None:
+    def _next(self, now_us: int | None, claimed: Sequence[Lease] = ()) -> Lease | None:
         """Return the next suspect that a handler may have.
 
         The ones that need not be alone come first: they are more, and one that has to be alone may kill this process.
 
         :param now_us: the store's time. None: no lease has run out since the last call.
+        :param claimed: suspects that are about to be kept.
         """
         with self._lock:
             self._forget_ended(now_us)
@@ -183,7 +190,7 @@ class Suspects:
                 return None
             if handled and self._max_attempts is not None and now < self._taken_at + _SPACING:
                 return None
-            waiting = [each for each in self.waiting.copy() if now < each.until]
+            waiting = [each for each in (*self.waiting.copy(), *claimed) if now < each.until]
             others = (each for each in waiting if not self.is_alone(each))
             if (lease := next(others, None)) is not None or handled:
                 return lease

@@ -208,6 +208,11 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
     attempts, series, first_leased, token = get("attempts"), get("series"), get("first_leased"), get("token")
     revision, last_error = get("revision"), get("last_error")
     unsettled, ahead, excused = get("unsettled"), get("ahead"), get("excused")
+    if unsettled is None and "unsettled" in fields:
+        # A null: the server refuses to add to it.
+        unsettled = UNREADABLE
+    if ahead is None and "ahead" in fields:
+        ahead = UNREADABLE
     content = read_record(
         id=fields["_id"],
         message=content_of(get("msg")),
