@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+import pitstop
+
 
 NOW = timedelta(0)
 
@@ -66,7 +68,11 @@ def test_list_json_has_one_entry_per_line(invoke, pit, lines):
         "due": "2031-05-04T10:00:00.000Z",
         "scheduled_for": "2031-05-04T10:00:00.000Z",
         "every": {"v": 1, "kind": "every", "ms": 3600000},
+        "start": "2031-05-04T10:00:00.000Z",
         "end": "2031-05-05T10:00:00.000Z",
+        "catch_up": "latest",
+        "grace": None,
+        "jitter": None,
         "attempts": 0,
         "last_error": None,
         "leased_until": None,
@@ -107,6 +113,18 @@ def test_show_answers_why_a_message_has_not_come(invoke, pit, dead):
     assert "Its time comes in 1d23h59m" in invoke("show", "later").stdout
     assert "set aside" in invoke("show", "dead").stdout
     assert "it never works" in invoke("show", "dead").stdout
+
+
+def test_show_has_all_that_was_stored_with_a_series(invoke, pit, lines):
+    start = datetime(2031, 5, 4, 10, tzinfo=UTC)
+    rule = pitstop.Cron("0 9 * * *", tz="Europe/Berlin")
+    pit.store({"id": "a"}, start, every=rule, catch_up="skip", grace="2h", jitter="5m")
+    out = invoke("show", "a").stdout.replace("catch up", "catch_up")
+    shown = dict(line.strip().split(maxsplit=1) for line in out.splitlines()[:-1])
+    assert (shown["start"], shown["end"], shown["catch_up"]) == ("2031-05-04T10:00:00.000Z", "-", "skip")
+    assert (shown["grace"], shown["jitter"]) == ("2h", "5m")
+    (document,) = lines(invoke("show", "a", "--json").stdout)
+    assert (document["catch_up"], document["grace"], document["jitter"]) == ("skip", "2h", "5m")
 
 
 def test_show_counts_the_failures(invoke, pit):

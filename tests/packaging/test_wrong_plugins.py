@@ -204,7 +204,7 @@ def test_it_is_written_for_another_version(broken, line, text):
 def test_it_is_not_finished(broken):
     broken(f"{FROM_PITSTOP}        api_version = 1\n        def now(self): return 0\n")
     assert told() == (
-        f"{WHO} is not finished: the class Good lacks delete, get, lease, next_due, put, scan, settle, tally. {UPGRADE}"
+        f"{WHO} is not finished: the class Good lacks delete, get, lease, next_due, put, put_if, scan, settle, tally. {UPGRADE}"
     )
 
 
@@ -282,7 +282,7 @@ def test_only_the_one_that_was_asked_for_is_loaded(install):
 @pytest.mark.parametrize(
     ("line", "stated", "hint"),
     [
-        ("pass", 3, None),
+        ("pass", 4, None),
         ("suite_version = 5", 5, None),
         ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 4: run the suite again"),
         ("suite_version = None", None, "it does not state which version of the suite it passed (suite_version)"),

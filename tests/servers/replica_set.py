@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ DEFAULT_ELECTION_MS = 10_000
 #: For tests that need a new primary soon.
 QUICK_ELECTION_MS = 1500
 
-_PRIMARY, _SECONDARY = 1, 2
+_PRIMARY, _SECONDARY, _ROLLBACK = 1, 2, 9
+#: Seconds that a member may take to roll back. MongoDB 6.0.5 sometimes does not come to the end of it while clients ask it.
+_ROLLBACK_PATIENCE = 30.0
 #: The longest wait of a test, in seconds.
 _PATIENCE = 90.0
 
@@ -112,8 +114,8 @@ class ReplicaSet:
         found: Mongod = self._until(look, "elected a primary")
         return found
 
-    def wait_until_healthy(self) -> None:
-        """Wait until there is one primary, and all others follow it and have its data."""
+    def wait_until_healthy(self, patience: float = _PATIENCE) -> None:
+        """Wait until there is one primary, and all others follow it and have its data, for ``patience`` seconds at most."""
 
         def look() -> bool:
             states = {}
@@ -132,7 +134,7 @@ class ReplicaSet:
                 coll.replace_one({"_id": 1}, {"at": time.monotonic()}, upsert=True)
             return True
 
-        self._until(look, "became healthy")
+        self._until(look, "become healthy", patience)
 
     def heal(self) -> None:
         """Undo the faults of a test, and wait until the set is healthy."""
@@ -143,7 +145,18 @@ class ReplicaSet:
         for each in self.members:
             # Otherwise a member that stepped down would not stand for election until its time is over.
             self._try(lambda each=each: self._ask(each, {"replSetFreeze": 0}))
+        with suppress(TimeoutError):
+            self.wait_until_healthy(_ROLLBACK_PATIENCE)
+            return
+        # A member that still rolls back is started again, as an operator would do.
+        stuck = [each for each in self.members if self._state(each) == _ROLLBACK]
+        self.kill(*stuck)
+        self.restart(*stuck)
         self.wait_until_healthy()
+
+    def _state(self, member: Mongod) -> int | None:
+        told = self._try(lambda: self._ask(member, {"replSetGetStatus": 1}))
+        return None if told is None else told["myState"]
 
     def _writable(self, member: Mongod) -> bool:
         try:
@@ -172,14 +185,14 @@ class ReplicaSet:
             lines.append(f"\n{each.address} {state}, and sees {members}\n{each.last_lines()}")
         return "".join(lines)
 
-    def _until(self, look: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + _PATIENCE
+    def _until(self, look: Callable[[], Any], what: str, patience: float = _PATIENCE) -> Any:
+        deadline = time.monotonic() + patience
         while True:
             found = self._try(look)
             if found:
                 return found
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the replica set has not {what} within {_PATIENCE:.0f} s{self._report()}")
+                raise TimeoutError(f"the replica set has not {what} within {patience:.0f} s{self._report()}")
             time.sleep(0.05)
 
 

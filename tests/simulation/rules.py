@@ -128,6 +128,8 @@ class _Lease:
     #: Whether the store counts the attempt as one that a handler had.
     certain: bool
     emitted: bool = False
+    #: The ends that the lease had while it was written as a certain one: a write without an answer may come late.
+    ends: list[int] = attrs.field(factory=list)
     #: The event of the claim.
     number: int = 0
 
@@ -473,7 +475,10 @@ class Check:
 
     def _on_settle(self, n: int, settlements: Sequence[tuple[str, str, str, Any, bool]]) -> None:
         for id, token, outcome, progress, applied in settlements:
-            call = self._owner(self._calls[n], id, token)
+            sender = self._calls[n]
+            # By a listener, for a message that it is about to hand out.
+            confirms = outcome == "extend" and sender.name not in _SETTLING
+            call = sender if confirms else self._owner(sender, id, token)
             message = self._messages.get(id)
             held = message is not None and message.lease is not None and message.lease.token == token
             held = held and message is not None and (message.due is None or message.due > self._now)
@@ -490,7 +495,7 @@ class Check:
             call.wrote = True
             call.applied.append(("settle", progress[0] if progress else True))
             self.seen[f"settle {outcome}"] += 1
-            if outcome == "extend" and call.name not in _SETTLING:
+            if confirms:
                 self._before_emission(message, message.lease, progress)
             else:
                 self._settled(call, message, message.lease, progress)
@@ -523,11 +528,16 @@ class Check:
     def _before_emission(self, message: _Message, lease: _Lease, progress: Any) -> None:
         """The listener is about to hand out a message whose last lease ended without a settlement, or lets it wait."""
         if lease.emitted:
-            # It was delivered twice, the second time after the handler had got the message. It may cut the lease short.
+            # It was delivered twice, the second time after the handler had got the message. It may cut the lease short, and
+            # take back the attempt.
+            waits = 0 if progress[2] == lease.attempts else 1
             message.due = progress[0]
+            message.attempts, message.silent = lease.attempts - waits, lease.silent - waits
             return
         lease.certain = progress[2] == lease.attempts
         waits = 0 if lease.certain else 1
+        if lease.certain:
+            lease.ends.append(progress[0])
         kept = (message.pending, lease.attempts - waits, message.first_leased, True)
         if lease.silent < 2 or progress[1:] != kept:
             self._break("attempts", f"{message.id} was extended unseen; {kept} has to stay, and {progress} was written")
@@ -654,7 +664,7 @@ class Check:
         lease.emitted = True
         if lease.number < self._replaced.get((self._who, id), -1):
             self._break("update", f"delivery {d} is of {id} as it was before {self._who} stored it anew or removed it")
-        if self._now >= lease.until or until != lease.until:
+        if self._now >= lease.until or (until != lease.until and until not in lease.ends):
             self._break(
                 "handed", f"delivery {d} was handed out {self._now - lease.until} ms after its lease (told {until})"
             )

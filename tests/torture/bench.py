@@ -143,9 +143,17 @@ class Bench:
         self.wait_for_emissions(20)
 
     def wait_for_emissions(self, count: int, within: float = 30.0) -> None:
-        """Wait until ``count`` more messages were emitted."""
+        """Wait until ``count`` more messages were emitted.
+
+        :param within: the longest time without an emission, in seconds. A busy machine may be slow, and must not stand still.
+        """
         enough = len(self.events("emit")) + count
-        self.wait(lambda: len(self.events("emit")) >= enough, within, f"{count} more emissions")
+        self.wait(
+            lambda: len(self.events("emit")) >= enough,
+            within,
+            f"{count} more emissions",
+            progress=lambda: len(self.events("emit")),
+        )
 
     def kill(self, worker: Worker) -> None:
         """Kill it with ``kill -9``, and record that."""
@@ -170,10 +178,13 @@ class Bench:
             self._gone.add(each.name)
 
     def drain(self, within: float) -> None:
-        """Wait until all stored messages were emitted and acknowledged. If some are left at the end, the verdict names them."""
+        """Wait until all stored messages were emitted and acknowledged. If some are left at the end, the verdict names them.
+
+        :param within: the longest time in which the messages become no fewer, in seconds.
+        """
         begin = time.monotonic()
         try:
-            self.wait(lambda: self.left() == [], within, "end of the messages")
+            self.wait(lambda: self.left() == [], within, "end of the messages", progress=lambda: -len(self.left()))
             self.drained_after = time.monotonic() - begin
         except AssertionError:
             self.drained_after = None
@@ -185,7 +196,10 @@ class Bench:
             return [each["msg"].get("version", "") for each in coll.find({}, {"msg.version": 1})]
 
     def finish(self, within: float = 30.0) -> Verdict:
-        """End the stores, wait until all messages are emitted, for ``within`` seconds at most, and judge."""
+        """End the stores, wait until all messages are emitted, and judge.
+
+        :param within: as in :meth:`drain`.
+        """
         self.stop_producers()
         self.drain(within)
         left = self.left()
@@ -202,12 +216,25 @@ class Bench:
             total.update(json.loads(path.read_text()))
         return total
 
-    def wait(self, fulfilled: Callable[[], object], within: float, what: str) -> None:
-        deadline = time.monotonic() + within
+    def wait(
+        self,
+        fulfilled: Callable[[], object],
+        within: float,
+        what: str,
+        *,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Wait for a condition.
+
+        :param progress: a number. As long as it grows, the time begins anew.
+        """
+        deadline, most = time.monotonic() + within, float("-inf")
         while True:
             with suppress(PyMongoError):  # the servers may be away, by a fault
                 if fulfilled():
                     return
+                if (reached := progress()) > most:
+                    most, deadline = reached, time.monotonic() + within
             assert time.monotonic() < deadline, f"no {what} within {within:.0f} s; {self.logs()}"
             time.sleep(0.05)
 

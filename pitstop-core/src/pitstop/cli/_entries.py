@@ -76,7 +76,7 @@ def show(settings: Settings, id: str) -> None:
             ("due", iso(entry.due)),
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),
-            ("end", iso(entry.end)),
+            *_policy(entry),
             *_next(entry),
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
@@ -212,7 +212,11 @@ def _document(entry: Entry) -> dict[str, Any]:
         "due": iso(entry.due),
         "scheduled_for": iso(entry.scheduled_for),
         "every": every_document(entry.every),
+        "start": iso(entry.start),
         "end": iso(entry.end),
+        "catch_up": entry.catch_up,
+        "grace": _span_text(entry.grace),
+        "jitter": _span_text(entry.jitter),
         "attempts": entry.attempts,
         "last_error": entry.last_error,
         "revision": entry.revision,
@@ -235,6 +239,23 @@ def _why(entry: Entry, now: datetime) -> str:
     if entry.attempts:
         return f"It failed {'once' if entry.attempts == 1 else f'{entry.attempts} times'} and comes back {when}."
     return f"Its time comes {when}."
+
+
+def _policy(entry: Entry) -> list[tuple[str, str | None]]:
+    """Return what was stored with a recurrence. A one-shot message has none of it."""
+    if entry.every is None:
+        return []
+    return [
+        ("start", iso(entry.start)),
+        ("end", iso(entry.end)),
+        ("catch up", entry.catch_up),
+        ("grace", _span_text(entry.grace)),
+        ("jitter", _span_text(entry.jitter)),
+    ]
+
+
+def _span_text(span: timedelta | None) -> str | None:
+    return None if span is None else format_duration(span)
 
 
 def _next(entry: Entry) -> list[tuple[str, str | None]]:
