@@ -149,10 +149,16 @@ class TestWaiting:
     def test_no_other_thread_takes_one_that_is_being_put_back(self):
         hand, may_take = Hand(), []
 
+        def is_free():
+            free = hand.suspects._lock.acquire(blocking=False)
+            if free:
+                hand.suspects._lock.release()
+            return free
+
         class Waiting(deque):
             def appendleft(self, lease):
                 super().appendleft(lease)
-                may_take.append(Running(lambda: hand.suspects._lock.acquire(blocking=False)).result())
+                may_take.append(Running(is_free).result())
 
         hand.suspects.waiting = Waiting([first := lease("a")])
         assert hand.suspects.take(NOW * 1000) is first
