@@ -254,6 +254,23 @@ class TestListeners:
             clock.advance("1h")
         assert seen == [1, 2, 3]
 
+    def test_a_retry_of_a_series_has_its_new_body(self, pit):
+        pit.store({"id": "a", "n": 1}, NOW, every=HOUR)
+        with pit.listen() as listener:
+            delivery = listener.get()
+            pit.store({"id": "a", "n": 2}, keep_schedule=True)
+            delivery.nack("failed", NOW)
+            again = listener.get()
+        assert (again.key, again.attempt, again.msg["n"]) == (delivery.key, 2, 2)
+
+    def test_a_schedule_that_is_replaced_leaves_no_occurrence_behind(self, pit, clock):
+        pit.store({"id": "a"}, NOW, every=DAY, catch_up="all")
+        clock.advance("49h")
+        every = Cron("0 12 * * *")
+        assert pit.store({"id": "a"}, every=every, catch_up="all", if_exists="keep").outcome == "replaced"
+        with pit.listen() as listener:
+            assert listener.get() is None
+
     def test_a_handler_that_updates_its_own_one_shot_ends_quietly_and_gets_it_again(self, pit):
         pit.store({"id": "a", "n": 1}, NOW)
 
