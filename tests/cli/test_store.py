@@ -61,6 +61,7 @@ def test_a_message_that_exists_is_kept_updated_or_refused(invoke, pit, lines):
     result = store("{}", "--if-exists", "error")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: The message 'a' exists already: it is due at ")
+    assert result.stderr.endswith("or store with --if-exists keep or replace.\n")
     result = store("{}", "--if-exists", "error", "--keep-schedule")
     assert result.exit_code == 2
     assert "Give one." in result.stderr

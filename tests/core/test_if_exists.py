@@ -27,10 +27,12 @@ from pitstop import (
     ScheduleError,
     Stored,
     Times,
+    Unsupported,
 )
 from pitstop._decisions._change import Change, Terms, Wanted, change
 from pitstop._decisions._store import new_record
-from pitstop.abc import Damaged, Progress, Record
+from pitstop.abc import Backend, Capability, Damaged, Progress, Record
+from pitstop_memory import MemoryBackend
 
 
 NOW = timedelta(0)
@@ -252,6 +254,23 @@ class TestListeners:
             clock.advance("1h")
         assert seen == [1, 2, 3]
 
+    def test_a_retry_of_a_series_has_its_new_body(self, pit):
+        pit.store({"id": "a", "n": 1}, NOW, every=HOUR)
+        with pit.listen() as listener:
+            delivery = listener.get()
+            pit.store({"id": "a", "n": 2}, keep_schedule=True)
+            delivery.nack("failed", NOW)
+            again = listener.get()
+        assert (again.key, again.attempt, again.msg["n"]) == (delivery.key, 2, 2)
+
+    def test_a_schedule_that_is_replaced_leaves_no_occurrence_behind(self, pit, clock):
+        pit.store({"id": "a"}, NOW, every=DAY, catch_up="all")
+        clock.advance("49h")
+        every = Cron("0 12 * * *")
+        assert pit.store({"id": "a"}, every=every, catch_up="all", if_exists="keep").outcome == "replaced"
+        with pit.listen() as listener:
+            assert listener.get() is None
+
     def test_a_handler_that_updates_its_own_one_shot_ends_quietly_and_gets_it_again(self, pit):
         pit.store({"id": "a", "n": 1}, NOW)
 
@@ -435,3 +454,30 @@ def _put(store, id, n, **arguments):
 def _once(store, name, action):
     del store.during[name]
     action()
+
+
+class Unconditional(MemoryBackend):
+    """A backend of the time before ``put_if``."""
+
+    capabilities = Capability(0)
+
+    def put_if(self, record, revision, progress=None):
+        return Backend.put_if(self, record, revision, progress)
+
+
+@pytest.mark.parametrize("terms", [{"if_exists": "keep"}, {"if_exists": "error"}, {"keep_schedule": True}], ids=str)
+@pytest.mark.parametrize("many", [False, True])
+def test_a_backend_that_cannot_store_on_a_condition_refuses_it_and_stores_all_else(terms, many):
+    with pitstop.init({"type": Unconditional}) as pit:
+        pit.store({"id": "a", "n": 1}, HOUR)
+        store = (
+            partial(pit.store_many, [({"id": "a"}, DAY), ({}, DAY)]) if many else partial(pit.store, {"id": "a"}, DAY)
+        )
+        with pytest.raises(Unsupported) as caught:
+            store(**terms)
+        assert str(caught.value) == (
+            "Unconditional (memory://) does not have the capability CONDITIONAL, which if_exists= and keep_schedule= need. "
+            "Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        )
+        assert [(each.id, each.message) for each in pit.entries()] == [("a", {"id": "a", "n": 1})]
+        assert pit.store({"id": "a", "n": 2}, HOUR).outcome == "stored"

@@ -115,6 +115,8 @@ def test_a_document_without_room_for_a_lease_is_set_aside(backend, coll, record,
             assert entry.state == "dead"
             assert "no room for a lease" in entry.last_error
             assert [each.last_error for each in pit.entries("dead")] == [entry.last_error]
+            assert pit.store({"id": "big", "small": 1}, keep_schedule=True).outcome == "updated"
+            assert pit.get("big").message == {"id": "big", "small": 1}
         assert pit.remove("big")
 
 

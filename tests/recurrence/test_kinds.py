@@ -148,6 +148,41 @@ def raising(instant):
     raise ZeroDivisionError("no moon")
 
 
+class Ports(Tides):
+    """A rule whose form depends on the order in which its ports were given."""
+
+    kind = "acme.ports"
+
+    def __init__(self, ports):
+        self.ports = list(ports)
+
+    def __eq__(self, other):
+        return set(self.ports) == set(other.ports)
+
+    __hash__ = None
+
+    def dump(self):
+        return {"ports": self.ports}
+
+
+def test_a_rule_that_has_several_forms_is_kept(pit):
+    """As a set has that is written as a list: each process then has another order."""
+    pitstop.register_recurrence(Ports)
+    ports = [["BRE", "HAM"], ["HAM", "BRE"], ["HAM"]]
+    assert [pit.store({"id": "a"}, every=Ports(each), if_exists="keep").outcome for each in ports] == [
+        "created",
+        "kept",
+        "replaced",
+    ]
+
+
+def test_a_rule_that_cannot_be_compared_is_another_one(monkeypatch, pit):
+    pitstop.register_recurrence(Ports)
+    pit.store({"id": "a"}, every=Ports(["BRE", "HAM"]))
+    monkeypatch.setattr(Ports, "__eq__", lambda *_: 1 / 0)
+    assert pit.store({"id": "a"}, every=Ports(["HAM", "BRE"]), if_exists="keep").outcome == "replaced"
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [

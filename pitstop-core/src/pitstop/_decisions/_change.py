@@ -8,6 +8,7 @@ import attrs
 
 from pitstop._decisions._describe import describe
 from pitstop._errors import Conflict, MessageError, PitstopError, ScheduleError
+from pitstop._recurrence._registry import load_recurrence
 from pitstop._values._arguments import flag
 from pitstop._values._instant import span_of_time
 from pitstop._values._quoting import quoted
@@ -18,8 +19,8 @@ from pitstop.abc import Damaged, Progress, Record, dump_message, state_of
 
 __all__ = ["Change", "Terms", "Wanted", "change"]
 
-#: The parts of a series that are always compared. Those that are not stored have no value.
-_COMPARED = ("every", "catch_up", "grace", "jitter")
+#: The parts of a series that are always compared, beside its rule. Those that are not stored have no value.
+_COMPARED = ("catch_up", "grace", "jitter")
 
 
 @attrs.frozen
@@ -143,11 +144,26 @@ def _has_schedule(present: Record, wanted: Wanted) -> bool:
         return stored is given and (same_time or not wanted.fixed_start)
     if any(stored.get(name) != given.get(name) for name in _COMPARED):
         return False
+    if not _is_rule(stored.get("every"), given["every"]):
+        return False
     if wanted.fixed_start and stored.get("start") != given["start"]:
         return False
     if given["end"] is not None and not wanted.fixed_end:
         return stored.get("end") is not None
     return bool(stored.get("end") == given["end"])
+
+
+def _is_rule(stored: object, given: object) -> bool:
+    """Whether two stored forms are of the same rule."""
+    if stored == given:
+        return True
+    # A rule of another author may have several forms, as a set has that is written as a list.
+    try:
+        return bool(load_recurrence(stored) == load_recurrence(given))
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - the code of the author may raise anything
+        return False
 
 
 def _condition(present: Record | Damaged, now: int) -> str:

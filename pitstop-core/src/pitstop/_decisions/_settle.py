@@ -12,7 +12,6 @@ from pitstop._decisions._attempts import attempts_text, certain, excused, number
 from pitstop._decisions._emit import Emission, advance, bury, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of
-from pitstop._values._plain import shown
 from pitstop._values._schedule import span_of
 from pitstop.abc import MAX_ERROR_LENGTH, Damaged, Outcome, Progress, Record, Retry, Settlement
 
@@ -33,6 +32,7 @@ __all__ = [
 ]
 
 
+_SHORTEST = timedelta(milliseconds=1)
 # Looked up once: members of an Enum are slow to get at, and each ack needs it.
 _COMPLETE = Outcome.COMPLETE
 
@@ -176,10 +176,7 @@ def checked_extension(duration: object) -> timedelta:
     :raises pitstop.ScheduleError: if it is shorter than a millisecond, unreadable, or neither a ``timedelta`` nor text such as
         ``"15m"``.
     """
-    span = span_of(duration, "duration")
-    if span < timedelta(milliseconds=1):
-        raise ScheduleError(f"duration={shown(duration)} is too short. Give at least one millisecond.")
-    return span
+    return span_of(duration, "duration", least=_SHORTEST)
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

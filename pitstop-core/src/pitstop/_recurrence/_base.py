@@ -47,7 +47,11 @@ class Recurrence(ABC):
 
     @abstractmethod
     def dump(self) -> dict[str, Any]:
-        """Return the fields of the stored form, without ``v`` and ``kind``: text, int, bool, None, and lists and dicts of these."""
+        """Return the fields of the stored form, without ``v`` and ``kind``: text, int, bool, None, and lists and dicts of these.
+
+        Equal rules have equal fields in each process: sort a set. Otherwise define ``__eq__``, by which
+        ``store(..., if_exists="keep")`` compares rules with different fields.
+        """
 
     @classmethod
     @abstractmethod

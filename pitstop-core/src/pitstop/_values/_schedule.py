@@ -257,17 +257,18 @@ def plan(
     return first, schedule
 
 
-def span_of(value: object, field: str) -> timedelta:
-    """Return a ``timedelta`` of zero or more that was given as one, or as text such as ``"15m"``.
+def span_of(value: object, field: str, *, least: timedelta = timedelta(0)) -> timedelta:
+    """Return a ``timedelta`` of at least ``least`` that was given as one, or as text such as ``"15m"``.
 
-    :raises ScheduleError: if it is neither.
+    :raises ScheduleError: if it is neither, or shorter.
     """
     span = span_of_time(value, field)
     if span is None and (text := _text(value)) is not None:
         span = read_duration(text)
-    if span is None or span < timedelta(0):
+    if span is None or span < least:
+        bound = f"at least {format_duration(least)}" if least else "zero or more"
         raise ScheduleError(
-            f"{field}={shown(value)} cannot be used. Give a timedelta of zero or more, or text such as '15m'."
+            f"{field}={shown(value)} cannot be used. Give a timedelta of {bound}, or text such as '15m'."
         )
     return span
 

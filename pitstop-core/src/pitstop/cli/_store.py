@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast, get_args
 import attrs
 import click
 
-from pitstop import MessageError, Pitstop, PitstopError, ScheduleError, Stored
+from pitstop import Conflict, MessageError, Pitstop, PitstopError, ScheduleError, Stored
 from pitstop._pitstop import session_of
 from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp, Interval
@@ -42,6 +42,11 @@ _NOTES: dict[Done, str] = {
     "replaced": "It took the place of a message with another schedule.",
     "updated": "The message exists already. Its body was replaced, and its schedule stays.",
     "kept": "The message exists already, and was kept.",
+}
+#: The arguments in errors about a message that exists, and the options in their place.
+_OPTIONS = {
+    "store with if_exists='keep' or 'replace'": "store with --if-exists keep or replace",
+    "needs if_exists='replace' without keep_schedule": "needs --if-exists replace without --keep-schedule",
 }
 #: The marks of UTF-32 come first: one of them begins like a mark of UTF-16.
 _FOREIGN_MARKS = (
@@ -97,9 +102,14 @@ class _Plan:
 
     @contextmanager
     def _in_terms_of_options(self, pit: Pitstop) -> Iterator[None]:
-        """Reword errors about ``when``, ``end`` and ``every`` so that they name the command's options."""
+        """Reword errors about the arguments of ``store`` so that they name the command's options."""
         try:
             yield
+        except (Conflict, MessageError) as error:
+            text = str(error)
+            for argument, option in _OPTIONS.items():
+                text = text.replace(argument, option)
+            raise type(error)(text) from error
         except ScheduleError as error:
             now = pit.now()
             start = _spelled("--at" if isinstance(self.when, datetime) else "--in", self.when)

@@ -146,10 +146,14 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
 def has_progress(progress: Progress) -> dict[str, Any]:
     """Return the condition that a document has this progress. A field that is absent equals None."""
     fields = dict.fromkeys(attrs.fields_dict(Progress)) | progress_fields(progress)
-    return {
+    condition: dict[str, Any] = {
         name: {"$in": [None, 0]} if value is None and name in _COUNTS else {"$eq": value}
         for name, value in fields.items()
     }
+    if progress.last_error == TOO_LARGE:
+        # A document without room for the error is read as if it had it.
+        condition["last_error"] = {"$in": [None, TOO_LARGE]}
+    return condition
 
 
 def document_of(record: Record, etag: str) -> dict[str, Any]:
