@@ -549,3 +549,14 @@ def test_an_application_test_with_a_crash_sees_the_same(clock):
         pit.run_for(timedelta(hours=2), handler)
         assert attempts == ["a", "a"]
         assert attrs.asdict(pit.get("a"))["attempts"] == 2
+
+
+def test_an_application_test_sees_the_attempts_that_a_handler_had(clock):
+    """Two leases ended in a listener, and two in a handler."""
+    with testing.init({"type": "memory", "retry": {"max_attempts": 2}}) as pit:
+        now = round(pit.now().timestamp() * 1000)
+        progress = Progress(now, now, attempts=4, first_leased=now, token="t", unsettled=4, ahead=2)
+        pit._session.backend.put([Record("a", {}, None, "r", progress)])
+        (step,) = pit.run_until_idle(lambda msg: None).steps
+        assert (step.outcome, step.attempt) == ("dead", 2)
+        assert step.error.startswith("Given up after 2 attempts;")
