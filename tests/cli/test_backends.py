@@ -14,15 +14,17 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
         "distribution": "pitstop-memory",
         "version": "0.1.0",
         "status": "ok",
-        "capabilities": ["SCRATCH"],
+        "capabilities": ["SCRATCH", "CONDITIONAL"],
         "suite_version": 4,
         "error": None,
         "hint": None,
     }
-    assert found["sqlite"]["capabilities"] == ["DURABLE", "MULTI_PROCESS", "WATCH", "SCRATCH"]
+    assert found["sqlite"]["capabilities"] == ["DURABLE", "MULTI_PROCESS", "WATCH", "SCRATCH", "CONDITIONAL"]
     table = invoke("backends").stdout
     assert re.search(
-        r"^sqlite +pitstop-sqlite +0\.1\.0 +ok +4 +DURABLE, MULTI_PROCESS, WATCH, SCRATCH +- *$", table, re.MULTILINE
+        r"^sqlite +pitstop-sqlite +0\.1\.0 +ok +4 +DURABLE, MULTI_PROCESS, WATCH, SCRATCH, CONDITIONAL +- *$",
+        table,
+        re.MULTILINE,
     )
 
 

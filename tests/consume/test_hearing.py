@@ -14,7 +14,7 @@ import pytest
 
 import pitstop
 
-from core.kit import Running
+from core.kit import Running, backend
 from pitstop._consume._signals import hearing
 
 
@@ -238,3 +238,27 @@ def test_a_call_that_another_thread_collects_leaves_the_next_signal_to_the_progr
                     pass
         signal.signal(signal.SIGTERM, before)
     assert heard == ["the program"] * 2
+
+
+def test_after_a_second_signal_a_store_that_does_not_answer_is_not_waited_for(impatient, monkeypatch, caplog):
+    monkeypatch.setattr("pitstop._consume._tasks.LAST_PATIENCE", 0.05)
+    store, answers, answered = backend(), threading.Event(), []
+    store.during["settle"] = lambda: answered.append(answers.wait(10))
+
+    async def handle(msg):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(60)
+
+    async def main():
+        async with pitstop.init_async({"type": store}) as pit:
+            await pit.store({"id": "a"}, NOW)
+            summary = await pit.consume(handle)
+            assert not answered, "the store was waited for"
+            answers.set()
+        return summary
+
+    summary = asyncio.run(asyncio.wait_for(main(), 30))
+    assert (summary.unfinished, summary.reason) == (1, "second signal")
+    assert "the store does not answer" in caplog.text
+    assert all(answered)

@@ -112,7 +112,7 @@ class Scripted(MemoryBackend):
 class Watched(Scripted):
     """A memory backend with a watch that polls when a test tells it to."""
 
-    capabilities: ClassVar[Capability] = Capability.WATCH
+    capabilities: ClassVar[Capability] = Capability.WATCH | Capability.CONDITIONAL
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
         super().__init__(config)

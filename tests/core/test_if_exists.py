@@ -27,10 +27,12 @@ from pitstop import (
     ScheduleError,
     Stored,
     Times,
+    Unsupported,
 )
 from pitstop._decisions._change import Change, Terms, Wanted, change
 from pitstop._decisions._store import new_record
-from pitstop.abc import Damaged, Progress, Record
+from pitstop.abc import Backend, Capability, Damaged, Progress, Record
+from pitstop_memory import MemoryBackend
 
 
 NOW = timedelta(0)
@@ -467,3 +469,30 @@ def _put(store, id, n, **arguments):
 def _once(store, name, action):
     del store.during[name]
     action()
+
+
+class Unconditional(MemoryBackend):
+    """A backend of the time before ``put_if``."""
+
+    capabilities = Capability(0)
+
+    def put_if(self, record, revision, progress=None):
+        return Backend.put_if(self, record, revision, progress)
+
+
+@pytest.mark.parametrize("terms", [{"if_exists": "keep"}, {"if_exists": "error"}, {"keep_schedule": True}], ids=str)
+@pytest.mark.parametrize("many", [False, True])
+def test_a_backend_that_cannot_store_on_a_condition_refuses_it_and_stores_all_else(terms, many):
+    with pitstop.init({"type": Unconditional}) as pit:
+        pit.store({"id": "a", "n": 1}, HOUR)
+        store = (
+            partial(pit.store_many, [({"id": "a"}, DAY), ({}, DAY)]) if many else partial(pit.store, {"id": "a"}, DAY)
+        )
+        with pytest.raises(Unsupported) as caught:
+            store(**terms)
+        assert str(caught.value) == (
+            "Unconditional (memory://) does not have the capability CONDITIONAL, which if_exists= and keep_schedule= need. "
+            "Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        )
+        assert [(each.id, each.message) for each in pit.entries()] == [("a", {"id": "a", "n": 1})]
+        assert pit.store({"id": "a", "n": 2}, HOUR).outcome == "stored"

@@ -149,10 +149,16 @@ class TestWaiting:
     def test_no_other_thread_takes_one_that_is_being_put_back(self):
         hand, may_take = Hand(), []
 
+        def is_free():
+            free = hand.suspects._lock.acquire(blocking=False)
+            if free:
+                hand.suspects._lock.release()
+            return free
+
         class Waiting(deque):
             def appendleft(self, lease):
                 super().appendleft(lease)
-                may_take.append(Running(lambda: hand.suspects._lock.acquire(blocking=False)).result())
+                may_take.append(Running(is_free).result())
 
         hand.suspects.waiting = Waiting([first := lease("a")])
         assert hand.suspects.take(NOW * 1000) is first
@@ -543,3 +549,14 @@ def test_an_application_test_with_a_crash_sees_the_same(clock):
         pit.run_for(timedelta(hours=2), handler)
         assert attempts == ["a", "a"]
         assert attrs.asdict(pit.get("a"))["attempts"] == 2
+
+
+def test_an_application_test_sees_the_attempts_that_a_handler_had(clock):
+    """Two leases ended in a listener, and two in a handler."""
+    with testing.init({"type": "memory", "retry": {"max_attempts": 2}}) as pit:
+        now = round(pit.now().timestamp() * 1000)
+        progress = Progress(now, now, attempts=4, first_leased=now, token="t", unsettled=4, ahead=2)
+        pit._session.backend.put([Record("a", {}, None, "r", progress)])
+        (step,) = pit.run_until_idle(lambda msg: None).steps
+        assert (step.outcome, step.attempt) == ("dead", 2)
+        assert step.error.startswith("Given up after 2 attempts;")

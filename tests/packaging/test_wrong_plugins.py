@@ -204,7 +204,7 @@ def test_it_is_written_for_another_version(broken, line, text):
 def test_it_is_not_finished(broken):
     broken(f"{FROM_PITSTOP}        api_version = 1\n        def now(self): return 0\n")
     assert told() == (
-        f"{WHO} is not finished: the class Good lacks delete, get, lease, next_due, put, put_if, scan, settle, tally. {UPGRADE}"
+        f"{WHO} is not finished: the class Good lacks delete, get, lease, next_due, put, scan, settle, tally. {UPGRADE}"
     )
 
 

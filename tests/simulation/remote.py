@@ -69,7 +69,7 @@ class Remote(Backend):
     """The store, as one process sees it through a network."""
 
     api_version: ClassVar[int] = 1
-    capabilities: ClassVar[Capability] = Capability(0)
+    capabilities: ClassVar[Capability] = Capability.CONDITIONAL
 
     def __init__(self, world: World, process: Process, clock: ProcessClock, offset_us: int, **options: Any) -> None:
         super().__init__(MemoryConfig(clock=clock, **options))

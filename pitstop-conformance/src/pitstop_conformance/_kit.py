@@ -12,6 +12,7 @@ import pitstop
 from pitstop.abc import Backend, Capability, did_you_mean
 from pitstop.testing import ManualClock
 from pitstop_conformance import _matrix
+from pitstop_conformance._records import make_record
 
 
 __all__ = ["Handles", "Kit", "kit_tests", "needs"]
@@ -149,6 +150,11 @@ class Kit:
         return open_backend()
 
     @pytest.fixture
+    def conditional(self, backend: Backend) -> None:
+        """End the test if the backend cannot store on a condition."""
+        needs(backend, Capability.CONDITIONAL)
+
+    @pytest.fixture
     def make_pit(self, open_backend: Handles) -> Iterator[Callable[..., pitstop.Pitstop]]:
         """A function that makes a Pitstop on the store of the test, with options of the backend's configuration."""
         made: list[pitstop.Pitstop] = []
@@ -202,6 +208,7 @@ def is_refused(backend: Backend, capability: Capability) -> bool | None:
         Capability.TRANSACTIONS: [lambda: backend.within(object())],
         Capability.SCRATCH: [backend.scratch],
         Capability.ADOPT: [backend.legacy, lambda: backend.adopt([])],
+        Capability.CONDITIONAL: [lambda: backend.put_if(make_record(), None)],
     }
     return all(map(_unsupported, asked[capability])) if capability in asked else None
 

@@ -104,7 +104,7 @@ class Pitstop:
             exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.
         :raises Conflict: with ``if_exists="error"``, if the id exists; or if other programs change the message all the time.
-        :raises Unsupported: if a ``session`` is given, and the store has no transactions.
+        :raises Unsupported: if the store cannot do what ``session``, ``if_exists`` or ``keep_schedule`` asks for.
         :raises PitstopError: if the ``session`` cannot be used.
         """
         terms = Terms.of(if_exists, keep_schedule)

@@ -13,7 +13,8 @@ from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
 from pitstop._errors import Conflict
 from pitstop._values._stored import Stored
-from pitstop.abc import Record, Writes
+from pitstop.abc import Capability, Record, Writes
+from pitstop.abc._backend import lacks_conditional
 
 
 __all__ = ["Storing"]
@@ -62,7 +63,9 @@ class Storing:
 
         :raises Conflict: as :meth:`put_on_terms`. If one of the records must not exist, and does, none is stored.
         :raises MessageError: as :meth:`put_on_terms`.
+        :raises Unsupported: as :meth:`put_on_terms`.
         """
+        self._check_conditional()
         known = {each.record.id: each for each in wanted if each.record.id not in made}
         if terms.if_exists == "error":
             self._session.flush(known.keys())
@@ -79,7 +82,9 @@ class Storing:
 
         :raises Conflict: if the record must not exist, or changes again and again.
         :raises MessageError: if the record that exists cannot be read.
+        :raises Unsupported: if the backend cannot store on a condition.
         """
+        self._check_conditional()
         id = wanted.record.id
         self._session.flush([id])
         # A record that must not exist is not read first: the write finds out.
@@ -97,6 +102,10 @@ class Storing:
             f"The message {id!r} was not stored, because other programs have changed it {_MOST_READS} times meanwhile. Try again.",
             id=id,
         )
+
+    def _check_conditional(self) -> None:
+        if Capability.CONDITIONAL not in self._session.capabilities:
+            raise lacks_conditional(self._session.backend)
 
     def _put(self, records: Sequence[Record], known: Collection[str]) -> None:
         """Store records. Those that are known may exist."""

@@ -57,7 +57,7 @@ class MemoryBackend(Backend):
     api_version: ClassVar[int] = 1
     suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
-    capabilities: ClassVar[Capability] = Capability.SCRATCH
+    capabilities: ClassVar[Capability] = Capability.SCRATCH | Capability.CONDITIONAL
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
         config = config or MemoryConfig()

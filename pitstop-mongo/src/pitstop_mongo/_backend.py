@@ -74,7 +74,7 @@ class MongoBackend(Backend):
     api_version: ClassVar[int] = 1
     suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.SCRATCH | _OF_A_SERVER
+    capabilities: ClassVar[Capability] = Capability.SCRATCH | Capability.CONDITIONAL | _OF_A_SERVER
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()

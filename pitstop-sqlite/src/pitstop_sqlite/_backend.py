@@ -49,7 +49,7 @@ class SqliteBackend(Backend):
     suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = SqliteConfig
     capabilities: ClassVar[Capability] = (
-        Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.SCRATCH
+        Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.SCRATCH | Capability.CONDITIONAL
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:

@@ -106,7 +106,9 @@ class FilesystemBackend(Backend):
     api_version: ClassVar[int] = 1
     suite_version: ClassVar[int | None] = 4
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
-    capabilities: ClassVar[Capability] = Capability.DURABLE | Capability.MULTI_PROCESS | Capability.SCRATCH
+    capabilities: ClassVar[Capability] = (
+        Capability.DURABLE | Capability.MULTI_PROCESS | Capability.SCRATCH | Capability.CONDITIONAL
+    )
 
     def __init__(self, config: FilesystemConfig) -> None:
         super().__init__(config)

@@ -26,6 +26,7 @@ class IfExists(Kit):
 
     rule = 'docs/schedules.md, "A schedule in code"'
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_store_tells_what_it_has_done(self, pit: pitstop.Pitstop) -> None:
         def store(every: timedelta, n: int = 1, **options: Any) -> str:
             stored = pit.store({"id": "a", "n": n}, _NOW + _DAY, None, every, **options)
@@ -42,6 +43,7 @@ class IfExists(Kit):
         assert entry is not None
         assert (entry.message, entry.every) == ({"id": "a", "n": 2}, _DAY)
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("start", ["fixed", "from_now"])
     def test_twenty_deploys_of_a_schedule_emit_each_occurrence_once(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock, start: str
@@ -61,6 +63,7 @@ class IfExists(Kit):
 
         assert keys == [f"report:{START + 86_400_000 * day}" for day in range(6)]
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_changed_rule_takes_effect_at_once(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
@@ -75,6 +78,7 @@ class IfExists(Kit):
         clock.advance(_HOUR)
         next_of(listener).ack()
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_message_that_is_kept_stays_as_it_was(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
@@ -94,6 +98,7 @@ class IfExists(Kit):
         assert (again.msg, again.attempt) == ({"id": "a", "n": 1}, 1)
         again.ack()
 
+    @pytest.mark.usefixtures("conditional")
     def test_if_exists_error_refuses_a_message_that_exists_and_changes_nothing(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener
     ) -> None:
@@ -109,6 +114,7 @@ class IfExists(Kit):
         delivery.ack()
         assert pit.store({"id": "a", "n": 2}, timedelta(0), if_exists="error").outcome == "created"
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_new_body_comes_with_the_next_occurrence_of_a_series_in_a_handler(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
@@ -125,6 +131,7 @@ class IfExists(Kit):
         assert (following.msg, following.scheduled_for) == ({"id": "a", "n": 2}, _NOW + _HOUR)
         following.ack()
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_new_body_of_a_one_shot_in_a_handler_comes_once_more(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener
     ) -> None:
@@ -140,6 +147,7 @@ class IfExists(Kit):
         again.ack()
         assert pit.get("a") is None
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_new_body_leaves_time_attempts_and_error(
         self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock
     ) -> None:
@@ -159,6 +167,7 @@ class IfExists(Kit):
         assert (delivery.msg["n"], delivery.attempt, delivery.last_error) == (2, 2, "failed")
         delivery.ack()
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_message_that_was_claimed_ahead_comes_with_its_new_body(
         self, pit: pitstop.Pitstop, clock: ManualClock
     ) -> None:
@@ -176,6 +185,7 @@ class IfExists(Kit):
             for _ in range(2):
                 next_of(listener).ack()
 
+    @pytest.mark.usefixtures("conditional")
     def test_several_messages_are_stored_on_the_same_terms(self, pit: pitstop.Pitstop) -> None:
         pit.store({"id": "a", "n": 1}, _NOW, None, _HOUR)
         items = [({"id": id, "n": 2}, _NOW, None, _HOUR) for id in ("a", "b")]

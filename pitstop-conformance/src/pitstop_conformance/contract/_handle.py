@@ -246,7 +246,7 @@ class Handle(Kit):
 
     @pytest.mark.parametrize(
         "capability",
-        [Capability.WATCH, Capability.TRANSACTIONS, Capability.SCRATCH, Capability.ADOPT],
+        [Capability.WATCH, Capability.TRANSACTIONS, Capability.SCRATCH, Capability.ADOPT, Capability.CONDITIONAL],
         ids=lambda each: each.name,
     )
     def test_what_is_not_declared_is_refused(self, backend: Backend, capability: Capability) -> None:

@@ -55,6 +55,7 @@ class PutIf(Kit):
 
     rule = "pitstop.abc.Backend.put_if"
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("series", [None, SERIES], ids=["one_shot", "series"])
     def test_put_if_none_stores_a_record_that_is_not_there(
         self, backend: Backend, open_backend: Handles, series: dict[str, object] | None
@@ -68,6 +69,7 @@ class PutIf(Kit):
         assert (leased.revision, leased.message) == (record.revision, {"list": [1]})
         assert list(backend.settle([complete(leased)])) == [True]
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_none_changes_nothing_if_the_id_is_there(self, backend: Backend) -> None:
         put_due(backend, "a")
         before = backend.get("a")
@@ -77,6 +79,7 @@ class PutIf(Kit):
         assert backend.get("a") == before
         assert ids(lease_all(backend)) == ["a"]
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("kind", _PROGRESS)
     def test_put_if_none_leaves_a_record_in_any_state(self, backend: Backend, kind: str) -> None:
         before = attrs.evolve(make_record(), progress=_PROGRESS[kind])
@@ -86,6 +89,7 @@ class PutIf(Kit):
 
         assert backend.get("a") == before
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_stores_a_removed_id_anew(self, backend: Backend) -> None:
         put_due(backend, "a")
         backend.delete("a")
@@ -94,6 +98,7 @@ class PutIf(Kit):
 
         assert ids(lease_all(backend)) == ["a"]
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_replaces_the_record_with_the_revision(self, backend: Backend, open_backend: Handles) -> None:
         backend.put([make_record(revision="1", message={"old": 1, "both": 1}, series=SERIES, attempts=3)])
         record = make_record(revision="2", message={"new": 2, "both": 2}, due=START + 1)
@@ -104,6 +109,7 @@ class PutIf(Kit):
         assert backend.put_if(make_record(revision="3"), "1") is False
         assert backend.get("a") == record
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_changes_nothing_under_another_revision(self, backend: Backend) -> None:
         """Lease and token stay as well: the holder settles the record."""
         put_due(backend, "a")
@@ -115,12 +121,14 @@ class PutIf(Kit):
         assert backend.get("a") == leased
         assert list(backend.settle([complete(leased)])) == [True]
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_with_a_revision_stores_nothing_if_the_record_is_not_there(self, backend: Backend) -> None:
         assert backend.put_if(make_record(revision="2"), "1") is False
 
         assert backend.get("a") is None
         assert list(backend.scan(None, 10, None)) == []
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_ends_a_lease(self, backend: Backend) -> None:
         put_due(backend, "a")
         leased = lease_only(backend)
@@ -132,6 +140,7 @@ class PutIf(Kit):
         assert backend.get("a") == record
         assert lease_only(backend).revision == record.revision
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("kind", _PROGRESS)
     def test_put_if_with_a_progress_replaces_the_record_that_has_it(self, backend: Backend, kind: str) -> None:
         before = attrs.evolve(make_record(), progress=_PROGRESS[kind])
@@ -142,6 +151,7 @@ class PutIf(Kit):
 
         assert backend.get("a") == after
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_can_leave_a_lease_to_its_holder(
         self, backend: Backend, open_backend: Handles, clock: ManualClock
     ) -> None:
@@ -157,6 +167,7 @@ class PutIf(Kit):
         assert list(backend.settle([complete(leased)])) == [True]
         assert backend.get("a") is None
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("kind", ["leased", "waiting"])
     @pytest.mark.parametrize("value", _CHANGES)
     def test_put_if_changes_nothing_if_the_progress_has_moved_on(self, backend: Backend, kind: str, value: str) -> None:
@@ -169,6 +180,7 @@ class PutIf(Kit):
         assert stored is (expected == before.progress)
         assert backend.get("a") == (attrs.evolve(before, revision="2") if stored else before)
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile(
         self, backend: Backend, open_backend: Handles
     ) -> None:
@@ -181,6 +193,7 @@ class PutIf(Kit):
 
         assert backend.get("a") == leased
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("revision", [None, "1", "2"])
     def test_put_if_leaves_a_damaged_record_or_replaces_it_whole(self, backend: Backend, revision: str | None) -> None:
         """No damaged record counts as absent. If its revision can be read, that decides."""
@@ -194,6 +207,7 @@ class PutIf(Kit):
         left = backend.get("a")
         assert left == record if stored else isinstance(left, Damaged)
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("id", IDS, ids=range(len(IDS)))
     def test_put_if_takes_an_id_as_data(self, backend: Backend, id: str) -> None:
         others = {each: make_record(each, revision="1") for each in IDS if each != id}
@@ -208,6 +222,7 @@ class PutIf(Kit):
         assert stored.pop(id) == make_record(id, revision="3")
         assert stored == others
 
+    @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("revision", ["", "$ne", "a.b", "' OR 1=1 --"])
     def test_put_if_takes_a_revision_as_data(self, backend: Backend, revision: str) -> None:
         backend.put([make_record(revision="1")])
@@ -216,6 +231,7 @@ class PutIf(Kit):
         backend.put([make_record(revision=revision)])
         assert backend.put_if(make_record(revision="2"), revision) is True
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_keeps_the_place_among_ties(self, backend: Backend) -> None:
         put_due(backend, "b", "a", "c")
 
@@ -227,12 +243,14 @@ class PutIf(Kit):
 
         assert ids(lease_all(backend)) == ["b", "a", "c", "0"]
 
+    @pytest.mark.usefixtures("conditional")
     def test_put_if_shows_in_the_own_next_due(self, backend: Backend) -> None:
         assert backend.next_due() is None
         assert backend.put_if(make_record(due=START + MINUTE), None) is True
 
         assert backend.next_due() == START + MINUTE
 
+    @pytest.mark.usefixtures("conditional")
     def test_what_was_put_if_does_not_change_with_the_callers_object(self, backend: Backend) -> None:
         message = {"list": [1]}
         assert backend.put_if(make_record(message=message), None) is True

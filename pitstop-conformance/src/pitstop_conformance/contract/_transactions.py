@@ -185,6 +185,7 @@ class Transactions(Kit):
             assert (writes.get("a"), writes.get("b"), writes.get("never-stored")) == (after, None, None)
             assert backend.get("a") == before
 
+    @pytest.mark.usefixtures("conditional")
     def test_what_is_put_if_in_a_transaction_is_stored_if_it_commits(self, backend: Backend, begin: Begin) -> None:
         """A put whose expectation is wrong changes nothing, and the transaction goes on."""
         backend.put([make_record("a", revision="1"), make_record("b", revision="1")])
@@ -232,6 +233,7 @@ class Transactions(Kit):
         with pytest.raises(pitstop.PitstopError):
             backend.within(session).delete("a")
         with pytest.raises(pitstop.PitstopError):
+            # Without the capability, it is refused for that reason.
             backend.within(session).put_if(make_record("b"), None)
         with pytest.raises(pitstop.PitstopError):
             backend.within(session).get("a")

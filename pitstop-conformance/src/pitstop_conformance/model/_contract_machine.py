@@ -146,6 +146,7 @@ class ContractMachine(RuleBasedStateMachine):
         """``records``: ids, and due times in milliseconds from now. ``again``: repeat the call, as after a lost reply."""
         return self._put(by, [self._new(id, due_in, message, series=series) for id, due_in in records], again=again)
 
+    @precondition(lambda self: Capability.CONDITIONAL in self._handle("one").capabilities)
     @rule(
         by=_BY,
         id=IDS,

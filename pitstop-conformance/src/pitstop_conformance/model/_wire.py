@@ -22,7 +22,7 @@ class Wire(Backend):
     """Pass each call on to a backend, which this object does not own. It has no watch, because no test waits here."""
 
     api_version: ClassVar[int] = API_VERSION
-    capabilities: ClassVar[Capability] = Capability(0)
+    capabilities: ClassVar[Capability] = Capability.CONDITIONAL
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend.config)

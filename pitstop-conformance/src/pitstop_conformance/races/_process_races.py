@@ -122,6 +122,7 @@ class ProcessRaces(Forking):
         assert stored == [_version(each.id, each.message["version"]) for each in stored]
         assert shared.tally().due == _ROUNDS
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_record_that_is_not_there_is_stored_by_one_of_several_processes(
         self, shared: Backend, processes: Processes
     ) -> None:
@@ -136,6 +137,7 @@ class ProcessRaces(Forking):
         found = [each for each in shared.scan(None, 10 * _ROUNDS, None) if isinstance(each, Record)]
         assert found == [_version(name, n) for name in names for n, mine in enumerate(stored) if name in mine]
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_counter_that_several_processes_raise_by_revision_counts_each(
         self, shared: Backend, processes: Processes
     ) -> None:
@@ -153,6 +155,7 @@ class ProcessRaces(Forking):
 
         assert shared.get("counter") == _version("counter", _ROUNDS * _PROCESSES)
 
+    @pytest.mark.usefixtures("conditional")
     def test_eight_processes_that_create_unless_it_is_there_create_each_message_once(
         self, shared: Backend, processes: Processes
     ) -> None:

@@ -284,6 +284,7 @@ class Races(Kit):
             assert stored[0] in records
             handles[0].delete(name)
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_record_that_is_not_there_is_stored_by_one_of_many(self, handles: list[Backend]) -> None:
         for round_ in range(_ROUNDS):
             name = f"r{round_}"
@@ -296,6 +297,7 @@ class Races(Kit):
             assert sorted(stored) == [False] * (_THREADS - 1) + [True]
             assert handles[0].get(name) == records[stored.index(True)]
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_record_is_replaced_by_one_of_many_who_expect_the_same(self, handles: list[Backend]) -> None:
         for round_ in range(_ROUNDS):
             name = f"r{round_}"
@@ -309,6 +311,7 @@ class Races(Kit):
             assert sorted(stored) == [False] * (_THREADS - 1) + [True]
             assert handles[0].get(name) == records[stored.index(True)]
 
+    @pytest.mark.usefixtures("conditional")
     def test_a_claim_against_a_put_of_the_expected_progress_has_one_winner(self, handles: list[Backend]) -> None:
         """Either the record is replaced, and the claim returns the new version; or the record is claimed, and stays."""
         for round_ in range(_ROUNDS):

@@ -180,13 +180,21 @@ class Feeder:
 
     async def close(self) -> None:
         """Do as :meth:`end`, and wait for that. To be cancelled ends the wait, and not the closing."""
-        self.end()
-        if not self.is_here:
+        if self.is_here:
+            await self.closing()
+        else:
+            self.end()
             await self._hands.do(self.wait)
-        elif self._thread is not None and not self._closed:
-            finished = self._loop.create_future()
+
+    def closing(self) -> asyncio.Future[None]:
+        """Do as :meth:`end`. The future is done once all is given back and written. In the loop's thread."""
+        self.end()
+        finished = self._loop.create_future()
+        if self._thread is None or self._closed:
+            finished.set_result(None)
+        else:
             self._finished.append(finished)
-            await finished
+        return finished
 
     def is_past(self, due: int) -> bool:
         """Whether this instant has passed by the store's clock, as far as that shows without asking the store."""

@@ -21,7 +21,10 @@ from pitstop._values._summary import Reason, Summary
 from pitstop.abc import SystemClock
 
 
-__all__ = ["Course", "checked_drain"]
+__all__ = ["LAST_PATIENCE", "Course", "checked_drain"]
+
+#: Seconds that the end waits for the store to answer: after a second signal, and beyond the deadline.
+LAST_PATIENCE = 1.0
 
 
 def checked_drain(drain: object, max_messages: object, until_idle: object) -> timedelta:

@@ -30,6 +30,7 @@ __all__ = [
     "is_async",
     "log_failure",
     "log_left",
+    "log_unanswered",
     "takes_delivery",
 ]
 
@@ -148,6 +149,11 @@ def log_left(ids: list[str]) -> None:
     """Log that running handlers are left behind."""
     handlers = "1 handler is" if len(ids) == 1 else f"{len(ids)} handlers are"
     _log.warning("%s not waited for any longer: of %s", handlers, ", ".join(map(repr, ids)))
+
+
+def log_unanswered() -> None:
+    """Log that the end does not wait for the store any longer."""
+    _log.warning("the store does not answer: unwritten messages come back when their leases run out")
 
 
 def _place(trace: TracebackType | None, own: set[str]) -> str:

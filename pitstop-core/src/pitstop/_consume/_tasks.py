@@ -16,8 +16,8 @@ from threading import TIMEOUT_MAX, Event
 from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
-from pitstop._consume._course import Course
-from pitstop._consume._handler import AsyncHandler, log_left, takes_delivery
+from pitstop._consume._course import LAST_PATIENCE, Course
+from pitstop._consume._handler import AsyncHandler, log_left, log_unanswered, takes_delivery
 from pitstop._consume._settling import settle
 from pitstop._consume._signals import hearing, is_free
 from pitstop._decisions._ending import ends_program
@@ -98,6 +98,8 @@ class Consuming:
         self._end = self._loop.create_future()
         # Done when running handlers are not waited for any longer: all are done, or the time is over.
         self._empty = self._loop.create_future()
+        # Done after a second signal.
+        self._hurry = self._loop.create_future()
         # Ends the wait for handlers at the deadline.
         self._timer: asyncio.TimerHandle | None = None
         self._pid = os.getpid()
@@ -165,7 +167,7 @@ class Consuming:
                 if unfinished:
                     log_left([each.id for each in self._running])
                     await self._interrupt()
-                await self._feeder.close()
+                await self._close_feeder()
             except GeneratorExit:
                 # The coroutine is closed, so that nothing can be awaited: its loop is gone.
                 self._finish("stopped")
@@ -178,6 +180,14 @@ class Consuming:
         if self._course.error is not None:
             raise self._course.error
         return self._summary(unfinished)
+
+    async def _close_feeder(self) -> None:
+        """Give back and write everything. After a second signal the store has only a moment to answer."""
+        closed = self._feeder.closing()
+        await asyncio.wait({closed, self._hurry}, return_when=asyncio.FIRST_COMPLETED)
+        _, late = await asyncio.wait({closed}, timeout=LAST_PATIENCE)
+        if late:
+            log_unanswered()
 
     def _on_signal(self, number: int) -> None:
         reason = self._course.signalled(number)
@@ -286,6 +296,8 @@ class Consuming:
             return
         if not self._end.done():
             self._end.set_result(None)
+        if self._course.urgent and not self._hurry.done():
+            self._hurry.set_result(None)
         if not self._running or self._course.urgent:
             self._stop_waiting()
         elif (left := self._course.left()) is not None and not had_deadline:
@@ -336,11 +348,8 @@ class Consuming:
         self, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False
     ) -> None:
         """Settle as the verdict says. The background thread writes."""
-        intake = self._intake
-        settle(
-            *(intake.writer, intake.session.backend_or_none, lease, delivery, failure),
-            interrupted=interrupted,
-        )
+        writer, backend = self._intake.writer, self._intake.session.backend_or_none
+        settle(writer, backend, lease, delivery, failure, interrupted=interrupted)
         # Given back here, or by ``async with delivery`` in the handler.
         if lease.purpose is Purpose.GIVE_BACK:
             self._interrupted.add(lease)

@@ -9,7 +9,6 @@ handlers call ``_end``; any thread calls the methods of a component.
 
 from __future__ import annotations
 
-import logging
 import os
 
 from collections.abc import Awaitable
@@ -17,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Thread, get_ident
 
-from pitstop._consume._course import Course
+from pitstop._consume._course import LAST_PATIENCE, Course
 from pitstop._consume._handler import (
     Handler,
     HandlerIsAsync,
@@ -25,6 +24,7 @@ from pitstop._consume._handler import (
     close_awaitable,
     is_async,
     log_left,
+    log_unanswered,
 )
 from pitstop._consume._settling import settle
 from pitstop._consume._signals import hearing
@@ -45,10 +45,6 @@ from pitstop.abc import Doorbell
 
 __all__ = ["Consuming", "sync_handler"]
 
-_log = logging.getLogger("pitstop.consumer")
-
-#: Seconds that the end waits for messages to be given back, beyond the deadline.
-_LAST_PATIENCE = 1.0
 #: Seconds of one wait of the caller. On Windows, and for a signal that another thread raised, the wait itself does not end
 #: when a signal comes.
 _GLANCE = 0.5
@@ -182,7 +178,7 @@ class Consuming(Component):
         self._end("stopped")
         # In the child of a fork that a handler made there is no other thread to wait for.
         if get_ident() not in self._idents:
-            self._over.wait(min(self._drain + _LAST_PATIENCE, TIMEOUT_MAX))
+            self._over.wait(min(self._drain + LAST_PATIENCE, TIMEOUT_MAX))
 
     def after_fork(self) -> None:
         # This call is the parent's, and never ends here.
@@ -234,14 +230,14 @@ class Consuming(Component):
             # At the end of the interpreter no thread begins any more, and no signal is heard either.
             self._finish()
         # The store has as long to answer as handlers have to finish.
-        deadline = max(course.last_write_by(), course.monotonic()) + _LAST_PATIENCE
+        deadline = max(course.last_write_by(), course.monotonic()) + LAST_PATIENCE
         hurried = False
         while not self._closed:
             if course.urgent and not hurried:
-                hurried, deadline = True, min(deadline, course.monotonic() + _LAST_PATIENCE)
+                hurried, deadline = True, min(deadline, course.monotonic() + LAST_PATIENCE)
             left = deadline - course.monotonic()
             if left <= 0:
-                _log.warning("the store does not answer: unwritten messages come back when their leases run out")
+                log_unanswered()
                 break
             self._bell.wait(min(left, _GLANCE))
 

@@ -47,6 +47,8 @@ class Capability(Flag):
     ADOPT = auto()
     #: :meth:`Backend.scratch` gives a namespace of its own to try things in, without touching any message of the store.
     SCRATCH = auto()
+    #: :meth:`Backend.put_if` stores a record only in the place of the expected one.
+    CONDITIONAL = auto()
 
 
 class Writes(Protocol):
@@ -131,7 +133,6 @@ class Backend(ABC):
         configured. Records with equal ``due`` are leased in the order in which their ids came in.
         """
 
-    @abstractmethod
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
         """Store a record if the stored record with its id is the expected one. Return whether it was stored.
 
@@ -143,7 +144,9 @@ class Backend(ABC):
 
         :param revision: the revision of the expected record. None: no record with the id is expected, not even a damaged one.
         :param progress: the progress of the expected record, with all its values. None: any progress.
+        :raises pitstop.Unsupported: without :attr:`Capability.CONDITIONAL`.
         """
+        raise lacks_conditional(self)
 
     @abstractmethod
     def delete(self, id: str) -> bool:
@@ -316,3 +319,11 @@ class Backend(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.location}>"
+
+
+def lacks_conditional(backend: Backend) -> Unsupported:
+    """Return the error of a store on a condition, for a backend without :attr:`Capability.CONDITIONAL`."""
+    return Unsupported(
+        f"{type(backend).__name__} ({backend.location}) does not have the capability CONDITIONAL, which if_exists= and "
+        f"keep_schedule= need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+    )

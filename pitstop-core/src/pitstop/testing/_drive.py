@@ -18,6 +18,7 @@ from pitstop._consume._handler import (
     HandlerIsAsync,
 )
 from pitstop._consume._verdict import Verdict, ask, judged
+from pitstop._decisions._attempts import number
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._ending import ends_program
@@ -385,6 +386,8 @@ def _unseen_step(settlement: Settlement, unseen: Record | Damaged, at: datetime)
         # The message was set aside with this error.
         pass
     outcome: StepOutcome = "dead" if settlement.outcome is Outcome.BURY else "skipped" if too_old else "given up"
-    # The claim counted an attempt that no handler saw.
-    attempts = unseen.progress.attempts - 1
+    # Without the attempts that no handler saw: the one that the claim counted, and those of listeners that crashed.
+    attempts = (
+        progress.attempts if outcome == "dead" and isinstance(progress, Progress) else number(unseen.progress) - 1
+    )
     return Step(unseen.id, at, from_instant(scheduled_for), attempts, missed, outcome, error, due, None)
