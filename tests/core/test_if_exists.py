@@ -287,14 +287,29 @@ class TestListeners:
         assert (summary.acked, summary.superseded) == (1, 0)
         assert pit.entries() == []
 
-    def test_an_ack_that_has_returned_is_written_first(self, pit):
-        """So the message is not there any more."""
-        pit.store({"id": "a"}, NOW)
-        with pit.listen() as listener:
-            for delivery in listener:
-                delivery.ack()
-                break
-            assert pit.store({"id": "a"}, NOW, if_exists="error").outcome == "created"
+    @pytest.mark.parametrize("several", [False, True], ids=["store", "store_many"])
+    def test_an_ack_that_has_returned_is_written_first(self, pit, store, several):
+        """So the message is not there any more. The ack waits for others, because the listener has another message."""
+        pit.store_many([({"id": id}, NOW) for id in "ab"])
+        with pit.listen(prefetch=2) as listener:
+            delivery = next(listener)
+            delivery.ack()
+            assert store.get(delivery.id) is not None, "the ack is pending"
+            if several:
+                (stored,) = pit.store_many([({"id": delivery.id}, NOW)], if_exists="error")
+            else:
+                stored = pit.store({"id": delivery.id}, NOW, if_exists="error")
+            assert stored.outcome == "created"
+
+    def test_a_handler_that_updates_its_own_series_and_takes_too_long_has_lost_it(self, pit, clock):
+        pit.store({"id": "a", "n": 1}, NOW, every=DAY)
+
+        def handle(_):
+            pit.store({"id": "a", "n": 2}, keep_schedule=True)
+            clock.advance("16m")
+
+        summary = pit.consume(handle, max_messages=1)
+        assert (summary.lost, summary.superseded) == (1, 0)
 
     def test_an_observer_hears_of_what_was_written(self, clock):
         heard = []
