@@ -55,7 +55,7 @@ def test_help_names_the_environment_only_where_it_counts(invoke, command):
             """
   pitstop store '{"msg": "object"}' --in 15m
   pitstop store '{"report": "daily"}' --id daily --at 2031-05-04T06:00+02:00 --every 1d
-  pitstop store '{"report": "weekly"}' --id weekly --cron '0 9 * * MON' --tz Europe/Berlin
+  pitstop store '{"report": "weekly"}' --id weekly --cron '0 9 * * MON' --tz Europe/Berlin --if-exists keep
   pitstop store --in 1h < messages.jsonl
 """,
         ),

@@ -13,6 +13,9 @@ from pitstop.testing import BackendConformance
 from pitstop_conformance import kit_tests
 
 
+# The first test waits for the run below.
+pytestmark = pytest.mark.timeout(1000)
+
 _QUICK = {name: mutant for name, mutant in MUTANTS.items() if not mutant.slow}
 
 
@@ -21,10 +24,10 @@ def run() -> Run:
     """Run the tests that the mutants name, on the mutants and on the backends without a defect, in one process."""
     tests = [f"Test{name}::{test}" for name, mutant in _QUICK.items() for test in mutant.killed_by]
     tests += [f"Test{mutant.origin.__name__}::{test}" for mutant in _QUICK.values() for test in mutant.killed_by]
-    # Both limits are far above an idle machine's 15 seconds: on a busy one a limit that interrupts a test ends the whole run.
-    run = run_kit(list(dict.fromkeys(tests)), timeout=280, each=60)
+    # Both limits are far above an idle machine's 20 seconds: on a busy one a limit that interrupts a test ends the whole run.
+    run = run_kit(list(dict.fromkeys(tests)), timeout=900, each=120)
     assert run.results, run.output
-    assert run.finished
+    assert run.finished, run.output[-3000:]
     return run
 
 
