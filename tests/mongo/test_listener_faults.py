@@ -102,6 +102,10 @@ def open_pit():
     def open_pit(uri=None, **options):
         where = {"uri": uri} if uri else {}
         dbname = f"pitstop_test_{uuid.uuid4().hex}"
+        if uri:
+            # On a busy machine this may take longer than an operation of these tests may.
+            with pymongo.MongoClient(uri) as patient:
+                patient[dbname]["messages"].create_index("due")
         timing = {"lock_time": "5s", "operation_timeout": f"{TIMEOUT}s"}
         opened.append(pitstop.init({"type": "mongo", "dbname": dbname, **timing, **where, **options}))
         return opened[-1]
