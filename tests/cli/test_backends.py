@@ -14,24 +14,25 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
         "distribution": "pitstop-memory",
         "version": "0.1.0",
         "status": "ok",
-        "capabilities": ["SCRATCH", "CONDITIONAL"],
-        "suite_version": 4,
+        "capabilities": ["SCRATCH", "CONDITIONAL", "KINDS", "POLICIES"],
+        "suite_version": 5,
         "error": None,
         "hint": None,
     }
-    assert found["sqlite"]["capabilities"] == ["DURABLE", "MULTI_PROCESS", "WATCH", "SCRATCH", "CONDITIONAL"]
+    capabilities = ["DURABLE", "MULTI_PROCESS", "WATCH", "SCRATCH", "CONDITIONAL", "KINDS", "POLICIES"]
+    assert found["sqlite"]["capabilities"] == capabilities
     table = invoke("backends").stdout
     assert re.search(
-        r"^sqlite +pitstop-sqlite +0\.1\.0 +ok +4 +DURABLE, MULTI_PROCESS, WATCH, SCRATCH, CONDITIONAL +- *$",
+        rf"^sqlite +pitstop-sqlite +0\.1\.0 +ok +5 +{', '.join(capabilities)} +- *$",
         table,
         re.MULTILINE,
     )
 
 
 def test_one_that_was_tested_with_an_older_suite_is_told_apart(invoke, lines, monkeypatch):
-    monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 5)
+    monkeypatch.setattr("pitstop._plugins._backends.SUITE_VERSION", 6)
     (hint,) = {each["hint"] for each in lines(invoke("backends", "--json").stdout)}
-    assert hint == "passed suite 4, this pitstop-core has 5: run the suite again"
+    assert hint == "passed suite 5, this pitstop-core has 6: run the suite again"
     assert hint in invoke("backends").stdout
 
 

@@ -64,6 +64,7 @@ def test_list_json_has_one_entry_per_line(invoke, pit, lines):
     assert entry.pop("revision")
     assert entry == {
         "id": "a",
+        "kind": "",
         "state": "scheduled",
         "due": "2031-05-04T10:00:00.000Z",
         "scheduled_for": "2031-05-04T10:00:00.000Z",

@@ -29,6 +29,7 @@ def test_a_line_has_everything_that_a_delivery_has(invoke, pit, lines):
         {
             "id": "a",
             "msg": {"id": "a", "b": {"$bytes": "aGk="}},
+            "kind": "",
             "scheduled_for": "2024-05-04T10:00:00.000Z",
             "attempt": 2,
             "missed": 0,
@@ -38,6 +39,16 @@ def test_a_line_has_everything_that_a_delivery_has(invoke, pit, lines):
     ]
     assert result.stderr == ""
     assert pit.get("a") is None, "it was not acknowledged after its line was written"
+
+
+def test_it_takes_messages_of_the_kinds_that_are_given(invoke, pit, lines):
+    for kind in ("", "mail", "report"):
+        pit.store({"id": f"a {kind}"}, NOW, kind=kind)
+    printed = lines(invoke("listen", "--once", "--kind", "mail", "--kind", "").stdout)
+    assert sorted((each["id"], each["kind"]) for each in printed) == [("a ", ""), ("a mail", "mail")]
+    result = invoke("listen", "--once", "--kind", "report", "--exec", "echo $PITSTOP_KIND")
+    assert result.exit_code == 0
+    assert pit.entries() == []
 
 
 def test_once_drains_due_messages_and_ends(invoke, pit, lines):

@@ -23,6 +23,14 @@ def test_it_prints_the_id_of_the_stored_message(invoke, pit):
     assert entry.state == "due"
 
 
+def test_it_has_a_kind(invoke, pit):
+    assert stored(pit, invoke("store", "{}", "--kind", "mail")).kind == "mail"
+    assert invoke("store", "-", "--kind", "mail", input='{"id": "a"}\n{"id": "b"}\n').exit_code == 0
+    assert {each.kind for each in pit.entries()} == {"mail"}
+    refused = invoke("store", "{}", "--kind", "*")
+    assert (refused.exit_code, "stands for all other kinds" in refused.stderr) == (1, True)
+
+
 def test_json_prints_the_id_as_an_object(invoke, pit, lines):
     (line,) = lines(invoke("store", '{"id": "a"}', "--json").stdout)
     assert line == {"id": "a"}

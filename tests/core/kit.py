@@ -6,7 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -83,9 +83,9 @@ class Scripted(MemoryBackend):
         #: Called before the method of that name (``lease``: after it), outside of the backend's lock.
         self.during: dict[str, Callable[[], None]] = {}
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         self._enter("lease", run=False)
-        leased = super().lease(limit, duration)
+        leased = super().lease(limit, duration, kinds)
         self.during.get("lease", _nothing)()
         return leased
 
@@ -95,9 +95,9 @@ class Scripted(MemoryBackend):
         self._enter("settle")
         return super().settle(settlements)
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         self._enter("next_due")
-        return super().next_due()
+        return super().next_due(kinds)
 
     def _enter(self, name: str, *, run: bool = True) -> None:
         self.calls.append(name)

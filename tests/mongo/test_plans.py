@@ -13,7 +13,7 @@ from itertools import islice
 import pytest
 
 from mongo.conftest import START
-from pitstop.abc import Outcome, Progress, Settlement, from_instant
+from pitstop.abc import AllBut, Outcome, Progress, Settlement, from_instant
 
 
 LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
@@ -62,7 +62,7 @@ def profile(coll):
     database.command("profile", 0)
 
 
-def assert_cheap(entries, count, index):
+def assert_cheap(entries, count, index, fields=1, more=2):
     """Each operation used an index, and examined no more than its own documents."""
     assert entries
     for each in entries:
@@ -70,10 +70,11 @@ def assert_cheap(entries, count, index):
         assert plan.startswith(("IXSCAN", "IDHACK", "COUNT_SCAN", "EOF")), each
         assert index in plan, each
         # The planner's own choice would depend on the data, so each operation gives a hint.
-        (field,) = each["command"]["hint"]
-        assert index == f"{{ {field}: 1 }}", each
+        hint = ", ".join(f"{field}: 1" for field in each["command"]["hint"])
+        assert index == f"{{ {hint} }}", each
+        assert len(each["command"]["hint"]) == fields, each
         assert not each.get("hasSortStage"), each
-        assert keys <= 2 * count + 2, each
+        assert keys <= 2 * count + more, each
         assert each["docsExamined"] <= count + 1, each
 
 
@@ -190,3 +191,38 @@ def test_counting_reads_the_index_and_whole_documents_only_if_they_may_be_leased
     # The token shows whether a message in the future is leased, and no index contains it.
     assert len(read) == 1
     assert read[0]["docsExamined"] == tally.scheduled
+
+
+@pytest.mark.parametrize("kinds", [["mail"], ["mail", "report", ""], AllBut(["bulk"])], ids=["one", "several", "rest"])
+@pytest.mark.parametrize("limit", [1, BATCH])
+def test_a_claim_of_some_kinds_reads_no_more_than_its_messages(backend, backlog, coll, profile, kinds, limit):
+    """Beside a backlog of another kind. ``PITSTOP_TEST_LARGE=1``: 300,000 messages."""
+    coll.update_many({}, {"$set": {"kind": "bulk"}})
+    mails = [document(f"mail-{n:03}", START - 1) | {"kind": ("mail", "report")[n % 2]} for n in range(BATCH)]
+    coll.insert_many(mails)
+    backend.next_due(kinds)  # makes the index
+    profile()
+
+    leased = backend.lease(limit, MINUTE, kinds)
+
+    wanted = [each["_id"] for each in mails if kinds != ["mail"] or each["kind"] == "mail"][:limit]
+    assert sorted(each.id for each in leased) == wanted
+    entries = profile()
+    ends = [each for each in entries if each["command"].get("distinct")]
+    assert len(ends) == isinstance(kinds, AllBut)
+    for each in ends:
+        assert each["planSummary"].startswith("DISTINCT_SCAN"), each
+        assert each["keysExamined"] <= 8, each
+    claims = [each for each in entries if "sort" in each["command"]]
+    assert_cheap(claims, limit, "{ kind: 1, due: 1 }", fields=2, more=8)
+    assert_cheap([each for each in entries if each not in ends + claims] or claims, limit, *_by(limit))
+
+    profile()
+    assert backend.next_due(kinds) is not None
+    (entry,) = [each for each in profile() if "distinct" not in each["command"]]
+    assert_cheap([entry], 1, "{ kind: 1, due: 1 }", fields=2, more=8)
+
+
+def _by(limit):
+    # A claim of one is one command; a claim of several marks them by id.
+    return ("{ kind: 1, due: 1 }", 2, 8) if limit == 1 else ("{ _id: 1 }",)

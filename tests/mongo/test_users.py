@@ -94,6 +94,21 @@ def test_the_least_that_a_user_needs_where_the_collection_is_prepared(auth_serve
     assert set(prepared.index_information()) == {"_id_", "due_1"}
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["with the index", "without it"])
+def test_kinds_need_no_more_rights(auth_server, open_as, dbname, prepared, caplog, there):
+    """Without the right to make the index of the kinds, listeners of some kinds are slower, and the log says so."""
+    if there:
+        prepared.create_index([("kind", 1), ("due", 1)])
+    pit = open_as(auth_server.add_user(dbname, actions={"messages": LEAST}))
+    pit.store({"id": "a"}, NOW)
+    pit.store({"id": "b"}, NOW, kind="mail")
+    with pit.listen(kinds=["mail"]) as listener:
+        assert listener.get().id == "b"
+        assert listener.get() is None
+    said = [each.message for each in caplog.records if "kind: 1, due: 1" in each.message]
+    assert len(said) == (not there), said
+
+
 def test_the_least_that_a_user_needs_to_prepare_it(auth_server, open_as, dbname):
     actions = {**PREPARE, "messages": (*LEAST, *PREPARE["messages"])}
     use_it(open_as(auth_server.add_user(dbname, actions=actions)))

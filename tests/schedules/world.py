@@ -65,9 +65,9 @@ class Watched(MemoryBackend):
     def get(self, id: str) -> Record | None:
         return self._call("get", lambda: super(Watched, self).get(id))
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         def lease() -> Sequence[Record]:
-            leased = super(Watched, self).lease(limit, duration)
+            leased = super(Watched, self).lease(limit, duration, kinds)
             self._world.was_leased(leased)
             return leased
 
@@ -83,8 +83,8 @@ class Watched(MemoryBackend):
 
         return self._call("settle", settle)
 
-    def next_due(self) -> int | None:
-        return self._call("next_due", super().next_due)
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
+        return self._call("next_due", lambda: super(Watched, self).next_due(kinds))
 
     def contents(self) -> Sequence[Record]:
         """All that is stored."""

@@ -136,7 +136,8 @@ class Remote(Backend):
     def tally(self) -> Tally:
         return self._read("tally", self._scribe.store.tally)
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
+        assert kinds is None, "no listener of the simulation chooses kinds"
         claim = partial(self._scribe.lease, self._process.name, self._process.call, limit, duration)
         try:
             return self._send("lease", claim)
@@ -165,7 +166,7 @@ class Remote(Backend):
             return [done or self._was_done(each, mark) for each, done in zip(settlements, applied, strict=True)]
         raise OutcomeUnknown("The simulation lost the reply to a settlement.", ids=tuple(s.id for s in settlements))
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         return self._read("next_due", self._scribe.store.next_due)
 
     def _put(self, who: str, n: int, records: Sequence[Record], *, again: bool) -> None:

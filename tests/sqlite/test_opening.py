@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from datetime import timedelta
 
+import attrs
 import pytest
 
 import pitstop
@@ -105,9 +106,12 @@ def test_a_newer_version_is_refused(path, open_backend):
         open_backend()
 
 
+ADDED = ("unsettled", "ahead", "excused", "kind", "policy")
+
+
 def make_older(path):
     """Take away the columns that the first releases did not make."""
-    run(path, *(f"ALTER TABLE pitstop_messages DROP COLUMN {name}" for name in ("unsettled", "ahead", "excused")))
+    run(path, *(f"ALTER TABLE pitstop_messages DROP COLUMN {name}" for name in ADDED))
 
 
 @pytest.mark.parametrize("create", [True, False])
@@ -138,6 +142,40 @@ def test_a_file_that_a_process_of_an_older_release_has_open_gets_the_new_columns
         older.execute(f"INSERT INTO pitstop_messages ({columns}) VALUES ({row.replace('a', 'b')})")
         older.execute("UPDATE pitstop_messages SET due = 5, attempts = attempts + 1, token = 't' WHERE id = 'b'")
         assert [backend.get(id).progress for id in "ab"] == [Progress(0, 0), Progress(5, 0, 1, None, None, "t")]
+        assert [(backend.get(id).kind, backend.get(id).policy) for id in "ab"] == [("", None)] * 2
+
+
+def test_a_process_of_an_older_release_stores_beside_the_index_of_the_kinds(path, open_backend, record):
+    backend = open_backend()
+    backend.put([attrs.evolve(record("a"), kind="mail")])
+    assert [each.id for each in backend.lease(5, 1000, ["mail"])] == ["a"]
+    columns = "id, due, scheduled_for, attempts, first_leased, last_error, token, revision, series, msg"
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.execute(
+            f"INSERT INTO pitstop_messages ({columns}) VALUES ('b', 0, 0, 0, NULL, NULL, NULL, 'r', NULL, '{{}}')"
+        )
+    assert [each.id for each in backend.lease(5, 1000, [""])] == ["b"]
+
+
+def test_the_index_of_the_kinds_is_made_by_the_first_claim_that_needs_it_and_again_if_it_is_dropped(
+    path, open_backend, record
+):
+    def indexes():
+        (rows,) = run(
+            path, "SELECT name FROM sqlite_schema WHERE type = 'index' AND name LIKE 'pitstop%' ORDER BY name"
+        )
+        return [name for (name,) in rows]
+
+    backend = open_backend()
+    backend.put([attrs.evolve(record("a"), kind="mail")])
+    backend.next_due()
+    assert len(backend.lease(5, 1)) == 1
+    assert indexes() == ["pitstop_messages_due"]
+    for _ in range(2):
+        backend.put([attrs.evolve(record("a"), kind="mail")])
+        assert [each.id for each in backend.lease(5, 1000, ["mail"])] == ["a"]
+        assert indexes() == ["pitstop_messages_due", "pitstop_messages_kind_due"]
+        run(path, "DROP INDEX pitstop_messages_kind_due")
 
 
 def test_several_handles_that_open_an_older_file_add_the_columns_once(path, open_backend):
@@ -145,7 +183,7 @@ def test_several_handles_that_open_an_older_file_add_the_columns_once(path, open
     make_older(path)
     backends = [open_backend() for _ in range(3)]
     names = run(path, "SELECT name FROM pragma_table_info('pitstop_messages')")[0]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 16
     assert [each.tally().due for each in backends] == [0, 0, 0]
 
 

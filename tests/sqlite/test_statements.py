@@ -6,10 +6,12 @@ import sqlite3
 import threading
 
 from contextlib import closing
+from functools import partial
 
+import attrs
 import pytest
 
-from pitstop.abc import Outcome, Settlement
+from pitstop.abc import AllBut, Outcome, Settlement
 from pitstop_sqlite import _statements
 
 
@@ -139,6 +141,31 @@ def test_work_does_not_grow_with_the_backlog(open_backend, record, tmp_path, clo
     assert many[0] <= lease * 1.2 + 1
     assert many[1] <= settle * 1.2 + 1
     assert many[2] <= next_due + 1
+
+
+def test_a_claim_of_some_kinds_does_not_read_the_backlogs_of_others(open_backend, record, tmp_path, clock):
+    """300,000 messages of another kind would cost no more: each size costs the same."""
+    now = clock.time_us() // 1000
+    works = []
+    for size in (100, 20_000):
+        backend = open_backend(path=tmp_path / f"{size}.db", synchronous="normal")
+        backend.put([attrs.evolve(record(f"bulk {n}", due=now - n), kind="bulk") for n in range(size)])
+        backend.put([attrs.evolve(record(f"later {n}", due=now + 1 + n), kind="mail") for n in range(size)])
+        backend.put([attrs.evolve(record(f"mail {n}", due=now), kind=f"mail{n % 2 or ''}") for n in range(100)])
+        backend.next_due([""])  # makes the index
+        with backend._database.lock, backend._database as connection:
+            connection.execute("ANALYZE")
+        leased = []
+        claims = [["mail"], ["mail", "mail1"], AllBut(["bulk"])]
+        works.append([])
+        for kinds in claims:
+            task = partial(backend.lease, 15, 10_000_000, kinds)
+            works[-1].append(work(backend, lambda task=task, leased=leased: leased.extend(task())))
+            works[-1].append(work(backend, partial(backend.next_due, kinds)))
+        assert len(leased) == 45
+        assert all(each.kind.startswith("mail") for each in leased)
+    few, many = works
+    assert [after <= before * 1.2 + 1 for before, after in zip(few, many, strict=True)] == [True] * 6, works
 
 
 def test_the_oldest_first_and_then_by_order_of_coming_in(backend, record):

@@ -47,6 +47,7 @@ from pitstop_conformance.behaviour._failures import Failures
 from pitstop_conformance.behaviour._if_exists import IfExists
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
+from pitstop_conformance.behaviour._of_kinds import OfKinds
 from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
@@ -54,6 +55,7 @@ from pitstop_conformance.contract._config import Configuration
 from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._handle import Handle
+from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
 from pitstop_conformance.contract._put import PutGetDelete
 from pitstop_conformance.contract._put_if import PutIf
@@ -89,13 +91,24 @@ __all__ = [
 # pytest runs the tests of the last base first. The contract comes before the behaviour that is built on it, because its
 # failures are the easiest to understand.
 class BackendContract(
-    Scratch, Transactions, Configuration, DamagedAmongOthers, Handle, Counts, Settle, Lease, Read, PutIf, PutGetDelete
+    Scratch,
+    Transactions,
+    Configuration,
+    DamagedAmongOthers,
+    Handle,
+    Kinds,
+    Counts,
+    Settle,
+    Lease,
+    Read,
+    PutIf,
+    PutGetDelete,
 ):
     """The promises of :class:`pitstop.abc.Backend` to core."""
 
 
 class PitstopBehaviour(
-    Consuming, Batches, Listening, Look, IfExists, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+    Consuming, OfKinds, Batches, Listening, Look, IfExists, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
 ):
     """The promises of Pitstop to its users, on the backend."""
 

@@ -208,6 +208,7 @@ def is_refused(backend: Backend, capability: Capability) -> bool | None:
         Capability.TRANSACTIONS: [lambda: backend.within(object())],
         Capability.SCRATCH: [backend.scratch],
         Capability.ADOPT: [backend.legacy, lambda: backend.adopt([])],
+        # Records without kinds and policies are stored by any backend, and core refuses the others.
         Capability.CONDITIONAL: [lambda: backend.put_if(make_record(), None)],
     }
     return all(map(_unsupported, asked[capability])) if capability in asked else None

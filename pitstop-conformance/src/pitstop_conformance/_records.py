@@ -59,6 +59,8 @@ def make_record(
     message: dict[str, Any] | None = None,
     series: Mapping[str, Any] | None = None,
     revision: str | None = None,
+    kind: str = "",
+    policy: Mapping[str, Any] | None = None,
     **progress: Any,
 ) -> Record:
     """Return a record with some message, a new revision, and by default the progress of a record that was just stored."""
@@ -69,6 +71,8 @@ def make_record(
         series=series,
         revision=os.urandom(16).hex() if revision is None else revision,
         progress=Progress(due=due, **progress),
+        kind=kind,
+        policy=policy,
     )
 
 

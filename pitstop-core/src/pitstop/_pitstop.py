@@ -8,48 +8,37 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from pitstop._consume._course import checked_drain
-from pitstop._consume._handler import Handler, takes_delivery
-from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._change import Terms, Wanted
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import new_record, new_revision, preview, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
-from pitstop._engine._intake import Intake
-from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
-from pitstop._engine._watcher import Watcher
 from pitstop._errors import MessageError, PitstopError
+from pitstop._listening import Listening
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._storing import Storing
-from pitstop._values._arguments import (
-    MOST_RECORDS,
-    MOST_THREADS,
-    ListenOptions,
-    place_after,
-    whole_number,
-)
-from pitstop._values._consumer import Consumer
+from pitstop._values._arguments import MOST_RECORDS, place_after, whole_number
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._id import new_id, valid_id
 from pitstop._values._instant import from_instant
+from pitstop._values._kind import valid_kind
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
-from pitstop._values._summary import Summary
-from pitstop.abc import Backend, Damaged, Writes
+from pitstop.abc import Backend, Capability, Damaged, Writes
+from pitstop.abc._backend import lacks_kinds
 
 
-__all__ = ["OneShot", "Pitstop", "Recurring", "open_intake", "session_of"]
+__all__ = ["OneShot", "Pitstop", "Recurring", "session_of"]
 
 OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
-class Pitstop:
+class Pitstop(Listening):
     """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
     Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a
@@ -57,8 +46,7 @@ class Pitstop:
     """
 
     def __init__(self, backend: Backend, hooks: Hooks) -> None:
-        self._session = Session(backend, hooks)
-        self._watcher = Watcher(self._session)
+        super().__init__(Session(backend, hooks))
 
     @entrance
     def store(
@@ -68,6 +56,7 @@ class Pitstop:
         end: Moment | None = None,
         every: Interval | None = None,
         *,
+        kind: str = "",
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
@@ -88,11 +77,13 @@ class Pitstop:
             Exclusive, as in ``range()``. None: never.
         :param every: an interval, also as text (``"1h"``): the k-th occurrence is at ``when + k * every``. Or a rule:
             ``Calendar``, ``Cron``, ``RRule``, ``Times``.
+        :param kind: a short text, such as ``"mail"``, by which listeners choose: see :meth:`listen`. Ids stay unique in the store,
+            whatever the kind.
         :param jitter: delay each occurrence by up to this time, by the same time for each consumer and retry.
         :param if_exists: the treatment of a stored message with the id. ``"replace"``: the new message takes its place. ``"keep"``:
-            it stays as it is, unless its schedule is another one. Then it is replaced. A start that is left out, or is a distance
+            it stays as it is, unless its schedule or its kind is another one. Then it is replaced. A start that is left out, or is a distance
             from now, is not compared. ``"error"``: :class:`pitstop.Conflict` is raised.
-        :param keep_schedule: replace only the body of a message that exists. Its times, attempts and error stay. The running
+        :param keep_schedule: replace only the body and the kind of a message that exists. Its times, attempts and error stay. The running
             delivery of a series is not disturbed. A one-shot message that a listener has comes once more, with the new body.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
             once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
@@ -100,14 +91,14 @@ class Pitstop:
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
         :return: the message's id: its own, or a new UUID of version 7, which begins with the time; with its ``outcome``.
-        :raises MessageError: if the message or its id cannot be stored; the text names the path. Also if the message that
+        :raises MessageError: if the message, its id or its kind cannot be stored; the text names the path. Also if the message that
             exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.
         :raises Conflict: with ``if_exists="error"``, if the id exists; or if other programs change the message all the time.
-        :raises Unsupported: if the store cannot do what ``session``, ``if_exists`` or ``keep_schedule`` asks for.
+        :raises Unsupported: if the store cannot do what ``session``, ``kind``, ``if_exists`` or ``keep_schedule`` asks for.
         :raises PitstopError: if the ``session`` cannot be used.
         """
-        terms = Terms.of(if_exists, keep_schedule)
+        terms, kind = Terms.of(if_exists, keep_schedule), self._checked_kind(kind)
         writes = self._writes(session)
         now_us = self._session.backend.now()
         made: set[str] = set()
@@ -115,7 +106,7 @@ class Pitstop:
         with self._session.calls.callout():
             make_id = partial(self._made_id, made, now_us)
             make = partial(new_record, now_us=now_us, revision=new_revision(), make_id=make_id)
-            record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
+            record = make(message, when, end, every, kind=kind, jitter=jitter, catch_up=catch_up, grace=grace)
             wanted = Wanted.of(record, when, end) if terms.look else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
         if wanted is None or made:
@@ -126,6 +117,7 @@ class Pitstop:
         self,
         items: Iterable[OneShot | Recurring],
         *,
+        kind: str = "",
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
         session: Any = None,
@@ -135,6 +127,7 @@ class Pitstop:
         Each item is a tuple of the positional arguments of :meth:`store`: ``(message, when)`` or ``(message, start, end,
         every)``. All items are checked before the first is stored. If several items have one id, the last one counts.
 
+        :param kind: the kind of all these messages, as in :meth:`store`.
         :param if_exists: as in :meth:`store`, for each item; also ``keep_schedule``. With these, messages whose ids are given are
             stored one after the other, in two round trips each. If one of them fails, those before it were stored.
         :param session: as in :meth:`store`. Then either all messages are stored or none is.
@@ -144,16 +137,16 @@ class Pitstop:
         :raises Conflict: with ``if_exists="error"``, if one of the ids exists. Nothing was stored, unless another program
             stored the id meanwhile.
         """
-        terms = Terms.of(if_exists, keep_schedule)
+        terms, kind = Terms.of(if_exists, keep_schedule), self._checked_kind(kind)
         writes, now_us = self._open(session)
         made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
         make_id = partial(self._made_id, made, now_us)
         if terms.look:
-            wanted = wanted_of_items(items, now_us, make_id)
+            wanted = wanted_of_items(items, now_us, make_id, kind)
             put = partial(Storing.put_all_on_terms, wanted=wanted, terms=terms, made=made)
         else:
-            put = partial(Storing.put_all, records=records_of_items(items, now_us, make_id), made=made)
+            put = partial(Storing.put_all, records=records_of_items(items, now_us, make_id, kind), made=made)
         return self._store_all(None if session is None else writes, now_us, put)
 
     @entrance
@@ -250,96 +243,6 @@ class Pitstop:
         """Return the next ``n`` occurrences of a rule, as the clock of its zone shows them. Nothing is stored."""
         return preview(every, start, end, n, self._session.backend.now())
 
-    @entrance
-    def listen(
-        self,
-        *,
-        lock_time: timedelta | float | str | None = None,
-        loop_time: timedelta | float | str | None = None,
-        prefetch: int | None = None,
-        heartbeat: bool = False,
-        max_lease: timedelta | float | str | None = None,
-    ) -> Listener:
-        """Return a listener for messages as they become due.
-
-        :param lock_time: how long a message is leased, in place of the configured time.
-        :param loop_time: the longest time between two polls of the store, in place of the configured time.
-        :param prefetch: how many messages are claimed at once. By default, as many as the consumer handles in some
-            milliseconds: one if it is slow, 500 at most. Claimed messages that wait for their turn are leased. If another
-            process updates or removes one of them meanwhile, its ack is too late.
-        :param heartbeat: extend the lease of each unsettled delivery, again and again, from another thread.
-            ``delivery.lost`` tells if that failed. A delivery that was dropped unsettled is no longer extended.
-        :param max_lease: how long a delivery may be held by the heartbeat, from when it was handed out. By default, without end.
-        :raises ConfigError: if a value cannot be used.
-        """
-        options = ListenOptions.of(
-            lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
-        )
-        return Listener(open_intake(self, options))
-
-    def consume(
-        self,
-        handler: Handler,
-        *,
-        workers: int = 1,
-        lock_time: timedelta | float | str | None = None,
-        loop_time: timedelta | float | str | None = None,
-        prefetch: int | None = None,
-        heartbeat: bool = False,
-        max_lease: timedelta | float | str | None = None,
-        max_messages: int | None = None,
-        until_idle: bool = False,
-        drain: timedelta | float | str = 30,
-        deliveries: bool | None = None,
-    ) -> Summary:
-        """Handle messages as they become due, until a signal. Acknowledge each message for which the handler returns.
-
-        A message for which the handler raises is nacked. It comes back as ``retry`` decides. The error is logged without its
-        text, which is kept as ``last_error``. A delivery that the handler settled itself stays as it is. While the store is
-        away, ``consume`` does not end: it polls again and again.
-
-        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process. Messages that
-        no handler saw are given back at once, running handlers finish, their acks are written, and the summary is returned.
-        At a second signal ``consume`` waits for nothing, and gives back the messages of running handlers as well.
-        :meth:`close` ends it like a signal.
-
-        :param handler: called with the message, as in ``delivery.msg``; or with the :class:`pitstop.Delivery`, if its first
-            parameter is annotated as one or named ``delivery``. With several workers it is called from several threads.
-        :param workers: how many messages are handled at a time, each in a thread.
-        :param lock_time: as for :meth:`listen`; also ``loop_time`` and ``prefetch``.
-        :param heartbeat: hold the leases of messages that are being handled, as for :meth:`listen`; also ``max_lease``.
-        :param max_messages: end after this number of messages.
-        :param until_idle: end when no message is due and no handler runs.
-        :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
-        :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
-        :return: the number of messages by outcome, and why it ended.
-        :raises ConfigError: if a value cannot be used.
-        :raises PitstopError: if the handler cannot be called, or is async.
-        :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).
-        """
-        whole_number(workers, "workers", most=MOST_THREADS)
-        patience = checked_drain(drain, max_messages, until_idle)
-        sync_handler(handler)
-        with_delivery = takes_delivery(handler, deliveries)
-        options = ListenOptions.of(
-            lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
-        )
-        return Consuming(
-            self._session,
-            open_intake(self, options),
-            handler,
-            deliveries=with_delivery,
-            workers=workers,
-            max_messages=max_messages,
-            until_idle=until_idle,
-            drain=patience,
-        ).run()
-
-    @property
-    def consumers(self) -> tuple[Consumer, ...]:
-        """The calls of :meth:`consume` that run now."""
-        return tuple(each.consumer() for each in self._session.components if isinstance(each, Consuming))
-
     def close(self) -> None:
         """Stop the listeners, give back the messages that they claimed ahead, and close the store. A second call does nothing.
 
@@ -358,6 +261,12 @@ class Pitstop:
 
     def __repr__(self) -> str:
         return f"<Pitstop on {self._session.location}{' (closed)' if self._session.closed else ''}>"
+
+    def _checked_kind(self, kind: object) -> str:
+        checked = valid_kind(kind)
+        if checked and Capability.KINDS not in self._session.capabilities:
+            raise lacks_kinds(self._session.backend)
+        return checked
 
     def _new_id(self, now_us: int) -> str:
         return new_id(now_us)
@@ -386,15 +295,3 @@ class Pitstop:
 def session_of(pit: Pitstop) -> Session:
     """Return the session behind a Pitstop, for code of this library."""
     return pit._session
-
-
-def open_intake(pit: Pitstop, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:
-    """Return what is behind a new listener, for code of this library that claims on behalf of others.
-
-    :param claimed_apart: whether the threads that handle messages never claim.
-    :raises BackendUnavailable: if the Pitstop is closed.
-    :raises ConfigError: if ``max_lease`` is shorter than a lease.
-    """
-    session = pit._session
-    _ = session.backend  # raises if the Pitstop is closed
-    return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)

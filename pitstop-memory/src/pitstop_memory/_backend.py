@@ -55,9 +55,11 @@ class MemoryBackend(Backend):
     """Messages in this process. The backend is as strict and as lossy with values as the backends that write to disk."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 4
+    suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
-    capabilities: ClassVar[Capability] = Capability.SCRATCH | Capability.CONDITIONAL
+    capabilities: ClassVar[Capability] = (
+        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES
+    )
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
         config = config or MemoryConfig()
@@ -128,20 +130,20 @@ class MemoryBackend(Backend):
                 oldest = due
         return Tally(counts["scheduled"], counts["due"], counts["leased"], counts["dead"], oldest)
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         turn = self._room.turn
         with turn.lock, turn.call():
-            return self._lease(limit, duration)
+            return self._lease(limit, duration) if kinds is None else self._lease_of(kinds, limit, duration)
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         turn = self._room.turn
         with turn.lock, turn.call():
             return self._apply_all(settlements)
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         turn = self._room.turn
         with turn.lock, turn.call():
-            first = self._room.shelf.first()
+            first = self._room.shelf.first(kinds)
             return None if first is None else first.due
 
     @contextmanager
@@ -151,14 +153,17 @@ class MemoryBackend(Backend):
             yield scratch
 
     def _lease(self, limit: int, duration: int) -> list[Record]:
+        return self._lease_of(None, limit, duration)
+
+    def _lease_of(self, kinds: Collection[str] | None, limit: int, duration: int) -> list[Record]:
         # This stands outside the body of the `with` that holds the lock. In CPython 3.13.0 an interruption at the jump of a
         # loop in that body leaves it without giving the lock back.
         shelf, now = self._room.shelf, self._now_ms()
-        first = shelf.first()
+        first = shelf.first(kinds)
         # A token is made only when something is due: a test asks once more after each message.
         if first is None or first.due is None or first.due > now:
             return []
-        return shelf.lease(limit, os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT))
+        return shelf.lease(limit, os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT), kinds)
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         now = self._now_ms()

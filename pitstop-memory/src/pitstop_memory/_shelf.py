@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import heapq
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import attrs
 
-from pitstop.abc import Progress, Record, copy_plain
+from pitstop.abc import Progress, Record, copy_plain, is_chosen
 
 
 __all__ = ["Shelf", "copy_record"]
+
+
+class _Line:
+    """The records of one kind, by ``(due, order)``: a heap."""
+
+    __slots__ = ("bunched", "bunches", "heap")
+
+    def __init__(self) -> None:
+        # The third part is a str, or the ids of a bunch. It is never compared: only equal items share both numbers.
+        self.heap: list[tuple[int, int, Any]] = []
+        self.bunches = 0
+        #: The number of ids in all bunches of the heap.
+        self.bunched = 0
 
 
 @attrs.define
@@ -24,6 +37,8 @@ class _Slot:
     progress: Progress
     #: Whether the message holds neither mappings nor lists. Then a copy of one dict is a copy of the message.
     flat: bool
+    #: Of its kind.
+    line: _Line
 
     @property
     def record(self) -> Record:
@@ -36,34 +51,31 @@ class _Slot:
     def copy(self) -> Record:
         """Return a copy of the record as it is now. No change to the copy reaches the stored record."""
         record = self._record
-        # The series must not be changed by any user of the record, so it needs no copy.
+        # Neither the series nor the policy must be changed by any user of the record, so they need no copy.
         message = record.message.copy() if self.flat else copy_plain(record.message)
         return _with_progress(record, message, self.progress)
 
-    def put(self, record: Record) -> None:
+    def put(self, record: Record, line: _Line) -> None:
+        self.line = line
         self._record, self.progress, self.flat = record, record.progress, _is_flat(record.message)
 
 
 class Shelf:
-    """A dict by id, and a heap by ``(due, order)``. It is not thread-safe, but safe from Ctrl-C at any step.
+    """A dict by id, and for each kind a heap by ``(due, order)``. It is not thread-safe, but safe from Ctrl-C at any step.
 
-    Records that are leased together are due together, and are nearly always gone before that. So they share one item of the
-    heap, a bunch: ``(due, a number below 0, the ids)``. When a bunch reaches the top, its remaining records get items of their
-    own.
+    Records that are leased together are due together, and are nearly always gone before that. So those of one kind share one
+    item of the heap, a bunch: ``(due, a number below 0, the ids)``. When a bunch reaches the top, its remaining records get
+    items of their own.
 
-    Invariant: each record with a ``due`` has at least one heap item with its present ``(due, order)``, or is in a bunch
-    with its present ``due``. Other items are left over from earlier times. They are dropped when they reach the top, or when
-    there are too many of them.
+    Invariant: each record with a ``due`` has at least one item with its present ``(due, order)`` in the heap of its kind, or is
+    in a bunch there with its present ``due``. Other items are left over from earlier times. They are dropped when they reach the
+    top, or when there are too many of them.
     """
 
     def __init__(self) -> None:
         self._slots: dict[str, _Slot] = {}
-        # The third part is a str, or the ids of a bunch. It is never compared: only equal items share both numbers.
-        self._heap: list[tuple[int, int, Any]] = []
+        self._lines: dict[str, _Line] = {}
         self._orders = 0
-        self._bunches = 0
-        # The number of ids in all bunches of the heap.
-        self._bunched = 0
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -80,97 +92,157 @@ class Shelf:
         return None if slot is None else slot.progress
 
     def put(self, record: Record) -> None:
-        slot = self._slots.get(record.id)
+        slot, line = self._slots.get(record.id), self._lines.get(record.kind)
+        if line is None:
+            line = self._lines[record.kind] = _Line()
         if slot is None:
             self._orders += 1
-            slot = _Slot(record, self._orders, record.progress, _is_flat(record.message))
+            slot = _Slot(record, self._orders, record.progress, _is_flat(record.message), line)
             self._slots[record.id] = slot
         else:
-            slot.put(record)
-        self._push(slot.progress.due, slot.order, record.id)
+            slot.put(record, line)
+        self._push(record.id, slot)
 
     def change(self, id: str, progress: Progress) -> None:
         slot = self._slots[id]
         slot.progress = progress
-        self._push(progress.due, slot.order, id)
+        self._push(id, slot)
 
     def delete(self, id: str) -> bool:
         return self._slots.pop(id, None) is not None
 
-    def first(self) -> Progress | None:
-        """Return the progress of the record that is due first."""
-        while self._heap:
-            due, order, id = self._heap[0]
-            if order < 0:
-                self._untie()
-                continue
-            slot = self._slots.get(id)
-            if slot is not None and slot.order == order and slot.progress.due == due:
-                return slot.progress
-            heapq.heappop(self._heap)
-        return None
+    def first(self, kinds: Collection[str] | None = None) -> Progress | None:
+        """Return the progress of the record that is due first, of all records of these kinds."""
+        line = self._first_line(kinds)
+        if line is None:
+            return None
+        _, _, id = line.heap[0]
+        return self._slots[id].progress
 
-    def lease(self, limit: int, token: str, now: int, until: int) -> list[Record]:
-        """Lease the first ``limit`` records that are due. Return copies of them."""
-        heap, slots = self._heap, self._slots
-        bunch: list[str] = []
+    def lease(self, limit: int, token: str, now: int, until: int, kinds: Collection[str] | None = None) -> list[Record]:
+        """Lease the first ``limit`` records of these kinds that are due. Return copies of them."""
         leased: list[Record] = []
+        bunches: dict[_Line, list[str]] = {}
+        while len(leased) < limit:
+            line = self._first_line(kinds)
+            if line is None or line.heap[0][0] > now:
+                break
+            # Up to the first record of another kind.
+            bound = self._bound(line, kinds)
+            bunch = bunches.setdefault(line, [])
+            self._lease_of(line, bunch, bound, limit, token, now, until, leased)
+        for line, bunch in bunches.items():
+            line.bunched += len(bunch)
+            self._sweep(line)
+        return leased
+
+    def _lease_of(
+        self,
+        line: _Line,
+        bunch: list[str],
+        bound: tuple[int, int] | None,
+        limit: int,
+        token: str,
+        now: int,
+        until: int,
+        leased: list[Record],
+    ) -> None:
+        """Lease the first records of one kind, up to the place ``bound``. None: all that are due."""
+        heap, slots = line.heap, self._slots
         while heap and len(leased) < limit:
             due, order, id = heap[0]
-            if due > now:
-                break
+            if due > now or (bound is not None and (due, order) > bound):
+                return
             if order < 0:
-                self._untie()
+                self._untie(line)
                 continue
             slot = slots.get(id)
-            if slot is not None and slot.order == order and slot.progress.due == due:
+            if slot is not None and slot.order == order and slot.progress.due == due and slot.line is line:
                 if not bunch:
-                    self._bunches += 1
-                    heapq.heappush(heap, (until, -self._bunches, bunch))
+                    line.bunches += 1
+                    heapq.heappush(heap, (until, -line.bunches, bunch))
                 # In this order the heap knows the record wherever this is interrupted.
                 bunch.append(id)
                 slot.progress = slot.progress.leased(token, now, until, limit)
                 leased.append(slot.copy())
             heapq.heappop(heap)
-        self._bunched += len(bunch)
-        self._sweep()
-        return leased
 
-    def _push(self, due: int | None, order: int, id: str) -> None:
+    def _first_line(self, kinds: Collection[str] | None) -> _Line | None:
+        """Return the heap whose top is due first, of those of these kinds. Its top is the item of a record."""
+        if kinds is None and len(self._lines) == 1:
+            (line,) = self._lines.values()
+            return line if self._tidy(line) else None
+        tidy = [each for kind, each in self._lines.items() if is_chosen(kind, kinds) and self._tidy(each)]
+        return min(tidy, key=_top, default=None)
+
+    def _bound(self, line: _Line, kinds: Collection[str] | None) -> tuple[int, int] | None:
+        others = [
+            _top(each)
+            for kind, each in self._lines.items()
+            if each is not line and is_chosen(kind, kinds) and each.heap and self._tidy(each)
+        ]
+        return min(others, default=None)
+
+    def _tidy(self, line: _Line) -> bool:
+        """Drop items from the top of a heap until it is the item of a record. Return whether there is one."""
+        heap = line.heap
+        while heap:
+            due, order, id = heap[0]
+            if order < 0:
+                self._untie(line)
+                continue
+            slot = self._slots.get(id)
+            if slot is not None and slot.order == order and slot.progress.due == due and slot.line is line:
+                return True
+            heapq.heappop(heap)
+        return False
+
+    def _push(self, id: str, slot: _Slot) -> None:
+        due = slot.progress.due
         if due is not None:
-            heapq.heappush(self._heap, (due, order, id))
-            self._sweep()
+            heapq.heappush(slot.line.heap, (due, slot.order, id))
+            self._sweep(slot.line)
 
-    def _untie(self) -> None:
+    def _untie(self, line: _Line) -> None:
         """Give the remaining records of the top bunch items of their own, behind the bunch, so that the bunch stays on top."""
-        due, _, bunch = self._heap[0]
+        heap = line.heap
+        due, _, bunch = heap[0]
         for id in bunch:
             slot = self._slots.get(id)
-            if slot is not None and slot.progress.due == due:
-                heapq.heappush(self._heap, (due, slot.order, id))
-        heapq.heappop(self._heap)
-        self._bunched -= len(bunch)
+            if slot is not None and slot.progress.due == due and slot.line is line:
+                heapq.heappush(heap, (due, slot.order, id))
+        heapq.heappop(heap)
+        line.bunched -= len(bunch)
 
-    def _sweep(self) -> None:
-        if len(self._heap) + self._bunched <= 2 * len(self._slots) + 64:
+    def _sweep(self, line: _Line) -> None:
+        if len(line.heap) + line.bunched <= 2 * len(self._slots) + 64:
             return
         items = [
-            (each.progress.due, each.order, id) for id, each in self._slots.items() if each.progress.due is not None
+            (each.progress.due, each.order, id)
+            for id, each in self._slots.items()
+            if each.progress.due is not None and each.line is line
         ]
         heapq.heapify(items)
-        self._heap[:] = items
-        self._bunched = 0
+        line.heap[:] = items
+        line.bunched = 0
 
 
 def copy_record(record: Record) -> Record:
     """Return a copy of a record. The two share nothing that can be changed."""
     series = None if record.series is None else copy_plain(dict(record.series))
-    return Record(record.id, copy_plain(record.message), series, record.revision, record.progress)
+    policy = None if record.policy is None else copy_plain(dict(record.policy))
+    message = copy_plain(record.message)
+    return Record(record.id, message, series, record.revision, record.progress, record.kind, policy)
 
 
 def _with_progress(record: Record, message: dict[str, Any], progress: Progress) -> Record:
-    return Record(record.id, message, record.series, record.revision, progress)
+    return Record(record.id, message, record.series, record.revision, progress, record.kind, record.policy)
 
 
 def _is_flat(message: dict[str, Any]) -> bool:
     return not any(isinstance(each, dict | list) for each in message.values())
+
+
+def _top(line: _Line) -> tuple[int, int]:
+    due, order, _ = line.heap[0]
+    return due, order

@@ -14,6 +14,7 @@ import attrs
 
 from pitstop import State
 from pitstop.abc import (
+    AllBut,
     Aside,
     Backend,
     BackendConfig,
@@ -72,9 +73,11 @@ class MongoBackend(Backend):
     """Messages in a collection of a MongoDB server. The backend connects at its first use."""
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 4
+    suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MongoConfig
-    capabilities: ClassVar[Capability] = Capability.SCRATCH | Capability.CONDITIONAL | _OF_A_SERVER
+    capabilities: ClassVar[Capability] = (
+        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES | _OF_A_SERVER
+    )
 
     def __init__(self, config: MongoConfig | None = None) -> None:
         config = config or MongoConfig()
@@ -93,7 +96,9 @@ class MongoBackend(Backend):
             self.capabilities = self.capabilities & ~_OF_A_SERVER  # type: ignore[misc]
         self._adopter = Adopter(self._connection)
         self._unleasable = Unleasable(self._connection.dialect, self.clock, self._connection.location)
-        self._claimer = Claimer(self._connection, self.clock, self._unleasable, remember=config.clock is None)
+        self._claimer = self._new_claimer(None)
+        # Of listeners that chose some kinds, by these kinds. Any thread adds.
+        self._claimers: dict[tuple[bool, frozenset[str]], Claimer] = {}
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
@@ -120,7 +125,7 @@ class MongoBackend(Backend):
             self._storer.put(records)
         finally:
             # Also when it failed: it may have been done in part.
-            self._claimer.written(min((record.progress.due or 0 for record in records), default=None))
+            self._written(min((record.progress.due or 0 for record in records), default=None))
             self._unleasable.forget(record.id for record in records)
         self._wakeups.announce(_least(record.progress for record in records))
 
@@ -130,7 +135,7 @@ class MongoBackend(Backend):
         try:
             stored = self._storer.put_if(record, revision, progress)
         finally:
-            self._claimer.written(due or 0)
+            self._written(due or 0)
             self._unleasable.forget([record.id])
         if stored:
             self._wakeups.announce(_least([record.progress]))
@@ -154,10 +159,11 @@ class MongoBackend(Backend):
         return self._viewer.tally()
 
     @_one_call
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
+        claimer = self._claimer if kinds is None else self._claimer_of(kinds)
         # A listener claims again by itself, and logs the outage after one failed claim.
         with self._connection.bounded():
-            return self._claimer.lease(limit, duration)
+            return claimer.lease(limit, duration)
 
     @_one_call
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
@@ -167,13 +173,13 @@ class MongoBackend(Backend):
         ]
         for progress, _ in written:
             if isinstance(progress, Progress):
-                self._claimer.written(progress.due)
+                self._written(progress.due)
         self._wakeups.announce(_least(progress for progress, done in written if done))
         return applied
 
     @_one_call
-    def next_due(self) -> int | None:
-        return self._viewer.next_due()
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
+        return self._viewer.next_due(kinds)
 
     @_one_call
     def watch(self) -> Watch | None:
@@ -204,7 +210,7 @@ class MongoBackend(Backend):
             return self._adopter.adopt(items)
         finally:
             # Also when it failed: it may have been done in part.
-            self._claimer.written(min((record.progress.due or 0 for _, record in items), default=None))
+            self._written(min((record.progress.due or 0 for _, record in items), default=None))
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
@@ -219,6 +225,21 @@ class MongoBackend(Backend):
     @_one_call
     def close(self) -> None:
         self._connection.close()
+
+    def _new_claimer(self, kinds: Collection[str] | None) -> Claimer:
+        remember = self._config.clock is None
+        return Claimer(self._connection, self.clock, self._unleasable, remember=remember, kinds=kinds)
+
+    def _claimer_of(self, kinds: Collection[str]) -> Claimer:
+        key = (isinstance(kinds, AllBut), frozenset(kinds))
+        claimer = self._claimers.get(key)
+        return self._claimers.setdefault(key, self._new_claimer(kinds)) if claimer is None else claimer
+
+    def _written(self, due: int | None) -> None:
+        self._claimer.written(due)
+        if self._claimers:
+            for each in tuple(self._claimers.values()):
+                each.written(due)
 
 
 def _least(written: Iterable[Progress | Aside | None]) -> int | None:

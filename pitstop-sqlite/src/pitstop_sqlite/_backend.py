@@ -15,7 +15,19 @@ from urllib.parse import quote
 import attrs
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown, State
-from pitstop.abc import Aside, Backend, BackendConfig, Capability, Damaged, Progress, Record, Settlement, Tally, Watch
+from pitstop.abc import (
+    AllBut,
+    Aside,
+    Backend,
+    BackendConfig,
+    Capability,
+    Damaged,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+    Watch,
+)
 from pitstop_sqlite import _statements
 from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
@@ -46,10 +58,16 @@ class SqliteBackend(Backend):
     """
 
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 4
+    suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = SqliteConfig
     capabilities: ClassVar[Capability] = (
-        Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.SCRATCH | Capability.CONDITIONAL
+        Capability.DURABLE
+        | Capability.MULTI_PROCESS
+        | Capability.WATCH
+        | Capability.SCRATCH
+        | Capability.CONDITIONAL
+        | Capability.KINDS
+        | Capability.POLICIES
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
@@ -133,7 +151,9 @@ class SqliteBackend(Backend):
         every, due, oldest, to_come, leased = row
         return Tally(to_come - leased, due, leased, every - due - to_come, oldest)
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
+        if kinds is not None:
+            return self._lease_of(kinds, limit, duration)
         token = os.urandom(16).hex()
         with self._turn.lock, self._turn.call(), self._database as connection:
             # A caller without work must not take the write lock from callers with work.
@@ -146,6 +166,23 @@ class SqliteBackend(Backend):
             until = min(now + duration, LAST_INSTANT)
             rows = connection.execute(_statements.READ_DUE, (now, limit)).fetchall()
             connection.execute(_statements.LEASE, (until, int(limit > 1), now, token, now, limit))
+            connection.execute("COMMIT")
+            self._database.verify()
+        return [read_leased_row(row, token, now, until, limit) for row in rows]
+
+    def _lease_of(self, kinds: Collection[str], limit: int, duration: int) -> Sequence[Record | Damaged]:
+        """Lease messages of some kinds, as :meth:`lease` does."""
+        token = os.urandom(16).hex()
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            chosen = _chosen(connection, kinds)
+            if not _is_any_due(connection, chosen, self._now_ms()):
+                self._database.verify()
+                return []
+            connection.execute("BEGIN IMMEDIATE")
+            now = self._now_ms()
+            until, bounds = min(now + duration, LAST_INSTANT), _statements.bounds_of(chosen, now, limit)
+            rows = connection.execute(_statements.read_due_of(len(chosen)), bounds).fetchall()
+            connection.execute(_statements.lease_of(len(chosen)), (until, int(limit > 1), now, token, *bounds))
             connection.execute("COMMIT")
             self._database.verify()
         return [read_leased_row(row, token, now, until, limit) for row in rows]
@@ -163,9 +200,16 @@ class SqliteBackend(Backend):
             self._database.verify()
         return applied
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         with self._turn.lock, self._turn.call(), self._database as connection:
-            due: int | None = connection.execute(_statements.NEXT_DUE).fetchone()[0]
+            statement = _statements.NEXT_DUE
+            chosen: Row = ()
+            if kinds is not None:
+                chosen = _chosen(connection, kinds)
+                if not chosen:
+                    return None
+                statement = _statements.next_due_of(len(chosen))
+            due: int | None = connection.execute(statement, chosen).fetchone()[0]
         return due
 
     def ping(self) -> None:
@@ -218,6 +262,22 @@ class SqliteBackend(Backend):
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000
+
+
+def _chosen(connection: sqlite3.Connection, kinds: Collection[str]) -> Row:
+    """Return the kinds that a claim looks for, as they are bound. The index that it needs is made if it is missing."""
+    connection.execute(_statements.INDEX_KINDS)
+    if not isinstance(kinds, AllBut):
+        return tuple(map(bindable, kinds))
+    but = {each.encode() for each in kinds}
+    return tuple(kind for (kind,) in connection.execute(_statements.KINDS).fetchall() if kind not in but)
+
+
+def _is_any_due(connection: sqlite3.Connection, chosen: Row, now: int) -> bool:
+    if not chosen:
+        return False
+    bounds = _statements.bounds_of(chosen, now, 1)
+    return connection.execute(_statements.any_due_of(len(chosen)), bounds).fetchone() is not None
 
 
 def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], now: int) -> int:

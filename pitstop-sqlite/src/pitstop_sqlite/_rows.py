@@ -29,7 +29,10 @@ LAST_INSTANT = floor_instant(datetime.max.replace(tzinfo=UTC))
 #: The largest count that a column can hold.
 MOST_COUNTED = 2**63 - 1
 #: The columns of a message that are read and written, in this order.
-COLUMNS = "id, due, scheduled_for, attempts, first_leased, last_error, token, unsettled, ahead, excused, revision, series, msg"
+COLUMNS = (
+    "id, due, scheduled_for, attempts, first_leased, last_error, token, unsettled, ahead, excused, revision, series, msg, "
+    "kind, policy"
+)
 
 #: A row as it was read (texts as bytes), or as it will be written.
 Row = tuple[Any, ...]
@@ -46,13 +49,15 @@ _dump_series = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check
 
 def new_row(record: Record) -> Row:
     """Return the row to write for a record."""
-    progress, series = record.progress, record.series
+    progress, series, policy = record.progress, record.series, record.policy
     return (
         record.id,
         *progress_values(progress),
         record.revision,
         None if series is None else _dump_series(dict(series)),
         dump_message(record.message),
+        record.kind,
+        None if policy is None else _dump_series(dict(policy)),
     )
 
 
@@ -87,6 +92,8 @@ def read_row(row: Row) -> Record | Damaged:
         revision,
         series,
         msg,
+        kind,
+        policy,
     ) = row
     try:
         return read_record(
@@ -103,6 +110,8 @@ def read_row(row: Row) -> Record | Damaged:
             unsettled=unsettled,
             ahead=ahead,
             excused=excused,
+            kind=kind.decode() if kind else None,
+            policy=None if policy is None else _series(policy),
         )
     except _UNREADABLE_ROW:
         return _read_damaged(row)
@@ -110,7 +119,23 @@ def read_row(row: Row) -> Record | Damaged:
 
 def read_leased_row(row: Row, token: str, now: int, until: int, limit: int = 1) -> Record | Damaged:
     """Return the record of a row as the claim leaves it, from the row that the claim found: see :meth:`pitstop.abc.Progress.leased`."""
-    id, _, scheduled_for, attempts, first_leased, last_error, _, unsettled, ahead, excused, revision, series, msg = row
+    (
+        id,
+        _,
+        scheduled_for,
+        attempts,
+        first_leased,
+        last_error,
+        _,
+        unsettled,
+        ahead,
+        excused,
+        revision,
+        series,
+        msg,
+        kind,
+        policy,
+    ) = row
     attempts = attempts + 1 if attempts < MOST_COUNTED else attempts
     unsettled = unsettled + 1 if unsettled < MOST_COUNTED else unsettled
     if limit > 1:
@@ -132,6 +157,8 @@ def read_leased_row(row: Row, token: str, now: int, until: int, limit: int = 1) 
             unsettled=unsettled,
             ahead=ahead,
             excused=excused,
+            kind=kind.decode() if kind else None,
+            policy=None if policy is None else _series(policy),
         )
     except _UNREADABLE_ROW:
         leased = token.encode()
@@ -150,6 +177,8 @@ def read_leased_row(row: Row, token: str, now: int, until: int, limit: int = 1) 
                 revision,
                 series,
                 msg,
+                kind,
+                policy,
             )
         )
 
@@ -193,6 +222,8 @@ def _read_damaged(row: Row) -> Record | Damaged:
         revision,
         series,
         msg,
+        kind,
+        policy,
     ) = row
     return read_record(
         id=id.decode("utf-8", "surrogateescape"),
@@ -208,6 +239,8 @@ def _read_damaged(row: Row) -> Record | Damaged:
         unsettled=unsettled,
         ahead=ahead,
         excused=excused,
+        kind=_try(bytes.decode, kind),
+        policy=_try(_series, policy),
     )
 
 

@@ -28,13 +28,15 @@ _COLUMNS = (
     ("unsettled", "INTEGER NOT NULL DEFAULT 0"),
     ("ahead", "INTEGER NOT NULL DEFAULT 0"),
     ("excused", "INTEGER NOT NULL DEFAULT 0"),
+    ("kind", "TEXT NOT NULL DEFAULT ''"),
     ("first_leased", "INTEGER"),
     ("series", "TEXT"),
+    ("policy", "TEXT"),
     ("last_error", "TEXT"),
     ("msg", "TEXT NOT NULL"),
 )
 #: Columns that the first tables of version 1 did not have. :func:`create` adds them.
-_ADDED = frozenset({"unsettled", "ahead", "excused"})
+_ADDED = frozenset({"unsettled", "ahead", "excused", "kind", "policy"})
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS pitstop_meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT",
     f"CREATE TABLE IF NOT EXISTS pitstop_messages ({', '.join(' '.join(column) for column in _COLUMNS)}) STRICT",

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT, MOST_COUNTED
+from functools import lru_cache
+
+from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT, MOST_COUNTED, Row
 
 
 __all__ = [
@@ -18,7 +20,10 @@ __all__ = [
     "CREATE",
     "DELETE",
     "GET",
+    "INDEX_KINDS",
+    "KINDS",
     "LEASE",
+    "MOST_MERGED",
     "NEXT_DUE",
     "PROGRESS",
     "PUT",
@@ -28,6 +33,11 @@ __all__ = [
     "SCAN_DEAD",
     "SCAN_DUE",
     "TALLY",
+    "any_due_of",
+    "bounds_of",
+    "lease_of",
+    "next_due_of",
+    "read_due_of",
 ]
 
 # A `due` outside of 0..LAST_INSTANT is damaged and counts as none: the record is never claimed, and listed as dead.
@@ -53,11 +63,73 @@ DELETE = "DELETE FROM pitstop_messages WHERE id = CAST(? AS TEXT)"
 ANY_DUE = "SELECT 1 FROM pitstop_messages WHERE due BETWEEN 0 AND ? LIMIT 1"
 _DUE_FIRST = "FROM pitstop_messages WHERE due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?"
 READ_DUE = f"SELECT {COLUMNS} {_DUE_FIRST}"
-LEASE = (
+_LEASE = (
     f"UPDATE pitstop_messages SET due = ?, attempts = min(attempts, {MOST_COUNTED - 1}) + 1, "
     f"unsettled = min(unsettled, {MOST_COUNTED - 1}) + 1, ahead = min(ahead, {MOST_COUNTED - 1}) + ?, "
-    f"first_leased = coalesce(first_leased, ?), token = ? WHERE seq IN (SELECT seq {_DUE_FIRST})"
+    "first_leased = coalesce(first_leased, ?), token = ?"
 )
+LEASE = f"{_LEASE} WHERE seq IN (SELECT seq {_DUE_FIRST})"
+# Claims of some kinds. Each kind has its own part of the index, so no claim reads the backlogs of other kinds. The index is made
+# when a listener first asks for some kinds; then this statement does nothing.
+INDEX_KINDS = "CREATE INDEX IF NOT EXISTS pitstop_messages_kind_due ON pitstop_messages (kind, due)"
+#: The most kinds whose messages are merged. SQLite accepts 500 parts. For more kinds, all messages that are due are read.
+MOST_MERGED = 200
+_OF_KINDS = "pitstop_messages INDEXED BY pitstop_messages_kind_due WHERE kind"
+# Jumps from each kind to the next one in the index.
+KINDS = (
+    f"WITH RECURSIVE found (kind) AS (SELECT min(kind) FROM {_OF_KINDS} >= '' UNION ALL "
+    f"SELECT (SELECT min(kind) FROM {_OF_KINDS} > found.kind) FROM found WHERE found.kind IS NOT NULL) "
+    "SELECT kind FROM found WHERE kind IS NOT NULL"
+)
+
+
+@lru_cache
+def _first_of_kinds(count: int) -> str:
+    """Return the rest of a statement that selects ``seq`` of the first messages of so many kinds that are due.
+
+    :func:`bounds_of` returns the values of its places.
+    """
+    if count > MOST_MERGED:
+        places = ", ".join(["CAST(? AS TEXT)"] * count)
+        return f"SELECT seq FROM pitstop_messages WHERE kind IN ({places}) AND due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?"
+    one = f"SELECT * FROM (SELECT due, seq FROM {_OF_KINDS} = CAST(? AS TEXT) AND due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?)"
+    return f"SELECT seq FROM ({' UNION ALL '.join([one] * count)}) ORDER BY due, seq LIMIT ?"
+
+
+def bounds_of(kinds: Row, now: int, limit: int) -> Row:
+    """Return the values that a selection of these kinds binds."""
+    if len(kinds) > MOST_MERGED:
+        return (*kinds, now, limit)
+    return (*(value for kind in kinds for value in (kind, now, limit)), limit)
+
+
+@lru_cache
+def any_due_of(count: int) -> str:
+    """Return the statement that finds a message of so many kinds that is due."""
+    return f"SELECT 1 FROM ({_first_of_kinds(count)})"
+
+
+@lru_cache
+def read_due_of(count: int) -> str:
+    """Return the statement that reads the first messages of so many kinds that are due."""
+    return f"SELECT {COLUMNS} FROM pitstop_messages WHERE seq IN ({_first_of_kinds(count)}) ORDER BY due, seq"
+
+
+@lru_cache
+def lease_of(count: int) -> str:
+    """Return the statement that leases these messages."""
+    return f"{_LEASE} WHERE seq IN ({_first_of_kinds(count)})"
+
+
+@lru_cache
+def next_due_of(count: int) -> str:
+    """Return the statement that finds the least ``due`` of so many kinds."""
+    if count > MOST_MERGED:
+        return f"SELECT min(due) FROM pitstop_messages WHERE kind IN ({', '.join(['CAST(? AS TEXT)'] * count)}) AND {_HAS_DUE}"
+    one = f"SELECT min(due) AS due FROM {_OF_KINDS} = CAST(? AS TEXT) AND {_HAS_DUE}"
+    return f"SELECT min(due) FROM ({' UNION ALL '.join([one] * count)})"
+
+
 NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
 
 # The end of a lease is compared with the time at which the write lock is held, because the lock may have been waited for. A

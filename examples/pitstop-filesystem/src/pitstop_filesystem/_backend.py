@@ -30,6 +30,7 @@ from pitstop.abc import (
     Settlement,
     Tally,
     dump_message,
+    is_chosen,
     load_message,
     read_record,
     state_of,
@@ -55,6 +56,10 @@ class _Document:
     def of(cls, record: Record) -> _Document:
         series = None if record.series is None else dict(record.series)
         header = {"id": record.id, "revision": record.revision, "series": series, **_fields(record.progress)}
+        if record.kind:
+            header["kind"] = record.kind
+        if record.policy is not None:
+            header["policy"] = dict(record.policy)
         # JSON text holds line ends only as escapes. dump_message also writes values that JSON does not have: bytes, times.
         return cls(header, dump_message(record.message).encode())
 
@@ -70,6 +75,10 @@ class _Document:
 
     def dump(self) -> bytes:
         return json.dumps(self.header).encode() + b"\n" + self.message
+
+    def is_of(self, kinds: Collection[str]) -> bool:
+        kind = self.header.get("kind", "")
+        return isinstance(kind, str) and is_chosen(kind, kinds)
 
     def changed(self, fields: dict[str, Any]) -> _Document:
         return _Document({**self.header, **fields}, self.message)
@@ -95,6 +104,8 @@ class _Document:
             unsettled=get("unsettled"),
             ahead=get("ahead"),
             excused=get("excused"),
+            kind=get("kind"),
+            policy=get("policy"),
         )
 
 
@@ -104,10 +115,15 @@ class FilesystemBackend(Backend):
     #: The version of the contract that the class was written for, and of the suite that it passed. They are numbers, because
     #: the class is not proved by the versions that the next pitstop-core will have.
     api_version: ClassVar[int] = 1
-    suite_version: ClassVar[int | None] = 4
+    suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = FilesystemConfig
     capabilities: ClassVar[Capability] = (
-        Capability.DURABLE | Capability.MULTI_PROCESS | Capability.SCRATCH | Capability.CONDITIONAL
+        Capability.DURABLE
+        | Capability.MULTI_PROCESS
+        | Capability.SCRATCH
+        | Capability.CONDITIONAL
+        | Capability.KINDS
+        | Capability.POLICIES
     )
 
     def __init__(self, config: FilesystemConfig) -> None:
@@ -173,7 +189,7 @@ class FilesystemBackend(Backend):
             dues = [name.due for name in names.values() if name.due is not None and name.due <= now]
         return Tally(**counts, oldest_due=min(dues, default=None))
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
         token = os.urandom(16).hex()
         leased: list[Record | Damaged] = []
         written: dict[Name, bytes] = {}
@@ -188,6 +204,8 @@ class FilesystemBackend(Backend):
                 document = _Document.parse(self._folder.read(name))
                 if document is None:
                     self._folder.set_aside(name)
+                    continue
+                if kinds is not None and not document.is_of(kinds):
                     continue
                 record = document.record(name.due)
                 if isinstance(record, Record):
@@ -226,9 +244,12 @@ class FilesystemBackend(Backend):
             )
         return applied
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         with self._folder.locked() as names:
-            return min((name.due for name in names.values() if name.due is not None), default=None)
+            dues = sorted((name for name in names.values() if name.due is not None), key=Name.place)
+            # The kind stands in the file. For all kinds, the first name is the answer.
+            chosen = (name.due for name in dues if kinds is None or self._is_of(name, kinds))
+            return next(chosen, None)
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
@@ -270,6 +291,10 @@ class FilesystemBackend(Backend):
             return True
         record = document.record(name.due)
         return isinstance(record, Record) and record.progress == progress
+
+    def _is_of(self, name: Name, kinds: Collection[str]) -> bool:
+        document = _Document.parse(self._folder.read(name))
+        return document is not None and document.is_of(kinds)
 
     def _record(self, name: Name) -> Record | Damaged | None:
         document = _Document.parse(self._folder.read(name))

@@ -66,14 +66,16 @@ class Wire(Backend):
     def tally(self) -> Tally:
         return self._backend.tally()
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        return self._write(lambda: self._backend.lease(limit, duration), [])
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
+        # A backend that is older than kinds does not have the argument.
+        chosen = [] if kinds is None else [kinds]
+        return self._write(lambda: self._backend.lease(limit, duration, *chosen), [])
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         return self._write(lambda: self._backend.settle(settlements), [each.id for each in settlements])
 
-    def next_due(self) -> int | None:
-        return self._backend.next_due()
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
+        return self._backend.next_due() if kinds is None else self._backend.next_due(kinds)
 
     @property
     def location(self) -> str:

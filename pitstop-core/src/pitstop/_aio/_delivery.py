@@ -64,6 +64,11 @@ class AsyncDelivery:
         return self._delivery.id
 
     @property
+    def kind(self) -> str:
+        """The kind that was given to ``store``; empty if none was given."""
+        return self._delivery.kind
+
+    @property
     def scheduled_for(self) -> datetime:
         """The nominal time of this occurrence. The same for all its attempts."""
         return self._delivery.scheduled_for

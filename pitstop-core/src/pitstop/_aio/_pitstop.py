@@ -9,32 +9,22 @@ import asyncio
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from weakref import WeakSet, finalize
-
-import attrs
+from weakref import finalize
 
 from pitstop._aio._feeder import Feeder
-from pitstop._aio._hands import Hands
-from pitstop._aio._listener import AsyncListener
-from pitstop._consume._course import checked_drain
-from pitstop._consume._handler import AsyncHandler, async_handler
-from pitstop._consume._tasks import Consuming
+from pitstop._aio._listening import AsyncListening, closed_error
 from pitstop._engine._lifecycle import renew_after_fork
-from pitstop._errors import BackendUnavailable, PitstopError
+from pitstop._errors import PitstopError
 from pitstop._init import prepare_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring, open_intake
+from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
-from pitstop._values._arguments import ListenOptions, whole_number
-from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
-from pitstop._values._summary import Summary
 from pitstop.abc import Backend
 
 
@@ -58,7 +48,7 @@ def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (
     return AsyncPitstop(*prepare_backend(config, plugins))
 
 
-class AsyncPitstop:
+class AsyncPitstop(AsyncListening):
     """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
 
     The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are
@@ -71,14 +61,11 @@ class AsyncPitstop:
     def __init__(self, make: Callable[[], Backend], hooks: Hooks) -> None:
         self._make = make
         self._hooks = hooks
+        super().__init__()
         self._lock = Lock()
         self._pit: Pitstop | None = None
-        self._closed = False
-        self._hands = Hands()
         # Threads refer to what they serve, so a Pitstop that is dropped without aclose() ends them.
         finalize(self, self._hands.end).atexit = False
-        self._feeders: WeakSet[Feeder] = WeakSet()
-        self._consuming: set[Consuming] = set()
         renew_after_fork(self._after_fork)
 
     def _after_fork(self) -> None:
@@ -97,6 +84,7 @@ class AsyncPitstop:
         end: Moment | None = None,
         every: Interval | None = None,
         *,
+        kind: str = "",
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
@@ -117,6 +105,7 @@ class AsyncPitstop:
             when,
             end,
             every,
+            kind=kind,
             if_exists=if_exists,
             keep_schedule=keep_schedule,
             jitter=jitter,
@@ -129,6 +118,7 @@ class AsyncPitstop:
         self,
         items: Iterable[OneShot | Recurring],
         *,
+        kind: str = "",
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
         session: Any = None,
@@ -142,7 +132,7 @@ class AsyncPitstop:
         :raises Conflict: with ``if_exists="error"``, when one of the ids exists.
         """
         return await self._do(
-            Pitstop.store_many, items, if_exists=if_exists, keep_schedule=keep_schedule, session=session
+            Pitstop.store_many, items, kind=kind, if_exists=if_exists, keep_schedule=keep_schedule, session=session
         )
 
     async def remove(self, id: str, *, session: Any = None) -> bool:
@@ -206,99 +196,6 @@ class AsyncPitstop:
             )
         return self._pit.location
 
-    def listen(
-        self,
-        *,
-        lock_time: timedelta | float | str | None = None,
-        loop_time: timedelta | float | str | None = None,
-        prefetch: int | None = None,
-        heartbeat: bool = False,
-        max_lease: timedelta | float | str | None = None,
-    ) -> AsyncListener:
-        """Listen for messages as they become due: see :meth:`pitstop.Pitstop.listen`.
-
-        This does not ask the store yet. A thread of the listener claims messages, as many at once as are consumed in some
-        milliseconds.
-
-        :raises ConfigError: when a value cannot be used.
-        :raises BackendUnavailable: when this was closed.
-        """
-        if self._closed:
-            raise _closed()
-        opening = self._listening(
-            lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
-        )
-        return AsyncListener(opening, self._hands, self._feeders.add)
-
-    async def consume(
-        self,
-        handler: AsyncHandler,
-        *,
-        concurrency: int = 100,
-        lock_time: timedelta | float | str | None = None,
-        loop_time: timedelta | float | str | None = None,
-        prefetch: int | None = None,
-        heartbeat: bool = False,
-        max_lease: timedelta | float | str | None = None,
-        max_messages: int | None = None,
-        until_idle: bool = False,
-        drain: timedelta | float | str = timedelta(seconds=30),
-        deliveries: bool | None = None,
-    ) -> Summary:
-        """Handle messages as they become due, each by ``await handler(message)`` in a task of its own.
-
-        A message is acknowledged when its handler returns, and nacked when the handler raises. The error is logged without its
-        text, which may quote the message and is kept as ``last_error``. A delivery that the handler settled itself stays as it
-        is. While the store is away, ``consume`` does not end: it polls again and again.
-
-        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process: no more handlers
-        begin, and running handlers have ``drain`` to finish. A second signal cancels them. This holds for signals that the
-        program does not handle itself. A task that awaits this and is cancelled cancels the handlers, too. The messages of
-        cancelled handlers are due again at once, and no message becomes dead by it. Messages that were claimed ahead are given
-        back in any case, and acks are written before this returns.
-
-        :param handler: an async function. It is called with the message, or with the :class:`pitstop.AsyncDelivery` if its
-            first parameter is annotated so or named ``delivery``.
-        :param concurrency: how many messages are handled at a time.
-        :param lock_time: how long a message is leased, in place of the configured time.
-        :param loop_time: the longest time between two polls, in place of the configured time.
-        :param prefetch: how many messages are claimed at once: see :meth:`pitstop.Pitstop.listen`.
-        :param heartbeat: extend the leases of messages that are being handled, however busy the loop is.
-        :param max_lease: the longest time for which leases are extended.
-        :param max_messages: end after this number of messages.
-        :param until_idle: end when no message is due and no handler runs.
-        :param drain: how long running handlers may still take at the end.
-        :param deliveries: whether the handler is called with the delivery, whatever its parameter is called.
-        :return: the number of messages by outcome.
-        :raises PitstopError: when the handler is not async.
-        :raises ConfigError: when a value cannot be used.
-        :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
-        """
-        async_handler(handler)
-        whole_number(concurrency, "concurrency")
-        patience = checked_drain(drain, max_messages, until_idle)
-        if self._closed:
-            raise _closed()
-        consuming = Consuming(
-            self._listening(
-                lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, heartbeat=heartbeat, max_lease=max_lease
-            ),
-            self._hands,
-            self._consuming,
-            handler,
-            concurrency=concurrency,
-            max_messages=max_messages,
-            until_idle=until_idle,
-            drain=patience,
-            deliveries=deliveries,
-        )
-        return await consuming.run()
-
-    @property
-    def consumers(self) -> tuple[Consumer, ...]:
-        """The calls of :meth:`consume` that run now. Does not ask the store."""
-        return tuple(sorted((each.consumer() for each in list(self._consuming)), key=lambda each: each.since))
-
     async def aclose(self) -> None:
         """Stop the listeners, give back the messages that they claimed ahead, write all acks, and close the store.
 
@@ -348,7 +245,7 @@ class AsyncPitstop:
         with self._lock:
             # Handlers that aclose() waits for may use the store until they end.
             if self._closed and not (self._pit is not None and self._consuming):
-                raise _closed()
+                raise closed_error()
             if self._pit is None:
                 self._pit = Pitstop(self._make(), self._hooks)
             return self._pit
@@ -366,13 +263,6 @@ class AsyncPitstop:
         if pit is not None:
             pit.close()
 
-    def _listening(self, **options: Any) -> Any:
-        """Return a function that opens an intake, in a thread. Wrong options raise here."""
-        return partial(self._listen, **attrs.asdict(ListenOptions.of(**options)))
-
-    def _listen(self, **options: Any) -> Any:
-        return open_intake(self._opened(), ListenOptions(**options), claimed_apart=True)
-
 
 def pitstop_of(pit: AsyncPitstop) -> Pitstop:
     """Return the Pitstop behind an AsyncPitstop, for code of this library. It is opened if need be.
@@ -380,7 +270,3 @@ def pitstop_of(pit: AsyncPitstop) -> Pitstop:
     :raises BackendUnavailable: if the AsyncPitstop is closed.
     """
     return pit._opened()
-
-
-def _closed() -> BackendUnavailable:
-    return BackendUnavailable("This AsyncPitstop was closed. Make a new one with pitstop.init_async().")

@@ -135,9 +135,8 @@ class Source:
             return True
 
     def _is_due(self) -> bool:
-        backend = self._session.backend
-        due = backend.next_due()
-        return due is not None and due * 1000 <= backend.now()
+        due = self._intake.next_due()
+        return due is not None and due * 1000 <= self._session.backend.now()
 
     def _park(self, bell: Doorbell) -> None:
         bell.wait(self._session.loop_time.total_seconds())

@@ -115,12 +115,21 @@ def change(present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: 
         raise MessageError(
             f"The schedule of {record.id!r} cannot be kept. {present.error} Storing needs if_exists='replace' without keep_schedule."
         )
-    if terms.if_exists == "keep" and not _has_schedule(present, wanted):
+    if terms.if_exists == "keep" and not (_has_schedule(present, wanted) and _has_label(present, record)):
         return Change("replaced", record, present.revision)
-    if not terms.keep_schedule or dump_message(present.message) == dump_message(record.message):
+    if not terms.keep_schedule or _has_body(present, record):
         return Change("kept")
-    updated = Record(record.id, record.message, present.series, record.revision, _progress(present, now))
+    progress = _progress(present, now)
+    updated = Record(record.id, record.message, present.series, record.revision, progress, record.kind, record.policy)
     return Change("updated", updated, present.revision, present.progress)
+
+
+def _has_label(present: Record, record: Record) -> bool:
+    return present.kind == record.kind and present.policy == record.policy
+
+
+def _has_body(present: Record, record: Record) -> bool:
+    return _has_label(present, record) and dump_message(present.message) == dump_message(record.message)
 
 
 def _progress(present: Record, now: int) -> Progress:

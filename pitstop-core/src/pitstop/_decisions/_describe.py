@@ -36,6 +36,7 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         id=stored.id,
         message={"id": stored.id, **stored.message},
         state=state,
+        kind=stored.kind,
         due=_time(progress.due),
         scheduled_for=from_instant(scheduled_for),
         every=recurrence.timedelta if isinstance(recurrence, Every) else recurrence,

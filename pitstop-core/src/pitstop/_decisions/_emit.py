@@ -39,7 +39,7 @@ class Emission:
         if not self.uncertain:
             return leased
         progress = taken(leased.progress, ahead=True)
-        return Record(leased.id, leased.message, leased.series, leased.revision, progress)
+        return Record(leased.id, leased.message, leased.series, leased.revision, progress, leased.kind, leased.policy)
 
     def with_record(self, record: Record) -> Emission:
         """Return the same emission of a record with another progress, which counts the present attempt as a certain one."""

@@ -32,6 +32,7 @@ def new_record(
     catch_up: str = "latest",
     grace: timedelta | str | None = None,
     jitter: timedelta | str | None = None,
+    kind: str = "",
     now_us: int,
     revision: str,
     make_id: Callable[[], str] | None = None,
@@ -41,6 +42,7 @@ def new_record(
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
     delivery of the old version can no longer settle anything.
 
+    :param kind: the kind of the message, which was checked.
     :param make_id: makes the id of a message that has none. None: it gets a UUID.
     :raises pitstop.MessageError: if the message cannot be stored.
     :raises pitstop.ScheduleError: if the times make no sense.
@@ -50,8 +52,9 @@ def new_record(
     id = identifier or (new_id(now_us) if make_id is None else make_id())
     if schedule is None:
         delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
-        return Record(id, body, None, revision, Progress(min(first + spread(id, first, delay), LAST_INSTANT), first))
-    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first))
+        progress = Progress(min(first + spread(id, first, delay), LAST_INSTANT), first)
+        return Record(id, body, None, revision, progress, kind)
+    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first), kind)
 
 
 def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, now_us: int) -> list[Upcoming]:
@@ -73,18 +76,18 @@ def new_revision() -> str:
     return os.urandom(16).hex()
 
 
-def records_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str]) -> list[Record]:
-    """Read the items of ``store_many`` into records, as :func:`new_record` does.
+def records_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str], kind: str = "") -> list[Record]:
+    """Read the items of ``store_many`` into records of one kind, as :func:`new_record` does.
 
     :raises pitstop.MessageError: if a message cannot be stored; the text names the item.
     :raises pitstop.ScheduleError: if a schedule makes no sense, or an item has no times; the text names the item.
     """
-    return [_record_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+    return [_record_of_item(n, item, now_us, make_id, kind) for n, item in enumerate(_iterable(items))]
 
 
-def wanted_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str]) -> list[Wanted]:
+def wanted_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str], kind: str = "") -> list[Wanted]:
     """Read the items as :func:`records_of_items` does, and note how their times were given."""
-    return [_wanted_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+    return [_wanted_of_item(n, item, now_us, make_id, kind) for n, item in enumerate(_iterable(items))]
 
 
 def _iterable(items: Iterable[Any]) -> Iterable[Any]:
@@ -93,21 +96,21 @@ def _iterable(items: Iterable[Any]) -> Iterable[Any]:
     return items
 
 
-def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str]) -> Record:
+def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], kind: str) -> Record:
     arguments = item_arguments(item)
     if arguments is None:
         raise ScheduleError(
             f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
         )
     try:
-        return new_record(*arguments, now_us=now_us, revision=new_revision(), make_id=make_id)
+        return new_record(*arguments, kind=kind, now_us=now_us, revision=new_revision(), make_id=make_id)
     except (MessageError, ScheduleError) as error:
         raise type(error)(f"items[{index}]: {error}") from None
 
 
-def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str]) -> Wanted:
+def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], kind: str) -> Wanted:
     # Read once, because the item may be of a class that gives other values the second time.
     arguments = tuple(item_arguments(item) or ())
-    record = _record_of_item(index, arguments, now_us, make_id)
+    record = _record_of_item(index, arguments, now_us, make_id, kind)
     _, when, end, *_ = *arguments, None
     return Wanted.of(record, when, end)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -52,18 +52,26 @@ class Claimer:
     """Claims for one listener."""
 
     def __init__(
-        self, session: Session, buffer: ClaimBuffer, lock_time: timedelta, *, suspects: Suspects | None = None
+        self,
+        session: Session,
+        buffer: ClaimBuffer,
+        lock_time: timedelta,
+        *,
+        suspects: Suspects | None = None,
+        kinds: Collection[str] | None = None,
     ) -> None:
         """Return a claimer that has not claimed yet.
 
         :param lock_time: how long messages are leased.
         :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
+        :param kinds: the kinds of the messages to claim. None: all.
         """
         self._session = session
         self._buffer = buffer
         self._lock_time = lock_time
         self._duration = lock_time // timedelta(milliseconds=1)
         self._suspects = suspects
+        self._kinds = kinds
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
@@ -83,6 +91,14 @@ class Claimer:
     def healthy(self) -> bool:
         """Whether the store answered the last look."""
         return self.backoff.healthy
+
+    def next_due(self) -> int | None:
+        """Return when the next message is due that this claims: see :meth:`pitstop.abc.Backend.next_due`.
+
+        :raises BackendUnavailable: when the store did not answer.
+        """
+        backend = self._session.backend
+        return backend.next_due() if self._kinds is None else backend.next_due(self._kinds)
 
     @unbroken
     def claim(self, wanted: int, elsewhere: float = 0.0) -> Claimed:
@@ -129,7 +145,10 @@ class Claimer:
 
     def _claim(self, limit: int, begun: float, until: float, key: object, versions: dict[str, str | None]) -> Claimed:
         session, buffer, suspects, clock = self._session, self._buffer, self._suspects, self._session.clock
-        leased = session.backend.lease(limit, self._duration)
+        if self._kinds is None:
+            leased = session.backend.lease(limit, self._duration)
+        else:
+            leased = session.backend.lease(limit, self._duration, self._kinds)
         self.last_claim = now = clock.monotonic()
         self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))

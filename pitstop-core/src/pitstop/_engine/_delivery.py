@@ -85,6 +85,11 @@ class Delivery:
         return self._lease.id
 
     @property
+    def kind(self) -> str:
+        """The kind that was given to ``store``; empty if none was given."""
+        return self._lease.emission.leased.kind
+
+    @property
     def scheduled_for(self) -> datetime:
         """The nominal time of this occurrence. The same for all its attempts."""
         return from_instant(self._lease.emission.scheduled_for)

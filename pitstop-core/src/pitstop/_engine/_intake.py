@@ -76,7 +76,7 @@ class Intake(Component):
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
         self.suspects = Suspects(monotonic, session.retry.max_attempts)
-        self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects)
+        self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds)
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
         self.confirmer = Confirmer(
@@ -180,6 +180,10 @@ class Intake(Component):
     def give_back(self, leases: Sequence[Lease]) -> int:
         """Give back messages that were taken and that no handler has seen. Return how many were not."""
         return self.claimer.give_back(leases)
+
+    def next_due(self) -> int | None:
+        """Return when the next message is due that this listener would get, messages that it has included."""
+        return self.claimer.next_due()
 
     # State.
 

@@ -45,14 +45,15 @@ class NextLook(NamedTuple):
     at: float
 
 
-def next_look(session: Session, loop_time: timedelta) -> NextLook:
+def next_look(session: Session, loop_time: timedelta, next_due: Callable[[], int | None]) -> NextLook:
     """Return when to look at the store again, after a look that found nothing.
 
+    :param next_due: ask the store when the next message is due.
     :raises BackendUnavailable: when the store did not answer.
     """
     backend = session.backend
     longest = loop_time.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
-    due = backend.next_due()
+    due = next_due()
     now = backend.now()
     if due is None:
         pause = longest
@@ -267,7 +268,7 @@ class Waiting:
                     break
                 if deadline is not None and self._monotonic() >= deadline:
                     return None
-                look = next_look(self._session, self._loop_time)
+                look = next_look(self._session, self._loop_time, self._claimer.next_due)
                 waiter.looked, waiter.next_look, pause = self._monotonic(), look.at, look.pause
             except BackendUnavailable as error:
                 if self._is_over():

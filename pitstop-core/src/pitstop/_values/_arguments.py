@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 import attrs
 
-from pitstop._errors import ConfigError, PitstopError
+from pitstop._errors import ConfigError, MessageError, PitstopError
 from pitstop._values._duration import LONGEST_SECONDS, parse_duration
 from pitstop._values._entry import Entry
+from pitstop._values._kind import valid_kind
 from pitstop._values._plain import Unreadable, as_microseconds
 from pitstop._values._quoting import quoted
 
@@ -26,6 +27,7 @@ __all__ = [
     "MOST_RECORDS",
     "MOST_THREADS",
     "ListenOptions",
+    "chosen_kinds",
     "flag",
     "item_arguments",
     "place_after",
@@ -43,6 +45,8 @@ _GREATEST = 2**63 - 1
 MOST_RECORDS = 2**31 - 1
 #: The most threads of one process. Systems usually allow fewer, and each thread takes memory.
 MOST_THREADS = 10_000
+#: The most kinds that one listener may name. All are part of each claim.
+_MOST_KINDS = 100
 _NUMBER = (int, float)
 _LEAST_DURATION = timedelta(milliseconds=1)
 
@@ -133,6 +137,25 @@ def _is_listed_id(id: str) -> bool:
     return True
 
 
+def chosen_kinds(kinds: object) -> tuple[str, ...]:
+    """Return the kinds that a listener chooses, each once.
+
+    :raises ConfigError: if ``kinds`` is not a list or a similar collection of kinds. The characters of a text would count as
+        kinds.
+    """
+    if not isinstance(kinds, Iterable) or isinstance(kinds, str | bytes | bytearray | Mapping):
+        raise ConfigError(f"kinds={quoted(kinds)} cannot be used. Give a list of kinds, as in kinds=['mail'].")
+    # At most one kind too many is read, because a list of another library's class may have no end.
+    given = list(islice(kinds, _MOST_KINDS + 1))
+    if not given or len(given) > _MOST_KINDS:
+        number = f"more than {_MOST_KINDS}" if given else "no"
+        raise ConfigError(f"kinds has {number} kinds. Give at least one, or leave kinds out to get all messages.")
+    try:
+        return tuple(dict.fromkeys(map(valid_kind, given)))
+    except MessageError as error:
+        raise ConfigError(f"kinds: {error}") from None
+
+
 def several_plugins(plugins: object) -> list[object]:
     """Return the plugins as a list.
 
@@ -152,10 +175,17 @@ class ListenOptions:
     prefetch: int | None = None
     heartbeat: bool = False
     max_lease: timedelta | None = None
+    kinds: Collection[str] | None = None
 
     @staticmethod
     def of(
-        *, lock_time: object, loop_time: object, prefetch: object, heartbeat: object, max_lease: object
+        *,
+        lock_time: object,
+        loop_time: object,
+        prefetch: object,
+        heartbeat: object,
+        max_lease: object,
+        kinds: object = None,
     ) -> ListenOptions:
         """Check the options as a user gave them.
 
@@ -167,6 +197,7 @@ class ListenOptions:
             prefetch=None if prefetch is None else min(whole_number(prefetch, "prefetch"), MOST_RECORDS),
             heartbeat=flag(heartbeat, "heartbeat"),
             max_lease=None if max_lease is None else positive_duration(max_lease, "max_lease"),
+            kinds=None if kinds is None else chosen_kinds(kinds),
         )
         if options.max_lease is not None and not options.heartbeat:
             raise ConfigError(

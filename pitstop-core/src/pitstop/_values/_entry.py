@@ -29,6 +29,8 @@ class Entry:
     #: A copy of the message, with its ``"id"``. Its body is left out of the repr: it may be large, or private.
     message: dict[str, Any] = attrs.field(repr=False)
     state: State
+    #: The kind that was given to ``store``; empty if none was given.
+    kind: str = ""
     #: When the message may next be claimed: its time; the lease's end while leased; the retry's time after a nack; None if dead.
     due: datetime | None
     #: The nominal time of the current occurrence. None if the stored document is damaged.

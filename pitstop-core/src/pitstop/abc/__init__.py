@@ -11,8 +11,9 @@ from pitstop._values._white_space import checked_url
 from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability, Watch, Writes
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
 from pitstop.abc._config import BackendConfig, Retry, duration_field, query_options, split_url
+from pitstop.abc._kinds import AllBut, is_chosen
 from pitstop.abc._legacy import Legacy, LegacyPage
-from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_MESSAGE_BYTES, message_size
+from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_KIND_LENGTH, MAX_MESSAGE_BYTES, message_size
 from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
 from pitstop.abc._turn import Calls, Turn
 
@@ -22,8 +23,10 @@ __all__ = [
     "LAST_INSTANT",
     "MAX_ERROR_LENGTH",
     "MAX_ID_LENGTH",
+    "MAX_KIND_LENGTH",
     "MAX_MESSAGE_BYTES",
     "SUITE_VERSION",
+    "AllBut",
     "Aside",
     "Backend",
     "BackendConfig",
@@ -51,6 +54,7 @@ __all__ = [
     "duration_field",
     "floor_instant",
     "from_instant",
+    "is_chosen",
     "load_message",
     "may_hold_secret",
     "message_size",

@@ -29,7 +29,7 @@ _PATIENCE = 15.0
 API_VERSION = 1
 #: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`. It grows whenever a backend
 #: that passed before may no longer pass.
-SUITE_VERSION = 4
+SUITE_VERSION = 5
 
 
 class Capability(Flag):
@@ -49,6 +49,10 @@ class Capability(Flag):
     SCRATCH = auto()
     #: :meth:`Backend.put_if` stores a record only in the place of the expected one.
     CONDITIONAL = auto()
+    #: Records keep their ``kind``, and :meth:`Backend.lease` and :meth:`Backend.next_due` choose by it.
+    KINDS = auto()
+    #: Records keep their ``policy``.
+    POLICIES = auto()
 
 
 class Writes(Protocol):
@@ -170,7 +174,7 @@ class Backend(ABC):
         """Return the number of records in each state, as in :meth:`scan`."""
 
     @abstractmethod
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
         """Claim up to ``limit`` records whose ``due`` has come, the oldest ``due`` first, for ``duration`` ms.
 
         Each is written as :meth:`Progress.leased` returns it for this ``limit``, with one new random token for the whole claim.
@@ -183,6 +187,9 @@ class Backend(ABC):
         that once, and reports it by :meth:`concerns`. An error of the store is no reason to set any record aside.
 
         :param limit: from 1 to 2**31 - 1, here and in :meth:`scan`.
+        :param kinds: only records of these kinds, at least one; or of all kinds but those of an :class:`AllBut`. None: of all
+            kinds. Records of other kinds are neither changed nor in the way, however many are due. A record whose kind cannot be
+            read is of no kind. Core gives the argument to backends with :attr:`Capability.KINDS` only.
         """
 
     @abstractmethod
@@ -197,11 +204,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         """Return the least ``due`` of all records, leased records included; None if there is none.
 
         The answer may be somewhat old, but the first answer of a new handle is exact. A write through a handle shows in that
         handle's own answers within a second of its clock. Listeners sleep and wake up by these answers.
+
+        :param kinds: only records of these kinds, as in :meth:`lease`.
         """
 
     def within(self, session: object) -> Writes:
@@ -319,6 +328,14 @@ class Backend(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.location}>"
+
+
+def lacks_kinds(backend: Backend) -> Unsupported:
+    """Return the error of a kind, for a backend without :attr:`Capability.KINDS`."""
+    return Unsupported(
+        f"{type(backend).__name__} ({backend.location}) does not have the capability KINDS, which kind= and kinds= need. "
+        f"Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+    )
 
 
 def lacks_conditional(backend: Backend) -> Unsupported:

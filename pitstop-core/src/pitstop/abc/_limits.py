@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pitstop._values._id import MAX_ID_LENGTH
+from pitstop._values._kind import MAX_KIND_LENGTH
 from pitstop._values._message import MAX_MESSAGE_BYTES, measured_copy
 
 
-__all__ = ["MAX_ERROR_LENGTH", "MAX_ID_LENGTH", "MAX_MESSAGE_BYTES", "message_size"]
+__all__ = ["MAX_ERROR_LENGTH", "MAX_ID_LENGTH", "MAX_KIND_LENGTH", "MAX_MESSAGE_BYTES", "message_size"]
 
 #: The most characters of an error that are kept with a message. A longer error is cut.
 MAX_ERROR_LENGTH = 2000

@@ -83,6 +83,10 @@ class Record:
     #: New and globally unique at each store.
     revision: str
     progress: Progress
+    #: The kind that the user gave the message, by which listeners choose: a short text, empty if none was given.
+    kind: str = ""
+    #: The policies of this message alone as plain values, with the rules of ``series``; None: it has none.
+    policy: Mapping[str, Any] | None = None
 
 
 @attrs.frozen
@@ -120,6 +124,8 @@ _CHECKED = (
     "unsettled",
     "ahead",
     "excused",
+    "kind",
+    "policy",
 )
 
 
@@ -138,12 +144,14 @@ def read_record(
     unsettled: object = None,
     ahead: object = None,
     excused: object = None,
+    kind: object = None,
+    policy: object = None,
 ) -> Record | Damaged:
     """Return a record made of the values found in a store, or a ``Damaged`` that says what is wrong with them.
 
     Every backend reads through this function, so that all are equally strict. Fields that a store leaves out are given as
-    None. The counts ``unsettled``, ``ahead`` and ``excused`` are 0 then, because older releases did not write them. If the
-    stored id is not valid UTF-8, its wrong bytes are given as lone surrogates (``decode("utf-8", "surrogateescape")``). The
+    None. The counts ``unsettled``, ``ahead`` and ``excused`` are 0 then, and ``kind`` is empty, because older releases did not
+    write them. If the stored id is not valid UTF-8, its wrong bytes are given as lone surrogates (``decode("utf-8", "surrogateescape")``). The
     record is damaged then, and the backend finds it again by that id.
     """
     if unsettled is None:
@@ -152,6 +160,8 @@ def read_record(
         ahead = 0
     if excused is None:
         excused = 0
+    if kind is None:
+        kind = ""
     # Claims read every record here, so one chain of plain comparisons recognises a sound record. The chain may miss a sound
     # but unusual record. It never lets a damaged record pass.
     if (
@@ -173,11 +183,13 @@ def read_record(
         and ahead >= 0
         and type(excused) is int
         and excused >= 0
+        and type(kind) is str
+        and (policy is None or type(policy) is dict)
         and type(id) is str
         and id.isascii()
     ):
         progress = Progress(due, scheduled_for, attempts, first_leased, last_error, token, unsettled, ahead, excused)
-        return Record(id, message, series, revision, progress)
+        return Record(id, message, series, revision, progress, kind, policy)
     if not _is_text(id):
         # No caller could settle or name such a record.
         error = "Damaged: the id is no valid text. Remove it with the tools of the store itself."
@@ -197,6 +209,8 @@ def read_record(
         type(unsettled) is int and unsettled >= 0,
         type(ahead) is int and ahead >= 0,
         type(excused) is int and excused >= 0,
+        isinstance(kind, str),
+        policy is None or isinstance(policy, Mapping),
     )
     if not all(sound):
         wrong = [name for name, fine in zip(_CHECKED, sound, strict=True) if not fine]
@@ -213,7 +227,7 @@ def read_record(
         ahead,  # type: ignore[arg-type]
         excused,  # type: ignore[arg-type]
     )
-    return Record(id, message, series, revision, progress)  # type: ignore[arg-type]
+    return Record(id, message, series, revision, progress, kind, policy)  # type: ignore[arg-type]
 
 
 def _is_text(value: str) -> bool:

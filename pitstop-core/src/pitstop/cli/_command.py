@@ -98,6 +98,7 @@ def _environment(delivery: Delivery) -> dict[bytes, bytes]:
         raise CommandFailed(_NO_PLACE.format("a lone surrogate")) from None
     return {
         b"PITSTOP_ID": id,
+        b"PITSTOP_KIND": _short(delivery.kind),
         b"PITSTOP_KEY": key,
         b"PITSTOP_SCHEDULED_FOR": (iso(delivery.scheduled_for) or "").encode(),
         b"PITSTOP_ATTEMPT": str(delivery.attempt).encode(),

@@ -71,6 +71,7 @@ def show(settings: Settings, id: str) -> None:
     print_fields(
         [
             ("id", entry.id),
+            ("kind", entry.kind or None),
             ("state", entry.state),
             ("why", _why(entry, now)),
             ("due", iso(entry.due)),
@@ -193,7 +194,11 @@ def _tabulate(pit: Pitstop, state: State | None, limit: int | None) -> bool:
             more = True
         else:
             rows.append(_row(entry, now))
-    print_table(("id", "state", "due", "", "every", "attempts", "last error"), rows)
+    columns = ["id", "kind", "state", "due", "", "every", "attempts", "last error"]
+    if not any(row[1] for row in rows):
+        # Most stores have no kinds.
+        columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
+    print_table(columns, rows)
     return more
 
 
@@ -202,12 +207,22 @@ def _row(entry: Entry, now: datetime) -> tuple[str | None, ...]:
     if error is not None and len(error) > _SHORT_ERROR:
         error = error[: _SHORT_ERROR - 1] + "…"
     distance = None if entry.due is None else ago(entry.due, now)
-    return (entry.id, entry.state, iso(entry.due), distance, every_text(entry.every), str(entry.attempts), error)
+    return (
+        entry.id,
+        entry.kind,
+        entry.state,
+        iso(entry.due),
+        distance,
+        every_text(entry.every),
+        str(entry.attempts),
+        error,
+    )
 
 
 def _document(entry: Entry) -> dict[str, Any]:
     return {
         "id": entry.id,
+        "kind": entry.kind,
         "state": entry.state,
         "due": iso(entry.due),
         "scheduled_for": iso(entry.scheduled_for),

@@ -41,6 +41,7 @@ _GLANCE = 0.1
     "--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with the message on its stdin."
 )
 @click.option("--workers", type=click.IntRange(min=1), help="With --exec: commands that run at once. Default: 1.")
+@click.option("--kind", "kinds", multiple=True, help="Take messages of this kind only. It may be given several times.")
 @click.option("--once", is_flag=True, help="Take the messages that are due now, and end.")
 @click.option("--lock-time", type=duration, help="How long a message is leased. Default: from the URL, else 15m.")
 @click.option(
@@ -59,6 +60,7 @@ def listen(
     settings: Settings,
     command: str | None,
     workers: int | None,
+    kinds: tuple[str, ...],
     once: bool,
     lock_time: timedelta | None,
     loop_time: timedelta | None,
@@ -82,7 +84,10 @@ def listen(
         needs_stdout("listen")
     # A listener that waits may be started before the first message is stored.
     opened = settings.open_existing() if once else settings.open()
-    with opened as pit, pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch) as listener:
+    with (
+        opened as pit,
+        pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, kinds=kinds or None) as listener,
+    ):
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
             handle: Callable[[Delivery], None] = session.print
@@ -250,6 +255,7 @@ def _document(delivery: Delivery) -> dict[str, Any]:
 def _envelope(delivery: Delivery) -> dict[str, Any]:
     return {
         "id": delivery.id,
+        "kind": delivery.kind,
         "scheduled_for": iso(delivery.scheduled_for),
         "attempt": delivery.attempt,
         "missed": delivery.missed,

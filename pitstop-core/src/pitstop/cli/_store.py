@@ -69,6 +69,7 @@ class _Plan:
     jitter: timedelta | None
     if_exists: IfExists
     keep_schedule: bool
+    kind: str
 
     @property
     def looks(self) -> bool:
@@ -82,6 +83,7 @@ class _Plan:
                 self.when,
                 self.end,
                 self.every,
+                kind=self.kind,
                 if_exists=self.if_exists,
                 keep_schedule=self.keep_schedule,
                 jitter=self.jitter,
@@ -94,6 +96,7 @@ class _Plan:
             with self._in_terms_of_options(pit):
                 return pit.store_many(
                     [(message, self.when, self.end, self.every) for message in messages],
+                    kind=self.kind,
                     if_exists=self.if_exists,
                     keep_schedule=self.keep_schedule,
                 )
@@ -150,14 +153,15 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
     help="The end of the series (exclusive): a time, or a duration from now.",
 )
 @click.option("--id", "id", help="The message's id. A stored message with the same id is replaced, schedule included.")
+@click.option("--kind", default="", help="The message's kind, by which listeners choose, such as mail.")
 @click.option(
     "--if-exists",
     type=click.Choice(get_args(IfExists)),
     default="replace",
     show_default=True,
-    help="If the id is stored already: replace that message, keep it unless its schedule is another one, or fail.",
+    help="If the id is stored already: replace that message, keep it unless its schedule or kind is another one, or fail.",
 )
-@click.option("--keep-schedule", is_flag=True, help="Of a message that exists, replace the body only.")
+@click.option("--keep-schedule", is_flag=True, help="Of a message that exists, replace the body and the kind only.")
 @click.option(
     "--catch-up",
     type=click.Choice(get_args(CatchUp)),
@@ -180,6 +184,7 @@ def store(
     tz: str | None,
     until: datetime | timedelta | None,
     id: str | None,
+    kind: str,
     if_exists: IfExists,
     keep_schedule: bool,
     catch_up: CatchUp,
@@ -202,7 +207,7 @@ def store(
         raise click.UsageError(
             "--keep-schedule changes a message that exists, and --if-exists error refuses to. Give one."
         )
-    plan = _Plan(at or delay or timedelta(0), until, rule, catch_up, grace, jitter, if_exists, keep_schedule)
+    plan = _Plan(at or delay or timedelta(0), until, rule, catch_up, grace, jitter, if_exists, keep_schedule, kind)
     if message is not None and message != "-":
         found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
         with settings.open() as pit:

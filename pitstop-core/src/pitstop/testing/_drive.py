@@ -27,7 +27,8 @@ from pitstop._engine._handling import Handling
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
-from pitstop._pitstop import Pitstop, open_intake, session_of
+from pitstop._listening import open_intake
+from pitstop._pitstop import Pitstop, session_of
 from pitstop._values._arguments import ListenOptions
 from pitstop._values._duration import format_duration
 from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds

@@ -158,8 +158,9 @@ class FaultyBackend(Backend):
     def tally(self) -> Tally:
         return self._call("stats", self.inner.tally)
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        leased = self._call("lease", self.inner.lease, limit, duration)
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
+        # A backend that is older than kinds does not have the argument.
+        leased = self._call("lease", self.inner.lease, limit, duration, *([] if kinds is None else [kinds]))
         for each in leased:
             token = each.token if isinstance(each, Damaged) else each.progress.token
             if token is not None:
@@ -171,8 +172,8 @@ class FaultyBackend(Backend):
             return self._settle_of_the_living(settlements)
         return self._settle(settlements)
 
-    def next_due(self) -> int | None:
-        return self._call("next_due", self.inner.next_due)
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
+        return self._call("next_due", self.inner.next_due, *([] if kinds is None else [kinds]))
 
     def within(self, session: object) -> Writes:
         return self.inner.within(session)

@@ -115,12 +115,15 @@ class TestPitstop(Pitstop):
         self,
         items: Iterable[OneShot | Recurring],
         *,
+        kind: str = "",
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
         session: Any = None,
     ) -> list[Stored]:
         """See :meth:`pitstop.Pitstop.store_many`."""
-        store = partial(super().store_many, if_exists=if_exists, keep_schedule=keep_schedule, session=session)
+        store = partial(
+            super().store_many, kind=kind, if_exists=if_exists, keep_schedule=keep_schedule, session=session
+        )
         if self._make_id is None or not isinstance(items, Iterable):
             return store(items)
         items = list(items)

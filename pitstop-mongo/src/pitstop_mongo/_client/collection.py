@@ -11,7 +11,8 @@
     only documents of other programs  they would be taken for damaged messages
     no collection, with create=False  it may not be made
 
-A check that the user has no rights for is left out. The index on ``due`` is made if it is missing.
+A check that the user has no rights for is left out. The index on ``due`` is made if it is missing. The index on ``kind`` and
+``due`` is made when a listener first asks for some kinds.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _IS_A_VIEW = 166
 _CLASHES = frozenset({85, 86})
 
 _INDEX = {"due": 1}
+_INDEX_OF_KINDS = {"kind": 1, "due": 1}
 #: Flaws of an index with the right key, by the option that causes them.
 _FLAWS = {
     "unique": "unique, so two messages could not be due at the same time",
@@ -210,6 +212,36 @@ class Collection:
             found = found or key == _INDEX
         return found
 
+    def has_index_of_kinds(self) -> bool:
+        """Whether the index of the kinds is there, as far as this user may know."""
+        key = list(_INDEX_OF_KINDS.items())
+        return any(
+            list(index["key"].items()) == key and not any(index.get(option) for option in _FLAWS)
+            for index in self._indexes() or ()
+        )
+
+    def make_index_of_kinds(self) -> bool:
+        """Make the index of the kinds. Return whether it is there then. In a large collection this may take minutes.
+
+        If the index cannot be made, the log says so, because claims of some kinds then read all messages that are due.
+        """
+        try:
+            self.handles.coll.create_index(list(_INDEX_OF_KINDS.items()))
+        except OperationFailure as error:
+            if error.code not in _CLASHES | _MAY_NOT:
+                raise
+            if self._answers_by_index(_INDEX_OF_KINDS):
+                return True
+            _log.warning(
+                "%s has no index { kind: 1, due: 1 }, and it could not be made (code %s). Listeners of some kinds read all "
+                "messages that are due. Let an administrator make it, in mongosh: %s.createIndex({ kind: 1, due: 1 })",
+                self._it,
+                error.code,
+                self._shell,
+            )
+            return False
+        return True
+
     def _make_index(self, *, known_missing: bool) -> None:
         try:
             self.handles.coll.create_index(list(_INDEX.items()))
@@ -232,10 +264,10 @@ class Collection:
                 f"{self._make_it_by_hand}"
             ) from None
 
-    def _answers_by_index(self) -> bool:
+    def _answers_by_index(self, index: Mapping[str, int] = _INDEX) -> bool:
         """Whether the index is there. A user who may not list the indexes may still use it."""
         try:
-            self.handles.raw.find_one({}, {"_id": 1}, hint=list(_INDEX.items()))
+            self.handles.raw.find_one({}, {"_id": 1}, hint=list(index.items()))
         except OperationFailure as error:
             if "hint" not in str(error):
                 raise

@@ -25,6 +25,8 @@ class Link:
         self.handles: Handles = dialect.open(client, config.dbname, config.coll, config.ack_write_concern)
         #: Whether the collection was checked, and has the index.
         self.indexed = False
+        #: Whether it has the index of the kinds. None: nothing has asked for it yet. False: it is being made, or cannot be made.
+        self.by_kind: bool | None = None
         #: Whether its documents were checked.
         self.known = False
         #: Whether the collection exists, or may be made.

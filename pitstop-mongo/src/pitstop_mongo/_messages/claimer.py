@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -31,6 +31,7 @@ from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
 from pitstop_mongo._messages.doubts import Doubts
 from pitstop_mongo._messages.lease import Lease, set_aside
+from pitstop_mongo._messages.selection import Selection
 from pitstop_mongo._messages.unleasable import Unleasable
 
 
@@ -55,9 +56,23 @@ def due_in(least: datetime, most: datetime) -> dict[str, Any]:
 class Claimer:
     """Leases messages for one backend. It remembers where the backlog begins, and how many claims compete there."""
 
-    def __init__(self, connection: Connection, clock: Clock, unleasable: Unleasable, *, remember: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        clock: Clock,
+        unleasable: Unleasable,
+        *,
+        remember: bool,
+        kinds: Collection[str] | None = None,
+    ) -> None:
+        """Return a claimer that has not claimed yet.
+
+        :param kinds: the kinds of the messages to lease. None: all.
+        """
         self._connection = connection
         self._dialect = connection.dialect
+        self._selection = Selection(connection, kinds)
+        # Of its own claims alone: the messages of another claimer may be of other kinds.
         self._doubts = Doubts(connection)
         self._unleasable = unleasable
         self._clock = clock
@@ -101,7 +116,7 @@ class Claimer:
             lease = self._new_lease(duration, limit)
             skip = random.randint(0, self._spread) if self._spread else 0  # noqa: S311 - spreads load, hides nothing
             low = None if look == _LOOKS - 1 else self._beginning()
-            with self._connection.indexed() as link:
+            with self._selection.indexed() as link:
                 found = self._read_due(link, lease, limit, low, skip)
                 # Several commands follow, and the first of them marks. If a later one fails, its error is not about marking.
                 with self._doubts.unless_known(lease, link, sent=True):
@@ -135,29 +150,32 @@ class Claimer:
         :param limit: how many messages the claim asks for. Its attempts are counted accordingly.
         """
         lease = self._new_lease(duration, limit)
-        with self._connection.indexed() as link, self._doubts.unless_known(lease, link):
-            try:
-                # Not with the handle that reads bytes, with which PyMongo cannot handle some errors.
-                document = link.handles.coll.find_one_and_update(
-                    due_in(EPOCH, from_instant(lease.now)) | self._unleasable.condition,
-                    lease.update,
-                    sort=[("due", 1)],
-                    return_document=ReturnDocument.AFTER,
-                    **self._dialect.by_due,
-                )
-                leased = None if document is None else read(document).content
-            except (BSONError, Ambiguous):
-                leased = self._leased(link, lease)
-                if leased is None:
-                    # The server's error quotes the document, so the driver cannot decode the error.
+        with self._selection.indexed() as link:
+            # A read, whose failure leaves no doubt.
+            chosen = self._selection.condition(link)
+            with self._doubts.unless_known(lease, link):
+                try:
+                    # Not with the handle that reads bytes, with which PyMongo cannot handle some errors.
+                    document = link.handles.coll.find_one_and_update(
+                        due_in(EPOCH, from_instant(lease.now)) | chosen | self._unleasable.condition,
+                        lease.update,
+                        sort=[("due", 1)],
+                        return_document=ReturnDocument.AFTER,
+                        **self._selection.by_due(link),
+                    )
+                    leased = None if document is None else read(document).content
+                except (BSONError, Ambiguous):
+                    leased = self._leased(link, lease)
+                    if leased is None:
+                        # The server's error quotes the document, so the driver cannot decode the error.
+                        return None
+                except OperationFailure as error:
+                    if not is_refusal(error):
+                        raise
                     return None
-            except OperationFailure as error:
-                if not is_refusal(error):
-                    raise
-                return None
-            if leased is not None and not _is_under(leased, lease):
-                # A field occurs twice. The server wrote the first one, and the decoder read the last one.
-                leased = self._leased(link, lease)
+                if leased is not None and not _is_under(leased, lease):
+                    # A field occurs twice. The server wrote the first one, and the decoder read the last one.
+                    leased = self._leased(link, lease)
         if leased is None:
             return []
         if isinstance(leased, Record) and leased.progress.attempts < 1:
@@ -191,10 +209,11 @@ class Claimer:
 
     def _read_due(self, link: Link, lease: Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
         """Return the first documents that are due, as a whole."""
-        options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._dialect.by_due}
+        options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._selection.by_due(link)}
         if self._dialect.batches:
             options["batch_size"] = limit  # else the server begins with 101
-        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now)) | self._unleasable.condition
+        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now)) | self._selection.condition(link)
+        wanted |= self._unleasable.condition
         try:
             return [read(each) for each in _first_batch(link.handles.batches.find(wanted, **options))]
         except (BSONError, Ambiguous):

@@ -7,6 +7,8 @@
     due            when it may next be claimed: the field that decides; absent if dead, null if set aside
     scheduled_for  the nominal time of the current occurrence
     series         the recurrence, in a form that only core reads; absent for a one-shot
+    kind           the kind by which listeners choose; absent if none was given
+    policy         the policies of this message alone, in a form that only core reads; absent if it has none
     revision       new at each store
     attempts       claims of the current occurrence
     first_leased   when the current occurrence was claimed first; absent until then
@@ -161,6 +163,10 @@ def document_of(record: Record, etag: str) -> dict[str, Any]:
     fields = {"_id": record.id, "msg": record.message, "revision": record.revision, "etag": etag}
     if record.series is not None:
         fields["series"] = dict(record.series)
+    if record.kind:
+        fields["kind"] = record.kind
+    if record.policy is not None:
+        fields["policy"] = dict(record.policy)
     return fields | progress_fields(record.progress)
 
 
@@ -208,6 +214,7 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
     attempts, series, first_leased, token = get("attempts"), get("series"), get("first_leased"), get("token")
     revision, last_error = get("revision"), get("last_error")
     unsettled, ahead, excused = get("unsettled"), get("ahead"), get("excused")
+    kind, policy = get("kind"), get("policy")
     if unsettled is None and "unsettled" in fields:
         # A null: the server refuses to add to it.
         unsettled = UNREADABLE
@@ -228,6 +235,8 @@ def _read_fields(fields: Mapping[str, Any], content_of: Callable[[object], objec
         unsettled=int(unsettled) if type(unsettled) is Int64 else unsettled,
         ahead=int(ahead) if type(ahead) is Int64 else ahead,
         excused=int(excused) if type(excused) is Int64 else excused,
+        kind=kind if kind is None or type(kind) is str else UNREADABLE,
+        policy=None if policy is None else content_of(policy),
     )
     if isinstance(content, Damaged) and "ready" in fields and "locked" in fields and "revision" not in fields:
         content = attrs.evolve(content, error=_OF_THE_CLOJURE_LIBRARY)

@@ -58,4 +58,4 @@ class Lease:
     def of(self, record: Record) -> Record:
         """Return a record as it is after this claim."""
         progress = record.progress.leased(self.token, self.now, self.until, self.limit)
-        return Record(record.id, record.message, record.series, record.revision, progress)
+        return Record(record.id, record.message, record.series, record.revision, progress, record.kind, record.policy)

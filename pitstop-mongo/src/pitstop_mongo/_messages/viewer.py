@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from pitstop_mongo._client.failures import Kind, kind_of
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.claimer import due_in
 from pitstop_mongo._messages.document import EPOCH, LAST, read
+from pitstop_mongo._messages.selection import Selection
 from pitstop_mongo._messages.unleasable import Unleasable
 
 
@@ -91,15 +92,17 @@ class Viewer:
             oldest = self._first_due(link, now) if due else None
         return Tally(future - leased, due, leased, dead, oldest)
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         """See :meth:`pitstop.abc.Backend.next_due`."""
-        with self._connection.indexed() as link:
-            return self._first_due(link, LAST)
+        selection = Selection(self._connection, kinds)
+        with selection.indexed() as link:
+            return self._first_due(link, LAST, selection)
 
-    def _first_due(self, link: Link, most: datetime) -> int | None:
+    def _first_due(self, link: Link, most: datetime, selection: Selection | None = None) -> int | None:
+        selection = selection or Selection(self._connection)
         # Claims skip these documents, so no listener waits for them either.
-        wanted = due_in(EPOCH, most) | self._unleasable.condition
-        options = {"sort": [("due", 1)], **self._dialect.by_due}
+        wanted = due_in(EPOCH, most) | selection.condition(link) | self._unleasable.condition
+        options = {"sort": [("due", 1)], **selection.by_due(link)}
         document = link.handles.raw.find_one(wanted, {"_id": 1, "due": 1}, **options)
         if document is not None and _due(read(document).content) is None:
             document = link.handles.raw.find_one(wanted | _NO_LIST, {"_id": 1, "due": 1}, **options)

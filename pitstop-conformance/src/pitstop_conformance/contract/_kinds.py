@@ -1,0 +1,296 @@
+"""Kinds and policies: records keep them, and claims choose by kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from pitstop.abc import LAST_INSTANT, AllBut, Backend, Capability, Outcome, Progress
+from pitstop.testing import ManualClock
+from pitstop_conformance._kit import Handles, Kit, needs
+from pitstop_conformance._records import (
+    EVERY_OUTCOME,
+    MINUTE,
+    SERIES,
+    START,
+    complete,
+    ids,
+    lease_only,
+    make_record,
+    put_due,
+    records,
+    settlement,
+)
+
+
+#: Kinds that differ in one thing each, and that a store may take for the same, or for an operator.
+_KINDS = [
+    "",
+    "mail",
+    "Mail",
+    "mail ",
+    "ma",
+    "mail2",
+    "é",
+    "e\u0301",
+    "$ne",
+    "a.b",
+    "%",
+    "0",
+    "null",
+    "k" * 64,
+    "😀" * 64,
+]
+#: A policy with a value of each kind that one may hold.
+_POLICY: dict[str, Any] = {
+    "lock_time": 7_200_000,
+    "retry": {"factor": 1.5, "delay": None, "words": ["a", True, {"a.b": {"$c": 0}}]},
+}
+
+
+def _put(backend: Backend, *kinds: str) -> None:
+    """Store records that are due: the ids are the numbers of these kinds, in the order in which they are due."""
+    backend.put([make_record(str(n), START - len(kinds) + n, kind=kind) for n, kind in enumerate(kinds)])
+
+
+class Kinds(Kit):
+    """Records of several kinds in one kinded."""
+
+    rule = 'docs/writing-a-backend.md, "Kinds"'
+
+    @pytest.fixture
+    def kinded(self, backend: Backend) -> Backend:
+        needs(backend, Capability.KINDS)
+        return backend
+
+    @pytest.mark.parametrize("kind", _KINDS)
+    def test_a_kind_comes_back_as_it_was_stored(self, kinded: Backend, open_backend: Handles, kind: str) -> None:
+        record = make_record(kind=kind)
+        kinded.put([record])
+        assert kinded.get("a") == record
+        assert open_backend.peer().get("a") == record
+        assert list(kinded.scan("due", 1, None)) == [record]
+
+        leased = lease_only(kinded)
+
+        assert leased.kind == kind
+        assert kinded.get("a") == leased
+
+    @pytest.mark.parametrize("policy", [None, {}, _POLICY], ids=["none", "empty", "full"])
+    def test_a_policy_comes_back_as_it_was_stored(self, backend: Backend, policy: dict[str, Any] | None) -> None:
+        needs(backend, Capability.POLICIES)
+        record = make_record(policy=policy, series=SERIES)
+        backend.put([record])
+        assert backend.get("a") == record
+
+        leased = lease_only(backend)
+
+        assert leased.policy == policy
+        assert backend.get("a") == leased
+
+    def test_a_new_version_has_its_own_kind_and_policy(self, kinded: Backend) -> None:
+        policies = Capability.POLICIES in kinded.capabilities
+        kinded.put([make_record(kind="mail", policy=_POLICY if policies else None)])
+        kinded.put([make_record()])
+        plain = kinded.get("a")
+        kinded.put([make_record(kind="report")])
+        report = kinded.get("a")
+
+        assert plain is not None
+        assert report is not None
+        (plain, report) = records([plain, report])
+        assert (plain.kind, plain.policy, report.kind) == ("", None, "report")
+        assert list(kinded.lease(1, MINUTE, ["mail"])) == []
+        assert list(kinded.lease(1, MINUTE, [""])) == []
+        assert ids(kinded.lease(1, MINUTE, ["report"])) == ["a"]
+
+    def test_a_conditional_store_writes_kind_and_policy(self, kinded: Backend) -> None:
+        needs(kinded, Capability.CONDITIONAL)
+        policy = _POLICY if Capability.POLICIES in kinded.capabilities else None
+        first = make_record(kind="mail", policy=policy)
+        assert kinded.put_if(first, None)
+        assert kinded.get("a") == first
+
+        second = make_record(kind="report")
+
+        assert kinded.put_if(second, first.revision)
+        assert kinded.get("a") == second
+
+    @pytest.mark.parametrize(
+        "outcome", [each for each in Outcome if each in EVERY_OUTCOME and each is not Outcome.COMPLETE]
+    )
+    @pytest.mark.parametrize("together", [1, 3], ids=["alone", "in_a_batch"])
+    def test_a_settlement_leaves_kind_and_policy(self, kinded: Backend, outcome: Outcome, together: int) -> None:
+        policy = _POLICY if Capability.POLICIES in kinded.capabilities else None
+        kinded.put([make_record(id, kind="mail", policy=policy) for id in "abc"[:together]])
+        leased = [each for _ in range(together) for each in records(kinded.lease(together, MINUTE))]
+
+        written = {each.id: EVERY_OUTCOME[outcome](each) for each in leased}
+
+        assert all(kinded.settle([settlement(each, outcome, written[each.id]) for each in leased]))
+        assert [kinded.get(each.id) for each in leased] == [
+            attrs.evolve(each, progress=written[each.id]) for each in leased
+        ]
+
+    @pytest.mark.parametrize("limit", [1, 2, 10])
+    def test_a_claim_of_some_kinds_brings_these_alone(self, kinded: Backend, limit: int) -> None:
+        _put(kinded, "bulk", "mail", "", "bulk", "report", "mail", "Mail")
+        found: list[str] = []
+        while claim := kinded.lease(limit, MINUTE, ["mail", "report"]):
+            found += ids(claim)
+
+        assert found == ["1", "4", "5"]
+        assert ids(kinded.scan("due", 10, None)) == ["0", "2", "3", "6"]
+
+    @pytest.mark.parametrize("limit", [1, 10])
+    def test_a_claim_of_all_but_some_kinds_brings_the_rest(self, kinded: Backend, limit: int) -> None:
+        _put(kinded, "bulk", "mail", "", "bulk", "report", "mail", "Mail")
+        found: list[str] = []
+        while claim := kinded.lease(limit, MINUTE, AllBut(["mail", "bulk"])):
+            found += ids(claim)
+
+        assert found == ["2", "4", "6"]
+        assert list(kinded.lease(limit, MINUTE, AllBut(["mail", "bulk", "new"]))) == []
+        kinded.put([make_record("new", kind="new")])
+        assert ids(kinded.lease(limit, MINUTE, AllBut(["mail", "bulk"]))) == ["new"]
+
+    def test_a_claim_without_kinds_brings_all_in_order(self, kinded: Backend) -> None:
+        _put(kinded, "bulk", "mail", "", "bulk", "report")
+        # After a claim that makes its own index, if it needs one.
+        kinded.lease(1, MINUTE, ["none"])
+        assert ids(kinded.lease(10, MINUTE)) == ["0", "1", "2", "3", "4"]
+
+    @pytest.mark.parametrize("kind", _KINDS)
+    def test_a_claim_of_one_kind_takes_no_similar_one(self, kinded: Backend, kind: str) -> None:
+        others = [each for each in _KINDS if each != kind]
+        _put(kinded, *others)
+        assert list(kinded.lease(10, MINUTE, [kind])) == []
+        assert kinded.next_due([kind]) is None
+        kinded.put([make_record("it", kind=kind)])
+
+        assert kinded.next_due([kind]) == START
+        assert ids(kinded.lease(10, MINUTE, [kind])) == ["it"]
+
+    @pytest.mark.parametrize("kinds", [["a"], ["a", "b"], AllBut(["c"])], ids=["one", "two", "rest"])
+    def test_a_claim_of_some_kinds_is_in_the_order_of_due_and_then_of_the_first_stores(
+        self, kinded: Backend, kinds: Any
+    ) -> None:
+        kinded.put([make_record(id, START, kind="a") for id in "zyx"])
+        kinded.put([make_record("early", START - 5, kind="a"), make_record("other", START - 9, kind="c")])
+        kinded.put([make_record("y", START, kind="a")])
+
+        found = [*ids(kinded.lease(2, MINUTE, kinds)), *ids(kinded.lease(2, MINUTE, kinds))]
+
+        assert found == ["early", "z", "y", "x"]
+
+    def test_messages_of_two_kinds_are_merged_by_due(self, kinded: Backend) -> None:
+        _put(kinded, *["a", "b", "c"] * 10)
+        found: list[str] = []
+        while claim := kinded.lease(4, MINUTE, ["b", "a"]):
+            found += ids(claim)
+
+        assert found == [str(n) for n in range(30) if n % 3 != 2]
+
+    def test_a_record_of_another_kind_is_neither_changed_nor_counted(self, kinded: Backend) -> None:
+        other = make_record("other", kind="bulk")
+        kinded.put([other, make_record("a", kind="mail")])
+
+        assert ids(kinded.lease(10, MINUTE, ["mail"])) == ["a"]
+        assert kinded.get("other") == other
+
+    def test_a_claim_of_some_kinds_leases_like_any_other(self, kinded: Backend, clock: ManualClock) -> None:
+        stored = make_record(kind="mail", attempts=2, unsettled=1, first_leased=START - 5)
+        kinded.put([stored])
+        assert list(kinded.lease(1, MINUTE, ["bulk"])) == []
+
+        (leased,) = records(kinded.lease(3, MINUTE, ["mail"]))
+
+        token = leased.progress.token
+        assert token is not None
+        assert leased.progress == stored.progress.leased(token, START, START + MINUTE, 3)
+        assert kinded.get("a") == leased
+        assert list(kinded.lease(3, MINUTE, ["mail"])) == []
+        clock.advance(60)
+        (again,) = records(kinded.lease(1, MINUTE, ["mail"]))
+        assert again.progress.attempts == 4
+        assert list(kinded.settle([complete(leased)])) == [False]
+        assert list(kinded.settle([complete(again)])) == [True]
+
+    def test_next_due_of_some_kinds(self, kinded: Backend, open_backend: Handles) -> None:
+        kinded.put(
+            [
+                make_record("a", START + 1, kind="bulk"),
+                make_record("b", START + 2, kind="mail"),
+                make_record("c", START + 3),
+                make_record("d", None, kind="dead", scheduled_for=START, token="t"),
+            ]
+        )
+
+        for each in (kinded, open_backend.peer()):
+            assert each.next_due() == START + 1
+            assert each.next_due(["bulk"]) == START + 1
+            assert each.next_due(["mail"]) == START + 2
+            assert each.next_due([""]) == START + 3
+            assert each.next_due(["", "mail"]) == START + 2
+            assert each.next_due(AllBut(["bulk", "mail"])) == START + 3
+            assert each.next_due(AllBut(["bulk"])) == START + 2
+            assert each.next_due(["dead", "none"]) is None
+            assert each.next_due(AllBut(["bulk", "mail", ""])) is None
+
+    def test_the_end_of_a_lease_is_next_due_of_its_kind(self, kinded: Backend) -> None:
+        _put(kinded, "mail", "bulk")
+        kinded.lease(1, MINUTE, ["mail"])
+
+        assert kinded.next_due(["mail"]) == START + MINUTE
+        assert kinded.next_due(["bulk"]) == START - 1
+
+    @pytest.mark.parametrize("kinds", [["mail"], AllBut(["mail"])], ids=["some", "rest"])
+    def test_many_of_another_kind_are_not_in_the_way(self, kinded: Backend, kinds: Any) -> None:
+        wanted, other = ("mail", "bulk") if kinds == ["mail"] else ("bulk", "mail")
+        kinded.put([make_record(f"other-{n}", START - 2, kind=other) for n in range(1100)])
+        kinded.put([make_record(f"wanted-{n}", START - 1, kind=wanted) for n in range(3)])
+
+        assert ids(kinded.lease(1, MINUTE, kinds)) == ["wanted-0"]
+        assert ids(kinded.lease(500, MINUTE, kinds)) == ["wanted-1", "wanted-2"]
+        assert list(kinded.lease(500, MINUTE, kinds)) == []
+        assert kinded.tally().due == 1100
+
+    @pytest.mark.parametrize("count", [250, 600])
+    def test_more_kinds_than_a_statement_has_room_for(self, kinded: Backend, count: int) -> None:
+        _put(kinded, *[f"kind-{n}" for n in range(count)])
+
+        assert ids(kinded.lease(2, MINUTE, AllBut(["kind-0"]))) == ["1", "2"]
+        assert kinded.next_due(AllBut(["kind-0", "kind-1", "kind-2"])) == START - count + 3
+
+    def test_a_damaged_record_is_of_its_kind_or_of_none(self, kinded: Backend) -> None:
+        """It holds up neither the listeners of its kind nor those of others."""
+        kinded.put(
+            [make_record(id, kind=kind) for id, kind in [("a", "mail"), ("b", "mail"), ("c", "bulk"), ("d", "bulk")]]
+        )
+        self.damage(kinded, "a")
+        self.damage(kinded, "c")
+
+        found = {*ids(kinded.lease(10, MINUTE, ["mail"])), *ids(kinded.lease(10, MINUTE, ["mail"]))}
+
+        assert found in ({"a", "b"}, {"b"})
+        assert {*ids(kinded.lease(10, MINUTE)), *ids(kinded.lease(10, MINUTE))} | found == {"a", "b", "c", "d"}
+
+    def test_the_farthest_times_have_kinds_too(self, kinded: Backend, clock: ManualClock) -> None:
+        kinded.put([make_record("a", LAST_INSTANT, kind="mail"), make_record("b", 0, kind="mail")])
+
+        (leased,) = records(kinded.lease(5, 2**62, ["mail"]))
+
+        assert (leased.id, leased.progress.due) == ("b", LAST_INSTANT)
+        assert kinded.next_due(["mail"]) == LAST_INSTANT
+
+    def test_a_redriven_record_comes_to_the_listeners_of_its_kind(self, kinded: Backend) -> None:
+        put_due(kinded, "other")
+        kinded.put([make_record("a", None, scheduled_for=START, token="t", kind="mail")])
+        assert list(kinded.lease(1, MINUTE, ["mail"])) == []
+        (dead,) = records(kinded.scan("dead", 1, None))
+
+        assert list(kinded.settle([settlement(dead, Outcome.RELEASE, Progress(START, START))])) == [True]
+
+        assert ids(kinded.lease(1, MINUTE, ["mail"])) == ["a"]

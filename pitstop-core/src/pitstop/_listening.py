@@ -1,0 +1,156 @@
+"""The part of the facade through which an application gets its messages: listeners, and consumers.
+
+Threads: any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from pitstop._consume._course import checked_drain
+from pitstop._consume._handler import Handler, takes_delivery
+from pitstop._consume._threads import Consuming, sync_handler
+from pitstop._engine._calls import entrance
+from pitstop._engine._intake import Intake
+from pitstop._engine._listener import Listener
+from pitstop._engine._session import Session
+from pitstop._engine._watcher import Watcher
+from pitstop._values._arguments import MOST_THREADS, ListenOptions, whole_number
+from pitstop._values._consumer import Consumer
+from pitstop._values._summary import Summary
+from pitstop.abc import Capability
+from pitstop.abc._backend import lacks_kinds
+
+
+__all__ = ["Listening", "open_intake"]
+
+
+class Listening:
+    """The methods of :class:`pitstop.Pitstop` that get messages."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._watcher = Watcher(session)
+
+    @entrance
+    def listen(
+        self,
+        *,
+        lock_time: timedelta | float | str | None = None,
+        loop_time: timedelta | float | str | None = None,
+        prefetch: int | None = None,
+        heartbeat: bool = False,
+        max_lease: timedelta | float | str | None = None,
+        kinds: Collection[str] | None = None,
+    ) -> Listener:
+        """Return a listener for messages as they become due.
+
+        :param lock_time: how long a message is leased, in place of the configured time.
+        :param loop_time: the longest time between two polls of the store, in place of the configured time.
+        :param prefetch: how many messages are claimed at once. By default, as many as the consumer handles in some
+            milliseconds: one if it is slow, 500 at most. Claimed messages that wait for their turn are leased. If another
+            process updates or removes one of them meanwhile, its ack is too late.
+        :param heartbeat: extend the lease of each unsettled delivery, again and again, from another thread.
+            ``delivery.lost`` tells if that failed. A delivery that was dropped unsettled is no longer extended.
+        :param max_lease: how long a delivery may be held by the heartbeat, from when it was handed out. By default, without end.
+        :param kinds: get only messages that were stored with one of these kinds. ``""`` is the kind of messages that were given
+            none. By default, messages of all kinds. Messages of other kinds are not in the way, however many are due.
+        :raises ConfigError: if a value cannot be used.
+        :raises Unsupported: if the store cannot choose by kind.
+        """
+        options = ListenOptions.of(
+            lock_time=lock_time,
+            loop_time=loop_time,
+            prefetch=prefetch,
+            heartbeat=heartbeat,
+            max_lease=max_lease,
+            kinds=kinds,
+        )
+        return Listener(open_intake(self, options))
+
+    def consume(
+        self,
+        handler: Handler,
+        *,
+        workers: int = 1,
+        lock_time: timedelta | float | str | None = None,
+        loop_time: timedelta | float | str | None = None,
+        prefetch: int | None = None,
+        heartbeat: bool = False,
+        max_lease: timedelta | float | str | None = None,
+        max_messages: int | None = None,
+        until_idle: bool = False,
+        drain: timedelta | float | str = 30,
+        kinds: Collection[str] | None = None,
+        deliveries: bool | None = None,
+    ) -> Summary:
+        """Handle messages as they become due, until a signal. Acknowledge each message for which the handler returns.
+
+        A message for which the handler raises is nacked. It comes back as ``retry`` decides. The error is logged without its
+        text, which is kept as ``last_error``. A delivery that the handler settled itself stays as it is. While the store is
+        away, ``consume`` does not end: it polls again and again.
+
+        In the main thread, SIGTERM, SIGINT and SIGHUP end it, and all other calls of ``consume`` in the process. Messages that
+        no handler saw are given back at once, running handlers finish, their acks are written, and the summary is returned.
+        At a second signal ``consume`` waits for nothing, and gives back the messages of running handlers as well.
+        :meth:`close` ends it like a signal.
+
+        :param handler: called with the message, as in ``delivery.msg``; or with the :class:`pitstop.Delivery`, if its first
+            parameter is annotated as one or named ``delivery``. With several workers it is called from several threads.
+        :param workers: how many messages are handled at a time, each in a thread.
+        :param lock_time: as for :meth:`listen`; also ``loop_time`` and ``prefetch``.
+        :param heartbeat: hold the leases of messages that are being handled, as for :meth:`listen`; also ``max_lease``.
+        :param max_messages: end after this number of messages.
+        :param until_idle: end when no message is due and no handler runs.
+        :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
+        :param kinds: handle only messages of these kinds, as for :meth:`listen`.
+        :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
+        :return: the number of messages by outcome, and why it ended.
+        :raises ConfigError: if a value cannot be used.
+        :raises PitstopError: if the handler cannot be called, or is async.
+        :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).
+        :raises Unsupported: if the store cannot choose by kind.
+        """
+        whole_number(workers, "workers", most=MOST_THREADS)
+        patience = checked_drain(drain, max_messages, until_idle)
+        sync_handler(handler)
+        with_delivery = takes_delivery(handler, deliveries)
+        options = ListenOptions.of(
+            lock_time=lock_time,
+            loop_time=loop_time,
+            prefetch=prefetch,
+            heartbeat=heartbeat,
+            max_lease=max_lease,
+            kinds=kinds,
+        )
+        return Consuming(
+            self._session,
+            open_intake(self, options),
+            handler,
+            deliveries=with_delivery,
+            workers=workers,
+            max_messages=max_messages,
+            until_idle=until_idle,
+            drain=patience,
+        ).run()
+
+    @property
+    def consumers(self) -> tuple[Consumer, ...]:
+        """The calls of :meth:`consume` that run now."""
+        return tuple(each.consumer() for each in self._session.components if isinstance(each, Consuming))
+
+
+def open_intake(pit: Listening, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:
+    """Return what is behind a new listener, for code of this library that claims on behalf of others.
+
+    :param claimed_apart: whether the threads that handle messages never claim.
+    :raises BackendUnavailable: if the Pitstop is closed.
+    :raises ConfigError: if ``max_lease`` is shorter than a lease.
+    :raises Unsupported: if kinds are chosen, and the backend has none.
+    """
+    session = pit._session
+    backend = session.backend  # raises if the Pitstop is closed
+    if options.kinds is not None and Capability.KINDS not in session.capabilities:
+        raise lacks_kinds(backend)
+    return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)
