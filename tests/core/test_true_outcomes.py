@@ -10,6 +10,7 @@ from core.kit import LOCK, ack_later, backend, take
 from core.writer_kit import DUE, away, fill, held, lose_reply
 from pitstop import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop._consume._course import Course
+from pitstop._consume._lanes import Lane
 from pitstop._consume._source import Source
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lifecycle import Component
@@ -149,7 +150,9 @@ def test_acks_that_were_done_are_not_lost_because_a_component_fails_when_it_is_t
 def test_parked_workers_are_woken_although_the_store_cannot_say_the_time(pit, store):
     """The thread that has written something must not fail because a worker would like to know the time."""
     with pit.listen() as listener:
-        source = Source(intake_of(listener), Course(None, 1.0), 1, until_idle=True, on_idle=lambda: None)
+        source = Source(
+            [Lane(intake_of(listener), print, False, 1)], Course(None, 1.0), until_idle=True, on_idle=lambda: None
+        )
         bell = Doorbell()
         source._parked = (bell,)
         store.now = away

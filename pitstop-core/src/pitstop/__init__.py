@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pitstop._consume._lanes import Handle
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._listener import Listener
 from pitstop._errors import (
@@ -63,6 +64,7 @@ __all__ = [
     "Delivery",
     "Entry",
     "Every",
+    "Handle",
     "LeaseLost",
     "Listener",
     "MessageError",

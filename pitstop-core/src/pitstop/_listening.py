@@ -5,25 +5,26 @@ Threads: any.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from pitstop._consume._course import checked_drain
-from pitstop._consume._handler import Handler, takes_delivery
+from pitstop._consume._handler import takes_delivery
+from pitstop._consume._lanes import Handlers, Lane, planned
 from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._engine._calls import entrance
 from pitstop._engine._intake import Intake
 from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
 from pitstop._engine._watcher import Watcher
-from pitstop._values._arguments import MOST_THREADS, ListenOptions, whole_number
+from pitstop._values._arguments import MOST_THREADS, ListenOptions
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Summary
 from pitstop.abc import Capability
 from pitstop.abc._backend import lacks_kinds
 
 
-__all__ = ["Listening", "open_intake"]
+__all__ = ["Listening", "open_intake", "open_intakes"]
 
 
 class Listening:
@@ -71,7 +72,7 @@ class Listening:
 
     def consume(
         self,
-        handler: Handler,
+        handler: Handlers,
         *,
         workers: int = 1,
         lock_time: timedelta | float | str | None = None,
@@ -98,7 +99,10 @@ class Listening:
 
         :param handler: called with the message, as in ``delivery.msg``; or with the :class:`pitstop.Delivery`, if its first
             parameter is annotated as one or named ``delivery``. With several workers it is called from several threads.
-        :param workers: how many messages are handled at a time, each in a thread.
+            A mapping gives each kind a handler, or a :class:`pitstop.Handle` with options of its own. ``"*"`` stands for all other
+            kinds. Without it, messages of other kinds are left for other consumers. Each kind has its own workers and its own
+            leases, so a slow kind keeps no other waiting.
+        :param workers: how many messages are handled at a time, each in a thread. In a mapping: of each kind.
         :param lock_time: as for :meth:`listen`; also ``loop_time`` and ``prefetch``.
         :param heartbeat: hold the leases of messages that are being handled, as for :meth:`listen`; also ``max_lease``.
         :param max_messages: end after this number of messages.
@@ -112,28 +116,29 @@ class Listening:
         :raises BackendUnavailable: if the store refuses the first poll (``error.permanent``).
         :raises Unsupported: if the store cannot choose by kind.
         """
-        whole_number(workers, "workers", most=MOST_THREADS)
-        patience = checked_drain(drain, max_messages, until_idle)
-        sync_handler(handler)
-        with_delivery = takes_delivery(handler, deliveries)
-        options = ListenOptions.of(
-            lock_time=lock_time,
-            loop_time=loop_time,
-            prefetch=prefetch,
-            heartbeat=heartbeat,
-            max_lease=max_lease,
-            kinds=kinds,
-        )
-        return Consuming(
-            self._session,
-            open_intake(self, options),
+        plans = planned(
             handler,
-            deliveries=with_delivery,
+            field="workers",
             workers=workers,
-            max_messages=max_messages,
-            until_idle=until_idle,
-            drain=patience,
-        ).run()
+            most=MOST_THREADS,
+            deliveries=deliveries,
+            kinds=kinds,
+            options={
+                "lock_time": lock_time,
+                "loop_time": loop_time,
+                "prefetch": prefetch,
+                "heartbeat": heartbeat,
+                "max_lease": max_lease,
+            },
+        )
+        patience = checked_drain(drain, max_messages, until_idle)
+        with_delivery = [takes_delivery(sync_handler(each.handler), each.deliveries) for each in plans]
+        intakes = open_intakes(self, [each.options for each in plans])
+        lanes = [
+            Lane(intake, plan.handler, gets, plan.workers)
+            for intake, plan, gets in zip(intakes, plans, with_delivery, strict=True)
+        ]
+        return Consuming(self._session, lanes, max_messages=max_messages, until_idle=until_idle, drain=patience).run()
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
@@ -154,3 +159,19 @@ def open_intake(pit: Listening, options: ListenOptions, *, claimed_apart: bool =
     if options.kinds is not None and Capability.KINDS not in session.capabilities:
         raise lacks_kinds(backend)
     return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)
+
+
+def open_intakes(pit: Listening, options: Sequence[ListenOptions]) -> list[Intake]:
+    """Return an intake for each of these options, or none.
+
+    :raises BackendUnavailable: as :func:`open_intake`, like the other errors.
+    """
+    opened: list[Intake] = []
+    try:
+        for each in options:
+            opened.append(open_intake(pit, each))  # noqa: PERF401 - those before an error are closed
+    except BaseException:
+        for intake in opened:
+            intake.close()
+        raise
+    return opened

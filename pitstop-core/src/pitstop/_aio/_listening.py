@@ -9,21 +9,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
-
-import attrs
 
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._consume._course import checked_drain
 from pitstop._consume._handler import AsyncHandler, async_handler
+from pitstop._consume._lanes import AsyncHandlers, Opening, planned
 from pitstop._consume._tasks import Consuming
 from pitstop._errors import BackendUnavailable
 from pitstop._listening import open_intake
 from pitstop._pitstop import Pitstop
-from pitstop._values._arguments import ListenOptions, whole_number
+from pitstop._values._arguments import MOST_TASKS, ListenOptions
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Summary
 
@@ -80,7 +79,7 @@ class AsyncListening(ABC):
 
     async def consume(
         self,
-        handler: AsyncHandler,
+        handler: AsyncHandlers,
         *,
         concurrency: int = 100,
         lock_time: timedelta | float | str | None = None,
@@ -108,7 +107,8 @@ class AsyncListening(ABC):
 
         :param handler: an async function. It is called with the message, or with the :class:`pitstop.AsyncDelivery` if its
             first parameter is annotated so or named ``delivery``.
-        :param concurrency: how many messages are handled at a time.
+            A mapping gives each kind a handler or a :class:`pitstop.Handle`: see :meth:`pitstop.Pitstop.consume`.
+        :param concurrency: how many messages are handled at a time. In a mapping: of each kind.
         :param lock_time: how long a message is leased, in place of the configured time.
         :param loop_time: the longest time between two polls, in place of the configured time.
         :param prefetch: how many messages are claimed at once: see :meth:`pitstop.Pitstop.listen`.
@@ -124,28 +124,33 @@ class AsyncListening(ABC):
         :raises ConfigError: when a value cannot be used.
         :raises BackendUnavailable: when the store refuses at the first look (``error.permanent``).
         """
-        async_handler(handler)
-        whole_number(concurrency, "concurrency")
+        plans = planned(
+            handler,
+            field="concurrency",
+            workers=concurrency,
+            most=MOST_TASKS,
+            deliveries=deliveries,
+            kinds=kinds,
+            options={
+                "lock_time": lock_time,
+                "loop_time": loop_time,
+                "prefetch": prefetch,
+                "heartbeat": heartbeat,
+                "max_lease": max_lease,
+            },
+        )
+        for each in plans:
+            async_handler(cast("AsyncHandler", each.handler))
         patience = checked_drain(drain, max_messages, until_idle)
         if self._closed:
             raise closed_error()
         consuming = Consuming(
-            self._listening(
-                lock_time=lock_time,
-                loop_time=loop_time,
-                prefetch=prefetch,
-                heartbeat=heartbeat,
-                max_lease=max_lease,
-                kinds=kinds,
-            ),
+            [Opening(each, partial(self._listen, each.options)) for each in plans],
             self._hands,
             self._consuming,
-            handler,
-            concurrency=concurrency,
             max_messages=max_messages,
             until_idle=until_idle,
             drain=patience,
-            deliveries=deliveries,
         )
         return await consuming.run()
 
@@ -156,10 +161,10 @@ class AsyncListening(ABC):
 
     def _listening(self, **options: Any) -> Any:
         """Return a function that opens an intake, in a thread. Wrong options raise here."""
-        return partial(self._listen, **attrs.asdict(ListenOptions.of(**options), recurse=False))
+        return partial(self._listen, ListenOptions.of(**options))
 
-    def _listen(self, **options: Any) -> Any:
-        return open_intake(self._opened(), ListenOptions(**options), claimed_apart=True)
+    def _listen(self, options: ListenOptions) -> Any:
+        return open_intake(self._opened(), options, claimed_apart=True)
 
 
 def closed_error() -> BackendUnavailable:

@@ -7,12 +7,12 @@ Threads: the caller's thread, the workers and signal handlers; in an event loop,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from threading import Lock
 
 from pitstop._consume._signals import Urgency, is_hangup
 from pitstop._engine._intake import Intake
-from pitstop._engine._settler import Counts
 from pitstop._values._arguments import flag, whole_number
 from pitstop._values._consumer import Consumer
 from pitstop._values._duration import parse_duration
@@ -112,17 +112,18 @@ class Course:
         if self.error is None:
             self.error = error
 
-    def consumer(self, intake: Intake | None, *, in_hand: int, in_handlers: int) -> Consumer:
+    def consumer(self, intakes: Sequence[Intake], *, in_hand: int, in_handlers: int) -> Consumer:
         """Return a snapshot.
 
-        :param intake: the source of the messages. None: it is not open yet.
+        :param intakes: the sources of the messages that are open.
         """
         polled = None
-        if intake is not None and intake.last_claim is not None:
-            ago = intake.session.clock.monotonic() - intake.last_claim
+        claims = [each.last_claim for each in intakes if each.last_claim is not None]
+        if claims:
+            ago = intakes[0].session.clock.monotonic() - max(claims)
             polled = from_instant((self._clock.time_us() - round(ago * 1e6)) // 1000)
         return Consumer(
-            healthy=intake is None or intake.healthy,
+            healthy=all(each.healthy for each in intakes),
             last_poll=polled,
             in_hand=in_hand,
             in_handlers=in_handlers,
@@ -149,18 +150,15 @@ class Course:
             self.wanted -= messages
             return self.wanted == 0
 
-    def summary(
-        self, counts: Counts | None, *, handled: int, nacked: int = 0, unfinished: int, given_back: int
-    ) -> Summary:
+    def summary(self, intakes: Sequence[Intake], *, handled: int, unfinished: int) -> Summary:
         """Return the summary.
 
-        :param counts: the listener's; None if no listener was opened.
+        :param intakes: the sources of the messages that were opened.
         :param handled: deliveries whose handler returned or raised.
-        :param nacked: deliveries that handlers nacked and that ``counts`` does not have.
         """
-        acked, lost = (0, 0) if counts is None else (counts.acked, counts.lost)
-        nacked += 0 if counts is None else counts.nacked
-        superseded = 0 if counts is None else counts.superseded
+        counts = [each.counts for each in intakes]
+        acked, nacked = sum(each.acked for each in counts), sum(each.nacked for each in counts)
+        lost, superseded = sum(each.lost for each in counts), sum(each.superseded for each in counts)
         known = acked + nacked + lost + superseded
         return Summary(
             acked=acked,
@@ -169,6 +167,6 @@ class Course:
             superseded=superseded,
             unsettled=max(0, handled - known),
             unfinished=unfinished,
-            given_back=given_back,
+            given_back=sum(each.given_back for each in intakes),
             reason=self.reason or "stopped",
         )

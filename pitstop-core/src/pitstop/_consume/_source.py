@@ -5,12 +5,12 @@ Threads: each worker calls ``take`` and ``leave``; any thread calls ``notice``; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 from pitstop._consume._course import Course
+from pitstop._consume._lanes import Lane
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease
 from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable
@@ -30,45 +30,42 @@ class Source:
     new ones. The last worker that is not parked finds out whether the whole ``consume`` is idle.
     """
 
-    def __init__(
-        self, intake: Intake, course: Course, workers: int, *, until_idle: bool, on_idle: Callable[[], None]
-    ) -> None:
-        """Return a source for so many workers.
+    def __init__(self, lanes: Sequence[Lane], course: Course, *, until_idle: bool, on_idle: Callable[[], None]) -> None:
+        """Return a source for the workers of these lanes, which are one ``consume``.
 
         :param on_idle: called by a worker when nothing is due and no handler runs.
         """
-        self._intake = intake
-        self._session = intake.session
+        self._lanes = lanes
+        self._session = lanes[0].intake.session
         # The session has no backend any more once it is closed.
-        self._backend = intake.session.backend
+        self._backend = self._session.backend
         self._course = course
         self._until_idle = until_idle
         self._on_idle = on_idle
-        # One worker looks at the store at a time.
-        self._looking = Lock()
         # Under the lock: workers that are not parked, how often a parked worker began again, and the bells of parked workers.
         self._lock = Lock()
-        self._active = workers
+        self._active = sum(lane.workers for lane in lanes)
         self._begun = 0
         # Replaced, never changed: any thread rings these.
         self._parked: tuple[Doorbell, ...] = ()
 
-    def take(self, bell: Doorbell) -> Lease | None:
-        """Take the next message, and wait for it. None: there is none any more.
+    def take(self, lane: Lane, bell: Doorbell) -> Lease | None:
+        """Take the next message of a lane, and wait for it. None: there is none any more.
 
         :param bell: ends a wait of the worker.
         :raises BackendUnavailable: if the store refuses the first look.
         """
         if not self._until_idle:
-            return self._intake.take_at_hand() or self._intake.wait(Waiter(1))
+            intake = lane.intake
+            return intake.take_at_hand() or intake.wait(Waiter(1))
         backoff = Backoff(self._session.log.outages)
         while not self._course.ended:
             try:
-                lease = self._take_due(bell)
+                lease = self._take_due(lane, bell)
             except BackendUnavailable as error:
                 if self._session.closed:
                     break
-                if error.permanent and not self._intake.answered:
+                if error.permanent and not lane.intake.answered:
                     raise
                 clock = self._session.clock
                 clock.wait(bell, backoff.failed(error, clock.monotonic()))
@@ -92,16 +89,16 @@ class Source:
         if self._parked and (due is None or self._has_come(due)):
             self.wake()
 
-    def _take_due(self, bell: Doorbell) -> Lease | None:
+    def _take_due(self, lane: Lane, bell: Doorbell) -> Lease | None:
         """Take a message that is due. None after a wait for news if none is due, and after the last message."""
-        lease = self._intake.take_at_hand()
+        lease = lane.intake.take_at_hand()
         if lease is not None:
             return lease
         with self._lock:
             alone, begun = self._active == 1, self._begun
         # Before the look at the store: an intake that is at rest while no other worker is active stays at rest.
-        at_rest = alone and self._intake.is_at_rest()
-        lease = self._look()
+        at_rest = alone and all(each.intake.is_at_rest() for each in self._lanes)
+        lease = self._look(lane)
         if lease is not None:
             return lease
         idle = at_rest and not self._is_due()
@@ -116,12 +113,15 @@ class Source:
         elif others:
             self._park(bell)
         elif alone:
+            if len(self._lanes) > 1:
+                # A message may be due in another lane.
+                self.wake()
             bell.wait(_PAUSE)
         return None
 
-    def _look(self) -> Lease | None:
-        intake = self._intake
-        with self._looking:
+    def _look(self, lane: Lane) -> Lease | None:
+        intake = lane.intake
+        with lane.looking:
             lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
         if lease is not None and self._parked and (len(intake.buffer) or intake.suspects.ready):
             self.wake()
@@ -135,8 +135,11 @@ class Source:
             return True
 
     def _is_due(self) -> bool:
-        due = self._intake.next_due()
-        return due is not None and due * 1000 <= self._session.backend.now()
+        for lane in self._lanes:
+            due = lane.intake.next_due()
+            if due is not None and due * 1000 <= self._session.backend.now():
+                return True
+        return False
 
     def _park(self, bell: Doorbell) -> None:
         bell.wait(self._session.loop_time.total_seconds())

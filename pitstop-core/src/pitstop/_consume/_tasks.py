@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event
@@ -17,11 +17,12 @@ from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
 from pitstop._consume._course import LAST_PATIENCE, Course
-from pitstop._consume._handler import AsyncHandler, log_left, log_unanswered, takes_delivery
+from pitstop._consume._handler import log_left, log_unanswered
+from pitstop._consume._lanes import Opening
 from pitstop._consume._settling import settle
 from pitstop._consume._signals import hearing, is_free
+from pitstop._consume._task_lane import TaskLane, TaskRun
 from pitstop._decisions._ending import ends_program
-from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease, Purpose
@@ -37,21 +38,6 @@ _IN_A_ROW = 50
 _CANCEL_PATIENCE = 5.0
 
 
-class _Run:
-    """A message that was taken, with the task that handles it."""
-
-    __slots__ = ("begun", "cancelled", "delivery", "task")
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        #: None until it is known: an eager task runs before its creation returns.
-        self.task: asyncio.Task[None] | None = None
-        #: Whether the handler has begun. A task that is cancelled before its first step never begins.
-        self.begun = False
-        #: Whether ``consume`` has cancelled the task.
-        self.cancelled = False
-
-
 class Consuming:
     """One call of ``consume``. All its fields are written in the loop's thread, but for those of ``_course``.
 
@@ -61,35 +47,31 @@ class Consuming:
 
     def __init__(
         self,
-        open_intake: Callable[[], Intake],
+        openings: Sequence[Opening],
         hands: Hands,
         running: set[Consuming],
-        handler: AsyncHandler,
         *,
-        concurrency: int,
         max_messages: int | None,
         until_idle: bool,
         drain: timedelta,
-        deliveries: bool | None,
     ) -> None:
         """Prepare.
 
+        :param openings: the handlers with their messages, at least one.
         :param running: all calls of one Pitstop: they have to end before its store is closed.
         """
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._hands = hands
-        self._handler = handler
-        self._deliveries = takes_delivery(handler, deliveries, AsyncDelivery)
-        self._concurrency = concurrency
         self._until_idle = until_idle
         self._drain = drain.total_seconds()
         self._course = Course(max_messages, self._drain)
-        self._feeder = Feeder(open_intake, self._loop, hands, self._fill)
+        self._lanes = [
+            TaskLane(each.plan, Feeder(each.open_intake, self._loop, hands, self._fill)) for each in openings
+        ]
+        self._feeders = [each.feeder for each in self._lanes]
         self._all = running
-        self._running: dict[Lease, _Run] = {}
-        # The intake, from the first message on.
-        self._intake: Intake
+        self._running: dict[Lease, TaskRun] = {}
         #: How many deliveries were taken.
         self._taken = 0
         #: Deliveries that were given back because their handlers were interrupted.
@@ -149,17 +131,21 @@ class Consuming:
 
     def consumer(self) -> Consumer:
         """Return a snapshot of this call. Any thread."""
-        intake = self._feeder.intake
         runs = list(self._running.values())
         begun = sum(each.begun for each in runs)
-        return self._course.consumer(intake, in_hand=self._feeder.ready + len(runs) - begun, in_handlers=begun)
+        in_hand = sum(each.ready for each in self._feeders) + len(runs) - begun
+        return self._course.consumer(self._intakes, in_hand=in_hand, in_handlers=begun)
+
+    @property
+    def _intakes(self) -> list[Intake]:
+        return [each.intake for each in self._feeders if each.intake is not None]
 
     async def _run(self) -> Summary:
         with hearing(self._on_signal, is_free):
             try:
                 self._fill()
                 await self._end
-                self._feeder.stop()
+                self._stop_feeders()
                 if self._running and not self._course.urgent:
                     await self._empty
                 self._pass_on_unbegun()
@@ -171,7 +157,8 @@ class Consuming:
             except GeneratorExit:
                 # The coroutine is closed, so that nothing can be awaited: its loop is gone.
                 self._finish("stopped")
-                self._feeder.end()
+                for each in self._feeders:
+                    each.end()
                 self._give_back_running()
                 raise
             except BaseException:
@@ -183,7 +170,7 @@ class Consuming:
 
     async def _close_feeder(self) -> None:
         """Give back and write everything. After a second signal the store has only a moment to answer."""
-        closed = self._feeder.closing()
+        closed = asyncio.gather(*[each.closing() for each in self._feeders])
         await asyncio.wait({closed, self._hurry}, return_when=asyncio.FIRST_COMPLETED)
         _, late = await asyncio.wait({closed}, timeout=LAST_PATIENCE)
         if late:
@@ -197,51 +184,56 @@ class Consuming:
     async def _give_up(self) -> None:
         """The task that awaits this was cancelled: cancel the handlers, whose messages come back at once."""
         self._finish("stopped")
-        self._feeder.stop()
+        self._stop_feeders()
         try:
             await self._interrupt()
         finally:
-            # It is closed in its own thread, whether this wait is cancelled or not.
-            await self._feeder.close()
+            for each in self._feeders:
+                each.end()
+            for each in self._feeders:
+                # It is closed in its own thread, whether this wait is cancelled or not.
+                await each.close()
+
+    def _stop_feeders(self) -> None:
+        for each in self._feeders:
+            each.stop()
 
     def _summary(self, unfinished: int) -> Summary:
-        intake = self._feeder.intake
-        return self._course.summary(
-            None if intake is None else intake.counts,
-            handled=self._taken - len(self._interrupted),
-            unfinished=unfinished,
-            given_back=0 if intake is None else intake.given_back,
-        )
+        handled = self._taken - len(self._interrupted)
+        return self._course.summary(self._intakes, handled=handled, unfinished=unfinished)
 
     # Handlers begin.
 
     def _fill(self) -> None:
         """Begin handlers, as many as there are messages and places for."""
         self._filling = False
-        feeder, course = self._feeder, self._course
+        course = self._course
         if course.ended:
             return
-        if feeder.error is not None or feeder.over:
-            if feeder.error is not None:
-                course.fail(feeder.error)
-            self._finish("stopped")
-            return
-        free = self._concurrency - len(self._running)
-        if course.wanted is not None:
-            free = min(free, course.wanted)
-        begun = self._begin(free)
+        for lane in self._lanes:
+            feeder = lane.feeder
+            if feeder.error is not None or feeder.over:
+                if feeder.error is not None:
+                    course.fail(feeder.error)
+                self._finish("stopped")
+                return
+            free = lane.free if course.wanted is None else min(lane.free, course.wanted)
+            lane.left = free - self._begin(lane, free)
         # An eager task may have ended it.
         if course.ended:
-            feeder.want(0)
+            for each in self._feeders:
+                each.want(0)
         elif not self._filling and not self._is_idle():
-            feeder.want(max(0, free - begun), patient=bool(self._running) or not self._until_idle)
-            if begun < free and feeder.ready:
-                # It came since then.
-                self._fill_soon()
+            patient = bool(self._running) or not self._until_idle
+            for lane in self._lanes:
+                lane.feeder.want(max(0, lane.left), patient=patient)
+                if lane.left > 0 and lane.feeder.ready:
+                    # It came since then.
+                    self._fill_soon()
 
-    def _begin(self, free: int) -> int:
-        """Begin at most this number of handlers. Return how many began."""
-        feeder, running, course = self._feeder, self._running, self._course
+    def _begin(self, lane: TaskLane, free: int) -> int:
+        """Begin at most this number of handlers of a lane. Return how many began."""
+        feeder, running, course = lane.feeder, self._running, self._course
         # The context of the call of consume, not that of the handler or the thread in which this runs.
         context = self._context
         begun = 0
@@ -251,7 +243,7 @@ class Consuming:
                 break
             intake = feeder.intake
             assert intake is not None, "a message was taken from it"
-            self._intake = intake
+            lane.intake = intake
             try:
                 delivery = intake.deliver(lease)
             except BaseException as error:  # noqa: BLE001 - raised again by run()
@@ -260,7 +252,8 @@ class Consuming:
                 break
             begun += 1
             self._taken += 1
-            run = running[lease] = _Run(delivery)
+            lane.free -= 1
+            run = running[lease] = TaskRun(lane, delivery)
             course.count()
             run.task = self._loop.create_task(self._handle(lease, run), context=context.copy())
             if begun >= _IN_A_ROW:
@@ -271,12 +264,16 @@ class Consuming:
 
     def _is_idle(self) -> bool:
         """Whether nothing is due and no handler runs. Then this ends."""
-        feeder = self._feeder
-        # In this order: messages that came before nothing was found may still have to be taken.
-        if feeder.nothing is None or self._running or feeder.ready:
+        if self._running:
             return False
-        idle = feeder.nothing == feeder.stamp
-        feeder.nothing = None
+        for each in self._feeders:
+            # In this order: messages that came before nothing was found may still have to be taken.
+            if each.nothing is None or each.ready:
+                return False
+        idle = True
+        for each in self._feeders:
+            idle = idle and each.nothing == each.stamp
+            each.nothing = None
         if idle:
             self._finish("idle")
         # Else handlers came to their end since then, and may have stored something.
@@ -309,60 +306,61 @@ class Consuming:
 
     # Handlers run.
 
-    async def _handle(self, lease: Lease, run: _Run) -> None:
+    async def _handle(self, lease: Lease, run: TaskRun) -> None:
         if run.task is None:
             # An eager task, which runs before its creation returns.
             run.task = current_task()
-        task, delivery = run.task, run.delivery
-        if self._feeder.is_late(lease):
+        task, lane, delivery = run.task, run.lane, run.delivery
+        if lane.feeder.is_late(lease):
             # Tasks that began before this one have blocked the loop.
-            self._pass_on(lease)
+            self._pass_on(lease, run)
             return
         run.begun = True
         # Not when the last message is taken: if it is passed on, another one comes in its place.
         if self._course.wanted == 0 and all(each.begun for each in self._running.values()):
             self._finish("max_messages")
-        handling = Handling(self._intake.session.events, lease, delivery)
+        handling = Handling(lane.intake.session.events, lease, delivery)
         try:
-            await self._handler(
-                AsyncDelivery(lease, delivery, self._feeder, self._hands) if self._deliveries else delivery.msg
+            await lane.handler(
+                AsyncDelivery(lease, delivery, lane.feeder, self._hands) if lane.deliveries else delivery.msg
             )
         except BaseException as error:
             handling.end(error)
             if is_interruption(error, task):
-                self._settle(lease, delivery, error, interrupted=True)
+                self._settle(lease, run, error, interrupted=True)
                 raise
             if ends_program(error):
                 # Raised once more when all is settled.
                 self._course.fail(error)
                 self._finish("handler")
             # A handler that is cancelled may raise another error: in its cleanup, or out of a TaskGroup.
-            self._settle(lease, delivery, error, interrupted=run.cancelled)
+            self._settle(lease, run, error, interrupted=run.cancelled)
         else:
             handling.end(None)
-            self._settle(lease, delivery, None)
+            self._settle(lease, run, None)
         finally:
-            self._over(lease)
+            self._over(lease, run)
 
-    def _settle(
-        self, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool = False
-    ) -> None:
+    def _settle(self, lease: Lease, run: TaskRun, failure: BaseException | None, *, interrupted: bool = False) -> None:
         """Settle as the verdict says. The background thread writes."""
-        writer, backend = self._intake.writer, self._intake.session.backend_or_none
-        settle(writer, backend, lease, delivery, failure, interrupted=interrupted)
+        intake = run.lane.intake
+        settle(intake.writer, intake.session.backend_or_none, lease, run.delivery, failure, interrupted=interrupted)
         # Given back here, or by ``async with delivery`` in the handler.
         if lease.purpose is Purpose.GIVE_BACK:
             self._interrupted.add(lease)
 
-    def _pass_on(self, lease: Lease) -> None:
-        self._feeder.give_back(lease)
+    def _pass_on(self, lease: Lease, run: TaskRun) -> None:
+        run.lane.feeder.give_back(lease)
         self._taken -= 1
         self._course.count(-1)
-        self._over(lease)
+        self._over(lease, run)
 
-    def _over(self, lease: Lease) -> None:
+    def _over(self, lease: Lease, run: TaskRun) -> None:
         del self._running[lease]
-        self._feeder.stamp += 1
+        run.lane.free += 1
+        # The handler may have stored messages of any kind.
+        for each in self._feeders:
+            each.stamp += 1
         if not self._course.ended:
             if not self._filling:
                 self._fill_soon()
@@ -390,11 +388,11 @@ class Consuming:
         for lease, run in tuple(self._running.items()):
             if not run.begun and run.task is not None:
                 run.task.cancel()
-                self._pass_on(lease)
+                self._pass_on(lease, run)
 
     def _give_back_running(self) -> None:
         for lease, run in tuple(self._running.items()):
             if run.begun:
-                self._settle(lease, run.delivery, None, interrupted=True)
+                self._settle(lease, run, None, interrupted=True)
             else:
-                self._feeder.give_back(lease)
+                run.lane.feeder.give_back(lease)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Awaitable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Thread, get_ident
 
@@ -26,6 +26,7 @@ from pitstop._consume._handler import (
     log_left,
     log_unanswered,
 )
+from pitstop._consume._lanes import Lane
 from pitstop._consume._settling import settle
 from pitstop._consume._signals import hearing
 from pitstop._consume._source import Source
@@ -33,10 +34,10 @@ from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._handling import Handling
-from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import Component, stop_at_exit
 from pitstop._engine._session import Session
+from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
@@ -68,11 +69,12 @@ def _is_async() -> PitstopError:
 
 
 class _Worker:
-    """One thread that handles messages, and its counters."""
+    """One thread that handles messages of a lane, and its counters."""
 
-    __slots__ = ("bell", "handled")
+    __slots__ = ("bell", "handled", "lane")
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
         #: Rung when the worker is to look for messages, or to end.
         self.bell = Doorbell()
         #: Deliveries whose handler returned, raised, or still runs. Written by the worker alone.
@@ -90,11 +92,8 @@ class Consuming(Component):
     def __init__(
         self,
         session: Session,
-        intake: Intake,
-        handler: Handler,
+        lanes: Sequence[Lane],
         *,
-        deliveries: bool,
-        workers: int,
         max_messages: int | None,
         until_idle: bool,
         drain: timedelta,
@@ -102,27 +101,29 @@ class Consuming(Component):
     ) -> None:
         """Prepare.
 
+        :param lanes: the handlers with their messages, at least one.
         :param signals: whether signals end it. False if its caller handles them.
         """
         self._session = session
         # The session has no backend any more once it is closed.
         self._backend = session.backend
-        self._intake = intake
-        self._handler = handler
-        self._deliveries = deliveries
+        self._lanes = lanes
+        self._intakes = [each.intake for each in lanes]
         self._drain = drain.total_seconds()
         self._signals = signals
         self._course = Course(max_messages, self._drain)
         # Rung for the caller.
         self._bell = Doorbell()
-        self._source = Source(intake, self._course, workers, until_idle=until_idle, on_idle=lambda: self._end("idle"))
-        self._workers = [_Worker() for _ in range(workers)]
+        self._source = Source(lanes, self._course, until_idle=until_idle, on_idle=lambda: self._end("idle"))
+        self._workers = [_Worker(lane) for lane in lanes for _ in range(lane.workers)]
+        # A worker reserves a message before it waits for one. In several lanes, only a message that has come is counted.
+        self._reserves = len(lanes) == 1
         # The caller's thread and those of the workers; each adds and removes its own.
         self._idents: set[int] = set()
         # Appended to by each worker at its end.
         self._ended: list[_Worker] = []
         # By the ident of the worker's thread. The worker adds; the worker or the closing thread takes out, by one pop().
-        self._running: dict[int, tuple[Lease, Delivery]] = {}
+        self._running: dict[int, tuple[Lane, Lease, Delivery]] = {}
         # Written by the closing thread: whether the listener is closed.
         self._closed = False
         # Whether to close the store at the end. Written by a worker whose handler closed the Pitstop, and cannot wait here.
@@ -144,11 +145,12 @@ class Consuming(Component):
                 self._wait_for_workers()
                 left = list(self._running.values())
                 if left and not self._course.urgent:
-                    log_left([lease.id for lease, _ in left])
+                    log_left([lease.id for _, lease, _ in left])
                 self._close_listener()
         except BaseException:
             self._end("stopped")
-            self._intake.abandon()
+            for each in self._intakes:
+                each.abandon()
             raise
         finally:
             self._over.set()
@@ -161,7 +163,8 @@ class Consuming(Component):
 
     def consumer(self) -> Consumer:
         """Return a snapshot of this call."""
-        return self._course.consumer(self._intake, in_hand=self._intake.in_hand, in_handlers=len(self._running))
+        in_hand = sum(each.in_hand for each in self._intakes)
+        return self._course.consumer(self._intakes, in_hand=in_hand, in_handlers=len(self._running))
 
     # Called by the session.
 
@@ -213,7 +216,8 @@ class Consuming(Component):
         self._pausing.ring()
         for worker in self._workers:
             worker.bell.ring()
-        self._intake.stop()
+        for each in self._intakes:
+            each.stop()
 
     def _wait_for_workers(self) -> None:
         while len(self._ended) < len(self._workers) and not self._course.urgent:
@@ -244,11 +248,15 @@ class Consuming(Component):
     def _finish(self) -> None:
         try:
             # A program that closes the store does not wait for the store to come back.
-            with self._intake.leftovers.last_time() if self._session.closing else nullcontext():
+            with ExitStack() as stack:
+                if self._session.closing:
+                    for each in self._intakes:
+                        stack.enter_context(each.leftovers.last_time())
                 self._give_back_running()
                 if not self._course.urgent:
                     self._write_pending()
-                self._intake.close()
+                for each in self._intakes:
+                    each.close()
         except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._course.fail(error)
         finally:
@@ -260,15 +268,17 @@ class Consuming(Component):
         for ident in list(self._running):
             running = self._running.pop(ident, None)
             if running is not None:
-                settle(self._intake.writer, self._backend, *running, None, interrupted=True)
+                lane, lease, delivery = running
+                settle(lane.intake.writer, self._backend, lease, delivery, None, interrupted=True)
 
     def _write_pending(self) -> None:
         """Write the acks. If the store does not answer, try again until the deadline."""
-        writer, backoff = self._intake.writer, Backoff(self._session.log.outages)
+        backoff = Backoff(self._session.log.outages)
         deadline = self._course.last_write_by()
-        while writer and not self._session.closed and not self._course.urgent:
+        while self._unwritten and not self._session.closed and not self._course.urgent:
             try:
-                writer.flush()
+                for writer in self._unwritten:
+                    writer.flush()
             except BackendUnavailable as error:
                 now = self._course.monotonic()
                 pause = backoff.failed(error, now, log=False)
@@ -276,30 +286,35 @@ class Consuming(Component):
                     return
                 self._pausing.wait(pause)
 
+    @property
+    def _unwritten(self) -> list[AckWriter]:
+        return [each.writer for each in self._intakes if each.writer]
+
     def _summary(self, unfinished: int) -> Summary:
-        return self._course.summary(
-            self._intake.counts,
-            handled=sum(each.handled for each in self._workers) - unfinished,
-            unfinished=unfinished,
-            given_back=self._intake.given_back,
-        )
+        handled = sum(each.handled for each in self._workers) - unfinished
+        return self._course.summary(self._intakes, handled=handled, unfinished=unfinished)
 
     # A worker.
 
     def _work(self, worker: _Worker) -> None:
         self._idents.add(get_ident())
+        course, lane, reserves = self._course, worker.lane, self._reserves
         try:
-            while not self._course.ended and self._course.may_ask():
-                lease = self._source.take(worker.bell)
+            while not course.ended and (not reserves or course.may_ask()):
+                lease = self._source.take(lane, worker.bell)
                 if lease is None:
                     break
-                if self._course.count():
+                if not reserves and not course.may_ask():
+                    # Another lane has had the last one.
+                    lane.intake.give_back([lease])
+                    break
+                if course.count():
                     # Messages that were claimed beyond the last one are for others, now and not after its handler.
                     self._end("max_messages")
                 self._handle(worker, lease)
         except BaseException as error:  # noqa: BLE001 - raised again by run(): a store that refuses, or a bug
             if os.getpid() == self._pid:
-                self._course.fail(error)
+                course.fail(error)
         finally:
             if os.getpid() == self._pid:
                 self._leave(worker)
@@ -309,7 +324,7 @@ class Consuming(Component):
         self._idents.discard(get_ident())
         self._source.leave()
         self._ended.append(worker)
-        if not self._course.ended and (self._course.error is not None or self._intake.stopped):
+        if not self._course.ended and (self._course.error is not None or worker.lane.intake.stopped):
             self._end("stopped")
         else:
             # The other workers handle the last messages, or look whether there are any.
@@ -317,12 +332,12 @@ class Consuming(Component):
             self._source.wake()
 
     def _handle(self, worker: _Worker, lease: Lease) -> None:
-        me = get_ident()
-        delivery = self._intake.deliver(lease)
-        self._running[me] = lease, delivery
+        me, lane = get_ident(), worker.lane
+        delivery = lane.intake.deliver(lease)
+        self._running[me] = lane, lease, delivery
         worker.handled += 1
         handling = Handling(self._session.events, lease, delivery)
-        failure = self._call(delivery)
+        failure = self._call(lane, delivery)
         handling.end(failure)
         if os.getpid() != self._pid:
             # The handler forked, and this is the child: the delivery is the parent's.
@@ -335,11 +350,11 @@ class Consuming(Component):
             # Before the delivery is settled: the store may be away.
             self._course.fail(failure)
             self._end("handler")
-        settle(self._intake.writer, self._backend, lease, delivery, failure, interrupted=is_mistake, may_write=True)
+        settle(lane.intake.writer, self._backend, lease, delivery, failure, interrupted=is_mistake, may_write=True)
 
-    def _call(self, delivery: Delivery) -> BaseException | None:
+    def _call(self, lane: Lane, delivery: Delivery) -> BaseException | None:
         try:
-            result = self._handler(delivery if self._deliveries else delivery.msg)
+            result = lane.handler(delivery if lane.deliveries else delivery.msg)
         except BaseException as error:  # noqa: BLE001 - the verdict decides
             return error
         if result is not None and isinstance(result, Awaitable):

@@ -25,6 +25,7 @@ from pitstop._values._quoting import quoted
 
 __all__ = [
     "MOST_RECORDS",
+    "MOST_TASKS",
     "MOST_THREADS",
     "ListenOptions",
     "chosen_kinds",
@@ -45,6 +46,8 @@ _GREATEST = 2**63 - 1
 MOST_RECORDS = 2**31 - 1
 #: The most threads of one process. Systems usually allow fewer, and each thread takes memory.
 MOST_THREADS = 10_000
+#: The most tasks at a time: any number.
+MOST_TASKS = _GREATEST
 #: The most kinds that one listener may name. All are part of each claim.
 _MOST_KINDS = 100
 _NUMBER = (int, float)

@@ -15,6 +15,7 @@ import attrs
 import click
 
 from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
+from pitstop._consume._lanes import Lane
 from pitstop._consume._threads import Consuming
 from pitstop._engine._listener import intake_of
 from pitstop._pitstop import session_of
@@ -128,10 +129,7 @@ def _consume(
 
     consuming = Consuming(
         session_of(pit),
-        intake_of(listener),
-        handle_all_of_it,
-        deliveries=True,
-        workers=workers,
+        [Lane(intake_of(listener), handle_all_of_it, True, workers)],
         max_messages=None,
         until_idle=once,
         drain=_AS_LONG_AS_IT_TAKES,

@@ -1,0 +1,282 @@
+"""``consume`` with a handler for each kind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+import pitstop
+
+from pitstop import Handle
+from pitstop_memory import MemoryBackend
+
+
+PATIENCE = 60
+
+
+@pytest.fixture
+def pit():
+    with pitstop.init("memory://") as pit:
+        yield pit
+
+
+def run(way, backend, handlers, **options):
+    """Consume in threads, or in an event loop with the same handlers as coroutines."""
+    if way == "threads":
+        with pitstop.init({"type": backend}) as pit:
+            return pit.consume(handlers, **options)
+
+    def as_async(value):
+        if isinstance(value, Handle):
+            return Handle(as_async(value.handler), workers=value.workers)
+
+        async def handle(message):
+            await asyncio.to_thread(value, message)
+
+        return handle
+
+    async def main():
+        async with asyncio.timeout(PATIENCE), pitstop.init_async({"type": backend}) as pit:
+            if "workers" in options:
+                options["concurrency"] = options.pop("workers")
+            return await pit.consume({kind: as_async(each) for kind, each in handlers.items()}, **options)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(params=["threads", "event loop"])
+def way(request):
+    return request.param
+
+
+class Unclosed(MemoryBackend):
+    """Lives on when its Pitstop is closed."""
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def backend():
+    return Unclosed()
+
+
+@pytest.fixture
+def store(backend):
+    """Stores messages of some kinds, due in this order."""
+
+    def store(*kinds):
+        with pitstop.init({"type": backend}) as pit:
+            now = pit.now() - timedelta(hours=1)
+            for n, kind in enumerate(kinds):
+                pit.store({"id": f"{kind} {n}", "kind": kind}, now + timedelta(milliseconds=n), kind=kind)
+
+    return store
+
+
+def left(backend):
+    return Counter(each.kind for each in backend.scan(None, 1000, None))
+
+
+def test_each_kind_goes_to_its_handler_and_unknown_ones_are_left(way, backend, store):
+    store("mail", "other", "report", "", "mail", "other")
+    seen = []
+
+    summary = run(
+        way,
+        backend,
+        {
+            "mail": lambda message: seen.append(("mail", message["kind"])),
+            "report": Handle(lambda message: seen.append(("report", message["kind"])), workers=1),
+        },
+        workers=2,
+        until_idle=True,
+    )
+
+    assert sorted(seen) == [("mail", "mail")] * 2 + [("report", "report")]
+    assert (summary.acked, summary.nacked, summary.reason) == (3, 0, "idle")
+    assert left(backend) == {"other": 2, "": 1}
+    assert all(each.progress.attempts == 0 for each in backend.scan(None, 10, None)), "they were not even claimed"
+
+
+def test_a_star_takes_the_rest(way, backend, store):
+    store("mail", "other", "report", "", "mail", "other")
+    seen = []
+
+    run(
+        way,
+        backend,
+        {"mail": lambda message: seen.append("mail"), "*": lambda message: seen.append(f"* {message['kind']}")},
+        until_idle=True,
+    )
+
+    assert sorted(seen) == ["* ", "* other", "* other", "* report", "mail", "mail"]
+    assert left(backend) == {}
+
+
+def test_a_slow_kind_does_not_keep_a_fast_one_waiting(way, backend, store):
+    """However many slow messages are due before, and with no options of their own."""
+    store(*["report"] * 20, "mail")
+    mailed = threading.Event()
+    waited = []
+
+    def report(message):
+        waited.append(mailed.wait(PATIENCE))
+
+    run(way, backend, {"report": report, "mail": lambda message: mailed.set()}, workers=2, until_idle=True)
+
+    assert waited == [True] * 20
+
+
+def test_a_handle_limits_the_workers_of_its_kind(way, backend, store):
+    store(*["report", "mail"] * 10)
+    lock, running, most = threading.Lock(), Counter(), Counter()
+    three = threading.Event()
+
+    def handle(message):
+        kind = message["kind"]
+        with lock:
+            running[kind] += 1
+            most[kind] = max(most[kind], running[kind])
+            if most["mail"] == 3:
+                three.set()
+        if kind == "mail":
+            assert three.wait(PATIENCE)
+        with lock:
+            running[kind] -= 1
+
+    run(way, backend, {"mail": handle, "report": Handle(handle, workers=1)}, workers=3, until_idle=True)
+
+    assert most == {"mail": 3, "report": 1}
+
+
+def test_it_is_idle_when_no_kind_is(way, backend, store):
+    """A handler of the last message of one kind stores one of another."""
+    store("first")
+    seen = []
+    with pitstop.init({"type": backend}) as pit:
+        following = {"first": "second", "second": "third", "third": "first"}
+
+        def handle(message):
+            seen.append(message["kind"])
+            if len(seen) < 10:
+                kind = following[message["kind"]]
+                pit.store({"kind": kind}, kind=kind)
+
+        summary = run(way, backend, dict.fromkeys(following, handle), until_idle=True)
+
+    assert len(seen) == summary.acked == 10
+    assert left(backend) == {}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_it_ends_after_a_number_of_messages_of_any_kind(way, backend, store, count):
+    store("b", "b", "b", "b")
+
+    summary = run(way, backend, {"a": print, "b": lambda message: None, "c": print}, workers=2, max_messages=count)
+
+    assert (summary.acked, summary.reason) == (count, "max_messages")
+    found = backend.scan(None, 10, None)
+    assert len(found) == 4 - count
+    assert all(each.progress.attempts == 0 and each.progress.token is None for each in found), "they were given back"
+
+
+def test_options_of_a_handle_hold_for_its_kind_alone(pit):
+    until = {}
+
+    def handle(delivery):
+        until[delivery.kind] = delivery.leased_until - delivery.scheduled_for
+
+    for kind in ("mail", "report"):
+        pit.store({}, kind=kind)
+    handlers = {"mail": handle, "report": Handle(handle, lock_time="2h", prefetch=1, heartbeat=True)}
+
+    pit.consume(handlers, lock_time="10m", until_idle=True)
+
+    assert timedelta(minutes=10) <= until["mail"] < timedelta(minutes=20)
+    assert timedelta(hours=2) <= until["report"] < timedelta(hours=3)
+
+
+def test_it_is_one_consumer(pit):
+    seen = []
+
+    def handle(message):
+        (consumer,) = pit.consumers
+        seen.append((consumer.healthy, consumer.in_handlers >= 1, consumer.last_poll is not None))
+        pit.close()
+
+    pit.store({}, kind="mail")
+    assert pit.consume({"mail": handle, "report": print}).reason == "stopped"
+    assert seen == [(True, True, True)]
+
+
+def test_a_failure_of_a_handler_is_nacked_and_the_end_of_the_program_ends_all(pit):
+    pit.store({"id": "a"}, kind="mail")
+    pit.store({"id": "b"}, kind="report")
+
+    def fail(message):
+        raise ValueError(message["id"])
+
+    def leave(message):
+        raise SystemExit(3)
+
+    assert pit.consume({"mail": fail}, max_messages=1).nacked == 1
+    assert pit.get("a").last_error == "ValueError: a"
+    with pytest.raises(SystemExit):
+        pit.consume({"mail": fail, "report": leave})
+    assert pit.get("b").state == "due"
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(
+        ("handlers", "options", "error", "why"),
+        [
+            ({}, {}, pitstop.PitstopError, "empty mapping"),
+            ({"mail": 7}, {}, pitstop.PitstopError, "is a int, which cannot be called"),
+            ({7: print}, {}, pitstop.PitstopError, "a key that is no kind. The kind must be a str"),
+            ({"k" * 65: print}, {}, pitstop.PitstopError, "a key that is no kind"),
+            ({"mail": print}, {"kinds": ["mail"]}, pitstop.ConfigError, "Leave kinds out"),
+            ({"mail": Handle(print, workers=0)}, {}, pitstop.ConfigError, "The Handle of 'mail': workers=0"),
+            ({"mail": Handle(print, lock_time="soon")}, {}, pitstop.ConfigError, "The Handle of 'mail': lock_time"),
+            ({"mail": Handle(print, max_lease="1h")}, {}, pitstop.ConfigError, "without heartbeat"),
+            ({"mail": print}, {"lock_time": "soon"}, pitstop.ConfigError, "lock_time"),
+            (Handle(print), {}, pitstop.PitstopError, "belongs to a kind"),
+            ({"mail": Handle(Handle(print))}, {}, pitstop.PitstopError, "is a Handle, which cannot be called"),
+        ],
+    )
+    def test_before_anything_is_claimed(self, pit, handlers, options, error, why):
+        pit.store({}, kind="mail")
+        with pytest.raises(error, match=why):
+            pit.consume(handlers, **options)
+        assert pit.stats().due == 1
+        assert [each for each in pit._session.components if type(each).__name__ == "Intake"] == []
+
+    def test_a_handler_that_is_async_in_threads(self, pit):
+        async def handle(message):
+            pass
+
+        with pytest.raises(pitstop.PitstopError, match="is async"):
+            pit.consume({"mail": print, "report": handle})
+
+    def test_a_handler_that_is_not_async_in_an_event_loop(self):
+        async def main():
+            async with pitstop.init_async("memory://") as pit:
+                with pytest.raises(pitstop.PitstopError, match="is not async"):
+                    await pit.consume({"mail": print})
+
+        asyncio.run(main())
+
+    def test_kinds_on_a_store_without_them_but_a_star_alone_needs_none(self):
+        class Plain(MemoryBackend):
+            capabilities = pitstop.abc.Capability(0)
+
+        with pitstop.init({"type": Plain()}) as pit:
+            pit.store({})
+            with pytest.raises(pitstop.Unsupported, match="capability KINDS"):
+                pit.consume({"mail": print})
+            assert pit.consume({"*": lambda message: None}, until_idle=True).acked == 1
