@@ -14,6 +14,7 @@ from pitstop._engine import _claimer
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._claimer import Claimer
 from pitstop._engine._suspects import Suspects
+from pitstop.abc import Retry
 
 
 DUE = timedelta(0)
@@ -101,7 +102,7 @@ def test_a_failure_to_settle_what_is_not_emitted_does_not_fail_the_claim(clock, 
 
 
 def test_messages_in_a_crash_are_kept_apart(pit, clock, buffer):
-    suspects = Suspects(clock.monotonic, None)
+    suspects = Suspects(clock.monotonic, Retry())
     claimer = Claimer(pit._session, buffer, LOCK, suspects=suspects)
     fill(pit, "a")
     claimer.claim(1)

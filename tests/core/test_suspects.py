@@ -19,7 +19,7 @@ from pitstop._decisions._emit import Emission
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._listener import intake_of
 from pitstop._engine._suspects import Suspects
-from pitstop.abc import Progress, Record
+from pitstop.abc import Progress, Record, Retry
 
 
 DUE = timedelta(0)
@@ -43,7 +43,7 @@ class Hand:
 
     def __init__(self, max_attempts: int | None = 3) -> None:
         self.time = 0.0
-        self.suspects = Suspects(lambda: self.time, max_attempts)
+        self.suspects = Suspects(lambda: self.time, Retry(max_attempts=max_attempts))
 
     def keep(self, *leases: Lease) -> None:
         self.suspects.keep(list(leases))

@@ -48,6 +48,7 @@ from pitstop_conformance.behaviour._if_exists import IfExists
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._of_kinds import OfKinds
+from pitstop_conformance.behaviour._policies import Policies
 from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
@@ -108,7 +109,19 @@ class BackendContract(
 
 
 class PitstopBehaviour(
-    Consuming, OfKinds, Batches, Listening, Look, IfExists, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+    Consuming,
+    Policies,
+    OfKinds,
+    Batches,
+    Listening,
+    Look,
+    IfExists,
+    CatchingUp,
+    Recurring,
+    Failures,
+    Deliveries,
+    Refusals,
+    Store,
 ):
     """The promises of Pitstop to its users, on the backend."""
 

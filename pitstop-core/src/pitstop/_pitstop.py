@@ -10,8 +10,9 @@ from typing import Any, Self, get_args
 
 from pitstop._decisions._change import Terms, Wanted
 from pitstop._decisions._describe import describe, summarize
+from pitstop._decisions._policy import plain_policy
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_record, new_revision, preview, records_of_items, wanted_of_items
+from pitstop._decisions._store import Labels, new_record, new_revision, preview, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
@@ -29,7 +30,7 @@ from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend, Capability, Damaged, Writes
-from pitstop.abc._backend import lacks_kinds
+from pitstop.abc._backend import lacks_kinds, lacks_policies
 
 
 __all__ = ["OneShot", "Pitstop", "Recurring", "session_of"]
@@ -57,6 +58,9 @@ class Pitstop(Listening):
         every: Interval | None = None,
         *,
         kind: str = "",
+        retry: Mapping[str, Any] | None = None,
+        lock_time: timedelta | str | None = None,
+        expires: timedelta | str | None = None,
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
@@ -79,11 +83,16 @@ class Pitstop(Listening):
             ``Calendar``, ``Cron``, ``RRule``, ``Times``.
         :param kind: a short text, such as ``"mail"``, by which listeners choose: see :meth:`listen`. Ids stay unique in the store,
             whatever the kind.
+        :param retry: when this message comes back after a nack, and how often it may fail: a mapping, as in the configuration. Keys
+            that are left out are as configured.
+        :param lock_time: how long this message is leased, whatever its listener says.
+        :param expires: how late an occurrence may be and still be emitted, counted from its nominal time. A later one is not
+            emitted, also not as a retry. A one-shot message is then deleted, and a series goes on.
         :param jitter: delay each occurrence by up to this time, by the same time for each consumer and retry.
         :param if_exists: the treatment of a stored message with the id. ``"replace"``: the new message takes its place. ``"keep"``:
-            it stays as it is, unless its schedule or its kind is another one. Then it is replaced. A start that is left out, or is a distance
+            it stays as it is, unless its schedule, kind or policy is another one. Then it is replaced. A start that is left out, or is a distance
             from now, is not compared. ``"error"``: :class:`pitstop.Conflict` is raised.
-        :param keep_schedule: replace only the body and the kind of a message that exists. Its times, attempts and error stay. The running
+        :param keep_schedule: replace only the body, kind and policies of a message that exists. Its times, attempts and error stay. The running
             delivery of a series is not disturbed. A one-shot message that a listener has comes once more, with the new body.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
             once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
@@ -95,10 +104,11 @@ class Pitstop(Listening):
             exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.
         :raises Conflict: with ``if_exists="error"``, if the id exists; or if other programs change the message all the time.
-        :raises Unsupported: if the store cannot do what ``session``, ``kind``, ``if_exists`` or ``keep_schedule`` asks for.
+        :raises Unsupported: if the store cannot do what ``session``, ``kind``, a policy, ``if_exists`` or ``keep_schedule`` asks for.
         :raises PitstopError: if the ``session`` cannot be used.
         """
-        terms, kind = Terms.of(if_exists, keep_schedule), self._checked_kind(kind)
+        terms = Terms.of(if_exists, keep_schedule)
+        labels = self._labels(kind, retry, lock_time, expires, jitter)
         writes = self._writes(session)
         now_us = self._session.backend.now()
         made: set[str] = set()
@@ -106,7 +116,8 @@ class Pitstop(Listening):
         with self._session.calls.callout():
             make_id = partial(self._made_id, made, now_us)
             make = partial(new_record, now_us=now_us, revision=new_revision(), make_id=make_id)
-            record = make(message, when, end, every, kind=kind, jitter=jitter, catch_up=catch_up, grace=grace)
+            make = partial(make, kind=labels.kind, policy=labels.policy)
+            record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
             wanted = Wanted.of(record, when, end) if terms.look else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
         if wanted is None or made:
@@ -118,6 +129,9 @@ class Pitstop(Listening):
         items: Iterable[OneShot | Recurring],
         *,
         kind: str = "",
+        retry: Mapping[str, Any] | None = None,
+        lock_time: timedelta | str | None = None,
+        expires: timedelta | str | None = None,
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
         session: Any = None,
@@ -127,7 +141,7 @@ class Pitstop(Listening):
         Each item is a tuple of the positional arguments of :meth:`store`: ``(message, when)`` or ``(message, start, end,
         every)``. All items are checked before the first is stored. If several items have one id, the last one counts.
 
-        :param kind: the kind of all these messages, as in :meth:`store`.
+        :param kind: the kind of all these messages, as in :meth:`store`; also ``retry``, ``lock_time`` and ``expires``.
         :param if_exists: as in :meth:`store`, for each item; also ``keep_schedule``. With these, messages whose ids are given are
             stored one after the other, in two round trips each. If one of them fails, those before it were stored.
         :param session: as in :meth:`store`. Then either all messages are stored or none is.
@@ -137,16 +151,17 @@ class Pitstop(Listening):
         :raises Conflict: with ``if_exists="error"``, if one of the ids exists. Nothing was stored, unless another program
             stored the id meanwhile.
         """
-        terms, kind = Terms.of(if_exists, keep_schedule), self._checked_kind(kind)
+        terms = Terms.of(if_exists, keep_schedule)
+        labels = self._labels(kind, retry, lock_time, expires)
         writes, now_us = self._open(session)
         made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
         make_id = partial(self._made_id, made, now_us)
         if terms.look:
-            wanted = wanted_of_items(items, now_us, make_id, kind)
+            wanted = wanted_of_items(items, now_us, make_id, labels)
             put = partial(Storing.put_all_on_terms, wanted=wanted, terms=terms, made=made)
         else:
-            put = partial(Storing.put_all, records=records_of_items(items, now_us, make_id, kind), made=made)
+            put = partial(Storing.put_all, records=records_of_items(items, now_us, make_id, labels), made=made)
         return self._store_all(None if session is None else writes, now_us, put)
 
     @entrance
@@ -262,11 +277,14 @@ class Pitstop(Listening):
     def __repr__(self) -> str:
         return f"<Pitstop on {self._session.location}{' (closed)' if self._session.closed else ''}>"
 
-    def _checked_kind(self, kind: object) -> str:
-        checked = valid_kind(kind)
+    def _labels(self, kind: object, retry: object, lock_time: object, expires: object, jitter: object = None) -> Labels:
+        """Check the kind and the policies of a message."""
+        checked, policy = valid_kind(kind), plain_policy(retry, lock_time, expires, jitter)
         if checked and Capability.KINDS not in self._session.capabilities:
             raise lacks_kinds(self._session.backend)
-        return checked
+        if policy is not None and Capability.POLICIES not in self._session.capabilities:
+            raise lacks_policies(self._session.backend)
+        return Labels(checked, policy)
 
     def _new_id(self, now_us: int) -> str:
         return new_id(now_us)

@@ -85,6 +85,9 @@ class AsyncPitstop(AsyncListening):
         every: Interval | None = None,
         *,
         kind: str = "",
+        retry: Mapping[str, Any] | None = None,
+        lock_time: timedelta | str | None = None,
+        expires: timedelta | str | None = None,
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
@@ -106,6 +109,9 @@ class AsyncPitstop(AsyncListening):
             end,
             every,
             kind=kind,
+            retry=retry,
+            lock_time=lock_time,
+            expires=expires,
             if_exists=if_exists,
             keep_schedule=keep_schedule,
             jitter=jitter,
@@ -119,6 +125,9 @@ class AsyncPitstop(AsyncListening):
         items: Iterable[OneShot | Recurring],
         *,
         kind: str = "",
+        retry: Mapping[str, Any] | None = None,
+        lock_time: timedelta | str | None = None,
+        expires: timedelta | str | None = None,
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
         session: Any = None,
@@ -132,7 +141,15 @@ class AsyncPitstop(AsyncListening):
         :raises Conflict: with ``if_exists="error"``, when one of the ids exists.
         """
         return await self._do(
-            Pitstop.store_many, items, kind=kind, if_exists=if_exists, keep_schedule=keep_schedule, session=session
+            Pitstop.store_many,
+            items,
+            kind=kind,
+            retry=retry,
+            lock_time=lock_time,
+            expires=expires,
+            if_exists=if_exists,
+            keep_schedule=keep_schedule,
+            session=session,
         )
 
     async def remove(self, id: str, *, session: Any = None) -> bool:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from pitstop._decisions._attempts import emitted
 from pitstop._decisions._emit import schedule_of
+from pitstop._decisions._policy import Policy
 from pitstop._errors import ScheduleError
 from pitstop._recurrence._every import Every
 from pitstop._values._entry import Entry, Stats
@@ -15,6 +16,8 @@ from pitstop.abc import Damaged, Record, Tally, state_of
 
 __all__ = ["describe", "summarize"]
 
+_NO_POLICY = Policy()
+
 
 def describe(stored: Record | Damaged, now: int) -> Entry:
     """Return the entry of a stored record. The entry of an unreadable record has the reason as its ``last_error``."""
@@ -23,8 +26,10 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
     progress = stored.progress
     state = state_of(progress.due, progress.token, now)
     scheduled_for, last_error = progress.scheduled_for, progress.last_error
-    schedule = None
+    schedule, policy = None, _NO_POLICY
     try:
+        if stored.policy is not None:
+            policy = Policy.from_plain(stored.policy)
         schedule = schedule_of(stored)
         if schedule is not None and progress.first_leased is not None:
             choice = schedule.choose(progress.scheduled_for, progress.first_leased, stored.id)
@@ -45,6 +50,9 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         catch_up=None if schedule is None else schedule.catch_up,
         grace=None if schedule is None else _span(schedule.grace),
         jitter=None if schedule is None else _span(schedule.jitter or None),
+        retry=policy.given_retry(),
+        lock_time=_span(policy.lock_time),
+        expires=_span(policy.expires),
         attempts=emitted(progress),
         last_error=last_error,
         revision=stored.revision,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 
 from pitstop._decisions._attempts import attempts_text, is_spent, taken, uncounted
+from pitstop._decisions._policy import Policy
 from pitstop._errors import ScheduleError
 from pitstop._values._schedule import Schedule
 from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
@@ -28,6 +32,8 @@ class Emission:
     ahead: bool = False
     #: Whether the progress of ``leased`` counts the present attempt as an uncertain one.
     uncertain: bool = False
+    #: The policies of this message alone; None: it has none.
+    policy: Policy | None = None
 
     @property
     def record(self) -> Record:
@@ -43,7 +49,11 @@ class Emission:
 
     def with_record(self, record: Record) -> Emission:
         """Return the same emission of a record with another progress, which counts the present attempt as a certain one."""
-        return Emission(record, self.schedule, self.scheduled_for, self.missed, self.ahead)
+        return Emission(record, self.schedule, self.scheduled_for, self.missed, self.ahead, policy=self.policy)
+
+    def retry_over(self, configured: Retry) -> Retry:
+        """Return the retry that holds for the message."""
+        return configured if self.policy is None else self.policy.retry_over(configured)
 
 
 def schedule_of(record: Record) -> Schedule | None:
@@ -54,13 +64,14 @@ def schedule_of(record: Record) -> Schedule | None:
     return None if record.series is None else Schedule.from_plain(record.series)
 
 
-def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Emission | Settlement:
+def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False, duration: int = 0) -> Emission | Settlement:
     """Decide the fate of a record that was just leased.
 
-    A damaged record is set aside with its error. A record is given up if its attempts were used up by leases that ran out,
+    A damaged record is set aside with its error. An occurrence that comes too late is not emitted. A record is given up if its attempts were used up by leases that ran out,
     and settled unseen if all its occurrences are older than its grace. Any other record is emitted.
 
     :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
+    :param duration: the milliseconds for which the claim leased the record.
     """
     if isinstance(leased, Damaged):
         return _set_aside(leased)
@@ -83,6 +94,11 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
         if choice is None:
             return advance(leased, schedule, following, last_error=progress.last_error)
         emission = Emission(leased, schedule, choice.occurrence, choice.missed, ahead, ahead)
+    if leased.policy is not None:
+        over = _apply_policy(emission, leased.policy, duration)
+        if over is not None:
+            return over
+        retry = emission.retry_over(retry)
     most = retry.max_attempts
     # A message is not spent before it was claimed more often than it may be emitted.
     if most is not None and progress.attempts > most and is_spent(emission.record.progress, most):
@@ -91,6 +107,34 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Em
         spent = f"Given up after {count}; the last one was not acknowledged before its lease ran out."
         return give_up(emission.with_record(dying), spent)
     return emission
+
+
+def _apply_policy(emission: Emission, plain: Mapping[str, Any], duration: int) -> Settlement | None:
+    """Give an emission the policies of its message. Return the write that ends it, if it is too late for it."""
+    try:
+        emission.policy = policy = Policy.from_plain(plain)
+    except ScheduleError as error:
+        return bury(_not_emitted(emission.record), str(error))
+    due = emission.leased.progress.due
+    assert due is not None, "the due of a leased record is the end of its lease"
+    return _expire(emission, due - duration) if policy.expired(emission.scheduled_for, due - duration) else None
+
+
+def _expire(emission: Emission, now: int) -> Settlement:
+    """End an occurrence that is too old: a series goes to the first one that is not, and a one-shot message is deleted."""
+    leased, schedule, policy = emission.leased, emission.schedule, emission.policy
+    assert policy is not None, "only an occurrence with a policy expires"
+    assert policy.expires is not None, "only an occurrence with a limit expires"
+    following = None
+    if schedule is not None:
+        try:
+            following = schedule.next(max(emission.scheduled_for, now - policy.expires - 1))
+        except ScheduleError as error:
+            return bury(_not_emitted(emission.record), str(error))
+    if schedule is None or following is None:
+        return settlement(leased, Outcome.EXPIRE, None)
+    due = schedule.due(following, leased.id)
+    return settlement(leased, Outcome.EXPIRE, Progress(due, following, last_error=leased.progress.last_error))
 
 
 def _not_emitted(leased: Record, max_attempts: int | None = None) -> Record:

@@ -28,6 +28,7 @@ __all__ = [
     "nack",
     "redrive",
     "release",
+    "relock",
     "was_applied",
 ]
 
@@ -61,7 +62,7 @@ def nack(emission: Emission, error: str | None, delay: timedelta | None, retry: 
 
     At the last attempt that ``retry`` allows, the occurrence is given up: see :func:`pitstop._decisions._emit.give_up`.
     """
-    progress = emission.record.progress
+    progress, retry = emission.record.progress, emission.retry_over(retry)
     # Uncertain attempts do not count: another message may have killed the worker before a handler had this one.
     attempts = certain(progress)
     if retry.max_attempts is not None and attempts >= retry.max_attempts:
@@ -177,6 +178,21 @@ def checked_extension(duration: object) -> timedelta:
         ``"15m"``.
     """
     return span_of(duration, "duration", least=_SHORTEST)
+
+
+def relock(emission: Emission, duration: int) -> Settlement | None:
+    """Return the write that gives a message that was just claimed the length of lease that it asks for. None: it asks for none.
+
+    The lease begins with the claim. Whether the attempt is certain stays as it is, because no handler has the message yet.
+
+    :param duration: the milliseconds for which the claim leased the record.
+    """
+    policy, leased = emission.policy, emission.leased
+    if policy is None or policy.lock_time is None or policy.lock_time == duration:
+        return None
+    assert leased.progress.due is not None, "the due of a leased record is the end of its lease"
+    until = min(leased.progress.due - duration + policy.lock_time, LAST_INSTANT)
+    return settlement(leased, Outcome.EXTEND, attrs.evolve(leased.progress, due=until))
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

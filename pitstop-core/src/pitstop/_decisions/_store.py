@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
+
+import attrs
 
 from pitstop._decisions._change import Wanted
 from pitstop._errors import MessageError, ScheduleError
@@ -20,7 +22,18 @@ from pitstop._values._schedule import Interval, Moment, plan, span_of
 from pitstop.abc import Progress, Record
 
 
-__all__ = ["new_record", "new_revision", "preview", "records_of_items", "wanted_of_items"]
+__all__ = ["Labels", "new_record", "new_revision", "preview", "records_of_items", "wanted_of_items"]
+
+
+@attrs.frozen
+class Labels:
+    """The kind and the policies of a call of ``store``, which were checked."""
+
+    kind: str = ""
+    policy: Mapping[str, Any] | None = None
+
+
+_NONE = Labels()
 
 
 def new_record(
@@ -33,6 +46,7 @@ def new_record(
     grace: timedelta | str | None = None,
     jitter: timedelta | str | None = None,
     kind: str = "",
+    policy: Mapping[str, Any] | None = None,
     now_us: int,
     revision: str,
     make_id: Callable[[], str] | None = None,
@@ -43,6 +57,7 @@ def new_record(
     delivery of the old version can no longer settle anything.
 
     :param kind: the kind of the message, which was checked.
+    :param policy: the policies of the message, in their stored form.
     :param make_id: makes the id of a message that has none. None: it gets a UUID.
     :raises pitstop.MessageError: if the message cannot be stored.
     :raises pitstop.ScheduleError: if the times make no sense.
@@ -53,8 +68,8 @@ def new_record(
     if schedule is None:
         delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
         progress = Progress(min(first + spread(id, first, delay), LAST_INSTANT), first)
-        return Record(id, body, None, revision, progress, kind)
-    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first), kind)
+        return Record(id, body, None, revision, progress, kind, policy)
+    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first), kind, policy)
 
 
 def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, now_us: int) -> list[Upcoming]:
@@ -76,18 +91,22 @@ def new_revision() -> str:
     return os.urandom(16).hex()
 
 
-def records_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str], kind: str = "") -> list[Record]:
-    """Read the items of ``store_many`` into records of one kind, as :func:`new_record` does.
+def records_of_items(
+    items: Iterable[Any], now_us: int, make_id: Callable[[], str], labels: Labels = _NONE
+) -> list[Record]:
+    """Read the items of ``store_many`` into records with the same labels, as :func:`new_record` does.
 
     :raises pitstop.MessageError: if a message cannot be stored; the text names the item.
     :raises pitstop.ScheduleError: if a schedule makes no sense, or an item has no times; the text names the item.
     """
-    return [_record_of_item(n, item, now_us, make_id, kind) for n, item in enumerate(_iterable(items))]
+    return [_record_of_item(n, item, now_us, make_id, labels) for n, item in enumerate(_iterable(items))]
 
 
-def wanted_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str], kind: str = "") -> list[Wanted]:
+def wanted_of_items(
+    items: Iterable[Any], now_us: int, make_id: Callable[[], str], labels: Labels = _NONE
+) -> list[Wanted]:
     """Read the items as :func:`records_of_items` does, and note how their times were given."""
-    return [_wanted_of_item(n, item, now_us, make_id, kind) for n, item in enumerate(_iterable(items))]
+    return [_wanted_of_item(n, item, now_us, make_id, labels) for n, item in enumerate(_iterable(items))]
 
 
 def _iterable(items: Iterable[Any]) -> Iterable[Any]:
@@ -96,21 +115,23 @@ def _iterable(items: Iterable[Any]) -> Iterable[Any]:
     return items
 
 
-def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], kind: str) -> Record:
+def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], labels: Labels) -> Record:
     arguments = item_arguments(item)
     if arguments is None:
         raise ScheduleError(
             f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
         )
     try:
-        return new_record(*arguments, kind=kind, now_us=now_us, revision=new_revision(), make_id=make_id)
+        return new_record(
+            *arguments, kind=labels.kind, policy=labels.policy, now_us=now_us, revision=new_revision(), make_id=make_id
+        )
     except (MessageError, ScheduleError) as error:
         raise type(error)(f"items[{index}]: {error}") from None
 
 
-def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], kind: str) -> Wanted:
+def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], labels: Labels) -> Wanted:
     # Read once, because the item may be of a class that gives other values the second time.
     arguments = tuple(item_arguments(item) or ())
-    record = _record_of_item(index, arguments, now_us, make_id, kind)
+    record = _record_of_item(index, arguments, now_us, make_id, labels)
     _, when, end, *_ = *arguments, None
     return Wanted.of(record, when, end)

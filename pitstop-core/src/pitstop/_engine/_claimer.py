@@ -17,7 +17,8 @@ import attrs
 
 from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._ending import ends_program
-from pitstop._decisions._settle import defer, release
+from pitstop._decisions._policy import Policy
+from pitstop._decisions._settle import defer, release, relock
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._bugs import traceback_of
@@ -27,7 +28,7 @@ from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
-from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
+from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Settlement
 
 
 __all__ = ["LEAST_REMAINDER", "Claimed", "Claimer"]
@@ -154,7 +155,9 @@ class Claimer:
         buffer.note_claim(limit, len(leased))
         if not leased:
             return Claimed(0, again=False)
-        leases, unfit, aside = self._decided(leased, until, ahead=limit > 1)
+        leases, unfit, aside, own = self._decided(leased, begun, until, ahead=limit > 1)
+        if own:
+            leases = self._with_own_times(leases, own, begun)
         in_time = clock.monotonic() < until
         if leases and not in_time:
             self._warn_of_slow_claim(now)
@@ -198,7 +201,7 @@ class Claimer:
             with self._session.bounded():
                 backend = self._session.backend
                 now = backend.now() // 1000
-                applied = backend.settle([release(each.record, now, self._duration) for each in leases])
+                applied = backend.settle([release(each.record, now, self._length(each)) for each in leases])
         except BackendUnavailable as error:
             note = self._session.log.not_given_back.passes(self._session.clock.monotonic()) if log else None
             if note is not None:
@@ -237,11 +240,14 @@ class Claimer:
                 lease.emission = attrs.evolve(lease.emission, ahead=True)
 
     def _decided(
-        self, leased: Sequence[Record | Damaged], until: float, *, ahead: bool
-    ) -> tuple[list[Lease], list[tuple[Record | Damaged, Settlement]], bool]:
-        """Return the leases of records that are to be emitted, the others with their settlements, and whether any was set aside."""
+        self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool
+    ) -> tuple[list[Lease], list[tuple[Record | Damaged, Settlement]], bool, dict[Lease, Settlement]]:
+        """Return the leases of records that are to be emitted, and the others with their settlements; whether any was set aside;
+        and the writes for leases of another length.
+        """
         retry, aside = self._session.retry, False
         leases: list[Lease] = []
+        own: dict[Lease, Settlement] = {}
         unfit: list[tuple[Record | Damaged, Settlement]] = []
         for record in leased:
             if isinstance(record, Damaged) and record.due is None:
@@ -251,17 +257,69 @@ class Claimer:
                 aside = True
                 continue
             try:
-                decided = decide(record, retry, ahead=ahead)
+                decided = decide(record, retry, ahead=ahead, duration=self._duration)
             except BaseException as error:
                 if ends_program(error):
                     raise
                 self._report_not_emitted(record.id, error)
                 continue
             if isinstance(decided, Emission):
-                leases.append(Lease(decided, until))
+                lease = Lease(decided, until)
+                leases.append(lease)
+                if decided.policy is not None:
+                    self._limit(lease, decided.policy, begun)
+                    if (write := relock(decided, self._duration)) is not None:
+                        own[lease] = write
             else:
                 unfit.append((record, decided))
-        return leases, unfit, aside
+        return leases, unfit, aside, own
+
+    def _limit(self, lease: Lease, policy: Policy, begun: float) -> None:
+        """Let a message be handed out only before it expires. Its fate is decided again by the next claim."""
+        if policy.expires is not None:
+            # The last millisecond is in time.
+            left = lease.emission.scheduled_for + policy.expires + 1 - (lease.due - self._duration)
+            lease.until = min(lease.until, begun + left / 1000)
+
+    def _with_own_times(self, leases: list[Lease], own: Mapping[Lease, Settlement], begun: float) -> list[Lease]:
+        """Write the leases of messages that ask for another length, before a handler gets one. Return those that hold.
+
+        A process that dies before this write leaves the listener's length, and no handler has had the message.
+        """
+        try:
+            applied = self._session.backend.settle(list(own.values()))
+        except BackendUnavailable as error:
+            _log.debug(
+                "%s with lock times of their own are given back: %s", counted(len(own), "message", "messages"), error
+            )
+            self.give_back(list(own))
+            return [each for each in leases if each not in own]
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are handed out
+            if len(own) > 1:
+                for each, write in own.items():
+                    leases = self._with_own_times(leases, {each: write}, begun)
+                return leases
+            (lost,) = own
+            self.report_bug(lost.id, bug, "leased for its own lock time")
+            return [each for each in leases if each is not lost]
+        for (lease, write), done in zip(own.items(), applied, strict=True):
+            if not done:
+                # Stored anew or removed since the claim.
+                leases = [each for each in leases if each is not lease]
+                continue
+            emission, policy = lease.emission, lease.emission.policy
+            assert isinstance(write.progress, Progress), "an extension writes progress"
+            assert policy is not None, "it has a lock time"
+            assert policy.lock_time is not None, "it has a lock time"
+            emission.leased = attrs.evolve(emission.leased, progress=write.progress)
+            lease.lock_time = timedelta(milliseconds=policy.lock_time)
+            handed_out = begun + policy.lock_time / 1000 * (1 - LEAST_REMAINDER)
+            lease.until = handed_out if policy.expires is None else min(lease.until, handed_out)
+        return leases
+
+    def _length(self, lease: Lease) -> int:
+        """Return the length of a lease in milliseconds."""
+        return self._duration if lease.lock_time is None else lease.lock_time // timedelta(milliseconds=1)
 
     def _report_not_emitted(self, id: str, error: BaseException) -> None:
         """Log that a recurrence of another author raised an error. The message stays leased until its lease runs out."""

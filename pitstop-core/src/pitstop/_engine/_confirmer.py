@@ -137,8 +137,12 @@ class Confirmer:
             return True
         backend, monotonic = self._session.backend, self._session.clock.monotonic
         # Before the write is sent, which may take long.
-        until = monotonic() + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
-        settlement = lease.extension(max(lease_end(backend.now(), self._lock_time), lease.due))
+        lock_time = lease.lock_time or self._lock_time
+        until = monotonic() + lock_time.total_seconds() * (1 - LEAST_REMAINDER)
+        if lease.emission.policy is not None and lease.emission.policy.expires is not None:
+            # The message must not be handed out after it has expired.
+            until = min(until, lease.until)
+        settlement = lease.extension(max(lease_end(backend.now(), lock_time), lease.due))
         (applied,) = backend.settle([settlement])
         self._backoff.succeeded(monotonic())
         if applied:

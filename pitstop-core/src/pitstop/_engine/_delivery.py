@@ -189,7 +189,7 @@ class Delivery:
             :class:`pitstop.OutcomeUnknown`: when an earlier ack or nack got no answer, and the lease is over, perhaps by that.
         :raises ScheduleError: when ``duration`` cannot be used.
         """
-        span = self._lock_time if duration is None else checked_extension(duration)
+        span = (self._lease.lock_time or self._lock_time) if duration is None else checked_extension(duration)
         heartbeat = self._heartbeat
         with nullcontext() if heartbeat is None else self._session.calls.holding(heartbeat.extending):
             self._extend(span)

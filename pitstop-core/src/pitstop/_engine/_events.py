@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
+from pitstop._decisions._describe import describe
 from pitstop._decisions._logs import StoreLog
 from pitstop._engine._calls import Inside
 from pitstop._values._entry import Entry
@@ -23,6 +24,9 @@ from pitstop.abc import Aside, Clock, Damaged, Outcome, Record, Settlement
 __all__ = ["Events", "Observers"]
 
 _log = logging.getLogger("pitstop.delivery")
+
+#: The outcomes by which a series goes on.
+_ADVANCES = frozenset({Outcome.RESCHEDULE, Outcome.EXPIRE})
 
 
 class Observers(Protocol):
@@ -44,6 +48,8 @@ class Observers(Protocol):
     def lease_lost(self) -> Sized: ...
     @property
     def advanced(self) -> Sized: ...
+    @property
+    def expired(self) -> Sized: ...
     @property
     def handling(self) -> Sized: ...
 
@@ -129,13 +135,15 @@ class Events:
         if self.tap is not None:
             self.tap(settlement, unseen)
         progress = settlement.progress
+        if settlement.outcome is Outcome.EXPIRE:
+            self._expired(settlement.id, unseen)
         if progress is None:
             return
         if settlement.outcome is Outcome.BURY:
             self._buried(settlement.id, progress.last_error)
         if isinstance(progress, Aside):
             return
-        if settlement.outcome is Outcome.RESCHEDULE and self.hooks.advanced:
+        if settlement.outcome in _ADVANCES and self.hooks.advanced:
             self._advanced(settlement.id, from_instant(progress.scheduled_for), progress.last_error)
         if progress.due is not None:
             self._wake(progress.due)
@@ -155,6 +163,13 @@ class Events:
             _log.warning("message %r is dead; its last_error says why%s", id, note)
         if self.hooks.dead:
             self._notify(self.hooks.dead, id=id, error=error)
+
+    def _expired(self, id: str, unseen: Record | Damaged | None) -> None:
+        self.counters["expired"] += 1
+        _log.debug("expired: %r", id)
+        if self.hooks.expired and isinstance(unseen, Record):
+            # As it was before this claim, with the time of the occurrence that it stood for.
+            self._notify(self.hooks.expired, entry=describe(unseen, unseen.progress.first_leased or 0))
 
     def _advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
         self._notify(self.hooks.advanced, id=id, scheduled_for=scheduled_for, last_error=last_error)

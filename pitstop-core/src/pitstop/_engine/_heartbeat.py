@@ -187,7 +187,8 @@ class Heartbeat(Component):
             now = now_us / 1000
             if any(self._beat_at(lease) <= now for _, (lease, _) in held):
                 self._extend(
-                    [each for each in held if self._begun_at(each[1][0]) + self._lease * _ALONG <= now], now_us
+                    [each for each in held if self._begun_at(each[1][0]) + self._length(each[1][0]) * _ALONG <= now],
+                    now_us,
                 )
         held = self._handled()
         if not held and not self._busy:
@@ -214,7 +215,7 @@ class Heartbeat(Component):
     def _extend(self, held: list[tuple[ref[object], _Held]], now_us: int) -> None:
         sent, settlements = [], []
         for delivery, (lease, longest) in held:
-            until = min(lease_end(now_us, self._lock_time), longest)
+            until = min(lease_end(now_us, lease.lock_time or self._lock_time), longest)
             if lease.is_over(now_us):
                 # Late: the store was away, or this process was stopped. Another consumer may have had it since.
                 self._lost(lease, delivery)
@@ -257,7 +258,12 @@ class Heartbeat(Component):
             self._lose(lease, delivery())
 
     def _begun_at(self, lease: Lease) -> float:
-        return lease.due - self._lease
+        return lease.due - self._length(lease)
 
     def _beat_at(self, lease: Lease) -> float:
-        return self._begun_at(lease) + self._lease * _BEAT
+        length = self._length(lease)
+        return lease.due - length + length * _BEAT
+
+    def _length(self, lease: Lease) -> float:
+        """Return the length of a lease in milliseconds."""
+        return self._lease if lease.lock_time is None else lease.lock_time / timedelta(milliseconds=1)

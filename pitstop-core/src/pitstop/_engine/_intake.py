@@ -75,7 +75,7 @@ class Intake(Component):
         self.buffer = ClaimBuffer(
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
-        self.suspects = Suspects(monotonic, session.retry.max_attempts)
+        self.suspects = Suspects(monotonic, session.retry)
         self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds)
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)

@@ -89,6 +89,7 @@ class Lease:
         "delivery",
         "emission",
         "error",
+        "lock_time",
         "purpose",
         "state",
         "superseded",
@@ -105,6 +106,9 @@ class Lease:
         self.emission = emission
         #: Written by the thread that confirms a suspect, before the lease is handed out.
         self.until = until
+        #: For how long the message is leased, if it has asked for another time than its listener's. Written by the claiming
+        #: thread, before the lease is handed out.
+        self.lock_time: timedelta | None = None
         #: With the right.
         self.state = _HELD
         #: With the right. None: no settlement was asked for.

@@ -18,6 +18,7 @@ from weakref import ref
 
 from pitstop._decisions._attempts import is_suspect, must_be_alone
 from pitstop._engine._lease import Lease
+from pitstop.abc import Retry
 
 
 __all__ = ["Suspects"]
@@ -38,14 +39,14 @@ class _Handled(NamedTuple):
 class Suspects:
     """The suspects of one listener."""
 
-    def __init__(self, monotonic: Callable[[], float], max_attempts: int | None) -> None:
+    def __init__(self, monotonic: Callable[[], float], retry: Retry) -> None:
         """Return an object without suspects.
 
         :param monotonic: the clock that leases go by.
-        :param max_attempts: the number of attempts after which a message is dead. None: there is no limit.
+        :param retry: has the number of attempts after which a message is dead. A message may have another number.
         """
         self._monotonic = monotonic
-        self._max_attempts = max_attempts
+        self._retry = retry
         #: The suspects that no handler has, oldest first. Any thread.
         self.waiting: deque[Lease] = deque()
         # Reentrant: for signal handlers.
@@ -166,14 +167,22 @@ class Suspects:
 
     def blocked(self, claimed: list[Lease]) -> list[Lease]:
         """Return those of a claim's suspects that have to wait until other suspects were handled, before they are kept here."""
-        if self._max_attempts is None:
+        if all(self._most(each) is None for each in claimed):
             return []
         first = self._next(None, claimed)
         return [each for each in claimed if each is not first]
 
     def is_alone(self, lease: Lease) -> bool:
         """Whether no other suspect is handled as long as this one is."""
-        return must_be_alone(lease.record.progress, self._max_attempts)
+        return must_be_alone(lease.record.progress, self._most(lease))
+
+    def _most(self, lease: Lease) -> int | None:
+        return lease.emission.retry_over(self._retry).max_attempts
+
+    @property
+    def _is_limited(self) -> bool:
+        """Whether a suspect that waits may die of a crash. Then the crash must not be the fault of another one."""
+        return self._retry.max_attempts is not None or any(self._most(each) is not None for each in self.waiting.copy())
 
     def _next(self, now_us: int | None, claimed: Sequence[Lease] = ()) -> Lease | None:
         """Return the next suspect that a handler may have.
@@ -188,7 +197,7 @@ class Suspects:
             handled, now = self._handled, self._monotonic()
             if any(each.alone for each in handled):
                 return None
-            if handled and self._max_attempts is not None and now < self._taken_at + _SPACING:
+            if handled and self._is_limited and now < self._taken_at + _SPACING:
                 return None
             waiting = [each for each in (*self.waiting.copy(), *claimed) if now < each.until]
             others = (each for each in waiting if not self.is_alone(each))

@@ -101,6 +101,7 @@ class Hooks:
         self.retried = _freeze(manager, "pitstop_message_retried")
         self.dead = _freeze(manager, "pitstop_message_dead")
         self.lease_lost = _freeze(manager, "pitstop_lease_lost")
+        self.expired = _freeze(manager, "pitstop_message_expired")
         self.advanced = _freeze(manager, "pitstop_recurrence_advanced")
         self.handling = _freeze(manager, "pitstop_handling")
         #: Errors that observers raised, by the qualified name of the function.

@@ -57,6 +57,14 @@ class HookSpecs:
         """Called when a message was set aside: it failed too often, or cannot be read."""
 
     @_hookspec
+    def pitstop_message_expired(self, entry: Entry) -> None:
+        """Called when an occurrence was not emitted because it was later than ``expires``: the entry as it was claimed.
+
+        ``entry.scheduled_for`` is the time of the occurrence. A one-shot message is gone. A series goes on, and its next
+        :meth:`pitstop_recurrence_advanced` follows.
+        """
+
+    @_hookspec
     def pitstop_lease_lost(self, delivery: Delivery) -> None:
         """Called when an ack, nack or extension came too late, and changed nothing: at most once per delivery."""
 

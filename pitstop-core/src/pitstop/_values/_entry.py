@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -47,6 +48,12 @@ class Entry:
     grace: timedelta | None = None
     #: The most time by which an occurrence is delayed; None without jitter, and for a one-shot message.
     jitter: timedelta | None = None
+    #: The retry of this message alone, durations as ``timedelta``; None if none was given.
+    retry: Mapping[str, Any] | None = None
+    #: How long this message is leased; None if nothing was given.
+    lock_time: timedelta | None = None
+    #: How late an occurrence may be and still be emitted; None if nothing was given.
+    expires: timedelta | None = None
     #: How often the current occurrence was emitted so far.
     attempts: int = 0
     #: The error text of the last failed attempt.

@@ -338,6 +338,14 @@ def lacks_kinds(backend: Backend) -> Unsupported:
     )
 
 
+def lacks_policies(backend: Backend) -> Unsupported:
+    """Return the error of a policy of one message, for a backend without :attr:`Capability.POLICIES`."""
+    return Unsupported(
+        f"{type(backend).__name__} ({backend.location}) does not have the capability POLICIES, which retry=, lock_time= and "
+        f"expires= of a message need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+    )
+
+
 def lacks_conditional(backend: Backend) -> Unsupported:
     """Return the error of a store on a condition, for a backend without :attr:`Capability.CONDITIONAL`."""
     return Unsupported(

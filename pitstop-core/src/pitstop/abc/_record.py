@@ -250,6 +250,8 @@ class Outcome(Enum):
     RELEASE = "release"
     BURY = "bury"
     EXTEND = "extend"
+    #: The occurrence came too late to be emitted: the record is deleted, or goes to its next occurrence.
+    EXPIRE = "expire"
 
 
 @attrs.frozen

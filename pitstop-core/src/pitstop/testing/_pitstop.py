@@ -7,8 +7,7 @@ import uuid
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pitstop._errors import ConfigError
 from pitstop._init import open_backend
@@ -116,14 +115,23 @@ class TestPitstop(Pitstop):
         items: Iterable[OneShot | Recurring],
         *,
         kind: str = "",
+        retry: Mapping[str, Any] | None = None,
+        lock_time: timedelta | str | None = None,
+        expires: timedelta | str | None = None,
         if_exists: IfExists = "replace",
         keep_schedule: bool = False,
         session: Any = None,
     ) -> list[Stored]:
         """See :meth:`pitstop.Pitstop.store_many`."""
-        store = partial(
-            super().store_many, kind=kind, if_exists=if_exists, keep_schedule=keep_schedule, session=session
+        store_many, terms = (
+            super().store_many,
+            {"if_exists": if_exists, "keep_schedule": keep_schedule, "session": session},
         )
+        labels = {"kind": kind, "retry": retry, "lock_time": lock_time, "expires": expires}
+
+        def store(items: Iterable[OneShot | Recurring]) -> list[Stored]:
+            return store_many(items, **cast("Any", labels | terms))
+
         if self._make_id is None or not isinstance(items, Iterable):
             return store(items)
         items = list(items)

@@ -1,0 +1,135 @@
+"""Policy: the retry, the lock time and the limit of age that a single message has.
+
+The stored form has plain values, with durations in milliseconds, and only what was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+import attrs
+
+from pitstop._errors import ConfigError, ScheduleError
+from pitstop._values._instant import LAST_INSTANT
+from pitstop._values._schedule import span_of
+from pitstop.abc._config import Retry, from_mapping
+
+
+__all__ = ["Policy", "plain_policy"]
+
+_MILLISECOND = timedelta(milliseconds=1)
+_FIELDS = frozenset({"retry", "lock_time", "expires"})
+_SPANS = ("delay", "max_delay")
+_RETRY = frozenset(field.name for field in attrs.fields(Retry))
+
+
+@attrs.frozen
+class Policy:
+    """The policies of one message. None: the configured one holds."""
+
+    #: The fields of a :class:`Retry` that were given, durations as ``timedelta``.
+    retry: tuple[tuple[str, Any], ...] | None = None
+    #: How long the message is leased, in milliseconds.
+    lock_time: int | None = None
+    #: How many milliseconds after its nominal time an occurrence may still be emitted.
+    expires: int | None = None
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> Policy:
+        """Return the policy of a stored form.
+
+        :raises ScheduleError: if it is malformed.
+        """
+        retry, lock_time, expires = plain.get("retry"), plain.get("lock_time"), plain.get("expires")
+        fine = plain.keys() <= _FIELDS and _is_span(lock_time) and _is_span(expires)
+        if fine and retry is None:
+            return Policy(None, lock_time, expires)
+        try:
+            if fine and isinstance(retry, Mapping):
+                given = {name: _read(name, value) for name, value in retry.items()}
+                _ = from_mapping(Retry, given, "retry")
+                return Policy(tuple(given.items()), lock_time, expires)
+        except (ConfigError, TypeError, OverflowError):
+            pass
+        raise ScheduleError("The stored policy is malformed. Store the message again, or remove it.")
+
+    def retry_over(self, configured: Retry) -> Retry:
+        """Return the retry of this message: the fields that it has, and the configured ones for the others."""
+        return configured if self.retry is None else _merged(configured, self.retry)
+
+    def given_retry(self) -> dict[str, Any] | None:
+        """Return the retry as it may be given to ``store``; None if none was given."""
+        return None if self.retry is None else dict(self.retry)
+
+    def expired(self, occurrence: int, now: int) -> bool:
+        """Whether it is too late for an occurrence."""
+        return self.expires is not None and now > occurrence + self.expires
+
+
+def plain_policy(retry: object, lock_time: object, expires: object, jitter: object = None) -> dict[str, Any] | None:
+    """Return the stored form of the policies that were given to ``store``; None if none was given.
+
+    :raises ScheduleError: if one of them cannot be used; the text names it.
+    """
+    if retry is None and lock_time is None and expires is None:
+        return None
+    plain: dict[str, Any] = {}
+    if retry is not None:
+        plain["retry"] = _plain_retry(retry)
+    for name, value in (("lock_time", lock_time), ("expires", expires)):
+        if value is not None:
+            plain[name] = min(span_of(value, name, least=_MILLISECOND) // _MILLISECOND, LAST_INSTANT)
+    if expires is not None and jitter is not None and span_of(jitter, "jitter") // _MILLISECOND >= plain["expires"]:
+        raise ScheduleError(
+            "expires is not longer than jitter, so some occurrences could never be emitted. Give a longer one."
+        )
+    return plain
+
+
+def _plain_retry(retry: object) -> dict[str, Any]:
+    if isinstance(retry, Retry):
+        given, made = attrs.asdict(retry), retry
+    elif isinstance(retry, Mapping):
+        # Read once, because the mapping may be of another library's class.
+        given = dict(retry)
+        try:
+            made = from_mapping(Retry, given, "retry")
+        except ConfigError as error:
+            raise ScheduleError(f"retry: {error}") from None
+    else:
+        raise ScheduleError(
+            f"retry is a {type(retry).__name__}. Give a mapping, as in {{'delay': '5s', 'max_attempts': 20}}."
+        )
+    return {name: _written(getattr(made, name)) for name in given}
+
+
+def _written(value: Any) -> Any:
+    return value // _MILLISECOND if isinstance(value, timedelta) else value
+
+
+def _read(name: str, value: Any) -> Any:
+    if name not in _SPANS or value is None:
+        return value
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return timedelta(milliseconds=value)
+
+
+def _is_span(value: object) -> bool:
+    return value is None or (type(value) is int and 0 < value <= LAST_INSTANT)
+
+
+@lru_cache(maxsize=256)
+def _merged(configured: Retry, given: tuple[tuple[str, Any], ...]) -> Retry:
+    values = {**attrs.asdict(configured), **dict(given)}
+    delay, names = values["delay"], dict(given)
+    if delay is not None and delay > values["max_delay"]:
+        # The two come from two places. The one that the message has counts.
+        if "delay" in names and "max_delay" not in names:
+            values["max_delay"] = delay
+        else:
+            values["delay"] = values["max_delay"]
+    return Retry(**values)

@@ -1,0 +1,391 @@
+"""The policies of a message: its own retry, lock time and limit of age."""
+
+from __future__ import annotations
+
+import asyncio
+
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+import pytest
+
+import pitstop
+
+from pitstop._decisions._policy import Policy, plain_policy
+from pitstop.abc import Capability, Retry, Settlement
+from pitstop.testing import ManualClock
+from pitstop_memory import MemoryBackend
+
+
+NOW = datetime(2020, 1, 1, tzinfo=UTC)
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+
+
+class Expired:
+    """An observer of messages that expire."""
+
+    def __init__(self):
+        self.seen = []
+
+    @pitstop.hookimpl
+    def pitstop_message_expired(self, entry):
+        self.seen.append((entry.id, entry.kind, entry.scheduled_for))
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def expired():
+    return Expired()
+
+
+@pytest.fixture
+def backend(clock):
+    return MemoryBackend.from_options({"clock": clock})
+
+
+@pytest.fixture
+def pit(backend, expired):
+    with pitstop.init({"type": backend}, plugins=[expired]) as pit:
+        yield pit
+
+
+def got(pit, **options):
+    with pit.listen(**options) as listener:
+        return listener.get()
+
+
+class TestStored:
+    def test_an_entry_has_them_as_they_can_be_stored_again(self, pit):
+        pit.store(
+            {"id": "a"},
+            retry={"delay": "5s", "max_attempts": 3, "factor": 1},
+            lock_time="2h",
+            expires=timedelta(minutes=10),
+        )
+        entry = pit.get("a")
+        assert entry.retry == {"delay": 5 * SECOND, "max_attempts": 3, "factor": 1.0}
+        assert (entry.lock_time, entry.expires) == (2 * HOUR, 10 * MINUTE)
+
+        stored = pit.store(
+            {"id": "a"}, if_exists="keep", retry=entry.retry, lock_time=entry.lock_time, expires=entry.expires
+        )
+
+        assert stored.outcome == "kept"
+        assert pit.store({"id": "a"}, if_exists="keep", lock_time="2h").outcome == "replaced"
+
+    def test_nothing_is_stored_if_none_is_given(self, pit, backend):
+        pit.store({"id": "a"})
+        assert backend.get("a").policy is None
+        entry = pit.get("a")
+        assert (entry.retry, entry.lock_time, entry.expires) == (None, None, None)
+
+    def test_only_what_is_given_is_stored_as_plain_values(self, pit, backend):
+        pit.store_many([({"id": "a"}, None), ({"id": "b"}, NOW, None, HOUR)], retry={"delay": HOUR}, expires="90s")
+        assert {backend.get(id).policy == {"retry": {"delay": 3_600_000}, "expires": 90_000} for id in "ab"} == {True}
+
+    @pytest.mark.parametrize(
+        ("options", "why"),
+        [
+            ({"retry": 5}, "retry is a int"),
+            ({"retry": {"delays": "5s"}}, "retry: Unknown retry key 'delays'"),
+            ({"retry": {"max_attempts": 0}}, "retry: max_attempts=0"),
+            ({"retry": {"delay": "2h", "max_delay": "1h"}}, "retry: max_delay"),
+            ({"lock_time": "0s"}, "lock_time='0s' cannot be used"),
+            ({"lock_time": 5}, "lock_time=5 cannot be used"),
+            ({"expires": "-1s"}, "expires"),
+            ({"expires": "1s", "jitter": "1s"}, "not longer than jitter"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named(self, pit, options, why):
+        with pytest.raises(pitstop.ScheduleError, match=why):
+            pit.store({}, **options)
+        assert pit.entries() == []
+
+    def test_a_backend_that_would_lose_them_refuses(self):
+        class Plain(MemoryBackend):
+            capabilities: ClassVar[Capability] = Capability.KINDS
+
+        with pitstop.init({"type": Plain()}) as pit:
+            for options in ({"retry": {"delay": 1}}, {"lock_time": "1h"}, {"expires": "1h"}):
+                with pytest.raises(pitstop.Unsupported, match="capability POLICIES"):
+                    pit.store({}, **options)
+                with pytest.raises(pitstop.Unsupported, match="capability POLICIES"):
+                    pit.store_many([({}, None)], **options)
+
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            {"lock_time": "2h"},
+            {"expires": 0},
+            {"expires": -1},
+            {"lock_time": True},
+            {"retry": []},
+            {"retry": {"delay": "5s"}},
+            {"retry": {"delay": -1}},
+            {"retry": {"factor": "x"}},
+            {"retry": {"unknown": 1}},
+            {"later": 1},
+        ],
+    )
+    def test_one_that_another_program_has_spoiled_is_set_aside(self, pit, backend, policy):
+        import attrs
+
+        pit.store({"id": "a"})
+        backend.put([attrs.evolve(backend.get("a"), policy=policy)])
+        assert "policy is malformed" in pit.get("a").last_error
+        assert got(pit) is None
+        entry = pit.get("a")
+        assert (entry.state, entry.attempts) == ("dead", 0)
+        assert "policy is malformed" in entry.last_error
+
+
+class TestRetry:
+    def test_it_holds_over_the_configured_one_key_by_key(self):
+        configured = Retry(delay=SECOND, max_attempts=5)
+        policy = Policy.from_plain(plain_policy({"max_attempts": 2}, None, None))
+        assert policy.retry_over(configured) == Retry(delay=SECOND, max_attempts=2)
+        longer = Policy.from_plain(plain_policy({"delay": "1h"}, None, None))
+        assert longer.retry_over(configured) == Retry(delay=HOUR, max_delay=HOUR, max_attempts=5)
+        shorter = Policy.from_plain(plain_policy({"max_delay": "10ms"}, None, None))
+        assert shorter.retry_over(configured).delay == timedelta(milliseconds=10)
+        assert Policy.from_plain(plain_policy(Retry(), None, None)).retry_over(configured) == Retry()
+
+    @pytest.mark.parametrize("way", ["sync", "asyncio"])
+    def test_a_nack_follows_it(self, backend, clock, way):
+        def fail(message):
+            raise ValueError
+
+        async def fail_in_a_loop(message):
+            raise ValueError
+
+        async def consume():
+            async with pitstop.init_async({"type": backend}) as pit:
+                await pit.consume(fail_in_a_loop, max_messages=2)
+
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "own"}, NOW, retry={"delay": "5s", "max_attempts": 2})
+            pit.store({"id": "other"}, NOW)
+            if way == "sync":
+                pit.consume(fail, max_messages=2)
+        if way == "asyncio":
+            asyncio.run(consume())
+        with pitstop.init({"type": backend}) as pit:
+            assert pit.get("own").due == pit.now() + 5 * SECOND
+            assert pit.get("other").due == pit.now() + 15 * MINUTE
+            clock.advance(5)
+            pit.consume(fail, max_messages=1)
+            assert pit.get("own").state == "dead"
+
+    def test_crashes_count_against_it(self, pit, clock):
+        pit.store({"id": "a"}, NOW, retry={"max_attempts": 2})
+        for _ in range(2):
+            assert got(pit, prefetch=1).id == "a"
+            clock.advance(15 * 60)
+        assert got(pit, prefetch=1) is None
+        assert pit.get("a").state == "dead"
+
+
+class TestLockTime:
+    @pytest.mark.parametrize("prefetch", [1, 10])
+    @pytest.mark.parametrize("own", ["2h", "30s"])
+    def test_the_message_is_leased_for_it_before_its_handler_gets_it(self, pit, clock, own, prefetch):
+        pit.store({"id": "a"}, NOW, lock_time=own)
+        pit.store({"id": "b"}, NOW)
+        with pit.listen(prefetch=prefetch) as listener:
+            first, second = listener.get(), listener.get()
+            assert (first.id, second.id) == ("a", "b")
+            assert first.leased_until - pit.now() == {"2h": 2 * HOUR, "30s": 30 * SECOND}[own]
+            assert pit.get("a").leased_until == first.leased_until
+            assert second.leased_until - pit.now() == 15 * MINUTE
+            second.ack()
+            first.extend()
+            assert first.leased_until - pit.now() == {"2h": 2 * HOUR, "30s": 30 * SECOND}[own]
+            clock.advance(29 if own == "30s" else 3600 * 2 - 1)
+            assert got(pit) is None, "another listener has the message of a handler that still runs"
+            first.ack()
+        assert pit.entries() == []
+
+    def test_a_longer_one_is_over_in_its_time(self, pit, clock):
+        pit.store({"id": "a"}, NOW, lock_time="30s")
+        first = got(pit)
+        clock.advance(30)
+        again = got(pit)
+        assert again.attempt == 2
+        with pytest.raises(pitstop.LeaseLost):
+            first.ack()
+
+    def test_a_message_that_no_handler_saw_is_given_back_as_if_it_had_not_been_claimed(self, pit):
+        for id in "ab":
+            pit.store({"id": id}, NOW, lock_time="2h")
+        with pit.listen(prefetch=2) as listener:
+            delivery = next(listener)
+            other = "b" if delivery.id == "a" else "a"
+            assert pit.get(other).leased_until == pit.now() + 2 * HOUR
+            delivery.ack()
+        entry = pit.get(other)
+        assert (entry.state, entry.attempts) == ("due", 0)
+        assert got(pit).attempt == 1
+
+    def test_a_store_that_does_not_answer_the_write_gives_no_message_out(self, clock):
+        """Else the message would come back after the listener's time, while its handler still runs."""
+
+        class Away(MemoryBackend):
+            away = True
+
+            def settle(self, settlements):
+                if self.away:
+                    raise pitstop.BackendUnavailable("away")
+                return super().settle(settlements)
+
+        backend = Away.from_options({"clock": clock})
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "a"}, NOW, lock_time="2h")
+            pit.store({"id": "b"}, NOW)
+            with pit.listen(prefetch=2) as listener:
+                assert listener.get().id == "b"
+                assert listener.get() is None
+                backend.away = False
+                clock.advance(15 * 60)
+                again = listener.get()
+                while again.id != "a":
+                    again = listener.get()
+                assert again.leased_until == pit.now() + 2 * HOUR
+
+    def test_a_message_that_was_stored_anew_meanwhile_is_not_handed_out(self, clock):
+        class Racing(MemoryBackend):
+            def settle(self, settlements):
+                batch = list[Settlement](settlements)
+                if self.racing and batch[0].id == "a":
+                    self.racing = False
+                    with pitstop.init({"type": _Open(self)}) as other:
+                        other.store({"id": "a", "n": 2}, NOW)
+                return super().settle(batch)
+
+            racing = True
+
+        backend = Racing.from_options({"clock": clock})
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "a", "n": 1}, NOW, lock_time="2h")
+            with pit.listen() as listener:
+                assert listener.get() is None, "the version that was claimed is gone"
+                assert listener.get().msg["n"] == 2
+
+    def test_the_heartbeat_extends_by_it(self, pit, clock):
+        pit.store({"id": "a"}, NOW, lock_time="30s")
+        with pit.listen(heartbeat=True) as listener:
+            delivery = listener.get()
+            for _ in range(10):
+                assert clock.wait_for_sleepers(1)
+                clock.advance(11)
+            assert clock.wait_for_sleepers(1)
+            assert delivery.leased_until > pit.now()
+            assert delivery.leased_until <= pit.now() + 30 * SECOND
+            delivery.ack()
+
+    def test_a_suspect_is_leased_for_it(self, pit, clock):
+        pit.store({"id": "a"}, NOW, lock_time="2h")
+        got(pit)
+        clock.advance(7200)
+        again = got(pit)
+        assert again.attempt == 2
+        assert again.leased_until == pit.now() + 2 * HOUR
+        again.nack()
+        assert pit.get("a").due == pit.now() + 2 * HOUR
+
+
+class _Open(MemoryBackend):
+    """Another handle on the same messages, past the faults of the first."""
+
+    def __init__(self, backend):
+        super().__init__(backend.config)
+        self._room = backend._room
+
+
+class TestExpires:
+    def test_one_that_is_late_is_not_emitted_and_an_observer_hears_of_it(self, pit, clock, expired):
+        pit.store({"id": "late"}, NOW, kind="mail", expires="10m")
+        pit.store({"id": "in time"}, NOW, expires="20m")
+        pit.store({"id": "plain"}, NOW)
+        clock.advance(600.001)
+
+        with pit.listen() as listener:
+            handled = {each.id for each in iter(listener.get, None)}
+
+        assert handled == {"in time", "plain"}
+        assert pit.get("late") is None
+        assert expired.seen == [("late", "mail", NOW)]
+
+    def test_the_last_millisecond_counts(self, pit, clock, expired):
+        pit.store({"id": "a"}, NOW, expires="10m")
+        clock.advance(600)
+        assert got(pit).id == "a"
+        assert expired.seen == []
+
+    def test_it_counts_from_the_nominal_time_also_for_a_retry(self, pit, clock, expired):
+        pit.store({"id": "a"}, NOW, expires="10m")
+        got(pit).nack("failed", delay=11 * MINUTE)
+        clock.advance(11 * 60)
+        assert got(pit) is None
+        assert pit.get("a") is None
+        assert expired.seen == [("a", "", NOW)]
+
+    def test_a_message_that_waits_in_the_listener_until_it_expires_is_not_handed_out(self, pit, clock, expired):
+        for id in "ab":
+            pit.store({"id": id}, NOW, expires="10s")
+        with pit.listen(prefetch=2) as listener:
+            next(listener).ack()
+            clock.advance(11)
+            assert listener.get() is None
+        assert pit.entries() == []
+        assert len(expired.seen) == 1
+
+    @pytest.mark.parametrize("catch_up", ["latest", "all"])
+    def test_a_series_goes_on_with_the_first_occurrence_that_is_not_late(self, pit, clock, expired, catch_up):
+        pit.store({"id": "a"}, NOW, None, HOUR, expires="10m", catch_up=catch_up)
+        clock.advance(5 * 3600 + 700)
+
+        assert got(pit) is None
+        entry = pit.get("a")
+        assert (entry.state, entry.due) == ("scheduled", NOW + 6 * HOUR)
+        assert [seen[0] for seen in expired.seen] == ["a"]
+        clock.advance(3600 - 700)
+        delivery = got(pit)
+        assert delivery.scheduled_for == NOW + 6 * HOUR
+        delivery.ack()
+        clock.advance(3600)
+        assert got(pit).attempt == 1
+
+    def test_a_series_without_a_later_occurrence_ends(self, pit, clock, expired):
+        pit.store({"id": "a"}, NOW, NOW + 2 * HOUR, HOUR, expires="10m")
+        clock.advance(3 * 3600)
+        assert got(pit) is None
+        assert pit.get("a") is None
+        assert len(expired.seen) == 1
+
+    def test_a_series_that_goes_on_reports_that_too(self, backend, clock):
+        class Advanced:
+            def __init__(self):
+                self.seen = []
+
+            @pitstop.hookimpl
+            def pitstop_recurrence_advanced(self, id, scheduled_for):
+                self.seen.append((id, scheduled_for))
+
+        advanced = Advanced()
+        with pitstop.init({"type": backend}, plugins=[advanced]) as pit:
+            pit.store({"id": "a"}, NOW, None, HOUR, expires="10m")
+            clock.advance(700)
+            assert got(pit) is None
+        assert advanced.seen == [("a", NOW + HOUR)]
+
+    def test_consume_until_idle_passes_over_them(self, pit, clock, expired):
+        pit.store_many([({"id": str(n)}, NOW) for n in range(50)], expires="1s")
+        pit.store({"id": "a"}, NOW)
+        clock.advance(2)
+        assert pit.consume(lambda message: None, until_idle=True).acked == 1
+        assert len(expired.seen) == 50
+        assert pit.entries() == []
