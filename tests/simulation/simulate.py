@@ -12,7 +12,7 @@ from unittest import mock
 
 import attrs
 
-from pitstop._engine import _intake
+from pitstop._engine import _intake, _leftovers
 from pitstop._engine._background import Background
 from simulation.chance import all_from
 from simulation.history import Event, History, line
@@ -105,7 +105,11 @@ def _alone() -> Iterator[None]:
     log.setLevel(logging.CRITICAL)
     try:
         # The work of the listener's thread is a step of the world.
-        with mock.patch.object(_intake, "_thread", _Threads), mock.patch.object(Background, "begin"):
+        with (
+            mock.patch.object(_intake, "_thread", _Threads),
+            mock.patch.object(_leftovers, "_thread", _Threads),
+            mock.patch.object(Background, "begin"),
+        ):
             yield
     finally:
         log.setLevel(level)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import os
 import subprocess
 import sys
+import threading
 
 from collections import Counter
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from unittest import mock
 
 import pytest
 
+from pitstop._engine._leftovers import Leftovers
 from simulation.__main__ import main
 from simulation.portions import MOST_FAILURES, run
 from simulation.rules import check
@@ -154,6 +157,19 @@ def test_a_variant_leaves_the_engine_as_it_was():
 def test_one_seed_has_one_history():
     assert len({simulate(3, steps=RUN_STEPS).history.to_bytes() for _ in range(RUNS)}) == 1
     assert len({simulate(3).history.to_bytes() for _ in range(20)}) == 1
+
+
+def test_a_run_starts_no_thread(monkeypatch):
+    """The order of events would depend on the system."""
+    started, stops = [], []
+    settle_at_stop = Leftovers.settle_at_stop
+    monkeypatch.setattr(Leftovers, "settle_at_stop", lambda self: (stops.append(self), settle_at_stop(self)))
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *_: started.append("of the module _thread"))
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
+    for seed in range(40, 75):
+        simulate(seed)
+    assert stops, "a listener that is stopped with messages in hand gives them back in a thread"
+    assert started == []
 
 
 def test_two_seeds_have_two():
