@@ -203,19 +203,17 @@ class Claimer:
         """Take back the attempts of suspects that have to wait: no handler has them if the process dies meanwhile."""
         if not leases:
             return
+        # Before the write: if it fails, the store may have done it all the same. The attempt is written as a certain one before
+        # a handler gets the message.
+        for lease in leases:
+            lease.emission = attrs.evolve(lease.emission, ahead=True)
         try:
-            applied = self._session.backend.settle([defer(each.emission, each.due) for each in leases])
+            self._session.backend.settle([defer(each.emission, each.due) for each in leases])
         except BackendUnavailable as error:
-            # A claim of one message counts as if a handler had it. They are handed out later all the same.
             waiting = counted(len(leases), "message that has", "messages that have")
-            _log.debug("the attempts of %s to wait still count: %s", waiting, error)
-            return
+            _log.debug("the attempts of %s to wait may still count: %s", waiting, error)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
             self.report_bug(leases[0].id, bug, "deferred")
-            return
-        for lease, done in zip(leases, applied, strict=True):
-            if done:
-                lease.emission = attrs.evolve(lease.emission, ahead=True)
 
     def _decided(
         self, leased: Sequence[Record | Damaged], until: float, *, ahead: bool
