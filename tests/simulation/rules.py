@@ -160,7 +160,7 @@ class _Delivery:
     #: Whether the user knows that it was acked or nacked, or that this cannot be known: a ``with`` then does nothing.
     settled: bool = False
     #: Acks and nacks whose outcome the user was told to be unknown. By name, delay and error: whether the store did them.
-    doubted: dict[tuple[Any, ...], bool] = attrs.field(factory=dict)
+    doubted: dict[tuple[Any, ...] | None, bool] = attrs.field(factory=dict)
 
 
 @attrs.define
@@ -387,13 +387,17 @@ class Check:
                 delivery.until = done[-1]
         elif call.outcome == "unknown":
             self._doubt(delivery, call, done=bool(done))
-        elif call.outcome == "lost" and ((done and not lost_reply) or delivery.doubted.get(_request(call))):
+        elif call.outcome == "lost" and ((done and not lost_reply) or self._was_done(call, delivery)):
             self._break("told", f"{key} was told that its lease is lost, and it was done")
 
     def _doubt(self, delivery: _Delivery, call: _Call, *, done: bool) -> None:
         request = _request(call)
         if request is not None:
             delivery.doubted[request] = delivery.doubted.get(request, False) or done
+
+    def _was_done(self, call: _Call, delivery: _Delivery) -> bool:
+        """Whether an earlier try was done whose outcome the user does not know. A known one is lost for any later try."""
+        return not delivery.settled and delivery.doubted.get(_request(call), False)
 
     def _is_excused(self, call: _Call, delivery: _Delivery, *, lost_reply: bool) -> bool:
         """Whether a settlement that did nothing may be told as done.
