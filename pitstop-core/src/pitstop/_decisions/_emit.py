@@ -13,6 +13,10 @@ from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Rec
 __all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
 
 
+# Looked up once: members of an Enum are slow to get at, and each ack of a series needs it.
+_RESCHEDULE = Outcome.RESCHEDULE
+
+
 # Not frozen: each claimed message has one, and attrs takes several times as long to make a frozen object.
 @attrs.define
 class Emission:
@@ -116,8 +120,8 @@ def advance(record: Record, schedule: Schedule, following: int | None, *, last_e
     """Return the write that moves a record to the occurrence at ``following``; None: delete the record, the series is over."""
     if following is None:
         return settlement(record, Outcome.COMPLETE, None)
-    due = schedule.due(following, record.id)
-    return settlement(record, Outcome.RESCHEDULE, Progress(due, following, last_error=last_error))
+    due = schedule.due(following, record.id) if schedule.jitter else following
+    return settlement(record, _RESCHEDULE, Progress(due, following, 0, None, last_error))
 
 
 def bury(record: Record, error: str) -> Settlement:

@@ -43,9 +43,10 @@ _MOST_REMEMBERED = 1024
 _MOST_COMPARED = 10
 
 
-@attrs.frozen
+# Not frozen: each claim of a series makes one, and attrs takes several times as long to make a frozen object.
+@attrs.define
 class Choice:
-    """The occurrence to emit, and how many earlier occurrences were skipped in its favour."""
+    """The occurrence to emit, and how many earlier occurrences were skipped in its favour. It must not be changed."""
 
     occurrence: int
     missed: int
@@ -146,7 +147,8 @@ class Schedule:
         :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
         every, size = plain.get("every"), len(plain)
-        if size in _FIELDS and type(every) is dict and _is_own(every.get("kind")):
+        if size in _FIELDS and type(every) is dict and type(kind := every.get("kind")) is str and "." not in kind:
+            # A rule of another author has a dot in its kind. It may be changed after it was loaded, so it is not shared.
             try:
                 jitter = _NO_JITTER if size == _FIELDS[0] else plain["jitter"]
                 fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"], jitter
@@ -179,11 +181,6 @@ class Schedule:
             if last is not None and last > pending and self.due(last, id) <= at:
                 return last
         return pending
-
-
-def _is_own(kind: object) -> bool:
-    # A rule of another author may be changed after it was loaded. It must not be shared among messages.
-    return type(kind) is str and "." not in kind
 
 
 #: In place of a jitter that is not stored. None is a value that the stored form must not have.
