@@ -14,7 +14,7 @@ from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._change import Terms, Wanted
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_record, new_revision, preview, records_of_items, wanted_of_items
+from pitstop._decisions._store import new_revision, preview, record_of_store, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
@@ -110,17 +110,23 @@ class Pitstop:
         terms = Terms.of(if_exists, keep_schedule)
         writes = self._writes(session)
         now_us = self._session.backend.now()
-        made: set[str] = set()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
-            make_id = partial(self._made_id, made, now_us)
-            make = partial(new_record, now_us=now_us, revision=new_revision(), make_id=make_id)
-            record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
-            wanted = Wanted.of(record, when, end) if terms.look else None
+            record, made = record_of_store(
+                message,
+                when,
+                end,
+                every,
+                catch_up=catch_up,
+                grace=grace,
+                jitter=jitter,
+                now_us=now_us,
+                revision=new_revision(),
+                make_id=self._new_id,
+            )
+            wanted = Wanted.of(record, when, end) if terms.look and not made else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
-        if wanted is None or made:
-            return storing.put(record, made=bool(made))
-        return storing.put_on_terms(wanted, terms)
+        return storing.put(record, made=made) if wanted is None else storing.put_on_terms(wanted, terms)
 
     def store_many(
         self,
@@ -146,14 +152,13 @@ class Pitstop:
         """
         terms = Terms.of(if_exists, keep_schedule)
         writes, now_us = self._open(session)
-        made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
-        make_id = partial(self._made_id, made, now_us)
         if terms.look:
-            wanted = wanted_of_items(items, now_us, make_id)
+            wanted, made = wanted_of_items(items, now_us, self._new_id)
             put = partial(Storing.put_all_on_terms, wanted=wanted, terms=terms, made=made)
         else:
-            put = partial(Storing.put_all, records=records_of_items(items, now_us, make_id), made=made)
+            records, made = records_of_items(items, now_us, self._new_id)
+            put = partial(Storing.put_all, records=records, made=made)
         return self._store_all(None if session is None else writes, now_us, put)
 
     @entrance
@@ -361,11 +366,6 @@ class Pitstop:
 
     def _new_id(self, now_us: int) -> str:
         return new_id(now_us)
-
-    def _made_id(self, made: set[str], now_us: int) -> str:
-        id = self._new_id(now_us)
-        made.add(id)
-        return id
 
     def _writes(self, session: object) -> Writes:
         backend = self._session.backend

@@ -135,4 +135,4 @@ class Storing:
                 events.stored(describe(record, self._now))
         if self._at_once:
             # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
-            self._session.written(min(record.progress.due or 0 for record in records))
+            self._session.written(min([record.progress.due or 0 for record in records]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -12,36 +12,30 @@ import attrs
 from pitstop.abc import Progress, Record, copy_plain
 
 
-__all__ = ["Shelf", "copy_record"]
+__all__ = ["Shelf"]
 
 
 @attrs.define
 class _Slot:
-    #: The record as it was put. Its progress may have gone on since.
-    _record: Record
+    """A record, field by field, because the progress changes often and the rest seldom."""
+
+    id: str
+    message: dict[str, Any]
+    series: Mapping[str, Any] | None
+    revision: str
+    progress: Progress
     #: Grows with each new id: among records with one ``due``, the id that came in first goes first.
     order: int
-    progress: Progress
-    #: Whether the message holds neither mappings nor lists. Then a copy of one dict is a copy of the message.
-    flat: bool
 
     @property
     def record(self) -> Record:
-        """The record as it is now."""
-        record = self._record
-        if record.progress is not self.progress:
-            record = self._record = _with_progress(record, record.message, self.progress)
-        return record
+        """The record as it is now, with the very message that is stored."""
+        return Record(self.id, self.message, self.series, self.revision, self.progress)
 
     def copy(self) -> Record:
         """Return a copy of the record as it is now. No change to the copy reaches the stored record."""
-        record = self._record
         # The series must not be changed by any user of the record, so it needs no copy.
-        message = record.message.copy() if self.flat else copy_plain(record.message)
-        return _with_progress(record, message, self.progress)
-
-    def put(self, record: Record) -> None:
-        self._record, self.progress, self.flat = record, record.progress, _is_flat(record.message)
+        return Record(self.id, copy_plain(self.message), self.series, self.revision, self.progress)
 
 
 class Shelf:
@@ -71,23 +65,34 @@ class Shelf:
     def __iter__(self) -> Iterator[Record]:
         return (slot.record for slot in self._slots.values())
 
+    def progress(self) -> Iterator[tuple[str, Progress]]:
+        """Iterate over the ids and the progress of all records."""
+        return ((id, slot.progress) for id, slot in self._slots.items())
+
     def get(self, id: str) -> Record | None:
         slot = self._slots.get(id)
         return None if slot is None else slot.record
+
+    def copy(self, id: str) -> Record | None:
+        """Return a copy of a record."""
+        slot = self._slots.get(id)
+        return None if slot is None else slot.copy()
 
     def progress_of(self, id: str) -> Progress | None:
         slot = self._slots.get(id)
         return None if slot is None else slot.progress
 
     def put(self, record: Record) -> None:
-        slot = self._slots.get(record.id)
+        """Keep a copy of a record."""
+        id, progress = record.id, record.progress
+        message, series = copy_plain(record.message), _copy_series(record.series)
+        slot = self._slots.get(id)
         if slot is None:
             self._orders += 1
-            slot = _Slot(record, self._orders, record.progress, _is_flat(record.message))
-            self._slots[record.id] = slot
+            slot = self._slots[id] = _Slot(id, message, series, record.revision, progress, self._orders)
         else:
-            slot.put(record)
-        self._push(slot.progress.due, slot.order, record.id)
+            slot.message, slot.series, slot.revision, slot.progress = message, series, record.revision, progress
+        self._push(progress.due, slot.order, id)
 
     def change(self, id: str, progress: Progress) -> None:
         slot = self._slots[id]
@@ -162,15 +167,5 @@ class Shelf:
         self._bunched = 0
 
 
-def copy_record(record: Record) -> Record:
-    """Return a copy of a record. The two share nothing that can be changed."""
-    series = None if record.series is None else copy_plain(dict(record.series))
-    return Record(record.id, copy_plain(record.message), series, record.revision, record.progress)
-
-
-def _with_progress(record: Record, message: dict[str, Any], progress: Progress) -> Record:
-    return Record(record.id, message, record.series, record.revision, progress)
-
-
-def _is_flat(message: dict[str, Any]) -> bool:
-    return not any(isinstance(each, dict | list) for each in message.values())
+def _copy_series(series: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if series is None else copy_plain(dict(series))

@@ -12,16 +12,24 @@ import attrs
 
 from conformance.mutants.registry import mutant, round_trip
 from pitstop.abc import Progress, Record, Settlement
-from pitstop_memory import MemoryBackend
+from pitstop_memory import MemoryBackend, MemoryConfig
 
 
 @mutant("test_what_was_put_does_not_change_with_the_callers_object")
 class KeepsTheCallersObject(MemoryBackend):
     """Keeps the very message that it was given. Later changes by the caller change the stored message."""
 
+    def __init__(self, config: MemoryConfig | None = None) -> None:
+        super().__init__(config)
+        self._given: dict[str, dict[str, Any]] = {}
+
     def _put(self, records: Sequence[Record]) -> None:
-        for each in records:
-            self._room.shelf.put(each)
+        super()._put(records)
+        self._given |= {each.id: each.message for each in records}
+
+    def get(self, id: str) -> Record | None:
+        stored = super().get(id)
+        return stored if stored is None or id not in self._given else attrs.evolve(stored, message=self._given[id])
 
 
 @mutant("test_what_was_read_does_not_change_what_is_stored")

@@ -20,10 +20,16 @@ from pitstop._values._schedule import Interval, Moment, plan, span_of
 from pitstop.abc import Progress, Record
 
 
-__all__ = ["new_record", "new_revision", "preview", "records_of_items", "wanted_of_items"]
+__all__ = ["new_record", "new_revision", "preview", "record_of_store", "records_of_items", "wanted_of_items"]
 
 
-def new_record(
+def new_record(*arguments: Any, **options: Any) -> Record:
+    """Return the record of :func:`record_of_store`."""
+    record, _ = record_of_store(*arguments, **options)
+    return record
+
+
+def record_of_store(
     message: object,
     when: Moment | None = None,
     end: Moment | None = None,
@@ -34,24 +40,29 @@ def new_record(
     jitter: timedelta | str | None = None,
     now_us: int,
     revision: str,
-    make_id: Callable[[], str] | None = None,
-) -> Record:
+    make_id: Callable[[int], str] = new_id,
+) -> tuple[Record, bool]:
     """Read the arguments of ``store`` into a record that takes the place of any record with its id.
 
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
     delivery of the old version can no longer settle anything.
 
-    :param make_id: makes the id of a message that has none. None: it gets a UUID.
+    :param make_id: makes the id of a message that has none, from ``now_us``.
+    :return: the record, and whether its id was made.
     :raises pitstop.MessageError: if the message cannot be stored.
     :raises pitstop.ScheduleError: if the times make no sense.
     """
-    identifier, body = copy_message(message)
+    given, body = copy_message(message)
     first, schedule = plan(when, end, every, catch_up, grace, now_us, jitter)
-    id = identifier or (new_id(now_us) if make_id is None else make_id())
-    if schedule is None:
-        delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
-        return Record(id, body, None, revision, Progress(min(first + spread(id, first, delay), LAST_INSTANT), first))
-    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first))
+    id = given or make_id(now_us)
+    if jitter is None:
+        due = first
+    elif schedule is None:
+        due = min(first + spread(id, first, span_of(jitter, "jitter") // timedelta(milliseconds=1)), LAST_INSTANT)
+    else:
+        due = schedule.due(first, id)
+    series = None if schedule is None else schedule.to_plain()
+    return Record(id, body, series, revision, Progress(due, first)), given is None
 
 
 def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, now_us: int) -> list[Upcoming]:
@@ -73,18 +84,20 @@ def new_revision() -> str:
     return os.urandom(16).hex()
 
 
-def records_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str]) -> list[Record]:
-    """Read the items of ``store_many`` into records, as :func:`new_record` does.
+def records_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[int], str]) -> tuple[list[Record], set[str]]:
+    """Read the items of ``store_many`` into records, as :func:`record_of_store` does. Return also the ids that were made.
 
     :raises pitstop.MessageError: if a message cannot be stored; the text names the item.
     :raises pitstop.ScheduleError: if a schedule makes no sense, or an item has no times; the text names the item.
     """
-    return [_record_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+    read = [_record_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+    return [record for record, _ in read], {record.id for record, made in read if made}
 
 
-def wanted_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[], str]) -> list[Wanted]:
+def wanted_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[int], str]) -> tuple[list[Wanted], set[str]]:
     """Read the items as :func:`records_of_items` does, and note how their times were given."""
-    return [_wanted_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+    read = [_wanted_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
+    return [wanted for wanted, _ in read], {wanted.record.id for wanted, made in read if made}
 
 
 def _iterable(items: Iterable[Any]) -> Iterable[Any]:
@@ -93,21 +106,21 @@ def _iterable(items: Iterable[Any]) -> Iterable[Any]:
     return items
 
 
-def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str]) -> Record:
+def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[int], str]) -> tuple[Record, bool]:
     arguments = item_arguments(item)
     if arguments is None:
         raise ScheduleError(
             f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
         )
     try:
-        return new_record(*arguments, now_us=now_us, revision=new_revision(), make_id=make_id)
+        return record_of_store(*arguments, now_us=now_us, revision=new_revision(), make_id=make_id)
     except (MessageError, ScheduleError) as error:
         raise type(error)(f"items[{index}]: {error}") from None
 
 
-def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str]) -> Wanted:
+def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[int], str]) -> tuple[Wanted, bool]:
     # Read once, because the item may be of a class that gives other values the second time.
     arguments = tuple(item_arguments(item) or ())
-    record = _record_of_item(index, arguments, now_us, make_id)
+    record, made = _record_of_item(index, arguments, now_us, make_id)
     _, when, end, *_ = *arguments, None
-    return Wanted.of(record, when, end)
+    return Wanted.of(record, when, end), made

@@ -35,10 +35,12 @@ CatchUp = Literal["latest", "all", "skip"]
 
 # Read once, because each claim of a recurring message reads a schedule.
 _CATCH_UP = get_args(CatchUp)
+_LATEST = _CATCH_UP[0]
 #: The number of fields of the stored form, without and with jitter.
 _FIELDS = (5, 6)
 #: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
+_NO_TIME = timedelta(0)
 #: The number of distances between occurrences to which a jitter is compared. Most rules show their shortest one among them.
 _MOST_COMPARED = 10
 
@@ -231,7 +233,7 @@ def plan(
     :param now_us: now, in microseconds, for times that are given as a distance.
     :raises ScheduleError: if the times make no sense; the text names the wrong one and the reason.
     """
-    begin = timedelta(0) if when is None else _moment(when, "when")
+    begin = _NO_TIME if when is None else _moment(when, "when")
     start = instant_of(begin, now_us)
     if every is None:
         _refuse_without_every(end, catch_up, grace)
@@ -271,6 +273,8 @@ def span_of(value: object, field: str, *, least: timedelta = timedelta(0)) -> ti
 
 
 def _moment(value: Moment, field: str) -> datetime | timedelta:
+    if type(value) is timedelta or type(value) is datetime:
+        return value
     text = _text(value)
     return cast("datetime | timedelta", value) if text is None else _distance(text, field)
 
@@ -325,6 +329,9 @@ def _is_instant(value: object) -> bool:
 
 
 def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
+    if end is None and grace is None and catch_up is _LATEST:
+        # The usual arguments cost a store nothing.
+        return
     if end is not None:
         raise ScheduleError(f"end={shown(end)} is given without every. Give every=timedelta(...), or leave end out.")
     if grace is not None or _word(catch_up) != "latest":
