@@ -359,10 +359,15 @@ class Settler:
 def _refuse_to_guess(run: Run, some: Sequence[_Write], tokens: Mapping[str, object]) -> None:
     """Raise if an earlier run may have done a settlement, and another program has stored, claimed or settled the message since.
 
+    An extension is not among these: its lease is over in any case.
+
     :param tokens: the present tokens of messages that do not show the settlement.
     :raises OutcomeUnknown: if one of the messages does not have the token of its settlement any more.
     """
-    if run.repeated and any(each.id in tokens and tokens[each.id] != each.settlement.token for each in some):
+    if run.repeated and any(
+        each.settlement.outcome is not Outcome.EXTEND and each.id in tokens and tokens[each.id] != each.settlement.token
+        for each in some
+    ):
         raise OutcomeUnknown("The reply of the server was lost, and the message was changed since by another program.")
 
 
