@@ -14,7 +14,7 @@ from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._decisions._change import Terms, Wanted
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import new_revision, preview, record_of_store, records_of_items, wanted_of_items
+from pitstop._decisions._store import preview, record_of_store, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._intake import Intake
@@ -34,7 +34,7 @@ from pitstop._values._arguments import (
 )
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
-from pitstop._values._id import new_id, valid_id
+from pitstop._values._id import new_id, new_ids, valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
@@ -113,16 +113,7 @@ class Pitstop:
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
             record, made = record_of_store(
-                message,
-                when,
-                end,
-                every,
-                catch_up=catch_up,
-                grace=grace,
-                jitter=jitter,
-                now_us=now_us,
-                revision=new_revision(),
-                make_id=self._new_id,
+                message, when, end, every, catch_up, grace, jitter, now_us=now_us, make_id=self._new_id
             )
             wanted = Wanted.of(record, when, end) if terms.look and not made else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
@@ -154,10 +145,10 @@ class Pitstop:
         writes, now_us = self._open(session)
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
         if terms.look:
-            wanted, made = wanted_of_items(items, now_us, self._new_id)
+            wanted, made = wanted_of_items(items, now_us, self._new_ids)
             put = partial(Storing.put_all_on_terms, wanted=wanted, terms=terms, made=made)
         else:
-            records, made = records_of_items(items, now_us, self._new_id)
+            records, made = records_of_items(items, now_us, self._new_ids)
             put = partial(Storing.put_all, records=records, made=made)
         return self._store_all(None if session is None else writes, now_us, put)
 
@@ -366,6 +357,9 @@ class Pitstop:
 
     def _new_id(self, now_us: int) -> str:
         return new_id(now_us)
+
+    def _new_ids(self, now_us: int, count: int) -> list[str]:
+        return new_ids(now_us, count)
 
     def _writes(self, session: object) -> Writes:
         backend = self._session.backend

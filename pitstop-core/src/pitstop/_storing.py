@@ -55,7 +55,7 @@ class Storing:
         """
         distinct = {record.id: record for record in records}
         if distinct:
-            self._put(list(distinct.values()), distinct.keys() - made)
+            self._put(list(distinct.values()), distinct.keys() - made if len(made) < len(distinct) else ())
         return [Stored(each.id, "created" if each.id in made else "stored") for each in records]
 
     def put_all_on_terms(self, wanted: Sequence[Wanted], terms: Terms, made: Collection[str]) -> list[Stored]:

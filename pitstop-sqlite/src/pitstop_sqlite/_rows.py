@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ __all__ = [
     "MOST_COUNTED",
     "Row",
     "bindable",
+    "fresh_rows",
     "new_row",
     "progress_values",
     "read_leased_row",
@@ -46,14 +47,27 @@ _dump_series = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check
 
 def new_row(record: Record) -> Row:
     """Return the row to write for a record."""
-    progress, series = record.progress, record.series
-    return (
-        record.id,
-        *progress_values(progress),
-        record.revision,
-        None if series is None else _dump_series(dict(series)),
-        dump_message(record.message),
-    )
+    series = None if record.series is None else _dump_series(dict(record.series))
+    return (record.id, *progress_values(record.progress), record.revision, series, dump_message(record.message))
+
+
+def fresh_rows(records: Sequence[Record]) -> list[Row] | None:
+    """Return the rows to write for records that were never claimed, without the columns of claims; None if one was claimed."""
+    rows: list[Row] = []
+    # The records of one batch often share their progress and their series.
+    fresh = stored = series = None
+    for record in records:
+        progress = record.progress
+        if progress is not fresh:
+            if progress != Progress(progress.due, progress.scheduled_for):
+                return None
+            fresh = progress
+        if record.series is not stored:
+            stored = record.series
+            series = None if stored is None else _dump_series(dict(stored))
+        due, scheduled_for = progress.due, progress.scheduled_for
+        rows.append((record.id, due, scheduled_for, record.revision, series, dump_message(record.message)))
+    return rows
 
 
 def progress_values(progress: Progress) -> Row:

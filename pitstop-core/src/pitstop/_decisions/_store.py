@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,12 +15,15 @@ from pitstop._values._arguments import item_arguments
 from pitstop._values._id import new_id
 from pitstop._values._instant import LAST_INSTANT
 from pitstop._values._jitter import spread
-from pitstop._values._message import copy_message
-from pitstop._values._schedule import Interval, Moment, plan, span_of
+from pitstop._values._message import measured_copy
+from pitstop._values._schedule import Interval, Moment, is_lasting, plan, span_of
 from pitstop.abc import Progress, Record
 
 
 __all__ = ["new_record", "new_revision", "preview", "record_of_store", "records_of_items", "wanted_of_items"]
+
+#: The random bytes of a revision.
+_REVISION = 16
 
 
 def new_record(*arguments: Any, **options: Any) -> Record:
@@ -34,12 +37,12 @@ def record_of_store(
     when: Moment | None = None,
     end: Moment | None = None,
     every: Interval | None = None,
-    *,
     catch_up: str = "latest",
     grace: timedelta | str | None = None,
     jitter: timedelta | str | None = None,
+    *,
     now_us: int,
-    revision: str,
+    revision: str | None = None,
     make_id: Callable[[int], str] = new_id,
 ) -> tuple[Record, bool]:
     """Read the arguments of ``store`` into a record that takes the place of any record with its id.
@@ -47,12 +50,13 @@ def record_of_store(
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
     delivery of the old version can no longer settle anything.
 
+    :param revision: the revision of the record. None: a new one.
     :param make_id: makes the id of a message that has none, from ``now_us``.
     :return: the record, and whether its id was made.
     :raises pitstop.MessageError: if the message cannot be stored.
     :raises pitstop.ScheduleError: if the times make no sense.
     """
-    given, body = copy_message(message)
+    given, body, _ = measured_copy(message)
     first, schedule = plan(when, end, every, catch_up, grace, now_us, jitter)
     id = given or make_id(now_us)
     if jitter is None:
@@ -62,7 +66,7 @@ def record_of_store(
     else:
         due = schedule.due(first, id)
     series = None if schedule is None else schedule.to_plain()
-    return Record(id, body, series, revision, Progress(due, first)), given is None
+    return Record(id, body, series, revision or new_revision(), Progress(due, first)), given is None
 
 
 def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, now_us: int) -> list[Upcoming]:
@@ -81,46 +85,94 @@ def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, n
 
 def new_revision() -> str:
     """Return a new revision, globally unique."""
-    return os.urandom(16).hex()
+    return os.urandom(_REVISION).hex()
 
 
-def records_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[int], str]) -> tuple[list[Record], set[str]]:
+def new_revisions(count: int) -> list[str]:
+    """Return new revisions, globally unique."""
+    digits = os.urandom(_REVISION * count).hex()
+    return [digits[at : at + 2 * _REVISION] for at in range(0, len(digits), 2 * _REVISION)]
+
+
+def records_of_items(
+    items: Iterable[Any], now_us: int, make_ids: Callable[[int, int], Sequence[str]]
+) -> tuple[list[Record], set[str]]:
     """Read the items of ``store_many`` into records, as :func:`record_of_store` does. Return also the ids that were made.
 
+    :param make_ids: makes ids from ``now_us``, as many as its second argument says.
     :raises pitstop.MessageError: if a message cannot be stored; the text names the item.
     :raises pitstop.ScheduleError: if a schedule makes no sense, or an item has no times; the text names the item.
     """
-    read = [_record_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
-    return [record for record, _ in read], {record.id for record, made in read if made}
+    return _finished([read for read, _ in _read_items(items, now_us)], now_us, make_ids)
 
 
-def wanted_of_items(items: Iterable[Any], now_us: int, make_id: Callable[[int], str]) -> tuple[list[Wanted], set[str]]:
+def wanted_of_items(
+    items: Iterable[Any], now_us: int, make_ids: Callable[[int, int], Sequence[str]]
+) -> tuple[list[Wanted], set[str]]:
     """Read the items as :func:`records_of_items` does, and note how their times were given."""
-    read = [_wanted_of_item(n, item, now_us, make_id) for n, item in enumerate(_iterable(items))]
-    return [wanted for wanted, _ in read], {wanted.record.id for wanted, made in read if made}
+    items = list(_read_items(items, now_us))
+    records, made = _finished([read for read, _ in items], now_us, make_ids)
+    times = [(when, end) for _, (_, when, end, *_) in ((read, (*arguments, None)) for read, arguments in items)]
+    return [Wanted.of(record, when, end) for record, (when, end) in zip(records, times, strict=True)], made
 
 
-def _iterable(items: Iterable[Any]) -> Iterable[Any]:
+#: An item that was read: the id that was given (None: none), the body, the progress and the series.
+_Read = tuple[str | None, dict[str, Any], Progress, Mapping[str, Any] | None]
+
+
+def _read_items(items: Iterable[Any], now_us: int) -> Iterator[tuple[_Read, Sequence[Any]]]:
+    """Yield each item that was read, and its arguments, which are read once: an item may give other values the second time."""
     if not isinstance(items, Iterable):
         raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
-    return items
+    plans = _Plans(now_us)
+    for index, item in enumerate(items):
+        arguments = item_arguments(item)
+        if arguments is None:
+            raise ScheduleError(
+                f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
+            )
+        try:
+            given, body, _ = measured_copy(arguments[0])
+            progress, series = plans.of(*arguments[1:])
+        except (MessageError, ScheduleError) as error:
+            raise type(error)(f"items[{index}]: {error}") from None
+        yield (given, body, progress, series), arguments
 
 
-def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[int], str]) -> tuple[Record, bool]:
-    arguments = item_arguments(item)
-    if arguments is None:
-        raise ScheduleError(
-            f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
-        )
-    try:
-        return record_of_store(*arguments, now_us=now_us, revision=new_revision(), make_id=make_id)
-    except (MessageError, ScheduleError) as error:
-        raise type(error)(f"items[{index}]: {error}") from None
+def _finished(
+    read: Sequence[_Read], now_us: int, make_ids: Callable[[int, int], Sequence[str]]
+) -> tuple[list[Record], set[str]]:
+    # Made together and at last, when all code of the caller has run: a fork by the items must not have the same ids twice.
+    made = make_ids(now_us, sum([given is None for given, _, _, _ in read]))
+    ids = iter(made)
+    records = [
+        Record(next(ids) if given is None else given, body, series, revision, progress)
+        for (given, body, progress, series), revision in zip(read, new_revisions(len(read)), strict=True)
+    ]
+    return records, set(made)
 
 
-def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[int], str]) -> tuple[Wanted, bool]:
-    # Read once, because the item may be of a class that gives other values the second time.
-    arguments = tuple(item_arguments(item) or ())
-    record, made = _record_of_item(index, arguments, now_us, make_id)
-    _, when, end, *_ = *arguments, None
-    return Wanted.of(record, when, end), made
+class _Plans:
+    """The plans of the items of one batch. Items that share the objects of their times share one plan."""
+
+    def __init__(self, now_us: int) -> None:
+        self._now_us = now_us
+        # The last plan, and the times that it was made of. No object of a caller is like the first times.
+        self._times: tuple[object, object, object] = (self, self, self)
+        self._plan: tuple[Progress, Mapping[str, Any] | None] | None = None
+
+    def of(
+        self, when: Moment | None, end: Moment | None = None, every: Interval | None = None
+    ) -> tuple[Progress, Mapping[str, Any] | None]:
+        """Return the progress and the series of a new message with these times.
+
+        :raises pitstop.ScheduleError: if they make no sense.
+        """
+        last_when, last_end, last_every = self._times
+        if self._plan is not None and when is last_when and end is last_end and every is last_every:
+            return self._plan
+        first, schedule = plan(when, end, every, "latest", None, self._now_us)
+        planned = Progress(first, first), None if schedule is None else schedule.to_plain()
+        if is_lasting(when) and is_lasting(end) and is_lasting(every):
+            self._times, self._plan = (when, end, every), planned
+        return planned

@@ -181,7 +181,8 @@ class _Walk:
         if len(copied) < len(value):
             _refuse_repeated(value)
         self.size = size
-        self._check_size()
+        if size > limit:
+            self._refuse(size)
         return copied
 
     def _copy_list(self, value: Iterable[Any], depth: int, stride: int) -> list[Any]:

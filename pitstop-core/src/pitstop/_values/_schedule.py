@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
+from zoneinfo import ZoneInfo
 
 import attrs
 
@@ -21,7 +22,7 @@ from pitstop._values._plain import shown, type_name
 from pitstop._values._quoting import quoted
 
 
-__all__ = ["CatchUp", "Choice", "Interval", "Moment", "Schedule", "plan", "span_of"]
+__all__ = ["CatchUp", "Choice", "Interval", "Moment", "Schedule", "is_lasting", "plan", "span_of"]
 
 #: A point in time; a distance from now; the text of a distance, such as ``"15m"``.
 Moment = datetime | timedelta | str
@@ -40,6 +41,8 @@ _LATEST = _CATCH_UP[0]
 _FIELDS = (5, 6)
 #: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
+_LASTING = frozenset({type(None), timedelta, str, Every})
+_LASTING_ZONES = frozenset({timezone, ZoneInfo})
 _NO_TIME = timedelta(0)
 #: The number of distances between occurrences to which a jitter is compared. Most rules show their shortest one among them.
 _MOST_COMPARED = 10
@@ -254,6 +257,12 @@ def plan(
         raise ScheduleError(f"every={_rule_text(every)} has no occurrence from {_start_text(when)}{bound}. {advice}")
     _refuse_overtaking(jitter, schedule, first)
     return first, schedule
+
+
+def is_lasting(value: object) -> bool:
+    """Whether an argument of :func:`plan` means the same each time: an object of Python's or Pitstop's own that never changes."""
+    kind = type(value)
+    return kind in _LASTING or (kind is datetime and type(value.tzinfo) in _LASTING_ZONES)  # type: ignore[attr-defined]
 
 
 def span_of(value: object, field: str, *, least: timedelta = timedelta(0)) -> timedelta:

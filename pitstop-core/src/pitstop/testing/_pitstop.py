@@ -306,6 +306,11 @@ class TestPitstop(Pitstop):
         __tracebackhide__ = True
         _assertions.assert_no_leases(self)
 
+    def _new_ids(self, now_us: int, count: int) -> list[str]:
+        if self._make_id is None:
+            return super()._new_ids(now_us, count)
+        return [self._new_id(now_us) for _ in range(count)]
+
     def _new_id(self, now_us: int) -> str:
         if self._make_id is None:
             return super()._new_id(now_us)
