@@ -45,6 +45,7 @@ from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
 from pitstop_conformance.behaviour._failures import Failures
 from pitstop_conformance.behaviour._if_exists import IfExists
+from pitstop_conformance.behaviour._if_revision import IfRevision
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._recurring import Recurring
@@ -95,7 +96,18 @@ class BackendContract(
 
 
 class PitstopBehaviour(
-    Consuming, Batches, Listening, Look, IfExists, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+    Consuming,
+    Batches,
+    Listening,
+    Look,
+    IfRevision,
+    IfExists,
+    CatchingUp,
+    Recurring,
+    Failures,
+    Deliveries,
+    Refusals,
+    Store,
 ):
     """The promises of Pitstop to its users, on the backend."""
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from pitstop._decisions._change import Terms, Wanted, change
 from pitstop._decisions._describe import describe
-from pitstop._engine._handling import supersede
+from pitstop._engine._handling import supersede, token_in_hand
 from pitstop._engine._session import Session
 from pitstop._errors import Conflict
 from pitstop._values._stored import Stored
@@ -80,8 +80,9 @@ class Storing:
     def put_on_terms(self, wanted: Wanted, terms: Terms) -> Stored:
         """Store a record as the record that exists allows.
 
-        :raises Conflict: if the record must not exist, or changes again and again.
+        :raises Conflict: if the record must not exist, is not in the state in which it was read, or changes again and again.
         :raises MessageError: if the record that exists cannot be read.
+        :raises ScheduleError: if a series that goes on has no occurrence left.
         :raises Unsupported: if the backend cannot store on a condition.
         """
         self._check_conditional()
@@ -90,7 +91,7 @@ class Storing:
         # A record that must not exist is not read first: the write finds out.
         present = None if terms.if_exists == "error" else self._writes.get(id)
         for _ in range(_MOST_READS):
-            todo = change(present, wanted, terms, self._now)
+            todo = change(present, wanted, terms, self._now, holder=token_in_hand(self._session.events, id))
             record = todo.record
             if record is None:
                 return Stored(id, todo.outcome)

@@ -137,7 +137,10 @@ class PutIfUpserts(MemoryBackend):
         return super()._put_if(record, revision, progress)
 
 
-@mutant("test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile")
+@mutant(
+    "test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile",
+    "test_no_interleaving_of_an_edit_and_a_run_emits_twice",
+)
 class ComparesTheRevisionAlone(MemoryBackend):
     """Does not compare the progress. A claim that came meanwhile is overwritten."""
 

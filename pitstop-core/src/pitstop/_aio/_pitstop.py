@@ -99,8 +99,9 @@ class AsyncPitstop:
         *,
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
+        if_revision: str | None = None,
         keep_schedule: bool = False,
-        catch_up: CatchUp = "latest",
+        catch_up: CatchUp | None = "latest",
         grace: timedelta | str | None = None,
         session: Any = None,
     ) -> Stored:
@@ -109,7 +110,7 @@ class AsyncPitstop:
         :return: the message's id: its own, or a new UUID of version 7. Its ``outcome`` says what was done.
         :raises MessageError: when the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: when the times make no sense.
-        :raises Conflict: with ``if_exists="error"``, when the id exists.
+        :raises Conflict: with ``if_exists="error"``, when the id exists; with ``if_revision``, when the message has changed.
         """
         return await self._do(
             Pitstop.store,
@@ -118,6 +119,7 @@ class AsyncPitstop:
             end,
             every,
             if_exists=if_exists,
+            if_revision=if_revision,
             keep_schedule=keep_schedule,
             jitter=jitter,
             catch_up=catch_up,

@@ -29,7 +29,7 @@ def new_record(
     end: Moment | None = None,
     every: Interval | None = None,
     *,
-    catch_up: str = "latest",
+    catch_up: str | None = "latest",
     grace: timedelta | str | None = None,
     jitter: timedelta | str | None = None,
     now_us: int,
