@@ -48,6 +48,7 @@ from pitstop_conformance.behaviour._if_exists import IfExists
 from pitstop_conformance.behaviour._if_revision import IfRevision
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
+from pitstop_conformance.behaviour._moving import Moving
 from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
@@ -100,6 +101,7 @@ class PitstopBehaviour(
     Batches,
     Listening,
     Look,
+    Moving,
     IfRevision,
     IfExists,
     CatchingUp,

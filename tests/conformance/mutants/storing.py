@@ -148,6 +148,17 @@ class ComparesTheRevisionAlone(MemoryBackend):
         return super()._put_if(record, revision, None)
 
 
+@mutant("test_a_message_comes_now_and_all_else_stays")
+class NeverBeforeTheNominalTime(MemoryBackend):
+    """Stores the nominal time as ``due`` if that is later. A message that a person lets come now does not come."""
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        due = record.progress.due
+        later = due if due is None else max(due, record.progress.scheduled_for)
+        record = attrs.evolve(record, progress=attrs.evolve(record.progress, due=later))
+        return super()._put_if(record, revision, progress)
+
+
 @mutant("test_put_if_changes_nothing_under_another_revision")
 class EndsTheLeaseAnyway(MemoryBackend):
     """Frees the record first, and compares then. A store that is refused takes the lease from its holder."""

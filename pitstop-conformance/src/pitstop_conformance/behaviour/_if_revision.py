@@ -207,12 +207,12 @@ class IfRevision(Kit):
         self, open_backend: Handles, fails: bool, every: timedelta | None, keep_schedule: bool
     ) -> None:
         """An edit makes three calls of the store, and a run two. They come in each order."""
-        wire = _Stepping(open_backend())
+        wire = Stepping(open_backend())
         with pitstop.init({"type": wire}) as pit, pitstop.init({"type": open_backend.peer()}) as other:
             for order in combinations(range(_EDIT + _RUN), _RUN):
                 pit.store({"id": "a", "n": 1}, _NOW, None, every)
                 with other.listen() as listener:
-                    run = _Run(listener, fails=fails)
+                    run = Run(listener, fails=fails)
                     edited = False
                     with wire.stepping(order, run.step), contextlib.suppress(pitstop.Conflict):
                         entry = pit.get("a")
@@ -230,7 +230,7 @@ class IfRevision(Kit):
                     assert entry_of(pit, "a").message["n"] == 1 + edited, case
 
 
-class _Run:
+class Run:
     """A consumer that does one call of the store at a time."""
 
     def __init__(self, listener: pitstop.Listener, *, fails: bool) -> None:
@@ -239,6 +239,8 @@ class _Run:
         self._held: pitstop.Delivery | None = None
         #: The messages that the handler has sent, by their `n`.
         self.sent: list[int] = []
+        #: How often the message was taken from its handler.
+        self.lost = 0
 
     def step(self) -> None:
         """Claim a message, or settle the one that is claimed."""
@@ -246,14 +248,16 @@ class _Run:
             self._held = self._listener.get()
             return
         delivery, self._held = self._held, None
-        # LeaseLost: the message comes again.
-        with contextlib.suppress(pitstop.LeaseLost):
-            if self._fails:
-                self._fails = False
+        if self._fails:
+            self._fails = False
+            with contextlib.suppress(pitstop.LeaseLost):
                 delivery.nack("failed", timedelta(0))
-            else:
-                self.sent.append(delivery.msg["n"])
-                delivery.ack()
+            return
+        self.sent.append(delivery.msg["n"])
+        try:
+            delivery.ack()
+        except pitstop.LeaseLost:
+            self.lost += 1
 
     def finish(self) -> None:
         """Handle all that is due."""
@@ -265,7 +269,7 @@ class _Run:
                 return
 
 
-class _Stepping(Wire):
+class Stepping(Wire):
     """A connection that does steps of another process before its calls that read and store one message."""
 
     _order: Collection[int] = ()

@@ -17,6 +17,7 @@ from weakref import WeakSet, finalize
 
 import attrs
 
+from pitstop._aio._changing import AsyncChanging
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
@@ -58,7 +59,7 @@ def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (
     return AsyncPitstop(*prepare_backend(config, plugins))
 
 
-class AsyncPitstop:
+class AsyncPitstop(AsyncChanging):
     """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
 
     The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are
@@ -171,13 +172,6 @@ class AsyncPitstop:
     async def stats(self) -> Stats:
         """Return the number of messages in each state. This reads an index over all messages; avoid it in a hot path."""
         return await self._do(Pitstop.stats)
-
-    async def redrive(self, id: str) -> bool:
-        """Make a dead message due now, with all its attempts. Return True if it was dead.
-
-        :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
-        """
-        return await self._do(Pitstop.redrive, id)
 
     async def preview(
         self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5
