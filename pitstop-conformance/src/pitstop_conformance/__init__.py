@@ -45,8 +45,10 @@ from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
 from pitstop_conformance.behaviour._failures import Failures
 from pitstop_conformance.behaviour._if_exists import IfExists
+from pitstop_conformance.behaviour._if_revision import IfRevision
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
+from pitstop_conformance.behaviour._moving import Moving
 from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
@@ -95,7 +97,19 @@ class BackendContract(
 
 
 class PitstopBehaviour(
-    Consuming, Batches, Listening, Look, IfExists, CatchingUp, Recurring, Failures, Deliveries, Refusals, Store
+    Consuming,
+    Batches,
+    Listening,
+    Look,
+    Moving,
+    IfRevision,
+    IfExists,
+    CatchingUp,
+    Recurring,
+    Failures,
+    Deliveries,
+    Refusals,
+    Store,
 ):
     """The promises of Pitstop to its users, on the backend."""
 

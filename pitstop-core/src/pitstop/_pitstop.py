@@ -8,12 +8,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, get_args
 
+from pitstop._changing import Changing
 from pitstop._consume._course import checked_drain
 from pitstop._consume._handler import Handler, takes_delivery
 from pitstop._consume._threads import Consuming, sync_handler
-from pitstop._decisions._change import Terms, Wanted
+from pitstop._decisions._change import Terms, Wanted, refuse_new_id
 from pitstop._decisions._describe import describe, summarize
-from pitstop._decisions._settle import redrive
 from pitstop._decisions._store import preview, record_of_store, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
@@ -21,7 +21,7 @@ from pitstop._engine._intake import Intake
 from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
 from pitstop._engine._watcher import Watcher
-from pitstop._errors import MessageError, PitstopError
+from pitstop._errors import PitstopError
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._storing import Storing
@@ -40,7 +40,7 @@ from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
 from pitstop._values._summary import Summary
-from pitstop.abc import Backend, Damaged, Writes
+from pitstop.abc import Backend, Writes
 
 
 __all__ = ["OneShot", "Pitstop", "Recurring", "open_intake", "session_of"]
@@ -49,7 +49,7 @@ OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
-class Pitstop:
+class Pitstop(Changing):
     """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
     Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a
@@ -70,8 +70,9 @@ class Pitstop:
         *,
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
+        if_revision: str | None = None,
         keep_schedule: bool = False,
-        catch_up: CatchUp = "latest",
+        catch_up: CatchUp | None = "latest",
         grace: timedelta | str | None = None,
         session: Any = None,
     ) -> Stored:
@@ -92,10 +93,13 @@ class Pitstop:
         :param if_exists: the treatment of a stored message with the id. ``"replace"``: the new message takes its place. ``"keep"``:
             it stays as it is, unless its schedule is another one. Then it is replaced. A start that is left out, or is a distance
             from now, is not compared. ``"error"``: :class:`pitstop.Conflict` is raised.
+        :param if_revision: the ``revision`` of the entry that was read. The message is stored if it has not changed since: it was not
+            claimed, settled, stored, redriven or removed. Otherwise, and while another listener has it, :class:`pitstop.Conflict`
+            is raised. A series that keeps its start goes on with the current occurrence.
         :param keep_schedule: replace only the body of a message that exists. Its times, attempts and error stay. The running
             delivery of a series is not disturbed. A one-shot message that a listener has comes once more, with the new body.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
-            once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
+            once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``. None: the default.
         :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
@@ -103,17 +107,19 @@ class Pitstop:
         :raises MessageError: if the message or its id cannot be stored; the text names the path. Also if the message that
             exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.
-        :raises Conflict: with ``if_exists="error"``, if the id exists; or if other programs change the message all the time.
-        :raises Unsupported: if the store cannot do what ``session``, ``if_exists`` or ``keep_schedule`` asks for.
+        :raises Conflict: with ``if_exists="error"``, if the id exists; with ``if_revision``, if the message has changed; or if other
+            programs change it all the time.
+        :raises Unsupported: if the store cannot do what ``session``, ``if_exists``, ``if_revision`` or ``keep_schedule`` asks for.
         :raises PitstopError: if the ``session`` cannot be used.
         """
-        terms = Terms.of(if_exists, keep_schedule)
+        terms = Terms.of(if_exists, keep_schedule, if_revision)
         writes = self._writes(session)
         now_us = self._session.backend.now()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
+            make_id = self._new_id if if_revision is None else refuse_new_id
             record, made = record_of_store(
-                message, when, end, every, catch_up, grace, jitter, now_us=now_us, make_id=self._new_id
+                message, when, end, every, catch_up, grace, jitter, now_us=now_us, make_id=make_id
             )
             wanted = Wanted.of(record, when, end) if terms.look and not made else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
@@ -204,22 +210,6 @@ class Pitstop:
         backend = self._session.backend
         self._session.flush()
         return summarize(backend.tally())
-
-    @entrance
-    def redrive(self, id: str) -> bool:
-        """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
-
-        :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
-        """
-        backend, id = self._session.backend, valid_id(id)
-        stored = backend.get(id)
-        if isinstance(stored, Damaged):
-            raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
-        if stored is None or stored.progress.due is not None or stored.progress.token is None:
-            return False
-        (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
-        self._session.written(None)
-        return applied
 
     @entrance
     def ping(self) -> None:

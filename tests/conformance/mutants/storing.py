@@ -145,12 +145,26 @@ class PutIfUpserts(MemoryBackend):
         return super()._put_if(record, revision, progress)
 
 
-@mutant("test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile")
+@mutant(
+    "test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile",
+    "test_no_interleaving_of_an_edit_and_a_run_emits_twice",
+)
 class ComparesTheRevisionAlone(MemoryBackend):
     """Does not compare the progress. A claim that came meanwhile is overwritten."""
 
     def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
         return super()._put_if(record, revision, None)
+
+
+@mutant("test_a_message_comes_now_and_all_else_stays")
+class NeverBeforeTheNominalTime(MemoryBackend):
+    """Stores the nominal time as ``due`` if that is later. A message that a person lets come now does not come."""
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        due = record.progress.due
+        later = due if due is None else max(due, record.progress.scheduled_for)
+        record = attrs.evolve(record, progress=attrs.evolve(record.progress, due=later))
+        return super()._put_if(record, revision, progress)
 
 
 @mutant("test_put_if_changes_nothing_under_another_revision")

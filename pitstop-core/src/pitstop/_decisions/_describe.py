@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from pitstop._decisions._attempts import emitted
-from pitstop._decisions._emit import schedule_of
+from pitstop._decisions._emit import occurrence_of, schedule_of
+from pitstop._decisions._revision import revision_of
 from pitstop._errors import ScheduleError
 from pitstop._recurrence._every import Every
 from pitstop._values._entry import Entry, Stats
@@ -26,9 +27,8 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
     schedule = None
     try:
         schedule = schedule_of(stored)
-        if schedule is not None and progress.first_leased is not None:
-            choice = schedule.choose(progress.scheduled_for, progress.first_leased, stored.id)
-            scheduled_for = scheduled_for if choice is None else choice.occurrence
+        if schedule is not None:
+            scheduled_for = occurrence_of(stored, schedule)
     except ScheduleError as error:
         last_error = str(error)
     recurrence = None if schedule is None else schedule.recurrence
@@ -46,7 +46,7 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         jitter=None if schedule is None else _span(schedule.jitter or None),
         attempts=emitted(progress),
         last_error=last_error,
-        revision=stored.revision,
+        revision=revision_of(stored),
         leased_until=_time(progress.due) if state == "leased" else None,
     )
 
@@ -71,6 +71,7 @@ def _damaged(damaged: Damaged, now: int) -> Entry:
         due=_time(damaged.due),
         scheduled_for=None,
         last_error=damaged.error,
+        revision=revision_of(damaged),
         leased_until=_time(damaged.due) if state == "leased" else None,
     )
 

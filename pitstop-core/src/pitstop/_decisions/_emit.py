@@ -10,7 +10,7 @@ from pitstop._values._schedule import Schedule
 from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
-__all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
+__all__ = ["Emission", "advance", "bury", "decide", "give_up", "occurrence_of", "schedule_of", "settlement"]
 
 
 # Looked up once: members of an Enum are slow to get at, and each ack of a series needs it.
@@ -56,6 +56,18 @@ def schedule_of(record: Record) -> Schedule | None:
     :raises pitstop.ScheduleError: if the schedule is malformed or of an unknown kind.
     """
     return None if record.series is None else Schedule.from_plain(record.series)
+
+
+def occurrence_of(record: Record, schedule: Schedule) -> int:
+    """Return the current occurrence of a series: the one that its first emission chose; before that, the first one to come.
+
+    :raises pitstop.ScheduleError: if the rule is broken.
+    """
+    progress = record.progress
+    if progress.first_leased is None:
+        return progress.scheduled_for
+    choice = schedule.choose(progress.scheduled_for, progress.first_leased, record.id)
+    return progress.scheduled_for if choice is None else choice.occurrence
 
 
 def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False) -> Emission | Settlement:

@@ -37,7 +37,7 @@ def record_of_store(
     when: Moment | None = None,
     end: Moment | None = None,
     every: Interval | None = None,
-    catch_up: str = "latest",
+    catch_up: str | None = "latest",
     grace: timedelta | str | None = None,
     jitter: timedelta | str | None = None,
     *,

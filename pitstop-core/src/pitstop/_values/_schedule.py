@@ -226,16 +226,18 @@ def plan(
     when: Moment | None,
     end: Moment | None,
     every: Interval | None,
-    catch_up: str,
+    catch_up: str | None,
     grace: timedelta | str | None,
     now_us: int,
     jitter: timedelta | str | None = None,
 ) -> tuple[int, Schedule | None]:
     """Return the first instant of a call of ``store``, and the schedule if the message recurs.
 
+    :param catch_up: None: the default, as the entry of a one-shot message has it.
     :param now_us: now, in microseconds, for times that are given as a distance.
     :raises ScheduleError: if the times make no sense; the text names the wrong one and the reason.
     """
+    catch_up = "latest" if catch_up is None else catch_up
     begin = _NO_TIME if when is None else _moment(when, "when")
     start = instant_of(begin, now_us)
     if every is None:

@@ -324,6 +324,6 @@ class Backend(ABC):
 def lacks_conditional(backend: Backend) -> Unsupported:
     """Return the error of a store on a condition, for a backend without :attr:`Capability.CONDITIONAL`."""
     return Unsupported(
-        f"{type(backend).__name__} ({backend.location}) does not have the capability CONDITIONAL, which if_exists= and "
-        f"keep_schedule= need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        f"{type(backend).__name__} ({backend.location}) does not have the capability CONDITIONAL, which if_exists=, if_revision=, "
+        f"keep_schedule=, reschedule() and emit_now() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
     )
