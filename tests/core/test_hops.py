@@ -83,10 +83,10 @@ def test_a_message_takes_few_calls_of_the_engine(pit, drain, most):
 @pytest.mark.parametrize(
     ("every", "late", "most"),
     [
-        ("1d", timedelta(0), 29),
-        ("1d", timedelta(days=3, hours=1), 38),
-        (pitstop.Cron("0 9 * * *"), timedelta(0), 59),
-        (pitstop.Cron("0 9 * * *"), timedelta(days=3, hours=1), 190),
+        ("1d", timedelta(0), 28),
+        ("1d", timedelta(days=3, hours=1), 37),
+        (pitstop.Cron("0 9 * * *"), timedelta(0), 58),
+        (pitstop.Cron("0 9 * * *"), timedelta(days=3, hours=1), 189),
     ],
 )
 def test_an_occurrence_of_a_series_takes_few_calls(pit, clock, every, late, most):
