@@ -103,25 +103,28 @@ def records_of_items(
     :raises pitstop.MessageError: if a message cannot be stored; the text names the item.
     :raises pitstop.ScheduleError: if a schedule makes no sense, or an item has no times; the text names the item.
     """
-    return _finished([read for read, _ in _read_items(items, now_us)], now_us, make_ids)
+    return _finished(list(_read_items(items, now_us)), now_us, make_ids)
 
 
 def wanted_of_items(
     items: Iterable[Any], now_us: int, make_ids: Callable[[int, int], Sequence[str]]
 ) -> tuple[list[Wanted], set[str]]:
     """Read the items as :func:`records_of_items` does, and note how their times were given."""
-    items = list(_read_items(items, now_us))
-    records, made = _finished([read for read, _ in items], now_us, make_ids)
-    times = [(when, end) for _, (_, when, end, *_) in ((read, (*arguments, None)) for read, arguments in items)]
-    return [Wanted.of(record, when, end) for record, (when, end) in zip(records, times, strict=True)], made
+    read = list(_read_items(items, now_us))
+    records, made = _finished(read, now_us, make_ids)
+    return [_wanted(record, *arguments) for record, (*_, arguments) in zip(records, read, strict=True)], made
 
 
-#: An item that was read: the id that was given (None: none), the body, the progress and the series.
-_Read = tuple[str | None, dict[str, Any], Progress, Mapping[str, Any] | None]
+def _wanted(record: Record, _: object, when: Moment | None, end: Moment | None = None, *_every: object) -> Wanted:
+    return Wanted.of(record, when, end)
 
 
-def _read_items(items: Iterable[Any], now_us: int) -> Iterator[tuple[_Read, Sequence[Any]]]:
-    """Yield each item that was read, and its arguments, which are read once: an item may give other values the second time."""
+#: An item that was read: the id that was given (None: none), the body, the progress, the series, and the arguments.
+_Read = tuple[str | None, dict[str, Any], Progress, Mapping[str, Any] | None, Sequence[Any]]
+
+
+def _read_items(items: Iterable[Any], now_us: int) -> Iterator[_Read]:
+    """Read each item. Its arguments are read once, because an item may give other values the second time."""
     if not isinstance(items, Iterable):
         raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
     plans = _Plans(now_us)
@@ -136,18 +139,18 @@ def _read_items(items: Iterable[Any], now_us: int) -> Iterator[tuple[_Read, Sequ
             progress, series = plans.of(*arguments[1:])
         except (MessageError, ScheduleError) as error:
             raise type(error)(f"items[{index}]: {error}") from None
-        yield (given, body, progress, series), arguments
+        yield given, body, progress, series, arguments
 
 
 def _finished(
     read: Sequence[_Read], now_us: int, make_ids: Callable[[int, int], Sequence[str]]
 ) -> tuple[list[Record], set[str]]:
     # Made together and at last, when all code of the caller has run: a fork by the items must not have the same ids twice.
-    made = make_ids(now_us, sum([given is None for given, _, _, _ in read]))
+    made = make_ids(now_us, sum([given is None for given, *_ in read]))
     ids = iter(made)
     records = [
         Record(next(ids) if given is None else given, body, series, revision, progress)
-        for (given, body, progress, series), revision in zip(read, new_revisions(len(read)), strict=True)
+        for (given, body, progress, series, _), revision in zip(read, new_revisions(len(read)), strict=True)
     ]
     return records, set(made)
 
