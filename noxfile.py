@@ -141,9 +141,10 @@ def matrix(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Run the whole conformance suite on backends with one defect each, and print the tests that find it: some ten minutes.
+    """Run the conformance suite on backends with one defect each, until a test finds it: half an hour.
 
-    `-- NAME ...` runs some of them, `-- --show NAME` prints how one is found, in the few steps that hypothesis shrank it to.
+    `-- --whole` prints the number of all tests that find each, in some hours. `-- NAME ...` runs some of them. `-- --show NAME`
+    prints how one is found, in the few steps that hypothesis shrank it to.
     """
     _install(session, *TESTING)
     session.run("python", "-m", "conformance.mutants.run", *session.posargs, env={"PYTHONPATH": "tests"})

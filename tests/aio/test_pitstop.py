@@ -44,6 +44,59 @@ def test_the_facade_does_what_the_plain_one_does(opened):
     run(main())
 
 
+def test_a_message_is_edited_and_moved(opened):
+    hour = timedelta(hours=1)
+
+    async def main():
+        async with opened() as pit:
+            await pit.store({"id": "a", "n": 1}, hour)
+            entry = await pit.get("a")
+            stored = await pit.store({**entry.message, "n": 2}, hour, if_revision=entry.revision)
+            assert stored.outcome == "replaced"
+            with pytest.raises(pitstop.Conflict):
+                await pit.store({**entry.message, "n": 3}, hour, if_revision=entry.revision)
+            when = await pit.now() + 2 * hour
+            assert await pit.reschedule("a", when) is True
+            assert (await pit.get("a")).due == when
+            assert await pit.emit_now("a") is True
+            listener = pit.listen()
+            delivery = await listener.get()
+            assert (delivery.msg["n"], delivery.scheduled_for) == (2, when)
+            assert await pit.emit_now("a") is False
+            assert await pit.release("a") is True
+            with pytest.raises(pitstop.LeaseLost):
+                await delivery.ack()
+            again = await listener.get()
+            assert again.attempt == 2
+            await again.ack()
+            assert await pit.reschedule("a") is False
+            await listener.aclose()
+
+    run(main())
+
+
+def test_a_handler_may_edit_and_move_its_own_message(opened):
+    """The handler is a task, and its calls run in threads."""
+    seen = []
+
+    async def main():
+        async with opened() as pit:
+
+            async def handle(message):
+                seen.append(message["n"])
+                if len(seen) == 1:
+                    entry = await pit.get("a")
+                    await pit.store({"id": "a", "n": 2}, timedelta(0), if_revision=entry.revision)
+                elif len(seen) == 2:
+                    await pit.reschedule("a")
+
+            await pit.store({"id": "a", "n": 1}, timedelta(0))
+            summary = await pit.consume(handle, until_idle=True)
+            assert (seen, summary.superseded, summary.acked, summary.lost) == ([1, 2, 2], 2, 1, 0)
+
+    run(main())
+
+
 def test_a_message_that_exists_is_kept_updated_or_refused(opened):
     async def main():
         async with opened() as pit:
@@ -78,7 +131,13 @@ def test_errors_are_those_of_the_plain_one(opened):
     run(main())
 
 
-@pytest.mark.parametrize("name", ["store", "store_many", "remove", "get", "entries", "stats", "redrive", "ping", "now"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("store", "store_many", "remove", "get", "entries", "stats", "redrive", "ping", "now"),
+        *("reschedule", "emit_now", "release"),
+    ],
+)
 def test_signatures_are_those_of_the_plain_one(name):
     plain, awaited = getattr(pitstop.Pitstop, name), getattr(pitstop.AsyncPitstop, name)
     assert inspect.signature(plain) == inspect.signature(awaited)

@@ -142,7 +142,7 @@ def test_show_prints_the_message(invoke, pit, lines):
     assert lines(invoke("show", "a", "--json").stdout)[0]["message"]["text"] == "grüß dich"
 
 
-@pytest.mark.parametrize("command", ["show", "remove", "redrive"])
+@pytest.mark.parametrize("command", ["show", "remove", "redrive", "emit-now", "release"])
 @pytest.mark.usefixtures("pit")
 def test_an_unknown_id_is_an_error(invoke, command):
     result = invoke(command, "nope")
@@ -204,3 +204,49 @@ def test_stats(invoke, pit, dead, lines):
     (counts,) = lines(invoke("stats", "--json").stdout)
     assert counts == {"scheduled": 1, "due": 1, "leased": 0, "dead": 1, "oldest_due": "2024-05-04T10:00:00.000Z"}
     assert "oldest due  2024-05-04T10:00:00.000Z (" in invoke("stats").stdout
+
+
+def test_a_message_is_rescheduled(invoke, pit, lines):
+    pit.store({"id": "a"}, timedelta(hours=1))
+    out = invoke("reschedule", "a", "2031-05-04T12:00+02:00").stdout
+    assert out == "Rescheduled a to 2031-05-04T10:00:00.000Z\n"
+    assert pit.get("a").scheduled_for == datetime(2031, 5, 4, 10, tzinfo=UTC)
+    (line,) = lines(invoke("reschedule", "a", "0s", "--json").stdout)
+    assert (line["rescheduled"], pit.get("a").state) == (True, "due")
+    assert line["due"].startswith("20")
+
+
+def test_a_message_comes_now(invoke, pit, lines):
+    pit.store({"id": "a"}, timedelta(hours=1))
+    pit.store({"id": "b"}, timedelta(hours=1))
+    assert invoke("emit-now", "a").stdout == "Due now: a\n"
+    assert lines(invoke("emit-now", "b", "--json").stdout) == [{"id": "b", "emitted_now": True, "error": None}]
+    assert pit.stats().due == 2
+
+
+def test_a_lease_is_released(invoke, pit, lines):
+    pit.store({"id": "a"}, NOW)
+    delivery = pit.listen().get()
+    leased = invoke("emit-now", "a")
+    assert (leased.exit_code, "If the listener is dead, use 'pitstop release'." in leased.stderr) == (1, True)
+    assert invoke("release", "a").stdout == "Released a\n"
+    with pytest.raises(pitstop.LeaseLost):
+        delivery.ack()
+    again = invoke("release", "a", "--json")
+    (line,) = lines(again.stdout)
+    assert (line["released"], line["error"]) == (
+        False,
+        "'a' is not leased but due. Only a leased message can be released.",
+    )
+    assert again.exit_code == 1
+
+
+def test_a_dead_message_does_not_come_now(invoke, dead):
+    dead("a")
+    result = invoke("emit-now", "a")
+    assert (result.exit_code, "'a' is dead. Use 'pitstop redrive'." in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", [("reschedule", "a", "soon"), ("reschedule", "a"), ("emit-now",), ("release",)])
+def test_a_change_needs_its_arguments(invoke, command):
+    assert invoke(*command).exit_code == 2

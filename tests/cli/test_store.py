@@ -305,3 +305,24 @@ def test_empty_lines_and_an_empty_stdin_are_nothing(invoke, pit):
     assert invoke("store", input="\n \n").stderr.startswith("Stored 0 messages")
     assert invoke("store", "-", input="").exit_code == 0
     assert pit.entries() == []
+
+
+def test_an_edit_of_a_message_that_has_changed_fails_and_says_so(invoke, pit, lines):
+    pit.store({"id": "a", "n": 1}, timedelta(hours=1))
+    (entry,) = lines(invoke("show", "a", "--json").stdout)
+    edit = ("store", '{"id": "a", "n": 2}', "--in", "1h", "--if-revision", entry["revision"])
+    assert lines(invoke(*edit, "--json").stdout) == [{"id": "a", "outcome": "replaced"}]
+    failed = invoke(*edit)
+    assert failed.exit_code == 1
+    assert "'a' was not stored, because it has changed since it was read: it is due at" in failed.stderr
+    assert "Look at it again with 'pitstop show'" in failed.stderr
+    pit.remove("a")
+    assert "To emit it again, store it without --if-revision." in invoke(*edit).stderr
+    assert pit.get("a") is None
+
+
+def test_an_edit_is_about_one_message_with_an_id(invoke):
+    assert "so --if-revision names no message" in invoke("store", "{}", "--if-revision", "x").stderr
+    assert "--if-revision is about one message" in invoke("store", "--if-revision", "x", input="{}").stderr
+    twice = invoke("store", '{"id": "a"}', "--if-revision", "x", "--if-exists", "keep")
+    assert (twice.exit_code, "Give one." in twice.stderr) == (2, True)

@@ -84,6 +84,30 @@ def test_suspects_that_the_backend_cannot_defer_do_not_fail_the_claim(pit, store
         assert listener.get().id == "bad"
 
 
+def test_a_suspect_is_not_handed_out_after_its_lease_though_the_process_has_the_time_of_the_store_wrong(
+    pit, store, clock, suspects, alone
+):
+    with pit.listen(prefetch=5) as listener:
+        intake = intake_of(listener)
+        intake.claimer.claim(1)
+        intake.give_back(intake.buffer.take_all())
+        half = LOCK / 2
+        clock.advance(half)
+        now, settle = store.now, store.settle
+        store.now = lambda: now() - half // timedelta(microseconds=1)
+
+        def slow(settlements):
+            store.settle = settle
+            answer = settle(settlements)
+            clock.advance(half)
+            return answer
+
+        store.settle = slow
+        assert intake.confirmer.take() is None
+        store.now = now
+        assert pit.get("bad").state == "due"
+
+
 def test_the_background_thread_asks_the_store_nothing_when_it_looks_for_work(pit, store, suspects, alone):
     """An error there would end the thread."""
     with pit.listen(prefetch=5) as listener:

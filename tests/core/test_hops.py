@@ -19,15 +19,17 @@ MESSAGES = 400
 
 #: Folders of the engine. The calls of the backend, of values, and of asyncio are not the engine's.
 FOLDERS = ("_engine", "_decisions", "_consume", "_aio")
+#: Folders that take part in the claim and the ack of a series.
+FOLDERS_OF_SERIES = (*FOLDERS, "_recurrence", "_values")
 
 
 @contextmanager
-def counted():
-    """Note the functions of the engine that this thread calls, and all threads that begin in the context."""
+def counted(folders=FOLDERS):
+    """Note the functions of these folders that this thread calls, and all threads that begin in the context."""
     calls = []
 
     def count(frame, event, _):
-        if event == "call" and any(f"/pitstop/{each}/" in frame.f_code.co_filename for each in FOLDERS):
+        if event == "call" and any(f"/pitstop/{each}/" in frame.f_code.co_filename for each in folders):
             calls.append(frame.f_code.co_qualname)
 
     threading.setprofile(count)
@@ -76,6 +78,24 @@ def test_a_message_takes_few_calls_of_the_engine(pit, drain, most):
         drain(pit)
     assert pit.stats().due + pit.stats().leased == 0
     assert per_message(calls) <= most, Counter(calls).most_common(most)
+
+
+@pytest.mark.parametrize(
+    ("every", "late", "most"),
+    [
+        ("1d", timedelta(0), 28),
+        ("1d", timedelta(days=3, hours=1), 37),
+        (pitstop.Cron("0 9 * * *"), timedelta(0), 58),
+        (pitstop.Cron("0 9 * * *"), timedelta(days=3, hours=1), 189),
+    ],
+)
+def test_an_occurrence_of_a_series_takes_few_calls(pit, clock, every, late, most):
+    pit.store_many([({"n": each}, None, None, every) for each in range(MESSAGES)])
+    clock.advance(pit.entries(limit=1)[0].due - pit.now() + late)
+    with counted(FOLDERS_OF_SERIES) as calls:
+        iterate(pit)
+    assert pit.stats().scheduled == MESSAGES
+    assert per_message(calls) <= most, (per_message(calls), Counter(calls).most_common(most))
 
 
 @pytest.mark.parametrize(("concurrency", "most"), [(1, 28), (50, 21)])

@@ -6,6 +6,7 @@ import threading
 
 from datetime import timedelta
 
+import attrs
 import pytest
 
 from core.kit import Running
@@ -83,6 +84,70 @@ def test_another_settlement_than_the_one_in_doubt_cannot_be_told_to_be_done(leas
     lease.ask(Purpose.NACK, None, "failed", timedelta(0))
     lease.decide(NOW * 1000, RETRY)
     assert lease.was_done(None) is None
+
+
+class TestSeveralRequestsInDoubt:
+    """The caller asks for another settlement after each write without an answer."""
+
+    @pytest.fixture
+    def write(self, lease):
+        def write(purpose, error=None, delay=None):
+            lease.ask(purpose, None, error, delay)
+            settlement = lease.decide(NOW * 1000, RETRY)
+            lease.postpone(doubtful=True)
+            lease.hand_back(OutcomeUnknown("lost"))
+            return settlement
+
+        return write
+
+    @pytest.fixture
+    def ask(self, lease):
+        def ask(purpose, error=None, delay=None):
+            lease.ask(purpose, None, error, delay)
+            lease.decide(NOW * 1000, RETRY)
+
+        return ask
+
+    @staticmethod
+    def after(lease, settlement):
+        return attrs.evolve(lease.record, progress=settlement.progress)
+
+    @pytest.mark.parametrize(
+        "second", [("failed", None), ("failed", timedelta(1)), ("again", timedelta(0)), (None, None)]
+    )
+    def test_a_nack_with_another_error_or_delay_is_not_the_one_that_was_done(self, lease, write, ask, second):
+        nacked = write(Purpose.NACK, "failed", timedelta(0))
+        ask(Purpose.NACK, *second)
+        assert lease.was_done(self.after(lease, nacked)) is None
+
+    def test_the_same_nack_is_the_one_that_was_done(self, lease, write, ask):
+        nacked = write(Purpose.NACK, "failed", timedelta(0))
+        ask(Purpose.NACK, "failed", timedelta(0))
+        assert lease.was_done(self.after(lease, nacked)) is True
+
+    def test_a_nack_that_was_done_after_an_ack_that_was_not_is_found(self, lease, write, ask):
+        write(Purpose.ACK)
+        nacked = write(Purpose.NACK, "failed", timedelta(0))
+        ask(Purpose.NACK, "failed", timedelta(0))
+        assert lease.was_done(self.after(lease, nacked)) is True
+
+    def test_an_ack_that_was_done_after_a_nack_that_was_not_is_found(self, lease, write, ask):
+        write(Purpose.NACK, "failed", timedelta(0))
+        write(Purpose.ACK)
+        ask(Purpose.ACK)
+        assert lease.was_done(None) is True
+
+    def test_a_nack_after_an_ack_that_may_have_been_done_cannot_be_told(self, lease, write, ask):
+        write(Purpose.ACK)
+        write(Purpose.NACK, "failed", timedelta(0))
+        ask(Purpose.NACK, "failed", timedelta(0))
+        assert lease.was_done(None) is None
+
+    def test_nothing_was_done_if_another_consumer_has_the_message(self, lease, write, ask):
+        write(Purpose.ACK)
+        ask(Purpose.NACK, "failed", timedelta(0))
+        taken = lease.record.progress.leased("another", NOW, NOW + 60_000)
+        assert lease.was_done(attrs.evolve(lease.record, progress=taken)) is False
 
 
 def test_a_caller_that_was_told_of_a_failed_try_may_settle_again(lease):

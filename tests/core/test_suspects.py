@@ -271,6 +271,45 @@ class TestHandingOut:
             second = listener.get()
             assert (second.id, second.attempt, counts(store, "b")) == ("b", 2, [(2, 2, 0)])
 
+    @pytest.mark.parametrize("error", [pitstop.OutcomeUnknown("The reply is lost.", ids=("b",)), ZeroDivisionError()])
+    def test_one_that_may_have_been_deferred_is_counted_before_a_handler_has_it(self, pit, clock, store, error):
+        fill(pit, "a", "b")
+        hold(pit, clock, prefetch=1, count=2)
+        with pit.listen(prefetch=1) as listener:
+            first = listener.get()
+            real = Scripted.settle
+
+            def fail_after_that(settlements):
+                del store.settle
+                real(store, settlements)
+                raise error
+
+            store.settle = fail_after_that
+            assert listener.get() is None
+            assert counts(store, "b") == [(1, 1, 0)]
+            first.ack()
+            second = listener.get()
+            assert (second.id, second.attempt, counts(store, "b")) == ("b", 2, [(2, 2, 0)])
+
+    def test_one_that_was_stored_anew_before_it_was_deferred_is_not_handed_out(self, pit, clock, store):
+        fill(pit, "a", "b")
+        hold(pit, clock, prefetch=1, count=2)
+        with pit.listen(prefetch=1) as listener:
+            first = listener.get()
+            real = Scripted.settle
+
+            def stored_anew(settlements):
+                del store.settle
+                with pitstop.init({"type": store_of_another(store)}) as other:
+                    other.store({"id": "b", "new": True}, DUE)
+                return real(store, settlements)
+
+            store.settle = stored_anew
+            listener.get()
+            first.ack()
+            second = listener.get()
+            assert (second.msg, second.attempt) == ({"id": "b", "new": True}, 1)
+
     def test_one_that_another_thread_takes_meanwhile_is_not_deferred(self, pit, clock, store, alone):
         """The handler of the first suspect ends while the second one is being deferred."""
         fill(pit, "a", "b")

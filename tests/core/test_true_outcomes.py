@@ -92,6 +92,56 @@ class TestAfterANackThatMayHaveGivenUp:
         assert pit.get("a").last_error == "failed"
 
 
+class TestAfterANackWhoseReplyWasLost:
+    """The store has done the nack. Another nack changes nothing any more."""
+
+    @pytest.fixture
+    def doubted(self, pit, store):
+        fill(pit, 1)
+        with pit.listen() as listener:
+            delivery = listener.get()
+            lose_reply(store)
+            with pytest.raises(OutcomeUnknown):
+                delivery.nack("failed", timedelta(seconds=1))
+            yield listener, delivery
+
+    @pytest.mark.parametrize("delay", [timedelta(seconds=1), "1s"])
+    def test_the_same_nack_is_done(self, doubted, delay):
+        listener, delivery = doubted
+        delivery.nack("failed", delay)
+        assert (intake_of(listener).counts.nacked, lost(listener)) == (1, 0)
+
+    @pytest.mark.parametrize(
+        "other", [("failed", None), ("failed", timedelta(hours=1)), ("again", timedelta(seconds=1))]
+    )
+    def test_a_nack_with_another_delay_or_error_is_not_reported_as_done(self, pit, doubted, other):
+        listener, delivery = doubted
+        with pytest.raises(OutcomeUnknown):
+            delivery.nack(*other)
+        assert (intake_of(listener).counts.nacked, lost(listener)) == (0, 0)
+        assert pit.get("0000").last_error == "failed"
+
+
+def test_a_nack_that_was_done_after_an_ack_that_was_not_is_not_reported_as_lost(pit, store):
+    fill(pit, 1)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        settle = store.settle
+
+        def not_done(settlements):
+            raise OutcomeUnknown("The test lost the write.", ids=tuple(each.id for each in settlements))
+
+        store.settle = not_done
+        with pytest.raises(OutcomeUnknown):
+            delivery.ack()
+        store.settle = settle
+        lose_reply(store)
+        with pytest.raises(OutcomeUnknown):
+            delivery.nack("failed")
+        delivery.nack("failed")
+        assert (intake_of(listener).counts.nacked, lost(listener)) == (1, 0)
+
+
 @pytest.mark.parametrize("wait", [False, True])
 def test_an_extension_that_fails_beside_the_ack_of_a_handler_that_stored_its_own_message_is_not_raised_by_the_ack(
     pit, store, clock, alone, wait

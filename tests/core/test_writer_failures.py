@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
+from contextlib import suppress
 from datetime import timedelta
+from weakref import ref
 
 import attrs
 import pytest
 
 import pitstop
 
-from core.kit import LOCK, ack_later, backend, nack_later
+from core.kit import LOCK, ack_later, backend, nack_later, take
 from core.writer_kit import DUE, away, fill, held, interrupt, interrupted_at, lose_reply, settled
-from pitstop import LeaseLost, PitstopError
+from pitstop import BackendUnavailable, LeaseLost, PitstopError
+from pitstop._engine._listener import intake_of
 
 
 class TestFailures:
@@ -360,3 +364,20 @@ def test_a_late_nack_that_cannot_be_computed_ends_its_thread_in_order(pit, no_na
             each.join()
     assert raised == []
     assert "'0000' was not nacked: ZeroDivisionError was raised" in caplog.text
+
+
+def test_a_write_without_an_answer_does_not_keep_a_listener_that_is_dropped(pit, store, alone):
+    fill(pit, 2)
+
+    def fail(listener):
+        ack_later(listener, take(listener, 2))
+        store.down = True
+        with suppress(BackendUnavailable):
+            intake_of(listener).writer.flush()
+        store.down = False
+        return ref(listener)
+
+    dropped = fail(pit.listen(prefetch=2))
+    gc.collect()
+    assert dropped() is None
+    assert [each.state for each in pit.entries()] == ["due"], "the ack is written, and the other message is given back"

@@ -24,6 +24,8 @@ QUICK_ELECTION_MS = 1500
 _PRIMARY, _SECONDARY, _ROLLBACK = 1, 2, 9
 #: Seconds that a member may take to roll back. MongoDB 6.0.5 sometimes does not come to the end of it while clients ask it.
 _ROLLBACK_PATIENCE = 30.0
+#: How often such a member is started again.
+_MOST_RESTARTS = 3
 #: The longest wait of a test, in seconds.
 _PATIENCE = 90.0
 
@@ -134,7 +136,7 @@ class ReplicaSet:
                 coll.replace_one({"_id": 1}, {"at": time.monotonic()}, upsert=True)
             return True
 
-        self._until(look, "become healthy", patience)
+        self._until(look, "become healthy", patience, interval=0.2)
 
     def heal(self) -> None:
         """Undo the faults of a test, and wait until the set is healthy."""
@@ -145,18 +147,21 @@ class ReplicaSet:
         for each in self.members:
             # Otherwise a member that stepped down would not stand for election until its time is over.
             self._try(lambda each=each: self._ask(each, {"replSetFreeze": 0}))
-        with suppress(TimeoutError):
-            self.wait_until_healthy(_ROLLBACK_PATIENCE)
-            return
-        # A member that still rolls back is started again, as an operator would do.
-        stuck = [each for each in self.members if self._state(each) == _ROLLBACK]
-        self.kill(*stuck)
-        self.restart(*stuck)
+        for _ in range(_MOST_RESTARTS):
+            with suppress(TimeoutError):
+                self.wait_until_healthy(_ROLLBACK_PATIENCE)
+                return
+            # A member that does not end its rollback is started again, as an operator would do. It may not answer, so the other
+            # members are asked as well.
+            stuck = [each for each in self.members if each.address in self._rolling_back()]
+            self.kill(*stuck)
+            self.restart(*stuck)
         self.wait_until_healthy()
 
-    def _state(self, member: Mongod) -> int | None:
-        told = self._try(lambda: self._ask(member, {"replSetGetStatus": 1}))
-        return None if told is None else told["myState"]
+    def _rolling_back(self) -> set[str]:
+        """Return the addresses of the members that roll back, as all members see it."""
+        told = [self._try(lambda each=each: self._ask(each, {"replSetGetStatus": 1})) for each in self.members]
+        return {one["name"] for each in told if each for one in each["members"] if one["state"] == _ROLLBACK}
 
     def _writable(self, member: Mongod) -> bool:
         try:
@@ -185,7 +190,7 @@ class ReplicaSet:
             lines.append(f"\n{each.address} {state}, and sees {members}\n{each.last_lines()}")
         return "".join(lines)
 
-    def _until(self, look: Callable[[], Any], what: str, patience: float = _PATIENCE) -> Any:
+    def _until(self, look: Callable[[], Any], what: str, patience: float = _PATIENCE, *, interval: float = 0.05) -> Any:
         deadline = time.monotonic() + patience
         while True:
             found = self._try(look)
@@ -193,7 +198,7 @@ class ReplicaSet:
                 return found
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the replica set has not {what} within {patience:.0f} s{self._report()}")
-            time.sleep(0.05)
+            time.sleep(interval)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Each operation of a user has a number, ``n``, and two events:
 - ``begin, n, name, *arguments`` and ``end, n, name, outcome, answer``: a call of the API. The outcome is ``ok``, ``lost``
   (LeaseLost), ``unknown`` (OutcomeUnknown), ``unavailable`` or ``crash``
 - ``told, n, d, what``: inside of call ``n``, a hook was called because delivery ``d`` is ``acked``, or its lease ``lost``. For an ack
-  that returned at once (``post``), this event is its outcome
+  that returned at once (``post``), this event is its outcome. Or its outcome cannot be known any more (``in doubt``)
 - ``emit, n, d, id, version, token, key, scheduled_for, attempt, missed, until``: a listener handed out delivery ``d``
 
 Each operation of the store, at the moment of its effect; ``n`` is the call that caused it:
@@ -15,8 +15,8 @@ Each operation of the store, at the moment of its effect; ``n`` is the call that
 - ``put, n, ((id, version, due, schedule), ...)``, with schedule None or ``(start, every, end, catch_up, grace)``
 - ``delete, n, id, found``
 - ``lease, n, limit, duration, ((id, version, token, attempts, until), ...)``
-- ``settle, n, ((id, token, outcome, progress, applied), ...)``, with progress None or
-  ``(due, scheduled_for, attempts, first_leased, has_token)``
+- ``settle, n, ((id, token, outcome, progress, applied), ...), late``, with progress None or
+  ``(due, scheduled_for, attempts, first_leased, has_token)``. It is late if its sender gave it up before
 
 The other events are ``world``, ``start``, ``crash``, ``fault``, ``clock``, ``heal``, ``left``.
 """

@@ -140,7 +140,7 @@ class Process:
             if held.delivery.attempt > 1 or self._rng.random() < 0.95:
                 self._settle(held, "ack", (), partial(held.delivery.ack, wait=held.posts))
             else:
-                self._settle(held, "nack", (None,), held.delivery.nack)
+                self._settle(held, "nack", (None, None), held.delivery.nack)
             what = (held.delivery.id, held.delivery.msg["v"])
             seen[what] = seen.get(what, 0) + 1
             if seen[what] >= 12:
@@ -281,7 +281,7 @@ class Process:
         for delivery in self._numbers:
             if delivery not in self._doubts and lease_of(delivery).state is State.UNKNOWN:
                 self._doubts.add(delivery)
-                self._told(delivery, "in doubt")
+                self._note("told", self.call, self._numbers[delivery], "in doubt")
 
     def _handle(self, held: _Held) -> None:
         rng, delivery = self._rng, held.delivery
@@ -297,7 +297,7 @@ class Process:
             delay = rng.choice([None, None, timedelta(0), timedelta(seconds=1), timedelta(seconds=45)])
             told = None if delay is None else delay // _MS
             error = rng.choice([None, "failed"])
-            self._settle(held, "nack", (told,), delivery.nack, error, delay)
+            self._settle(held, "nack", (told, error), delivery.nack, error, delay)
         else:
             span = rng.choice([None, self._world.settings.lock * 2, timedelta(milliseconds=300)])
             told = self._world.settings.lock // _MS if span is None else span // _MS

@@ -128,8 +128,8 @@ class _Lease:
     #: Whether the store counts the attempt as one that a handler had.
     certain: bool
     emitted: bool = False
-    #: The ends that the lease had while it was written as a certain one: a write without an answer may come late.
-    ends: list[int] = attrs.field(factory=list)
+    #: The latest end with which the attempt was written as a certain one.
+    confirmed: int | None = None
     #: The event of the claim.
     number: int = 0
 
@@ -157,12 +157,10 @@ class _Delivery:
     attempt: int
     #: The end of the lease, as far as the user knows.
     until: int
-    #: Whether the user knows that it was acked or nacked: a ``with`` then does nothing.
+    #: Whether the user knows that it was acked or nacked, or that this cannot be known: a ``with`` then does nothing.
     settled: bool = False
-    #: Settlements whose outcome the user was told to be unknown; by name, whether the store did them.
-    doubted: dict[str, bool] = attrs.field(factory=dict)
-    #: Whether its nack gave the occurrence up, so that the series went on as after an ack.
-    given_up: bool = False
+    #: Acks and nacks whose outcome the user was told to be unknown. By name, delay and error: whether the store did them.
+    doubted: dict[tuple[Any, ...] | None, bool] = attrs.field(factory=dict)
 
 
 @attrs.define
@@ -200,6 +198,13 @@ def judge(events: Sequence[Event]) -> Check:
         if judged.violations:
             break
     return judged
+
+
+def _request(call: _Call) -> tuple[Any, ...] | None:
+    """Return an ack or a nack as the user asked for it, with its delay and its error; None for other calls."""
+    if call.name == "nack":
+        return call.name, *call.args[1:]
+    return ("ack",) if call.name in ("ack", "post") or (call.name == "with" and not call.args[1]) else None
 
 
 #: Calls that concern a delivery.
@@ -274,6 +279,7 @@ class Check:
     def _on_told(self, n: int, d: int, what: str) -> None:
         self._told.add(d)
         self._untold.get(self._who, set()).discard(d)
+        self._deliveries[d].settled |= what == "in doubt"
         post = self._posts.get(d)
         if post is None:
             return
@@ -369,10 +375,10 @@ class Check:
         key = f"the {name} of delivery {delivery.d}"
         lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
         if call.outcome == "ok":
-            if call.name == "with" and (delivery.settled or delivery.doubted):
+            if call.name == "with" and delivery.settled:
                 return
             delivery.settled = delivery.settled or name != "extend"
-            if not done and not self._is_excused(call, delivery, name, lost_reply=lost_reply):
+            if not done and not self._is_excused(call, delivery, lost_reply=lost_reply):
                 self._break("told", f"{key} was told that it was done, and nothing was")
             if name == "ack":
                 version = delivery.lease.message.version
@@ -380,21 +386,31 @@ class Check:
             if name == "extend" and done:
                 delivery.until = done[-1]
         elif call.outcome == "unknown":
-            delivery.doubted[name] = delivery.doubted.get(name, False) or bool(done)
-        elif call.outcome == "lost" and done and not lost_reply:
+            self._doubt(delivery, call, done=bool(done))
+        elif call.outcome == "lost" and ((done and not lost_reply) or self._was_done(call, delivery)):
             self._break("told", f"{key} was told that its lease is lost, and it was done")
 
-    def _is_excused(self, call: _Call, delivery: _Delivery, name: str, *, lost_reply: bool) -> bool:
+    def _doubt(self, delivery: _Delivery, call: _Call, *, done: bool) -> None:
+        request = _request(call)
+        if request is not None:
+            delivery.doubted[request] = delivery.doubted.get(request, False) or done
+
+    def _was_done(self, call: _Call, delivery: _Delivery) -> bool:
+        """Whether an earlier try was done whose outcome the user does not know. A known one is lost for any later try."""
+        return not delivery.settled and delivery.doubted.get(_request(call), False)
+
+    def _is_excused(self, call: _Call, delivery: _Delivery, *, lost_reply: bool) -> bool:
         """Whether a settlement that did nothing may be told as done.
 
-        An ack that was sent in time, lost its reply, and then found the message gone: the message was completed. And a
-        settlement that repeats one of unknown outcome, which the store did, or which was an ack of a message that is gone.
+        It repeats one of unknown outcome, which the store did. Or it is an ack that was sent in time, lost its reply, and then
+        found its occurrence completed; or that repeats such an ack.
         """
-        if name in delivery.doubted and (delivery.doubted[name] or name == "ack"):
+        request, lease = _request(call), delivery.lease
+        if delivery.doubted.get(request):
             return True
-        if name == "ack" and delivery.given_up and delivery.doubted.get("nack"):
-            return True
-        return name == "ack" and lost_reply and call.begun < delivery.until + self._skew
+        completed = self._messages.get(lease.message.id) is not lease.message or lease.message.pending != lease.pending
+        in_time = lost_reply and call.begun < delivery.until + self._skew
+        return request == ("ack",) and completed and (in_time or request in delivery.doubted)
 
     def _on_endless(self) -> None:
         self._break("errors", "this went on and on")
@@ -473,7 +489,7 @@ class Check:
         if until != self._now + duration:
             self._break("handed", f"{id} was leased until {until}, which is not {duration} ms from {self._now}")
 
-    def _on_settle(self, n: int, settlements: Sequence[tuple[str, str, str, Any, bool]]) -> None:
+    def _on_settle(self, n: int, settlements: Sequence[tuple[str, str, str, Any, bool]], late: bool) -> None:
         for id, token, outcome, progress, applied in settlements:
             sender = self._calls[n]
             # By a listener, for a message that it is about to hand out.
@@ -496,7 +512,7 @@ class Check:
             call.applied.append(("settle", progress[0] if progress else True))
             self.seen[f"settle {outcome}"] += 1
             if confirms:
-                self._before_emission(message, message.lease, progress)
+                self._before_emission(message, message.lease, progress, late=late)
             else:
                 self._settled(call, message, message.lease, progress)
 
@@ -513,6 +529,9 @@ class Check:
             if delivery.lease is not lease:
                 self._break("stale", f"the {name} of delivery {delivery.d} settled what {lease.token} holds")
                 return
+            if call.outcome == "unknown":
+                # The write came after the answer to the user.
+                self._doubt(delivery, call, done=True)
             {"ack": self._acking, "nack": self._nacking, "extend": self._extending}[name](call, delivery, progress)
         elif name == "redrive":
             if message.due is not None or progress[0] is None:
@@ -525,26 +544,30 @@ class Check:
         else:
             self._unseen(message, lease, progress)
 
-    def _before_emission(self, message: _Message, lease: _Lease, progress: Any) -> None:
+    def _before_emission(self, message: _Message, lease: _Lease, progress: Any, *, late: bool) -> None:
         """The listener is about to hand out a message whose last lease ended without a settlement, or lets it wait."""
-        if lease.emitted:
-            # It was delivered twice, the second time after the handler had got the message. It may cut the lease short, and
-            # take back the attempt.
-            waits = 0 if progress[2] == lease.attempts else 1
-            message.due = progress[0]
-            message.attempts, message.silent = lease.attempts - waits, lease.silent - waits
-            return
-        lease.certain = progress[2] == lease.attempts
-        waits = 0 if lease.certain else 1
-        if lease.certain:
-            lease.ends.append(progress[0])
+        certain = progress[2] == lease.attempts
+        waits = 0 if certain else 1
         kept = (message.pending, lease.attempts - waits, message.first_leased, True)
         if lease.silent < 2 or progress[1:] != kept:
             self._break("attempts", f"{message.id} was extended unseen; {kept} has to stay, and {progress} was written")
-        self.seen["confirmed" if lease.certain else "deferred"] += 1
-        message.due = lease.until = progress[0]
-        message.reached = message.reached or lease.certain
+        self.seen["confirmed" if certain else "deferred"] += 1
+        message.due = progress[0]
         message.attempts, message.silent, message.ahead = lease.attempts - waits, lease.silent - waits, lease.ahead
+        if late and lease.confirmed is not None:
+            # The listener gave this write up, and has written a newer one. It does not know that this one cuts the lease short,
+            # or takes back the attempt.
+            self.seen["confirmed before"] += 1
+            if progress[0] > lease.confirmed:
+                self._break(
+                    "extend", f"{message.id} was extended unseen to {progress[0]}, and then only to {lease.confirmed}"
+                )
+            return
+        if lease.emitted:
+            self._break("twice", f"{message.id} was extended by the listener after it was handed out")
+        lease.until, lease.certain = progress[0], certain
+        if certain:
+            lease.confirmed, message.reached = progress[0], True
 
     def _acking(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
         message = delivery.lease.message
@@ -568,7 +591,6 @@ class Check:
         message = delivery.lease.message
         lease = delivery.lease
         if self._max_attempts is not None and lease.counted >= self._max_attempts:
-            delivery.given_up = True
             self._give_up(message, delivery.scheduled_for, progress)
             return
         kept = (message.pending, lease.nth, message.first_leased, False)
@@ -596,12 +618,13 @@ class Check:
     def _extending(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
         message = delivery.lease.message
         span = call.args[1]
-        kept = (message.pending, message.attempts, message.first_leased, True)
+        lease = delivery.lease
+        kept = (message.pending, lease.attempts, message.first_leased, True)
         inside = call.begun + span - self._skew <= progress[0] <= self._now + span + self._skew + 1
         if progress[1:] != kept or not inside:
             self._break("extend", f"delivery {delivery.d} was extended by {span} ms, and {progress} was written")
-        message.due = progress[0]
-        message.ahead, delivery.lease.certain = delivery.lease.ahead, True
+        message.due, lease.certain = progress[0], True
+        message.attempts, message.silent, message.ahead = lease.attempts, lease.silent, lease.ahead
 
     def _give_up(self, message: _Message, scheduled_for: int, progress: Any) -> None:
         following = message.times.after(scheduled_for)
@@ -664,7 +687,7 @@ class Check:
         lease.emitted = True
         if lease.number < self._replaced.get((self._who, id), -1):
             self._break("update", f"delivery {d} is of {id} as it was before {self._who} stored it anew or removed it")
-        if self._now >= lease.until or (until != lease.until and until not in lease.ends):
+        if self._now >= lease.until or until != lease.until:
             self._break(
                 "handed", f"delivery {d} was handed out {self._now - lease.until} ms after its lease (told {until})"
             )

@@ -6,16 +6,17 @@ import logging
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
 
 import attrs
 
-from pitstop._engine import _intake
+from pitstop._engine import _intake, _leftovers
 from pitstop._engine._background import Background
 from simulation.chance import all_from
 from simulation.history import Event, History, line
+from simulation.remote import Crash
 from simulation.rules import Violation, judge
 from simulation.variants import VARIANTS
 from simulation.world import World
@@ -97,6 +98,15 @@ class _Threads:
         function(*args)
 
 
+class _Finalizers:
+    """As :class:`_Threads`, for the end of a dropped listener, which may come after the death of its process."""
+
+    @staticmethod
+    def start_new_thread(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        with suppress(Crash):
+            function(*args)
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """Run without threads, and without a log, because the engine logs each of the many faults."""
@@ -105,7 +115,11 @@ def _alone() -> Iterator[None]:
     log.setLevel(logging.CRITICAL)
     try:
         # The work of the listener's thread is a step of the world.
-        with mock.patch.object(_intake, "_thread", _Threads), mock.patch.object(Background, "begin"):
+        with (
+            mock.patch.object(_intake, "_thread", _Finalizers),
+            mock.patch.object(_leftovers, "_thread", _Threads),
+            mock.patch.object(Background, "begin"),
+        ):
             yield
     finally:
         log.setLevel(level)

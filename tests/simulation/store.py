@@ -24,6 +24,8 @@ class Scribe:
         #: For each record, the settlement that updated it last, until another write. A process that lost a reply can see by it that its
         #: update was done. MongoDB's documents carry such a mark, which a claim keeps.
         self.marks: dict[str, object] = {}
+        #: Whether the present operation was sent long ago: its sender got no answer to it.
+        self.late = False
 
     def now_ms(self) -> int:
         return self.clock.time_us() // 1000
@@ -67,7 +69,7 @@ class Scribe:
             (each.id, self._history.name(each.token), each.outcome.value, _progress(each), done)
             for each, done in zip(settlements, applied, strict=True)
         )
-        self.note(who, "settle", n, told)
+        self.note(who, "settle", n, told, self.late)
         return applied
 
     def left(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import os
 import subprocess
 import sys
+import threading
 
 from collections import Counter
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from unittest import mock
 
 import pytest
 
+from pitstop._engine._leftovers import Leftovers
 from simulation.__main__ import main
 from simulation.portions import MOST_FAILURES, run
 from simulation.rules import check
@@ -156,6 +159,19 @@ def test_one_seed_has_one_history():
     assert len({simulate(3).history.to_bytes() for _ in range(20)}) == 1
 
 
+def test_a_run_starts_no_thread(monkeypatch):
+    """The order of events would depend on the system."""
+    started, stops = [], []
+    settle_at_stop = Leftovers.settle_at_stop
+    monkeypatch.setattr(Leftovers, "settle_at_stop", lambda self: (stops.append(self), settle_at_stop(self)))
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *_: started.append("of the module _thread"))
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
+    for seed in range(40, 75):
+        simulate(seed)
+    assert stops, "a listener that is stopped with messages in hand gives them back in a thread"
+    assert started == []
+
+
 def test_two_seeds_have_two():
     assert digest(1) != digest(2)
 
@@ -223,3 +239,96 @@ def test_what_is_stored_at_the_end_and_was_never_emitted_is_lost():
     assert check(history) == []
     assert [each.rule for each in check([*history, (9, "world", "left", (("a", 1, 5),))])] == ["lost"]
     assert [each.rule for each in check([*history, (9, "world", "left", ())])] == ["lost", "lost"]
+
+
+class TestSettlementsOfUnknownOutcome:
+    """A nack whose outcome was told to be unknown, and whose write came after that."""
+
+    NACK = (5_000, 0, 1, 1, False)
+
+    @staticmethod
+    def history(*events):
+        return [
+            (0, "world", "world", 1000, 0, None, None),
+            (0, "p1", "begin", 1, "store", ("a", 1, False, 0, None, None, None, None)),
+            (0, "p1", "put", 1, (("a", 1, 0, None),)),
+            (0, "p1", "end", 1, "store", "ok", "a"),
+            (1, "p2", "begin", 2, "get", 0),
+            (1, "p2", "lease", 2, 1, 1000, (("a", 1, "t1", 1, 1001),)),
+            (1, "p2", "end", 2, "get", "ok", True),
+            (1, "p2", "emit", 2, 1, "a", 1, "t1", "a:0", 0, 1, 0, 1001),
+            *events,
+        ]
+
+    def nacked(self, delay, error, outcome, *, late=True):
+        first, again = (2, "p2", "begin", 3, "nack", 1, 4_998, "failed"), (4, "p2", "begin", 4, "nack", 1, delay, error)
+        written = (3, "p2", "settle", 3, (("a", "t1", "release", self.NACK, True),), late)
+        told = (3, "p2", "end", 3, "nack", "unknown", None)
+        refused = (4, "p2", "settle", 4, (("a", "t1", "release", self.NACK, False),), False)
+        ended = (4, "p2", "end", 4, "nack", outcome, None)
+        tries = (first, (2, "p2", "fault", 3, "settle", "late"), *((told, written) if late else (written, told)))
+        return [str(each) for each in check(self.history(*tries, again, refused, ended))]
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_the_same_one_again_is_done(self, late):
+        assert self.nacked(4_998, "failed", "ok", late=late) == []
+
+    @pytest.mark.parametrize(("delay", "error"), [(None, "failed"), (4_998, None)])
+    def test_another_one_is_not(self, delay, error):
+        expected = "told: the nack of delivery 1 was told that it was done, and nothing was"
+        assert self.nacked(delay, error, "ok") == [expected]
+        assert self.nacked(delay, error, "unknown") == []
+
+    def test_the_same_one_again_is_not_lost(self):
+        assert self.nacked(4_998, "failed", "lost") == [
+            "told: the nack of delivery 1 was told that its lease is lost, and it was done"
+        ]
+        assert self.nacked(0, "failed", "lost") == []
+
+
+class TestLateConfirmations:
+    """A suspect whose attempt is written twice before it is handed out; the first write comes last."""
+
+    @staticmethod
+    def check(*events):
+        return [
+            each.rule
+            for each in check(
+                [
+                    (0, "world", "world", 1000, 0, None, None),
+                    (0, "p1", "begin", 1, "store", ("a", 1, False, 0, None, None, None, None)),
+                    (0, "p1", "put", 1, (("a", 1, 0, None),)),
+                    (0, "p1", "end", 1, "store", "ok", "a"),
+                    (0, "p2", "begin", 2, "get", 0),
+                    (0, "p2", "lease", 2, 2, 1000, (("a", 1, "t1", 1, 1000),)),
+                    (0, "p2", "crash"),
+                    (1000, "p3", "begin", 3, "get", 0),
+                    (1000, "p3", "lease", 3, 2, 1000, (("a", 1, "t2", 2, 2000),)),
+                    *events,
+                ]
+            )
+        ]
+
+    @staticmethod
+    def write(at, due, *, attempts=2, late=False):
+        return (at, "p3", "settle", 3, (("a", "t2", "extend", (due, 0, attempts, 0, True), True),), late)
+
+    EMITTED = (1200, "p3", "emit", 3, 1, "a", 1, "t2", "a:0", 0, 2, 0, 2200)
+
+    def test_a_late_one_cuts_the_lease_short_or_takes_the_attempt_back(self):
+        assert self.check(self.write(1200, 2200), self.EMITTED) == []
+        for late in (self.write(1200, 2100, late=True), self.write(1200, 2000, attempts=1, late=True)):
+            assert self.check(self.write(1200, 2200), self.EMITTED, late) == []
+            assert self.check(self.write(1200, 2200), late, self.EMITTED) == []
+
+    def test_it_never_extends_the_lease(self):
+        assert self.check(self.write(1200, 2200), self.EMITTED, self.write(1200, 2201, late=True)) == ["extend"]
+
+    def test_no_other_one_comes_after_the_message_was_handed_out(self):
+        assert self.check(self.write(1200, 2200), self.EMITTED, self.write(1200, 2200)) == ["twice"]
+
+    def test_a_message_that_was_deferred_needs_a_confirmation(self):
+        for late in (False, True):
+            deferral = self.write(1200, 2200, attempts=1, late=late)
+            assert self.check(deferral, self.EMITTED) == ["attempts"]
+            assert self.check(deferral, self.write(1200, 2200), self.EMITTED) == []

@@ -199,8 +199,10 @@ class World:
         """Let a write that was on its way arrive."""
         if self._mail:
             write = self._mail.pop(self.rng.randrange(len(self._mail)))
+            self.scribe.late = True
             with suppress(_Lost):  # it is too late for its bound
                 write()
+            self.scribe.late = False
 
     def _time_passes(self) -> None:
         lock_ms = self.settings.lock // timedelta(milliseconds=1)

@@ -107,6 +107,9 @@ def looking(pit: Pitstop) -> None:
         assert_type(entry.attempts, int)
         assert_type(entry.last_error, str | None)
         assert_type(entry.revision, str | None)
+        pit.store(
+            entry.message, entry.start, entry.end, entry.every, catch_up=entry.catch_up, if_revision=entry.revision
+        )
         assert_type(entry.leased_until, datetime | None)
     page = pit.entries("dead", limit=10)
     assert_type(page, list[Entry])

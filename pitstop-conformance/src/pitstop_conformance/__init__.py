@@ -45,8 +45,10 @@ from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
 from pitstop_conformance.behaviour._failures import Failures
 from pitstop_conformance.behaviour._if_exists import IfExists
+from pitstop_conformance.behaviour._if_revision import IfRevision
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
+from pitstop_conformance.behaviour._moving import Moving
 from pitstop_conformance.behaviour._of_kinds import OfKinds
 from pitstop_conformance.behaviour._policies import Policies
 from pitstop_conformance.behaviour._recurring import Recurring
@@ -115,6 +117,8 @@ class PitstopBehaviour(
     Batches,
     Listening,
     Look,
+    Moving,
+    IfRevision,
     IfExists,
     CatchingUp,
     Recurring,

@@ -158,4 +158,6 @@ EVERY_OUTCOME: dict[Outcome, Callable[[Record], Any]] = {
     Outcome.RELEASE: _released,
     Outcome.BURY: _buried,
     Outcome.EXTEND: _extended,
+    # A series goes on. Of a one-shot message, it is as COMPLETE.
+    Outcome.EXPIRE: _rescheduled,
 }

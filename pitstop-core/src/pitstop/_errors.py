@@ -74,12 +74,12 @@ class ScheduleError(PitstopError, ValueError):
 
 
 class Conflict(PitstopError):
-    """A message with the id exists, and the caller did not want to replace it; or it changed again and again meanwhile.
+    """A message with the id exists, and the caller did not want to replace it; or it has changed since the caller read it.
 
-    Nothing was changed.
+    It may be gone by now: acknowledged, or removed. Nothing was changed.
     """
 
-    #: The id of the message that exists.
+    #: The id of the message.
     id: str
 
     def __init__(self, text: str = "", *, id: str = "") -> None:

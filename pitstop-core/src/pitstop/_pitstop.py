@@ -8,28 +8,28 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, get_args
 
-from pitstop._decisions._change import Terms, Wanted
+from pitstop._changing import Changing
+from pitstop._decisions._change import Terms, Wanted, refuse_new_id
 from pitstop._decisions._describe import describe, summarize
 from pitstop._decisions._policy import plain_policy
-from pitstop._decisions._settle import redrive
-from pitstop._decisions._store import Labels, new_record, new_revision, preview, records_of_items, wanted_of_items
+from pitstop._decisions._store import NO_LABELS, Labels, preview, record_of_store, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
-from pitstop._errors import MessageError, PitstopError
+from pitstop._errors import PitstopError
 from pitstop._listening import Listening
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._storing import Storing
 from pitstop._values._arguments import MOST_RECORDS, place_after, whole_number
 from pitstop._values._entry import Entry, State, Stats
-from pitstop._values._id import new_id, valid_id
+from pitstop._values._id import new_id, new_ids, valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._kind import valid_kind
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
-from pitstop.abc import Backend, Capability, Damaged, Writes
+from pitstop.abc import Backend, Capability, Writes
 from pitstop.abc._backend import lacks_kinds, lacks_policies
 
 
@@ -39,7 +39,7 @@ OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
-class Pitstop(Listening):
+class Pitstop(Listening, Changing):
     """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
     Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a
@@ -63,8 +63,9 @@ class Pitstop(Listening):
         expires: timedelta | str | None = None,
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
+        if_revision: str | None = None,
         keep_schedule: bool = False,
-        catch_up: CatchUp = "latest",
+        catch_up: CatchUp | None = "latest",
         grace: timedelta | str | None = None,
         session: Any = None,
     ) -> Stored:
@@ -90,12 +91,16 @@ class Pitstop(Listening):
             emitted, also not as a retry. A one-shot message is then deleted, and a series goes on.
         :param jitter: delay each occurrence by up to this time, by the same time for each consumer and retry.
         :param if_exists: the treatment of a stored message with the id. ``"replace"``: the new message takes its place. ``"keep"``:
-            it stays as it is, unless its schedule, kind or policy is another one. Then it is replaced. A start that is left out, or is a distance
-            from now, is not compared. ``"error"``: :class:`pitstop.Conflict` is raised.
-        :param keep_schedule: replace only the body, kind and policies of a message that exists. Its times, attempts and error stay. The running
-            delivery of a series is not disturbed. A one-shot message that a listener has comes once more, with the new body.
+            it stays as it is, unless its schedule, kind or policy is another one. Then it is replaced. A start that is left out,
+            or is a distance from now, is not compared. ``"error"``: :class:`pitstop.Conflict` is raised.
+        :param if_revision: the ``revision`` of the entry that was read. The message is stored if it has not changed since: it was not
+            claimed, settled, stored, redriven or removed. Otherwise, and while another listener has it, :class:`pitstop.Conflict`
+            is raised. A series that keeps its start goes on with the current occurrence. Kind and policies are those of this call.
+        :param keep_schedule: replace only body, kind and policies of a message that exists. A kind or policy that is left out is
+            removed. Its times, attempts and error stay. The running delivery of a series is not disturbed. A one-shot message that
+            a listener has comes once more, with the new body.
         :param catch_up: the rule for occurrences that passed while no listener took them: ``"latest"`` emits the last of them
-            once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``.
+            once; ``"all"`` emits each of them, oldest first; ``"skip"`` emits the last one if it is younger than ``grace``. None: the default.
         :param grace: how late an occurrence may be and still be emitted. ``"skip"`` needs it, ``"all"`` may have it.
         :param session: a session of the store's driver that is in a transaction. The message is stored if and when the
             transaction commits. Do not catch errors inside its block: some of them ask the driver for another try.
@@ -103,26 +108,25 @@ class Pitstop(Listening):
         :raises MessageError: if the message, its id or its kind cannot be stored; the text names the path. Also if the message that
             exists is damaged, so that its schedule cannot be kept.
         :raises ScheduleError: if the times make no sense.
-        :raises Conflict: with ``if_exists="error"``, if the id exists; or if other programs change the message all the time.
-        :raises Unsupported: if the store cannot do what ``session``, ``kind``, a policy, ``if_exists`` or ``keep_schedule`` asks for.
+        :raises Conflict: with ``if_exists="error"``, if the id exists; with ``if_revision``, if the message has changed; or if other
+            programs change it all the time.
+        :raises Unsupported: if the store cannot do what ``session``, ``kind``, a policy, ``if_exists``, ``if_revision`` or
+            ``keep_schedule`` asks for.
         :raises PitstopError: if the ``session`` cannot be used.
         """
-        terms = Terms.of(if_exists, keep_schedule)
+        terms = Terms.of(if_exists, keep_schedule, if_revision)
         labels = self._labels(kind, retry, lock_time, expires, jitter)
         writes = self._writes(session)
         now_us = self._session.backend.now()
-        made: set[str] = set()
         # The message may be a mapping whose methods call Pitstop.
         with self._session.calls.callout():
-            make_id = partial(self._made_id, made, now_us)
-            make = partial(new_record, now_us=now_us, revision=new_revision(), make_id=make_id)
-            make = partial(make, kind=labels.kind, policy=labels.policy)
-            record = make(message, when, end, every, jitter=jitter, catch_up=catch_up, grace=grace)
-            wanted = Wanted.of(record, when, end) if terms.look else None
+            make_id = self._new_id if if_revision is None else refuse_new_id
+            record, made = record_of_store(
+                message, when, end, every, catch_up, grace, jitter, labels, now_us=now_us, make_id=make_id
+            )
+            wanted = Wanted.of(record, when, end) if terms.look and not made else None
         storing = Storing(self._session, writes, now_us, at_once=session is None)
-        if wanted is None or made:
-            return storing.put(record, made=bool(made))
-        return storing.put_on_terms(wanted, terms)
+        return storing.put(record, made=made) if wanted is None else storing.put_on_terms(wanted, terms)
 
     def store_many(
         self,
@@ -154,14 +158,13 @@ class Pitstop(Listening):
         terms = Terms.of(if_exists, keep_schedule)
         labels = self._labels(kind, retry, lock_time, expires)
         writes, now_us = self._open(session)
-        made: set[str] = set()
         # Outside of any call of Pitstop: the items may come from a generator, which may call Pitstop itself.
-        make_id = partial(self._made_id, made, now_us)
         if terms.look:
-            wanted = wanted_of_items(items, now_us, make_id, labels)
+            wanted, made = wanted_of_items(items, now_us, self._new_ids, labels)
             put = partial(Storing.put_all_on_terms, wanted=wanted, terms=terms, made=made)
         else:
-            put = partial(Storing.put_all, records=records_of_items(items, now_us, make_id, labels), made=made)
+            records, made = records_of_items(items, now_us, self._new_ids, labels)
+            put = partial(Storing.put_all, records=records, made=made)
         return self._store_all(None if session is None else writes, now_us, put)
 
     @entrance
@@ -218,22 +221,6 @@ class Pitstop(Listening):
         return summarize(backend.tally())
 
     @entrance
-    def redrive(self, id: str) -> bool:
-        """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
-
-        :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
-        """
-        backend, id = self._session.backend, valid_id(id)
-        stored = backend.get(id)
-        if isinstance(stored, Damaged):
-            raise MessageError(f"{id!r} cannot be redriven. {stored.error}")
-        if stored is None or stored.progress.due is not None or stored.progress.token is None:
-            return False
-        (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
-        self._session.written(None)
-        return applied
-
-    @entrance
     def ping(self) -> None:
         """Ask the store for something small, to see whether it can be used. Health checks call this.
 
@@ -279,6 +266,9 @@ class Pitstop(Listening):
 
     def _labels(self, kind: object, retry: object, lock_time: object, expires: object, jitter: object = None) -> Labels:
         """Check the kind and the policies of a message."""
+        if type(kind) is str and not kind and retry is lock_time is expires is None:
+            # The usual labels cost a store nothing.
+            return NO_LABELS
         checked, policy = valid_kind(kind), plain_policy(retry, lock_time, expires, jitter)
         if checked and Capability.KINDS not in self._session.capabilities:
             raise lacks_kinds(self._session.backend)
@@ -289,10 +279,8 @@ class Pitstop(Listening):
     def _new_id(self, now_us: int) -> str:
         return new_id(now_us)
 
-    def _made_id(self, made: set[str], now_us: int) -> str:
-        id = self._new_id(now_us)
-        made.add(id)
-        return id
+    def _new_ids(self, now_us: int, count: int) -> list[str]:
+        return new_ids(now_us, count)
 
     def _writes(self, session: object) -> Writes:
         backend = self._session.backend

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from pitstop._decisions._change import Terms, Wanted, change
 from pitstop._decisions._describe import describe
-from pitstop._engine._handling import supersede
+from pitstop._engine._handling import supersede, token_in_hand
 from pitstop._engine._session import Session
 from pitstop._errors import Conflict
 from pitstop._values._stored import Stored
@@ -17,10 +17,10 @@ from pitstop.abc import Capability, Record, Writes
 from pitstop.abc._backend import lacks_conditional
 
 
-__all__ = ["Storing"]
+__all__ = ["MOST_READS", "Storing", "check_conditional"]
 
-#: How often a store begins again because the message has changed since it was read.
-_MOST_READS = 50
+#: How often a change begins again because the message has changed since it was read.
+MOST_READS = 50
 
 
 class Storing:
@@ -55,7 +55,7 @@ class Storing:
         """
         distinct = {record.id: record for record in records}
         if distinct:
-            self._put(list(distinct.values()), distinct.keys() - made)
+            self._put(list(distinct.values()), distinct.keys() - made if len(made) < len(distinct) else ())
         return [Stored(each.id, "created" if each.id in made else "stored") for each in records]
 
     def put_all_on_terms(self, wanted: Sequence[Wanted], terms: Terms, made: Collection[str]) -> list[Stored]:
@@ -65,7 +65,7 @@ class Storing:
         :raises MessageError: as :meth:`put_on_terms`.
         :raises Unsupported: as :meth:`put_on_terms`.
         """
-        self._check_conditional()
+        check_conditional(self._session)
         known = {each.record.id: each for each in wanted if each.record.id not in made}
         if terms.if_exists == "error":
             self._session.flush(known.keys())
@@ -80,32 +80,41 @@ class Storing:
     def put_on_terms(self, wanted: Wanted, terms: Terms) -> Stored:
         """Store a record as the record that exists allows.
 
-        :raises Conflict: if the record must not exist, or changes again and again.
+        :raises Conflict: if the record must not exist, is not in the state in which it was read, or changes again and again.
         :raises MessageError: if the record that exists cannot be read.
+        :raises ScheduleError: if a series that goes on has no occurrence left.
         :raises Unsupported: if the backend cannot store on a condition.
         """
-        self._check_conditional()
+        check_conditional(self._session)
         id = wanted.record.id
         self._session.flush([id])
         # A record that must not exist is not read first: the write finds out.
         present = None if terms.if_exists == "error" else self._writes.get(id)
-        for _ in range(_MOST_READS):
-            todo = change(present, wanted, terms, self._now)
+        for _ in range(MOST_READS):
+            todo = change(present, wanted, terms, self._now, holder=token_in_hand(self._session.events, id))
             record = todo.record
             if record is None:
                 return Stored(id, todo.outcome)
             if self._writes.put_if(record, todo.revision, todo.progress):
-                self._replaced(record, keeps_lease=todo.keeps_lease)
+                self.replaced(record, keeps_lease=todo.keeps_lease)
                 return Stored(id, todo.outcome)
             present = self._writes.get(id)
         raise Conflict(
-            f"The message {id!r} was not stored, because other programs have changed it {_MOST_READS} times meanwhile. Try again.",
+            f"The message {id!r} was not stored, because other programs have changed it {MOST_READS} times meanwhile. Try again.",
             id=id,
         )
 
-    def _check_conditional(self) -> None:
-        if Capability.CONDITIONAL not in self._session.capabilities:
-            raise lacks_conditional(self._session.backend)
+    def replaced(self, record: Record, *, keeps_lease: bool = False) -> None:
+        """Note that a record was put in the place of the one with its id.
+
+        :param keeps_lease: whether a delivery of that one can still be settled.
+        """
+        if not keeps_lease:
+            supersede(self._session.events, [record.id])
+        if self._at_once:
+            # A message that was claimed ahead with its old body is given back, and comes with the new one.
+            self._session.forget({record.id: record.revision})
+        self._announce([record])
 
     def _put(self, records: Sequence[Record], known: Collection[str]) -> None:
         """Store records. Those that are known may exist."""
@@ -120,14 +129,6 @@ class Storing:
             session.forget({each.id: each.revision for each in records if each.id in known})
         self._announce(records)
 
-    def _replaced(self, record: Record, *, keeps_lease: bool) -> None:
-        if not keeps_lease:
-            supersede(self._session.events, [record.id])
-        if self._at_once:
-            # A message that was claimed ahead with its old body is given back, and comes with the new one.
-            self._session.forget({record.id: record.revision})
-        self._announce([record])
-
     def _announce(self, records: Sequence[Record]) -> None:
         events = self._session.events
         if events.observes_stored:
@@ -135,4 +136,13 @@ class Storing:
                 events.stored(describe(record, self._now))
         if self._at_once:
             # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
-            self._session.written(min(record.progress.due or 0 for record in records))
+            self._session.written(min([record.progress.due or 0 for record in records]))
+
+
+def check_conditional(session: Session) -> None:
+    """Check that the backend of a session can change a record on a condition.
+
+    :raises Unsupported: if it cannot.
+    """
+    if Capability.CONDITIONAL not in session.capabilities:
+        raise lacks_conditional(session.backend)

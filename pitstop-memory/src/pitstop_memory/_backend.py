@@ -28,7 +28,7 @@ from pitstop.abc import (
     state_of,
 )
 from pitstop_memory._config import MemoryConfig
-from pitstop_memory._shelf import Shelf, copy_record
+from pitstop_memory._shelf import Shelf
 
 
 __all__ = ["MemoryBackend"]
@@ -98,22 +98,21 @@ class MemoryBackend(Backend):
     def get(self, id: str) -> Record | None:
         turn = self._room.turn
         with turn.lock, turn.call():
-            record = self._room.shelf.get(id)
-            return None if record is None else copy_record(record)
+            return self._room.shelf.copy(id)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
         now = self._now_ms()
         behind = None if after is None else _place(*after)
         turn = self._room.turn
         with turn.lock, turn.call():
+            shelf = self._room.shelf
             wanted = (
-                record
-                for record in self._room.shelf
-                if (state is None or _state_of(record, now) == state)
-                and (behind is None or _place(record.progress.due, record.id) > behind)
+                _place(progress.due, id)
+                for id, progress in shelf.progress()
+                if state is None or state_of(progress.due, progress.token, now) == state
             )
-            found = heapq.nsmallest(limit, wanted, key=lambda record: _place(record.progress.due, record.id))
-            return [copy_record(record) for record in found]
+            places = heapq.nsmallest(limit, (place for place in wanted if behind is None or place > behind))
+            return [record for *_, id in places if (record := shelf.copy(id)) is not None]
 
     def tally(self) -> Tally:
         now = self._now_ms()
@@ -121,11 +120,11 @@ class MemoryBackend(Backend):
         oldest: int | None = None
         turn = self._room.turn
         with turn.lock, turn.call():
-            records = list(self._room.shelf)
-        for record in records:
-            state = _state_of(record, now)
+            found = list(self._room.shelf.progress())
+        for _, progress in found:
+            due = progress.due
+            state = state_of(due, progress.token, now)
             counts[state] += 1
-            due = record.progress.due
             if state == "due" and due is not None and (oldest is None or due < oldest):
                 oldest = due
         return Tally(counts["scheduled"], counts["due"], counts["leased"], counts["dead"], oldest)
@@ -170,8 +169,9 @@ class MemoryBackend(Backend):
         return [self._apply(each, now) for each in settlements]
 
     def _put(self, records: Sequence[Record]) -> None:
+        shelf = self._room.shelf
         for record in records:
-            self._room.shelf.put(copy_record(record))
+            shelf.put(record)
 
     def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
         present = self._room.shelf.get(record.id)
@@ -179,7 +179,7 @@ class MemoryBackend(Backend):
             return False
         if progress is not None and (present is None or present.progress != progress):
             return False
-        self._room.shelf.put(copy_record(record))
+        self._room.shelf.put(record)
         return True
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
@@ -204,7 +204,3 @@ class MemoryBackend(Backend):
 
 def _place(due: int | None, id: str) -> tuple[bool, int, str]:
     return (due is None, due or 0, id)
-
-
-def _state_of(record: Record, now: int) -> State:
-    return state_of(record.progress.due, record.progress.token, now)

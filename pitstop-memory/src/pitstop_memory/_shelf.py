@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -12,7 +12,7 @@ import attrs
 from pitstop.abc import Progress, Record, copy_plain, is_chosen
 
 
-__all__ = ["Shelf", "copy_record"]
+__all__ = ["Shelf"]
 
 
 class _Line:
@@ -30,34 +30,31 @@ class _Line:
 
 @attrs.define
 class _Slot:
-    #: The record as it was put. Its progress may have gone on since.
-    _record: Record
+    """A record, field by field, because the progress changes often and the rest seldom."""
+
+    id: str
+    message: dict[str, Any]
+    series: Mapping[str, Any] | None
+    revision: str
+    progress: Progress
     #: Grows with each new id: among records with one ``due``, the id that came in first goes first.
     order: int
-    progress: Progress
-    #: Whether the message holds neither mappings nor lists. Then a copy of one dict is a copy of the message.
-    flat: bool
+    kind: str
+    policy: Mapping[str, Any] | None
     #: Of its kind.
     line: _Line
 
     @property
     def record(self) -> Record:
-        """The record as it is now."""
-        record = self._record
-        if record.progress is not self.progress:
-            record = self._record = _with_progress(record, record.message, self.progress)
-        return record
+        """The record as it is now, with the very message that is stored."""
+        return Record(self.id, self.message, self.series, self.revision, self.progress, self.kind, self.policy)
 
     def copy(self) -> Record:
         """Return a copy of the record as it is now. No change to the copy reaches the stored record."""
-        record = self._record
         # Neither the series nor the policy must be changed by any user of the record, so they need no copy.
-        message = record.message.copy() if self.flat else copy_plain(record.message)
-        return _with_progress(record, message, self.progress)
-
-    def put(self, record: Record, line: _Line) -> None:
-        self.line = line
-        self._record, self.progress, self.flat = record, record.progress, _is_flat(record.message)
+        return Record(
+            self.id, copy_plain(self.message), self.series, self.revision, self.progress, self.kind, self.policy
+        )
 
 
 class Shelf:
@@ -83,25 +80,42 @@ class Shelf:
     def __iter__(self) -> Iterator[Record]:
         return (slot.record for slot in self._slots.values())
 
+    def progress(self) -> Iterator[tuple[str, Progress]]:
+        """Iterate over the ids and the progress of all records."""
+        return ((id, slot.progress) for id, slot in self._slots.items())
+
     def get(self, id: str) -> Record | None:
         slot = self._slots.get(id)
         return None if slot is None else slot.record
+
+    def copy(self, id: str) -> Record | None:
+        """Return a copy of a record."""
+        slot = self._slots.get(id)
+        return None if slot is None else slot.copy()
 
     def progress_of(self, id: str) -> Progress | None:
         slot = self._slots.get(id)
         return None if slot is None else slot.progress
 
     def put(self, record: Record) -> None:
-        slot, line = self._slots.get(record.id), self._lines.get(record.kind)
+        """Keep a copy of a record."""
+        id, kind, progress = record.id, record.kind, record.progress
+        message, series, policy = copy_plain(record.message), record.series, record.policy
+        if series is not None:
+            series = copy_plain(dict(series))
+        if policy is not None:
+            policy = copy_plain(dict(policy))
+        slot, line = self._slots.get(id), self._lines.get(kind)
         if line is None:
-            line = self._lines[record.kind] = _Line()
+            line = self._lines[kind] = _Line()
         if slot is None:
             self._orders += 1
-            slot = _Slot(record, self._orders, record.progress, _is_flat(record.message), line)
-            self._slots[record.id] = slot
+            slot = _Slot(id, message, series, record.revision, progress, self._orders, kind, policy, line)
+            self._slots[id] = slot
         else:
-            slot.put(record, line)
-        self._push(record.id, slot)
+            slot.message, slot.series, slot.revision, slot.progress = message, series, record.revision, progress
+            slot.kind, slot.policy, slot.line = kind, policy, line
+        self._push(id, slot)
 
     def change(self, id: str, progress: Progress) -> None:
         slot = self._slots[id]
@@ -225,22 +239,6 @@ class Shelf:
         heapq.heapify(items)
         line.heap[:] = items
         line.bunched = 0
-
-
-def copy_record(record: Record) -> Record:
-    """Return a copy of a record. The two share nothing that can be changed."""
-    series = None if record.series is None else copy_plain(dict(record.series))
-    policy = None if record.policy is None else copy_plain(dict(record.policy))
-    message = copy_plain(record.message)
-    return Record(record.id, message, series, record.revision, record.progress, record.kind, policy)
-
-
-def _with_progress(record: Record, message: dict[str, Any], progress: Progress) -> Record:
-    return Record(record.id, message, record.series, record.revision, progress, record.kind, record.policy)
-
-
-def _is_flat(message: dict[str, Any]) -> bool:
-    return not any(isinstance(each, dict | list) for each in message.values())
 
 
 def _top(line: _Line) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from pitstop_sqlite._rows import (
     LAST_INSTANT,
     Row,
     bindable,
+    fresh_rows,
     new_row,
     progress_values,
     read_leased_row,
@@ -94,13 +95,15 @@ class SqliteBackend(Backend):
         return self.clock.time_us()
 
     def put(self, records: Sequence[Record]) -> None:
-        rows = [new_row(record) for record in records]
+        statement, rows = _statements.PUT_FRESH, fresh_rows(records)
+        if rows is None:
+            statement, rows = _statements.PUT, [new_row(record) for record in records]
         with self._turn.lock, self._turn.call(), self._database as connection:
             if len(rows) == 1:
-                connection.execute(_statements.PUT, rows[0])
+                connection.execute(statement, rows[0])
             elif rows:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(_statements.PUT, rows)
+                connection.executemany(statement, rows)
                 connection.execute("COMMIT")
             try:
                 self._database.verify()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ __all__ = [
     "MOST_COUNTED",
     "Row",
     "bindable",
+    "fresh_rows",
     "new_row",
     "progress_values",
     "read_leased_row",
@@ -59,6 +60,28 @@ def new_row(record: Record) -> Row:
         record.kind,
         None if policy is None else _dump_series(dict(policy)),
     )
+
+
+def fresh_rows(records: Sequence[Record]) -> list[Row] | None:
+    """Return the rows to write for records that were never claimed, without the columns of claims; None if one was claimed."""
+    rows: list[Row] = []
+    # The records of one batch often share their progress, their series and their policy.
+    fresh = stored = series = given = policy = None
+    for record in records:
+        progress = record.progress
+        if progress is not fresh:
+            if progress != Progress(progress.due, progress.scheduled_for):
+                return None
+            fresh = progress
+        if record.series is not stored:
+            stored = record.series
+            series = None if stored is None else _dump_series(dict(stored))
+        if record.policy is not given:
+            given = record.policy
+            policy = None if given is None else _dump_series(dict(given))
+        due, scheduled_for, message = progress.due, progress.scheduled_for, dump_message(record.message)
+        rows.append((record.id, due, scheduled_for, record.revision, series, message, record.kind, policy))
+    return rows
 
 
 def progress_values(progress: Progress) -> Row:

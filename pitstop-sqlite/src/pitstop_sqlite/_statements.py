@@ -27,6 +27,7 @@ __all__ = [
     "NEXT_DUE",
     "PROGRESS",
     "PUT",
+    "PUT_FRESH",
     "READ_DUE",
     "REPLACE",
     "REPLACE_UNCHANGED",
@@ -48,6 +49,8 @@ _names = COLUMNS.split(", ")
 _INSERT = f"INSERT INTO pitstop_messages ({COLUMNS}) VALUES ({', '.join('?' for _ in _names)}) ON CONFLICT (id) DO "
 # An update keeps `seq`: among messages with one `due`, the id that came in first goes first.
 PUT = _INSERT + f"UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _names[1:])}"
+# Writes a message that was not claimed yet: fewer values to bind.
+PUT_FRESH = PUT.replace(", ".join("?" for _ in _names), "?, ?, ?, 0, NULL, NULL, NULL, 0, 0, 0, ?, ?, ?, ?, ?")
 CREATE = _INSERT + "NOTHING"
 REPLACE = (
     f"UPDATE pitstop_messages SET {', '.join(f'{name} = ?' for name in _names)} "

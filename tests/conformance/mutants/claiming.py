@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from conformance.mutants.registry import mutant, right, round_trip
-from pitstop.abc import LAST_INSTANT, Progress, Record
+from pitstop.abc import LAST_INSTANT, Progress, Record, copy_plain
 from pitstop_memory import MemoryBackend
-from pitstop_memory._shelf import copy_record
 
 
 @right
@@ -45,7 +44,7 @@ class OpenClaims(MemoryBackend):
         for each in due(now)[:limit]:
             progress = self.leased(each, token, now, until, limit)
             self._room.shelf.change(each.id, progress)
-            claimed.append(copy_record(attrs.evolve(each, progress=progress)))
+            claimed.append(attrs.evolve(each, message=copy_plain(each.message), progress=progress))
         return claimed
 
 

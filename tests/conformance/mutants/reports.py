@@ -29,11 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--wanted", help="a file with the classes and tests to collect: Class or Class::test", required=True
     )
     parser.addoption("--reports", help="where to write what becomes of each test", required=True)
+    parser.addoption("--first", action="store_true", help="end when the first test finds the defect")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Wanted(Path(config.getoption("--wanted")).read_text(encoding="utf-8").split()))
-    config.pluginmanager.register(_Reports(Path(config.getoption("--reports"))))
+    config.pluginmanager.register(_Reports(Path(config.getoption("--reports")), config.getoption("--first")))
 
 
 class _Wanted:
@@ -62,14 +63,18 @@ class _Wanted:
 
 
 class _Reports:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first: bool) -> None:
         self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._first = first
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
         report = yield
         if report.when == "call" or report.failed:
-            self._file.write(json.dumps(_line(item, call, report)) + "\n")
+            line = _line(item, call, report)
+            self._file.write(json.dumps(line) + "\n")
+            if self._first and report.failed and line["by_kit"]:
+                item.session.shouldstop = "the suite has found the defect"
         return report
 
     def pytest_unconfigure(self) -> None:

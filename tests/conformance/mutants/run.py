@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -34,7 +35,7 @@ _KIT_ON_MUTANTS = Path(__file__).with_name("kit_on_mutants.py")
 #: A folder in memory where the system has one. No result depends on a disk, and a disk slows everything down.
 _FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: Seconds for the suite on one mutant; and for its tests that try sequences of operations, and shrink those that fail.
-_WHOLE = 90.0
+_WHOLE = 300.0
 #: Seconds for one test, but for those.
 _ONE_TEST = 15.0
 #: Tests that are named in a row of the table.
@@ -67,7 +68,7 @@ class Result:
 
 @attrs.frozen
 class Run:
-    """The results of a run. If the run took too long, only the tests that ended in time have one."""
+    """The results of a run. If the run was cut short, only the tests before that have one."""
 
     results: list[Result]
     finished: bool
@@ -82,11 +83,12 @@ class Run:
         return [each for each in self.failed if each.by_kit]
 
 
-def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE_TEST) -> Run:
+def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE_TEST, first: bool = False) -> Run:
     """Run tests of the suite on mutants, each named ``TestMutant`` or ``TestMutant::test_name``, in bounded time.
 
     :param timeout: seconds for all of them.
     :param each: seconds for each.
+    :param first: whether the run ends with the first test that finds the defect.
     """
     with tempfile.TemporaryDirectory(dir=_FOLDER) as folder:
         reports, wanted = Path(folder, "reports"), Path(folder, "wanted")
@@ -97,6 +99,7 @@ def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE
             *("-c", os.devnull, "--rootdir", folder, "--basetemp", str(Path(folder, "tmp"))),
             *("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestUnknownMarkWarning", f"--timeout={each}"),
             *("-p", "conformance.mutants.reports", "--reports", str(reports), "--wanted", str(wanted)),
+            *(["--first"] if first else []),
             str(_KIT_ON_MUTANTS),
         ]
         where = os.pathsep.join([str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -116,22 +119,22 @@ def run_kit(tests: Sequence[str], *, timeout: float = _WHOLE, each: float = _ONE
     return Run([Result(**json.loads(each)) for each in lines if each.endswith("\n")], finished, output)
 
 
-def _run_all(name: str, timeout: float = _WHOLE) -> tuple[Run, Run]:
+def _run_all(name: str, timeout: float = _WHOLE, *, first: bool = False) -> tuple[Run, Run]:
     """Run the suite without the model, and then the model, each within its time."""
     others = [test for test in _SUITE if test not in _MODEL]
     return (
-        run_kit([f"Test{name}::{test}" for test in others], timeout=timeout),
-        run_kit([f"Test{name}::{test}" for test in _MODEL], timeout=timeout, each=timeout),
+        run_kit([f"Test{name}::{test}" for test in others], timeout=timeout, first=first),
+        run_kit([f"Test{name}::{test}" for test in _MODEL], timeout=timeout, each=timeout, first=first),
     )
 
 
-def _row(mutant: Mutant, run: Run, model: Run) -> str:
+def _row(mutant: Mutant, run: Run, model: Run, *, whole: bool) -> str:
     tests = dict.fromkeys((each.part.split("_")[1], each.test) for each in run.kills)
     by = ", ".join(f"{number} {part}" for part, number in Counter(part for part, _ in tests).items())
+    count = f"; {len(tests)} tests{f' ({by})' if by else ''}" if whole else ""
     lines = [
         f"{mutant.name}: {mutant.defect}.",
-        f"    first kill {_first(run)}; {len(tests)} tests{f' ({by})' if by else ''}: "
-        + ", ".join([test for _, test in tests][:_NAMED]),
+        f"    first kill {_first(run)}{count}: " + ", ".join([test for _, test in tests][:_NAMED]),
         f"    model: {_first(model)}",
     ]
     if not run.finished:
@@ -156,9 +159,12 @@ def _show(name: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="Run the whole suite on every mutant.")
+    parser = argparse.ArgumentParser(description="Run the suite on every mutant, until a test finds the defect.")
     parser.add_argument("names", nargs="*", help="mutants; all, unless named")
     parser.add_argument("--show", metavar="NAME", help="print how one mutant is found, with the shrunk steps")
+    parser.add_argument(
+        "--whole", action="store_true", help="go on after the first test that finds a defect: some hours"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     options = parser.parse_args(arguments)
     for name in [*options.names, *filter(None, [options.show])]:
@@ -169,7 +175,7 @@ def main(arguments: Sequence[str]) -> int:
     mutants = [MUTANTS[each] for each in options.names] if options.names else list(MUTANTS.values())
     failures = found_by_model = 0
     for name in RIGHT if not options.names else ():
-        runs = _run_all(name, 5 * _WHOLE)
+        runs = _run_all(name, 3 * _WHOLE)
         wrong = [each.name for run in runs for each in run.failed]
         print(
             f"{name}, which is right: {sum(len(run.results) for run in runs)} tests, failed: {wrong or 'none'}",
@@ -177,12 +183,17 @@ def main(arguments: Sequence[str]) -> int:
         )
         failures += bool(wrong) or not all(run.finished and run.results for run in runs)
     with ThreadPoolExecutor(options.jobs) as pool:
-        for mutant, (run, model) in zip(mutants, pool.map(lambda each: _run_all(each.name), mutants), strict=True):
-            print(_row(mutant, run, model), flush=True)
+        runs_of = partial(_runs_of, first=not options.whole)
+        for mutant, (run, model) in zip(mutants, pool.map(runs_of, mutants), strict=True):
+            print(_row(mutant, run, model, whole=options.whole), flush=True)
             failures += not run.kills
             found_by_model += bool(model.kills)
     print(f"{len(mutants)} mutants, {_WHOLE:.0f} s for each; the model finds {found_by_model}; {failures} failures")
     return 1 if failures else 0
+
+
+def _runs_of(mutant: Mutant, *, first: bool) -> tuple[Run, Run]:
+    return _run_all(mutant.name, first=first)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,24 @@ import attrs
 
 from conformance.mutants.registry import mutant, round_trip
 from pitstop.abc import Progress, Record, Settlement
-from pitstop_memory import MemoryBackend
+from pitstop_memory import MemoryBackend, MemoryConfig
 
 
 @mutant("test_what_was_put_does_not_change_with_the_callers_object")
 class KeepsTheCallersObject(MemoryBackend):
     """Keeps the very message that it was given. Later changes by the caller change the stored message."""
 
+    def __init__(self, config: MemoryConfig | None = None) -> None:
+        super().__init__(config)
+        self._given: dict[str, dict[str, Any]] = {}
+
     def _put(self, records: Sequence[Record]) -> None:
-        for each in records:
-            self._room.shelf.put(each)
+        super()._put(records)
+        self._given |= {each.id: each.message for each in records}
+
+    def get(self, id: str) -> Record | None:
+        stored = super().get(id)
+        return stored if stored is None or id not in self._given else attrs.evolve(stored, message=self._given[id])
 
 
 @mutant("test_what_was_read_does_not_change_what_is_stored")
@@ -137,12 +145,26 @@ class PutIfUpserts(MemoryBackend):
         return super()._put_if(record, revision, progress)
 
 
-@mutant("test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile")
+@mutant(
+    "test_put_if_changes_nothing_if_the_record_was_claimed_meanwhile",
+    "test_no_interleaving_of_an_edit_and_a_run_emits_twice",
+)
 class ComparesTheRevisionAlone(MemoryBackend):
     """Does not compare the progress. A claim that came meanwhile is overwritten."""
 
     def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
         return super()._put_if(record, revision, None)
+
+
+@mutant("test_a_message_comes_now_and_all_else_stays")
+class NeverBeforeTheNominalTime(MemoryBackend):
+    """Stores the nominal time as ``due`` if that is later. A message that a person lets come now does not come."""
+
+    def _put_if(self, record: Record, revision: str | None, progress: Progress | None) -> bool:
+        due = record.progress.due
+        later = due if due is None else max(due, record.progress.scheduled_for)
+        record = attrs.evolve(record, progress=attrs.evolve(record.progress, due=later))
+        return super()._put_if(record, revision, progress)
 
 
 @mutant("test_put_if_changes_nothing_under_another_revision")

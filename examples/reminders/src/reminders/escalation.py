@@ -6,6 +6,8 @@ any moment: if a worker has the message, its settlement has no effect, and it ca
 
 from __future__ import annotations
 
+import uuid
+
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -22,7 +24,9 @@ TIMES = 3
 
 def remind(pit: Pitstop, name: str, who: str, about: str, at: datetime) -> str:
     """Ask ``who`` at this time. A new reminder with the name of an open one replaces it. Return the id, for :func:`answer`."""
-    message = {"id": f"{KIND}:{name}", "kind": KIND, "who": who, "about": about, "first": at}
+    # Reminders may have the same name one after the other. The case is one of them.
+    case = uuid.uuid4().hex
+    message = {"id": f"{KIND}:{name}", "kind": KIND, "case": case, "who": who, "about": about, "first": at}
     # In UTC, because in the night when the clocks are set, an hour is missing or comes twice on the wall clock.
     end = at.astimezone(UTC) + (TIMES + 1) * AGAIN_AFTER
     return pit.store(message, at, end, AGAIN_AFTER)
@@ -34,7 +38,7 @@ def answer(pit: Pitstop, journal: Journal, id: str) -> bool:
     if entry is None:
         return False
     # Noted first: if the process dies in between, or `remove` raises, the user answers again.
-    journal.note(f"{id}:answered:{entry.revision}", "answered", pit.now())
+    journal.note(f"{id}:answered:{entry.message['case']}", "answered", pit.now())
     pit.remove(id)
     return True
 

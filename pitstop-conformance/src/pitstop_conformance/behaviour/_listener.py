@@ -376,16 +376,29 @@ class Listening(Kit):
             assert delivery is None
             assert woke >= _NOW + timedelta(seconds=10)
 
-    def test_a_watch_wakes_a_listener_when_another_handle_stores(
-        self, make_pit: Callable[..., pitstop.Pitstop], open_backend: Handles, clock: ManualClock
+    @pytest.mark.parametrize("how", ["stores", "reschedules", "emits_now", "releases"])
+    def test_a_watch_wakes_a_listener_when_another_handle(
+        self, make_pit: Callable[..., pitstop.Pitstop], open_backend: Handles, clock: ManualClock, how: str
     ) -> None:
         """The listener wakes up long before its next poll."""
         pit, other = make_pit(), make_pit()
         needs(open_backend(), Capability.WATCH)
+        if how in {"reschedules", "emits_now"}:
+            needs(open_backend(), Capability.CONDITIONAL)
+        if how != "stores":
+            other.store({"id": "a"}, timedelta(0) if how == "releases" else timedelta(days=50))
+        if how == "releases":
+            assert other.listen(lock_time=timedelta(days=50)).get() is not None
+        act: dict[str, Callable[[], object]] = {
+            "stores": lambda: other.store({"id": "a"}, _NOW),
+            "reschedules": lambda: other.reschedule("a"),
+            "emits_now": lambda: other.emit_now("a"),
+            "releases": lambda: other.release("a"),
+        }
         with pit.listen(loop_time=timedelta(days=100)) as listener:
             loop = _Listening(lambda: next(listener).id)
             clock.wait_for_sleepers(1)
-            other.store({"id": "a"}, _NOW)
+            assert act[how]()
 
             assert _advance_until(clock, loop, timedelta(milliseconds=100)) == "a"
             assert clock.now() < _NOW + timedelta(days=1)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import finalize
 
+from pitstop._aio._changing import AsyncChanging
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._listening import AsyncListening, closed_error
 from pitstop._engine._lifecycle import renew_after_fork
@@ -48,7 +49,7 @@ def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (
     return AsyncPitstop(*prepare_backend(config, plugins))
 
 
-class AsyncPitstop(AsyncListening):
+class AsyncPitstop(AsyncListening, AsyncChanging):
     """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
 
     The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are
@@ -90,8 +91,9 @@ class AsyncPitstop(AsyncListening):
         expires: timedelta | str | None = None,
         jitter: timedelta | str | None = None,
         if_exists: IfExists = "replace",
+        if_revision: str | None = None,
         keep_schedule: bool = False,
-        catch_up: CatchUp = "latest",
+        catch_up: CatchUp | None = "latest",
         grace: timedelta | str | None = None,
         session: Any = None,
     ) -> Stored:
@@ -100,7 +102,7 @@ class AsyncPitstop(AsyncListening):
         :return: the message's id: its own, or a new UUID of version 7. Its ``outcome`` says what was done.
         :raises MessageError: when the message or its id cannot be stored; the text names the path.
         :raises ScheduleError: when the times make no sense.
-        :raises Conflict: with ``if_exists="error"``, when the id exists.
+        :raises Conflict: with ``if_exists="error"``, when the id exists; with ``if_revision``, when the message has changed.
         """
         return await self._do(
             Pitstop.store,
@@ -113,6 +115,7 @@ class AsyncPitstop(AsyncListening):
             lock_time=lock_time,
             expires=expires,
             if_exists=if_exists,
+            if_revision=if_revision,
             keep_schedule=keep_schedule,
             jitter=jitter,
             catch_up=catch_up,
@@ -176,13 +179,6 @@ class AsyncPitstop(AsyncListening):
     async def stats(self) -> Stats:
         """Return the number of messages in each state. This reads an index over all messages; avoid it in a hot path."""
         return await self._do(Pitstop.stats)
-
-    async def redrive(self, id: str) -> bool:
-        """Make a dead message due now, with all its attempts. Return True if it was dead.
-
-        :raises MessageError: when ``id`` cannot be an id, or the stored document is damaged.
-        """
-        return await self._do(Pitstop.redrive, id)
 
     async def preview(
         self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import get_args
 
 import attrs
 
 from pitstop._decisions._describe import describe
+from pitstop._decisions._emit import occurrence_of, schedule_of
+from pitstop._decisions._policy import has_policies, with_moved
+from pitstop._decisions._revision import revision_of
 from pitstop._errors import Conflict, MessageError, PitstopError, ScheduleError
 from pitstop._recurrence._registry import load_recurrence
 from pitstop._values._arguments import flag
-from pitstop._values._instant import span_of_time
+from pitstop._values._instant import from_instant, span_of_time
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import Moment
 from pitstop._values._stored import Done, IfExists
 from pitstop.abc import Damaged, Progress, Record, dump_message, state_of
 
 
-__all__ = ["Change", "Terms", "Wanted", "change"]
+__all__ = ["Change", "Terms", "Wanted", "change", "refuse_new_id"]
 
 #: The parts of a series that are always compared, beside its rule. Those that are not stored have no value.
 _COMPARED = ("catch_up", "grace", "jitter")
@@ -28,17 +32,19 @@ class Terms:
     """The treatment of a stored message with the id."""
 
     if_exists: IfExists = "replace"
-    #: Whether only the body of that message is replaced.
+    #: Whether the times, the attempts and the error of that message stay.
     keep_schedule: bool = False
+    #: The revision of the entry from which the new message was made: see :func:`revision_of`. None: any.
+    if_revision: str | None = None
 
     @staticmethod
-    def of(if_exists: object, keep_schedule: object) -> Terms:
+    def of(if_exists: object, keep_schedule: object, if_revision: object = None) -> Terms:
         """Check the arguments of ``store``.
 
         :raises PitstopError: if one of them cannot be used.
         :raises ScheduleError: if they contradict each other.
         """
-        if type(if_exists) is str and if_exists == "replace" and keep_schedule is False:
+        if type(if_exists) is str and if_exists == "replace" and keep_schedule is False and if_revision is None:
             # The usual terms cost a store nothing.
             return _USUAL
         word = str.__str__(if_exists) if isinstance(if_exists, str) else None
@@ -47,17 +53,21 @@ class Terms:
             raise PitstopError(
                 f"if_exists={quoted(if_exists)} is unknown. Give one of: {', '.join(get_args(IfExists))}."
             )
-        terms = Terms(known, flag(keep_schedule, "keep_schedule", error=PitstopError))
+        terms = Terms(known, flag(keep_schedule, "keep_schedule", error=PitstopError), _revision(if_revision))
         if terms.keep_schedule and known == "error":
             raise ScheduleError(
                 "keep_schedule=True changes the message that exists, and if_exists='error' refuses to change it. Give one."
+            )
+        if terms.if_revision is not None and known != "replace":
+            raise ScheduleError(
+                f"if_revision replaces the message that was read, and if_exists={known!r} leaves a message that exists. Give one."
             )
         return terms
 
     @property
     def look(self) -> bool:
         """Whether the message that exists matters."""
-        return self.keep_schedule or self.if_exists != "replace"
+        return self.keep_schedule or self.if_revision is not None or self.if_exists != "replace"
 
 
 _USUAL = Terms()
@@ -96,13 +106,29 @@ class Change:
         return self.record is not None and self.record.progress == self.progress
 
 
-def change(present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: int) -> Change:
+def refuse_new_id(_now_us: int) -> str:
+    """Refuse to make an id for a message that is stored with ``if_revision``.
+
+    :raises MessageError: always.
+    """
+    raise MessageError(
+        "The message has no 'id', so if_revision names no message. Give the id of the entry that was read."
+    )
+
+
+def change(
+    present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: int, *, holder: str | None = None
+) -> Change:
     """Return what a store does, from the record that exists.
 
-    :raises Conflict: if the record must not exist.
+    :param holder: the token under which the calling handler has the message, if it has. It may end its own lease.
+    :raises Conflict: if the record must not exist, or is not in the state in which it was read.
     :raises MessageError: if the record that exists cannot be read, so that its schedule is not known.
+    :raises ScheduleError: if a series that goes on has no occurrence left.
     """
     record = wanted.record
+    if terms.if_revision is not None:
+        return _edit(present, wanted, terms, now, holder)
     if present is None:
         return Change("created", record)
     if terms.if_exists == "error":
@@ -117,19 +143,86 @@ def change(present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: 
         )
     if terms.if_exists == "keep" and not (_has_schedule(present, wanted) and _has_label(present, record)):
         return Change("replaced", record, present.revision)
-    if not terms.keep_schedule or _has_body(present, record):
+    return _with_body(present, record, now) if terms.keep_schedule else Change("kept")
+
+
+def _edit(present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: int, holder: str | None) -> Change:
+    """Return the change to a record that was read before, unless the change may repeat an emission."""
+    record = wanted.record
+    if present is None:
+        raise Conflict(
+            f"The message {record.id!r} was not stored, because it is gone: it was acknowledged or removed since it was read. "
+            f"To emit it again, store it without if_revision.",
+            id=record.id,
+        )
+    if isinstance(present, Damaged):
+        raise MessageError(
+            f"The message {record.id!r} cannot be stored with if_revision. {present.error} Store it without if_revision."
+        )
+    if revision_of(present) != terms.if_revision:
+        raise Conflict(
+            f"The message {record.id!r} was not stored, because it has changed since it was read: {_condition(present, now)}. "
+            f"Read it again with get(), and decide anew.",
+            id=record.id,
+        )
+    edited = _with_body(present, record, now) if terms.keep_schedule else _going_on(present, wanted)
+    progress = present.progress
+    held = progress.token is not None and progress.due is not None and progress.due > now
+    ends = edited.record is not None and edited.record.progress.token != progress.token
+    if held and ends and progress.token != holder:
+        raise Conflict(
+            f"The message {record.id!r} was not stored, because {_condition(present, now)}: its handler may be done at any "
+            f"moment, and the message would be emitted again. Try again later, or store it without if_revision.",
+            id=record.id,
+        )
+    return edited
+
+
+def _with_body(present: Record, record: Record, now: int) -> Change:
+    """Return the change of all but the times: the body, the kind and the policies."""
+    if _has_label(present, record) and dump_message(present.message) == dump_message(record.message):
         return Change("kept")
-    progress = _progress(present, now)
-    updated = Record(record.id, record.message, present.series, record.revision, progress, record.kind, record.policy)
+    progress, policy = _progress(present, now), with_moved(record.policy, present.policy)
+    updated = Record(record.id, record.message, present.series, record.revision, progress, record.kind, policy)
     return Change("updated", updated, present.revision, present.progress)
 
 
 def _has_label(present: Record, record: Record) -> bool:
-    return present.kind == record.kind and present.policy == record.policy
+    return present.kind == record.kind and has_policies(present.policy, record.policy)
 
 
-def _has_body(present: Record, record: Record) -> bool:
-    return _has_label(present, record) and dump_message(present.message) == dump_message(record.message)
+def _going_on(present: Record, wanted: Wanted) -> Change:
+    """Return the change to a new message and schedule.
+
+    A series with the start that it had goes on with its current occurrence. Its earlier ones were emitted, or skipped.
+    """
+    record = wanted.record
+    if (
+        wanted.fixed_start
+        and record.series is not None
+        and present.series is not None
+        and present.series.get("start") == record.series["start"]
+    ):
+        schedule = schedule_of(record)
+        assert schedule is not None, "it has a series"
+        current = _current(present)
+        pending = schedule.next(current - 1)
+        if pending is None:
+            raise ScheduleError(
+                f"The series of {record.id!r} goes on with its occurrence at {_iso(from_instant(current))}, and the new schedule has "
+                f"none from there on. Give a later end, or another start."
+            )
+        record = attrs.evolve(record, progress=Progress(schedule.due(pending, record.id), pending))
+    return Change("replaced", record, present.revision, present.progress)
+
+
+def _current(present: Record) -> int:
+    try:
+        schedule = schedule_of(present)
+        return present.progress.scheduled_for if schedule is None else occurrence_of(present, schedule)
+    except ScheduleError:
+        # The stored rule is broken. The edit may be there to mend it.
+        return present.progress.scheduled_for
 
 
 def _progress(present: Record, now: int) -> Progress:
@@ -181,9 +274,23 @@ def _condition(present: Record | Damaged, now: int) -> str:
     entry = describe(present, now)
     if entry.due is None:
         return "it is dead"
-    at = entry.due.isoformat(timespec="milliseconds").replace(".000", "").replace("+00:00", "Z")
+    at = _iso(entry.due)
     state = state_of(present.progress.due, present.progress.token, now)
     return {"leased": f"it is leased until {at}", "due": f"it is due since {at}"}.get(state, f"it is due at {at}")
+
+
+def _iso(when: datetime) -> str:
+    return when.isoformat(timespec="milliseconds").replace(".000", "").replace("+00:00", "Z")
+
+
+def _revision(given: object) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise PitstopError(
+            f"if_revision={quoted(given)} is no text. Give the revision of the entry that was read: entry.revision."
+        )
+    return str.__str__(given)
 
 
 def _is_fixed(moment: Moment | None) -> bool:

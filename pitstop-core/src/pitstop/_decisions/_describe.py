@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from pitstop._decisions._attempts import emitted
-from pitstop._decisions._emit import schedule_of
+from pitstop._decisions._emit import occurrence_of, schedule_of
 from pitstop._decisions._policy import Policy
+from pitstop._decisions._revision import revision_of
 from pitstop._errors import ScheduleError
 from pitstop._recurrence._every import Every
 from pitstop._values._entry import Entry, Stats
@@ -31,9 +32,8 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         if stored.policy is not None:
             policy = Policy.from_plain(stored.policy)
         schedule = schedule_of(stored)
-        if schedule is not None and progress.first_leased is not None:
-            choice = schedule.choose(progress.scheduled_for, progress.first_leased, stored.id)
-            scheduled_for = scheduled_for if choice is None else choice.occurrence
+        if schedule is not None:
+            scheduled_for = occurrence_of(stored, schedule)
     except ScheduleError as error:
         last_error = str(error)
     recurrence = None if schedule is None else schedule.recurrence
@@ -55,7 +55,7 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         expires=_span(policy.expires),
         attempts=emitted(progress),
         last_error=last_error,
-        revision=stored.revision,
+        revision=revision_of(stored),
         leased_until=_time(progress.due) if state == "leased" else None,
     )
 
@@ -80,6 +80,7 @@ def _damaged(damaged: Damaged, now: int) -> Entry:
         due=_time(damaged.due),
         scheduled_for=None,
         last_error=damaged.error,
+        revision=revision_of(damaged),
         leased_until=_time(damaged.due) if state == "leased" else None,
     )
 

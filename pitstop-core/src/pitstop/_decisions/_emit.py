@@ -14,7 +14,11 @@ from pitstop._values._schedule import Schedule
 from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
 
 
-__all__ = ["Emission", "advance", "bury", "decide", "give_up", "schedule_of", "settlement"]
+__all__ = ["Emission", "advance", "bury", "decide", "give_up", "occurrence_of", "schedule_of", "settlement"]
+
+
+# Looked up once: members of an Enum are slow to get at, and each ack of a series needs it.
+_RESCHEDULE = Outcome.RESCHEDULE
 
 
 # Not frozen: each claimed message has one, and attrs takes several times as long to make a frozen object.
@@ -64,11 +68,24 @@ def schedule_of(record: Record) -> Schedule | None:
     return None if record.series is None else Schedule.from_plain(record.series)
 
 
+def occurrence_of(record: Record, schedule: Schedule) -> int:
+    """Return the current occurrence of a series: the one that its first emission chose; before that, the first one to come.
+
+    :raises pitstop.ScheduleError: if the rule is broken.
+    """
+    progress = record.progress
+    if progress.first_leased is None:
+        return progress.scheduled_for
+    choice = schedule.choose(progress.scheduled_for, progress.first_leased, record.id)
+    return progress.scheduled_for if choice is None else choice.occurrence
+
+
 def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False, duration: int = 0) -> Emission | Settlement:
     """Decide the fate of a record that was just leased.
 
-    A damaged record is set aside with its error. An occurrence that comes too late is not emitted. A record is given up if its attempts were used up by leases that ran out,
-    and settled unseen if all its occurrences are older than its grace. Any other record is emitted.
+    A damaged record is set aside with its error. An occurrence that comes too late is not emitted. A record is given up if its
+    attempts were used up by leases that ran out, and settled unseen if all its occurrences are older than its grace. Any other
+    record is emitted.
 
     :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
     :param duration: the milliseconds for which the claim leased the record.
@@ -115,9 +132,10 @@ def _apply_policy(emission: Emission, plain: Mapping[str, Any], duration: int) -
         emission.policy = policy = Policy.from_plain(plain)
     except ScheduleError as error:
         return bury(_not_emitted(emission.record), str(error))
-    due = emission.leased.progress.due
-    assert due is not None, "the due of a leased record is the end of its lease"
-    return _expire(emission, due - duration) if policy.expired(emission.scheduled_for, due - duration) else None
+    progress = emission.leased.progress
+    assert progress.due is not None, "the due of a leased record is the end of its lease"
+    now, last = progress.due - duration, policy.last_instant(progress.scheduled_for, emission.scheduled_for)
+    return None if last is None or now <= last else _expire(emission, now)
 
 
 def _expire(emission: Emission, now: int) -> Settlement:
@@ -160,8 +178,8 @@ def advance(record: Record, schedule: Schedule, following: int | None, *, last_e
     """Return the write that moves a record to the occurrence at ``following``; None: delete the record, the series is over."""
     if following is None:
         return settlement(record, Outcome.COMPLETE, None)
-    due = schedule.due(following, record.id)
-    return settlement(record, Outcome.RESCHEDULE, Progress(due, following, last_error=last_error))
+    due = schedule.due(following, record.id) if schedule.jitter else following
+    return settlement(record, _RESCHEDULE, Progress(due, following, 0, None, last_error))
 
 
 def bury(record: Record, error: str) -> Settlement:

@@ -1,6 +1,7 @@
 """Policy: the retry, the lock time and the limit of age that a single message has.
 
-The stored form has plain values, with durations in milliseconds, and only what was given.
+The stored form has plain values, with durations in milliseconds, and only the policies that were given. With ``expires``, it may
+also have ``moved``: the ``scheduled_for`` of an occurrence, and the later time that a person has chosen for this occurrence.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pitstop._values._schedule import span_of
 from pitstop.abc._config import Retry, from_mapping
 
 
-__all__ = ["Policy", "plain_policy"]
+__all__ = ["Policy", "has_policies", "moved_policy", "plain_policy", "with_moved"]
 
 _MILLISECOND = timedelta(milliseconds=1)
-_FIELDS = frozenset({"retry", "lock_time", "expires"})
+_MOVED = "moved"
+_FIELDS = frozenset({"retry", "lock_time", "expires", _MOVED})
 _SPANS = ("delay", "max_delay")
 _RETRY = frozenset(field.name for field in attrs.fields(Retry))
 
@@ -36,6 +38,8 @@ class Policy:
     lock_time: int | None = None
     #: How many milliseconds after its nominal time an occurrence may still be emitted.
     expires: int | None = None
+    #: The ``scheduled_for`` of an occurrence, and the later instant from which ``expires`` counts for it.
+    moved: tuple[int, int] | None = None
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> Policy:
@@ -44,14 +48,16 @@ class Policy:
         :raises ScheduleError: if it is malformed.
         """
         retry, lock_time, expires = plain.get("retry"), plain.get("lock_time"), plain.get("expires")
-        fine = plain.keys() <= _FIELDS and _is_span(lock_time) and _is_span(expires)
+        moved = plain.get(_MOVED)
+        fine = plain.keys() <= _FIELDS and _is_span(lock_time) and _is_span(expires) and _is_moved(moved)
+        moved = None if moved is None or not fine else (moved[0], moved[1])
         if fine and retry is None:
-            return Policy(None, lock_time, expires)
+            return Policy(None, lock_time, expires, moved)
         try:
             if fine and isinstance(retry, Mapping):
                 given = {name: _read(name, value) for name, value in retry.items()}
                 _ = from_mapping(Retry, given, "retry")
-                return Policy(tuple(given.items()), lock_time, expires)
+                return Policy(tuple(given.items()), lock_time, expires, moved)
         except (ConfigError, TypeError, OverflowError):
             pass
         raise ScheduleError("The stored policy is malformed. Store the message again, or remove it.")
@@ -64,9 +70,16 @@ class Policy:
         """Return the retry as it may be given to ``store``; None if none was given."""
         return None if self.retry is None else dict(self.retry)
 
-    def expired(self, occurrence: int, now: int) -> bool:
-        """Whether it is too late for an occurrence."""
-        return self.expires is not None and now > occurrence + self.expires
+    def last_instant(self, scheduled_for: int, occurrence: int) -> int | None:
+        """Return the last instant at which an occurrence may be emitted; None if there is none.
+
+        :param scheduled_for: the one of the stored record. A claim may choose a later occurrence of the series.
+        """
+        if self.expires is None:
+            return None
+        if self.moved is not None and self.moved[0] == scheduled_for:
+            occurrence = max(occurrence, self.moved[1])
+        return occurrence + self.expires
 
 
 def plain_policy(retry: object, lock_time: object, expires: object, jitter: object = None) -> dict[str, Any] | None:
@@ -87,6 +100,31 @@ def plain_policy(retry: object, lock_time: object, expires: object, jitter: obje
             "expires is not longer than jitter, so some occurrences could never be emitted. Give a longer one."
         )
     return plain
+
+
+def moved_policy(policy: Mapping[str, Any] | None, scheduled_for: int, at: int) -> Mapping[str, Any] | None:
+    """Return the stored policies of a message whose current occurrence a person lets come at ``at``.
+
+    ``expires`` counts from there for this occurrence, if that is later than its nominal time.
+    """
+    if policy is None or policy.get("expires") is None:
+        return policy
+    others = {name: value for name, value in policy.items() if name != _MOVED}
+    return {**others, _MOVED: [scheduled_for, at]} if at > scheduled_for else others
+
+
+def with_moved(policy: Mapping[str, Any] | None, stored: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the policies of a new message that keeps the times of the stored one, whose occurrence may have been moved."""
+    if policy is None or stored is None or _MOVED not in stored or "expires" not in policy:
+        return policy
+    return {**policy, _MOVED: stored[_MOVED]}
+
+
+def has_policies(stored: Mapping[str, Any] | None, given: Mapping[str, Any] | None) -> bool:
+    """Whether a stored message has these policies already."""
+    if stored is None or given is None:
+        return stored is given
+    return {name: value for name, value in stored.items() if name != _MOVED} == given
 
 
 def _plain_retry(retry: object) -> dict[str, Any]:
@@ -120,6 +158,12 @@ def _read(name: str, value: Any) -> Any:
 
 def _is_span(value: object) -> bool:
     return value is None or (type(value) is int and 0 < value <= LAST_INSTANT)
+
+
+def _is_moved(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list | tuple) and len(value) == 2 and all(type(each) is int for each in value)
+    )
 
 
 @lru_cache(maxsize=256)

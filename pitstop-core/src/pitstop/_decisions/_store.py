@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -17,12 +17,24 @@ from pitstop._values._arguments import item_arguments
 from pitstop._values._id import new_id
 from pitstop._values._instant import LAST_INSTANT
 from pitstop._values._jitter import spread
-from pitstop._values._message import copy_message
-from pitstop._values._schedule import Interval, Moment, plan, span_of
+from pitstop._values._message import measured_copy
+from pitstop._values._schedule import Interval, Moment, is_lasting, plan, span_of
 from pitstop.abc import Progress, Record
 
 
-__all__ = ["Labels", "new_record", "new_revision", "preview", "records_of_items", "wanted_of_items"]
+__all__ = [
+    "NO_LABELS",
+    "Labels",
+    "new_record",
+    "new_revision",
+    "preview",
+    "record_of_store",
+    "records_of_items",
+    "wanted_of_items",
+]
+
+#: The random bytes of a revision.
+_REVISION = 16
 
 
 @attrs.frozen
@@ -30,46 +42,59 @@ class Labels:
     """The kind and the policies of a call of ``store``, which were checked."""
 
     kind: str = ""
+    #: In their stored form.
     policy: Mapping[str, Any] | None = None
 
 
-_NONE = Labels()
+#: Neither kind nor policies.
+NO_LABELS = Labels()
 
 
-def new_record(
+def new_record(*arguments: Any, **options: Any) -> Record:
+    """Return the record of :func:`record_of_store`."""
+    record, _ = record_of_store(*arguments, **options)
+    return record
+
+
+def record_of_store(
     message: object,
     when: Moment | None = None,
     end: Moment | None = None,
     every: Interval | None = None,
-    *,
-    catch_up: str = "latest",
+    catch_up: str | None = "latest",
     grace: timedelta | str | None = None,
     jitter: timedelta | str | None = None,
-    kind: str = "",
-    policy: Mapping[str, Any] | None = None,
+    labels: Labels = NO_LABELS,
+    *,
     now_us: int,
-    revision: str,
-    make_id: Callable[[], str] | None = None,
-) -> Record:
+    revision: str | None = None,
+    make_id: Callable[[int], str] = new_id,
+) -> tuple[Record, bool]:
     """Read the arguments of ``store`` into a record that takes the place of any record with its id.
 
     Nothing of an earlier record is carried over: no lease, no attempts, no error. So an update holds at once, and the
     delivery of the old version can no longer settle anything.
 
-    :param kind: the kind of the message, which was checked.
-    :param policy: the policies of the message, in their stored form.
-    :param make_id: makes the id of a message that has none. None: it gets a UUID.
+    :param labels: the kind and the policies of the message.
+    :param revision: the revision of the record. None: a new one.
+    :param make_id: makes the id of a message that has none, from ``now_us``.
+    :return: the record, and whether its id was made.
     :raises pitstop.MessageError: if the message cannot be stored.
     :raises pitstop.ScheduleError: if the times make no sense.
     """
-    identifier, body = copy_message(message)
+    given, body, _ = measured_copy(message)
     first, schedule = plan(when, end, every, catch_up, grace, now_us, jitter)
-    id = identifier or (new_id(now_us) if make_id is None else make_id())
-    if schedule is None:
-        delay = 0 if jitter is None else span_of(jitter, "jitter") // timedelta(milliseconds=1)
-        progress = Progress(min(first + spread(id, first, delay), LAST_INSTANT), first)
-        return Record(id, body, None, revision, progress, kind, policy)
-    return Record(id, body, schedule.to_plain(), revision, Progress(schedule.due(first, id), first), kind, policy)
+    id = given or make_id(now_us)
+    if jitter is None:
+        due = first
+    elif schedule is None:
+        due = min(first + spread(id, first, span_of(jitter, "jitter") // timedelta(milliseconds=1)), LAST_INSTANT)
+    else:
+        due = schedule.due(first, id)
+    series = None if schedule is None else schedule.to_plain()
+    progress = Progress(due, first)
+    record = Record(id, body, series, revision or new_revision(), progress, labels.kind, labels.policy)
+    return record, given is None
 
 
 def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, now_us: int) -> list[Upcoming]:
@@ -88,50 +113,99 @@ def preview(every: Interval, start: Moment | None, end: Moment | None, n: int, n
 
 def new_revision() -> str:
     """Return a new revision, globally unique."""
-    return os.urandom(16).hex()
+    return os.urandom(_REVISION).hex()
+
+
+def new_revisions(count: int) -> list[str]:
+    """Return new revisions, globally unique."""
+    digits = os.urandom(_REVISION * count).hex()
+    return [digits[at : at + 2 * _REVISION] for at in range(0, len(digits), 2 * _REVISION)]
 
 
 def records_of_items(
-    items: Iterable[Any], now_us: int, make_id: Callable[[], str], labels: Labels = _NONE
-) -> list[Record]:
-    """Read the items of ``store_many`` into records with the same labels, as :func:`new_record` does.
+    items: Iterable[Any], now_us: int, make_ids: Callable[[int, int], Sequence[str]], labels: Labels = NO_LABELS
+) -> tuple[list[Record], set[str]]:
+    """Read the items of ``store_many`` into records, as :func:`record_of_store` does. Return also the ids that were made.
 
+    :param make_ids: makes ids from ``now_us``, as many as its second argument says.
+    :param labels: the kind and the policies of all these messages.
     :raises pitstop.MessageError: if a message cannot be stored; the text names the item.
     :raises pitstop.ScheduleError: if a schedule makes no sense, or an item has no times; the text names the item.
     """
-    return [_record_of_item(n, item, now_us, make_id, labels) for n, item in enumerate(_iterable(items))]
+    return _finished(list(_read_items(items, now_us)), now_us, make_ids, labels)
 
 
 def wanted_of_items(
-    items: Iterable[Any], now_us: int, make_id: Callable[[], str], labels: Labels = _NONE
-) -> list[Wanted]:
+    items: Iterable[Any], now_us: int, make_ids: Callable[[int, int], Sequence[str]], labels: Labels = NO_LABELS
+) -> tuple[list[Wanted], set[str]]:
     """Read the items as :func:`records_of_items` does, and note how their times were given."""
-    return [_wanted_of_item(n, item, now_us, make_id, labels) for n, item in enumerate(_iterable(items))]
+    read = list(_read_items(items, now_us))
+    records, made = _finished(read, now_us, make_ids, labels)
+    return [_wanted(record, *arguments) for record, (*_, arguments) in zip(records, read, strict=True)], made
 
 
-def _iterable(items: Iterable[Any]) -> Iterable[Any]:
+def _wanted(record: Record, _: object, when: Moment | None, end: Moment | None = None, *_every: object) -> Wanted:
+    return Wanted.of(record, when, end)
+
+
+#: An item that was read: the id that was given (None: none), the body, the progress, the series, and the arguments.
+_Read = tuple[str | None, dict[str, Any], Progress, Mapping[str, Any] | None, Sequence[Any]]
+
+
+def _read_items(items: Iterable[Any], now_us: int) -> Iterator[_Read]:
+    """Read each item. Its arguments are read once, because an item may give other values the second time."""
     if not isinstance(items, Iterable):
         raise ScheduleError(f"items is a {type(items).__name__}. Give a list of (message, when) and the like.")
-    return items
+    plans = _Plans(now_us)
+    for index, item in enumerate(items):
+        arguments = item_arguments(item)
+        if arguments is None:
+            raise ScheduleError(
+                f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
+            )
+        try:
+            given, body, _ = measured_copy(arguments[0])
+            progress, series = plans.of(*arguments[1:])
+        except (MessageError, ScheduleError) as error:
+            raise type(error)(f"items[{index}]: {error}") from None
+        yield given, body, progress, series, arguments
 
 
-def _record_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], labels: Labels) -> Record:
-    arguments = item_arguments(item)
-    if arguments is None:
-        raise ScheduleError(
-            f"items[{index}] is no (message, when) or (message, start, end, every). Give a tuple of two to four."
-        )
-    try:
-        return new_record(
-            *arguments, kind=labels.kind, policy=labels.policy, now_us=now_us, revision=new_revision(), make_id=make_id
-        )
-    except (MessageError, ScheduleError) as error:
-        raise type(error)(f"items[{index}]: {error}") from None
+def _finished(
+    read: Sequence[_Read], now_us: int, make_ids: Callable[[int, int], Sequence[str]], labels: Labels
+) -> tuple[list[Record], set[str]]:
+    # Made together and at last, when all code of the caller has run: a fork by the items must not have the same ids twice.
+    made = make_ids(now_us, sum([given is None for given, *_ in read]))
+    ids = iter(made)
+    kind, policy = labels.kind, labels.policy
+    records = [
+        Record(next(ids) if given is None else given, body, series, revision, progress, kind, policy)
+        for (given, body, progress, series, _), revision in zip(read, new_revisions(len(read)), strict=True)
+    ]
+    return records, set(made)
 
 
-def _wanted_of_item(index: int, item: object, now_us: int, make_id: Callable[[], str], labels: Labels) -> Wanted:
-    # Read once, because the item may be of a class that gives other values the second time.
-    arguments = tuple(item_arguments(item) or ())
-    record = _record_of_item(index, arguments, now_us, make_id, labels)
-    _, when, end, *_ = *arguments, None
-    return Wanted.of(record, when, end)
+class _Plans:
+    """The plans of the items of one batch. Items that share the objects of their times share one plan."""
+
+    def __init__(self, now_us: int) -> None:
+        self._now_us = now_us
+        # The last plan, and the times that it was made of. No object of a caller is like the first times.
+        self._times: tuple[object, object, object] = (self, self, self)
+        self._plan: tuple[Progress, Mapping[str, Any] | None] | None = None
+
+    def of(
+        self, when: Moment | None, end: Moment | None = None, every: Interval | None = None
+    ) -> tuple[Progress, Mapping[str, Any] | None]:
+        """Return the progress and the series of a new message with these times.
+
+        :raises pitstop.ScheduleError: if they make no sense.
+        """
+        last_when, last_end, last_every = self._times
+        if self._plan is not None and when is last_when and end is last_end and every is last_every:
+            return self._plan
+        first, schedule = plan(when, end, every, "latest", None, self._now_us)
+        planned = Progress(first, first), None if schedule is None else schedule.to_plain()
+        if is_lasting(when) and is_lasting(end) and is_lasting(every):
+            self._times, self._plan = (when, end, every), planned
+        return planned

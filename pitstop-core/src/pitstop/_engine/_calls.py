@@ -80,23 +80,26 @@ class Inside(Calls):
 class Callout:
     """See :meth:`Inside.callout`. Used by one thread, once."""
 
-    __slots__ = ("_before", "_calls", "_entered")
+    __slots__ = ("_before", "_calls")
 
     def __init__(self, calls: Inside) -> None:
         self._calls = calls
-        self._before = calls.note, calls.called_out
-        self._entered = calls.note.locked() and not (calls.interrupting or calls.holds.locked())
+        # None: the code counts as a part of the outer call.
+        self._before: tuple[Lock, bool] | None = None
 
     def __enter__(self) -> None:
-        if self._entered:
+        calls = self._calls
+        note = calls.note
+        if note.locked() and not (calls.interrupting or calls.holds.locked()):
             # The note of the outer call stays locked and is put back. No step of this can leave a wrong note behind: the
             # outer call releases its own note by itself.
-            self._calls.note, self._calls.called_out = Lock(), True
+            self._before = note, calls.called_out
+            calls.note, calls.called_out = Lock(), True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._entered:
+        if self._before is not None:
             self._calls.note, self._calls.called_out = self._before
 
 

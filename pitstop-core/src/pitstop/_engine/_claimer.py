@@ -225,19 +225,17 @@ class Claimer:
         """Take back the attempts of suspects that have to wait: no handler has them if the process dies meanwhile."""
         if not leases:
             return
+        # Before the write: if it fails, the store may have done it all the same. The attempt is written as a certain one before
+        # a handler gets the message.
+        for lease in leases:
+            lease.emission = attrs.evolve(lease.emission, ahead=True)
         try:
-            applied = self._session.backend.settle([defer(each.emission, each.due) for each in leases])
+            self._session.backend.settle([defer(each.emission, each.due) for each in leases])
         except BackendUnavailable as error:
-            # A claim of one message counts as if a handler had it. They are handed out later all the same.
             waiting = counted(len(leases), "message that has", "messages that have")
-            _log.debug("the attempts of %s to wait still count: %s", waiting, error)
-            return
+            _log.debug("the attempts of %s to wait may still count: %s", waiting, error)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
             self.report_bug(leases[0].id, bug, "deferred")
-            return
-        for lease, done in zip(leases, applied, strict=True):
-            if done:
-                lease.emission = attrs.evolve(lease.emission, ahead=True)
 
     def _decided(
         self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool
@@ -276,9 +274,11 @@ class Claimer:
 
     def _limit(self, lease: Lease, policy: Policy, begun: float) -> None:
         """Let a message be handed out only before it expires. Its fate is decided again by the next claim."""
-        if policy.expires is not None:
+        emission = lease.emission
+        last = policy.last_instant(emission.leased.progress.scheduled_for, emission.scheduled_for)
+        if last is not None:
             # The last millisecond is in time.
-            left = lease.emission.scheduled_for + policy.expires + 1 - (lease.due - self._duration)
+            left = last + 1 - (lease.due - self._duration)
             lease.until = min(lease.until, begun + left / 1000)
 
     def _with_own_times(self, leases: list[Lease], own: Mapping[Lease, Settlement], begun: float) -> list[Lease]:

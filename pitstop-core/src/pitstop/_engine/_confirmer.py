@@ -15,7 +15,7 @@ from pitstop._decisions._settle import lease_end
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
-from pitstop._engine._claimer import LEAST_REMAINDER, Claimer
+from pitstop._engine._claimer import Claimer
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
@@ -135,19 +135,18 @@ class Confirmer:
         """
         if not lease.emission.ahead:
             return True
-        backend, monotonic = self._session.backend, self._session.clock.monotonic
-        # Before the write is sent, which may take long.
-        lock_time = lease.lock_time or self._lock_time
-        until = monotonic() + lock_time.total_seconds() * (1 - LEAST_REMAINDER)
-        if lease.emission.policy is not None and lease.emission.policy.expires is not None:
-            # The message must not be handed out after it has expired.
-            until = min(until, lease.until)
-        settlement = lease.extension(max(lease_end(backend.now(), lock_time), lease.due))
+        backend, before = self._session.backend, lease.due
+        settlement = lease.extension(max(lease_end(backend.now(), lease.lock_time or self._lock_time), before))
         (applied,) = backend.settle([settlement])
-        self._backoff.succeeded(monotonic())
+        self._backoff.succeeded(self._session.clock.monotonic())
         if applied:
             lease.extended(settlement)
-            lease.emission, lease.until = attrs.evolve(lease.emission, ahead=False), until
+            lease.emission = attrs.evolve(lease.emission, ahead=False)
+            policy = lease.emission.policy
+            # A message with a limit of age must not be handed out after it has expired.
+            if policy is None or policy.expires is None:
+                # Not counted from now: the claim has the times of the store, of which this process may be wrong.
+                lease.until += (lease.due - before) / 1000
         return applied
 
     def _may_be_handed_out(self, lease: Lease) -> bool:

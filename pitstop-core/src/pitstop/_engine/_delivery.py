@@ -169,7 +169,8 @@ class Delivery:
         :param delay: when it comes back, from now: a ``timedelta`` of zero or more, or text such as ``"15m"``.
         :raises LeaseLost: when the lease is over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, or sooner
-            if the store did it all the same.
+            if the store did it all the same (:class:`pitstop.OutcomeUnknown`: it may have). The same nack may be tried again.
+            A nack with another error or delay raises :class:`pitstop.OutcomeUnknown` if the first one was done.
         :raises ScheduleError: when ``delay`` is neither, is negative, or reaches beyond the year 9999.
         :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error.
         """

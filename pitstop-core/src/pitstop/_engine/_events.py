@@ -72,6 +72,8 @@ class Events:
         self.hooks = hooks
         #: Whether a plugin puts a context around handlers: see :meth:`enter`.
         self.observes_handling = bool(hooks.handling)
+        #: Whether :meth:`stored` has an observer.
+        self.observes_stored = bool(hooks.stored)
         self._clock = clock
         self._log = log
         self._calls = calls
@@ -81,11 +83,6 @@ class Events:
         #: Called with each settlement that was applied, and with the record if no handler has seen it. Tests that drive
         #: this session set it.
         self.tap: Callable[[Settlement, Record | Damaged | None], None] | None = None
-
-    @property
-    def observes_stored(self) -> bool:
-        """Whether :meth:`stored` has an observer."""
-        return bool(self.hooks.stored)
 
     @property
     def observes_leased(self) -> bool:

@@ -14,7 +14,7 @@ from pitstop._engine._events import Events
 from pitstop._engine._lease import Lease
 
 
-__all__ = ["Handling", "supersede"]
+__all__ = ["Handling", "supersede", "token_in_hand"]
 
 
 class Handling:
@@ -63,3 +63,13 @@ def supersede(events: Events, ids: Collection[str]) -> None:
         if handling.lease.id in ids and handling.events is events and not handling.ended:
             handling.lease.supersede()
         handling = handling.outer
+
+
+def token_in_hand(events: Events, id: str) -> str | None:
+    """Return the token of the lease under which the calling code handles a message of a session; None if it does not."""
+    handling = _innermost.get()
+    while handling is not None:
+        if handling.lease.id == id and handling.events is events and not handling.ended:
+            return handling.lease.record.progress.token
+        handling = handling.outer
+    return None

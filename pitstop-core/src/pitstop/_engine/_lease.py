@@ -61,6 +61,9 @@ class State(Enum):
     FAILED = "failed"
 
 
+#: A settlement as the caller asked for it: its purpose, and the error and the delay of a nack.
+_Request = tuple[Purpose | None, str | None, timedelta | None]
+
 # Looked up once: members of an Enum are slow to get at, and each message needs some.
 _HELD, _ASKED, _SENT, _DONE = State.HELD, State.ASKED, State.SENT, State.DONE
 _ACK, _NACK = Purpose.ACK, Purpose.NACK
@@ -82,7 +85,7 @@ class Lease:
 
     __slots__ = (
         "__weakref__",
-        "_doubt",
+        "_doubts",
         "_right",
         "_sent",
         "delay",
@@ -123,8 +126,9 @@ class Lease:
         # The right to settle: the thread that deletes the attribute has it. To delete it is one step, which no other thread
         # or signal handler comes between.
         self._right = None
-        # The settlement that was written without an answer, and its purpose. With the right.
-        self._doubt: tuple[Settlement, Purpose | None] | None = None
+        # The settlements that were written without an answer, by their request: of each request the first one. None: there is
+        # none. With the right.
+        self._doubts: dict[_Request, Settlement] | None = None
 
     # Values.
 
@@ -174,12 +178,16 @@ class Lease:
     @property
     def doubted(self) -> bool:
         """Whether an earlier write got no answer, so that the store may have done it."""
-        return self._doubt is not None
+        return self._doubts is not None
 
     @property
     def lost(self) -> bool:
         """Whether the store has refused to settle or to extend this."""
         return self.state is State.LOST
+
+    @property
+    def _request(self) -> _Request:
+        return self.purpose, self.error, self.delay
 
     def is_news(self, error: BaseException | None) -> bool:
         """Whether an error was raised by the settlement of this lease: it says nothing of the handler."""
@@ -244,16 +252,20 @@ class Lease:
         return delivery
 
     def was_done(self, stored: Record | Damaged | None) -> bool | None:
-        """Whether an earlier write without an answer was done, by the record that is stored now. None: that cannot be said.
+        """Whether an earlier write without an answer did the present request, by the record that is stored now.
 
+        :return: None if that cannot be said. It is also None if the record shows that another request was done: an ack, or
+            a nack with another error or delay.
         :raises AssertionError: without such a write.
         """
-        assert self._doubt is not None, "an earlier write got no answer"
-        settlement, purpose = self._doubt
-        applied = was_applied(settlement, self.emission.record, stored)
-        # The caller may have asked for another settlement meanwhile. It was not this one that was done then. The outcomes may
-        # be the same: a series goes on after an ack, and after a nack that gave up.
-        return None if applied and purpose is not self.purpose else applied
+        assert self._doubts is not None, "an earlier write got no answer"
+        leased = self.emission.record
+        applied = {each: was_applied(sent, leased, stored) for each, sent in self._doubts.items()}
+        mine = applied.pop(self._request, False)
+        # The record may look the same after both: a series goes on after an ack, and after a nack that gave up.
+        if True in applied.values():
+            return None
+        return None if not mine and None in applied.values() else mine
 
     def lose(self) -> bool:
         """The lease is over. Return False if that is no news: the handler itself stored or removed the message."""
@@ -293,8 +305,9 @@ class Lease:
         :param doubtful: whether the store may have done it all the same.
         """
         if self.state is _SENT:
-            if doubtful and self._doubt is None:
-                self._doubt = self._sent, self.purpose
+            if doubtful:
+                self._doubts = self._doubts or {}
+                self._doubts.setdefault(self._request, self._sent)
             self.state = _ASKED
 
     def hand_back(self, error: PitstopError | None) -> None:

@@ -62,9 +62,10 @@ class AckWriter:
         self._taking = False
         #: Whether no thread writes again what the store did not answer. Written by the thread that closes the listener.
         self.unattended = False
-        # Writes without an answer, and the last of their errors. Written by the writing thread, as the next three.
+        # Writes without an answer, and the text of the last of their errors, and whether that is permanent. Not the error: its
+        # traceback holds the listener, which could not be dropped then. Written by the writing thread, as the next three.
         self._failures = 0
-        self._failure: BackendUnavailable | None = None
+        self._failure: tuple[str, bool] = "", False
         #: Whether the store did not answer the last write.
         self.failing = False
         # Leases in the batch that is being written.
@@ -210,9 +211,10 @@ class AckWriter:
         if self._pending or self._writer is not None:
             failures = self._failures
             with self._alone():
-                if self._failure is not None and failures != self._failures:
+                if failures != self._failures:
                     # While this waited. If each of the threads that waited asked again, each would take as long.
-                    raise self._failure
+                    text, permanent = self._failure
+                    raise BackendUnavailable(text, permanent=permanent)
                 self._write_all()
 
     @entrance
@@ -347,7 +349,8 @@ class AckWriter:
             except BaseException as error:
                 # A call that interrupts another one may be refused. That says nothing about the store.
                 if isinstance(error, BackendUnavailable) and not self._session.calls.interrupting:
-                    self._failures, self._failure, self.failing = self._failures + 1, error, True
+                    self._failure = str(error), error.permanent
+                    self._failures, self.failing = self._failures + 1, True
                 if batch and pending and pending[0] is batch[-1]:
                     batch.pop()
                 doubtful = _is_doubtful(error)

@@ -38,7 +38,10 @@ class HookSpecs:
 
     @_hookspec
     def pitstop_message_stored(self, entry: Entry) -> None:
-        """Called when a message was stored, for the first time or anew. With a ``session`` it may still be rolled back."""
+        """Called when a message was stored, for the first time or anew, and when it was moved in time.
+
+        With a ``session`` it may still be rolled back.
+        """
 
     @_hookspec
     def pitstop_message_leased(self, delivery: Delivery) -> None:

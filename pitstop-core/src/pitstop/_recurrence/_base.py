@@ -20,6 +20,9 @@ from pitstop._values._quoting import quoted
 
 __all__ = ["Recurrence", "asked", "counted", "following", "last_until"]
 
+#: How many occurrences :meth:`Recurrence.latest` passes one by one before it bisects.
+_STEPS = 8
+
 
 class Recurrence(ABC):
     """A rule that gives the instants of a series that begins at ``start``.
@@ -68,7 +71,8 @@ class Recurrence(ABC):
     def latest(self, instant: int, start: int) -> int | None:
         """Return the last occurrence that is not later than ``instant``; None if there is none.
 
-        This default finds it by bisection with :meth:`after`. A kind that can compute it overrides this method.
+        This default finds it with :meth:`after`: by some steps from an earlier occurrence, or by bisection. A kind that can
+        compute it overrides this method.
         """
         found, step, earlier = None, 60_000, instant
         while found is None:
@@ -77,6 +81,12 @@ class Recurrence(ABC):
             earlier = max(instant - step, start - 1)
             found = _between(self, earlier, instant, start)
             step *= 4
+        # Few occurrences lie in the window, because a window of a quarter of its length has none.
+        for _ in range(_STEPS):
+            candidate = _between(self, found, instant, start)
+            if candidate is None:
+                return found
+            found = candidate
         # Invariant: `found` is an occurrence, and none is later than `later` and not later than `instant`.
         later = instant
         while found < later:

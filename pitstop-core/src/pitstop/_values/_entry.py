@@ -43,7 +43,7 @@ class Entry:
     #: The start of the series, from which its occurrences are counted; None for a one-shot message.
     start: datetime | None = None
     #: The rule for missed occurrences; None for a one-shot message.
-    catch_up: str | None = None
+    catch_up: Literal["latest", "all", "skip"] | None = None
     #: How late an occurrence may be and still be emitted.
     grace: timedelta | None = None
     #: The most time by which an occurrence is delayed; None without jitter, and for a one-shot message.
@@ -58,7 +58,8 @@ class Entry:
     attempts: int = 0
     #: The error text of the last failed attempt.
     last_error: str | None = None
-    #: New and globally unique at each store of this id.
+    #: Globally unique, and another one after each change of the stored message: a store, a claim, a settlement, a redrive. An
+    #: opaque text, for ``store(..., if_revision=entry.revision)``.
     revision: str | None = None
     #: When the current lease runs out; None if the message is not leased.
     leased_until: datetime | None = None

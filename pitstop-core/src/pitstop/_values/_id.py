@@ -9,17 +9,17 @@ from pitstop._values._bson import utf8_length
 from pitstop._values._plain import type_name
 
 
-__all__ = ["MAX_ID_LENGTH", "new_id", "valid_id"]
+__all__ = ["MAX_ID_LENGTH", "new_id", "new_ids", "valid_id"]
 
 #: The most characters of an id. Every backend keeps ids in an index, and index keys should be short.
 MAX_ID_LENGTH = 512
 
 
-#: The bits of a UUID below its time, and those that name its version (7) and its variant.
-_BELOW_TIME = 80
-_FORM = 0xF000_C000_0000_0000_0000
-_VERSION = 0x7000_8000_0000_0000_0000
+#: The bytes of a UUID that do not say its time. Six of their bits name its version and its variant.
+_BELOW_TIME = 10
 _TIME = (1 << 48) - 1
+#: The digit with the two bits of the variant, by a random digit.
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
 def new_id(now_us: int) -> str:
@@ -30,9 +30,22 @@ def new_id(now_us: int) -> str:
 
     :param now_us: the time in microseconds since the epoch.
     """
-    random = int.from_bytes(os.urandom(10), "big") & ~_FORM
-    text = f"{(now_us // 1000 & _TIME) << _BELOW_TIME | _VERSION | random:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return _uuid(_time(now_us), os.urandom(_BELOW_TIME).hex())
+
+
+def new_ids(now_us: int, count: int) -> list[str]:
+    """Return as many new ids as :func:`new_id` makes them, in ascending order, so that a store adds them at one place."""
+    time, digits, each = _time(now_us), os.urandom(_BELOW_TIME * count).hex(), 2 * _BELOW_TIME
+    return sorted([_uuid(time, digits[at : at + each]) for at in range(0, len(digits), each)])
+
+
+def _time(now_us: int) -> str:
+    digits = f"{now_us // 1000 & _TIME:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def _uuid(time: str, random: str) -> str:
+    return f"{time}-7{random[1:4]}-{_VARIANT[random[4]]}{random[5:8]}-{random[8:]}"
 
 
 def valid_id(value: object) -> str:

@@ -95,7 +95,7 @@ def exactly(when: datetime | timedelta, now_us: int, field: str) -> int:
 
     :raises ScheduleError: if ``when`` has another type, is naive, or cannot be read.
     """
-    span = span_of_time(when, field)
+    span = when if type(when) is timedelta else span_of_time(when, field)
     if span is not None:
         return now_us + span // _MICROSECOND
     instant = _microseconds_of(when, field)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
+from zoneinfo import ZoneInfo
 
 import attrs
 
@@ -21,7 +22,7 @@ from pitstop._values._plain import shown, type_name
 from pitstop._values._quoting import quoted
 
 
-__all__ = ["CatchUp", "Choice", "Interval", "Moment", "Schedule", "plan", "span_of"]
+__all__ = ["CatchUp", "Choice", "Interval", "Moment", "Schedule", "is_lasting", "plan", "span_of"]
 
 #: A point in time; a distance from now; the text of a distance, such as ``"15m"``.
 Moment = datetime | timedelta | str
@@ -35,17 +36,22 @@ CatchUp = Literal["latest", "all", "skip"]
 
 # Read once, because each claim of a recurring message reads a schedule.
 _CATCH_UP = get_args(CatchUp)
+_LATEST = _CATCH_UP[0]
 #: The number of fields of the stored form, without and with jitter.
 _FIELDS = (5, 6)
 #: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
+_LASTING = frozenset({type(None), timedelta, str, Every})
+_LASTING_ZONES = frozenset({timezone, ZoneInfo})
+_NO_TIME = timedelta(0)
 #: The number of distances between occurrences to which a jitter is compared. Most rules show their shortest one among them.
 _MOST_COMPARED = 10
 
 
-@attrs.frozen
+# Not frozen: each claim of a series makes one, and attrs takes several times as long to make a frozen object.
+@attrs.define
 class Choice:
-    """The occurrence to emit, and how many earlier occurrences were skipped in its favour."""
+    """The occurrence to emit, and how many earlier occurrences were skipped in its favour. It must not be changed."""
 
     occurrence: int
     missed: int
@@ -146,7 +152,8 @@ class Schedule:
         :raises ScheduleError: if it is malformed, or its recurrence has an unknown kind or version.
         """
         every, size = plain.get("every"), len(plain)
-        if size in _FIELDS and type(every) is dict and _is_own(every.get("kind")):
+        if size in _FIELDS and type(every) is dict and type(kind := every.get("kind")) is str and "." not in kind:
+            # A rule of another author has a dot in its kind. It may be changed after it was loaded, so it is not shared.
             try:
                 jitter = _NO_JITTER if size == _FIELDS[0] else plain["jitter"]
                 fields = plain["start"], plain["end"], plain["catch_up"], plain["grace"], jitter
@@ -179,11 +186,6 @@ class Schedule:
             if last is not None and last > pending and self.due(last, id) <= at:
                 return last
         return pending
-
-
-def _is_own(kind: object) -> bool:
-    # A rule of another author may be changed after it was loaded. It must not be shared among messages.
-    return type(kind) is str and "." not in kind
 
 
 #: In place of a jitter that is not stored. None is a value that the stored form must not have.
@@ -224,17 +226,19 @@ def plan(
     when: Moment | None,
     end: Moment | None,
     every: Interval | None,
-    catch_up: str,
+    catch_up: str | None,
     grace: timedelta | str | None,
     now_us: int,
     jitter: timedelta | str | None = None,
 ) -> tuple[int, Schedule | None]:
     """Return the first instant of a call of ``store``, and the schedule if the message recurs.
 
+    :param catch_up: None: the default, as the entry of a one-shot message has it.
     :param now_us: now, in microseconds, for times that are given as a distance.
     :raises ScheduleError: if the times make no sense; the text names the wrong one and the reason.
     """
-    begin = timedelta(0) if when is None else _moment(when, "when")
+    catch_up = "latest" if catch_up is None else catch_up
+    begin = _NO_TIME if when is None else _moment(when, "when")
     start = instant_of(begin, now_us)
     if every is None:
         _refuse_without_every(end, catch_up, grace)
@@ -257,6 +261,12 @@ def plan(
     return first, schedule
 
 
+def is_lasting(value: object) -> bool:
+    """Whether an argument of :func:`plan` means the same each time: an object of Python's or Pitstop's own that never changes."""
+    kind = type(value)
+    return kind in _LASTING or (kind is datetime and type(value.tzinfo) in _LASTING_ZONES)  # type: ignore[attr-defined]
+
+
 def span_of(value: object, field: str, *, least: timedelta = timedelta(0)) -> timedelta:
     """Return a ``timedelta`` of at least ``least`` that was given as one, or as text such as ``"15m"``.
 
@@ -274,6 +284,8 @@ def span_of(value: object, field: str, *, least: timedelta = timedelta(0)) -> ti
 
 
 def _moment(value: Moment, field: str) -> datetime | timedelta:
+    if type(value) is timedelta or type(value) is datetime:
+        return value
     text = _text(value)
     return cast("datetime | timedelta", value) if text is None else _distance(text, field)
 
@@ -328,6 +340,9 @@ def _is_instant(value: object) -> bool:
 
 
 def _refuse_without_every(end: object, catch_up: object, grace: object) -> None:
+    if end is None and grace is None and catch_up is _LATEST:
+        # The usual arguments cost a store nothing.
+        return
     if end is not None:
         raise ScheduleError(f"end={shown(end)} is given without every. Give every=timedelta(...), or leave end out.")
     if grace is not None or _word(catch_up) != "latest":

@@ -106,7 +106,7 @@ class Backend(ABC):
     #: The version of the contract that the class was written for. State it in the class: ``api_version = 1``.
     api_version: ClassVar[int]
     #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: not stated.
-    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 4``, and raise it
+    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 5``, and raise it
     #: when the backend has passed the newer suite.
     suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration. It validates itself.
@@ -349,6 +349,6 @@ def lacks_policies(backend: Backend) -> Unsupported:
 def lacks_conditional(backend: Backend) -> Unsupported:
     """Return the error of a store on a condition, for a backend without :attr:`Capability.CONDITIONAL`."""
     return Unsupported(
-        f"{type(backend).__name__} ({backend.location}) does not have the capability CONDITIONAL, which if_exists= and "
-        f"keep_schedule= need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        f"{type(backend).__name__} ({backend.location}) does not have the capability CONDITIONAL, which if_exists=, if_revision=, "
+        f"keep_schedule=, reschedule() and emit_now() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
     )

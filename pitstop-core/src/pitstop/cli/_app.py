@@ -15,6 +15,7 @@ from pitstop import PitstopError, __version__
 from pitstop.abc import did_you_mean
 from pitstop.cli._adopt import adopt
 from pitstop.cli._backends import backends
+from pitstop.cli._changes import emit_now, release, reschedule
 from pitstop.cli._check import check
 from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
@@ -73,7 +74,11 @@ def app(context: click.Context) -> None:
     context.with_resource(_log_on_stderr(context.ensure_object(Settings)))
 
 
-for _command in (demo, store, preview, listen, list_, show, remove, redrive, stats, ping, check, adopt, backends):
+_COMMANDS: tuple[click.Command, ...] = (
+    *(demo, store, preview, listen, list_, show, remove, redrive, reschedule, emit_now, release),
+    *(stats, ping, check, adopt, backends),
+)
+for _command in _COMMANDS:
     app.add_command(_command)
 
 

@@ -26,7 +26,7 @@ from pitstop.cli._streams import though_unread
 from pitstop.cli._times import ago, iso
 
 
-__all__ = ["every_document", "every_text", "list_", "redrive", "remove", "show"]
+__all__ = ["every_document", "every_text", "fail_with", "list_", "redrive", "remove", "show", "unknown"]
 
 _PAGE = 1000
 #: The most characters of an error in a table. ``show`` prints the whole error.
@@ -64,7 +64,7 @@ def show(settings: Settings, id: str) -> None:
     with settings.open_existing() as pit:
         entry, now = pit.get(id), pit.now()
     if entry is None:
-        raise click.ClickException(_unknown(id))
+        raise click.ClickException(unknown(id))
     if settings.json:
         print_json(_document(entry))
         return
@@ -104,8 +104,8 @@ def remove(settings: Settings, ids: tuple[str, ...]) -> None:
                 elif removed:
                     print_line(f"Removed {id}")
             if not removed:
-                errors.append(_unknown(id))
-    _fail_with(errors)
+                errors.append(unknown(id))
+    fail_with(errors)
 
 
 @click.command()
@@ -135,10 +135,10 @@ def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
                 errors.append(error)
     if not found:
         say("No message is dead.")
-    _fail_with(errors)
+    fail_with(errors)
 
 
-def _fail_with(errors: list[str]) -> None:
+def fail_with(errors: list[str]) -> None:
     """Print each error in a line, and fail if there was one."""
     for error in errors[:-1]:
         warn(f"Error: {error}")
@@ -155,7 +155,7 @@ def _redrive(pit: Pitstop, id: str) -> str | None:
     except PitstopError as error:
         return str(error)
     return (
-        _unknown(id) if entry is None else f"{id!r} is not dead but {entry.state}. Only a dead message can be redriven."
+        unknown(id) if entry is None else f"{id!r} is not dead but {entry.state}. Only a dead message can be redriven."
     )
 
 
@@ -295,5 +295,6 @@ def every_text(every: timedelta | Recurrence | None) -> str | None:
     return format_duration(every) if isinstance(every, timedelta) else repr(every)
 
 
-def _unknown(id: str) -> str:
+def unknown(id: str) -> str:
+    """Return the error about an id that no message has."""
     return f"There is no message {id!r}: it has another id, or it was acknowledged or removed."

@@ -47,6 +47,10 @@ _NOTES: dict[Done, str] = {
 _OPTIONS = {
     "store with if_exists='keep' or 'replace'": "store with --if-exists keep or replace",
     "needs if_exists='replace' without keep_schedule": "needs --if-exists replace without --keep-schedule",
+    "Read it again with get(), and decide anew": "Look at it again with 'pitstop show', and decide anew",
+    "tore it without if_revision": "tore it without --if-revision",
+    "so if_revision names no message": "so --if-revision names no message",
+    "stored with if_revision": "stored with --if-revision",
 }
 #: The marks of UTF-32 come first: one of them begins like a mark of UTF-16.
 _FOREIGN_MARKS = (
@@ -70,11 +74,12 @@ class _Plan:
     if_exists: IfExists
     keep_schedule: bool
     kind: str
+    if_revision: str | None = None
 
     @property
     def looks(self) -> bool:
         """Whether the message that exists matters, so that the outcome is worth reading."""
-        return self.keep_schedule or self.if_exists != "replace"
+        return self.keep_schedule or self.if_revision is not None or self.if_exists != "replace"
 
     def store(self, pit: Pitstop, message: dict[str, Any]) -> Stored:
         with self._in_terms_of_options(pit):
@@ -85,6 +90,7 @@ class _Plan:
                 self.every,
                 kind=self.kind,
                 if_exists=self.if_exists,
+                if_revision=self.if_revision,
                 keep_schedule=self.keep_schedule,
                 jitter=self.jitter,
                 catch_up=self.catch_up,
@@ -159,9 +165,12 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
     type=click.Choice(get_args(IfExists)),
     default="replace",
     show_default=True,
-    help="If the id is stored already: replace that message, keep it unless its schedule or kind is another one, or fail.",
+    help="If the id is stored already: replace that message, keep it if it has the same schedule and kind, or fail.",
 )
-@click.option("--keep-schedule", is_flag=True, help="Of a message that exists, replace the body and the kind only.")
+@click.option(
+    "--if-revision", metavar="TEXT", help="Only if the message still has this revision, as 'pitstop show' prints it."
+)
+@click.option("--keep-schedule", is_flag=True, help="Of a message that exists, replace body and kind only.")
 @click.option(
     "--catch-up",
     type=click.Choice(get_args(CatchUp)),
@@ -186,6 +195,7 @@ def store(
     id: str | None,
     kind: str,
     if_exists: IfExists,
+    if_revision: str | None,
     keep_schedule: bool,
     catch_up: CatchUp,
     grace: timedelta | None,
@@ -207,7 +217,13 @@ def store(
         raise click.UsageError(
             "--keep-schedule changes a message that exists, and --if-exists error refuses to. Give one."
         )
-    plan = _Plan(at or delay or timedelta(0), until, rule, catch_up, grace, jitter, if_exists, keep_schedule, kind)
+    if if_revision is not None and if_exists != "replace":
+        raise click.UsageError(
+            f"--if-revision replaces the message that was read, and --if-exists {if_exists} leaves it. Give one."
+        )
+    plan = _Plan(
+        at or delay or timedelta(0), until, rule, catch_up, grace, jitter, if_exists, keep_schedule, kind, if_revision
+    )
     if message is not None and message != "-":
         found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
         with settings.open() as pit:
@@ -226,6 +242,8 @@ def store(
     stdin = sys.stdin.buffer
     if message is None and stdin.isatty():
         raise click.UsageError('Give a message as JSON, as in \'{"msg": "object"}\', or JSON lines on stdin.')
+    if if_revision is not None:
+        raise click.UsageError("--if-revision is about one message. Give it as an argument, with its id.")
     if id is not None:
         raise click.UsageError('--id names one message. In JSON lines, give each its own "id".')
     with settings.open() as pit:

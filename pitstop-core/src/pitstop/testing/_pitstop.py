@@ -7,7 +7,8 @@ import uuid
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import Any, ClassVar
 
 from pitstop._errors import ConfigError
 from pitstop._init import open_backend
@@ -123,15 +124,9 @@ class TestPitstop(Pitstop):
         session: Any = None,
     ) -> list[Stored]:
         """See :meth:`pitstop.Pitstop.store_many`."""
-        store_many, terms = (
-            super().store_many,
-            {"if_exists": if_exists, "keep_schedule": keep_schedule, "session": session},
-        )
-        labels = {"kind": kind, "retry": retry, "lock_time": lock_time, "expires": expires}
-
-        def store(items: Iterable[OneShot | Recurring]) -> list[Stored]:
-            return store_many(items, **cast("Any", labels | terms))
-
+        labels: dict[str, Any] = {"kind": kind, "retry": retry, "lock_time": lock_time, "expires": expires}
+        store_many: Callable[..., list[Stored]] = super().store_many
+        store = partial(store_many, if_exists=if_exists, keep_schedule=keep_schedule, session=session, **labels)
         if self._make_id is None or not isinstance(items, Iterable):
             return store(items)
         items = list(items)
@@ -316,6 +311,11 @@ class TestPitstop(Pitstop):
         """See :func:`pitstop.testing.assert_no_leases`."""
         __tracebackhide__ = True
         _assertions.assert_no_leases(self)
+
+    def _new_ids(self, now_us: int, count: int) -> list[str]:
+        if self._make_id is None:
+            return super()._new_ids(now_us, count)
+        return [self._new_id(now_us) for _ in range(count)]
 
     def _new_id(self, now_us: int) -> str:
         if self._make_id is None:

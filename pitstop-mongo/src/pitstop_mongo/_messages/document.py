@@ -23,7 +23,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,6 +49,7 @@ __all__ = [
     "Ambiguous",
     "Found",
     "document_of",
+    "documents_of",
     "has_progress",
     "progress_fields",
     "read",
@@ -160,14 +161,25 @@ def has_progress(progress: Progress) -> dict[str, Any]:
 
 def document_of(record: Record, etag: str) -> dict[str, Any]:
     """Return the whole document of a record."""
-    fields = {"_id": record.id, "msg": record.message, "revision": record.revision, "etag": etag}
-    if record.series is not None:
-        fields["series"] = dict(record.series)
-    if record.kind:
-        fields["kind"] = record.kind
-    if record.policy is not None:
-        fields["policy"] = dict(record.policy)
-    return fields | progress_fields(record.progress)
+    (document,) = documents_of((record,), (etag,))
+    return document
+
+
+def documents_of(records: Iterable[Record], etags: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the whole document of each record. Records of one batch often share their progress, whose fields are made once."""
+    progress, fields = None, {}
+    for record, etag in zip(records, etags, strict=False):
+        if record.progress is not progress:
+            progress = record.progress
+            fields = progress_fields(progress)
+        document = {"_id": record.id, "msg": record.message, "revision": record.revision, "etag": etag}
+        if record.series is not None:
+            document["series"] = dict(record.series)
+        if record.kind:
+            document["kind"] = record.kind
+        if record.policy is not None:
+            document["policy"] = dict(record.policy)
+        yield document | fields
 
 
 def read(document: Mapping[str, Any]) -> Found:

@@ -10,6 +10,7 @@ import os
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import attrs
@@ -26,7 +27,7 @@ from pitstop_mongo._bson.raw import elements, equal_to
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._client.run import Run
-from pitstop_mongo._messages.document import LAST_INSTANT, document_of, has_progress
+from pitstop_mongo._messages.document import LAST_INSTANT, documents_of, has_progress
 
 
 __all__ = ["Storer", "Write", "encoded", "expectation", "portions"]
@@ -213,12 +214,11 @@ def expectation(revision: str, progress: Progress | None) -> dict[str, Any]:
 
 def encoded(connection: Connection, records: Sequence[Record]) -> list[Write]:
     """Encode all records before the first is sent, so that nothing is stored if one is invalid. Make the index first."""
-    nonce = os.urandom(16).hex()
+    nonce, encode = os.urandom(16).hex(), connection.dialect.encode
+    etags = (f"{nonce}:{index}" for index in count())
     with connection.indexed():
-        return [
-            Write(record, connection.dialect.encode(document_of(record, f"{nonce}:{index}")))
-            for index, record in enumerate(records)
-        ]
+        documents = documents_of(records, etags)
+        return [Write(record, encode(document)) for record, document in zip(records, documents, strict=True)]
 
 
 def portions(writes: Sequence[Write]) -> Iterator[list[Write]]:

@@ -1,0 +1,111 @@
+"""``pitstop reschedule``, ``emit-now`` and ``release``: move stored messages in time by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import click
+
+from pitstop import Entry, Pitstop, PitstopError
+from pitstop.cli._entries import fail_with, unknown
+from pitstop.cli._output import print_json, print_line
+from pitstop.cli._settings import Settings, common_options
+from pitstop.cli._streams import though_unread
+from pitstop.cli._times import iso, moment_or_duration
+
+
+__all__ = ["emit_now", "release", "reschedule"]
+
+
+@click.command()
+@click.argument("id")
+@click.argument("when", type=moment_or_duration, metavar="TIME|DURATION")
+@common_options
+@click.pass_obj
+def reschedule(settings: Settings, id: str, when: datetime | timedelta) -> None:
+    """Let a message come at another time: a time, or a duration from now.
+
+    Of a series, the current occurrence comes then, and the others stay. If a listener has the message, its lease ends.
+    """
+    with settings.open_existing() as pit:
+        done = pit.reschedule(id, when)
+        entry = pit.get(id) if done else None
+    due = None if entry is None else iso(entry.due)
+    with though_unread():
+        if settings.json:
+            print_json({"id": id, "rescheduled": done, "due": due})
+        elif done:
+            print_line(f"Rescheduled {id}" if due is None else f"Rescheduled {id} to {due}")
+    fail_with([] if done else [unknown(id)])
+
+
+@click.command("emit-now")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@common_options
+@click.pass_obj
+def emit_now(settings: Settings, ids: tuple[str, ...]) -> None:
+    """Let messages come now, also those that wait for a retry.
+
+    Of a series, the current occurrence comes now, and the others stay.
+    """
+    _change_each(settings, ids, Pitstop.emit_now, "emitted_now", "Due now: {}", _why_not_now)
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@common_options
+@click.pass_obj
+def release(settings: Settings, ids: tuple[str, ...]) -> None:
+    """End the leases of messages whose listener is dead, so that they are due now.
+
+    If the listener is alive, the message is emitted twice.
+    """
+    _change_each(settings, ids, Pitstop.release, "released", "Released {}", _why_not_released)
+
+
+def _change_each(
+    settings: Settings,
+    ids: tuple[str, ...],
+    change: Callable[[Pitstop, str], bool],
+    name: str,
+    said: str,
+    why_not: Callable[[Entry], str],
+) -> None:
+    errors = []
+    with settings.open_existing() as pit:
+        for id in ids:
+            error = _change(pit, id, change, why_not)
+            with though_unread():
+                if settings.json:
+                    print_json({"id": id, name: error is None, "error": error})
+                elif error is None:
+                    print_line(said.format(id))
+            if error is not None:
+                errors.append(error)
+    fail_with(errors)
+
+
+def _change(
+    pit: Pitstop, id: str, change: Callable[[Pitstop, str], bool], why_not: Callable[[Entry], str]
+) -> str | None:
+    """Change a message. Return None, or the reason if that is not possible."""
+    try:
+        if change(pit, id):
+            return None
+        entry = pit.get(id)
+    except PitstopError as error:
+        return str(error)
+    return unknown(id) if entry is None else f"{id!r} {why_not(entry)}"
+
+
+def _why_not_now(entry: Entry) -> str:
+    if entry.state == "dead":
+        return "is dead. Use 'pitstop redrive'."
+    if entry.state == "leased":
+        return f"is with a listener, until {iso(entry.leased_until)} at most. If the listener is dead, use 'pitstop release'."
+    return f"has changed meanwhile, and is {entry.state} now. Try again."
+
+
+def _why_not_released(entry: Entry) -> str:
+    return f"is not leased but {entry.state}. Only a leased message can be released."
