@@ -89,15 +89,19 @@ class Shelf:
         slot = self._slots.get(id)
         if slot is None:
             self._orders += 1
-            slot = self._slots[id] = _Slot(id, message, series, record.revision, progress, self._orders)
+            slot = _Slot(id, message, series, record.revision, progress, self._orders)
+            self._push(progress.due, slot.order, id)
+            self._slots[id] = slot
         else:
+            self._push(progress.due, slot.order, id)
             slot.message, slot.series, slot.revision, slot.progress = message, series, record.revision, progress
-        self._push(progress.due, slot.order, id)
+        self._sweep()
 
     def change(self, id: str, progress: Progress) -> None:
         slot = self._slots[id]
-        slot.progress = progress
         self._push(progress.due, slot.order, id)
+        slot.progress = progress
+        self._sweep()
 
     def delete(self, id: str) -> bool:
         return self._slots.pop(id, None) is not None
@@ -142,9 +146,9 @@ class Shelf:
         return leased
 
     def _push(self, due: int | None, order: int, id: str) -> None:
+        """Add an item for a record that gets this ``due`` next. An interruption in between leaves an item too many."""
         if due is not None:
             heapq.heappush(self._heap, (due, order, id))
-            self._sweep()
 
     def _untie(self) -> None:
         """Give the remaining records of the top bunch items of their own, behind the bunch, so that the bunch stays on top."""

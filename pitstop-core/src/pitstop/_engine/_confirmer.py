@@ -142,7 +142,7 @@ class Confirmer:
         if applied:
             lease.extended(settlement)
             lease.emission = attrs.evolve(lease.emission, ahead=False)
-            # Not counted from now: the claim has the times of the store, of which this process may be wrong.
+            # This process may estimate the store's time wrongly. So the end moves by the difference of two times of the store.
             lease.until += (lease.due - before) / 1000
         return applied
 
