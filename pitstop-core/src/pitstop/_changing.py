@@ -74,7 +74,7 @@ class Changing:
         id = valid_id(id)
         now_us = self._session.backend.now()
         due, _ = plan(when, None, None, None, None, now_us)
-        return self._move(id, "rescheduled", now_us, lambda present: reschedule(present, due))
+        return self._move(id, "rescheduled", now_us, lambda present: reschedule(present, due, now_us // 1000))
 
     @entrance
     def emit_now(self, id: str) -> bool:

@@ -18,9 +18,10 @@ __all__ = ["Shelf"]
 class _Line:
     """The records of one kind, by ``(due, order)``: a heap."""
 
-    __slots__ = ("bunched", "bunches", "heap")
+    __slots__ = ("bunched", "bunches", "heap", "kind")
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
         # The third part is a str, or the ids of a bunch. It is never compared: only equal items share both numbers.
         self.heap: list[tuple[int, int, Any]] = []
         self.bunches = 0
@@ -39,7 +40,6 @@ class _Slot:
     progress: Progress
     #: Grows with each new id: among records with one ``due``, the id that came in first goes first.
     order: int
-    kind: str
     policy: Mapping[str, Any] | None
     #: Of its kind.
     line: _Line
@@ -47,13 +47,13 @@ class _Slot:
     @property
     def record(self) -> Record:
         """The record as it is now, with the very message that is stored."""
-        return Record(self.id, self.message, self.series, self.revision, self.progress, self.kind, self.policy)
+        return Record(self.id, self.message, self.series, self.revision, self.progress, self.line.kind, self.policy)
 
     def copy(self) -> Record:
         """Return a copy of the record as it is now. No change to the copy reaches the stored record."""
         # Neither the series nor the policy must be changed by any user of the record, so they need no copy.
         return Record(
-            self.id, copy_plain(self.message), self.series, self.revision, self.progress, self.kind, self.policy
+            self.id, copy_plain(self.message), self.series, self.revision, self.progress, self.line.kind, self.policy
         )
 
 
@@ -99,28 +99,35 @@ class Shelf:
 
     def put(self, record: Record) -> None:
         """Keep a copy of a record."""
-        id, kind, progress = record.id, record.kind, record.progress
+        id, progress = record.id, record.progress
         message, series, policy = copy_plain(record.message), record.series, record.policy
         if series is not None:
             series = copy_plain(dict(series))
         if policy is not None:
             policy = copy_plain(dict(policy))
-        slot, line = self._slots.get(id), self._lines.get(kind)
+        slot, line = self._slots.get(id), self._lines.get(record.kind)
         if line is None:
-            line = self._lines[kind] = _Line()
+            line = self._lines[record.kind] = _Line(record.kind)
         if slot is None:
             self._orders += 1
-            slot = _Slot(id, message, series, record.revision, progress, self._orders, kind, policy, line)
+            slot = _Slot(id, message, series, record.revision, progress, self._orders, policy, line)
+            self._push(line, progress.due, slot.order, id)
             self._slots[id] = slot
         else:
+            self._push(line, progress.due, slot.order, id)
+            if slot.line is not line:
+                # It has its old due for a moment.
+                self._push(line, slot.progress.due, slot.order, id)
+                slot.line = line
             slot.message, slot.series, slot.revision, slot.progress = message, series, record.revision, progress
-            slot.kind, slot.policy, slot.line = kind, policy, line
-        self._push(id, slot)
+            slot.policy = policy
+        self._sweep(line)
 
     def change(self, id: str, progress: Progress) -> None:
         slot = self._slots[id]
+        self._push(slot.line, progress.due, slot.order, id)
         slot.progress = progress
-        self._push(id, slot)
+        self._sweep(slot.line)
 
     def delete(self, id: str) -> bool:
         return self._slots.pop(id, None) is not None
@@ -211,11 +218,10 @@ class Shelf:
             heapq.heappop(heap)
         return False
 
-    def _push(self, id: str, slot: _Slot) -> None:
-        due = slot.progress.due
+    def _push(self, line: _Line, due: int | None, order: int, id: str) -> None:
+        """Add an item for a record that gets this ``due`` next. An interruption in between leaves an item too many."""
         if due is not None:
-            heapq.heappush(slot.line.heap, (due, slot.order, id))
-            self._sweep(slot.line)
+            heapq.heappush(line.heap, (due, order, id))
 
     def _untie(self, line: _Line) -> None:
         """Give the remaining records of the top bunch items of their own, behind the bunch, so that the bunch stays on top."""

@@ -86,7 +86,7 @@ class Moving(Kit):
         ("catch_up", "grace", "expected"),
         [
             ("latest", None, [(3, 2)]),
-            ("skip", _MINUTE, [(3, 2)]),
+            ("skip", _MINUTE, [(1, 0)]),
             ("all", None, [(1, 0), (2, 0), (3, 0)]),
             ("all", _MINUTE, [(1, 0)]),
         ],
@@ -111,6 +111,51 @@ class Moving(Kit):
 
         assert seen == expected
         assert entry_of(pit, "a").due == _NOW + 4 * _HOUR
+
+    @pytest.mark.usefixtures("conditional")
+    @pytest.mark.parametrize("catch_up", ["skip", "all"])
+    @pytest.mark.parametrize(
+        ("moves", "come"),
+        [
+            ([23 * _HOUR], 26 * _HOUR),
+            ([25 * _HOUR], 28 * _HOUR),
+            ([240 * _HOUR, _HOUR], _HOUR),
+            ([240 * _HOUR, None], timedelta(0)),
+            ([None], 30 * _HOUR),
+        ],
+        ids=["earlier", "later", "twice", "then now", "now"],
+    )
+    def test_the_grace_does_not_count_for_an_occurrence_that_was_moved(
+        self,
+        pit: pitstop.Pitstop,
+        listener: pitstop.Listener,
+        clock: ManualClock,
+        catch_up: Any,
+        moves: list[timedelta | None],
+        come: timedelta,
+    ) -> None:
+        """Its time is chosen by a person. The listener comes late, too."""
+        pit.store({"id": "a"}, _NOW + _DAY, None, _DAY, catch_up=catch_up, grace=_HOUR)
+        for move in moves:
+            assert pit.emit_now("a") if move is None else pit.reschedule("a", move)
+            assert entry_of(pit, "a").scheduled_for == _NOW + _DAY
+        assert entry_of(pit, "a").due == _NOW + (moves[-1] or timedelta(0))
+        clock.advance(come)
+        delivery = next_of(listener)
+        assert (delivery.key, delivery.missed) == (f"a:{floor_instant(_NOW + _DAY)}", 0)
+        delivery.ack()
+        assert entry_of(pit, "a").due == _NOW + 2 * _DAY
+
+    @pytest.mark.usefixtures("conditional")
+    @pytest.mark.parametrize("catch_up", ["skip", "all"])
+    def test_a_message_that_is_due_and_older_than_its_grace_comes_now(
+        self, pit: pitstop.Pitstop, listener: pitstop.Listener, clock: ManualClock, catch_up: Any
+    ) -> None:
+        pit.store({"id": "a"}, _NOW, None, _DAY, catch_up=catch_up, grace=_HOUR)
+        clock.advance(4 * _HOUR)
+        assert pit.emit_now("a") is True
+        next_of(listener).ack()
+        assert entry_of(pit, "a").due == _NOW + _DAY
 
     @pytest.mark.usefixtures("conditional")
     @pytest.mark.parametrize("every", [None, _HOUR], ids=["one_shot", "series"])

@@ -20,18 +20,17 @@ from pitstop.abc import Outcome, Progress, Record, Settlement, state_of
 __all__ = ["end_lease", "hasten", "reschedule", "revive"]
 
 
-def reschedule(present: Record, due: int) -> Record:
+def reschedule(present: Record, due: int, now: int) -> Record:
     """Return the record of a message that comes at ``due``.
 
     A one-shot message is for that time then, as if it had been stored for it. Of a series, the current occurrence comes at that
     time. It stays that occurrence: its nominal time decides the key, and the occurrences after it. Its attempts so far are not
-    held against it. No lease is left.
+    held against it, and its grace does not count. No lease is left.
     """
     progress = present.progress
     if present.series is None:
         return _moved(present, Progress(due, due, last_error=progress.last_error), due)
-    attempts = emitted(progress)
-    first = _choice_until(present, due) if progress.first_leased is None else progress.first_leased
+    attempts, first = emitted(progress), _first_lease(present, now)
     moved = Progress(
         due if first is None else max(due, first),
         progress.scheduled_for,
@@ -46,16 +45,17 @@ def reschedule(present: Record, due: int) -> Record:
 def hasten(present: Record, now: int) -> Record | None:
     """Return the record of a message whose current occurrence comes now; None if it is leased or dead.
 
-    The nominal time, the attempts and the error stay. A message that is due stays due since the same time.
+    The nominal time, the attempts, and the error stay. The grace does not count. A message that is due stays due since the
+    same time.
     """
     progress = present.progress
     state = state_of(progress.due, progress.token, now)
-    if state == "due":
-        return _moved(present, progress, now)
-    if state != "scheduled":
+    if state not in {"due", "scheduled"}:
         return None
-    # The message waits for its time or its retry. It has no token.
-    return _moved(present, attrs.evolve(progress, due=max(now, progress.first_leased or 0)), now)
+    first = _first_lease(present, now)
+    # Only a message that waits for its time or its retry is moved. It has no token.
+    due = progress.due if state == "due" else max(now, first or 0)
+    return _moved(present, attrs.evolve(progress, due=due, first_leased=first), now)
 
 
 def revive(dead: Record, now: int) -> Record | None:
@@ -87,23 +87,24 @@ def _moved(present: Record, progress: Progress, at: int) -> Record:
     return attrs.evolve(present, progress=progress, policy=policy)
 
 
-def _choice_until(present: Record, due: int) -> int | None:
-    """Return the time of the first lease that lets a message of a series be emitted at ``due``, although its grace is over.
+def _first_lease(present: Record, now: int) -> int | None:
+    """Return the time of a first lease with which the current occurrence is emitted at any later time, although it has a grace.
 
-    None: the claim chooses the occurrence, because the series has no grace, or the occurrence is not late.
+    The time is not later than ``now``. None: the claim chooses the occurrence, because nothing was emitted yet and the series
+    has no grace.
     """
+    progress = present.progress
+    if progress.first_leased is not None:
+        return progress.first_leased
     try:
         schedule = schedule_of(present)
         if schedule is None or schedule.grace is None:
             return None
         # "skip" without a grace is "latest".
         catch_up: CatchUp = "all" if schedule.catch_up == "all" else "latest"
-        choice = attrs.evolve(schedule, catch_up=catch_up, grace=None).choose(
-            present.progress.scheduled_for, due, present.id
-        )
+        choice = attrs.evolve(schedule, catch_up=catch_up, grace=None).choose(progress.scheduled_for, now, present.id)
     except ScheduleError:
         # The claim sets the message aside.
         return None
     assert choice is not None, "a schedule without grace always has an occurrence to emit"
-    chosen = schedule.due(choice.occurrence, present.id)
-    return chosen if chosen <= due else None
+    return min(schedule.due(choice.occurrence, present.id), now)

@@ -174,7 +174,7 @@ def _read_items(items: Iterable[Any], now_us: int) -> Iterator[_Read]:
 def _finished(
     read: Sequence[_Read], now_us: int, make_ids: Callable[[int, int], Sequence[str]], labels: Labels
 ) -> tuple[list[Record], set[str]]:
-    # Made together and at last, when all code of the caller has run: a fork by the items must not have the same ids twice.
+    # Made together, after all code of the caller: an item may fork, and parent and child must not make the same ids.
     made = make_ids(now_us, sum([given is None for given, *_ in read]))
     ids = iter(made)
     kind, policy = labels.kind, labels.policy
@@ -190,8 +190,8 @@ class _Plans:
 
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us
-        # The last plan, and the times that it was made of. No object of a caller is like the first times.
-        self._times: tuple[object, object, object] = (self, self, self)
+        # The last plan, and the times of which it was made.
+        self._times: tuple[object, object, object] = (None, None, None)
         self._plan: tuple[Progress, Mapping[str, Any] | None] | None = None
 
     def of(

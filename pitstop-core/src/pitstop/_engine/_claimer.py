@@ -225,8 +225,8 @@ class Claimer:
         """Take back the attempts of suspects that have to wait: no handler has them if the process dies meanwhile."""
         if not leases:
             return
-        # Before the write: if it fails, the store may have done it all the same. The attempt is written as a certain one before
-        # a handler gets the message.
+        # Before the write, because the store may apply a write that fails here. The attempt is written as a certain one before a
+        # handler gets the message.
         for lease in leases:
             lease.emission = attrs.evolve(lease.emission, ahead=True)
         try:

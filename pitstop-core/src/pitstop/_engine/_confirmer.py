@@ -145,7 +145,7 @@ class Confirmer:
             policy = lease.emission.policy
             # A message with a limit of age must not be handed out after it has expired.
             if policy is None or policy.expires is None:
-                # Not counted from now: the claim has the times of the store, of which this process may be wrong.
+                # This process may estimate the store's time wrongly. So the end moves by the difference of two times of the store.
                 lease.until += (lease.due - before) / 1000
         return applied
 

@@ -126,8 +126,8 @@ class Lease:
         # The right to settle: the thread that deletes the attribute has it. To delete it is one step, which no other thread
         # or signal handler comes between.
         self._right = None
-        # The settlements that were written without an answer, by their request: of each request the first one. None: there is
-        # none. With the right.
+        # The first settlement of each request that was written without an answer. None: each write was answered. Written by the
+        # thread that has the right.
         self._doubts: dict[_Request, Settlement] | None = None
 
     # Values.

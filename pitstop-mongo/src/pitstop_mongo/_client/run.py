@@ -32,12 +32,6 @@ class Run:
     again: bool
     #: Whether a command of this run has changed something, or may have.
     wrote: bool = attrs.field(default=False, init=False)
-    #: Whether an earlier run may have written the same. Other programs may have changed the documents since.
-    repeated: bool = attrs.field(init=False)
-
-    @repeated.default
-    def _repeated_from_the_start(self) -> bool:
-        return self.again
 
     def send(self, command: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
         """Send a command that writes. If it fails, its own error says whether something was written."""

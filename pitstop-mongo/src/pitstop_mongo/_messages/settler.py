@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -301,9 +301,8 @@ class Settler:
             # Such a message is alone in its command.
             found = run.link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
             return ids if found is None else set()
-        found = self._tokens(run, ids)
-        _refuse_to_guess(run, some, found)
-        return ids - found.keys()
+        found = run.link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
+        return ids - {each["_id"] for each in found}
 
     def _updated(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
         """Return the ids of the messages that were updated: those with the mark of their settlement. A claim keeps the mark.
@@ -318,20 +317,8 @@ class Settler:
             "_id": {"$in": list(ids)} if all(map(is_text, ids)) else any_of(ids),
             "etag": {"$in": list(of)},
         }
-        found = run.link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
-        done = {of[each["etag"]] for each in found}
-        left = [each for each in some if each.id not in done and is_text(each.id)]
-        if left and run.repeated:
-            tokens = self._tokens(run, {each.id for each in left})
-            _refuse_to_guess(run, left, dict.fromkeys((each.id for each in left), None) | tokens)
-        return done
-
-    def _tokens(self, run: Run, ids: Collection[str]) -> dict[str, object]:
-        """Return the tokens of those messages that exist."""
-        found = run.link.handles.settled.find(
-            {"_id": {"$in": list(ids)}}, {"_id": 1, "token": 1}, **self._at_once(len(ids))
-        )
-        return {each["_id"]: each.get("token") for each in found}
+        done = run.link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
+        return {of[each["etag"]] for each in done}
 
     def _at_once(self, count: int) -> dict[str, Any]:
         """Return the options of a read of ``count`` ids in one reply. By default the server would begin with 101."""
@@ -354,21 +341,6 @@ class Settler:
 
     def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
         return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
-
-
-def _refuse_to_guess(run: Run, some: Sequence[_Write], tokens: Mapping[str, object]) -> None:
-    """Raise if an earlier run may have done a settlement, and another program has stored, claimed or settled the message since.
-
-    An extension is not among these: its lease is over in any case.
-
-    :param tokens: the present tokens of messages that do not show the settlement.
-    :raises OutcomeUnknown: if one of the messages does not have the token of its settlement any more.
-    """
-    if run.repeated and any(
-        each.settlement.outcome is not Outcome.EXTEND and each.id in tokens and tokens[each.id] != each.settlement.token
-        for each in some
-    ):
-        raise OutcomeUnknown("The reply of the server was lost, and the message was changed since by another program.")
 
 
 def _if_not(some: Sequence[_Write]) -> str:
