@@ -50,8 +50,8 @@ class Changing:
 
         A one-shot message is for that time then: its ``scheduled_for``, its key and its attempts are new, as if it had been
         stored for that time. Of a series, the current occurrence comes at that time. Its ``scheduled_for`` and its key stay,
-        and the occurrences after it come as before. If some of these have passed by then, ``catch_up`` decides, and ``grace``
-        does not count for the one that is emitted. Its attempts so far do not count against ``max_attempts``.
+        and the occurrences after it come as before. If some of these have passed by then, ``catch_up`` decides. In a series with
+        a ``grace``, the moved occurrence is always emitted. Its attempts so far do not count against ``max_attempts``.
 
         If a listener has the message, the lease ends, and the listener's delivery can change nothing any more. A dead message
         comes to life.
@@ -69,8 +69,9 @@ class Changing:
 
     @entrance
     def emit_now(self, id: str) -> bool:
-        """Let the current occurrence of a message come now, also if it waits for a retry. Return True if the message is due now.
+        """Let the current occurrence of a message come now. Return True if the message is due now.
 
+        The occurrence also comes if it waits for a retry, or is older than its ``grace``.
         ``scheduled_for``, key, attempts and error stay, and the next occurrence of a series comes as before. Return False if
         there is no such message, if a listener has it, or if it is dead: see :meth:`redrive`.
 
