@@ -15,11 +15,11 @@ from pitstop._decisions._store import new_revision
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
-from pitstop._errors import Conflict, MessageError
+from pitstop._errors import Conflict, MessageError, OutcomeUnknown
 from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import Backend, Damaged, Progress, Record
+from pitstop.abc import Backend, Damaged, Progress, Record, Settlement
 
 
 __all__ = ["Changing"]
@@ -40,7 +40,7 @@ class Changing:
         stored = _sound(backend, id, "redriven")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
-        (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
+        applied = _settled(backend, redrive(stored, backend.now() // 1000))
         self._session.written(None)
         return applied
 
@@ -98,7 +98,7 @@ class Changing:
         ended = None if stored is None else end_lease(stored, backend.now() // 1000)
         if ended is None:
             return False
-        (applied,) = backend.settle([ended])
+        applied = _settled(backend, ended)
         if applied:
             supersede(session.events, [id])
             # A listener of this process may have claimed the message ahead.
@@ -127,6 +127,22 @@ class Changing:
             f"The message {id!r} was not {done}, because other programs have changed it {MOST_READS} times meanwhile. Try again.",
             id=id,
         )
+
+
+def _settled(backend: Backend, settlement: Settlement) -> bool:
+    """Write one settlement. Return whether it was applied.
+
+    :raises OutcomeUnknown: if that cannot be known, because another program has changed the message meanwhile.
+    """
+    (applied,) = backend.settle([settlement])
+    if applied is None:
+        id = settlement.id
+        raise OutcomeUnknown(
+            f"The message {id!r} may have been changed: the reply was lost, and another program has changed the message since. "
+            f"Call get() to see its state.",
+            ids=(id,),
+        )
+    return applied
 
 
 def _sound(backend: Backend, id: str, done: str) -> Record | None:

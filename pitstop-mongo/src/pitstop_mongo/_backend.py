@@ -160,7 +160,7 @@ class MongoBackend(Backend):
             return self._claimer.lease(limit, duration)
 
     @_one_call
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         applied = self._settler.settle(settlements)
         written = [
             (each.progress, done) for each, done in zip(settlements, applied, strict=True) if each.progress is not None

@@ -69,7 +69,7 @@ class Wire(Backend):
     def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         return self._write(lambda: self._backend.lease(limit, duration), [])
 
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         return self._write(lambda: self._backend.settle(settlements), [each.id for each in settlements])
 
     def next_due(self) -> int | None:
