@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import attrs
 import pytest
 
 from core.kit import LOCK, ack_later, backend, take
-from core.writer_kit import DUE, away, fill, held, lose_reply
-from pitstop import BackendUnavailable, OutcomeUnknown, PitstopError
+from core.writer_kit import DUE, away, fill, forget_outcome, held, lose_reply, settled
+from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError
 from pitstop._consume._course import Course
 from pitstop._consume._lanes import Lane
 from pitstop._consume._source import Source
+from pitstop._decisions._settle import settlement
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lifecycle import Component
 from pitstop._engine._listener import intake_of
-from pitstop.abc import Doorbell
+from pitstop.abc import Doorbell, Outcome, Progress, Record
 
 
 def lost(listener):
@@ -209,6 +211,103 @@ def test_parked_workers_are_woken_although_the_store_cannot_say_the_time(pit, st
         source.notice(1)
         del store.now
         assert bell.wait(0)
+
+
+class TestAnOutcomeThatTheStoreCannotSay:
+    """Its reply was lost, and another user changed the message before the store could be asked."""
+
+    @pytest.fixture
+    def other(self, store):
+        """Changes the message as another process would."""
+
+        def other(id):
+            store.put([Record(id, {"id": id}, None, "another", Progress(2**41, 2**41))])
+
+        return other
+
+    def test_an_ack_of_a_batch_is_in_doubt_and_the_others_are_done(self, pit, store, alone, other):
+        fill(pit, 3)
+        with pit.listen(prefetch=3) as listener:
+            deliveries = held(listener, 3, 3)
+            for each in deliveries[1:]:
+                ack_later(listener, each)
+            forget_outcome(store, "0000", then=lambda: other("0000"))
+            with pytest.raises(OutcomeUnknown) as caught:
+                deliveries[0].ack(wait=True)
+            assert (caught.value.ids, len(settled(store)), deliveries[0].lost) == (("0000",), 1, False)
+            assert (intake_of(listener).counts.acked, lost(listener)) == (2, 0)
+
+    def test_an_ack_is_done_if_the_message_is_gone(self, pit, store):
+        fill(pit, 1)
+        with pit.listen() as listener:
+            forget_outcome(store, "0000")
+            listener.get().ack(wait=True)
+            assert (intake_of(listener).counts.acked, lost(listener)) == (1, 0)
+
+    def test_an_ack_is_lost_if_the_same_version_is_there(self, pit, store, clock):
+        """It was not deleted: another consumer has claimed it after the lease ran out."""
+        fill(pit, 1)
+        with pit.listen() as listener:
+            delivery, settle = listener.get(), store.settle
+
+            def late(settlements):
+                store.settle = settle
+                clock.advance(LOCK)
+                store.lease(1, 60_000)
+                return [None for _ in settle(settlements)]
+
+            store.settle = late
+            with pytest.raises(LeaseLost):
+                delivery.ack(wait=True)
+            assert lost(listener) == 1
+
+    def test_it_is_found_out_later_if_the_store_is_away_then(self, pit, store, alone):
+        fill(pit, 2)
+        with pit.listen(prefetch=2) as listener:
+            for each in held(listener, 2, 2):
+                ack_later(listener, each)
+            forget_outcome(store, "0000")
+            get, store.get = store.get, away
+            writer = intake_of(listener).writer
+            with pytest.raises(BackendUnavailable):
+                writer.flush()
+            assert len(writer) == 1
+            store.get = get
+            writer.flush()
+            assert (intake_of(listener).counts.acked, lost(listener)) == (2, 0)
+
+    def test_a_handler_that_stores_its_own_message_is_told_nothing(self, pit, store):
+        fill(pit, 1)
+        with pit.listen() as listener:
+            with listener.get():
+                pit.store({"id": "0000"}, timedelta(hours=9))
+                forget_outcome(store, "0000")
+            assert intake_of(listener).counts.superseded == 1
+
+    def test_a_listener_that_closes_gives_back_the_others(self, pit, store):
+        fill(pit, 3)
+        listener = pit.listen(prefetch=3)
+        listener.get()
+        forget_outcome(store, "0001")
+        listener.close()
+        assert {each.id: each.state for each in pit.entries()} == {"0000": "leased", "0001": "due", "0002": "due"}
+
+    @pytest.mark.parametrize("move", ["redrive", "release"])
+    def test_a_change_says_so(self, pit, store, other, move):
+        fill(pit, 1)
+        with pit.listen() as listener:
+            delivery = listener.get()
+            if move == "redrive":
+                store.settle([bury(delivery)])
+            forget_outcome(store, "0000", then=lambda: other("0000"))
+            with pytest.raises(OutcomeUnknown, match=r"Call get\(\) to see its state") as caught:
+                getattr(pit, move)("0000")
+            assert caught.value.ids == ("0000",)
+
+
+def bury(delivery):
+    record = delivery._lease.record
+    return settlement(record, Outcome.BURY, attrs.evolve(record.progress, due=None, last_error="gave up"))
 
 
 @pytest.fixture

@@ -51,6 +51,19 @@ def lose_reply(store, *, then_away=False):
     store.settle = lost
 
 
+def forget_outcome(store, id, *, then=lambda: None):
+    """The next settlement of this message is done, and the store cannot say so: another user has done ``then`` meanwhile."""
+    settle = store.settle
+
+    def unsure(settlements):
+        store.settle = settle
+        answers = settle(settlements)
+        then()
+        return [None if each.id == id else done for each, done in zip(settlements, answers, strict=True)]
+
+    store.settle = unsure
+
+
 def interrupted_at(step, function):
     """Run it, and interrupt it at that line of the writer that it comes to; whether it came so far."""
     left = [step]

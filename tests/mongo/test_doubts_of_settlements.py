@@ -6,14 +6,20 @@ try may have been done, it would call the lease lost.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from bson.errors import InvalidBSON
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError, WaitQueueTimeoutError
 
+import pitstop
+
 from mongo.conftest import START
 from pitstop import BackendUnavailable, OutcomeUnknown
+from pitstop._engine._lease import Purpose
+from pitstop._engine._listener import intake_of
 from pitstop.abc import Outcome, Progress, Settlement
 
 
@@ -50,6 +56,29 @@ def fails(monkeypatch):
 
 
 @pytest.fixture
+def fails_after(monkeypatch):
+    """Lets the reply of the next write get lost: after the write, a function is called and the driver raises."""
+
+    def fails_after(then):
+        left = [then]
+
+        def losing(original):
+            def lose(self, *args, **options):
+                result = original(self, *args, **options)
+                if left:
+                    left.pop()()
+                    raise AutoReconnect("the reply was lost")
+                return result
+
+            return lose
+
+        for method in ("delete_one", "delete_many", "update_one", "update_many", "bulk_write"):
+            monkeypatch.setattr(Collection, method, losing(getattr(Collection, method)))
+
+    return fails_after
+
+
+@pytest.fixture
 def batch(request, backend, record, complete, reschedule):
     """Settlements of four messages, of which the first one was stored again, so that its lease is over."""
     backend.put([record(f"{n}") for n in range(4)])
@@ -69,8 +98,95 @@ KINDS = pytest.mark.parametrize("batch", ["deletes", "updates", "several claims"
 @KINDS
 @pytest.mark.parametrize("error", PASSING)
 def test_a_read_that_fails_once_after_a_settlement_is_repeated(backend, batch, fails, error):
+    """It is not known any more then whether the first message was stored again before the first try, or after it."""
     fails("find", error, 1)
-    assert backend.settle(batch) == [False, True, True, True]
+    assert backend.settle(batch) == [None, True, True, True]
+
+
+class TestAfterALostReply:
+    """The message is changed by another program before the second try."""
+
+    SETTLE = pytest.mark.parametrize("settle", ["complete", "reschedule"])
+
+    @pytest.fixture
+    def other(self, open_backend, clock):
+        return open_backend(clock=clock)
+
+    @pytest.fixture
+    def make(self, request, settle):
+        made = request.getfixturevalue(settle)
+        return made if settle == "complete" else lambda leased: made(leased, START + 2 * MINUTE)
+
+    @SETTLE
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_a_message_that_was_stored_anew_leaves_only_its_own_outcome_unknown(
+        self, backend, other, record, fails_after, make, count
+    ):
+        backend.put([record(f"{n}") for n in range(count)])
+        leased = backend.lease(count, MINUTE)
+        fails_after(lambda: other.put([record("0", START + MINUTE)]))
+        answers = dict(zip([each.id for each in leased], backend.settle([make(each) for each in leased]), strict=True))
+        assert answers == {f"{n}": True for n in range(count)} | {"0": None}
+
+    def test_the_other_commands_of_a_batch_are_sent_all_the_same(
+        self, backend, other, record, complete, reschedule, fails_after
+    ):
+        """Updates, deletes and single writes go to the server in a command each, in this order."""
+        backend.put([record(f"{n}") for n in range(6)])
+        leased = [each for limit in (2, 2, 1, 1) for each in backend.lease(limit, MINUTE)]
+        first = leased[2].id
+        fails_after(lambda: other.put([record(first, START + MINUTE)]))
+        settlements = [
+            *(complete(each) for each in leased[:2]),
+            *(reschedule(each, START + MINUTE) for each in leased[2:5]),
+            complete(leased[5]),
+        ]
+        assert backend.settle(settlements) == [True, True, None, True, True, True]
+
+    def test_a_nack_of_a_message_that_is_gone_is_unknown(self, backend, other, record, reschedule, fails_after):
+        """It may have been done, and another consumer acked the message then. Or another user removed the message before it."""
+        backend.put([record("a")])
+        (leased,) = backend.lease(1, MINUTE)
+        fails_after(lambda: other.delete("a"))
+        assert backend.settle([reschedule(leased, START + MINUTE)]) == [None]
+
+    @SETTLE
+    def test_it_is_not_done_if_the_lease_had_ended(self, backend, clock, record, fails_after, make):
+        backend.put([record("a")])
+        (leased,) = backend.lease(1, MINUTE)
+        clock.advance(61)
+        fails_after(lambda: None)
+        assert backend.settle([make(leased)]) == [False]
+
+    def test_the_error_of_the_user_names_no_lost_lease(self, mongo_uri, mongo_dbname, fails_after):
+        config = {"type": "mongo", "uri": mongo_uri, "dbname": mongo_dbname}
+        with pitstop.init(config) as pit, pitstop.init(config) as other:
+            pit.store_many([({"id": id}, timedelta(0)) for id in "abc"])
+            with pit.listen(prefetch=3) as listener:
+                deliveries = {each.id: each for each in (listener.get(5) for _ in range(3))}
+                fails_after(lambda: other.store({"id": "a"}, timedelta(days=1)))
+                with pytest.raises(OutcomeUnknown) as caught:
+                    deliveries["a"].ack(wait=True)
+                for id in "bc":
+                    deliveries[id].ack()
+            assert caught.value.ids == ("a",)
+            assert [each.id for each in pit.entries()] == ["a"]
+
+    def test_acks_are_written_when_the_listener_closes(self, mongo_uri, mongo_dbname, fails_after, caplog):
+        config = {"type": "mongo", "uri": mongo_uri, "dbname": mongo_dbname}
+        with pitstop.init(config) as pit, pitstop.init(config) as other:
+            pit.store_many([({"id": f"{n}"}, timedelta(0)) for n in range(5)])
+            listener = pit.listen(prefetch=5)
+            deliveries = [listener.get(5) for _ in range(5)]
+            writer = intake_of(listener).writer
+            for each in deliveries:
+                each._lease.ask(Purpose.ACK, each)
+                writer.take_along(each._lease)
+            fails_after(lambda: other.store({"id": "0"}, timedelta(days=1)))
+            listener.close()
+            assert [(each.id, each.state) for each in pit.entries()] == [("0", "scheduled")]
+            assert (writer.counts.acked, writer.counts.lost) == (4, 0)
+        assert not caplog.records
 
 
 @KINDS

@@ -104,6 +104,11 @@ class ReplicaSet:
         catch_up = {} if force else {"secondaryCatchUpPeriodSecs": max(seconds - 1, 1)}
         self._ask(self.primary, {"replSetStepDown": seconds, "force": force, **catch_up})
 
+    def hold_elections(self, seconds: int) -> None:
+        """Let no secondary stand for election for this time."""
+        for each in self.secondaries:
+            self._ask(each, {"replSetFreeze": seconds})
+
     def wait_for_primary(self, *, other_than: Mongod | None = None) -> Mongod:
         """Wait for a member that reports to be the primary and is not ``other_than``, and return it."""
 

@@ -1,7 +1,7 @@
 """The view of a process on the store: a backend whose calls get lost, come late, or find that their process died.
 
 A lost reply is repaired as in the MongoDB backend, because the promises of the engine depend on that. A settlement is sent again. A
-message that is then gone, or marked by the first run, counts as done. A store is looked up by its revision, and sent again only if it is
+message that is then gone, or marked by the first run, counts as done. If the message was changed meanwhile, the outcome is unknown. A store is looked up by its revision, and sent again only if it is
 not due.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pitstop import BackendUnavailable, OutcomeUnknown, State
-from pitstop.abc import Backend, Capability, Doorbell, Progress, Record, Settlement, Tally
+from pitstop.abc import Backend, Capability, Doorbell, Outcome, Progress, Record, Settlement, Tally
 from pitstop_memory import MemoryConfig
 
 
@@ -144,7 +144,7 @@ class Remote(Backend):
         except (_Lost, _Late):
             raise BackendUnavailable("The simulation lost the reply to a claim.") from None
 
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         mark = object()
         write = partial(self._scribe.settle, self._process.name, self._process.call, list(settlements), mark)
         for run in range(_SENT):
@@ -198,11 +198,13 @@ class Remote(Backend):
     def _is_due(self, records: Sequence[Record]) -> bool:
         return any((each.progress.due or 0) <= self._scribe.now_ms() for each in records)
 
-    def _was_done(self, settlement: Settlement, mark: object) -> bool:
-        """Whether an earlier run had done a settlement that is refused now."""
-        if settlement.progress is None:
-            return self._scribe.store.get(settlement.id) is None
-        return self._scribe.marks.get(settlement.id) is mark
+    def _was_done(self, settlement: Settlement, mark: object) -> bool | None:
+        """Whether an earlier run had done a settlement that is refused now. None: that cannot be known."""
+        found = self._scribe.store.get(settlement.id)
+        if (found is None) if settlement.progress is None else (self._scribe.marks.get(settlement.id) is mark):
+            return True
+        unchanged = isinstance(found, Record) and found.progress.token == settlement.token
+        return False if unchanged or settlement.outcome is Outcome.EXTEND else None
 
     def _read(self, name: str, look: Callable[[], _T], *, quiet: bool = False) -> _T:
         try:

@@ -387,7 +387,9 @@ class Check:
                 delivery.until = done[-1]
         elif call.outcome == "unknown":
             self._doubt(delivery, call, done=bool(done))
-        elif call.outcome == "lost" and ((done and not lost_reply) or self._was_done(call, delivery)):
+        elif call.outcome == "lost" and (
+            (done and not (lost_reply and name == "extend")) or self._was_done(call, delivery)
+        ):
             self._break("told", f"{key} was told that its lease is lost, and it was done")
 
     def _doubt(self, delivery: _Delivery, call: _Call, *, done: bool) -> None:

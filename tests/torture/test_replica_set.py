@@ -33,11 +33,12 @@ def test_a_lost_primary_loses_nothing(fault, load, replica_set, open_bench, judg
 
 
 def test_a_store_that_begins_while_there_is_no_primary_waits_for_one(replica_set):
-    """Although an election takes longer than one operation may."""
-    where = {"type": "mongo", "uri": replica_set.uri, "dbname": "pitstop_test_elections", "operation_timeout": "2s"}
+    """Although an election takes longer than one operation may. The store may take three times as long as that."""
+    where = {"type": "mongo", "uri": replica_set.uri, "dbname": "pitstop_test_elections", "operation_timeout": "5s"}
     with pitstop.init(where) as pit:
         pit.store({"id": "a"}, timedelta(hours=1))
         primary = replica_set.primary
+        replica_set.hold_elections(6)
         replica_set.kill(primary)
         connection = pit._session.backend._connection
         while connection.dialect.has_primary(connection._link.client):

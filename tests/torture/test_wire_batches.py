@@ -216,7 +216,7 @@ def test_a_server_that_fails_loses_and_doubles_nothing_of_a_batch(pit, fill, han
 
 def test_acks_that_stay_unknown_beyond_their_leases_are_not_lost_leases(proxy, open_pit, outcomes):
     """They were done. When the store answers again the leases are over, and their outcome cannot be found out any more."""
-    pit = open_pit(operation_timeout="200ms", lock_time="1500ms")
+    pit = open_pit(operation_timeout="500ms", lock_time="3s")
     pit.store_many([({"id": f"{n:03}"}, NOW) for n in range(100)])
     with pit.listen(prefetch=100) as listener:
         deliveries = [next(listener) for _ in range(90)]

@@ -15,11 +15,11 @@ from pitstop._decisions._store import new_revision
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
-from pitstop._errors import Conflict, MessageError
+from pitstop._errors import Conflict, MessageError, OutcomeUnknown
 from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import Backend, Capability, Damaged, Record
+from pitstop.abc import Backend, Capability, Damaged, Record, Settlement
 
 
 __all__ = ["Changing"]
@@ -48,7 +48,7 @@ class Changing:
             alive = attrs.evolve(alive, revision=new_revision())
             applied = backend.put_if(alive, stored.revision, stored.progress)
         else:
-            (applied,) = backend.settle([redrive(stored, now_us // 1000)])
+            applied = _settled(backend, redrive(stored, now_us // 1000))
         self._session.written(None)
         return applied
 
@@ -58,9 +58,9 @@ class Changing:
 
         A one-shot message is for that time then: its ``scheduled_for``, its key and its attempts are new, as if it had been
         stored for that time. Of a series, the current occurrence comes at that time. Its ``scheduled_for`` and its key stay,
-        and the occurrences after it come as before. If some of these have passed by then, ``catch_up`` decides, and ``grace``
-        does not count for the one that is emitted. Its attempts so far do not count against ``max_attempts``. ``expires`` counts
-        from ``when``, if that is later than ``scheduled_for``.
+        and the occurrences after it come as before. If some of these have passed by then, ``catch_up`` decides. In a series with
+        a ``grace``, the moved occurrence is always emitted. Its attempts so far do not count against ``max_attempts``.
+        ``expires`` counts from ``when``, if that is later than ``scheduled_for``.
 
         If a listener has the message, the lease ends, and the listener's delivery can change nothing any more. A dead message
         comes to life.
@@ -78,11 +78,11 @@ class Changing:
 
     @entrance
     def emit_now(self, id: str) -> bool:
-        """Let the current occurrence of a message come now, also if it waits for a retry. Return True if the message is due now.
+        """Let the current occurrence of a message come now. Return True if the message is due now.
 
-        ``scheduled_for``, key, attempts and error stay, and the next occurrence of a series comes as before. The message comes
-        also if it has expired: its ``expires`` counts from now for this occurrence. Return False if there is no such message, if
-        a listener has it, or if it is dead: see :meth:`redrive`.
+        The occurrence also comes if it waits for a retry, is older than its ``grace``, or has expired: its ``expires`` counts
+        from now. ``scheduled_for``, key, attempts and error stay, and the next occurrence of a series comes as before. Return
+        False if there is no such message, if a listener has it, or if it is dead: see :meth:`redrive`.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
         :raises Conflict: if other programs change the message all the time.
@@ -107,7 +107,7 @@ class Changing:
         ended = None if stored is None else end_lease(stored, backend.now() // 1000)
         if ended is None:
             return False
-        (applied,) = backend.settle([ended])
+        applied = _settled(backend, ended)
         if applied:
             supersede(session.events, [id])
             # A listener of this process may have claimed the message ahead.
@@ -135,6 +135,22 @@ class Changing:
             f"The message {id!r} was not {done}, because other programs have changed it {MOST_READS} times meanwhile. Try again.",
             id=id,
         )
+
+
+def _settled(backend: Backend, settlement: Settlement) -> bool:
+    """Write one settlement. Return whether it was applied.
+
+    :raises OutcomeUnknown: if that cannot be known, because another program has changed the message meanwhile.
+    """
+    (applied,) = backend.settle([settlement])
+    if applied is None:
+        id = settlement.id
+        raise OutcomeUnknown(
+            f"The message {id!r} may have been changed: the reply was lost, and another program has changed the message since. "
+            f"Call get() to see its state.",
+            ids=(id,),
+        )
+    return applied
 
 
 def _sound(backend: Backend, id: str, done: str) -> Record | None:

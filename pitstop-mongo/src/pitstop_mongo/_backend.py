@@ -166,7 +166,7 @@ class MongoBackend(Backend):
             return claimer.lease(limit, duration)
 
     @_one_call
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         applied = self._settler.settle(settlements)
         written = [
             (each.progress, done) for each, done in zip(settlements, applied, strict=True) if each.progress is not None

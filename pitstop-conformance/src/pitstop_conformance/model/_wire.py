@@ -71,7 +71,7 @@ class Wire(Backend):
         chosen = [] if kinds is None else [kinds]
         return self._write(lambda: self._backend.lease(limit, duration, *chosen), [])
 
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         return self._write(lambda: self._backend.settle(settlements), [each.id for each in settlements])
 
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:

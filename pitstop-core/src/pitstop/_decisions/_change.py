@@ -84,7 +84,7 @@ class Wanted:
     fixed_end: bool
 
     @classmethod
-    def of(cls, record: Record, when: Moment | None, end: Moment | None) -> Wanted:
+    def of(cls, record: Record, when: Moment | None, end: Moment | None = None) -> Wanted:
         """Return the wanted record of a call of ``store`` with these times, which were checked."""
         return cls(record, _is_fixed(when), _is_fixed(end))
 

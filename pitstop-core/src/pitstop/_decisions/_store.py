@@ -141,11 +141,8 @@ def wanted_of_items(
     """Read the items as :func:`records_of_items` does, and note how their times were given."""
     read = list(_read_items(items, now_us))
     records, made = _finished(read, now_us, make_ids, labels)
-    return [_wanted(record, *arguments) for record, (*_, arguments) in zip(records, read, strict=True)], made
-
-
-def _wanted(record: Record, _: object, when: Moment | None, end: Moment | None = None, *_every: object) -> Wanted:
-    return Wanted.of(record, when, end)
+    # Of the arguments, the message comes first, then the start and the end.
+    return [Wanted.of(record, *arguments[1:3]) for record, (*_, arguments) in zip(records, read, strict=True)], made
 
 
 #: An item that was read: the id that was given (None: none), the body, the progress, the series, and the arguments.

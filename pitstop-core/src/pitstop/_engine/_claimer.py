@@ -217,7 +217,7 @@ class Claimer:
                 return sum(self.give_back([each], log=log) for each in leases)
             self.report_bug(leases[0].id, bug, "given back")
             return 1
-        self.given_back += sum(applied)
+        self.given_back += sum(map(bool, applied))
         self._session.written(None)
         return 0
 

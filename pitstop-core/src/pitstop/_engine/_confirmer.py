@@ -147,7 +147,7 @@ class Confirmer:
             if policy is None or policy.expires is None:
                 # This process may estimate the store's time wrongly. So the end moves by the difference of two times of the store.
                 lease.until += (lease.due - before) / 1000
-        return applied
+        return bool(applied)
 
     def _may_be_handed_out(self, lease: Lease) -> bool:
         return self._buffer.open and self._session.clock.monotonic() < lease.until

@@ -77,6 +77,12 @@ class Settler:
             except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of these settlements perhaps
                 self._write_one_by_one(sent, bug)
                 return
+        self._report(answers)
+
+    def _report(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
+        for lease, _, done in answers:
+            if done is None:
+                lease.postpone(doubtful=True)
         try:
             self._report_done(answers)
         except BaseException:
@@ -141,7 +147,7 @@ class Settler:
         else:
             self._lost(lease)
 
-    def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool]]) -> None:
+    def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
         counts, observed = self.counts, self._session.events.observes_acks
         for lease, settlement, done in answers:
             if done:

@@ -41,6 +41,7 @@ _LATEST = _CATCH_UP[0]
 _FIELDS = (5, 6)
 #: The most stored forms that are remembered in decoded form, some hundred bytes each. A series is read at each occurrence.
 _MOST_REMEMBERED = 1024
+#: Types whose objects never change: as arguments of :func:`plan`, and as zones of datetimes.
 _LASTING = frozenset({type(None), timedelta, str, Every})
 _LASTING_ZONES = frozenset({timezone, ZoneInfo})
 _NO_TIME = timedelta(0)
@@ -263,8 +264,7 @@ def plan(
 
 def is_lasting(value: object) -> bool:
     """Whether an argument of :func:`plan` means the same each time: an object of Python's or Pitstop's own that never changes."""
-    kind = type(value)
-    return kind in _LASTING or (kind is datetime and type(value.tzinfo) in _LASTING_ZONES)  # type: ignore[attr-defined]
+    return type(value) in _LASTING or (type(value) is datetime and type(value.tzinfo) in _LASTING_ZONES)
 
 
 def span_of(value: object, field: str, *, least: timedelta = timedelta(0)) -> timedelta:

@@ -193,14 +193,21 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        """Apply fenced writes for distinct ids. Return for each whether it was applied.
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
+        """Apply fenced writes for distinct ids. Return for each whether it was applied, or None if that cannot be known.
 
         A settlement applies if the record carries its token, and ``due`` is still to come (the lease runs) or None (dead).
         Else nothing is changed: the record is not created, not updated, not deleted. Each settlement is atomic; the batch
         need not be. It does no harm to apply a settlement again after its reply was lost. In a batch, a delete may be
         reported as applied although another user had removed its record before: the record is gone either way. A single
         delete is reported exactly.
+
+        None is the answer if a reply was lost, and another user has changed or removed the record since: the settlement may
+        have been applied before that. The other answers of the batch stand. An extension (:attr:`Outcome.EXTEND`) is
+        answered with False then, because its lease is over in either case.
+
+        :raises pitstop.OutcomeUnknown: if the reply was lost and the store cannot be asked. Any of the batch may have been
+            applied.
         """
 
     @abstractmethod

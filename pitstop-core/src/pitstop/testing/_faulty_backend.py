@@ -167,7 +167,7 @@ class FaultyBackend(Backend):
                 self._held[each.id] = token
         return leased
 
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         if self._crashed:
             return self._settle_of_the_living(settlements)
         return self._settle(settlements)
@@ -206,7 +206,7 @@ class FaultyBackend(Backend):
     def __repr__(self) -> str:
         return f"<FaultyBackend of {self.inner!r}>"
 
-    def _settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def _settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         applied = self._call(
             "settle", self.inner.settle, settlements, ids=lambda: tuple(each.id for each in settlements)
         )
@@ -222,7 +222,7 @@ class FaultyBackend(Backend):
         lease = stored if isinstance(stored, Damaged) else stored.progress
         return lease.token == token and state_of(lease.due, token, self.inner.now() // 1000) == "leased"
 
-    def _settle_of_the_living(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def _settle_of_the_living(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         living = [each for each in settlements if each.token not in self._crashed]
         applied = dict(zip((each.id for each in living), self._settle(living) if living else (), strict=True))
         return [applied.get(each.id, False) for each in settlements]

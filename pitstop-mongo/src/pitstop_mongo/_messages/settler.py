@@ -2,7 +2,8 @@
 
 If the reply to a settlement gets lost, the settlement is sent again. Since it is conditional on its token, nothing is done
 twice. The second run also finds out what the first one did: a message that was deleted is gone, and a message that was updated
-has the mark of the settlement.
+has the mark of the settlement. Otherwise the message still has the token, and the second run does it; or another program has
+stored, claimed or removed the message meanwhile, and the outcome of the settlement cannot be known.
 """
 
 from __future__ import annotations
@@ -90,32 +91,34 @@ class Settler:
         self._unleasable = unleasable
         self._dialect = connection.dialect
 
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         """See :meth:`pitstop.abc.Backend.settle`."""
         nonce = os.urandom(16).hex()
         writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
         # By their marks: two may be about one document, which two listeners had one after the other.
         applied: set[str] = set()
+        unknown: set[str] = set()
         refused: list[tuple[_Refused, Sequence[_Write]]] = []
         for apply, some in chain.from_iterable(map(self._portions, _distinct(writes))):
             # The time of the first run: an ack that was first sent in time is still in time when it is sent again.
             try:
                 now = self._connection.now_us() // 1000
                 single = apply in (self._apply_one, self._apply_single)
-                done = self._connection.until_known(partial(self._apply, apply, some, now), single=single)
+                done, unclear = self._connection.until_known(partial(self._apply, apply, some, now), single=single)
                 applied |= {each.etag for each in some if each.id in done}
+                unknown |= {each.etag for each in some if each.id in unclear}
             except _Refused as refusal:
                 # The settlements of other commands are written all the same.
                 refused.append((refusal, some))
             except BackendUnavailable as error:
-                if not (applied or isinstance(error, OutcomeUnknown)):
+                if not (applied or unknown or isinstance(error, OutcomeUnknown)):
                     raise
                 raise OutcomeUnknown(
                     f"{error} {_if_not(some)}",
                     ids=tuple(each.id for each in writes if each.etag not in applied),
                     permanent=error.permanent,
                 ) from None
-        if refused and not applied:
+        if refused and not (applied or unknown):
             translated = translate(refused[0][0].error, self._connection.location)
             # The refused document is no message that the caller gave, so the error is no MessageError.
             if isinstance(translated, BackendUnavailable):
@@ -123,16 +126,17 @@ class Settler:
             raise BackendUnavailable(str(translated))
         for each_refusal, unwritten in refused:
             self._log_refusal(unwritten, each_refusal.error)
-        return [each.etag in applied for each in writes]
+        return [None if each.etag in unknown else each.etag in applied for each in writes]
 
-    def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, run: Run) -> set[str]:
+    def _apply(self, apply: _Apply, some: Sequence[_Write], now: int, run: Run) -> tuple[set[str], set[str]]:
         """Send a command. If the server refuses a part of it, send its settlements one by one, so that one document that cannot
         be written does not block the others.
 
+        :return: the ids of the messages whose settlements were applied, and of those for which that cannot be known.
         :raises _Refused: if the server refuses all of them, and none of them may have been written before.
         """
         try:
-            return apply(some, now, run)
+            return apply(some, now, run), run.unknown
         except OperationFailure as error:
             if not is_refusal(error):
                 raise
@@ -142,13 +146,13 @@ class Settler:
             # The command that was refused may have written some of them.
             run.again = True
         done, refused = self._apply_each(some, now, run)
-        if refused and not done:
+        if refused and not (done or run.unknown):
             if doubted:
                 raise first
             raise _Refused(first)
         for each, why in refused:
             self._log_refusal([each], why)
-        return done
+        return done, run.unknown
 
     def _apply_each(
         self, some: Sequence[_Write], now: int, run: Run
@@ -301,8 +305,11 @@ class Settler:
             # Such a message is alone in its command.
             found = run.link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
             return ids if found is None else set()
-        found = run.link.handles.settled.find({"_id": {"$in": list(ids)}}, {"_id": 1}, **self._at_once(len(ids)))
-        return ids - {each["_id"] for each in found}
+        tokens = self._tokens(run, ids)
+        if run.again:
+            # One that still has its token was not deleted: its lease is over.
+            run.unknown |= {each.id for each in some if each.id in tokens and tokens[each.id] != each.settlement.token}
+        return ids - tokens.keys()
 
     def _updated(self, run: Run, some: Sequence[_Write], count: int) -> set[str]:
         """Return the ids of the messages that were updated: those with the mark of their settlement. A claim keeps the mark.
@@ -317,8 +324,22 @@ class Settler:
             "_id": {"$in": list(ids)} if all(map(is_text, ids)) else any_of(ids),
             "etag": {"$in": list(of)},
         }
-        done = run.link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
-        return {of[each["etag"]] for each in done}
+        found = run.link.handles.settled.find(wanted, {"_id": 0, "etag": 1}, **self._at_once(len(ids)))
+        done = {of[each["etag"]] for each in found}
+        # Of an extension it does not matter: the lease is over in either case.
+        left = [each for each in some if each.id not in done and each.settlement.outcome is not Outcome.EXTEND]
+        left = [each for each in left if is_text(each.id)]
+        if left and run.again:
+            tokens = self._tokens(run, {each.id for each in left})
+            run.unknown |= {each.id for each in left if tokens.get(each.id) != each.settlement.token}
+        return done
+
+    def _tokens(self, run: Run, ids: Collection[str]) -> dict[str, object]:
+        """Return the tokens of those messages that exist."""
+        found = run.link.handles.settled.find(
+            {"_id": {"$in": list(ids)}}, {"_id": 1, "token": 1}, **self._at_once(len(ids))
+        )
+        return {each["_id"]: each.get("token") for each in found}
 
     def _at_once(self, count: int) -> dict[str, Any]:
         """Return the options of a read of ``count`` ids in one reply. By default the server would begin with 101."""
