@@ -19,7 +19,7 @@ from pitstop._errors import Conflict, MessageError, OutcomeUnknown
 from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import Backend, Damaged, Progress, Record, Settlement
+from pitstop.abc import Backend, Damaged, Progress, Record
 
 
 __all__ = ["Changing"]
@@ -35,14 +35,15 @@ class Changing:
         """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
+        :raises OutcomeUnknown: if the reply was lost, and cannot be found out any more.
         """
         backend, id = self._session.backend, valid_id(id)
         stored = _sound(backend, id, "redriven")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
-        applied = _settled(backend, redrive(stored, backend.now() // 1000))
+        (applied,) = backend.settle([redrive(stored, backend.now() // 1000)])
         self._session.written(None)
-        return applied
+        return _known(applied, id)
 
     @entrance
     def reschedule(self, id: str, when: Moment | None = None) -> bool:
@@ -90,6 +91,7 @@ class Changing:
         attempt counts as one whose lease ran out.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
+        :raises OutcomeUnknown: if the reply was lost, and cannot be found out any more.
         """
         session = self._session
         backend, id = session.backend, valid_id(id)
@@ -98,13 +100,13 @@ class Changing:
         ended = None if stored is None else end_lease(stored, backend.now() // 1000)
         if ended is None:
             return False
-        applied = _settled(backend, ended)
-        if applied:
+        (applied,) = backend.settle([ended])
+        if applied is not False:
             supersede(session.events, [id])
             # A listener of this process may have claimed the message ahead.
             session.forget({id: None})
             session.written(None)
-        return applied
+        return _known(applied, id)
 
     def _move(self, id: str, done: str, now_us: int, decide: Callable[[Record], Progress | None]) -> bool:
         """Give a message the progress that ``decide`` returns. Return False if there is no message, or no such progress."""
@@ -129,14 +131,12 @@ class Changing:
         )
 
 
-def _settled(backend: Backend, settlement: Settlement) -> bool:
-    """Write one settlement. Return whether it was applied.
+def _known(applied: bool | None, id: str) -> bool:
+    """Return whether a settlement was applied.
 
     :raises OutcomeUnknown: if that cannot be known, because another program has changed the message meanwhile.
     """
-    (applied,) = backend.settle([settlement])
     if applied is None:
-        id = settlement.id
         raise OutcomeUnknown(
             f"The message {id!r} may have been changed: the reply was lost, and another program has changed the message since. "
             f"Call get() to see its state.",
