@@ -48,6 +48,10 @@ class Claimed:
     again: bool
 
 
+#: The result of a claim that brought nothing.
+_NOTHING = Claimed(0, again=False)
+
+
 class Claimer:
     """Claims for one listener."""
 
@@ -84,9 +88,8 @@ class Claimer:
         """Whether the store answered the last look."""
         return self.backoff.healthy
 
-    @unbroken
     def claim(self, wanted: int, elsewhere: float = 0.0) -> Claimed:
-        """Lease due messages.
+        """Lease due messages. The caller is an :func:`entrance`.
 
         :param wanted: how many will be taken at once: see :meth:`ClaimBuffer.limit`.
         :param elsewhere: seconds since the last claim for which the consumer waited for the store.
@@ -134,7 +137,7 @@ class Claimer:
         self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))
         if not leased:
-            return Claimed(0, again=False)
+            return _NOTHING
         leases, unfit, aside = self._decided(leased, until, ahead=limit > 1)
         in_time = clock.monotonic() < until
         if leases and not in_time:
@@ -159,7 +162,7 @@ class Claimer:
         if versions:
             waiting = [] if suspects is None else suspects.discard(versions)
             self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
-        settled = self._settle_unfit(unfit)
+        settled = bool(unfit) and self._settle_unfit(unfit)
         count = len(ordinary)
         if suspects is not None and doubtful and suspects.ready:
             count = len(leases)
@@ -257,8 +260,6 @@ class Claimer:
 
     def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
         """Settle messages that were claimed and are not to be emitted. Return whether any was."""
-        if not unfit:
-            return False
         try:
             applied = self._session.backend.settle([settlement for _, settlement in unfit])
         except BackendUnavailable as error:
