@@ -21,6 +21,7 @@ from unittest import mock
 import pitstop
 
 from pitstop._consume import _signals
+from pitstop.abc import SystemClock
 from schedules import primitives
 from schedules.scheduler import START_US, active
 
@@ -61,7 +62,7 @@ def _now_us() -> int:
     return START_US if scheduler is None else scheduler.now_us
 
 
-def _monotonic(clock: int = 0) -> float:
+def _monotonic() -> float:
     return (_now_us() - START_US) / 1e6
 
 
@@ -95,7 +96,7 @@ _MODULES: dict[Any, Any] = {
         },
     ),
     _thread: _Instead(_thread, {"start_new_thread": primitives.start_new_thread}),
-    time: _Instead(time, {"time_ns": lambda: _now_us() * 1000, "monotonic": _monotonic, "clock_gettime": _monotonic}),
+    time: _Instead(time, {"time_ns": lambda: _now_us() * 1000}),
     random: _Evenly(),
     atexit: _Instead(atexit, {"register": _register, "unregister": _unregister}),
 }
@@ -118,6 +119,7 @@ def patched() -> Iterator[None]:
                 new = _replacement(value)
                 if new is not None:
                     stack.enter_context(mock.patch.object(module, attribute, new))
+        stack.enter_context(mock.patch.object(SystemClock, "monotonic", staticmethod(_monotonic)))
         # It was made when its module was imported, with a lock of Python's.
         stack.enter_context(mock.patch.object(_signals, "_audience", _signals._Audience()))
         yield

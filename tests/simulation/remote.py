@@ -1,8 +1,8 @@
 """The view of a process on the store: a backend whose calls get lost, come late, or find that their process died.
 
 A lost reply is repaired as in the MongoDB backend, because the promises of the engine depend on that. A settlement is sent again. A
-message that is then gone, or marked by the first run, counts as done. If the message was changed meanwhile, the outcome is unknown. A store is looked up by its revision, and sent again only if it is
-not due.
+message that is then gone, or marked by the first run, counts as done. If the message was changed meanwhile, the outcome is unknown.
+A store is looked up by its revision, and sent again only if it is not due.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ CAUGHT_BY = {
     "nack-lost": {"stale", "lost", "early"},
     "store-repeated-blindly": {"acked"},
     "lost-reply-is-success": {"told", "attempts"},
+    "unknown-is-lost": {"told"},
     "deadline-ignored": {"handed"},
     "deadline-from-the-answer": {"handed"},
     "ack-after-deadline": {"told"},

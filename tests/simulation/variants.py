@@ -200,6 +200,14 @@ def lost_reply_is_success() -> Iterator[None]:
         yield
 
 
+@_variant
+def unknown_is_lost() -> Iterator[None]:
+    """A settlement whose reply got lost, and whose message was changed since, counts as not done."""
+    was_done = Remote._was_done
+    with _patch(Remote, "_was_done", lambda self, settlement, mark: bool(was_done(self, settlement, mark))):
+        yield
+
+
 # The engine.
 
 

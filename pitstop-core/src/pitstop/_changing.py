@@ -19,7 +19,7 @@ from pitstop._errors import Conflict, MessageError, OutcomeUnknown
 from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import Backend, Capability, Damaged, Record, Settlement
+from pitstop.abc import Backend, Capability, Damaged, Record
 
 
 __all__ = ["Changing"]
@@ -37,20 +37,22 @@ class Changing:
         Its ``expires`` counts from now for this occurrence, if the store can change a message on a condition.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
+        :raises OutcomeUnknown: if the reply was lost, and cannot be found out any more.
         """
         backend, id = self._session.backend, valid_id(id)
         stored = _sound(backend, id, "redriven")
         if stored is None or stored.progress.due is not None or stored.progress.token is None:
             return False
         now_us = backend.now()
+        applied: bool | None
         alive = revive(stored, now_us // 1000)
         if alive is not None and Capability.CONDITIONAL in self._session.capabilities:
             alive = attrs.evolve(alive, revision=new_revision())
             applied = backend.put_if(alive, stored.revision, stored.progress)
         else:
-            applied = _settled(backend, redrive(stored, now_us // 1000))
+            (applied,) = backend.settle([redrive(stored, now_us // 1000)])
         self._session.written(None)
-        return applied
+        return _known(applied, id)
 
     @entrance
     def reschedule(self, id: str, when: Moment | None = None) -> bool:
@@ -99,6 +101,7 @@ class Changing:
         attempt counts as one whose lease ran out.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
+        :raises OutcomeUnknown: if the reply was lost, and cannot be found out any more.
         """
         session = self._session
         backend, id = session.backend, valid_id(id)
@@ -107,13 +110,13 @@ class Changing:
         ended = None if stored is None else end_lease(stored, backend.now() // 1000)
         if ended is None:
             return False
-        applied = _settled(backend, ended)
-        if applied:
+        (applied,) = backend.settle([ended])
+        if applied is not False:
             supersede(session.events, [id])
             # A listener of this process may have claimed the message ahead.
             session.forget({id: None})
             session.written(None)
-        return applied
+        return _known(applied, id)
 
     def _move(self, id: str, done: str, now_us: int, decide: Callable[[Record], Record | None]) -> bool:
         """Put the record that ``decide`` returns in the place of the stored one. Return False if there is no such record."""
@@ -137,14 +140,12 @@ class Changing:
         )
 
 
-def _settled(backend: Backend, settlement: Settlement) -> bool:
-    """Write one settlement. Return whether it was applied.
+def _known(applied: bool | None, id: str) -> bool:
+    """Return whether a settlement was applied.
 
     :raises OutcomeUnknown: if that cannot be known, because another program has changed the message meanwhile.
     """
-    (applied,) = backend.settle([settlement])
     if applied is None:
-        id = settlement.id
         raise OutcomeUnknown(
             f"The message {id!r} may have been changed: the reply was lost, and another program has changed the message since. "
             f"Call get() to see its state.",

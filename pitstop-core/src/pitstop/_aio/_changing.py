@@ -29,6 +29,7 @@ class AsyncChanging(ABC):
         """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
+        :raises OutcomeUnknown: if the reply was lost, and cannot be found out any more.
         """
         return await self._do(Pitstop.redrive, id)
 
@@ -55,5 +56,6 @@ class AsyncChanging(ABC):
         """End the lease of a message whose consumer is dead. Return True if it was leased: see :meth:`pitstop.Pitstop.release`.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
+        :raises OutcomeUnknown: if the reply was lost, and cannot be found out any more.
         """
         return await self._do(Pitstop.release, id)

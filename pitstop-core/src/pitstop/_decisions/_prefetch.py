@@ -56,7 +56,7 @@ class Pace:
         Fewer messages: other consumers took some meanwhile. No message: none was left, which explains the claim before as well.
         """
         crowded = 0 if brought == 0 else _WARY if brought < asked else max(self.crowded - 1, 0)
-        return self if crowded == self.crowded else attrs.evolve(self, crowded=crowded)
+        return self if crowded == self.crowded else Pace(self.size, self.each, crowded)
 
     def slowed(self) -> Pace:
         """Return the pace when messages wait in hand unrequested: the consumer is slow, and for how long is unknown."""

@@ -49,6 +49,10 @@ class Claimed:
     again: bool
 
 
+#: The result of a claim that brought nothing.
+_NOTHING = Claimed(0, again=False)
+
+
 class Claimer:
     """Claims for one listener."""
 
@@ -101,9 +105,8 @@ class Claimer:
         backend = self._session.backend
         return backend.next_due() if self._kinds is None else backend.next_due(self._kinds)
 
-    @unbroken
     def claim(self, wanted: int, elsewhere: float = 0.0) -> Claimed:
-        """Lease due messages.
+        """Lease due messages. The caller is an :func:`entrance`.
 
         :param wanted: how many will be taken at once: see :meth:`ClaimBuffer.limit`.
         :param elsewhere: seconds since the last claim for which the consumer waited for the store.
@@ -154,7 +157,7 @@ class Claimer:
         self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))
         if not leased:
-            return Claimed(0, again=False)
+            return _NOTHING
         leases, unfit, aside, own = self._decided(leased, begun, until, ahead=limit > 1)
         if own:
             leases = self._with_own_times(leases, own, begun)
@@ -181,7 +184,7 @@ class Claimer:
         if versions:
             waiting = [] if suspects is None else suspects.discard(versions)
             self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
-        settled = self._settle_unfit(unfit)
+        settled = bool(unfit) and self._settle_unfit(unfit)
         count = len(ordinary)
         if suspects is not None and doubtful and suspects.ready:
             count = len(leases)
@@ -336,8 +339,6 @@ class Claimer:
 
     def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
         """Settle messages that were claimed and are not to be emitted. Return whether any was."""
-        if not unfit:
-            return False
         try:
             applied = self._session.backend.settle([settlement for _, settlement in unfit])
         except BackendUnavailable as error:

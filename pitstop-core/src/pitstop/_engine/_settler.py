@@ -55,8 +55,7 @@ class Settler:
             again.
         """
         # Looked at once: another handler may store or remove its message meanwhile.
-        apart = [each for each in batch if each.superseded]
-        if apart and len(batch) > 1:
+        if len(batch) > 1 and (apart := [each for each in batch if each.superseded]):
             # In a batch of deletes a backend may count a message that was removed before as deleted.
             for each in apart:
                 self._write_together((each,))
@@ -77,18 +76,12 @@ class Settler:
             except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of these settlements perhaps
                 self._write_one_by_one(sent, bug)
                 return
-        self._report(answers)
-
-    def _report(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
-        for lease, _, done in answers:
-            if done is None:
-                lease.postpone(doubtful=True)
         try:
             self._report_done(answers)
         except BaseException:
             # The store has done the rest, too. When they are written again, it refuses them: they are not lost.
             for lease, _, done in answers:
-                if done:
+                if done is not False:
                     lease.postpone(doubtful=True)
             raise
         # Last, since this asks the store, which may be away by now: the outcome of the others is reported before.
@@ -157,6 +150,8 @@ class Settler:
                     # As a rule, and without the calls that _done() makes.
                     lease.done()
                     counts.acked += 1
+            elif done is None:
+                lease.postpone(doubtful=True)
 
     def _done(self, lease: Lease, settlement: Settlement) -> None:
         events, delivery = self._session.events, lease.done()

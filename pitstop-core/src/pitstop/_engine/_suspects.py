@@ -62,7 +62,10 @@ class Suspects:
     def split(leases: list[Lease]) -> tuple[list[Lease], list[Lease]]:
         """Split the messages of a claim into ordinary ones and suspects."""
         # As is_suspect() finds out, without one more call for each message.
-        if not [each for each in leases if each.emission.leased.progress.unsettled > 1]:
+        for each in leases:
+            if each.emission.leased.progress.unsettled > 1:
+                break
+        else:
             return leases, []
         suspects = [each for each in leases if is_suspect(each.emission.leased.progress)]
         return [each for each in leases if not is_suspect(each.emission.leased.progress)], suspects

@@ -14,7 +14,7 @@ import random
 
 from collections.abc import Callable
 from datetime import timedelta
-from threading import Condition, get_ident
+from threading import Condition, RLock, get_ident
 from typing import NamedTuple
 
 from pitstop._engine._buffer import ClaimBuffer
@@ -136,10 +136,14 @@ class Waiting:
         self._reset()
 
     def _reset(self) -> None:
-        self._changed = Condition()
-        #: The threads that wait. Replaced under the lock of `_changed`, never changed: a signal handler may be reading it.
+        # A `with` of the lock itself takes no step of Python, unlike one of the condition.
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
+        # How many threads wait for others to leave. Written under the lock.
+        self._awaiting = 0
+        #: The threads that wait. Replaced under the lock, never changed: a signal handler may be reading it.
         self.waiters: tuple[Waiter, ...] = ()
-        # The one of them that looks at the store. Written under the same lock.
+        # The one of them that looks at the store. Written under the lock.
         self._leader: Waiter | None = None
 
     def after_fork(self) -> None:
@@ -213,26 +217,36 @@ class Waiting:
         def alone() -> bool:
             return all(each.thread == thread or each.gone for each in self.waiters)
 
-        with self._changed:
-            glance(lambda seconds: self._changed.wait_for(alone, seconds), patience)
+        with self._lock:
+            self._awaiting += 1
+            try:
+                glance(lambda seconds: self._changed.wait_for(alone, seconds), patience)
+            finally:
+                self._awaiting -= 1
 
     # The threads that are here, and the one of them that looks at the store.
 
     def _join(self, waiter: Waiter) -> None:
-        with self._changed:
-            self.waiters = (*(each for each in self.waiters if not each.gone), waiter)
+        with self._lock:
+            others = self.waiters
+            self.waiters = (*[each for each in others if not each.gone], waiter) if others else (waiter,)
 
     def _leave(self, waiter: Waiter) -> None:
-        with self._changed:
-            self.waiters = tuple(each for each in self.waiters if each is not waiter and not each.gone)
+        with self._lock:
+            if len(self.waiters) > 1:
+                self.waiters = tuple([each for each in self.waiters if each is not waiter and not each.gone])
+            elif waiter in self.waiters:
+                self.waiters = ()
             if self._leader is waiter:
                 self._leader = None
-            self._changed.notify_all()
-        # Another thread takes what this one leaves in the buffer, or looks at the store in its place.
-        self._wake(max(1, len(self._buffer)), waiter)
+            if self._awaiting:
+                self._changed.notify_all()
+        if self.waiters:
+            # Another thread takes what this one leaves in the buffer, or looks at the store in its place.
+            self._wake(max(1, len(self._buffer)), waiter)
 
     def _lead(self, waiter: Waiter) -> bool:
-        with self._changed:
+        with self._lock:
             leader = self._leader
             # Ctrl-C may have kept a leader from leaving in good order.
             if leader is None or leader.gone or leader not in self.waiters or leader.thread == waiter.thread:
@@ -289,7 +303,7 @@ class Waiting:
     def _look(self, waiter: Waiter) -> Lease | None:
         """Take a message out of the buffer, or of new claims. None when there is none, or after a stop."""
         while not self.stopped:
-            lease = self._found(waiter)
+            lease = self._take() if waiter.takes else self._peek()
             if lease is not None:
                 return lease
             if not self._claim_for(waiter):
@@ -298,10 +312,12 @@ class Waiting:
 
     def _claim_for(self, waiter: Waiter) -> bool:
         """Claim for a waiter. Return whether to look again at once."""
-        # The leader claims for the threads that wait for it, too.
-        wanted = sum(each.wanted for each in self.waiters) if self._leader is waiter else waiter.wanted
+        wanted = waiter.wanted
+        if len(self.waiters) > 1 and self._leader is waiter:
+            # The leader claims for the threads that wait for it, too.
+            wanted = sum([each.wanted for each in self.waiters])
         claimed = self._claim(wanted, waiter.claims_first)
-        if claimed.count:
+        if claimed.count and len(self.waiters) > 1:
             self._wake(claimed.count, waiter)
         return claimed.again
 

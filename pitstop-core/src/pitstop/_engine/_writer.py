@@ -325,7 +325,10 @@ class AckWriter:
         except BackendUnavailable:
             note = self._session.log.unwritten.passes(self._session.clock.monotonic())
             if note is not None:
-                _log.warning("an ack could not be written: %r comes back when its lease runs out%s", lease.id, note)
+                text = "an ack could not be written: %r comes back when its lease runs out%s"
+                if lease.doubted:
+                    text = "an ack may not have been written: %r comes back when its lease runs out, if it was not%s"
+                _log.warning(text, lease.id, note)
         except PitstopError:
             # LeaseLost was counted, and a settlement that cannot be worked out was logged.
             pass

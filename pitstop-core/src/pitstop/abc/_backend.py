@@ -24,6 +24,7 @@ __all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Wr
 
 #: Seconds for which core waits at a close, if the backend does not state how long its calls may take.
 _PATIENCE = 15.0
+_UNBOUNDED = nullcontext(_PATIENCE)
 
 #: The version of this contract. A backend states the version it was written for as ``api_version``.
 API_VERSION = 1
@@ -202,9 +203,9 @@ class Backend(ABC):
         reported as applied although another user had removed its record before: the record is gone either way. A single
         delete is reported exactly.
 
-        None is the answer if a reply was lost, and another user has changed or removed the record since: the settlement may
-        have been applied before that. The other answers of the batch stand. An extension (:attr:`Outcome.EXTEND`) is
-        answered with False then, because its lease is over in either case.
+        None is the answer if a settlement may have been applied, and another user has changed or removed the record before
+        the store could be asked. The other answers of the batch stand. An extension (:attr:`Outcome.EXTEND`) is answered with
+        False then, because its lease is over in either case.
 
         :raises pitstop.OutcomeUnknown: if the reply was lost and the store cannot be asked. Any of the batch may have been
             applied.
@@ -323,7 +324,7 @@ class Backend(ABC):
         :param seconds: the budget. None: as long as one call without a retry may take.
         :return: gives, on entry, the budget in seconds: the caller waits that long for calls of other threads.
         """
-        return nullcontext(_PATIENCE if seconds is None else seconds)
+        return _UNBOUNDED if seconds is None else nullcontext(seconds)
 
     def close(self) -> None:  # noqa: B027 - a backend without resources needs no close
         """Release the backend's resources. A second call does nothing. No other method is called after it."""

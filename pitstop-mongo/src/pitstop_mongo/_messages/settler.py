@@ -2,8 +2,8 @@
 
 If the reply to a settlement gets lost, the settlement is sent again. Since it is conditional on its token, nothing is done
 twice. The second run also finds out what the first one did: a message that was deleted is gone, and a message that was updated
-has the mark of the settlement. Otherwise the message still has the token, and the second run does it; or another program has
-stored, claimed or removed the message meanwhile, and the outcome of the settlement cannot be known.
+has the mark of the settlement. If the message still has the token, the first run did nothing. If none of this is the case, another
+program has changed the message meanwhile, and the outcome of the settlement cannot be known.
 """
 
 from __future__ import annotations
@@ -118,8 +118,10 @@ class Settler:
                     ids=tuple(each.id for each in writes if each.etag not in applied),
                     permanent=error.permanent,
                 ) from None
-        if refused and not (applied or unknown):
+        if refused and not applied:
             translated = translate(refused[0][0].error, self._connection.location)
+            if unknown:
+                raise OutcomeUnknown(f"{translated} {_if_not(writes)}", ids=tuple(each.id for each in writes))
             # The refused document is no message that the caller gave, so the error is no MessageError.
             if isinstance(translated, BackendUnavailable):
                 raise translated
@@ -145,9 +147,15 @@ class Settler:
         if len(some) > 1:
             # The command that was refused may have written some of them.
             run.again = True
-        done, refused = self._apply_each(some, now, run)
-        if refused and not (done or run.unknown):
-            if doubted:
+        done, refused, tried_all = self._apply_each(some, now, run)
+        left = [each for each in some if each.id not in done and each.id not in run.unknown] if refused else []
+        if left and run.again:
+            # An earlier command may have written some of those that the server refuses now.
+            for look, deletes in ((self._deleted, True), (self._updated, False)):
+                done |= look(run, [each for each in left if (each.settlement.progress is None) == deletes], 0)
+            refused = [(each, why) for each, why in refused if each.id not in done and each.id not in run.unknown]
+        if not tried_all or (refused and not done):
+            if doubted or done or run.unknown:
                 raise first
             raise _Refused(first)
         for each, why in refused:
@@ -156,8 +164,11 @@ class Settler:
 
     def _apply_each(
         self, some: Sequence[_Write], now: int, run: Run
-    ) -> tuple[set[str], list[tuple[_Write, OperationFailure]]]:
-        """Send settlements one by one. Return the ids of those that were applied, and those that the server refused."""
+    ) -> tuple[set[str], list[tuple[_Write, OperationFailure]], bool]:
+        """Send settlements one by one, but not the rest if the server seems to refuse all.
+
+        :return: the ids of those that were applied, those that the server refused, and whether all were sent.
+        """
         done: set[str] = set()
         refused: list[tuple[_Write, OperationFailure]] = []
         # Deletes first: those that the command has done already show that the reason does not lie with the server.
@@ -169,11 +180,11 @@ class Settler:
                     raise
                 refused.append((each, error))
                 if len(refused) >= _MOST_REFUSED and not done and not is_invalid(error):
-                    break
+                    return done, refused, len(refused) == len(some)
             else:
                 # Outside of the `try`: a read that is refused says nothing about the write before it.
                 done |= self._applied(run, each, count)
-        return done, refused
+        return done, refused, True
 
     def _send_in_any_size(self, write: _Write, now: int, run: Run) -> int:
         try:
@@ -306,8 +317,8 @@ class Settler:
             found = run.link.handles.raw.find_one({"_id": any_of(ids)}, {"_id": 1}, **self._dialect.by_id)
             return ids if found is None else set()
         tokens = self._tokens(run, ids)
-        if run.again:
-            # One that still has its token was not deleted: its lease is over.
+        if run.again or len(ids) - len(tokens) < count:
+            # One of them may have been deleted and stored again. One that still has its token was not deleted.
             run.unknown |= {each.id for each in some if each.id in tokens and tokens[each.id] != each.settlement.token}
         return ids - tokens.keys()
 
@@ -329,7 +340,7 @@ class Settler:
         # Of an extension it does not matter: the lease is over in either case.
         left = [each for each in some if each.id not in done and each.settlement.outcome is not Outcome.EXTEND]
         left = [each for each in left if is_text(each.id)]
-        if left and run.again:
+        if left and (run.again or len(done) < count):
             tokens = self._tokens(run, {each.id for each in left})
             run.unknown |= {each.id for each in left if tokens.get(each.id) != each.settlement.token}
         return done
