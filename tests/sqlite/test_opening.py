@@ -79,6 +79,10 @@ def test_an_index_that_was_dropped_is_made_again(path, open_backend):
         ),
         (["CREATE TABLE pitstop_meta (key TEXT, value TEXT)"], "its schema_version is None"),
         (["CREATE TABLE pitstop_messages_due (x TEXT)"], "pitstop_messages_due that is not Pitstop's: it is a table"),
+        (
+            ["CREATE TABLE mine (x TEXT)", "CREATE INDEX Pitstop_messages_kind_due ON mine (x)"],
+            "pitstop_messages_kind_due that is not Pitstop's: it is an index of the table mine",
+        ),
     ],
 )
 def test_foreign_tables_are_refused_and_left_alone(path, open_backend, statements, said):

@@ -168,6 +168,48 @@ def test_a_claim_of_some_kinds_does_not_read_the_backlogs_of_others(open_backend
     assert [after <= before * 1.2 + 1 for before, after in zip(few, many, strict=True)] == [True] * 6, works
 
 
+@pytest.mark.parametrize("kinds", [AllBut(["bulk"]), [f"kind {n}" for n in range(300)]], ids=["all but", "named"])
+def test_a_claim_of_more_kinds_than_are_merged_sorts_no_backlog(open_backend, record, tmp_path, clock, kinds):
+    now, works = clock.time_us() // 1000, []
+    for size in (1, 20):
+        backend = open_backend(path=tmp_path / f"{size}.db", synchronous="normal")
+        backend.put(
+            [
+                attrs.evolve(record(f"{n} {kind}", due=now - n), kind=f"kind {kind}")
+                for kind in range(300)
+                for n in range(size)
+            ]
+        )
+        backend.put([attrs.evolve(record("bulk", due=now - 10**6), kind="bulk")])
+        backend.next_due([""])  # makes the index
+        leased = []
+        task = partial(backend.lease, 15, 10_000_000, kinds)
+        works.append(
+            [
+                work(backend, partial(backend.next_due, kinds)),
+                work(backend, lambda task=task, leased=leased: leased.extend(task())),
+            ]
+        )
+        assert [each.id.split()[0] for each in leased] == [str(size - 1)] * 15
+        assert not any(each.kind == "bulk" for each in leased)
+    few, many = works
+    assert [after <= before * 1.2 + 1 for before, after in zip(few, many, strict=True)] == [True] * 2, works
+
+
+def test_a_kind_that_cannot_be_read_is_among_all_others_and_among_no_named_ones(open_backend, record, path):
+    backend = open_backend()
+    for number in range(2):
+        backend.put([attrs.evolve(record(f"{number}"), kind="mail")])
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE pitstop_messages SET kind = CAST(x'ff' AS TEXT) WHERE id = ?", (f"{number}",))
+        assert backend.next_due(["mail", ""]) is None
+        assert backend.lease(5, 1000, ["mail", ""]) == []
+        assert backend.next_due(AllBut(["mail"])) is not None
+        assert [each.id for each in backend.lease(5, 1000, AllBut(["mail"]))] == [f"{number}"]
+        # The second time there are more kinds than are merged.
+        backend.put([attrs.evolve(record(f"later {n}", due=2**41), kind=f"kind {n}") for n in range(300)])
+
+
 def test_the_oldest_first_and_then_by_order_of_coming_in(backend, record):
     now = backend.now() // 1000
     backend.put([record("z", due=now), record("b", due=now), record("late", due=now - 5), record("a", due=now)])

@@ -16,7 +16,6 @@ import attrs
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown, State
 from pitstop.abc import (
-    AllBut,
     Aside,
     Backend,
     BackendConfig,
@@ -43,6 +42,7 @@ from pitstop_sqlite._rows import (
     read_row,
 )
 from pitstop_sqlite._scratch import beside, take_away
+from pitstop_sqlite._selection import Selection, selection
 from pitstop_sqlite._watch import SqliteWatch
 
 
@@ -177,15 +177,15 @@ class SqliteBackend(Backend):
         """Lease messages of some kinds, as :meth:`lease` does."""
         token = os.urandom(16).hex()
         with self._turn.lock, self._turn.call(), self._database as connection:
-            chosen = _chosen(connection, kinds)
-            if not _is_any_due(connection, chosen, self._now_ms()):
+            chosen = selection(connection, kinds)
+            if chosen is None or not self._has_due(connection, chosen):
                 self._database.verify()
                 return []
             connection.execute("BEGIN IMMEDIATE")
             now = self._now_ms()
-            until, bounds = min(now + duration, LAST_INSTANT), _statements.bounds_of(chosen, now, limit)
-            rows = connection.execute(_statements.read_due_of(len(chosen)), bounds).fetchall()
-            connection.execute(_statements.lease_of(len(chosen)), (until, int(limit > 1), now, token, *bounds))
+            until, first, bounds = min(now + duration, LAST_INSTANT), chosen.first, chosen.bounds(now, limit)
+            rows = connection.execute(_statements.read_due_of(first), bounds).fetchall()
+            connection.execute(_statements.lease_of(first), (until, int(limit > 1), now, token, *bounds))
             connection.execute("COMMIT")
             self._database.verify()
         return [read_leased_row(row, token, now, until, limit) for row in rows]
@@ -205,14 +205,13 @@ class SqliteBackend(Backend):
 
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         with self._turn.lock, self._turn.call(), self._database as connection:
-            statement = _statements.NEXT_DUE
-            chosen: Row = ()
+            statement, bound = _statements.NEXT_DUE, Row()
             if kinds is not None:
-                chosen = _chosen(connection, kinds)
-                if not chosen:
+                chosen = selection(connection, kinds)
+                if chosen is None:
                     return None
-                statement = _statements.next_due_of(len(chosen))
-            due: int | None = connection.execute(statement, chosen).fetchone()[0]
+                statement, bound = chosen.least, chosen.kinds
+            due: int | None = connection.execute(statement, bound).fetchone()[0]
         return due
 
     def ping(self) -> None:
@@ -263,24 +262,12 @@ class SqliteBackend(Backend):
         connection.execute("COMMIT")
         return each_applied
 
+    def _has_due(self, connection: sqlite3.Connection, chosen: Selection) -> bool:
+        statement = _statements.any_due_of(chosen.first)
+        return connection.execute(statement, chosen.bounds(self._now_ms(), 1)).fetchone() is not None
+
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000
-
-
-def _chosen(connection: sqlite3.Connection, kinds: Collection[str]) -> Row:
-    """Return the kinds that a claim looks for, as they are bound. The index that it needs is made if it is missing."""
-    connection.execute(_statements.INDEX_KINDS)
-    if not isinstance(kinds, AllBut):
-        return tuple(map(bindable, kinds))
-    but = {each.encode() for each in kinds}
-    return tuple(kind for (kind,) in connection.execute(_statements.KINDS).fetchall() if kind not in but)
-
-
-def _is_any_due(connection: sqlite3.Connection, chosen: Row, now: int) -> bool:
-    if not chosen:
-        return False
-    bounds = _statements.bounds_of(chosen, now, 1)
-    return connection.execute(_statements.any_due_of(len(chosen)), bounds).fetchone() is not None
 
 
 def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], now: int) -> int:

@@ -44,6 +44,8 @@ _CREATE = (
 )
 _NAMES = [name for name, _ in _COLUMNS]
 _KINDS = {"pitstop_meta": "table", "pitstop_messages": "table", "pitstop_messages_due": "index"}
+#: Made by the first claim of some kinds.
+_MADE_LATER = {"pitstop_messages_kind_due": "index"}
 
 
 class Missing(Enum):
@@ -60,15 +62,18 @@ def missing(connection: sqlite3.Connection, path: str) -> Missing:
 
     :raises ConfigError: if a table or index of that name is not Pitstop's, or is newer than this code.
     """
+    wanted = _KINDS | _MADE_LATER
     found = _texts(
         connection,
-        "SELECT lower(name), type FROM sqlite_schema WHERE lower(name) IN (?, ?, ?)",
-        *_KINDS,
+        "SELECT lower(name), type, tbl_name FROM sqlite_schema WHERE lower(name) IN (?, ?, ?, ?)",
+        *wanted,
     )
-    for name, kind in found:
-        if _KINDS[name] != kind:
+    for name, kind, table in found:
+        if wanted[name] != kind:
             raise _foreign(path, name, f"it is a {kind}")
-    there = {name for name, _ in found}
+        if kind == "index" and table.lower() != "pitstop_messages":
+            raise _foreign(path, name, f"it is an index of the table {table}")
+    there = {name for name, *_ in found} - _MADE_LATER.keys()
     if "pitstop_messages" in there:
         _check_columns(connection, path, "pitstop_messages", [name for name in _NAMES if name not in _ADDED])
         if "pitstop_meta" not in there:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT, MOST_COUNTED, Row
+from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT, MOST_COUNTED
 
 
 __all__ = [
+    "AMONG",
     "AND_TOKEN",
     "ANY_DUE",
     "ASIDE",
@@ -23,8 +24,8 @@ __all__ = [
     "INDEX_KINDS",
     "KINDS",
     "LEASE",
-    "MOST_MERGED",
     "NEXT_DUE",
+    "NOT_AMONG",
     "PROGRESS",
     "PUT",
     "PUT_FRESH",
@@ -35,9 +36,11 @@ __all__ = [
     "SCAN_DUE",
     "TALLY",
     "any_due_of",
-    "bounds_of",
+    "first_by_due",
+    "first_merged",
     "lease_of",
-    "next_due_of",
+    "least_by_due",
+    "least_merged",
     "read_due_of",
 ]
 
@@ -75,62 +78,64 @@ LEASE = f"{_LEASE} WHERE seq IN (SELECT seq {_DUE_FIRST})"
 # Claims of some kinds. Each kind has its own part of the index, so no claim reads the backlogs of other kinds. The index is made
 # when a listener first asks for some kinds; then this statement does nothing.
 INDEX_KINDS = "CREATE INDEX IF NOT EXISTS pitstop_messages_kind_due ON pitstop_messages (kind, due)"
-#: The most kinds whose messages are merged. SQLite accepts 500 parts. For more kinds, all messages that are due are read.
-MOST_MERGED = 200
 _OF_KINDS = "pitstop_messages INDEXED BY pitstop_messages_kind_due WHERE kind"
 # Jumps from each kind to the next one in the index.
 KINDS = (
     f"WITH RECURSIVE found (kind) AS (SELECT min(kind) FROM {_OF_KINDS} >= '' UNION ALL "
     f"SELECT (SELECT min(kind) FROM {_OF_KINDS} > found.kind) FROM found WHERE found.kind IS NOT NULL) "
-    "SELECT kind FROM found WHERE kind IS NOT NULL"
+    "SELECT kind FROM found WHERE kind IS NOT NULL LIMIT ?"
 )
+# The sources of a claim of some kinds: each selects `due` and `seq` of the first messages. Many kinds are not merged, because
+# SQLite accepts 500 parts: then the messages that are due are read in their order, and each is compared with the kinds.
+_BY_DUE = "FROM pitstop_messages INDEXED BY pitstop_messages_due WHERE +kind {} (SELECT value FROM json_each(?)) AND"
+AMONG, NOT_AMONG = _BY_DUE.format("IN"), _BY_DUE.format("NOT IN")
 
 
 @lru_cache
-def _first_of_kinds(count: int) -> str:
-    """Return the rest of a statement that selects ``seq`` of the first messages of so many kinds that are due.
-
-    :func:`bounds_of` returns the values of its places.
-    """
-    if count > MOST_MERGED:
-        places = ", ".join(["CAST(? AS TEXT)"] * count)
-        return f"SELECT seq FROM pitstop_messages WHERE kind IN ({places}) AND due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?"
+def first_merged(count: int) -> str:
+    """Return the source that merges the messages of ``count`` kinds. It binds each kind, the time and the limit, and the limit."""
     one = f"SELECT * FROM (SELECT due, seq FROM {_OF_KINDS} = CAST(? AS TEXT) AND due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?)"
     return f"SELECT seq FROM ({' UNION ALL '.join([one] * count)}) ORDER BY due, seq LIMIT ?"
 
 
-def bounds_of(kinds: Row, now: int, limit: int) -> Row:
-    """Return the values that a selection of these kinds binds."""
-    if len(kinds) > MOST_MERGED:
-        return (*kinds, now, limit)
-    return (*(value for kind in kinds for value in (kind, now, limit)), limit)
+@lru_cache
+def first_by_due(source: str) -> str:
+    """Return the source that reads by ``due``. It binds a JSON array of the kinds, the time and the limit.
+
+    :param source: :data:`AMONG` or :data:`NOT_AMONG`.
+    """
+    return f"SELECT seq {source} due BETWEEN 0 AND ? ORDER BY due, seq LIMIT ?"
 
 
 @lru_cache
-def any_due_of(count: int) -> str:
-    """Return the statement that finds a message of so many kinds that is due."""
-    return f"SELECT 1 FROM ({_first_of_kinds(count)})"
+def any_due_of(first: str) -> str:
+    """Return the statement that finds whether a source has a message that is due."""
+    return f"SELECT 1 FROM ({first})"
 
 
 @lru_cache
-def read_due_of(count: int) -> str:
-    """Return the statement that reads the first messages of so many kinds that are due."""
-    return f"SELECT {COLUMNS} FROM pitstop_messages WHERE seq IN ({_first_of_kinds(count)}) ORDER BY due, seq"
+def read_due_of(first: str) -> str:
+    """Return the statement that reads the first messages of a source."""
+    return f"SELECT {COLUMNS} FROM pitstop_messages WHERE seq IN ({first}) ORDER BY due, seq"
 
 
 @lru_cache
-def lease_of(count: int) -> str:
-    """Return the statement that leases these messages."""
-    return f"{_LEASE} WHERE seq IN ({_first_of_kinds(count)})"
+def lease_of(first: str) -> str:
+    """Return the statement that leases the first messages of a source."""
+    return f"{_LEASE} WHERE seq IN ({first})"
 
 
 @lru_cache
-def next_due_of(count: int) -> str:
-    """Return the statement that finds the least ``due`` of so many kinds."""
-    if count > MOST_MERGED:
-        return f"SELECT min(due) FROM pitstop_messages WHERE kind IN ({', '.join(['CAST(? AS TEXT)'] * count)}) AND {_HAS_DUE}"
+def least_merged(count: int) -> str:
+    """Return the statement that finds the least ``due`` of ``count`` kinds, which it binds."""
     one = f"SELECT min(due) AS due FROM {_OF_KINDS} = CAST(? AS TEXT) AND {_HAS_DUE}"
     return f"SELECT min(due) FROM ({' UNION ALL '.join([one] * count)})"
+
+
+@lru_cache
+def least_by_due(source: str) -> str:
+    """Return the statement that finds the least ``due`` by reading in its order. It binds a JSON array of the kinds."""
+    return f"SELECT (SELECT due {source} {_HAS_DUE} ORDER BY due LIMIT 1)"
 
 
 NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
