@@ -57,7 +57,7 @@ def selection(connection: sqlite3.Connection, kinds: Collection[str]) -> Selecti
         if len(kinds) > MOST_MERGED:
             return Selection((json.dumps(list(kinds)),), _statements.AMONG)
         return Selection(tuple(map(bindable, kinds))) if kinds else None
-    # The stored kinds include those that cannot be read, which nobody can name.
+    # The stored kinds include those that cannot be read. A listener cannot name them.
     excluded = {each.encode() for each in kinds}
     found = connection.execute(_statements.KINDS, (MOST_MERGED + len(excluded) + 1,)).fetchall()
     rest = tuple(kind for (kind,) in found if kind not in excluded)
