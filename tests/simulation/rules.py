@@ -367,13 +367,14 @@ class Check:
         delivery = self._deliveries[call.args[0]]
         done = [result for kind, result in call.applied if kind == "settle"]
         name = call.name
+        lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
         if name == "with":
             name = "nack" if call.args[1] else "ack"
             if name == "nack":
-                delivery.settled = delivery.settled or bool(done)
-                return  # its outcome is not reported
+                # Its outcome is not reported. If the listener does not know it either, the user may settle the message again.
+                delivery.settled = delivery.settled or (bool(done) and not lost_reply)
+                return
         key = f"the {name} of delivery {delivery.d}"
-        lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
         if call.outcome == "ok":
             if call.name == "with" and delivery.settled:
                 return
