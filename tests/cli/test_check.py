@@ -59,10 +59,10 @@ def test_a_sound_store_is_told_check_by_check(invoke, pit, stored, tmp_path):
     assert result.exit_code == 0, result.output
     head, _, *rows = result.stdout.splitlines()
     assert head.split() == ["check", "status", "ms", "seen"]
-    assert re.match(r"it answers +ok +[\d.]+ +" + re.escape(pit.location), rows[0])
-    assert re.match(r"its messages +ok +[\d.]+ +1 scheduled, 1 due, 1 leased, 0 dead *$", rows[2])
-    assert re.match(r"each goes to one +ok +[\d.]+ +40 messages, 4 threads *$", rows[-1])
-    assert re.fullmatch(r"\d+ checks in [\d.]+ s\. No message was touched\.\n", result.stderr)
+    assert re.match(r"it answers +ok +[\d,.]+ +" + re.escape(pit.location), rows[0])
+    assert re.match(r"its messages +ok +[\d,.]+ +1 scheduled, 1 due, 1 leased, 0 dead *$", rows[2])
+    assert re.match(r"each goes to one +ok +[\d,.]+ +40 messages, 4 threads *$", rows[-1])
+    assert re.fullmatch(r"\d+ checks in [\d,.]+ s\. No message was touched\.\n", result.stderr)
     assert {each.name for each in tmp_path.iterdir()} == before
 
 
@@ -80,8 +80,8 @@ def test_a_concern_of_the_backend_is_a_warning_and_no_failure(invoke, pit, monke
     monkeypatch.setattr(sqlite3, "sqlite_version", "3.51.2")
     result = invoke("check")
     assert result.exit_code == 0
-    assert re.search(r"^its concerns +warning +[\d.]+ +SQLite 3\.51\.2 has a rare bug", result.stdout, re.MULTILINE)
-    assert re.fullmatch(r"\d+ checks in [\d.]+ s, one with a warning\. No message was touched\.\n", result.stderr)
+    assert re.search(r"^its concerns +warning +[\d,.]+ +SQLite 3\.51\.2 has a rare bug", result.stdout, re.MULTILINE)
+    assert re.fullmatch(r"\d+ checks in [\d,.]+ s, one with a warning\. No message was touched\.\n", result.stderr)
 
 
 @pytest.mark.parametrize("given", [("{url}",), ("--url", "sqlite:///never.db", "{url}")])
@@ -109,7 +109,7 @@ def test_a_broken_backend_is_a_failure_with_the_expected_and_the_seen_result(inv
         assert told["an ack deletes"]["status"] == "ok"
     else:
         assert re.search(
-            r"^a removed message is gone +failed +[\d.]+ +a second removal reported that it was there "
+            r"^a removed message is gone +failed +[\d,.]+ +a second removal reported that it was there "
             r"\(expected: leased or not; and no nack brings it back\) *$",
             result.stdout,
             re.MULTILINE,

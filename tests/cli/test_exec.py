@@ -108,6 +108,17 @@ def test_ids_are_utf8_in_the_environment_whatever_the_locale(spawn, pit, tmp_pat
 
 
 @WORKERS
+@pytest.mark.parametrize("command", ["", "  \n"])
+def test_an_empty_command_is_refused_and_acknowledges_nothing(invoke, pit, workers, command):
+    """The variable that had it is unset. A shell would do nothing, and succeed."""
+    pit.store({"id": "a"})
+    result = invoke("listen", "--once", *workers, "--exec", command)
+    assert result.exit_code == 2
+    assert "'--exec': It is empty. Is a variable of the shell unset?" in result.stderr
+    assert pit.get("a").state == "due"
+
+
+@WORKERS
 @pytest.mark.parametrize(
     ("number", "said"),
     [

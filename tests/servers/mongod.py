@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -88,7 +89,8 @@ class Mongod:
             "--nounixsocket",
         ]
         if self._replica_set:
-            command += ["--replSet", self._replica_set, "--oplogSize", "64"]
+            # In MB. A member that is away for some minutes, under load, must find its place in the oplog of the others again.
+            command += ["--replSet", self._replica_set, "--oplogSize", "512"]
         self._paused = False
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if wait:
@@ -146,6 +148,11 @@ class Mongod:
         """End it in order if it runs, and start it again."""
         self.stop()
         self.start(wait=wait)
+
+    def clear(self) -> None:
+        """Delete all data. The server must not run. As a member of a replica set it copies the data of another member then."""
+        assert not self.running
+        shutil.rmtree(self.folder)
 
     def last_lines(self) -> str:
         """Return the end of its log."""

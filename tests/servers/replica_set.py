@@ -21,7 +21,7 @@ DEFAULT_ELECTION_MS = 10_000
 #: For tests that need a new primary soon.
 QUICK_ELECTION_MS = 1500
 
-_PRIMARY, _SECONDARY, _ROLLBACK = 1, 2, 9
+_PRIMARY, _SECONDARY, _RECOVERING, _ROLLBACK = 1, 2, 3, 9
 #: Seconds that a member may take to roll back. MongoDB 6.0.5 sometimes does not come to the end of it while clients ask it.
 _ROLLBACK_PATIENCE = 30.0
 #: How often such a member is started again.
@@ -156,17 +156,21 @@ class ReplicaSet:
             with suppress(TimeoutError):
                 self.wait_until_healthy(_ROLLBACK_PATIENCE)
                 return
-            # A member that does not end its rollback is started again, as an operator would do. It may not answer, so the other
-            # members are asked as well.
-            stuck = [each for each in self.members if each.address in self._rolling_back()]
+            # A member that does not end its rollback is started again, as an operator would do. A member that still recovers has
+            # been away for too long to follow the others: it copies all data.
+            behind = self._in_state(_RECOVERING)
+            stuck = [each for each in self.members if each.address in behind | self._in_state(_ROLLBACK)]
             self.kill(*stuck)
+            for each in stuck:
+                if each.address in behind and len(stuck) == 1:
+                    each.clear()
             self.restart(*stuck)
         self.wait_until_healthy()
 
-    def _rolling_back(self) -> set[str]:
-        """Return the addresses of the members that roll back, as all members see it."""
+    def _in_state(self, state: int) -> set[str]:
+        """Return the addresses of the members in a state, as any member sees it. The member itself may not answer."""
         told = [self._try(lambda each=each: self._ask(each, {"replSetGetStatus": 1})) for each in self.members]
-        return {one["name"] for each in told if each for one in each["members"] if one["state"] == _ROLLBACK}
+        return {one["name"] for each in told if each for one in each["members"] if one["state"] == state}
 
     def _writable(self, member: Mongod) -> bool:
         try:

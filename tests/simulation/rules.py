@@ -159,8 +159,14 @@ class _Delivery:
     until: int
     #: Whether the user knows that it was acked or nacked, or that this cannot be known: a ``with`` then does nothing.
     settled: bool = False
+    #: Whether the nack of a ``with`` settled it, and a try of that got no reply. Perhaps the listener does not know it then.
+    unsure: bool = False
     #: Acks and nacks whose outcome the user was told to be unknown. By name, delay and error: whether the store did them.
     doubted: dict[tuple[Any, ...] | None, bool] = attrs.field(factory=dict)
+
+    @property
+    def is_settled_for_certain(self) -> bool:
+        return self.settled and not self.unsure
 
 
 @attrs.define
@@ -261,7 +267,7 @@ class Check:
 
     def _on_begin(self, n: int, name: str, *args: Any) -> None:
         call = self._calls[n] = _Call(n, name, args, self._now, number=self._number, unanswered=self._unanswered)
-        if name == "post" and not self._deliveries[args[0]].settled:
+        if name == "post" and not self._deliveries[args[0]].is_settled_for_certain:
             self._posts.setdefault(args[0], call)
         if name == "store":
             for id, version, *plan in args:
@@ -367,13 +373,15 @@ class Check:
         delivery = self._deliveries[call.args[0]]
         done = [result for kind, result in call.applied if kind == "settle"]
         name = call.name
+        lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
         if name == "with":
             name = "nack" if call.args[1] else "ack"
             if name == "nack":
+                # Its outcome is not reported. If the listener does not know it either, the user may settle the message again.
                 delivery.settled = delivery.settled or bool(done)
-                return  # its outcome is not reported
+                delivery.unsure = bool(done) and lost_reply
+                return
         key = f"the {name} of delivery {delivery.d}"
-        lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
         if call.outcome == "ok":
             if call.name == "with" and delivery.settled:
                 return

@@ -280,6 +280,24 @@ class TestSettlementsOfUnknownOutcome:
         assert self.nacked(delay, error, "ok") == [expected]
         assert self.nacked(delay, error, "unknown") == []
 
+    @pytest.mark.parametrize("known", [False, True])
+    def test_an_ack_after_a_block_that_raised_is_the_users(self, known):
+        """The nack of the block made the message dead. Its reply was lost, so the user may ack the message."""
+        fault = () if known else ((2, "p2", "fault", 3, "settle", "lost"),)
+        history = self.history(
+            (2, "p2", "begin", 3, "with", 1, True),
+            *fault,
+            (2, "p2", "settle", 3, (("a", "t1", "bury", (None, 0, 1, 1, True), True),), False),
+            (3, "p2", "end", 3, "with", "ok", None),
+            (4, "p2", "begin", 4, "post", 1),
+            (4, "p2", "end", 4, "post", "ok", None),
+            (5, "p2", "begin", 5, "close"),
+            (5, "p2", "settle", 5, (("a", "t1", "complete", None, True),), False),
+            (5, "p2", "end", 5, "close", "ok", None),
+        )
+        history[0] = (0, "world", "world", 1000, 0, 1, None)
+        assert [each.rule for each in check(history)] == (["twice"] if known else [])
+
     def test_the_same_one_again_is_not_lost(self):
         assert self.nacked(4_998, "failed", "lost") == [
             "told: the nack of delivery 1 was told that its lease is lost, and it was done"

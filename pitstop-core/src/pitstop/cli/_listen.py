@@ -37,9 +37,20 @@ _AS_LONG_AS_IT_TAKES = timedelta(days=3650)
 _GLANCE = 0.1
 
 
+def _command(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        # A shell would do nothing, and succeed. Each message would be acknowledged.
+        raise click.BadParameter("It is empty. Is a variable of the shell unset? Give CMD, or leave --exec out.")
+    return value
+
+
 @click.command()
 @click.option(
-    "--exec", "command", metavar="CMD", help="Run CMD in a shell for each message, with the message on its stdin."
+    "--exec",
+    "command",
+    metavar="CMD",
+    callback=_command,
+    help="Run CMD in a shell for each message, with the message on its stdin.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="With --exec: commands that run at once. Default: 1.")
 @click.option("--kind", "kinds", multiple=True, help="Take messages of this kind only. It may be given several times.")

@@ -32,7 +32,7 @@ class Run:
     again: bool
     #: Whether a command of this run has changed something, or may have.
     wrote: bool = attrs.field(default=False, init=False)
-    #: Ids of messages that an earlier run may have changed, and that another program has changed since.
+    #: Ids of messages that an earlier run, or a command of this run, may have changed, and that another program has changed since.
     unknown: set[str] = attrs.field(factory=set, init=False)
 
     def send(self, command: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
