@@ -155,8 +155,5 @@ class Confirmer:
     def _write_ends(self) -> None:
         """Write the settlements for which other suspects wait."""
         if ids := self._suspects.unwritten():
-            try:
-                self._writer.flush(ids)
-            except BackendUnavailable:
-                # The writer tries again, and the suspects go on waiting.
-                return
+            # Of other listeners, too. A writer that the store does not answer tries again, and the suspects go on waiting.
+            self._session.flush(ids)

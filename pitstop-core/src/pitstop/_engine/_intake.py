@@ -75,7 +75,7 @@ class Intake(Component):
         self.buffer = ClaimBuffer(
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
-        self.suspects = Suspects(monotonic, session.retry)
+        self.suspects = Suspects(monotonic, session.retry, session.handled)
         self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds)
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
@@ -371,5 +371,6 @@ class Intake(Component):
     def _finished(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.end()
+        self.suspects.end_all()
         self._session.discard(self)
         self._watcher.leave(self)
