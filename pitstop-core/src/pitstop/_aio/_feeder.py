@@ -21,9 +21,9 @@ from weakref import WeakMethod
 from pitstop._aio._hands import Hands, resolve, tell
 from pitstop._aio._waits import SettlementWaits
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._claimer import LEAST_REMAINDER
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease
+from pitstop._engine._lock_times import LEAST_REMAINDER
 from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Doorbell, SystemClock
@@ -201,10 +201,12 @@ class Feeder:
         return due * 1000 <= self._monotonic() * 1e6 + self._offset
 
     def is_late(self, lease: Lease) -> bool:
-        """Whether a message is not to be handled, because the loop was blocked until its lease was nearly over."""
+        """Whether a message is not to be handled: the loop was blocked until the message expired, or its lease was nearly over."""
         now = self._monotonic()
-        # It may have been extended since it was claimed.
-        return now >= lease.until and lease.due * 1000 - self._least <= now * 1e6 + self._offset
+        if now < lease.until:
+            return False
+        # The lease may have been extended since the claim.
+        return now >= lease.expiry or lease.due * 1000 - self._least <= now * 1e6 + self._offset
 
     def _begin(self) -> None:
         if self._thread is None and not self._ended:
