@@ -79,6 +79,8 @@ class Feeder:
         self._waiter: Waiter | None = None
         # The failures in a row, while a loop that is not patient wants messages.
         self._backoff: Backoff | None = None
+        # Whether it waits after such a failure: a wish for messages does not end that. Written by the feeder's thread.
+        self._pausing = False
         # Microseconds from the monotonic clock to that of the store.
         self._offset = 0.0
         # Written once, before the first claim: the clock of the intake, and the microseconds of a lease that must be left.
@@ -130,6 +132,12 @@ class Feeder:
 
         :param patient: whether to wait for messages that are due later. If not, a look that finds nothing sets ``nothing``.
         """
+        if not patient and self.nothing == self.stamp and not self.ready:
+            # It has answered. Others of the same loop have not, and no handler has ended since.
+            return
+        if not patient and self.nothing == self.stamp and not self.ready:
+            # It has answered. Others of the same loop have not, and no handler has ended since.
+            return
         waits_longer = self._patient and not patient
         self._wanted, self._patient = count, patient
         if self.intake is not None:
@@ -148,8 +156,9 @@ class Feeder:
             if waits_longer:
                 waiter.withdraw()
         self._begin()
-        # Also when the thread is busy: it looks once more after that.
-        self._bell.ring()
+        if not self._pausing:
+            # Also when the thread is busy: it looks once more after that.
+            self._bell.ring()
 
     def look(self) -> asyncio.Future[bool]:
         """Have a look at the store for one message that is due now. The result: whether the buffer got one.
@@ -350,7 +359,11 @@ class Feeder:
             if patient or intake.session.closed or (error.permanent and not intake.answered):
                 raise
             self._backoff = self._backoff or Backoff(intake.session.log.outages)
-            clock.wait(self._bell, self._backoff.failed(error, clock.monotonic()))
+            self._pausing = True
+            try:
+                clock.wait(self._bell, self._backoff.failed(error, clock.monotonic()))
+            finally:
+                self._pausing = False
             return
         finally:
             self._waiter = None

@@ -17,7 +17,7 @@ import attrs
 from pitstop._consume._handler import AsyncHandler, Handler
 from pitstop._engine._intake import Intake
 from pitstop._errors import ConfigError, MessageError, PitstopError
-from pitstop._values._arguments import ListenOptions, whole_number
+from pitstop._values._arguments import MOST_KINDS, ListenOptions, whole_number
 from pitstop._values._kind import OTHERS, valid_kind
 from pitstop._values._quoting import quoted
 from pitstop.abc import AllBut
