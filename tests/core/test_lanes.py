@@ -211,6 +211,68 @@ def test_options_of_a_handle_hold_for_its_kind_alone(pit):
     assert timedelta(hours=2) <= until["report"] < timedelta(hours=3)
 
 
+def test_a_kind_without_a_heartbeat_beside_kinds_with_one(pit):
+    pit.store({}, kind="mail")
+    handlers = {"mail": Handle(lambda message: None, heartbeat=False), "report": print}
+    assert pit.consume(handlers, heartbeat=True, max_lease="1h", until_idle=True).acked == 1
+
+
+class TestAnEventLoopThatIsAboutToBeIdle:
+    """Each kind looks at the store by itself. It is idle when the last of them has found nothing."""
+
+    @staticmethod
+    def consume(backend, while_it_runs=None):
+        async def handle(message):
+            raise AssertionError
+
+        async def main():
+            async with asyncio.timeout(PATIENCE), pitstop.init_async({"type": backend}) as pit:
+                consuming = asyncio.ensure_future(pit.consume({"fast": handle, "slow": handle}, until_idle=True))
+                if while_it_runs is not None:
+                    await asyncio.to_thread(while_it_runs)
+                return await consuming
+
+        return asyncio.run(main())
+
+    def test_a_kind_that_has_found_nothing_does_not_look_again_while_another_one_is_slow(self):
+        polls, often, waited = [], threading.Event(), []
+
+        class Slow(MemoryBackend):
+            def lease(self, limit, duration, kinds=None):
+                if kinds == ("slow",):
+                    waited.append(often.wait(0.3))
+                else:
+                    polls.append(1)
+                    if len(polls) == 10:
+                        often.set()
+                return super().lease(limit, duration, kinds)
+
+        assert self.consume(Slow()).reason == "idle"
+        assert not any(waited)
+
+    def test_nor_does_it_end_the_pause_of_one_whose_store_fails(self):
+        tries, often, away = [], threading.Event(), [True]
+        clock = testing.ManualClock()
+
+        class Failing(MemoryBackend):
+            def lease(self, limit, duration, kinds=None):
+                if kinds == ("slow",):
+                    tries.append(1)
+                    if len(tries) == 3:
+                        often.set()
+                    if away:
+                        raise pitstop.BackendUnavailable("away")
+                return super().lease(limit, duration, kinds)
+
+        def mend():
+            assert clock.wait_for_sleepers(1)
+            assert not often.wait(0.3)
+            away.clear()
+            clock.advance(120)
+
+        assert self.consume(Failing.from_options({"clock": clock}), mend).reason == "idle"
+
+
 def test_it_is_one_consumer(pit):
     seen = []
 
@@ -377,6 +439,7 @@ class TestWhatIsRefused:
             ({"mail": Handle(print, max_lease="1h")}, {}, pitstop.ConfigError, "without heartbeat"),
             ({"mail": print}, {"lock_time": "soon"}, pitstop.ConfigError, "lock_time"),
             (Handle(print), {}, pitstop.PitstopError, "belongs to a kind"),
+            (dict.fromkeys([*map(str, range(101)), "*"], print), {}, pitstop.PitstopError, "name 101 kinds beside"),
             ({"mail": Handle(Handle(print))}, {}, pitstop.PitstopError, "is a Handle, which cannot be called"),
         ],
     )

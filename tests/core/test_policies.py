@@ -7,6 +7,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
+import attrs
 import pytest
 
 import pitstop
@@ -143,8 +144,19 @@ class TestStored:
         assert (entry.state, entry.attempts) == ("dead", 0)
         assert "policy is malformed" in entry.last_error
 
+    def test_one_that_is_malformed_leaves_the_schedule_readable(self, pit, backend):
+        pit.store({"id": "a"}, NOW, None, HOUR, expires="1m")
+        backend.put([attrs.evolve(backend.get("a"), policy={"expires": "soon"})])
+        entry = pit.get("a")
+        assert (entry.every, entry.start, entry.expires) == (HOUR, NOW, None)
+        assert entry.last_error.startswith("The stored policy is malformed.")
+
 
 class TestRetry:
+    def test_a_stored_none_is_the_default_of_its_key(self):
+        policy = Policy.from_plain({"retry": {"delay": 5000, "max_delay": None}})
+        assert policy.retry_over(Retry()) == Retry(delay="5s")
+
     def test_it_holds_over_the_configured_one_key_by_key(self):
         configured = Retry(delay=SECOND, max_attempts=5)
         policy = Policy.from_plain(plain_policy({"max_attempts": 2}, None, None))
@@ -382,6 +394,32 @@ class _Open(MemoryBackend):
 
 
 class TestExpires:
+    def test_an_edit_keeps_the_time_that_a_person_chose_for_the_occurrence(self, pit, clock, expired):
+        pit.store({"id": "a"}, NOW, None, HOUR, expires="10m")
+        clock.advance(20 * 60)
+        pit.reschedule("a", NOW + 25 * MINUTE)
+        clock.advance(5 * 60)
+        revision = pit.get("a").revision
+        pit.store({"id": "a", "n": 2}, NOW, None, HOUR, expires="10m", if_revision=revision)
+        assert got(pit).msg["n"] == 2
+        assert expired.seen == []
+
+    @pytest.mark.parametrize("prefetch", [1, 5])
+    def test_the_observer_gets_the_entry_as_it_was_before_the_claim(self, backend, clock, prefetch):
+        seen = []
+
+        class Observer:
+            @pitstop.hookimpl
+            def pitstop_message_expired(self, entry):
+                seen.append(entry)
+
+        with pitstop.init({"type": backend}, plugins=[Observer()]) as pit:
+            pit.store({"id": "a"}, NOW, expires="1m")
+            clock.advance(61)
+            assert got(pit, prefetch=prefetch) is None
+        (entry,) = seen
+        assert (entry.state, entry.attempts, entry.due, entry.leased_until) == ("due", 0, NOW, None)
+
     def test_one_that_is_late_is_not_emitted_and_an_observer_hears_of_it(self, pit, clock, expired):
         pit.store({"id": "late"}, NOW, kind="mail", expires="10m")
         pit.store({"id": "in time"}, NOW, expires="20m")

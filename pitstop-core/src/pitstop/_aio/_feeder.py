@@ -135,9 +135,6 @@ class Feeder:
         if not patient and self.nothing == self.stamp and not self.ready:
             # It has answered. Others of the same loop have not, and no handler has ended since.
             return
-        if not patient and self.nothing == self.stamp and not self.ready:
-            # It has answered. Others of the same loop have not, and no handler has ended since.
-            return
         waits_longer = self._patient and not patient
         self._wanted, self._patient = count, patient
         if self.intake is not None:

@@ -313,7 +313,7 @@ class Consuming(Component):
                 lease = self._source.take(lane, worker.bell)
                 if lease is None:
                     break
-                if course.ended or not (reserves or course.may_ask()):
+                if self._course.ended or not (reserves or course.may_ask()):
                     # It ended meanwhile, or another lane has had the last one.
                     lane.intake.give_back([lease])
                     break

@@ -251,7 +251,7 @@ def _why(entry: Entry, now: datetime) -> str:
         return "It was set aside and is no longer emitted. See the last error; 'pitstop redrive' makes it due."
     when = ago(entry.due, now)
     if is_too_late(entry, now):
-        return f"It became due {when}, which is longer ago than its expires. The next claim deletes it without emitting it."
+        return f"It became due {when}, longer ago than its expires. The next claim deletes it, unless a person has moved it."
     if entry.state == "due" and entry.kind:
         return (
             f"It became due {when}, and no listener has taken it. Is one running that takes the kind {entry.kind!r}, and is it "

@@ -91,7 +91,7 @@ def policy_rows(entry: Entry) -> list[tuple[str, str | None]]:
 def is_too_late(entry: Entry, now: datetime) -> bool:
     """Whether a one-shot message that is due is later than its ``expires``.
 
-    A person may have moved it. Then ``expires`` counts from the chosen time, which is no later than its ``due``.
+    A person may have moved it. Then ``expires`` counts from a time that the entry does not show.
     """
     if entry.expires is None or entry.scheduled_for is None or entry.due is None or entry.every is not None:
         return False
