@@ -74,6 +74,9 @@ def test_list_json_has_one_entry_per_line(invoke, pit, lines):
         "catch_up": "latest",
         "grace": None,
         "jitter": None,
+        "retry": None,
+        "lock_time": None,
+        "expires": None,
         "attempts": 0,
         "last_error": None,
         "leased_until": None,
@@ -126,6 +129,25 @@ def test_show_has_all_that_was_stored_with_a_series(invoke, pit, lines):
     assert (shown["grace"], shown["jitter"]) == ("2h", "5m")
     (document,) = lines(invoke("show", "a", "--json").stdout)
     assert (document["catch_up"], document["grace"], document["jitter"]) == ("skip", "2h", "5m")
+
+
+def test_show_has_the_kind_and_the_policies(invoke, pit, lines):
+    retry = {"delay": "5s", "max_attempts": 3}
+    pit.store({"id": "a"}, NOW, kind="mail", retry=retry, lock_time="2h", expires="10m")
+    out = invoke("show", "a").stdout
+    for text in ("mail", "delay=5s, max_attempts=3", "2h", "10m after its time", "takes the kind 'mail'"):
+        assert text in " ".join(out.split())
+    for command in (("show", "a"), ("list",)):
+        (document,) = lines(invoke(*command, "--json").stdout)
+        assert document["kind"] == "mail"
+        assert (document["retry"], document["lock_time"], document["expires"]) == (retry, "2h", "10m")
+
+
+def test_show_says_that_a_message_is_later_than_its_expires(invoke, pit):
+    pit.store({"id": "late"}, pit.now() - timedelta(hours=1), expires="10m")
+    pit.store({"id": "in time"}, pit.now() - timedelta(hours=1), expires="2h")
+    assert "longer ago than its expires." in " ".join(invoke("show", "late").stdout.split())
+    assert "no listener has taken it" in " ".join(invoke("show", "in time").stdout.split())
 
 
 def test_show_counts_the_failures(invoke, pit):

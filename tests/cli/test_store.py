@@ -31,6 +31,31 @@ def test_it_has_a_kind(invoke, pit):
     assert (refused.exit_code, "stands for all other kinds" in refused.stderr) == (1, True)
 
 
+def test_it_has_policies(invoke, pit):
+    options = ("--retry", "delay=5s", "--retry", "max_attempts=3", "--lock-time", "2h", "--expires", "10m")
+    found = stored(pit, invoke("store", "{}", *options))
+    invoke("store", *options, input='{"id": "a"}\n')
+    for entry in (found, pit.get("a")):
+        assert entry.retry == {"delay": timedelta(seconds=5), "max_attempts": 3}
+        assert (entry.lock_time, entry.expires) == (timedelta(hours=2), timedelta(minutes=10))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "why"),
+    [
+        (("--retry", "soon"), 2, "--retry soon has no key and value. Write it as in '--retry delay=5s'."),
+        (("--retry", "delays=5s"), 1, "Unknown retry key 'delays'"),
+        (("--lock-time", "0s"), 1, "--lock-time 0s cannot be used"),
+        (("--expires", "soon"), 2, "'soon' is no duration"),
+    ],
+)
+def test_policies_that_cannot_be_used_are_named(invoke, pit, options, code, why):
+    refused = invoke("store", "{}", *options)
+    assert refused.exit_code == code
+    assert why in refused.stderr
+    assert pit.entries() == []
+
+
 def test_json_prints_the_id_as_an_object(invoke, pit, lines):
     (line,) = lines(invoke("store", '{"id": "a"}', "--json").stdout)
     assert line == {"id": "a"}

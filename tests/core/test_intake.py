@@ -12,6 +12,7 @@ import pytest
 import pitstop
 
 from core.kit import LOCK, Running, Watched, backend, take
+from pitstop._engine._glance import wait_for_all
 from pitstop._engine._listener import intake_of
 
 
@@ -66,8 +67,7 @@ class TestDropped:
                 patch.setattr("pitstop._engine._intake._thread.start_new_thread", lambda *_: None)
                 acked(pit, 4, 10)
                 gc.collect()
-            for component in pit._session.components:
-                component.at_exit()
+            wait_for_all([each.at_exit() for each in pit._session.components], 10)
             assert (watch.stats().leased, watch.stats().due) == (0, 6)
 
     @pytest.mark.parametrize("look", ["stats", "get"])
@@ -117,7 +117,7 @@ def test_the_end_of_the_program_waits_for_acks_that_are_being_written(pit, store
         writing = Running(lambda: delivery.ack(wait=True))
         assert asked.wait(10)
         assert not intake_of(listener).writer, "nothing is pending: it is being written"
-        ending = Running(intake_of(listener).at_exit)
+        ending = Running(lambda: wait_for_all([intake_of(listener).at_exit()], 10))
         assert not ending.done
         may_go.set()
         ending.result()

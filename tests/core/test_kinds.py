@@ -72,8 +72,8 @@ class TestWhatIsAKind:
             ({"mail": 1}, "Give a list"),
             (7, "Give a list"),
             ([], "has no kinds"),
-            ([str(n) for n in range(101)], "more than 100 kinds"),
-            (["*"], "stands for all other kinds"),
+            ([str(n) for n in range(101)], "more than 100 kinds. Give fewer"),
+            (["*"], "Leave kinds out to get all messages, or use '\\*' as a key"),
             ([None], "must be a str"),
         ],
     )

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 
 from collections import Counter
+from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
 
 import pitstop
 
-from pitstop import Handle
+from core.kit import backend as scripted
+from pitstop import Handle, testing
+from pitstop._consume._lanes import Lane
+from pitstop._consume._source import Source
+from pitstop._consume._threads import Consuming
+from pitstop._engine import _lifecycle
+from pitstop._engine._intake import Intake
+from pitstop._engine._listener import intake_of
 from pitstop_memory import MemoryBackend
 
 
@@ -202,6 +211,68 @@ def test_options_of_a_handle_hold_for_its_kind_alone(pit):
     assert timedelta(hours=2) <= until["report"] < timedelta(hours=3)
 
 
+def test_a_kind_without_a_heartbeat_beside_kinds_with_one(pit):
+    pit.store({}, kind="mail")
+    handlers = {"mail": Handle(lambda message: None, heartbeat=False), "report": print}
+    assert pit.consume(handlers, heartbeat=True, max_lease="1h", until_idle=True).acked == 1
+
+
+class TestAnEventLoopThatIsAboutToBeIdle:
+    """Each kind looks at the store by itself. It is idle when the last of them has found nothing."""
+
+    @staticmethod
+    def consume(backend, while_it_runs=None):
+        async def handle(message):
+            raise AssertionError
+
+        async def main():
+            async with asyncio.timeout(PATIENCE), pitstop.init_async({"type": backend}) as pit:
+                consuming = asyncio.ensure_future(pit.consume({"fast": handle, "slow": handle}, until_idle=True))
+                if while_it_runs is not None:
+                    await asyncio.to_thread(while_it_runs)
+                return await consuming
+
+        return asyncio.run(main())
+
+    def test_a_kind_that_has_found_nothing_does_not_look_again_while_another_one_is_slow(self):
+        polls, often, waited = [], threading.Event(), []
+
+        class Slow(MemoryBackend):
+            def lease(self, limit, duration, kinds=None):
+                if kinds == ("slow",):
+                    waited.append(often.wait(0.3))
+                else:
+                    polls.append(1)
+                    if len(polls) == 10:
+                        often.set()
+                return super().lease(limit, duration, kinds)
+
+        assert self.consume(Slow()).reason == "idle"
+        assert not any(waited)
+
+    def test_nor_does_it_end_the_pause_of_one_whose_store_fails(self):
+        tries, often, away = [], threading.Event(), [True]
+        clock = testing.ManualClock()
+
+        class Failing(MemoryBackend):
+            def lease(self, limit, duration, kinds=None):
+                if kinds == ("slow",):
+                    tries.append(1)
+                    if len(tries) == 3:
+                        often.set()
+                    if away:
+                        raise pitstop.BackendUnavailable("away")
+                return super().lease(limit, duration, kinds)
+
+        def mend():
+            assert clock.wait_for_sleepers(1)
+            assert not often.wait(0.3)
+            away.clear()
+            clock.advance(120)
+
+        assert self.consume(Failing.from_options({"clock": clock}), mend).reason == "idle"
+
+
 def test_it_is_one_consumer(pit):
     seen = []
 
@@ -232,6 +303,128 @@ def test_a_failure_of_a_handler_is_nacked_and_the_end_of_the_program_ends_all(pi
     assert pit.get("b").state == "due"
 
 
+class TestTheEnd:
+    """All kinds end at once, also if the store is slow."""
+
+    KINDS = ("mail", "report", "other")
+
+    @pytest.fixture
+    def store(self):
+        return scripted(clock=testing.ManualClock())
+
+    @pytest.fixture
+    def pit(self, store):
+        with pitstop.init({"type": store}) as pit:
+            for kind in self.KINDS:
+                for n in range(3):
+                    pit.store({"id": f"{kind} {n}", "kind": kind}, None, kind=kind)
+            yield pit
+
+    @pytest.fixture
+    def intakes(self, pit):
+        """Of three kinds, with messages in hand."""
+        with ExitStack() as stack:
+            listeners = [stack.enter_context(pit.listen(kinds=[kind], prefetch=3)) for kind in self.KINDS]
+            for each in listeners:
+                assert each.get()
+            yield [intake_of(each) for each in listeners]
+
+    @pytest.fixture
+    def consuming(self, pit, intakes):
+        lanes = [Lane(each, print, deliveries=False, workers=1) for each in intakes]
+        return Consuming(pit._session, lanes, max_messages=None, until_idle=False, drain=timedelta(seconds=30))
+
+    def test_no_kind_hands_out_a_message_while_those_of_another_are_given_back(self, store, intakes, consuming):
+        handed_out = []
+        store.during["settle"] = lambda: handed_out.extend(each.buffer.pop() for each in intakes)
+        consuming._on_signal(signal.SIGTERM)
+        assert handed_out
+        assert set(handed_out) == {None}
+
+    def test_the_messages_of_all_kinds_are_given_back_at_the_same_time(self, store, consuming):
+        """The signal handler waits for them once."""
+        together, alone = threading.Barrier(3), []
+
+        def wait():
+            try:
+                together.wait(0.3)
+            except threading.BrokenBarrierError:
+                alone.append(1)
+
+        store.during["settle"] = wait
+        consuming._on_signal(signal.SIGTERM)
+        assert not alone
+
+    @pytest.mark.parametrize("end", [_lifecycle._at_exit, _lifecycle._stop_all])
+    def test_and_so_they_are_when_the_program_ends(self, store, pit, intakes, end, monkeypatch):
+        together, alone, handed_out = threading.Barrier(3), [], []
+
+        def wait():
+            handed_out.extend(each.buffer.pop() for each in intakes)
+            try:
+                together.wait(0.3)
+            except threading.BrokenBarrierError:
+                alone.append(1)
+
+        store.during["settle"] = wait
+        monkeypatch.setattr(_lifecycle, "_owners", {pit._session})
+        end()
+        store.during.clear()
+        assert not alone
+        assert set(handed_out) == {None}
+
+    def test_all_kinds_are_closed_although_the_close_of_one_fails(self, pit, monkeypatch):
+        closed, close = [], Intake.close
+
+        def fail_after_that(self):
+            close(self)
+            closed.append(self)
+            raise ZeroDivisionError(len(closed))
+
+        monkeypatch.setattr(Intake, "close", fail_after_that)
+        handlers = dict.fromkeys(self.KINDS, lambda message: None)
+        with pytest.raises(ZeroDivisionError):
+            pit.consume(handlers, until_idle=True)
+        assert len(set(closed)) == 3
+
+    def test_none_is_left_open_if_one_cannot_be_opened(self, pit, monkeypatch):
+        opened, begin = [], Intake.__init__
+
+        def begin_two(self, *args, **options):
+            if len(opened) == 2:
+                raise ZeroDivisionError
+            begin(self, *args, **options)
+            opened.append(self)
+
+        def fail_after_that(self, close=Intake.close):
+            close(self)
+            raise OSError
+
+        monkeypatch.setattr(Intake, "__init__", begin_two)
+        monkeypatch.setattr(Intake, "close", fail_after_that)
+        with pytest.raises(OSError):
+            pit.consume(dict.fromkeys(self.KINDS, print))
+        assert len(opened) == 2
+        assert not set(opened) & set(pit._session.components)
+
+    def test_a_message_that_is_taken_meanwhile_is_given_back(self, pit, monkeypatch):
+        """Its handler has not begun, so the end of the program is no attempt."""
+        seen, take = [], Source.take
+
+        def taken(self, lane, bell):
+            lease = take(self, lane, bell)
+            (consuming,) = [each for each in pit._session.components if isinstance(each, Consuming)]
+            consuming._course.end("signal")
+            consuming._bell.ring()
+            return lease
+
+        monkeypatch.setattr(Source, "take", taken)
+        summary = pit.consume({"mail": seen.append, "report": seen.append}, prefetch=1)
+        assert seen == []
+        assert (summary.handled, summary.reason) == (0, "signal")
+        assert {(each.state, each.attempts) for each in pit.entries()} == {("due", 0)}
+
+
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ("handlers", "options", "error", "why"),
@@ -246,6 +439,7 @@ class TestWhatIsRefused:
             ({"mail": Handle(print, max_lease="1h")}, {}, pitstop.ConfigError, "without heartbeat"),
             ({"mail": print}, {"lock_time": "soon"}, pitstop.ConfigError, "lock_time"),
             (Handle(print), {}, pitstop.PitstopError, "belongs to a kind"),
+            (dict.fromkeys([*map(str, range(101)), "*"], print), {}, pitstop.PitstopError, "name 101 kinds beside"),
             ({"mail": Handle(Handle(print))}, {}, pitstop.PitstopError, "is a Handle, which cannot be called"),
         ],
     )

@@ -7,10 +7,12 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
+import attrs
 import pytest
 
 import pitstop
 
+from core.kit import backend as scripted
 from pitstop._decisions._policy import Policy, plain_policy
 from pitstop.abc import Capability, Retry, Settlement
 from pitstop.testing import ManualClock
@@ -142,8 +144,19 @@ class TestStored:
         assert (entry.state, entry.attempts) == ("dead", 0)
         assert "policy is malformed" in entry.last_error
 
+    def test_one_that_is_malformed_leaves_the_schedule_readable(self, pit, backend):
+        pit.store({"id": "a"}, NOW, None, HOUR, expires="1m")
+        backend.put([attrs.evolve(backend.get("a"), policy={"expires": "soon"})])
+        entry = pit.get("a")
+        assert (entry.every, entry.start, entry.expires) == (HOUR, NOW, None)
+        assert entry.last_error.startswith("The stored policy is malformed.")
+
 
 class TestRetry:
+    def test_a_stored_none_is_the_default_of_its_key(self):
+        policy = Policy.from_plain({"retry": {"delay": 5000, "max_delay": None}})
+        assert policy.retry_over(Retry()) == Retry(delay="5s")
+
     def test_it_holds_over_the_configured_one_key_by_key(self):
         configured = Retry(delay=SECOND, max_attempts=5)
         policy = Policy.from_plain(plain_policy({"max_attempts": 2}, None, None))
@@ -209,7 +222,7 @@ class TestLockTime:
             first.ack()
         assert pit.entries() == []
 
-    def test_a_longer_one_is_over_in_its_time(self, pit, clock):
+    def test_a_shorter_one_is_over_in_its_time(self, pit, clock):
         pit.store({"id": "a"}, NOW, lock_time="30s")
         first = got(pit)
         clock.advance(30)
@@ -217,6 +230,81 @@ class TestLockTime:
         assert again.attempt == 2
         with pytest.raises(pitstop.LeaseLost):
             first.ack()
+
+    def test_a_longer_one_is_handed_out_after_the_time_of_the_listener(self, pit, clock, expired):
+        for id in "ab":
+            pit.store({"id": id}, NOW, lock_time="2h", expires="90m")
+        with pit.listen(prefetch=2) as listener:
+            first = listener.get()
+            clock.advance(3600)
+            second = listener.get()
+            assert (second.attempt, second.leased_until) == (1, NOW + 2 * HOUR)
+            first.ack()
+            second.ack()
+        assert expired.seen == []
+
+    def test_a_claim_of_one_is_given_back_later_if_the_store_does_not_answer(self, clock):
+        """Its attempt is a certain one in the store. It would be the only one."""
+        backend = scripted(clock=clock, retry={"max_attempts": 1})
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "a"}, NOW, lock_time="2h")
+            with pit.listen(prefetch=1) as listener:
+                backend.during["settle"] = lambda: setattr(backend, "down", True)
+                assert listener.get() is None
+                backend.down, backend.during["settle"] = False, lambda: None
+                assert listener.get().attempt == 1
+
+    @pytest.mark.parametrize("prefetch", [1, 10])
+    def test_ctrl_c_in_the_write_loses_no_message_of_the_claim(self, clock, prefetch):
+        backend = scripted(clock=clock)
+
+        def interrupt():
+            del backend.during["settle"]
+            raise KeyboardInterrupt
+
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "a"}, NOW, lock_time="2h")
+            pit.store({"id": "b"}, NOW)
+            with pit.listen(prefetch=prefetch) as listener:
+                backend.during["settle"] = interrupt
+                with pytest.raises(KeyboardInterrupt):
+                    listener.get()
+                seen = listener.get(), listener.get()
+                assert {(each.id, each.attempt) for each in seen} == {("a", 1), ("b", 1)}
+                for each in seen:
+                    each.ack()
+            pit.store({"id": "c"}, NOW, lock_time="2h")
+            backend.during["settle"] = interrupt
+            with pytest.raises(KeyboardInterrupt), pit.listen(prefetch=prefetch) as listener:
+                listener.get()
+            assert (pit.get("c").state, pit.get("c").attempts) == ("due", 0), "the close gave it back"
+
+    def test_the_heartbeat_ends_by_max_lease_as_without_one(self, pit, clock):
+        pit.store({"id": "a"}, NOW, lock_time="30s")
+        with pit.listen(heartbeat=True, lock_time="1m", max_lease="2m") as listener:
+            delivery = listener.get()
+            for _ in range(20):
+                if delivery.leased_until <= pit.now():
+                    break
+                assert clock.wait_for_sleepers(1)
+                clock.advance(11)
+            assert delivery.leased_until <= NOW + 2 * MINUTE + 30 * SECOND
+            assert delivery.leased_until >= NOW + 2 * MINUTE - 11 * SECOND
+
+    def test_an_event_loop_handles_it_under_its_own_lease(self, backend, clock):
+        seen = []
+
+        async def note(delivery: pitstop.AsyncDelivery):
+            seen.append(delivery.leased_until)
+
+        async def main():
+            async with pitstop.init_async({"type": _Open(backend)}) as pit:
+                await pit.consume(note, until_idle=True)
+
+        with pitstop.init({"type": backend}) as pit:
+            pit.store({"id": "a"}, NOW, lock_time="2h")
+            asyncio.run(main())
+        assert seen == [NOW + 2 * HOUR]
 
     def test_a_message_that_no_handler_saw_is_given_back_as_if_it_had_not_been_claimed(self, pit):
         for id in "ab":
@@ -306,6 +394,32 @@ class _Open(MemoryBackend):
 
 
 class TestExpires:
+    def test_an_edit_keeps_the_time_that_a_person_chose_for_the_occurrence(self, pit, clock, expired):
+        pit.store({"id": "a"}, NOW, None, HOUR, expires="10m")
+        clock.advance(20 * 60)
+        pit.reschedule("a", NOW + 25 * MINUTE)
+        clock.advance(5 * 60)
+        revision = pit.get("a").revision
+        pit.store({"id": "a", "n": 2}, NOW, None, HOUR, expires="10m", if_revision=revision)
+        assert got(pit).msg["n"] == 2
+        assert expired.seen == []
+
+    @pytest.mark.parametrize("prefetch", [1, 5])
+    def test_the_observer_gets_the_entry_as_it_was_before_the_claim(self, backend, clock, prefetch):
+        seen = []
+
+        class Observer:
+            @pitstop.hookimpl
+            def pitstop_message_expired(self, entry):
+                seen.append(entry)
+
+        with pitstop.init({"type": backend}, plugins=[Observer()]) as pit:
+            pit.store({"id": "a"}, NOW, expires="1m")
+            clock.advance(61)
+            assert got(pit, prefetch=prefetch) is None
+        (entry,) = seen
+        assert (entry.state, entry.attempts, entry.due, entry.leased_until) == ("due", 0, NOW, None)
+
     def test_one_that_is_late_is_not_emitted_and_an_observer_hears_of_it(self, pit, clock, expired):
         pit.store({"id": "late"}, NOW, kind="mail", expires="10m")
         pit.store({"id": "in time"}, NOW, expires="20m")
@@ -342,6 +456,26 @@ class TestExpires:
             assert listener.get() is None
         assert pit.entries() == []
         assert len(expired.seen) == 1
+
+    def test_an_event_loop_does_not_handle_one_that_expired_while_it_was_blocked(self, backend, clock, expired):
+        """The tasks of both were begun before."""
+        seen = []
+
+        async def handle(msg):
+            seen.append(msg["id"])
+            clock.advance(61)
+
+        async def main():
+            async with pitstop.init_async({"type": _Open(backend)}, plugins=[expired]) as pit:
+                await pit.consume(handle, concurrency=5, until_idle=True)
+
+        with pitstop.init({"type": backend}) as pit:
+            for id in "ab":
+                pit.store({"id": id}, NOW, expires="1m")
+            asyncio.run(main())
+            assert pit.entries() == []
+        assert len(seen) == 1
+        assert [id for id, _, _ in expired.seen] == [each for each in "ab" if each not in seen]
 
     @pytest.mark.parametrize("catch_up", ["latest", "all"])
     def test_a_series_goes_on_with_the_first_occurrence_that_is_not_late(self, pit, clock, expired, catch_up):

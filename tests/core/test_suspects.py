@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
 from collections import Counter, deque
 from datetime import timedelta
@@ -13,9 +14,10 @@ import pytest
 
 import pitstop
 
-from core.kit import LOCK, Clock, Running, Scripted, backend
+from core.kit import LOCK, Clock, Running, Scripted, ack_later, backend
 from pitstop import testing
 from pitstop._decisions._emit import Emission
+from pitstop._decisions._policy import Policy
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._listener import intake_of
 from pitstop._engine._suspects import Suspects
@@ -76,6 +78,24 @@ class TestOrder:
         assert hand.suspects.unwritten() == {"a"}
         first.done()
         assert (hand.suspects.ready, hand.take()) == (True, "b")
+
+    @pytest.mark.parametrize("limited", ["that a handler has", "that waits"])
+    def test_a_limit_of_either_of_two_makes_one_wait(self, limited):
+        hand = Hand(max_attempts=None)
+        leases = [lease("a"), lease("b")]
+        leases[limited == "that waits"].emission.policy = Policy(retry=(("max_attempts", 3),))
+        hand.keep(*leases)
+        assert (hand.take(), hand.take(), hand.suspects.ready) == ("a", None, False)
+        hand.time = 1.0
+        assert hand.take() == "b"
+
+    def test_one_without_a_limit_that_is_claimed_waits_for_one_with_a_limit(self):
+        hand = Hand(max_attempts=None)
+        first, second = lease("a"), lease("b")
+        first.emission.policy = Policy(retry=(("max_attempts", 3),))
+        hand.keep(first)
+        assert hand.take() == "a"
+        assert hand.suspects.blocked([second]) == [second]
 
     def test_a_handler_that_takes_long_lets_the_next_one_begin(self):
         hand = Hand()
@@ -150,9 +170,9 @@ class TestWaiting:
         hand, may_take = Hand(), []
 
         def is_free():
-            free = hand.suspects._lock.acquire(blocking=False)
+            free = hand.suspects._handled.lock.acquire(blocking=False)
             if free:
-                hand.suspects._lock.release()
+                hand.suspects._handled.lock.release()
             return free
 
         class Waiting(deque):
@@ -458,6 +478,122 @@ def store_of_another(store):
     other = Scripted.from_options({"clock": store.clock})
     other._room = store._room
     return other
+
+
+class TestTwoListeners:
+    """A crash ends the leases of both, so that they hand out their suspects as one listener does."""
+
+    @pytest.fixture
+    def held(self, pit, clock):
+        """A suspect of each of two kinds, each of which the next crash but one would bury."""
+        for kind in ("mail", "report"):
+            pit.store({"id": kind}, DUE, kind=kind)
+        hold(pit, clock, prefetch=1, count=2)
+
+    @pytest.mark.parametrize("prefetch", [1, 5])
+    def test_one_waits_for_the_handler_of_the_other(self, pit, clock, store, held, prefetch):
+        with (
+            pit.listen(kinds=["mail"], prefetch=prefetch) as mail,
+            pit.listen(kinds=["report"], prefetch=prefetch) as report,
+        ):
+            first = mail.get()
+            assert (first.id, counts(store, "mail")) == ("mail", [(2, 2, 0)])
+            assert report.get() is None
+            assert counts(store, "report")[0][:2] == (1, 1), "no handler has it"
+            ack_later(mail, first)
+            second = report.get()
+            assert (second.id, second.attempt) == ("report", 2)
+            second.ack()
+
+    def test_a_claim_of_one_has_its_turn_from_the_claim_on(self, pit, clock, store, held):
+        """Its attempt is a certain one in the store, although no handler has it yet."""
+        with pit.listen(kinds=["mail"], prefetch=1) as mail, pit.listen(kinds=["report"], prefetch=1) as report:
+            intake_of(mail).claimer.claim(1)
+            assert report.get() is None
+            assert counts(store, "mail", "report") == [(2, 2, 0), (1, 1, 0)]
+            mail.get().ack()
+            report.get().ack()
+
+    def test_the_next_one_begins_when_a_handler_takes_long(self, pit, clock, held):
+        with pit.listen(kinds=["mail"]) as mail, pit.listen(kinds=["report"]) as report:
+            first = mail.get()
+            assert report.get() is None
+            clock.advance(1)
+            assert report.get().id == "report"
+            assert first
+
+    def test_a_listener_that_was_closed_keeps_no_other_waiting(self, pit, held):
+        mail = pit.listen(kinds=["mail"])
+        first = mail.get()
+        mail.close()
+        with pit.listen(kinds=["report"]) as report:
+            assert report.get().id == "report"
+            assert first
+
+    def test_one_that_was_handled_leaves_the_size_of_claims_alone(self, pit, held):
+        with pit.listen(kinds=["mail"]) as mail, pit.listen(kinds=["report"]) as report:
+            mail.get().ack()
+            assert not intake_of(report).suspects.busy
+
+    def test_a_message_that_kills_its_worker_buries_none_of_another_kind(self, clock):
+        """The report kills the process two seconds after it begins, when the mail is still being sent."""
+        options = {
+            "type": "memory",
+            "clock": clock,
+            "lock_time": LOCK,
+            "retry": {"max_attempts": 3},
+            "name": "two kinds",
+        }
+        with pitstop.init(options) as pit:
+            pit.store({"id": "mail"}, DUE, kind="mail")
+            pit.store({"id": "report"}, DUE, kind="report")
+            for _ in range(10):
+                listeners = [pit.listen(kinds=[kind]) for kind in ("report", "mail")]
+                in_hand = {}
+                for _ in range(3):
+                    in_hand |= {each.id: each for listener in listeners if (each := listener.get()) is not None}
+                    clock.advance(1)
+                if "report" in in_hand:
+                    for each in listeners:
+                        crash(each)
+                    clock.advance(LOCK.total_seconds())
+                    continue
+                for each in in_hand.values():
+                    each.ack()
+                for each in listeners:
+                    each.close()
+            assert {each.id: each.attempts for each in pit.entries()} == {"report": 3}
+
+
+@pytest.mark.parametrize("way", ["threads", "event loop"])
+def test_handlers_of_two_kinds_have_them_one_after_the_other(clock, way):
+    options = {"type": "memory", "clock": clock, "lock_time": LOCK, "retry": {"max_attempts": 3}, "name": f"two, {way}"}
+    running, seen, second = set(), [], threading.Event()
+
+    def handle(msg):
+        running.add(msg["id"])
+        if len(running) == 2:
+            second.set()
+        second.wait(0.2)
+        seen.append(set(running))
+        running.discard(msg["id"])
+
+    async def handle_in_thread(msg):
+        await asyncio.to_thread(handle, msg)
+
+    async def consume():
+        async with pitstop.init_async(options) as pit:
+            return await pit.consume({"mail": handle_in_thread, "report": handle_in_thread}, until_idle=True)
+
+    with pitstop.init(options) as pit:
+        for kind in ("mail", "report"):
+            pit.store({"id": kind}, DUE, kind=kind)
+        hold(pit, clock, prefetch=6)
+        if way == "threads":
+            pit.consume({"mail": handle, "report": handle}, workers=2, until_idle=True)
+        else:
+            asyncio.run(consume())
+    assert sorted(seen, key=str) == [{"mail"}, {"report"}]
 
 
 class Processes:

@@ -163,8 +163,13 @@ def test_one_seed_has_one_history():
 def test_a_run_starts_no_thread(monkeypatch):
     """The order of events would depend on the system."""
     started, stops = [], []
-    settle_at_stop = Leftovers.settle_at_stop
-    monkeypatch.setattr(Leftovers, "settle_at_stop", lambda self: (stops.append(self), settle_at_stop(self)))
+    begin_stop = Leftovers.begin_stop
+
+    def stop(self):
+        stops.append(self)
+        return begin_stop(self)
+
+    monkeypatch.setattr(Leftovers, "begin_stop", stop)
     monkeypatch.setattr(_thread, "start_new_thread", lambda *_: started.append("of the module _thread"))
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
     for seed in range(40, 75):

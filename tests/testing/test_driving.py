@@ -797,3 +797,17 @@ def test_the_same_test_does_the_same_again():
             return f"{report}\n{pit.events}\n{pit.faults}", report, list(pit.events)
 
     assert run() == run()
+
+
+def test_an_expired_message_is_a_step_and_an_event_of_its_own():
+    with testing.init() as pit:
+        pit.store({"id": "a"}, pit.now(), expires="1m")
+        pit.clock.advance(61)
+        report = pit.run_until_idle(lambda msg: None)
+        (step,) = report
+        assert (step.id, step.outcome, step.attempt, step.msg, step.due) == ("a", "expired", 0, None, None)
+        assert (report.acked, report.nacked, report.dead, report.skipped) == (0, 0, 0, 1)
+        (event,) = pit.events.of("a", "expired")
+        assert event.scheduled_for == step.scheduled_for
+        with pytest.raises(pitstop.PitstopError, match="There is no outcome 'expired'"):
+            testing.assert_emitted(report, outcome="expired")

@@ -6,6 +6,7 @@ Threads: any.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 
 from pitstop._consume._course import checked_drain
@@ -167,11 +168,11 @@ def open_intakes(pit: Listening, options: Sequence[ListenOptions]) -> list[Intak
     :raises BackendUnavailable: as :func:`open_intake`, like the other errors.
     """
     opened: list[Intake] = []
-    try:
+    with ExitStack() as stack:
         for each in options:
-            opened.append(open_intake(pit, each))  # noqa: PERF401 - those before an error are closed
-    except BaseException:
-        for intake in opened:
-            intake.close()
-        raise
+            intake = open_intake(pit, each)
+            # Those before an error are closed.
+            stack.callback(intake.close)
+            opened.append(intake)
+        stack.pop_all()
     return opened

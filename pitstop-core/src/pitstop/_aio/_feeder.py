@@ -21,9 +21,9 @@ from weakref import WeakMethod
 from pitstop._aio._hands import Hands, resolve, tell
 from pitstop._aio._waits import SettlementWaits
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._claimer import LEAST_REMAINDER
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease
+from pitstop._engine._lock_times import LEAST_REMAINDER
 from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Doorbell, SystemClock
@@ -79,6 +79,8 @@ class Feeder:
         self._waiter: Waiter | None = None
         # The failures in a row, while a loop that is not patient wants messages.
         self._backoff: Backoff | None = None
+        # Whether it waits after such a failure: a wish for messages does not end that. Written by the feeder's thread.
+        self._pausing = False
         # Microseconds from the monotonic clock to that of the store.
         self._offset = 0.0
         # Written once, before the first claim: the clock of the intake, and the microseconds of a lease that must be left.
@@ -130,6 +132,9 @@ class Feeder:
 
         :param patient: whether to wait for messages that are due later. If not, a look that finds nothing sets ``nothing``.
         """
+        if not patient and self.nothing == self.stamp and not self.ready:
+            # It has answered. Others of the same loop have not, and no handler has ended since.
+            return
         waits_longer = self._patient and not patient
         self._wanted, self._patient = count, patient
         if self.intake is not None:
@@ -148,8 +153,9 @@ class Feeder:
             if waits_longer:
                 waiter.withdraw()
         self._begin()
-        # Also when the thread is busy: it looks once more after that.
-        self._bell.ring()
+        if not self._pausing:
+            # Also when the thread is busy: it looks once more after that.
+            self._bell.ring()
 
     def look(self) -> asyncio.Future[bool]:
         """Have a look at the store for one message that is due now. The result: whether the buffer got one.
@@ -201,10 +207,12 @@ class Feeder:
         return due * 1000 <= self._monotonic() * 1e6 + self._offset
 
     def is_late(self, lease: Lease) -> bool:
-        """Whether a message is not to be handled, because the loop was blocked until its lease was nearly over."""
+        """Whether a message is not to be handled: the loop was blocked until the message expired, or its lease was nearly over."""
         now = self._monotonic()
-        # It may have been extended since it was claimed.
-        return now >= lease.until and lease.due * 1000 - self._least <= now * 1e6 + self._offset
+        if now < lease.until:
+            return False
+        # The lease may have been extended since the claim.
+        return now >= lease.expiry or lease.due * 1000 - self._least <= now * 1e6 + self._offset
 
     def _begin(self) -> None:
         if self._thread is None and not self._ended:
@@ -348,7 +356,11 @@ class Feeder:
             if patient or intake.session.closed or (error.permanent and not intake.answered):
                 raise
             self._backoff = self._backoff or Backoff(intake.session.log.outages)
-            clock.wait(self._bell, self._backoff.failed(error, clock.monotonic()))
+            self._pausing = True
+            try:
+                clock.wait(self._bell, self._backoff.failed(error, clock.monotonic()))
+            finally:
+                self._pausing = False
             return
         finally:
             self._waiter = None

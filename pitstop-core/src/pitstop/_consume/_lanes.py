@@ -17,7 +17,7 @@ import attrs
 from pitstop._consume._handler import AsyncHandler, Handler
 from pitstop._engine._intake import Intake
 from pitstop._errors import ConfigError, MessageError, PitstopError
-from pitstop._values._arguments import ListenOptions, whole_number
+from pitstop._values._arguments import MOST_KINDS, ListenOptions, whole_number
 from pitstop._values._kind import OTHERS, valid_kind
 from pitstop._values._quoting import quoted
 from pitstop.abc import AllBut
@@ -126,6 +126,11 @@ def planned(
     if not given:
         raise PitstopError("The handlers are an empty mapping. Give at least one, as in {'mail': send}.")
     named = [_kind(each) for each in given if each != OTHERS]
+    if OTHERS in given and len(named) > MOST_KINDS:
+        raise PitstopError(
+            f"The handlers name {len(named)} kinds beside '*'. All are part of each claim for the others, and at most "
+            f"{MOST_KINDS} can be. Name fewer, or leave '*' out."
+        )
     plans = []
     for kind, value in given.items():
         handle = value if isinstance(value, Handle) else Handle(value)
@@ -146,7 +151,11 @@ def planned(
 
 def _options(handle: Handle, options: Mapping[str, object]) -> dict[str, Any]:
     own = {name: value for name in _OPTIONS if (value := getattr(handle, name)) is not None}
-    return {**options, **own}
+    chosen = {**options, **own}
+    if handle.heartbeat is False and handle.max_lease is None:
+        # That of the other kinds, which has no effect without a heartbeat.
+        chosen["max_lease"] = None
+    return chosen
 
 
 def _kind(kind: object) -> str:

@@ -33,9 +33,10 @@ from pitstop._consume._source import Source
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._glance import wait_for_all
 from pitstop._engine._handling import Handling
 from pitstop._engine._lease import Lease
-from pitstop._engine._lifecycle import Component, stop_at_exit
+from pitstop._engine._lifecycle import STOP_PATIENCE, Component, stop_at_exit
 from pitstop._engine._session import Session
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable, PitstopError
@@ -172,9 +173,9 @@ class Consuming(Component):
         """Wake workers that found nothing."""
         self._source.notice(due)
 
-    def stop(self) -> None:
-        """End, as after a signal."""
-        self._end("stopped")
+    def begin_stop(self) -> None:
+        """End, as after a signal. The intakes are components themselves."""
+        self._begin_end("stopped")
 
     def close(self) -> None:
         """End, and let running handlers finish while the store is still open."""
@@ -210,14 +211,21 @@ class Consuming(Component):
             self._end(reason)
 
     def _end(self, reason: Reason) -> None:
+        """Take no more messages, and wait a moment until those that no handler saw are given back. Safe in signal handlers."""
+        self._begin_end(reason)
+        # All at once: the store may be away, or slow.
+        wait_for_all([each.begin_stop() for each in self._intakes], STOP_PATIENCE)
+
+    def _begin_end(self, reason: Reason) -> None:
         # Takes no lock: a signal handler may have interrupted a thread that holds it.
         self._course.end(reason)
         self._bell.ring()
         self._pausing.ring()
         for worker in self._workers:
             worker.bell.ring()
+        # All of them, before one is waited for.
         for each in self._intakes:
-            each.stop()
+            each.end()
 
     def _wait_for_workers(self) -> None:
         while len(self._ended) < len(self._workers) and not self._course.urgent:
@@ -252,11 +260,12 @@ class Consuming(Component):
                 if self._session.closing:
                     for each in self._intakes:
                         stack.enter_context(each.leftovers.last_time())
+                # All are closed, whatever else fails, and before the contexts end.
+                for each in self._intakes:
+                    stack.callback(each.close)
                 self._give_back_running()
                 if not self._course.urgent:
                     self._write_pending()
-                for each in self._intakes:
-                    each.close()
         except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._course.fail(error)
         finally:
@@ -304,8 +313,8 @@ class Consuming(Component):
                 lease = self._source.take(lane, worker.bell)
                 if lease is None:
                     break
-                if not reserves and not course.may_ask():
-                    # Another lane has had the last one.
+                if self._course.ended or not (reserves or course.may_ask()):
+                    # It ended meanwhile, or another lane has had the last one.
                     lane.intake.give_back([lease])
                     break
                 if course.count():

@@ -212,7 +212,10 @@ def _going_on(present: Record, wanted: Wanted) -> Change:
                 f"The series of {record.id!r} goes on with its occurrence at {_iso(from_instant(current))}, and the new schedule has "
                 f"none from there on. Give a later end, or another start."
             )
-        record = attrs.evolve(record, progress=Progress(schedule.due(pending, record.id), pending))
+        # A person may have moved this occurrence, so that `expires` counts from another time.
+        same = pending == present.progress.scheduled_for
+        policy = with_moved(record.policy, present.policy) if same else record.policy
+        record = attrs.evolve(record, progress=Progress(schedule.due(pending, record.id), pending), policy=policy)
     return Change("replaced", record, present.revision, present.progress)
 
 

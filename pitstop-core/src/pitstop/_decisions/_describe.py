@@ -29,13 +29,17 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
     scheduled_for, last_error = progress.scheduled_for, progress.last_error
     schedule, policy = None, _NO_POLICY
     try:
-        if stored.policy is not None:
-            policy = Policy.from_plain(stored.policy)
         schedule = schedule_of(stored)
         if schedule is not None:
             scheduled_for = occurrence_of(stored, schedule)
     except ScheduleError as error:
         last_error = str(error)
+    if stored.policy is not None:
+        # By itself: a malformed policy leaves the schedule readable.
+        try:
+            policy = Policy.from_plain(stored.policy)
+        except ScheduleError as error:
+            last_error = str(error)
     recurrence = None if schedule is None else schedule.recurrence
     return Entry(
         id=stored.id,

@@ -25,7 +25,6 @@ _MILLISECOND = timedelta(milliseconds=1)
 _MOVED = "moved"
 _FIELDS = frozenset({"retry", "lock_time", "expires", _MOVED})
 _SPANS = ("delay", "max_delay")
-_RETRY = frozenset(field.name for field in attrs.fields(Retry))
 
 
 @attrs.frozen
@@ -56,8 +55,9 @@ class Policy:
         try:
             if fine and isinstance(retry, Mapping):
                 given = {name: _read(name, value) for name, value in retry.items()}
-                _ = from_mapping(Retry, given, "retry")
-                return Policy(tuple(given.items()), lock_time, expires, moved)
+                made = from_mapping(Retry, given, "retry")
+                # Not the stored values: None may stand for a default, as that of max_delay.
+                return Policy(tuple((name, getattr(made, name)) for name in given), lock_time, expires, moved)
         except (ConfigError, TypeError, OverflowError):
             pass
         raise ScheduleError("The stored policy is malformed. Store the message again, or remove it.")

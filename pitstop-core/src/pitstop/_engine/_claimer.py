@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 import attrs
 
@@ -24,19 +25,17 @@ from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
+from pitstop._engine._lock_times import LEAST_REMAINDER, LockTimes
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
-from pitstop.abc import Aside, Damaged, Outcome, Progress, Record, Settlement
+from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
-__all__ = ["LEAST_REMAINDER", "Claimed", "Claimer"]
+__all__ = ["Claimed", "Claimer"]
 
 _log = logging.getLogger("pitstop.listener")
-
-#: A claimed message is handed out only while this part of its lease is left; else it is given back.
-LEAST_REMAINDER = 0.1
 
 
 @attrs.frozen
@@ -51,6 +50,20 @@ class Claimed:
 
 #: The result of a claim that brought nothing.
 _NOTHING = Claimed(0, again=False)
+
+
+@attrs.define
+class _Decided:
+    """The records of a claim, after the decision about each."""
+
+    #: Those that are to be emitted.
+    leases: list[Lease] = attrs.Factory(list)
+    #: The writes for those of them that ask for a lease of another length.
+    relocks: dict[Lease, Settlement] = attrs.Factory(dict)
+    #: Those that are not to be emitted, with their settlements.
+    unfit: list[tuple[Record | Damaged, Settlement]] = attrs.Factory(list)
+    #: Whether the backend has set one aside.
+    aside: bool = False
 
 
 class Claimer:
@@ -77,6 +90,7 @@ class Claimer:
         self._duration = lock_time // timedelta(milliseconds=1)
         self._suspects = suspects
         self._kinds = kinds
+        self._lock_times = LockTimes(session, partial(self.give_back, log=False), buffer.late.extend, self.report_bug)
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
@@ -158,9 +172,10 @@ class Claimer:
         buffer.note_claim(limit, len(leased))
         if not leased:
             return _NOTHING
-        leases, unfit, aside, own = self._decided(leased, begun, until, ahead=limit > 1)
-        if own:
-            leases = self._with_own_times(leases, own, begun)
+        decided = self._decided(leased, begun, until, ahead=limit > 1)
+        leases, unfit = decided.leases, decided.unfit
+        if decided.relocks:
+            leases = self._lock_times.write(leases, decided.relocks, begun)
         in_time = clock.monotonic() < until
         if leases and not in_time:
             self._warn_of_slow_claim(now)
@@ -189,7 +204,7 @@ class Claimer:
         if suspects is not None and doubtful and suspects.ready:
             count = len(leases)
         # A store that leases again and again what it does not settle is not asked without end.
-        return Claimed(count, again=in_time and (count > 0 or settled or aside))
+        return Claimed(count, again=in_time and (count > 0 or settled or decided.aside))
 
     @unbroken
     def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:
@@ -240,22 +255,15 @@ class Claimer:
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
             self.report_bug(leases[0].id, bug, "deferred")
 
-    def _decided(
-        self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool
-    ) -> tuple[list[Lease], list[tuple[Record | Damaged, Settlement]], bool, dict[Lease, Settlement]]:
-        """Return the leases of records that are to be emitted, and the others with their settlements; whether any was set aside;
-        and the writes for leases of another length.
-        """
-        retry, aside = self._session.retry, False
-        leases: list[Lease] = []
-        own: dict[Lease, Settlement] = {}
-        unfit: list[tuple[Record | Damaged, Settlement]] = []
+    def _decided(self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool) -> _Decided:
+        retry = self._session.retry
+        result = _Decided()
         for record in leased:
             if isinstance(record, Damaged) and record.due is None:
                 # The backend could not lease it, and has set it aside by itself.
                 set_aside = Settlement(record.id, "", Outcome.BURY, Aside(record.error))
                 self._session.events.settled(set_aside, record)
-                aside = True
+                result.aside = True
                 continue
             try:
                 decided = decide(record, retry, ahead=ahead, duration=self._duration)
@@ -266,59 +274,23 @@ class Claimer:
                 continue
             if isinstance(decided, Emission):
                 lease = Lease(decided, until)
-                leases.append(lease)
+                result.leases.append(lease)
                 if decided.policy is not None:
-                    self._limit(lease, decided.policy, begun)
+                    self._expire(lease, decided.policy, begun)
                     if (write := relock(decided, self._duration)) is not None:
-                        own[lease] = write
+                        result.relocks[lease] = write
             else:
-                unfit.append((record, decided))
-        return leases, unfit, aside, own
+                result.unfit.append((record, decided))
+        return result
 
-    def _limit(self, lease: Lease, policy: Policy, begun: float) -> None:
+    def _expire(self, lease: Lease, policy: Policy, begun: float) -> None:
         """Let a message be handed out only before it expires. Its fate is decided again by the next claim."""
         emission = lease.emission
         last = policy.last_instant(emission.leased.progress.scheduled_for, emission.scheduled_for)
         if last is not None:
             # The last millisecond is in time.
             left = last + 1 - (lease.due - self._duration)
-            lease.until = min(lease.until, begun + left / 1000)
-
-    def _with_own_times(self, leases: list[Lease], own: Mapping[Lease, Settlement], begun: float) -> list[Lease]:
-        """Write the leases of messages that ask for another length, before a handler gets one. Return those that hold.
-
-        A process that dies before this write leaves the listener's length, and no handler has had the message.
-        """
-        try:
-            applied = self._session.backend.settle(list(own.values()))
-        except BackendUnavailable as error:
-            _log.debug(
-                "%s with lock times of their own are given back: %s", counted(len(own), "message", "messages"), error
-            )
-            self.give_back(list(own))
-            return [each for each in leases if each not in own]
-        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are handed out
-            if len(own) > 1:
-                for each, write in own.items():
-                    leases = self._with_own_times(leases, {each: write}, begun)
-                return leases
-            (lost,) = own
-            self.report_bug(lost.id, bug, "leased for its own lock time")
-            return [each for each in leases if each is not lost]
-        for (lease, write), done in zip(own.items(), applied, strict=True):
-            if not done:
-                # Stored anew or removed since the claim.
-                leases = [each for each in leases if each is not lease]
-                continue
-            emission, policy = lease.emission, lease.emission.policy
-            assert isinstance(write.progress, Progress), "an extension writes progress"
-            assert policy is not None, "it has a lock time"
-            assert policy.lock_time is not None, "it has a lock time"
-            emission.leased = attrs.evolve(emission.leased, progress=write.progress)
-            lease.lock_time = timedelta(milliseconds=policy.lock_time)
-            handed_out = begun + policy.lock_time / 1000 * (1 - LEAST_REMAINDER)
-            lease.until = handed_out if policy.expires is None else min(lease.until, handed_out)
-        return leases
+            lease.expire(begun + left / 1000)
 
     def _length(self, lease: Lease) -> int:
         """Return the length of a lease in milliseconds."""

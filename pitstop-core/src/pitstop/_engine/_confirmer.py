@@ -142,11 +142,8 @@ class Confirmer:
         if applied:
             lease.extended(settlement)
             lease.emission = attrs.evolve(lease.emission, ahead=False)
-            policy = lease.emission.policy
-            # A message with a limit of age must not be handed out after it has expired.
-            if policy is None or policy.expires is None:
-                # This process may estimate the store's time wrongly. So the end moves by the difference of two times of the store.
-                lease.until += (lease.due - before) / 1000
+            # This process may estimate the store's time wrongly. So the end moves by the difference of two times of the store.
+            lease.move_until(lease.until + (lease.due - before) / 1000)
         return bool(applied)
 
     def _may_be_handed_out(self, lease: Lease) -> bool:
@@ -155,8 +152,5 @@ class Confirmer:
     def _write_ends(self) -> None:
         """Write the settlements for which other suspects wait."""
         if ids := self._suspects.unwritten():
-            try:
-                self._writer.flush(ids)
-            except BackendUnavailable:
-                # The writer tries again, and the suspects go on waiting.
-                return
+            # Of other listeners, too. A writer that the store does not answer tries again, and the suspects go on waiting.
+            self._session.flush(ids)

@@ -13,6 +13,9 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
+import attrs
+
+from pitstop._decisions._attempts import uncounted
 from pitstop._decisions._describe import describe
 from pitstop._decisions._logs import StoreLog
 from pitstop._engine._calls import Inside
@@ -78,7 +81,8 @@ class Events:
         self._log = log
         self._calls = calls
         self._wake = wake
-        #: How often an event happened, by name: ``lease_lost`` and ``superseded``. Counted by the thread that reports the event.
+        #: How often an event happened, by name: ``lease_lost``, ``superseded`` and ``expired``. Counted by the thread that reports
+        #: the event.
         self.counters: Counter[str] = Counter()
         #: Called with each settlement that was applied, and with the record if no handler has seen it. Tests that drive
         #: this session set it.
@@ -165,8 +169,10 @@ class Events:
         self.counters["expired"] += 1
         _log.debug("expired: %r", id)
         if self.hooks.expired and isinstance(unseen, Record):
-            # As it was before this claim, with the time of the occurrence that it stood for.
-            self._notify(self.hooks.expired, entry=describe(unseen, unseen.progress.first_leased or 0))
+            # As it was before this claim: due, and without the attempt that the claim has counted.
+            due = unseen.progress.scheduled_for
+            before = attrs.evolve(uncounted(unseen.progress), due=due, token=None)
+            self._notify(self.hooks.expired, entry=describe(attrs.evolve(unseen, progress=before), due))
 
     def _advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
         self._notify(self.hooks.advanced, id=id, scheduled_for=scheduled_for, last_error=last_error)

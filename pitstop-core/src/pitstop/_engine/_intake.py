@@ -24,10 +24,11 @@ from pitstop._engine._calls import unbroken
 from pitstop._engine._claimer import Claimed, Claimer
 from pitstop._engine._confirmer import Confirmer
 from pitstop._engine._delivery import Delivery
+from pitstop._engine._glance import wait_for_all
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease
-from pitstop._engine._leftovers import STOP_PATIENCE, Leftovers
-from pitstop._engine._lifecycle import Component
+from pitstop._engine._leftovers import Leftovers
+from pitstop._engine._lifecycle import STOP_PATIENCE, Component
 from pitstop._engine._session import Session
 from pitstop._engine._settler import Counts, Settler
 from pitstop._engine._suspects import Suspects
@@ -37,7 +38,7 @@ from pitstop._engine._watcher import Watcher
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import ListenOptions
-from pitstop.abc import Capability, SystemClock
+from pitstop.abc import Capability, Doorbell, SystemClock
 
 
 __all__ = ["Intake"]
@@ -75,7 +76,7 @@ class Intake(Component):
         self.buffer = ClaimBuffer(
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
-        self.suspects = Suspects(monotonic, session.retry)
+        self.suspects = Suspects(monotonic, session.retry, session.handled)
         self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds)
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
@@ -270,14 +271,15 @@ class Intake(Component):
 
         Safe in any thread and in signal handlers.
         """
-        self.end()
-        if self.unsettled or self.waiting.others:
-            self.leftovers.settle_at_stop()
+        wait_for_all([self.begin_stop()], STOP_PATIENCE)
 
-    def at_exit(self) -> None:
+    def begin_stop(self) -> Doorbell | None:
         self.end()
-        if self.unsettled or self.waiting.others:
-            self.leftovers.settle_at_exit()
+        return self.leftovers.begin_stop() if self.unsettled or self.waiting.others else None
+
+    def at_exit(self) -> Doorbell | None:
+        self.end()
+        return self.leftovers.begin_exit() if self.unsettled or self.waiting.others else None
 
     @unbroken
     def close(self) -> None:
@@ -371,5 +373,6 @@ class Intake(Component):
     def _finished(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.end()
+        self.suspects.end_all()
         self._session.discard(self)
         self._watcher.leave(self)

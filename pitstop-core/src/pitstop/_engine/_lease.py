@@ -67,6 +67,7 @@ _Request = tuple[Purpose | None, str | None, timedelta | None]
 # Looked up once: members of an Enum are slow to get at, and each message needs some.
 _HELD, _ASKED, _SENT, _DONE = State.HELD, State.ASKED, State.SENT, State.DONE
 _ACK, _NACK = Purpose.ACK, Purpose.NACK
+_NEVER = float("inf")
 
 
 class Lease:
@@ -92,6 +93,7 @@ class Lease:
         "delivery",
         "emission",
         "error",
+        "expiry",
         "lock_time",
         "purpose",
         "state",
@@ -107,8 +109,11 @@ class Lease:
         """
         #: Replaced by the thread that extends the lease, which holds the lock for that.
         self.emission = emission
-        #: Written by the thread that confirms a suspect, before the lease is handed out.
+        #: Written by the claiming thread, and by the one that confirms a suspect, before the lease is handed out.
         self.until = until
+        #: When the message expires, by the monotonic clock; `until` is no later. Written by the claiming thread, before the lease
+        #: is handed out.
+        self.expiry = _NEVER
         #: For how long the message is leased, if it has asked for another time than its listener's. Written by the claiming
         #: thread, before the lease is handed out.
         self.lock_time: timedelta | None = None
@@ -192,6 +197,16 @@ class Lease:
     def is_news(self, error: BaseException | None) -> bool:
         """Whether an error was raised by the settlement of this lease: it says nothing of the handler."""
         return error is not None and error is self.told
+
+    # When it may be handed out.
+
+    def expire(self, expiry: float) -> None:
+        """Let the message be handed out only before it expires, by the monotonic clock."""
+        self.expiry, self.until = expiry, min(self.until, expiry)
+
+    def move_until(self, until: float) -> None:
+        """Let the message be handed out until then, but no longer than until it expires."""
+        self.until = min(until, self.expiry)
 
     # Transitions.
 

@@ -16,23 +16,19 @@ from threading import RLock, get_ident
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
 from pitstop._engine._claimer import Claimer
+from pitstop._engine._lifecycle import STOP_PATIENCE
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
-from pitstop._engine._waiting import glance
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Doorbell
 
 
-__all__ = ["STOP_PATIENCE", "Leftovers"]
+__all__ = ["Leftovers"]
 
 #: Seconds for which a thread that leaves still tries while the store is known to be away.
 _LAST_TRY = 0.5
-#: Seconds that a stop waits until the claimed messages are given back.
-STOP_PATIENCE = 0.5
-#: Seconds that the end of the interpreter waits for each listener that the program did not close.
-_EXIT_PATIENCE = 2.0
 
 
 class Leftovers:
@@ -90,10 +86,10 @@ class Leftovers:
         elif self._writer:
             self._wakeup.wake()
 
-    def settle_at_stop(self) -> None:
-        """Do as :meth:`settle_all`, for a thread that has stopped the listener, and wait until the messages are given back.
+    def begin_stop(self) -> Doorbell | None:
+        """Do as :meth:`settle_all`, for a thread that has stopped the listener. Blocks for nothing; safe in signal handlers.
 
-        Safe in signal handlers.
+        :return: rings when the messages are given back. None: there is no thread for it.
         """
         # In a thread of its own, and not waited for without end: a signal handler may have interrupted code that holds the
         # locks which this needs, Pitstop's or the driver's. Then it is done when that code goes on.
@@ -103,19 +99,22 @@ class Leftovers:
         except RuntimeError:
             # The system gives no thread, or Python is about to end. Not in this one, for the same reason. Threads that are
             # inside do it, or look once more; or the close of the listener does, or the exit.
-            return
-        glance(given_back.wait, STOP_PATIENCE)
+            return None
+        return given_back
 
-    def settle_at_exit(self) -> None:
-        """Do as :meth:`settle_all`, and wait for that, but not long: a store that is away must not keep the program from ending."""
+    def begin_exit(self) -> Doorbell | None:
+        """Do as :meth:`settle_all`, at the end of the interpreter. A store that is away must not keep the program from ending.
+
+        :return: rings when all is settled. None: it is.
+        """
         settled = Doorbell()
         try:
             _thread.start_new_thread(self._settle_for, (get_ident(), Doorbell(), settled))
         except RuntimeError:
             # Python 3.12.0 and 3.12.1 begin no thread any more. https://github.com/python/cpython/issues/113964
             self.settle_all()
-        else:
-            glance(settled.wait, _EXIT_PATIENCE)
+            return None
+        return settled
 
     def last_time(self) -> AbstractContextManager[float]:
         """Return the context of calls by a thread that is about to leave: see :meth:`pitstop.abc.Backend.bounded`."""

@@ -14,10 +14,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, Protocol
 from weakref import WeakMethod, WeakSet
 
-from pitstop.abc import Backend
+from pitstop._engine._glance import wait_for_all
+from pitstop.abc import Backend, Doorbell
 
 
-__all__ = ["Component", "close_at_exit", "enroll", "renew_after_fork", "stop_at_exit"]
+__all__ = ["STOP_PATIENCE", "Component", "close_at_exit", "enroll", "renew_after_fork", "stop_at_exit"]
+
+
+#: Seconds that a stop waits until the claimed messages are given back.
+STOP_PATIENCE = 0.5
+#: Seconds that the end of the interpreter waits for the listeners that the program did not close.
+_EXIT_PATIENCE = 2.0
 
 
 class Component:
@@ -41,8 +48,12 @@ class Component:
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write pending settlements, if one of these messages is among them. None: write all."""
 
-    def stop(self) -> None:
-        """Wait for no more messages: the program is about to end."""
+    def begin_stop(self) -> Doorbell | None:
+        """Wait for no more messages: the program is about to end. Blocks for nothing.
+
+        :return: rings when the messages that were claimed are given back; None: nothing is waited for.
+        """
+        return None
 
     def end_soon(self) -> None:
         """Wake the threads that wait for messages, without taking a lock.
@@ -60,8 +71,12 @@ class Component:
         """
         return False
 
-    def at_exit(self) -> None:
-        """Write and give back everything: the interpreter is about to end, and the program did not close the session."""
+    def at_exit(self) -> Doorbell | None:
+        """Begin to write and give back everything: the interpreter is about to end, and the program did not close the session.
+
+        :return: rings when it is done; None: nothing is waited for.
+        """
+        return None
 
     def after_fork(self) -> None:
         """Forget the threads and the leases of the parent: this process is the child of a fork."""
@@ -108,9 +123,18 @@ if hasattr(os, "register_at_fork"):
 
 
 def _at_exit() -> None:
-    for owner in list(_owners):
-        for component in owner.components:
-            component.at_exit()
+    _end_soon()
+    wait_for_all([each.at_exit() for each in _components()], _EXIT_PATIENCE)
+
+
+def _end_soon() -> None:
+    """Have no component hand out a message while others are waited for."""
+    for component in _components():
+        component.end_soon()
+
+
+def _components() -> list[Component]:
+    return [component for owner in list(_owners) for component in owner.components]
 
 
 _kinds: set[type[Backend]] = set()
@@ -129,9 +153,8 @@ def close_at_exit(kind: type[Backend]) -> None:
 
 
 def _stop_all() -> None:
-    for owner in list(_owners):
-        for component in owner.components:
-            component.stop()
+    _end_soon()
+    wait_for_all([each.begin_stop() for each in _components()], STOP_PATIENCE)
 
 
 def stop_at_exit() -> None:

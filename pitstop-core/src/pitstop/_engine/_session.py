@@ -13,6 +13,7 @@ from threading import get_ident
 from pitstop._decisions._logs import StoreLog
 from pitstop._engine._calls import Inside
 from pitstop._engine._events import Events, Observers
+from pitstop._engine._handled import HandledSuspects
 from pitstop._engine._lifecycle import Component, close_at_exit, enroll
 from pitstop._errors import BackendUnavailable
 from pitstop.abc import Backend, Retry
@@ -36,6 +37,8 @@ class Session:
         #: Decides what is logged.
         self.log = StoreLog()
         self.events = Events(hooks, self.clock, self.log, self.calls, self.written)
+        #: The suspects that handlers of all listeners have.
+        self.handled = HandledSuspects()
         self.retry: Retry = backend.config.retry
         self.lock_time: timedelta = backend.config.lock_time
         self.loop_time: timedelta = backend.config.loop_time
@@ -141,5 +144,6 @@ class Session:
 
     def after_fork(self) -> None:
         """Replace locks that threads of the parent may hold: this process is the child of a fork."""
+        self.handled.after_fork()
         for component in self.components:
             component.after_fork()

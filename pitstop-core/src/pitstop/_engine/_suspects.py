@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from threading import RLock
-from typing import NamedTuple
 from weakref import ref
 
 from pitstop._decisions._attempts import is_suspect, must_be_alone
+from pitstop._engine._handled import Handled, HandledSuspects
 from pitstop._engine._lease import Lease
 from pitstop.abc import Retry
 
@@ -29,32 +28,24 @@ __all__ = ["Suspects"]
 _SPACING = 1.0
 
 
-class _Handled(NamedTuple):
-    """A suspect that was taken. By a weak reference: a dropped delivery must not keep the others waiting."""
-
-    lease: ref[Lease]
-    alone: bool
-
-
 class Suspects:
     """The suspects of one listener."""
 
-    def __init__(self, monotonic: Callable[[], float], retry: Retry) -> None:
+    def __init__(self, monotonic: Callable[[], float], retry: Retry, handled: HandledSuspects | None = None) -> None:
         """Return an object without suspects.
 
         :param monotonic: the clock that leases go by.
         :param retry: has the number of attempts after which a message is dead. A message may have another number.
+        :param handled: the suspects that handlers have, of all listeners of the process that use the same store.
         """
         self._monotonic = monotonic
         self._retry = retry
+        self._handled = HandledSuspects() if handled is None else handled
         #: The suspects that no handler has, oldest first. Any thread.
         self.waiting: deque[Lease] = deque()
-        # Reentrant: for signal handlers.
-        self._lock = RLock()
-        # The suspects that handlers have, or will have when their attempt is certain. Written under the lock.
-        self._handled: list[_Handled] = []
-        # When a suspect was last taken, by the monotonic clock. Written under the lock.
-        self._taken_at = float("-inf")
+        # One of those that wait and that counts as handled already, because its claim has counted its attempt as a certain one.
+        # Weak, as all references to suspects that handlers have. Written under the lock of the handled ones.
+        self._first: ref[Lease] | None = None
         # When a suspect may be taken again after the store was away, by the monotonic clock. Any thread.
         self._pause_ends = float("-inf")
 
@@ -76,8 +67,11 @@ class Suspects:
 
     @property
     def busy(self) -> bool:
-        """Whether suspects wait, or handlers have some."""
-        return bool(self.waiting or self._handled)
+        """Whether suspects wait, or handlers have some, of this listener or another one."""
+        if self.waiting:
+            return True
+        self._handled.forget_ended(None)
+        return bool(self._handled.entries)
 
     @property
     def ready(self) -> bool:
@@ -93,12 +87,12 @@ class Suspects:
         """
         if self._monotonic() < self._pause_ends:
             return None
-        with self._lock:
+        with self._handled.lock:
             lease = self._next(now_us)
             if lease is not None:
                 # In this order: a signal handler that comes in between takes no other one.
-                self._handled.append(_Handled(ref(lease), self.is_alone(lease)))
-                self._taken_at = self._monotonic()
+                self._add(lease)
+                self._first = None
                 try:
                     self.waiting.remove(lease)
                 except ValueError:
@@ -114,7 +108,7 @@ class Suspects:
         """
         self.pause(pause)
         # Under the lock: a thread that takes it again must not find that it has ended.
-        with self._lock:
+        with self._handled.lock:
             self.waiting.appendleft(lease)
             self.end(lease)
 
@@ -124,14 +118,17 @@ class Suspects:
 
     def end(self, lease: Lease) -> None:
         """Note that no handler has this suspect."""
-        with self._lock:
-            self._handled = [each for each in self._handled if each.lease() is not lease]
+        self._handled.end(lease)
+
+    def end_all(self) -> None:
+        """Note that no handler has a suspect of this listener, which has ended."""
+        self._handled.end_all(self)
 
     def unwritten(self) -> set[str]:
-        """Return the ids of suspects that others wait for, and whose settlement is not written yet."""
+        """Return the ids of suspects of any listener that others here wait for, and whose settlement is not written yet."""
         if not self.waiting:
             return set()
-        leases = [each.lease() for each in self._handled]
+        leases = [each.lease() for each in self._handled.entries]
         return {each.id for each in leases if each is not None and each.settled and not each.known}
 
     def take_late(self) -> list[Lease]:
@@ -164,15 +161,22 @@ class Suspects:
 
     def clear(self) -> None:
         """Forget all suspects: in the child of a fork they are the parent's."""
-        self._lock = RLock()
-        self._handled = []
         self.waiting.clear()
+        self.end_all()
 
     def blocked(self, claimed: list[Lease]) -> list[Lease]:
-        """Return those of a claim's suspects that have to wait until other suspects were handled, before they are kept here."""
-        if all(self._most(each) is None for each in claimed):
-            return []
-        first = self._next(None, claimed)
+        """Return those of a claim's suspects that have to wait until other suspects were handled, before they are kept here.
+
+        One that does not have to wait, and whose attempt the claim has counted as a certain one, counts as handled from now on.
+        """
+        with self._handled.lock:
+            if not self._is_limited(claimed):
+                return []
+            first = self._next(None, claimed)
+            if first is not None and not first.emission.ahead and first in claimed:
+                # Before another listener takes one of its own.
+                self._add(first)
+                self._first = ref(first)
         return [each for each in claimed if each is not first]
 
     def is_alone(self, lease: Lease) -> bool:
@@ -182,10 +186,18 @@ class Suspects:
     def _most(self, lease: Lease) -> int | None:
         return lease.emission.retry_over(self._retry).max_attempts
 
-    @property
-    def _is_limited(self) -> bool:
-        """Whether a suspect that waits may die of a crash. Then the crash must not be the fault of another one."""
-        return self._retry.max_attempts is not None or any(self._most(each) is not None for each in self.waiting.copy())
+    def _is_limited(self, claimed: Sequence[Lease] = ()) -> bool:
+        """Whether a suspect that waits or that a handler has may die of a crash. Then the crash must not be the fault of another.
+
+        :param claimed: suspects that are about to be kept.
+        """
+        if self._retry.max_attempts is not None or any(each.limited for each in self._handled.entries):
+            return True
+        return any(self._most(each) is not None for each in (*self.waiting.copy(), *claimed))
+
+    def _add(self, lease: Lease) -> None:
+        limited = self._most(lease) is not None
+        self._handled.add(Handled(ref(lease), self, self.is_alone(lease), limited), self._monotonic())
 
     def _next(self, now_us: int | None, claimed: Sequence[Lease] = ()) -> Lease | None:
         """Return the next suspect that a handler may have.
@@ -195,25 +207,19 @@ class Suspects:
         :param now_us: the store's time. None: no lease has run out since the last call.
         :param claimed: suspects that are about to be kept.
         """
-        with self._lock:
-            self._forget_ended(now_us)
-            handled, now = self._handled, self._monotonic()
+        with self._handled.lock:
+            self._handled.forget_ended(now_us)
+            handled, now = self._handled.entries, self._monotonic()
+            waiting = [each for each in (*self.waiting.copy(), *claimed) if now < each.until]
+            first = None if self._first is None else self._first()
+            if first is not None and any(each is first for each in waiting):
+                # It counts as handled already.
+                return first
             if any(each.alone for each in handled):
                 return None
-            if handled and self._is_limited and now < self._taken_at + _SPACING:
+            if handled and now < self._handled.taken_at + _SPACING and self._is_limited(claimed):
                 return None
-            waiting = [each for each in (*self.waiting.copy(), *claimed) if now < each.until]
             others = (each for each in waiting if not self.is_alone(each))
             if (lease := next(others, None)) is not None or handled:
                 return lease
             return next(iter(waiting), None)
-
-    def _forget_ended(self, now_us: int | None) -> None:
-        self._handled = [each for each in self._handled if _is_handled(each.lease(), now_us)]
-
-
-def _is_handled(lease: Lease | None, now_us: int | None) -> bool:
-    """Whether a crash would still end the lease of this suspect without a settlement."""
-    if lease is None or (now_us is not None and lease.is_over(now_us)):
-        return False
-    return not lease.is_settling or not lease.known

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import entrance
 from pitstop._engine._claimer import Claimed, Claimer
+from pitstop._engine._glance import glance
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import stop_at_exit
 from pitstop._engine._session import Session
@@ -28,12 +29,10 @@ from pitstop.abc import Doorbell
 from pitstop.abc._turn import REFUSED
 
 
-__all__ = ["NextLook", "Waiter", "Waiting", "glance", "next_look"]
+__all__ = ["NextLook", "Waiter", "Waiting", "next_look"]
 
 #: Seconds to wait when another consumer took what was due.
 _CONTENTION_PAUSE = 0.005
-#: Seconds of one of the short waits that a long one is made of.
-_GLANCE = 0.05
 
 
 class NextLook(NamedTuple):
@@ -353,13 +352,3 @@ class Waiting:
         if deadline is not None:
             pause = min(pause, deadline - now)
         clock.wait(waiter.bell, max(pause, 0.0))
-
-
-def glance(wait: Callable[[float], bool], seconds: float) -> None:
-    """Wait for so long in short waits, until ``wait`` returns True.
-
-    While this process is stopped, hardly any of that time passes: the threads that are waited for did not have it either.
-    """
-    for _ in range(max(1, round(seconds / _GLANCE))):
-        if wait(_GLANCE):
-            return

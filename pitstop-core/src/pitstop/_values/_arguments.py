@@ -18,12 +18,13 @@ import attrs
 from pitstop._errors import ConfigError, MessageError, PitstopError
 from pitstop._values._duration import LONGEST_SECONDS, parse_duration
 from pitstop._values._entry import Entry
-from pitstop._values._kind import valid_kind
+from pitstop._values._kind import OTHERS, valid_kind
 from pitstop._values._plain import Unreadable, as_microseconds
 from pitstop._values._quoting import quoted
 
 
 __all__ = [
+    "MOST_KINDS",
     "MOST_RECORDS",
     "MOST_TASKS",
     "MOST_THREADS",
@@ -49,7 +50,7 @@ MOST_THREADS = 10_000
 #: The most tasks at a time: any number.
 MOST_TASKS = _GREATEST
 #: The most kinds that one listener may name. All are part of each claim.
-_MOST_KINDS = 100
+MOST_KINDS = 100
 _NUMBER = (int, float)
 _LEAST_DURATION = timedelta(milliseconds=1)
 
@@ -149,10 +150,17 @@ def chosen_kinds(kinds: object) -> tuple[str, ...]:
     if not isinstance(kinds, Iterable) or isinstance(kinds, str | bytes | bytearray | Mapping):
         raise ConfigError(f"kinds={quoted(kinds)} cannot be used. Give a list of kinds, as in kinds=['mail'].")
     # At most one kind too many is read, because a list of another library's class may have no end.
-    given = list(islice(kinds, _MOST_KINDS + 1))
-    if not given or len(given) > _MOST_KINDS:
-        number = f"more than {_MOST_KINDS}" if given else "no"
-        raise ConfigError(f"kinds has {number} kinds. Give at least one, or leave kinds out to get all messages.")
+    given = list(islice(kinds, MOST_KINDS + 1))
+    if not given:
+        raise ConfigError("kinds has no kinds. Give at least one, or leave kinds out to get all messages.")
+    if len(given) > MOST_KINDS:
+        raise ConfigError(
+            f"kinds has more than {MOST_KINDS} kinds. Give fewer, or leave kinds out to get all messages."
+        )
+    if any(type(each) is str and each == OTHERS for each in given):
+        raise ConfigError(
+            "kinds has '*', which is no kind. Leave kinds out to get all messages, or use '*' as a key of the handlers of consume."
+        )
     try:
         return tuple(dict.fromkeys(map(valid_kind, given)))
     except MessageError as error:

@@ -21,6 +21,7 @@ from pitstop.cli._output import (
     say,
     warn,
 )
+from pitstop.cli._policies import is_too_late, policy_document, policy_rows
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
 from pitstop.cli._times import ago, iso
@@ -77,7 +78,8 @@ def show(settings: Settings, id: str) -> None:
             ("due", iso(entry.due)),
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),
-            *_policy(entry),
+            *_series(entry),
+            *policy_rows(entry),
             *_next(entry),
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
@@ -232,6 +234,7 @@ def _document(entry: Entry) -> dict[str, Any]:
         "catch_up": entry.catch_up,
         "grace": _span_text(entry.grace),
         "jitter": _span_text(entry.jitter),
+        **policy_document(entry),
         "attempts": entry.attempts,
         "last_error": entry.last_error,
         "revision": entry.revision,
@@ -247,6 +250,13 @@ def _why(entry: Entry, now: datetime) -> str:
     if entry.state == "dead" or entry.due is None:
         return "It was set aside and is no longer emitted. See the last error; 'pitstop redrive' makes it due."
     when = ago(entry.due, now)
+    if is_too_late(entry, now):
+        return f"It became due {when}, longer ago than its expires. The next claim deletes it, unless a person has moved it."
+    if entry.state == "due" and entry.kind:
+        return (
+            f"It became due {when}, and no listener has taken it. Is one running that takes the kind {entry.kind!r}, and is it "
+            f"keeping up?"
+        )
     if entry.state == "due":
         return f"It became due {when}, and no listener has taken it. Is one running, and is it keeping up?"
     if entry.state == "leased":
@@ -256,7 +266,7 @@ def _why(entry: Entry, now: datetime) -> str:
     return f"Its time comes {when}."
 
 
-def _policy(entry: Entry) -> list[tuple[str, str | None]]:
+def _series(entry: Entry) -> list[tuple[str, str | None]]:
     """Return what was stored with a recurrence. A one-shot message has none of it."""
     if entry.every is None:
         return []

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
-import os
-import stat
 import sys
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, BinaryIO, cast, get_args
+from typing import Any, BinaryIO, get_args
 
 import attrs
 import click
@@ -21,8 +18,10 @@ from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp, Interval
 from pitstop._values._stored import Done, IfExists
 from pitstop.abc import Capability, SystemClock
+from pitstop.cli._lines import batches, size_of, without_mark
 from pitstop.cli._messages import BYTE_ORDER_MARK, read_message
 from pitstop.cli._output import print_json, print_line, progress, say, warn
+from pitstop.cli._policies import Policies, policy_options
 from pitstop.cli._rules import rule_of, rule_options
 from pitstop.cli._settings import DEFAULT_URL, URL_VARIABLE, Settings, common_options
 from pitstop.cli._streams import StdoutFailed, is_closed, though_unread
@@ -31,12 +30,6 @@ from pitstop.cli._times import duration, moment, moment_or_duration
 
 __all__ = ["store"]
 
-#: Bytes that are read at once, and messages that are stored at once. The numbers are large enough for a batch to pay, and small
-#: enough to store the first messages while the last are still read.
-_READ_SIZE = 1 << 18
-_CHUNK = 1000
-#: The most bytes of a line. The largest message, with all of it bytes in base64 or escaped text, is well below that.
-_LONGEST_LINE = 100 * 1024 * 1024
 #: The notes on outcomes that a user may not expect.
 _NOTES: dict[Done, str] = {
     "replaced": "It took the place of a message with another schedule.",
@@ -52,13 +45,6 @@ _OPTIONS = {
     "so if_revision names no message": "so --if-revision names no message",
     "stored with if_revision": "stored with --if-revision",
 }
-#: The marks of UTF-32 come first: one of them begins like a mark of UTF-16.
-_FOREIGN_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 
 
 @attrs.frozen
@@ -74,6 +60,7 @@ class _Plan:
     if_exists: IfExists
     keep_schedule: bool
     kind: str
+    policies: Policies
     if_revision: str | None = None
 
     @property
@@ -95,6 +82,7 @@ class _Plan:
                 jitter=self.jitter,
                 catch_up=self.catch_up,
                 grace=self.grace,
+                **self.policies.arguments(),
             )
 
     def store_all(self, pit: Pitstop, messages: list[dict[str, Any]]) -> list[Stored]:
@@ -105,6 +93,7 @@ class _Plan:
                     kind=self.kind,
                     if_exists=self.if_exists,
                     keep_schedule=self.keep_schedule,
+                    **self.policies.arguments(),
                 )
         # store_many has no place for a catch-up policy and jitter.
         return [self.store(pit, message) for message in messages]
@@ -127,7 +116,7 @@ class _Plan:
                     f"{_spelled('--until', self.end)} is not after the start, {start if self.when else 'now'}. "
                     f"A duration counts from now. Give a later --until, or leave it out to go on for ever."
                 ) from error
-            text = str(error).replace(f"when={self.when!r}", start)
+            text = self.policies.reworded(str(error)).replace(f"when={self.when!r}", start)
             if self.end is not None:
                 text = text.replace(f"end={self.end!r}", _spelled("--until", self.end))
             if isinstance(self.every, timedelta):
@@ -170,7 +159,7 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
 @click.option(
     "--if-revision", metavar="TEXT", help="Only if the message still has this revision, as 'pitstop show' prints it."
 )
-@click.option("--keep-schedule", is_flag=True, help="Of a message that exists, replace body and kind only.")
+@click.option("--keep-schedule", is_flag=True, help="Of a message that exists, replace all but its times.")
 @click.option(
     "--catch-up",
     type=click.Choice(get_args(CatchUp)),
@@ -180,6 +169,7 @@ def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
 )
 @click.option("--grace", type=duration, help="How late an occurrence may be with --catch-up skip or all.")
 @click.option("--jitter", type=duration, help="Delay each occurrence by up to this time.")
+@policy_options
 @common_options
 @click.pass_obj
 def store(
@@ -200,6 +190,9 @@ def store(
     catch_up: CatchUp,
     grace: timedelta | None,
     jitter: timedelta | None,
+    retry: tuple[str, ...],
+    lock_time: timedelta | None,
+    expires: timedelta | None,
 ) -> None:
     """Store MESSAGE, a JSON object; without it, each line of stdin, in UTF-8.
 
@@ -221,9 +214,9 @@ def store(
         raise click.UsageError(
             f"--if-revision replaces the message that was read, and --if-exists {if_exists} leaves it. Give one."
         )
-    plan = _Plan(
-        at or delay or timedelta(0), until, rule, catch_up, grace, jitter, if_exists, keep_schedule, kind, if_revision
-    )
+    policies = Policies.of(retry, lock_time, expires)
+    when = at or delay or timedelta(0)
+    plan = _Plan(when, until, rule, catch_up, grace, jitter, if_exists, keep_schedule, kind, policies, if_revision)
     if message is not None and message != "-":
         found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
         with settings.open() as pit:
@@ -282,14 +275,14 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
     began = clock.monotonic()
     try:
         with progress() as bar:
-            task = bar.add_task("storing", total=_size(stdin), count=0)
-            for lines, size in _batches(stdin):
+            task = bar.add_task("storing", total=size_of(stdin), count=0)
+            for lines, size in batches(stdin):
                 messages = []
                 bad: PitstopError | None = None
                 for text in lines:
                     line += 1
                     try:
-                        content = _without_mark(text) if line == 1 else text
+                        content = without_mark(text) if line == 1 else text
                         if content.strip():
                             messages.append(read_message(content))
                     except MessageError as error:
@@ -317,61 +310,6 @@ def _store_lines(settings: Settings, pit: Pitstop, plan: _Plan, stdin: BinaryIO)
         raise
     others = f" {_counted(kept)} existed already, and {'was' if kept == 1 else 'were'} kept." if kept else ""
     say(f"Stored {_counted(stored)} in {clock.monotonic() - began:.2f} s.{others}")
-
-
-def _batches(stdin: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
-    """Yield lines as they come, in batches, and the number of bytes that were read for each batch.
-
-    The lines that a slow writer has written so far are a batch of their own: a message does not wait here for others.
-    """
-    rest = bytearray()
-    while data := _read(stdin):
-        head, newline, tail = data.rpartition(b"\n")
-        lines: list[bytes] = []
-        if newline:
-            lines = bytes(rest + head).split(b"\n")
-            rest = bytearray(tail)
-        else:
-            rest += data
-        if len(rest) > _LONGEST_LINE:
-            raise MessageError(f"A line is longer than {_LONGEST_LINE} bytes. Give one JSON object per line.")
-        count = max(-(-len(lines) // _CHUNK), 1)
-        for index in range(count):
-            yield lines[index * _CHUNK : (index + 1) * _CHUNK], len(data) // count
-    if rest:
-        yield [bytes(rest)], 0
-
-
-def _read(stdin: BinaryIO) -> bytes:
-    try:
-        return cast("bytes", cast("Any", stdin).read1(_READ_SIZE))
-    except OSError as error:
-        raise PitstopError(
-            f"stdin cannot be read: {error.strerror or error}. Give a file or a pipe, as in 'pitstop store < messages.jsonl'."
-        ) from error
-
-
-def _without_mark(line: bytes) -> bytes:
-    """Return the first line without the byte order mark of UTF-8.
-
-    :raises MessageError: if it begins with the mark of another encoding.
-    """
-    for mark, encoding in _FOREIGN_MARKS:
-        if line.startswith(mark):
-            raise MessageError(
-                f"stdin is {encoding} text: it begins with that byte order mark. Convert it to UTF-8, "
-                f"as with 'iconv -f {encoding} -t UTF-8'."
-            )
-    return line.removeprefix(codecs.BOM_UTF8)
-
-
-def _size(stdin: BinaryIO) -> int | None:
-    """Return the number of bytes to read, if stdin is a file."""
-    try:
-        status = os.fstat(stdin.fileno())
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _print_id(settings: Settings, plan: _Plan, id: Stored) -> None:

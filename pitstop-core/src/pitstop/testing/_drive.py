@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pitstop._consume._handler import (
-    HandlerIsAsync,
-)
+from pitstop._consume._handler import HandlerIsAsync
 from pitstop._consume._verdict import Verdict, ask, judged
 from pitstop._decisions._attempts import number
 from pitstop._decisions._describe import describe
@@ -386,7 +384,11 @@ def _unseen_step(settlement: Settlement, unseen: Record | Damaged, at: datetime)
     except ScheduleError:
         # The message was set aside with this error.
         pass
-    outcome: StepOutcome = "dead" if settlement.outcome is Outcome.BURY else "skipped" if too_old else "given up"
+    outcome: StepOutcome
+    if settlement.outcome is Outcome.EXPIRE:
+        outcome = "expired"
+    else:
+        outcome = "dead" if settlement.outcome is Outcome.BURY else "skipped" if too_old else "given up"
     # Without the attempts that no handler saw: the one that the claim counted, and those of listeners that crashed.
     attempts = (
         progress.attempts if outcome == "dead" and isinstance(progress, Progress) else number(unseen.progress) - 1

@@ -19,8 +19,9 @@ from pitstop.testing._report import clock_text, table
 __all__ = ["Event", "EventKind", "Events"]
 
 #: ``stored``: for the first time or anew. ``emitted``: handed out. ``acked``. ``nacked``: it comes back. ``dead``. ``lost``:
-#: an ack, nack or extension came too late. ``advanced``: a series goes on to its next occurrence.
-EventKind = Literal["stored", "emitted", "acked", "nacked", "dead", "lost", "advanced"]
+#: an ack, nack or extension came too late. ``advanced``: a series goes on to its next occurrence. ``expired``: the occurrence was
+#: later than its ``expires``, so that it was not emitted.
+EventKind = Literal["stored", "emitted", "acked", "nacked", "dead", "lost", "advanced", "expired"]
 
 _MOST_ROWS = 40
 
@@ -139,6 +140,10 @@ class Events:
     @hookimpl
     def pitstop_recurrence_advanced(self, id: str, scheduled_for: datetime, last_error: str | None) -> None:
         self._events.append(Event("advanced", id, self._now(), scheduled_for, error=last_error))
+
+    @hookimpl
+    def pitstop_message_expired(self, entry: Entry) -> None:
+        self._events.append(Event("expired", entry.id, self._now(), entry.scheduled_for, error=entry.last_error))
 
     def _of_delivery(
         self, kind: EventKind, delivery: Delivery, due: datetime | None = None, error: str | None = None

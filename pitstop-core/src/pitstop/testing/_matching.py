@@ -58,8 +58,8 @@ MOST_SHOWN = 3
 #: The possible values of some fields, by name. A value of another type could never be found. See :func:`usable`.
 _WORDS = {
     "state": get_args(State),
-    # A skipped message was never emitted.
-    "outcome": tuple(each for each in get_args(StepOutcome) if each != "skipped"),
+    # A message that was skipped or that expired was not emitted.
+    "outcome": tuple(each for each in get_args(StepOutcome) if each not in {"skipped", "expired"}),
 }
 _COUNTS = frozenset({"attempt", "attempts", "missed"})
 _TIMES = frozenset({"at", "due", "end", "leased_until", "scheduled_for"})

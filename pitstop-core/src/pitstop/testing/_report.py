@@ -15,12 +15,22 @@ __all__ = ["Report", "Step", "StepOutcome", "clock_text", "table"]
 #:
 #: ``acked``: done. ``nacked``: it comes back. ``given up``: it failed for the last time, and the series goes on with its
 #: next occurrence. ``dead``: it failed for the last time, or cannot be read. ``skipped``: it was never emitted, because it was
-#: older than its grace. ``lost``: the lease was over before the settlement. ``superseded``: the handler itself stored the
+#: older than its grace. ``expired``: the same, because it was later than its ``expires``. ``lost``: the lease was over before the settlement. ``superseded``: the handler itself stored the
 #: message anew, or removed it. ``given back``: the run was interrupted, or the handler asked for the end of the program. ``unsettled``: the
 #: store failed the ack or nack. The message comes back when its lease runs out, unless the
 #: store did apply it. ``crashed``: the handler died with :class:`pitstop.testing.Crash`.
 StepOutcome = Literal[
-    "acked", "nacked", "given up", "dead", "skipped", "lost", "superseded", "given back", "unsettled", "crashed"
+    "acked",
+    "nacked",
+    "given up",
+    "dead",
+    "skipped",
+    "expired",
+    "lost",
+    "superseded",
+    "given back",
+    "unsettled",
+    "crashed",
 ]
 
 #: The most rows of a table.
@@ -66,8 +76,8 @@ class Report:
     nacked: int = 0
     #: The number of messages that died.
     dead: int = 0
-    #: The number of occurrences that were never emitted: skipped in favour of a later one (``missed``), or older than their
-    #: grace. Each counts once, however often the later one was tried. An occurrence that was too old is not counted if the
+    #: The number of occurrences that were never emitted: skipped in favour of a later one (``missed``), older than their
+    #: grace, or expired. Each counts once, however often the later one was tried. An occurrence that was too old is not counted if the
     #: store's answer to its settlement got lost.
     skipped: int = 0
 
@@ -86,7 +96,7 @@ class Report:
             acked=counts.get("acked", 0),
             nacked=counts.get("nacked", 0) + counts.get("given up", 0),
             dead=counts.get("dead", 0),
-            skipped=sum(missed.values()) + counts.get("skipped", 0),
+            skipped=sum(missed.values()) + counts.get("skipped", 0) + counts.get("expired", 0),
         )
 
     @property
