@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pitstop.testing import BackendConformance
@@ -27,3 +29,8 @@ class TestFilesystem(BackendConformance):
     def damage(self, backend, id):
         (file,) = [each for each in (self.path / "messages").iterdir() if f'"id": "{id}"' in each.read_text()]
         file.write_text(file.read_text()[:-1])
+
+    def damage_kind(self, backend, id):
+        (file,) = [each for each in (self.path / "messages").iterdir() if f'"id": "{id}"' in each.read_text()]
+        header, line, message = file.read_text().partition("\n")
+        file.write_text(json.dumps({**json.loads(header), "kind": 5}) + line + message)

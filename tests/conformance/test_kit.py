@@ -52,7 +52,9 @@ def test_a_base_of_ones_own_that_overrides_a_test_is_refused():
 
 
 def test_a_class_that_overrides_a_fixture_of_the_suite_is_refused():
-    with pytest.raises(TypeError, match=r"Mine overrides handles, .*You may define make_backend, damage, transaction"):
+    with pytest.raises(
+        TypeError, match=r"Mine overrides handles, .*You may define make_backend, damage, damage_kind, transaction"
+    ):
 
         class Mine(BackendConformance):
             @pytest.fixture

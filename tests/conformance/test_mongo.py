@@ -44,6 +44,11 @@ class TestMongo(BackendConformance):
         result = self.collection.update_one({"_id": {"$eq": id}}, {"$set": {"msg": "no mapping"}})
         assert result.modified_count == 1
 
+    def damage_kind(self, backend, id):
+        # Operators of MongoDB look into a list.
+        result = self.collection.update_one({"_id": {"$eq": id}}, [{"$set": {"kind": ["$kind"]}}])
+        assert result.modified_count == 1
+
 
 class TestMongoTransactions(Transactions):
     """The part with transactions alone, on a server that has transactions, and with the user's own client."""

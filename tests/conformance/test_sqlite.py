@@ -25,3 +25,8 @@ class TestSqlite(BackendConformance):
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE pitstop_messages SET msg = substr(msg, 1, length(msg) - 1) WHERE id = ?", (id,))
             assert connection.execute("SELECT changes()").fetchone() == (1,)
+
+    def damage_kind(self, backend, id):
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE pitstop_messages SET kind = CAST(kind || x'ff' AS TEXT) WHERE id = ?", (id,))
+            assert connection.execute("SELECT changes()").fetchone() == (1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import uuid
 import weakref
 
@@ -12,12 +13,46 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import Outcome, Settlement
+from pitstop.abc import AllBut, Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop_memory import MemoryBackend, MemoryConfig
+from pitstop_memory._shelf import Shelf
 
 
 _NOW = timedelta(0)
+
+
+def record(id: str, *, kind: str = "") -> Record:
+    return Record(id, {}, None, "r", Progress(0, 0), kind)
+
+
+def items(shelf: Shelf) -> int:
+    """Return the number of items in all heaps of a shelf, and of ids in its bunches."""
+    lines = shelf._lines
+    kinds = [] if lines is None else lines._heaps.values()
+    # An empty heap takes room as well.
+    held = sum(len(heap) + 1 for heap in kinds)
+    assert lines is None or lines.items == held - len(kinds)
+    return held + sum(len(ids) if order < 0 else 1 for _, order, ids in shelf._heap)
+
+
+def steps(call) -> int:
+    """Return the number of lines of the memory backend's code that a call runs."""
+    counted = 0
+
+    def trace(frame, event, _):
+        nonlocal counted
+        if "pitstop_memory" not in frame.f_code.co_filename:
+            return None
+        counted += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return counted
 
 
 @pytest.fixture
@@ -130,7 +165,7 @@ def test_messages_that_are_updated_again_and_again_take_no_more_room():
     for n in range(5000):
         pit.store({"id": f"{n % 10}"}, timedelta(hours=1, seconds=n))
 
-    assert sum(len(line.heap) for line in backend._room.shelf._lines.values()) < 200
+    assert items(backend._room.shelf) < 200
 
     clock.advance(timedelta(hours=3))
     assert [each.id for each in iter(pit.listen().get, None)] == [f"{n % 10}" for n in range(4990, 5000)]
@@ -143,7 +178,7 @@ def test_messages_that_are_stored_and_removed_take_no_more_room():
         pit.store({"id": f"{n}"}, timedelta(hours=1))
         assert pit.remove(f"{n}")
 
-    assert sum(len(line.heap) for line in backend._room.shelf._lines.values()) < 200
+    assert items(backend._room.shelf) < 200
     assert len(backend._room.shelf) == 0
 
 
@@ -158,9 +193,79 @@ def test_messages_that_are_claimed_together_and_settled_take_no_more_room():
             backend.settle([Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased])
         )
 
+    assert items(backend._room.shelf) < 200
+    assert len(backend._room.shelf) == 0
+
+
+@pytest.mark.parametrize("kinds", [["none"], ["kind-7", "kind-8"], AllBut(["kind-7"])], ids=["none", "two", "rest"])
+def test_messages_of_many_kinds_that_are_gone_take_no_more_room(kinds):
+    """A kind without messages leaves no heap behind, also if no claim of that kind ever comes."""
+    backend = MemoryBackend()
+    pit = pitstop.init({"type": backend})
+    pit.store({"id": "stays"}, timedelta(hours=1), kind="kind-7")
+    for n in range(5000):
+        pit.store({"id": f"{n}"}, timedelta(hours=1), kind=f"kind-{n}")
+        assert backend.lease(10, 60_000, kinds) == []
+        assert pit.remove(f"{n}")
+
     shelf = backend._room.shelf
-    assert sum(len(ids) if order < 0 else 1 for line in shelf._lines.values() for _, order, ids in line.heap) < 200
-    assert len(shelf) == 0
+    assert items(shelf) < 400
+    assert len(shelf) == 1
+    assert backend.next_due(["kind-7"]) == backend.next_due() is not None
+
+
+def test_messages_that_change_their_kind_take_no_more_room():
+    backend = MemoryBackend()
+    pit = pitstop.init({"type": backend})
+    pit.store_many([({"id": f"{n}"}, timedelta(hours=1)) for n in range(50)])
+    for n in range(5000):
+        pit.store({"id": f"{n % 50}"}, timedelta(hours=1), kind=f"kind-{n % 70}")
+        assert backend.lease(10, 60_000, ["kind-1"]) == []
+
+    assert items(backend._room.shelf) < 600
+
+
+@pytest.mark.parametrize("kinds", [["mail"], AllBut(["none"])], ids=["some", "rest"])
+def test_messages_that_are_claimed_by_kind_and_settled_take_no_more_room(kinds):
+    backend = MemoryBackend()
+    for batch in range(100):
+        backend.put([record(f"{batch}-{n}", kind="mail") for n in range(50)])
+        leased = backend.lease(50, 60_000, kinds)
+        assert len(leased) == 50
+        assert all(
+            backend.settle([Settlement(each.id, each.progress.token, Outcome.COMPLETE, None) for each in leased])
+        )
+
+    assert items(backend._room.shelf) < 400
+    assert len(backend._room.shelf) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 10])
+def test_a_claim_without_kinds_does_as_many_steps_whatever_the_number_of_kinds(limit: int):
+    """A listener without kinds does not pay for the kinds that others store. Once a listener chooses, each message costs a little."""
+
+    def counts(kinds: int, *, chosen_before: bool) -> int:
+        backend = MemoryBackend()
+        backend.put([record(f"{n}", kind=f"kind-{n % kinds}") for n in range(600)])
+        if chosen_before:
+            backend.next_due(["kind-0"])
+        return steps(lambda: [backend.next_due(), *backend.lease(limit, 60_000)])
+
+    assert counts(600, chosen_before=False) == counts(1, chosen_before=False)
+    assert counts(600, chosen_before=True) <= counts(1, chosen_before=True) + 2 * limit
+    assert counts(1, chosen_before=True) <= counts(1, chosen_before=False) + 10 * limit
+
+
+@pytest.mark.parametrize("limit", [1, 10])
+def test_a_claim_of_some_kinds_does_as_many_steps_whatever_the_number_of_other_kinds(limit: int):
+    def counts(kinds: int) -> int:
+        backend = MemoryBackend()
+        backend.put([record(f"{n}", kind=f"kind-{n % kinds}") for n in range(600)])
+        backend.put([record(f"mail-{n}", kind="mail") for n in range(20)])
+        backend.next_due(["mail"])
+        return steps(lambda: backend.lease(limit, 60_000, ["mail", "other"]))
+
+    assert counts(600) == counts(1)
 
 
 def test_the_rest_of_a_claim_comes_back_at_the_end_of_the_lease_in_the_order_of_its_ids():

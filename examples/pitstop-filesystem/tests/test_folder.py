@@ -12,7 +12,7 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import Outcome, Progress, Record, Settlement
+from pitstop.abc import AllBut, Outcome, Progress, Record, Settlement
 from pitstop_filesystem import FilesystemBackend, FilesystemConfig
 
 
@@ -71,6 +71,21 @@ def test_a_file_without_a_readable_id_is_set_aside_and_the_others_go_on(backend,
     assert caplog.messages == [f"{spoiled.name} cannot be read and was moved to {path / 'unreadable'}"]
     backend.put([record("a")])
     assert backend.get("a") == record("a")
+
+
+def test_a_file_without_a_readable_id_is_of_no_kind(backend, path):
+    """A claim that names kinds leaves it. A claim of all but some kinds sets it aside."""
+    backend.put([record("a"), record("b")])
+    (spoiled,) = [each for each in (path / "messages").iterdir() if '"a"' in each.read_text()]
+    spoiled.write_text("{")
+
+    assert [each.id for each in backend.lease(1, 1000, [""])] == ["b"]
+    assert backend.next_due(["", "mail"]) != 1
+    assert spoiled.exists()
+    assert backend.next_due(AllBut([""])) == 1
+    assert backend.lease(1, 1000, AllBut([""])) == []
+    assert backend.next_due(AllBut([""])) is None
+    assert not spoiled.exists()
 
 
 @pytest.mark.parametrize(("failing", "error"), [(1, pitstop.BackendUnavailable), (2, pitstop.OutcomeUnknown)])

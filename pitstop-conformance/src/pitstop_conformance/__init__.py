@@ -16,6 +16,7 @@ The class may have more:
 * ``known_failures = {"reason": {"test_...", ...}}`` lists the tests that the backend fails. A class that overrides a test
   without listing it is refused.
 * The method ``damage(backend, id)`` makes a stored message unreadable behind the backend's back.
+* The method ``damage_kind(backend, id)`` makes a stored kind unreadable, for a backend that declares ``KINDS``.
 * The method ``transaction(backend)`` begins a transaction, for a backend that declares ``TRANSACTIONS``.
 
 The author of a recurrence subclasses :class:`RecurrenceSuite` and gives some rules.
@@ -135,6 +136,6 @@ class BackendConformance(Crash, ProcessRaces, Races, Model, PitstopBehaviour, Ba
 
     The fixture ``make_backend`` returns a function of options (keyword arguments, a ``clock`` among them) that opens a handle.
     The store is new in each test, and every call within one test opens the same store. The suite closes the handles.
-    Optional: ``make_backend.peer``, the methods ``damage(backend, id)`` and ``transaction(backend)``, and
-    ``known_failures = {"reason": {"test_..."}}``. See docs/writing-a-backend.md.
+    Optional: ``make_backend.peer``, the methods ``damage(backend, id)``, ``damage_kind(backend, id)`` and
+    ``transaction(backend)``, and ``known_failures = {"reason": {"test_..."}}``. See docs/writing-a-backend.md.
     """

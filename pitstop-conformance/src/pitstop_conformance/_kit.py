@@ -19,7 +19,7 @@ __all__ = ["Handles", "Kit", "kit_tests", "needs"]
 
 _PACKAGE = __name__.rpartition(".")[0]
 #: The names that the author of a backend may define. A subclass must not redefine any other name of the suite.
-_AUTHORS = ("make_backend", "damage", "transaction", "known_failures")
+_AUTHORS = ("make_backend", "damage", "damage_kind", "transaction", "known_failures")
 
 
 class Handles:
@@ -113,6 +113,16 @@ class Kit:
         """
         _matrix.end(
             f"not shown: {type(self).__name__} has no damage(backend, id) that makes a stored message unreadable"
+        )
+
+    def damage_kind(self, backend: Backend, id: str) -> None:
+        """Replace the stored kind of ``id`` by a value that is no text, behind the backend's back. Leave all else alone.
+
+        Choose a value that a search for the kind might find, such as the kind in a list. A class without this method does not
+        show how its backend chooses among kinds that another program wrote.
+        """
+        _matrix.end(
+            f"not shown: {type(self).__name__} has no damage_kind(backend, id) that makes a stored kind unreadable"
         )
 
     @pytest.fixture(autouse=True)

@@ -142,7 +142,8 @@ class MemoryBackend(Backend):
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         turn = self._room.turn
         with turn.lock, turn.call():
-            first = self._room.shelf.first(kinds)
+            shelf = self._room.shelf
+            first = shelf.first() if kinds is None else shelf.first_of(kinds)
             return None if first is None else first.due
 
     @contextmanager
@@ -152,17 +153,18 @@ class MemoryBackend(Backend):
             yield scratch
 
     def _lease(self, limit: int, duration: int) -> list[Record]:
-        return self._lease_of(None, limit, duration)
-
-    def _lease_of(self, kinds: Collection[str] | None, limit: int, duration: int) -> list[Record]:
         # This stands outside the body of the `with` that holds the lock. In CPython 3.13.0 an interruption at the jump of a
         # loop in that body leaves it without giving the lock back.
         shelf, now = self._room.shelf, self._now_ms()
-        first = shelf.first(kinds)
+        first = shelf.first()
         # A token is made only when something is due: a test asks once more after each message.
         if first is None or first.due is None or first.due > now:
             return []
-        return shelf.lease(limit, os.urandom(16).hex(), now, min(now + duration, LAST_INSTANT), kinds)
+        return shelf.lease(limit, _new_token(), now, min(now + duration, LAST_INSTANT))
+
+    def _lease_of(self, kinds: Collection[str], limit: int, duration: int) -> list[Record]:
+        now = self._now_ms()
+        return self._room.shelf.lease_of(kinds, limit, _new_token, now, min(now + duration, LAST_INSTANT))
 
     def _apply_all(self, settlements: Collection[Settlement]) -> list[bool]:
         now = self._now_ms()
@@ -200,6 +202,10 @@ class MemoryBackend(Backend):
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000
+
+
+def _new_token() -> str:
+    return os.urandom(16).hex()
 
 
 def _place(due: int | None, id: str) -> tuple[bool, int, str]:

@@ -1,78 +1,45 @@
-"""Records in memory, by id and by due time."""
+"""Records in memory, by id, by due time, and by kind and due time."""
 
 from __future__ import annotations
 
 import heapq
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-import attrs
-
-from pitstop.abc import Progress, Record, copy_plain, is_chosen
+from pitstop.abc import Progress, Record, copy_plain
+from pitstop_memory._lines import Lines
+from pitstop_memory._slots import Slot
 
 
 __all__ = ["Shelf"]
 
 
-class _Line:
-    """The records of one kind, by ``(due, order)``: a heap."""
-
-    __slots__ = ("bunched", "bunches", "heap", "kind")
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        # The third part is a str, or the ids of a bunch. It is never compared: only equal items share both numbers.
-        self.heap: list[tuple[int, int, Any]] = []
-        self.bunches = 0
-        #: The number of ids in all bunches of the heap.
-        self.bunched = 0
-
-
-@attrs.define
-class _Slot:
-    """A record, field by field, because the progress changes often and the rest seldom."""
-
-    id: str
-    message: dict[str, Any]
-    series: Mapping[str, Any] | None
-    revision: str
-    progress: Progress
-    #: Grows with each new id: among records with one ``due``, the id that came in first goes first.
-    order: int
-    policy: Mapping[str, Any] | None
-    #: Of its kind.
-    line: _Line
-
-    @property
-    def record(self) -> Record:
-        """The record as it is now, with the very message that is stored."""
-        return Record(self.id, self.message, self.series, self.revision, self.progress, self.line.kind, self.policy)
-
-    def copy(self) -> Record:
-        """Return a copy of the record as it is now. No change to the copy reaches the stored record."""
-        # Neither the series nor the policy must be changed by any user of the record, so they need no copy.
-        return Record(
-            self.id, copy_plain(self.message), self.series, self.revision, self.progress, self.line.kind, self.policy
-        )
-
-
 class Shelf:
-    """A dict by id, and for each kind a heap by ``(due, order)``. It is not thread-safe, but safe from Ctrl-C at any step.
+    """A dict by id, and a heap by ``(due, order)``. It is not thread-safe, but safe from Ctrl-C at any step.
 
-    Records that are leased together are due together, and are nearly always gone before that. So those of one kind share one
-    item of the heap, a bunch: ``(due, a number below 0, the ids)``. When a bunch reaches the top, its remaining records get
-    items of their own.
+    Records that are leased together are due together, and are nearly always gone before that. So they share one item of the
+    heap, a bunch: ``(due, a number below 0, the ids)``. When a bunch reaches the top, its remaining records get items of their
+    own.
 
-    Invariant: each record with a ``due`` has at least one item with its present ``(due, order)`` in the heap of its kind, or is
-    in a bunch there with its present ``due``. Other items are left over from earlier times. They are dropped when they reach the
-    top, or when there are too many of them.
+    Invariant: each record with a ``due`` has at least one heap item with its present ``(due, order)``, or is in a bunch
+    with its present ``due``. Other items are left over from earlier times. They are dropped when they reach the top, or when
+    there are too many of them.
+
+    Claims that choose by kind use :class:`Lines`. The first of these claims builds the lines from the records, and each write
+    updates them from then on. When the lines hold too many items that are left over, the shelf drops them all, and the next such
+    claim builds them anew. So a program without such claims does not pay for them.
     """
 
     def __init__(self) -> None:
-        self._slots: dict[str, _Slot] = {}
-        self._lines: dict[str, _Line] = {}
+        self._slots: dict[str, Slot] = {}
+        # The third part is a str, or the ids of a bunch. It is never compared: only equal items share both numbers.
+        self._heap: list[tuple[int, int, Any]] = []
         self._orders = 0
+        self._bunches = 0
+        # The number of ids in all bunches of the heap.
+        self._bunched = 0
+        self._lines: Lines | None = None
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -100,153 +67,152 @@ class Shelf:
     def put(self, record: Record) -> None:
         """Keep a copy of a record."""
         id, progress = record.id, record.progress
-        message, series, policy = copy_plain(record.message), record.series, record.policy
-        if series is not None:
-            series = copy_plain(dict(series))
-        if policy is not None:
-            policy = copy_plain(dict(policy))
-        slot, line = self._slots.get(id), self._lines.get(record.kind)
-        if line is None:
-            line = self._lines[record.kind] = _Line(record.kind)
+        message, series, policy = copy_plain(record.message), _copied(record.series), _copied(record.policy)
+        slot = self._slots.get(id)
         if slot is None:
             self._orders += 1
-            slot = _Slot(id, message, series, record.revision, progress, self._orders, policy, line)
-            self._push(line, progress.due, slot.order, id)
+            slot = Slot(id, message, series, record.revision, progress, self._orders, record.kind, policy)
+            self._push(progress.due, slot.order, id, record.kind)
             self._slots[id] = slot
         else:
-            self._push(line, progress.due, slot.order, id)
-            if slot.line is not line:
-                # It has its old due for a moment.
-                self._push(line, slot.progress.due, slot.order, id)
-                slot.line = line
-            slot.message, slot.series, slot.revision, slot.progress = message, series, record.revision, progress
-            slot.policy = policy
-        self._sweep(line)
+            self._push(progress.due, slot.order, id, record.kind)
+            # One statement, so that an interruption leaves the old version or the new one.
+            new = message, series, record.revision, progress, record.kind, policy
+            slot.message, slot.series, slot.revision, slot.progress, slot.kind, slot.policy = new
+        self._sweep()
 
     def change(self, id: str, progress: Progress) -> None:
         slot = self._slots[id]
-        self._push(slot.line, progress.due, slot.order, id)
+        self._push(progress.due, slot.order, id, slot.kind)
         slot.progress = progress
-        self._sweep(slot.line)
+        self._sweep()
 
     def delete(self, id: str) -> bool:
         return self._slots.pop(id, None) is not None
 
-    def first(self, kinds: Collection[str] | None = None) -> Progress | None:
-        """Return the progress of the record that is due first, of all records of these kinds."""
-        line = self._first_line(kinds)
-        if line is None:
-            return None
-        _, _, id = line.heap[0]
-        return self._slots[id].progress
+    def first(self) -> Progress | None:
+        """Return the progress of the record that is due first."""
+        while self._heap:
+            due, order, id = self._heap[0]
+            if order < 0:
+                self._untie()
+                continue
+            slot = self._slots.get(id)
+            if slot is not None and slot.order == order and slot.progress.due == due:
+                return slot.progress
+            heapq.heappop(self._heap)
+        return None
 
-    def lease(self, limit: int, token: str, now: int, until: int, kinds: Collection[str] | None = None) -> list[Record]:
-        """Lease the first ``limit`` records of these kinds that are due. Return copies of them."""
+    def lease(self, limit: int, token: str, now: int, until: int) -> list[Record]:
+        """Lease the first ``limit`` records that are due. Return copies of them."""
+        heap, slots, lines = self._heap, self._slots, self._lines
+        bunch: list[str] = []
         leased: list[Record] = []
-        bunches: dict[_Line, list[str]] = {}
-        while len(leased) < limit:
-            line = self._first_line(kinds)
-            if line is None or line.heap[0][0] > now:
-                break
-            # Up to the first record of another kind.
-            bound = self._bound(line, kinds)
-            bunch = bunches.setdefault(line, [])
-            self._lease_of(line, bunch, bound, limit, token, now, until, leased)
-        for line, bunch in bunches.items():
-            line.bunched += len(bunch)
-            self._sweep(line)
-        return leased
-
-    def _lease_of(
-        self,
-        line: _Line,
-        bunch: list[str],
-        bound: tuple[int, int] | None,
-        limit: int,
-        token: str,
-        now: int,
-        until: int,
-        leased: list[Record],
-    ) -> None:
-        """Lease the first records of one kind, up to the place ``bound``. None: all that are due."""
-        heap, slots = line.heap, self._slots
         while heap and len(leased) < limit:
             due, order, id = heap[0]
-            if due > now or (bound is not None and (due, order) > bound):
-                return
+            if due > now:
+                break
             if order < 0:
-                self._untie(line)
+                self._untie()
                 continue
             slot = slots.get(id)
-            if slot is not None and slot.order == order and slot.progress.due == due and slot.line is line:
+            if slot is not None and slot.order == order and slot.progress.due == due:
                 if not bunch:
-                    line.bunches += 1
-                    heapq.heappush(heap, (until, -line.bunches, bunch))
-                # In this order the heap knows the record wherever this is interrupted.
+                    self._bunches += 1
+                    heapq.heappush(heap, (until, -self._bunches, bunch))
+                # In this order the heap and the lines know the record wherever this is interrupted.
                 bunch.append(id)
+                if lines is not None:
+                    lines.push(slot.kind, (until, order, id))
                 slot.progress = slot.progress.leased(token, now, until, limit)
                 leased.append(slot.copy())
             heapq.heappop(heap)
+        self._bunched += len(bunch)
+        self._sweep()
+        return leased
 
-    def _first_line(self, kinds: Collection[str] | None) -> _Line | None:
-        """Return the heap whose top is due first, of those of these kinds. Its top is the item of a record."""
-        if kinds is None and len(self._lines) == 1:
-            (line,) = self._lines.values()
-            return line if self._tidy(line) else None
-        tidy = [each for kind, each in self._lines.items() if is_chosen(kind, kinds) and self._tidy(each)]
-        return min(tidy, key=_top, default=None)
+    def first_of(self, kinds: Collection[str]) -> Progress | None:
+        """Return the progress of the record that is due first, of all records of these kinds."""
+        lines = self._lines_now()
+        first = min(lines.tops(kinds), default=None)
+        if first is None:
+            return None
+        item = lines.first(first[2])
+        return None if item is None else self._slots[item[2]].progress
 
-    def _bound(self, line: _Line, kinds: Collection[str] | None) -> tuple[int, int] | None:
-        others = [
-            _top(each)
-            for kind, each in self._lines.items()
-            if each is not line and is_chosen(kind, kinds) and each.heap and self._tidy(each)
-        ]
-        return min(others, default=None)
+    def lease_of(
+        self, kinds: Collection[str], limit: int, new_token: Callable[[], str], now: int, until: int
+    ) -> list[Record]:
+        """Lease the first ``limit`` records of these kinds that are due. Return copies of them.
 
-    def _tidy(self, line: _Line) -> bool:
-        """Drop items from the top of a heap until it is the item of a record. Return whether there is one."""
-        heap = line.heap
-        while heap:
-            due, order, id = heap[0]
-            if order < 0:
-                self._untie(line)
-                continue
-            slot = self._slots.get(id)
-            if slot is not None and slot.order == order and slot.progress.due == due and slot.line is line:
-                return True
-            heapq.heappop(heap)
-        return False
+        :param new_token: called if there is one, and only then.
+        """
+        lines, slots = self._lines_now(), self._slots
+        tops = lines.tops(kinds)
+        heapq.heapify(tops)
+        if not tops or tops[0][0] > now:
+            return []
+        token, bunch = new_token(), list[str]()
+        self._bunches += 1
+        heapq.heappush(self._heap, (until, -self._bunches, bunch))
+        leased: list[Record] = []
+        while tops and tops[0][0] <= now and len(leased) < limit:
+            kind = tops[0][2]
+            item = lines.first(kind)
+            if item is not None:
+                _, order, id = item
+                slot = slots[id]
+                # In this order the heap and the lines know the record wherever this is interrupted.
+                bunch.append(id)
+                lines.push(kind, (until, order, id))
+                slot.progress = slot.progress.leased(token, now, until, limit)
+                leased.append(slot.copy())
+                lines.pop(kind)
+            following = lines.first(kind)
+            if following is None:
+                heapq.heappop(tops)
+            else:
+                heapq.heapreplace(tops, (following[0], following[1], kind))
+        self._bunched += len(bunch)
+        self._sweep()
+        return leased
 
-    def _push(self, line: _Line, due: int | None, order: int, id: str) -> None:
-        """Add an item for a record that gets this ``due`` next. An interruption in between leaves an item too many."""
+    def _lines_now(self) -> Lines:
+        lines = self._lines
+        if lines is None:
+            lines = self._lines = Lines(self._slots)
+        return lines
+
+    def _push(self, due: int | None, order: int, id: str, kind: str) -> None:
+        """Add items for a record that gets this ``due`` next. An interruption in between leaves an item too many."""
         if due is not None:
-            heapq.heappush(line.heap, (due, order, id))
+            heapq.heappush(self._heap, (due, order, id))
+            if self._lines is not None:
+                self._lines.push(kind, (due, order, id))
 
-    def _untie(self, line: _Line) -> None:
+    def _untie(self) -> None:
         """Give the remaining records of the top bunch items of their own, behind the bunch, so that the bunch stays on top."""
-        heap = line.heap
-        due, _, bunch = heap[0]
+        due, _, bunch = self._heap[0]
         for id in bunch:
             slot = self._slots.get(id)
-            if slot is not None and slot.progress.due == due and slot.line is line:
-                heapq.heappush(heap, (due, slot.order, id))
-        heapq.heappop(heap)
-        line.bunched -= len(bunch)
+            if slot is not None and slot.progress.due == due:
+                heapq.heappush(self._heap, (due, slot.order, id))
+        heapq.heappop(self._heap)
+        self._bunched -= len(bunch)
 
-    def _sweep(self, line: _Line) -> None:
-        if len(line.heap) + line.bunched <= 2 * len(self._slots) + 64:
+    def _sweep(self) -> None:
+        room = 2 * len(self._slots) + 64
+        if self._lines is not None and self._lines.items > room:
+            self._lines = None
+        if len(self._heap) + self._bunched <= room:
             return
         items = [
-            (each.progress.due, each.order, id)
-            for id, each in self._slots.items()
-            if each.progress.due is not None and each.line is line
+            (each.progress.due, each.order, id) for id, each in self._slots.items() if each.progress.due is not None
         ]
         heapq.heapify(items)
-        line.heap[:] = items
-        line.bunched = 0
+        self._heap[:] = items
+        self._bunched = 0
 
 
-def _top(line: _Line) -> tuple[int, int]:
-    due, order, _ = line.heap[0]
-    return due, order
+def _copied(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if values is None else copy_plain(dict(values))

@@ -76,9 +76,11 @@ class _Document:
     def dump(self) -> bytes:
         return json.dumps(self.header).encode() + b"\n" + self.message
 
-    def is_of(self, kinds: Collection[str]) -> bool:
+    @property
+    def kind(self) -> str | None:
+        """The kind of the record; None if it cannot be read."""
         kind = self.header.get("kind", "")
-        return isinstance(kind, str) and is_chosen(kind, kinds)
+        return kind if isinstance(kind, str) else None
 
     def changed(self, fields: dict[str, Any]) -> _Document:
         return _Document({**self.header, **fields}, self.message)
@@ -198,14 +200,17 @@ class FilesystemBackend(Backend):
             now = self._now_ms()
             until = min(now + duration, LAST_INSTANT)
             due = [name for name in names.values() if name.due is not None and name.due <= now]
+            # The kind stands in the file alone, so a claim of some kinds reads the files of all others that are due before. A
+            # folder of thousands of messages affords that. A store with indexes must not copy it: it needs an index of
+            # (kind, due), so that a backlog of other kinds costs nothing.
             for name in sorted(due, key=Name.place):
                 if len(leased) == limit:
                     break
                 document = _Document.parse(self._folder.read(name))
+                if not is_chosen(None if document is None else document.kind, kinds):
+                    continue
                 if document is None:
                     self._folder.set_aside(name)
-                    continue
-                if kinds is not None and not document.is_of(kinds):
                     continue
                 record = document.record(name.due)
                 if isinstance(record, Record):
@@ -247,9 +252,8 @@ class FilesystemBackend(Backend):
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         with self._folder.locked() as names:
             dues = sorted((name for name in names.values() if name.due is not None), key=Name.place)
-            # The kind stands in the file. For all kinds, the first name is the answer.
-            chosen = (name.due for name in dues if kinds is None or self._is_of(name, kinds))
-            return next(chosen, None)
+            # For all kinds, the first name is the answer. For some, files are read up to the first of these kinds: see lease().
+            return next((name.due for name in dues if kinds is None or is_chosen(self._kind(name), kinds)), None)
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
@@ -292,9 +296,9 @@ class FilesystemBackend(Backend):
         record = document.record(name.due)
         return isinstance(record, Record) and record.progress == progress
 
-    def _is_of(self, name: Name, kinds: Collection[str]) -> bool:
+    def _kind(self, name: Name) -> str | None:
         document = _Document.parse(self._folder.read(name))
-        return document is not None and document.is_of(kinds)
+        return None if document is None else document.kind
 
     def _record(self, name: Name) -> Record | Damaged | None:
         document = _Document.parse(self._folder.read(name))

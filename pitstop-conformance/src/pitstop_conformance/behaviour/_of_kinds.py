@@ -123,6 +123,24 @@ class OfKinds(Kit):
         assert (summary.acked, summary.reason) == (20, "idle")
         assert kinded_pit.stats().due == 20
 
+    @pytest.mark.parametrize("rest", [False, True], ids=["without_the_rest", "with_the_rest"])
+    def test_the_handler_of_the_rest_has_messages_whose_kind_cannot_be_read_set_aside(
+        self, kinded_pit: pitstop.Pitstop, backend: Backend, rest: bool
+    ) -> None:
+        """No handler gets such a message. Without a handler of the rest, it stays as it is."""
+        kinded_pit.store_many([({"id": f"{n}"}, _NOW) for n in range(5)], kind="mail")
+        kinded_pit.store({"id": "other"}, _NOW)
+        for id in ("0", "3"):
+            self.damage_kind(backend, id)
+        handled: list[str] = []
+        handlers: dict[str, Any] = {"mail": lambda message: handled.append(message["id"])}
+
+        kinded_pit.consume({**handlers, "*": lambda message: None} if rest else handlers, until_idle=True)
+
+        assert sorted(handled) == ["1", "2", "4"]
+        assert [each.id for each in kinded_pit.entries("dead")] == (["0", "3"] if rest else [])
+        assert [each.id for each in kinded_pit.entries("due")] == ([] if rest else ["0", "3", "other"])
+
     def test_consume_of_some_kinds_in_an_event_loop(self, open_backend: Handles) -> None:
         backend = open_backend()
         needs(backend, Capability.KINDS)

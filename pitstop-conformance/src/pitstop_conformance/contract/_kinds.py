@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from pitstop.abc import LAST_INSTANT, AllBut, Backend, Capability, Outcome, Progress
+from pitstop.abc import LAST_INSTANT, AllBut, Aside, Backend, Capability, Damaged, Outcome, Progress
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import (
@@ -56,7 +56,7 @@ def _put(backend: Backend, *kinds: str) -> None:
 
 
 class Kinds(Kit):
-    """Records of several kinds in one kinded."""
+    """Records of several kinds in one store."""
 
     rule = 'docs/writing-a-backend.md, "Kinds"'
 
@@ -274,6 +274,61 @@ class Kinds(Kit):
 
         assert found in ({"a", "b"}, {"b"})
         assert {*ids(kinded.lease(10, MINUTE)), *ids(kinded.lease(10, MINUTE))} | found == {"a", "b", "c", "d"}
+
+    @pytest.mark.parametrize("limit", [1, 10])
+    def test_a_record_whose_kind_cannot_be_read_is_in_no_claim_that_names_kinds(
+        self, kinded: Backend, open_backend: Handles, limit: int
+    ) -> None:
+        _put(kinded, "mail", "mail", "")
+        self.damage_kind(kinded, "0")
+        named = ["mail", "", "none"]
+        assert open_backend.peer().next_due(named) == START - 2
+
+        found: list[str] = []
+        while claim := kinded.lease(limit, MINUTE, named):
+            found += ids(claim)
+
+        assert found == ["1", "2"]
+        assert open_backend.peer().next_due(named) == START + MINUTE
+        read = kinded.get("0")
+        assert isinstance(read, Damaged)
+        assert (read.due, read.token) == (START - 3, None), "the record is unchanged"
+
+    @pytest.mark.parametrize("limit", [1, 10])
+    @pytest.mark.parametrize(
+        "kinds", [None, AllBut(["mail"]), AllBut(["", "mail", "bulk"])], ids=["all", "all_but_one", "all_but_three"]
+    )
+    def test_a_record_whose_kind_cannot_be_read_is_among_the_rest(
+        self, kinded: Backend, open_backend: Handles, kinds: Any, limit: int
+    ) -> None:
+        """A listener of all kinds but some takes it, so that core sets it aside."""
+        _put(kinded, "mail", "report", "mail")
+        self.damage_kind(kinded, "2")
+        others = ["0", "1"] if kinds is None else ["1"]
+        assert open_backend.peer().next_due(kinds) == START - 4 + int(others[0]) + 1
+
+        found: list[Any] = []
+        while claim := kinded.lease(limit, MINUTE, kinds):
+            found += claim
+
+        assert ids(found) == [*others, "2"]
+        damaged = found[-1]
+        assert isinstance(damaged, Damaged)
+        assert (damaged.due, bool(damaged.token)) == (START + MINUTE, True)
+        aside = settlement(damaged, Outcome.BURY, Aside(damaged.error))
+        assert list(kinded.settle([aside])) == [True]
+        assert ids(kinded.scan("dead", 10, None)) == ["2"]
+        assert open_backend.peer().next_due(AllBut(["", "mail", "report"])) is None
+
+    def test_a_kind_that_cannot_be_read_is_healed_by_a_put(self, kinded: Backend) -> None:
+        _put(kinded, "mail")
+        self.damage_kind(kinded, "0")
+        record = make_record("0", kind="report")
+
+        kinded.put([record])
+
+        assert kinded.get("0") == record
+        assert ids(kinded.lease(1, MINUTE, ["report"])) == ["0"]
 
     def test_the_farthest_times_have_kinds_too(self, kinded: Backend, clock: ManualClock) -> None:
         kinded.put([make_record("a", LAST_INSTANT, kind="mail"), make_record("b", 0, kind="mail")])

@@ -190,7 +190,8 @@ class Backend(ABC):
         :param limit: from 1 to 2**31 - 1, here and in :meth:`scan`.
         :param kinds: only records of these kinds, at least one; or of all kinds but those of an :class:`AllBut`. None: of all
             kinds. Records of other kinds are neither changed nor in the way, however many are due. A record whose kind cannot be
-            read is of no kind. Core gives the argument to backends with :attr:`Capability.KINDS` only.
+            read is of no kind: an :class:`AllBut` includes it, and core sets it aside. A claim that names kinds never returns it.
+            Core gives the argument to backends with :attr:`Capability.KINDS` only.
         """
 
     @abstractmethod

@@ -17,8 +17,12 @@ class AllBut(frozenset[str]):
         return f"AllBut({sorted(self)})"
 
 
-def is_chosen(kind: str, kinds: Collection[str] | None) -> bool:
-    """Whether a choice includes a kind. None is the choice of all kinds."""
+def is_chosen(kind: str | None, kinds: Collection[str] | None) -> bool:
+    """Whether a choice includes a kind.
+
+    :param kind: None: the stored kind cannot be read. Such a record is included by an :class:`AllBut`, and by no collection.
+    :param kinds: None: all kinds.
+    """
     if kinds is None:
         return True
     return (kind not in kinds) if isinstance(kinds, AllBut) else (kind in kinds)
