@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
-import attrs
 import pytest
-
-from pymongo.errors import AutoReconnect
 
 import pitstop_mongo._messages.claimer
 
@@ -15,7 +10,6 @@ from mongo.conftest import START
 from pitstop import BackendUnavailable
 from pitstop.abc import Outcome, Progress, Settlement
 from pitstop.testing import ManualClock
-from pitstop_mongo._client.collection import Collection
 
 
 MINUTE = 60_000
@@ -165,13 +159,13 @@ def test_a_claim_gets_out_of_the_way_of_others_and_comes_back(backend, open_back
     other = open_backend(clock=clock)
     between(lambda: other.lease(5, MINUTE))
     assert len(backend.lease(5, MINUTE)) == 5
-    assert backend._claimer._spread > 0
+    assert backend._claimers.all._spread > 0
 
     rest = []
     while claim := backend.lease(5, MINUTE):
         rest += claim
     assert len(rest) == 40
-    assert backend._claimer._spread == 0
+    assert backend._claimers.all._spread == 0
 
 
 def test_the_remembered_beginning_hides_nothing_that_is_stored_here(open_backend, record):
@@ -180,7 +174,7 @@ def test_the_remembered_beginning_hides_nothing_that_is_stored_here(open_backend
     now = backend.now() // 1000
     backend.put([record(id, now - 1000) for id in "abcd"])
     assert len(backend.lease(2, MINUTE)) == 2
-    assert backend._claimer._low is not None
+    assert backend._claimers.all._low is not None
 
     backend.put([record("older", now - 5000)])
     assert backend.lease(2, MINUTE)[0].id == "older"
@@ -216,70 +210,3 @@ def test_the_index_is_made_again_after_it_was_dropped(backend, coll, record):
         backend.lease(1, MINUTE)
     assert [each.id for each in backend.lease(1, MINUTE)] == ["a"]
     assert "due_1" in coll.index_information()
-
-
-def test_the_index_of_the_kinds_is_made_by_the_first_claim_that_needs_it_and_again_if_it_is_dropped(
-    backend, coll, record
-):
-    backend.put([attrs.evolve(record(id), kind="mail") for id in "ab"])
-    assert len(backend.lease(1, MINUTE)) == 1
-    assert set(coll.index_information()) == {"_id_", "due_1"}
-
-    assert [each.id for each in backend.lease(1, MINUTE, ["mail"])] == ["b"]
-    assert coll.index_information()["kind_1_due_1"]["key"] == [("kind", 1), ("due", 1)]
-
-    coll.drop_index("kind_1_due_1")
-    with pytest.raises(BackendUnavailable, match="refused an operation"):
-        backend.lease(1, MINUTE, ["mail"])
-    assert backend.lease(1, MINUTE, ["mail"]) == []
-    assert "kind_1_due_1" in coll.index_information()
-
-
-def test_claims_of_some_kinds_go_by_due_while_their_index_is_being_made(
-    backend, open_backend, coll, record, monkeypatch
-):
-    """In a large collection that takes minutes, and the time of an operation is shorter."""
-    begun, may_end = threading.Event(), threading.Event()
-    make = Collection.make_index_of_kinds
-
-    def slowly(self):
-        begun.set()
-        assert may_end.wait(60)
-        return make(self)
-
-    monkeypatch.setattr(Collection, "make_index_of_kinds", slowly)
-    monkeypatch.setattr(backend._connection, "_timeout", 0.2)
-    backend.put([attrs.evolve(record(id), kind=kind) for id, kind in [("a", "bulk"), ("b", "mail"), ("c", "mail")]])
-    try:
-        for id in "bc":
-            assert [each.id for each in backend.lease(1, MINUTE, ["mail"])] == [id]
-        assert backend.lease(5, MINUTE, ["mail"]) == []
-        assert backend.next_due(["bulk"]) == START
-        assert begun.is_set()
-        assert "kind_1_due_1" not in coll.index_information()
-    finally:
-        may_end.set()
-    for thread in threading.enumerate():
-        if thread.name == "pitstop-index":
-            thread.join(60)
-    assert "kind_1_due_1" in coll.index_information()
-    assert [each.id for each in backend.lease(5, MINUTE, ["bulk"])] == ["a"]
-
-
-def test_a_lost_claim_of_a_kind_is_not_given_to_listeners_of_another(backend, record, monkeypatch):
-    """The claim was done, and its reply got lost. The next claim of these kinds finds its messages."""
-    backend.put([attrs.evolve(record("a"), kind="mail"), attrs.evolve(record("b"), kind="report")])
-    backend.next_due(["mail"])
-    claimer = backend._claimer_of(["mail"])
-    lease = claimer._new_lease(MINUTE, 1)
-
-    def claim():
-        with backend._connection.indexed() as link, claimer._doubts.unless_known(lease, link):
-            link.handles.coll.update_one({"_id": "a"}, lease.update)
-            raise AutoReconnect
-
-    with pytest.raises(BackendUnavailable):
-        claim()
-    assert [each.id for each in backend.lease(5, MINUTE, ["report"])] == ["b"]
-    assert backend.lease(5, MINUTE) == []
-    assert [each.id for each in backend.lease(5, MINUTE, ["mail"])] == ["a"]

@@ -21,6 +21,8 @@ FUTURE = 1_000_000 if LARGE else 20_000
 DUE = 300_000 if LARGE else 6_000
 MINUTE = 60_000
 BATCH = 100
+#: The index of the kinds: its fields, and its name, which operations give.
+BY_KIND = ("{ kind: 1, due: 1 }", "kind_1_due_1")
 
 pytestmark = pytest.mark.timeout(1200 if LARGE else 120)
 
@@ -62,17 +64,18 @@ def profile(coll):
     database.command("profile", 0)
 
 
-def assert_cheap(entries, count, index, fields=1, more=2):
-    """Each operation used an index, and examined no more than its own documents."""
+def assert_cheap(entries, count, index, hint=None, more=2):
+    """Each operation used an index, and examined no more than its own documents.
+
+    :param hint: the name of the index, if the operation gives it.
+    """
     assert entries
     for each in entries:
         plan, keys = each["planSummary"], each["keysExamined"]
         assert plan.startswith(("IXSCAN", "IDHACK", "COUNT_SCAN", "EOF")), each
         assert index in plan, each
         # The planner's own choice would depend on the data, so each operation gives a hint.
-        hint = ", ".join(f"{field}: 1" for field in each["command"]["hint"])
-        assert index == f"{{ {hint} }}", each
-        assert len(each["command"]["hint"]) == fields, each
+        assert each["command"]["hint"] == (hint or {index[2:-2].split(":")[0]: 1}), each
         assert not each.get("hasSortStage"), each
         assert keys <= 2 * count + more, each
         assert each["docsExamined"] <= count + 1, each
@@ -208,21 +211,59 @@ def test_a_claim_of_some_kinds_reads_no_more_than_its_messages(backend, backlog,
     wanted = [each["_id"] for each in mails if kinds != ["mail"] or each["kind"] == "mail"][:limit]
     assert sorted(each.id for each in leased) == wanted
     entries = profile()
-    ends = [each for each in entries if each["command"].get("distinct")]
-    assert len(ends) == isinstance(kinds, AllBut)
-    for each in ends:
+    walks = [each for each in entries if "aggregate" in each["command"]]
+    assert len(walks) == isinstance(kinds, AllBut)
+    for each in walks:
         assert each["planSummary"].startswith("DISTINCT_SCAN"), each
         assert each["keysExamined"] <= 8, each
     claims = [each for each in entries if "sort" in each["command"]]
-    assert_cheap(claims, limit, "{ kind: 1, due: 1 }", fields=2, more=8)
-    assert_cheap([each for each in entries if each not in ends + claims] or claims, limit, *_by(limit))
+    assert_cheap(claims, limit, *BY_KIND, more=8)
+    # A claim of one is one command. A claim of several marks them by id.
+    assert len(claims) + len(walks) + (limit > 1) == len(entries)
+    assert_cheap([each for each in entries if each not in walks + claims] or claims, limit, *_by(limit))
 
     profile()
     assert backend.next_due(kinds) is not None
-    (entry,) = [each for each in profile() if "distinct" not in each["command"]]
-    assert_cheap([entry], 1, "{ kind: 1, due: 1 }", fields=2, more=8)
+    (entry,) = [each for each in profile() if "aggregate" not in each["command"]]
+    assert_cheap([entry], 1, *BY_KIND, more=8)
 
 
 def _by(limit):
-    # A claim of one is one command; a claim of several marks them by id.
-    return ("{ kind: 1, due: 1 }", 2, 8) if limit == 1 else ("{ _id: 1 }",)
+    return (*BY_KIND, 8) if limit == 1 else ("{ _id: 1 }",)
+
+
+@pytest.mark.parametrize("limit", [1, BATCH])
+@pytest.mark.parametrize("chosen", [199, 200, 250, "rest of 198", "rest of 199", "rest of 250"])
+def test_a_claim_of_many_kinds_sorts_no_backlog(backend, backlog, coll, profile, chosen, limit):
+    """The server merges 200 parts of an index. Above that it would sort all messages of these kinds, for each claim."""
+    count = chosen if isinstance(chosen, int) else int(chosen[8:])
+    kinds = [f"kind-{n:03}" for n in range(count)]
+    coll.update_many({}, [{"$set": {"kind": {"$concat": ["kind-", {"$substrCP": ["$_id", 4, 3]}]}}}])
+    coll.update_many({"kind": {"$gt": kinds[-1]}}, {"$set": {"kind": kinds[0]}})
+    assert sorted(coll.distinct("kind")) == kinds[: backlog + FUTURE]
+    choice = kinds if isinstance(chosen, int) else AllBut(["other"])
+    backend.next_due(choice)  # makes the index
+    profile()
+
+    first = [each["_id"] for each in coll.find({"due": {"$lt": from_instant(START)}}).sort("due", 1).limit(limit)]
+    profile()
+    assert {each.id for each in backend.lease(limit, MINUTE, choice)} <= {*first, *coll.distinct("_id")}
+    entries = [each for each in profile() if "sort" in each["command"] and "hint" in each["command"]]
+    merged = count <= (200 if isinstance(chosen, int) else 198)
+    (entry,) = entries
+    assert entry["command"]["hint"] == (BY_KIND[1] if merged else {"due": 1})
+    assert not entry.get("hasSortStage"), entry
+    assert entry["docsExamined"] <= limit, entry
+    assert entry["keysExamined"] <= limit + (count + 5 if merged else 1), entry
+
+
+def test_the_walk_over_very_many_kinds_ends_early_and_is_not_repeated(backend, coll, profile):
+    coll.insert_many(document(f"{n:05}", START - 1) | {"kind": f"kind-{n}"} for n in range(20_000))
+    assert backend.next_due(AllBut(["other"])) == START - 1
+    walks = [each for each in profile() if "aggregate" in each["command"]]
+    for _ in range(3):
+        assert len(backend.lease(1, MINUTE, AllBut(["other"]))) == 1
+    entries = profile()
+    assert not [each for each in entries if "aggregate" in each["command"]]
+    for each in walks:
+        assert each["keysExamined"] < 1000, each

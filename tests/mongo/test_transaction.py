@@ -434,7 +434,7 @@ class TestListener:
             for _ in range(100):
                 listener.get().ack()
             backend = pit._session.backend
-            assert backend._claimer._low is not None, "it remembers"
+            assert backend._claimers.all._low is not None, "it remembers"
             session.commit_transaction()
             began, handled = time.monotonic(), 0
             while (delivery := listener.get()).id != "late":

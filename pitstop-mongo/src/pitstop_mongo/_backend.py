@@ -14,7 +14,6 @@ import attrs
 
 from pitstop import State
 from pitstop.abc import (
-    AllBut,
     Aside,
     Backend,
     BackendConfig,
@@ -34,6 +33,7 @@ from pitstop_mongo._client.config import MongoConfig
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.scratch import is_scratch, scratch_collection, scratch_name
 from pitstop_mongo._messages.claimer import Claimer
+from pitstop_mongo._messages.claimers import Claimers
 from pitstop_mongo._messages.settler import Settler
 from pitstop_mongo._messages.storer import Storer
 from pitstop_mongo._messages.transaction import Transaction
@@ -96,9 +96,7 @@ class MongoBackend(Backend):
             self.capabilities = self.capabilities & ~_OF_A_SERVER  # type: ignore[misc]
         self._adopter = Adopter(self._connection)
         self._unleasable = Unleasable(self._connection.dialect, self.clock, self._connection.location)
-        self._claimer = self._new_claimer(None)
-        # Of listeners that chose some kinds, by these kinds. Any thread adds.
-        self._claimers: dict[tuple[bool, frozenset[str]], Claimer] = {}
+        self._claimers = Claimers(self._new_claimer)
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
@@ -125,7 +123,7 @@ class MongoBackend(Backend):
             self._storer.put(records)
         finally:
             # Also when it failed: it may have been done in part.
-            self._written(min((record.progress.due or 0 for record in records), default=None))
+            self._claimers.written(min((record.progress.due or 0 for record in records), default=None))
             self._unleasable.forget(record.id for record in records)
         self._wakeups.announce(_least(record.progress for record in records))
 
@@ -135,7 +133,7 @@ class MongoBackend(Backend):
         try:
             stored = self._storer.put_if(record, revision, progress)
         finally:
-            self._written(due or 0)
+            self._claimers.written(due or 0)
             self._unleasable.forget([record.id])
         if stored:
             self._wakeups.announce(_least([record.progress]))
@@ -160,7 +158,7 @@ class MongoBackend(Backend):
 
     @_one_call
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
-        claimer = self._claimer if kinds is None else self._claimer_of(kinds)
+        claimer = self._claimers.all if kinds is None else self._claimers.of(kinds)
         # A listener claims again by itself, and logs the outage after one failed claim.
         with self._connection.bounded():
             return claimer.lease(limit, duration)
@@ -173,7 +171,7 @@ class MongoBackend(Backend):
         ]
         for progress, _ in written:
             if isinstance(progress, Progress):
-                self._written(progress.due)
+                self._claimers.written(progress.due)
         self._wakeups.announce(_least(progress for progress, done in written if done))
         return applied
 
@@ -210,7 +208,7 @@ class MongoBackend(Backend):
             return self._adopter.adopt(items)
         finally:
             # Also when it failed: it may have been done in part.
-            self._written(min((record.progress.due or 0 for _, record in items), default=None))
+            self._claimers.written(min((record.progress.due or 0 for _, record in items), default=None))
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
@@ -229,17 +227,6 @@ class MongoBackend(Backend):
     def _new_claimer(self, kinds: Collection[str] | None) -> Claimer:
         remember = self._config.clock is None
         return Claimer(self._connection, self.clock, self._unleasable, remember=remember, kinds=kinds)
-
-    def _claimer_of(self, kinds: Collection[str]) -> Claimer:
-        key = (isinstance(kinds, AllBut), frozenset(kinds))
-        claimer = self._claimers.get(key)
-        return self._claimers.setdefault(key, self._new_claimer(kinds)) if claimer is None else claimer
-
-    def _written(self, due: int | None) -> None:
-        self._claimer.written(due)
-        if self._claimers:
-            for each in tuple(self._claimers.values()):
-                each.written(due)
 
 
 def _least(written: Iterable[Progress | Aside | None]) -> int | None:

@@ -18,8 +18,10 @@ from bson.raw_bson import RawBSONDocument
 
 
 __all__ = [
+    "SYMBOL",
     "TEXT",
     "Element",
+    "among",
     "any_of",
     "behind",
     "decoded",
@@ -27,13 +29,16 @@ __all__ = [
     "equal_to",
     "id_document",
     "id_of",
+    "is_empty",
+    "is_exact",
     "is_text",
     "text",
 ]
 
-#: The type of a text.
-TEXT = 0x02
-_UNDEFINED, _REGEX = 0x06, 0x0B
+#: The type of a text, and of a symbol, which equals the same text.
+TEXT, SYMBOL = 0x02, 0x0E
+_NULL, _UNDEFINED, _REGEX = 0x0A, 0x06, 0x0B
+_BINARY = 0x05
 #: Types with a fixed number of bytes. https://bsonspec.org/spec.html
 _FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
 #: Types whose value begins with its number of bytes, and how many bytes that number does not count.
@@ -112,6 +117,23 @@ def equal_to(element: Element | None) -> RawBSONDocument | dict[str, object]:
         # The server refuses to compare with undefined.
         return {"$type": element.kind if element.kind != 0xFF else -1}
     return RawBSONDocument(_document([(b"$eq", element)]))
+
+
+def is_empty(element: Element) -> bool:
+    """Whether a value counts as none: null, or the obsolete undefined, which is read as null."""
+    return element.kind in (_NULL, _UNDEFINED)
+
+
+def is_exact(element: Element) -> bool:
+    """Whether a filter that repeats the value finds this value alone. Not so a pattern, for example."""
+    simple = element.kind in (TEXT, SYMBOL, _BINARY) or element.kind in _FIXED
+    return simple and not is_empty(element) and len(element.value) <= _LONGEST
+
+
+def among(values: Iterable[Element]) -> RawBSONDocument:
+    """Return the condition that a field has one of these values."""
+    listed = _document([(str(index).encode(), value) for index, value in enumerate(values)])
+    return RawBSONDocument(_document([(b"$in", Element(0x04, listed))]))
 
 
 def any_of(ids: Iterable[str], operator: bytes = b"$in") -> RawBSONDocument:

@@ -12,7 +12,7 @@
     no collection, with create=False  it may not be made
 
 A check that the user has no rights for is left out. The index on ``due`` is made if it is missing. The index on ``kind`` and
-``due`` is made when a listener first asks for some kinds.
+``due`` is made when a listener first asks for some kinds: see :mod:`pitstop_mongo._client.kind_index`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import json
 import logging
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -43,9 +44,14 @@ _MAY_NOT = frozenset({13, 8000})
 _CANNOT_LOOK = _MAY_NOT | {59, 115, 238}
 _IS_A_VIEW = 166
 _CLASHES = frozenset({85, 86})
+#: Codes of a build that was killed.
+_KILLED = frozenset({276, 11601})
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INDEX = {"due": 1}
 _INDEX_OF_KINDS = {"kind": 1, "due": 1}
+#: The name that MongoDB gives the index of the kinds, and the name for an administrator if the first one is taken.
+_NAME_OF_KINDS, _SPARE_NAME = "kind_1_due_1", "pitstop_kind_due"
 #: Flaws of an index with the right key, by the option that causes them.
 _FLAWS = {
     "unique": "unique, so two messages could not be due at the same time",
@@ -203,44 +209,69 @@ class Collection:
             drop = f"Drop it, in mongosh: {self._shell}.dropIndex({json.dumps(name)})"
             if "expireAfterSeconds" in index and len(key) == 1 and _TIMES & key.keys():
                 raise refused(f"{self._it} has a TTL index {name!r}: the server would delete messages. {drop}")
-            flaws = [flaw for option, flaw in _FLAWS.items() if index.get(option)]
-            if key == _INDEX and flaws:
+            flaw = _flaw_of(index)
+            if key == _INDEX and flaw:
                 raise refused(
-                    f"{self._it} has an index {name!r} on due that is {flaws[0]}. {drop} "
+                    f"{self._it} has an index {name!r} on due that is {flaw}. {drop} "
                     f"(Pitstop then makes the plain index that it needs)."
                 )
             found = found or key == _INDEX
         return found
 
-    def has_index_of_kinds(self) -> bool:
-        """Whether the index of the kinds is there, as far as this user may know."""
-        key = list(_INDEX_OF_KINDS.items())
-        return any(
-            list(index["key"].items()) == key and not any(index.get(option) for option in _FLAWS)
-            for index in self._indexes() or ()
-        )
+    def index_of_kinds(self) -> str | None:
+        """Return the name of the index of the kinds; None if there is none that claims can use now.
 
-    def make_index_of_kinds(self) -> bool:
-        """Make the index of the kinds. Return whether it is there then. In a large collection this may take minutes.
-
-        If the index cannot be made, the log says so, because claims of some kinds then read all messages that are due.
+        The server lists an index from the beginning of its build, and uses it from the end. So a query tries the index.
         """
+        indexes = self._indexes()
+        if indexes is None:
+            # A user who may not list the indexes may still use them.
+            return next((name for name in (_NAME_OF_KINDS, _SPARE_NAME) if self._is_planned(name)), None)
+        fit = (index["name"] for index in indexes if _is_of_kinds(index) and not _flaw_of(index))
+        return next((name for name in fit if self._answers_by_index(name)), None)
+
+    def make_index_of_kinds(self) -> str:
+        """Make the index of the kinds, or wait for its build. Return its name. In a large collection this may take minutes.
+
+        :raises BackendUnavailable: if the server refuses it, or if claims cannot use it. The text says why, and what to do.
+        """
+        refusal: OperationFailure | None = None
         try:
             self.handles.coll.create_index(list(_INDEX_OF_KINDS.items()))
         except OperationFailure as error:
-            if error.code not in _CLASHES | _MAY_NOT:
+            # A server that is about to stop, or a new primary, is asked again. An administrator who killed the build is not.
+            if kind_of(error) is Kind.UNKNOWN and error.code not in _KILLED:
                 raise
-            if self._answers_by_index(_INDEX_OF_KINDS):
-                return True
-            _log.warning(
-                "%s has no index { kind: 1, due: 1 }, and it could not be made (code %s). Listeners of some kinds read all "
-                "messages that are due. Let an administrator make it, in mongosh: %s.createIndex({ kind: 1, due: 1 })",
-                self._it,
-                error.code,
-                self._shell,
-            )
+            refusal = error
+        name = self.index_of_kinds()
+        if name is None:
+            raise self._has_no_index_of_kinds(refusal) from None
+        return name
+
+    def _has_no_index_of_kinds(self, refusal: OperationFailure | None) -> BackendUnavailable:
+        flawed = [(index["name"], _flaw_of(index)) for index in self._indexes() or () if _is_of_kinds(index)]
+        why = "" if refusal is None else f", and the server refuses to make it (code {refusal.code})"
+        beside = "".join(f" The index {name!r} on these fields is {flaw}." for name, flaw in flawed if flaw)
+        name = f', {{ name: "{_SPARE_NAME}" }}' if beside or (refusal is not None and refusal.code in _CLASHES) else ""
+        return refused(
+            f"{self._it} has no index {{ kind: 1, due: 1 }} that claims can use{why}.{beside} Without it, listeners of some "
+            f"kinds read all messages that are due. Pitstop looks again each minute. Let an administrator make it, in mongosh: "
+            f"{self._shell}.createIndex({{ kind: 1, due: 1 }}{name})"
+        )
+
+    def _is_planned(self, name: str) -> bool:
+        """Whether the server plans a claim of some kinds by this index, and it is the right one without flaws."""
+        coll = self.handles.coll
+        query = {"find": coll.name, "filter": {"kind": "", "due": {"$gte": _EPOCH}}, "hint": name, "limit": 1}
+        try:
+            explained = coll.database.command("explain", query, verbosity="queryPlanner")
+        except OperationFailure as error:
+            if kind_of(error) is Kind.UNKNOWN:
+                raise
             return False
-        return True
+        scan = _scan_by(name, explained) or {}
+        flawed = scan.get("isPartial") or scan.get("isSparse") or scan.get("isUnique") or scan.get("collation")
+        return list(scan.get("keyPattern", {}).items()) == list(_INDEX_OF_KINDS.items()) and not flawed
 
     def _make_index(self, *, known_missing: bool) -> None:
         try:
@@ -264,10 +295,13 @@ class Collection:
                 f"{self._make_it_by_hand}"
             ) from None
 
-    def _answers_by_index(self, index: Mapping[str, int] = _INDEX) -> bool:
-        """Whether the index is there. A user who may not list the indexes may still use it."""
+    def _answers_by_index(self, name: str | None = None) -> bool:
+        """Whether the index is there. A user who may not list the indexes may still use it.
+
+        :param name: the name of the index; None: the index on ``due``, whatever its name is.
+        """
         try:
-            self.handles.raw.find_one({}, {"_id": 1}, hint=list(index.items()))
+            self.handles.raw.find_one({}, {"_id": 1}, hint=list(_INDEX.items()) if name is None else name)
         except OperationFailure as error:
             if "hint" not in str(error):
                 raise
@@ -308,3 +342,22 @@ def _is_ours(fields: Mapping[str, Any]) -> bool:
     if isinstance(fields.get("revision"), str) and "scheduled_for" in fields:
         return True
     return len(_OURS & fields.keys()) >= _ENOUGH
+
+
+def _flaw_of(index: Mapping[str, Any]) -> str | None:
+    return next((flaw for option, flaw in _FLAWS.items() if index.get(option)), None)
+
+
+def _is_of_kinds(index: Mapping[str, Any]) -> bool:
+    return list(index["key"].items()) == list(_INDEX_OF_KINDS.items())
+
+
+def _scan_by(name: str, plan: Any) -> Mapping[str, Any] | None:
+    """Return the stage of an explained plan that scans this index."""
+    if isinstance(plan, Mapping):
+        if plan.get("indexName") == name:
+            return plan
+        plan = list(plan.values())
+    if not isinstance(plan, list):
+        return None
+    return next((found for part in plan if (found := _scan_by(name, part)) is not None), None)

@@ -7,8 +7,8 @@ import os
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from threading import Lock, Thread, local
+from contextlib import contextmanager
+from threading import Lock, local
 from typing import TypeVar
 
 import pymongo
@@ -28,6 +28,7 @@ from pitstop_mongo._client.failures import (
     is_login_refused,
     is_permanent,
     kind_of,
+    names_no_index,
     translate,
 )
 from pitstop_mongo._client.link import Link
@@ -48,8 +49,6 @@ _MOST_RUNS = 6
 _LEAST_RUN = 0.5
 #: Seconds in which the servers are told, at the close, which sessions and cursors they may drop.
 _FAREWELL = 0.5
-
-_BAD_VALUE = 2
 
 
 class _Bound(local):
@@ -225,20 +224,20 @@ class Connection:
         """Run an operation that needs the index. Before it begins, the collection is checked, and the index is made.
 
         :param foreign: whether a collection with documents of other programs alone is accepted.
-        :param kinds: whether the operation needs the index of the kinds.
+        :param kinds: whether the operation can use the index of the kinds. If the index is missing, it is made meanwhile.
         :raises BackendUnavailable: also if the collection cannot hold messages. The text says why.
         """
         with self.operation() as link:
             if not link.indexed or not (link.known or foreign):
                 self._prepare(link, foreign=foreign)
-            if kinds and link.by_kind is None:
-                self._prepare_kinds(link)
+            if kinds and link.kinds.ready is None and self.dialect.describes_collections:
+                link.kinds.prepare(self._collection(link), self._left(self._timeout) / 2)
             try:
                 yield link
             except OperationFailure as error:
-                if error.code == _BAD_VALUE and "hint" in str(error):
+                if names_no_index(error):
                     # The index or the collection was dropped. The next operation makes the index again.
-                    link.indexed, link.by_kind = False, None
+                    link.indexed = False
                 raise
 
     def _prepare(self, link: Link, *, foreign: bool) -> None:
@@ -248,35 +247,6 @@ class Connection:
             link.handles.coll.create_index([("due", 1)])
         link.indexed = True
         link.known = link.known or not foreign
-
-    def _prepare_kinds(self, link: Link) -> None:
-        """Look for the index of the kinds, or let a thread make it.
-
-        If the time of an operation runs out, the server gives up an index that it was making. In a large collection the index
-        would never be finished. So the thread has no limit, and until the index is there, claims use the index on ``due``.
-        """
-        if not self.dialect.describes_collections:
-            link.handles.coll.create_index([("kind", 1), ("due", 1)])
-            link.by_kind = True
-            return
-        collection = self._collection(link)
-        link.by_kind = collection.has_index_of_kinds()
-        if link.by_kind:
-            return
-
-        def make() -> None:
-            try:
-                link.by_kind = collection.make_index_of_kinds()
-            except CAUGHT as error:
-                # The next claim of some kinds tries again, and finds out whether the server is there.
-                link.by_kind = None
-                _log.debug("the index of the kinds was not made: %s", type(error).__name__)
-
-        thread = Thread(target=make, name="pitstop-index", daemon=True)
-        with suppress(RuntimeError):
-            thread.start()
-            # As a rule it takes a moment.
-            thread.join(self._left(self._timeout) / 2)
 
     def _collection(self, link: Link) -> Collection:
         return Collection(link.handles, self.location, self._config.create)

@@ -64,7 +64,6 @@ class Dialect:
     batches: bool = True
     #: Options that bind an operation to an index. Without them the planner may walk the whole backlog for a claim.
     by_due: Mapping[str, Any] = attrs.field(factory=lambda: {"hint": [("due", 1)]})
-    by_kind: Mapping[str, Any] = attrs.field(factory=lambda: {"hint": [("kind", 1), ("due", 1)]})
     by_id: Mapping[str, Any] = attrs.field(factory=lambda: {"hint": [("_id", 1)]})
     #: Options of a read that sorts without an index.
     sorting: Mapping[str, Any] = attrs.field(factory=lambda: {"allow_disk_use": True})
@@ -181,4 +180,4 @@ def dialect_of(client: Any) -> Dialect:
     """Return the dialect of a client; the dialect of Pitstop's own client if it is None."""
     if client is None or isinstance(client, pymongo.MongoClient):
         return Dialect()
-    return _StandIn(turn=_one_at_a_time, batches=False, by_due={}, by_kind={}, by_id={}, sorting={})
+    return _StandIn(turn=_one_at_a_time, batches=False, by_due={}, by_id={}, sorting={})

@@ -31,6 +31,7 @@ __all__ = [
     "is_too_large",
     "is_wrong_in_dns",
     "kind_of",
+    "names_no_index",
     "translate",
 ]
 
@@ -252,6 +253,11 @@ def _is_about_a_hint(error: errors.OperationFailure) -> bool:
     details = error.details if isinstance(error.details, dict) else {}
     parts = details.get("writeErrors", ()) if isinstance(error, errors.BulkWriteError) else (details,)
     return _BAD_VALUE in _codes(error) and any("hint" in str(part.get("errmsg")) for part in parts)
+
+
+def names_no_index(error: errors.OperationFailure) -> bool:
+    """Whether the hint of an operation names no index that the server uses. Not for a batch of writes."""
+    return error.code == _BAD_VALUE and "hint" in str(error)
 
 
 def is_too_large(error: Exception) -> bool:

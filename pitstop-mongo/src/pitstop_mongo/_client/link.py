@@ -9,6 +9,7 @@ from typing import Any
 from pitstop.abc import Clock
 from pitstop_mongo._client.config import MongoConfig
 from pitstop_mongo._client.dialect import Dialect, Handles
+from pitstop_mongo._client.kind_index import KindIndex
 from pitstop_mongo._client.server_time import ServerTime
 
 
@@ -25,8 +26,8 @@ class Link:
         self.handles: Handles = dialect.open(client, config.dbname, config.coll, config.ack_write_concern)
         #: Whether the collection was checked, and has the index.
         self.indexed = False
-        #: Whether it has the index of the kinds. None: nothing has asked for it yet. False: it is being made, or cannot be made.
-        self.by_kind: bool | None = None
+        #: The index of the kinds, which only claims of some kinds look for.
+        self.kinds = KindIndex(clock, lasting=config.clock is None)
         #: Whether its documents were checked.
         self.known = False
         #: Whether the collection exists, or may be made.

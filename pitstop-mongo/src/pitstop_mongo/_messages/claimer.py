@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -31,7 +31,7 @@ from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.document import EPOCH, LARGEST, TOO_LARGE, Ambiguous, Found, read
 from pitstop_mongo._messages.doubts import Doubts
 from pitstop_mongo._messages.lease import Lease, set_aside
-from pitstop_mongo._messages.selection import Selection
+from pitstop_mongo._messages.selection import IndexLost, Selection
 from pitstop_mongo._messages.unleasable import Unleasable
 
 
@@ -84,6 +84,11 @@ class Claimer:
         # The most documents to skip, at random. It is 0 while no other claim competes.
         self._spread = 0
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether there are claims whose outcome is unknown."""
+        return bool(self._doubts)
+
     def written(self, due: int | None) -> None:
         """Note that this process wrote a message with this ``due``. The next read begins at it, or before."""
         low = self._low
@@ -96,6 +101,8 @@ class Claimer:
         doubted, begun = counters["claim_unknown"], self._clock.monotonic()
         try:
             return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
+        except IndexLost:
+            return self._lease(limit, duration)
         except BackendUnavailable:
             spent = self._clock.monotonic() - begun
             if counters["claim_unknown"] == doubted or spent * 2000 > self._connection.longest_ms:
@@ -116,8 +123,8 @@ class Claimer:
             lease = self._new_lease(duration, limit)
             skip = random.randint(0, self._spread) if self._spread else 0  # noqa: S311 - spreads load, hides nothing
             low = None if look == _LOOKS - 1 else self._beginning()
-            with self._selection.indexed() as link:
-                found = self._read_due(link, lease, limit, low, skip)
+            with self._selection.indexed() as (link, chosen, by_due):
+                found = self._read_due(link, lease, limit, low, skip, chosen, by_due)
                 # Several commands follow, and the first of them marks. If a later one fails, its error is not about marking.
                 with self._doubts.unless_known(lease, link, sent=True):
                     claimed = self._claim(link, found, lease) if found else []
@@ -150,32 +157,29 @@ class Claimer:
         :param limit: how many messages the claim asks for. Its attempts are counted accordingly.
         """
         lease = self._new_lease(duration, limit)
-        with self._selection.indexed() as link:
-            # A read, whose failure leaves no doubt.
-            chosen = self._selection.condition(link)
-            with self._doubts.unless_known(lease, link):
-                try:
-                    # Not with the handle that reads bytes, with which PyMongo cannot handle some errors.
-                    document = link.handles.coll.find_one_and_update(
-                        due_in(EPOCH, from_instant(lease.now)) | chosen | self._unleasable.condition,
-                        lease.update,
-                        sort=[("due", 1)],
-                        return_document=ReturnDocument.AFTER,
-                        **self._selection.by_due(link),
-                    )
-                    leased = None if document is None else read(document).content
-                except (BSONError, Ambiguous):
-                    leased = self._leased(link, lease)
-                    if leased is None:
-                        # The server's error quotes the document, so the driver cannot decode the error.
-                        return None
-                except OperationFailure as error:
-                    if not is_refusal(error):
-                        raise
+        with self._selection.indexed() as (link, chosen, by_due), self._doubts.unless_known(lease, link):
+            try:
+                # Not with the handle that reads bytes, with which PyMongo cannot handle some errors.
+                document = link.handles.coll.find_one_and_update(
+                    due_in(EPOCH, from_instant(lease.now)) | chosen | self._unleasable.condition,
+                    lease.update,
+                    sort=[("due", 1)],
+                    return_document=ReturnDocument.AFTER,
+                    **by_due,
+                )
+                leased = None if document is None else read(document).content
+            except (BSONError, Ambiguous):
+                leased = self._leased(link, lease)
+                if leased is None:
+                    # The server's error quotes the document, so the driver cannot decode the error.
                     return None
-                if leased is not None and not _is_under(leased, lease):
-                    # A field occurs twice. The server wrote the first one, and the decoder read the last one.
-                    leased = self._leased(link, lease)
+            except OperationFailure as error:
+                if not is_refusal(error):
+                    raise
+                return None
+            if leased is not None and not _is_under(leased, lease):
+                # A field occurs twice. The server wrote the first one, and the decoder read the last one.
+                leased = self._leased(link, lease)
         if leased is None:
             return []
         if isinstance(leased, Record) and leased.progress.attempts < 1:
@@ -207,12 +211,21 @@ class Claimer:
         if due is not None and not self._spread:
             self._low = from_instant(due)
 
-    def _read_due(self, link: Link, lease: Lease, limit: int, low: datetime | None, skip: int) -> list[Found]:
+    def _read_due(
+        self,
+        link: Link,
+        lease: Lease,
+        limit: int,
+        low: datetime | None,
+        skip: int,
+        chosen: Mapping[str, Any],
+        by_due: Mapping[str, Any],
+    ) -> list[Found]:
         """Return the first documents that are due, as a whole."""
-        options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **self._selection.by_due(link)}
+        options: dict[str, Any] = {"sort": [("due", 1)], "skip": skip, "limit": limit, **by_due}
         if self._dialect.batches:
             options["batch_size"] = limit  # else the server begins with 101
-        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now)) | self._selection.condition(link)
+        wanted = due_in(EPOCH if low is None else low, from_instant(lease.now)) | chosen
         wanted |= self._unleasable.condition
         try:
             return [read(each) for each in _first_batch(link.handles.batches.find(wanted, **options))]

@@ -35,6 +35,10 @@ class Doubts:
         # Of each claim its lease, and the leases of later tries to lease its messages again. Any of them may be written.
         self._waiting: deque[tuple[Lease, ...]] = deque()
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._waiting)
+
     @contextmanager
     def unless_known(self, lease: Lease, link: Link, *, sent: bool = False) -> Iterator[None]:
         """Remember the claim if its outcome is unknown at the end of the body.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from pitstop_mongo._client.failures import Kind, kind_of
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._messages.claimer import due_in
 from pitstop_mongo._messages.document import EPOCH, LAST, read
-from pitstop_mongo._messages.selection import Selection
+from pitstop_mongo._messages.selection import IndexLost, Selection
 from pitstop_mongo._messages.unleasable import Unleasable
 
 
@@ -89,20 +89,30 @@ class Viewer:
             leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
             due = count({"due": {"$gte": EPOCH, "$lte": now}} | listed)
             dead = count(_dead_or_list(listed=bool(listed)))
-            oldest = self._first_due(link, now) if due else None
+            oldest = self._first_due(link, now, {}, by_due) if due else None
         return Tally(future - leased, due, leased, dead, oldest)
 
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         """See :meth:`pitstop.abc.Backend.next_due`."""
+        if kinds is None:
+            with self._connection.indexed() as link:
+                return self._first_due(link, LAST, {}, self._dialect.by_due)
         selection = Selection(self._connection, kinds)
-        with selection.indexed() as link:
-            return self._first_due(link, LAST, selection)
+        try:
+            return self._next_due(selection)
+        except IndexLost:
+            return self._next_due(selection)
 
-    def _first_due(self, link: Link, most: datetime, selection: Selection | None = None) -> int | None:
-        selection = selection or Selection(self._connection)
+    def _next_due(self, selection: Selection) -> int | None:
+        with selection.indexed() as (link, chosen, by_due):
+            return self._first_due(link, LAST, chosen, by_due)
+
+    def _first_due(
+        self, link: Link, most: datetime, chosen: Mapping[str, Any], by_due: Mapping[str, Any]
+    ) -> int | None:
         # Claims skip these documents, so no listener waits for them either.
-        wanted = due_in(EPOCH, most) | selection.condition(link) | self._unleasable.condition
-        options = {"sort": [("due", 1)], **selection.by_due(link)}
+        wanted = due_in(EPOCH, most) | chosen | self._unleasable.condition
+        options = {"sort": [("due", 1)], **by_due}
         document = link.handles.raw.find_one(wanted, {"_id": 1, "due": 1}, **options)
         if document is not None and _due(read(document).content) is None:
             document = link.handles.raw.find_one(wanted | _NO_LIST, {"_id": 1, "due": 1}, **options)
