@@ -218,7 +218,7 @@ class Claimer:
         limit: int,
         low: datetime | None,
         skip: int,
-        chosen: Mapping[str, Any],
+        chosen: dict[str, Any],
         by_due: Mapping[str, Any],
     ) -> list[Found]:
         """Return the first documents that are due, as a whole."""

@@ -66,7 +66,7 @@ class Selection:
             self._condition = {"kind": {"$in": named, "$not": _A_LIST}}
 
     @contextmanager
-    def indexed(self) -> Iterator[tuple[Link, Mapping[str, Any], Mapping[str, Any]]]:
+    def indexed(self) -> Iterator[tuple[Link, dict[str, Any], Mapping[str, Any]]]:
         """Run an operation as :meth:`Connection.indexed` does. The index of the kinds is made as well, if it is needed.
 
         The body gets the link, the conditions that its filter needs in addition, and the options that bind a read in the order

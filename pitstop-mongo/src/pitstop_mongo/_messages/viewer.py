@@ -107,9 +107,7 @@ class Viewer:
         with selection.indexed() as (link, chosen, by_due):
             return self._first_due(link, LAST, chosen, by_due)
 
-    def _first_due(
-        self, link: Link, most: datetime, chosen: Mapping[str, Any], by_due: Mapping[str, Any]
-    ) -> int | None:
+    def _first_due(self, link: Link, most: datetime, chosen: dict[str, Any], by_due: Mapping[str, Any]) -> int | None:
         # Claims skip these documents, so no listener waits for them either.
         wanted = due_in(EPOCH, most) | chosen | self._unleasable.condition
         options = {"sort": [("due", 1)], **by_due}
