@@ -19,6 +19,7 @@ from pitstop import (
     Consumer,
     Delivery,
     Entry,
+    Handle,
     Listener,
     Pitstop,
     Recurrence,
@@ -140,6 +141,7 @@ def consuming(pit: Pitstop) -> None:
     assert_type(summary.acked + summary.handled, int)
     if summary.reason == "max_messages":
         pit.consume(by_delivery, until_idle=True, max_messages=3)
+        pit.consume({"mail": by_message, "report": Handle(by_delivery, rate="2/h", workers=1)}, rate="1000/15m")
 
 
 def listening(pit: Pitstop) -> None:
@@ -267,6 +269,7 @@ async def handle_delivery(delivery: AsyncDelivery) -> str:
 
 async def consuming_in_a_loop(pit: AsyncPitstop) -> None:
     assert_type(pit.consumers, tuple[Consumer, ...])
+    await pit.consume({"mail": handle_soon, "report": Handle(handle_soon, rate="2/h")}, rate="50/s")
     summary = await pit.consume(handle_soon, concurrency=200, lock_time="5m", max_messages=10, until_idle=True)
     assert_type((summary.acked, summary.nacked, summary.lost, summary.unfinished), tuple[int, int, int, int])
     await pit.consume(handle_delivery, drain=timedelta(seconds=5), heartbeat=True, max_lease="1h", deliveries=True)

@@ -16,10 +16,12 @@ import attrs
 
 from pitstop._consume._handler import AsyncHandler, Handler
 from pitstop._engine._intake import Intake
+from pitstop._engine._throttle import Throttle
 from pitstop._errors import ConfigError, MessageError, PitstopError
 from pitstop._values._arguments import MOST_KINDS, ListenOptions, whole_number
 from pitstop._values._kind import OTHERS, valid_kind
 from pitstop._values._quoting import quoted
+from pitstop._values._rate import parse_rate
 from pitstop.abc import AllBut
 
 
@@ -49,6 +51,8 @@ class Handle:
     max_lease: timedelta | float | str | None = attrs.field(default=None, kw_only=True)
     #: Whether the handler is called with the delivery, if its signature does not show it.
     deliveries: bool | None = attrs.field(default=None, kw_only=True)
+    #: The most messages of this kind in a time, as in ``"50/s"``. The rate of ``consume`` holds as well, for all kinds together.
+    rate: str | None = attrs.field(default=None, kw_only=True)
 
 
 #: A handler for all messages, or for each kind a handler or a :class:`Handle`; ``"*"`` stands for all other kinds.
@@ -69,6 +73,8 @@ class Plan:
     deliveries: bool | None
     workers: int
     options: ListenOptions
+    #: The rates at which its messages are claimed: its own one first, and that of all kinds together.
+    throttles: tuple[Throttle, ...] = ()
 
 
 @attrs.frozen
@@ -102,21 +108,24 @@ def planned(
     deliveries: bool | None,
     kinds: object,
     options: Mapping[str, object],
+    rate: object = None,
 ) -> list[Plan]:
     """Check the handlers and options of ``consume``. Return a plan for each kind, or one for all messages.
 
     :param field: the name of the option ``workers``.
     :param options: those of ``listen``.
+    :param rate: the rate of all messages together; None: any.
     :raises ConfigError: if an option cannot be used; the text names it, and its kind.
     :raises PitstopError: if ``handlers`` is an empty mapping, or has a key that is no kind.
     """
     count = whole_number(workers, field, most=most)
+    shared = _throttles(rate)
     if isinstance(handlers, Handle):
         raise PitstopError(
             "The handler is a Handle, which belongs to a kind. Give it in a mapping, as in {'mail': Handle(send)}."
         )
     if not isinstance(handlers, Mapping):
-        return [Plan(handlers, deliveries, count, ListenOptions.of(**options, kinds=kinds))]  # type: ignore[arg-type]
+        return [Plan(handlers, deliveries, count, ListenOptions.of(**options, kinds=kinds), shared)]  # type: ignore[arg-type]
     if kinds is not None:
         raise ConfigError(
             f"kinds={quoted(kinds)} is given beside handlers by kind, which name the kinds. Leave kinds out."
@@ -142,6 +151,7 @@ def planned(
                     deliveries if handle.deliveries is None else handle.deliveries,
                     count if handle.workers is None else whole_number(handle.workers, "workers", most=most),
                     attrs.evolve(ListenOptions.of(**_options(handle, options)), kinds=chosen),
+                    (*_throttles(handle.rate), *shared),
                 )
             )
         except ConfigError as error:
@@ -156,6 +166,10 @@ def _options(handle: Handle, options: Mapping[str, object]) -> dict[str, Any]:
         # That of the other kinds, which has no effect without a heartbeat.
         chosen["max_lease"] = None
     return chosen
+
+
+def _throttles(rate: object) -> tuple[Throttle, ...]:
+    return () if rate is None else (Throttle(parse_rate(rate, "rate")),)
 
 
 def _kind(kind: object) -> str:

@@ -111,12 +111,15 @@ class Source:
         if idle:
             self._on_idle()
         elif others:
-            self._park(bell)
+            self._park(lane, bell)
         elif alone:
             if len(self._lanes) > 1:
                 # A message may be due in another lane.
                 self.wake()
-            bell.wait(_PAUSE)
+            if (held := lane.intake.claimer.held_back()) is None:
+                bell.wait(_PAUSE)
+            else:
+                self._session.clock.wait(bell, held)
         return None
 
     def _look(self, lane: Lane) -> Lease | None:
@@ -141,8 +144,13 @@ class Source:
                 return True
         return False
 
-    def _park(self, bell: Doorbell) -> None:
-        bell.wait(self._session.loop_time.total_seconds())
+    def _park(self, lane: Lane, bell: Doorbell) -> None:
+        longest = self._session.loop_time.total_seconds()
+        if pause := lane.intake.claimer.pause():
+            # By the clock of the rate.
+            self._session.clock.wait(bell, min(pause, longest))
+        else:
+            bell.wait(longest)
         with self._lock:
             self._parked = tuple(each for each in self._parked if each is not bell)
             self._active += 1

@@ -32,6 +32,7 @@ from pitstop._engine._lifecycle import STOP_PATIENCE, Component
 from pitstop._engine._session import Session
 from pitstop._engine._settler import Counts, Settler
 from pitstop._engine._suspects import Suspects
+from pitstop._engine._throttle import Throttle
 from pitstop._engine._waiting import Waiter, Waiting
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
@@ -56,11 +57,13 @@ class Intake(Component):
         options: ListenOptions,
         *,
         claimed_apart: bool = False,
+        throttles: Sequence[Throttle] = (),
     ) -> None:
         """Return an intake that has not claimed yet.
 
         :param options: as the user gave them. None: as it is configured.
         :param claimed_apart: whether the threads that handle messages never claim.
+        :param throttles: the rates at which messages are claimed.
         :raises ConfigError: when ``max_lease`` is shorter than a lease.
         """
         #: The session whose messages these are.
@@ -77,12 +80,18 @@ class Intake(Component):
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
         self.suspects = Suspects(monotonic, session.retry, session.handled)
-        self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds)
+        self.claimer = Claimer(
+            *(session, self.buffer, self.lock_time),
+            suspects=self.suspects,
+            kinds=options.kinds,
+            throttles=throttles,
+            wake=self._wake_waiting,
+        )
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
         self.confirmer = Confirmer(
             *(session, self.suspects, self.buffer, self.claimer, self.writer, self.lock_time),
-            wake=lambda: self.waiting.notice(None),
+            wake=self._wake_waiting,
         )
         self.leftovers = Leftovers(
             *(session, self.buffer, self.suspects, self.claimer, self.writer, self.wakeup),
@@ -329,6 +338,8 @@ class Intake(Component):
         if self._heartbeat is not None:
             self._heartbeat.after_fork()
         self._watcher.after_fork()
+        for each in self.claimer.throttles:
+            each.after_fork()
 
     def drop_all(self) -> None:
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
@@ -346,6 +357,9 @@ class Intake(Component):
         return lease
 
     # Callbacks of the parts.
+
+    def _wake_waiting(self) -> None:
+        self.waiting.notice(None)
 
     def _claim(self, wanted: int, claims_first: bool) -> Claimed:
         if self.writer and not claims_first:
