@@ -139,8 +139,8 @@ class Listening:
                 with_delivery.append(takes_delivery(sync_handler(each.handler), each.deliveries))
         intakes = open_intakes(self, plans)
         lanes = [
-            Lane(intake, plan.handler, gets, plan.workers)
-            for intake, plan, gets in zip(intakes, plans, with_delivery, strict=True)
+            Lane(intake, plan.handler, takes, plan.workers)
+            for intake, plan, takes in zip(intakes, plans, with_delivery, strict=True)
         ]
         return Consuming(self._session, lanes, max_messages=max_messages, until_idle=until_idle, drain=patience).run()
 
