@@ -110,7 +110,7 @@ def test_consume_checks_the_rate_before_it_claims():
     with pitstop.init("memory://") as pit:
         with pytest.raises(ConfigError, match="rate='50'"):
             pit.consume(print, rate="50")
-        with pytest.raises(ConfigError, match=r"The Handle of 'mail': rate='50'"):
+        with pytest.raises(ConfigError, match=r"The handler of 'mail': rate='50'"):
             pit.consume({"mail": Handle(print, rate="50")})
 
 

@@ -7,14 +7,15 @@ Threads: any; a lane is written once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Lock
 from typing import Any
 
 import attrs
 
-from pitstop._consume._handler import AsyncHandler, Handler
+from pitstop._consume._handler import AsyncHandler, Handler, HandlerIsAsync
 from pitstop._engine._intake import Intake
 from pitstop._engine._throttle import Throttle
 from pitstop._errors import ConfigError, MessageError, PitstopError
@@ -25,7 +26,7 @@ from pitstop._values._rate import parse_rate
 from pitstop.abc import AllBut
 
 
-__all__ = ["AsyncHandlers", "Handle", "Handlers", "Lane", "Opening", "Plan", "planned"]
+__all__ = ["AsyncHandlers", "Handle", "Handlers", "Lane", "Opening", "Plan", "named", "planned"]
 
 
 @attrs.frozen
@@ -62,6 +63,8 @@ AsyncHandlers = AsyncHandler | Mapping[str, AsyncHandler | Handle]
 
 #: The options of ``consume`` that a :class:`Handle` may have as well.
 _OPTIONS = ("lock_time", "loop_time", "prefetch", "heartbeat", "max_lease")
+#: The classes of errors about a handler, or its options.
+_OF_A_KIND = (ConfigError, HandlerIsAsync, PitstopError)
 
 
 @attrs.frozen
@@ -73,6 +76,8 @@ class Plan:
     deliveries: bool | None
     workers: int
     options: ListenOptions
+    #: The key of the mapping, for errors. None: there is no mapping.
+    kind: str | None = None
     #: The rates at which its messages are claimed: its own one first, and that of all kinds together.
     throttles: tuple[Throttle, ...] = ()
 
@@ -125,7 +130,7 @@ def planned(
             "The handler is a Handle, which belongs to a kind. Give it in a mapping, as in {'mail': Handle(send)}."
         )
     if not isinstance(handlers, Mapping):
-        return [Plan(handlers, deliveries, count, ListenOptions.of(**options, kinds=kinds), shared)]  # type: ignore[arg-type]
+        return [Plan(handlers, deliveries, count, ListenOptions.of(**options, kinds=kinds), None, shared)]  # type: ignore[arg-type]
     if kinds is not None:
         raise ConfigError(
             f"kinds={quoted(kinds)} is given beside handlers by kind, which name the kinds. Leave kinds out."
@@ -134,36 +139,50 @@ def planned(
     given = dict(handlers)
     if not given:
         raise PitstopError("The handlers are an empty mapping. Give at least one, as in {'mail': send}.")
-    named = [_kind(each) for each in given if each != OTHERS]
-    if OTHERS in given and len(named) > MOST_KINDS:
+    names = [_kind(each) for each in given if each != OTHERS]
+    if OTHERS in given and len(names) > MOST_KINDS:
         raise PitstopError(
-            f"The handlers name {len(named)} kinds beside '*'. All are part of each claim for the others, and at most "
+            f"The handlers name {len(names)} kinds beside '*'. All are part of each claim for the others, and at most "
             f"{MOST_KINDS} can be. Name fewer, or leave '*' out."
         )
+    heartbeat = options["heartbeat"] or any(isinstance(each, Handle) and each.heartbeat for each in given.values())
+    # Those that are given to consume itself. An error of these names no kind.
+    ListenOptions.of(**{**options, "heartbeat": heartbeat})
     plans = []
     for kind, value in given.items():
         handle = value if isinstance(value, Handle) else Handle(value)
-        chosen = (AllBut(named) if named else None) if kind == OTHERS else (_kind(kind),)
-        try:
+        chosen = (AllBut(names) if names else None) if kind == OTHERS else (_kind(kind),)
+        with named(kind):
             plans.append(
                 Plan(
                     handle.handler,
                     deliveries if handle.deliveries is None else handle.deliveries,
                     count if handle.workers is None else whole_number(handle.workers, "workers", most=most),
                     attrs.evolve(ListenOptions.of(**_options(handle, options)), kinds=chosen),
+                    kind,
                     (*_throttles(handle.rate), *shared),
                 )
             )
-        except ConfigError as error:
-            raise ConfigError(f"The Handle of {kind!r}: {error}" if value is handle else str(error)) from None
     return plans
+
+
+@contextmanager
+def named(kind: str | None) -> Iterator[None]:
+    """Put the kind into the text of an error about its handler or its options. None: there is no mapping of kinds."""
+    try:
+        yield
+    except PitstopError as error:
+        # Not those of the store, which have nothing to do with the kind.
+        if kind is None or type(error) not in _OF_A_KIND:
+            raise
+        raise type(error)(f"The handler of {kind!r}: {error}") from None
 
 
 def _options(handle: Handle, options: Mapping[str, object]) -> dict[str, Any]:
     own = {name: value for name in _OPTIONS if (value := getattr(handle, name)) is not None}
     chosen = {**options, **own}
-    if handle.heartbeat is False and handle.max_lease is None:
-        # That of the other kinds, which has no effect without a heartbeat.
+    if not chosen["heartbeat"] and handle.max_lease is None:
+        # It is for the other kinds, and has no effect without a heartbeat.
         chosen["max_lease"] = None
     return chosen
 
