@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 from pitstop._consume._course import checked_drain
-from pitstop._consume._handler import takes_delivery
+from pitstop._consume._handler import sync_handler, takes_delivery
 from pitstop._consume._lanes import Handlers, Lane, Plan, named, planned
-from pitstop._consume._threads import Consuming, sync_handler
+from pitstop._consume._threads import Consuming
 from pitstop._engine._calls import entrance
 from pitstop._engine._intake import Intake
 from pitstop._engine._listener import Listener
@@ -88,6 +88,7 @@ class Listening:
         kinds: Collection[str] | None = None,
         deliveries: bool | None = None,
         rate: str | None = None,
+        batch: int | None = None,
     ) -> Summary:
         """Handle messages as they become due, until a signal. Acknowledge each message for which the handler returns.
 
@@ -115,6 +116,8 @@ class Listening:
         :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
         :param rate: the most messages in a time, as in ``"50/s"``, ``"100/m"`` or ``"1000/15m"``, spread evenly. Retries count. In a
             mapping: of all kinds together. Each process has its own rate. The other messages stay in the store, unclaimed.
+        :param batch: call the handler with a list of deliveries: those that are due now, of this number at most. It may settle each by
+            itself. At its end, the others are acknowledged, or nacked if it raised.
         :return: the number of messages by outcome, and why it ended.
         :raises ConfigError: if a value cannot be used.
         :raises PitstopError: if the handler cannot be called, or is async.
@@ -135,6 +138,7 @@ class Listening:
                 "prefetch": prefetch,
                 "heartbeat": heartbeat,
                 "max_lease": max_lease,
+                "batch": batch,
             },
         )
         patience = checked_drain(drain, max_messages, until_idle)
@@ -144,7 +148,7 @@ class Listening:
                 with_delivery.append(takes_delivery(sync_handler(each.handler), each.deliveries))
         intakes = open_intakes(self, plans)
         lanes = [
-            Lane(intake, plan.handler, takes, plan.workers)
+            Lane(intake, plan.handler, takes, plan.workers, plan.options.batch)
             for intake, plan, takes in zip(intakes, plans, with_delivery, strict=True)
         ]
         return Consuming(self._session, lanes, max_messages=max_messages, until_idle=until_idle, drain=patience).run()

@@ -94,6 +94,7 @@ class AsyncListening(ABC):
         kinds: Collection[str] | None = None,
         deliveries: bool | None = None,
         rate: str | None = None,
+        batch: int | None = None,
     ) -> Summary:
         """Handle messages as they become due, each by ``await handler(message)`` in a task of its own.
 
@@ -122,6 +123,7 @@ class AsyncListening(ABC):
         :param kinds: handle only messages of these kinds: see :meth:`pitstop.Pitstop.listen`.
         :param deliveries: whether the handler is called with the delivery, whatever its parameter is called.
         :param rate: the most messages in a time, as in ``"50/s"``: see :meth:`pitstop.Pitstop.consume`.
+        :param batch: call the handler with a list of deliveries, of this number at most: see :meth:`pitstop.Pitstop.consume`.
         :return: the number of messages by outcome.
         :raises PitstopError: when the handler is not async.
         :raises ConfigError: when a value cannot be used.
@@ -141,6 +143,7 @@ class AsyncListening(ABC):
                 "prefetch": prefetch,
                 "heartbeat": heartbeat,
                 "max_lease": max_lease,
+                "batch": batch,
             },
         )
         for each in plans:

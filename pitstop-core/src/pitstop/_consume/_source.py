@@ -57,7 +57,7 @@ class Source:
         """
         if not self._until_idle:
             intake = lane.intake
-            return intake.take_at_hand() or intake.wait(Waiter(1))
+            return intake.take_at_hand() or intake.wait(Waiter(self._wanted(lane) if lane.batch else 1))
         backoff = Backoff(self._session.log.outages)
         while not self._course.ended:
             try:
@@ -130,10 +130,13 @@ class Source:
     def _look(self, lane: Lane) -> Lease | None:
         intake = lane.intake
         with lane.looking:
-            lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
+            lease = intake.take_at_hand() or intake.wait(Waiter(self._wanted(lane)), self._session.clock.monotonic())
         if lease is not None and self._parked and (len(intake.buffer) or intake.suspects.ready):
             self.wake()
         return lease
+
+    def _wanted(self, lane: Lane) -> int:
+        return 1 if lane.batch is None else self._course.room(lane.batch)
 
     def _has_come(self, due: int) -> bool:
         try:
@@ -144,7 +147,7 @@ class Source:
 
     def _is_due(self) -> bool:
         for lane in self._lanes:
-            due = lane.intake.next_due()
+            due = lane.intake.claimer.next_due()
             if due is not None and due * 1000 <= self._session.backend.now():
                 return True
         return False

@@ -81,6 +81,7 @@ class Claimer:
         suspects: Suspects | None = None,
         kinds: Collection[str] | None = None,
         throttles: Sequence[Throttle] = (),
+        at_once: int = 1,
         wake: Callable[[], object] = int,
     ) -> None:
         """Return a claimer that has not claimed yet.
@@ -89,6 +90,7 @@ class Claimer:
         :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
         :param kinds: the kinds of the messages to claim. None: all.
         :param throttles: the rates at which to claim.
+        :param at_once: how many messages a handler gets at most at a time: see :meth:`Throttle.admit`.
         :param wake: called if a claim that a throttle has refused may be admitted earlier than it said.
         """
         self._session = session
@@ -99,6 +101,7 @@ class Claimer:
         self._kinds = kinds
         #: The rates at which this claims.
         self.throttles = tuple(throttles)
+        self._at_once = at_once
         self._wake = wake
         self._lock_times = LockTimes(session, partial(self.give_back, log=False), buffer.late.extend, self.report_bug)
         #: The failures in a row. Written by the threads that claim or look for the next message.
@@ -148,7 +151,7 @@ class Claimer:
         limit = buffer.limit(wanted)
         passed = 0
         if self.throttles:
-            passed = admitted(self.throttles, limit, round(begun * 1e6), self._wake)
+            passed = admitted(self.throttles, limit, round(begun * 1e6), self._wake, self._at_once)
             if not passed:
                 return _NOTHING
             limit = min(limit, max(passed, least))

@@ -80,7 +80,9 @@ class Intake(Component):
         monotonic = session.clock.monotonic
         self.wakeup = Wakeup(lambda: self.background.begin())  # noqa: PLW0108 - it is made below
         self.buffer = ClaimBuffer(
-            monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
+            *(monotonic, self.lock_time, options.prefetch, self.wakeup.want),
+            claimed_apart=claimed_apart,
+            in_batches=options.batch is not None,
         )
         self.suspects = Suspects(monotonic, session.retry, session.handled)
         self.claimer = Claimer(
@@ -88,6 +90,7 @@ class Intake(Component):
             suspects=self.suspects,
             kinds=options.kinds,
             throttles=throttles,
+            at_once=options.batch or 1,
             wake=lambda: self.waiting.notice(None),
         )
         self._settler = Settler(session)
@@ -193,10 +196,6 @@ class Intake(Component):
     def give_back(self, leases: Sequence[Lease]) -> int:
         """Give back messages that were taken and that no handler has seen. Return how many were not."""
         return self.claimer.give_back(leases)
-
-    def next_due(self) -> int | None:
-        """Return when the next message is due that this listener would get, messages that it has included."""
-        return self.claimer.next_due()
 
     # State.
 

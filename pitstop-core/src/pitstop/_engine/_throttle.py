@@ -35,13 +35,16 @@ class Throttle:
         self._lock = RLock()
         self._refused = []
 
-    def admit(self, most: int, now_us: int, wake: Callable[[], object]) -> int:
+    def admit(self, most: int, now_us: int, wake: Callable[[], object], at_once: int = 1) -> int:
         """Count messages that are about to be claimed. Return how many: at most ``most``, and 0 if the time has not come.
 
         :param wake: called if fewer than that come, and this has refused the caller meanwhile.
+        :param at_once: how many messages a handler gets at most at a time. The time has come for all of them when it has come for
+            the first. The next message waits for as long as all of them take.
         """
         with self._lock:
-            admitted = min(most, self._spacing.allowed(now_us))
+            allowed = self._spacing.allowed(now_us)
+            admitted = min(most, max(allowed, at_once)) if allowed else 0
             if admitted:
                 self._spacing = self._spacing.after(admitted, now_us)
             elif wake not in self._refused:
@@ -66,10 +69,12 @@ class Throttle:
             return self._spacing.pause(now_us)
 
 
-def admitted(throttles: Sequence[Throttle], most: int, now_us: int, wake: Callable[[], object]) -> int:
+def admitted(
+    throttles: Sequence[Throttle], most: int, now_us: int, wake: Callable[[], object], at_once: int = 1
+) -> int:
     """Return how many messages all throttles admit: see :meth:`Throttle.admit`. Each has counted that number."""
     for number, throttle in enumerate(throttles):
-        fewer = throttle.admit(most, now_us, wake)
+        fewer = throttle.admit(most, now_us, wake, at_once)
         if fewer < most:
             for before in throttles[:number]:
                 before.settle(most - fewer)
