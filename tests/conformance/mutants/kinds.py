@@ -12,7 +12,7 @@ import attrs
 
 from conformance.mutants.claiming import OpenClaims
 from conformance.mutants.registry import mutant, round_trip
-from pitstop.abc import AllBut, Damaged, Progress, Record, Settlement, is_chosen
+from pitstop.abc import LAST_INSTANT, AllBut, Damaged, Progress, Record, Settlement, is_chosen
 from pitstop_memory import MemoryBackend
 from pitstop_sqlite import SqliteBackend, _statements
 from pitstop_sqlite._rows import read_leased_row
@@ -216,6 +216,7 @@ class _OfKindsInTwoStatements(SqliteBackend):
 
     def _claim_of(self, kinds: Collection[str], limit: int, duration: int) -> Sequence[Record | Damaged]:
         token, now = os.urandom(16).hex(), self._now_ms()
+        until = min(now + duration, LAST_INSTANT)
         with self._database.lock, self._database as connection:
             chosen = selection(connection, kinds)
             if chosen is None:
@@ -225,12 +226,9 @@ class _OfKindsInTwoStatements(SqliteBackend):
         round_trip()
         with self._database.lock, self._database as connection:
             for row in rows:
-                connection.execute(
-                    "UPDATE pitstop_messages SET due = ?, attempts = attempts + 1, "
-                    "first_leased = coalesce(first_leased, ?), token = ? WHERE id = ?",
-                    (now + duration, now, token, row[0].decode()),
-                )
-        return [read_leased_row(row, token, now, now + duration) for row in rows]
+                lease = f"{_statements._LEASE} WHERE id = CAST(? AS TEXT)"
+                connection.execute(lease, (until, int(limit > 1), now, token, row[0]))
+        return [read_leased_row(row, token, now, until, limit) for row in rows]
 
 
 @mutant("test_many_claimers_lease_each_record_once", "test_many_claimers_who_settle_at_once_leave_nothing")
