@@ -163,6 +163,13 @@ def test_no_end_names_messages_of_the_chosen_kinds_alone(pit):
         pit.drain(ok, kinds=["mail"], max_jumps=3)
 
 
+def test_no_end_beyond_many_messages_of_other_kinds(pit):
+    pit.store_many([({"id": f"report {n}"}, NOW) for n in range(1000)], kind="report")
+    pit.store({"id": "mail"}, None, None, HOUR, kind="mail")
+    with pytest.raises(PitstopError, match="Left: messages beyond the first 1000"):
+        pit.drain(ok, kinds=["mail"], max_jumps=3)
+
+
 @pytest.mark.parametrize(
     ("handlers", "options", "why"),
     [

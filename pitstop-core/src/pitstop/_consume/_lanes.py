@@ -105,7 +105,7 @@ class Lane:
     #: How many deliveries the handler gets at most at a time, in a list. None: it gets one, and no list.
     batch: int | None = None
     #: Held by the worker that looks at the store.
-    looking: Lock = attrs.field(factory=Lock)
+    looking: Lock = attrs.field(factory=lambda: Lock())  # noqa: PLW0108 - looked up at each call: tests control the locks
 
 
 def planned(

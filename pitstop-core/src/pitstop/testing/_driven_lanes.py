@@ -106,6 +106,8 @@ class DrivenLanes:
             for each, kind in zip(records, kinds, strict=True)
             if any(is_chosen(kind, choice) for choice in self._choices)
         ]
+        if not some:
+            return f"messages beyond the first {_MOST_READ}"
         described = []
         for entry in some[:3]:
             every = f", every {format_duration(entry.every)}" if isinstance(entry.every, timedelta) else ""

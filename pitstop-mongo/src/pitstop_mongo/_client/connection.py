@@ -82,6 +82,7 @@ class Connection:
         self._lock, self._lock_pid = Lock(), os.getpid()
         self._closed = False
         self._link: Link | None = None
+        self._routed: bool | None = None
         # Links of the process that this one was forked from. They are not ours to close. If they were dropped, Python would warn.
         self._inherited: list[Link] = []
         # The link before this one, whose login was refused.
@@ -100,6 +101,14 @@ class Connection:
             hosts = ",".join(nodes) or "(the client that was given)"
         scheme = "mongodb+srv" if self._config.target is not None and self._config.target.srv else "mongodb"
         return f"{scheme}://{hosts}/{self._config.dbname}.{self._config.coll}"
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the collection is behind a router of a sharded cluster. False until a server has answered."""
+        routed = self._routed
+        if routed is None and self._link is not None:
+            routed = self._routed = self.dialect.is_routed(self._link.client)
+        return bool(routed)
 
     def now_us(self) -> int:
         """Return the microseconds since the epoch, by the configured clock, or else by the server's."""
