@@ -19,6 +19,7 @@ import pitstop
 from core.kit import Clock, Running, Scripted
 from pitstop import ConfigError, Handle, testing
 from pitstop._decisions._spacing import Spacing
+from pitstop._engine._claimer import Claimer
 from pitstop._engine._throttle import Throttle, admitted, settle
 from pitstop._values._rate import Rate, parse_rate
 from pitstop_memory import MemoryConfig
@@ -464,3 +465,50 @@ def test_a_claim_that_the_store_refuses_uses_up_no_turn(way, backend, clock):
     consume(way, backend, lambda message: None, rate="1/h", max_messages=1)
 
     assert clock.time_us() - begun < 60e6
+
+
+def test_a_kind_that_was_refused_for_another_one_is_not_idle(way, monkeypatch):
+    """The other kind asks first, finds nothing, and gives its turn back before the refused one looks whether it has to wait."""
+    backend = Unclosed(MemoryConfig(clock=Clock()))
+    due(backend, 1, "report")
+    asking, refused, given_back = threading.Event(), threading.Event(), threading.Event()
+    claim, admit, settle_one, held_back, lease = (
+        *(Claimer.claim, Throttle.admit, Throttle.settle, Claimer.held_back),
+        backend.lease,
+    )
+
+    def claim_second(self, *arguments):
+        if self._kinds == ("report",):
+            assert asking.wait(PATIENCE)
+        return claim(self, *arguments)
+
+    def note_refusal(self, *arguments):
+        count = admit(self, *arguments)
+        if not count:
+            refused.set()
+        return count
+
+    def note_return(self, unused):
+        settle_one(self, unused)
+        given_back.set()
+
+    def look_late(self):
+        assert given_back.wait(PATIENCE)
+        return held_back(self)
+
+    def find_nothing(limit, duration, kinds=None):
+        if not asking.is_set():
+            asking.set()
+            assert refused.wait(PATIENCE)
+        return lease(limit, duration, kinds)
+
+    monkeypatch.setattr(Claimer, "claim", claim_second)
+    monkeypatch.setattr(Throttle, "admit", note_refusal)
+    monkeypatch.setattr(Throttle, "settle", note_return)
+    monkeypatch.setattr(Claimer, "held_back", look_late)
+    backend.lease = find_nothing
+
+    handlers = {"mail": lambda message: None, "report": lambda message: None}
+    summary = Running(lambda: consume(way, backend, handlers, rate="1/h", until_idle=True)).result()
+
+    assert (summary.acked, summary.reason) == (1, "idle")

@@ -102,6 +102,8 @@ class Claimer:
         #: The rates at which this claims.
         self.throttles = tuple(throttles)
         self._at_once = at_once
+        # Whether the throttles have refused the last claim. Written by claiming threads.
+        self._refused = False
         self._wake = wake
         self._lock_times = LockTimes(session, partial(self.give_back, log=False), buffer.late.extend, self.report_bug)
         #: The failures in a row. Written by the threads that claim or look for the next message.
@@ -152,7 +154,8 @@ class Claimer:
         passed = 0
         if self.throttles:
             passed = admitted(self.throttles, limit, round(begun * 1e6), self._wake, self._at_once)
-            if not passed:
+            self._refused = not passed
+            if self._refused:
                 return _NOTHING
             limit = min(limit, max(passed, least))
         key, versions = object(), dict[str, str | None]()
@@ -173,15 +176,15 @@ class Claimer:
         return pause_of(self.throttles, round(self._session.clock.monotonic() * 1e6)) / 1e6
 
     def held_back(self) -> float | None:
-        """Return the seconds until a message that is due may be claimed, if the throttles hold it back. None: they do not.
+        """Return the seconds until a message that is due may be claimed, if the throttles held it back. None: they did not.
 
         :raises BackendUnavailable: when the store did not answer.
         """
-        pause = self.pause()
-        if not pause:
+        if not self._refused:
             return None
         due = self.next_due()
-        return pause if due is not None and due * 1000 <= self._session.backend.now() else None
+        # The pause may be over by now, or another listener did not need its turn.
+        return self.pause() if due is not None and due * 1000 <= self._session.backend.now() else None
 
     @contextmanager
     def noting_versions(self) -> Iterator[Mapping[str, str | None]]:
