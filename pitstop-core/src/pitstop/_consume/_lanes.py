@@ -17,10 +17,12 @@ import attrs
 
 from pitstop._consume._handler import AsyncHandler, Handler, HandlerIsAsync
 from pitstop._engine._intake import Intake
+from pitstop._engine._throttle import Throttle
 from pitstop._errors import ConfigError, MessageError, PitstopError
-from pitstop._values._arguments import MOST_KINDS, ListenOptions, whole_number
+from pitstop._values._arguments import MOST_KINDS, ListenOptions, flag, whole_number
 from pitstop._values._kind import OTHERS, valid_kind
 from pitstop._values._quoting import quoted
+from pitstop._values._rate import parse_rate
 from pitstop.abc import AllBut
 
 
@@ -50,6 +52,10 @@ class Handle:
     max_lease: timedelta | float | str | None = attrs.field(default=None, kw_only=True)
     #: Whether the handler is called with the delivery, if its signature does not show it.
     deliveries: bool | None = attrs.field(default=None, kw_only=True)
+    #: The most messages of this kind in a time, as in ``"50/s"``. The rate of ``consume`` holds as well, for all kinds together.
+    rate: str | None = attrs.field(default=None, kw_only=True)
+    #: Whether the handler is called with a list of deliveries, of this number at most.
+    batch: int | None = attrs.field(default=None, kw_only=True)
 
 
 #: A handler for all messages, or for each kind a handler or a :class:`Handle`; ``"*"`` stands for all other kinds.
@@ -58,7 +64,7 @@ Handlers = Handler | Mapping[str, Handler | Handle]
 AsyncHandlers = AsyncHandler | Mapping[str, AsyncHandler | Handle]
 
 #: The options of ``consume`` that a :class:`Handle` may have as well.
-_OPTIONS = ("lock_time", "loop_time", "prefetch", "heartbeat", "max_lease")
+_OPTIONS = ("lock_time", "loop_time", "prefetch", "heartbeat", "max_lease", "batch")
 #: The classes of errors about a handler, or its options.
 _OF_A_KIND = (ConfigError, HandlerIsAsync, PitstopError)
 
@@ -74,6 +80,8 @@ class Plan:
     options: ListenOptions
     #: The key of the mapping, for errors. None: there is no mapping.
     kind: str | None = None
+    #: The rates at which its messages are claimed: its own one first, and that of all kinds together.
+    throttles: tuple[Throttle, ...] = ()
 
 
 @attrs.frozen
@@ -94,6 +102,8 @@ class Lane:
     #: Whether the handler gets the delivery.
     deliveries: bool
     workers: int
+    #: How many deliveries the handler gets at most at a time, in a list. None: it gets one, and no list.
+    batch: int | None = None
     #: Held by the worker that looks at the store.
     looking: Lock = attrs.field(factory=lambda: Lock())  # noqa: PLW0108 - looked up at each call: tests control the locks
 
@@ -107,21 +117,25 @@ def planned(
     deliveries: bool | None,
     kinds: object,
     options: Mapping[str, object],
+    rate: object = None,
 ) -> list[Plan]:
     """Check the handlers and options of ``consume``. Return a plan for each kind, or one for all messages.
 
     :param field: the name of the option ``workers``.
     :param options: those of ``listen``.
+    :param rate: the rate of all messages together; None: any.
     :raises ConfigError: if an option cannot be used; the text names it, and its kind.
     :raises PitstopError: if ``handlers`` is an empty mapping, or has a key that is no kind.
     """
     count = whole_number(workers, field, most=most)
+    shared = _throttles(rate)
     if isinstance(handlers, Handle):
         raise PitstopError(
             "The handler is a Handle, which belongs to a kind. Give it in a mapping, as in {'mail': Handle(send)}."
         )
     if not isinstance(handlers, Mapping):
-        return [Plan(handlers, deliveries, count, ListenOptions.of(**options, kinds=kinds))]  # type: ignore[arg-type]
+        chosen = ListenOptions.of(**options, kinds=kinds)
+        return [Plan(handlers, _takes(deliveries, chosen), count, chosen, None, shared)]  # type: ignore[arg-type]
     if kinds is not None:
         raise ConfigError(
             f"kinds={quoted(kinds)} is given beside handlers by kind, which name the kinds. Leave kinds out."
@@ -142,15 +156,17 @@ def planned(
     plans = []
     for kind, value in given.items():
         handle = value if isinstance(value, Handle) else Handle(value)
-        chosen = (AllBut(names) if names else None) if kind == OTHERS else (_kind(kind),)
+        own_kinds = (AllBut(names) if names else None) if kind == OTHERS else (_kind(kind),)
         with named(kind):
+            chosen = attrs.evolve(ListenOptions.of(**_options(handle, options)), kinds=own_kinds)
             plans.append(
                 Plan(
                     handle.handler,
-                    deliveries if handle.deliveries is None else handle.deliveries,
+                    _takes(deliveries if handle.deliveries is None else handle.deliveries, chosen),
                     count if handle.workers is None else whole_number(handle.workers, "workers", most=most),
-                    attrs.evolve(ListenOptions.of(**_options(handle, options)), kinds=chosen),
+                    chosen,
                     kind,
+                    (*_throttles(handle.rate), *shared),
                 )
             )
     return plans
@@ -175,6 +191,22 @@ def _options(handle: Handle, options: Mapping[str, object]) -> dict[str, Any]:
         # It is for the other kinds, and has no effect without a heartbeat.
         chosen["max_lease"] = None
     return chosen
+
+
+def _takes(deliveries: bool | None, options: ListenOptions) -> bool | None:
+    """Return whether the handler gets deliveries; None: as its signature shows."""
+    if options.batch is None:
+        return deliveries
+    if deliveries is not None and not flag(deliveries, "deliveries"):
+        raise ConfigError(
+            f"deliveries=False does not go with batch={options.batch}: a batch is a list of deliveries, so that the handler may "
+            f"settle each by itself. Leave deliveries out."
+        )
+    return True
+
+
+def _throttles(rate: object) -> tuple[Throttle, ...]:
+    return () if rate is None else (Throttle(parse_rate(rate, "rate")),)
 
 
 def _kind(kind: object) -> str:

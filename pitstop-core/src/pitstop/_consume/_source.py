@@ -57,7 +57,7 @@ class Source:
         """
         if not self._until_idle:
             intake = lane.intake
-            return intake.take_at_hand() or intake.wait(Waiter(1))
+            return intake.take_at_hand() or intake.wait(Waiter(self._wanted(lane) if lane.batch else 1))
         backoff = Backoff(self._session.log.outages)
         while not self._course.ended:
             try:
@@ -116,21 +116,27 @@ class Source:
         if idle:
             self._on_idle()
         elif others:
-            self._park(bell)
+            self._park(lane, bell)
         elif alone:
             if len(self._lanes) > 1:
                 # A message may be due in another lane.
                 self.wake()
-            bell.wait(_PAUSE)
+            if (held := lane.intake.claimer.held_back()) is None:
+                bell.wait(_PAUSE)
+            else:
+                self._session.clock.wait(bell, held)
         return None
 
     def _look(self, lane: Lane) -> Lease | None:
         intake = lane.intake
         with lane.looking:
-            lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
+            lease = intake.take_at_hand() or intake.wait(Waiter(self._wanted(lane)), self._session.clock.monotonic())
         if lease is not None and self._parked and (len(intake.buffer) or intake.suspects.ready):
             self.wake()
         return lease
+
+    def _wanted(self, lane: Lane) -> int:
+        return 1 if lane.batch is None else self._course.room(lane.batch)
 
     def _has_come(self, due: int) -> bool:
         try:
@@ -141,13 +147,18 @@ class Source:
 
     def _is_due(self) -> bool:
         for lane in self._lanes:
-            due = lane.intake.next_due()
+            due = lane.intake.claimer.next_due()
             if due is not None and due * 1000 <= self._session.backend.now():
                 return True
         return False
 
-    def _park(self, bell: Doorbell) -> None:
-        bell.wait(self._session.loop_time.total_seconds())
+    def _park(self, lane: Lane, bell: Doorbell) -> None:
+        longest = self._session.loop_time.total_seconds()
+        if pause := lane.intake.claimer.pause():
+            # By the clock of the rate.
+            self._session.clock.wait(bell, min(pause, longest))
+        else:
+            bell.wait(longest)
         with self._lock:
             self._parked = tuple(each for each in self._parked if each[1] is not bell)
             self._active += 1

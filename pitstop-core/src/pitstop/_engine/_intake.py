@@ -32,6 +32,7 @@ from pitstop._engine._lifecycle import STOP_PATIENCE, Component
 from pitstop._engine._session import Session
 from pitstop._engine._settler import Counts, Settler
 from pitstop._engine._suspects import Suspects
+from pitstop._engine._throttle import Throttle
 from pitstop._engine._waiting import Waiter, Waiting
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
@@ -57,11 +58,13 @@ class Intake(Component):
         options: ListenOptions,
         *,
         claimed_apart: bool = False,
+        throttles: Sequence[Throttle] = (),
     ) -> None:
         """Return an intake that has not claimed yet.
 
         :param options: as the user gave them. None: as it is configured.
         :param claimed_apart: whether the threads that handle messages never claim.
+        :param throttles: the rates at which messages are claimed.
         :raises ConfigError: when ``max_lease`` is shorter than a lease.
         """
         #: The session whose messages these are.
@@ -77,10 +80,19 @@ class Intake(Component):
         monotonic = session.clock.monotonic
         self.wakeup = Wakeup(lambda: self.background.begin())  # noqa: PLW0108 - it is made below
         self.buffer = ClaimBuffer(
-            monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
+            *(monotonic, self.lock_time, options.prefetch, self.wakeup.want),
+            claimed_apart=claimed_apart,
+            in_batches=options.batch is not None,
         )
         self.suspects = Suspects(monotonic, session.retry, session.handled)
-        self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds)
+        self.claimer = Claimer(
+            *(session, self.buffer, self.lock_time),
+            suspects=self.suspects,
+            kinds=options.kinds,
+            throttles=throttles,
+            at_once=options.batch or 1,
+            wake=lambda: self.waiting.notice(None),
+        )
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
         self.confirmer = Confirmer(
@@ -184,10 +196,6 @@ class Intake(Component):
     def give_back(self, leases: Sequence[Lease]) -> int:
         """Give back messages that were taken and that no handler has seen. Return how many were not."""
         return self.claimer.give_back(leases)
-
-    def next_due(self) -> int | None:
-        """Return when the next message is due that this listener would get, messages that it has included."""
-        return self.claimer.next_due()
 
     # State.
 
@@ -339,6 +347,8 @@ class Intake(Component):
         if self._heartbeat is not None:
             self._heartbeat.after_fork()
         self._watcher.after_fork()
+        for each in self.claimer.throttles:
+            each.after_fork()
 
     def drop_all(self) -> None:
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pitstop._consume._batches import Handlings, Item
 from pitstop._consume._handler import HandlerIsAsync
 from pitstop._consume._lanes import Lane, Plan
 from pitstop._consume._verdict import Verdict, ask, judged
@@ -21,7 +22,6 @@ from pitstop._decisions._attempts import number
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
-from pitstop._engine._handling import Handling
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
 from pitstop._pitstop import Pitstop, session_of
@@ -82,9 +82,9 @@ class Drive:
         self._stalls = 0
         # The last moment of the run, by the clock that the run moves.
         self._target: int | None = None
-        # The settlement of the present delivery, once there is one; and the delivery's token.
-        self._applied: Settlement | None = None
-        self._token: str | None = None
+        # The settlements of the present deliveries, as far as there are some, by their tokens; and all their tokens.
+        self._applied: dict[str | None, Settlement] = {}
+        self._tokens: set[str | None] = set()
 
     def idle(self) -> Run:
         __tracebackhide__ = True
@@ -144,31 +144,33 @@ class Drive:
         # The counts go on when a handler, or a latency, moves the clock: otherwise that would have no end either.
         count, seen = 0, dict[tuple[str, int], int]()
         while self._is_within() and (taken := self._get()) is not None:
-            lane, lease = taken
-            emission, now = lease.emission, self._clock.time_us()
-            delivery = lane.intake.deliver(lease, at_once=True)
-            count += 1
-            occurrence = emission.record.id, emission.scheduled_for
-            seen[occurrence] = times = seen.get(occurrence, 0) + 1
-            if count > self._max_steps or times > _MOST_REPEATS:
-                raise self._with_report(self._endless(delivery, times))
-            at, message = from_instant(now // 1000), {"id": delivery.id, **copy_plain(emission.record.message)}
-            self._applied, self._token = None, emission.record.progress.token
-            handling = Handling(self._session.events, lease, delivery)
+            lane, leases = taken
+            at = from_instant(self._clock.time_us() // 1000)
+            items = [(lease, lane.intake.deliver(lease, at_once=True)) for lease in leases]
+            for lease, delivery in items:
+                count += 1
+                occurrence = delivery.id, lease.emission.scheduled_for
+                seen[occurrence] = times = seen.get(occurrence, 0) + 1
+                if count > self._max_steps or times > _MOST_REPEATS:
+                    raise self._with_report(self._endless(delivery, times))
+            # The handler may change its own copies.
+            messages = [{"id": lease.id, **copy_plain(lease.record.message)} for lease in leases]
+            self._applied, self._tokens = {}, {lease.record.progress.token for lease in leases}
+            handlings = Handlings(self._session.events, items)
             interrupted = False
             try:
-                failure = yield Turn(lane, delivery)
-            except BaseException as error:  # noqa: BLE001 - raised again once its message was given back
+                failure = yield Turn(lane, [delivery for _, delivery in items])
+            except BaseException as error:  # noqa: BLE001 - raised again once its messages were given back
                 failure, interrupted = error, True
-            handling.end(failure)
-            self._settle(lane, lease, delivery, failure, at, message, interrupted=interrupted)
+            handlings.end(failure)
+            self._settle(lane, items, failure, at, messages, interrupted=interrupted)
             if not surely:
                 here, due = looked = self._look()
                 if due is None or due > here:
                     return looked
         return None
 
-    def _get(self) -> tuple[Lane, Lease] | None:
+    def _get(self) -> tuple[Lane, Sequence[Lease]] | None:
         __tracebackhide__ = True
         for _ in range(_MOST_REFUSALS):
             try:
@@ -183,48 +185,42 @@ class Drive:
     def _settle(
         self,
         lane: Lane,
-        lease: Lease,
-        delivery: Delivery,
+        items: Sequence[Item],
         failure: BaseException | None,
         at: datetime,
-        message: dict[str, Any],
+        messages: Sequence[dict[str, Any]],
         *,
         interrupted: bool,
     ) -> None:
-        """Settle the delivery as ``consume`` does, and note the outcome.
+        """Settle the deliveries as ``consume`` does, and note the outcomes.
 
         :param interrupted: whether the failure is not the handler's, because the task of the run was cancelled.
         """
         __tracebackhide__ = True
-        refused: PitstopError | None = None
-        told = lease.is_news(failure)
-        if told:
-            refused = lease.told
-        elif isinstance(failure, Crash):
+        told = any(lease.is_news(failure) for lease, _ in items)
+        if isinstance(failure, Crash):
             crash(self._session)
-        else:
-            decided, _ = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
-            try:
-                if decided is not Verdict.NOTHING:
-                    ask(lease, delivery, decided, failure)
-                    lane.intake.writer.write_at_once(lease)
-            except (LeaseLost, BackendUnavailable) as error:
-                refused = error
-        outcome, due = self._outcome(lease, failure, refused)
-        trouble = refused if failure is None or isinstance(failure, Crash) else failure
-        self._steps.append(
-            Step(
-                delivery.id,
-                at,
-                delivery.scheduled_for,
-                delivery.attempt,
-                delivery.missed,
-                outcome,
-                error_text(trouble),
-                due,
-                message,
+        stopped = told or interrupted or isinstance(failure, HandlerIsAsync)
+        for (lease, delivery), message in zip(items, messages, strict=True):
+            refused: PitstopError | None = None
+            if lease.is_news(failure):
+                refused = lease.told
+            elif not isinstance(failure, Crash):
+                decided, _ = judged(lease, failure, interrupted=stopped)
+                try:
+                    if decided is not Verdict.NOTHING:
+                        ask(lease, delivery, decided, failure)
+                        lane.intake.writer.write_at_once(lease)
+                except (LeaseLost, BackendUnavailable) as error:
+                    refused = error
+            outcome, due = self._outcome(lease, failure, refused)
+            trouble = refused if failure is None or isinstance(failure, Crash) else failure
+            self._steps.append(
+                Step(
+                    *(delivery.id, at, delivery.scheduled_for, delivery.attempt, delivery.missed, outcome),
+                    *(error_text(trouble), due, message),
+                )
             )
-        )
         if failure is None or told or isinstance(failure, Crash):
             return
         in_report = not (interrupted or ends_program(failure) or isinstance(failure, HandlerIsAsync))
@@ -244,22 +240,23 @@ class Drive:
         if refused is not None:
             # Perhaps it was done nevertheless. The message then comes at another time, or never.
             return "unsettled", None if isinstance(refused, OutcomeUnknown) else from_instant(lease.due)
-        if self._applied is None:
+        applied = self._applied.get(lease.record.progress.token)
+        if applied is None:
             # Crashed; or refused, of which the handler knows, so that it settled nothing and said nothing.
             return ("crashed", from_instant(lease.due)) if isinstance(failure, Crash) else (over, None)
-        progress = self._applied.progress
+        progress = applied.progress
         due = None if not isinstance(progress, Progress) or progress.due is None else from_instant(progress.due)
         if lease.purpose is Purpose.ACK:
             return "acked", due
         if lease.purpose is Purpose.GIVE_BACK:
             return "given back", due
-        return _NACKS.get(self._applied.outcome, "nacked"), due
+        return _NACKS.get(applied.outcome, "nacked"), due
 
     def _note(self, settlement: Settlement, unseen: Record | Damaged | None) -> None:
-        """Note a settlement that was applied, to the present delivery or to a message that no handler saw."""
+        """Note a settlement that was applied, to a present delivery or to a message that no handler saw."""
         if unseen is None:
-            if settlement.token == self._token:
-                self._applied = settlement
+            if settlement.token in self._tokens:
+                self._applied[settlement.token] = settlement
         elif self._thread == get_ident():
             self._steps.append(_unseen_step(settlement, unseen, self._clock.now()))
 

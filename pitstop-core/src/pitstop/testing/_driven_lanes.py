@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from pitstop._consume._batches import gathered
 from pitstop._consume._handler import takes_delivery
 from pitstop._consume._lanes import Lane, Plan, named
 from pitstop._decisions._describe import describe
@@ -33,10 +34,17 @@ _NEVER = float("inf")
 
 
 class Turn(NamedTuple):
-    """A message that is to be handled now."""
+    """A message that is to be handled now, or a batch of them."""
 
     lane: Lane
-    delivery: Delivery
+    deliveries: Sequence[Delivery]
+
+    @property
+    def argument(self) -> Any:
+        """The argument of the handler."""
+        if self.lane.batch is not None:
+            return self.deliveries
+        return self.deliveries[0] if self.lane.deliveries else self.deliveries[0].msg
 
 
 class DrivenLanes:
@@ -65,7 +73,7 @@ class DrivenLanes:
         for intake in intakes:
             self._stack.callback(intake.close)
         self._lanes = [
-            Lane(intake, plan.handler, deliveries, plan.workers)
+            Lane(intake, plan.handler, deliveries, plan.workers, plan.options.batch)
             for intake, plan, deliveries in zip(intakes, self._plans, self._deliveries, strict=True)
         ]
         return self
@@ -73,16 +81,16 @@ class DrivenLanes:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def take(self) -> tuple[Lane, Lease] | None:
-        """Take the message that has been due for longest, of any lane. None: there is none.
+    def take(self) -> tuple[Lane, Sequence[Lease]] | None:
+        """Take the message that has been due for longest, of any lane, or a batch of the lane. None: there is none.
 
         :raises BackendUnavailable: if the store fails a claim.
         """
         now = self._session.clock.monotonic()
         for lane in self._in_order():
-            lease = lane.intake.wait(Waiter(0), now)
+            lease = lane.intake.wait(Waiter(lane.batch or 0), now)
             if lease is not None:
-                return lane, lease
+                return lane, [lease] if lane.batch is None else gathered(lane.intake, lease, lane.batch)
         return None
 
     def next_due(self) -> int | None:

@@ -24,12 +24,12 @@ from pitstop._errors import PitstopError
 from pitstop._pitstop import Pitstop
 from pitstop._values._arguments import MOST_THREADS
 from pitstop.testing._drive import Drive, Run
+from pitstop.testing._driven_lanes import Turn
 from pitstop.testing._report import Report
 
 
 if TYPE_CHECKING:
     from pitstop._aio._pitstop import AsyncPitstop
-    from pitstop._engine._delivery import Delivery
 
 __all__ = [
     "MAX_JUMPS",
@@ -57,6 +57,7 @@ def run_until_idle(
     *,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -67,11 +68,13 @@ def run_until_idle(
 
     :param pit: a Pitstop whose clock is a :class:`ManualClock`.
     :param handler: called with the message, as in ``delivery.msg``. A mapping gives each kind a handler or a
-        :class:`pitstop.Handle`, as for :meth:`pitstop.Pitstop.consume`; of a ``Handle``, ``lock_time``, ``prefetch`` and
-        ``deliveries`` hold here. Messages of several kinds are handled one at a time, in the order of their due times.
+        :class:`pitstop.Handle`, as for :meth:`pitstop.Pitstop.consume`; of a ``Handle``, ``lock_time``, ``prefetch``,
+        ``batch`` and ``deliveries`` hold here. Messages of several kinds are handled one at a time, in the order of their due times.
     :param deliveries: whether to call it with the :class:`pitstop.Delivery` instead. By default, it is called so if its first
         parameter is annotated as a delivery or named ``delivery``, as for :meth:`pitstop.Pitstop.consume`.
     :param kinds: handle only messages of these kinds, as for :meth:`pitstop.Pitstop.consume`.
+    :param batch: call the handler with a list of deliveries, of this number at most, as for :meth:`pitstop.Pitstop.consume`. The
+        report has a step for each message.
     :param raise_errors: an exception of the handler ends the run and is raised, once the message was nacked. The report so
         far is its ``pitstop_report``, and a note. False: the report holds the error, and the message comes back by ``retry``.
     :param max_steps: the most emissions at one instant.
@@ -81,7 +84,7 @@ def run_until_idle(
     :raises Unsupported: if the store cannot choose by kind.
     """
     __tracebackhide__ = True
-    return _driven(Drive(pit, _plans(handler, deliveries, kinds, _plain), raise_errors, max_steps).idle())
+    return _driven(Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).idle())
 
 
 def run_for(
@@ -91,6 +94,7 @@ def run_for(
     *,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -102,7 +106,7 @@ def run_for(
     :param delta: a ``timedelta``, seconds, or text such as ``"3h"``.
     """
     __tracebackhide__ = True
-    return _driven(Drive(pit, _plans(handler, deliveries, kinds, _plain), raise_errors, max_steps).for_(delta))
+    return _driven(Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).for_(delta))
 
 
 def run_until(
@@ -112,12 +116,13 @@ def run_until(
     *,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """Let time pass until ``when``, inclusive: see :func:`run_for`."""
     __tracebackhide__ = True
-    return _driven(Drive(pit, _plans(handler, deliveries, kinds, _plain), raise_errors, max_steps).until(when))
+    return _driven(Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).until(when))
 
 
 def drain(
@@ -127,6 +132,7 @@ def drain(
     max_jumps: int = MAX_JUMPS,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -136,7 +142,9 @@ def drain(
     :raises PitstopError: if messages are left after that; the text names them.
     """
     __tracebackhide__ = True
-    return _driven(Drive(pit, _plans(handler, deliveries, kinds, _plain), raise_errors, max_steps).drain(max_jumps))
+    return _driven(
+        Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).drain(max_jumps)
+    )
 
 
 async def arun_until_idle(
@@ -145,6 +153,7 @@ async def arun_until_idle(
     *,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -154,7 +163,7 @@ async def arun_until_idle(
         thread, because nothing else waits while the clock stands still.
     """
     __tracebackhide__ = True
-    plans = _plans(handler, deliveries, kinds, callable_handler)
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
     return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).idle())
 
 
@@ -165,12 +174,13 @@ async def arun_for(
     *,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """As :func:`run_for`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
-    plans = _plans(handler, deliveries, kinds, callable_handler)
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
     return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).for_(delta))
 
 
@@ -181,12 +191,13 @@ async def arun_until(
     *,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """As :func:`run_until`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
-    plans = _plans(handler, deliveries, kinds, callable_handler)
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
     return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).until(when))
 
 
@@ -197,12 +208,13 @@ async def adrain(
     max_jumps: int = MAX_JUMPS,
     deliveries: bool | None = None,
     kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """As :func:`drain`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
-    plans = _plans(handler, deliveries, kinds, callable_handler)
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
     return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).drain(max_jumps))
 
 
@@ -215,37 +227,45 @@ def _plain_one(pit: Pitstop | AsyncPitstop) -> Pitstop:
     return pitstop_of(pit)
 
 
-def _plans(handler: object, deliveries: bool | None, kinds: object, check: Callable[[Handler], Handler]) -> list[Plan]:
+def _plans(
+    handler: object, deliveries: bool | None, kinds: object, batch: object, check: Callable[[Handler], Handler]
+) -> list[Plan]:
     """Return a plan for each kind, as for ``consume``.
 
     :param check: returns a handler that can be used, or raises.
     """
     # The run has no other thread: it handles one message at a time, and extends no lease.
-    options = {"lock_time": None, "loop_time": None, "prefetch": None, "heartbeat": False, "max_lease": None}
+    options = dict[str, object](
+        lock_time=None, loop_time=None, prefetch=None, heartbeat=False, max_lease=None, batch=batch
+    )
     plans = planned(
         handler, field="workers", workers=1, most=MOST_THREADS, deliveries=deliveries, kinds=kinds, options=options
     )
     for each in plans:
         with named(each.kind):
             check(each.handler)
-    return [attrs.evolve(each, options=attrs.evolve(each.options, heartbeat=False, max_lease=None)) for each in plans]
+    # A rate would let no message through while the clock stands still.
+    return [
+        attrs.evolve(each, options=attrs.evolve(each.options, heartbeat=False, max_lease=None), throttles=())
+        for each in plans
+    ]
 
 
 def _driven(run: Run) -> Report:
     __tracebackhide__ = True
     try:
-        lane, delivery = next(run)
+        turn = next(run)
         while True:
             failure: BaseException | None = None
             try:
-                result = lane.handler(delivery if lane.deliveries else delivery.msg)
+                result = turn.lane.handler(turn.argument)
             except BaseException as error:  # noqa: BLE001 - the run raises it again if it is to be raised
                 failure = error
-                _tell_what_it_got(error, delivery, lane.deliveries)
+                _tell_what_it_got(error, turn)
             else:
                 if isinstance(result, Awaitable):
                     failure = _given_up(result)
-            lane, delivery = run.send(failure)
+            turn = run.send(failure)
     except StopIteration as end:
         return _report_of(end)
     finally:
@@ -259,11 +279,11 @@ async def _adriven(run: Run) -> Report:
 
     task = current_task()
     try:
-        lane, delivery = next(run)
+        turn = next(run)
         while True:
             failure: BaseException | None = None
             try:
-                result = lane.handler(delivery if lane.deliveries else delivery.msg)
+                result = turn.lane.handler(turn.argument)
                 if isinstance(result, Awaitable):
                     await result
             except BaseException as error:
@@ -272,17 +292,18 @@ async def _adriven(run: Run) -> Report:
                     run.throw(error)
                     raise
                 failure = error
-                _tell_what_it_got(error, delivery, lane.deliveries)
-            lane, delivery = run.send(failure)
+                _tell_what_it_got(error, turn)
+            turn = run.send(failure)
     except StopIteration as end:
         return _report_of(end)
     finally:
         run.close()
 
 
-def _tell_what_it_got(error: BaseException, delivery: Delivery, deliveries: bool) -> None:
+def _tell_what_it_got(error: BaseException, turn: Turn) -> None:
     """Add a hint to the error of a handler that expects a delivery and did not request one."""
-    if deliveries or not isinstance(error, AttributeError) or error.obj is not delivery.msg:
+    delivery = turn.deliveries[0]
+    if turn.lane.deliveries or not isinstance(error, AttributeError) or error.obj is not delivery.msg:
         return
     if hasattr(delivery, error.name or ""):
         error.add_note(

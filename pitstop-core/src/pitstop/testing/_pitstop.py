@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
 
 from pitstop._errors import ConfigError
 from pitstop._init import open_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring
+from pitstop._pitstop import OneShot, Recurring
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._base import Recurrence
 from pitstop._values._arguments import several_plugins
@@ -18,15 +18,15 @@ from pitstop._values._id import valid_id
 from pitstop._values._quoting import quoted
 from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend
-from pitstop.testing import _assertions, _driving
+from pitstop.testing import _assertions
 from pitstop.testing._clock import ManualClock
-from pitstop.testing._driving import MAX_JUMPS, MAX_STEPS, Handlers
+from pitstop.testing._driven_pitstop import DrivenPitstop
 from pitstop.testing._events import Event, Events
 from pitstop.testing._faults import Faults
 from pitstop.testing._faulty_backend import FaultyBackend, ServerClock
 from pitstop.testing._ids import id_maker, ids_of
 from pitstop.testing._matching import ANYTHING, Anything, Match
-from pitstop.testing._report import Report, Step
+from pitstop.testing._report import Step
 
 
 __all__ = ["TestPitstop", "init"]
@@ -74,7 +74,7 @@ def init(
     return TestPitstop(FaultyBackend(backend, clock, server), hooks, clock, events, make_id, seed)
 
 
-class TestPitstop(Pitstop):
+class TestPitstop(DrivenPitstop):
     """A :class:`pitstop.Pitstop` that a test drives. :func:`pitstop.testing.init` makes it.
 
     ``run_until_idle``, ``run_for``, ``run_until`` and ``drain`` call the handler in this thread, and move the clock.
@@ -133,144 +133,6 @@ class TestPitstop(Pitstop):
             return store(items)
         finally:
             self._together = None
-
-    def run_until_idle(
-        self,
-        handler: Handlers,
-        *,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.run_until_idle`."""
-        __tracebackhide__ = True
-        return _driving.run_until_idle(
-            self, handler, deliveries=deliveries, kinds=kinds, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    def run_for(
-        self,
-        delta: timedelta | float | str,
-        handler: Handlers,
-        *,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.run_for`."""
-        __tracebackhide__ = True
-        return _driving.run_for(
-            self, delta, handler, deliveries=deliveries, kinds=kinds, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    def run_until(
-        self,
-        when: datetime,
-        handler: Handlers,
-        *,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.run_until`."""
-        __tracebackhide__ = True
-        return _driving.run_until(
-            self, when, handler, deliveries=deliveries, kinds=kinds, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    def drain(
-        self,
-        handler: Handlers,
-        *,
-        max_jumps: int = MAX_JUMPS,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.drain`."""
-        __tracebackhide__ = True
-        return _driving.drain(
-            self,
-            handler,
-            max_jumps=max_jumps,
-            deliveries=deliveries,
-            kinds=kinds,
-            raise_errors=raise_errors,
-            max_steps=max_steps,
-        )
-
-    async def arun_until_idle(
-        self,
-        handler: Handlers,
-        *,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.arun_until_idle`."""
-        __tracebackhide__ = True
-        return await _driving.arun_until_idle(
-            self, handler, deliveries=deliveries, kinds=kinds, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    async def arun_for(
-        self,
-        delta: timedelta | float | str,
-        handler: Handlers,
-        *,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.arun_for`."""
-        __tracebackhide__ = True
-        return await _driving.arun_for(
-            self, delta, handler, deliveries=deliveries, kinds=kinds, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    async def arun_until(
-        self,
-        when: datetime,
-        handler: Handlers,
-        *,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.arun_until`."""
-        __tracebackhide__ = True
-        return await _driving.arun_until(
-            self, when, handler, deliveries=deliveries, kinds=kinds, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    async def adrain(
-        self,
-        handler: Handlers,
-        *,
-        max_jumps: int = MAX_JUMPS,
-        deliveries: bool | None = None,
-        kinds: Collection[str] | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.adrain`."""
-        __tracebackhide__ = True
-        return await _driving.adrain(
-            self,
-            handler,
-            max_jumps=max_jumps,
-            deliveries=deliveries,
-            kinds=kinds,
-            raise_errors=raise_errors,
-            max_steps=max_steps,
-        )
 
     def assert_stored(
         self,
