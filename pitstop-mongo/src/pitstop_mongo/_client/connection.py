@@ -114,6 +114,10 @@ class Connection:
         """Return the microseconds since the epoch, by the configured clock, or else by the server's."""
         if self._config.clock is not None:
             return self._clock.time_us()
+        link = self._link
+        known = link.time.known_us() if link is not None and link.pid == os.getpid() else None
+        if known is not None:
+            return known
         with self.operation() as link:
             return link.time.now_us()
 
@@ -134,10 +138,13 @@ class Connection:
         return seconds if ends is None else min(seconds, max(ends - self._real.monotonic(), _LEAST_RUN))
 
     @contextmanager
-    def operation(self) -> Iterator[Link]:
-        """Run one or a few commands within ``operation_timeout``. Errors of the driver come out as Pitstop's."""
+    def operation(self, most: float | None = None) -> Iterator[Link]:
+        """Run one or a few commands within ``operation_timeout``. Errors of the driver come out as Pitstop's.
+
+        :param most: the most seconds, if fewer.
+        """
         try:
-            with self._bounded(self._timeout) as link:
+            with self._bounded(self._timeout if most is None else min(most, self._timeout)) as link:
                 yield link
         except CAUGHT as error:
             # The driver's text may quote a document, so it is not shown as the cause either.
@@ -248,6 +255,13 @@ class Connection:
                     # The index or the collection was dropped. The next operation makes the index again.
                     link.indexed = False
                 raise
+
+    def prepare(self) -> None:
+        """Check the collection, and make the index, unless this process has done both. See :meth:`indexed`."""
+        link = self._current()
+        if not (link.indexed and link.known):
+            with self.indexed():
+                pass
 
     def _prepare(self, link: Link, *, foreign: bool) -> None:
         if self.dialect.describes_collections:

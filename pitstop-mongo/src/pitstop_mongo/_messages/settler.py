@@ -223,13 +223,14 @@ class Settler:
             return
         groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
         single: list[_Write] = []
+        routed = self._connection.is_routed
         deleted: list[list[_Write]] = []
         for each in writes:
             aside = isinstance(each.settlement.progress, Aside)
             if aside and not is_text(each.id):
                 # A record with such an id is damaged, so it can only be set aside.
                 yield self._apply_one, [each]
-            elif aside or self._connection.is_routed:
+            elif aside or routed:
                 single.append(each)
             else:
                 groups[each.settlement.token, each.settlement.progress is None].append(each)
