@@ -45,6 +45,7 @@ from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
 from pitstop_conformance.behaviour._failures import Failures
+from pitstop_conformance.behaviour._finding import Finding
 from pitstop_conformance.behaviour._if_exists import IfExists
 from pitstop_conformance.behaviour._if_revision import IfRevision
 from pitstop_conformance.behaviour._listener import Listening
@@ -58,6 +59,7 @@ from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
 from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
+from pitstop_conformance.contract._find import Find
 from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
@@ -104,6 +106,7 @@ class BackendContract(
     Counts,
     Settle,
     Lease,
+    Find,
     Read,
     PutIf,
     PutGetDelete,
@@ -117,6 +120,7 @@ class PitstopBehaviour(
     OfKinds,
     Batches,
     Listening,
+    Finding,
     Look,
     Moving,
     IfRevision,

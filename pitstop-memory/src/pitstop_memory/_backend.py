@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import RLock
 from typing import ClassVar
@@ -21,11 +21,13 @@ from pitstop.abc import (
     BackendConfig,
     Capability,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
     Turn,
     state_of,
+    tallies,
 )
 from pitstop_memory._config import MemoryConfig
 from pitstop_memory._shelf import Shelf
@@ -58,7 +60,7 @@ class MemoryBackend(Backend):
     suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
     capabilities: ClassVar[Capability] = (
-        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES
+        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES | Capability.FIND
     )
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
@@ -113,6 +115,21 @@ class MemoryBackend(Backend):
             )
             places = heapq.nsmallest(limit, (place for place in wanted if behind is None or place > behind))
             return [record for *_, id in places if (record := shelf.copy(id)) is not None]
+
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
+        now = self._now_ms()
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            slots = (
+                slot for slot in self._room.shelf.slots() if query.matches(slot, now) and query.is_behind(slot, after)
+            )
+            return [slot.copy() for slot in heapq.nsmallest(limit, slots, key=query.in_order)]
+
+    def tally_by_kind(self) -> Mapping[str, Tally]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            held = [(slot.kind, slot.progress) for slot in self._room.shelf.slots()]
+        return tallies(((kind, each.due, each.token) for kind, each in held), self._now_ms())
 
     def tally(self) -> Tally:
         now = self._now_ms()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
@@ -22,11 +22,13 @@ from pitstop.abc import (
     Legacy,
     LegacyPage,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
     Watch,
     Writes,
+    tallies_by_scan,
 )
 from pitstop_mongo._adopt.adopter import Adopter
 from pitstop_mongo._client.config import MongoConfig
@@ -34,6 +36,7 @@ from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.scratch import is_scratch, scratch_collection, scratch_name
 from pitstop_mongo._messages.claimer import Claimer
 from pitstop_mongo._messages.claimers import Claimers
+from pitstop_mongo._messages.finder import Finder
 from pitstop_mongo._messages.settler import Settler
 from pitstop_mongo._messages.storer import Storer
 from pitstop_mongo._messages.transaction import Transaction
@@ -49,7 +52,12 @@ _log = logging.getLogger("pitstop.mongo")
 
 #: Capabilities that a replacement for a server, such as mongomock, does not have.
 _OF_A_SERVER = (
-    Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.TRANSACTIONS | Capability.ADOPT
+    Capability.DURABLE
+    | Capability.MULTI_PROCESS
+    | Capability.WATCH
+    | Capability.TRANSACTIONS
+    | Capability.ADOPT
+    | Capability.FIND
 )
 
 _P = ParamSpec("_P")
@@ -100,6 +108,7 @@ class MongoBackend(Backend):
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
+        self._finder = Finder(self._connection, self._viewer)
         # The only process that uses a collection of scratch() is this one. A wake-up that is on its way when the collection
         # is dropped would make it again.
         muted = is_scratch(config.coll)
@@ -151,6 +160,17 @@ class MongoBackend(Backend):
     @_one_call
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._viewer.scan(state, limit, after)
+
+    @_one_call
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        return self._finder.find(query, limit, after)
+
+    @_one_call
+    def tally_by_kind(self) -> Mapping[str, Tally]:
+        if not self._connection.dialect.describes_collections:
+            now = self._connection.now_us() // 1000
+            return tallies_by_scan(now, self._viewer.scan)
+        return self._finder.tally_by_kind()
 
     @_one_call
     def tally(self) -> Tally:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,7 @@ from pitstop.abc import (
     Capability,
     Damaged,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
@@ -31,6 +32,7 @@ from pitstop_sqlite import _statements
 from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
+from pitstop_sqlite._finding import find, tally_by_kind
 from pitstop_sqlite._rows import (
     LAST_INSTANT,
     Row,
@@ -69,6 +71,7 @@ class SqliteBackend(Backend):
         | Capability.CONDITIONAL
         | Capability.KINDS
         | Capability.POLICIES
+        | Capability.FIND
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
@@ -147,6 +150,18 @@ class SqliteBackend(Backend):
                 rows += connection.execute(_statements.SCAN_DEAD, (behind, limit - len(rows))).fetchall()
             connection.execute("COMMIT")
         return [read_row(row) for row in rows]
+
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            # In one transaction no record is returned twice, or missed, because it moved between the statements.
+            connection.execute("BEGIN")
+            found = find(connection, query, limit, after, self._now_ms())
+            connection.execute("COMMIT")
+        return found
+
+    def tally_by_kind(self) -> Mapping[str, Tally]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return tally_by_kind(connection, self._now_ms())
 
     def tally(self) -> Tally:
         with self._turn.lock, self._turn.call(), self._database as connection:
