@@ -50,6 +50,7 @@ from pitstop_conformance.behaviour._if_exists import IfExists
 from pitstop_conformance.behaviour._if_revision import IfRevision
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
+from pitstop_conformance.behaviour._many import ManyMessages
 from pitstop_conformance.behaviour._moving import Moving
 from pitstop_conformance.behaviour._of_kinds import OfKinds
 from pitstop_conformance.behaviour._policies import Policies
@@ -63,6 +64,7 @@ from pitstop_conformance.contract._find import Find
 from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
+from pitstop_conformance.contract._many import ManyRecords
 from pitstop_conformance.contract._put import PutGetDelete
 from pitstop_conformance.contract._put_if import PutIf
 from pitstop_conformance.contract._read import Read
@@ -106,6 +108,7 @@ class BackendContract(
     Counts,
     Settle,
     Lease,
+    ManyRecords,
     Find,
     Read,
     PutIf,
@@ -120,6 +123,7 @@ class PitstopBehaviour(
     OfKinds,
     Batches,
     Listening,
+    ManyMessages,
     Finding,
     Look,
     Moving,

@@ -18,6 +18,7 @@ from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
 from pitstop._finding import Finding
 from pitstop._listening import Listening
+from pitstop._many import ChangingMany
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._storing import Storing
@@ -37,7 +38,7 @@ OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
-class Pitstop(Listening, Finding, Changing):
+class Pitstop(Listening, Finding, Changing, ChangingMany):
     """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
     Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a

@@ -60,7 +60,12 @@ class MemoryBackend(Backend):
     suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
     capabilities: ClassVar[Capability] = (
-        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES | Capability.FIND
+        Capability.SCRATCH
+        | Capability.CONDITIONAL
+        | Capability.KINDS
+        | Capability.POLICIES
+        | Capability.FIND
+        | Capability.BULK
     )
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
@@ -96,6 +101,16 @@ class MemoryBackend(Backend):
         turn = self._room.turn
         with turn.lock, turn.call():
             return self._room.shelf.delete(id)
+
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return self._delete_many(ids, query)
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return [self._put_if(*item) for item in items]
 
     def get(self, id: str) -> Record | None:
         turn = self._room.turn
@@ -200,6 +215,15 @@ class MemoryBackend(Backend):
             return False
         self._room.shelf.put(record)
         return True
+
+    def _delete_many(self, ids: Sequence[str], query: Query | None) -> list[bool]:
+        shelf, now = self._room.shelf, self._now_ms()
+        gone = []
+        for id in ids:
+            record = None if query is None else shelf.get(id)
+            chosen = query is None or (record is not None and query.matches(record, now))
+            gone.append(chosen and shelf.delete(id))
+        return gone
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         shelf = self._room.shelf

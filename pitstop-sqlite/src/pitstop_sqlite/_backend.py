@@ -28,7 +28,7 @@ from pitstop.abc import (
     Tally,
     Watch,
 )
-from pitstop_sqlite import _statements
+from pitstop_sqlite import _many, _statements
 from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
@@ -72,6 +72,7 @@ class SqliteBackend(Backend):
         | Capability.KINDS
         | Capability.POLICIES
         | Capability.FIND
+        | Capability.BULK
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
@@ -128,6 +129,28 @@ class SqliteBackend(Backend):
             deleted = connection.execute(_statements.DELETE, (bindable(id),)).rowcount == 1
             self._database.verify()
         return deleted
+
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            # The time is read only now: the lock may have been waited for.
+            removed = _many.delete(connection, ids, query, self._now_ms())
+            connection.execute("COMMIT")
+            self._verify_many(ids)
+        return removed
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        statements = [_conditional(*item) for item in items]
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            stored = [connection.execute(statement, values).rowcount == 1 for statement, values in statements]
+            connection.execute("COMMIT")
+            self._verify_many([record.id for record, *_ in items])
+        return stored
+
+    def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return _many.read(connection, ids)
 
     def get(self, id: str) -> Record | Damaged | None:
         with self._turn.lock, self._turn.call(), self._database as connection:
@@ -276,6 +299,12 @@ class SqliteBackend(Backend):
         each_applied = [connection.execute(statement, (*values, now)).rowcount == 1 for statement, values in fenced]
         connection.execute("COMMIT")
         return each_applied
+
+    def _verify_many(self, ids: Sequence[str]) -> None:
+        try:
+            self._database.verify()
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(str(error), ids=tuple(ids)) from None
 
     def _has_due(self, connection: sqlite3.Connection, chosen: Selection) -> bool:
         statement = _statements.any_due_of(chosen.first)

@@ -18,6 +18,7 @@ from pitstop._aio._changing import AsyncChanging
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._finding import AsyncFinding
 from pitstop._aio._listening import AsyncListening, closed_error
+from pitstop._aio._many import AsyncChangingMany
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import PitstopError
 from pitstop._init import prepare_backend
@@ -50,7 +51,7 @@ def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (
     return AsyncPitstop(*prepare_backend(config, plugins))
 
 
-class AsyncPitstop(AsyncListening, AsyncFinding, AsyncChanging):
+class AsyncPitstop(AsyncListening, AsyncFinding, AsyncChanging, AsyncChangingMany):
     """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
 
     The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import cast, get_args
 
@@ -18,7 +19,7 @@ from pitstop._values._schedule import Moment
 from pitstop.abc import Query
 
 
-__all__ = ["query_of"]
+__all__ = ["query_of", "some_ids"]
 
 
 def query_of(
@@ -44,6 +45,16 @@ def query_of(
         due_before=_instant(due_before, "due_before", now_us),
         failing=None if failing is None else flag(failing, "failing", error=PitstopError),
     )
+
+
+def some_ids(ids: object) -> Iterator[object]:
+    """Return an iterator over ids that a caller gave.
+
+    :raises PitstopError: if they are no list, generator or the like. The characters of a text would count as ids.
+    """
+    if not isinstance(ids, Iterable) or isinstance(ids, str | bytes | bytearray | Mapping):
+        raise PitstopError(f"ids={quoted(ids)} cannot be used. Give a list or another iterable of ids, as in ['abc'].")
+    return iter(ids)
 
 
 def _state(given: object) -> State | None:

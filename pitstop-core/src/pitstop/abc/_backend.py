@@ -17,7 +17,7 @@ from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
 from pitstop.abc._legacy import Legacy, LegacyPage
-from pitstop.abc._query import Query, by_scan, tallies_by_scan
+from pitstop.abc._many import Many
 from pitstop.abc._record import Damaged, Progress, Record, Settlement, Tally
 
 
@@ -57,6 +57,9 @@ class Capability(Flag):
     POLICIES = auto()
     #: :meth:`Backend.find` reads about as many records as it returns. Without it a search walks through all records.
     FIND = auto()
+    #: :meth:`Backend.get_many`, :meth:`Backend.delete_many` and :meth:`Backend.put_many_if` take a few round trips for a batch.
+    #: Without it they take a few for each record.
+    BULK = auto()
 
 
 class Writes(Protocol):
@@ -100,7 +103,7 @@ class Watch(Protocol):
         ...
 
 
-class Backend(ABC):
+class Backend(Many, ABC):
     """Where messages live. Thread-safe: any method may be called from any thread at any time.
 
     Methods raise :class:`pitstop.BackendUnavailable` if the store does not do what it should. The text holds no secret and
@@ -173,25 +176,9 @@ class Backend(ABC):
         :param after: only records behind this ``(due, id)``. The record with it need not exist any more.
         """
 
-    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
-        """Return up to ``limit`` records that match, in the order of the search: see :class:`Query`.
-
-        Without :attr:`Capability.FIND` this filters pages of :meth:`scan`.
-
-        :param after: only records behind this ``(due, id)`` in that order. The record with it need not exist any more.
-        """
-        return by_scan(query, limit, after, self.now() // 1000, self.scan)
-
     @abstractmethod
     def tally(self) -> Tally:
         """Return the number of records in each state, as in :meth:`scan`."""
-
-    def tally_by_kind(self) -> Mapping[str, Tally]:
-        """Return for each kind that has a record what :meth:`tally` returns for its records.
-
-        A record whose kind cannot be read is in none of them. Without an override this reads all records.
-        """
-        return tallies_by_scan(self.now() // 1000, self.scan)
 
     @abstractmethod
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
@@ -346,7 +333,7 @@ class Backend(ABC):
         """
         return _UNBOUNDED if seconds is None else nullcontext(seconds)
 
-    def close(self) -> None:  # noqa: B027 - a backend without resources needs no close
+    def close(self) -> None:
         """Release the backend's resources. A second call does nothing. No other method is called after it."""
 
     @property

@@ -150,8 +150,17 @@ class FaultyBackend(Backend):
     def delete(self, id: str) -> bool:
         return self._call("remove", self.inner.delete, id, ids=lambda: (id,))
 
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        return self._call("remove", self.inner.delete_many, ids, query, ids=lambda: tuple(ids))
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        return self._call("store", self.inner.put_many_if, items, ids=lambda: tuple(each.id for each, *_ in items))
+
     def get(self, id: str) -> Record | Damaged | None:
         return self._call("get", self.inner.get, id)
+
+    def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]:
+        return self._call("get", self.inner.get_many, ids)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._call("entries", self.inner.scan, state, limit, after)

@@ -52,6 +52,15 @@ class Viewer:
             document = link.handles.raw.find_one({"_id": self._dialect.one(id)})
         return None if document is None else self.shown(document)
 
+    def get_many(self, ids: Sequence[str]) -> list[_Content]:
+        """See :meth:`pitstop.abc.Many.get_many`."""
+        if not ids:
+            return []
+        with self._connection.operation() as link:
+            wanted = {"_id": self._dialect.any_of(ids)}
+            cursor = link.handles.raw.find(wanted, limit=len(ids), batch_size=len(ids), **self._dialect.by_id)
+            return [self.shown(each) for each in cursor]
+
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[_Content]:
         """See :meth:`pitstop.abc.Backend.scan`."""
         least, most = self._bounds(state)
