@@ -10,6 +10,7 @@ import os
 from datetime import timedelta
 from itertools import islice
 
+import attrs
 import pytest
 
 from mongo.conftest import START
@@ -324,3 +325,33 @@ def test_a_search_makes_no_index(backend, coll):
     assert [each.id for each in backend.find(Query(kind="mail"), 10, None)] == ["a"]
     assert dict(backend.tally_by_kind()).keys() == {"mail"}
     assert set(coll.index_information()) == {"_id_", "due_1"}
+
+
+def test_a_removal_by_prefix_reads_its_messages_by_id(backend, customers, profile):
+    """The search, the second read and the deletion examine one key for each message, whatever else is stored."""
+    ids = [each.id for each in backend.find(Query(prefix="customer:"), 100, None)]
+    profile()
+
+    assert backend.delete_many(ids, Query(prefix="customer:")) == [True] * 100
+
+    entries = profile()
+    assert [each["op"] for each in entries] == ["query", "remove"]
+    for each in entries:
+        assert_cheap([each], 100, "{ _id: 1 }")
+
+
+def test_a_change_of_many_reads_its_messages_by_id(backend, customers, profile):
+    found = backend.find(Query(prefix="customer:"), 50, None)
+    items = [
+        (attrs.evolve(each, revision=f"new {each.id}", progress=Progress(START, START)), each.revision, each.progress)
+        for each in found
+    ]
+    profile()
+
+    assert backend.put_many_if(items) == [True] * 50
+
+    entries = profile()
+    assert len(entries) == 50
+    for each in entries:
+        assert each["keysExamined"] <= 1, each
+        assert each["docsExamined"] <= 1, each
