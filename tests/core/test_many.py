@@ -1,4 +1,4 @@
-"""Changes of many messages: what happens between the search and the write, lost replies, and backends that have no batches."""
+"""Changes of many messages: changes by others between the search and the write, lost replies, and backends without batches."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import click
 from pitstop import Entry, Pitstop, PitstopError, Recurrence, ScheduleError
 from pitstop._recurrence._every import Every
 from pitstop._values._duration import format_duration
+from pitstop.cli._many import Deed, chosen, dry_run_option
 from pitstop.cli._output import (
     needs_stdout,
     print_fields,
@@ -93,11 +94,21 @@ def show(settings: Settings, id: str) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="[ID...|-]", nargs=-1)
+@search_options()
+@dry_run_option
 @common_options
 @click.pass_obj
-def remove(settings: Settings, ids: tuple[str, ...]) -> None:
-    """Remove messages, also those that a listener has right now."""
+def remove(settings: Settings, /, ids: tuple[str, ...], dry_run: bool, **search: Any) -> None:
+    """Remove messages, also those that a listener has right now.
+
+    Give ids, '-' for ids on stdin (one per line), or options that choose messages: those that match all of them are removed. Use
+    --dry-run first.
+    """
+    many = chosen(ids, search, dry_run=dry_run)
+    if many is not None:
+        many.do(settings, Deed("remove", "removed", Pitstop.remove_many))
+        return
     errors = []
     with settings.open_existing() as pit:
         for id in ids:
@@ -113,17 +124,25 @@ def remove(settings: Settings, ids: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.argument("ids", metavar="[ID...|-]", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Redrive all dead messages.")
+@search_options()
+@dry_run_option
 @common_options
 @click.pass_obj
-def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
+def redrive(settings: Settings, /, ids: tuple[str, ...], everything: bool, dry_run: bool, **search: Any) -> None:
     """Make dead messages due now, and count their attempts from zero.
 
-    Give their ids, or --all.
+    Give ids, '-' for ids on stdin (one per line), --all, or options that choose messages: the dead ones that match all of them are
+    redriven. Use --dry-run first.
     """
-    if bool(ids) == everything:
-        raise click.UsageError("Give the ids of dead messages, or --all.")
+    if everything and (ids or given(search)):
+        raise click.UsageError("Give the ids of dead messages, options that choose them, or --all.")
+    if not everything or dry_run:
+        many = chosen(ids, {"state": "dead"} if everything else search, dry_run=dry_run)
+        if many is not None:
+            many.do(settings, Deed("redrive", "redriven", Pitstop.redrive_many, "dead"))
+            return
     errors = []
     found = False
     with settings.open_existing() as pit:

@@ -17,14 +17,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PAGE = 1000
 
 
-def search_options(*, state: bool = True) -> Callable[[_Command], _Command]:
-    """Give a command the options of a search, under the names of the arguments of :meth:`pitstop.Pitstop.entries`.
-
-    :param state: whether ``--state`` is one of them.
-    """
+def search_options() -> Callable[[_Command], _Command]:
+    """Give a command the options of a search, under the names of the arguments of :meth:`pitstop.Pitstop.entries`."""
 
     def add(command: _Command) -> _Command:
         options = [
+            click.option("--state", type=click.Choice(get_args(State)), help="Only messages in this state."),
             click.option("--kind", metavar="KIND", help="Only messages of this kind."),
             click.option("--prefix", metavar="TEXT", help="Only messages whose id begins with this text."),
             click.option(
@@ -46,11 +44,6 @@ def search_options(*, state: bool = True) -> Callable[[_Command], _Command]:
                 help="Only messages whose last attempt failed: they wait for a retry, or are dead.",
             ),
         ]
-        if state:
-            options.insert(
-                0,
-                click.option("--state", type=click.Choice(get_args(State)), help="Only messages in this state."),
-            )
         for option in reversed(options):
             command = option(command)
         return command
