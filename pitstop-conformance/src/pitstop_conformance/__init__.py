@@ -65,6 +65,7 @@ from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
 from pitstop_conformance.contract._many import ManyRecords
+from pitstop_conformance.contract._policies import KeptPolicies
 from pitstop_conformance.contract._put import PutGetDelete
 from pitstop_conformance.contract._put_if import PutIf
 from pitstop_conformance.contract._read import Read
@@ -105,6 +106,7 @@ class BackendContract(
     DamagedAmongOthers,
     Handle,
     Kinds,
+    KeptPolicies,
     Counts,
     Settle,
     Lease,

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from pitstop._consume._course import checked_drain
 from pitstop._consume._handler import takes_delivery
-from pitstop._consume._lanes import Handlers, Lane, planned
+from pitstop._consume._lanes import Handlers, Lane, Plan, named, planned
 from pitstop._consume._threads import Consuming, sync_handler
 from pitstop._engine._calls import entrance
 from pitstop._engine._intake import Intake
@@ -133,11 +133,14 @@ class Listening:
             },
         )
         patience = checked_drain(drain, max_messages, until_idle)
-        with_delivery = [takes_delivery(sync_handler(each.handler), each.deliveries) for each in plans]
-        intakes = open_intakes(self, [each.options for each in plans])
+        with_delivery = []
+        for each in plans:
+            with named(each.kind):
+                with_delivery.append(takes_delivery(sync_handler(each.handler), each.deliveries))
+        intakes = open_intakes(self, plans)
         lanes = [
-            Lane(intake, plan.handler, gets, plan.workers)
-            for intake, plan, gets in zip(intakes, plans, with_delivery, strict=True)
+            Lane(intake, plan.handler, takes, plan.workers)
+            for intake, plan, takes in zip(intakes, plans, with_delivery, strict=True)
         ]
         return Consuming(self._session, lanes, max_messages=max_messages, until_idle=until_idle, drain=patience).run()
 
@@ -162,15 +165,16 @@ def open_intake(pit: Listening, options: ListenOptions, *, claimed_apart: bool =
     return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)
 
 
-def open_intakes(pit: Listening, options: Sequence[ListenOptions]) -> list[Intake]:
-    """Return an intake for each of these options, or none.
+def open_intakes(pit: Listening, plans: Sequence[Plan]) -> list[Intake]:
+    """Return an intake for each of these plans, or none.
 
     :raises BackendUnavailable: as :func:`open_intake`, like the other errors.
     """
     opened: list[Intake] = []
     with ExitStack() as stack:
-        for each in options:
-            intake = open_intake(pit, each)
+        for each in plans:
+            with named(each.kind):
+                intake = open_intake(pit, each.options)
             # Those before an error are closed.
             stack.callback(intake.close)
             opened.append(intake)

@@ -254,9 +254,11 @@ class ChangingMany:
         conditional = Capability.CONDITIONAL in session.capabilities
         settlements: list[Settlement] = []
         moved: list[tuple[Record, str, Progress]] = []
+        kinds: set[str] = set()
         for each in page:
             if isinstance(each, Damaged) or each.progress.due is not None or each.progress.token is None:
                 continue
+            kinds.add(each.kind)
             alive = revive(each, now) if conditional else None
             if alive is None:
                 settlements.append(redrive(each, now))
@@ -265,7 +267,7 @@ class ChangingMany:
                 moved.append((attrs.evolve(alive, revision=new_revision()), each.revision, each.progress))
         count = sum(session.backend.put_many_if(moved)) if moved else 0
         applied = session.backend.settle(settlements) if settlements else ()
-        session.written(None)
+        session.written(None, kinds)
         unknown = [each.id for each, done in zip(settlements, applied, strict=True) if done is None]
         if unknown:
             raise OutcomeUnknown(

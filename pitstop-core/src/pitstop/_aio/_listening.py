@@ -17,7 +17,7 @@ from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._consume._course import checked_drain
 from pitstop._consume._handler import AsyncHandler, async_handler
-from pitstop._consume._lanes import AsyncHandlers, Opening, planned
+from pitstop._consume._lanes import AsyncHandlers, Opening, Plan, named, planned
 from pitstop._consume._tasks import Consuming
 from pitstop._errors import BackendUnavailable
 from pitstop._listening import open_intake
@@ -140,12 +140,13 @@ class AsyncListening(ABC):
             },
         )
         for each in plans:
-            async_handler(cast("AsyncHandler", each.handler))
+            with named(each.kind):
+                async_handler(cast("AsyncHandler", each.handler))
         patience = checked_drain(drain, max_messages, until_idle)
         if self._closed:
             raise closed_error()
         consuming = Consuming(
-            [Opening(each, partial(self._listen, each.options)) for each in plans],
+            [Opening(each, partial(self._listen_for, each)) for each in plans],
             self._hands,
             self._consuming,
             max_messages=max_messages,
@@ -162,6 +163,10 @@ class AsyncListening(ABC):
     def _listening(self, **options: Any) -> Any:
         """Return a function that opens an intake, in a thread. Wrong options raise here."""
         return partial(self._listen, ListenOptions.of(**options))
+
+    def _listen_for(self, plan: Plan) -> Any:
+        with named(plan.kind):
+            return self._listen(plan.options)
 
     def _listen(self, options: ListenOptions) -> Any:
         return open_intake(self._opened(), options, claimed_apart=True)

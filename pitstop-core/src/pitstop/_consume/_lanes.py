@@ -7,14 +7,15 @@ Threads: any; a lane is written once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Lock
 from typing import Any
 
 import attrs
 
-from pitstop._consume._handler import AsyncHandler, Handler
+from pitstop._consume._handler import AsyncHandler, Handler, HandlerIsAsync
 from pitstop._engine._intake import Intake
 from pitstop._errors import ConfigError, MessageError, PitstopError
 from pitstop._values._arguments import MOST_KINDS, ListenOptions, whole_number
@@ -23,7 +24,7 @@ from pitstop._values._quoting import quoted
 from pitstop.abc import AllBut
 
 
-__all__ = ["AsyncHandlers", "Handle", "Handlers", "Lane", "Opening", "Plan", "planned"]
+__all__ = ["AsyncHandlers", "Handle", "Handlers", "Lane", "Opening", "Plan", "named", "planned"]
 
 
 @attrs.frozen
@@ -58,6 +59,8 @@ AsyncHandlers = AsyncHandler | Mapping[str, AsyncHandler | Handle]
 
 #: The options of ``consume`` that a :class:`Handle` may have as well.
 _OPTIONS = ("lock_time", "loop_time", "prefetch", "heartbeat", "max_lease")
+#: The classes of errors about a handler, or its options.
+_OF_A_KIND = (ConfigError, HandlerIsAsync, PitstopError)
 
 
 @attrs.frozen
@@ -69,6 +72,8 @@ class Plan:
     deliveries: bool | None
     workers: int
     options: ListenOptions
+    #: The key of the mapping, for errors. None: there is no mapping.
+    kind: str | None = None
 
 
 @attrs.frozen
@@ -90,7 +95,7 @@ class Lane:
     deliveries: bool
     workers: int
     #: Held by the worker that looks at the store.
-    looking: Lock = attrs.field(factory=Lock)
+    looking: Lock = attrs.field(factory=lambda: Lock())  # noqa: PLW0108 - looked up at each call: tests control the locks
 
 
 def planned(
@@ -125,35 +130,49 @@ def planned(
     given = dict(handlers)
     if not given:
         raise PitstopError("The handlers are an empty mapping. Give at least one, as in {'mail': send}.")
-    named = [_kind(each) for each in given if each != OTHERS]
-    if OTHERS in given and len(named) > MOST_KINDS:
+    names = [_kind(each) for each in given if each != OTHERS]
+    if OTHERS in given and len(names) > MOST_KINDS:
         raise PitstopError(
-            f"The handlers name {len(named)} kinds beside '*'. All are part of each claim for the others, and at most "
+            f"The handlers name {len(names)} kinds beside '*'. All are part of each claim for the others, and at most "
             f"{MOST_KINDS} can be. Name fewer, or leave '*' out."
         )
+    heartbeat = options["heartbeat"] or any(isinstance(each, Handle) and each.heartbeat for each in given.values())
+    # Those that are given to consume itself. An error of these names no kind.
+    ListenOptions.of(**{**options, "heartbeat": heartbeat})
     plans = []
     for kind, value in given.items():
         handle = value if isinstance(value, Handle) else Handle(value)
-        chosen = (AllBut(named) if named else None) if kind == OTHERS else (_kind(kind),)
-        try:
+        chosen = (AllBut(names) if names else None) if kind == OTHERS else (_kind(kind),)
+        with named(kind):
             plans.append(
                 Plan(
                     handle.handler,
                     deliveries if handle.deliveries is None else handle.deliveries,
                     count if handle.workers is None else whole_number(handle.workers, "workers", most=most),
                     attrs.evolve(ListenOptions.of(**_options(handle, options)), kinds=chosen),
+                    kind,
                 )
             )
-        except ConfigError as error:
-            raise ConfigError(f"The Handle of {kind!r}: {error}" if value is handle else str(error)) from None
     return plans
+
+
+@contextmanager
+def named(kind: str | None) -> Iterator[None]:
+    """Put the kind into the text of an error about its handler or its options. None: there is no mapping of kinds."""
+    try:
+        yield
+    except PitstopError as error:
+        # Not those of the store, which have nothing to do with the kind.
+        if kind is None or type(error) not in _OF_A_KIND:
+            raise
+        raise type(error)(f"The handler of {kind!r}: {error}") from None
 
 
 def _options(handle: Handle, options: Mapping[str, object]) -> dict[str, Any]:
     own = {name: value for name in _OPTIONS if (value := getattr(handle, name)) is not None}
     chosen = {**options, **own}
-    if handle.heartbeat is False and handle.max_lease is None:
-        # That of the other kinds, which has no effect without a heartbeat.
+    if not chosen["heartbeat"] and handle.max_lease is None:
+        # It is for the other kinds, and has no effect without a heartbeat.
         chosen["max_lease"] = None
     return chosen
 

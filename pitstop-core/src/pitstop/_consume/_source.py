@@ -5,7 +5,7 @@ Threads: each worker calls ``take`` and ``leave``; any thread calls ``notice``; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from threading import Lock
 
 from pitstop._consume._course import Course
@@ -46,8 +46,8 @@ class Source:
         self._lock = Lock()
         self._active = sum(lane.workers for lane in lanes)
         self._begun = 0
-        # Replaced, never changed: any thread rings these.
-        self._parked: tuple[Doorbell, ...] = ()
+        # With their lanes. Replaced, never changed: any thread rings these.
+        self._parked: tuple[tuple[Lane, Doorbell], ...] = ()
 
     def take(self, lane: Lane, bell: Doorbell) -> Lease | None:
         """Take the next message of a lane, and wait for it. None: there is none any more.
@@ -81,13 +81,18 @@ class Source:
 
     def wake(self) -> None:
         """Have parked workers look again. Takes no lock."""
-        for each in self._parked:
-            each.ring()
+        for _, bell in self._parked:
+            bell.ring()
 
-    def notice(self, due: int | None) -> None:
-        """Wake parked workers if a message that was written is due now."""
-        if self._parked and (due is None or self._has_come(due)):
-            self.wake()
+    def notice(self, due: int | None, kinds: Collection[str] | None = None) -> None:
+        """Wake parked workers if a message that was written, of one of these kinds, is due now."""
+        if not self._parked:
+            return
+        wanting = [each for each in self._lanes if each.intake.wants(kinds)]
+        bells = [bell for lane, bell in self._parked if lane in wanting]
+        if bells and (due is None or self._has_come(due)):
+            for each in bells:
+                each.ring()
 
     def _take_due(self, lane: Lane, bell: Doorbell) -> Lease | None:
         """Take a message that is due. None after a wait for news if none is due, and after the last message."""
@@ -107,7 +112,7 @@ class Source:
             idle = idle and not others and begun == self._begun
             if others:
                 self._active -= 1
-                self._parked = (*self._parked, bell)
+                self._parked = (*self._parked, (lane, bell))
         if idle:
             self._on_idle()
         elif others:
@@ -144,6 +149,6 @@ class Source:
     def _park(self, bell: Doorbell) -> None:
         bell.wait(self._session.loop_time.total_seconds())
         with self._lock:
-            self._parked = tuple(each for each in self._parked if each is not bell)
+            self._parked = tuple(each for each in self._parked if each[1] is not bell)
             self._active += 1
             self._begun += 1

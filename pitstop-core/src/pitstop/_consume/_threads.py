@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Thread, get_ident
@@ -169,9 +169,9 @@ class Consuming(Component):
 
     # Called by the session.
 
-    def notice(self, due: int | None) -> None:
+    def notice(self, due: int | None, kinds: Collection[str] | None = None) -> None:
         """Wake workers that found nothing."""
-        self._source.notice(due)
+        self._source.notice(due, kinds)
 
     def begin_stop(self) -> None:
         """End, as after a signal. The intakes are components themselves."""

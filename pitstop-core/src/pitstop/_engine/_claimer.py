@@ -236,7 +236,7 @@ class Claimer:
             self.report_bug(leases[0].id, bug, "given back")
             return 1
         self.given_back += sum(map(bool, applied))
-        self._session.written(None)
+        self._session.written(None, {each.emission.leased.kind for each in leases})
         return 0
 
     def _defer(self, leases: Sequence[Lease]) -> None:
@@ -325,7 +325,8 @@ class Claimer:
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:
-                self._session.events.settled(settlement, record)
+                kind = record.kind if isinstance(record, Record) else None
+                self._session.events.settled(settlement, record, kind=kind)
         return any(applied)
 
     def report_bug(self, id: str, bug: Exception, participle: str) -> None:

@@ -39,6 +39,7 @@ from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import ListenOptions
 from pitstop.abc import Capability, Doorbell, SystemClock
+from pitstop.abc._kinds import is_chosen
 
 
 __all__ = ["Intake"]
@@ -69,6 +70,8 @@ class Intake(Component):
         #: How long messages are leased.
         self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
         loop_time = session.loop_time if options.loop_time is None else options.loop_time
+        # None: all kinds.
+        self._kinds = options.kinds
         #: Whether each ack of an iteration is written by itself.
         self.acks_at_once = options.prefetch == 1
         monotonic = session.clock.monotonic
@@ -244,8 +247,15 @@ class Intake(Component):
 
     # The component.
 
-    def notice(self, due: int | None) -> None:
-        self.waiting.notice(due)
+    def notice(self, due: int | None, kinds: Collection[str] | None = None) -> None:
+        # A listener without kinds need not ask, because this is on the way of each store.
+        if self._kinds is None or self.wants(kinds):
+            self.waiting.notice(due)
+
+    def wants(self, kinds: Collection[str] | None) -> bool:
+        """Whether this claims messages of one of these kinds. None: the kinds are not known."""
+        chosen = self._kinds
+        return kinds is None or chosen is None or any(is_chosen(each, chosen) for each in kinds)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
         # First the claims that are under way: they put their messages into the buffer later.

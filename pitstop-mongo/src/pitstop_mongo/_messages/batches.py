@@ -14,7 +14,7 @@ from functools import partial
 
 import attrs
 
-from pymongo import ReplaceOne
+from pymongo import DeleteOne, ReplaceOne
 
 from pitstop import OutcomeUnknown
 from pitstop.abc import Damaged, Progress, Query, Record
@@ -96,7 +96,8 @@ class Batches:
     def _delete_versions(self, run: Run, chosen: Sequence[Found], query: Query | None) -> int:
         """Delete documents that are as they were read. Return how many."""
         coll, count = run.link.handles.coll, 0
-        plain = [each for each in chosen if _is_plain(each)]
+        # A router of a sharded cluster may count a document twice in a command that deletes many, so each is deleted by itself.
+        plain = [] if self._connection.is_routed else [each for each in chosen if _is_plain(each)]
         if plain:
             versions = {
                 "_id": {"$in": [each.id for each in plain]},
@@ -107,11 +108,11 @@ class Batches:
                 versions["etag"] = {"$in": list({each.etag for each in plain})}
                 versions["token"] = {"$in": list({each.token for each in plain})}
             count += run.send_many(coll.delete_many, versions, **self._dialect.by_id).deleted_count
-        for each in chosen:
-            if not _is_plain(each):
-                # A damaged document.
-                filter = {"_id": self._dialect.one(each.id), **each.proof}
-                count += run.send(coll.delete_one, filter).deleted_count
+        pinned = {each.id for each in plain}
+        single = [each for each in chosen if each.id not in pinned]
+        if single:
+            requests = [DeleteOne({"_id": self._dialect.one(each.id), **each.proof}) for each in single]
+            count += run.send_many(coll.bulk_write, requests, ordered=False).deleted_count
         return count
 
     def _read(self, link: Link, ids: Collection[str]) -> list[Found]:
