@@ -31,7 +31,9 @@ def test_the_facade_does_what_the_plain_one_does(opened):
             assert await pit.store_many([({"id": "b"}, HOUR), ({"id": "c"}, HOUR, None, HOUR)]) == ["b", "c"]
             assert (await pit.get("a")).message == {"id": "a", "n": 1}
             assert [each.id for each in await pit.entries(limit=2)] == ["a", "b"]
+            assert [each.id for each in await pit.entries(prefix="b", kind="", due_after="1m", failing=False)] == ["b"]
             assert (await pit.stats()).scheduled == 3
+            assert (await pit.stats(by="kind"))[""].scheduled == 3
             assert await pit.remove("a") is True
             assert await pit.get("a") is None
             assert await pit.redrive("b") is False

@@ -216,7 +216,7 @@ def test_redrive_all_goes_on_past_a_damaged_one(invoke, pit, dead, url):
 def test_redrive_wants_ids_or_all(invoke):
     assert invoke("redrive").exit_code == 2
     assert invoke("redrive", "a", "--all").exit_code == 2
-    assert invoke("redrive", "--help").stdout.startswith("Usage: pitstop redrive [OPTIONS] [ID...]\n")
+    assert invoke("redrive", "--help").stdout.startswith("Usage: pitstop redrive [OPTIONS] [ID...|-]\n")
 
 
 def test_stats(invoke, pit, dead, lines):

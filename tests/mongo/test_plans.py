@@ -10,10 +10,11 @@ import os
 from datetime import timedelta
 from itertools import islice
 
+import attrs
 import pytest
 
 from mongo.conftest import START
-from pitstop.abc import AllBut, Outcome, Progress, Settlement, from_instant
+from pitstop.abc import AllBut, Outcome, Progress, Query, Settlement, from_instant
 
 
 LARGE = bool(os.environ.get("PITSTOP_TEST_LARGE"))
@@ -267,3 +268,90 @@ def test_the_walk_over_very_many_kinds_ends_early_and_is_not_repeated(backend, c
     assert not [each for each in entries if "aggregate" in each["command"]]
     for each in walks:
         assert each["keysExamined"] < 1000, each
+
+
+@pytest.fixture
+def customers(coll, backend):
+    """Messages of many customers, 200 of which are of one. A listener of some kinds has made its index."""
+    coll.create_index([("due", 1)])
+    coll.insert_many(document(f"other:{n:06}", START - FUTURE // 2 + n) | {"kind": "bulk"} for n in range(FUTURE))
+    coll.insert_many(document(f"customer:{n:03}", START + n) | {"kind": "mail"} for n in range(200))
+    backend.next_due(["mail"])
+
+
+@pytest.mark.parametrize("more", [{}, {"kind": "mail"}, {"due_from": START}], ids=str)
+def test_a_page_of_a_prefix_reads_its_part_of_the_ids(backend, customers, profile, more):
+    after = None
+    for _ in range(3):
+        profile()
+        page = backend.find(Query(prefix="customer:", **more), 50, after)
+        assert len(page) == 50
+        assert_cheap(profile(), 50, "{ _id: 1 }")
+        after = (page[-1].progress.due, page[-1].id)
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (Query(due_from=START), "{ due: 1 }"),
+        (Query(due_before=START + 90, state="scheduled"), "{ due: 1 }"),
+        (Query(kind="mail"), "{ kind: 1, due: 1 }"),
+        (Query(kind="mail", due_from=START + 5, state="scheduled"), "{ kind: 1, due: 1 }"),
+        (Query(kind="", failing=True), "{ kind: 1, due: 1 }"),
+    ],
+    ids=str,
+)
+def test_a_page_of_a_search_reads_a_page(backend, customers, profile, query, index):
+    after = None
+    for _ in range(3):
+        profile()
+        page = backend.find(query, 20, after)
+        entries = [each for each in profile() if "sort" in each["command"]]
+        assert entries
+        for each in entries:
+            assert index in each["planSummary"], each
+            assert each["keysExamined"] <= 28, each
+            assert each["docsExamined"] <= 24, each
+        if query.kind == "":
+            assert not page
+            return
+        assert len(page) == 20
+        after = (page[-1].progress.due, page[-1].id)
+
+
+def test_a_search_makes_no_index(backend, coll):
+    coll.create_index([("due", 1)])
+    coll.insert_one(document("a", START) | {"kind": "mail"})
+    assert [each.id for each in backend.find(Query(kind="mail"), 10, None)] == ["a"]
+    assert dict(backend.tally_by_kind()).keys() == {"mail"}
+    assert set(coll.index_information()) == {"_id_", "due_1"}
+
+
+def test_a_removal_by_prefix_reads_its_messages_by_id(backend, customers, profile):
+    """The search, the second read and the deletion examine one key for each message, whatever else is stored."""
+    ids = [each.id for each in backend.find(Query(prefix="customer:"), 100, None)]
+    profile()
+
+    assert backend.delete_many(ids, Query(prefix="customer:")) == [True] * 100
+
+    entries = profile()
+    assert [each["op"] for each in entries] == ["query", "remove"]
+    for each in entries:
+        assert_cheap([each], 100, "{ _id: 1 }")
+
+
+def test_a_change_of_many_reads_its_messages_by_id(backend, customers, profile):
+    found = backend.find(Query(prefix="customer:"), 50, None)
+    items = [
+        (attrs.evolve(each, revision=f"new {each.id}", progress=Progress(START, START)), each.revision, each.progress)
+        for each in found
+    ]
+    profile()
+
+    assert backend.put_many_if(items) == [True] * 50
+
+    entries = profile()
+    assert len(entries) == 50
+    for each in entries:
+        assert each["keysExamined"] <= 1, each
+        assert each["docsExamined"] <= 1, each

@@ -14,7 +14,7 @@ import pytest
 import pitstop
 
 from mongo.conftest import START
-from pitstop.abc import AllBut, Aside, Damaged, Outcome, Progress, Settlement
+from pitstop.abc import AllBut, Aside, Damaged, Outcome, Progress, Query, Settlement
 from pitstop_mongo import MongoBackend
 from pitstop_mongo._client.failures import Kind, is_refusal, kind_of
 from servers import router as routers
@@ -157,6 +157,28 @@ def test_stores_and_removals_name_the_shard_key(open_backend, clock, record, cou
     assert not backend.delete("a")
     assert [each.id for each in backend.scan(None, 10, None)] == ["b", "c", "d"]
     assert not {"update, many", "delete, many"} & counts().keys()
+
+
+def test_removals_and_changes_of_many_write_each_document_by_its_id(open_backend, coll, clock, record, counts):
+    backend = open_backend(clock=clock)
+    backend.put([record(f"a{n}") for n in range(5)])
+    items = [
+        (
+            attrs.evolve(each, revision=f"new {each.id}", progress=Progress(START + 5, START)),
+            each.revision,
+            each.progress,
+        )
+        for each in backend.find(Query(prefix="a"), 10, None)
+    ]
+    coll.update_one({"_id": "a1"}, {"$set": {"revision": "other"}})
+    counts()
+
+    assert backend.put_many_if(items) == [True, False, True, True, True]
+    assert backend.delete_many(["a0", "a1", "a2", "none"], Query(due_from=START + 1)) == [True, False, True, False]
+    assert backend.delete_many(["a1", "a3"]) == [True, True]
+
+    assert [each["_id"] for each in coll.find()] == ["a4"]
+    assert counts()["delete"] == 2
 
 
 def test_damaged_documents_are_set_aside(open_backend, coll, clock, record, counts):

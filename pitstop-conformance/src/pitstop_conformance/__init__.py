@@ -45,10 +45,12 @@ from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
 from pitstop_conformance.behaviour._delivery import Deliveries
 from pitstop_conformance.behaviour._failures import Failures
+from pitstop_conformance.behaviour._finding import Finding
 from pitstop_conformance.behaviour._if_exists import IfExists
 from pitstop_conformance.behaviour._if_revision import IfRevision
 from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
+from pitstop_conformance.behaviour._many import ManyMessages
 from pitstop_conformance.behaviour._moving import Moving
 from pitstop_conformance.behaviour._of_kinds import OfKinds
 from pitstop_conformance.behaviour._policies import Policies
@@ -58,9 +60,11 @@ from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
 from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
+from pitstop_conformance.contract._find import Find
 from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
+from pitstop_conformance.contract._many import ManyRecords
 from pitstop_conformance.contract._policies import KeptPolicies
 from pitstop_conformance.contract._put import PutGetDelete
 from pitstop_conformance.contract._put_if import PutIf
@@ -106,6 +110,8 @@ class BackendContract(
     Counts,
     Settle,
     Lease,
+    ManyRecords,
+    Find,
     Read,
     PutIf,
     PutGetDelete,
@@ -119,6 +125,8 @@ class PitstopBehaviour(
     OfKinds,
     Batches,
     Listening,
+    ManyMessages,
+    Finding,
     Look,
     Moving,
     IfRevision,

@@ -6,27 +6,26 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from pitstop._changing import Changing
 from pitstop._decisions._change import Terms, Wanted, refuse_new_id
-from pitstop._decisions._describe import describe, summarize
+from pitstop._decisions._describe import describe
 from pitstop._decisions._policy import plain_policy
 from pitstop._decisions._store import NO_LABELS, Labels, preview, record_of_store, records_of_items, wanted_of_items
 from pitstop._engine._calls import entrance
 from pitstop._engine._handling import supersede
 from pitstop._engine._session import Session
-from pitstop._errors import PitstopError
+from pitstop._finding import Finding
 from pitstop._listening import Listening
+from pitstop._many import ChangingMany
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._storing import Storing
-from pitstop._values._arguments import MOST_RECORDS, place_after, whole_number
-from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._entry import Entry
 from pitstop._values._id import new_id, new_ids, valid_id
 from pitstop._values._instant import from_instant
 from pitstop._values._kind import valid_kind
-from pitstop._values._quoting import quoted
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend, Capability, Writes
@@ -39,7 +38,7 @@ OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
-class Pitstop(Listening, Changing):
+class Pitstop(Listening, Finding, Changing, ChangingMany):
     """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
     Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a
@@ -192,33 +191,6 @@ class Pitstop(Listening, Changing):
         self._session.flush([id])
         stored = backend.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
-
-    @entrance
-    def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
-        """Return the entries of stored messages, ordered by due time and then by id, dead messages last.
-
-        :param state: only messages in this state.
-        :param limit: the most entries to return.
-        :param after: the last entry of the page before, to go on from there.
-        :raises PitstopError: if an argument cannot be used; the text names it.
-        """
-        wanted: object = state
-        if wanted is not None and not (isinstance(wanted, str) and wanted in get_args(State)):
-            raise PitstopError(f"state={quoted(state)} is unknown. Give one of: {', '.join(get_args(State))}.")
-        most = min(whole_number(limit, "limit", error=PitstopError), MOST_RECORDS)
-        place = place_after(after)
-        backend = self._session.backend
-        self._session.flush()
-        stored = backend.scan(state, most, place)
-        now = backend.now() // 1000
-        return [describe(each, now) for each in stored]
-
-    @entrance
-    def stats(self) -> Stats:
-        """Return the number of messages in each state. This reads an index over all messages; avoid it in a hot path."""
-        backend = self._session.backend
-        self._session.flush()
-        return summarize(backend.tally())
 
     @entrance
     def ping(self) -> None:

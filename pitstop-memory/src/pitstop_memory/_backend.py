@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import RLock
 from typing import ClassVar
@@ -21,11 +21,13 @@ from pitstop.abc import (
     BackendConfig,
     Capability,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
     Turn,
     state_of,
+    tallies,
 )
 from pitstop_memory._config import MemoryConfig
 from pitstop_memory._shelf import Shelf
@@ -58,7 +60,12 @@ class MemoryBackend(Backend):
     suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
     capabilities: ClassVar[Capability] = (
-        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES
+        Capability.SCRATCH
+        | Capability.CONDITIONAL
+        | Capability.KINDS
+        | Capability.POLICIES
+        | Capability.FIND
+        | Capability.BULK
     )
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
@@ -95,6 +102,16 @@ class MemoryBackend(Backend):
         with turn.lock, turn.call():
             return self._room.shelf.delete(id)
 
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return self._delete_many(ids, query)
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return [self._put_if(*item) for item in items]
+
     def get(self, id: str) -> Record | None:
         turn = self._room.turn
         with turn.lock, turn.call():
@@ -113,6 +130,21 @@ class MemoryBackend(Backend):
             )
             places = heapq.nsmallest(limit, (place for place in wanted if behind is None or place > behind))
             return [record for *_, id in places if (record := shelf.copy(id)) is not None]
+
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
+        now = self._now_ms()
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            slots = (
+                slot for slot in self._room.shelf.slots() if query.matches(slot, now) and query.is_behind(slot, after)
+            )
+            return [slot.copy() for slot in heapq.nsmallest(limit, slots, key=query.in_order)]
+
+    def tally_by_kind(self) -> Mapping[str, Tally]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            held = [(slot.kind, slot.progress) for slot in self._room.shelf.slots()]
+        return tallies(((kind, each.due, each.token) for kind, each in held), self._now_ms())
 
     def tally(self) -> Tally:
         now = self._now_ms()
@@ -183,6 +215,15 @@ class MemoryBackend(Backend):
             return False
         self._room.shelf.put(record)
         return True
+
+    def _delete_many(self, ids: Sequence[str], query: Query | None) -> list[bool]:
+        shelf, now = self._room.shelf, self._now_ms()
+        gone = []
+        for id in ids:
+            record = None if query is None else shelf.get(id)
+            chosen = query is None or (record is not None and query.matches(record, now))
+            gone.append(chosen and shelf.delete(id))
+        return gone
 
     def _apply(self, settlement: Settlement, now: int) -> bool:
         shelf = self._room.shelf

@@ -51,6 +51,10 @@ class Shelf:
         """Iterate over the ids and the progress of all records."""
         return ((id, slot.progress) for id, slot in self._slots.items())
 
+    def slots(self) -> Iterator[Slot]:
+        """Iterate over all records as they are kept."""
+        return iter(self._slots.values())
+
     def get(self, id: str) -> Record | None:
         slot = self._slots.get(id)
         return None if slot is None else slot.record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
@@ -22,18 +22,22 @@ from pitstop.abc import (
     Legacy,
     LegacyPage,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
     Watch,
     Writes,
+    tallies_by_scan,
 )
 from pitstop_mongo._adopt.adopter import Adopter
 from pitstop_mongo._client.config import MongoConfig
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.scratch import is_scratch, scratch_collection, scratch_name
+from pitstop_mongo._messages.batches import Batches
 from pitstop_mongo._messages.claimer import Claimer
 from pitstop_mongo._messages.claimers import Claimers
+from pitstop_mongo._messages.finder import Finder
 from pitstop_mongo._messages.settler import Settler
 from pitstop_mongo._messages.storer import Storer
 from pitstop_mongo._messages.transaction import Transaction
@@ -49,7 +53,13 @@ _log = logging.getLogger("pitstop.mongo")
 
 #: Capabilities that a replacement for a server, such as mongomock, does not have.
 _OF_A_SERVER = (
-    Capability.DURABLE | Capability.MULTI_PROCESS | Capability.WATCH | Capability.TRANSACTIONS | Capability.ADOPT
+    Capability.DURABLE
+    | Capability.MULTI_PROCESS
+    | Capability.WATCH
+    | Capability.TRANSACTIONS
+    | Capability.ADOPT
+    | Capability.FIND
+    | Capability.BULK
 )
 
 _P = ParamSpec("_P")
@@ -100,6 +110,8 @@ class MongoBackend(Backend):
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
+        self._finder = Finder(self._connection, self._viewer)
+        self._batches = Batches(self._connection)
         # The only process that uses a collection of scratch() is this one. A wake-up that is on its way when the collection
         # is dropped would make it again.
         muted = is_scratch(config.coll)
@@ -145,6 +157,19 @@ class MongoBackend(Backend):
         self._unleasable.forget([id])
         return self._storer.delete(id)
 
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        # The default calls other methods, each of which is a call of its own.
+        return (
+            self._delete_many(ids, query) if Capability.BULK in self.capabilities else super().delete_many(ids, query)
+        )
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        return self._put_many_if(items) if Capability.BULK in self.capabilities else super().put_many_if(items)
+
+    @_one_call
+    def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]:
+        return self._viewer.get_many(ids)
+
     @_one_call
     def get(self, id: str) -> Record | Damaged | None:
         return self._viewer.get(id)
@@ -152,6 +177,17 @@ class MongoBackend(Backend):
     @_one_call
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._viewer.scan(state, limit, after)
+
+    @_one_call
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        return self._finder.find(query, limit, after)
+
+    @_one_call
+    def tally_by_kind(self) -> Mapping[str, Tally]:
+        if not self._connection.dialect.describes_collections:
+            now = self._connection.now_us() // 1000
+            return tallies_by_scan(now, self._viewer.scan)
+        return self._finder.tally_by_kind()
 
     @_one_call
     def tally(self) -> Tally:
@@ -224,6 +260,23 @@ class MongoBackend(Backend):
     @_one_call
     def close(self) -> None:
         self._connection.close()
+
+    @_one_call
+    def _delete_many(self, ids: Sequence[str], query: Query | None) -> Sequence[bool]:
+        self._unleasable.forget(ids)
+        return self._batches.delete(ids, query)
+
+    @_one_call
+    def _put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        records = [record for record, *_ in items]
+        try:
+            stored = self._batches.put_if(items)
+        finally:
+            # Also when it failed: it may have been done in part.
+            self._claimers.written(min((record.progress.due or 0 for record in records), default=None))
+            self._unleasable.forget(record.id for record in records)
+        self._wakeups.announce(_least(record.progress for record, done in zip(records, stored, strict=True) if done))
+        return stored
 
     def _new_claimer(self, kinds: Collection[str] | None) -> Claimer:
         remember = self._config.clock is None

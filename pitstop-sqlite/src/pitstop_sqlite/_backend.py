@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -22,15 +22,17 @@ from pitstop.abc import (
     Capability,
     Damaged,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
     Watch,
 )
-from pitstop_sqlite import _statements
+from pitstop_sqlite import _many, _statements
 from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
+from pitstop_sqlite._finding import find, tally_by_kind
 from pitstop_sqlite._rows import (
     LAST_INSTANT,
     Row,
@@ -69,6 +71,8 @@ class SqliteBackend(Backend):
         | Capability.CONDITIONAL
         | Capability.KINDS
         | Capability.POLICIES
+        | Capability.FIND
+        | Capability.BULK
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
@@ -126,6 +130,28 @@ class SqliteBackend(Backend):
             self._database.verify()
         return deleted
 
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            # The time is read only now: the lock may have been waited for.
+            removed = _many.delete(connection, ids, query, self._now_ms())
+            connection.execute("COMMIT")
+            self._verify_many(ids)
+        return removed
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        statements = [_conditional(*item) for item in items]
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            stored = [connection.execute(statement, values).rowcount == 1 for statement, values in statements]
+            connection.execute("COMMIT")
+            self._verify_many([record.id for record, *_ in items])
+        return stored
+
+    def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return _many.read(connection, ids)
+
     def get(self, id: str) -> Record | Damaged | None:
         with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.GET, (bindable(id),)).fetchone()
@@ -147,6 +173,18 @@ class SqliteBackend(Backend):
                 rows += connection.execute(_statements.SCAN_DEAD, (behind, limit - len(rows))).fetchall()
             connection.execute("COMMIT")
         return [read_row(row) for row in rows]
+
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            # In one transaction no record is returned twice, or missed, because it moved between the statements.
+            connection.execute("BEGIN")
+            found = find(connection, query, limit, after, self._now_ms())
+            connection.execute("COMMIT")
+        return found
+
+    def tally_by_kind(self) -> Mapping[str, Tally]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return tally_by_kind(connection, self._now_ms())
 
     def tally(self) -> Tally:
         with self._turn.lock, self._turn.call(), self._database as connection:
@@ -261,6 +299,12 @@ class SqliteBackend(Backend):
         each_applied = [connection.execute(statement, (*values, now)).rowcount == 1 for statement, values in fenced]
         connection.execute("COMMIT")
         return each_applied
+
+    def _verify_many(self, ids: Sequence[str]) -> None:
+        try:
+            self._database.verify()
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(str(error), ids=tuple(ids)) from None
 
     def _has_due(self, connection: sqlite3.Connection, chosen: Selection) -> bool:
         statement = _statements.any_due_of(chosen.first)

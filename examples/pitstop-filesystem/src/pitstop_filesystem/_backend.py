@@ -26,6 +26,7 @@ from pitstop.abc import (
     Capability,
     Damaged,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
@@ -126,6 +127,7 @@ class FilesystemBackend(Backend):
         | Capability.CONDITIONAL
         | Capability.KINDS
         | Capability.POLICIES
+        | Capability.BULK
     )
 
     def __init__(self, config: FilesystemConfig) -> None:
@@ -160,6 +162,34 @@ class FilesystemBackend(Backend):
             if name is not None:
                 self._folder.commit({}, [name], [id])
             return name is not None
+
+    # Each of the next three takes the lock once for all records, and lists the folder once. Searches do without: the default of
+    # `find` reads pages of scan(), which is what a folder affords.
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        with self._folder.locked() as names:
+            now = self._now_ms()
+            gone: dict[str, Name] = {}
+            for id in ids:
+                name = names.get(key_of(id))
+                if name is not None and (query is None or self._matches(name, query, now)):
+                    gone[id] = name
+            self._folder.commit({}, list(gone.values()), list(gone))
+        return [id in gone for id in ids]
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        stored: dict[str, Record] = {}
+        with self._folder.locked() as names:
+            for record, revision, progress in items:
+                name = names.get(key_of(record.id))
+                if name is not None and self._is_expected(name, revision, progress):
+                    stored[record.id] = record
+            self._write(names, list(stored.values()))
+        return [record.id in stored for record, *_ in items]
+
+    def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]:
+        with self._folder.locked() as names:
+            found = [names.get(key_of(id)) for id in ids]
+            return [record for name in found if name is not None and (record := self._record(name)) is not None]
 
     def get(self, id: str) -> Record | Damaged | None:
         with self._folder.locked() as names:
@@ -295,6 +325,10 @@ class FilesystemBackend(Backend):
             return True
         record = document.record(name.due)
         return isinstance(record, Record) and record.progress == progress
+
+    def _matches(self, name: Name, query: Query, now: int) -> bool:
+        record = self._record(name)
+        return record is not None and query.matches(record, now)
 
     def _kind(self, name: Name) -> str | None:
         document = _Document.parse(self._folder.read(name))

@@ -16,14 +16,16 @@ from weakref import finalize
 
 from pitstop._aio._changing import AsyncChanging
 from pitstop._aio._feeder import Feeder
+from pitstop._aio._finding import AsyncFinding
 from pitstop._aio._listening import AsyncListening, closed_error
+from pitstop._aio._many import AsyncChangingMany
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import PitstopError
 from pitstop._init import prepare_backend
 from pitstop._pitstop import OneShot, Pitstop, Recurring
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
-from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._entry import Entry
 from pitstop._values._schedule import CatchUp, Interval, Moment
 from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend
@@ -49,7 +51,7 @@ def init_async(config: Mapping[str, Any] | str, *, plugins: Iterable[object] = (
     return AsyncPitstop(*prepare_backend(config, plugins))
 
 
-class AsyncPitstop(AsyncListening, AsyncChanging):
+class AsyncPitstop(AsyncListening, AsyncFinding, AsyncChanging, AsyncChangingMany):
     """A store of messages that are to be emitted later, for event loops. Made by :func:`pitstop.init_async`.
 
     The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are
@@ -168,17 +170,6 @@ class AsyncPitstop(AsyncListening, AsyncChanging):
         :raises MessageError: when ``id`` cannot be an id.
         """
         return await self._do(Pitstop.get, id)
-
-    async def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
-        """Return entries of stored messages, ordered by due time: see :meth:`pitstop.Pitstop.entries`.
-
-        :raises PitstopError: when an argument cannot be used; the text names it.
-        """
-        return await self._do(Pitstop.entries, state, limit, after)
-
-    async def stats(self) -> Stats:
-        """Return the number of messages in each state. This reads an index over all messages; avoid it in a hot path."""
-        return await self._do(Pitstop.stats)
 
     async def preview(
         self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5

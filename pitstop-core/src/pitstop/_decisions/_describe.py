@@ -81,6 +81,7 @@ def _damaged(damaged: Damaged, now: int) -> Entry:
         id=damaged.id,
         message={"id": damaged.id},
         state=state,
+        kind=damaged.kind or "",
         due=_time(damaged.due),
         scheduled_for=None,
         last_error=damaged.error,

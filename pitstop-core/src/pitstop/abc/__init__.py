@@ -14,6 +14,7 @@ from pitstop.abc._config import BackendConfig, Retry, duration_field, query_opti
 from pitstop.abc._kinds import AllBut, is_chosen
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_KIND_LENGTH, MAX_MESSAGE_BYTES, message_size
+from pitstop.abc._query import Query, filled, has_failed, tallies, tallies_by_scan
 from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
 from pitstop.abc._turn import Calls, Turn
 
@@ -39,6 +40,7 @@ __all__ = [
     "LegacyPage",
     "Outcome",
     "Progress",
+    "Query",
     "Record",
     "Retry",
     "Settlement",
@@ -52,8 +54,10 @@ __all__ = [
     "did_you_mean",
     "dump_message",
     "duration_field",
+    "filled",
     "floor_instant",
     "from_instant",
+    "has_failed",
     "is_chosen",
     "load_message",
     "may_hold_secret",
@@ -63,4 +67,6 @@ __all__ = [
     "read_record",
     "split_url",
     "state_of",
+    "tallies",
+    "tallies_by_scan",
 ]

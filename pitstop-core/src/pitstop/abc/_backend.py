@@ -17,6 +17,7 @@ from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
 from pitstop.abc._legacy import Legacy, LegacyPage
+from pitstop.abc._many import Many
 from pitstop.abc._record import Damaged, Progress, Record, Settlement, Tally
 
 
@@ -54,6 +55,11 @@ class Capability(Flag):
     KINDS = auto()
     #: Records keep their ``policy``.
     POLICIES = auto()
+    #: :meth:`Backend.find` reads about as many records as it returns. Without it a search walks through all records.
+    FIND = auto()
+    #: :meth:`Backend.get_many`, :meth:`Backend.delete_many` and :meth:`Backend.put_many_if` take a few round trips for a batch.
+    #: Without it they take a few for each record.
+    BULK = auto()
 
 
 class Writes(Protocol):
@@ -97,7 +103,7 @@ class Watch(Protocol):
         ...
 
 
-class Backend(ABC):
+class Backend(Many, ABC):
     """Where messages live. Thread-safe: any method may be called from any thread at any time.
 
     Methods raise :class:`pitstop.BackendUnavailable` if the store does not do what it should. The text holds no secret and
@@ -327,7 +333,7 @@ class Backend(ABC):
         """
         return _UNBOUNDED if seconds is None else nullcontext(seconds)
 
-    def close(self) -> None:  # noqa: B027 - a backend without resources needs no close
+    def close(self) -> None:
         """Release the backend's resources. A second call does nothing. No other method is called after it."""
 
     @property

@@ -100,6 +100,8 @@ class Damaged:
     #: document aside at once, because it could not be leased.
     due: int | None
     token: str | None
+    #: The kind, if that can be read.
+    kind: str | None = None
 
 
 def state_of(due: int | None, token: str | None, now: int) -> State:
@@ -193,7 +195,8 @@ def read_record(
     if not _is_text(id):
         # No caller could settle or name such a record.
         error = "Damaged: the id is no valid text. Remove it with the tools of the store itself."
-        return Damaged(id, error, due if _is_instant(due) else None, token if isinstance(token, str) else None)
+        usable = due if _is_instant(due) else None, token if isinstance(token, str) else None
+        return Damaged(id, error, *usable, kind if isinstance(kind, str) else None)
     usable_due = due if _is_instant(due) else None
     usable_token = token if isinstance(token, str) else None
     sound = (
@@ -215,7 +218,7 @@ def read_record(
     if not all(sound):
         wrong = [name for name, fine in zip(_CHECKED, sound, strict=True) if not fine]
         error = f"Damaged: {', '.join(wrong)} cannot be read. Store the message again, or remove it."
-        return Damaged(id, error, usable_due, usable_token)
+        return Damaged(id, error, usable_due, usable_token, kind if isinstance(kind, str) else None)
     progress = Progress(
         usable_due,
         scheduled_for,  # type: ignore[arg-type]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import click
 
 from pitstop import Entry, Pitstop, PitstopError
 from pitstop.cli._entries import fail_with, unknown
+from pitstop.cli._many import Deed, chosen, dry_run_option
 from pitstop.cli._output import print_json, print_line
+from pitstop.cli._search import search_options
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
 from pitstop.cli._times import iso, moment_or_duration
@@ -19,25 +22,40 @@ __all__ = ["emit_now", "release", "reschedule"]
 
 
 @click.command()
-@click.argument("id")
+@click.argument("ids", metavar="[ID...|-]", nargs=-1)
 @click.argument("when", type=moment_or_duration, metavar="TIME|DURATION")
+@search_options()
+@dry_run_option
 @common_options
 @click.pass_obj
-def reschedule(settings: Settings, id: str, when: datetime | timedelta) -> None:
-    """Let a message come at another time: a time, or a duration from now.
+def reschedule(
+    settings: Settings, /, ids: tuple[str, ...], when: datetime | timedelta, dry_run: bool, **search: Any
+) -> None:
+    """Let messages come at another time: a time, or a duration from now.
 
-    Of a series, the current occurrence comes then, and the others stay. If a listener has the message, its lease ends.
+    Of a series, the current occurrence comes then, and the others stay. If a listener has a message, its lease ends.
+
+    Give ids, '-' for ids on stdin (one per line), or options that choose messages: those that match all of them are rescheduled. Use
+    --dry-run first.
     """
+    many = chosen(ids, search, dry_run=dry_run)
+    if many is not None:
+        many.do(settings, Deed("reschedule", "rescheduled", Pitstop.reschedule_many), when=when)
+        return
+    errors = []
     with settings.open_existing() as pit:
-        done = pit.reschedule(id, when)
-        entry = pit.get(id) if done else None
-    due = None if entry is None else iso(entry.due)
-    with though_unread():
-        if settings.json:
-            print_json({"id": id, "rescheduled": done, "due": due})
-        elif done:
-            print_line(f"Rescheduled {id}" if due is None else f"Rescheduled {id} to {due}")
-    fail_with([] if done else [unknown(id)])
+        for id in ids:
+            done = pit.reschedule(id, when)
+            entry = pit.get(id) if done else None
+            due = None if entry is None else iso(entry.due)
+            with though_unread():
+                if settings.json:
+                    print_json({"id": id, "rescheduled": done, "due": due})
+                elif done:
+                    print_line(f"Rescheduled {id}" if due is None else f"Rescheduled {id} to {due}")
+            if not done:
+                errors.append(unknown(id))
+    fail_with(errors)
 
 
 @click.command("emit-now")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from pitstop import Entry, Pitstop, PitstopError, Recurrence, ScheduleError, State
+from pitstop import Entry, Pitstop, PitstopError, Recurrence, ScheduleError
 from pitstop._recurrence._every import Every
 from pitstop._values._duration import format_duration
+from pitstop.cli._many import Deed, chosen, dry_run_option
 from pitstop.cli._output import (
     needs_stdout,
     print_fields,
@@ -22,6 +23,7 @@ from pitstop.cli._output import (
     warn,
 )
 from pitstop.cli._policies import is_too_late, policy_document, policy_rows
+from pitstop.cli._search import given, pages, search_options
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
 from pitstop.cli._times import ago, iso
@@ -29,28 +31,29 @@ from pitstop.cli._times import ago, iso
 
 __all__ = ["every_document", "every_text", "fail_with", "list_", "redrive", "remove", "show", "unknown"]
 
-_PAGE = 1000
 #: The most characters of an error in a table. ``show`` prints the whole error.
 _SHORT_ERROR = 60
 
 
 @click.command("list")
-@click.option("--state", type=click.Choice(get_args(State)), help="Only messages in this state.")
+@search_options()
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most messages to list.")
 @click.option("--all", "everything", is_flag=True, help="List all messages, read page by page.")
 @common_options
 @click.pass_obj
-def list_(settings: Settings, state: State | None, limit: int, everything: bool) -> None:
-    """List messages by due time, dead messages last.
+def list_(settings: Settings, /, limit: int, everything: bool, **search: Any) -> None:
+    """List messages by due time, dead messages last; with --prefix, by id.
+
+    Several options choose the messages that match all of them.
 
     With --json, prints one line per message, with the message itself.
     """
     needs_stdout("list")
     with settings.open_existing() as pit:
         if settings.json:
-            more = _print_entries(pit, state, None if everything else limit)
+            more = _print_entries(pit, given(search), None if everything else limit)
         else:
-            more = _tabulate(pit, state, None if everything else limit)
+            more = _tabulate(pit, given(search), None if everything else limit)
     if more:
         say(f"There are more than {limit}. Give --limit, or --all.")
 
@@ -91,11 +94,21 @@ def show(settings: Settings, id: str) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="[ID...|-]", nargs=-1)
+@search_options()
+@dry_run_option
 @common_options
 @click.pass_obj
-def remove(settings: Settings, ids: tuple[str, ...]) -> None:
-    """Remove messages, also those that a listener has right now."""
+def remove(settings: Settings, /, ids: tuple[str, ...], dry_run: bool, **search: Any) -> None:
+    """Remove messages, also those that a listener has right now.
+
+    Give ids, '-' for ids on stdin (one per line), or options that choose messages: those that match all of them are removed. Use
+    --dry-run first.
+    """
+    many = chosen(ids, search, dry_run=dry_run)
+    if many is not None:
+        many.do(settings, Deed("remove", "removed", Pitstop.remove_many))
+        return
     errors = []
     with settings.open_existing() as pit:
         for id in ids:
@@ -111,21 +124,29 @@ def remove(settings: Settings, ids: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.argument("ids", metavar="[ID...|-]", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Redrive all dead messages.")
+@search_options()
+@dry_run_option
 @common_options
 @click.pass_obj
-def redrive(settings: Settings, ids: tuple[str, ...], everything: bool) -> None:
+def redrive(settings: Settings, /, ids: tuple[str, ...], everything: bool, dry_run: bool, **search: Any) -> None:
     """Make dead messages due now, and count their attempts from zero.
 
-    Give their ids, or --all.
+    Give ids, '-' for ids on stdin (one per line), --all, or options that choose messages: the dead ones that match all of them are
+    redriven. Use --dry-run first.
     """
-    if bool(ids) == everything:
-        raise click.UsageError("Give the ids of dead messages, or --all.")
+    if everything and (ids or given(search)):
+        raise click.UsageError("Give the ids of dead messages, options that choose them, or --all.")
+    if not everything or dry_run:
+        many = chosen(ids, {"state": "dead"} if everything else search, dry_run=dry_run)
+        if many is not None:
+            many.do(settings, Deed("redrive", "redriven", Pitstop.redrive_many, "dead"))
+            return
     errors = []
     found = False
     with settings.open_existing() as pit:
-        for id in (entry.id for entry in _pages(pit, "dead", None)) if everything else ids:
+        for id in (entry.id for entry in pages(pit, {"state": "dead"}, None)) if everything else ids:
             found = True
             error = _redrive(pit, id)
             with though_unread():
@@ -161,37 +182,24 @@ def _redrive(pit: Pitstop, id: str) -> str | None:
     )
 
 
-def _pages(pit: Pitstop, state: State | None, limit: int | None) -> Iterator[Entry]:
-    """Yield all entries, or the first ``limit``, read page by page."""
-    left = limit
-    last: Entry | None = None
-    while left is None or left > 0:
-        page = pit.entries(state, _PAGE if left is None else min(left, _PAGE), last)
-        yield from page
-        if not page:
-            return
-        last = page[-1]
-        left = None if left is None else left - len(page)
-
-
-def _limited(pit: Pitstop, state: State | None, limit: int | None) -> Iterator[Entry | None]:
+def _limited(pit: Pitstop, search: dict[str, Any], limit: int | None) -> Iterator[Entry | None]:
     """Yield the entries to show, and then None if there are more."""
     # One entry more than is shown is read, to find out whether there are more.
-    for index, entry in enumerate(_pages(pit, state, None if limit is None else limit + 1)):
+    for index, entry in enumerate(pages(pit, search, None if limit is None else limit + 1)):
         yield None if index == limit else entry
 
 
-def _print_entries(pit: Pitstop, state: State | None, limit: int | None) -> bool:
-    for entry in _limited(pit, state, limit):
+def _print_entries(pit: Pitstop, search: dict[str, Any], limit: int | None) -> bool:
+    for entry in _limited(pit, search, limit):
         if entry is None:
             return True
         print_json(_document(entry))
     return False
 
 
-def _tabulate(pit: Pitstop, state: State | None, limit: int | None) -> bool:
+def _tabulate(pit: Pitstop, search: dict[str, Any], limit: int | None) -> bool:
     now, more, rows = pit.now(), False, []
-    for entry in _limited(pit, state, limit):
+    for entry in _limited(pit, search, limit):
         if entry is None:
             more = True
         else:

@@ -11,7 +11,7 @@ from pitstop._values._duration import format_duration, parse_duration
 from pitstop._values._rate import Rate, parse_rate
 
 
-__all__ = ["ago", "duration", "iso", "moment", "moment_or_duration", "rate_of"]
+__all__ = ["ago", "duration", "iso", "moment", "moment_or_distance", "moment_or_duration", "rate_of"]
 
 
 def duration(text: str) -> timedelta:
@@ -62,6 +62,14 @@ def moment_or_duration(text: str) -> datetime | timedelta:
         return parse_duration(text, "")
     except ConfigError:
         return moment(text)
+
+
+def moment_or_distance(text: str) -> datetime | timedelta:
+    """Return the time of a text, or the distance from now, which is in the past if it begins with a minus sign.
+
+    :raises click.BadParameter: if the text is neither.
+    """
+    return -duration(text[1:]) if text.startswith("-") else moment_or_duration(text)
 
 
 def iso(when: datetime | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, TypeVar
@@ -25,6 +25,7 @@ from pitstop.abc import (
     LegacyPage,
     Outcome,
     Progress,
+    Query,
     Record,
     Settlement,
     Tally,
@@ -149,14 +150,29 @@ class FaultyBackend(Backend):
     def delete(self, id: str) -> bool:
         return self._call("remove", self.inner.delete, id, ids=lambda: (id,))
 
+    def delete_many(self, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
+        return self._call("remove", self.inner.delete_many, ids, query, ids=lambda: tuple(ids))
+
+    def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
+        return self._call("store", self.inner.put_many_if, items, ids=lambda: tuple(each.id for each, *_ in items))
+
     def get(self, id: str) -> Record | Damaged | None:
         return self._call("get", self.inner.get, id)
+
+    def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]:
+        return self._call("get", self.inner.get_many, ids)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._call("entries", self.inner.scan, state, limit, after)
 
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
+        return self._call("entries", self.inner.find, query, limit, after)
+
     def tally(self) -> Tally:
         return self._call("stats", self.inner.tally)
+
+    def tally_by_kind(self) -> Mapping[str, Tally]:
+        return self._call("stats", self.inner.tally_by_kind)
 
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
         # A backend that is older than kinds does not have the argument.

@@ -271,6 +271,11 @@ class Connection:
         link.indexed = True
         link.known = link.known or not foreign
 
+    def index_of_kinds(self, link: Link) -> str | None:
+        """Return the name of the index of the kinds; None if there is none that a read can use. No index is made."""
+        ready = link.kinds.ready
+        return self._collection(link).index_of_kinds() if ready is None else ready.name
+
     def _collection(self, link: Link) -> Collection:
         return Collection(link.handles, self.location, self._config.create)
 

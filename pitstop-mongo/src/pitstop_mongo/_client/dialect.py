@@ -102,6 +102,10 @@ class Dialect:
         """Return the filter of the ids after this one."""
         return {"$gt": id} if is_text(id) else behind(id)
 
+    def any_of(self, ids: Collection[str]) -> Any:
+        """Return the filter of these ids."""
+        return any_of(ids)
+
     def none_of(self, ids: Collection[str]) -> Any:
         """Return the filter of ids that are text, and are not among these."""
         return any_of(ids, b"$nin")
@@ -169,6 +173,9 @@ class _StandIn(Dialect):
 
     def behind(self, id: str) -> Any:
         return {"$gt": id}
+
+    def any_of(self, ids: Collection[str]) -> Any:
+        return {"$in": list(ids)}
 
     def none_of(self, ids: Collection[str]) -> Any:
         return {"$nin": list(ids)}

@@ -66,6 +66,11 @@ class Selection:
         else:
             self._condition = {"kind": {"$in": named, "$not": _A_LIST}}
 
+    @property
+    def condition(self) -> dict[str, Any]:
+        """The condition that a filter needs, whatever index answers it."""
+        return self._condition
+
     @contextmanager
     def indexed(self) -> Iterator[tuple[Link, dict[str, Any], Mapping[str, Any]]]:
         """Run an operation as :meth:`Connection.indexed` does. The index of the kinds is made as well, if it is needed.

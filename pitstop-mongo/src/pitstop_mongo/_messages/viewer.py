@@ -23,7 +23,7 @@ from pitstop_mongo._messages.selection import IndexLost, Selection
 from pitstop_mongo._messages.unleasable import Unleasable
 
 
-__all__ = ["Viewer"]
+__all__ = ["Viewer", "both", "dead_or_list"]
 
 _TICK = timedelta(milliseconds=1)
 _IDS = {"$type": "string"}
@@ -50,7 +50,16 @@ class Viewer:
         """See :meth:`pitstop.abc.Backend.get`."""
         with self._connection.operation() as link:
             document = link.handles.raw.find_one({"_id": self._dialect.one(id)})
-        return None if document is None else self._shown(document)
+        return None if document is None else self.shown(document)
+
+    def get_many(self, ids: Sequence[str]) -> list[_Content]:
+        """See :meth:`pitstop.abc.Many.get_many`."""
+        if not ids:
+            return []
+        with self._connection.operation() as link:
+            wanted = {"_id": self._dialect.any_of(ids)}
+            cursor = link.handles.raw.find(wanted, limit=len(ids), batch_size=len(ids), **self._dialect.by_id)
+            return [self.shown(each) for each in cursor]
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[_Content]:
         """See :meth:`pitstop.abc.Backend.scan`."""
@@ -58,16 +67,16 @@ class Viewer:
         token = {"token": _TOKEN[state]} if state in _TOKEN else {}
         found: list[_Content] = []
         if state != "dead" and after is None:
-            found += self._page(least, most, token, limit)
+            found += self.page(least, most, token, limit)
         elif state != "dead" and after is not None and after[0] is not None:
             due = from_instant(after[0])
             if least <= due <= most:
-                found += self._tied(due, after[1], token, limit)
+                found += self.tied(due, after[1], token, limit)
             if due < most:
-                found += self._page(max(least, due + _TICK), most, token, limit - len(found))
+                found += self.page(max(least, due + _TICK), most, token, limit - len(found))
         if state in (None, "dead") and len(found) < limit:
             behind = after[1] if after is not None and after[0] is None else None
-            found += self._dead(behind, limit - len(found))
+            found += self.dead(behind, {}, limit - len(found))
         return found
 
     def tally(self) -> Tally:
@@ -88,7 +97,7 @@ class Viewer:
             future = count(ahead | listed)
             leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
             due = count({"due": {"$gte": EPOCH, "$lte": now}} | listed)
-            dead = count(_dead_or_list(listed=bool(listed)))
+            dead = count(dead_or_list(listed=bool(listed)))
             oldest = self._first_due(link, now, {}, by_due) if due else None
         return Tally(future - leased, due, leased, dead, oldest)
 
@@ -186,7 +195,53 @@ class Viewer:
         ]
         return [read(each).id for each in link.handles.raw.aggregate(pipeline)]
 
-    def _shown(self, document: Any) -> _Content:
+    def _bounds(self, state: State | None) -> tuple[datetime, datetime]:
+        if state is None or state == "dead":
+            return EPOCH, LAST
+        now = from_instant(self._connection.now_us() // 1000)
+        return (EPOCH, now) if state == "due" else (now + _TICK, LAST)
+
+    def page(
+        self, least: datetime, most: datetime, also: dict[str, Any], limit: int, by: Mapping[str, Any] | None = None
+    ) -> list[_Content]:
+        """Return the first messages by ``(due, id)``. The index knows only ``due``, so the last ``due`` is read separately.
+
+        :param also: further conditions, of fields that are neither ``due`` nor ``_id``.
+        :param by: the options that bind a read in the order of ``due`` to an index. None: to the index on ``due`` alone.
+        """
+        if limit <= 0:
+            return []
+        by_due = self._dialect.by_due if by is None else by
+        with self._connection.indexed() as link:
+            # The filter finds a list as a due by the dates in it, but a list counts as none.
+            wanted = both(due_in(least, most) | _NO_LIST, also)
+            cursor = link.handles.raw.find(wanted, sort=[("due", 1)], limit=limit, **by_due)
+            found = list(map(self.shown, cursor))
+            full = len(found) == limit
+        found.sort(key=lambda content: (_due(content) or 0, _in_order(content.id)))
+        if not full:
+            return found
+        last = _due(found[-1]) or 0
+        whole = [content for content in found if _due(content) != last]
+        return whole + self.tied(from_instant(last), None, also, limit - len(whole), by)
+
+    def tied(
+        self, due: datetime, behind: str | None, also: dict[str, Any], limit: int, by: Mapping[str, Any] | None = None
+    ) -> list[_Content]:
+        """Return the messages with exactly this ``due``, by id."""
+        filter = both({"due": {"$eq": due}, "_id": self._behind(behind), **_NO_LIST}, also)
+        return self._sorted_by_id(filter, limit, by)
+
+    def dead(
+        self, behind: str | None, also: dict[str, Any], limit: int, by: Mapping[str, Any] | None = None
+    ) -> list[_Content]:
+        """Return the messages without a ``due``, by id."""
+        with self._connection.indexed() as link:
+            listed = self._has_lists(link)
+        filter = both({**dead_or_list(listed=listed), "_id": self._behind(behind)}, also)
+        return self._sorted_by_id(filter, limit, by)
+
+    def shown(self, document: Any) -> _Content:
         """Return the content of a document, with the reason if claims skip it."""
         content = read(document).content
         why = self._unleasable.why(content.id)
@@ -194,52 +249,27 @@ class Viewer:
             return content
         return attrs.evolve(content, progress=attrs.evolve(content.progress, last_error=f"Not claimed: {why}"))
 
-    def _bounds(self, state: State | None) -> tuple[datetime, datetime]:
-        if state is None or state == "dead":
-            return EPOCH, LAST
-        now = from_instant(self._connection.now_us() // 1000)
-        return (EPOCH, now) if state == "due" else (now + _TICK, LAST)
-
-    def _page(self, least: datetime, most: datetime, token: dict[str, Any], limit: int) -> list[_Content]:
-        """Return the first messages by ``(due, id)``. The index knows only ``due``, so the last ``due`` is read separately."""
-        if limit <= 0:
-            return []
-        with self._connection.indexed() as link:
-            # The filter finds a list as a due by the dates in it, but a list counts as none.
-            wanted = due_in(least, most) | token | _NO_LIST
-            cursor = link.handles.raw.find(wanted, sort=[("due", 1)], limit=limit, **self._dialect.by_due)
-            found = list(map(self._shown, cursor))
-            full = len(found) == limit
-        found.sort(key=lambda content: (_due(content) or 0, _in_order(content.id)))
-        if not full:
-            return found
-        last = _due(found[-1]) or 0
-        whole = [content for content in found if _due(content) != last]
-        return whole + self._tied(from_instant(last), None, token, limit - len(whole))
-
-    def _tied(self, due: datetime, behind: str | None, token: dict[str, Any], limit: int) -> list[_Content]:
-        """Return the messages with exactly this ``due``, by id."""
-        filter = {"due": {"$eq": due}, "_id": self._behind(behind), **token, **_NO_LIST}
-        return self._sorted_by_id(filter, limit)
-
-    def _dead(self, behind: str | None, limit: int) -> list[_Content]:
-        with self._connection.indexed() as link:
-            listed = self._has_lists(link)
-        return self._sorted_by_id({**_dead_or_list(listed=listed), "_id": self._behind(behind)}, limit)
-
     def _behind(self, id: str | None) -> Any:
         # A comparison with a text finds only texts.
         return {"$gte": ""} if id is None else self._dialect.behind(id)
 
-    def _sorted_by_id(self, filter: dict[str, Any], limit: int) -> list[_Content]:
+    def _sorted_by_id(self, filter: dict[str, Any], limit: int, by: Mapping[str, Any] | None) -> list[_Content]:
+        by_due = self._dialect.by_due if by is None else by
         with self._connection.indexed() as link:
-            cursor = link.handles.raw.find(
-                filter, sort=[("_id", 1)], limit=limit, **self._dialect.by_due, **self._dialect.sorting
-            )
-            return [self._shown(each) for each in cursor]
+            cursor = link.handles.raw.find(filter, sort=[("_id", 1)], limit=limit, **by_due, **self._dialect.sorting)
+            return [self.shown(each) for each in cursor]
 
 
-def _dead_or_list(*, listed: bool) -> dict[str, Any]:
+def both(filter: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
+    """Return the filter of documents that two filters find."""
+    return filter | also if filter.keys().isdisjoint(also) else {"$and": [filter, also]}
+
+
+def dead_or_list(*, listed: bool) -> dict[str, Any]:
+    """Return the filter of messages without a ``due`` that counts.
+
+    :param listed: whether some may have a list as their ``due``.
+    """
     return {"$or": [*_DEAD["$or"], _A_LIST]} if listed else _DEAD
 
 

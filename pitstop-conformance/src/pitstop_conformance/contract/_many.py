@@ -1,0 +1,197 @@
+"""The contract of ``get_many``, ``delete_many`` and ``put_many_if``: many records in one call, each on its own condition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from pitstop.abc import Backend, Capability, Outcome, Progress, Query, Record
+from pitstop.testing import ManualClock
+from pitstop_conformance._kit import Handles, Kit, needs
+from pitstop_conformance._records import MINUTE, START, ids, lease_only, make_record, put_due, records, settlement
+
+
+#: Ids that a store may take for a pattern, an operator, or the same text.
+_IDS = ["a", "A", "a%", "$in", "é", "e\u0301", "\uffff", "\U0001f3ce", "x" * 512]
+
+
+def _moved(record: Record, due: int | None) -> Record:
+    """Return a record with another time and a new revision."""
+    return attrs.evolve(
+        make_record(record.id), message=record.message, progress=Progress(due, record.progress.scheduled_for)
+    )
+
+
+def _change(backend: Backend, stored: list[Record], due: int | None) -> list[tuple[Record, str, Progress]]:
+    return [(_moved(each, due), each.revision, each.progress) for each in stored]
+
+
+class ManyRecords(Kit):
+    """Batches of removals and conditional stores: each record by itself."""
+
+    rule = "pitstop.abc.Many.get_many, delete_many and put_many_if"
+
+    @pytest.fixture
+    def conditional(self, backend: Backend) -> Backend:
+        needs(backend, Capability.CONDITIONAL)
+        return backend
+
+    def test_many_are_read_by_their_ids(self, backend: Backend) -> None:
+        stored = [make_record(id, START + n, token="t") for n, id in enumerate(_IDS)]
+        backend.put(stored)
+
+        assert sorted(records(backend.get_many([*_IDS, "none"])), key=lambda each: each.progress.due or 0) == stored
+        assert ids(backend.get_many(["a"])) == ["a"]
+        assert list(backend.get_many(["none"])) == list(backend.get_many([])) == []
+
+    def test_many_are_removed_by_their_ids_and_no_others(self, backend: Backend) -> None:
+        put_due(backend, *_IDS, "b", "c")
+        lease_only(backend)
+
+        assert list(backend.delete_many(["none", *_IDS, "other"])) == [False, *[True] * len(_IDS), False]
+        assert sorted(ids(backend.scan(None, 100, None))) == ["b", "c"]
+        assert list(backend.delete_many(_IDS)) == [False] * len(_IDS)
+        assert list(backend.delete_many([])) == []
+
+    @pytest.mark.parametrize("count", [1, 2, 700])
+    def test_any_number_is_removed(self, backend: Backend, count: int) -> None:
+        backend.put([make_record(f"{n:05}") for n in range(count + 3)])
+        gone = [f"{n:05}" for n in range(count)]
+
+        assert (
+            list(backend.delete_many(gone, Query(prefix="0") if self._conditional(backend) else None)) == [True] * count
+        )
+        assert len(list(backend.scan(None, 10, None))) == 3
+
+    def test_a_record_that_does_not_match_any_more_is_not_removed(self, conditional: Backend) -> None:
+        """Another user has moved it since the search, or has it now."""
+        conditional.put([make_record(id, START + 5) for id in ("a", "b", "c")])
+        query = Query(due_before=START + 9)
+        found = ids(conditional.find(query, 10, None))
+        conditional.put([make_record("b", START + MINUTE)])
+
+        assert list(conditional.delete_many(found, query)) == [True, False, True]
+        assert ids(conditional.scan(None, 10, None)) == ["b"]
+
+    @pytest.mark.parametrize(
+        ("query", "gone"),
+        [
+            (Query(state="due"), ["due"]),
+            (Query(state="scheduled"), ["later", "retry"]),
+            (Query(state="leased"), ["leased"]),
+            (Query(state="dead"), ["dead"]),
+            (Query(failing=True), ["retry", "dead"]),
+            (Query(failing=False), ["due", "later", "leased"]),
+            (Query(due_from=START + 1), ["later", "retry", "leased"]),
+            (Query(due_before=START + 1), ["due"]),
+            (Query(prefix="le"), ["leased"]),
+            (Query(prefix="d", state="dead"), ["dead"]),
+            (Query(prefix=""), ["due", "later", "retry", "leased", "dead"]),
+        ],
+        ids=str,
+    )
+    def test_a_removal_takes_the_records_that_match(self, conditional: Backend, query: Query, gone: list[str]) -> None:
+        put_due(conditional, "leased")
+        lease_only(conditional)
+        failed: dict[str, Any] = {"attempts": 1, "first_leased": START - 9, "last_error": "boom"}
+        conditional.put(
+            [
+                make_record("due"),
+                make_record("later", START + 5),
+                make_record("retry", START + 5, **failed),
+                make_record("dead", None, token="t", **failed),
+            ]
+        )
+        every = ["due", "later", "retry", "leased", "dead"]
+
+        removed = dict(zip(every, conditional.delete_many(every, query), strict=True))
+
+        assert [id for id, done in removed.items() if done] == gone
+        assert sorted(ids(conditional.scan(None, 10, None))) == sorted(set(every) - set(gone))
+
+    def test_a_removal_of_a_kind_takes_no_record_that_has_another_one_by_now(self, conditional: Backend) -> None:
+        needs(conditional, Capability.KINDS)
+        conditional.put([make_record("a", kind="mail"), make_record("b", kind="Mail"), make_record("c")])
+
+        assert list(conditional.delete_many(["a", "b", "c"], Query(kind="mail"))) == [True, False, False]
+
+    def test_a_removal_goes_by_the_clock_of_the_store(self, conditional: Backend, clock: ManualClock) -> None:
+        put_due(conditional, "a")
+        lease_only(conditional, duration=10)
+        assert list(conditional.delete_many(["a"], Query(state="due"))) == [False]
+
+        clock.advance(0.01)
+
+        assert list(conditional.delete_many(["a"], Query(state="due"))) == [True]
+
+    def test_a_lease_of_a_record_that_was_removed_is_over(self, conditional: Backend) -> None:
+        put_due(conditional, "a")
+        leased = lease_only(conditional)
+        assert list(conditional.delete_many(["a"], Query(state="leased"))) == [True]
+
+        assert list(conditional.settle([settlement(leased, Outcome.RELEASE, Progress(START, START))])) == [False]
+        assert conditional.get("a") is None
+
+    def test_a_damaged_record_is_removed_with_the_others(self, conditional: Backend) -> None:
+        put_due(conditional, "a", "b", "c")
+        self.damage(conditional, "b")
+
+        assert sorted(ids(conditional.get_many(["a", "b", "c"]))) == ["a", "b", "c"]
+        assert list(conditional.delete_many(["a", "b"], Query(prefix=""))) == [True, True]
+        assert ids(conditional.scan(None, 10, None)) == ["c"]
+
+    def test_many_are_stored_in_the_place_of_the_expected_ones(
+        self, conditional: Backend, open_backend: Handles
+    ) -> None:
+        stored = [make_record(id, START + n) for n, id in enumerate(_IDS)]
+        conditional.put(stored)
+        items = _change(conditional, stored, START + MINUTE)
+
+        assert list(conditional.put_many_if(items)) == [True] * len(items)
+
+        peer = open_backend.peer()
+        assert [peer.get(record.id) for record, *_ in items] == [record for record, *_ in items]
+        assert list(conditional.put_many_if([])) == []
+
+    def test_each_is_stored_by_its_own_condition(self, conditional: Backend) -> None:
+        stored = [make_record(id) for id in ("a", "b", "c", "d", "e")]
+        conditional.put(stored)
+        items = _change(conditional, stored, START + MINUTE)
+        # One is claimed meanwhile, one stored anew, and one removed.
+        claimed = lease_only(conditional)
+        anew = make_record("c")
+        conditional.put([anew])
+        conditional.delete("d")
+
+        assert list(conditional.put_many_if(items)) == [False, True, False, False, True]
+
+        assert claimed.id == "a"
+        assert conditional.get("a") == claimed
+        assert conditional.get("c") == anew
+        assert conditional.get("d") is None, "no record comes back"
+        assert [conditional.get(id) for id in ("b", "e")] == [items[1][0], items[4][0]]
+        again = _change(conditional, stored, START)
+        assert list(conditional.put_many_if(again)) == [False] * 5, "by now, none is the expected one"
+
+    def test_a_lease_of_a_record_that_was_stored_is_over(self, conditional: Backend) -> None:
+        put_due(conditional, "a", "b")
+        leased = records([*conditional.lease(1, MINUTE), *conditional.lease(1, MINUTE)])
+
+        assert list(conditional.put_many_if(_change(conditional, leased, START))) == [True, True]
+
+        done: list[Any] = [settlement(each, Outcome.COMPLETE, None) for each in leased]
+        assert list(conditional.settle(done)) == [False, False]
+        assert sorted(ids(conditional.scan("due", 10, None))) == ["a", "b"]
+
+    def test_next_due_follows_a_store_of_many(self, conditional: Backend, open_backend: Handles) -> None:
+        stored = [make_record(id, START + MINUTE) for id in ("a", "b")]
+        conditional.put(stored)
+
+        conditional.put_many_if(_change(conditional, stored, START + 7))
+
+        assert open_backend.peer().next_due() == START + 7
+
+    def _conditional(self, backend: Backend) -> bool:
+        return Capability.CONDITIONAL in backend.capabilities

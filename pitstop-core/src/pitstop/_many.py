@@ -1,0 +1,313 @@
+"""ChangingMany: the methods of the facade that remove, redrive or reschedule many messages, batch by batch.
+
+Each batch is a call of its own. Between two batches nothing is held, so that the caller's iterable and its ``progress`` may use
+Pitstop, and other threads go on. The memory holds one batch.
+
+Threads: the one that calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+import attrs
+
+from pitstop._decisions._move import reschedule, revive
+from pitstop._decisions._search import query_of, some_ids
+from pitstop._decisions._settle import redrive
+from pitstop._decisions._store import new_revision
+from pitstop._engine._calls import entrance
+from pitstop._engine._handling import supersede
+from pitstop._engine._session import Session
+from pitstop._errors import Conflict, OutcomeUnknown, PitstopError
+from pitstop._finding import check_query
+from pitstop._storing import MOST_READS, Storing, check_conditional
+from pitstop._values._entry import State
+from pitstop._values._id import valid_id
+from pitstop._values._schedule import Moment, plan
+from pitstop.abc import Capability, Damaged, Progress, Query, Record, Settlement
+from pitstop.abc._query import Place
+
+
+__all__ = ["ChangingMany"]
+
+#: How many messages one batch has. Their bodies are in the memory at the same time.
+_BATCH = 500
+
+_Content = Record | Damaged
+#: Changes the messages of a page, those that match the query, and returns how many it has changed.
+_Change = Callable[[Sequence[_Content], Query | None], int]
+
+
+class ChangingMany:
+    """A part of :class:`pitstop.Pitstop`."""
+
+    _session: Session
+
+    def remove_many(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        state: State | None = None,
+        kind: str | None = None,
+        prefix: str | None = None,
+        due_before: Moment | None = None,
+        due_after: Moment | None = None,
+        failing: bool | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Remove messages by their ids, or all that match a search. Return how many were removed.
+
+        Messages that a listener has are removed as well, as by :meth:`pitstop.Pitstop.remove`. A message that is changed
+        meanwhile, so that it does not match any more, stays. The call works batch by batch. If it fails, the messages of the
+        batches before were removed, and the same call goes on with the rest.
+
+        :param ids: an iterable of ids, also a generator. It is read batch by batch. Ids without a message are left out.
+        :param state: as in :meth:`pitstop.Pitstop.entries`; also ``kind``, ``prefix``, ``due_before``, ``due_after`` and
+            ``failing``. Give at least one condition, and no ``ids``.
+        :param progress: called after each batch with the number of messages so far. If it raises, the call ends with that error.
+        :raises PitstopError: if an argument cannot be used, or there is neither ``ids`` nor a condition.
+        :raises MessageError: if one of the ``ids`` cannot be an id. The batches before it were done.
+        :raises OutcomeUnknown: if a reply was lost. Its ``ids`` name the messages that may have been removed.
+        :raises Unsupported: if the store can remove no message on a condition.
+        """
+        query = self._query(ids, state, kind, prefix, due_before, due_after, failing)
+        if query is not None:
+            return self._by_query(query, self._remove, progress)
+        return self._by_ids(ids, self._remove_ids, progress)
+
+    def redrive_many(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        state: State | None = None,
+        kind: str | None = None,
+        prefix: str | None = None,
+        due_before: Moment | None = None,
+        due_after: Moment | None = None,
+        failing: bool | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Make dead messages due now, by their ids, or all dead ones that match a search. Return how many were redriven.
+
+        Other messages are left out, and so are documents that cannot be read. For each message the call does what
+        :meth:`pitstop.Pitstop.redrive` does. It works batch by batch, as :meth:`remove_many` does.
+
+        :param ids: as in :meth:`remove_many`.
+        :param state: as in :meth:`remove_many`; ``"dead"`` means all dead messages.
+        :param progress: as in :meth:`remove_many`.
+        :raises PitstopError: as :meth:`remove_many`.
+        :raises MessageError: as :meth:`remove_many`.
+        :raises OutcomeUnknown: if a reply was lost. Its ``ids`` name the messages that may have been redriven.
+        """
+        query = self._query(ids, state, kind, prefix, due_before, due_after, failing)
+        if query is None:
+            return self._by_ids(ids, partial(self._change_ids, change=self._redrive), progress)
+        if query.state not in {None, "dead"}:
+            return 0
+        return self._by_query(attrs.evolve(query, state="dead"), self._redrive, progress)
+
+    def reschedule_many(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        when: Moment | None,
+        state: State | None = None,
+        kind: str | None = None,
+        prefix: str | None = None,
+        due_before: Moment | None = None,
+        due_after: Moment | None = None,
+        failing: bool | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Let messages come at ``when``, by their ids, or all that match a search. Return how many were changed.
+
+        For each message the call does what :meth:`pitstop.Pitstop.reschedule` does. Messages that come at that time already are
+        not counted, and documents that cannot be read are left out. The call works batch by batch, as :meth:`remove_many` does.
+
+        :param ids: as in :meth:`remove_many`.
+        :param when: as in :meth:`pitstop.Pitstop.store`. None: now. A distance counts from the beginning of the call.
+        :param state: as in :meth:`remove_many`.
+        :param progress: as in :meth:`remove_many`.
+        :raises PitstopError: as :meth:`remove_many`.
+        :raises MessageError: as :meth:`remove_many`.
+        :raises ScheduleError: if ``when`` makes no sense.
+        :raises Conflict: if other programs change one of the messages all the time.
+        :raises OutcomeUnknown: if a reply was lost. Its ``ids`` name the messages that may have been changed.
+        :raises Unsupported: if the store cannot change a message on a condition.
+        """
+        query = self._query(ids, state, kind, prefix, due_before, due_after, failing)
+        now_us = self._checked_now()
+        due, _ = plan(when, None, None, None, None, now_us)
+        change = partial(self._reschedule, due=due, now_us=now_us)
+        if query is not None:
+            return self._by_query(query, change, progress)
+        return self._by_ids(ids, partial(self._change_ids, change=change), progress)
+
+    @entrance
+    def _query(
+        self,
+        ids: object,
+        state: State | None,
+        kind: str | None,
+        prefix: str | None,
+        due_before: Moment | None,
+        due_after: Moment | None,
+        failing: bool | None,
+    ) -> Query | None:
+        """Return the query of a call; None if ids were given."""
+        backend = self._session.backend
+        query = query_of(
+            backend.now(),
+            state=state,
+            kind=kind,
+            prefix=prefix,
+            due_before=due_before,
+            due_after=due_after,
+            failing=failing,
+        )
+        if ids is not None:
+            if query != Query():
+                raise PitstopError("Both ids and conditions were given. Give ids, or conditions.")
+            return None
+        if query == Query() or query == Query(prefix=""):
+            raise PitstopError(
+                "There are neither ids nor conditions, so all messages would be changed. Give ids, or a condition that is not empty, such "
+                "as prefix='order-7:'."
+            )
+        check_query(query, backend)
+        return query
+
+    @entrance
+    def _checked_now(self) -> int:
+        check_conditional(self._session)
+        return self._session.backend.now()
+
+    def _by_ids(self, ids: object, do: Callable[[Sequence[str]], int], progress: Callable[[int], object] | None) -> int:
+        count = 0
+        given = some_ids(ids)
+        # Read outside of any call of Pitstop: a generator may call Pitstop itself.
+        for batch in _batches(given):
+            count += do(batch)
+            if progress is not None:
+                progress(count)
+        return count
+
+    def _by_query(self, query: Query, do: _Change, progress: Callable[[int], object] | None) -> int:
+        count, after = 0, None
+        while True:
+            done, after = self._page(query, after, do)
+            count += done
+            if progress is not None:
+                progress(count)
+            if after is None:
+                return count
+
+    @entrance
+    def _page(self, query: Query, after: Place | None, do: _Change) -> tuple[int, Place | None]:
+        """Change a page of a search. Return how many messages were changed, and the place of the last one; None after the last page."""
+        # Acks that returned come first: the messages are gone.
+        self._session.flush()
+        page = self._session.backend.find(query, _BATCH, after)
+        done = do(page, query) if page else 0
+        if len(page) < _BATCH:
+            return done, None
+        last = page[-1]
+        return done, ((last.due if isinstance(last, Damaged) else last.progress.due), last.id)
+
+    @entrance
+    def _remove_ids(self, ids: Sequence[str]) -> int:
+        self._session.flush(ids)
+        return self._delete(ids, None)
+
+    def _remove(self, page: Sequence[_Content], query: Query | None) -> int:
+        return self._delete([each.id for each in page], query)
+
+    def _delete(self, ids: Sequence[str], query: Query | None) -> int:
+        session = self._session
+        try:
+            applied = session.backend.delete_many(ids, query)
+        except OutcomeUnknown as error:
+            # A message that may be gone must not be handed out as if it were there.
+            self._forget(error.ids or ids)
+            raise
+        gone = [id for id, done in zip(ids, applied, strict=True) if done]
+        self._forget(gone)
+        return len(gone)
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        """Note that these messages are gone, for handlers, and for listeners of this process that have claimed them ahead."""
+        if ids:
+            supersede(self._session.events, ids)
+            self._session.forget(dict.fromkeys(ids))
+
+    @entrance
+    def _change_ids(self, ids: Sequence[str], change: _Change) -> int:
+        self._session.flush(ids)
+        return change(self._session.backend.get_many(ids), None)
+
+    def _redrive(self, page: Sequence[_Content], query: Query | None) -> int:
+        session = self._session
+        now = session.backend.now() // 1000
+        conditional = Capability.CONDITIONAL in session.capabilities
+        settlements: list[Settlement] = []
+        moved: list[tuple[Record, str, Progress]] = []
+        kinds: set[str] = set()
+        for each in page:
+            if isinstance(each, Damaged) or each.progress.due is not None or each.progress.token is None:
+                continue
+            kinds.add(each.kind)
+            alive = revive(each, now) if conditional else None
+            if alive is None:
+                settlements.append(redrive(each, now))
+            else:
+                # Its `expires` counts from now, which is no part of the progress.
+                moved.append((attrs.evolve(alive, revision=new_revision()), each.revision, each.progress))
+        count = sum(session.backend.put_many_if(moved)) if moved else 0
+        applied = session.backend.settle(settlements) if settlements else ()
+        session.written(None, kinds)
+        unknown = [each.id for each, done in zip(settlements, applied, strict=True) if done is None]
+        if unknown:
+            raise OutcomeUnknown(
+                f"{len(unknown)} messages may have been redriven: the reply was lost, and other programs have changed them since. "
+                f"Redrive again: that does no harm.",
+                ids=tuple(unknown),
+            )
+        return count + sum(map(bool, applied))
+
+    def _reschedule(self, page: Sequence[_Content], query: Query | None, due: int, now_us: int) -> int:
+        session = self._session
+        backend, now = session.backend, now_us // 1000
+        storing = Storing(session, backend, now_us, at_once=True)
+        count, left = 0, [each for each in page if isinstance(each, Record)]
+        for _ in range(MOST_READS):
+            items = [(moved, each) for each in left if (moved := reschedule(each, due, now)) != each]
+            if not items:
+                return count
+            items = [(attrs.evolve(moved, revision=new_revision()), each) for moved, each in items]
+            stored = backend.put_many_if([(moved, each.revision, each.progress) for moved, each in items])
+            for (moved, _), done in zip(items, stored, strict=True):
+                if done:
+                    storing.replaced(moved)
+            count += sum(map(bool, stored))
+            missed = [each.id for (_, each), done in zip(items, stored, strict=True) if not done]
+            # They were changed meanwhile: read again, those that still match.
+            read = backend.get_many(missed) if missed else ()
+            at = backend.now() // 1000
+            left = [each for each in read if isinstance(each, Record) and (query is None or query.matches(each, at))]
+        raise Conflict(
+            f"The message {left[0].id!r} was not rescheduled, because other programs have changed it {MOST_READS} times meanwhile. "
+            f"Try again.",
+            id=left[0].id,
+        )
+
+
+def _batches(given: Iterator[object]) -> Iterator[Sequence[str]]:
+    """Yield distinct ids, batch by batch.
+
+    :raises MessageError: if one of them cannot be an id. The batches before it were yielded.
+    """
+    while some := list(islice(given, _BATCH)):
+        yield list(dict.fromkeys(map(valid_id, some)))

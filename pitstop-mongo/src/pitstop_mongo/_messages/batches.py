@@ -1,0 +1,180 @@
+"""Batches: removals of many messages, and changes of many, each on a condition.
+
+A removal reads the messages, and then deletes those that match, in the versions in which they were read. The revision names a
+version as a store has left it, the etag and the token name one as a settlement or a claim has left it. All three are random, so one
+command with three lists finds just these versions. Messages that were changed in between are read again.
+
+A change replaces each document that is still the expected one. The new revisions tell which were replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import attrs
+
+from pymongo import DeleteOne, ReplaceOne
+
+from pitstop import OutcomeUnknown
+from pitstop.abc import Damaged, Progress, Query, Record
+from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.link import Link
+from pitstop_mongo._client.run import Run
+from pitstop_mongo._messages.document import Found, read
+from pitstop_mongo._messages.storer import Write, encoded, expectation, portions
+
+
+__all__ = ["Batches"]
+
+#: How often a removal reads messages again that were changed meanwhile.
+_MOST_VERSIONS = 20
+
+
+@attrs.define
+class _Removal:
+    """A removal, over all of its runs."""
+
+    ids: Sequence[str]
+    query: Query | None
+    #: Ids that a command to delete was sent for.
+    sent: set[str] = attrs.field(factory=set)
+    #: Those of them that are gone.
+    gone: set[str] = attrs.field(factory=set)
+
+
+class Batches:
+    """Removes and changes many messages for one backend."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect
+
+    def delete(self, ids: Sequence[str], query: Query | None) -> list[bool]:
+        """See :meth:`pitstop.abc.Many.delete_many`."""
+        removal = _Removal(ids, query)
+        if ids:
+            try:
+                self._connection.until_known(partial(self._delete, removal), single=False)
+            except OutcomeUnknown as error:
+                text = f"{error} Remove again: that does no harm."
+                doubtful = tuple(id for id in ids if id in removal.sent and id not in removal.gone)
+                raise OutcomeUnknown(text, ids=doubtful, permanent=error.permanent) from None
+        return [id in removal.gone for id in ids]
+
+    def put_if(self, items: Sequence[tuple[Record, str, Progress]]) -> list[bool]:
+        """See :meth:`pitstop.abc.Many.put_many_if`."""
+        expected = {record.id: (revision, progress) for record, revision, progress in items}
+        stored: set[str] = set()
+        for some in portions(encoded(self._connection, [record for record, *_ in items])):
+            put = partial(self._put_if, some, expected, stored)
+            try:
+                self._connection.until_known(put, single=False)
+            except OutcomeUnknown as error:
+                ids = error.ids or tuple(each.record.id for each in some if each.record.id not in stored)
+                raise OutcomeUnknown(f"{error} Check with get().", ids=ids, permanent=error.permanent) from None
+        return [record.id in stored for record, *_ in items]
+
+    def _delete(self, removal: _Removal, run: Run) -> None:
+        left = [id for id in removal.ids if id not in removal.gone]
+        for _ in range(_MOST_VERSIONS):
+            found = self._read(run.link, left)
+            # A message that was there, and that a command to delete was sent for, is gone either way.
+            removal.gone |= removal.sent - {each.id for each in found}
+            chosen = [each for each in found if self._is_chosen(each, removal.query)]
+            if not chosen:
+                return
+            removal.sent |= {each.id for each in chosen}
+            if self._delete_versions(run, chosen, removal.query) == len(chosen):
+                removal.gone |= {each.id for each in chosen}
+                return
+            left = [each.id for each in chosen]
+        if removal.query is None:
+            run.send_many(run.link.handles.coll.delete_many, {"_id": self._dialect.any_of(left)}, **self._dialect.by_id)
+            removal.gone |= set(left)
+
+    def _delete_versions(self, run: Run, chosen: Sequence[Found], query: Query | None) -> int:
+        """Delete documents that are as they were read. Return how many."""
+        coll, count = run.link.handles.coll, 0
+        # A router of a sharded cluster may count a document twice in a command that deletes many, so each is deleted by itself.
+        plain = [] if self._connection.is_routed else [each for each in chosen if _is_plain(each)]
+        if plain:
+            versions = {
+                "_id": {"$in": [each.id for each in plain]},
+                "revision": {"$in": [_revision(each) for each in plain]},
+            }
+            if query is not None:
+                # Neither claimed nor settled since: both may have changed whether the message matches.
+                versions["etag"] = {"$in": list({each.etag for each in plain})}
+                versions["token"] = {"$in": list({each.token for each in plain})}
+            count += run.send_many(coll.delete_many, versions, **self._dialect.by_id).deleted_count
+        pinned = {each.id for each in plain}
+        single = [each for each in chosen if each.id not in pinned]
+        if single:
+            requests = [DeleteOne({"_id": self._dialect.one(each.id), **each.proof}) for each in single]
+            count += run.send_many(coll.bulk_write, requests, ordered=False).deleted_count
+        return count
+
+    def _read(self, link: Link, ids: Collection[str]) -> list[Found]:
+        wanted = {"_id": self._dialect.any_of(ids)}
+        options = {"limit": len(ids), "batch_size": len(ids), **self._dialect.by_id}
+        return [read(each) for each in link.handles.raw.find(wanted, **options)] if ids else []
+
+    def _is_chosen(self, found: Found, query: Query | None) -> bool:
+        return query is None or query.matches(found.content, self._connection.now_us() // 1000)
+
+    def _put_if(
+        self, some: Sequence[Write], expected: dict[str, tuple[str, Progress]], stored: set[str], run: Run
+    ) -> None:
+        left = list(some)
+        if run.again:
+            stored |= self._stored(run.link, some)
+            left = [each for each in some if each.record.id not in stored]
+        if not left:
+            return
+        requests = [
+            ReplaceOne(
+                {"_id": self._dialect.one(each.record.id), **expectation(*expected[each.record.id])}, each.document
+            )
+            for each in left
+        ]
+        if run.send_many(run.link.handles.coll.bulk_write, requests, ordered=False).matched_count == len(left):
+            stored |= {each.record.id for each in left}
+            return
+        stored |= self._stored(run.link, left)
+        if run.again:
+            self._raise_doubts([each for each in left if each.record.id not in stored], expected, run.link)
+
+    def _stored(self, link: Link, some: Sequence[Write]) -> set[str]:
+        """Return the ids of the records that are stored."""
+        ids, revisions = [each.record.id for each in some], [each.record.revision for each in some]
+        wanted = {"_id": {"$in": ids}, "revision": {"$in": revisions}}
+        options = {"limit": len(ids), "batch_size": len(ids), **self._dialect.by_id}
+        return {each["_id"] for each in link.handles.majority.find(wanted, {"_id": 1}, **options)}
+
+    def _raise_doubts(self, missing: Sequence[Write], expected: dict[str, tuple[str, Progress]], link: Link) -> None:
+        """Raise an error if an earlier run may have stored one of these records, and another program has changed it since.
+
+        :raises OutcomeUnknown: with the ids. A message that still has the revision of before was not changed.
+        """
+        old = {each.id: _revision(each) for each in self._read(link, [write.record.id for write in missing])}
+        doubtful = [each.record.id for each in missing if old.get(each.record.id) != expected[each.record.id][0]]
+        if doubtful:
+            raise OutcomeUnknown(
+                f"MongoDB at {self._connection.location} lost the reply to a change of {len(doubtful)} messages, and other "
+                f"programs have changed them since. Whether they were changed by this call is not known.",
+                ids=tuple(doubtful),
+            )
+
+
+def _revision(found: Found) -> str | None:
+    return None if isinstance(found.content, Damaged) else found.content.revision
+
+
+def _is_plain(found: Found) -> bool:
+    """Whether three texts name the version of a document."""
+    return (
+        isinstance(found.content, Record)
+        and (found.etag is None or type(found.etag) is str)
+        and (found.token is None or type(found.token) is str)
+    )

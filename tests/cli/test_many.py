@@ -1,0 +1,119 @@
+"""``remove``, ``redrive`` and ``reschedule`` of many messages: by options, by ids on stdin, and as a dry run."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+
+@pytest.fixture
+def shop(pit):
+    pit.store_many([({"id": f"order-7:{n:02}"}, timedelta(hours=n + 1)) for n in range(12)])
+    pit.store_many([({"id": f"order-8:{n:02}"}, timedelta(hours=n + 1)) for n in range(3)], kind="mail")
+    return pit
+
+
+@pytest.fixture
+def dead(pit, url):
+    with __import__("pitstop").init(f"{url}?retry.max_attempts=1") as strict:
+        for id in ("dead-1", "dead-2", "other"):
+            strict.store({"id": id}, timedelta(0))
+            with strict.listen() as listener:
+                listener.get().nack("it never works")
+    return pit
+
+
+def ids(pit, **search):
+    return [each.id for each in pit.entries(**search)]
+
+
+def test_a_dry_run_counts_and_changes_nothing(invoke, shop):
+    for command in (["remove"], ["redrive", "--state", "scheduled"], ["reschedule", "2h"]):
+        result = invoke(*command, "--prefix", "order-7:", "--dry-run")
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        if command[0] == "redrive":
+            assert lines == ["Would redrive 0 messages. Nothing was changed: leave out --dry-run to do it."]
+            continue
+        assert lines[:2] == ["order-7:00", "order-7:01"]
+        assert len(lines) == 12
+        assert lines[-2:] == [
+            "…",
+            f"Would {command[0]} 12 messages. Nothing was changed: leave out --dry-run to do it.",
+        ]
+    assert len(ids(shop)) == 15
+    assert ids(shop, due_before="90m") == ["order-7:00", "order-8:00"]
+
+
+def test_a_dry_run_as_json(invoke, lines, shop):
+    assert lines(invoke("remove", "--kind", "mail", "--dry-run", "--json").stdout) == [{"dry_run": True, "matching": 3}]
+
+
+def test_messages_are_removed_by_options(invoke, lines, shop):
+    result = invoke("remove", "--prefix", "order-7:", "--due-before", "3h30m")
+    assert result.stdout == "Removed 3 messages\n"
+    assert result.stderr == "", "no progress bar without a terminal"
+    assert ids(shop, prefix="order-7:")[0] == "order-7:03"
+    assert lines(invoke("remove", "--kind", "mail", "--json").stdout) == [{"removed": 3}]
+    assert invoke("remove", "--kind", "none").stdout == "Removed 0 messages\n"
+
+
+def test_messages_are_removed_by_ids_on_stdin(invoke, shop):
+    result = invoke("remove", "-", input="order-7:00\r\n\norder-7:01\nnone\norder-8:00")
+    assert result.stdout == "Removed 3 messages\n"
+    assert len(ids(shop)) == 12
+    assert (
+        invoke("remove", "-", "--dry-run", input="order-7:02\nnone\n")
+        .stdout.splitlines()[-1]
+        .startswith("Would remove 1 message.")
+    )
+    assert invoke("remove", "-", input="").stdout == "Removed 0 messages\n"
+
+
+def test_an_id_on_stdin_that_cannot_be_one_is_an_error_that_tells_the_count(invoke, shop):
+    result = invoke("remove", "-", input="order-7:00\n" + "x" * 600 + "\n")
+    assert result.exit_code == 1
+    assert "600 characters" in result.stderr
+    assert "Before that, 0 messages were removed." in result.stderr
+    assert invoke("remove", "-", input=b"\xff\n").exit_code == 1
+
+
+def test_messages_are_rescheduled_by_options_and_by_several_ids(invoke, shop):
+    assert invoke("reschedule", "--kind", "mail", "0s").stdout == "Rescheduled 3 messages\n"
+    assert ids(shop, state="due") == ["order-8:00", "order-8:01", "order-8:02"]
+    assert invoke("reschedule", "-", "30m", input="order-8:00\n").stdout == "Rescheduled 1 message\n"
+    result = invoke("reschedule", "order-7:00", "order-7:01", "none", "20m")
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["order-7:00", "order-7:01"]
+    assert result.exit_code == 1
+    assert "'none'" in result.stderr
+    assert ids(shop, state="scheduled", due_before="40m") == ["order-7:00", "order-7:01", "order-8:00"]
+
+
+def test_dead_messages_are_redriven_by_options(invoke, lines, dead):
+    shown = invoke("redrive", "--prefix", "dead", "--dry-run").stdout.splitlines()
+    assert shown == ["dead-1", "dead-2", "Would redrive 2 messages. Nothing was changed: leave out --dry-run to do it."]
+    assert invoke("redrive", "--prefix", "dead").stdout == "Redriven 2 messages\n"
+    assert ids(dead, state="dead") == ["other"]
+    assert lines(invoke("redrive", "--all", "--dry-run", "--json").stdout) == [{"dry_run": True, "matching": 1}]
+    assert lines(invoke("redrive", "-", "--json", input="dead-1\nother\n").stdout) == [{"redriven": 1}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["remove"], "Give ids, '-'"),
+        (["reschedule", "2h"], "Give ids, '-'"),
+        (["redrive"], "Give ids, '-'"),
+        (["remove", "a", "--prefix", "b"], "not both"),
+        (["redrive", "--all", "--kind", "mail"], "or --all"),
+        (["remove", "a", "--dry-run"], "no effect"),
+        (["remove", "--prefix", ""], "all messages would be changed"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_that_names_no_messages_or_names_them_twice_is_an_error(invoke, shop, arguments, text):
+    result = invoke(*arguments)
+    assert result.exit_code != 0
+    assert text in " ".join(result.stderr.split())
+    assert len(ids(shop)) == 15
