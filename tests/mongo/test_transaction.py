@@ -572,7 +572,10 @@ class TestRefusals:
     def test_of_an_asynchronous_session(self, pit):
         session = pymongo.AsyncMongoClient(connect=False).start_session()
         self.refused(
-            pit, session, PitstopError, r"session is a AsyncClientSession\. Give the session that start_session\(\)"
+            pit,
+            session,
+            PitstopError,
+            r"session is a AsyncClientSession, and the client .* is a MongoClient\. Call start",
         )
 
     def test_on_a_standalone_server(self, mongo_client, mongo_dbname):

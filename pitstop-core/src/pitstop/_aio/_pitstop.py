@@ -17,6 +17,7 @@ from weakref import finalize
 from pitstop._aio._changing import AsyncChanging
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._listening import AsyncListening, closed_error
+from pitstop._aio._within import do_within
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import PitstopError
 from pitstop._init import prepare_backend
@@ -162,12 +163,13 @@ class AsyncPitstop(AsyncListening, AsyncChanging):
         """
         return await self._do(Pitstop.remove, id, session=session)
 
-    async def get(self, id: str) -> Entry | None:
+    async def get(self, id: str, *, session: Any = None) -> Entry | None:
         """Return the entry of a message; None if there is no message with that id.
 
+        :param session: read the message as the session's transaction sees it: see :meth:`pitstop.Pitstop.get`.
         :raises MessageError: when ``id`` cannot be an id.
         """
-        return await self._do(Pitstop.get, id)
+        return await self._do(Pitstop.get, id, session=session)
 
     async def entries(self, state: State | None = None, limit: int = 100, after: Entry | None = None) -> list[Entry]:
         """Return entries of stored messages, ordered by due time: see :meth:`pitstop.Pitstop.entries`.
@@ -249,6 +251,8 @@ class AsyncPitstop(AsyncListening, AsyncChanging):
         return f"<AsyncPitstop on {self._pit.location}{' (closed)' if self._closed else ''}>"
 
     async def _do(self, method: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        if options.get("session") is not None:
+            return await do_within(self._hands, self._call, method, *args, **options)
         return await self._hands.do(self._call, method, *args, **options)
 
     def _call(self, method: Callable[..., _T], *args: Any, **options: Any) -> _T:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 
 from pitstop._consume._handler import log_failure
-from pitstop._consume._verdict import ACK, GIVE_BACK, NOTHING, ask, judged
+from pitstop._consume._verdict import ACK, GIVE_BACK, NACK, NOTHING, ask, judged
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._transaction import ask_after_pledge
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import PitstopError
 
@@ -39,6 +40,12 @@ def settle(
     :param interrupted: whether the handler was interrupted: cancelled, or left behind at the end of the program.
     :param may_write: whether the calling thread may write the settlement.
     """
+    if lease.pledge is not None and not lease.settled:
+        is_news = lease.is_news(failure)
+        _end_pledge(writer, lease, delivery, failure, interrupted=interrupted)
+        if failure is not None and not (interrupted or is_news):
+            log_failure(lease, failure, NACK, backend)
+        return
     if failure is None and lease.told is None and not interrupted:
         # As a rule. The verdict is the same, without the calls for each message.
         decided = ACK if lease.purpose is None else NOTHING
@@ -55,3 +62,14 @@ def settle(
             _log.debug("%r could not be settled: %s", lease.id, error)
     if failure is not None:
         log_failure(lease, failure, decided, backend)
+
+
+def _end_pledge(
+    writer: AckWriter, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool
+) -> None:
+    """Settle a delivery that its handler has acknowledged in a transaction of the user."""
+    try:
+        if ask_after_pledge(lease, delivery, failure, interrupted=interrupted):
+            writer.put(lease, blocking=False)
+    except PitstopError as error:
+        _log.debug("%r, acknowledged in a transaction, could not be settled: %s", lease.id, error)

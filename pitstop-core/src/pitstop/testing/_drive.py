@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pitstop._consume._handler import HandlerIsAsync
-from pitstop._consume._verdict import Verdict, ask, judged
+from pitstop._consume._verdict import ask_at_end
 from pitstop._decisions._attempts import number
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
@@ -204,10 +204,9 @@ class Drive:
         elif isinstance(failure, Crash):
             crash(self._session)
         else:
-            decided, _ = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
+            stopped = interrupted or isinstance(failure, HandlerIsAsync)
             try:
-                if decided is not Verdict.NOTHING:
-                    ask(lease, delivery, decided, failure)
+                if ask_at_end(lease, delivery, failure, interrupted=stopped):
                     self._intake.writer.write_at_once(lease)
             except (LeaseLost, BackendUnavailable) as error:
                 refused = error
