@@ -15,6 +15,7 @@ from conformance.mutants import (
     reading,
     settling,
     storing,
+    transactions,
     values,
 )
 from conformance.mutants.registry import MUTANTS, RIGHT, Mutant
@@ -36,5 +37,6 @@ __all__ = [
     "reading",
     "settling",
     "storing",
+    "transactions",
     "values",
 ]

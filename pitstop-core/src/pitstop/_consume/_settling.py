@@ -42,7 +42,7 @@ def settle(
     """
     if lease.pledge is not None and not lease.settled:
         is_news = lease.is_news(failure)
-        _end_pledge(writer, lease, delivery, failure, interrupted=interrupted)
+        _end_pledge(writer, lease, delivery, failure, interrupted=interrupted, may_write=may_write)
         if failure is not None and not (interrupted or is_news):
             log_failure(lease, failure, NACK, backend)
         return
@@ -65,11 +65,17 @@ def settle(
 
 
 def _end_pledge(
-    writer: AckWriter, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool
+    writer: AckWriter,
+    lease: Lease,
+    delivery: Delivery,
+    failure: BaseException | None,
+    *,
+    interrupted: bool,
+    may_write: bool,
 ) -> None:
     """Settle a delivery that its handler has acknowledged in a transaction of the user."""
     try:
         if ask_after_pledge(lease, delivery, failure, interrupted=interrupted):
-            writer.put(lease, blocking=False)
+            writer.put(lease, blocking=may_write and lease.purpose is not Purpose.GIVE_BACK)
     except PitstopError as error:
         _log.debug("%r, acknowledged in a transaction, could not be settled: %s", lease.id, error)

@@ -216,8 +216,8 @@ class Delivery:
     @entrance
     def _ack_within(self, session: object) -> None:
         heartbeat = self._heartbeat
-        extending = nullcontext() if heartbeat is None else self._session.calls.holding(heartbeat.extending)
-        ack_within(self._session, self._lease, session, extending, lambda: self._writer.lose(self._lease, self))
+        settle_down = _nothing if heartbeat is None else heartbeat.settle_down
+        ack_within(self._session, self._lease, session, settle_down, lambda: self._writer.lose(self._lease, self))
 
     def _extend(self, span: timedelta) -> None:
         lease, backend = self._lease, self._session.backend
@@ -286,6 +286,10 @@ class Delivery:
 def lease_of(delivery: Delivery) -> Lease:
     """Return the lease behind a delivery, for code of this library that was given one."""
     return delivery._lease
+
+
+def _nothing() -> None:
+    """Do nothing: there is no heartbeat."""
 
 
 def delay_of_nack(delay: timedelta | str | None, lease: Lease) -> timedelta | None:

@@ -37,6 +37,9 @@ _BEAT = 1 / 3
 #: Of a lease, the part that has to be gone for it to be taken along when another one is extended.
 _ALONG = 1 / 6
 
+#: Seconds.
+_MOMENT = 0.2
+
 #: A lease, and the instant until which it may be extended.
 _Held = tuple[Lease, int]
 
@@ -106,6 +109,12 @@ class Heartbeat(Component):
                 self._begin()
             else:
                 self._bell.ring()
+
+    def settle_down(self) -> None:
+        """Wait a moment for an extension that is under way. An ack in a transaction would conflict with it."""
+        # Not longer: on SQLite the extension may wait for the end of this very transaction.
+        if self.extending.acquire(timeout=_MOMENT):
+            self.extending.release()
 
     def end(self) -> None:
         """End once nothing is held any more: messages that were handed out stay with their handlers."""

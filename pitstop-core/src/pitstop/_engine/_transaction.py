@@ -9,7 +9,6 @@ Threads: the one that calls ``ack``; the one that ends the handler.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import attrs
 
@@ -29,12 +28,12 @@ def ack_within(
     session: Session,
     lease: Lease,
     user_session: object,
-    no_extension: AbstractContextManager[None],
+    settle_down: Callable[[], None],
     lose: Callable[[], None],
 ) -> None:
     """Acknowledge in the transaction that the user's session is in.
 
-    :param no_extension: waits for an extension that is under way, so that it does not conflict with the ack.
+    :param settle_down: waits a moment for an extension that is under way, so that it does not conflict with the ack.
     :param lose: called once if the lease is over.
     :raises LeaseLost: if the lease is over, or was settled before. Nothing was changed.
     :raises Unsupported: if the store has no such transactions.
@@ -53,8 +52,7 @@ def ack_within(
     pledge = Pledge(settlement, is_open)
     lease.pledge_ack(pledge)
     try:
-        with no_extension:
-            pass
+        settle_down()
         if not lease.is_over(session.backend.now()) and settle([settlement])[0]:
             return
         if lease.refuse_pledge(before):
