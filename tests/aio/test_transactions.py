@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from datetime import timedelta
+from pathlib import Path
 
 import pymongo
 import pytest
@@ -350,3 +352,17 @@ def test_errors_of_the_driver_pass_unchanged(in_loop, db):
         assert caught.value.has_error_label("TransientTransactionError")
 
     in_loop(main)
+
+
+def test_the_documented_example_does_what_it_says(replica_set_uri, db):
+    page = (Path(__file__).parents[2] / "docs" / "async.md").read_text()
+    (block,) = re.findall(r"^```python\n((?:(?!```)[^`])*AsyncMongoClient.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    example = {}
+    exec(block.replace("client.app.", f"client.{db.name}.").replace('"app"', repr(db.name)), example)
+    db.orders.delete_many({})
+
+    async def main():
+        assert (await example["main"](replica_set_uri)).acked == 1
+
+    run(main())
+    assert list(db.orders.find()) == [{"_id": 7, "reminded": 1}]
