@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -20,6 +20,14 @@ class TestSqlite(BackendConformance):
         # wait longer than the 5 seconds of its default.
         where = {"path": str(self.path), "busy_timeout": "1m"}
         return lambda **options: SqliteBackend.from_options({**where, **options})
+
+    @contextmanager
+    def transaction(self, backend):
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            # To close a connection rolls back.
+            connection.execute("COMMIT")
 
     def damage(self, backend, id):
         with closing(sqlite3.connect(self.path)) as connection, connection:

@@ -572,7 +572,10 @@ class TestRefusals:
     def test_of_an_asynchronous_session(self, pit):
         session = pymongo.AsyncMongoClient(connect=False).start_session()
         self.refused(
-            pit, session, PitstopError, r"session is a AsyncClientSession\. Give the session that start_session\(\)"
+            pit,
+            session,
+            PitstopError,
+            r"session is a AsyncClientSession, and the client .* is a MongoClient\. Call start",
         )
 
     def test_on_a_standalone_server(self, mongo_client, mongo_dbname):
@@ -613,6 +616,10 @@ def test_the_documented_example_does_what_it_says(replica_set_uri, db):
         assert example["pit"].get("remind-7").message["order"] == 7
         with pytest.raises(DuplicateKeyError):
             example["place_order"]({"_id": 7, "of": "another one"})
+        example["pit"].emit_now("remind-7")
+        assert example["pit"].consume(example["remind"], until_idle=True).acked == 1
+        assert db.orders.find_one({"_id": 7})["reminded"] == 1
+        example["pit"].store({"id": "remind-7", "order": 7}, HOUR)
         example["cancel_order"](7)
         assert db.orders.find_one({"_id": 7}) is None
         assert example["pit"].get("remind-7") is None

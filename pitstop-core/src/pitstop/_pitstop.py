@@ -182,14 +182,15 @@ class Pitstop(Listening, Finding, Changing, ChangingMany):
         return removed
 
     @entrance
-    def get(self, id: str) -> Entry | None:
+    def get(self, id: str, *, session: Any = None) -> Entry | None:
         """Return the entry of a message; None if there is no message with that id.
 
+        :param session: as in :meth:`store`: read the message as the session's transaction sees it, with its own writes.
         :raises MessageError: if ``id`` cannot be an id.
         """
-        backend, id = self._session.backend, valid_id(id)
+        backend, writes, id = self._session.backend, self._writes(session), valid_id(id)
         self._session.flush([id])
-        stored = backend.get(id)
+        stored = writes.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
 
     @entrance

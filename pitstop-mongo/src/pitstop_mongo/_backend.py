@@ -221,7 +221,7 @@ class MongoBackend(Backend):
         return self._watcher.watch()
 
     def within(self, session: object) -> Writes:
-        return Transaction(self._connection, self._client, session)
+        return Transaction(self._connection, self._client, session, self._connection.async_handles)
 
     @_one_call
     def concerns(self) -> Sequence[str]:

@@ -16,7 +16,6 @@ import attrs
 
 from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown, State
 from pitstop.abc import (
-    Aside,
     Backend,
     BackendConfig,
     Capability,
@@ -27,6 +26,7 @@ from pitstop.abc import (
     Settlement,
     Tally,
     Watch,
+    Writes,
 )
 from pitstop_sqlite import _many, _statements
 from pitstop_sqlite._concerns import concerns_of
@@ -39,13 +39,15 @@ from pitstop_sqlite._rows import (
     bindable,
     fresh_rows,
     new_row,
-    progress_values,
     read_leased_row,
     read_row,
 )
 from pitstop_sqlite._scratch import beside, take_away
 from pitstop_sqlite._selection import Selection, selection
+from pitstop_sqlite._transaction import Transaction
 from pitstop_sqlite._watch import SqliteWatch
+from pitstop_sqlite._writes import conditional
+from pitstop_sqlite._writes import fenced as fenced_write
 
 
 __all__ = ["SqliteBackend"]
@@ -67,6 +69,7 @@ class SqliteBackend(Backend):
         Capability.DURABLE
         | Capability.MULTI_PROCESS
         | Capability.WATCH
+        | Capability.TRANSACTIONS
         | Capability.SCRATCH
         | Capability.CONDITIONAL
         | Capability.KINDS
@@ -115,7 +118,7 @@ class SqliteBackend(Backend):
                 raise OutcomeUnknown(str(error), ids=tuple(each.id for each in records)) from None
 
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
-        statement, values = _conditional(record, revision, progress)
+        statement, values = conditional(record, revision, progress)
         with self._turn.lock, self._turn.call(), self._database as connection:
             stored = connection.execute(statement, values).rowcount == 1
             try:
@@ -140,7 +143,7 @@ class SqliteBackend(Backend):
         return removed
 
     def put_many_if(self, items: Sequence[tuple[Record, str, Progress]]) -> Sequence[bool]:
-        statements = [_conditional(*item) for item in items]
+        statements = [conditional(*item) for item in items]
         with self._turn.lock, self._turn.call(), self._database as connection:
             connection.execute("BEGIN IMMEDIATE")
             stored = [connection.execute(statement, values).rowcount == 1 for statement, values in statements]
@@ -229,7 +232,7 @@ class SqliteBackend(Backend):
         return [read_leased_row(row, token, now, until, limit) for row in rows]
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
-        fenced = [_fenced(each) for each in settlements]
+        fenced = [fenced_write(each) for each in settlements]
         if not fenced:
             return []
         with self._turn.lock, self._turn.call(), self._database as connection:
@@ -262,6 +265,10 @@ class SqliteBackend(Backend):
 
     def watch(self) -> Watch:
         return SqliteWatch(self._database)
+
+    def within(self, session: object) -> Writes:
+        """Return the writes of the transaction of an :class:`sqlite3.Connection` of the application, to the same file."""
+        return Transaction(self._path, self.clock, session)
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
@@ -335,37 +342,3 @@ def _apply_all(connection: sqlite3.Connection, fenced: list[tuple[str, Row]], no
     for statement, batch in others.items():
         applied += connection.executemany(statement, batch).rowcount
     return applied
-
-
-def _conditional(record: Record, revision: str | None, progress: Progress | None) -> tuple[str, Row]:
-    """Return the statement of :meth:`SqliteBackend.put_if`, and its values."""
-    row = new_row(record)
-    if revision is None:
-        return _statements.CREATE, row
-    expected = (bindable(record.id), bindable(revision))
-    if progress is None:
-        return _statements.REPLACE, (*row, *expected)
-    due, scheduled_for, attempts, first_leased, last_error, token, *counts = progress_values(progress)
-    texts = (None if text is None else bindable(text) for text in (last_error, token))
-    values = (due, scheduled_for, attempts, first_leased, *texts, *counts)
-    return _statements.REPLACE_UNCHANGED, (*row, *expected, *values)
-
-
-def _fenced(settlement: Settlement) -> tuple[str, Row]:
-    fence = (bindable(settlement.id), bindable(settlement.token))
-    progress = settlement.progress
-    if progress is None:
-        return _statements.COMPLETE, fence
-    if isinstance(progress, Aside):
-        return _statements.ASIDE, (progress.last_error, *fence)
-    if (
-        not progress.attempts
-        and progress.first_leased is None
-        and progress.last_error is None
-        and progress.token is None
-        and not progress.unsettled
-        and not progress.ahead
-        and not progress.excused
-    ):
-        return _statements.AWAIT, (progress.due, progress.scheduled_for, *fence)
-    return _statements.PROGRESS, (*progress_values(progress), *fence)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pitstop import BackendUnavailable, ConfigError, PitstopError
 
 
-__all__ = ["in_our_words", "is_busy"]
+__all__ = ["in_our_words", "in_words_of_session", "is_busy", "is_of_another_thread"]
 
 #: Bytes. SQLite allows 512 for a path on Unix, and systems allow 255 for a name. "-journal" is appended to both.
 _LONGEST_PATH, _LONGEST_NAME = 504, 247
@@ -41,7 +41,8 @@ def in_our_words(error: sqlite3.Error, path: str, busy_timeout: timedelta, *, op
     if is_busy(error):
         return BackendUnavailable(
             f"{path!r} is locked: another connection has kept Pitstop out for {busy_timeout.total_seconds():g} s "
-            f"(busy_timeout). Nothing was changed. Check for a long transaction, or give a longer busy_timeout."
+            f"(busy_timeout). Nothing was changed. Check for a long transaction, or give a longer busy_timeout. If a transaction of "
+            f"this very thread is open on the file, give its connection as session."
         )
     if code == sqlite3.SQLITE_FULL:
         return BackendUnavailable(
@@ -64,6 +65,36 @@ def in_our_words(error: sqlite3.Error, path: str, busy_timeout: timedelta, *, op
             f"A network filesystem is not supported."
         )
     return BackendUnavailable(f"SQLite refused to work on {path!r} ({name}): {error}. Nothing was changed.")
+
+
+def in_words_of_session(error: sqlite3.Error, path: str) -> PitstopError:
+    """Return the error to raise in place of SQLite's, for a connection of the application."""
+    code, name = _primary(error), getattr(error, "sqlite_errorname", type(error).__name__)
+    if code is None and isinstance(error, sqlite3.ProgrammingError):
+        if "closed" in str(error):
+            return PitstopError("session is a connection that was closed. Open it again, and begin a transaction.")
+        return PitstopError(f"session cannot be used: {error}")
+    if name == "SQLITE_BUSY_SNAPSHOT":
+        return BackendUnavailable(
+            f"{path!r} was written by another connection after this transaction had begun to read. Nothing was changed. Roll back, "
+            f"and begin again with 'BEGIN IMMEDIATE', which reads only when it may write."
+        )
+    if is_busy(error):
+        return BackendUnavailable(
+            f"{path!r} is locked: another connection has kept this transaction out for longer than the timeout of your connection. "
+            f"Nothing was changed. Begin with 'BEGIN IMMEDIATE', which waits for the lock before the work; or give sqlite3.connect() "
+            f"a longer timeout."
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return PitstopError(
+            "session is a connection that may only read. Nothing was changed. Open one that may write, and without PRAGMA query_only."
+        )
+    return in_our_words(error, path, timedelta(0), opening=False)
+
+
+def is_of_another_thread(error: sqlite3.Error) -> bool:
+    """Whether a connection was used in another thread than the one that opened it."""
+    return isinstance(error, sqlite3.ProgrammingError) and "same thread" in str(error)
 
 
 def _primary(error: sqlite3.Error) -> int | None:

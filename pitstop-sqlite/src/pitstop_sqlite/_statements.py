@@ -20,10 +20,13 @@ __all__ = [
     "COMPLETE_SIZES",
     "CREATE",
     "DELETE",
+    "FILE_OF_SESSION",
     "GET",
+    "GET_PLAIN",
     "INDEX_KINDS",
     "KINDS",
     "LEASE",
+    "LOCK",
     "NEXT_DUE",
     "NOT_AMONG",
     "PROGRESS",
@@ -36,6 +39,7 @@ __all__ = [
     "SCAN_DUE",
     "TALLY",
     "any_due_of",
+    "at_given_time",
     "first_by_due",
     "first_merged",
     "lease_of",
@@ -142,7 +146,8 @@ NEXT_DUE = f"SELECT min(due) FROM pitstop_messages WHERE {_HAS_DUE}"
 
 # The end of a lease is compared with the time at which the write lock is held, because the lock may have been waited for. A
 # statement that takes the lock itself is given NULL, and reads the time when it has the lock.
-_HELD = f"token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > coalesce(?, (SELECT pitstop_now())))"
+_TIME = "coalesce(?, (SELECT pitstop_now()))"
+_HELD = f"token = CAST(? AS TEXT) AND ({_NO_DUE} OR due > {_TIME})"
 _FENCE = f"WHERE id = CAST(? AS TEXT) AND {_HELD}"
 ASIDE = f"UPDATE pitstop_messages SET due = NULL, last_error = ? {_FENCE}"
 COMPLETE = f"DELETE FROM pitstop_messages {_FENCE}"
@@ -180,3 +185,18 @@ SCAN_DUE = (
 )
 SCAN_DEAD = f"SELECT {COLUMNS} FROM pitstop_messages WHERE {_NO_DUE} AND id > CAST(? AS TEXT) ORDER BY id LIMIT ?"
 AND_TOKEN = {"scheduled": "AND token IS NULL", "leased": "AND token IS NOT NULL"}
+
+# On a connection of the application. It does not have Pitstop's function. Its text factory and its converters, which go by the
+# declared type of a column, see neither a text nor a column.
+FILE_OF_SESSION = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
+_numbers = frozenset({"due", "scheduled_for", "attempts", "first_leased", "unsettled", "ahead", "excused"})
+_plain = ", ".join(f"+{name}" if name in _numbers else f"CAST({name} AS BLOB)" for name in _names)
+GET_PLAIN = f"SELECT {_plain} FROM main.pitstop_messages WHERE id = CAST(? AS TEXT)"
+#: Takes the write lock, and writes nothing.
+LOCK = "UPDATE main.pitstop_meta SET value = value WHERE FALSE"
+
+
+@lru_cache
+def at_given_time(statement: str) -> str:
+    """Return the statement of a settlement that does not read the time by itself."""
+    return statement.replace(_TIME, "?")

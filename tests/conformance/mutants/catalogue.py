@@ -18,6 +18,7 @@ from conformance.mutants import (
     reading,
     settling,
     storing,
+    transactions,
     values,
 )
 from conformance.mutants.registry import MUTANTS, RIGHT, Mutant
@@ -42,5 +43,6 @@ __all__ = [
     "reading",
     "settling",
     "storing",
+    "transactions",
     "values",
 ]

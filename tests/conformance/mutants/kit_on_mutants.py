@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -35,6 +35,14 @@ class _Sqlite:
     def make_backend(self, tmp_path):
         self.path = tmp_path / "pitstop.db"
         return lambda **options: self.backend_class.from_options({"path": str(self.path), **options})
+
+    @contextmanager
+    def transaction(self, backend):
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            # To close a connection rolls back.
+            connection.execute("COMMIT")
 
     def damage(self, backend, id):
         with closing(sqlite3.connect(self.path)) as connection, connection:

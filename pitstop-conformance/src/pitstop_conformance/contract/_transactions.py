@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
+import attrs
 import pytest
 
 import pitstop
 
-from pitstop.abc import Backend, Capability, Outcome, Progress, Record, Writes
+from pitstop.abc import Backend, Capability, Outcome, Progress, Record, TransactionWrites, Writes
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import (
@@ -29,6 +32,9 @@ from pitstop_conformance._records import (
 
 #: Begins a user's transaction on the store of the test.
 Begin = Callable[[], AbstractContextManager[object]]
+
+
+_NO_SETTLE = "The writes of within() have no settle() and is_open(), so core refuses ack(session=)."
 
 
 class Abort(Exception):
@@ -214,6 +220,137 @@ class Transactions(Kit):
         assert [(each.id, each.revision) for each in stored] == [("a", "3"), ("b", "1"), ("c", "1")]
         assert backend.get("a") == make_record("a", revision="3")
 
+    def test_what_is_settled_in_a_transaction_that_commits_is_done(self, backend: Backend, begin: Begin) -> None:
+        """The transaction sees it at once, all others after the commit."""
+        put_due(backend, "a", "b")
+        leased = {each.id: each for each in lease_all(backend)}
+        following = Progress(START + MINUTE, START + MINUTE)
+
+        with begin() as session:
+            writes = _settling(backend, session)
+            moved = settlement(leased["b"], Outcome.RESCHEDULE, following)
+            assert list(writes.settle([complete(leased["a"]), moved])) == [True, True]
+            assert writes.get("a") is None
+            inside = writes.get("b")
+            assert isinstance(inside, Record)
+            assert inside.progress == following
+            assert [backend.get(id) for id in "ab"] == [leased["a"], leased["b"]], "no other reader sees it yet"
+
+        assert backend.get("a") is None
+        after = backend.get("b")
+        assert isinstance(after, Record)
+        assert (after.progress, after.message) == (following, leased["b"].message)
+        for each in leased.values():
+            assert list(backend.settle([complete(each)])) == [False], "the token is gone with the commit"
+
+    def test_what_is_settled_in_a_transaction_that_aborts_is_still_leased(self, backend: Backend, begin: Begin) -> None:
+        """It can be settled again, in another transaction or without one."""
+        put_due(backend, "a", "b")
+        leased = {each.id: each for each in lease_all(backend)}
+
+        def work(session: object) -> None:
+            assert list(_settling(backend, session).settle([complete(each) for each in leased.values()])) == [
+                True,
+                True,
+            ]
+
+        _abort(begin, work)
+        assert [backend.get(id) for id in "ab"] == [leased["a"], leased["b"]]
+        assert list(backend.lease(10, MINUTE)) == []
+
+        assert list(backend.settle([complete(leased["a"])])) == [True]
+        with begin() as session:
+            assert list(_settling(backend, session).settle([complete(leased["b"])])) == [True]
+        assert list(backend.scan(None, 10, None)) == []
+
+    def test_a_settlement_in_a_transaction_needs_its_token(self, backend: Backend, begin: Begin) -> None:
+        """One that does not apply changes nothing, and the transaction goes on."""
+        put_due(backend, "stored", "removed", "other")
+        leased = {each.id: each for each in lease_all(backend)}
+        after = make_record("stored", START + 1, revision="2")
+        backend.put([after])
+        backend.delete("removed")
+        with_another_token = attrs.evolve(complete(leased["other"]), token="another")
+        stale = [complete(leased["stored"]), complete(leased["removed"]), with_another_token]
+
+        with begin() as session:
+            writes = _settling(backend, session)
+            assert list(writes.settle(stale)) == [False, False, False]
+            assert list(writes.settle([attrs.evolve(each, token="$ne") for each in stale])) == [False, False, False]
+            new = make_record("new")
+            writes.put([new])
+
+        assert backend.get("stored") == after
+        assert backend.get("removed") is None
+        assert backend.get("other") == leased["other"]
+        assert backend.get("new") == new
+
+    def test_a_settlement_in_a_transaction_needs_a_lease_that_runs(
+        self, backend: Backend, begin: Begin, clock: ManualClock
+    ) -> None:
+        put_due(backend, "a")
+        leased = lease_only(backend)
+        clock.advance(MINUTE / 1000)
+
+        with begin() as session:
+            assert list(_settling(backend, session).settle([complete(leased)])) == [False]
+
+        assert backend.get("a") == leased
+
+    def test_a_settlement_in_a_transaction_changes_only_its_message(self, backend: Backend, begin: Begin) -> None:
+        """Several messages that were claimed together have one token."""
+        put_due(backend, "a", "b", "c")
+        leased = {each.id: each for each in backend.lease(3, MINUTE) if isinstance(each, Record)}
+        following = Progress(START + MINUTE, START + MINUTE)
+
+        with begin() as session:
+            writes = _settling(backend, session)
+            moved = settlement(leased["b"], Outcome.RESCHEDULE, following)
+            assert list(writes.settle([complete(leased["a"])])) == [True]
+            assert list(writes.settle([moved])) == [True]
+
+        assert backend.get("a") is None
+        assert backend.get("c") == leased["c"]
+
+    def test_a_transaction_is_open_until_it_has_ended(self, backend: Backend, begin: Begin) -> None:
+        """Any thread may ask. As long as it is open, core writes nothing else to what it has settled."""
+        with begin() as session:
+            writes = _settling(backend, session)
+            assert writes.is_open() is True
+            seen: list[bool] = []
+            thread = threading.Thread(target=lambda: seen.append(writes.is_open()))
+            thread.start()
+            thread.join()
+            assert seen == [True]
+        assert writes.is_open() is False
+        with pytest.raises(pitstop.PitstopError):
+            _settling(backend, session).settle([])
+
+    def test_a_user_acknowledges_in_a_transaction(self, backend: Backend, begin: Begin, open_backend: Handles) -> None:
+        """The ack counts when the transaction commits. After an abort the message comes back."""
+        with begin() as session:
+            _settling(backend, session)
+        with pitstop.init({"type": open_backend(retry={"delay": 0, "max_attempts": 3})}) as pit:
+            pit.store_many([({"id": id}, at(START)) for id in ("aborts", "commits")])
+            pit.store({"id": "series"}, at(START), every="1h")
+            seen: list[tuple[str, int]] = []
+
+            def handle(delivery: pitstop.Delivery) -> None:
+                seen.append((delivery.id, delivery.attempt))
+                if delivery.id == "aborts" and delivery.attempt == 1:
+                    _abort(begin, lambda session: delivery.ack(session=session))
+                    return
+                with begin() as session:
+                    delivery.ack(session=session)
+                    inside = pit.get(delivery.id, session=session)
+                    assert inside is None or inside.state == "scheduled"
+
+            summary = pit.consume(handle, deliveries=True, until_idle=True)
+
+            assert (summary.acked, summary.nacked, summary.lost) == (3, 1, 0)
+            assert sorted(seen) == [("aborts", 1), ("aborts", 2), ("commits", 1), ("series", 1)]
+            assert [(each.id, each.scheduled_for) for each in pit.entries()] == [("series", at(START + 3_600_000))]
+
     def test_what_is_put_for_later_is_leased_at_its_time(
         self, backend: Backend, begin: Begin, clock: ManualClock
     ) -> None:
@@ -268,6 +405,14 @@ class Transactions(Kit):
                 assert [each.message.get("n") for each in pit.entries()] == [1]
 
             assert {each.id: each.message.get("n") for each in pit.entries()} == {"old": 3, "new": None}
+
+
+def _settling(backend: Backend, session: object) -> TransactionWrites:
+    """Return the writes of a transaction. The test ends here if they cannot settle, as before the suite asked for it."""
+    writes = backend.within(session)
+    if not (hasattr(writes, "settle") and hasattr(writes, "is_open")):
+        pytest.skip(_NO_SETTLE)
+    return cast("TransactionWrites", writes)
 
 
 def _abort(begin: Begin, work: Callable[[object], object]) -> None:

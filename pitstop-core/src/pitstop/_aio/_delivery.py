@@ -14,12 +14,14 @@ from typing import Any, Self
 
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands
+from pitstop._aio._within import do_within
 from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
 from pitstop._engine._delivery import Delivery, delay_of_nack
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._transaction import ask_after_pledge
 from pitstop._errors import PitstopError
 
 
@@ -110,17 +112,22 @@ class AsyncDelivery:
         assert intake is not None, "the delivery came from it"
         return intake
 
-    async def ack(self, *, wait: bool = False) -> None:
+    async def ack(self, *, wait: bool = False, session: Any = None) -> None:
         """Acknowledge the message: see :meth:`pitstop.Delivery.ack`. The ack is written with others, within about 20 ms.
 
         For a message of ``listener.get(timeout=0)``, with ``prefetch=1``, and after the listener was closed, the ack is written
         before this returns.
 
         :param wait: return when the store has it. To be cancelled ends the wait, and not the ack.
+        :param session: a session of the store's driver that is in a transaction: see :meth:`pitstop.Delivery.ack`. The ack is
+            written in the transaction before this returns. To be cancelled ends the ack, too.
         :raises LeaseLost: when the lease is known to be over; nothing was changed.
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same.
         """
+        if session is not None:
+            await do_within(self._hands, self._delivery.ack, session=session)
+            return
         self._lease.ask(_ACK, self._delivery)
         await self._write(wait=wait)
 
@@ -167,6 +174,9 @@ class AsyncDelivery:
         if self._lease.purpose is not None:
             # The body has settled it.
             return
+        if self._lease.pledge is not None:
+            self._end_pledge(error)
+            return
         if error is None:
             await self.ack()
             return
@@ -183,6 +193,16 @@ class AsyncDelivery:
         except PitstopError as failure:
             # The caller is to see the error of the body. The message comes back when its lease runs out.
             _log.debug("the failed delivery of %r could not be settled: %s", self.id, failure)
+
+    def _end_pledge(self, error: BaseException | None) -> None:
+        """Find out whether the transaction with the ack has committed. If not, the message comes back. Nothing is waited for."""
+        try:
+            if ask_after_pledge(
+                self._lease, self._delivery, error, interrupted=error is not None and is_interruption(error)
+            ):
+                self._intake.writer.put(self._lease, blocking=False)
+        except PitstopError as failure:
+            _log.debug("the delivery of %r, acknowledged in a transaction, was not looked after: %s", self.id, failure)
 
     def _give_back(self) -> None:
         try:

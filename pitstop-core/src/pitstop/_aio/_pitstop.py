@@ -19,6 +19,7 @@ from pitstop._aio._feeder import Feeder
 from pitstop._aio._finding import AsyncFinding
 from pitstop._aio._listening import AsyncListening, closed_error
 from pitstop._aio._many import AsyncChangingMany
+from pitstop._aio._within import do_within
 from pitstop._engine._lifecycle import renew_after_fork
 from pitstop._errors import PitstopError
 from pitstop._init import prepare_backend
@@ -164,12 +165,13 @@ class AsyncPitstop(AsyncListening, AsyncFinding, AsyncChanging, AsyncChangingMan
         """
         return await self._do(Pitstop.remove, id, session=session)
 
-    async def get(self, id: str) -> Entry | None:
+    async def get(self, id: str, *, session: Any = None) -> Entry | None:
         """Return the entry of a message; None if there is no message with that id.
 
+        :param session: read the message as the session's transaction sees it: see :meth:`pitstop.Pitstop.get`.
         :raises MessageError: when ``id`` cannot be an id.
         """
-        return await self._do(Pitstop.get, id)
+        return await self._do(Pitstop.get, id, session=session)
 
     async def preview(
         self, every: Interval, start: Moment | None = None, end: Moment | None = None, n: int = 5
@@ -240,6 +242,8 @@ class AsyncPitstop(AsyncListening, AsyncFinding, AsyncChanging, AsyncChangingMan
         return f"<AsyncPitstop on {self._pit.location}{' (closed)' if self._closed else ''}>"
 
     async def _do(self, method: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        if options.get("session") is not None:
+            return await do_within(self._hands, self._call, method, *args, **options)
         return await self._hands.do(self._call, method, *args, **options)
 
     def _call(self, method: Callable[..., _T], *args: Any, **options: Any) -> _T:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from pitstop._consume._batches import Item
 from pitstop._consume._handler import log_failed_batch, log_failure
-from pitstop._consume._verdict import ACK, GIVE_BACK, NOTHING, Verdict, ask, judged
+from pitstop._consume._verdict import ACK, GIVE_BACK, NACK, NOTHING, Verdict, ask, judged
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._transaction import ask_after_pledge
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import PitstopError
 
@@ -42,6 +43,13 @@ def settle(
     :param interrupted: whether the handler was interrupted: cancelled, or left behind at the end of the program.
     :param may_write: whether the calling thread may write the settlement.
     """
+    if lease.pledge is not None and not lease.settled:
+        is_news = lease.is_news(failure)
+        if _ask_after_pledge(lease, delivery, failure, interrupted=interrupted):
+            _write(writer, [lease], may_write=may_write and lease.purpose is not Purpose.GIVE_BACK)
+        if failure is not None and not (interrupted or is_news):
+            log_failure(lease, failure, NACK, backend)
+        return
     if failure is None and lease.told is None and not interrupted:
         # As a rule. The verdict is the same, without the calls for each message.
         decided = ACK if lease.purpose is None else NOTHING
@@ -81,15 +89,16 @@ def settle_together(
     failed: list[tuple[Lease, Verdict]] = []
     given_back = 0
     for lease, delivery in items:
-        decided, own_failure = judged(lease, failure, interrupted=stopped and not lease.is_news(failure))
-        if decided is not NOTHING:
-            try:
-                ask(lease, delivery, decided, own_failure)
-            except PitstopError as error:
-                _log.debug("%r could not be settled: %s", lease.id, error)
-            else:
-                asked.append(lease)
-                given_back += decided is GIVE_BACK
+        interrupts = stopped and not lease.is_news(failure)
+        if lease.pledge is not None and not lease.settled:
+            decided, own_failure = NACK, None if stopped else failure
+            is_asked = _ask_after_pledge(lease, delivery, failure, interrupted=interrupts)
+        else:
+            decided, own_failure = judged(lease, failure, interrupted=interrupts)
+            is_asked = decided is not NOTHING and _ask(lease, delivery, decided, own_failure)
+        if is_asked:
+            asked.append(lease)
+            given_back += lease.purpose is Purpose.GIVE_BACK
         if own_failure is not None:
             failed.append((lease, decided))
     _write(writer, asked, may_write=may_write and not given_back)
@@ -108,3 +117,25 @@ def _write(writer: AckWriter, asked: Sequence[Lease], *, may_write: bool) -> Non
                 writer.put(lease, blocking=may_write)
         except PitstopError as error:
             _log.debug("%r could not be settled: %s", lease.id, error)
+
+
+def _ask(lease: Lease, delivery: Delivery, decided: Verdict, failure: BaseException | None) -> bool:
+    """Ask for a settlement. Return False if the lease is over."""
+    try:
+        ask(lease, delivery, decided, failure)
+    except PitstopError as error:
+        _log.debug("%r could not be settled: %s", lease.id, error)
+        return False
+    return True
+
+
+def _ask_after_pledge(lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool) -> bool:
+    """Ask for the settlement of a delivery that its handler has acknowledged in a transaction of the user.
+
+    :return: whether there is one to write.
+    """
+    try:
+        return ask_after_pledge(lease, delivery, failure, interrupted=interrupted)
+    except PitstopError as error:
+        _log.debug("%r, acknowledged in a transaction, could not be settled: %s", lease.id, error)
+        return False

@@ -2,7 +2,7 @@
 
 One rule for the threads and the tasks of ``consume``, and for the tests that drive a store.
 
-Threads: any thread calls ``verdict`` and ``judged``, which are pure functions; the thread that settles calls ``ask``.
+Threads: any thread calls ``verdict`` and ``judged``, which are pure functions; the thread that settles calls the rest.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from enum import Enum
 from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
 from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._transaction import ask_after_pledge
 from pitstop._errors import LeaseLost, PitstopError
 
 
-__all__ = ["ACK", "GIVE_BACK", "NACK", "NOTHING", "Verdict", "ask", "judged", "verdict"]
+__all__ = ["ACK", "GIVE_BACK", "NACK", "NOTHING", "Verdict", "ask", "ask_at_end", "judged", "verdict"]
 
 
 class Verdict(Enum):
@@ -88,3 +89,16 @@ def ask(lease: Lease, delivery: object, decided: Verdict, failure: BaseException
         lease.ask(Purpose.NACK, delivery, error_text(failure))
     else:
         lease.ask(Purpose.GIVE_BACK, delivery)
+
+
+def ask_at_end(lease: Lease, delivery: object, failure: BaseException | None, *, interrupted: bool = False) -> bool:
+    """Ask for the settlement of a delivery at the end of its handler. Return whether there is one to write.
+
+    :raises LeaseLost: if another thread has settled the lease meanwhile.
+    """
+    if lease.pledge is not None and not lease.settled:
+        return ask_after_pledge(lease, delivery, failure, interrupted=interrupted)
+    decided, _ = judged(lease, failure, interrupted=interrupted)
+    if decided is not NOTHING:
+        ask(lease, delivery, decided, failure)
+    return decided is not NOTHING

@@ -19,6 +19,7 @@ from pitstop._engine._handling import Handling
 from pitstop._engine._heartbeat import Heartbeat
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._session import Session
+from pitstop._engine._transaction import ack_within, ask_after_pledge
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import PitstopError
 from pitstop._values._instant import from_instant, instant_of
@@ -133,7 +134,7 @@ class Delivery:
         lease = self._lease
         return lease.lost or (not lease.settled and self._has_run_out())
 
-    def ack(self, *, wait: bool = False) -> None:
+    def ack(self, *, wait: bool = False, session: Any = None) -> None:
         """Acknowledge the message: a one-shot message is deleted, a recurring one goes on to its next occurrence.
 
         During iteration ``ack()`` returns immediately. The ack is written together with others within about 20 ms. If the
@@ -142,13 +143,25 @@ class Delivery:
 
         After the handler itself has stored or removed this message, the ack changes nothing and raises nothing.
 
+        With a session, the ack is written in the session's transaction, and counts if and when that commits. Until then the
+        delivery is open: after an abort, the ack may be written again, in another transaction or without one. At the end of the
+        handler or of the ``with`` block the delivery is not acknowledged a second time. If the transaction has not committed, the
+        message is nacked, and comes back.
+
         :param wait: return when the store has it, as durably as it is configured.
+        :param session: a session of the store's driver that is in a transaction. Let all errors leave its block: some of them
+            ask the driver for another try.
         :raises LeaseLost: when the lease is known to be over; nothing was changed.
+        :raises Unsupported: when the store cannot do what ``session`` asks for.
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same (:class:`pitstop.OutcomeUnknown`: it may have).
-        :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error.
+        :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error; or the
+            ``session`` cannot be used.
         """
         lease = self._lease
+        if session is not None:
+            self._ack_within(session)
+            return
         lease.ask(_ACK, self)
         if self._at_once:
             self._writer.write_at_once(lease)
@@ -179,6 +192,9 @@ class Delivery:
             return
         lease.ask(Purpose.NACK, self, error_text(error), delay_of_nack(delay, lease))
         self._writer.write_at_once(lease)
+        if lease.pledge is not None and lease.purpose is _ACK:
+            # The transaction with the ack has committed.
+            raise lease.refusal("nacked")
 
     @entrance
     def extend(self, duration: timedelta | str | None = None) -> None:
@@ -196,6 +212,12 @@ class Delivery:
             self._extend(span)
         if heartbeat is not None:
             heartbeat.reconsider(self._lease)
+
+    @entrance
+    def _ack_within(self, session: object) -> None:
+        heartbeat = self._heartbeat
+        settle_down = _nothing if heartbeat is None else heartbeat.settle_down
+        ack_within(self._session, self._lease, session, settle_down, lambda: self._writer.lose(self._lease, self))
 
     def _extend(self, span: timedelta) -> None:
         lease, backend = self._lease, self._session.backend
@@ -227,6 +249,9 @@ class Delivery:
         if self._lease.purpose is not None:
             # The body has settled it.
             return
+        if self._lease.pledge is not None:
+            self._end_pledge(error)
+            return
         if error is None:
             self.ack()
             return
@@ -238,6 +263,15 @@ class Delivery:
         except PitstopError as failure:
             # The caller is to see the error of the body. The message comes back when its lease runs out.
             _log.debug("the failed delivery of %r could not be settled: %s", self.id, failure)
+
+    @entrance
+    def _end_pledge(self, error: BaseException | None) -> None:
+        """Find out whether the transaction with the ack has committed. If not, the message comes back."""
+        try:
+            if ask_after_pledge(self._lease, self, error):
+                self._writer.write_at_once(self._lease)
+        except PitstopError as failure:
+            _log.debug("the delivery of %r, acknowledged in a transaction, was not looked after: %s", self.id, failure)
 
     @entrance
     def _give_back(self) -> None:
@@ -252,6 +286,10 @@ class Delivery:
 def lease_of(delivery: Delivery) -> Lease:
     """Return the lease behind a delivery, for code of this library that was given one."""
     return delivery._lease
+
+
+def _nothing() -> None:
+    """Do nothing: there is no heartbeat."""
 
 
 def delay_of_nack(delay: timedelta | str | None, lease: Lease) -> timedelta | None:

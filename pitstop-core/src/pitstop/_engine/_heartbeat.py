@@ -37,6 +37,9 @@ _BEAT = 1 / 3
 #: Of a lease, the part that has to be gone for it to be taken along when another one is extended.
 _ALONG = 1 / 6
 
+#: Seconds.
+_MOMENT = 0.2
+
 #: A lease, and the instant until which it may be extended.
 _Held = tuple[Lease, int]
 
@@ -106,6 +109,12 @@ class Heartbeat(Component):
                 self._begin()
             else:
                 self._bell.ring()
+
+    def settle_down(self) -> None:
+        """Wait a moment for an extension that is under way. An ack in a transaction would conflict with it."""
+        # Not longer: on SQLite the extension may wait for the end of this very transaction.
+        if self.extending.acquire(timeout=_MOMENT):
+            self.extending.release()
 
     def end(self) -> None:
         """End once nothing is held any more: messages that were handed out stay with their handlers."""
@@ -186,17 +195,16 @@ class Heartbeat(Component):
             now_us = self._session.backend.now()
             now = now_us / 1000
             if any(self._beat_at(lease) <= now for _, (lease, _) in held):
-                self._extend(
-                    [each for each in held if self._begun_at(each[1][0]) + self._length(each[1][0]) * _ALONG <= now],
-                    now_us,
-                )
+                along = [each for each in held if self._begun_at(each[1][0]) + self._length(each[1][0]) * _ALONG <= now]
+                # The write would wait for the end of the user's transaction, and the other leases with it.
+                self._extend([each for each in along if not each[1][0].in_transaction], now_us)
         held = self._handled()
         if not held and not self._busy:
             return None
         # Not to sleep without end at once: a fast handler would wake this thread with each message.
         self._busy = bool(held)
         # A thread that holds one more from here on compares with this. A thread that did so before rang.
-        beats = [self._beat_at(lease) for _, (lease, _) in held]
+        beats = [self._look_at(lease, now) for _, (lease, _) in held]
         self._next_look = min(beats, default=now + self._lease * _BEAT)
         return max(0.0, self._next_look - now) / 1000
 
@@ -263,6 +271,11 @@ class Heartbeat(Component):
     def _beat_at(self, lease: Lease) -> float:
         length = self._length(lease)
         return lease.due - length + length * _BEAT
+
+    def _look_at(self, lease: Lease, now: float) -> float:
+        beat = self._beat_at(lease)
+        # It is late only in a transaction of the user, which may have ended by the next look.
+        return beat if beat > now else now + self._length(lease) * _ALONG
 
     def _length(self, lease: Lease) -> float:
         """Return the length of a lease in milliseconds."""

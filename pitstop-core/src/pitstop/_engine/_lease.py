@@ -17,48 +17,19 @@ on to the thread that writes. Only the thread that has the right changes the sta
 from __future__ import annotations
 
 from datetime import timedelta
-from enum import Enum
 
 import attrs
 
 from pitstop._decisions._attempts import number
 from pitstop._decisions._emit import Emission
 from pitstop._decisions._settle import ack, extend, hand_back, nack, was_applied
+from pitstop._engine._pledge import Pledge
+from pitstop._engine._states import Purpose, State
 from pitstop._errors import LeaseLost, OutcomeUnknown, PitstopError
 from pitstop.abc import Damaged, Progress, Record, Retry, Settlement
 
 
 __all__ = ["Lease", "Purpose", "State"]
-
-
-class Purpose(Enum):
-    """The purpose of a settlement; the value is the participle that errors use."""
-
-    ACK = "acknowledged"
-    NACK = "nacked"
-    #: The handler was interrupted by no fault of the message, which is due again at once.
-    GIVE_BACK = "given back"
-
-
-class State(Enum):
-    """How far the settlement of a lease has come."""
-
-    #: No settlement is under way.
-    HELD = "held"
-    #: The settlement waits to be written.
-    ASKED = "asked"
-    #: The settlement is being written.
-    SENT = "sent"
-    #: The store has it.
-    DONE = "done"
-    #: The lease was over before. Nothing was changed.
-    LOST = "lost"
-    #: As LOST, because the handler itself stored or removed the message.
-    SUPERSEDED = "superseded"
-    #: The store may have done it. That cannot be found out any more.
-    UNKNOWN = "unknown"
-    #: The settlement cannot be worked out, or it was not written before the Pitstop was closed.
-    FAILED = "failed"
 
 
 #: A settlement as the caller asked for it: its purpose, and the error and the delay of a nack.
@@ -95,6 +66,7 @@ class Lease:
         "error",
         "expiry",
         "lock_time",
+        "pledge",
         "purpose",
         "state",
         "superseded",
@@ -126,6 +98,8 @@ class Lease:
         #: The error that the present settlement raises to its caller, or raised. With the right; and by the caller of an
         #: extension that failed.
         self.told: PitstopError | None = None
+        #: The last ack in a transaction of the user. None: there is none. With the right.
+        self.pledge: Pledge | None = None
         #: Whether the handler has stored or removed this message. Written by the handler's thread; never reset.
         self.superseded = False
         # The right to settle: the thread that deletes the attribute has it. To delete it is one step, which no other thread
@@ -235,6 +209,41 @@ class Lease:
         self.purpose, self.delivery, self.error, self.delay, self.told = purpose, delivery, error, delay, None
         self.state = _ASKED
 
+    def pledge_ack(self, pledge: Pledge) -> None:
+        """Take the right to settle, and note an ack that is about to be written in a transaction of the user.
+
+        :raises LeaseLost: when the lease was settled before, or is over.
+        """
+        try:
+            del self._right
+        except AttributeError:
+            raise self.refusal("acknowledged") from None
+        self.pledge, self.told = pledge, None
+
+    def refuse_pledge(self, before: Pledge | None) -> bool:
+        """Note that the fence refused the ack in the transaction. Return whether that is the first news of the lost lease.
+
+        :param before: the ack in an earlier transaction, which may have committed.
+        """
+        if self.superseded:
+            # The handler stored or removed the message, perhaps in the same transaction.
+            return False
+        self.pledge, self.told = before, self.over("acknowledged")
+        if before is not None and not before.failed:
+            return False
+        self.state = State.LOST
+        return True
+
+    def end_pledge(self) -> None:
+        """Give the right back: the transaction may abort, and the ack may be written again."""
+        if self.state is _HELD:
+            self._right = None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction of the user, which is open still, has acknowledged this."""
+        return self.pledge is not None and self.pledge.is_open()
+
     def refusal(self, participle: str) -> PitstopError:
         """Return the error of a second settlement, or of an extension after a settlement."""
         if self.told is not None and (self.state is State.UNKNOWN or self.purpose is None):
@@ -255,6 +264,7 @@ class Lease:
         if self.purpose is _ACK:
             settlement = ack(emission)
         elif self.purpose is _NACK:
+            # Also at the end of a handler that acknowledged in a transaction. If that has committed, this is refused.
             settlement = nack(emission, self.error, self.delay, retry, now_us)
         else:
             settlement = hand_back(emission.record, now_us // 1000)
@@ -297,7 +307,7 @@ class Lease:
         It is no news if the handler itself stored or removed the message, if a settlement is under way or known, or if an
         earlier settlement got no answer: the store may have done that one.
         """
-        if self.superseded or self.doubted:
+        if self.superseded or self.doubted or self.pledge is not None:
             return False
         try:
             del self._right

@@ -14,6 +14,7 @@ import attrs
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._pledge import Pledge
 from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, PitstopError
 from pitstop.abc import Outcome, Progress, Settlement
@@ -115,6 +116,8 @@ class Settler:
             if settlement is not None:
                 leases.append(lease)
                 settlements.append(settlement)
+            elif lease.pledge is not None and not lease.superseded:
+                self._look_for_pledge(lease, lease.pledge)
             elif lease.doubted and not lease.superseded:
                 # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
                 self._leave_in_doubt(lease)
@@ -123,6 +126,13 @@ class Settler:
         return leases, settlements
 
     def _refused(self, lease: Lease, settlement: Settlement) -> None:
+        if lease.pledge is not None and not lease.superseded:
+            if lease.doubted or lease.pledge.failed:
+                self._look_for_pledge(lease, lease.pledge)
+            else:
+                # The lease has not run out. So the transaction with the ack has committed.
+                self._kept(lease, lease.pledge)
+            return
         if not lease.doubted or lease.superseded:
             self._lost(lease)
             return
@@ -139,6 +149,21 @@ class Settler:
             self._done(lease, settlement)
         else:
             self._lost(lease)
+
+    def _look_for_pledge(self, lease: Lease, pledge: Pledge) -> None:
+        """Find out whether an ack in a transaction has committed, although the lease has ended in the meantime."""
+        kept = pledge.was_kept(lease.record, self._session.backend.get(lease.id))
+        if kept:
+            self._kept(lease, pledge)
+        elif kept is None or lease.doubted:
+            self._leave_in_doubt(lease)
+        else:
+            self._lost(lease)
+
+    def _kept(self, lease: Lease, pledge: Pledge) -> None:
+        """Report an ack in a transaction that has committed."""
+        lease.purpose = _ACK
+        self._done(lease, pledge.settlement)
 
     def _report_done(self, answers: Sequence[tuple[Lease, Settlement, bool | None]]) -> None:
         counts, observed = self.counts, self._session.events.observes_acks

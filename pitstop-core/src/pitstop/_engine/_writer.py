@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Collection, Iterator, Sized
 from contextlib import contextmanager, suppress
+from itertools import chain
 from threading import RLock, Thread, get_ident
 
 from pitstop._engine._backoff import Backoff
@@ -68,8 +69,9 @@ class AckWriter:
         self._failure: tuple[str, bool] = "", False
         #: Whether the store did not answer the last write.
         self.failing = False
-        # Leases in the batch that is being written.
-        self._sent = 0
+        # The batches that are being written: several if an observer or a signal handler settles something meanwhile. The writing
+        # thread replaces the tuple, and appends to the last list.
+        self._batches: tuple[list[Lease], ...] = ()
         #: Grows with each batch that was written, or tried.
         self.tries = 0
         #: Seconds that the last write took for which a handler had to wait. Written by that handler's thread.
@@ -202,11 +204,10 @@ class AckWriter:
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write what is pending, and wait for what another thread is writing.
 
-        :param ids: only if one of these messages is among it, or if that is not known.
+        :param ids: only if one of these messages is among it.
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
-        # In this order: the outcome of a lease that is not pending any more is known, or the lease is being written.
-        if ids is not None and not (any(each.id in ids for each in tuple(self._pending)) or self._writer is not None):
+        if ids is not None and not self._concerns(ids):
             return
         if self._pending or self._writer is not None:
             failures = self._failures
@@ -216,6 +217,21 @@ class AckWriter:
                     text, permanent = self._failure
                     raise BackendUnavailable(text, permanent=permanent)
                 self._write_all()
+
+    def _concerns(self, ids: Collection[str]) -> bool:
+        """Whether a settlement of one of these messages is pending, or being written.
+
+        Another write is not waited for: on SQLite it may wait for the end of a transaction of the calling thread.
+        """
+        while True:
+            tries = self.tries
+            # In this order: a lease that is not pending any more is in the batch, or it comes back before `tries` grows.
+            if any(each.id in ids for each in tuple(self._pending)) or any(
+                each.id in ids for each in chain(*self._batches)
+            ):
+                return True
+            if tries == self.tries:
+                return False
 
     @entrance
     def _flush_now(self) -> None:
@@ -229,7 +245,7 @@ class AckWriter:
         """
         failures = self._failures
         if not self._wait_for_writer(seconds):
-            return self._sent + len(self._pending)
+            return sum(map(len, self._batches)) + len(self._pending)
         if failures == self._failures:
             with suppress(BackendUnavailable):
                 self.flush()
@@ -339,6 +355,7 @@ class AckWriter:
         pending = self._pending
         while pending and not self._taking:
             batch: list[Lease] = []
+            outer, self._batches = self._batches, (*self._batches, batch)
             try:
                 self._taking = True
                 while pending and len(batch) < _MOST:
@@ -346,7 +363,6 @@ class AckWriter:
                     batch.append(pending[0])
                     pending.popleft()
                 self._taking = False
-                self._sent = len(batch)
                 self._write(batch)
                 self.failing = False
             except BaseException as error:
@@ -364,7 +380,7 @@ class AckWriter:
                 raise
             finally:
                 self._taking = False
-                self._sent = 0
+                self._batches = outer
                 self.tries += 1
 
 

@@ -21,7 +21,7 @@ from pitstop.abc._many import Many
 from pitstop.abc._record import Damaged, Progress, Record, Settlement, Tally
 
 
-__all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "Watch", "Writes"]
+__all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "TransactionWrites", "Watch", "Writes"]
 
 #: Seconds for which core waits at a close, if the backend does not state how long its calls may take.
 _PATIENCE = 15.0
@@ -79,6 +79,25 @@ class Writes(Protocol):
 
     def get(self, id: str) -> Record | Damaged | None:
         """See :meth:`Backend.get`. In a transaction, its own writes count."""
+        ...
+
+
+class TransactionWrites(Writes, Protocol):
+    """The writes in a transaction that can acknowledge as well. :meth:`Backend.within` returns them if the backend can do that.
+
+    Core raises :class:`pitstop.Unsupported` for ``ack(session=...)`` if the writes have only the methods of :class:`Writes`.
+    """
+
+    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
+        """Apply fenced writes for distinct ids, as :meth:`Backend.settle` does. They count once the transaction commits.
+
+        The fence compares the record as it is now, not as an old view of the transaction shows it. If the two differ, the driver's
+        error of a conflict is raised, by which the transaction is tried again.
+        """
+        ...
+
+    def is_open(self) -> bool:
+        """Whether the session is in a transaction, so that it may still commit. Any thread, at any time; it does not wait."""
         ...
 
 

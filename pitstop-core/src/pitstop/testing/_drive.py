@@ -17,7 +17,7 @@ import attrs
 from pitstop._consume._batches import Handlings, Item
 from pitstop._consume._handler import HandlerIsAsync
 from pitstop._consume._lanes import Lane, Plan
-from pitstop._consume._verdict import Verdict, ask, judged
+from pitstop._consume._verdict import ask_at_end
 from pitstop._decisions._attempts import number
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._ending import ends_program
@@ -206,10 +206,8 @@ class Drive:
             if lease.is_news(failure):
                 refused = lease.told
             elif not isinstance(failure, Crash):
-                decided, _ = judged(lease, failure, interrupted=stopped)
                 try:
-                    if decided is not Verdict.NOTHING:
-                        ask(lease, delivery, decided, failure)
+                    if ask_at_end(lease, delivery, failure, interrupted=stopped):
                         lane.intake.writer.write_at_once(lease)
                 except (LeaseLost, BackendUnavailable) as error:
                     refused = error

@@ -51,6 +51,9 @@ def _version() -> str | None:
 
 
 def _options(config: MongoConfig) -> dict[str, Any]:
+    copied = config.copied_options
+    if copied is not None:
+        return {**copied, "connect": False}
     given = {name.lower() for name in config.driver_options}
     if config.target is not None:
         given |= config.target.options

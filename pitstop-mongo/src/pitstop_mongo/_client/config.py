@@ -29,6 +29,9 @@ _IMPLY_TLS = frozenset({"tlscafile", "tlscrlfile", "tlscertificatekeyfile", "tls
 #: Digits of the greatest port, and of the number of members that a replica set may have.
 _PORT_DIGITS, _MEMBER_DIGITS = 5, 2
 
+#: Options of a client that decide how it gives back documents, and when it connects.
+_OF_READING = frozenset({"document_class", "tz_aware", "type_registry", "connect"})
+
 _DATABASE = re.compile(r'[^\s/\\."$\0]+')
 
 
@@ -139,8 +142,8 @@ def _check_client(_: Any, field: attrs.Attribute[Any], value: object) -> None:
     if value is None:
         return
     # By its methods, not by its class: tests may give a client of mongomock.
-    if isinstance(value, pymongo.AsyncMongoClient) or not callable(getattr(value, "get_database", None)):
-        raise ConfigError(f"{field.name} is a {type(value).__name__}. Give a pymongo.MongoClient.")
+    if not callable(getattr(value, "get_database", None)):
+        raise ConfigError(f"{field.name} is a {type(value).__name__}. Give a pymongo.MongoClient or AsyncMongoClient.")
 
 
 def _check_collection(_: Any, field: attrs.Attribute[Any], value: object) -> None:
@@ -198,7 +201,9 @@ class MongoConfig(BackendConfig):
     password: str | None = _option(_text, key="pass", secret=True)
     #: A URI as PyMongo takes it, with any option of ``MongoClient``. The other keys take precedence over it.
     uri: str | None = _option(_uri, secret=True)
-    #: A client of your own. Pitstop uses it as it is, and never closes it. Make it after a fork, not before.
+    #: A client of your own. Pitstop uses it as it is, and never closes it. Make it after a fork, not before. An AsyncMongoClient
+    #: gets only the calls with its sessions. For all others Pitstop makes a client with the same options, or with the address that
+    #: is given beside it.
     client: Any = attrs.field(default=None, validator=_check_client, repr=False)
     #: The database in which the user is defined: ``admin`` if not given. With a ``uri``, the URI decides.
     auth_source: str | None = _option(_name)
@@ -253,6 +258,34 @@ class MongoConfig(BackendConfig):
         return options_of_url(url)
 
     @property
+    def is_client_async(self) -> bool:
+        """Whether the client is an AsyncMongoClient, which only the calls with its sessions use."""
+        return isinstance(self.client, pymongo.AsyncMongoClient)
+
+    @property
+    def used_client(self) -> Any:
+        """The client that Pitstop uses. None: Pitstop makes its own."""
+        return None if self.is_client_async else self.client
+
+    @property
+    def copied_options(self) -> Mapping[str, Any] | None:
+        """The options with which the user made the AsyncMongoClient. None: Pitstop's own client has options of its own."""
+        if not self.is_client_async or self._addressed:
+            return None
+        options = getattr(self.client, "_init_kwargs", None)
+        if not isinstance(options, dict):
+            raise ConfigError(
+                "client is an AsyncMongoClient of a version of PyMongo that does not show its options. Pitstop needs a client of "
+                "its own beside it. Give the address as well, as uri, hosts or host."
+            )
+        return {name: value for name, value in options.items() if name not in _OF_READING}
+
+    @property
+    def _addressed(self) -> bool:
+        """Whether an address is given."""
+        return self.uri is not None or self.hosts is not None or self.host is not None or self.port is not None
+
+    @property
     def in_the_open(self) -> bool:
         """Whether messages go over a network with a login but without TLS, and the configuration does not ask for that."""
         target = self.target
@@ -267,7 +300,7 @@ class MongoConfig(BackendConfig):
         return has_user and not all(map(_is_here, self.addresses))
 
     def _addresses(self, target: Target | None) -> tuple[str, ...]:
-        if self.client is not None:
+        if self.client is not None and not (self.is_client_async and self._addressed):
             return ()
         if target is not None:
             return target.hosts
@@ -280,7 +313,7 @@ class MongoConfig(BackendConfig):
         connection = ("uri", "hosts", "host", "port", "user", "pass", "auth_source", "replica_set", "tls")
         given = [key for key in connection if getattr(self, "password" if key == "pass" else key) is not None]
         given += self.driver_options
-        if self.client is not None and given:
+        if self.client is not None and given and not (self.is_client_async and self._addressed):
             raise ConfigError(
                 f"client is given together with {_listed(given)}. The client has its own connection. Give one of them."
             )

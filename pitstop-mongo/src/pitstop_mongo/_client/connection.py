@@ -20,7 +20,7 @@ from pitstop.abc import Calls, Clock, SystemClock
 from pitstop_mongo._client.client import open_client
 from pitstop_mongo._client.collection import Collection
 from pitstop_mongo._client.config import MongoConfig
-from pitstop_mongo._client.dialect import dialect_of
+from pitstop_mongo._client.dialect import Handles, dialect_of
 from pitstop_mongo._client.failures import (
     CAUGHT,
     Kind,
@@ -67,7 +67,7 @@ class Connection:
     def __init__(self, config: MongoConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self.dialect = dialect_of(config.client)
+        self.dialect = dialect_of(config.used_client)
         #: For operators: how often an outcome was unknown, and how often it became known, by name.
         self.counters: Counter[str] = Counter()
         self._timeout = config.operation_timeout.total_seconds()
@@ -83,11 +83,13 @@ class Connection:
         self._closed = False
         self._link: Link | None = None
         self._routed: bool | None = None
+        # Written once, by any thread.
+        self._async_handles: Handles | None = None
         # Links of the process that this one was forked from. They are not ours to close. If they were dropped, Python would warn.
         self._inherited: list[Link] = []
         # The link before this one, whose login was refused.
         self._outdated: Link | None = None
-        if config.client is not None or (config.target is None or not config.target.srv):
+        if config.used_client is not None or (config.target is None or not config.target.srv):
             # PyMongo checks all options now, and connects later. For hosts from DNS it would already ask the DNS.
             self._link = self._open()
 
@@ -109,6 +111,13 @@ class Connection:
         if routed is None and self._link is not None:
             routed = self._routed = self.dialect.is_routed(self._link.client)
         return bool(routed)
+
+    def async_handles(self) -> Handles:
+        """Return the collection of the user's AsyncMongoClient."""
+        if self._async_handles is None:
+            config = self._config
+            self._async_handles = self.dialect.open(config.client, config.dbname, config.coll, config.ack_write_concern)
+        return self._async_handles
 
     def now_us(self) -> int:
         """Return the microseconds since the epoch, by the configured clock, or else by the server's."""
@@ -207,7 +216,7 @@ class Connection:
 
         :param repeats: whether the driver repeats the write by itself.
         """
-        if isinstance(error, InvalidOperation) and self._config.client is None:
+        if isinstance(error, InvalidOperation) and self._config.used_client is None:
             # Pitstop closes its own client at the end, and when it makes a new one: also under a write that was sent.
             return Kind.UNKNOWN
         if repeats and is_before_sending(error):
@@ -297,7 +306,7 @@ class Connection:
             self._close_own(link)
 
     def _close_own(self, link: Link | None) -> None:
-        if link is None or self._config.client is not None:
+        if link is None or self._config.used_client is not None:
             return
         if link.pid == os.getpid():
             # Without a limit the driver would wait for a server that hangs.
@@ -330,7 +339,7 @@ class Connection:
         PyMongo would treat the server as away for some seconds. Connections whose user was removed stay without a user, also
         after the user was added again.
         """
-        if self._config.client is not None:
+        if self._config.used_client is not None:
             return
         with self._mutex():
             if self._link is not link:
@@ -340,7 +349,7 @@ class Connection:
         self._close_own(before)
 
     def _warn_of_fork(self) -> None:
-        if isinstance(self._config.client, pymongo.MongoClient):
+        if isinstance(self._config.used_client, pymongo.MongoClient):
             _log.warning(
                 "The given client was made before a fork, in another process. PyMongo does not promise that it works here. "
                 "Make a client in each process, and give it to a Pitstop that is made there (in gunicorn's post_fork, in "
@@ -348,7 +357,7 @@ class Connection:
             )
 
     def _open(self) -> Link:
-        client = self._config.client
+        client = self._config.used_client
         if client is None:
             client = open_client(self._config, self.location)
         return Link(client, self.dialect, self._config, self._clock)

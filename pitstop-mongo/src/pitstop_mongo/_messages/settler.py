@@ -8,8 +8,6 @@ program has changed the message meanwhile, and the outcome of the settlement can
 
 from __future__ import annotations
 
-import os
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -22,14 +20,14 @@ from pymongo import DeleteOne, UpdateOne
 from pymongo.errors import OperationFailure
 
 from pitstop import BackendUnavailable, OutcomeUnknown
-from pitstop.abc import Aside, Outcome, Progress, Settlement, from_instant
+from pitstop.abc import Aside, Outcome, Settlement
 from pitstop_mongo._bson.raw import any_of, is_text
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.failures import codes_of, is_invalid, is_refusal, is_too_large, translate
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._client.run import Run
-from pitstop_mongo._messages.document import EPOCH, progress_fields
-from pitstop_mongo._messages.lease import set_aside
+from pitstop_mongo._messages.document import progress_fields
+from pitstop_mongo._messages.fence import FIELDS, fence, fenced, new_etags, progress_of, unexpired, update_of
 from pitstop_mongo._messages.unleasable import Unleasable
 
 
@@ -44,10 +42,6 @@ _MOST_TOKENS = 16
 #: If the server refuses this many settlements of a command, and accepts none, the command fails: the reason lies with the
 #: server.
 _MOST_REFUSED = 10
-
-#: Every field that a settlement writes or removes.
-_FIELDS = ("due", "scheduled_for", "attempts", "first_leased", "last_error", "token", "unsettled", "ahead", "excused")
-
 
 #: The condition that no field of a document occurs twice. MongoDB 6.0.5 crashes if a pipeline updates such a field.
 _FIELDS_OF_ROOT = {"$objectToArray": "$$ROOT"}
@@ -93,8 +87,7 @@ class Settler:
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         """See :meth:`pitstop.abc.Backend.settle`."""
-        nonce = os.urandom(16).hex()
-        writes = [_Write(each.id, each, f"{nonce}:{index}") for index, each in enumerate(settlements)]
+        writes = [_Write(each.id, each, etag) for each, etag in zip(settlements, new_etags(), strict=False)]
         # By their marks: two may be about one document, which two listeners had one after the other.
         applied: set[str] = set()
         unknown: set[str] = set()
@@ -200,7 +193,11 @@ class Settler:
         coll, filter, hint = _coll(run.link, [write]), self._fenced(write, now), self._dialect.by_id
         if write.settlement.progress is None:
             return int(run.send(coll.delete_one, filter, **hint).deleted_count)
-        return int(run.send(coll.update_one, filter, self._update(write, with_error=with_error), **hint).matched_count)
+        return int(
+            run.send(
+                coll.update_one, filter, update_of(write.settlement, write.etag, with_error=with_error), **hint
+            ).matched_count
+        )
 
     def _log_refusal(self, some: Sequence[_Write], error: OperationFailure) -> None:
         for each in some:
@@ -263,7 +260,7 @@ class Settler:
         updates = [each for each in some if each.settlement.progress is not None]
         requests: list[DeleteOne | UpdateOne] = [
             *(DeleteOne(self._fenced(each, now), **hint) for each in deletes),
-            *(UpdateOne(self._fenced(each, now), self._update(each), **hint) for each in updates),
+            *(UpdateOne(self._fenced(each, now), update_of(each.settlement, each.etag), **hint) for each in updates),
         ]
         # The deletes and the updates are a command each.
         send = run.send_many if deletes and updates else run.send
@@ -275,7 +272,7 @@ class Settler:
         by_token: dict[str, list[str]] = defaultdict(list)
         for each in some:
             by_token[each.settlement.token].append(each.id)
-        filter: dict[str, Any] = {"_id": {"$in": [each.id for each in some]}, "due": _unexpired(now)}
+        filter: dict[str, Any] = {"_id": {"$in": [each.id for each in some]}, "due": unexpired(now)}
         if len(by_token) == 1:
             filter["token"] = {"$eq": some[0].settlement.token}
         else:
@@ -286,15 +283,15 @@ class Settler:
     def _update_many(self, some: Sequence[_Write], now: int, run: Run) -> set[str]:
         ids = [each.id for each in some]
         # All values that differ between the documents are inside a $literal, so the server evaluates none of them.
-        values = [progress_fields(_progress(each)) | {"etag": each.etag} for each in some]
+        values = [progress_fields(progress_of(each.settlement)) | {"etag": each.etag} for each in some]
         place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
         pipeline = [
             {"$set": {"_settled": {"$arrayElemAt": [{"$literal": values}, place]}}},
             # This removes a field that is not among the values.
-            {"$set": {name: f"$_settled.{name}" for name in (*_FIELDS, "etag")}},
+            {"$set": {name: f"$_settled.{name}" for name in (*FIELDS, "etag")}},
             {"$unset": "_settled"},
         ]
-        filter = {"_id": {"$in": ids}, **_fence(some[0].settlement.token, now), **_NO_NAME_TWICE}
+        filter = {"_id": {"$in": ids}, **fence(some[0].settlement.token, now), **_NO_NAME_TWICE}
         count = run.send_many(_coll(run.link, some).update_many, filter, pipeline, **self._dialect.by_id).matched_count
         done = self._updated(run, some, count)
         # These are stale, or a name occurs twice in their documents. The latter can be written one by one.
@@ -358,23 +355,8 @@ class Settler:
         """Return the options of a read of ``count`` ids in one reply. By default the server would begin with 101."""
         return {"limit": count, "batch_size": count, **self._dialect.by_id}
 
-    @staticmethod
-    def _update(write: _Write, *, with_error: bool = True) -> dict[str, Any]:
-        """Return the update that writes a settlement.
-
-        :param with_error: whether with the error, which may be too long for a document of another program.
-        """
-        progress = write.settlement.progress
-        if isinstance(progress, Aside):
-            return set_aside(progress.last_error, write.etag) if with_error else set_aside(None)
-        fields = progress_fields(_progress(write)) | {"etag": write.etag}
-        absent = [name for name in _FIELDS if name not in fields]
-        if not with_error:
-            fields.pop("last_error", None)
-        return {"$set": fields} | ({"$unset": dict.fromkeys(absent, "")} if absent else {})
-
     def _fenced(self, write: _Write, now: int) -> dict[str, Any]:
-        return {"_id": self._dialect.one(write.id), **_fence(write.settlement.token, now)}
+        return fenced(self._dialect.one(write.id), write.settlement.token, now)
 
 
 def _if_not(some: Sequence[_Write]) -> str:
@@ -391,21 +373,6 @@ def _coll(link: Link, some: Sequence[_Write]) -> Any:
     """Return the collection with the right write concern. An extended lease must last, while an ack may be undone."""
     lasting = any(each.settlement.outcome is Outcome.EXTEND for each in some)
     return link.handles.coll if lasting else link.handles.settling
-
-
-def _fence(token: str, now: int) -> dict[str, Any]:
-    return {"token": {"$eq": token}, "due": _unexpired(now)}
-
-
-def _unexpired(now: int) -> dict[str, Any]:
-    # A leased message has a `due` in the future. A dead one has none, or one that does not count.
-    return {"$not": {"$gte": EPOCH, "$lte": from_instant(now)}}
-
-
-def _progress(write: _Write) -> Progress:
-    progress = write.settlement.progress
-    assert isinstance(progress, Progress), "a settlement without a progress is a delete"
-    return progress
 
 
 def _distinct(writes: list[_Write]) -> list[list[_Write]]:

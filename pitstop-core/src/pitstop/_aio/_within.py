@@ -1,0 +1,86 @@
+"""Calls with a session of the user: if the session belongs to the loop, the driver's calls are awaited there.
+
+The session's transaction is the caller's. So a cancelled caller gets its session back only when no call uses it any more.
+
+Threads: the loop's thread calls ``do_within``; a thread of the pool calls ``LoopCaller.run``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+from pitstop._aio._hands import Hands
+from pitstop.abc._loops import CALLER
+
+
+__all__ = ["LoopCaller", "do_within"]
+
+_T = TypeVar("_T")
+
+
+class LoopCaller:
+    """The task that awaits one call of an ``AsyncPitstop`` with a session."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        # Written by the loop's thread, as is the next one.
+        self._cancelled = False
+        self._task: asyncio.Task[Any] | None = None
+
+    def run(self, function: Callable[..., Awaitable[_T]], *args: Any, **options: Any) -> _T:
+        """Await the function in the loop. See :func:`pitstop.abc.run_in_loop`."""
+        done: Future[_T] = Future()
+
+        async def awaited() -> _T:
+            return await function(*args, **options)
+
+        def begin() -> None:
+            if self._cancelled:
+                done.set_exception(CancelledError())
+            else:
+                self._task = self._loop.create_task(awaited())
+                self._task.add_done_callback(end)
+
+        def end(task: asyncio.Task[_T]) -> None:
+            error = CancelledError() if task.cancelled() else task.exception()
+            if error is None:
+                done.set_result(task.result())
+            else:
+                done.set_exception(error)
+
+        # The task takes the context of this thread along.
+        self._loop.call_soon_threadsafe(begin)
+        return done.result()
+
+    def cancel(self) -> None:
+        """Cancel the function that is awaited, and those that come. In the loop's thread."""
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def do_within(hands: Hands, function: Callable[..., _T], *args: Any, **options: Any) -> _T:
+    """Call ``function`` in the pool, and return its result. If the caller is cancelled, the end of the call is waited for."""
+    caller = LoopCaller(asyncio.get_running_loop())
+    token = CALLER.set(caller)
+    try:
+        future = hands.begin(function, *args, **options)
+    finally:
+        CALLER.reset(token)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        caller.cancel()
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            # Read, so that asyncio does not warn that it was not.
+            future.exception()
+        raise

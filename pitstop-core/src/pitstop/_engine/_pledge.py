@@ -1,0 +1,37 @@
+"""Pledge: an ack that was written in a transaction of the user. It counts if and when the transaction commits. No I/O.
+
+Threads: any; a pledge is immutable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from pitstop._decisions._settle import was_applied
+from pitstop.abc import Damaged, Record, Settlement
+
+
+__all__ = ["NOT_COMMITTED", "Pledge"]
+
+#: The error of a message whose handler returned, although the transaction of its ack did not commit.
+NOT_COMMITTED = "The handler returned, but the transaction in which it acknowledged the message did not commit."
+
+
+@attrs.frozen
+class Pledge:
+    """An ack in a transaction of the user.
+
+    A pledge that failed keeps the end of the handler from a second ack all the same.
+    """
+
+    settlement: Settlement
+    #: Whether the transaction may still commit. As long as it may, other writes to the message would wait for its end.
+    is_open: Callable[[], bool]
+    #: Whether the driver raised an error for the ack, as for a conflict. As a rule the transaction is aborted then.
+    failed: bool = False
+
+    def was_kept(self, leased: Record, stored: Record | Damaged | None) -> bool | None:
+        """Whether the transaction has committed, by the record that is stored now. None: that cannot be said."""
+        return False if self.failed else was_applied(self.settlement, leased, stored)
