@@ -29,7 +29,7 @@ def _change(backend: Backend, stored: list[Record], due: int | None) -> list[tup
 
 
 class ManyRecords(Kit):
-    """Batches of removals and batching stores: each record by itself."""
+    """Batches of removals and conditional stores: each record by itself."""
 
     rule = "pitstop.abc.Many.get_many, delete_many and put_many_if"
 
