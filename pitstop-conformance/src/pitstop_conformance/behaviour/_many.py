@@ -35,7 +35,7 @@ class ManyMessages(Kit):
     rule = 'docs/changing-messages.md, "Change many messages"'
 
     @pytest.fixture
-    def shop(self, pit: pitstop.Pitstop, backend: Backend) -> pitstop.Pitstop:
+    def orders(self, pit: pitstop.Pitstop, backend: Backend) -> pitstop.Pitstop:
         needs(backend, Capability.CONDITIONAL)
         for n in range(4):
             pit.store({"id": f"order-7:{n}"}, n * _HOUR)
@@ -43,7 +43,7 @@ class ManyMessages(Kit):
         return pit
 
     @pytest.fixture
-    def dead(self, make_pit: Callable[..., pitstop.Pitstop], backend: Backend) -> pitstop.Pitstop:
+    def graves(self, make_pit: Callable[..., pitstop.Pitstop], backend: Backend) -> pitstop.Pitstop:
         needs(backend, Capability.CONDITIONAL)
         pit = make_pit(retry={"max_attempts": 1})
         pit.store_many([({"id": f"dead-{n}"}, None) for n in range(4)])
@@ -54,80 +54,80 @@ class ManyMessages(Kit):
         pit.store({"id": "alive"}, _HOUR)
         return pit
 
-    def test_messages_are_removed_by_their_ids(self, shop: pitstop.Pitstop) -> None:
-        assert shop.remove_many(["order-7:0", "none", "order-7:2", "order-7:0"]) == 2
-        assert shop.remove_many(each for each in ["order-7:0", "order-7:1"]) == 1
-        assert shop.remove_many([]) == 0
-        assert _ids(shop, prefix="order-7:") == ["order-7:3"]
-        assert len(_ids(shop)) == 5
+    def test_messages_are_removed_by_their_ids(self, orders: pitstop.Pitstop) -> None:
+        assert orders.remove_many(["order-7:0", "none", "order-7:2", "order-7:0"]) == 2
+        assert orders.remove_many(each for each in ["order-7:0", "order-7:1"]) == 1
+        assert orders.remove_many([]) == 0
+        assert _ids(orders, prefix="order-7:") == ["order-7:3"]
+        assert len(_ids(orders)) == 5
 
-    def test_messages_are_removed_by_a_search(self, shop: pitstop.Pitstop) -> None:
-        assert shop.remove_many(prefix="order-7:", due_after=_MINUTE) == 3
-        assert _ids(shop) == ["order-70:0", "order-7:0", "order-70:1", "order-70:2", "order-70:3"]
-        assert shop.remove_many(state="due") == 2
-        assert shop.remove_many(prefix="order-7:") == 0
-        assert shop.remove_many(due_before=2 * _HOUR + _MINUTE) == 2
-        assert _ids(shop) == ["order-70:3"]
+    def test_messages_are_removed_by_a_search(self, orders: pitstop.Pitstop) -> None:
+        assert orders.remove_many(prefix="order-7:", due_after=_MINUTE) == 3
+        assert _ids(orders) == ["order-70:0", "order-7:0", "order-70:1", "order-70:2", "order-70:3"]
+        assert orders.remove_many(state="due") == 2
+        assert orders.remove_many(prefix="order-7:") == 0
+        assert orders.remove_many(due_before=2 * _HOUR + _MINUTE) == 2
+        assert _ids(orders) == ["order-70:3"]
 
-    def test_messages_of_a_kind_are_removed(self, shop: pitstop.Pitstop, backend: Backend) -> None:
+    def test_messages_of_a_kind_are_removed(self, orders: pitstop.Pitstop, backend: Backend) -> None:
         needs(backend, Capability.KINDS)
-        shop.store_many([({"id": f"m{n}"}, n * _HOUR) for n in range(3)], kind="mail")
+        orders.store_many([({"id": f"m{n}"}, n * _HOUR) for n in range(3)], kind="mail")
 
-        assert shop.remove_many(kind="mail", due_after=_MINUTE) == 2
-        assert _ids(shop, kind="mail") == ["m0"]
-        assert len(_ids(shop)) == 9
+        assert orders.remove_many(kind="mail", due_after=_MINUTE) == 2
+        assert _ids(orders, kind="mail") == ["m0"]
+        assert len(_ids(orders)) == 9
 
-    def test_more_than_a_batch_is_removed_batch_by_batch(self, shop: pitstop.Pitstop) -> None:
-        shop.store_many([({"id": f"x{n:04}"}, n * _MINUTE) for n in range(_MANY)])
+    def test_more_than_a_batch_is_removed_batch_by_batch(self, orders: pitstop.Pitstop) -> None:
+        orders.store_many([({"id": f"x{n:04}"}, n * _MINUTE) for n in range(_MANY)])
         seen: list[int] = []
 
-        assert shop.remove_many(prefix="x", progress=seen.append) == _MANY
+        assert orders.remove_many(prefix="x", progress=seen.append) == _MANY
 
         assert seen == sorted(seen)
         assert seen[-1] == _MANY
         assert len(seen) >= 2
-        assert len(_ids(shop)) == 8
+        assert len(_ids(orders)) == 8
 
-    def test_a_generator_of_ids_is_not_read_at_once_and_may_use_the_store(self, shop: pitstop.Pitstop) -> None:
+    def test_a_generator_of_ids_is_not_read_at_once_and_may_use_the_store(self, orders: pitstop.Pitstop) -> None:
         left: list[int] = []
 
         def given() -> Iterator[str]:
             for n in range(_MANY):
                 if n % 500 == 0:
-                    left.append(len(_ids(shop)))
+                    left.append(len(_ids(orders)))
                 yield f"order-7:{n}"
 
-        assert shop.remove_many(given()) == 4
+        assert orders.remove_many(given()) == 4
         assert left == [8, 4, 4], "a batch is removed before the next one is read"
 
-    def test_an_id_that_cannot_be_one_ends_the_call_after_the_batches_before_it(self, shop: pitstop.Pitstop) -> None:
+    def test_an_id_that_cannot_be_one_ends_the_call_after_the_batches_before_it(self, orders: pitstop.Pitstop) -> None:
         with pytest.raises(MessageError):
-            shop.remove_many([*(f"order-7:{n}" for n in range(500)), ""])
-        assert _ids(shop, prefix="order-7:") == []
+            orders.remove_many([*(f"order-7:{n}" for n in range(500)), ""])
+        assert _ids(orders, prefix="order-7:") == []
 
-    def test_a_call_can_be_stopped_and_goes_on_later(self, shop: pitstop.Pitstop) -> None:
-        shop.store_many([({"id": f"x{n:04}"}, _HOUR) for n in range(_MANY)])
+    def test_a_call_can_be_stopped_and_goes_on_later(self, orders: pitstop.Pitstop) -> None:
+        orders.store_many([({"id": f"x{n:04}"}, _HOUR) for n in range(_MANY)])
 
         def stop(count: int) -> None:
             raise KeyError(count)
 
         with pytest.raises(KeyError) as stopped:
-            shop.remove_many(prefix="x", progress=stop)
+            orders.remove_many(prefix="x", progress=stop)
         (first,) = stopped.value.args
         assert 0 < first < _MANY
-        assert shop.remove_many(prefix="x") == _MANY - first
+        assert orders.remove_many(prefix="x") == _MANY - first
 
     @pytest.mark.parametrize("by", ["ids", "search"])
-    def test_a_message_that_a_listener_has_is_removed(self, shop: pitstop.Pitstop, by: str) -> None:
-        with shop.listen(prefetch=1) as listener:
+    def test_a_message_that_a_listener_has_is_removed(self, orders: pitstop.Pitstop, by: str) -> None:
+        with orders.listen(prefetch=1) as listener:
             delivery = next_of(listener)
 
-            removed = shop.remove_many([delivery.id]) if by == "ids" else shop.remove_many(state="leased")
+            removed = orders.remove_many([delivery.id]) if by == "ids" else orders.remove_many(state="leased")
 
             assert removed == 1
             with pytest.raises(LeaseLost):
                 delivery.ack(wait=True)
-        assert shop.get(delivery.id) is None
+        assert orders.get(delivery.id) is None
 
     @pytest.mark.parametrize("by", ["ids", "search"])
     def test_messages_that_were_claimed_ahead_are_not_emitted_after_their_removal(
@@ -171,25 +171,25 @@ class ManyMessages(Kit):
                 break
             assert pit.remove_many(prefix="a") == 2
 
-    def test_a_handler_that_removes_its_own_message_ends_quietly(self, shop: pitstop.Pitstop) -> None:
-        with shop.listen() as listener, next_of(listener) as delivery:
-            assert shop.remove_many(prefix=delivery.id) >= 1
-        assert shop.get(delivery.id) is None
+    def test_a_handler_that_removes_its_own_message_ends_quietly(self, orders: pitstop.Pitstop) -> None:
+        with orders.listen() as listener, next_of(listener) as delivery:
+            assert orders.remove_many(prefix=delivery.id) >= 1
+        assert orders.get(delivery.id) is None
 
-    def test_dead_messages_are_redriven_by_their_ids(self, dead: pitstop.Pitstop) -> None:
-        assert dead.redrive_many(["dead-0", "dead-2", "none", "alive", "expires"]) == 3
-        assert sorted(_ids(dead, state="due")) == ["dead-0", "dead-2", "expires"]
-        assert _ids(dead, state="dead") == ["dead-1", "dead-3"]
-        assert dead.redrive_many(["dead-0"]) == 0
+    def test_dead_messages_are_redriven_by_their_ids(self, graves: pitstop.Pitstop) -> None:
+        assert graves.redrive_many(["dead-0", "dead-2", "none", "alive", "expires"]) == 3
+        assert sorted(_ids(graves, state="due")) == ["dead-0", "dead-2", "expires"]
+        assert _ids(graves, state="dead") == ["dead-1", "dead-3"]
+        assert graves.redrive_many(["dead-0"]) == 0
 
-    def test_dead_messages_are_redriven_by_a_search(self, dead: pitstop.Pitstop, clock: ManualClock) -> None:
+    def test_dead_messages_are_redriven_by_a_search(self, graves: pitstop.Pitstop, clock: ManualClock) -> None:
         clock.advance(2 * _HOUR)
-        assert dead.redrive_many(prefix="al") == 0
-        assert dead.redrive_many(state="due") == 0
-        assert dead.redrive_many(prefix="dead-") == 4
-        assert dead.redrive_many(state="dead") == 1
-        assert _ids(dead, failing=True) == []
-        with dead.listen() as listener:
+        assert graves.redrive_many(prefix="al") == 0
+        assert graves.redrive_many(state="due") == 0
+        assert graves.redrive_many(prefix="dead-") == 4
+        assert graves.redrive_many(state="dead") == 1
+        assert _ids(graves, failing=True) == []
+        with graves.listen() as listener:
             # A message that a person has asked for is not too late.
             assert sorted(next_of(listener).id for _ in range(6)) == [
                 "alive",
@@ -197,18 +197,18 @@ class ManyMessages(Kit):
                 "expires",
             ]
 
-    def test_messages_are_rescheduled_by_their_ids(self, shop: pitstop.Pitstop) -> None:
-        assert shop.reschedule_many(["order-7:0", "none", "order-7:3"], when=9 * _HOUR) == 2
-        assert _ids(shop, due_after=8 * _HOUR) == ["order-7:0", "order-7:3"]
-        assert shop.reschedule_many(["order-7:0"], when=None) == 1
-        assert _ids(shop, state="due") == ["order-70:0", "order-7:0"]
+    def test_messages_are_rescheduled_by_their_ids(self, orders: pitstop.Pitstop) -> None:
+        assert orders.reschedule_many(["order-7:0", "none", "order-7:3"], when=9 * _HOUR) == 2
+        assert _ids(orders, due_after=8 * _HOUR) == ["order-7:0", "order-7:3"]
+        assert orders.reschedule_many(["order-7:0"], when=None) == 1
+        assert _ids(orders, state="due") == ["order-70:0", "order-7:0"]
 
-    def test_messages_are_rescheduled_by_a_search(self, shop: pitstop.Pitstop) -> None:
-        assert shop.reschedule_many(prefix="order-7:", when=_NOW + 9 * _HOUR) == 4
-        assert _ids(shop, due_after=_NOW + 9 * _HOUR) == [f"order-7:{n}" for n in range(4)]
-        assert shop.reschedule_many(prefix="order-7:", when=_NOW + 9 * _HOUR) == 0, "they come at that time already"
-        assert shop.reschedule_many(state="due", when=_HOUR) == 1
-        assert _ids(shop, state="due") == []
+    def test_messages_are_rescheduled_by_a_search(self, orders: pitstop.Pitstop) -> None:
+        assert orders.reschedule_many(prefix="order-7:", when=_NOW + 9 * _HOUR) == 4
+        assert _ids(orders, due_after=_NOW + 9 * _HOUR) == [f"order-7:{n}" for n in range(4)]
+        assert orders.reschedule_many(prefix="order-7:", when=_NOW + 9 * _HOUR) == 0, "they come at that time already"
+        assert orders.reschedule_many(state="due", when=_HOUR) == 1
+        assert _ids(orders, state="due") == []
 
     @pytest.mark.parametrize("when", [_MINUTE, 30 * _MINUTE, 3000 * _MINUTE], ids=["before", "among", "behind"])
     def test_a_message_that_still_matches_at_its_new_time_is_counted_once(
@@ -237,25 +237,25 @@ class ManyMessages(Kit):
                 delivery.ack()
         assert {each.due for each in pit.entries()} == {_NOW + _HOUR}
 
-    def test_damaged_messages_are_removed_and_not_changed(self, shop: pitstop.Pitstop, backend: Backend) -> None:
+    def test_damaged_messages_are_removed_and_not_changed(self, orders: pitstop.Pitstop, backend: Backend) -> None:
         self.damage(backend, "order-7:1")
 
-        assert shop.reschedule_many(prefix="order-7:", when=5 * _HOUR) == 3
-        assert shop.redrive_many(["order-7:1"]) == 0
-        assert shop.remove_many(prefix="order-7:") == 4
-        assert len(_ids(shop)) == 4
+        assert orders.reschedule_many(prefix="order-7:", when=5 * _HOUR) == 3
+        assert orders.redrive_many(["order-7:1"]) == 0
+        assert orders.remove_many(prefix="order-7:") == 4
+        assert len(_ids(orders)) == 4
 
-    def test_a_call_without_ids_and_conditions_changes_nothing(self, shop: pitstop.Pitstop) -> None:
-        for call in (shop.remove_many, shop.redrive_many, partial(shop.reschedule_many, when="1h")):
+    def test_a_call_without_ids_and_conditions_changes_nothing(self, orders: pitstop.Pitstop) -> None:
+        for call in (orders.remove_many, orders.redrive_many, partial(orders.reschedule_many, when="1h")):
             with pytest.raises(PitstopError, match="all messages"):
                 call()
             with pytest.raises(PitstopError, match="all messages"):
                 call(prefix="")
         for wrong in ("order-7:0", b"order", {"order-7:0": 1}, 7):
             with pytest.raises(PitstopError, match="ids="):
-                shop.remove_many(wrong)  # type: ignore[arg-type]
+                orders.remove_many(wrong)  # type: ignore[arg-type]
         with pytest.raises(PitstopError, match="Both ids and conditions"):
-            shop.remove_many(["order-7:0"], prefix="order")
+            orders.remove_many(["order-7:0"], prefix="order")
         with pytest.raises(PitstopError, match="when"):
-            shop.reschedule_many(prefix="order", when="soon")
-        assert len(_ids(shop)) == 8
+            orders.reschedule_many(prefix="order", when="soon")
+        assert len(_ids(orders)) == 8

@@ -34,7 +34,7 @@ class ManyRecords(Kit):
     rule = "pitstop.abc.Many.get_many, delete_many and put_many_if"
 
     @pytest.fixture
-    def conditional(self, backend: Backend) -> Backend:
+    def batching(self, backend: Backend) -> Backend:
         needs(backend, Capability.CONDITIONAL)
         return backend
 
@@ -65,15 +65,15 @@ class ManyRecords(Kit):
         )
         assert len(list(backend.scan(None, 10, None))) == 3
 
-    def test_a_record_that_does_not_match_any_more_is_not_removed(self, conditional: Backend) -> None:
+    def test_a_record_that_does_not_match_any_more_is_not_removed(self, batching: Backend) -> None:
         """Another user has moved it since the search, or has it now."""
-        conditional.put([make_record(id, START + 5) for id in ("a", "b", "c")])
+        batching.put([make_record(id, START + 5) for id in ("a", "b", "c")])
         query = Query(due_before=START + 9)
-        found = ids(conditional.find(query, 10, None))
-        conditional.put([make_record("b", START + MINUTE)])
+        found = ids(batching.find(query, 10, None))
+        batching.put([make_record("b", START + MINUTE)])
 
-        assert list(conditional.delete_many(found, query)) == [True, False, True]
-        assert ids(conditional.scan(None, 10, None)) == ["b"]
+        assert list(batching.delete_many(found, query)) == [True, False, True]
+        assert ids(batching.scan(None, 10, None)) == ["b"]
 
     @pytest.mark.parametrize(
         ("query", "gone"),
@@ -92,11 +92,11 @@ class ManyRecords(Kit):
         ],
         ids=str,
     )
-    def test_a_removal_takes_the_records_that_match(self, conditional: Backend, query: Query, gone: list[str]) -> None:
-        put_due(conditional, "leased")
-        lease_only(conditional)
+    def test_a_removal_takes_the_records_that_match(self, batching: Backend, query: Query, gone: list[str]) -> None:
+        put_due(batching, "leased")
+        lease_only(batching)
         failed: dict[str, Any] = {"attempts": 1, "first_leased": START - 9, "last_error": "boom"}
-        conditional.put(
+        batching.put(
             [
                 make_record("due"),
                 make_record("later", START + 5),
@@ -106,90 +106,88 @@ class ManyRecords(Kit):
         )
         every = ["due", "later", "retry", "leased", "dead"]
 
-        removed = dict(zip(every, conditional.delete_many(every, query), strict=True))
+        removed = dict(zip(every, batching.delete_many(every, query), strict=True))
 
         assert [id for id, done in removed.items() if done] == gone
-        assert sorted(ids(conditional.scan(None, 10, None))) == sorted(set(every) - set(gone))
+        assert sorted(ids(batching.scan(None, 10, None))) == sorted(set(every) - set(gone))
 
-    def test_a_removal_of_a_kind_takes_no_record_that_has_another_one_by_now(self, conditional: Backend) -> None:
-        needs(conditional, Capability.KINDS)
-        conditional.put([make_record("a", kind="mail"), make_record("b", kind="Mail"), make_record("c")])
+    def test_a_removal_of_a_kind_takes_no_record_that_has_another_one_by_now(self, batching: Backend) -> None:
+        needs(batching, Capability.KINDS)
+        batching.put([make_record("a", kind="mail"), make_record("b", kind="Mail"), make_record("c")])
 
-        assert list(conditional.delete_many(["a", "b", "c"], Query(kind="mail"))) == [True, False, False]
+        assert list(batching.delete_many(["a", "b", "c"], Query(kind="mail"))) == [True, False, False]
 
-    def test_a_removal_goes_by_the_clock_of_the_store(self, conditional: Backend, clock: ManualClock) -> None:
-        put_due(conditional, "a")
-        lease_only(conditional, duration=10)
-        assert list(conditional.delete_many(["a"], Query(state="due"))) == [False]
+    def test_a_removal_goes_by_the_clock_of_the_store(self, batching: Backend, clock: ManualClock) -> None:
+        put_due(batching, "a")
+        lease_only(batching, duration=10)
+        assert list(batching.delete_many(["a"], Query(state="due"))) == [False]
 
         clock.advance(0.01)
 
-        assert list(conditional.delete_many(["a"], Query(state="due"))) == [True]
+        assert list(batching.delete_many(["a"], Query(state="due"))) == [True]
 
-    def test_a_lease_of_a_record_that_was_removed_is_over(self, conditional: Backend) -> None:
-        put_due(conditional, "a")
-        leased = lease_only(conditional)
-        assert list(conditional.delete_many(["a"], Query(state="leased"))) == [True]
+    def test_a_lease_of_a_record_that_was_removed_is_over(self, batching: Backend) -> None:
+        put_due(batching, "a")
+        leased = lease_only(batching)
+        assert list(batching.delete_many(["a"], Query(state="leased"))) == [True]
 
-        assert list(conditional.settle([settlement(leased, Outcome.RELEASE, Progress(START, START))])) == [False]
-        assert conditional.get("a") is None
+        assert list(batching.settle([settlement(leased, Outcome.RELEASE, Progress(START, START))])) == [False]
+        assert batching.get("a") is None
 
-    def test_a_damaged_record_is_removed_with_the_others(self, conditional: Backend) -> None:
-        put_due(conditional, "a", "b", "c")
-        self.damage(conditional, "b")
+    def test_a_damaged_record_is_removed_with_the_others(self, batching: Backend) -> None:
+        put_due(batching, "a", "b", "c")
+        self.damage(batching, "b")
 
-        assert sorted(ids(conditional.get_many(["a", "b", "c"]))) == ["a", "b", "c"]
-        assert list(conditional.delete_many(["a", "b"], Query(prefix=""))) == [True, True]
-        assert ids(conditional.scan(None, 10, None)) == ["c"]
+        assert sorted(ids(batching.get_many(["a", "b", "c"]))) == ["a", "b", "c"]
+        assert list(batching.delete_many(["a", "b"], Query(prefix=""))) == [True, True]
+        assert ids(batching.scan(None, 10, None)) == ["c"]
 
-    def test_many_are_stored_in_the_place_of_the_expected_ones(
-        self, conditional: Backend, open_backend: Handles
-    ) -> None:
+    def test_many_are_stored_in_the_place_of_the_expected_ones(self, batching: Backend, open_backend: Handles) -> None:
         stored = [make_record(id, START + n) for n, id in enumerate(_IDS)]
-        conditional.put(stored)
-        items = _change(conditional, stored, START + MINUTE)
+        batching.put(stored)
+        items = _change(batching, stored, START + MINUTE)
 
-        assert list(conditional.put_many_if(items)) == [True] * len(items)
+        assert list(batching.put_many_if(items)) == [True] * len(items)
 
         peer = open_backend.peer()
         assert [peer.get(record.id) for record, *_ in items] == [record for record, *_ in items]
-        assert list(conditional.put_many_if([])) == []
+        assert list(batching.put_many_if([])) == []
 
-    def test_each_is_stored_by_its_own_condition(self, conditional: Backend) -> None:
+    def test_each_is_stored_by_its_own_condition(self, batching: Backend) -> None:
         stored = [make_record(id) for id in ("a", "b", "c", "d", "e")]
-        conditional.put(stored)
-        items = _change(conditional, stored, START + MINUTE)
+        batching.put(stored)
+        items = _change(batching, stored, START + MINUTE)
         # One is claimed meanwhile, one stored anew, and one removed.
-        claimed = lease_only(conditional)
+        claimed = lease_only(batching)
         anew = make_record("c")
-        conditional.put([anew])
-        conditional.delete("d")
+        batching.put([anew])
+        batching.delete("d")
 
-        assert list(conditional.put_many_if(items)) == [False, True, False, False, True]
+        assert list(batching.put_many_if(items)) == [False, True, False, False, True]
 
         assert claimed.id == "a"
-        assert conditional.get("a") == claimed
-        assert conditional.get("c") == anew
-        assert conditional.get("d") is None, "no record comes back"
-        assert [conditional.get(id) for id in ("b", "e")] == [items[1][0], items[4][0]]
-        again = _change(conditional, stored, START)
-        assert list(conditional.put_many_if(again)) == [False] * 5, "by now, none is the expected one"
+        assert batching.get("a") == claimed
+        assert batching.get("c") == anew
+        assert batching.get("d") is None, "no record comes back"
+        assert [batching.get(id) for id in ("b", "e")] == [items[1][0], items[4][0]]
+        again = _change(batching, stored, START)
+        assert list(batching.put_many_if(again)) == [False] * 5, "by now, none is the expected one"
 
-    def test_a_lease_of_a_record_that_was_stored_is_over(self, conditional: Backend) -> None:
-        put_due(conditional, "a", "b")
-        leased = records([*conditional.lease(1, MINUTE), *conditional.lease(1, MINUTE)])
+    def test_a_lease_of_a_record_that_was_stored_is_over(self, batching: Backend) -> None:
+        put_due(batching, "a", "b")
+        leased = records([*batching.lease(1, MINUTE), *batching.lease(1, MINUTE)])
 
-        assert list(conditional.put_many_if(_change(conditional, leased, START))) == [True, True]
+        assert list(batching.put_many_if(_change(batching, leased, START))) == [True, True]
 
         done: list[Any] = [settlement(each, Outcome.COMPLETE, None) for each in leased]
-        assert list(conditional.settle(done)) == [False, False]
-        assert sorted(ids(conditional.scan("due", 10, None))) == ["a", "b"]
+        assert list(batching.settle(done)) == [False, False]
+        assert sorted(ids(batching.scan("due", 10, None))) == ["a", "b"]
 
-    def test_next_due_follows_a_store_of_many(self, conditional: Backend, open_backend: Handles) -> None:
+    def test_next_due_follows_a_store_of_many(self, batching: Backend, open_backend: Handles) -> None:
         stored = [make_record(id, START + MINUTE) for id in ("a", "b")]
-        conditional.put(stored)
+        batching.put(stored)
 
-        conditional.put_many_if(_change(conditional, stored, START + 7))
+        batching.put_many_if(_change(batching, stored, START + 7))
 
         assert open_backend.peer().next_due() == START + 7
 
