@@ -91,6 +91,25 @@ def test_the_effect_and_the_ack_commit_together(pit, path, connection):
     assert (len(effects(connection)), pit.entries()) == (20, [])
 
 
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_a_batch_commits_together_or_comes_back_as_a_whole(pit, path, connection, end):
+    pit.store_many([({"id": f"m{number}"}, NOW) for number in range(5)])
+    ends = iter([end, "COMMIT"])
+
+    def handle(deliveries):
+        with closing(sqlite3.connect(path, isolation_level=None)) as own:
+            own.execute("BEGIN IMMEDIATE")
+            for each in deliveries:
+                own.execute("INSERT INTO effects VALUES (?)", (each.key,))
+                each.ack(session=own)
+            own.execute(next(ends))
+
+    summary = pit.consume(handle, batch=5, until_idle=True)
+
+    assert (summary.acked, summary.nacked, summary.lost) == (5, 0 if end == "COMMIT" else 5, 0)
+    assert (len(effects(connection)), pit.entries()) == (5, [])
+
+
 def test_a_stale_delivery_raises_lease_lost_inside(pit, connection):
     pit.store({"id": "a"}, NOW)
     with pit.listen() as listener:
