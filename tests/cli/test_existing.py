@@ -21,6 +21,8 @@ COMMANDS = [
     ("reschedule", "a", "1h"),
     ("emit-now", "a"),
     ("release", "a"),
+    ("pause", "a"),
+    ("resume", "a"),
     ("redrive", "--all"),
     ("adopt",),
     ("listen", "--once"),

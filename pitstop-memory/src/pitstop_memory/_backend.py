@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from threading import RLock
-from typing import ClassVar
+from typing import ClassVar, get_args
 from weakref import WeakValueDictionary
 
 import attrs
@@ -116,7 +116,7 @@ class MemoryBackend(Backend):
 
     def tally(self) -> Tally:
         now = self._now_ms()
-        counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
+        counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         oldest: int | None = None
         turn = self._room.turn
         with turn.lock, turn.call():
@@ -127,7 +127,7 @@ class MemoryBackend(Backend):
             counts[state] += 1
             if state == "due" and due is not None and (oldest is None or due < oldest):
                 oldest = due
-        return Tally(counts["scheduled"], counts["due"], counts["leased"], counts["dead"], oldest)
+        return Tally(**counts, oldest_due=oldest)
 
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         turn = self._room.turn

@@ -135,24 +135,26 @@ class SqliteBackend(Backend):
         now = self._now_ms()
         due, id = (-1, b"") if after is None else (after[0], bindable(after[1]))
         first, last = {"due": (0, now), None: (0, LAST_INSTANT)}.get(state, (now + 1, LAST_INSTANT))
-        rows: list[Row] = []
+        also, rows = _statements.AND_TOKEN.get(state or "", ""), list[Row]()
         with self._turn.lock, self._turn.call(), self._database as connection:
             # In one transaction no record is returned twice, or missed, because it moved between the statements.
             connection.execute("BEGIN")
             if state != "dead" and due is not None:
-                statement = _statements.SCAN_DUE.format(also=_statements.AND_TOKEN.get(state or "", ""))
+                statement = _statements.SCAN_DUE.format(also=also)
                 rows += connection.execute(statement, (first, last, due, id, limit)).fetchall()
-            if state in {"dead", None} and len(rows) < limit:
+            if state in {"dead", "paused", None} and len(rows) < limit:
                 behind = id if due is None else b""
-                rows += connection.execute(_statements.SCAN_DEAD, (behind, limit - len(rows))).fetchall()
+                statement = _statements.SCAN_DEAD.format(also=also)
+                rows += connection.execute(statement, (behind, limit - len(rows))).fetchall()
             connection.execute("COMMIT")
         return [read_row(row) for row in rows]
 
     def tally(self) -> Tally:
         with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.TALLY, {"now": self._now_ms()}).fetchone()
-        every, due, oldest, to_come, leased = row
-        return Tally(to_come - leased, due, leased, every - due - to_come, oldest)
+        every, due, oldest, to_come, with_token, until, paused = row
+        dead = every - due - to_come - paused
+        return Tally(to_come - with_token, due, with_token - until, dead, oldest, until + paused)
 
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
         if kinds is not None:

@@ -12,7 +12,7 @@ import os
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 from urllib.parse import quote
 
 import attrs
@@ -181,11 +181,11 @@ class FilesystemBackend(Backend):
     def tally(self) -> Tally:
         with self._folder.locked() as names:
             now = self._now_ms()
-            counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
+            counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
             for name in names.values():
                 state = state_of(name.due, None, now)
-                # The name says everything about the state except whether the message is leased.
-                if state == "scheduled" and (record := self._record(name)) is not None:
+                # The name says everything about the state except whether the message is leased, or paused.
+                if state != "due" and (record := self._record(name)) is not None:
                     state = _state(record, now)
                 counts[state] += 1
             dues = [name.due for name in names.values() if name.due is not None and name.due <= now]

@@ -14,7 +14,18 @@ from pitstop.abc._config import BackendConfig, Retry, duration_field, query_opti
 from pitstop.abc._kinds import AllBut, is_chosen
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_KIND_LENGTH, MAX_MESSAGE_BYTES, message_size
-from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
+from pitstop.abc._record import (
+    PAUSED,
+    Aside,
+    Damaged,
+    Outcome,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+    read_record,
+    state_of,
+)
 from pitstop.abc._turn import Calls, Turn
 
 
@@ -25,6 +36,7 @@ __all__ = [
     "MAX_ID_LENGTH",
     "MAX_KIND_LENGTH",
     "MAX_MESSAGE_BYTES",
+    "PAUSED",
     "SUITE_VERSION",
     "AllBut",
     "Aside",

@@ -166,7 +166,8 @@ class Backend(ABC):
         """Return up to ``limit`` records in the order of ``(due, id)``, those without a ``due`` last.
 
         :param state: only records in this state: ``dead`` (no ``due``), ``leased`` (a token, ``due`` to come), ``due``
-            (``due`` has come), ``scheduled`` (``due`` to come, no token). None: all. A damaged ``due`` counts as none.
+            (``due`` has come), ``scheduled`` (``due`` to come, no token), ``paused`` (the token :data:`PAUSED`, ``due`` to come or
+            none; such a record is neither leased nor dead). None: all. A damaged ``due`` counts as none.
         :param after: only records behind this ``(due, id)``. The record with it need not exist any more.
         """
 
@@ -351,7 +352,7 @@ def lacks_policies(backend: Backend) -> Unsupported:
     """Return the error of a policy of one message, for a backend without :attr:`Capability.POLICIES`."""
     return Unsupported(
         f"{type(backend).__name__} ({backend.location}) does not have the capability POLICIES, which retry=, lock_time= and "
-        f"expires= of a message need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        f"expires= of a message and pause() need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
     )
 
 
@@ -359,5 +360,5 @@ def lacks_conditional(backend: Backend) -> Unsupported:
     """Return the error of a store on a condition, for a backend without :attr:`Capability.CONDITIONAL`."""
     return Unsupported(
         f"{type(backend).__name__} ({backend.location}) does not have the capability CONDITIONAL, which if_exists=, if_revision=, "
-        f"keep_schedule=, reschedule() and emit_now() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        f"keep_schedule=, reschedule(), emit_now() and pause() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
     )

@@ -21,7 +21,7 @@ from pitstop.cli._output import (
     say,
     warn,
 )
-from pitstop.cli._policies import is_too_late, policy_document, policy_rows
+from pitstop.cli._policies import is_too_late, policy_document, policy_rows, why_paused
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
 from pitstop.cli._times import ago, iso
@@ -84,6 +84,7 @@ def show(settings: Settings, id: str) -> None:
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
             ("leased until", iso(entry.leased_until)),
+            ("paused until", iso(entry.paused_until)),
             ("revision", entry.revision),
         ]
     )
@@ -239,6 +240,7 @@ def _document(entry: Entry) -> dict[str, Any]:
         "last_error": entry.last_error,
         "revision": entry.revision,
         "leased_until": iso(entry.leased_until),
+        "paused_until": iso(entry.paused_until),
         "message": entry.message,
     }
 
@@ -247,6 +249,8 @@ def _why(entry: Entry, now: datetime) -> str:
     """Return the answer to: why has this message not come?"""
     if entry.scheduled_for is None:
         return "It cannot be read, so it is not emitted. See the last error for what to do."
+    if entry.state == "paused":
+        return why_paused(entry)
     if entry.state == "dead" or entry.due is None:
         return "It was set aside and is no longer emitted. See the last error; 'pitstop redrive' makes it due."
     when = ago(entry.due, now)

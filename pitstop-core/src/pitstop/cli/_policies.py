@@ -1,4 +1,7 @@
-"""The policies of one message: the options of ``store`` for them, and their forms in ``show`` and ``list``."""
+"""The policies of one message: the options of ``store`` for them, and their forms in ``show`` and ``list``.
+
+A pause is one of them.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ import click
 
 from pitstop import Entry
 from pitstop._values._duration import format_duration
-from pitstop.cli._times import duration
+from pitstop.cli._times import duration, iso
 
 
-__all__ = ["Policies", "is_too_late", "policy_document", "policy_options", "policy_rows"]
+__all__ = ["Policies", "is_too_late", "policy_document", "policy_options", "policy_rows", "why_paused"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -96,6 +99,13 @@ def is_too_late(entry: Entry, now: datetime) -> bool:
     if entry.expires is None or entry.scheduled_for is None or entry.due is None or entry.every is not None:
         return False
     return entry.state == "due" and now - entry.expires > max(entry.scheduled_for, entry.due)
+
+
+def why_paused(entry: Entry) -> str:
+    """Return the reason why a paused message does not come."""
+    if entry.paused_until is None:
+        return "It is paused, and is not emitted until 'pitstop resume'."
+    return f"It is paused until {iso(entry.paused_until)}, and is not emitted before that, or before 'pitstop resume'."
 
 
 def _plain(value: Any) -> Any:

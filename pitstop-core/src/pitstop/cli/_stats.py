@@ -27,6 +27,7 @@ def stats(settings: Settings) -> None:
                 "due": counts.due,
                 "leased": counts.leased,
                 "dead": counts.dead,
+                "paused": counts.paused,
                 "oldest_due": iso(counts.oldest_due),
             }
         )
@@ -38,6 +39,7 @@ def stats(settings: Settings) -> None:
             ("due", f"{counts.due:,}"),
             ("leased", f"{counts.leased:,}"),
             ("dead", f"{counts.dead:,}"),
+            ("paused", f"{counts.paused:,}"),
             ("oldest due", None if oldest is None else f"{iso(oldest)} ({ago(oldest, now)})"),
         ]
     )

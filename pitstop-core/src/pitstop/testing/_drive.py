@@ -261,7 +261,7 @@ class Drive:
         if unseen is None:
             if settlement.token == self._token:
                 self._applied = settlement
-        elif self._thread == get_ident():
+        elif self._thread == get_ident() and settlement.outcome is not Outcome.PAUSE:
             self._steps.append(_unseen_step(settlement, unseen, self._clock.now()))
 
     def _next_time(self) -> Generator[Delivery, BaseException | None, int | None]:

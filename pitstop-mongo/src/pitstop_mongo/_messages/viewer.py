@@ -11,7 +11,7 @@ import attrs
 from pymongo.errors import OperationFailure
 
 from pitstop import State
-from pitstop.abc import Damaged, Record, Tally, from_instant
+from pitstop.abc import PAUSED, Damaged, Record, Tally, from_instant
 from pitstop_mongo._bson.raw import TEXT, id_of
 from pitstop_mongo._client.collection import validation_rules
 from pitstop_mongo._client.connection import Connection
@@ -33,7 +33,12 @@ _DEAD: dict[str, Any] = {"$or": [{"due": {"$not": {"$gte": EPOCH}}}, {"due": {"$
 _LOOKED_AT, _NAMED = 1000, 3
 _A_LIST: dict[str, Any] = {"due": {"$type": "array"}}
 _NO_LIST: dict[str, Any] = {"$nor": [_A_LIST]}
-_TOKEN: dict[State, Any] = {"leased": {"$type": "string"}, "scheduled": {"$not": {"$type": "string"}}}
+_TOKEN: dict[State, Any] = {
+    "leased": {"$type": "string", "$ne": PAUSED},
+    "scheduled": {"$not": {"$type": "string"}},
+    "dead": {"$ne": PAUSED},
+    "paused": {"$eq": PAUSED},
+}
 
 _Content = Record | Damaged
 
@@ -65,9 +70,9 @@ class Viewer:
                 found += self._tied(due, after[1], token, limit)
             if due < most:
                 found += self._page(max(least, due + _TICK), most, token, limit - len(found))
-        if state in (None, "dead") and len(found) < limit:
+        if state in (None, "dead", "paused") and len(found) < limit:
             behind = after[1] if after is not None and after[0] is None else None
-            found += self._dead(behind, limit - len(found))
+            found += self._dead(behind, token, limit - len(found))
         return found
 
     def tally(self) -> Tally:
@@ -89,8 +94,10 @@ class Viewer:
             leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
             due = count({"due": {"$gte": EPOCH, "$lte": now}} | listed)
             dead = count(_dead_or_list(listed=bool(listed)))
+            until = count(ahead | {"token": _TOKEN["paused"]} | listed)
+            paused = count(_dead_or_list(listed=bool(listed)) | {"token": _TOKEN["paused"]})
             oldest = self._first_due(link, now, {}, by_due) if due else None
-        return Tally(future - leased, due, leased, dead, oldest)
+        return Tally(future - leased - until, due, leased, dead - paused, oldest, until + paused)
 
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         """See :meth:`pitstop.abc.Backend.next_due`."""
@@ -222,10 +229,10 @@ class Viewer:
         filter = {"due": {"$eq": due}, "_id": self._behind(behind), **token, **_NO_LIST}
         return self._sorted_by_id(filter, limit)
 
-    def _dead(self, behind: str | None, limit: int) -> list[_Content]:
+    def _dead(self, behind: str | None, token: dict[str, Any], limit: int) -> list[_Content]:
         with self._connection.indexed() as link:
             listed = self._has_lists(link)
-        return self._sorted_by_id({**_dead_or_list(listed=listed), "_id": self._behind(behind)}, limit)
+        return self._sorted_by_id({**_dead_or_list(listed=listed), "_id": self._behind(behind), **token}, limit)
 
     def _behind(self, id: str | None) -> Any:
         # A comparison with a text finds only texts.
