@@ -89,6 +89,12 @@ def test_a_message_is_paused_and_resumed(opened):
             assert (await pit.consume(handle, until_idle=True)).acked == 0
             assert [await pit.resume(id) for id in "abc"] == [True, True, False]
             assert (await pit.consume(handle, until_idle=True)).acked == 2
+            assert await pit.pause(kind="mail") is True
+            assert await pit.paused_kinds() == {"mail": None}
+            await pit.store({"id": "c"}, NOW, kind="mail")
+            assert (await pit.consume(handle, until_idle=True)).acked == 0
+            assert await pit.resume(kind="mail") is True
+            assert (await pit.consume(handle, until_idle=True)).acked == 1
 
     run(main())
 
@@ -171,7 +177,7 @@ def test_errors_are_those_of_the_plain_one(opened):
     "name",
     [
         *("store", "store_many", "remove", "get", "entries", "stats", "redrive", "ping", "now"),
-        *("reschedule", "emit_now", "release", "pause", "resume"),
+        *("reschedule", "emit_now", "release", "pause", "resume", "paused_kinds"),
     ],
 )
 def test_signatures_are_those_of_the_plain_one(name):

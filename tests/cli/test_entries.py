@@ -232,6 +232,7 @@ def test_stats(invoke, pit, dead, lines):
         "dead": 1,
         "paused": 0,
         "oldest_due": "2024-05-04T10:00:00.000Z",
+        "paused_kinds": {},
     }
     assert "oldest due  2024-05-04T10:00:00.000Z (" in invoke("stats").stdout
 
@@ -302,6 +303,22 @@ def test_messages_are_paused_and_resumed(invoke, pit, lines):
     assert pit.stats().scheduled == 3
 
 
+def test_a_kind_is_paused_and_resumed(invoke, pit, lines):
+    pit.store({"id": "a"}, NOW, kind="mail")
+    assert invoke("pause", "--kind", "mail", "--until", "2031-05-04T12:00+02:00").stdout == "Paused the kind mail\n"
+    assert pit.paused_kinds() == {"mail": datetime(2031, 5, 4, 10, tzinfo=UTC)}
+    (counts,) = lines(invoke("stats", "--json").stdout)
+    assert (counts["due"], counts["paused_kinds"]) == (1, {"mail": "2031-05-04T10:00:00.000Z"})
+    assert "paused kinds  'mail' until 2031-05-04T10:00:00.000Z" in invoke("stats").stdout
+    assert "Its kind 'mail' is paused until 2031-05-04T10:00:00.000Z, or" in invoke("show", "a").stdout
+    assert lines(invoke("pause", "--kind", "mail", "--json").stdout) == [{"kind": "mail", "paused": True}]
+    assert "is paused until 'pitstop resume --kind mail'." in invoke("show", "a").stdout
+    assert invoke("resume", "--kind", "mail").stdout == "Resumed the kind mail\n"
+    again = invoke("resume", "--kind", "mail", "--json")
+    assert (again.exit_code, lines(again.stdout)) == (1, [{"kind": "mail", "resumed": False}])
+    assert "The kind 'mail' is not paused." in again.stderr
+
+
 def test_a_message_that_cannot_be_paused_or_resumed_has_a_reason(invoke, pit, dead):
     dead("a")
     assert "'a' is dead, so it is not emitted anyway." in invoke("pause", "a").stderr
@@ -322,6 +339,9 @@ def test_a_message_that_cannot_be_paused_or_resumed_has_a_reason(invoke, pit, de
         ("emit-now",),
         ("release",),
         ("pause",),
+        ("resume",),
+        ("pause", "a", "--kind", "b"),
+        ("resume", "a", "--kind", "b"),
         ("pause", "a", "--until", "soon"),
     ],
 )

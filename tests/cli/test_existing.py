@@ -23,6 +23,8 @@ COMMANDS = [
     ("release", "a"),
     ("pause", "a"),
     ("resume", "a"),
+    ("pause", "--kind", "mail"),
+    ("resume", "--kind", "mail"),
     ("redrive", "--all"),
     ("adopt",),
     ("listen", "--once"),

@@ -51,6 +51,7 @@ from pitstop_conformance.behaviour._listener import Listening
 from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._moving import Moving
 from pitstop_conformance.behaviour._of_kinds import OfKinds
+from pitstop_conformance.behaviour._paused_kinds import PausedKinds
 from pitstop_conformance.behaviour._pausing import Pausing
 from pitstop_conformance.behaviour._policies import Policies
 from pitstop_conformance.behaviour._recurring import Recurring
@@ -63,6 +64,7 @@ from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
 from pitstop_conformance.contract._paused import Paused
+from pitstop_conformance.contract._pauses import Pauses
 from pitstop_conformance.contract._put import PutGetDelete
 from pitstop_conformance.contract._put_if import PutIf
 from pitstop_conformance.contract._read import Read
@@ -102,6 +104,7 @@ class BackendContract(
     Configuration,
     DamagedAmongOthers,
     Handle,
+    Pauses,
     Paused,
     Kinds,
     Counts,
@@ -116,6 +119,7 @@ class BackendContract(
 
 class PitstopBehaviour(
     Consuming,
+    PausedKinds,
     Pausing,
     Policies,
     OfKinds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import RLock
 from typing import ClassVar, get_args
@@ -39,6 +39,8 @@ class _Room:
 
     def __init__(self) -> None:
         self.shelf = Shelf()
+        #: The paused kinds with the ends of their pauses.
+        self.pauses: dict[str, int | None] = {}
         self.turn = Turn()
 
     @property
@@ -58,7 +60,7 @@ class MemoryBackend(Backend):
     suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MemoryConfig
     capabilities: ClassVar[Capability] = (
-        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES
+        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES | Capability.PAUSES
     )
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
@@ -146,6 +148,25 @@ class MemoryBackend(Backend):
             first = shelf.first() if kinds is None else shelf.first_of(kinds)
             return None if first is None else first.due
 
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        room = self._room
+        with room.turn.lock, room.turn.call():
+            # One statement, for an interruption. Pauses that have ended go with it.
+            room.pauses = self._lasting() | {kind: until}
+
+    def resume_kind(self, kind: str) -> bool:
+        room = self._room
+        with room.turn.lock, room.turn.call():
+            pauses = self._lasting()
+            found = kind in pauses
+            room.pauses = {each: end for each, end in pauses.items() if each != kind}
+            return found
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return self._lasting()
+
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
         # A handle without a name has a room of its own, which goes away with the handle.
@@ -199,6 +220,10 @@ class MemoryBackend(Backend):
         else:
             shelf.change(settlement.id, progress)
         return True
+
+    def _lasting(self) -> dict[str, int | None]:
+        now = self._now_ms()
+        return {kind: end for kind, end in self._room.pauses.items() if end is None or end > now}
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000

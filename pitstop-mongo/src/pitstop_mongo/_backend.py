@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
@@ -31,6 +31,7 @@ from pitstop.abc import (
 from pitstop_mongo._adopt.adopter import Adopter
 from pitstop_mongo._client.config import MongoConfig
 from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.pauses import Pauses
 from pitstop_mongo._client.scratch import is_scratch, scratch_collection, scratch_name
 from pitstop_mongo._messages.claimer import Claimer
 from pitstop_mongo._messages.claimers import Claimers
@@ -76,7 +77,12 @@ class MongoBackend(Backend):
     suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = (
-        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES | _OF_A_SERVER
+        Capability.SCRATCH
+        | Capability.CONDITIONAL
+        | Capability.KINDS
+        | Capability.POLICIES
+        | Capability.PAUSES
+        | _OF_A_SERVER
     )
 
     def __init__(self, config: MongoConfig | None = None) -> None:
@@ -99,6 +105,7 @@ class MongoBackend(Backend):
         self._claimers = Claimers(self._new_claimer)
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
+        self._pauses = Pauses(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
         # The only process that uses a collection of scratch() is this one. A wake-up that is on its way when the collection
         # is dropped would make it again.
@@ -178,6 +185,20 @@ class MongoBackend(Backend):
     @_one_call
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         return self._viewer.next_due(kinds)
+
+    @_one_call
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        self._pauses.pause(kind, until)
+
+    @_one_call
+    def resume_kind(self, kind: str) -> bool:
+        return self._pauses.resume(kind)
+
+    @_one_call
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        # As of a claim: a listener asks again by itself.
+        with self._connection.bounded():
+            return self._pauses.kinds()
 
     @_one_call
     def watch(self) -> Watch | None:

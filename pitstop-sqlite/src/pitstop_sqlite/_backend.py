@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +31,7 @@ from pitstop_sqlite import _statements
 from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
+from pitstop_sqlite._pauses import change_pauses, read_pauses
 from pitstop_sqlite._rows import (
     LAST_INSTANT,
     Row,
@@ -69,6 +70,7 @@ class SqliteBackend(Backend):
         | Capability.CONDITIONAL
         | Capability.KINDS
         | Capability.POLICIES
+        | Capability.PAUSES
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
@@ -215,6 +217,31 @@ class SqliteBackend(Backend):
                 statement, bound = chosen.least, chosen.kinds
             due: int | None = connection.execute(statement, bound).fetchone()[0]
         return due
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        def change(pauses: dict[str, int | None]) -> bool:
+            pauses[kind] = until
+            return True
+
+        self._change_pauses(change)
+
+    def resume_kind(self, kind: str) -> bool:
+        def change(pauses: dict[str, int | None]) -> bool:
+            found = kind in pauses
+            pauses.pop(kind, None)
+            return found
+
+        return self._change_pauses(change)
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return read_pauses(connection, self._now_ms())
+
+    def _change_pauses(self, change: Callable[[dict[str, int | None]], bool]) -> bool:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            changed = change_pauses(connection, self._now_ms, change)
+            self._database.verify()
+        return changed
 
     def ping(self) -> None:
         with self._turn.lock, self._turn.call(), self._database as connection:

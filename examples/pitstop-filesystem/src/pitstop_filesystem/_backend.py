@@ -126,6 +126,7 @@ class FilesystemBackend(Backend):
         | Capability.CONDITIONAL
         | Capability.KINDS
         | Capability.POLICIES
+        | Capability.PAUSES
     )
 
     def __init__(self, config: FilesystemConfig) -> None:
@@ -254,6 +255,33 @@ class FilesystemBackend(Backend):
             dues = sorted((name for name in names.values() if name.due is not None), key=Name.place)
             # For all kinds, the first name is the answer. For some, files are read up to the first of these kinds: see lease().
             return next((name.due for name in dues if kinds is None or is_chosen(self._kind(name), kinds)), None)
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        with self._folder.locked():
+            self._folder.write_pauses(json.dumps(self._pauses() | {kind: until}).encode())
+
+    def resume_kind(self, kind: str) -> bool:
+        with self._folder.locked():
+            pauses = self._pauses()
+            found = kind in pauses
+            pauses.pop(kind, None)
+            if found:
+                self._folder.write_pauses(json.dumps(pauses).encode())
+            return found
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        with self._folder.locked():
+            return self._pauses()
+
+    def _pauses(self) -> dict[str, int | None]:
+        now, content = self._now_ms(), self._folder.read_pauses()
+        try:
+            found = json.loads(content or b"{}")
+            return {str(kind): end for kind, end in found.items() if end is None or end > now}
+        except (ValueError, AttributeError, TypeError):
+            raise BackendUnavailable(
+                "The paused kinds cannot be read: the file paused.json is damaged. Delete it, and pause the kinds again."
+            ) from None
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:

@@ -26,11 +26,12 @@ from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._lock_times import LEAST_REMAINDER, LockTimes
+from pitstop._engine._pauses import Pauses
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
-from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
+from pitstop.abc import AllBut, Aside, Damaged, Outcome, Record, Settlement
 
 
 __all__ = ["Claimed", "Claimer"]
@@ -77,12 +78,14 @@ class Claimer:
         *,
         suspects: Suspects | None = None,
         kinds: Collection[str] | None = None,
+        loop_time: timedelta | None = None,
     ) -> None:
         """Return a claimer that has not claimed yet.
 
         :param lock_time: how long messages are leased.
         :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
         :param kinds: the kinds of the messages to claim. None: all.
+        :param loop_time: how often the paused kinds are read. None: as it is configured.
         """
         self._session = session
         self._buffer = buffer
@@ -90,6 +93,8 @@ class Claimer:
         self._duration = lock_time // timedelta(milliseconds=1)
         self._suspects = suspects
         self._kinds = kinds
+        self._pauses = session.pauses
+        self._reads_each = (session.loop_time if loop_time is None else loop_time).total_seconds()
         self._lock_times = LockTimes(session, partial(self.give_back, log=False), buffer.late.extend, self.report_bug)
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
@@ -116,7 +121,9 @@ class Claimer:
 
         :raises BackendUnavailable: when the store did not answer.
         """
-        backend = self._session.backend
+        backend, pauses = self._session.backend, self._pauses
+        if pauses is not None and pauses.ends:
+            return pauses.next_due(backend, self._kinds)
         return backend.next_due() if self._kinds is None else backend.next_due(self._kinds)
 
     def claim(self, wanted: int, elsewhere: float = 0.0) -> Claimed:
@@ -135,11 +142,17 @@ class Claimer:
         if wanted and suspects is not None and suspects.busy:
             # A suspect that may have to wait is not to be claimed as one that a handler has for certain.
             wanted = max(wanted, 2)
+        kinds, pauses = self._kinds, self._pauses
+        if pauses is not None and (pauses.ends or begun >= pauses.read_at + self._reads_each):
+            kinds = self._unpaused(pauses, begun)
+            if kinds is not None and not kinds and not isinstance(kinds, AllBut):
+                # All of them are paused.
+                return _NOTHING
         limit = buffer.limit(wanted)
         key, versions = object(), dict[str, str | None]()
         self._under_way[key] = versions
         try:
-            return self._claim(limit, begun, until, key, versions)
+            return self._claim(limit, kinds, begun, until, key, versions)
         finally:
             self._under_way.pop(key, None)
 
@@ -161,12 +174,20 @@ class Claimer:
         for each in tuple(self._under_way.values()):
             each.update(versions)
 
-    def _claim(self, limit: int, begun: float, until: float, key: object, versions: dict[str, str | None]) -> Claimed:
-        session, buffer, suspects, clock = self._session, self._buffer, self._suspects, self._session.clock
-        if self._kinds is None:
-            leased = session.backend.lease(limit, self._duration)
+    def _claim(
+        self,
+        limit: int,
+        kinds: Collection[str] | None,
+        begun: float,
+        until: float,
+        key: object,
+        versions: dict[str, str | None],
+    ) -> Claimed:
+        buffer, suspects, clock = self._buffer, self._suspects, self._session.clock
+        if kinds is None:
+            leased = self._session.backend.lease(limit, self._duration)
         else:
-            leased = session.backend.lease(limit, self._duration, self._kinds)
+            leased = self._session.backend.lease(limit, self._duration, kinds)
         self.last_claim = now = clock.monotonic()
         self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))
@@ -205,6 +226,13 @@ class Claimer:
             count = len(leases)
         # A store that leases again and again what it does not settle is not asked without end.
         return Claimed(count, again=in_time and (count > 0 or settled or decided.aside))
+
+    def _unpaused(self, pauses: Pauses, now: float) -> Collection[str] | None:
+        """Return the kinds to claim, without the paused ones. These are read first if they were read long ago."""
+        backend = self._session.backend
+        if now >= pauses.read_at + self._reads_each:
+            pauses.read(backend, now)
+        return pauses.choice(backend, self._kinds)
 
     @unbroken
     def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:

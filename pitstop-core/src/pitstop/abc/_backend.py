@@ -16,6 +16,7 @@ from pitstop._errors import Unsupported
 from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
+from pitstop.abc._lacks import lacks_pauses
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._record import Damaged, Progress, Record, Settlement, Tally
 
@@ -54,6 +55,9 @@ class Capability(Flag):
     KINDS = auto()
     #: Records keep their ``policy``.
     POLICIES = auto()
+    #: :meth:`Backend.pause_kind`, :meth:`Backend.resume_kind` and :meth:`Backend.paused_kinds` keep the paused kinds of the
+    #: store. Needs :attr:`KINDS`.
+    PAUSES = auto()
 
 
 class Writes(Protocol):
@@ -81,6 +85,9 @@ class Watch(Protocol):
 
     #: Seconds to wait between two polls; 0 when :meth:`poll` itself waits for the server.
     pause: float
+    #: Whether the last :meth:`poll` has noticed that a kind was paused or resumed. Core reads the paused kinds again then. A watch
+    #: that does not notice this leaves it out: listeners read the kinds each ``loop_time``.
+    paused: bool = False
 
     def poll(self) -> int | None:
         """Return the least ``due``, an instant, of the records that others wrote since the last call.
@@ -222,6 +229,32 @@ class Backend(ABC):
 
         :param kinds: only records of these kinds, as in :meth:`lease`.
         """
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        """Store that a kind is paused, in the place of an earlier pause of the kind. Core leaves paused kinds out of its claims.
+
+        This changes no record, and no claim of the backend: :meth:`lease` gets the kinds that it is to claim.
+
+        :param until: the instant at which the pause ends by itself. None: there is none.
+        :raises pitstop.Unsupported: without :attr:`Capability.PAUSES`.
+        """
+        raise lacks_pauses(self, self.location)
+
+    def resume_kind(self, kind: str) -> bool:
+        """Remove the pause of a kind. Return True if the kind was paused, and the pause had not ended.
+
+        :raises pitstop.Unsupported: without :attr:`Capability.PAUSES`.
+        """
+        raise lacks_pauses(self, self.location)
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        """Return the paused kinds with the ends of their pauses, without those that have ended by :meth:`now`.
+
+        Every pause and resume is visible at once, through all handles. A listener calls this once per ``loop_time``.
+
+        :raises pitstop.Unsupported: without :attr:`Capability.PAUSES`.
+        """
+        raise lacks_pauses(self, self.location)
 
     def within(self, session: object) -> Writes:
         """Return the writes of the transaction that ``session`` is in. They count once that transaction commits.

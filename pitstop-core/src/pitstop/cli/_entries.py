@@ -21,7 +21,14 @@ from pitstop.cli._output import (
     say,
     warn,
 )
-from pitstop.cli._policies import is_too_late, policy_document, policy_rows, why_paused
+from pitstop.cli._policies import (
+    is_too_late,
+    paused_kinds,
+    policy_document,
+    policy_rows,
+    why_kind_paused,
+    why_paused,
+)
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
 from pitstop.cli._times import ago, iso
@@ -63,7 +70,7 @@ def show(settings: Settings, id: str) -> None:
     """Show a message and the event that it is waiting for."""
     needs_stdout("show")
     with settings.open_existing() as pit:
-        entry, now = pit.get(id), pit.now()
+        entry, now, kinds = pit.get(id), pit.now(), paused_kinds(pit)
     if entry is None:
         raise click.ClickException(unknown(id))
     if settings.json:
@@ -74,7 +81,7 @@ def show(settings: Settings, id: str) -> None:
             ("id", entry.id),
             ("kind", entry.kind or None),
             ("state", entry.state),
-            ("why", _why(entry, now)),
+            ("why", why_kind_paused(entry, kinds) or _why(entry, now)),
             ("due", iso(entry.due)),
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),

@@ -288,7 +288,8 @@ class Drive:
     def _look(self) -> tuple[int, int | None]:
         """Return now, and when the next message is due, both in microseconds by the run's clock."""
         backend = unfaulted(self._session.backend)
-        due, here = backend.next_due(), self._clock.time_us()
+        pauses, here = self._session.pauses, self._clock.time_us()
+        due = pauses.next_due(backend, None) if pauses is not None and pauses.ends else backend.next_due()
         # The backend's clock may differ from the clock that the run moves.
         return here, None if due is None else here + due * 1000 - backend.now()
 

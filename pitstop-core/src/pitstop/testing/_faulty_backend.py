@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, TypeVar
@@ -174,6 +174,15 @@ class FaultyBackend(Backend):
 
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         return self._call("next_due", self.inner.next_due, *([] if kinds is None else [kinds]))
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        self.inner.pause_kind(kind, until)
+
+    def resume_kind(self, kind: str) -> bool:
+        return self.inner.resume_kind(kind)
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        return self.inner.paused_kinds()
 
     def within(self, session: object) -> Writes:
         return self.inner.within(session)
