@@ -222,6 +222,22 @@ def lateness(session: nox.Session) -> None:
     session.run("python", "benchmarks/lateness.py", *session.posargs)
 
 
+@nox.session
+def kinds(session: nox.Session) -> None:
+    """Measure a listener of one kind beside the backlog of another one, and the cost of the index of the kinds."""
+    _install(session, MONGOD)
+    _libraries_of_mongod(session)
+    session.run("python", "benchmarks/kinds.py", *session.posargs)
+
+
+@nox.session
+def ids(session: nox.Session) -> None:
+    """Measure what ascending ids save in the indexes, beside random ones."""
+    _install(session, MONGOD)
+    _libraries_of_mongod(session)
+    session.run("python", "benchmarks/ids.py", *session.posargs)
+
+
 def _side_by_side(session: nox.Session) -> tuple[str, ...]:
     """Return the options for four processes, because many tests wait for servers, elections and leases; none if a part is asked for."""
     return () if session.posargs else ("-n", "4", "--dist", "loadfile")

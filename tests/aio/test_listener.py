@@ -285,12 +285,12 @@ class FailsOnce(MemoryBackend):
         super().__init__(config)
         self.fails, self.claims = threading.Event(), 0
 
-    def lease(self, limit, duration):
+    def lease(self, limit, duration, kinds=None):
         self.claims += 1
         if self.claims == 1:
             assert self.fails.wait(20)
             raise ZeroDivisionError
-        return super().lease(limit, duration)
+        return super().lease(limit, duration, kinds)
 
 
 @pytest.mark.parametrize("cancelled", ["before the error", "in the same turn of the loop", "after it was woken"])

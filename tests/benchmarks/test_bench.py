@@ -71,6 +71,25 @@ def test_a_part_is_measured_on_the_server_that_the_environment_names_and_fails_i
     assert {(each.case, each.place) for each in Book.load(tmp_path / "bench.json").figures} == {("drain", "mongo")}
 
 
+@pytest.mark.parametrize(
+    ("script", "options", "lines"),
+    [
+        ("kinds.py", ["--backlog", "50", "--messages", "3", "--rounds", "1", "--singles", "2", "--many", "10"], 10),
+        ("ids.py", ["--messages", "50"], 4),
+    ],
+)
+def test_a_benchmark_of_its_own_prints_all_lines(
+    tmp_path: Path, mongo_uri: str, script: str, options: list[str], lines: int
+) -> None:
+    environment = os.environ | {"PITSTOP_TEST_MONGO_URI": mongo_uri}
+    done = subprocess.run(
+        [sys.executable, str(BENCH.with_name(script)), *options],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sum(each.startswith(("sqlite  ", "mongo  ")) for each in done.stdout.splitlines()) == lines
+
+
 def test_a_measurement_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "--only", "drian")
     assert done.returncode != 0

@@ -51,6 +51,21 @@ def test_it_takes_messages_of_the_kinds_that_are_given(invoke, pit, lines):
     assert pit.entries() == []
 
 
+@pytest.mark.parametrize("options", [(), ("--exec", "cat"), ("--exec", "cat", "--workers", "2")])
+def test_once_at_a_rate_waits_for_the_turn_of_each_message(invoke, pit, options):
+    for n in range(3):
+        pit.store({"id": f"m{n}"}, NOW)
+    result = invoke("listen", "--once", "--rate", "20/s", *options)
+    assert result.exit_code == 0
+    assert list(pit.entries()) == []
+
+
+def test_a_rate_that_is_none_is_refused_with_an_example(invoke):
+    result = invoke("listen", "--once", "--rate", "50")
+    assert result.exit_code == 2
+    assert "Give text such as '50/s', '100/m' or '1000/15m'." in " ".join(result.stderr.split())
+
+
 def test_once_drains_due_messages_and_ends(invoke, pit, lines):
     pit.store_many([({"id": f"{n:03}"}, datetime(2024, 1, 1, tzinfo=UTC)) for n in range(200)])
     pit.store({"id": "later"}, timedelta(hours=1))

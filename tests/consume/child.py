@@ -125,8 +125,11 @@ def leave(where, kind):
     say("leaving")
 
 
-def fork(where):
-    """Consume, and fork in a handler and beside it."""
+def fork(where, by_kind):
+    """Consume, and fork in a handler and beside it.
+
+    :param by_kind: whether each kind has a handler.
+    """
     seen = []
 
     def handle(msg):
@@ -143,7 +146,7 @@ def fork(where):
             say("child", os.waitstatus_to_exitcode(status))
 
     with pitstop.init(where) as pit:
-        summary = pit.consume(handle, workers=2, until_idle=True)
+        summary = pit.consume({"": handle, "*": handle} if by_kind else handle, workers=2, until_idle=True)
         say("summary", summary.acked, summary.lost, len(seen))
 
 

@@ -126,9 +126,10 @@ def test_a_program_ends_although_a_thread_consumes_or_listens(where, start, kind
 
 
 @on_sqlite_at_least
-def test_a_child_of_a_fork_settles_nothing_and_the_parent_goes_on(pit, where, start):
-    ids = [*stored(pit, 50), pit.store({"id": "forks"}, DUE_NOW)]
-    child = start("fork", where)
+@pytest.mark.parametrize("by_kind", [False, True])
+def test_a_child_of_a_fork_settles_nothing_and_the_parent_goes_on(pit, where, start, by_kind):
+    ids = [*stored(pit, 50), pit.store({"id": "forks"}, DUE_NOW, kind="report")]
+    child = start("fork", where, by_kind)
 
     lines = child.read_until("summary")
 

@@ -37,7 +37,7 @@ class Message:
         self.now += LEASE
         leased = attrs.evolve(self.record, progress=self.progress.leased("token", self.now, self.now + LEASE, limit))
         self.record = leased
-        decided = decide(leased, self.retry, ahead=limit > 1)
+        decided = decide(leased, self.retry, ahead=limit > 1, duration=LEASE)
         if isinstance(decided, Emission):
             return decided
         self.settle(decided)
@@ -303,7 +303,9 @@ class TestSettling:
 class TestOlderRecords:
     def test_without_the_counts_all_attempts_are_certain(self):
         leased = Progress(NOW, NOW, 3, NOW, None, "old").leased("token", NOW, NOW + LEASE, 64)
-        assert decide(Record("a", {}, None, "r", leased), Retry(max_attempts=3), ahead=True).progress == Progress(
+        assert decide(
+            Record("a", {}, None, "r", leased), Retry(max_attempts=3), ahead=True, duration=LEASE
+        ).progress == Progress(
             *(None, NOW, 3, NOW),
             "Given up after 3 attempts; the last one was not acknowledged before its lease ran out.",
             "token",
@@ -313,7 +315,7 @@ class TestOlderRecords:
         progress = Progress(NOW, NOW)
         for attempt in (1, 2):
             progress = attrs.evolve(progress.leased("token", NOW, NOW + LEASE, 64), unsettled=0, ahead=0)
-            emission = decide(Record("a", {}, None, "r", progress), Retry(max_attempts=2), ahead=True)
+            emission = decide(Record("a", {}, None, "r", progress), Retry(max_attempts=2), ahead=True, duration=LEASE)
             assert isinstance(emission, Emission)
             assert (number(emission.record.progress), certain(emission.record.progress)) == (attempt, attempt)
         progress = attrs.evolve(progress.leased("token", NOW, NOW + LEASE, 64), unsettled=0, ahead=0)

@@ -217,6 +217,12 @@ def test_a_kind_without_a_heartbeat_beside_kinds_with_one(pit):
     assert pit.consume(handlers, heartbeat=True, max_lease="1h", until_idle=True).acked == 1
 
 
+def test_max_lease_holds_for_the_only_kind_that_has_a_heartbeat(pit):
+    pit.store({}, kind="mail")
+    handlers = {"mail": lambda message: None, "report": Handle(print, heartbeat=True)}
+    assert pit.consume(handlers, max_lease="1h", until_idle=True).acked == 1
+
+
 class TestAnEventLoopThatIsAboutToBeIdle:
     """Each kind looks at the store by itself. It is idle when the last of them has found nothing."""
 
@@ -430,14 +436,28 @@ class TestWhatIsRefused:
         ("handlers", "options", "error", "why"),
         [
             ({}, {}, pitstop.PitstopError, "empty mapping"),
-            ({"mail": 7}, {}, pitstop.PitstopError, "is a int, which cannot be called"),
+            (
+                {"mail": 7},
+                {},
+                pitstop.PitstopError,
+                "The handler of 'mail': The handler is a int, which cannot be called",
+            ),
             ({7: print}, {}, pitstop.PitstopError, "a key that is no kind. The kind must be a str"),
             ({"k" * 65: print}, {}, pitstop.PitstopError, "a key that is no kind"),
             ({"mail": print}, {"kinds": ["mail"]}, pitstop.ConfigError, "Leave kinds out"),
-            ({"mail": Handle(print, workers=0)}, {}, pitstop.ConfigError, "The Handle of 'mail': workers=0"),
-            ({"mail": Handle(print, lock_time="soon")}, {}, pitstop.ConfigError, "The Handle of 'mail': lock_time"),
+            ({"mail": Handle(print, workers=0)}, {}, pitstop.ConfigError, "The handler of 'mail': workers=0"),
+            ({"mail": Handle(print, lock_time="soon")}, {}, pitstop.ConfigError, "The handler of 'mail': lock_time"),
             ({"mail": Handle(print, max_lease="1h")}, {}, pitstop.ConfigError, "without heartbeat"),
-            ({"mail": print}, {"lock_time": "soon"}, pitstop.ConfigError, "lock_time"),
+            ({"mail": print}, {"lock_time": "soon"}, pitstop.ConfigError, "^lock_time"),
+            ({"mail": Handle(print)}, {"lock_time": "soon"}, pitstop.ConfigError, "^lock_time"),
+            ({"mail": Handle(print, heartbeat=False)}, {"max_lease": "1h"}, pitstop.ConfigError, "^max_lease"),
+            ({"mail": print, "*": Handle(print, deliveries="no")}, {}, pitstop.ConfigError, r"'\*': deliveries='no'"),
+            (
+                {"mail": Handle(print, lock_time="2h")},
+                {"heartbeat": True, "max_lease": "1h"},
+                pitstop.ConfigError,
+                "The handler of 'mail': max_lease=1:00:00 is shorter than lock_time",
+            ),
             (Handle(print), {}, pitstop.PitstopError, "belongs to a kind"),
             (dict.fromkeys([*map(str, range(101)), "*"], print), {}, pitstop.PitstopError, "name 101 kinds beside"),
             ({"mail": Handle(Handle(print))}, {}, pitstop.PitstopError, "is a Handle, which cannot be called"),
@@ -454,14 +474,25 @@ class TestWhatIsRefused:
         async def handle(message):
             pass
 
-        with pytest.raises(pitstop.PitstopError, match="is async"):
+        with pytest.raises(pitstop.PitstopError, match="The handler of 'report': The handler is async"):
             pit.consume({"mail": print, "report": handle})
 
     def test_a_handler_that_is_not_async_in_an_event_loop(self):
         async def main():
             async with pitstop.init_async("memory://") as pit:
-                with pytest.raises(pitstop.PitstopError, match="is not async"):
+                with pytest.raises(pitstop.PitstopError, match=r"The handler of 'mail': .* is not async"):
                     await pit.consume({"mail": print})
+
+        asyncio.run(main())
+
+    def test_a_lease_that_is_longer_than_max_lease_in_an_event_loop(self):
+        async def handle(message):
+            pass
+
+        async def main():
+            async with pitstop.init_async("memory://") as pit:
+                with pytest.raises(pitstop.ConfigError, match="The handler of 'mail': max_lease"):
+                    await pit.consume({"mail": Handle(handle, lock_time="2h")}, heartbeat=True, max_lease="1h")
 
         asyncio.run(main())
 

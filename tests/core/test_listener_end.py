@@ -176,11 +176,11 @@ class TestSignals:
                     self.raise_once()
                 return super()._now_ms()
 
-            def next_due(self):
+            def next_due(self, kinds=None):
                 if method == "next_due":
                     with self._room.lock:
                         self.raise_once()
-                return super().next_due()
+                return super().next_due(kinds)
 
             def now(self):
                 if method == "now":

@@ -157,7 +157,7 @@ class TestFacade:
             def __init__(self):
                 self.noticed = []
 
-            def notice(self, due):
+            def notice(self, due, kinds=None):
                 self.noticed.append(due)
 
         made, asleep = [], Asleep()

@@ -222,10 +222,13 @@ class TestLockTime:
             first.ack()
         assert pit.entries() == []
 
-    def test_a_shorter_one_is_over_in_its_time(self, pit, clock):
-        pit.store({"id": "a"}, NOW, lock_time="30s")
+    @pytest.mark.parametrize(("own", "seconds"), [("30s", 30), ("2h", 7200)])
+    def test_it_is_over_in_its_time(self, pit, clock, own, seconds):
+        pit.store({"id": "a"}, NOW, lock_time=own)
         first = got(pit)
-        clock.advance(30)
+        clock.advance(seconds - 1)
+        assert got(pit) is None
+        clock.advance(1)
         again = got(pit)
         assert again.attempt == 2
         with pytest.raises(pitstop.LeaseLost):
@@ -394,6 +397,18 @@ class _Open(MemoryBackend):
 
 
 class TestExpires:
+    @pytest.mark.parametrize("expires", ["1m", "1h"])
+    def test_new_policies_that_do_not_go_with_the_stored_jitter_are_refused(self, pit, expires):
+        """Some occurrences could never be emitted. The message stays as it is."""
+        pit.store({"id": "a"}, NOW, None, "1d", jitter="1h")
+        entry = pit.get("a")
+        with pytest.raises(pitstop.ScheduleError, match="expires is not longer than jitter"):
+            pit.store({"id": "a"}, keep_schedule=True, expires=expires)
+        with pytest.raises(pitstop.ScheduleError, match="expires is not longer than jitter"):
+            pit.store({"id": "a"}, keep_schedule=True, expires=expires, if_revision=entry.revision)
+        assert pit.get("a") == entry
+        assert pit.store({"id": "a"}, keep_schedule=True, expires="61m").outcome == "updated"
+
     def test_an_edit_keeps_the_time_that_a_person_chose_for_the_occurrence(self, pit, clock, expired):
         pit.store({"id": "a"}, NOW, None, HOUR, expires="10m")
         clock.advance(20 * 60)

@@ -44,7 +44,7 @@ def emissions(schedule: Schedule, looks: list[int]) -> tuple[list[tuple[int, Emi
     for now in looks:
         while record is not None and record.progress.due <= now:
             leased = attrs.evolve(record, progress=record.progress.leased("token", now, now + 1))
-            decided = decide(leased, Retry())
+            decided = decide(leased, Retry(), duration=HOUR_MS)
             if isinstance(decided, Emission):
                 emitted.append((now, decided))
                 decided = ack(decided)
@@ -219,7 +219,9 @@ class TestCatchUp:
     def test_skip_forgets_the_error_of_no_occurrence_that_it_passes_over(self):
         progress = Progress(NOON_MS, NOON_MS, last_error="boom").leased("t", NOON_MS + 600_000, NOON_MS + 700_000)
         record = Record("a", {}, every_hour(catch_up="skip", grace=1000).to_plain(), "r", progress)
-        assert decide(record, Retry()).progress == Progress(NOON_MS + HOUR_MS, NOON_MS + HOUR_MS, last_error="boom")
+        assert decide(record, Retry(), duration=HOUR_MS).progress == Progress(
+            NOON_MS + HOUR_MS, NOON_MS + HOUR_MS, last_error="boom"
+        )
 
     @given(
         histories(),
@@ -230,12 +232,12 @@ class TestCatchUp:
         start, every, end, looks = history
         schedule = Schedule(start, end, Every.of_ms(every), catch_up, 10**9 if catch_up == "skip" else None)
         progress = Progress(start, start).leased("0", looks[-1], looks[-1] + 1)
-        first = decide(Record("a", {}, schedule.to_plain(), "r", progress), Retry())
+        first = decide(Record("a", {}, schedule.to_plain(), "r", progress), Retry(), duration=HOUR_MS)
         now = looks[-1]
         for wait in waits:
             now += wait
             progress = progress.leased(str(now), now, now + 1)
-            again = decide(Record("a", {}, schedule.to_plain(), "r", progress), Retry())
+            again = decide(Record("a", {}, schedule.to_plain(), "r", progress), Retry(), duration=HOUR_MS)
             assert (again.scheduled_for, again.missed) == (first.scheduled_for, first.missed)
 
 

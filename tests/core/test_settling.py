@@ -50,7 +50,7 @@ def hourly(start: int = NOW, end: int | None = None, catch_up="latest", grace=No
 
 def emission(schedule: Schedule | None = None, progress: Progress | None = None, now: int = NOW) -> Emission:
     begun = progress or Progress(NOW, NOW)
-    decided = decide(record(begun.leased("token", now, now + LEASE), schedule), NEVER)
+    decided = decide(record(begun.leased("token", now, now + LEASE), schedule), NEVER, duration=LEASE)
     assert isinstance(decided, Emission)
     return decided
 
@@ -230,7 +230,7 @@ class TestBackoff:
 class TestSpentAttempts:
     def test_leases_that_ran_out_count_as_attempts(self):
         leased = Progress(NOW, NOW, 3, NOW, "boom", "t0").leased("t", NOW + LEASE, NOW + 2 * LEASE)
-        settlement = decide(record(leased), Retry(max_attempts=3))
+        settlement = decide(record(leased), Retry(max_attempts=3), duration=LEASE)
         assert settlement.outcome is Outcome.BURY
         assert settlement.progress.last_error == (
             "Given up after 3 attempts; the last one was not acknowledged before its lease ran out."
@@ -238,11 +238,11 @@ class TestSpentAttempts:
 
     def test_the_last_allowed_attempt_is_emitted(self):
         leased = Progress(NOW, NOW, 2, NOW).leased("t", NOW + LEASE, NOW + 2 * LEASE)
-        assert isinstance(decide(record(leased), Retry(max_attempts=3)), Emission)
+        assert isinstance(decide(record(leased), Retry(max_attempts=3), duration=LEASE), Emission)
 
     def test_a_spent_series_goes_on(self):
         leased = Progress(NOW, NOW, 3, NOW).leased("t", NOW + LEASE, NOW + 2 * LEASE)
-        settlement = decide(record(leased, hourly()), Retry(max_attempts=3))
+        settlement = decide(record(leased, hourly()), Retry(max_attempts=3), duration=LEASE)
         assert settlement.outcome is Outcome.RESCHEDULE
         assert settlement.progress.due == NOW + HOUR
 
@@ -253,12 +253,12 @@ class TestSpentAttempts:
 
 class TestUnreadable:
     def test_a_damaged_document_is_set_aside_with_its_error(self):
-        settlement = decide(Damaged("a", "Damaged: msg cannot be read.", NOW + LEASE, "token"), NEVER)
+        settlement = decide(Damaged("a", "Damaged: msg cannot be read.", NOW + LEASE, "token"), NEVER, duration=LEASE)
         assert settlement == Settlement("a", "token", Outcome.BURY, Aside("Damaged: msg cannot be read."))
 
     def test_a_record_that_was_claimed_and_counts_no_claim_is_set_aside(self):
         leased = Progress(NOW, NOW, -1).leased("token", NOW, NOW + LEASE)
-        settlement = decide(record(leased), NEVER)
+        settlement = decide(record(leased), NEVER, duration=LEASE)
         assert settlement.progress == Aside("Damaged: attempts cannot be right. Store the message again.")
 
     @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ class TestUnreadable:
     )
     def test_a_series_that_cannot_be_read_is_set_aside_with_its_error(self, series):
         leased = Record("a", {}, series, "r", Progress(NOW, NOW).leased("token", NOW, NOW + LEASE))
-        settlement = decide(leased, NEVER)
+        settlement = decide(leased, NEVER, duration=LEASE)
         assert settlement.outcome is Outcome.BURY
         assert settlement.progress.due is None
         assert "recurrence" in settlement.progress.last_error
@@ -328,7 +328,9 @@ class TestRedrive:
 
     def test_the_next_attempt_is_the_first(self):
         progress = redrive(record(Progress(None, NOW, 3, NOW, "boom", "token")), NOW + HOUR).progress
-        decided = decide(record(progress.leased("t", NOW + HOUR, NOW + 2 * HOUR)), Retry(max_attempts=1))
+        decided = decide(
+            record(progress.leased("t", NOW + HOUR, NOW + 2 * HOUR)), Retry(max_attempts=1), duration=LEASE
+        )
         assert isinstance(decided, Emission)
         assert decided.record.progress.attempts == 1
 

@@ -175,7 +175,7 @@ def test_an_extension_that_fails_beside_the_ack_of_a_handler_that_stored_its_own
 class Away(Component):
     """A component that needs the store, which is away, when it is told of a message."""
 
-    def notice(self, due):
+    def notice(self, due, kinds=None):
         away()
 
 
@@ -202,11 +202,10 @@ def test_acks_that_were_done_are_not_lost_because_a_component_fails_when_it_is_t
 def test_parked_workers_are_woken_although_the_store_cannot_say_the_time(pit, store):
     """The thread that has written something must not fail because a worker would like to know the time."""
     with pit.listen() as listener:
-        source = Source(
-            [Lane(intake_of(listener), print, False, 1)], Course(None, 1.0), until_idle=True, on_idle=lambda: None
-        )
+        lane = Lane(intake_of(listener), print, False, 1)
+        source = Source([lane], Course(None, 1.0), until_idle=True, on_idle=lambda: None)
         bell = Doorbell()
-        source._parked = (bell,)
+        source._parked = ((lane, bell),)
         store.now = away
         source.notice(1)
         del store.now

@@ -123,7 +123,8 @@ def test_claims_of_all_processes_work_while_the_server_builds_the_index(
     counted.put([of(record("bulk"), "bulk"), *(of(record(f"{n}"), "mail") for n in range(5))])
     other = open_backend(clock=clock, operation_timeout="2s")
     with build_hangs():
-        for backend in (counted, other, counted, other):
+        # The second one finds the index in the list, and the build under way.
+        for backend in (other, counted, other, counted):
             assert [each.kind for each in backend.lease(1, MINUTE, choice)] == ["mail"]
             assert backend.next_due(choice) is not None
         assert NAME in coll.index_information()
@@ -160,6 +161,27 @@ def test_claims_of_some_kinds_go_by_due_while_their_index_is_being_made(
     await_threads()
     assert NAME in coll.index_information()
     assert [each.id for each in backend.lease(5, MINUTE, ["bulk"])] == ["a"]
+
+
+def test_a_claim_waits_once_for_a_long_build(counted, clock, coll, record, build_hangs, monkeypatch):
+    waits = []
+    join = threading.Thread.join
+
+    def counting(self, timeout=None):
+        if self.name == "pitstop-index":
+            waits.append(timeout)
+        join(self, 0.01)
+
+    counted.put([of(record("a"), "mail")])
+    with build_hangs(), monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", counting)
+        for _ in range(3):
+            assert counted.next_due(["mail"]) == START
+            clock.advance(60)
+    first, *later = waits
+    assert 0 < first <= 1
+    assert later == [0, 0]
+    await_threads()
 
 
 def test_a_build_whose_end_is_not_reported_is_noticed_within_a_minute(
@@ -231,11 +253,16 @@ def test_an_index_that_cannot_be_made_is_tried_again_after_minutes_and_one_warni
         for _ in range(5):
             assert counted.next_due(["mail"]) == START
         assert commands.sent.count("createIndexes") == 1
-        clock.advance(600)
+        # A look before the try, one after it, and one for the text of the warning.
+        assert commands.sent.count("listIndexes") == 3
+        for _ in range(9):
+            clock.advance(60)
+            counted.next_due(["mail"])
+        assert commands.sent.count("createIndexes") == 1
+        assert commands.sent.count("listIndexes") == 3 + 9
+        clock.advance(60)
         counted.next_due(["mail"])
         assert commands.sent.count("createIndexes") == 2
-        # A look before the try, one after it, and one for the text of the warning.
-        assert commands.sent.count("listIndexes") == 6
     (text,) = warned(caplog)
     assert f"(code {code})" in text
     assert "createIndex({ kind: 1, due: 1 })" in text

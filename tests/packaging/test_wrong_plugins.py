@@ -218,6 +218,56 @@ def test_its_capabilities_are_none(broken, stated, kind):
     )
 
 
+NO_KINDS = {
+    "lease": "    def lease(self, limit, duration): return []",
+    "next_due": "    def next_due(self): return None",
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "signature"),
+    [("lease", "lease(self, limit, duration, kinds=None)"), ("next_due", "next_due(self, kinds=None)")],
+)
+@pytest.mark.parametrize("owner", ["Good", "Base"])
+def test_its_method_takes_no_kinds_although_it_inherits_the_capability(broken, owner, method, signature):
+    """The first claim with kinds would raise a TypeError, in a listener that runs already."""
+    bases = "class Good(Base): pass" if owner == "Base" else ""
+    source = f"from pitstop_memory import MemoryBackend\nclass {owner}(MemoryBackend):\n{NO_KINDS[method]}\n{bases}\n"
+    broken(source)
+    assert told() == (
+        f"{WHO} has the capability KINDS, but {owner}.{method}() takes no kinds. The signature must be {signature}. A class "
+        f"that claims without kinds must state its capabilities without Capability.KINDS. {UPGRADE}"
+    )
+
+
+@pytest.mark.parametrize("method", NO_KINDS)
+@pytest.mark.parametrize("ready", [False, True], ids=["class", "backend"])
+def test_a_class_that_is_given_takes_no_kinds_although_it_inherits_the_capability(method, ready):
+    scope: dict[str, Any] = {}
+    exec(f"from pitstop_memory import MemoryBackend\nclass Good(MemoryBackend):\n{NO_KINDS[method]}\n", scope)
+    with pytest.raises(
+        BackendLoadError, match=rf"^Good has the capability KINDS, but Good\.{method}\(\) takes no kinds\."
+    ):
+        pitstop.init({"type": scope["Good"]() if ready else scope["Good"]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    capabilities = MemoryBackend.capabilities & ~Capability.KINDS\n" + "\n".join(NO_KINDS.values()),
+        "    def lease(self, *arguments): return super().lease(*arguments)",
+        "    def lease(self, limit, duration, choice=None): return super().lease(limit, duration, choice)",
+        "    lease = functools.partialmethod(MemoryBackend.lease)",
+        "    next_due = staticmethod(max)",
+    ],
+    ids=["without the capability", "any arguments", "another name", "partial", "no signature"],
+)
+def test_a_method_that_can_be_called_with_kinds_is_accepted(broken, body):
+    head = "import functools\nfrom pitstop.abc import Capability\nfrom pitstop_memory import MemoryBackend\n"
+    broken(f"{head}class Good(MemoryBackend):\n{body}\n")
+    pitstop.init({"type": "broken"}).close()
+
+
 @pytest.mark.parametrize(
     ("metadata", "points_to", "reason"),
     [
@@ -282,7 +332,7 @@ def test_only_the_one_that_was_asked_for_is_loaded(install):
 @pytest.mark.parametrize(
     ("line", "stated", "hint"),
     [
-        ("pass", 4, None),
+        ("pass", 5, None),
         ("suite_version = 6", 6, None),
         ("suite_version = 0", 0, "passed suite 0, this pitstop-core has 5: run the suite again"),
         ("suite_version = None", None, "it does not state which version of the suite it passed (suite_version)"),

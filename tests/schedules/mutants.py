@@ -235,7 +235,7 @@ def a_thread_that_leaves_wakes_no_other(stack):
 @mutant("waiting", "a_nack_without_delay_wakes_a_thread_that_waits", "later")
 def a_nack_wakes_no_thread(stack):
     real = _session.Session.written
-    put(stack, _session.Session, "written", lambda self, due: real(self, due) if due is None else None)
+    put(stack, _session.Session, "written", lambda self, due, kinds=None: real(self, due) if due is None else None)
 
 
 # Event loops.

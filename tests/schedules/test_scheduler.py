@@ -8,6 +8,7 @@ import threading
 from contextlib import nullcontext
 from importlib import import_module
 
+import attrs
 import pytest
 
 from schedules import primitives
@@ -285,3 +286,17 @@ def test_no_object_of_a_module_has_a_lock_that_the_scheduler_does_not_know():
             if isinstance(held, locks)
         ]
     assert found == []
+
+
+def test_no_class_of_a_module_makes_a_lock_that_the_scheduler_does_not_know():
+    """The default of an attrs field is bound when the class is made, so that no patch of the module reaches it."""
+    makers = threading.Lock, threading.RLock, threading.Condition, threading.Event
+    found = {
+        f"{value.__module__}.{value.__name__}.{field.name}"
+        for module in modules()
+        for value in vars(module).values()
+        if attrs.has(value) and value.__module__ == module.__name__
+        for field in attrs.fields(value)
+        if isinstance(field.default, attrs.Factory) and field.default.factory in makers  # type: ignore[arg-type]
+    }
+    assert found == set()

@@ -35,7 +35,7 @@ class Watched(MemoryBackend):
     """A store in memory whose calls are points: other threads may go on before and after each of them."""
 
     api_version: ClassVar[int] = 1
-    capabilities: ClassVar[Capability] = Capability.CONDITIONAL
+    capabilities: ClassVar[Capability] = Capability.CONDITIONAL | Capability.KINDS
 
     def __init__(self, world: World, config: MemoryConfig) -> None:
         super().__init__(config)

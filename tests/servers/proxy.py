@@ -155,13 +155,13 @@ class Proxy:
         connection: _Connection,
         source: socket.socket,
         target: socket.socket,
-        judge: Callable[[_Connection, bytes], None],
+        judge: Callable[[_Connection, bytes], bytes],
     ) -> None:
         try:
             while message := _read_message(source):
-                judge(connection, message)
+                judged = judge(connection, message)
                 self._flowing.wait()
-                target.sendall(message)
+                target.sendall(judged)
         except (OSError, _Closed):
             pass
         finally:
@@ -169,10 +169,11 @@ class Proxy:
                 self._connections.discard(connection)
             connection.close()
 
-    def _request(self, connection: _Connection, message: bytes) -> None:
+    def _request(self, connection: _Connection, message: bytes) -> bytes:
+        """Return the message to send to the server in place of this one; empty if there is none."""
         _, request, _, code = _HEADER.unpack_from(message)
         if code != _OP_MSG:
-            return
+            return message
         name = _name_of(message)
         with self._lock:
             plan = next((each for each in self._plans if each.command == name), None)
@@ -182,20 +183,23 @@ class Proxy:
             elif self._odds is not None and name in self._odds[1] and self._odds[2].random() < self._odds[0]:
                 what = "reply"
             else:
-                return
+                return message
             if what == "reply":
                 connection.losing[request] = name
         if what == "request":
             self._count(f"lost request of {name}")
             raise _Closed
+        return message
 
-    def _reply(self, connection: _Connection, message: bytes) -> None:
+    def _reply(self, connection: _Connection, message: bytes) -> bytes:
+        """Return the message to send to the client in place of this one."""
         _, _, request, _ = _HEADER.unpack_from(message)
         with self._lock:
             name = connection.losing.pop(request, None)
         if name is not None:
             self._count(f"lost reply of {name}")
             raise _Closed
+        return message
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -209,6 +213,10 @@ class _Connection:
         self._client, self._server = client, server
         #: The commands whose replies will be lost, by the ids of their requests.
         self.losing: dict[int, str] = {}
+
+    def answer(self, request: bytes, reply: dict[str, Any]) -> None:
+        """Send a reply to the client, for a request that the server does not get."""
+        self._client.sendall(_message(reply, _HEADER.unpack_from(request)[1]))
 
     def close(self) -> None:
         for each in (self._client, self._server):
@@ -247,6 +255,11 @@ def _read(source: socket.socket, count: int) -> bytes:
             return b""
         parts += part
     return bytes(parts)
+
+
+def _message(document: dict[str, Any], reply_to: int) -> bytes:
+    body = struct.pack("<i", 0) + b"\0" + bson.encode(document)
+    return _HEADER.pack(_HEADER.size + len(body), 0, reply_to, _OP_MSG) + body
 
 
 def _name_of(message: bytes) -> str:

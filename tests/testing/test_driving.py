@@ -430,7 +430,7 @@ class TestOthers:
 
     def test_a_store_that_does_not_give_out_a_due_message_is_an_error(self):
         class Keeps(MemoryBackend):
-            def lease(self, limit, duration):
+            def lease(self, limit, duration, kinds=None):
                 return []
 
         with testing.init({"type": Keeps}) as pit:

@@ -79,5 +79,6 @@ async def in_a_loop(pit: AsyncPitstop, delivery: AsyncDelivery, when: datetime) 
     await pit.listen().get().ack()  # error: attr-defined
     await pit.consume(handle_at_once)  # error: arg-type
     await pit.consume(handle_soon, workers=8)  # error: call-arg
+    await pit.consume(handle_soon, rate=50)  # error: arg-type
     await delivery.nack(delay=5)  # error: arg-type
     delivery.attempt = 5  # error: misc

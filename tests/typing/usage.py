@@ -19,6 +19,7 @@ from pitstop import (
     Consumer,
     Delivery,
     Entry,
+    Handle,
     Listener,
     Pitstop,
     Recurrence,
@@ -131,6 +132,8 @@ def consuming(pit: Pitstop) -> None:
     def by_delivery(delivery: Delivery) -> bool:
         return delivery.lost
 
+    def by_batch(batch: list[Delivery]) -> None: ...
+
     assert_type(pit.consumers, tuple[Consumer, ...])
     for consumer in pit.consumers:
         assert_type((consumer.healthy, consumer.in_hand, consumer.in_handlers), tuple[bool, int, int])
@@ -140,6 +143,9 @@ def consuming(pit: Pitstop) -> None:
     assert_type(summary.acked + summary.handled, int)
     if summary.reason == "max_messages":
         pit.consume(by_delivery, until_idle=True, max_messages=3)
+        pit.consume({"mail": by_message, "report": Handle(by_delivery, rate="2/h", workers=1)}, rate="1000/15m")
+        pit.consume(by_batch, batch=100)
+        pit.consume({"mail": by_message, "report": Handle(by_batch, batch=100)})
 
 
 def listening(pit: Pitstop) -> None:
@@ -265,8 +271,15 @@ async def handle_delivery(delivery: AsyncDelivery) -> str:
     return delivery.id
 
 
+async def handle_batch(batch: list[AsyncDelivery]) -> None:
+    for each in batch:
+        await each.ack()
+
+
 async def consuming_in_a_loop(pit: AsyncPitstop) -> None:
     assert_type(pit.consumers, tuple[Consumer, ...])
+    await pit.consume({"mail": handle_soon, "report": Handle(handle_soon, rate="2/h")}, rate="50/s")
+    await pit.consume(handle_batch, batch=100)
     summary = await pit.consume(handle_soon, concurrency=200, lock_time="5m", max_messages=10, until_idle=True)
     assert_type((summary.acked, summary.nacked, summary.lost, summary.unfinished), tuple[int, int, int, int])
     await pit.consume(handle_delivery, drain=timedelta(seconds=5), heartbeat=True, max_lease="1h", deliveries=True)

@@ -65,6 +65,7 @@ from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
 from pitstop_conformance.contract._paused import Paused
 from pitstop_conformance.contract._pauses import Pauses
+from pitstop_conformance.contract._policies import KeptPolicies
 from pitstop_conformance.contract._put import PutGetDelete
 from pitstop_conformance.contract._put_if import PutIf
 from pitstop_conformance.contract._read import Read
@@ -107,6 +108,7 @@ class BackendContract(
     Pauses,
     Paused,
     Kinds,
+    KeptPolicies,
     Counts,
     Settle,
     Lease,

@@ -51,7 +51,7 @@ class Changing:
             applied = backend.put_if(alive, stored.revision, stored.progress)
         else:
             (applied,) = backend.settle([redrive(stored, now_us // 1000)])
-        self._session.written(None)
+        self._session.written(None, (stored.kind,))
         return _known(applied, id)
 
     @entrance
@@ -108,14 +108,14 @@ class Changing:
         session.flush([id])
         stored = _sound(backend, id, "released")
         ended = None if stored is None else end_lease(stored, backend.now() // 1000)
-        if ended is None:
+        if stored is None or ended is None:
             return False
         (applied,) = backend.settle([ended])
         if applied is not False:
             supersede(session.events, [id])
             # A listener of this process may have claimed the message ahead.
             session.forget({id: None})
-            session.written(None)
+            session.written(None, (stored.kind,))
         return _known(applied, id)
 
     def _move(self, id: str, done: str, now_us: int, decide: Callable[[Record], Record | None]) -> bool:

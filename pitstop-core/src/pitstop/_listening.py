@@ -10,13 +10,14 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 from pitstop._consume._course import checked_drain
-from pitstop._consume._handler import takes_delivery
-from pitstop._consume._lanes import Handlers, Lane, planned
-from pitstop._consume._threads import Consuming, sync_handler
+from pitstop._consume._handler import sync_handler, takes_delivery
+from pitstop._consume._lanes import Handlers, Lane, Plan, named, planned
+from pitstop._consume._threads import Consuming
 from pitstop._engine._calls import entrance
 from pitstop._engine._intake import Intake
 from pitstop._engine._listener import Listener
 from pitstop._engine._session import Session
+from pitstop._engine._throttle import Throttle
 from pitstop._engine._watcher import Watcher
 from pitstop._values._arguments import MOST_THREADS, ListenOptions
 from pitstop._values._consumer import Consumer
@@ -86,6 +87,8 @@ class Listening:
         drain: timedelta | float | str = 30,
         kinds: Collection[str] | None = None,
         deliveries: bool | None = None,
+        rate: str | None = None,
+        batch: int | None = None,
     ) -> Summary:
         """Handle messages as they become due, until a signal. Acknowledge each message for which the handler returns.
 
@@ -111,6 +114,10 @@ class Listening:
         :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
         :param kinds: handle only messages of these kinds, as for :meth:`listen`.
         :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
+        :param rate: the most messages in a time, as in ``"50/s"``, ``"100/m"`` or ``"1000/15m"``, spread evenly. Retries count. In a
+            mapping: of all kinds together. Each process has its own rate. The other messages stay in the store, unclaimed.
+        :param batch: call the handler with a list of deliveries: those that are due now, of this number at most. It may settle each by
+            itself. At its end, the others are acknowledged, or nacked if it raised.
         :return: the number of messages by outcome, and why it ended.
         :raises ConfigError: if a value cannot be used.
         :raises PitstopError: if the handler cannot be called, or is async.
@@ -124,20 +131,25 @@ class Listening:
             most=MOST_THREADS,
             deliveries=deliveries,
             kinds=kinds,
+            rate=rate,
             options={
                 "lock_time": lock_time,
                 "loop_time": loop_time,
                 "prefetch": prefetch,
                 "heartbeat": heartbeat,
                 "max_lease": max_lease,
+                "batch": batch,
             },
         )
         patience = checked_drain(drain, max_messages, until_idle)
-        with_delivery = [takes_delivery(sync_handler(each.handler), each.deliveries) for each in plans]
-        intakes = open_intakes(self, [each.options for each in plans])
+        with_delivery = []
+        for each in plans:
+            with named(each.kind):
+                with_delivery.append(takes_delivery(sync_handler(each.handler), each.deliveries))
+        intakes = open_intakes(self, plans)
         lanes = [
-            Lane(intake, plan.handler, gets, plan.workers)
-            for intake, plan, gets in zip(intakes, plans, with_delivery, strict=True)
+            Lane(intake, plan.handler, takes, plan.workers, plan.options.batch)
+            for intake, plan, takes in zip(intakes, plans, with_delivery, strict=True)
         ]
         return Consuming(self._session, lanes, max_messages=max_messages, until_idle=until_idle, drain=patience).run()
 
@@ -147,10 +159,13 @@ class Listening:
         return tuple(each.consumer() for each in self._session.components if isinstance(each, Consuming))
 
 
-def open_intake(pit: Listening, options: ListenOptions, *, claimed_apart: bool = False) -> Intake:
+def open_intake(
+    pit: Listening, options: ListenOptions, *, claimed_apart: bool = False, throttles: Sequence[Throttle] = ()
+) -> Intake:
     """Return what is behind a new listener, for code of this library that claims on behalf of others.
 
     :param claimed_apart: whether the threads that handle messages never claim.
+    :param throttles: the rates at which messages are claimed.
     :raises BackendUnavailable: if the Pitstop is closed.
     :raises ConfigError: if ``max_lease`` is shorter than a lease.
     :raises Unsupported: if kinds are chosen, and the backend has none.
@@ -159,18 +174,19 @@ def open_intake(pit: Listening, options: ListenOptions, *, claimed_apart: bool =
     backend = session.backend  # raises if the Pitstop is closed
     if options.kinds is not None and Capability.KINDS not in session.capabilities:
         raise lacks_kinds(backend)
-    return Intake(session, pit._watcher, options, claimed_apart=claimed_apart)
+    return Intake(session, pit._watcher, options, claimed_apart=claimed_apart, throttles=throttles)
 
 
-def open_intakes(pit: Listening, options: Sequence[ListenOptions]) -> list[Intake]:
-    """Return an intake for each of these options, or none.
+def open_intakes(pit: Listening, plans: Sequence[Plan]) -> list[Intake]:
+    """Return an intake for each of these plans, or none.
 
     :raises BackendUnavailable: as :func:`open_intake`, like the other errors.
     """
     opened: list[Intake] = []
     with ExitStack() as stack:
-        for each in options:
-            intake = open_intake(pit, each)
+        for each in plans:
+            with named(each.kind):
+                intake = open_intake(pit, each.options, throttles=each.throttles)
             # Those before an error are closed.
             stack.callback(intake.close)
             opened.append(intake)

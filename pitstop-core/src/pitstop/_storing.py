@@ -134,9 +134,16 @@ class Storing:
         if events.observes_stored:
             for record in records:
                 events.stored(describe(record, self._now))
-        if self._at_once:
-            # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
-            self._session.written(min([record.progress.due or 0 for record in records]))
+        # In a transaction no message is visible yet. Its commit is noticed like a store by another process.
+        if not self._at_once:
+            return
+        if len(records) == 1:
+            # As a rule. Every store comes here.
+            (record,) = records
+            self._session.written(record.progress.due or 0, (record.kind,))
+        else:
+            due = min([record.progress.due or 0 for record in records])
+            self._session.written(due, {record.kind for record in records})
 
 
 def check_conditional(session: Session) -> None:

@@ -126,13 +126,14 @@ class MongoBackend(Backend):
 
     @_one_call
     def put(self, records: Sequence[Record]) -> None:
+        progresses = _distinct(records)
         try:
             self._storer.put(records)
         finally:
             # Also when it failed: it may have been done in part.
-            self._claimers.written(min((record.progress.due or 0 for record in records), default=None))
+            self._claimers.written(min((progress.due or 0 for progress in progresses), default=None))
             self._unleasable.forget(record.id for record in records)
-        self._wakeups.announce(_least(record.progress for record in records))
+        self._wakeups.announce(_least(progresses))
 
     @_one_call
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
@@ -248,6 +249,18 @@ class MongoBackend(Backend):
     def _new_claimer(self, kinds: Collection[str] | None) -> Claimer:
         remember = self._config.clock is None
         return Claimer(self._connection, self.clock, self._unleasable, remember=remember, kinds=kinds)
+
+
+def _distinct(records: Sequence[Record]) -> list[Progress]:
+    """Return the progress of each record, once for records in a row that share it, as those of one batch often do."""
+    found: list[Progress] = []
+    last = None
+    for record in records:
+        progress = record.progress
+        if progress is not last:
+            last = progress
+            found.append(progress)
+    return found
 
 
 def _least(written: Iterable[Progress | Aside | None]) -> int | None:

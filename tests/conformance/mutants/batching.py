@@ -127,14 +127,14 @@ class ClaimReadBackById(MemoryBackend):
 class LeasesMoreThanItReturns(OpenClaims):
     """Leases all that is due, and returns as many as were wanted. ``UPDATE ... WHERE due <= now``, with no limit."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
-        return super().lease(1_000_000, duration)[:limit]
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
+        return super().lease(1_000_000, duration, kinds)[:limit]
 
 
 @mutant("test_a_thousand_due_records_are_leased_once_each", "test_ties_go_in_the_order_in_which_their_ids_came_in")
 class DropsTheLastOfAClaim(OpenClaims):
     """Leases as many as were wanted, and returns one less if they are many. It keeps one, to know where to go on."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
-        leased = super().lease(limit, duration)
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
+        leased = super().lease(limit, duration, kinds)
         return leased[:-1] if len(leased) == limit and limit > 1 else leased

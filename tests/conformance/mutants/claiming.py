@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
 from conformance.mutants.registry import mutant, right, round_trip
-from pitstop.abc import LAST_INSTANT, Progress, Record, copy_plain
+from pitstop.abc import LAST_INSTANT, Progress, Record, copy_plain, is_chosen
 from pitstop_memory import MemoryBackend
 
 
@@ -27,21 +27,26 @@ class OpenClaims(MemoryBackend):
     def is_due(self, due: int | None, now: int) -> bool:
         return due is not None and due <= now
 
+    def is_of(self, record: Record, kinds: Collection[str] | None) -> bool:
+        return is_chosen(record.kind, kinds)
+
     def new_token(self) -> str:
         return os.urandom(16).hex()
 
     def leased(self, record: Record, token: str, now: int, until: int, limit: int) -> Progress:
         return record.progress.leased(token, now, until, limit)
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         with self._room.lock:
-            return self._claim(limit, duration, self.due_records)
+            return self._claim(limit, duration, self.due_records, kinds)
 
-    def _claim(self, limit: int, duration: int, due: Callable[[int], list[Record]]) -> list[Record]:
+    def _claim(
+        self, limit: int, duration: int, due: Callable[[int], list[Record]], kinds: Collection[str] | None
+    ) -> list[Record]:
         token, now = self.new_token(), self._now_ms()
         until = min(now + duration, LAST_INSTANT)
         claimed: list[Record] = []
-        for each in due(now)[:limit]:
+        for each in [each for each in due(now) if self.is_of(each, kinds)][:limit]:
             progress = self.leased(each, token, now, until, limit)
             self._room.shelf.change(each.id, progress)
             claimed.append(attrs.evolve(each, message=copy_plain(each.message), progress=progress))
@@ -52,24 +57,26 @@ class OpenClaims(MemoryBackend):
 class ClaimNotAtomic(OpenClaims):
     """Reads the due records, then writes the leases. Both steps take the lock, and the second does not check again."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         with self._room.lock:
             due = self.due_records(self._now_ms())
         round_trip()
         with self._room.lock:
-            return self._claim(limit, duration, lambda now: [each for each in due if self._room.shelf.get(each.id)])
+            return self._claim(
+                limit, duration, lambda _: [each for each in due if self._room.shelf.get(each.id)], kinds
+            )
 
 
 @mutant("test_many_claimers_get_something_while_enough_is_due")
 class ContentionIsEmpty(MemoryBackend):
     """Returns nothing while another claim is running. To be quick, it does not wait for the lock."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         if not self._room.lock.acquire(blocking=False):
             return []
         try:
             round_trip()
-            return self._lease(limit, duration)
+            return self._lease(limit, duration) if kinds is None else self._lease_of(kinds, limit, duration)
         finally:
             self._room.lock.release()
 
@@ -118,8 +125,8 @@ class LeaseFromDue(OpenClaims):
 class OverItsLimit(OpenClaims):
     """Leases one more than its limit. It reads one more, to know whether there is more, and forgets to drop it."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
-        return super().lease(limit + 1, duration)
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
+        return super().lease(limit + 1, duration, kinds)
 
 
 @mutant("test_an_older_record_that_a_peer_puts_is_leased_first")

@@ -19,8 +19,8 @@ from pitstop_sqlite import SqliteBackend
 class ClaimEndsAtTheDamaged(SqliteBackend):
     """Reads a claim up to the first record that it cannot read. The other records are leased, and are never returned."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        leased = [*super().lease(limit, duration)]
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
+        leased = [*super().lease(limit, duration, kinds)]
         sound = [*itertools.takewhile(lambda each: isinstance(each, Record), leased)]
         return sound or leased[:1]
 

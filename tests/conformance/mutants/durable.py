@@ -82,17 +82,17 @@ class AcknowledgedBeforeCommitted(SqliteBackend):
         self._flush()
         return super().tally()
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
         self._flush()
-        return super().lease(limit, duration)
+        return super().lease(limit, duration, kinds)
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         self._flush()
         return super().settle(settlements)
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         self._flush()
-        return super().next_due()
+        return super().next_due(kinds)
 
     def close(self) -> None:
         self._flush()
@@ -139,8 +139,8 @@ class _ReadsThenWrites(SqliteBackend):
 class ClaimInTwoStatements(_ReadsThenWrites):
     """Reads what is due, then writes the leases, without a transaction around both."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        return self._claim(limit, duration)
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
+        return self._claim(limit, duration) if kinds is None else super().lease(limit, duration, kinds)
 
 
 @mutant("test_an_ack_never_deletes_a_version_that_was_stored_since", "test_a_lease_is_settled_by_one_of_many")
@@ -217,9 +217,9 @@ _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 class LockOfOneProcess(_ReadsThenWrites):
     """Holds a lock of the process around a claim, and says that several processes may share the store."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
         with _locks[self._path]:
-            return self._claim(limit, duration)
+            return self._claim(limit, duration) if kinds is None else super().lease(limit, duration, kinds)
 
 
 @mutant("test_handles_that_are_closed_hold_neither_threads_nor_files", slow=True)

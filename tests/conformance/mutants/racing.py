@@ -12,7 +12,7 @@ import attrs
 
 from conformance.mutants.claiming import OpenClaims
 from conformance.mutants.registry import mutant, round_trip
-from pitstop.abc import LAST_INSTANT, Record, Settlement
+from pitstop.abc import LAST_INSTANT, Record, Settlement, is_chosen
 from pitstop_memory import MemoryBackend
 
 
@@ -41,9 +41,9 @@ class _WritesLater(_OneAtATime):
     def write(self, record: Record) -> bool:
         raise NotImplementedError
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         with self.alone:
-            return super().lease(limit, duration)
+            return super().lease(limit, duration, kinds)
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         with self.alone:
@@ -82,9 +82,9 @@ class NackBringsBackInARace(_WritesLater):
 class AckDeletesTheNewer(_OneAtATime):
     """Deletes by id what is acknowledged, after it checked the token. A put is not excluded in between."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         with self.alone:
-            return super().lease(limit, duration)
+            return super().lease(limit, duration, kinds)
 
     def delete(self, id: str) -> bool:
         with self.alone:
@@ -107,11 +107,11 @@ class AckDeletesTheNewer(_OneAtATime):
 class ClaimBringsBackTheRemoved(OpenClaims, _OneAtATime):
     """Reads what is due, and upserts it with its lease. A delete is not excluded in between."""
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         with self.alone:
             with self._room.lock:
                 now = self._now_ms()
-                due = self.due_records(now)[:limit]
+                due = [each for each in self.due_records(now) if is_chosen(each.kind, kinds)][:limit]
             round_trip()
             token, until = self.new_token(), min(now + duration, LAST_INSTANT)
             leased = [attrs.evolve(each, progress=self.leased(each, token, now, until, limit)) for each in due]

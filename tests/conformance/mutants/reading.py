@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
 from conformance.mutants.registry import mutant
 from pitstop import State
-from pitstop.abc import Record, Tally
+from pitstop.abc import Record, Tally, is_chosen
 from pitstop_memory import MemoryBackend
 
 
@@ -104,13 +104,15 @@ class LimitBeforeState(MemoryBackend):
 class NextDueIgnoresTheLeased(MemoryBackend):
     """Names the next due time of the records that are not leased. The end of a lease without an ack is noticed late."""
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         now = self._now_ms()
         with self._room.lock:
             times = [
                 each.progress.due
                 for each in self._room.shelf
-                if each.progress.due is not None and (each.progress.token is None or each.progress.due <= now)
+                if each.progress.due is not None
+                and is_chosen(each.kind, kinds)
+                and (each.progress.token is None or each.progress.due <= now)
             ]
         return min(times, default=None)
 
@@ -122,7 +124,9 @@ class NextDueForEver(MemoryBackend):
     _known = False
     _next: int | None = None
 
-    def next_due(self) -> int | None:
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
+        if kinds is not None:
+            return super().next_due(kinds)
         if not self._known:
             self._known, self._next = True, super().next_due()
         return self._next

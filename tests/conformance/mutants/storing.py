@@ -262,9 +262,9 @@ class CachesReads(MemoryBackend):
         self._cache.clear()
         return super().delete(id)
 
-    def lease(self, limit: int, duration: int) -> Sequence[Record]:
+    def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         self._cache.clear()
-        return super().lease(limit, duration)
+        return super().lease(limit, duration, kinds)
 
     def settle(self, settlements):
         self._cache.clear()

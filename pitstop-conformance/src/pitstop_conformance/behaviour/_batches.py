@@ -15,7 +15,7 @@ import pitstop
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Kit
 from pitstop_conformance._records import START, at
-from pitstop_conformance.behaviour._listener import _Listening, until
+from pitstop_conformance.behaviour._listener import InAThread, until
 
 
 _NOW = timedelta(0)
@@ -93,7 +93,7 @@ class Batches(Kit):
                     for each in listeners:
                         each.stop()
 
-        threads = [_Listening(partial(consume, each)) for each in listeners]
+        threads = [InAThread(partial(consume, each)) for each in listeners]
         for thread in threads:
             thread.join()
         for listener in listeners:

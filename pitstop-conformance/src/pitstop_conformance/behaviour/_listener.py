@@ -26,7 +26,7 @@ _LOCK = timedelta(minutes=15)
 _PATIENCE = 20.0
 
 
-class _Listening:
+class InAThread:
     """A thread that uses a listener, with its result or its error."""
 
     def __init__(self, function: Callable[[], object]) -> None:
@@ -255,7 +255,7 @@ class Listening(Kit):
 
     def test_stop_ends_the_iteration(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         listener = pit.listen()
-        loop = _Listening(lambda: [each.id for each in listener])
+        loop = InAThread(lambda: [each.id for each in listener])
         clock.wait_for_sleepers(1)
 
         listener.stop()
@@ -274,7 +274,7 @@ class Listening(Kit):
 
     def test_stop_ends_the_iteration_in_every_thread(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         listener = pit.listen()
-        loops = [_Listening(lambda: [each.id for each in listener]) for _ in range(3)]
+        loops = [InAThread(lambda: [each.id for each in listener]) for _ in range(3)]
         clock.wait_for_sleepers(3)
 
         listener.stop()
@@ -292,7 +292,7 @@ class Listening(Kit):
 
     def test_closing_pitstop_ends_the_iteration(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         listener = pit.listen()
-        loop = _Listening(lambda: [each.id for each in listener])
+        loop = InAThread(lambda: [each.id for each in listener])
         clock.wait_for_sleepers(1)
 
         pit.close()
@@ -304,7 +304,7 @@ class Listening(Kit):
     ) -> None:
         """The clock stands still, so only the store can end the sleep of the listener."""
         with pit.listen() as listener:
-            loop = _Listening(lambda: next(listener).msg)
+            loop = InAThread(lambda: next(listener).msg)
             clock.wait_for_sleepers(1)
 
             pit.store({"id": "a", "n": 1}, _NOW)
@@ -316,18 +316,18 @@ class Listening(Kit):
     ) -> None:
         pit = make_pit(retry={"max_attempts": 2})
         with pit.listen() as listener:
-            loop = _Listening(lambda: next(listener))
+            loop = InAThread(lambda: next(listener))
             clock.wait_for_sleepers(1)
             pit.store_many([({"id": "a"}, _NOW)])
             first = loop.join()
 
-            loop = _Listening(lambda: next(listener))
+            loop = InAThread(lambda: next(listener))
             clock.wait_for_sleepers(1)
             first.nack("x", delay=timedelta(0))
             second = loop.join()
             assert second.attempt == 2
 
-            loop = _Listening(lambda: next(listener))
+            loop = InAThread(lambda: next(listener))
             clock.wait_for_sleepers(1)
             second.nack("y")
             assert pit.redrive("a")
@@ -336,9 +336,9 @@ class Listening(Kit):
     def test_a_listener_sleeps_until_the_next_message_is_due(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         pit.store({"id": "a"}, timedelta(milliseconds=250))
         with pit.listen(loop_time=timedelta(days=1)) as listener:
-            loop = _Listening(lambda: (next(listener), clock.now())[1])
+            loop = InAThread(lambda: (next(listener), clock.now())[1])
 
-            woke = _advance_until(clock, loop, timedelta(milliseconds=50))
+            woke = advance_until(clock, loop, timedelta(milliseconds=50))
 
             assert woke >= at(START + 250)
 
@@ -348,11 +348,11 @@ class Listening(Kit):
         """The listener finds a message that another handle stored, without any hint."""
         pit, other = make_pit(), make_pit()
         with pit.listen(loop_time=timedelta(minutes=1)) as listener:
-            loop = _Listening(lambda: next(listener).id)
+            loop = InAThread(lambda: next(listener).id)
             clock.wait_for_sleepers(1)
             other.store({"id": "a"}, _NOW)
 
-            assert _advance_until(clock, loop, timedelta(seconds=30)) == "a"
+            assert advance_until(clock, loop, timedelta(seconds=30)) == "a"
 
     def test_a_lease_that_runs_out_elsewhere_is_noticed(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock
@@ -362,16 +362,16 @@ class Listening(Kit):
         next_of(other.listen())
         # A long lease, so that it does not end if this thread is slow while the clock goes on.
         with pit.listen(lock_time=timedelta(days=10)) as listener:
-            loop = _Listening(lambda: next(listener).attempt)
+            loop = InAThread(lambda: next(listener).attempt)
 
-            assert _advance_until(clock, loop, timedelta(minutes=1)) == 2
+            assert advance_until(clock, loop, timedelta(minutes=1)) == 2
             assert clock.now() >= _NOW + _LOCK
 
     def test_get_waits_for_its_timeout(self, pit: pitstop.Pitstop, clock: ManualClock) -> None:
         with pit.listen() as listener:
-            loop = _Listening(lambda: (listener.get(timeout=10), clock.now()))
+            loop = InAThread(lambda: (listener.get(timeout=10), clock.now()))
 
-            delivery, woke = _advance_until(clock, loop, timedelta(seconds=1))
+            delivery, woke = advance_until(clock, loop, timedelta(seconds=1))
 
             assert delivery is None
             assert woke >= _NOW + timedelta(seconds=10)
@@ -396,15 +396,15 @@ class Listening(Kit):
             "releases": lambda: other.release("a"),
         }
         with pit.listen(loop_time=timedelta(days=100)) as listener:
-            loop = _Listening(lambda: next(listener).id)
+            loop = InAThread(lambda: next(listener).id)
             clock.wait_for_sleepers(1)
             assert act[how]()
 
-            assert _advance_until(clock, loop, timedelta(milliseconds=100)) == "a"
+            assert advance_until(clock, loop, timedelta(milliseconds=100)) == "a"
             assert clock.now() < _NOW + timedelta(days=1)
 
 
-def _advance_until(clock: ManualClock, loop: _Listening, step: timedelta) -> Any:
+def advance_until(clock: ManualClock, loop: InAThread, step: timedelta) -> Any:
     """Move the clock whenever a thread sleeps by it, until the thread ``loop`` ends. Return its result."""
     pause, deadline = threading.Event(), time.monotonic() + _PATIENCE
     while loop.running and time.monotonic() < deadline:

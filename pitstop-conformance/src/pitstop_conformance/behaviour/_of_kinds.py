@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 import pitstop
 
-from pitstop.abc import Backend, Capability
+from pitstop.abc import Backend, Capability, Damaged, Record
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import START, at
+from pitstop_conformance.behaviour._listener import InAThread, advance_until
 
 
 _NOW = at(START)
@@ -166,18 +168,31 @@ class OfKinds(Kit):
         assert got == ["mail", "report"]
 
     def test_a_listener_sleeps_until_its_own_next_message(
-        self, kinded_pit: pitstop.Pitstop, clock: ManualClock
+        self, backend: Backend, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """However many messages of other kinds are due."""
-        kinded_pit.store_many([({}, _NOW) for _ in range(5)], kind="bulk")
-        kinded_pit.store({"id": "a"}, _NOW + timedelta(seconds=5), kind="mail")
+        needs(backend, Capability.KINDS)
+        claims: list[datetime] = []
+        lease = backend.lease
 
-        with kinded_pit.listen(kinds=["mail"], loop_time=60) as listener:
-            assert listener.get() is None
-            clock.advance(5)
-            delivery = listener.get()
-            assert delivery is not None
-            assert delivery.id == "a"
+        def counted(*arguments: Any) -> Sequence[Record | Damaged]:
+            claims.append(clock.now())
+            return lease(*arguments)
+
+        monkeypatch.setattr(backend, "lease", counted)
+        with pitstop.init({"type": backend}) as pit:
+            pit.store_many([({}, _NOW) for _ in range(5)], kind="bulk")
+            pit.store({"id": "a"}, _NOW + timedelta(seconds=5), kind="mail")
+            with pit.listen(kinds=["mail"], loop_time=timedelta(days=1)) as listener:
+                loop = InAThread(lambda: (next(listener).id, clock.now()))
+
+                woke = advance_until(clock, loop, timedelta(milliseconds=50))
+
+        assert woke[0] == "a"
+        assert woke[1] >= _NOW + timedelta(seconds=5)
+        # The watch of a store may wake the listener some times for the messages that were stored before.
+        early = [each for each in claims if each < _NOW + timedelta(seconds=5)]
+        assert len(early) < 20, "the listener does not wake up for messages of other kinds"
 
     def test_a_nacked_message_comes_back_to_its_kind(self, kinded_pit: pitstop.Pitstop) -> None:
         kinded_pit.store({"id": "a"}, _NOW, kind="mail")

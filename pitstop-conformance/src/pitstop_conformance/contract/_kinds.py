@@ -1,4 +1,4 @@
-"""Kinds and policies: records keep them, and claims choose by kind."""
+"""Kinds: records keep them, and claims choose by them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import (
     EVERY_OUTCOME,
     MINUTE,
-    SERIES,
     START,
     complete,
     ids,
@@ -43,16 +42,16 @@ _KINDS = [
     "k" * 64,
     "😀" * 64,
 ]
-#: A policy with a value of each kind that one may hold.
-_POLICY: dict[str, Any] = {
-    "lock_time": 7_200_000,
-    "retry": {"factor": 1.5, "delay": None, "words": ["a", True, {"a.b": {"$c": 0}}]},
-}
 
 
 def _put(backend: Backend, *kinds: str) -> None:
     """Store records that are due: the ids are the numbers of these kinds, in the order in which they are due."""
     backend.put([make_record(str(n), START - len(kinds) + n, kind=kind) for n, kind in enumerate(kinds)])
+
+
+def _given(kinds: Any) -> list[Any]:
+    """Return the arguments of a claim of these kinds. A claim without kinds leaves the argument out, as core does."""
+    return [] if kinds is None else [kinds]
 
 
 class Kinds(Kit):
@@ -78,21 +77,8 @@ class Kinds(Kit):
         assert leased.kind == kind
         assert kinded.get("a") == leased
 
-    @pytest.mark.parametrize("policy", [None, {}, _POLICY], ids=["none", "empty", "full"])
-    def test_a_policy_comes_back_as_it_was_stored(self, backend: Backend, policy: dict[str, Any] | None) -> None:
-        needs(backend, Capability.POLICIES)
-        record = make_record(policy=policy, series=SERIES)
-        backend.put([record])
-        assert backend.get("a") == record
-
-        leased = lease_only(backend)
-
-        assert leased.policy == policy
-        assert backend.get("a") == leased
-
-    def test_a_new_version_has_its_own_kind_and_policy(self, kinded: Backend) -> None:
-        policies = Capability.POLICIES in kinded.capabilities
-        kinded.put([make_record(kind="mail", policy=_POLICY if policies else None)])
+    def test_a_new_version_has_its_own_kind(self, kinded: Backend) -> None:
+        kinded.put([make_record(kind="mail")])
         kinded.put([make_record()])
         plain = kinded.get("a")
         kinded.put([make_record(kind="report")])
@@ -100,30 +86,45 @@ class Kinds(Kit):
 
         assert plain is not None
         assert report is not None
-        (plain, report) = records([plain, report])
-        assert (plain.kind, plain.policy, report.kind) == ("", None, "report")
+        assert [each.kind for each in records([plain, report])] == ["", "report"]
         assert list(kinded.lease(1, MINUTE, ["mail"])) == []
         assert list(kinded.lease(1, MINUTE, [""])) == []
         assert ids(kinded.lease(1, MINUTE, ["report"])) == ["a"]
 
-    def test_a_conditional_store_writes_kind_and_policy(self, kinded: Backend) -> None:
-        needs(kinded, Capability.CONDITIONAL)
-        policy = _POLICY if Capability.POLICIES in kinded.capabilities else None
-        first = make_record(kind="mail", policy=policy)
+    @pytest.mark.usefixtures("conditional")
+    @pytest.mark.parametrize("unchanged", [False, True], ids=["by_revision", "by_revision_and_progress"])
+    def test_a_conditional_store_writes_the_kind(self, kinded: Backend, unchanged: bool) -> None:
+        first = make_record(kind="mail")
         assert kinded.put_if(first, None)
         assert kinded.get("a") == first
 
         second = make_record(kind="report")
 
-        assert kinded.put_if(second, first.revision)
+        assert kinded.put_if(second, first.revision, first.progress if unchanged else None)
         assert kinded.get("a") == second
+        assert list(kinded.lease(1, MINUTE, ["mail"])) == []
+        assert ids(kinded.lease(1, MINUTE, ["report"])) == ["a"]
+
+    @pytest.mark.usefixtures("conditional")
+    def test_a_conditional_store_that_is_refused_leaves_the_kind(self, kinded: Backend) -> None:
+        first = make_record(kind="mail")
+        kinded.put([first])
+
+        assert not kinded.put_if(make_record(kind="report"), None)
+        assert not kinded.put_if(make_record(kind="report"), "another")
+
+        assert kinded.get("a") == first
+        assert list(kinded.lease(1, MINUTE, ["report"])) == []
+        assert ids(kinded.lease(1, MINUTE, ["mail"])) == ["a"]
 
     @pytest.mark.parametrize("outcome", [each for each in Outcome if each is not Outcome.COMPLETE])
     @pytest.mark.parametrize("together", [1, 3], ids=["alone", "in_a_batch"])
-    def test_a_settlement_leaves_kind_and_policy(self, kinded: Backend, outcome: Outcome, together: int) -> None:
-        policy = _POLICY if Capability.POLICIES in kinded.capabilities else None
-        kinded.put([make_record(id, kind="mail", policy=policy) for id in "abc"[:together]])
-        leased = [each for _ in range(together) for each in records(kinded.lease(together, MINUTE))]
+    @pytest.mark.parametrize("kinds", [None, ["mail"]], ids=["of_all", "of_its_kind"])
+    def test_a_settlement_leaves_the_kind(
+        self, kinded: Backend, clock: ManualClock, kinds: Any, outcome: Outcome, together: int
+    ) -> None:
+        kinded.put([make_record(id, kind="mail") for id in "abc"[:together]])
+        leased = [each for _ in range(together) for each in records(kinded.lease(together, MINUTE, *_given(kinds)))]
 
         written = {each.id: EVERY_OUTCOME[outcome](each) for each in leased}
 
@@ -131,6 +132,22 @@ class Kinds(Kit):
         assert [kinded.get(each.id) for each in leased] == [
             attrs.evolve(each, progress=written[each.id]) for each in leased
         ]
+        clock.advance(3600)
+        assert list(kinded.lease(3, MINUTE, [""])) == []
+        again = [] if outcome is Outcome.BURY else sorted(written)
+        assert sorted(ids(kinded.lease(3, MINUTE, ["mail"]))) == again
+
+    def test_a_peer_claims_by_the_kinds_that_another_handle_stored(
+        self, kinded: Backend, open_backend: Handles
+    ) -> None:
+        peer = open_backend.peer()
+        _put(kinded, "mail", "bulk", "mail", "")
+        assert peer.next_due(["bulk"]) == START - 3
+        assert ids(peer.lease(10, MINUTE, ["mail"])) == ["0", "2"]
+        assert ids(open_backend.peer().lease(10, MINUTE, AllBut(["mail", ""]))) == ["1"]
+        peer.put([make_record("3", START - 1, kind="mail")])
+        assert list(kinded.lease(10, MINUTE, [""])) == []
+        assert ids(kinded.lease(10, MINUTE, ["mail"])) == ["3"]
 
     @pytest.mark.parametrize("limit", [1, 2, 10])
     def test_a_claim_of_some_kinds_brings_these_alone(self, kinded: Backend, limit: int) -> None:
@@ -257,10 +274,15 @@ class Kinds(Kit):
 
     @pytest.mark.parametrize("count", [250, 600])
     def test_more_kinds_than_a_statement_has_room_for(self, kinded: Backend, count: int) -> None:
-        _put(kinded, *[f"kind-{n}" for n in range(count)])
+        """The kinds that are due first are the last ones in the order of their names."""
+        kinds = [f"kind-{n:03}" for n in reversed(range(count))]
+        _put(kinded, *kinds)
 
-        assert ids(kinded.lease(2, MINUTE, AllBut(["kind-0"]))) == ["1", "2"]
-        assert kinded.next_due(AllBut(["kind-0", "kind-1", "kind-2"])) == START - count + 3
+        assert ids(kinded.lease(2, MINUTE, AllBut(kinds[:1]))) == ["1", "2"]
+        assert kinded.next_due(AllBut(kinds[:3])) == START - count + 3
+        # Core accepts as many names of one listener.
+        assert kinded.next_due(kinds[:2:-1][:100]) == START - 100
+        assert ids(kinded.lease(2, MINUTE, kinds[102:2:-1])) == ["3", "4"]
 
     def test_a_damaged_record_is_of_its_kind_or_of_none(self, kinded: Backend) -> None:
         """It holds up neither the listeners of its kind nor those of others."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 
 import attrs
 
 from pitstop import State
-from pitstop.abc import Aside, Progress, Record, Settlement, Tally, state_of
+from pitstop.abc import Aside, Progress, Record, Settlement, Tally, is_chosen, state_of
 
 
 __all__ = ["ModelStore", "place_of"]
@@ -68,21 +68,27 @@ class ModelStore:
         oldest = due[0].progress.due if due else None
         return Tally(states.count("scheduled"), len(due), states.count("leased"), states.count("dead"), oldest)
 
-    def next_due(self) -> int | None:
-        return min(self.dues(), default=None)
+    def next_due(self, kinds: Collection[str] | None = None) -> int | None:
+        return min(self.dues(kinds), default=None)
 
-    def dues(self) -> list[int]:
-        """Return all due times. The due time of a leased record is the end of its lease."""
-        return [record.progress.due for record in self._records.values() if record.progress.due is not None]
+    def dues(self, kinds: Collection[str] | None = None) -> list[int]:
+        """Return the due times of all records of these kinds. The due time of a leased record is the end of its lease."""
+        return [
+            each.progress.due
+            for each in self._records.values()
+            if each.progress.due is not None and is_chosen(each.kind, kinds)
+        ]
 
     def state(self, id: str, now: int) -> State | None:
         """Return the state of a record, or None if there is no such record."""
         record = self._records.get(id)
         return None if record is None else state_of(record.progress.due, record.progress.token, now)
 
-    def claimable(self, now: int) -> list[Record]:
-        """Return the ids that a claim may take, in its order: the oldest ``due`` first, then the id that was stored first."""
-        due = [record for record in self._records.values() if self.state(record.id, now) == "due"]
+    def claimable(self, now: int, kinds: Collection[str] | None = None) -> list[Record]:
+        """Return the records that a claim may take, in its order: the oldest ``due`` first, then the id that was stored first."""
+        due = [
+            each for each in self._records.values() if is_chosen(each.kind, kinds) and self.state(each.id, now) == "due"
+        ]
         return sorted(due, key=lambda record: (record.progress.due or 0, self._came[record.id]))
 
     def lease(self, id: str, token: str, now: int, until: int, limit: int) -> Record:

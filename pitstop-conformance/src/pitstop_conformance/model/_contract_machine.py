@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Any
 
@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from pitstop import State
-from pitstop.abc import Aside, Backend, Capability, Damaged, Outcome, Progress, Record, Settlement
+from pitstop.abc import AllBut, Aside, Backend, Capability, Damaged, Outcome, Progress, Record, Settlement, is_chosen
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles
 from pitstop_conformance._values import same
@@ -38,7 +38,14 @@ _SECOND, _MINUTE, _HOUR, _DAY = 1000, 60_000, 3_600_000, 86_400_000
 _BY = st.sampled_from(["one", "other"])
 #: Due times, in milliseconds from now. None: dead, with a token, so that a redrive with that token applies.
 _DUE_IN = st.sampled_from([0, -1, 1, -_SECOND, _SECOND, -_DAY, None])
-_RECORDS = st.lists(st.tuples(IDS, _DUE_IN), max_size=4, unique_by=lambda each: each[0])
+#: A careless store may mistake one of them for another.
+_KINDS = st.sampled_from(["", "mail", "Mail"])
+_RECORDS = st.lists(st.tuples(IDS, _DUE_IN, _KINDS), max_size=4, unique_by=lambda each: each[0])
+_POLICIES = st.sampled_from([None, None, {"lock_time": 5000, "retry": {"delay": None, "a.b": [True]}}, {}])
+#: The kinds of a claim. None: all.
+_CHOICES = st.sampled_from(
+    [None, None, None, ["mail"], ["", "mail"], ["Mail", "none"], AllBut(["mail"]), AllBut(["", "Mail"]), AllBut([])]
+)
 _OUTCOMES = st.sampled_from(
     ["complete", "release", "release later", "reschedule", "extend", "shorten", "bury", "set aside"]
 )
@@ -121,10 +128,10 @@ class ContractMachine(RuleBasedStateMachine):
         self._turns = count()
 
     @initialize(target=leases, records=_RECORDS)
-    def begin(self, records: list[tuple[str, int | None]]) -> MultipleResults[Record]:
+    def begin(self, records: list[tuple[str, int | None, str]]) -> MultipleResults[Record]:
         """Store some records first, as a rule, because most operations on an empty store show little."""
         emptied(self._handle("one"))
-        return self._put("one", [self._new(id, due_in, {}, series=False) for id, due_in in records])
+        return self._put("one", [self._new(id, due_in, {}, series=False, kind=kind) for id, due_in, kind in records])
 
     def teardown(self) -> None:
         for each in (*self._handles.values(), *self._dropped):
@@ -137,14 +144,22 @@ class ContractMachine(RuleBasedStateMachine):
         records=_RECORDS,
         message=PLAIN,
         series=st.booleans(),
+        policy=_POLICIES,
         again=st.booleans(),
         target=leases,
     )
     def put(
-        self, by: str, records: list[tuple[str, int | None]], message: dict[str, Any], series: bool, again: bool
+        self,
+        by: str,
+        records: list[tuple[str, int | None, str]],
+        message: dict[str, Any],
+        series: bool,
+        policy: dict[str, Any] | None,
+        again: bool,
     ) -> MultipleResults[Record]:
-        """``records``: ids, and due times in milliseconds from now. ``again``: repeat the call, as after a lost reply."""
-        return self._put(by, [self._new(id, due_in, message, series=series) for id, due_in in records], again=again)
+        """``records``: ids, due times in milliseconds from now, and kinds. ``again``: repeat the call, as after a lost reply."""
+        new = [self._new(id, due_in, message, series=series, kind=kind, policy=policy) for id, due_in, kind in records]
+        return self._put(by, new, again=again)
 
     @precondition(lambda self: Capability.CONDITIONAL in self._handle("one").capabilities)
     @rule(
@@ -152,14 +167,24 @@ class ContractMachine(RuleBasedStateMachine):
         id=IDS,
         due_in=_DUE_IN,
         message=PLAIN,
+        kind=_KINDS,
+        policy=_POLICIES,
         expects=st.sampled_from(["none", "this revision", "this record", "another revision", "another progress"]),
         target=leases,
     )
     def put_if(
-        self, by: str, id: str, due_in: int | None, message: dict[str, Any], expects: str
+        self,
+        by: str,
+        id: str,
+        due_in: int | None,
+        message: dict[str, Any],
+        kind: str,
+        policy: dict[str, Any] | None,
+        expects: str,
     ) -> MultipleResults[Record]:
         """``expects``: "none" is no record with the id; "this" is the present record."""
-        there, record = self._model.get(id), self._new(id, due_in, message, series=False)
+        there = self._model.get(id)
+        record = self._new(id, due_in, message, series=False, kind=kind, policy=policy)
         present = (None, None) if there is None else (there.revision, there.progress)
         other = None if there is None else attrs.evolve(there.progress, attempts=there.progress.attempts + 1)
         revision, progress = {
@@ -187,15 +212,20 @@ class ContractMachine(RuleBasedStateMachine):
         by=_BY,
         limit=st.integers(1, 4),
         duration=st.sampled_from([_SECOND, 1, _MINUTE]),
+        kinds=_CHOICES,
         when=st.sampled_from(["when something is due", "when something is due", "now"]),
         target=leases,
     )
-    def lease(self, by: str, limit: int, duration: int, when: str) -> MultipleResults[Record]:
-        if when != "now" and not self._model.claimable(self._times.now):
-            self._times.advance("to the next due time", self._model.dues())
-        claim = self._handle(by).lease(limit, duration)
+    def lease(
+        self, by: str, limit: int, duration: int, kinds: Collection[str] | None, when: str
+    ) -> MultipleResults[Record]:
+        """``kinds``: None claims without the argument, as does a backend that does not declare KINDS."""
+        kinds = kinds if self._has_kinds else None
+        if when != "now" and not self._model.claimable(self._times.now, kinds):
+            self._times.advance("to the next due time", self._model.dues(kinds))
+        claim = self._handle(by).lease(limit, duration, *self._argument(kinds))
         now = self._times.now
-        due = self._model.claimable(now)
+        due = self._model.claimable(now, kinds)
         assert len(claim) <= limit, f"lease({limit}, ...): expected at most {limit} records, got {len(claim)}"
         assert claim or not due, (
             f"lease(...): expected at least one of the due records {[each.id for each in due]}, got none"
@@ -205,7 +235,7 @@ class ContractMachine(RuleBasedStateMachine):
         assert not tokens & self._tokens, "expected a new token for each claim, got a token of an earlier claim"
         self._tokens |= tokens
         for each in claim:
-            self._refuse_if_not_due(each, now)
+            self._refuse_if_not_due(each, now, kinds)
             expected = self._model.lease(each.id, _token(each), now, now + duration, limit)
             self._compare(each, expected, f"lease({each.id!r})")
         self._check_order(by, [each.id for each in claim], [each.id for each in due], now)
@@ -277,15 +307,23 @@ class ContractMachine(RuleBasedStateMachine):
             after = (now if there is None else there.progress.due, behind)
         self._compare_scan(by, state, limit, after)
 
-    @rule()
-    def next_due(self) -> None:
+    @rule(kinds=_CHOICES)
+    def next_due(self, kinds: Collection[str] | None) -> None:
         """Read through a new handle, because the answer of an older handle may be out of date."""
+        kinds = kinds if self._has_kinds else None
         peer = self._open()
         try:
-            told, is_so = peer.next_due(), self._model.next_due()
+            told, is_so = peer.next_due(*self._argument(kinds)), self._model.next_due(kinds)
         finally:
             peer.close()
-        assert told == is_so, f"next_due(): expected {self._shown(is_so)}, got {self._shown(told)}"
+        assert told == is_so, f"next_due({kinds}): expected {self._shown(is_so)}, got {self._shown(told)}"
+
+    @property
+    def _has_kinds(self) -> bool:
+        return Capability.KINDS in self._handle("one").capabilities
+
+    def _argument(self, kinds: Collection[str] | None) -> list[Collection[str]]:
+        return [] if kinds is None else [kinds]
 
     @property
     def _has_leased(self) -> bool:
@@ -317,14 +355,26 @@ class ContractMachine(RuleBasedStateMachine):
         if backend is not None:
             backend.close()
 
-    def _new(self, id: str, due_in: int | None, message: dict[str, Any], *, series: bool) -> Record:
+    def _new(
+        self,
+        id: str,
+        due_in: int | None,
+        message: dict[str, Any],
+        *,
+        series: bool,
+        kind: str,
+        policy: dict[str, Any] | None = None,
+    ) -> Record:
+        capabilities = self._handle("one").capabilities
+        kind = kind if Capability.KINDS in capabilities else ""
+        policy = policy if Capability.POLICIES in capabilities else None
         now = self._times.now
         if due_in is None:
             progress = Progress(None, now - _HOUR, 3, now - _MINUTE, "gave up", os.urandom(16).hex())
         else:
             progress = Progress(now + due_in, now + due_in)
         every = {"start": now, "every": {"v": 1, "ms": _HOUR}, "end": None, "$list": [{"a.b": [0, None, "x"]}]}
-        return Record(id, message, every if series else None, os.urandom(16).hex(), progress)
+        return Record(id, message, every if series else None, os.urandom(16).hex(), progress, kind, policy)
 
     def _put(self, by: str, put: list[Record], *, again: bool = False) -> MultipleResults[Record]:
         self._model.put(put)
@@ -369,7 +419,7 @@ class ContractMachine(RuleBasedStateMachine):
             if done:
                 self._written[each.id] = (by, now)
 
-    def _refuse_if_not_due(self, leased: Record | Damaged, now: int) -> None:
+    def _refuse_if_not_due(self, leased: Record | Damaged, now: int, kinds: Collection[str] | None) -> None:
         """Fail if a claim must not return this record, and name the reason."""
         state, record = self._model.state(leased.id, now), self._model.get(leased.id)
         assert record is not None, f"lease(...) returned {leased.id!r}, which was acked or removed before"
@@ -378,6 +428,9 @@ class ContractMachine(RuleBasedStateMachine):
         assert due is not None
         assert state != "leased", f"lease(...) returned {leased.id!r}, whose lease runs for another {due - now} ms"
         assert state == "due", f"lease(...) returned {leased.id!r} {due - now} ms before it is due"
+        assert is_chosen(record.kind, kinds), (
+            f"lease(..., {kinds}) returned {leased.id!r}, which is of kind {record.kind!r}"
+        )
 
     def _check_order(self, by: str, claimed: list[str], due: list[str], now: int) -> None:
         """The oldest ``due`` first; of those with one ``due``, the id that came in first.
@@ -417,6 +470,8 @@ class ContractMachine(RuleBasedStateMachine):
         assert told.revision == is_so.revision, f"{what}: expected the revision of the last put, got another one"
         assert same(told.message, is_so.message), f"{what}: message: expected {is_so.message!r}, got {told.message!r}"
         assert same(told.series, is_so.series), f"{what}: series: expected {is_so.series!r}, got {told.series!r}"
+        assert told.kind == is_so.kind, f"{what}: kind: expected {is_so.kind!r}, got {told.kind!r}"
+        assert same(told.policy, is_so.policy), f"{what}: policy: expected {is_so.policy!r}, got {told.policy!r}"
         # The caller of a backend may change the message that it got.
         _spoil(told.message)
 

@@ -24,6 +24,7 @@ from pitstop.testing import ManualClock
 from pitstop_conformance._interrupting import at_each_line
 from pitstop_conformance._kit import Handles, needs
 from pitstop_conformance._records import MINUTE, START, at, complete, ids, lease_all, make_record, settlement
+from pitstop_conformance.races._choices import CHOICES
 from pitstop_conformance.races._processes import LARGE, Forking, Processes, Say, flat
 
 
@@ -47,19 +48,23 @@ class ProcessRaces(Forking):
         needs(backend, Capability.MULTI_PROCESS)
         return backend
 
-    def test_processes_claim_and_settle_each_record_once(self, shared: Backend, processes: Processes) -> None:
-        names = [f"{n:05}" for n in range(_RECORDS)]
-        shared.put([make_record(name, START - n % 5) for n, name in enumerate(names)])
+    @pytest.mark.parametrize("by", CHOICES)
+    def test_processes_claim_and_settle_each_record_once(self, shared: Backend, processes: Processes, by: str) -> None:
+        choice, names = CHOICES[by], [f"{n:05}" for n in range(_RECORDS)]
+        choice.check(shared)
+        shared.put([make_record(name, START - n % 5, kind=choice.kind(n)) for n, name in enumerate(names)])
 
-        def drain(limit: int, backend: Backend, say: Say) -> list[Any]:
+        def drain(claimer: int, limit: int, backend: Backend, say: Say) -> list[Any]:
             done: list[Any] = []
-            while claim := backend.lease(limit, 10 * MINUTE):
+            while claim := choice.lease(claimer, backend, limit, 10 * MINUTE):
                 applied = backend.settle([complete(each) for each in claim])
                 assert all(applied), "a settlement of a leased record applies"
                 done.append([_token(claim), ids(claim), [_progress(each).attempts for each in claim]])
             return done
 
-        claims = flat(processes.together(*(partial(drain, limit) for limit in (1, 3, 7, 20)[:_PROCESSES])))
+        claims = flat(
+            processes.together(*(partial(drain, n, limit) for n, limit in enumerate((1, 3, 7, 20)[:_PROCESSES])))
+        )
 
         assert sorted(flat([claimed for _, claimed, _ in claims])) == names
         assert set(flat([attempts for _, _, attempts in claims])) == {1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from functools import partial
 
@@ -13,9 +13,9 @@ import pytest
 
 import pitstop
 
-from pitstop.abc import Backend, Outcome, Progress, Record
+from pitstop.abc import AllBut, Backend, Capability, Outcome, Progress, Record, is_chosen
 from pitstop.testing import ManualClock
-from pitstop_conformance._kit import Handles, Kit
+from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import (
     EVERY_OUTCOME,
     MINUTE,
@@ -30,6 +30,7 @@ from pitstop_conformance._records import (
     records,
     settlement,
 )
+from pitstop_conformance.races._choices import CHOICES, Choice
 from pitstop_conformance.races._threads import together
 
 
@@ -58,10 +59,17 @@ class Races(Kit):
             return [first] * _THREADS
         return [first, *(open_backend.peer() for _ in range(_THREADS - 1))]
 
-    def test_many_claimers_lease_each_record_once(self, handles: list[Backend]) -> None:
-        handles[0].put([make_record(f"{n:03}", START - n % 5) for n in range(200)])
+    @pytest.fixture(params=CHOICES)
+    def choice(self, request: pytest.FixtureRequest, handles: list[Backend]) -> Choice:
+        """The kinds that the claimers choose."""
+        choice = CHOICES[request.param]
+        choice.check(handles[0])
+        return choice
 
-        claims = together(*(_claims(each, 5) for each in handles))
+    def test_many_claimers_lease_each_record_once(self, handles: list[Backend], choice: Choice) -> None:
+        handles[0].put([make_record(f"{n:03}", START - n % 5, kind=choice.kind(n)) for n in range(200)])
+
+        claims = together(*_claims(handles, choice, 5))
 
         leased = [record for each in claims for claim in each for record in claim]
         assert sorted(ids(leased)) == [f"{n:03}" for n in range(200)]
@@ -72,39 +80,45 @@ class Races(Kit):
             each.id: each for each in handles[0].scan("leased", 1000, None)
         }, "each claimer holds the stored record"
 
-    def test_many_claimers_get_something_while_enough_is_due(self, handles: list[Backend]) -> None:
+    def test_many_claimers_get_something_while_enough_is_due(self, handles: list[Backend], choice: Choice) -> None:
         """A claim may return fewer records than its limit, but not none: after an empty claim a listener sleeps."""
         claims = 10
-        handles[0].put([make_record(f"{n:03}") for n in range(_THREADS * claims * 3 + 1)])
+        count = choice.room(_THREADS * claims * 3 + 1)
+        handles[0].put([make_record(f"{n:03}", kind=choice.kind(n)) for n in range(count)])
 
-        sizes = together(*(partial(_sizes_of_claims, each, claims) for each in handles))
+        def sizes_of(claimer: int) -> list[int]:
+            return [len(choice.lease(claimer, handles[claimer], 3, MINUTE)) for _ in range(claims)]
+
+        sizes = together(*(partial(sizes_of, claimer) for claimer in range(_THREADS)))
 
         assert [0 in each for each in sizes] == [False] * _THREADS
 
-    def test_many_claimers_who_settle_at_once_leave_nothing(self, handles: list[Backend]) -> None:
-        handles[0].put([make_record(f"{n:03}") for n in range(200)])
+    def test_many_claimers_who_settle_at_once_leave_nothing(self, handles: list[Backend], choice: Choice) -> None:
+        handles[0].put([make_record(f"{n:03}", kind=choice.kind(n)) for n in range(200)])
 
-        def drain(backend: Backend) -> list[str]:
+        def drain(claimer: int) -> list[str]:
             done: list[str] = []
-            while claim := backend.lease(7, MINUTE):
-                applied = backend.settle([complete(each) for each in claim])
+            while claim := choice.lease(claimer, handles[claimer], 7, MINUTE):
+                applied = handles[claimer].settle([complete(each) for each in claim])
                 assert all(applied), "a settlement of a leased record applies"
                 done.extend(ids(claim))
                 # Here and below: a record that is leased again would make the loop of the thread endless.
                 assert len(done) <= 200, "no record is leased again after its settlement"
             return done
 
-        done = together(*(partial(drain, each) for each in handles))
+        done = together(*(partial(drain, claimer) for claimer in range(_THREADS)))
 
         assert sorted(id for each in done for id in each) == [f"{n:03}" for n in range(200)]
         assert list(handles[0].scan(None, 10, None)) == []
 
-    def test_claimers_of_leases_that_ran_out_get_each_once(self, handles: list[Backend], clock: ManualClock) -> None:
-        handles[0].put([make_record(f"{n:02}") for n in range(60)])
+    def test_claimers_of_leases_that_ran_out_get_each_once(
+        self, handles: list[Backend], clock: ManualClock, choice: Choice
+    ) -> None:
+        handles[0].put([make_record(f"{n:02}", kind=choice.kind(n)) for n in range(60)])
         assert len(lease_all(handles[0])) == 60
         clock.advance(60)
 
-        claims = together(*(_claims(each, 4) for each in handles))
+        claims = together(*_claims(handles, choice, 4))
 
         leased = [record for each in claims for claim in each for record in claim]
         assert sorted(ids(leased)) == [f"{n:02}" for n in range(60)]
@@ -148,6 +162,51 @@ class Races(Kit):
         results = together(last_store, *(partial(claim, each) for each in handles[1:]))
 
         acked = [each for done in results[1:] for each in done]
+        assert len(set(acked)) == len(acked), "each version is acknowledged at most once"
+        assert {name for name, version in acked if version == versions} == set(names), (
+            "the last version is emitted at some point"
+        )
+        assert list(handles[0].scan(None, 10, None)) == []
+
+    def test_a_claim_of_some_kinds_never_holds_a_version_of_another_kind(self, handles: list[Backend]) -> None:
+        """One thread stores new versions, each of another kind than the one before, and others claim by kind."""
+        needs(handles[0], Capability.KINDS)
+        names, kinds = [f"{n}" for n in range(6)], ("mail", "bulk", "")
+        storing, claims = [True], list[int]()
+
+        def store() -> int:
+            """Return the number of versions: 40, and more until the others have claimed some times in between."""
+            version = 0
+            try:
+                while version < 40 or (len(claims) < 4 * _ROUNDS and version < 200 * _ROUNDS):
+                    version += 1
+                    handles[0].put([_version(name, version, kind=kinds[version % 3]) for name in names])
+            finally:
+                storing[0] = False
+            return version
+
+        def claim(backend: Backend, chosen: Collection[str]) -> list[tuple[str, int]]:
+            done = []
+            while True:
+                last_look = not storing[0]
+                claimed = records(backend.lease(3, MINUTE, chosen))
+                claims.append(len(claimed))
+                for each in claimed:
+                    assert each.kind == kinds[each.message["version"] % 3], "message and kind are of one put"
+                    assert is_chosen(each.kind, chosen), "the claim returns records of its kinds alone"
+                    now = backend.get(each.id)
+                    if isinstance(now, Record) and now.progress.token == each.progress.token:
+                        assert now == each, "the lease is on the version that the claim returned"
+                    if backend.settle([complete(each)])[0]:
+                        done.append((each.id, each.message["version"]))
+                assert len(set(done)) == len(done), "each version is acknowledged at most once"
+                if last_look and not claimed:
+                    return done
+
+        choices: list[Collection[str]] = [["mail"], AllBut(["mail"]), ["", "bulk"]]
+        versions, *results = together(store, *map(partial, [claim] * 3, handles[1:], choices))
+
+        acked = [each for done in results for each in done]
         assert len(set(acked)) == len(acked), "each version is acknowledged at most once"
         assert {name for name, version in acked if version == versions} == set(names), (
             "the last version is emitted at some point"
@@ -455,22 +514,21 @@ class Races(Kit):
         assert pits[0].get("a") is None
 
 
-def _claims(backend: Backend, limit: int) -> Callable[[], list[list[Record]]]:
-    def claim_all() -> list[list[Record]]:
+def _claims(handles: list[Backend], choice: Choice, limit: int) -> list[Callable[[], list[list[Record]]]]:
+    """Return a function for each handle that claims until nothing of its kinds is due, and returns the claims."""
+
+    def claim_all(claimer: int) -> list[list[Record]]:
         claims: list[list[Record]] = []
-        while claim := backend.lease(limit, MINUTE):
+        while claim := choice.lease(claimer, handles[claimer], limit, MINUTE):
             assert len({each.progress.token for each in claim if isinstance(each, Record)}) == 1
             claims.append([each for each in claim if isinstance(each, Record)])
             # A message that is leased again would make this loop endless.
             assert len(claims) <= 1000, "no message is leased again while its lease runs"
         return claims
 
-    return claim_all
+    return [partial(claim_all, claimer) for claimer in range(len(handles))]
 
 
-def _sizes_of_claims(backend: Backend, number: int) -> list[int]:
-    return [len(backend.lease(3, MINUTE)) for _ in range(number)]
-
-
-def _version(name: str, version: int, due: int = START) -> Record:
-    return make_record(name, due, message={"version": version, "pad": "x" * 200}, revision=f"{name}-{version}")
+def _version(name: str, version: int, due: int = START, *, kind: str = "") -> Record:
+    message = {"version": version, "pad": "x" * 200}
+    return make_record(name, due, message=message, revision=f"{name}-{version}", kind=kind)

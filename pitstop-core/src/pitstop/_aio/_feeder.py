@@ -334,8 +334,7 @@ class Feeder:
         """Fill the buffer, and wait for messages if the loop is patient."""
         intake = self._opened()
         stamp = self.stamp
-        waiter = Waiter(self._wanted, claims_first=True, takes=False)
-        self._waiter = waiter
+        waiter = self._waiter = Waiter(self._wanted, claims_first=True, takes=False)
         # After that: the loop's thread changes these first, and then withdraws the waiter.
         patient = self._patient
         clock = intake.session.clock
@@ -349,6 +348,9 @@ class Feeder:
                 # A message that was stored for now is due at the next whole millisecond. A manual clock stands still.
                 clock.wait(Doorbell(), _ROUNDING)
                 found = intake.fill(waiter, clock.monotonic())
+            if not (found or patient) and (held := intake.claimer.held_back()) is not None:
+                clock.wait(self._bell, held)
+                return
             if found or not (waiter.withdrawn or intake.stopped):
                 self._note_time(intake)
         except BackendUnavailable as error:

@@ -6,7 +6,7 @@ Threads: an event loop's; a thread of :class:`Hands` or of a feeder calls ``_ope
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, cast
@@ -17,8 +17,9 @@ from pitstop._aio._hands import Hands
 from pitstop._aio._listener import AsyncListener
 from pitstop._consume._course import checked_drain
 from pitstop._consume._handler import AsyncHandler, async_handler
-from pitstop._consume._lanes import AsyncHandlers, Opening, planned
+from pitstop._consume._lanes import AsyncHandlers, Opening, Plan, named, planned
 from pitstop._consume._tasks import Consuming
+from pitstop._engine._throttle import Throttle
 from pitstop._errors import BackendUnavailable
 from pitstop._listening import open_intake
 from pitstop._pitstop import Pitstop
@@ -92,6 +93,8 @@ class AsyncListening(ABC):
         drain: timedelta | float | str = timedelta(seconds=30),
         kinds: Collection[str] | None = None,
         deliveries: bool | None = None,
+        rate: str | None = None,
+        batch: int | None = None,
     ) -> Summary:
         """Handle messages as they become due, each by ``await handler(message)`` in a task of its own.
 
@@ -119,6 +122,8 @@ class AsyncListening(ABC):
         :param drain: how long running handlers may still take at the end.
         :param kinds: handle only messages of these kinds: see :meth:`pitstop.Pitstop.listen`.
         :param deliveries: whether the handler is called with the delivery, whatever its parameter is called.
+        :param rate: the most messages in a time, as in ``"50/s"``: see :meth:`pitstop.Pitstop.consume`.
+        :param batch: call the handler with a list of deliveries, of this number at most: see :meth:`pitstop.Pitstop.consume`.
         :return: the number of messages by outcome.
         :raises PitstopError: when the handler is not async.
         :raises ConfigError: when a value cannot be used.
@@ -131,21 +136,24 @@ class AsyncListening(ABC):
             most=MOST_TASKS,
             deliveries=deliveries,
             kinds=kinds,
+            rate=rate,
             options={
                 "lock_time": lock_time,
                 "loop_time": loop_time,
                 "prefetch": prefetch,
                 "heartbeat": heartbeat,
                 "max_lease": max_lease,
+                "batch": batch,
             },
         )
         for each in plans:
-            async_handler(cast("AsyncHandler", each.handler))
+            with named(each.kind):
+                async_handler(cast("AsyncHandler", each.handler))
         patience = checked_drain(drain, max_messages, until_idle)
         if self._closed:
             raise closed_error()
         consuming = Consuming(
-            [Opening(each, partial(self._listen, each.options)) for each in plans],
+            [Opening(each, partial(self._listen_for, each)) for each in plans],
             self._hands,
             self._consuming,
             max_messages=max_messages,
@@ -163,8 +171,12 @@ class AsyncListening(ABC):
         """Return a function that opens an intake, in a thread. Wrong options raise here."""
         return partial(self._listen, ListenOptions.of(**options))
 
-    def _listen(self, options: ListenOptions) -> Any:
-        return open_intake(self._opened(), options, claimed_apart=True)
+    def _listen_for(self, plan: Plan) -> Any:
+        with named(plan.kind):
+            return self._listen(plan.options, plan.throttles)
+
+    def _listen(self, options: ListenOptions, throttles: Sequence[Throttle] = ()) -> Any:
+        return open_intake(self._opened(), options, claimed_apart=True, throttles=throttles)
 
 
 def closed_error() -> BackendUnavailable:

@@ -142,6 +142,19 @@ class Course:
             self._to_ask -= 1
             return True
 
+    def room(self, most: int) -> int:
+        """Return how many messages to take at once: ``most`` of them, unless fewer may still come. At least one."""
+        return most if self.wanted is None else max(1, min(most, self.wanted))
+
+    def reserve(self, most: int) -> int:
+        """Reserve messages that have come. Return how many may be handled."""
+        if self._to_ask is None:
+            return most
+        with self._lock:
+            reserved = min(most, self._to_ask)
+            self._to_ask -= reserved
+            return reserved
+
     def count(self, messages: int = 1) -> bool:
         """Count messages that came, or (a negative number) that were passed on unhandled. True if no more are to come."""
         if self.wanted is None:

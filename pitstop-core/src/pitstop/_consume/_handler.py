@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, get_args
 
@@ -25,12 +25,15 @@ __all__ = [
     "Handler",
     "HandlerIsAsync",
     "async_handler",
+    "awaited_by_nothing",
     "callable_handler",
     "close_awaitable",
     "is_async",
+    "log_failed_batch",
     "log_failure",
     "log_left",
     "log_unanswered",
+    "sync_handler",
     "takes_delivery",
 ]
 
@@ -83,6 +86,24 @@ def async_handler(handler: AsyncHandler) -> AsyncHandler:
             f"calls handlers in threads."
         )
     return handler
+
+
+def sync_handler(handler: Handler) -> Handler:
+    """Return the handler, if a thread can call it.
+
+    :raises PitstopError: when it cannot be called, or is async.
+    """
+    if is_async(callable_handler(handler)):
+        raise awaited_by_nothing()
+    return handler
+
+
+def awaited_by_nothing() -> PitstopError:
+    """Return the error of an async handler that a thread was to call."""
+    return HandlerIsAsync(
+        "The handler is async, so a thread would call it and nothing would await it. Open the store with "
+        "pitstop.init_async(), and await its consume(); or give a plain function."
+    )
 
 
 def is_async(handler: Handler) -> bool:
@@ -140,9 +161,28 @@ def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: o
         kept = "last_error has its text"
     else:
         kept = "its lease was over before" if lease.lost else "its delivery had been settled before"
-    own = {__name__.partition(".")[0], type(backend).__module__.partition(".")[0]}
-    place = _place(error.__traceback__, own)
+    place = _place(error.__traceback__, _own(backend))
     _log.error("%r (attempt %d) failed: %s%s; %s", id, attempt, type(error).__qualname__, place, kept)
+
+
+def log_failed_batch(failed: Sequence[tuple[Lease, Verdict]], error: BaseException, backend: object) -> None:
+    """Log once that a handler raised with several messages: see :func:`log_failure`.
+
+    :param failed: the messages that it had, with the verdict on each.
+    """
+    if all(decided is Verdict.GIVE_BACK for _, decided in failed) or ends_program(error):
+        return
+    kept = [
+        lease.id for lease, decided in failed if decided is Verdict.NACK and not lease.lost and not lease.superseded
+    ]
+    if len(kept) < 2:
+        lease, decided = next((each for each in failed if each[0].id in kept), failed[0])
+        log_failure(lease, error, decided, backend)
+        return
+    named, more = ", ".join(map(repr, kept[:3])), f" and {len(kept) - 3} more" if len(kept) > 3 else ""
+    place = _place(error.__traceback__, _own(backend))
+    text = "%d messages failed together (%s%s): %s%s; last_error has its text"
+    _log.error(text, len(kept), named, more, type(error).__qualname__, place)
 
 
 def log_left(ids: list[str]) -> None:
@@ -154,6 +194,11 @@ def log_left(ids: list[str]) -> None:
 def log_unanswered() -> None:
     """Log that the end does not wait for the store any longer."""
     _log.warning("the store does not answer: unwritten messages come back when their leases run out")
+
+
+def _own(backend: object) -> set[str]:
+    """Return the packages that are no place of the user's."""
+    return {__name__.partition(".")[0], type(backend).__module__.partition(".")[0]}
 
 
 def _place(trace: TracebackType | None, own: set[str]) -> str:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 
-from pitstop._consume._handler import log_failure
-from pitstop._consume._verdict import ACK, GIVE_BACK, NOTHING, ask, judged
+from collections.abc import Sequence
+
+from pitstop._consume._batches import Item
+from pitstop._consume._handler import log_failed_batch, log_failure
+from pitstop._consume._verdict import ACK, GIVE_BACK, NOTHING, Verdict, ask, judged
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._writer import AckWriter
 from pitstop._errors import PitstopError
 
 
-__all__ = ["settle"]
+__all__ = ["settle", "settle_together"]
 
 _log = logging.getLogger("pitstop.consumer")
 
@@ -55,3 +58,53 @@ def settle(
             _log.debug("%r could not be settled: %s", lease.id, error)
     if failure is not None:
         log_failure(lease, failure, decided, backend)
+
+
+def settle_together(
+    writer: AckWriter,
+    backend: object,
+    items: Sequence[Item],
+    failure: BaseException | None,
+    *,
+    interrupted: bool = False,
+    may_write: bool = False,
+) -> int:
+    """Do as :func:`settle`, with the deliveries of one batch. They are written together.
+
+    The error of a settlement that the handler asked for is no failure of the other messages: those that it had not settled are
+    given back.
+
+    :return: how many deliveries are given back.
+    """
+    stopped = interrupted or any(lease.is_news(failure) for lease, _ in items)
+    asked: list[Lease] = []
+    failed: list[tuple[Lease, Verdict]] = []
+    given_back = 0
+    for lease, delivery in items:
+        decided, own_failure = judged(lease, failure, interrupted=stopped and not lease.is_news(failure))
+        if decided is not NOTHING:
+            try:
+                ask(lease, delivery, decided, own_failure)
+            except PitstopError as error:
+                _log.debug("%r could not be settled: %s", lease.id, error)
+            else:
+                asked.append(lease)
+                given_back += decided is GIVE_BACK
+        if own_failure is not None:
+            failed.append((lease, decided))
+    _write(writer, asked, may_write=may_write and not given_back)
+    if failure is not None and failed:
+        log_failed_batch(failed, failure, backend)
+    return given_back
+
+
+def _write(writer: AckWriter, asked: Sequence[Lease], *, may_write: bool) -> None:
+    for number, lease in enumerate(asked, 1):
+        try:
+            if number < len(asked) and not writer.unattended:
+                # With the last one.
+                writer.take_along(lease)
+            else:
+                writer.put(lease, blocking=may_write)
+        except PitstopError as error:
+            _log.debug("%r could not be settled: %s", lease.id, error)

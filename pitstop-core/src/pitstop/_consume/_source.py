@@ -5,7 +5,7 @@ Threads: each worker calls ``take`` and ``leave``; any thread calls ``notice``; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from threading import Lock
 
 from pitstop._consume._course import Course
@@ -46,8 +46,8 @@ class Source:
         self._lock = Lock()
         self._active = sum(lane.workers for lane in lanes)
         self._begun = 0
-        # Replaced, never changed: any thread rings these.
-        self._parked: tuple[Doorbell, ...] = ()
+        # With their lanes. Replaced, never changed: any thread rings these.
+        self._parked: tuple[tuple[Lane, Doorbell], ...] = ()
 
     def take(self, lane: Lane, bell: Doorbell) -> Lease | None:
         """Take the next message of a lane, and wait for it. None: there is none any more.
@@ -57,7 +57,7 @@ class Source:
         """
         if not self._until_idle:
             intake = lane.intake
-            return intake.take_at_hand() or intake.wait(Waiter(1))
+            return intake.take_at_hand() or intake.wait(Waiter(self._wanted(lane) if lane.batch else 1))
         backoff = Backoff(self._session.log.outages)
         while not self._course.ended:
             try:
@@ -81,13 +81,18 @@ class Source:
 
     def wake(self) -> None:
         """Have parked workers look again. Takes no lock."""
-        for each in self._parked:
-            each.ring()
+        for _, bell in self._parked:
+            bell.ring()
 
-    def notice(self, due: int | None) -> None:
-        """Wake parked workers if a message that was written is due now."""
-        if self._parked and (due is None or self._has_come(due)):
-            self.wake()
+    def notice(self, due: int | None, kinds: Collection[str] | None = None) -> None:
+        """Wake parked workers if a message that was written, of one of these kinds, is due now."""
+        if not self._parked:
+            return
+        wanting = [each for each in self._lanes if each.intake.wants(kinds)]
+        bells = [bell for lane, bell in self._parked if lane in wanting]
+        if bells and (due is None or self._has_come(due)):
+            for each in bells:
+                each.ring()
 
     def _take_due(self, lane: Lane, bell: Doorbell) -> Lease | None:
         """Take a message that is due. None after a wait for news if none is due, and after the last message."""
@@ -107,25 +112,31 @@ class Source:
             idle = idle and not others and begun == self._begun
             if others:
                 self._active -= 1
-                self._parked = (*self._parked, bell)
+                self._parked = (*self._parked, (lane, bell))
         if idle:
             self._on_idle()
         elif others:
-            self._park(bell)
+            self._park(lane, bell)
         elif alone:
             if len(self._lanes) > 1:
                 # A message may be due in another lane.
                 self.wake()
-            bell.wait(_PAUSE)
+            if (held := lane.intake.claimer.held_back()) is None:
+                bell.wait(_PAUSE)
+            else:
+                self._session.clock.wait(bell, held)
         return None
 
     def _look(self, lane: Lane) -> Lease | None:
         intake = lane.intake
         with lane.looking:
-            lease = intake.take_at_hand() or intake.wait(Waiter(1), self._session.clock.monotonic())
+            lease = intake.take_at_hand() or intake.wait(Waiter(self._wanted(lane)), self._session.clock.monotonic())
         if lease is not None and self._parked and (len(intake.buffer) or intake.suspects.ready):
             self.wake()
         return lease
+
+    def _wanted(self, lane: Lane) -> int:
+        return 1 if lane.batch is None else self._course.room(lane.batch)
 
     def _has_come(self, due: int) -> bool:
         try:
@@ -136,14 +147,19 @@ class Source:
 
     def _is_due(self) -> bool:
         for lane in self._lanes:
-            due = lane.intake.next_due()
+            due = lane.intake.claimer.next_due()
             if due is not None and due * 1000 <= self._session.backend.now():
                 return True
         return False
 
-    def _park(self, bell: Doorbell) -> None:
-        bell.wait(self._session.loop_time.total_seconds())
+    def _park(self, lane: Lane, bell: Doorbell) -> None:
+        longest = self._session.loop_time.total_seconds()
+        if pause := lane.intake.claimer.pause():
+            # By the clock of the rate.
+            self._session.clock.wait(bell, min(pause, longest))
+        else:
+            bell.wait(longest)
         with self._lock:
-            self._parked = tuple(each for each in self._parked if each is not bell)
+            self._parked = tuple(each for each in self._parked if each[1] is not bell)
             self._active += 1
             self._begun += 1

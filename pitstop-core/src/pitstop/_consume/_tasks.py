@@ -16,16 +16,16 @@ from threading import TIMEOUT_MAX, Event
 from pitstop._aio._delivery import AsyncDelivery, current_task, is_interruption
 from pitstop._aio._feeder import Feeder
 from pitstop._aio._hands import Hands, tell
+from pitstop._consume._batches import Handlings, Item
 from pitstop._consume._course import LAST_PATIENCE, Course
 from pitstop._consume._handler import log_left, log_unanswered
 from pitstop._consume._lanes import Opening
-from pitstop._consume._settling import settle
 from pitstop._consume._signals import hearing, is_free
-from pitstop._consume._task_lane import TaskLane, TaskRun
+from pitstop._consume._task_lane import TaskLane, TaskRun, batch_of, counted, is_idle
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._handling import Handling
 from pitstop._engine._intake import Intake
-from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._lease import Lease
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 
@@ -41,7 +41,7 @@ _CANCEL_PATIENCE = 5.0
 class Consuming:
     """One call of ``consume``. All its fields are written in the loop's thread, but for those of ``_course``.
 
-    Invariants: each delivery that was taken is in ``_running`` until it is settled, or its handler was interrupted.
+    Invariants: each delivery that was taken is in a run of ``_running`` until it is settled, or its handler was interrupted.
     ``_fill`` runs, or is about to, whenever there may be both a message and a place for it.
     """
 
@@ -71,7 +71,7 @@ class Consuming:
         ]
         self._feeders = [each.feeder for each in self._lanes]
         self._all = running
-        self._running: dict[Lease, TaskRun] = {}
+        self._running: dict[TaskRun, None] = {}
         #: How many deliveries were taken.
         self._taken = 0
         #: Deliveries that were given back because their handlers were interrupted.
@@ -120,7 +120,7 @@ class Consuming:
         """Whether ``closer``, a task, is one of the handlers, which cannot wait for itself. Then this ends, and closes the
         Pitstop after that.
         """
-        if all(each.task is not closer for each in list(self._running.values())):
+        if all(each.task is not closer for each in list(self._running)):
             return False
         self._close_pitstop = close
         return self.end()
@@ -131,10 +131,9 @@ class Consuming:
 
     def consumer(self) -> Consumer:
         """Return a snapshot of this call. Any thread."""
-        runs = list(self._running.values())
-        begun = sum(each.begun for each in runs)
-        in_hand = sum(each.ready for each in self._feeders) + len(runs) - begun
-        return self._course.consumer(self._intakes, in_hand=in_hand, in_handlers=begun)
+        in_handlers, waiting = counted(list(self._running))
+        in_hand = sum(each.ready for each in self._feeders) + waiting
+        return self._course.consumer(self._intakes, in_hand=in_hand, in_handlers=in_handlers)
 
     @property
     def _intakes(self) -> list[Intake]:
@@ -149,9 +148,10 @@ class Consuming:
                 if self._running and not self._course.urgent:
                     await self._empty
                 self._pass_on_unbegun()
-                unfinished = len(self._running)
-                if unfinished:
-                    log_left([each.id for each in self._running])
+                left = [lease.id for run in self._running for lease, _ in run.items]
+                unfinished = len(left)
+                if left:
+                    log_left(left)
                     await self._interrupt()
                 await self._close_feeder()
             except GeneratorExit:
@@ -218,7 +218,8 @@ class Consuming:
                 self._finish("stopped")
                 return
             free = lane.free if course.wanted is None else min(lane.free, course.wanted)
-            lane.left = free - self._begin(lane, free)
+            left = (free - self._begin(lane, free)) * (lane.batch or 1)
+            lane.left = left if course.wanted is None else min(left, course.wanted)
         # An eager task may have ended it.
         if course.ended:
             for each in self._feeders:
@@ -237,7 +238,7 @@ class Consuming:
         # The context of the call of consume, not that of the handler or the thread in which this runs.
         context = self._context
         begun = 0
-        while begun < free and not course.ended:
+        while begun < free and not course.ended and course.wanted != 0:
             lease = feeder.take()
             if lease is None:
                 break
@@ -245,17 +246,18 @@ class Consuming:
             assert intake is not None, "a message was taken from it"
             lane.intake = intake
             try:
-                delivery = intake.deliver(lease)
+                items = batch_of(lane, lease, course) if lane.batch else ((lease, intake.deliver(lease)),)
             except BaseException as error:  # noqa: BLE001 - raised again by run()
                 course.fail(error)
                 self._finish("stopped")
                 break
             begun += 1
-            self._taken += 1
+            self._taken += len(items)
             lane.free -= 1
-            run = running[lease] = TaskRun(lane, delivery)
-            course.count()
-            run.task = self._loop.create_task(self._handle(lease, run), context=context.copy())
+            run = TaskRun(lane, items)
+            running[run] = None
+            course.count(len(items))
+            run.task = self._loop.create_task(self._handle(run), context=context.copy())
             if begun >= _IN_A_ROW:
                 # The rest in the next turn: those that begin may want theirs first.
                 self._fill_soon()
@@ -266,17 +268,9 @@ class Consuming:
         """Whether nothing is due and no handler runs. Then this ends."""
         if self._running:
             return False
-        for each in self._feeders:
-            # In this order: messages that came before nothing was found may still have to be taken.
-            if each.nothing is None or each.ready:
-                return False
-        idle = True
-        for each in self._feeders:
-            idle = idle and each.nothing == each.stamp
-            each.nothing = None
+        idle = is_idle(self._feeders)
         if idle:
             self._finish("idle")
-        # Else handlers came to their end since then, and may have stored something.
         return idle
 
     def _fill_soon(self) -> None:
@@ -306,57 +300,62 @@ class Consuming:
 
     # Handlers run.
 
-    async def _handle(self, lease: Lease, run: TaskRun) -> None:
+    async def _handle(self, run: TaskRun) -> None:
         if run.task is None:
             # An eager task, which runs before its creation returns.
             run.task = current_task()
-        task, lane, delivery = run.task, run.lane, run.delivery
-        if lane.feeder.is_late(lease):
-            # Tasks that began before this one have blocked the loop.
-            self._pass_on(lease, run)
+        task, lane = run.task, run.lane
+        # Tasks that began before this one may have blocked the loop.
+        if (lane.batch is not None or lane.feeder.is_late(run.items[0][0])) and not self._is_in_time(run):
             return
+        lease, delivery = run.items[0]
         run.begun = True
         # Not when the last message is taken: if it is passed on, another one comes in its place.
-        if self._course.wanted == 0 and all(each.begun for each in self._running.values()):
+        if self._course.wanted == 0 and all(each.begun for each in self._running):
             self._finish("max_messages")
-        handling = Handling(lane.intake.session.events, lease, delivery)
+        events = lane.intake.session.events
+        handling = Handling(events, lease, delivery) if lane.batch is None else Handlings(events, run.items)
         try:
-            await lane.handler(
-                AsyncDelivery(lease, delivery, lane.feeder, self._hands) if lane.deliveries else delivery.msg
-            )
+            if lane.batch is not None:
+                await lane.handler(run.deliveries(self._hands))
+            else:
+                await lane.handler(
+                    AsyncDelivery(lease, delivery, lane.feeder, self._hands) if lane.deliveries else delivery.msg
+                )
         except BaseException as error:
             handling.end(error)
             if is_interruption(error, task):
-                self._settle(lease, run, error, interrupted=True)
+                run.settle(error, self._interrupted, interrupted=True)
                 raise
             if ends_program(error):
                 # Raised once more when all is settled.
                 self._course.fail(error)
                 self._finish("handler")
             # A handler that is cancelled may raise another error: in its cleanup, or out of a TaskGroup.
-            self._settle(lease, run, error, interrupted=run.cancelled)
+            run.settle(error, self._interrupted, interrupted=run.cancelled)
         else:
             handling.end(None)
-            self._settle(lease, run, None)
+            run.settle(None, self._interrupted)
         finally:
-            self._over(lease, run)
+            self._over(run)
 
-    def _settle(self, lease: Lease, run: TaskRun, failure: BaseException | None, *, interrupted: bool = False) -> None:
-        """Settle as the verdict says. The background thread writes."""
-        intake = run.lane.intake
-        settle(intake.writer, intake.session.backend_or_none, lease, run.delivery, failure, interrupted=interrupted)
-        # Given back here, or by ``async with delivery`` in the handler.
-        if lease.purpose is Purpose.GIVE_BACK:
-            self._interrupted.add(lease)
+    def _is_in_time(self, run: TaskRun) -> bool:
+        """Pass on messages that come too late to be handled. Return whether there are others."""
+        for item in run.items:
+            if run.lane.feeder.is_late(item[0]):
+                self._pass_on(run, item)
+        if not run.items:
+            self._over(run)
+        return bool(run.items)
 
-    def _pass_on(self, lease: Lease, run: TaskRun) -> None:
-        run.lane.feeder.give_back(lease)
+    def _pass_on(self, run: TaskRun, item: Item) -> None:
+        run.items = [each for each in run.items if each is not item]
+        run.lane.feeder.give_back(item[0])
         self._taken -= 1
         self._course.count(-1)
-        self._over(lease, run)
 
-    def _over(self, lease: Lease, run: TaskRun) -> None:
-        del self._running[lease]
+    def _over(self, run: TaskRun) -> None:
+        del self._running[run]
         run.lane.free += 1
         # The handler may have stored messages of any kind.
         for each in self._feeders:
@@ -373,7 +372,7 @@ class Consuming:
         """Cancel the running handlers, and give back their messages, which come back at once."""
         self._pass_on_unbegun()
         tasks = []
-        for run in self._running.values():
+        for run in self._running:
             if run.task is not None:
                 run.cancelled = True
                 run.task.cancel()
@@ -385,14 +384,17 @@ class Consuming:
 
     def _pass_on_unbegun(self) -> None:
         """Cancel tasks that have not begun. No handler has seen their messages, so their attempts do not count."""
-        for lease, run in tuple(self._running.items()):
+        for run in tuple(self._running):
             if not run.begun and run.task is not None:
                 run.task.cancel()
-                self._pass_on(lease, run)
+                for item in run.items:
+                    self._pass_on(run, item)
+                self._over(run)
 
     def _give_back_running(self) -> None:
-        for lease, run in tuple(self._running.items()):
+        for run in tuple(self._running):
             if run.begun:
-                self._settle(lease, run, None, interrupted=True)
+                run.settle(None, self._interrupted, interrupted=True)
             else:
-                run.lane.feeder.give_back(lease)
+                for lease, _ in run.items:
+                    run.lane.feeder.give_back(lease)

@@ -11,62 +11,38 @@ from __future__ import annotations
 
 import os
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Thread, get_ident
+from typing import Any
 
+from pitstop._consume._batches import Handlings, Item, delivered, gathered
 from pitstop._consume._course import LAST_PATIENCE, Course
-from pitstop._consume._handler import (
-    Handler,
-    HandlerIsAsync,
-    callable_handler,
-    close_awaitable,
-    is_async,
-    log_left,
-    log_unanswered,
-)
+from pitstop._consume._handler import HandlerIsAsync, awaited_by_nothing, close_awaitable, log_left, log_unanswered
 from pitstop._consume._lanes import Lane
-from pitstop._consume._settling import settle
+from pitstop._consume._settling import settle, settle_together
 from pitstop._consume._signals import hearing
 from pitstop._consume._source import Source
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._backoff import Backoff
-from pitstop._engine._delivery import Delivery
 from pitstop._engine._glance import wait_for_all
 from pitstop._engine._handling import Handling
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import STOP_PATIENCE, Component, stop_at_exit
 from pitstop._engine._session import Session
 from pitstop._engine._writer import AckWriter
-from pitstop._errors import BackendUnavailable, PitstopError
+from pitstop._errors import BackendUnavailable
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell
 
 
-__all__ = ["Consuming", "sync_handler"]
+__all__ = ["Consuming"]
 
 #: Seconds of one wait of the caller. On Windows, and for a signal that another thread raised, the wait itself does not end
 #: when a signal comes.
 _GLANCE = 0.5
-
-
-def sync_handler(handler: Handler) -> Handler:
-    """Return the handler, if a thread can call it.
-
-    :raises PitstopError: when it cannot be called, or is async.
-    """
-    if is_async(callable_handler(handler)):
-        raise _is_async()
-    return handler
-
-
-def _is_async() -> PitstopError:
-    return HandlerIsAsync(
-        "The handler is async, so a thread would call it and nothing would await it. Open the store with "
-        "pitstop.init_async(), and await its consume(); or give a plain function."
-    )
 
 
 class _Worker:
@@ -117,14 +93,14 @@ class Consuming(Component):
         self._bell = Doorbell()
         self._source = Source(lanes, self._course, until_idle=until_idle, on_idle=lambda: self._end("idle"))
         self._workers = [_Worker(lane) for lane in lanes for _ in range(lane.workers)]
-        # A worker reserves a message before it waits for one. In several lanes, only a message that has come is counted.
-        self._reserves = len(lanes) == 1
+        # A worker reserves a message before it waits for one. In several lanes, and in batches, only messages that have come count.
+        self._reserves = len(lanes) == 1 and lanes[0].batch is None
         # The caller's thread and those of the workers; each adds and removes its own.
         self._idents: set[int] = set()
         # Appended to by each worker at its end.
         self._ended: list[_Worker] = []
         # By the ident of the worker's thread. The worker adds; the worker or the closing thread takes out, by one pop().
-        self._running: dict[int, tuple[Lane, Lease, Delivery]] = {}
+        self._running: dict[int, tuple[Lane, Sequence[Item]]] = {}
         # Written by the closing thread: whether the listener is closed.
         self._closed = False
         # Whether to close the store at the end. Written by a worker whose handler closed the Pitstop, and cannot wait here.
@@ -144,9 +120,9 @@ class Consuming(Component):
                 for number, worker in enumerate(self._workers, 1):
                     Thread(target=self._work, args=(worker,), name=f"pitstop-worker-{number}", daemon=True).start()
                 self._wait_for_workers()
-                left = list(self._running.values())
+                left = [lease for _, items in list(self._running.values()) for lease, _ in items]
                 if left and not self._course.urgent:
-                    log_left([lease.id for _, lease, _ in left])
+                    log_left([each.id for each in left])
                 self._close_listener()
         except BaseException:
             self._end("stopped")
@@ -165,13 +141,15 @@ class Consuming(Component):
     def consumer(self) -> Consumer:
         """Return a snapshot of this call."""
         in_hand = sum(each.in_hand for each in self._intakes)
-        return self._course.consumer(self._intakes, in_hand=in_hand, in_handlers=len(self._running))
+        return self._course.consumer(
+            self._intakes, in_hand=in_hand, in_handlers=sum(len(items) for _, items in list(self._running.values()))
+        )
 
     # Called by the session.
 
-    def notice(self, due: int | None) -> None:
+    def notice(self, due: int | None, kinds: Collection[str] | None = None) -> None:
         """Wake workers that found nothing."""
-        self._source.notice(due)
+        self._source.notice(due, kinds)
 
     def begin_stop(self) -> None:
         """End, as after a signal. The intakes are components themselves."""
@@ -277,8 +255,8 @@ class Consuming(Component):
         for ident in list(self._running):
             running = self._running.pop(ident, None)
             if running is not None:
-                lane, lease, delivery = running
-                settle(lane.intake.writer, self._backend, lease, delivery, None, interrupted=True)
+                lane, items = running
+                settle_together(lane.intake.writer, self._backend, items, None, interrupted=True)
 
     def _write_pending(self) -> None:
         """Write the acks. If the store does not answer, try again until the deadline."""
@@ -313,6 +291,10 @@ class Consuming(Component):
                 lease = self._source.take(lane, worker.bell)
                 if lease is None:
                     break
+                if lane.batch is not None:
+                    if not self._take_batch(worker, gathered(lane.intake, lease, course.room(lane.batch))):
+                        break
+                    continue
                 if self._course.ended or not (reserves or course.may_ask()):
                     # It ended meanwhile, or another lane has had the last one.
                     lane.intake.give_back([lease])
@@ -343,7 +325,7 @@ class Consuming(Component):
     def _handle(self, worker: _Worker, lease: Lease) -> None:
         me, lane = get_ident(), worker.lane
         delivery = lane.intake.deliver(lease)
-        self._running[me] = lane, lease, delivery
+        self._running[me] = lane, ((lease, delivery),)
         worker.handled += 1
         handling = Handling(self._session.events, lease, delivery)
         failure = self._call(lane, delivery)
@@ -361,12 +343,47 @@ class Consuming(Component):
             self._end("handler")
         settle(lane.intake.writer, self._backend, lease, delivery, failure, interrupted=is_mistake, may_write=True)
 
-    def _call(self, lane: Lane, delivery: Delivery) -> BaseException | None:
+    def _take_batch(self, worker: _Worker, leases: Sequence[Lease]) -> bool:
+        """Handle those of the messages that may still be handled. Return whether there are any."""
+        course, intake = self._course, worker.lane.intake
+        count = 0 if course.ended else course.reserve(len(leases))
+        # It ended meanwhile, or other workers have had the last ones.
+        intake.give_back(leases[count:])
+        if not count:
+            return False
+        if course.count(count):
+            self._end("max_messages")
+        self._handle_batch(worker, leases[:count])
+        return True
+
+    def _handle_batch(self, worker: _Worker, leases: Sequence[Lease]) -> None:
+        """Do as :meth:`_handle`, with several messages."""
+        me, lane = get_ident(), worker.lane
+        items = delivered(lane.intake, leases)
+        self._running[me] = lane, items
+        worker.handled += len(items)
+        handlings = Handlings(self._session.events, items)
+        failure = self._call(lane, [delivery for _, delivery in items])
+        handlings.end(failure)
+        if os.getpid() != self._pid:
+            raise SystemExit if failure is None else failure
+        if self._running.pop(me, None) is None:
+            return
+        is_mistake = isinstance(failure, HandlerIsAsync)
+        if failure is not None and (is_mistake or ends_program(failure)):
+            self._course.fail(failure)
+            self._end("handler")
+        given_back = settle_together(
+            lane.intake.writer, self._backend, items, failure, interrupted=is_mistake, may_write=True
+        )
+        worker.handled -= given_back
+
+    def _call(self, lane: Lane, delivery: Any) -> BaseException | None:
         try:
             result = lane.handler(delivery if lane.deliveries else delivery.msg)
         except BaseException as error:  # noqa: BLE001 - the verdict decides
             return error
         if result is not None and isinstance(result, Awaitable):
             close_awaitable(result)
-            return _is_async()
+            return awaited_by_nothing()
         return None

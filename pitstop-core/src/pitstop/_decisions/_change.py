@@ -10,7 +10,7 @@ import attrs
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import occurrence_of, schedule_of
 from pitstop._decisions._pause import keep_pause, with_pause
-from pitstop._decisions._policy import has_policies, with_moved
+from pitstop._decisions._policy import check_jitter, has_policies, with_moved
 from pitstop._decisions._revision import revision_of
 from pitstop._errors import Conflict, MessageError, PitstopError, ScheduleError
 from pitstop._recurrence._registry import load_recurrence
@@ -125,7 +125,7 @@ def change(
     :param holder: the token under which the calling handler has the message, if it has. It may end its own lease.
     :raises Conflict: if the record must not exist, or is not in the state in which it was read.
     :raises MessageError: if the record that exists cannot be read, so that its schedule is not known.
-    :raises ScheduleError: if a series that goes on has no occurrence left.
+    :raises ScheduleError: if a series that goes on has no occurrence left, or ``expires`` is not longer than its jitter.
     """
     record = wanted.record
     if terms.if_revision is not None:
@@ -180,9 +180,14 @@ def _edit(present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: i
 
 
 def _with_body(present: Record, record: Record, now: int) -> Change:
-    """Return the change of all but the times: the body, the kind and the policies."""
+    """Return the change of all but the times: the body, the kind and the policies.
+
+    :raises ScheduleError: if the new policies do not go with the schedule.
+    """
     if _has_label(present, record) and dump_message(present.message) == dump_message(record.message):
         return Change("kept")
+    if present.series is not None:
+        check_jitter(record.policy, present.series.get("jitter"))
     progress = _progress(present, now)
     policy = with_pause(with_moved(record.policy, present.policy), present.policy)
     updated = Record(record.id, record.message, present.series, record.revision, progress, record.kind, policy)

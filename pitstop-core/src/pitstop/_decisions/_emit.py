@@ -81,15 +81,15 @@ def occurrence_of(record: Record, schedule: Schedule) -> int:
     return progress.scheduled_for if choice is None else choice.occurrence
 
 
-def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False, duration: int = 0) -> Emission | Settlement:
+def decide(leased: Record | Damaged, retry: Retry, *, duration: int, ahead: bool = False) -> Emission | Settlement:
     """Decide the fate of a record that was just leased.
 
     A damaged record is set aside with its error. An occurrence that comes too late is not emitted. A record is given up if its
     attempts were used up by leases that ran out, and settled unseen if all its occurrences are older than its grace. A paused record
     is parked. Any other record is emitted.
 
-    :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
     :param duration: the milliseconds for which the claim leased the record.
+    :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
     """
     if isinstance(leased, Damaged):
         return _set_aside(leased)
@@ -113,10 +113,10 @@ def decide(leased: Record | Damaged, retry: Retry, *, ahead: bool = False, durat
             return advance(leased, schedule, following, last_error=progress.last_error)
         emission = Emission(leased, schedule, choice.occurrence, choice.missed, ahead, ahead)
     if leased.policy is not None:
-        over = _apply_policy(emission, leased.policy, duration)
-        if over is not None:
-            return over
-        retry = emission.retry_over(retry)
+        governed = _governed(emission, leased.policy, duration)
+        if not isinstance(governed, Emission):
+            return governed
+        emission, retry = governed, governed.retry_over(retry)
     most = retry.max_attempts
     # A message is not spent before it was claimed more often than it may be emitted.
     if most is not None and progress.attempts > most and is_spent(emission.record.progress, most):
@@ -137,16 +137,17 @@ def _unseen(leased: Record, duration: int, *, ahead: bool) -> Settlement | None:
     return hold(leased, progress.due - duration, ahead=ahead)
 
 
-def _apply_policy(emission: Emission, plain: Mapping[str, Any], duration: int) -> Settlement | None:
-    """Give an emission the policies of its message. Return the write that ends it, if it is too late for it."""
+def _governed(emission: Emission, plain: Mapping[str, Any], duration: int) -> Emission | Settlement:
+    """Return the emission with the policies of its message, or the write that ends it, if it is too late for it."""
     try:
-        emission.policy = policy = Policy.from_plain(plain)
+        policy = Policy.from_plain(plain)
     except ScheduleError as error:
         return bury(_not_emitted(emission.record), str(error))
+    emission = attrs.evolve(emission, policy=policy)
     progress = emission.leased.progress
     assert progress.due is not None, "the due of a leased record is the end of its lease"
     now, last = progress.due - duration, policy.last_instant(progress.scheduled_for, emission.scheduled_for)
-    return None if last is None or now <= last else _expire(emission, now)
+    return emission if last is None or now <= last else _expire(emission, now)
 
 
 def _expire(emission: Emission, now: int) -> Settlement:

@@ -20,7 +20,16 @@ from pitstop._values._schedule import span_of
 from pitstop.abc._config import Retry, from_mapping
 
 
-__all__ = ["PAUSED_POLICY", "Pause", "Policy", "has_policies", "moved_policy", "plain_policy", "with_moved"]
+__all__ = [
+    "PAUSED_POLICY",
+    "Pause",
+    "Policy",
+    "check_jitter",
+    "has_policies",
+    "moved_policy",
+    "plain_policy",
+    "with_moved",
+]
 
 _MILLISECOND = timedelta(milliseconds=1)
 _MOVED = "moved"
@@ -127,11 +136,21 @@ def plain_policy(retry: object, lock_time: object, expires: object, jitter: obje
     for name, value in (("lock_time", lock_time), ("expires", expires)):
         if value is not None:
             plain[name] = min(span_of(value, name, least=_MILLISECOND) // _MILLISECOND, LAST_INSTANT)
-    if expires is not None and jitter is not None and span_of(jitter, "jitter") // _MILLISECOND >= plain["expires"]:
+    if expires is not None and jitter is not None:
+        check_jitter(plain, span_of(jitter, "jitter") // _MILLISECOND)
+    return plain
+
+
+def check_jitter(policy: Mapping[str, Any] | None, jitter: object) -> None:
+    """Check the policies of a message in a series with this jitter, in milliseconds. None: it has none.
+
+    :raises ScheduleError: if ``expires`` is not longer than the jitter.
+    """
+    expires = None if policy is None else policy.get("expires")
+    if expires is not None and type(jitter) is int and jitter >= expires:
         raise ScheduleError(
             "expires is not longer than jitter, so some occurrences could never be emitted. Give a longer one."
         )
-    return plain
 
 
 def moved_policy(policy: Mapping[str, Any] | None, scheduled_for: int, at: int) -> Mapping[str, Any] | None:

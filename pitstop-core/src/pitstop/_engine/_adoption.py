@@ -105,4 +105,4 @@ def _tell(session: Session, adopted: Sequence[Adoption]) -> None:
         for record in records:
             session.events.stored(describe(record, now))
     if records:
-        session.written(min(record.progress.due or 0 for record in records))
+        session.written(min(record.progress.due or 0 for record in records), {record.kind for record in records})

@@ -28,6 +28,7 @@ class ClaimBuffer:
         refill: Callable[[], object],
         *,
         claimed_apart: bool = False,
+        in_batches: bool = False,
     ) -> None:
         """Return an empty buffer.
 
@@ -35,12 +36,14 @@ class ClaimBuffer:
         :param prefetch: how many messages are claimed at once. None: as many as the pace of their consumer allows.
         :param refill: called by :meth:`pop` when the next messages should be claimed while the rest is handled.
         :param claimed_apart: whether the threads that handle messages never claim: then to claim ahead always pays.
+        :param in_batches: whether a handler takes many messages at once. Then just as many are claimed as are asked for.
         """
         self._monotonic = monotonic
         self._lease = lock_time.total_seconds()
         self._prefetch = prefetch
         self._refill = refill
         self._claimed_apart = claimed_apart
+        self._in_batches = in_batches
         #: Oldest first. A claiming thread appends; any thread pops.
         self.unseen: deque[Lease] = deque()
         #: Leases too old to be handed out, which :meth:`pop` came across. Any thread appends and takes.
@@ -120,7 +123,7 @@ class ClaimBuffer:
         :param seconds: how long the claim took.
         """
         self.unseen.extend(leases)
-        ahead = self._prefetch is None and len(self.unseen) > 1
+        ahead = self._prefetch is None and len(self.unseen) > 1 and not self._in_batches
         self._refill_at = self._pace.refill_at(seconds, apart=self._claimed_apart) if ahead else -1
 
     def put_first(self, lease: Lease) -> None:
@@ -185,6 +188,8 @@ class ClaimBuffer:
         """
         if self._prefetch is not None:
             return self._prefetch
+        if self._in_batches:
+            return min(max(wanted, 1), MOST_AT_ONCE)
         return min(max(self._pace.size, wanted), MOST_AT_ONCE) if wanted else 1
 
     def slow_down(self) -> None:

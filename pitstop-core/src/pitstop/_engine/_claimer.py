@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -26,17 +26,19 @@ from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._lock_times import LEAST_REMAINDER, LockTimes
-from pitstop._engine._pauses import Pauses
+from pitstop._engine._pauses import NO_KINDS
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
+from pitstop._engine._throttle import Throttle, admitted, pause_of, settle
 from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
-from pitstop.abc import AllBut, Aside, Damaged, Outcome, Record, Settlement
+from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
 __all__ = ["Claimed", "Claimer"]
 
 _log = logging.getLogger("pitstop.listener")
+_Versions = dict[str, str | None]
 
 
 @attrs.frozen
@@ -47,6 +49,8 @@ class Claimed:
     count: int
     #: Whether the next look at the store should come at once: there may be more.
     again: bool
+    #: How many messages it has brought that are to be emitted.
+    emitted: int = 0
 
 
 #: The result of a claim that brought nothing.
@@ -79,6 +83,9 @@ class Claimer:
         suspects: Suspects | None = None,
         kinds: Collection[str] | None = None,
         loop_time: timedelta | None = None,
+        throttles: Sequence[Throttle] = (),
+        at_once: int = 1,
+        wake: Callable[[], object] = int,
     ) -> None:
         """Return a claimer that has not claimed yet.
 
@@ -86,6 +93,9 @@ class Claimer:
         :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
         :param kinds: the kinds of the messages to claim. None: all.
         :param loop_time: how often the paused kinds are read. None: as it is configured.
+        :param throttles: the rates at which to claim.
+        :param at_once: how many messages a handler gets at most at a time: see :meth:`Throttle.admit`.
+        :param wake: called if a claim that a throttle has refused may be admitted earlier than it said.
         """
         self._session = session
         self._buffer = buffer
@@ -95,6 +105,10 @@ class Claimer:
         self._kinds = kinds
         self._pauses = session.pauses
         self._reads_each = (session.loop_time if loop_time is None else loop_time).total_seconds()
+        #: The rates at which this claims.
+        self.throttles = tuple(throttles)
+        self._at_once = at_once
+        self._wake = wake
         self._lock_times = LockTimes(session, partial(self.give_back, log=False), buffer.late.extend, self.report_bug)
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
@@ -138,23 +152,49 @@ class Claimer:
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
-        suspects = self._suspects
+        suspects, least = self._suspects, 1
         if wanted and suspects is not None and suspects.busy:
             # A suspect that may have to wait is not to be claimed as one that a handler has for certain.
-            wanted = max(wanted, 2)
+            wanted, least = max(wanted, 2), 2
         kinds, pauses = self._kinds, self._pauses
         if pauses is not None and (pauses.ends or begun >= pauses.read_at + self._reads_each):
-            kinds = self._unpaused(pauses, begun)
-            if kinds is not None and not kinds and not isinstance(kinds, AllBut):
-                # All of them are paused.
+            kinds = pauses.choice_at(begun, self._reads_each, self._session.backend, kinds)
+            if kinds is NO_KINDS:
                 return _NOTHING
         limit = buffer.limit(wanted)
+        passed = 0
+        if self.throttles:
+            passed = admitted(self.throttles, limit, round(begun * 1e6), self._wake, self._at_once)
+            if not passed:
+                return _NOTHING
+            limit = min(limit, max(passed, least))
         key, versions = object(), dict[str, str | None]()
         self._under_way[key] = versions
+        claimed = _NOTHING
         try:
-            return self._claim(limit, kinds, begun, until, key, versions)
+            claimed = self._claim(limit, kinds, begun, until, key, versions)
         finally:
             self._under_way.pop(key, None)
+            if passed:
+                settle(self.throttles, passed - claimed.emitted)
+        return claimed
+
+    def pause(self) -> float:
+        """Return the seconds until the throttles admit a claim; 0: now."""
+        if not self.throttles:
+            return 0.0
+        return pause_of(self.throttles, round(self._session.clock.monotonic() * 1e6)) / 1e6
+
+    def held_back(self) -> float | None:
+        """Return the seconds until a message that is due may be claimed, if the throttles hold it back. None: they do not.
+
+        :raises BackendUnavailable: when the store did not answer.
+        """
+        pause = self.pause()
+        if not pause:
+            return None
+        due = self.next_due()
+        return pause if due is not None and due * 1000 <= self._session.backend.now() else None
 
     @contextmanager
     def noting_versions(self) -> Iterator[Mapping[str, str | None]]:
@@ -175,19 +215,11 @@ class Claimer:
             each.update(versions)
 
     def _claim(
-        self,
-        limit: int,
-        kinds: Collection[str] | None,
-        begun: float,
-        until: float,
-        key: object,
-        versions: dict[str, str | None],
+        self, limit: int, kinds: Collection[str] | None, begun: float, until: float, key: object, versions: _Versions
     ) -> Claimed:
         buffer, suspects, clock = self._buffer, self._suspects, self._session.clock
-        if kinds is None:
-            leased = self._session.backend.lease(limit, self._duration)
-        else:
-            leased = self._session.backend.lease(limit, self._duration, kinds)
+        lease = self._session.backend.lease
+        leased = lease(limit, self._duration) if kinds is None else lease(limit, self._duration, kinds)
         self.last_claim = now = clock.monotonic()
         self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))
@@ -225,14 +257,7 @@ class Claimer:
         if suspects is not None and doubtful and suspects.ready:
             count = len(leases)
         # A store that leases again and again what it does not settle is not asked without end.
-        return Claimed(count, again=in_time and (count > 0 or settled or decided.aside))
-
-    def _unpaused(self, pauses: Pauses, now: float) -> Collection[str] | None:
-        """Return the kinds to claim, without the paused ones. These are read first if they were read long ago."""
-        backend = self._session.backend
-        if now >= pauses.read_at + self._reads_each:
-            pauses.read(backend, now)
-        return pauses.choice(backend, self._kinds)
+        return Claimed(count, again=in_time and (count > 0 or settled or decided.aside), emitted=len(leases))
 
     @unbroken
     def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:
@@ -264,7 +289,7 @@ class Claimer:
             self.report_bug(leases[0].id, bug, "given back")
             return 1
         self.given_back += sum(map(bool, applied))
-        self._session.written(None)
+        self._session.written(None, {each.emission.leased.kind for each in leases})
         return 0
 
     def _defer(self, leases: Sequence[Lease]) -> None:
@@ -353,7 +378,8 @@ class Claimer:
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
             if done:
-                self._session.events.settled(settlement, record)
+                kind = record.kind if isinstance(record, Record) else None
+                self._session.events.settled(settlement, record, kind=kind)
         return any(applied)
 
     def report_bug(self, id: str, bug: Exception, participle: str) -> None:

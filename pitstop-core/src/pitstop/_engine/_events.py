@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from collections import Counter
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Collection, Sized
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -65,11 +65,16 @@ class Events:
     """The hooks of one session, its counters, and the tap of its tests."""
 
     def __init__(
-        self, hooks: Observers, clock: Clock, log: StoreLog, calls: Inside, wake: Callable[[int | None], None]
+        self,
+        hooks: Observers,
+        clock: Clock,
+        log: StoreLog,
+        calls: Inside,
+        wake: Callable[[int | None, Collection[str] | None], None],
     ) -> None:
         """Return the events of a session that has not reported any.
 
-        :param wake: called with the ``due`` of each message that was put back.
+        :param wake: called with the ``due`` and the kind of each message that was put back.
         """
         #: The plugins' hooks, as they stood at ``init``.
         self.hooks = hooks
@@ -128,10 +133,13 @@ class Events:
         self.counters["superseded"] += 1
         _log.debug("superseded by its own handler: %r", id)
 
-    def settled(self, settlement: Settlement, unseen: Record | Damaged | None = None) -> None:
+    def settled(
+        self, settlement: Settlement, unseen: Record | Damaged | None = None, *, kind: str | None = None
+    ) -> None:
         """Report a settlement that was applied.
 
         :param unseen: the record that was leased, when it was settled without having been handed out.
+        :param kind: the kind of the message. None: it is not known.
         """
         if self.tap is not None:
             self.tap(settlement, unseen)
@@ -147,7 +155,7 @@ class Events:
         if settlement.outcome in _ADVANCES and self.hooks.advanced:
             self._advanced(settlement.id, from_instant(progress.scheduled_for), progress.last_error)
         if progress.due is not None:
-            self._wake(progress.due)
+            self._wake(progress.due, None if kind is None else (kind,))
 
     def enter(self, delivery: object) -> list[AbstractContextManager[Any]]:
         """Enter the contexts that plugins put around a handler. Give them to :meth:`leave` later."""

@@ -32,6 +32,7 @@ from pitstop._engine._lifecycle import STOP_PATIENCE, Component
 from pitstop._engine._session import Session
 from pitstop._engine._settler import Counts, Settler
 from pitstop._engine._suspects import Suspects
+from pitstop._engine._throttle import Throttle
 from pitstop._engine._waiting import Waiter, Waiting
 from pitstop._engine._wakeup import Wakeup
 from pitstop._engine._watcher import Watcher
@@ -39,6 +40,7 @@ from pitstop._engine._writer import AckWriter
 from pitstop._errors import BackendUnavailable
 from pitstop._values._arguments import ListenOptions
 from pitstop.abc import Capability, Doorbell, SystemClock
+from pitstop.abc._kinds import is_chosen
 
 
 __all__ = ["Intake"]
@@ -56,11 +58,13 @@ class Intake(Component):
         options: ListenOptions,
         *,
         claimed_apart: bool = False,
+        throttles: Sequence[Throttle] = (),
     ) -> None:
         """Return an intake that has not claimed yet.
 
         :param options: as the user gave them. None: as it is configured.
         :param claimed_apart: whether the threads that handle messages never claim.
+        :param throttles: the rates at which messages are claimed.
         :raises ConfigError: when ``max_lease`` is shorter than a lease.
         """
         #: The session whose messages these are.
@@ -69,16 +73,26 @@ class Intake(Component):
         #: How long messages are leased.
         self.lock_time: timedelta = session.lock_time if options.lock_time is None else options.lock_time
         loop_time = session.loop_time if options.loop_time is None else options.loop_time
+        # None: all kinds.
+        self._kinds = options.kinds
         #: Whether each ack of an iteration is written by itself.
         self.acks_at_once = options.prefetch == 1
         monotonic = session.clock.monotonic
         self.wakeup = Wakeup(lambda: self.background.begin())  # noqa: PLW0108 - it is made below
         self.buffer = ClaimBuffer(
-            monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
+            *(monotonic, self.lock_time, options.prefetch, self.wakeup.want),
+            claimed_apart=claimed_apart,
+            in_batches=options.batch is not None,
         )
         self.suspects = Suspects(monotonic, session.retry, session.handled)
         self.claimer = Claimer(
-            session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds, loop_time=loop_time
+            *(session, self.buffer, self.lock_time),
+            suspects=self.suspects,
+            kinds=options.kinds,
+            loop_time=loop_time,
+            throttles=throttles,
+            at_once=options.batch or 1,
+            wake=lambda: self.waiting.notice(None),
         )
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
@@ -184,10 +198,6 @@ class Intake(Component):
         """Give back messages that were taken and that no handler has seen. Return how many were not."""
         return self.claimer.give_back(leases)
 
-    def next_due(self) -> int | None:
-        """Return when the next message is due that this listener would get, messages that it has included."""
-        return self.claimer.next_due()
-
     # State.
 
     @property
@@ -246,8 +256,15 @@ class Intake(Component):
 
     # The component.
 
-    def notice(self, due: int | None) -> None:
-        self.waiting.notice(due)
+    def notice(self, due: int | None, kinds: Collection[str] | None = None) -> None:
+        # A listener without kinds need not ask, because this is on the way of each store.
+        if self._kinds is None or self.wants(kinds):
+            self.waiting.notice(due)
+
+    def wants(self, kinds: Collection[str] | None) -> bool:
+        """Whether this claims messages of one of these kinds. None: the kinds are not known."""
+        chosen = self._kinds
+        return kinds is None or chosen is None or any(is_chosen(each, chosen) for each in kinds)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
         # First the claims that are under way: they put their messages into the buffer later.
@@ -331,6 +348,8 @@ class Intake(Component):
         if self._heartbeat is not None:
             self._heartbeat.after_fork()
         self._watcher.after_fork()
+        for each in self.claimer.throttles:
+            each.after_fork()
 
     def drop_all(self) -> None:
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""

@@ -36,8 +36,11 @@ class Component:
     #: Whether this component uses other components, which have to be open until it has ended.
     closes_first: ClassVar[bool] = False
 
-    def notice(self, due: int | None) -> None:
-        """Wake up if a message with this ``due`` is news. None: its ``due`` is not known. Called by any thread."""
+    def notice(self, due: int | None, kinds: Collection[str] | None = None) -> None:
+        """Wake up if a message with this ``due`` is news. None: its ``due`` is not known. Called by any thread.
+
+        :param kinds: the kinds of the messages that were written. None: they are not known.
+        """
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
         """Drop claimed messages that were stored anew or removed.

@@ -13,7 +13,10 @@ from collections.abc import Collection, Mapping
 from pitstop.abc import AllBut, Backend
 
 
-__all__ = ["Pauses"]
+__all__ = ["NO_KINDS", "Pauses"]
+
+#: A choice whose kinds are all paused.
+NO_KINDS: frozenset[str] = frozenset()
 
 _LONG_AGO = float("-inf")
 
@@ -48,8 +51,21 @@ class Pauses:
             self.ends = found
             self.read_at = now
 
+    def choice_at(
+        self, now: float, each: float, backend: Backend, kinds: Collection[str] | None
+    ) -> Collection[str] | None:
+        """Return a choice without the paused kinds, as :meth:`choice` does. These are read first if they were read long ago.
+
+        :param now: the time by the monotonic clock.
+        :param each: after how many seconds they are read again.
+        :raises BackendUnavailable: when the store did not answer.
+        """
+        if now >= self.read_at + each:
+            self.read(backend, now)
+        return self.choice(backend, kinds)
+
     def choice(self, backend: Backend, kinds: Collection[str] | None) -> Collection[str] | None:
-        """Return a choice of kinds without the paused ones. It may be empty. None: all kinds."""
+        """Return a choice of kinds without the paused ones: :data:`NO_KINDS` if none is left. None: all kinds."""
         paused = self._lasting(backend)
         if not paused:
             return kinds
@@ -57,7 +73,7 @@ class Pauses:
             return AllBut(paused)
         if isinstance(kinds, AllBut):
             return kinds if kinds >= paused else AllBut(kinds | paused)
-        return frozenset(kinds) - paused if paused.intersection(kinds) else kinds
+        return (frozenset(kinds) - paused or NO_KINDS) if paused.intersection(kinds) else kinds
 
     def next_due(self, backend: Backend, kinds: Collection[str] | None) -> int | None:
         """Return when the next message of a choice is due that is not paused, or when a pause ends, if that is earlier.
@@ -65,13 +81,12 @@ class Pauses:
         :raises BackendUnavailable: when the store did not answer.
         """
         chosen = self.choice(backend, kinds)
-        if chosen is None:
-            due = backend.next_due()
-        else:
-            due = backend.next_due(chosen) if chosen or isinstance(chosen, AllBut) else None
         now = backend.now() // 1000
-        ends = (end for end in self.ends.values() if end is not None and end > now)
-        return min((each for each in (due, *ends) if each is not None), default=None)
+        times = [end for end in self.ends.values() if end is not None and end > now]
+        if chosen is not NO_KINDS:
+            due = backend.next_due() if chosen is None else backend.next_due(chosen)
+            times += [] if due is None else [due]
+        return min(times, default=None)
 
     def _lasting(self, backend: Backend) -> frozenset[str]:
         ends = self.ends

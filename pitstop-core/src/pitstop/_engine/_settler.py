@@ -167,7 +167,7 @@ class Settler:
                 assert isinstance(progress, Progress)
                 assert progress.due is not None
                 events.retried(delivery, lease.error, progress.due)
-        events.settled(settlement)
+        events.settled(settlement, kind=lease.emission.leased.kind)
 
     def _lost(self, lease: Lease) -> None:
         delivery = lease.delivery

@@ -183,6 +183,9 @@ class Waiting:
     @entrance
     def claim_ahead(self) -> None:
         """Claim the next messages while those in the buffer are handled. Called by the background thread."""
+        if self._claimer.throttles:
+            # It would claim messages that handlers may not have yet, or a single one: see below.
+            return
         # Two at least, also if the pace falls meanwhile.
         waiter = Waiter(2, claims_first=True)
         try:
@@ -281,8 +284,12 @@ class Waiting:
                     break
                 if deadline is not None and self._monotonic() >= deadline:
                     return None
-                look = next_look(self._session, self._loop_time, self._claimer.next_due)
-                waiter.looked, waiter.next_look, pause = self._monotonic(), look.at, look.pause
+                if self._claimer.throttles and (pause := self._claimer.pause()):
+                    # No message is news to it: it may claim none.
+                    waiter.looked, waiter.next_look = self._monotonic(), float("-inf")
+                else:
+                    look = next_look(self._session, self._loop_time, self._claimer.next_due)
+                    waiter.looked, waiter.next_look, pause = self._monotonic(), look.at, look.pause
             except BackendUnavailable as error:
                 if self._is_over():
                     # The error is not reported; but the thread that ends this need not find it out once more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 from collections.abc import Mapping
@@ -46,6 +47,8 @@ _CLASSES = {
     "pitstop-mongo": "pitstop_mongo.MongoBackend",
     "pitstop-sqlite": "pitstop_sqlite.SqliteBackend",
 }
+#: The methods that core calls with kinds, and their arguments, if the backend has the capability KINDS.
+_WITH_KINDS = {"lease": ("limit", "duration", "kinds"), "next_due": ("kinds",)}
 
 
 class EntryPointResolver:
@@ -107,7 +110,32 @@ def backend_class(candidate: object, where: str, otherwise: str) -> type[Backend
             f"pitstop.abc.Capability. Its class {candidate.__qualname__} must state capabilities = Capability(0) if it "
             f"has none, else for example Capability.DURABLE | Capability.WATCH. {otherwise}"
         )
+    for method, arguments in _WITH_KINDS.items() if Capability.KINDS in capabilities else ():
+        if not _takes(getattr(candidate, method), *arguments):
+            raise BackendLoadError(
+                f"{where} has the capability KINDS, but {_owner(candidate, method)}.{method}() takes no kinds. The signature "
+                f"must be {method}({', '.join(['self', *arguments])}=None). A class that claims without kinds must state its "
+                f"capabilities without Capability.KINDS. {otherwise}"
+            )
     return candidate
+
+
+def _takes(method: Any, *arguments: str) -> bool:
+    """Whether a method can be called with these arguments by position. True if Python does not know its signature."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind("self", *arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _owner(cls: type, name: str) -> str:
+    """Return the name of the class that defines an attribute of ``cls``."""
+    return next(each.__qualname__ for each in cls.__mro__ if name in vars(each))
 
 
 def _other_version(version: object, where: str, otherwise: str) -> str:

@@ -49,6 +49,8 @@ MOST_RECORDS = 2**31 - 1
 MOST_THREADS = 10_000
 #: The most tasks at a time: any number.
 MOST_TASKS = _GREATEST
+#: The most messages of one batch: as many as one claim brings.
+_MOST_IN_BATCH = 500
 #: The most kinds that one listener may name. All are part of each claim.
 MOST_KINDS = 100
 _NUMBER = (int, float)
@@ -187,6 +189,8 @@ class ListenOptions:
     heartbeat: bool = False
     max_lease: timedelta | None = None
     kinds: Collection[str] | None = None
+    #: How many messages a handler gets at most at a time. Only ``consume`` has this option.
+    batch: int | None = None
 
     @staticmethod
     def of(
@@ -197,6 +201,7 @@ class ListenOptions:
         heartbeat: object,
         max_lease: object,
         kinds: object = None,
+        batch: object = None,
     ) -> ListenOptions:
         """Check the options as a user gave them.
 
@@ -209,7 +214,13 @@ class ListenOptions:
             heartbeat=flag(heartbeat, "heartbeat"),
             max_lease=None if max_lease is None else positive_duration(max_lease, "max_lease"),
             kinds=None if kinds is None else chosen_kinds(kinds),
+            batch=None if batch is None else whole_number(batch, "batch", most=_MOST_IN_BATCH),
         )
+        if options.batch is not None and options.prefetch is not None and options.prefetch < options.batch:
+            raise ConfigError(
+                f"prefetch={quoted(prefetch)} is less than batch={quoted(batch)}, so that no batch would be full. Leave prefetch out, "
+                f"or give at least {options.batch}."
+            )
         if options.max_lease is not None and not options.heartbeat:
             raise ConfigError(
                 f"max_lease={quoted(max_lease)} has no effect without heartbeat=True. Give both, or neither."

@@ -168,8 +168,8 @@ def read_record(
 
     Every backend reads through this function, so that all are equally strict. Fields that a store leaves out are given as
     None. The counts ``unsettled``, ``ahead`` and ``excused`` are 0 then, and ``kind`` is empty, because older releases did not
-    write them. If the stored id is not valid UTF-8, its wrong bytes are given as lone surrogates (``decode("utf-8", "surrogateescape")``). The
-    record is damaged then, and the backend finds it again by that id.
+    write them. If the stored id is not valid UTF-8, its wrong bytes are given as lone surrogates
+    (``decode("utf-8", "surrogateescape")``). The record is damaged then, and the backend finds it again by that id.
     """
     if unsettled is None:
         unsettled = 0

@@ -18,14 +18,18 @@ from pitstop import Delivery, Listener, Pitstop, PitstopError, Unsupported
 from pitstop._consume._lanes import Lane
 from pitstop._consume._threads import Consuming
 from pitstop._engine._listener import intake_of
+from pitstop._engine._throttle import Throttle
+from pitstop._listening import open_intake
 from pitstop._pitstop import session_of
+from pitstop._values._arguments import ListenOptions
+from pitstop._values._rate import Rate
 from pitstop.cli._command import CommandFailed, run_command
 from pitstop.cli._output import needs_stdout, print_json, print_json_for_people, say, warn
 from pitstop.cli._pipe import when_stdout_closes
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._signals import Urgency, draining
 from pitstop.cli._streams import StdoutFailed
-from pitstop.cli._times import duration, iso
+from pitstop.cli._times import duration, iso, rate_of
 
 
 __all__ = ["listen"]
@@ -66,6 +70,7 @@ def _command(_: click.Context, __: click.Parameter, value: str | None) -> str | 
     type=click.IntRange(min=1),
     help="Messages claimed at once. Default: as many as are handled in a moment.",
 )
+@click.option("--rate", type=rate_of, help="Take at most so many messages, as in 50/s, 100/m or 1000/15m.")
 @common_options
 @click.pass_obj
 def listen(
@@ -77,6 +82,7 @@ def listen(
     lock_time: timedelta | None,
     loop_time: timedelta | None,
     prefetch: int | None,
+    rate: Rate | None,
 ) -> None:
     """Print messages as they become due, one JSON object per line.
 
@@ -96,10 +102,16 @@ def listen(
         needs_stdout("listen")
     # A listener that waits may be started before the first message is stored.
     opened = settings.open_existing() if once else settings.open()
-    with (
-        opened as pit,
-        pit.listen(lock_time=lock_time, loop_time=loop_time, prefetch=prefetch, kinds=kinds or None) as listener,
-    ):
+    options = ListenOptions.of(
+        lock_time=lock_time,
+        loop_time=loop_time,
+        prefetch=prefetch,
+        heartbeat=False,
+        max_lease=None,
+        kinds=kinds or None,
+    )
+    throttles = () if rate is None else (Throttle(rate),)
+    with opened as pit, Listener(open_intake(pit, options, throttles=throttles)) as listener:
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
             handle: Callable[[Delivery], None] = session.print
@@ -165,8 +177,16 @@ def _consume(
 
 
 def _due(listener: Listener) -> Iterator[Delivery]:
-    while (delivery := listener.get(timeout=0)) is not None:
-        yield delivery
+    intake = intake_of(listener)
+    while True:
+        delivery = listener.get(timeout=0)
+        if delivery is not None:
+            yield delivery
+        elif intake.stopped or (held := intake.claimer.held_back()) is None:
+            return
+        elif (delivery := listener.get(timeout=held)) is not None:
+            # Its turn by the rate has come.
+            yield delivery
 
 
 def _output(command: str | None, settings: Settings, listener: Listener) -> contextlib.AbstractContextManager[None]:

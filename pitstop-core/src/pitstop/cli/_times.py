@@ -8,9 +8,10 @@ import click
 
 from pitstop import ConfigError
 from pitstop._values._duration import format_duration, parse_duration
+from pitstop._values._rate import Rate, parse_rate
 
 
-__all__ = ["ago", "duration", "iso", "moment", "moment_or_duration"]
+__all__ = ["ago", "duration", "iso", "moment", "moment_or_duration", "rate_of"]
 
 
 def duration(text: str) -> timedelta:
@@ -22,6 +23,17 @@ def duration(text: str) -> timedelta:
         return parse_duration(text, "")
     except ConfigError:
         raise click.BadParameter(f"{text!r} is no duration. Write it as in '15m', '1h30m' or '250ms'.") from None
+
+
+def rate_of(text: str) -> Rate:
+    """Return the rate of a text: ``50/s``, ``100/m``, ``1000/15m``.
+
+    :raises click.BadParameter: if the text is not a rate.
+    """
+    try:
+        return parse_rate(text, "--rate")
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def moment(text: str) -> datetime:

@@ -1,12 +1,12 @@
 """One run of a driven Pitstop: claim, hand out, settle, and move the clock to the next due time.
 
-A run is a generator that yields deliveries and is sent the handler's exception, so that the same code drives plain and async
+A run is a generator that yields turns of handlers and is sent their exceptions, so that the same code drives plain and async
 handlers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from threading import get_ident
@@ -14,28 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pitstop._consume._batches import Handlings, Item
 from pitstop._consume._handler import HandlerIsAsync
+from pitstop._consume._lanes import Lane, Plan
 from pitstop._consume._verdict import Verdict, ask, judged
 from pitstop._decisions._attempts import number
-from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import schedule_of
 from pitstop._decisions._ending import ends_program
 from pitstop._decisions._settle import error_text
-from pitstop._engine._handling import Handling
 from pitstop._engine._lease import Lease, Purpose
-from pitstop._engine._waiting import Waiter
 from pitstop._errors import BackendUnavailable, LeaseLost, OutcomeUnknown, PitstopError, ScheduleError
-from pitstop._listening import open_intake
 from pitstop._pitstop import Pitstop, session_of
-from pitstop._values._arguments import ListenOptions
-from pitstop._values._duration import format_duration
 from pitstop._values._instant import LAST_INSTANT, aware, from_instant, microseconds
 from pitstop._values._plain import shown
 from pitstop.abc import Damaged, Outcome, Progress, Record, Settlement, copy_plain
 from pitstop.testing._clock import ManualClock, span_of
+from pitstop.testing._driven_lanes import DrivenLanes, Turn
 from pitstop.testing._faults import Crash, at_least_one, crash
 from pitstop.testing._faulty_backend import FaultyBackend, unfaulted
-from pitstop.testing._report import Report, Step, StepOutcome, clock_text
+from pitstop.testing._report import Report, Step, StepOutcome
 
 
 if TYPE_CHECKING:
@@ -52,9 +49,9 @@ _LOOK_AGAIN = 5000
 #: The most times in a row that a listener gets nothing although a message is due.
 _MOST_STALLS = 1000
 
-Run = Generator["Delivery", "BaseException | None", Report]
+Run = Generator[Turn, "BaseException | None", Report]
 #: The result: now, and when the next message is due, both in microseconds; None: not known, read it.
-_Part = Generator["Delivery", "BaseException | None", "tuple[int, int | None] | None"]
+_Part = Generator[Turn, "BaseException | None", "tuple[int, int | None] | None"]
 
 
 def manual_clock(pit: Pitstop) -> ManualClock:
@@ -74,8 +71,8 @@ def manual_clock(pit: Pitstop) -> ManualClock:
 class Drive:
     """One run."""
 
-    def __init__(self, pit: Pitstop, raise_errors: bool, max_steps: int) -> None:
-        self._pit = pit
+    def __init__(self, pit: Pitstop, plans: Sequence[Plan], raise_errors: bool, max_steps: int) -> None:
+        self._lanes = DrivenLanes(pit, plans)
         self._session = session_of(pit)
         self._clock = manual_clock(pit)
         self._raise_errors = raise_errors
@@ -85,9 +82,9 @@ class Drive:
         self._stalls = 0
         # The last moment of the run, by the clock that the run moves.
         self._target: int | None = None
-        # The settlement of the present delivery, once there is one; and the delivery's token.
-        self._applied: Settlement | None = None
-        self._token: str | None = None
+        # The settlements of the present deliveries, as far as there are some, by their tokens; and all their tokens.
+        self._applied: dict[str | None, Settlement] = {}
+        self._tokens: set[str | None] = set()
 
     def idle(self) -> Run:
         __tracebackhide__ = True
@@ -146,35 +143,38 @@ class Drive:
         __tracebackhide__ = True
         # The counts go on when a handler, or a latency, moves the clock: otherwise that would have no end either.
         count, seen = 0, dict[tuple[str, int], int]()
-        while self._is_within() and (lease := self._get()) is not None:
-            emission, now = lease.emission, self._clock.time_us()
-            delivery = self._intake.deliver(lease, at_once=True)
-            count += 1
-            occurrence = emission.record.id, emission.scheduled_for
-            seen[occurrence] = times = seen.get(occurrence, 0) + 1
-            if count > self._max_steps or times > _MOST_REPEATS:
-                raise self._with_report(self._endless(delivery, times))
-            at, message = from_instant(now // 1000), {"id": delivery.id, **copy_plain(emission.record.message)}
-            self._applied, self._token = None, emission.record.progress.token
-            handling = Handling(self._session.events, lease, delivery)
+        while self._is_within() and (taken := self._get()) is not None:
+            lane, leases = taken
+            at = from_instant(self._clock.time_us() // 1000)
+            items = [(lease, lane.intake.deliver(lease, at_once=True)) for lease in leases]
+            for lease, delivery in items:
+                count += 1
+                occurrence = delivery.id, lease.emission.scheduled_for
+                seen[occurrence] = times = seen.get(occurrence, 0) + 1
+                if count > self._max_steps or times > _MOST_REPEATS:
+                    raise self._with_report(self._endless(delivery, times))
+            # The handler may change its own copies.
+            messages = [{"id": lease.id, **copy_plain(lease.record.message)} for lease in leases]
+            self._applied, self._tokens = {}, {lease.record.progress.token for lease in leases}
+            handlings = Handlings(self._session.events, items)
             interrupted = False
             try:
-                failure = yield delivery
-            except BaseException as error:  # noqa: BLE001 - raised again once its message was given back
+                failure = yield Turn(lane, [delivery for _, delivery in items])
+            except BaseException as error:  # noqa: BLE001 - raised again once its messages were given back
                 failure, interrupted = error, True
-            handling.end(failure)
-            self._settle(lease, delivery, failure, at, message, interrupted=interrupted)
+            handlings.end(failure)
+            self._settle(lane, items, failure, at, messages, interrupted=interrupted)
             if not surely:
                 here, due = looked = self._look()
                 if due is None or due > here:
                     return looked
         return None
 
-    def _get(self) -> Lease | None:
+    def _get(self) -> tuple[Lane, Sequence[Lease]] | None:
         __tracebackhide__ = True
         for _ in range(_MOST_REFUSALS):
             try:
-                return self._intake.wait(Waiter(0), self._session.clock.monotonic())
+                return self._lanes.take()
             except BackendUnavailable as error:
                 # A listener polls again after a pause, and here no time passes. The test that planned the fault knows of it.
                 if not self._is_fault(error):
@@ -184,48 +184,43 @@ class Drive:
 
     def _settle(
         self,
-        lease: Lease,
-        delivery: Delivery,
+        lane: Lane,
+        items: Sequence[Item],
         failure: BaseException | None,
         at: datetime,
-        message: dict[str, Any],
+        messages: Sequence[dict[str, Any]],
         *,
         interrupted: bool,
     ) -> None:
-        """Settle the delivery as ``consume`` does, and note the outcome.
+        """Settle the deliveries as ``consume`` does, and note the outcomes.
 
         :param interrupted: whether the failure is not the handler's, because the task of the run was cancelled.
         """
         __tracebackhide__ = True
-        refused: PitstopError | None = None
-        told = lease.is_news(failure)
-        if told:
-            refused = lease.told
-        elif isinstance(failure, Crash):
+        told = any(lease.is_news(failure) for lease, _ in items)
+        if isinstance(failure, Crash):
             crash(self._session)
-        else:
-            decided, _ = judged(lease, failure, interrupted=interrupted or isinstance(failure, HandlerIsAsync))
-            try:
-                if decided is not Verdict.NOTHING:
-                    ask(lease, delivery, decided, failure)
-                    self._intake.writer.write_at_once(lease)
-            except (LeaseLost, BackendUnavailable) as error:
-                refused = error
-        outcome, due = self._outcome(lease, failure, refused)
-        trouble = refused if failure is None or isinstance(failure, Crash) else failure
-        self._steps.append(
-            Step(
-                delivery.id,
-                at,
-                delivery.scheduled_for,
-                delivery.attempt,
-                delivery.missed,
-                outcome,
-                error_text(trouble),
-                due,
-                message,
+        stopped = told or interrupted or isinstance(failure, HandlerIsAsync)
+        for (lease, delivery), message in zip(items, messages, strict=True):
+            refused: PitstopError | None = None
+            if lease.is_news(failure):
+                refused = lease.told
+            elif not isinstance(failure, Crash):
+                decided, _ = judged(lease, failure, interrupted=stopped)
+                try:
+                    if decided is not Verdict.NOTHING:
+                        ask(lease, delivery, decided, failure)
+                        lane.intake.writer.write_at_once(lease)
+                except (LeaseLost, BackendUnavailable) as error:
+                    refused = error
+            outcome, due = self._outcome(lease, failure, refused)
+            trouble = refused if failure is None or isinstance(failure, Crash) else failure
+            self._steps.append(
+                Step(
+                    *(delivery.id, at, delivery.scheduled_for, delivery.attempt, delivery.missed, outcome),
+                    *(error_text(trouble), due, message),
+                )
             )
-        )
         if failure is None or told or isinstance(failure, Crash):
             return
         in_report = not (interrupted or ends_program(failure) or isinstance(failure, HandlerIsAsync))
@@ -245,26 +240,27 @@ class Drive:
         if refused is not None:
             # Perhaps it was done nevertheless. The message then comes at another time, or never.
             return "unsettled", None if isinstance(refused, OutcomeUnknown) else from_instant(lease.due)
-        if self._applied is None:
+        applied = self._applied.get(lease.record.progress.token)
+        if applied is None:
             # Crashed; or refused, of which the handler knows, so that it settled nothing and said nothing.
             return ("crashed", from_instant(lease.due)) if isinstance(failure, Crash) else (over, None)
-        progress = self._applied.progress
+        progress = applied.progress
         due = None if not isinstance(progress, Progress) or progress.due is None else from_instant(progress.due)
         if lease.purpose is Purpose.ACK:
             return "acked", due
         if lease.purpose is Purpose.GIVE_BACK:
             return "given back", due
-        return _NACKS.get(self._applied.outcome, "nacked"), due
+        return _NACKS.get(applied.outcome, "nacked"), due
 
     def _note(self, settlement: Settlement, unseen: Record | Damaged | None) -> None:
-        """Note a settlement that was applied, to the present delivery or to a message that no handler saw."""
+        """Note a settlement that was applied, to a present delivery or to a message that no handler saw."""
         if unseen is None:
-            if settlement.token == self._token:
-                self._applied = settlement
+            if settlement.token in self._tokens:
+                self._applied[settlement.token] = settlement
         elif self._thread == get_ident() and settlement.outcome is not Outcome.PAUSE:
             self._steps.append(_unseen_step(settlement, unseen, self._clock.now()))
 
-    def _next_time(self) -> Generator[Delivery, BaseException | None, int | None]:
+    def _next_time(self) -> Generator[Turn, BaseException | None, int | None]:
         """Emit all messages that are due at this instant. Return when the next is due, in microseconds by the run's clock."""
         __tracebackhide__ = True
         emitted = len(self._steps)
@@ -288,8 +284,7 @@ class Drive:
     def _look(self) -> tuple[int, int | None]:
         """Return now, and when the next message is due, both in microseconds by the run's clock."""
         backend = unfaulted(self._session.backend)
-        pauses, here = self._session.pauses, self._clock.time_us()
-        due = pauses.next_due(backend, None) if pauses is not None and pauses.ends else backend.next_due()
+        due, here = self._lanes.next_due(), self._clock.time_us()
         # The backend's clock may differ from the clock that the run moves.
         return here, None if due is None else here + due * 1000 - backend.now()
 
@@ -318,15 +313,7 @@ class Drive:
         )
 
     def _left(self) -> str:
-        backend = unfaulted(self._session.backend)
-        now = backend.now() // 1000
-        some = [describe(each, now) for each in backend.scan(None, 4, None)]
-        described = []
-        for entry in some[:3]:
-            every = f", every {format_duration(entry.every)}" if isinstance(entry.every, timedelta) else ""
-            tries = f", {entry.attempts} attempts" if entry.attempts else ""
-            described.append(f"{entry.id!r} (due {clock_text(entry.due)}{every}{tries})")
-        return ", ".join(described) + (", and more" if len(some) > 3 else "")
+        return self._lanes.left(unfaulted(self._session.backend).now() // 1000)
 
     def _with_report(self, error: BaseException) -> BaseException:
         report = Report.of(self._steps)
@@ -348,11 +335,8 @@ class Drive:
         self._thread = get_ident()
         store.events.tap = self._note
         try:
-            self._intake = open_intake(self._pit, ListenOptions())
-            try:
+            with self._lanes:
                 yield
-            finally:
-                self._intake.close()
         finally:
             store.events.tap = None
 

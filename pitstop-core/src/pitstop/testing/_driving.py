@@ -6,9 +6,11 @@ always.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+
+import attrs
 
 from pitstop._consume._handler import (
     Handler,
@@ -16,22 +18,23 @@ from pitstop._consume._handler import (
     callable_handler,
     close_awaitable,
     is_async,
-    takes_delivery,
 )
+from pitstop._consume._lanes import Handlers, Plan, named, planned
 from pitstop._errors import PitstopError
 from pitstop._pitstop import Pitstop
+from pitstop._values._arguments import MOST_THREADS
 from pitstop.testing._drive import Drive, Run
+from pitstop.testing._driven_lanes import Turn
 from pitstop.testing._report import Report
 
 
 if TYPE_CHECKING:
     from pitstop._aio._pitstop import AsyncPitstop
-    from pitstop._engine._delivery import Delivery
 
 __all__ = [
     "MAX_JUMPS",
     "MAX_STEPS",
-    "Handler",
+    "Handlers",
     "adrain",
     "arun_for",
     "arun_until",
@@ -50,9 +53,11 @@ MAX_JUMPS = 10_000
 
 def run_until_idle(
     pit: Pitstop,
-    handler: Handler,
+    handler: Handlers,
     *,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -62,26 +67,34 @@ def run_until_idle(
     returns, and nacked when it raises. A delivery that the handler settled itself stays as it was settled.
 
     :param pit: a Pitstop whose clock is a :class:`ManualClock`.
-    :param handler: called with the message, as in ``delivery.msg``.
+    :param handler: called with the message, as in ``delivery.msg``. A mapping gives each kind a handler or a
+        :class:`pitstop.Handle`, as for :meth:`pitstop.Pitstop.consume`; of a ``Handle``, ``lock_time``, ``prefetch``,
+        ``batch`` and ``deliveries`` hold here. Messages of several kinds are handled one at a time, in the order of their due times.
     :param deliveries: whether to call it with the :class:`pitstop.Delivery` instead. By default, it is called so if its first
         parameter is annotated as a delivery or named ``delivery``, as for :meth:`pitstop.Pitstop.consume`.
+    :param kinds: handle only messages of these kinds, as for :meth:`pitstop.Pitstop.consume`.
+    :param batch: call the handler with a list of deliveries, of this number at most, as for :meth:`pitstop.Pitstop.consume`. The
+        report has a step for each message.
     :param raise_errors: an exception of the handler ends the run and is raised, once the message was nacked. The report so
         far is its ``pitstop_report``, and a note. False: the report holds the error, and the message comes back by ``retry``.
     :param max_steps: the most emissions at one instant.
     :return: the steps in order. A store that fails an ack or nack does not raise: the step is ``unsettled``.
     :raises PitstopError: if the run has no end, the handler is async, or the clock is a real one.
     :raises BackendUnavailable: if the store fails a claim.
+    :raises Unsupported: if the store cannot choose by kind.
     """
     __tracebackhide__ = True
-    return _driven(_plain(handler), deliveries, Drive(pit, raise_errors, max_steps).idle())
+    return _driven(Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).idle())
 
 
 def run_for(
     pit: Pitstop,
     delta: timedelta | float | str,
-    handler: Handler,
+    handler: Handlers,
     *,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -93,29 +106,33 @@ def run_for(
     :param delta: a ``timedelta``, seconds, or text such as ``"3h"``.
     """
     __tracebackhide__ = True
-    return _driven(_plain(handler), deliveries, Drive(pit, raise_errors, max_steps).for_(delta))
+    return _driven(Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).for_(delta))
 
 
 def run_until(
     pit: Pitstop,
     when: datetime,
-    handler: Handler,
+    handler: Handlers,
     *,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """Let time pass until ``when``, inclusive: see :func:`run_for`."""
     __tracebackhide__ = True
-    return _driven(_plain(handler), deliveries, Drive(pit, raise_errors, max_steps).until(when))
+    return _driven(Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).until(when))
 
 
 def drain(
     pit: Pitstop,
-    handler: Handler,
+    handler: Handlers,
     *,
     max_jumps: int = MAX_JUMPS,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -125,14 +142,18 @@ def drain(
     :raises PitstopError: if messages are left after that; the text names them.
     """
     __tracebackhide__ = True
-    return _driven(_plain(handler), deliveries, Drive(pit, raise_errors, max_steps).drain(max_jumps))
+    return _driven(
+        Drive(pit, _plans(handler, deliveries, kinds, batch, _plain), raise_errors, max_steps).drain(max_jumps)
+    )
 
 
 async def arun_until_idle(
     pit: Pitstop | AsyncPitstop,
-    handler: Handler,
+    handler: Handlers,
     *,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
@@ -142,55 +163,59 @@ async def arun_until_idle(
         thread, because nothing else waits while the clock stands still.
     """
     __tracebackhide__ = True
-    return await _adriven(callable_handler(handler), deliveries, Drive(_plain_one(pit), raise_errors, max_steps).idle())
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
+    return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).idle())
 
 
 async def arun_for(
     pit: Pitstop | AsyncPitstop,
     delta: timedelta | float | str,
-    handler: Handler,
+    handler: Handlers,
     *,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """As :func:`run_for`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
-    return await _adriven(
-        callable_handler(handler), deliveries, Drive(_plain_one(pit), raise_errors, max_steps).for_(delta)
-    )
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
+    return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).for_(delta))
 
 
 async def arun_until(
     pit: Pitstop | AsyncPitstop,
     when: datetime,
-    handler: Handler,
+    handler: Handlers,
     *,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """As :func:`run_until`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
-    return await _adriven(
-        callable_handler(handler), deliveries, Drive(_plain_one(pit), raise_errors, max_steps).until(when)
-    )
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
+    return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).until(when))
 
 
 async def adrain(
     pit: Pitstop | AsyncPitstop,
-    handler: Handler,
+    handler: Handlers,
     *,
     max_jumps: int = MAX_JUMPS,
     deliveries: bool | None = None,
+    kinds: Collection[str] | None = None,
+    batch: int | None = None,
     raise_errors: bool = True,
     max_steps: int = MAX_STEPS,
 ) -> Report:
     """As :func:`drain`, for a handler that may be async. It handles one message at a time."""
     __tracebackhide__ = True
-    return await _adriven(
-        callable_handler(handler), deliveries, Drive(_plain_one(pit), raise_errors, max_steps).drain(max_jumps)
-    )
+    plans = _plans(handler, deliveries, kinds, batch, callable_handler)
+    return await _adriven(Drive(_plain_one(pit), plans, raise_errors, max_steps).drain(max_jumps))
 
 
 def _plain_one(pit: Pitstop | AsyncPitstop) -> Pitstop:
@@ -202,40 +227,63 @@ def _plain_one(pit: Pitstop | AsyncPitstop) -> Pitstop:
     return pitstop_of(pit)
 
 
-def _driven(handler: Handler, deliveries: bool | None, run: Run) -> Report:
+def _plans(
+    handler: object, deliveries: bool | None, kinds: object, batch: object, check: Callable[[Handler], Handler]
+) -> list[Plan]:
+    """Return a plan for each kind, as for ``consume``.
+
+    :param check: returns a handler that can be used, or raises.
+    """
+    # The run has no other thread: it handles one message at a time, and extends no lease.
+    options = dict[str, object](
+        lock_time=None, loop_time=None, prefetch=None, heartbeat=False, max_lease=None, batch=batch
+    )
+    plans = planned(
+        handler, field="workers", workers=1, most=MOST_THREADS, deliveries=deliveries, kinds=kinds, options=options
+    )
+    for each in plans:
+        with named(each.kind):
+            check(each.handler)
+    # A rate would let no message through while the clock stands still.
+    return [
+        attrs.evolve(each, options=attrs.evolve(each.options, heartbeat=False, max_lease=None), throttles=())
+        for each in plans
+    ]
+
+
+def _driven(run: Run) -> Report:
     __tracebackhide__ = True
-    deliveries = takes_delivery(handler, deliveries)
     try:
-        delivery = next(run)
+        turn = next(run)
         while True:
             failure: BaseException | None = None
             try:
-                result = handler(delivery if deliveries else delivery.msg)
+                result = turn.lane.handler(turn.argument)
             except BaseException as error:  # noqa: BLE001 - the run raises it again if it is to be raised
                 failure = error
-                _tell_what_it_got(error, delivery, deliveries)
+                _tell_what_it_got(error, turn)
             else:
                 if isinstance(result, Awaitable):
                     failure = _given_up(result)
-            delivery = run.send(failure)
+            turn = run.send(failure)
     except StopIteration as end:
         return _report_of(end)
     finally:
         run.close()
 
 
-async def _adriven(handler: Handler, deliveries: bool | None, run: Run) -> Report:
+async def _adriven(run: Run) -> Report:
     __tracebackhide__ = True
     # An async handler has imported asyncio already. Programs without one must not pay for the import.
     from pitstop._aio._delivery import current_task, is_interruption  # noqa: PLC0415 - see above
 
-    deliveries, task = takes_delivery(handler, deliveries), current_task()
+    task = current_task()
     try:
-        delivery = next(run)
+        turn = next(run)
         while True:
             failure: BaseException | None = None
             try:
-                result = handler(delivery if deliveries else delivery.msg)
+                result = turn.lane.handler(turn.argument)
                 if isinstance(result, Awaitable):
                     await result
             except BaseException as error:
@@ -244,17 +292,18 @@ async def _adriven(handler: Handler, deliveries: bool | None, run: Run) -> Repor
                     run.throw(error)
                     raise
                 failure = error
-                _tell_what_it_got(error, delivery, deliveries)
-            delivery = run.send(failure)
+                _tell_what_it_got(error, turn)
+            turn = run.send(failure)
     except StopIteration as end:
         return _report_of(end)
     finally:
         run.close()
 
 
-def _tell_what_it_got(error: BaseException, delivery: Delivery, deliveries: bool) -> None:
+def _tell_what_it_got(error: BaseException, turn: Turn) -> None:
     """Add a hint to the error of a handler that expects a delivery and did not request one."""
-    if deliveries or not isinstance(error, AttributeError) or error.obj is not delivery.msg:
+    delivery = turn.deliveries[0]
+    if turn.lane.deliveries or not isinstance(error, AttributeError) or error.obj is not delivery.msg:
         return
     if hasattr(delivery, error.name or ""):
         error.add_note(

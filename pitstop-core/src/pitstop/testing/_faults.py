@@ -179,7 +179,7 @@ class Faults:
             if state_of(progress.due, progress.token, now) == "leased" and progress.token is not None:
                 over = Settlement(id, progress.token, Outcome.EXTEND, attrs.evolve(progress, due=now))
                 backend.settle([over])
-                self._session.written(now)
+                self._session.written(now, (stored.kind,))
                 return
             state: str = state_of(progress.due, progress.token, now)
         else:

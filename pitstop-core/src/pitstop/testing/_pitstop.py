@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import uuid
-
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
 
 from pitstop._errors import ConfigError
 from pitstop._init import open_backend
-from pitstop._pitstop import OneShot, Pitstop, Recurring
+from pitstop._pitstop import OneShot, Recurring
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._base import Recurrence
 from pitstop._values._arguments import several_plugins
@@ -21,14 +18,15 @@ from pitstop._values._id import valid_id
 from pitstop._values._quoting import quoted
 from pitstop._values._stored import IfExists, Stored
 from pitstop.abc import Backend
-from pitstop.testing import _assertions, _driving
+from pitstop.testing import _assertions
 from pitstop.testing._clock import ManualClock
-from pitstop.testing._driving import MAX_JUMPS, MAX_STEPS, Handler
+from pitstop.testing._driven_pitstop import DrivenPitstop
 from pitstop.testing._events import Event, Events
 from pitstop.testing._faults import Faults
 from pitstop.testing._faulty_backend import FaultyBackend, ServerClock
+from pitstop.testing._ids import id_maker, ids_of
 from pitstop.testing._matching import ANYTHING, Anything, Match
-from pitstop.testing._report import Report, Step
+from pitstop.testing._report import Step
 
 
 __all__ = ["TestPitstop", "init"]
@@ -61,7 +59,7 @@ def init(
     ready = options.get("type")
     configured = ready.clock if isinstance(ready, Backend) else options.pop("clock", None)
     clock = _one_clock(clock, configured)
-    make_id = _id_maker(ids, seed)
+    make_id = id_maker(ids, seed)
     server = None if isinstance(ready, Backend) else ServerClock(clock)
     if server is not None:
         options["clock"] = server
@@ -76,7 +74,7 @@ def init(
     return TestPitstop(FaultyBackend(backend, clock, server), hooks, clock, events, make_id, seed)
 
 
-class TestPitstop(Pitstop):
+class TestPitstop(DrivenPitstop):
     """A :class:`pitstop.Pitstop` that a test drives. :func:`pitstop.testing.init` makes it.
 
     ``run_until_idle``, ``run_for``, ``run_until`` and ``drain`` call the handler in this thread, and move the clock.
@@ -130,129 +128,11 @@ class TestPitstop(Pitstop):
         if self._make_id is None or not isinstance(items, Iterable):
             return store(items)
         items = list(items)
-        self._together = set(_ids_of(items))
+        self._together = set(ids_of(items))
         try:
             return store(items)
         finally:
             self._together = None
-
-    def run_until_idle(
-        self, handler: Handler, *, deliveries: bool | None = None, raise_errors: bool = True, max_steps: int = MAX_STEPS
-    ) -> Report:
-        """See :func:`pitstop.testing.run_until_idle`."""
-        __tracebackhide__ = True
-        return _driving.run_until_idle(
-            self, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    def run_for(
-        self,
-        delta: timedelta | float | str,
-        handler: Handler,
-        *,
-        deliveries: bool | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.run_for`."""
-        __tracebackhide__ = True
-        return _driving.run_for(
-            self, delta, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    def run_until(
-        self,
-        when: datetime,
-        handler: Handler,
-        *,
-        deliveries: bool | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.run_until`."""
-        __tracebackhide__ = True
-        return _driving.run_until(
-            self, when, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    def drain(
-        self,
-        handler: Handler,
-        *,
-        max_jumps: int = MAX_JUMPS,
-        deliveries: bool | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.drain`."""
-        __tracebackhide__ = True
-        return _driving.drain(
-            self,
-            handler,
-            max_jumps=max_jumps,
-            deliveries=deliveries,
-            raise_errors=raise_errors,
-            max_steps=max_steps,
-        )
-
-    async def arun_until_idle(
-        self, handler: Handler, *, deliveries: bool | None = None, raise_errors: bool = True, max_steps: int = MAX_STEPS
-    ) -> Report:
-        """See :func:`pitstop.testing.arun_until_idle`."""
-        __tracebackhide__ = True
-        return await _driving.arun_until_idle(
-            self, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    async def arun_for(
-        self,
-        delta: timedelta | float | str,
-        handler: Handler,
-        *,
-        deliveries: bool | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.arun_for`."""
-        __tracebackhide__ = True
-        return await _driving.arun_for(
-            self, delta, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    async def arun_until(
-        self,
-        when: datetime,
-        handler: Handler,
-        *,
-        deliveries: bool | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.arun_until`."""
-        __tracebackhide__ = True
-        return await _driving.arun_until(
-            self, when, handler, deliveries=deliveries, raise_errors=raise_errors, max_steps=max_steps
-        )
-
-    async def adrain(
-        self,
-        handler: Handler,
-        *,
-        max_jumps: int = MAX_JUMPS,
-        deliveries: bool | None = None,
-        raise_errors: bool = True,
-        max_steps: int = MAX_STEPS,
-    ) -> Report:
-        """See :func:`pitstop.testing.adrain`."""
-        __tracebackhide__ = True
-        return await _driving.adrain(
-            self,
-            handler,
-            max_jumps=max_jumps,
-            deliveries=deliveries,
-            raise_errors=raise_errors,
-            max_steps=max_steps,
-        )
 
     def assert_stored(
         self,
@@ -338,19 +218,6 @@ class TestPitstop(Pitstop):
         )
 
 
-def _ids_of(items: Iterable[object]) -> Iterator[str]:
-    for item in items:
-        try:
-            message = item[0] if isinstance(item, tuple | list) and item else None
-            id = message.get("id") if isinstance(message, Mapping) else None
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001, S112 - code of another library's class; the store reports what is wrong with it
-            continue
-        if isinstance(id, str):
-            yield str.__str__(id)
-
-
 def _options(config: object) -> dict[str, Any]:
     if config is None:
         return {"type": "memory"}
@@ -373,27 +240,3 @@ def _one_clock(given: object, configured: object) -> ManualClock:
         f"clock is a {clock.__name__ if isinstance(clock, type) else type(clock).__name__}, which a test cannot move. Give a "
         f"pitstop.testing.ManualClock(), or leave it out. For real time use pitstop.init()."
     )
-
-
-def _id_maker(ids: object, seed: object) -> Callable[[int], str] | None:
-    if seed is not None and type(seed) is not int:
-        raise ConfigError(f"seed={quoted(seed)} is a {type(seed).__name__}. Give a whole number.")
-    if ids is None:
-        return None if seed is None else _drawn_ids(seed)
-    if isinstance(ids, str):
-        template = ids
-        if "{n}" not in template:
-            raise ConfigError(
-                f"ids={quoted(ids)} has no '{{n}}' in it, so all ids would be the same. Write it as 'msg-{{n}}'."
-            )
-        return lambda number: template.replace("{n}", str(number))
-    if callable(ids):
-        return ids
-    raise ConfigError(
-        f"ids={quoted(ids)} is a {type(ids).__name__}. Give text such as 'msg-{{n}}', or a function of a number."
-    )
-
-
-def _drawn_ids(seed: int) -> Callable[[int], str]:
-    dice = random.Random(seed)  # noqa: S311 - the ids must be the same in each run
-    return lambda _: str(uuid.UUID(int=dice.getrandbits(128), version=4))

@@ -82,6 +82,7 @@ class Connection:
         self._lock, self._lock_pid = Lock(), os.getpid()
         self._closed = False
         self._link: Link | None = None
+        self._routed: bool | None = None
         # Links of the process that this one was forked from. They are not ours to close. If they were dropped, Python would warn.
         self._inherited: list[Link] = []
         # The link before this one, whose login was refused.
@@ -101,10 +102,22 @@ class Connection:
         scheme = "mongodb+srv" if self._config.target is not None and self._config.target.srv else "mongodb"
         return f"{scheme}://{hosts}/{self._config.dbname}.{self._config.coll}"
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether the collection is behind a router of a sharded cluster. False until a server has answered."""
+        routed = self._routed
+        if routed is None and self._link is not None:
+            routed = self._routed = self.dialect.is_routed(self._link.client)
+        return bool(routed)
+
     def now_us(self) -> int:
         """Return the microseconds since the epoch, by the configured clock, or else by the server's."""
         if self._config.clock is not None:
             return self._clock.time_us()
+        link = self._link
+        known = link.time.known_us() if link is not None and link.pid == os.getpid() else None
+        if known is not None:
+            return known
         with self.operation() as link:
             return link.time.now_us()
 
@@ -125,10 +138,13 @@ class Connection:
         return seconds if ends is None else min(seconds, max(ends - self._real.monotonic(), _LEAST_RUN))
 
     @contextmanager
-    def operation(self) -> Iterator[Link]:
-        """Run one or a few commands within ``operation_timeout``. Errors of the driver come out as Pitstop's."""
+    def operation(self, most: float | None = None) -> Iterator[Link]:
+        """Run one or a few commands within ``operation_timeout``. Errors of the driver come out as Pitstop's.
+
+        :param most: the most seconds, if fewer.
+        """
         try:
-            with self._bounded(self._timeout) as link:
+            with self._bounded(self._timeout if most is None else min(most, self._timeout)) as link:
                 yield link
         except CAUGHT as error:
             # The driver's text may quote a document, so it is not shown as the cause either.
@@ -239,6 +255,13 @@ class Connection:
                     # The index or the collection was dropped. The next operation makes the index again.
                     link.indexed = False
                 raise
+
+    def prepare(self) -> None:
+        """Check the collection, and make the index, unless this process has done both. See :meth:`indexed`."""
+        link = self._current()
+        if not (link.indexed and link.known):
+            with self.indexed():
+                pass
 
     def _prepare(self, link: Link, *, foreign: bool) -> None:
         if self.dialect.describes_collections:

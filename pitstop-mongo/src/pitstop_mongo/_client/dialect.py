@@ -132,6 +132,17 @@ class Dialect:
             each.server_type_name != "Unknown" for each in known.server_descriptions().values()
         )
 
+    def is_routed(self, client: Any) -> bool | None:
+        """Whether a router of a sharded cluster answers; None if no server has answered. This sends nothing, and does not wait.
+
+        The driver knows it from the server's answers to ``hello``, which have ``msg: "isdbgrid"`` then.
+        """
+        known = client.topology_description
+        if known.topology_type_name in ("Sharded", "LoadBalanced"):
+            return True
+        kinds = {each.server_type_name for each in known.server_descriptions().values()} - {"Unknown"}
+        return "Mongos" in kinds if kinds else None
+
     def repeats_writes(self, client: Any) -> bool:
         """Whether the driver repeats single writes by itself. The server does each of them once.
 
@@ -171,6 +182,9 @@ class _StandIn(Dialect):
 
     def has_primary(self, client: Any) -> bool:
         return True
+
+    def is_routed(self, client: Any) -> bool | None:
+        return False
 
     def repeats_writes(self, client: Any) -> bool:
         return False

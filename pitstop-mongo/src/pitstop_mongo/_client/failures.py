@@ -146,6 +146,8 @@ FAILURES: tuple[_Rule, ...] = (
         errors.OperationFailure,
         Kind.UNKNOWN,
         "is in trouble ({why}).",
+        # Of a router: a shard has no primary, or messages have moved to another shard.
+        codes=(133, 249, 13388),
         labels=("RetryableWriteError", "SystemOverloadedError"),
     ),
     _rule(

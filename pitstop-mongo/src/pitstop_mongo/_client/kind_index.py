@@ -66,6 +66,7 @@ class KindIndex:
         self._look_at = self._make_at = _NOW
         self._walks_until = self._crowded_until = _NOW
         self._maker: Thread | None = None
+        self._maker_since = _NOW
         # Texts that were logged.
         self._warned: set[str] = set()
 
@@ -75,7 +76,7 @@ class KindIndex:
         If the time of an operation runs out, the server gives up an index that it was making. In a large collection the index
         would never be finished. So the thread has no limit.
 
-        :param patience: how many seconds to wait for the index. As a rule it takes a moment.
+        :param patience: how many seconds after the start of this thread to wait for the index. As a rule it takes a moment.
         """
         now = self._clock.monotonic()
         if now < self._look_at:
@@ -86,7 +87,7 @@ class KindIndex:
         if name is not None:
             self.ready = Ready(name, now)
         elif now >= self._make_at:
-            self._let_make(collection, patience)
+            self._let_make(collection, now, patience)
 
     def lost(self, ready: Ready) -> None:
         """Note that the server does not know this index. The next claim looks again, unless the index was found just now."""
@@ -115,7 +116,7 @@ class KindIndex:
         """Let claims of the rest leave the index alone for a minute, because it cannot answer them."""
         self._crowded_until = self._clock.monotonic() + _LOOK_EVERY
 
-    def _let_make(self, collection: Collection, patience: float) -> None:
+    def _let_make(self, collection: Collection, now: float, patience: float) -> None:
         maker = self._maker
         if maker is None or not maker.is_alive():
             maker = self._maker = Thread(target=self._make, args=(collection,), name="pitstop-index", daemon=True)
@@ -127,7 +128,9 @@ class KindIndex:
                     f"No thread could be started that makes the index of the kinds ({error}). Pitstop tries again soon."
                 )
                 return
-        maker.join(patience)
+            self._maker_since = now
+        # Not each minute again while a build goes on.
+        maker.join(max(self._maker_since + patience - now, 0.0))
 
     def _make(self, collection: Collection) -> None:
         try:

@@ -60,6 +60,11 @@ class ServerTime:
                 self._busy.release()
         return origin + _us(self._clock.monotonic())
 
+    def known_us(self) -> int | None:
+        """Return the microseconds since the epoch without a look at the server; None if it is time to measure."""
+        origin, now = self._origin_us, self._clock.monotonic()
+        return None if origin is None or now - self._measured >= _MEASURE_EVERY else origin + _us(now)
+
     def outdate(self) -> None:
         """Measure again soon: a connection was lost, and another server, with another clock, may answer next."""
         self._measured = float("-inf")

@@ -4,6 +4,10 @@ A claim of one message is one ``findAndModify``. A claim of several messages rea
 Then it marks exactly these, on the condition that they are unchanged and due. If all were marked, the documents that were
 read are the leased ones.
 
+Behind a router of a sharded cluster, a claim of one message is done like a claim of several. Routers refuse ``findAndModify``
+without an ``_id``, up to MongoDB 7.0. The documents are marked by one write each, in one command, because a router may count a
+document twice in a write of many documents, while it moves from one shard to another.
+
 If the outcome of a claim is unknown (its reply got lost, or the primary changed), the next claim looks for its messages: see
 :mod:`pitstop_mongo._messages.doubts`.
 """
@@ -18,7 +22,7 @@ from itertools import islice
 from typing import Any
 
 from bson.errors import BSONError
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
@@ -111,11 +115,16 @@ class Claimer:
         return self._doubts.take_up(limit, duration) or self._lease(limit, duration)
 
     def _lease(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
-        if limit == 1 and self._dialect.batches:
+        if limit == 1 and self._in_one_command:
             leased = self._lease_one(duration, limit)
             # The server may refuse to lease the first document that is due (None).
             return self._lease_looked_at(limit, duration) if leased is None else leased
         return self._lease_looked_at(limit, duration)
+
+    @property
+    def _in_one_command(self) -> bool:
+        """Whether the server finds and marks a document in one command."""
+        return self._dialect.batches and not self._connection.is_routed
 
     def _lease_looked_at(self, limit: int, duration: int) -> Sequence[Record | Damaged]:
         """Read documents, and mark those that are unchanged."""
@@ -138,7 +147,7 @@ class Claimer:
             # Before a claim returns nothing, it reads from the beginning, without skipping.
             self._spread, self._low = 0, None
         # Other claims were always faster. The server itself can find and mark one document at once, but not several.
-        leased = self._lease_one(duration, limit) if self._dialect.batches else []
+        leased = self._lease_one(duration, limit) if self._in_one_command else None
         if leased is None and self._unleasable.is_full:
             # Without an error the caller would claim again at once, because these messages stay due.
             raise BackendUnavailable(
@@ -152,12 +161,15 @@ class Claimer:
         return Lease.new(self._connection.now_us() // 1000, duration, limit)
 
     def _lease_one(self, duration: int, limit: int) -> Sequence[Record | Damaged] | None:
-        """Lease the first document that is due, in one command. Return None if the server refuses to lease it.
+        """Lease the first document that is due, in one command. Return None if the server refuses the command.
 
         :param limit: how many messages the claim asks for. Its attempts are counted accordingly.
         """
         lease = self._new_lease(duration, limit)
         with self._selection.indexed() as (link, chosen, by_due), self._doubts.unless_known(lease, link):
+            if self._connection.is_routed:
+                # This was the first use of the connection.
+                return None
             try:
                 # Not with the handle that reads bytes, with which PyMongo cannot handle some errors.
                 document = link.handles.coll.find_one_and_update(
@@ -296,7 +308,11 @@ class Claimer:
             **_still_due(lease),
         }
         try:
-            count = link.handles.coll.update_many(unchanged, lease.update, **self._dialect.by_id).modified_count
+            if self._connection.is_routed:
+                marks = [UpdateOne(self._unchanged(each, lease), lease.update, **self._dialect.by_id) for each in sound]
+                count = link.handles.coll.bulk_write(marks, ordered=False).modified_count
+            else:
+                count = link.handles.coll.update_many(unchanged, lease.update, **self._dialect.by_id).modified_count
         except OperationFailure as error:
             if not is_refusal(error):
                 raise

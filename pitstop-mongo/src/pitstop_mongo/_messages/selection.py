@@ -7,6 +7,7 @@ messages of other kinds as well, if
 - the index of the kinds is not there (yet): see :mod:`pitstop_mongo._client.kind_index`
 - there are more kinds than the server merges
 - all kinds but some are chosen, and documents of other programs have lists or patterns as kinds
+- all kinds but some are chosen in a sharded cluster
 
 A kind that cannot be read (a number, a list, bytes that are no text) is none of the kinds that a listener names. Claims of all
 kinds but some include it, and core sets the message aside.
@@ -125,6 +126,9 @@ class Selection:
 
         Then it would also take the values of the list for kinds.
         """
+        if self._connection.is_routed:
+            # Each shard has a plan of its own, and reads whole documents to leave out those that have moved away.
+            return False
         coll = link.handles.coll
         command = {"aggregate": coll.name, **self._walk, "hint": index.name}
         try:

@@ -212,7 +212,8 @@ class Settler:
 
     def _portions(self, writes: Sequence[_Write]) -> Iterator[tuple[_Apply, list[_Write]]]:
         """Yield the settlements of each command, with the method that sends it: deletes of few tokens, updates of one token, or
-        single writes of any kind.
+        single writes of any kind. Behind a router of a sharded cluster all of them are single writes: it may count a document
+        twice in a write of many documents.
 
         The command is given the writes, the time, and the run. It returns the ids of the settlements that were applied, by
         this run or by an earlier one.
@@ -222,14 +223,15 @@ class Settler:
             return
         groups: dict[tuple[str, bool], list[_Write]] = defaultdict(list)
         single: list[_Write] = []
+        routed = self._connection.is_routed
         deleted: list[list[_Write]] = []
         for each in writes:
-            if isinstance(each.settlement.progress, Aside):
-                if is_text(each.id):
-                    single.append(each)
-                else:
-                    # A record with such an id is damaged, so it can only be set aside.
-                    yield self._apply_one, [each]
+            aside = isinstance(each.settlement.progress, Aside)
+            if aside and not is_text(each.id):
+                # A record with such an id is damaged, so it can only be set aside.
+                yield self._apply_one, [each]
+            elif aside or routed:
+                single.append(each)
             else:
                 groups[each.settlement.token, each.settlement.progress is None].append(each)
         for (_, deletes), group in groups.items():

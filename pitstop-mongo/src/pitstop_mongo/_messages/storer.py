@@ -25,6 +25,7 @@ from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Progress, Record
 from pitstop_mongo._bson.raw import elements, equal_to
 from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.failures import CAUGHT, translate
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._client.run import Run
 from pitstop_mongo._messages.document import LAST_INSTANT, documents_of, has_progress
@@ -214,11 +215,13 @@ def expectation(revision: str, progress: Progress | None) -> dict[str, Any]:
 
 def encoded(connection: Connection, records: Sequence[Record]) -> list[Write]:
     """Encode all records before the first is sent, so that nothing is stored if one is invalid. Make the index first."""
+    connection.prepare()
     nonce, encode = os.urandom(16).hex(), connection.dialect.encode
-    etags = (f"{nonce}:{index}" for index in count())
-    with connection.indexed():
-        documents = documents_of(records, etags)
+    documents = documents_of(records, (f"{nonce}:{index}" for index in count()))
+    try:
         return [Write(record, encode(document)) for record, document in zip(records, documents, strict=True)]
+    except CAUGHT as error:
+        raise translate(error, connection.location) from None
 
 
 def portions(writes: Sequence[Write]) -> Iterator[list[Write]]:
@@ -228,10 +231,11 @@ def portions(writes: Sequence[Write]) -> Iterator[list[Write]]:
     for each in writes:
         document = each.document
         assert isinstance(document, RawBSONDocument), "documents of a batch are encoded before they are sent"
-        if some and (len(some) >= _MOST_DOCUMENTS or size + len(document.raw) > _MOST_BYTES):
+        length = len(document.raw)
+        if some and (len(some) >= _MOST_DOCUMENTS or size + length > _MOST_BYTES):
             yield some
             some, size = [], 0
         some.append(each)
-        size += len(document.raw)
+        size += length
     if some:
         yield some

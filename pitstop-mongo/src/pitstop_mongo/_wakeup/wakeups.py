@@ -25,7 +25,6 @@ from typing import Any
 
 import attrs
 import bson
-import pymongo
 
 from pymongo import CursorType, WriteConcern
 from pymongo.errors import OperationFailure
@@ -113,7 +112,7 @@ class Wakeups:
         try:
             if due >= self._connection.now_us() // 1000 + self._horizon:
                 return
-            with self._connection.operation() as link, pymongo.timeout(_PATIENCE):
+            with self._connection.operation(_PATIENCE) as link:
                 state = self._current(link)
                 if state.usable:
                     state.quick.insert_one(state.wakeup(due))
