@@ -91,10 +91,16 @@ class Viewer:
             # A list is no due. Only an index that contains lists finds such documents.
             listed = _NO_LIST if self._has_lists(link) else {}
             future = count(ahead | listed)
-            leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
+            # Only these documents are read: the index does not have the token.
+            held = [
+                {"$match": ahead | {"token": {"$type": "string"}} | listed | ids},
+                {"$group": {"_id": {"$eq": ["$token", PAUSED]}, "n": {"$sum": 1}}},
+            ]
+            hint: dict[str, Any] = {"hint": {"due": 1}} if by_due else {}
+            counts = {bool(each["_id"]): int(each["n"]) for each in coll.aggregate(held, **hint)}
+            leased, until = counts.get(False, 0), counts.get(True, 0)
             due = count({"due": {"$gte": EPOCH, "$lte": now}} | listed)
             dead = count(_dead_or_list(listed=bool(listed)))
-            until = count(ahead | {"token": _TOKEN["paused"]} | listed)
             paused = count(_dead_or_list(listed=bool(listed)) | {"token": _TOKEN["paused"]})
             oldest = self._first_due(link, now, {}, by_due) if due else None
         return Tally(future - leased - until, due, leased, dead - paused, oldest, until + paused)
