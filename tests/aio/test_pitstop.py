@@ -77,6 +77,48 @@ def test_a_message_is_edited_and_moved(opened):
     run(main())
 
 
+def test_a_message_is_paused_and_resumed(opened):
+    async def handle(message):
+        pass
+
+    async def main():
+        async with opened() as pit:
+            await pit.store_many([({"id": id}, NOW) for id in "ab"])
+            assert await pit.pause("a") is True
+            assert await pit.pause("b", "1h") is True
+            assert [each.id for each in await pit.entries("paused")] == ["b", "a"]
+            assert (await pit.stats()).paused == 2
+            assert (await pit.consume(handle, until_idle=True)).acked == 0
+            assert [await pit.resume(id) for id in "abc"] == [True, True, False]
+            assert (await pit.consume(handle, until_idle=True)).acked == 2
+            assert await pit.pause(kind="mail") is True
+            assert await pit.paused_kinds() == {"mail": None}
+            await pit.store({"id": "c"}, NOW, kind="mail")
+            assert (await pit.consume(handle, until_idle=True)).acked == 0
+            assert await pit.resume(kind="mail") is True
+            assert (await pit.consume(handle, until_idle=True)).acked == 1
+
+    run(main())
+
+
+def test_a_handler_may_pause_its_own_series(opened):
+    """The handler is a task, and its calls run in threads. Its ack counts."""
+
+    async def main():
+        async with opened() as pit:
+
+            async def handle(message):
+                assert await pit.pause("a") is True
+
+            await pit.store({"id": "a"}, timedelta(0), None, HOUR)
+            summary = await pit.consume(handle, until_idle=True)
+            assert (summary.acked, summary.superseded, summary.lost) == (1, 0, 0)
+            entry = await pit.get("a")
+            assert (entry.state, entry.attempts) == ("paused", 0)
+
+    run(main())
+
+
 def test_a_handler_may_edit_and_move_its_own_message(opened):
     """The handler is a task, and its calls run in threads."""
     seen = []
@@ -137,7 +179,7 @@ def test_errors_are_those_of_the_plain_one(opened):
     "name",
     [
         *("store", "store_many", "remove", "get", "entries", "stats", "redrive", "ping", "now"),
-        *("reschedule", "emit_now", "release"),
+        *("reschedule", "emit_now", "release", "pause", "resume", "paused_kinds"),
     ],
 )
 def test_signatures_are_those_of_the_plain_one(name):

@@ -80,6 +80,7 @@ def test_list_json_has_one_entry_per_line(invoke, pit, lines):
         "attempts": 0,
         "last_error": None,
         "leased_until": None,
+        "paused_until": None,
         "message": {"id": "a", "b": {"$bytes": "aGk="}},
     }
 
@@ -224,7 +225,15 @@ def test_stats(invoke, pit, dead, lines):
     pit.store({"id": "s"}, timedelta(hours=1))
     pit.store({"id": "u"}, datetime(2024, 5, 4, 10, tzinfo=UTC))
     (counts,) = lines(invoke("stats", "--json").stdout)
-    assert counts == {"scheduled": 1, "due": 1, "leased": 0, "dead": 1, "oldest_due": "2024-05-04T10:00:00.000Z"}
+    assert counts == {
+        "scheduled": 1,
+        "due": 1,
+        "leased": 0,
+        "dead": 1,
+        "paused": 0,
+        "oldest_due": "2024-05-04T10:00:00.000Z",
+        "paused_kinds": {},
+    }
     assert "oldest due  2024-05-04T10:00:00.000Z (" in invoke("stats").stdout
 
 
@@ -269,6 +278,72 @@ def test_a_dead_message_does_not_come_now(invoke, dead):
     assert (result.exit_code, "'a' is dead. Use 'pitstop redrive'." in result.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("command", [("reschedule", "a", "soon"), ("reschedule", "a"), ("emit-now",), ("release",)])
+def test_messages_are_paused_and_resumed(invoke, pit, lines):
+    pit.store_many([({"id": id}, timedelta(hours=1)) for id in "abc"])
+    assert invoke("pause", "a", "b").stdout == "Paused a\nPaused b\n"
+    result = invoke("pause", "c", "gone", "--until", "2031-05-04T12:00+02:00", "--json")
+    assert [(line["id"], line["paused"]) for line in lines(result.stdout)] == [("c", True), ("gone", False)]
+    assert (result.exit_code, "There is no message 'gone'" in result.stderr) == (1, True)
+    assert pit.get("c").paused_until == datetime(2031, 5, 4, 10, tzinfo=UTC)
+
+    listed = lines(invoke("list", "--state", "paused", "--json").stdout)
+    assert [(each["id"], each["state"], each["paused_until"]) for each in listed] == [
+        ("c", "paused", "2031-05-04T10:00:00.000Z"),
+        ("a", "paused", None),
+        ("b", "paused", None),
+    ]
+    (counts,) = lines(invoke("stats", "--json").stdout)
+    assert (counts["paused"], counts["scheduled"], counts["dead"]) == (3, 0, 0)
+    assert "paused" in invoke("stats").stdout
+    assert "It is paused, and is not emitted until 'pitstop resume'." in invoke("show", "a").stdout
+    assert "It is paused until 2031-05-04T10:00:00.000Z" in invoke("show", "c").stdout
+
+    assert invoke("resume", "a", "b").stdout == "Resumed a\nResumed b\n"
+    assert lines(invoke("resume", "c", "--json").stdout) == [{"id": "c", "resumed": True, "error": None}]
+    assert pit.stats().scheduled == 3
+
+
+def test_a_kind_is_paused_and_resumed(invoke, pit, lines):
+    pit.store({"id": "a"}, NOW, kind="mail")
+    assert invoke("pause", "--kind", "mail", "--until", "2031-05-04T12:00+02:00").stdout == "Paused the kind mail\n"
+    assert pit.paused_kinds() == {"mail": datetime(2031, 5, 4, 10, tzinfo=UTC)}
+    (counts,) = lines(invoke("stats", "--json").stdout)
+    assert (counts["due"], counts["paused_kinds"]) == (1, {"mail": "2031-05-04T10:00:00.000Z"})
+    assert "paused kinds  'mail' until 2031-05-04T10:00:00.000Z" in invoke("stats").stdout
+    assert "Its kind 'mail' is paused until 2031-05-04T10:00:00.000Z, or" in invoke("show", "a").stdout
+    assert lines(invoke("pause", "--kind", "mail", "--json").stdout) == [{"kind": "mail", "paused": True}]
+    assert "is paused until 'pitstop resume --kind mail'." in invoke("show", "a").stdout
+    assert invoke("resume", "--kind", "mail").stdout == "Resumed the kind mail\n"
+    again = invoke("resume", "--kind", "mail", "--json")
+    assert (again.exit_code, lines(again.stdout)) == (1, [{"kind": "mail", "resumed": False}])
+    assert "The kind 'mail' is not paused." in again.stderr
+
+
+def test_a_message_that_cannot_be_paused_or_resumed_has_a_reason(invoke, pit, dead):
+    dead("a")
+    assert "'a' is dead, so it is not emitted anyway." in invoke("pause", "a").stderr
+    pit.store({"id": "b"}, NOW)
+    assert "'b' is not paused but due. Only a paused message can be resumed." in invoke("resume", "b").stderr
+    assert "has passed" in invoke("pause", "b", "--until", "0s").stderr
+    pit.pause("b")
+    assert "'b' is paused. Use 'pitstop resume' first." in invoke("emit-now", "b").stderr
+    assert "'b' is not leased but paused." in invoke("release", "b").stderr
+    assert "'b' is not dead but paused." in invoke("redrive", "b").stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("reschedule", "a", "soon"),
+        ("reschedule", "a"),
+        ("emit-now",),
+        ("release",),
+        ("pause",),
+        ("resume",),
+        ("pause", "a", "--kind", "b"),
+        ("resume", "a", "--kind", "b"),
+        ("pause", "a", "--until", "soon"),
+    ],
+)
 def test_a_change_needs_its_arguments(invoke, command):
     assert invoke(*command).exit_code == 2

@@ -492,7 +492,7 @@ def test_a_backend_that_cannot_store_on_a_condition_refuses_it_and_stores_all_el
             store(**terms)
         assert str(caught.value) == (
             "Unconditional (memory://) does not have the capability CONDITIONAL, which if_exists=, if_revision=, keep_schedule=, "
-            "reschedule() and emit_now() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+            "reschedule(), emit_now() and pause() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
         )
         assert [(each.id, each.message) for each in pit.entries()] == [("a", {"id": "a", "n": 1})]
         assert pit.store({"id": "a", "n": 2}, HOUR).outcome == "stored"

@@ -147,7 +147,7 @@ class TestErrors:
         with pitstop.init({"type": backend(Plain, clock)}) as pit:
             pit.store({"id": "a"}, NOW)
             for call in (pit.reschedule, pit.emit_now):
-                with pytest.raises(Unsupported, match=r"reschedule\(\) and emit_now\(\) need"):
+                with pytest.raises(Unsupported, match=r"reschedule\(\), emit_now\(\) and pause\(\) need"):
                     call("a")
             assert pit.listen().get() is not None
             assert pit.release("a") is True

@@ -53,6 +53,8 @@ from pitstop_conformance.behaviour._look import Look
 from pitstop_conformance.behaviour._many import ManyMessages
 from pitstop_conformance.behaviour._moving import Moving
 from pitstop_conformance.behaviour._of_kinds import OfKinds
+from pitstop_conformance.behaviour._paused_kinds import PausedKinds
+from pitstop_conformance.behaviour._pausing import Pausing
 from pitstop_conformance.behaviour._policies import Policies
 from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
@@ -65,6 +67,8 @@ from pitstop_conformance.contract._handle import Handle
 from pitstop_conformance.contract._kinds import Kinds
 from pitstop_conformance.contract._lease import Lease
 from pitstop_conformance.contract._many import ManyRecords
+from pitstop_conformance.contract._paused import Paused
+from pitstop_conformance.contract._pauses import Pauses
 from pitstop_conformance.contract._policies import KeptPolicies
 from pitstop_conformance.contract._put import PutGetDelete
 from pitstop_conformance.contract._put_if import PutIf
@@ -105,6 +109,8 @@ class BackendContract(
     Configuration,
     DamagedAmongOthers,
     Handle,
+    Pauses,
+    Paused,
     Kinds,
     KeptPolicies,
     Counts,
@@ -121,6 +127,8 @@ class BackendContract(
 
 class PitstopBehaviour(
     Consuming,
+    PausedKinds,
+    Pausing,
     Policies,
     OfKinds,
     Batches,

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from pitstop.abc import Aside, Backend, Damaged, Outcome, Progress, Record, Settlement
+from pitstop.abc import PAUSED, Aside, Backend, Damaged, Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 
 
@@ -151,6 +151,10 @@ def _deleted(leased: Record) -> None:
     return None
 
 
+def _parked(leased: Record) -> Progress:
+    return attrs.evolve(leased.progress, due=None, attempts=0, unsettled=0, token=PAUSED)
+
+
 #: For each outcome: a function from a leased record to its progress afterwards.
 EVERY_OUTCOME: dict[Outcome, Callable[[Record], Any]] = {
     Outcome.COMPLETE: _deleted,
@@ -160,4 +164,5 @@ EVERY_OUTCOME: dict[Outcome, Callable[[Record], Any]] = {
     Outcome.EXTEND: _extended,
     # A series goes on. Of a one-shot message, it is as COMPLETE.
     Outcome.EXPIRE: _rescheduled,
+    Outcome.PAUSE: _parked,
 }

@@ -19,7 +19,7 @@ from pitstop._errors import Conflict, MessageError, OutcomeUnknown
 from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import Backend, Capability, Damaged, Record
+from pitstop.abc import PAUSED, Backend, Capability, Damaged, Record
 
 
 __all__ = ["Changing"]
@@ -41,7 +41,7 @@ class Changing:
         """
         backend, id = self._session.backend, valid_id(id)
         stored = _sound(backend, id, "redriven")
-        if stored is None or stored.progress.due is not None or stored.progress.token is None:
+        if stored is None or stored.progress.due is not None or stored.progress.token in {None, PAUSED}:
             return False
         now_us = backend.now()
         applied: bool | None
@@ -65,7 +65,7 @@ class Changing:
         ``expires`` counts from ``when``, if that is later than ``scheduled_for``.
 
         If a listener has the message, the lease ends, and the listener's delivery can change nothing any more. A dead message
-        comes to life.
+        comes to life. A paused message stays paused, and comes at that time, or when its pause ends if that is later.
 
         :param when: as in :meth:`pitstop.Pitstop.store`. None: now.
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
@@ -84,7 +84,7 @@ class Changing:
 
         The occurrence also comes if it waits for a retry, is older than its ``grace``, or has expired: its ``expires`` counts
         from now. ``scheduled_for``, key, attempts and error stay, and the next occurrence of a series comes as before. Return
-        False if there is no such message, if a listener has it, or if it is dead: see :meth:`redrive`.
+        False if there is no such message, if a listener has it, if it is paused, or if it is dead: see :meth:`redrive`.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
         :raises Conflict: if other programs change the message all the time.
@@ -132,7 +132,9 @@ class Changing:
                 return True
             moved = attrs.evolve(moved, revision=new_revision())
             if session.backend.put_if(moved, present.revision, present.progress):
-                Storing(session, session.backend, now_us, at_once=True).replaced(moved)
+                # The delivery of a message that is paused while a listener has it can still be settled.
+                keeps_lease = moved.progress == present.progress
+                Storing(session, session.backend, now_us, at_once=True).replaced(moved, keeps_lease=keeps_lease)
                 return True
         raise Conflict(
             f"The message {id!r} was not {done}, because other programs have changed it {MOST_READS} times meanwhile. Try again.",

@@ -8,7 +8,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from pitstop._changing import Changing
 from pitstop._decisions._change import Terms, Wanted, refuse_new_id
 from pitstop._decisions._describe import describe
 from pitstop._decisions._policy import plain_policy
@@ -19,6 +18,7 @@ from pitstop._engine._session import Session
 from pitstop._finding import Finding
 from pitstop._listening import Listening
 from pitstop._many import ChangingMany
+from pitstop._pausing import Pausing
 from pitstop._plugins._hooks import Hooks
 from pitstop._recurrence._preview import Upcoming
 from pitstop._storing import Storing
@@ -38,7 +38,7 @@ OneShot = tuple[Mapping[str, Any], Moment | None]
 Recurring = tuple[Mapping[str, Any], Moment | None, Moment | None, Interval | None]
 
 
-class Pitstop(Listening, Finding, Changing, ChangingMany):
+class Pitstop(Listening, Finding, Pausing, ChangingMany):
     """A store of messages that are to be emitted later. :func:`pitstop.init` makes it. It is thread-safe.
 
     Every method may raise :class:`pitstop.BackendUnavailable` if the store cannot be reached. As a context manager, a

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import RLock
-from typing import ClassVar
+from typing import ClassVar, get_args
 from weakref import WeakValueDictionary
 
 import attrs
@@ -41,6 +41,8 @@ class _Room:
 
     def __init__(self) -> None:
         self.shelf = Shelf()
+        #: The paused kinds with the ends of their pauses.
+        self.pauses: dict[str, int | None] = {}
         self.turn = Turn()
 
     @property
@@ -66,6 +68,7 @@ class MemoryBackend(Backend):
         | Capability.POLICIES
         | Capability.FIND
         | Capability.BULK
+        | Capability.PAUSES
     )
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
@@ -148,7 +151,7 @@ class MemoryBackend(Backend):
 
     def tally(self) -> Tally:
         now = self._now_ms()
-        counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
+        counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         oldest: int | None = None
         turn = self._room.turn
         with turn.lock, turn.call():
@@ -159,7 +162,7 @@ class MemoryBackend(Backend):
             counts[state] += 1
             if state == "due" and due is not None and (oldest is None or due < oldest):
                 oldest = due
-        return Tally(counts["scheduled"], counts["due"], counts["leased"], counts["dead"], oldest)
+        return Tally(**counts, oldest_due=oldest)
 
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
         turn = self._room.turn
@@ -177,6 +180,25 @@ class MemoryBackend(Backend):
             shelf = self._room.shelf
             first = shelf.first() if kinds is None else shelf.first_of(kinds)
             return None if first is None else first.due
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        room = self._room
+        with room.turn.lock, room.turn.call():
+            # One statement, for an interruption. Pauses that have ended go with it.
+            room.pauses = self._lasting() | {kind: until}
+
+    def resume_kind(self, kind: str) -> bool:
+        room = self._room
+        with room.turn.lock, room.turn.call():
+            pauses = self._lasting()
+            found = kind in pauses
+            room.pauses = {each: end for each, end in pauses.items() if each != kind}
+            return found
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            return self._lasting()
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:
@@ -240,6 +262,10 @@ class MemoryBackend(Backend):
         else:
             shelf.change(settlement.id, progress)
         return True
+
+    def _lasting(self) -> dict[str, int | None]:
+        now = self._now_ms()
+        return {kind: end for kind, end in self._room.pauses.items() if end is None or end > now}
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000

@@ -33,6 +33,7 @@ from pitstop.abc import (
 from pitstop_mongo._adopt.adopter import Adopter
 from pitstop_mongo._client.config import MongoConfig
 from pitstop_mongo._client.connection import Connection
+from pitstop_mongo._client.pauses import Pauses
 from pitstop_mongo._client.scratch import is_scratch, scratch_collection, scratch_name
 from pitstop_mongo._messages.batches import Batches
 from pitstop_mongo._messages.claimer import Claimer
@@ -86,7 +87,12 @@ class MongoBackend(Backend):
     suite_version: ClassVar[int | None] = 5
     Config: ClassVar[type[BackendConfig]] = MongoConfig
     capabilities: ClassVar[Capability] = (
-        Capability.SCRATCH | Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES | _OF_A_SERVER
+        Capability.SCRATCH
+        | Capability.CONDITIONAL
+        | Capability.KINDS
+        | Capability.POLICIES
+        | Capability.PAUSES
+        | _OF_A_SERVER
     )
 
     def __init__(self, config: MongoConfig | None = None) -> None:
@@ -109,6 +115,7 @@ class MongoBackend(Backend):
         self._claimers = Claimers(self._new_claimer)
         self._settler = Settler(self._connection, self._unleasable)
         self._storer = Storer(self._connection)
+        self._pauses = Pauses(self._connection)
         self._viewer = Viewer(self._connection, self._unleasable)
         self._finder = Finder(self._connection, self._viewer)
         self._batches = Batches(self._connection)
@@ -215,6 +222,20 @@ class MongoBackend(Backend):
     @_one_call
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         return self._viewer.next_due(kinds)
+
+    @_one_call
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        self._pauses.pause(kind, until)
+
+    @_one_call
+    def resume_kind(self, kind: str) -> bool:
+        return self._pauses.resume(kind)
+
+    @_one_call
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        # As of a claim: a listener asks again by itself.
+        with self._connection.bounded():
+            return self._pauses.kinds()
 
     @_one_call
     def watch(self) -> Watch | None:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -33,6 +33,7 @@ from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
 from pitstop_sqlite._finding import find, tally_by_kind
+from pitstop_sqlite._pauses import change_pauses, read_pauses
 from pitstop_sqlite._rows import (
     LAST_INSTANT,
     Row,
@@ -76,6 +77,7 @@ class SqliteBackend(Backend):
         | Capability.POLICIES
         | Capability.FIND
         | Capability.BULK
+        | Capability.PAUSES
     )
 
     def __init__(self, config: SqliteConfig | None = None) -> None:
@@ -164,16 +166,17 @@ class SqliteBackend(Backend):
         now = self._now_ms()
         due, id = (-1, b"") if after is None else (after[0], bindable(after[1]))
         first, last = {"due": (0, now), None: (0, LAST_INSTANT)}.get(state, (now + 1, LAST_INSTANT))
-        rows: list[Row] = []
+        also, rows = _statements.AND_TOKEN.get(state or "", ""), list[Row]()
         with self._turn.lock, self._turn.call(), self._database as connection:
             # In one transaction no record is returned twice, or missed, because it moved between the statements.
             connection.execute("BEGIN")
             if state != "dead" and due is not None:
-                statement = _statements.SCAN_DUE.format(also=_statements.AND_TOKEN.get(state or "", ""))
+                statement = _statements.SCAN_DUE.format(also=also)
                 rows += connection.execute(statement, (first, last, due, id, limit)).fetchall()
-            if state in {"dead", None} and len(rows) < limit:
+            if state in {"dead", "paused", None} and len(rows) < limit:
                 behind = id if due is None else b""
-                rows += connection.execute(_statements.SCAN_DEAD, (behind, limit - len(rows))).fetchall()
+                statement = _statements.SCAN_DEAD.format(also=also)
+                rows += connection.execute(statement, (behind, limit - len(rows))).fetchall()
             connection.execute("COMMIT")
         return [read_row(row) for row in rows]
 
@@ -192,8 +195,9 @@ class SqliteBackend(Backend):
     def tally(self) -> Tally:
         with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.TALLY, {"now": self._now_ms()}).fetchone()
-        every, due, oldest, to_come, leased = row
-        return Tally(to_come - leased, due, leased, every - due - to_come, oldest)
+        every, due, oldest, to_come, with_token, until, paused = row
+        dead = every - due - to_come - paused
+        return Tally(to_come - with_token, due, with_token - until, dead, oldest, until + paused)
 
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record | Damaged]:
         if kinds is not None:
@@ -254,6 +258,31 @@ class SqliteBackend(Backend):
                 statement, bound = chosen.least, chosen.kinds
             due: int | None = connection.execute(statement, bound).fetchone()[0]
         return due
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        def change(pauses: dict[str, int | None]) -> bool:
+            pauses[kind] = until
+            return True
+
+        self._change_pauses(change)
+
+    def resume_kind(self, kind: str) -> bool:
+        def change(pauses: dict[str, int | None]) -> bool:
+            found = kind in pauses
+            pauses.pop(kind, None)
+            return found
+
+        return self._change_pauses(change)
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return read_pauses(connection, self._now_ms())
+
+    def _change_pauses(self, change: Callable[[dict[str, int | None]], bool]) -> bool:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            changed = change_pauses(connection, self._now_ms, change)
+            self._database.verify()
+        return changed
 
     def ping(self) -> None:
         with self._turn.lock, self._turn.call(), self._database as connection:

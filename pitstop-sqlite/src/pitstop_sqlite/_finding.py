@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from pitstop.abc import LAST_INSTANT, Damaged, Query, Record, Tally, filled
+from pitstop.abc import LAST_INSTANT, PAUSED, Damaged, Query, Record, Tally, filled
 from pitstop_sqlite._rows import COLUMNS, Row, bindable, read_row
 
 
@@ -35,16 +35,27 @@ _IDS, _DUES, _KINDS = (
 )
 _HAS_KINDS = f"SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = '{_KINDS}'"
 _KIND = "kind = CAST(? AS TEXT)"
-_TOKEN = {"scheduled": ["token IS NULL"], "leased": ["token IS NOT NULL"]}
+_PAUSED = f"token = '{PAUSED}'"
+_TOKEN = {
+    "scheduled": ["token IS NULL"],
+    "leased": ["token IS NOT NULL", f"NOT {_PAUSED}"],
+    "dead": [f"({_PAUSED}) IS NOT TRUE"],
+    "paused": [_PAUSED],
+}
 #: See :func:`pitstop.abc.has_failed`. It binds the time.
-_FAILED = f"({_NO_DUE} OR ((token IS NULL OR due <= ?) AND attempts > ahead + excused))"
+_FAILED = (
+    f"(({_NO_DUE} AND ({_PAUSED}) IS NOT TRUE) "
+    f"OR ((token IS NULL OR {_PAUSED} OR due <= ?) AND attempts > ahead + excused))"
+)
 _FAILING = {True: _FAILED, False: f"NOT {_FAILED}"}
 
 # The order of an index without a hint: a message whose due does not count is dead.
 _TALLY = (
     "SELECT kind, count(*), count(*) FILTER (WHERE due BETWEEN 0 AND :now), min(due) FILTER (WHERE due BETWEEN 0 AND :now), "
     f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT}), "
-    f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT} AND token IS NOT NULL) "
+    f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT} AND token IS NOT NULL), "
+    f"count(*) FILTER (WHERE {_PAUSED} AND due > :now AND due <= {LAST_INSTANT}), "
+    f"count(*) FILTER (WHERE {_PAUSED} AND {_NO_DUE}) "
     "FROM pitstop_messages NOT INDEXED GROUP BY kind"
 )
 
@@ -74,9 +85,11 @@ def find(
 def tally_by_kind(connection: sqlite3.Connection, now: int) -> Mapping[str, Tally]:
     """See :meth:`pitstop.abc.Backend.tally_by_kind`."""
     found: dict[str, Tally] = {}
-    for kind, every, due, oldest, to_come, leased in connection.execute(_TALLY, {"now": now}).fetchall():
+    rows = connection.execute(_TALLY, {"now": now}).fetchall()
+    for kind, every, due, oldest, to_come, with_token, until, paused in rows:
+        dead = every - due - to_come - paused
         try:
-            found[kind.decode()] = Tally(to_come - leased, due, leased, every - due - to_come, oldest)
+            found[kind.decode()] = Tally(to_come - with_token, due, with_token - until, dead, oldest, until + paused)
         except UnicodeDecodeError:
             continue
     return found

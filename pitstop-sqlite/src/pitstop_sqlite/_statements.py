@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from pitstop.abc import PAUSED
 from pitstop_sqlite._rows import COLUMNS, LAST_INSTANT, MOST_COUNTED
 
 
@@ -172,19 +173,29 @@ PROGRESS = (
     "unsettled = ?, ahead = ?, excused = ? " + _FENCE
 )
 
+_PAUSED = f"token = '{PAUSED}'"
 # One pass over the table, without the index: the statement visits every row anyway.
 TALLY = (
     "SELECT count(*), count(*) FILTER (WHERE due BETWEEN 0 AND :now), min(due) FILTER (WHERE due BETWEEN 0 AND :now), "
     f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT}), "
-    f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT} AND token IS NOT NULL) "
+    f"count(*) FILTER (WHERE due > :now AND due <= {LAST_INSTANT} AND token IS NOT NULL), "
+    f"count(*) FILTER (WHERE {_PAUSED} AND due > :now AND due <= {LAST_INSTANT}), "
+    f"count(*) FILTER (WHERE {_PAUSED} AND {_NO_DUE}) "
     "FROM pitstop_messages NOT INDEXED"
 )
 SCAN_DUE = (
     f"SELECT {COLUMNS} FROM pitstop_messages WHERE due BETWEEN ? AND ? AND (due, id) > (?, CAST(? AS TEXT)) "
     "{also} ORDER BY due, id LIMIT ?"
 )
-SCAN_DEAD = f"SELECT {COLUMNS} FROM pitstop_messages WHERE {_NO_DUE} AND id > CAST(? AS TEXT) ORDER BY id LIMIT ?"
-AND_TOKEN = {"scheduled": "AND token IS NULL", "leased": "AND token IS NOT NULL"}
+SCAN_DEAD = (
+    f"SELECT {COLUMNS} FROM pitstop_messages WHERE {_NO_DUE} AND id > CAST(? AS TEXT) {{also}} ORDER BY id LIMIT ?"
+)
+AND_TOKEN = {
+    "scheduled": "AND token IS NULL",
+    "leased": f"AND token IS NOT NULL AND NOT {_PAUSED}",
+    "dead": f"AND ({_PAUSED}) IS NOT TRUE",
+    "paused": f"AND {_PAUSED}",
+}
 
 # On a connection of the application. It does not have Pitstop's function. Its text factory and its converters, which go by the
 # declared type of a column, see neither a text nor a column.

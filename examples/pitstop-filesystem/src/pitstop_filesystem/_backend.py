@@ -12,7 +12,7 @@ import os
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 from urllib.parse import quote
 
 import attrs
@@ -128,6 +128,7 @@ class FilesystemBackend(Backend):
         | Capability.KINDS
         | Capability.POLICIES
         | Capability.BULK
+        | Capability.PAUSES
     )
 
     def __init__(self, config: FilesystemConfig) -> None:
@@ -211,11 +212,11 @@ class FilesystemBackend(Backend):
     def tally(self) -> Tally:
         with self._folder.locked() as names:
             now = self._now_ms()
-            counts: dict[State, int] = {"scheduled": 0, "due": 0, "leased": 0, "dead": 0}
+            counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
             for name in names.values():
                 state = state_of(name.due, None, now)
-                # The name says everything about the state except whether the message is leased.
-                if state == "scheduled" and (record := self._record(name)) is not None:
+                # The name says everything about the state except whether the message is leased, or paused.
+                if state != "due" and (record := self._record(name)) is not None:
                     state = _state(record, now)
                 counts[state] += 1
             dues = [name.due for name in names.values() if name.due is not None and name.due <= now]
@@ -284,6 +285,33 @@ class FilesystemBackend(Backend):
             dues = sorted((name for name in names.values() if name.due is not None), key=Name.place)
             # For all kinds, the first name is the answer. For some, files are read up to the first of these kinds: see lease().
             return next((name.due for name in dues if kinds is None or is_chosen(self._kind(name), kinds)), None)
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        with self._folder.locked():
+            self._folder.write_pauses(json.dumps(self._pauses() | {kind: until}).encode())
+
+    def resume_kind(self, kind: str) -> bool:
+        with self._folder.locked():
+            pauses = self._pauses()
+            found = kind in pauses
+            pauses.pop(kind, None)
+            if found:
+                self._folder.write_pauses(json.dumps(pauses).encode())
+            return found
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        with self._folder.locked():
+            return self._pauses()
+
+    def _pauses(self) -> dict[str, int | None]:
+        now, content = self._now_ms(), self._folder.read_pauses()
+        try:
+            found = json.loads(content or b"{}")
+            return {str(kind): end for kind, end in found.items() if end is None or end > now}
+        except (ValueError, AttributeError, TypeError):
+            raise BackendUnavailable(
+                "The paused kinds cannot be read: the file paused.json is damaged. Delete it, and pause the kinds again."
+            ) from None
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:

@@ -87,6 +87,7 @@ class Folder:
         self.path = Path(path).absolute()
         self._lock, self._writing = self.path / "lock", self.path / "writing"
         self._messages, self._unreadable = self.path / "messages", self.path / "unreadable"
+        self._pauses = self.path / "paused.json"
         self._sync, self._busy_timeout = sync, busy_timeout
         if not create and not self._messages.is_dir():
             raise ConfigError(
@@ -165,6 +166,23 @@ class Folder:
                 f"then repeat the call with the same ids.",
                 ids=tuple(ids),
             ) from error
+
+    def read_pauses(self) -> bytes | None:
+        """Return the content of the file of the paused kinds; None if there is none."""
+        try:
+            return self._pauses.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write_pauses(self, content: bytes) -> None:
+        """Replace the file of the paused kinds. After a kill at any step, it is whole, old or new."""
+        with self._writing.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if self._sync:
+                os.fsync(file.fileno())
+        self._writing.rename(self._pauses)
+        self._sync_folder(self.path)
 
     def set_aside(self, name: Name) -> None:
         """Move away a file that does not even tell whose message it is, so that it holds up no other. The file is kept."""

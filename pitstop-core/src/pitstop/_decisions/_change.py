@@ -9,6 +9,7 @@ import attrs
 
 from pitstop._decisions._describe import describe
 from pitstop._decisions._emit import occurrence_of, schedule_of
+from pitstop._decisions._pause import keep_pause, with_pause
 from pitstop._decisions._policy import check_jitter, has_policies, with_moved
 from pitstop._decisions._revision import revision_of
 from pitstop._errors import Conflict, MessageError, PitstopError, ScheduleError
@@ -18,7 +19,7 @@ from pitstop._values._instant import from_instant, span_of_time
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import Moment
 from pitstop._values._stored import Done, IfExists
-from pitstop.abc import Damaged, Progress, Record, dump_message, state_of
+from pitstop.abc import PAUSED, Damaged, Progress, Record, dump_message, state_of
 
 
 __all__ = ["Change", "Terms", "Wanted", "change", "refuse_new_id"]
@@ -165,9 +166,9 @@ def _edit(present: Record | Damaged | None, wanted: Wanted, terms: Terms, now: i
             f"Read it again with get(), and decide anew.",
             id=record.id,
         )
-    edited = _with_body(present, record, now) if terms.keep_schedule else _going_on(present, wanted)
+    edited = _with_body(present, record, now) if terms.keep_schedule else _going_on(present, wanted, now)
     progress = present.progress
-    held = progress.token is not None and progress.due is not None and progress.due > now
+    held = state_of(progress.due, progress.token, now) == "leased"
     ends = edited.record is not None and edited.record.progress.token != progress.token
     if held and ends and progress.token != holder:
         raise Conflict(
@@ -187,7 +188,8 @@ def _with_body(present: Record, record: Record, now: int) -> Change:
         return Change("kept")
     if present.series is not None:
         check_jitter(record.policy, present.series.get("jitter"))
-    progress, policy = _progress(present, now), with_moved(record.policy, present.policy)
+    progress = _progress(present, now)
+    policy = with_pause(with_moved(record.policy, present.policy), present.policy)
     updated = Record(record.id, record.message, present.series, record.revision, progress, record.kind, policy)
     return Change("updated", updated, present.revision, present.progress)
 
@@ -196,10 +198,11 @@ def _has_label(present: Record, record: Record) -> bool:
     return present.kind == record.kind and has_policies(present.policy, record.policy)
 
 
-def _going_on(present: Record, wanted: Wanted) -> Change:
+def _going_on(present: Record, wanted: Wanted, now: int) -> Change:
     """Return the change to a new message and schedule.
 
-    A series with the start that it had goes on with its current occurrence. Its earlier ones were emitted, or skipped.
+    A series with the start that it had goes on with its current occurrence. Its earlier ones were emitted, or skipped. A pause
+    stays: an edit must not emit a message.
     """
     record = wanted.record
     if (
@@ -221,7 +224,7 @@ def _going_on(present: Record, wanted: Wanted) -> Change:
         same = pending == present.progress.scheduled_for
         policy = with_moved(record.policy, present.policy) if same else record.policy
         record = attrs.evolve(record, progress=Progress(schedule.due(pending, record.id), pending), policy=policy)
-    return Change("replaced", record, present.revision, present.progress)
+    return Change("replaced", keep_pause(record, present, now), present.revision, present.progress)
 
 
 def _current(present: Record) -> int:
@@ -236,7 +239,7 @@ def _current(present: Record) -> int:
 def _progress(present: Record, now: int) -> Progress:
     """Return the progress of the record with a new body."""
     progress = present.progress
-    if present.series is not None or progress.token is None or progress.due is None:
+    if present.series is not None or progress.token in {None, PAUSED} or progress.due is None:
         # The ack of a series writes the next occurrence, which then has the new body.
         return progress
     if progress.due > now:
@@ -280,6 +283,8 @@ def _condition(present: Record | Damaged, now: int) -> str:
     if isinstance(present, Damaged):
         return "it cannot be read"
     entry = describe(present, now)
+    if entry.state == "paused":
+        return "it is paused"
     if entry.due is None:
         return "it is dead"
     at = _iso(entry.due)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from pitstop._decisions._attempts import emitted
 from pitstop._decisions._emit import occurrence_of, schedule_of
+from pitstop._decisions._pause import pause_of
 from pitstop._decisions._policy import Policy
 from pitstop._decisions._revision import revision_of
 from pitstop._errors import ScheduleError
@@ -27,7 +28,7 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
     progress = stored.progress
     state = state_of(progress.due, progress.token, now)
     scheduled_for, last_error = progress.scheduled_for, progress.last_error
-    schedule, policy = None, _NO_POLICY
+    schedule, policy, paused = None, _NO_POLICY, None
     try:
         schedule = schedule_of(stored)
         if schedule is not None:
@@ -35,6 +36,10 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
     except ScheduleError as error:
         last_error = str(error)
     if stored.policy is not None:
+        paused = pause_of(stored.policy, now)
+        if paused is not None and state in {"scheduled", "due"}:
+            # The pause began while a listener had the message. The next claim parks it.
+            state = "paused"
         # By itself: a malformed policy leaves the schedule readable.
         try:
             policy = Policy.from_plain(stored.policy)
@@ -61,6 +66,7 @@ def describe(stored: Record | Damaged, now: int) -> Entry:
         last_error=last_error,
         revision=revision_of(stored),
         leased_until=_time(progress.due) if state == "leased" else None,
+        paused_until=None if paused is None else _time(paused.until),
     )
 
 
@@ -72,6 +78,7 @@ def summarize(tally: Tally) -> Stats:
         leased=tally.leased,
         dead=tally.dead,
         oldest_due=_time(tally.oldest_due),
+        paused=tally.paused,
     )
 
 

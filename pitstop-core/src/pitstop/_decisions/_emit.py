@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from pitstop._decisions._attempts import attempts_text, is_spent, taken, uncounted
+from pitstop._decisions._pause import hold
 from pitstop._decisions._policy import Policy
 from pitstop._errors import ScheduleError
 from pitstop._values._schedule import Schedule
@@ -84,8 +85,8 @@ def decide(leased: Record | Damaged, retry: Retry, *, duration: int, ahead: bool
     """Decide the fate of a record that was just leased.
 
     A damaged record is set aside with its error. An occurrence that comes too late is not emitted. A record is given up if its
-    attempts were used up by leases that ran out, and settled unseen if all its occurrences are older than its grace. Any other
-    record is emitted.
+    attempts were used up by leases that ran out, and settled unseen if all its occurrences are older than its grace. A paused record
+    is parked. Any other record is emitted.
 
     :param duration: the milliseconds for which the claim leased the record.
     :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
@@ -93,9 +94,9 @@ def decide(leased: Record | Damaged, retry: Retry, *, duration: int, ahead: bool
     if isinstance(leased, Damaged):
         return _set_aside(leased)
     progress = leased.progress
-    if progress.attempts < 1:
-        # A claim adds one to the attempts. A count below zero looks sound after that.
-        return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
+    early = _unseen(leased, duration, ahead=ahead) if progress.attempts < 1 or leased.policy is not None else None
+    if early is not None:
+        return early
     if leased.series is None:
         emission = Emission(leased, None, progress.scheduled_for, 0, ahead, ahead)
     else:
@@ -124,6 +125,16 @@ def decide(leased: Record | Damaged, retry: Retry, *, duration: int, ahead: bool
         spent = f"Given up after {count}; the last one was not acknowledged before its lease ran out."
         return give_up(emission.with_record(dying), spent)
     return emission
+
+
+def _unseen(leased: Record, duration: int, *, ahead: bool) -> Settlement | None:
+    """Return the write for a record that must not be emitted, whatever its schedule is; None if there is no such reason."""
+    progress = leased.progress
+    if progress.attempts < 1:
+        # A claim adds one to the attempts. A count below zero looks sound after that.
+        return settlement(leased, Outcome.BURY, Aside("Damaged: attempts cannot be right. Store the message again."))
+    assert progress.due is not None, "the due of a leased record is the end of its lease"
+    return hold(leased, progress.due - duration, ahead=ahead)
 
 
 def _governed(emission: Emission, plain: Mapping[str, Any], duration: int) -> Emission | Settlement:

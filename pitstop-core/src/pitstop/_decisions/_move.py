@@ -1,7 +1,7 @@
 """Decide the writes that move a stored message in time: a reschedule, an emission now, and the end of a lease by hand.
 
 Kind and policies stay. ``expires`` counts from the time that a person has chosen, if that is later than the nominal time: a message
-that was asked for must not be dropped as too old.
+that was asked for must not be dropped as too old. A pause stays.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import attrs
 
 from pitstop._decisions._attempts import emitted
 from pitstop._decisions._emit import schedule_of, settlement
+from pitstop._decisions._pause import is_held, keep_pause, without_old_pause
 from pitstop._decisions._policy import moved_policy
 from pitstop._decisions._settle import redrive
 from pitstop._errors import ScheduleError
@@ -25,11 +26,12 @@ def reschedule(present: Record, due: int, now: int) -> Record:
 
     A one-shot message is for that time then, as if it had been stored for it. Of a series, the current occurrence comes at that
     time. It stays that occurrence: its nominal time decides the key, and the occurrences after it. Its attempts so far are not
-    held against it, and its grace does not count. No lease is left.
+    held against it, and its grace does not count. No lease is left. If it is paused, that is its time when the pause ends.
     """
     progress = present.progress
     if present.series is None:
-        return _moved(present, Progress(due, due, last_error=progress.last_error), due)
+        moved = Progress(due, due, last_error=progress.last_error)
+        return keep_pause(_moved(present, moved, due), present, now)
     attempts, first = emitted(progress), _first_lease(present, now)
     moved = Progress(
         due if first is None else max(due, first),
@@ -39,18 +41,19 @@ def reschedule(present: Record, due: int, now: int) -> Record:
         progress.last_error,
         excused=attempts,
     )
-    return _moved(present, moved, due)
+    return keep_pause(_moved(present, moved, due), present, now)
 
 
 def hasten(present: Record, now: int) -> Record | None:
-    """Return the record of a message whose current occurrence comes now; None if it is leased or dead.
+    """Return the record of a message whose current occurrence comes now; None if it is leased, dead or paused.
 
     The nominal time, the attempts, and the error stay. The grace does not count. A message that is due stays due since the
     same time.
     """
+    present = without_old_pause(present, now)
     progress = present.progress
     state = state_of(progress.due, progress.token, now)
-    if state not in {"due", "scheduled"}:
+    if state not in {"due", "scheduled"} or is_held(present, now):
         return None
     first = _first_lease(present, now)
     # Only a message that waits for its time or its retry is moved. It has no token.
@@ -65,7 +68,7 @@ def revive(dead: Record, now: int) -> Record | None:
     """
     write = redrive(dead, now).progress
     assert isinstance(write, Progress), "a redrive keeps the message"
-    moved = _moved(dead, write, now)
+    moved = keep_pause(_moved(dead, write, now), dead, now)
     return None if moved.policy == dead.policy else moved
 
 

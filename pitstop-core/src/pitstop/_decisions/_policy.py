@@ -1,7 +1,8 @@
 """Policy: the retry, the lock time and the limit of age that a single message has.
 
 The stored form has plain values, with durations in milliseconds, and only the policies that were given. With ``expires``, it may
-also have ``moved``: the ``scheduled_for`` of an occurrence, and the later time that a person has chosen for this occurrence.
+also have ``moved``: the ``scheduled_for`` of an occurrence, and the later time that a person has chosen for this occurrence. A paused
+message has ``paused``: see :mod:`pitstop._decisions._pause`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,51 @@ from pitstop._values._schedule import span_of
 from pitstop.abc._config import Retry, from_mapping
 
 
-__all__ = ["Policy", "check_jitter", "has_policies", "moved_policy", "plain_policy", "with_moved"]
+__all__ = [
+    "PAUSED_POLICY",
+    "Pause",
+    "Policy",
+    "check_jitter",
+    "has_policies",
+    "moved_policy",
+    "plain_policy",
+    "with_moved",
+]
 
 _MILLISECOND = timedelta(milliseconds=1)
 _MOVED = "moved"
-_FIELDS = frozenset({"retry", "lock_time", "expires", _MOVED})
+#: The part of the stored form that has the pause of the message.
+PAUSED_POLICY = "paused"
+_FIELDS = frozenset({"retry", "lock_time", "expires", _MOVED, PAUSED_POLICY})
+#: The parts that a caller of ``store`` does not give.
+_UNGIVEN = frozenset({_MOVED, PAUSED_POLICY})
 _SPANS = ("delay", "max_delay")
+
+
+@attrs.frozen
+class Pause:
+    """The pause of one message."""
+
+    #: The instant at which the pause ends by itself. None: it lasts until a person ends it.
+    until: int | None
+    #: The later instant at which the message is due when the pause ends. None: its time has come, or it was with a listener.
+    due: int | None
+
+    @staticmethod
+    def from_plain(plain: object) -> Pause | None:
+        """Return the pause of a stored form; None if there is none, or if it is malformed."""
+        if not isinstance(plain, Mapping) or not plain.keys() <= {"until", "due"}:
+            return None
+        until, due = plain.get("until"), plain.get("due")
+        return Pause(until, due) if _is_instant(until) and _is_instant(due) else None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return attrs.asdict(self)
+
+    def lasts(self, now: int) -> bool:
+        """Whether the pause has not ended by itself."""
+        return self.until is None or self.until > now
 
 
 @attrs.frozen
@@ -49,6 +89,7 @@ class Policy:
         retry, lock_time, expires = plain.get("retry"), plain.get("lock_time"), plain.get("expires")
         moved = plain.get(_MOVED)
         fine = plain.keys() <= _FIELDS and _is_span(lock_time) and _is_span(expires) and _is_moved(moved)
+        fine = fine and (PAUSED_POLICY not in plain or Pause.from_plain(plain[PAUSED_POLICY]) is not None)
         moved = None if moved is None or not fine else (moved[0], moved[1])
         if fine and retry is None:
             return Policy(None, lock_time, expires, moved)
@@ -132,9 +173,7 @@ def with_moved(policy: Mapping[str, Any] | None, stored: Mapping[str, Any] | Non
 
 def has_policies(stored: Mapping[str, Any] | None, given: Mapping[str, Any] | None) -> bool:
     """Whether a stored message has these policies already."""
-    if stored is None or given is None:
-        return stored is given
-    return {name: value for name, value in stored.items() if name != _MOVED} == given
+    return ({name: value for name, value in (stored or {}).items() if name not in _UNGIVEN} or None) == given
 
 
 def _plain_retry(retry: object) -> dict[str, Any]:
@@ -168,6 +207,10 @@ def _read(name: str, value: Any) -> Any:
 
 def _is_span(value: object) -> bool:
     return value is None or (type(value) is int and 0 < value <= LAST_INSTANT)
+
+
+def _is_instant(value: object) -> bool:
+    return value is None or (type(value) is int and 0 <= value <= LAST_INSTANT)
 
 
 def _is_moved(value: object) -> bool:

@@ -24,8 +24,10 @@ from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
+from pitstop._engine._claimed import NOTHING, Claimed, Decided
 from pitstop._engine._lease import Lease
 from pitstop._engine._lock_times import LEAST_REMAINDER, LockTimes
+from pitstop._engine._pauses import NO_KINDS
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._engine._throttle import Throttle, admitted, pause_of, settle
@@ -34,39 +36,10 @@ from pitstop._values._counted import counted
 from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 
 
-__all__ = ["Claimed", "Claimer"]
+__all__ = ["Claimer"]
 
 _log = logging.getLogger("pitstop.listener")
-
-
-@attrs.frozen
-class Claimed:
-    """The result of a claim."""
-
-    #: How many messages can be handed out now that could not before.
-    count: int
-    #: Whether the next look at the store should come at once: there may be more.
-    again: bool
-    #: How many messages it has brought that are to be emitted.
-    emitted: int = 0
-
-
-#: The result of a claim that brought nothing.
-_NOTHING = Claimed(0, again=False)
-
-
-@attrs.define
-class _Decided:
-    """The records of a claim, after the decision about each."""
-
-    #: Those that are to be emitted.
-    leases: list[Lease] = attrs.Factory(list)
-    #: The writes for those of them that ask for a lease of another length.
-    relocks: dict[Lease, Settlement] = attrs.Factory(dict)
-    #: Those that are not to be emitted, with their settlements.
-    unfit: list[tuple[Record | Damaged, Settlement]] = attrs.Factory(list)
-    #: Whether the backend has set one aside.
-    aside: bool = False
+_Versions = dict[str, str | None]
 
 
 class Claimer:
@@ -80,6 +53,7 @@ class Claimer:
         *,
         suspects: Suspects | None = None,
         kinds: Collection[str] | None = None,
+        loop_time: timedelta | None = None,
         throttles: Sequence[Throttle] = (),
         at_once: int = 1,
         wake: Callable[[], object] = int,
@@ -89,6 +63,7 @@ class Claimer:
         :param lock_time: how long messages are leased.
         :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
         :param kinds: the kinds of the messages to claim. None: all.
+        :param loop_time: how often the paused kinds are read. None: as it is configured.
         :param throttles: the rates at which to claim.
         :param at_once: how many messages a handler gets at most at a time: see :meth:`Throttle.admit`.
         :param wake: called if a claim that a throttle has refused may be admitted earlier than it said.
@@ -99,6 +74,8 @@ class Claimer:
         self._duration = lock_time // timedelta(milliseconds=1)
         self._suspects = suspects
         self._kinds = kinds
+        self._pauses = session.pauses
+        self._reads_each = (session.loop_time if loop_time is None else loop_time).total_seconds()
         #: The rates at which this claims.
         self.throttles = tuple(throttles)
         self._at_once = at_once
@@ -131,7 +108,9 @@ class Claimer:
 
         :raises BackendUnavailable: when the store did not answer.
         """
-        backend = self._session.backend
+        backend, pauses = self._session.backend, self._pauses
+        if pauses is not None and pauses.ends:
+            return pauses.next_due(backend, self._kinds)
         return backend.next_due() if self._kinds is None else backend.next_due(self._kinds)
 
     def claim(self, wanted: int, elsewhere: float = 0.0) -> Claimed:
@@ -150,19 +129,24 @@ class Claimer:
         if wanted and suspects is not None and suspects.busy:
             # A suspect that may have to wait is not to be claimed as one that a handler has for certain.
             wanted, least = max(wanted, 2), 2
+        kinds, pauses = self._kinds, self._pauses
+        if pauses is not None and (pauses.ends or begun >= pauses.read_at + self._reads_each):
+            kinds = pauses.choice_at(begun, self._reads_each, self._session.backend, kinds)
+            if kinds is NO_KINDS:
+                return NOTHING
         limit = buffer.limit(wanted)
         passed = 0
         if self.throttles:
             passed = admitted(self.throttles, limit, round(begun * 1e6), self._wake, self._at_once)
             self._refused = not passed
             if self._refused:
-                return _NOTHING
+                return NOTHING
             limit = min(limit, max(passed, least))
         key, versions = object(), dict[str, str | None]()
         self._under_way[key] = versions
-        claimed = _NOTHING
+        claimed = NOTHING
         try:
-            claimed = self._claim(limit, begun, until, key, versions)
+            claimed = self._claim(limit, kinds, begun, until, key, versions)
         finally:
             self._under_way.pop(key, None)
             if passed:
@@ -204,17 +188,17 @@ class Claimer:
         for each in tuple(self._under_way.values()):
             each.update(versions)
 
-    def _claim(self, limit: int, begun: float, until: float, key: object, versions: dict[str, str | None]) -> Claimed:
-        session, buffer, suspects, clock = self._session, self._buffer, self._suspects, self._session.clock
-        if self._kinds is None:
-            leased = session.backend.lease(limit, self._duration)
-        else:
-            leased = session.backend.lease(limit, self._duration, self._kinds)
+    def _claim(
+        self, limit: int, kinds: Collection[str] | None, begun: float, until: float, key: object, versions: _Versions
+    ) -> Claimed:
+        buffer, suspects, clock = self._buffer, self._suspects, self._session.clock
+        lease = self._session.backend.lease
+        leased = lease(limit, self._duration) if kinds is None else lease(limit, self._duration, kinds)
         self.last_claim = now = clock.monotonic()
         self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))
         if not leased:
-            return _NOTHING
+            return NOTHING
         decided = self._decided(leased, begun, until, ahead=limit > 1)
         leases, unfit = decided.leases, decided.unfit
         if decided.relocks:
@@ -298,9 +282,9 @@ class Claimer:
         except Exception as bug:  # noqa: BLE001 - a bug of the backend: as above
             self.report_bug(leases[0].id, bug, "deferred")
 
-    def _decided(self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool) -> _Decided:
+    def _decided(self, leased: Sequence[Record | Damaged], begun: float, until: float, *, ahead: bool) -> Decided:
         retry = self._session.retry
-        result = _Decided()
+        result = Decided()
         for record in leased:
             if isinstance(record, Damaged) and record.due is None:
                 # The backend could not lease it, and has set it aside by itself.

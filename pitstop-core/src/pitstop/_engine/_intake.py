@@ -21,7 +21,8 @@ from pitstop._decisions._logs import left_behind
 from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
-from pitstop._engine._claimer import Claimed, Claimer
+from pitstop._engine._claimed import Claimed
+from pitstop._engine._claimer import Claimer
 from pitstop._engine._confirmer import Confirmer
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._glance import wait_for_all
@@ -89,6 +90,7 @@ class Intake(Component):
             *(session, self.buffer, self.lock_time),
             suspects=self.suspects,
             kinds=options.kinds,
+            loop_time=loop_time,
             throttles=throttles,
             at_once=options.batch or 1,
             wake=lambda: self.waiting.notice(None),

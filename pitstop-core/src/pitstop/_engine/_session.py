@@ -15,8 +15,9 @@ from pitstop._engine._calls import Inside
 from pitstop._engine._events import Events, Observers
 from pitstop._engine._handled import HandledSuspects
 from pitstop._engine._lifecycle import Component, close_at_exit, enroll
+from pitstop._engine._pauses import Pauses
 from pitstop._errors import BackendUnavailable
-from pitstop.abc import Backend, Retry
+from pitstop.abc import Backend, Capability, Retry
 
 
 __all__ = ["Session"]
@@ -43,6 +44,8 @@ class Session:
         self.lock_time: timedelta = backend.config.lock_time
         self.loop_time: timedelta = backend.config.loop_time
         self.capabilities = backend.capabilities
+        #: The paused kinds. None: the store has none.
+        self.pauses = Pauses() if Capability.PAUSES in backend.capabilities else None
         self.location = backend.location
         #: Whether the session is being closed. A call that fails now is not tried again for long. Written by the thread
         #: that closes it.

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import entrance
-from pitstop._engine._claimer import Claimed, Claimer
+from pitstop._engine._claimed import Claimed
+from pitstop._engine._claimer import Claimer
 from pitstop._engine._glance import glance
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import stop_at_exit

@@ -79,6 +79,10 @@ class Watcher:
                     # Changes before the watch began went unseen.
                     self._session.written(0)
                 due = watch.poll()
+                pauses = self._session.pauses
+                if pauses is not None and getattr(watch, "paused", False):
+                    # Before the listeners wake up.
+                    pauses.changed()
                 if due is not None:
                     # A listener that would look before that anyway sleeps on.
                     self._session.written(due)

@@ -17,8 +17,9 @@ from pitstop._values._instant import floor_instant
 __all__ = ["Entry", "State", "Stats"]
 
 #: ``scheduled``: its time has not come. ``due``: it can be claimed now. ``leased``: a listener has it. ``dead``: it is
-#: kept, but not emitted until :meth:`pitstop.Pitstop.redrive`.
-State = Literal["scheduled", "due", "leased", "dead"]
+#: kept, but not emitted until :meth:`pitstop.Pitstop.redrive`. ``paused``: it is not emitted until :meth:`pitstop.Pitstop.resume`,
+#: or until the pause ends by itself.
+State = Literal["scheduled", "due", "leased", "dead", "paused"]
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +34,7 @@ class Entry:
     #: The kind that was given to ``store``; empty if none was given.
     kind: str = ""
     #: When the message may next be claimed: its time; the lease's end while leased; the retry's time after a nack; None if dead.
+    #: Of a paused message: when its pause ends by itself, or its time if that is later; None if a person has to end it.
     due: datetime | None
     #: The nominal time of the current occurrence. None if the stored document is damaged.
     scheduled_for: datetime | None
@@ -63,6 +65,8 @@ class Entry:
     revision: str | None = None
     #: When the current lease runs out; None if the message is not leased.
     leased_until: datetime | None = None
+    #: When the pause ends by itself; None if a person has to end it, and if there is none. A leased message may have a pause.
+    paused_until: datetime | None = None
 
     def upcoming(self, n: int = 5) -> list[Upcoming]:
         """Return the current occurrence and those after it, ``n`` at most. Jitter is not counted.
@@ -90,3 +94,5 @@ class Stats:
     dead: int
     #: The due time of the message that has been waiting longest; None if no message is due.
     oldest_due: datetime | None
+    #: The number of paused messages. One whose pause began while a listener had it counts as soon as its time comes.
+    paused: int = 0

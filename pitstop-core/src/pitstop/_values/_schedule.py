@@ -22,7 +22,7 @@ from pitstop._values._plain import shown, type_name
 from pitstop._values._quoting import quoted
 
 
-__all__ = ["CatchUp", "Choice", "Interval", "Moment", "Schedule", "is_lasting", "plan", "span_of"]
+__all__ = ["CatchUp", "Choice", "Interval", "Moment", "Schedule", "is_lasting", "moment_of", "plan", "span_of"]
 
 #: A point in time; a distance from now; the text of a distance, such as ``"15m"``.
 Moment = datetime | timedelta | str
@@ -239,13 +239,13 @@ def plan(
     :raises ScheduleError: if the times make no sense; the text names the wrong one and the reason.
     """
     catch_up = "latest" if catch_up is None else catch_up
-    begin = _NO_TIME if when is None else _moment(when, "when")
+    begin = _NO_TIME if when is None else moment_of(when, "when")
     start = instant_of(begin, now_us)
     if every is None:
         _refuse_without_every(end, catch_up, grace)
         return start, None
     recurrence = _recurrence(every)
-    until = None if end is None else end_of(_moment(end, "end"), begin, now_us)
+    until = None if end is None else end_of(moment_of(end, "end"), begin, now_us)
     if until is not None and until <= start:
         raise ScheduleError(
             f"end={shown(end)} is not after the start {_start_text(when)}. A distance counts from now. The end is exclusive; "
@@ -283,7 +283,8 @@ def span_of(value: object, field: str, *, least: timedelta = timedelta(0)) -> ti
     return span
 
 
-def _moment(value: Moment, field: str) -> datetime | timedelta:
+def moment_of(value: Moment, field: str) -> datetime | timedelta:
+    """Return a time that was given, with text read as a distance from now."""
     if type(value) is timedelta or type(value) is datetime:
         return value
     text = _text(value)

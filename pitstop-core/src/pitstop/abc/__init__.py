@@ -8,7 +8,7 @@ from pitstop._values._quoting import may_hold_secret, quoted
 from pitstop._values._suggestion import did_you_mean
 from pitstop._values._text_codec import dump_message, load_message
 from pitstop._values._white_space import checked_url
-from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability, TransactionWrites, Watch, Writes
+from pitstop.abc._backend import API_VERSION, SUITE_VERSION, Backend, Capability
 from pitstop.abc._clock import Clock, Doorbell, SystemClock
 from pitstop.abc._config import BackendConfig, Retry, duration_field, query_options, split_url
 from pitstop.abc._kinds import AllBut, is_chosen
@@ -16,8 +16,21 @@ from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_KIND_LENGTH, MAX_MESSAGE_BYTES, message_size
 from pitstop.abc._loops import run_in_loop
 from pitstop.abc._query import Query, filled, has_failed, tallies, tallies_by_scan
-from pitstop.abc._record import Aside, Damaged, Outcome, Progress, Record, Settlement, Tally, read_record, state_of
+from pitstop.abc._record import (
+    PAUSED,
+    Aside,
+    Damaged,
+    Outcome,
+    Progress,
+    Record,
+    Settlement,
+    Tally,
+    read_record,
+    state_of,
+)
 from pitstop.abc._turn import Calls, Turn
+from pitstop.abc._watch import Watch
+from pitstop.abc._writes import TransactionWrites, Writes
 
 
 __all__ = [
@@ -27,6 +40,7 @@ __all__ = [
     "MAX_ID_LENGTH",
     "MAX_KIND_LENGTH",
     "MAX_MESSAGE_BYTES",
+    "PAUSED",
     "SUITE_VERSION",
     "AllBut",
     "Aside",

@@ -10,18 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Flag, auto
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from pitstop._errors import Unsupported
 from pitstop._values._entry import State
 from pitstop.abc._clock import SystemClock
 from pitstop.abc._config import BackendConfig
+from pitstop.abc._lacks import lacks_pauses
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._many import Many
 from pitstop.abc._record import Damaged, Progress, Record, Settlement, Tally
+from pitstop.abc._watch import Watch
+from pitstop.abc._writes import Writes
 
 
-__all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability", "TransactionWrites", "Watch", "Writes"]
+__all__ = ["API_VERSION", "SUITE_VERSION", "Backend", "Capability"]
 
 #: Seconds for which core waits at a close, if the backend does not state how long its calls may take.
 _PATIENCE = 15.0
@@ -60,66 +63,9 @@ class Capability(Flag):
     #: :meth:`Backend.get_many`, :meth:`Backend.delete_many` and :meth:`Backend.put_many_if` take a few round trips for a batch.
     #: Without it they take a few for each record.
     BULK = auto()
-
-
-class Writes(Protocol):
-    """The writes of a user: on a :class:`Backend` at once, on the result of :meth:`Backend.within` in a transaction."""
-
-    def put(self, records: Sequence[Record]) -> None:
-        """See :meth:`Backend.put`."""
-        ...
-
-    def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
-        """See :meth:`Backend.put_if`."""
-        ...
-
-    def delete(self, id: str) -> bool:
-        """See :meth:`Backend.delete`."""
-        ...
-
-    def get(self, id: str) -> Record | Damaged | None:
-        """See :meth:`Backend.get`. In a transaction, its own writes count."""
-        ...
-
-
-class TransactionWrites(Writes, Protocol):
-    """The writes in a transaction that can acknowledge as well. :meth:`Backend.within` returns them if the backend can do that.
-
-    Core raises :class:`pitstop.Unsupported` for ``ack(session=...)`` if the writes have only the methods of :class:`Writes`.
-    """
-
-    def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
-        """Apply fenced writes for distinct ids, as :meth:`Backend.settle` does. They count once the transaction commits.
-
-        The fence compares the record as it is now, not as an old view of the transaction shows it. If the two differ, the driver's
-        error of a conflict is raised, by which the transaction is tried again.
-        """
-        ...
-
-    def is_open(self) -> bool:
-        """Whether the session is in a transaction, so that it may still commit. Any thread, at any time; it does not wait."""
-        ...
-
-
-class Watch(Protocol):
-    """Notices that a store may have changed. It only gives hints: an unnoticed change costs lateness, nothing else."""
-
-    #: Seconds to wait between two polls; 0 when :meth:`poll` itself waits for the server.
-    pause: float
-
-    def poll(self) -> int | None:
-        """Return the least ``due``, an instant, of the records that others wrote since the last call.
-
-        Return 0 if something may have changed and it is unknown what, and None if nothing changed.
-
-        The call may block for some seconds, 10 at most. After the backend was closed it returns or fails within that time.
-        Only the thread that polls closes the watch.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the watch's resources."""
-        ...
+    #: :meth:`Backend.pause_kind`, :meth:`Backend.resume_kind` and :meth:`Backend.paused_kinds` keep the paused kinds of the
+    #: store. Needs :attr:`KINDS`.
+    PAUSES = auto()
 
 
 class Backend(Many, ABC):
@@ -191,7 +137,8 @@ class Backend(Many, ABC):
         """Return up to ``limit`` records in the order of ``(due, id)``, those without a ``due`` last.
 
         :param state: only records in this state: ``dead`` (no ``due``), ``leased`` (a token, ``due`` to come), ``due``
-            (``due`` has come), ``scheduled`` (``due`` to come, no token). None: all. A damaged ``due`` counts as none.
+            (``due`` has come), ``scheduled`` (``due`` to come, no token), ``paused`` (the token :data:`PAUSED`, ``due`` to come or
+            none; such a record is neither leased nor dead). None: all. A damaged ``due`` counts as none.
         :param after: only records behind this ``(due, id)``. The record with it need not exist any more.
         """
 
@@ -246,6 +193,32 @@ class Backend(Many, ABC):
 
         :param kinds: only records of these kinds, as in :meth:`lease`.
         """
+
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        """Store that a kind is paused, in the place of an earlier pause of the kind. Core leaves paused kinds out of its claims.
+
+        This changes no record, and no claim of the backend: :meth:`lease` gets the kinds that it is to claim.
+
+        :param until: the instant at which the pause ends by itself. None: there is none.
+        :raises pitstop.Unsupported: without :attr:`Capability.PAUSES`.
+        """
+        raise lacks_pauses(self, self.location)
+
+    def resume_kind(self, kind: str) -> bool:
+        """Remove the pause of a kind. Return True if the kind was paused, and the pause had not ended.
+
+        :raises pitstop.Unsupported: without :attr:`Capability.PAUSES`.
+        """
+        raise lacks_pauses(self, self.location)
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        """Return the paused kinds with the ends of their pauses, without those that have ended by :meth:`now`.
+
+        Every pause and resume is visible at once, through all handles. A listener calls this once per ``loop_time``.
+
+        :raises pitstop.Unsupported: without :attr:`Capability.PAUSES`.
+        """
+        raise lacks_pauses(self, self.location)
 
     def within(self, session: object) -> Writes:
         """Return the writes of the transaction that ``session`` is in. They count once that transaction commits.
@@ -376,7 +349,7 @@ def lacks_policies(backend: Backend) -> Unsupported:
     """Return the error of a policy of one message, for a backend without :attr:`Capability.POLICIES`."""
     return Unsupported(
         f"{type(backend).__name__} ({backend.location}) does not have the capability POLICIES, which retry=, lock_time= and "
-        f"expires= of a message need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        f"expires= of a message and pause() need. Leave them out, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
     )
 
 
@@ -384,5 +357,5 @@ def lacks_conditional(backend: Backend) -> Unsupported:
     """Return the error of a store on a condition, for a backend without :attr:`Capability.CONDITIONAL`."""
     return Unsupported(
         f"{type(backend).__name__} ({backend.location}) does not have the capability CONDITIONAL, which if_exists=, if_revision=, "
-        f"keep_schedule=, reschedule() and emit_now() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
+        f"keep_schedule=, reschedule(), emit_now() and pause() need. Do without, or use a backend that has it: 'memory', 'sqlite' or 'mongo'."
     )

@@ -77,15 +77,15 @@ class Query:
     @property
     def with_dead(self) -> bool:
         """Whether records without a ``due`` may match."""
-        return (
-            self.state not in _TIMED and self.due_from is None and self.due_before is None and self.failing is not False
-        )
+        # The dead have failed, all of them. Paused records need no ``due`` either.
+        is_empty = self.state == "dead" and self.failing is False
+        return self.state not in _TIMED and self.due_from is None and self.due_before is None and not is_empty
 
     def dues(self, now: int) -> tuple[int, int]:
         """Return the first and the last ``due`` of matching records that have one. Without such, the first is beyond the last."""
         if self.state == "dead":
             return _NOTHING
-        first, last = (now + 1, LAST_INSTANT) if self.state in {"scheduled", "leased"} else (0, LAST_INSTANT)
+        first, last = (now + 1, LAST_INSTANT) if self.state in {"scheduled", "leased", "paused"} else (0, LAST_INSTANT)
         if self.state == "due":
             last = min(now, LAST_INSTANT)
         if self.due_from is not None:
@@ -130,10 +130,9 @@ def has_failed(held: Progress | Damaged, now: int) -> bool:
     Attempts that are not held against the message do not count: the end of a program is no failure. A lease that ran out is one,
     unless the message may have spent it in a listener.
     """
-    if held.due is None:
-        return True
-    if isinstance(held, Damaged) or state_of(held.due, held.token, now) == "leased":
-        return False
+    state = state_of(held.due, held.token, now)
+    if state == "dead" or isinstance(held, Damaged) or state == "leased":
+        return state == "dead"
     return held.attempts > held.ahead + held.excused
 
 

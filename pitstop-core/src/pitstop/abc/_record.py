@@ -15,7 +15,22 @@ from pitstop._values._entry import State
 from pitstop._values._instant import LAST_INSTANT
 
 
-__all__ = ["Aside", "Damaged", "Outcome", "Progress", "Record", "Settlement", "Tally", "read_record", "state_of"]
+__all__ = [
+    "PAUSED",
+    "Aside",
+    "Damaged",
+    "Outcome",
+    "Progress",
+    "Record",
+    "Settlement",
+    "Tally",
+    "read_record",
+    "state_of",
+]
+
+
+#: The token of a paused record. No claim makes it. ``due`` is None then, or the time at which a claim may take the record.
+PAUSED = "paused"
 
 
 @attrs.frozen
@@ -24,10 +39,10 @@ class Progress:
 
     Invariants: ``due >= first_leased``. So the least time at which the occurrence was ever leased is the first one, and a
     store may keep it with a minimum. ``token`` is set while a lease runs, after the lease ran out, and in a dead record,
-    where it fences the redrive. A record is dead if ``due`` is None.
+    where it fences the redrive. A record is dead if ``due`` is None and the token is not :data:`PAUSED`.
     """
 
-    #: When the record may next be claimed: its time, or the end of the running lease. None: dead, never claimed.
+    #: When the record may next be claimed: its time, or the end of the running lease. None: dead or paused, never claimed.
     due: int | None
     #: The nominal time of the current occurrence.
     scheduled_for: int
@@ -37,7 +52,7 @@ class Progress:
     first_leased: int | None = None
     #: The text of the last failure.
     last_error: str | None = None
-    #: The last claim's token.
+    #: The last claim's token, or :data:`PAUSED`.
     token: str | None = None
     #: Claims of the current occurrence since the last settlement. 2 or more under a lease: the previous lease ended without a
     #: settlement, as after a crash.
@@ -105,12 +120,14 @@ class Damaged:
 
 
 def state_of(due: int | None, token: str | None, now: int) -> State:
-    """Return the state of a record at ``now``. A record whose lease ran out is due."""
+    """Return the state of a record at ``now``. A record whose lease ran out is due, and so is one whose pause has ended."""
     if due is None:
-        return "dead"
+        return "paused" if token == PAUSED else "dead"
     if due <= now:
         return "due"
-    return "scheduled" if token is None else "leased"
+    if token is None:
+        return "scheduled"
+    return "paused" if token == PAUSED else "leased"
 
 
 _CHECKED = (
@@ -255,6 +272,8 @@ class Outcome(Enum):
     EXTEND = "extend"
     #: The occurrence came too late to be emitted: the record is deleted, or goes to its next occurrence.
     EXPIRE = "expire"
+    #: The record was claimed although it is paused: it is parked, as if the claim had not happened.
+    PAUSE = "pause"
 
 
 @attrs.frozen
@@ -286,3 +305,4 @@ class Tally:
     leased: int
     dead: int
     oldest_due: int | None
+    paused: int = 0

@@ -18,7 +18,7 @@ from pitstop.cli._streams import though_unread
 from pitstop.cli._times import iso, moment_or_duration
 
 
-__all__ = ["emit_now", "release", "reschedule"]
+__all__ = ["change_each", "emit_now", "release", "reschedule"]
 
 
 @click.command()
@@ -67,7 +67,7 @@ def emit_now(settings: Settings, ids: tuple[str, ...]) -> None:
 
     Of a series, the current occurrence comes now, and the others stay.
     """
-    _change_each(settings, ids, Pitstop.emit_now, "emitted_now", "Due now: {}", _why_not_now)
+    change_each(settings, ids, Pitstop.emit_now, "emitted_now", "Due now: {}", _why_not_now)
 
 
 @click.command()
@@ -79,10 +79,10 @@ def release(settings: Settings, ids: tuple[str, ...]) -> None:
 
     If the listener is alive, the message is emitted twice.
     """
-    _change_each(settings, ids, Pitstop.release, "released", "Released {}", _why_not_released)
+    change_each(settings, ids, Pitstop.release, "released", "Released {}", _why_not_released)
 
 
-def _change_each(
+def change_each(
     settings: Settings,
     ids: tuple[str, ...],
     change: Callable[[Pitstop, str], bool],
@@ -90,6 +90,12 @@ def _change_each(
     said: str,
     why_not: Callable[[Entry], str],
 ) -> None:
+    """Change each message, and print what was done.
+
+    :param name: the name of the answer in JSON.
+    :param said: the line for a message that was changed.
+    :param why_not: return the reason why a message was not changed, as the end of a sentence.
+    """
     errors = []
     with settings.open_existing() as pit:
         for id in ids:
@@ -122,6 +128,8 @@ def _why_not_now(entry: Entry) -> str:
         return "is dead. Use 'pitstop redrive'."
     if entry.state == "leased":
         return f"is with a listener, until {iso(entry.leased_until)} at most. If the listener is dead, use 'pitstop release'."
+    if entry.state == "paused":
+        return "is paused. Use 'pitstop resume' first."
     return f"has changed meanwhile, and is {entry.state} now. Try again."
 
 

@@ -22,7 +22,14 @@ from pitstop.cli._output import (
     say,
     warn,
 )
-from pitstop.cli._policies import is_too_late, policy_document, policy_rows
+from pitstop.cli._policies import (
+    is_too_late,
+    paused_kinds,
+    policy_document,
+    policy_rows,
+    why_kind_paused,
+    why_paused,
+)
 from pitstop.cli._search import given, pages, search_options
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
@@ -66,7 +73,7 @@ def show(settings: Settings, id: str) -> None:
     """Show a message and the event that it is waiting for."""
     needs_stdout("show")
     with settings.open_existing() as pit:
-        entry, now = pit.get(id), pit.now()
+        entry, now, kinds = pit.get(id), pit.now(), paused_kinds(pit)
     if entry is None:
         raise click.ClickException(unknown(id))
     if settings.json:
@@ -77,7 +84,7 @@ def show(settings: Settings, id: str) -> None:
             ("id", entry.id),
             ("kind", entry.kind or None),
             ("state", entry.state),
-            ("why", _why(entry, now)),
+            ("why", why_kind_paused(entry, kinds) or _why(entry, now)),
             ("due", iso(entry.due)),
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),
@@ -87,6 +94,7 @@ def show(settings: Settings, id: str) -> None:
             ("attempts", str(entry.attempts)),
             ("last error", entry.last_error),
             ("leased until", iso(entry.leased_until)),
+            ("paused until", iso(entry.paused_until)),
             ("revision", entry.revision),
         ]
     )
@@ -247,6 +255,7 @@ def _document(entry: Entry) -> dict[str, Any]:
         "last_error": entry.last_error,
         "revision": entry.revision,
         "leased_until": iso(entry.leased_until),
+        "paused_until": iso(entry.paused_until),
         "message": entry.message,
     }
 
@@ -255,6 +264,8 @@ def _why(entry: Entry, now: datetime) -> str:
     """Return the answer to: why has this message not come?"""
     if entry.scheduled_for is None:
         return "It cannot be read, so it is not emitted. See the last error for what to do."
+    if entry.state == "paused":
+        return why_paused(entry)
     if entry.state == "dead" or entry.due is None:
         return "It was set aside and is no longer emitted. See the last error; 'pitstop redrive' makes it due."
     when = ago(entry.due, now)

@@ -41,6 +41,7 @@ _UNBOUNDED = 10_000
 _STATE_STYLES = {
     "due": "bold yellow",
     "leased": "cyan",
+    "paused": "magenta",
     "dead": "bold red",
     "ok": "green",
     "warning": "yellow",

@@ -1,4 +1,7 @@
-"""The policies of one message: the options of ``store`` for them, and their forms in ``show`` and ``list``."""
+"""The policies of one message: the options of ``store`` for them, and their forms in ``show`` and ``list``.
+
+A pause is one of them.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,22 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-from pitstop import Entry
+from pitstop import Entry, Pitstop, Unsupported
 from pitstop._values._duration import format_duration
-from pitstop.cli._times import duration
+from pitstop.cli._times import duration, iso
 
 
-__all__ = ["Policies", "is_too_late", "policy_document", "policy_options", "policy_rows"]
+__all__ = [
+    "Policies",
+    "is_too_late",
+    "paused_kinds",
+    "paused_rows",
+    "policy_document",
+    "policy_options",
+    "policy_rows",
+    "why_kind_paused",
+    "why_paused",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -96,6 +109,40 @@ def is_too_late(entry: Entry, now: datetime) -> bool:
     if entry.expires is None or entry.scheduled_for is None or entry.due is None or entry.every is not None:
         return False
     return entry.state == "due" and now - entry.expires > max(entry.scheduled_for, entry.due)
+
+
+def paused_kinds(pit: Pitstop) -> dict[str, datetime | None]:
+    """Return the paused kinds of a store; none if the store cannot have any."""
+    try:
+        return pit.paused_kinds()
+    except Unsupported:
+        return {}
+
+
+def paused_rows(kinds: Mapping[str, datetime | None]) -> list[tuple[str, str | None]]:
+    """Return rows with the paused kinds, if there are any."""
+    shown = [f"{kind!r}" if end is None else f"{kind!r} until {iso(end)}" for kind, end in kinds.items()]
+    return [("" if index else "paused kinds", each) for index, each in enumerate(shown)]
+
+
+def why_kind_paused(entry: Entry, kinds: Mapping[str, datetime | None]) -> str | None:
+    """Return the reason why a message does not come, if that is the pause of its kind."""
+    if entry.kind not in kinds or entry.state not in {"due", "scheduled"}:
+        return None
+    end = kinds[entry.kind]
+    until = (
+        f"'pitstop resume --kind {entry.kind}'"
+        if end is None
+        else f"{iso(end)}, or 'pitstop resume --kind {entry.kind}'"
+    )
+    return f"Its kind {entry.kind!r} is paused until {until}."
+
+
+def why_paused(entry: Entry) -> str:
+    """Return the reason why a paused message does not come."""
+    if entry.paused_until is None:
+        return "It is paused, and is not emitted until 'pitstop resume'."
+    return f"It is paused until {iso(entry.paused_until)}, and is not emitted before that, or before 'pitstop resume'."
 
 
 def _plain(value: Any) -> Any:

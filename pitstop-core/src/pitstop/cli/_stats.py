@@ -10,6 +10,7 @@ import click
 
 from pitstop import Stats
 from pitstop.cli._output import needs_stdout, print_fields, print_json, print_table
+from pitstop.cli._policies import paused_kinds, paused_rows
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._times import ago, iso
 
@@ -28,9 +29,9 @@ def stats(settings: Settings, by: Literal["kind"] | None) -> None:
         _by_kind(settings)
         return
     with settings.open_existing() as pit:
-        counts, now = pit.stats(), pit.now()
+        counts, now, kinds = pit.stats(), pit.now(), paused_kinds(pit)
     if settings.json:
-        print_json(_document(counts))
+        print_json(_document(counts) | {"paused_kinds": {kind: iso(end) for kind, end in kinds.items()}})
         return
     oldest = counts.oldest_due
     print_fields(
@@ -39,7 +40,9 @@ def stats(settings: Settings, by: Literal["kind"] | None) -> None:
             ("due", f"{counts.due:,}"),
             ("leased", f"{counts.leased:,}"),
             ("dead", f"{counts.dead:,}"),
+            ("paused", f"{counts.paused:,}"),
             ("oldest due", None if oldest is None else f"{iso(oldest)} ({ago(oldest, now)})"),
+            *paused_rows(kinds),
         ]
     )
 

@@ -255,7 +255,7 @@ class Drive:
         if unseen is None:
             if settlement.token in self._tokens:
                 self._applied[settlement.token] = settlement
-        elif self._thread == get_ident():
+        elif self._thread == get_ident() and settlement.outcome is not Outcome.PAUSE:
             self._steps.append(_unseen_step(settlement, unseen, self._clock.now()))
 
     def _next_time(self) -> Generator[Turn, BaseException | None, int | None]:

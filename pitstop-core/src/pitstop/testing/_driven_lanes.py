@@ -126,5 +126,7 @@ class DrivenLanes:
         return [self._lanes[number] for _, number in sorted(order)]
 
     def _due(self, choice: Collection[str] | None) -> int | None:
-        backend = unfaulted(self._session.backend)
+        backend, pauses = unfaulted(self._session.backend), self._session.pauses
+        if pauses is not None and pauses.ends:
+            return pauses.next_due(backend, choice)
         return backend.next_due() if choice is None else backend.next_due(choice)

@@ -191,6 +191,15 @@ class FaultyBackend(Backend):
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         return self._call("next_due", self.inner.next_due, *([] if kinds is None else [kinds]))
 
+    def pause_kind(self, kind: str, until: int | None) -> None:
+        self.inner.pause_kind(kind, until)
+
+    def resume_kind(self, kind: str) -> bool:
+        return self.inner.resume_kind(kind)
+
+    def paused_kinds(self) -> Mapping[str, int | None]:
+        return self.inner.paused_kinds()
+
     def within(self, session: object) -> Writes:
         return self.inner.within(session)
 

@@ -19,13 +19,12 @@ from typing import Any
 
 import attrs
 
-from pitstop import State
-from pitstop.abc import Damaged, Query, Record, Tally, filled, floor_instant, from_instant
+from pitstop.abc import PAUSED, Damaged, Query, Record, Tally, filled, floor_instant, from_instant
 from pitstop_mongo._bson.codecs import fields_of
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._messages.document import EPOCH, LAST
 from pitstop_mongo._messages.selection import Selection
-from pitstop_mongo._messages.viewer import Viewer, both, dead_or_list
+from pitstop_mongo._messages.viewer import TOKENS, Viewer, both, dead_or_list
 
 
 __all__ = ["Finder", "end_of_range"]
@@ -34,7 +33,6 @@ _Place = tuple[int | None, str]
 _Content = Record | Damaged
 
 _IDS = {"$type": "string"}
-_TOKEN: dict[State, Any] = {"leased": {"$type": "string"}, "scheduled": {"$not": {"$type": "string"}}}
 #: The code points that are no characters by themselves, so that no text holds them.
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -59,7 +57,9 @@ class Finder:
             found = self._by_due(query, count, place, also, by, now)
             if query.with_dead and len(found) < count:
                 behind = place[1] if place is not None and place[0] is None else None
-                found += self._viewer.dead(behind, also, count - len(found), by)
+                # The dead have failed, all of them.
+                timeless = both(also, {"token": TOKENS["paused"]}) if query.failing is False else also
+                found += self._viewer.dead(behind, timeless, count - len(found), by)
             return found
 
         # The filters may also find others: a number of attempts in one field is not compared with two other fields.
@@ -70,7 +70,7 @@ class Finder:
         now = from_instant(self._connection.now_us() // 1000)
         timed = {"$and": [{"$eq": [{"$type": "$due"}, "date"]}, {"$gte": ["$due", EPOCH]}, {"$lte": ["$due", LAST]}]}
         due, held = {"$and": [timed, {"$lte": ["$due", now]}]}, {"$eq": [{"$type": "$token"}, "string"]}
-        to_come = {"$and": [timed, {"$gt": ["$due", now]}]}
+        to_come, paused = {"$and": [timed, {"$gt": ["$due", now]}]}, {"$eq": ["$token", PAUSED]}
 
         def count(condition: dict[str, Any]) -> dict[str, Any]:
             return {"$sum": {"$cond": [condition, 1, 0]}}
@@ -80,7 +80,9 @@ class Finder:
             "all": {"$sum": 1},
             "due": count(due),
             "to_come": count(to_come),
-            "leased": count({"$and": [to_come, held]}),
+            "held": count({"$and": [to_come, held]}),
+            "until": count({"$and": [to_come, paused]}),
+            "paused": count({"$and": [{"$not": [timed]}, paused]}),
             # A null counts for nothing.
             "oldest": {"$min": {"$cond": [due, "$due", None]}},
         }
@@ -140,14 +142,19 @@ class Finder:
         also: dict[str, Any] = {}
         if query.kind is not None:
             also |= Selection(self._connection, [query.kind]).condition
-        if query.state in _TOKEN:
-            also["token"] = _TOKEN[query.state]
+        if query.state in TOKENS:
+            also["token"] = TOKENS[query.state]
         if query.failing:
             waiting = {
                 "attempts": {"$gt": 0},
-                "$or": [{"due": {"$lte": from_instant(now)}}, {"token": _TOKEN["scheduled"]}],
+                "$or": [
+                    {"due": {"$lte": from_instant(now)}},
+                    {"token": TOKENS["scheduled"]},
+                    {"token": TOKENS["paused"]},
+                ],
             }
-            also = both(also, {"$or": [waiting, dead_or_list(listed=True)]})
+            dead = both(dead_or_list(listed=True), {"token": TOKENS["dead"]})
+            also = both(also, {"$or": [waiting, dead]})
         return also
 
     def _by_kind(self) -> Mapping[str, Any] | None:
@@ -171,9 +178,10 @@ def end_of_range(prefix: str) -> str | None:
 
 
 def _tally(fields: Mapping[str, Any]) -> Tally:
-    due, to_come, leased, oldest = (fields[name] for name in ("due", "to_come", "leased", "oldest"))
-    dead = fields["all"] - due - to_come
-    return Tally(to_come - leased, due, leased, dead, floor_instant(oldest) if isinstance(oldest, datetime) else None)
+    due, to_come, held, until, paused = (fields[name] for name in ("due", "to_come", "held", "until", "paused"))
+    dead, oldest = fields["all"] - due - to_come - paused, fields["oldest"]
+    first = floor_instant(oldest) if isinstance(oldest, datetime) else None
+    return Tally(to_come - held, due, held - until, dead, first, until + paused)
 
 
 def _sum(one: Tally | None, other: Tally) -> Tally:

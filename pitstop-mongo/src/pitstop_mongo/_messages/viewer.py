@@ -11,7 +11,7 @@ import attrs
 from pymongo.errors import OperationFailure
 
 from pitstop import State
-from pitstop.abc import Damaged, Record, Tally, from_instant
+from pitstop.abc import PAUSED, Damaged, Record, Tally, from_instant
 from pitstop_mongo._bson.raw import TEXT, id_of
 from pitstop_mongo._client.collection import validation_rules
 from pitstop_mongo._client.connection import Connection
@@ -23,7 +23,7 @@ from pitstop_mongo._messages.selection import IndexLost, Selection
 from pitstop_mongo._messages.unleasable import Unleasable
 
 
-__all__ = ["Viewer", "both", "dead_or_list"]
+__all__ = ["TOKENS", "Viewer", "both", "dead_or_list"]
 
 _TICK = timedelta(milliseconds=1)
 _IDS = {"$type": "string"}
@@ -33,7 +33,13 @@ _DEAD: dict[str, Any] = {"$or": [{"due": {"$not": {"$gte": EPOCH}}}, {"due": {"$
 _LOOKED_AT, _NAMED = 1000, 3
 _A_LIST: dict[str, Any] = {"due": {"$type": "array"}}
 _NO_LIST: dict[str, Any] = {"$nor": [_A_LIST]}
-_TOKEN: dict[State, Any] = {"leased": {"$type": "string"}, "scheduled": {"$not": {"$type": "string"}}}
+#: The condition on the token of messages in a state, beside that on ``due``.
+TOKENS: dict[State, Any] = {
+    "leased": {"$type": "string", "$ne": PAUSED},
+    "scheduled": {"$not": {"$type": "string"}},
+    "dead": {"$ne": PAUSED},
+    "paused": {"$eq": PAUSED},
+}
 
 _Content = Record | Damaged
 
@@ -64,7 +70,7 @@ class Viewer:
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[_Content]:
         """See :meth:`pitstop.abc.Backend.scan`."""
         least, most = self._bounds(state)
-        token = {"token": _TOKEN[state]} if state in _TOKEN else {}
+        token = {"token": TOKENS[state]} if state in TOKENS else {}
         found: list[_Content] = []
         if state != "dead" and after is None:
             found += self.page(least, most, token, limit)
@@ -74,9 +80,9 @@ class Viewer:
                 found += self.tied(due, after[1], token, limit)
             if due < most:
                 found += self.page(max(least, due + _TICK), most, token, limit - len(found))
-        if state in (None, "dead") and len(found) < limit:
+        if state in (None, "dead", "paused") and len(found) < limit:
             behind = after[1] if after is not None and after[0] is None else None
-            found += self.dead(behind, {}, limit - len(found))
+            found += self.dead(behind, token, limit - len(found))
         return found
 
     def tally(self) -> Tally:
@@ -95,11 +101,19 @@ class Viewer:
             # A list is no due. Only an index that contains lists finds such documents.
             listed = _NO_LIST if self._has_lists(link) else {}
             future = count(ahead | listed)
-            leased = count(ahead | {"token": _TOKEN["leased"]} | listed)
+            # Only these documents are read: the index does not have the token.
+            held = [
+                {"$match": ahead | {"token": {"$type": "string"}} | listed | ids},
+                {"$group": {"_id": {"$eq": ["$token", PAUSED]}, "n": {"$sum": 1}}},
+            ]
+            hint: dict[str, Any] = {"hint": {"due": 1}} if by_due else {}
+            counts = {bool(each["_id"]): int(each["n"]) for each in coll.aggregate(held, **hint)}
+            leased, until = counts.get(False, 0), counts.get(True, 0)
             due = count({"due": {"$gte": EPOCH, "$lte": now}} | listed)
             dead = count(dead_or_list(listed=bool(listed)))
+            paused = count(dead_or_list(listed=bool(listed)) | {"token": TOKENS["paused"]})
             oldest = self._first_due(link, now, {}, by_due) if due else None
-        return Tally(future - leased, due, leased, dead, oldest)
+        return Tally(future - leased - until, due, leased, dead - paused, oldest, until + paused)
 
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
         """See :meth:`pitstop.abc.Backend.next_due`."""
