@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pitstop.abc import Backend, Capability, Damaged, Outcome, Progress, Query, Record, Tally
+from pitstop.abc import PAUSED, Backend, Capability, Damaged, Outcome, Progress, Query, Record, Tally
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Kit, needs
 from pitstop_conformance._records import MINUTE, START, ids, lease_all, lease_only, make_record, records, settlement
@@ -67,6 +67,9 @@ _PREFIXES = [
 ]
 
 
+_FAILING = {"retry", "retried", "both", "crashed", "dead", "aside", "paused_retry", "resting_retry"}
+
+
 def _read_all(backend: Backend, query: Query, size: int) -> list[Any]:
     """Read all pages of a search."""
     seen: list[Any] = []
@@ -110,6 +113,12 @@ def _zoo(backend: Backend, *, kinds: bool) -> list[Record]:
         ("leased", START + 7, {"attempts": 3, "first_leased": START - 99, "token": "t", "unsettled": 1}),
         ("dead", None, {"attempts": 3, "first_leased": START - 99, "token": "t", "last_error": "boom"}),
         ("aside", None, {"token": "t", "last_error": "bad rule"}),
+        # Pauses, with and without an end, also of a message that waits for a retry.
+        ("paused", None, {"token": PAUSED}),
+        ("paused_until", START + 6, {"token": PAUSED}),
+        ("paused_retry", None, {"attempts": 1, "first_leased": START - 99, "last_error": "boom", "token": PAUSED}),
+        ("resting_retry", START + 8, {"attempts": 1, "first_leased": START - 99, "token": PAUSED}),
+        ("rested", START - 2, {"token": PAUSED}),
     ]
     stored = [
         make_record(f"{name}:{kind}{n}", due, kind=kind, **fate)
@@ -124,11 +133,15 @@ def _zoo(backend: Backend, *, kinds: bool) -> list[Record]:
 
 def _states(record: Record) -> str:
     due, token = record.progress.due, record.progress.token
-    return "dead" if due is None else "due" if due <= START else "scheduled" if token is None else "leased"
+    if due is not None and due <= START:
+        return "due"
+    if token == PAUSED:
+        return "paused"
+    return "dead" if due is None else "scheduled" if token is None else "leased"
 
 
 def _fails(record: Record) -> bool:
-    return record.id.partition(":")[0] in {"retry", "retried", "both", "crashed", "dead", "aside"}
+    return record.id.partition(":")[0] in _FAILING
 
 
 class Find(Kit):
@@ -185,7 +198,7 @@ class Find(Kit):
         assert len(found(due_from=0)) == 20
 
     @pytest.mark.parametrize("size", [1, 4, 100])
-    @pytest.mark.parametrize("state", [None, "scheduled", "due", "leased", "dead"])
+    @pytest.mark.parametrize("state", [None, "scheduled", "due", "leased", "dead", "paused"])
     @pytest.mark.parametrize("failing", [None, True, False])
     @pytest.mark.parametrize(
         "bounds", [{}, {"due_from": START}, {"due_before": START + 6}], ids=["ever", "from", "before"]
@@ -219,7 +232,7 @@ class Find(Kit):
             assert list(backend.lease(1, MINUTE, ["none"])) == []
 
         for kind, state, failing in product(
-            ["", "mail", "bulk", "Mail", "none", "$ne"], [None, "due", "dead"], [None, True]
+            ["", "mail", "bulk", "Mail", "none", "$ne"], [None, "due", "dead", "paused"], [None, True]
         ):
             wanted = [
                 each
@@ -299,7 +312,7 @@ class Find(Kit):
 
         found = dict(backend.tally_by_kind())
 
-        each = Tally(scheduled=6, due=14, leased=2, dead=4, oldest_due=START - 9)
+        each = Tally(scheduled=6, due=16, leased=2, dead=4, oldest_due=START - 9, paused=8)
         assert found == {
             "": each,
             "mail": each,
