@@ -73,7 +73,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "text"),
         [
-            ({"state": "gone"}, "state='gone' is unknown. Give one of: scheduled, due, leased, dead."),
+            ({"state": "gone"}, "state='gone' is unknown. Give one of: scheduled, due, leased, dead, paused."),
             ({"limit": 0}, "limit=0 cannot be used. Give a whole number of at least 1."),
             ({"limit": True}, "limit=True cannot be used. Give a whole number of at least 1."),
             ({"limit": "5"}, "limit='5' cannot be used. Give a whole number of at least 1."),
