@@ -253,7 +253,8 @@ class TestLockTime:
             pit.store({"id": "a"}, NOW, lock_time="2h")
             with pit.listen(prefetch=1) as listener:
                 backend.during["settle"] = lambda: setattr(backend, "down", True)
-                assert listener.get() is None
+                with pytest.raises(pitstop.BackendUnavailable):
+                    listener.get()
                 backend.down, backend.during["settle"] = False, lambda: None
                 assert listener.get().attempt == 1
 

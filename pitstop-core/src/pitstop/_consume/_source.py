@@ -121,7 +121,7 @@ class Source:
             if len(self._lanes) > 1:
                 # A message may be due in another lane.
                 self.wake()
-            bell.wait(_PAUSE)
+            bell.wait(max(_PAUSE, lane.intake.claimer.rest))
         return None
 
     def _look(self, lane: Lane) -> Lease | None:

@@ -29,6 +29,7 @@ __all__ = [
     "redrive",
     "release",
     "relock",
+    "relocked",
     "was_applied",
 ]
 
@@ -183,7 +184,8 @@ def checked_extension(duration: object) -> timedelta:
 def relock(emission: Emission, duration: int) -> Settlement | None:
     """Return the write that gives a message that was just claimed the length of lease that it asks for. None: it asks for none.
 
-    The lease begins with the claim. Whether the attempt is certain stays as it is, because no handler has the message yet.
+    The lease begins with the claim. No handler has the message yet. If the lease becomes shorter, the attempt is written as an
+    uncertain one: the store may take longer than the lease to answer, and then no handler gets the message.
 
     :param duration: the milliseconds for which the claim leased the record.
     """
@@ -192,7 +194,18 @@ def relock(emission: Emission, duration: int) -> Settlement | None:
         return None
     assert leased.progress.due is not None, "the due of a leased record is the end of its lease"
     until = min(leased.progress.due - duration + policy.lock_time, LAST_INSTANT)
-    return settlement(leased, Outcome.EXTEND, attrs.evolve(leased.progress, due=until))
+    uncertain = not emission.uncertain and policy.lock_time < duration
+    ahead = leased.progress.ahead + uncertain
+    return settlement(leased, Outcome.EXTEND, attrs.evolve(leased.progress, due=until, ahead=ahead))
+
+
+def relocked(emission: Emission, write: Settlement) -> Emission:
+    """Return the emission after the write of :func:`relock`."""
+    progress = write.progress
+    assert isinstance(progress, Progress), "an extension writes progress"
+    uncertain = emission.uncertain or progress.ahead > emission.leased.progress.ahead
+    leased = attrs.evolve(emission.leased, progress=progress)
+    return attrs.evolve(emission, leased=leased, ahead=emission.ahead or uncertain, uncertain=uncertain)
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

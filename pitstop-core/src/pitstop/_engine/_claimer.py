@@ -25,6 +25,7 @@ from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._lease import Lease
+from pitstop._engine._lifecycle import Component
 from pitstop._engine._lock_times import LEAST_REMAINDER, LockTimes
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
@@ -36,6 +37,9 @@ from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 __all__ = ["Claimed", "Claimer"]
 
 _log = logging.getLogger("pitstop.listener")
+
+#: Seconds of the pause after a claim that took as long as a lease: after the first one, and the longest.
+_FIRST_REST, _LONGEST_REST = 0.02, 1.0
 
 
 @attrs.frozen
@@ -77,24 +81,31 @@ class Claimer:
         *,
         suspects: Suspects | None = None,
         kinds: Collection[str] | None = None,
+        owner: Component | None = None,
     ) -> None:
         """Return a claimer that has not claimed yet.
 
         :param lock_time: how long messages are leased.
         :param suspects: gets the messages of each claim whose last lease ended without a settlement. None: the buffer gets them.
         :param kinds: the kinds of the messages to claim. None: all.
+        :param owner: the component whose threads claim. It is not woken by messages that a claim gives back.
         """
+        self._owner = owner
         self._session = session
         self._buffer = buffer
         self._lock_time = lock_time
         self._duration = lock_time // timedelta(milliseconds=1)
         self._suspects = suspects
         self._kinds = kinds
-        self._lock_times = LockTimes(session, partial(self.give_back, log=False), buffer.late.extend, self.report_bug)
+        self._lock_times = LockTimes(
+            session, partial(self.give_back, log=False, by=owner), buffer.late.extend, self.report_bug
+        )
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
         self.last_claim: float | None = None
+        # Claims in a row that took as long as a lease of theirs. Written by claiming threads.
+        self._slow_claims = 0
         # For each claim that is under way, by a key of its own: the messages that were stored or removed since it began, by id,
         # with the new revision, or None. The claiming thread adds and deletes its own dict; any thread writes to all of them.
         self._under_way: dict[object, dict[str, str | None]] = {}
@@ -110,6 +121,11 @@ class Claimer:
     def healthy(self) -> bool:
         """Whether the store answered the last look."""
         return self.backoff.healthy
+
+    @property
+    def rest(self) -> float:
+        """Seconds to wait before the next claim, because the store took as long as a lease to answer the last ones."""
+        return min(_FIRST_REST * 2.0 ** min(self._slow_claims - 1, 10), _LONGEST_REST) if self._slow_claims else 0.0
 
     def next_due(self) -> int | None:
         """Return when the next message is due that this claims: see :meth:`pitstop.abc.Backend.next_due`.
@@ -168,19 +184,20 @@ class Claimer:
         else:
             leased = session.backend.lease(limit, self._duration, self._kinds)
         self.last_claim = now = clock.monotonic()
-        self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))
         if not leased:
+            self.backoff.succeeded(now)
+            self._slow_claims = 0
             return _NOTHING
         decided = self._decided(leased, begun, until, ahead=limit > 1)
-        leases, unfit = decided.leases, decided.unfit
-        if decided.relocks:
-            leases = self._lock_times.write(leases, decided.relocks, begun)
-        in_time = clock.monotonic() < until
-        if leases and not in_time:
-            self._warn_of_slow_claim(now)
-            self.give_back(leases)
-            leases = []
+        unfit = decided.unfit
+        leases, error, in_time = decided.leases, None, clock.monotonic() < until
+        if in_time and not decided.relocks:
+            self.backoff.succeeded(now)
+            self._slow_claims = 0
+        else:
+            leases, error = self._timely(decided, begun, until)
+            in_time = clock.monotonic() < until
         stale: list[Lease] = []
         if versions:
             # Now, since another thread may take them as soon as they are in the buffer.
@@ -203,14 +220,41 @@ class Claimer:
         count = len(ordinary)
         if suspects is not None and doubtful and suspects.ready:
             count = len(leases)
+        if error is not None:
+            self._look_failed(error, count)
         # A store that leases again and again what it does not settle is not asked without end.
         return Claimed(count, again=in_time and (count > 0 or settled or decided.aside))
 
+    def _timely(self, decided: _Decided, begun: float, until: float) -> tuple[list[Lease], BackendUnavailable | None]:
+        """Write the leases of another length. Return the leases of a claim whose time is not over.
+
+        The others are given back. The second value is the error, if the store did not answer such a write.
+        """
+        now = self._session.clock.monotonic()
+        leases, error, slow = decided.leases, None, False
+        if decided.relocks:
+            leases, error, slow = self._lock_times.write(leases, decided.relocks, begun)
+        if error is None:
+            self.backoff.succeeded(now)
+        if leases and self._session.clock.monotonic() >= until:
+            self._warn_of_slow_claim(now)
+            self.give_back(leases, by=self._owner)
+            leases, slow = [], True
+        self._slow_claims = self._slow_claims + 1 if slow and not leases else 0
+        return leases, error
+
+    def _look_failed(self, error: BackendUnavailable, count: int) -> None:
+        """Treat a claim as one that failed, because its leases of another length did. A pause follows if it brought nothing else."""
+        if not count:
+            raise error
+        self.backoff.failed(error, self._session.clock.monotonic())
+
     @unbroken
-    def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:
+    def give_back(self, leases: Sequence[Lease], *, log: bool = True, by: Component | None = None) -> int:
         """Give back messages that no handler has seen: they are due again, and the attempt is not counted.
 
         :param log: False when the caller reports the failure.
+        :param by: the component that claimed them just now, and that is not to claim them again at once. None: none.
         :return: how many messages were not given back, because the store did not answer.
         """
         if not leases or self._session.closed:
@@ -232,11 +276,11 @@ class Claimer:
             return len(leases)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
             if len(leases) > 1:
-                return sum(self.give_back([each], log=log) for each in leases)
+                return sum(self.give_back([each], log=log, by=by) for each in leases)
             self.report_bug(leases[0].id, bug, "given back")
             return 1
         self.given_back += sum(map(bool, applied))
-        self._session.written(None, {each.emission.leased.kind for each in leases})
+        self._session.written(None, {each.emission.leased.kind for each in leases}, by)
         return 0
 
     def _defer(self, leases: Sequence[Lease]) -> None:

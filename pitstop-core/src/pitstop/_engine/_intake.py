@@ -80,7 +80,9 @@ class Intake(Component):
             monotonic, self.lock_time, options.prefetch, self.wakeup.want, claimed_apart=claimed_apart
         )
         self.suspects = Suspects(monotonic, session.retry, session.handled)
-        self.claimer = Claimer(session, self.buffer, self.lock_time, suspects=self.suspects, kinds=options.kinds)
+        self.claimer = Claimer(
+            *(session, self.buffer, self.lock_time), suspects=self.suspects, kinds=options.kinds, owner=self
+        )
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
         self.confirmer = Confirmer(
