@@ -349,6 +349,8 @@ class Feeder:
                 # A message that was stored for now is due at the next whole millisecond. A manual clock stands still.
                 clock.wait(Doorbell(), _ROUNDING)
                 found = intake.fill(waiter, clock.monotonic())
+            if blocked := not (found or patient) and intake.is_blocked:
+                found = intake.fill(waiter, clock.monotonic() + intake.session.loop_time.total_seconds())
             if found or not (waiter.withdrawn or intake.stopped):
                 self._note_time(intake)
         except BackendUnavailable as error:
@@ -366,7 +368,7 @@ class Feeder:
             self._waiter = None
         self._backoff = None
         if not (found or patient or waiter.withdrawn or intake.stopped):
-            if busy:
+            if busy or blocked:
                 intake.flush()
                 return
             self.nothing = stamp

@@ -239,6 +239,11 @@ class Intake(Component):
         """How many messages were claimed and not handed out."""
         return len(self.buffer) + len(self.suspects.waiting)
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether there are due messages, although a look found none: suspects that wait, or messages of a claim that took too long."""
+        return bool(self.suspects.waiting) or self.claimer.rest > 0
+
     def is_at_rest(self) -> bool:
         """Whether nothing is in the buffer or on its way, once pending settlements are written.
 
