@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import attrs
 
-from pitstop._decisions._attempts import attempts_text, certain, excused, number
+from pitstop._decisions._attempts import attempts_text, certain, excused, number, taken
 from pitstop._decisions._emit import Emission, advance, bury, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of
@@ -17,6 +17,7 @@ from pitstop.abc import MAX_ERROR_LENGTH, Damaged, Outcome, Progress, Record, Re
 
 
 __all__ = [
+    "LEFT_FOR",
     "ack",
     "checked_delay",
     "checked_extension",
@@ -25,6 +26,7 @@ __all__ = [
     "extend",
     "hand_back",
     "lease_end",
+    "leave",
     "nack",
     "redrive",
     "release",
@@ -34,6 +36,8 @@ __all__ = [
 ]
 
 
+#: Milliseconds until a message is claimed again that a later release has stored.
+LEFT_FOR = 30_000
 _SHORTEST = timedelta(milliseconds=1)
 # Looked up once: members of an Enum are slow to get at, and each ack needs it.
 _COMPLETE = Outcome.COMPLETE
@@ -206,6 +210,20 @@ def relocked(emission: Emission, write: Settlement) -> Emission:
     uncertain = emission.uncertain or progress.ahead > emission.leased.progress.ahead
     leased = attrs.evolve(emission.leased, progress=progress)
     return attrs.evolve(emission, leased=leased, ahead=emission.ahead or uncertain, uncertain=uncertain)
+
+
+def leave(record: Record, duration: int, *, ahead: bool) -> Settlement:
+    """Return the write that gives back a message for a process with a later release: due again after a pause, as if not claimed.
+
+    :param duration: the milliseconds for which the claim leased the record.
+    :param ahead: whether the claim asked for several records.
+    """
+    assert record.progress.due is not None, "the due of a leased record is the end of its lease"
+    now = record.progress.due - duration
+    taken_record = attrs.evolve(record, progress=taken(record.progress, ahead=ahead))
+    released = release(taken_record, now, duration).progress
+    assert isinstance(released, Progress), "a release writes progress"
+    return settlement(record, Outcome.RELEASE, attrs.evolve(released, due=min(now + LEFT_FOR, LAST_INSTANT)))
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

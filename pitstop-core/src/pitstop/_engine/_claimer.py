@@ -18,8 +18,8 @@ import attrs
 
 from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._ending import ends_program
-from pitstop._decisions._policy import Policy
-from pitstop._decisions._settle import defer, release, relock
+from pitstop._decisions._policy import NewerPolicy, Policy
+from pitstop._decisions._settle import defer, leave, release, relock
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._bugs import traceback_of
@@ -311,6 +311,11 @@ class Claimer:
                 continue
             try:
                 decided = decide(record, retry, ahead=ahead, duration=self._duration)
+            except NewerPolicy as newer:
+                self._session.events.left_to_newer(record.id, newer)
+                assert isinstance(record, Record), "it has a policy"
+                result.unfit.append((record, leave(record, self._duration, ahead=ahead)))
+                continue
             except BaseException as error:
                 if ends_program(error):
                     raise
@@ -368,7 +373,7 @@ class Claimer:
             self.report_bug(unfit[0][0].id, bug, "settled")
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
-            if done:
+            if done and settlement.outcome is not Outcome.RELEASE:
                 kind = record.kind if isinstance(record, Record) else None
                 self._session.events.settled(settlement, record, kind=kind)
         return any(applied)
