@@ -118,6 +118,23 @@ class TestStored:
                 with pytest.raises(pitstop.Unsupported, match="capability POLICIES"):
                     pit.store_many([({}, None)], **options)
 
+    def test_a_backend_that_cannot_move_the_limit_of_age_refuses_to_redrive(self, clock):
+        """Else the redrive would return True, and the next claim would delete the message as expired."""
+
+        class Unconditional(MemoryBackend):
+            capabilities: ClassVar[Capability] = Capability.KINDS | Capability.POLICIES
+
+        backend = Unconditional.from_options({"clock": clock, "retry": {"max_attempts": 1}})
+        with pitstop.init({"type": backend}) as pit:
+            for id, options in (("a", {"expires": "1m"}), ("b", {"lock_time": "1h"})):
+                pit.store({"id": id}, NOW, **options)
+                got(pit).nack("no")
+            clock.advance(600)
+            with pytest.raises(pitstop.Unsupported, match="CONDITIONAL"):
+                pit.redrive("a")
+            assert pit.get("a").state == "dead"
+            assert pit.redrive("b")
+
     @pytest.mark.parametrize(
         "policy",
         [
