@@ -92,7 +92,7 @@ class TestStored:
     @pytest.mark.parametrize(
         ("options", "why"),
         [
-            ({"retry": 5}, "retry is a int"),
+            ({"retry": 5}, "retry must be a mapping, not int"),
             ({"retry": {"delays": "5s"}}, "retry: Unknown retry key 'delays'"),
             ({"retry": {"max_attempts": 0}}, "retry: max_attempts=0"),
             ({"retry": {"delay": "2h", "max_delay": "1h"}}, "retry: max_delay"),
@@ -118,6 +118,23 @@ class TestStored:
                 with pytest.raises(pitstop.Unsupported, match="capability POLICIES"):
                     pit.store_many([({}, None)], **options)
 
+    def test_a_backend_that_cannot_move_the_limit_of_age_refuses_to_redrive(self, clock):
+        """Else the redrive would return True, and the next claim would delete the message as expired."""
+
+        class Unconditional(MemoryBackend):
+            capabilities: ClassVar[Capability] = Capability.KINDS | Capability.POLICIES
+
+        backend = Unconditional.from_options({"clock": clock, "retry": {"max_attempts": 1}})
+        with pitstop.init({"type": backend}) as pit:
+            for id, options in (("a", {"expires": "1m"}), ("b", {"lock_time": "1h"})):
+                pit.store({"id": id}, NOW, **options)
+                got(pit).nack("no")
+            clock.advance(600)
+            with pytest.raises(pitstop.Unsupported, match="CONDITIONAL"):
+                pit.redrive("a")
+            assert pit.get("a").state == "dead"
+            assert pit.redrive("b")
+
     @pytest.mark.parametrize(
         "policy",
         [
@@ -129,8 +146,6 @@ class TestStored:
             {"retry": {"delay": "5s"}},
             {"retry": {"delay": -1}},
             {"retry": {"factor": "x"}},
-            {"retry": {"unknown": 1}},
-            {"later": 1},
         ],
     )
     def test_one_that_another_program_has_spoiled_is_set_aside(self, pit, backend, policy):
@@ -143,6 +158,51 @@ class TestStored:
         entry = pit.get("a")
         assert (entry.state, entry.attempts) == ("dead", 0)
         assert "policy is malformed" in entry.last_error
+
+    @pytest.mark.parametrize("policy", [{"expires": 3_600_000, "later": 1}, {"retry": {"delay": 5, "later": 1}}])
+    @pytest.mark.parametrize("prefetch", [1, 10])
+    @pytest.mark.parametrize("every", [None, HOUR])
+    def test_one_of_a_later_release_is_left_to_a_newer_process(
+        self, pit, backend, clock, policy, prefetch, every, caplog
+    ):
+        """This process may run beside newer ones, or was rolled back. It neither emits such a message nor sets it aside."""
+        pit.store({"id": "a"}, NOW, None, every)
+        pit.store({"id": "b"}, NOW)
+        backend.put([attrs.evolve(backend.get("a"), policy=policy)])
+        before = backend.get("a")
+        with pit.listen(prefetch=prefetch) as listener:
+            other = listener.get()
+            assert other.id == "b"
+            other.ack()
+            assert listener.get() is None
+            after = backend.get("a")
+            assert after == attrs.evolve(before, progress=attrs.evolve(before.progress, due=after.progress.due))
+            assert (pit.get("a").due, pit.get("a").attempts) == (NOW + 30 * SECOND, 0)
+            for _ in range(30):
+                clock.advance(30)
+                assert listener.get() is None
+            assert pit.get("a").state == "scheduled"
+            # An upgraded process claims it then.
+            backend.put([attrs.evolve(backend.get("a"), policy={"expires": 3_600_000})])
+            clock.advance(30)
+            delivery = listener.get()
+            assert (delivery.id, delivery.attempt) == ("a", 1)
+        assert (
+            "'a' was not emitted: A later release of pitstop has stored a policy with the field 'later'" in caplog.text
+        )
+        assert "Upgrade this process" in caplog.text
+
+    def test_one_of_a_later_release_keeps_the_attempts_and_the_occurrence(self, pit, backend, clock):
+        pit.store({"id": "a"}, NOW, None, "1m", catch_up="latest")
+        clock.advance(90)
+        got(pit).nack("no", delay="1s")
+        clock.advance(1)
+        before = backend.get("a")
+        backend.put([attrs.evolve(before, policy={"later": 1})])
+        assert got(pit) is None
+        progress = backend.get("a").progress
+        assert progress == attrs.evolve(before.progress, due=progress.due)
+        assert "later release" in pit.get("a").last_error
 
     def test_one_that_is_malformed_leaves_the_schedule_readable(self, pit, backend):
         pit.store({"id": "a"}, NOW, None, HOUR, expires="1m")
@@ -253,7 +313,8 @@ class TestLockTime:
             pit.store({"id": "a"}, NOW, lock_time="2h")
             with pit.listen(prefetch=1) as listener:
                 backend.during["settle"] = lambda: setattr(backend, "down", True)
-                assert listener.get() is None
+                with pytest.raises(pitstop.BackendUnavailable):
+                    listener.get()
                 backend.down, backend.during["settle"] = False, lambda: None
                 assert listener.get().attempt == 1
 

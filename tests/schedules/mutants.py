@@ -13,7 +13,17 @@ from unittest import mock
 import attrs
 
 from pitstop._aio import _feeder, _hands
-from pitstop._engine import _background, _buffer, _claimer, _intake, _lease, _leftovers, _session, _waiting, _writer
+from pitstop._engine import (
+    _background,
+    _buffer,
+    _intake,
+    _lease,
+    _leftovers,
+    _session,
+    _under_way,
+    _waiting,
+    _writer,
+)
 
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -87,7 +97,7 @@ def the_buffer_drops_nothing(stack):
 
 @mutant("storing", "a_message_is_removed_while_another_thread_claims", "was handed out")
 def a_claim_that_is_under_way_is_not_told(stack):
-    put(stack, _claimer.Claimer, "note_versions", lambda self, versions: None)
+    put(stack, _under_way.UnderWay, "note", lambda self, versions: None)
 
 
 @mutant("storing", "a_handler_that_stores_its_own_id_ends_quietly_when_it_is_alone", "LeaseLost")

@@ -19,7 +19,7 @@ from pitstop._errors import Conflict, MessageError, OutcomeUnknown
 from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import PAUSED, Backend, Capability, Damaged, Record
+from pitstop.abc import PAUSED, Backend, Damaged, Record
 
 
 __all__ = ["Changing"]
@@ -34,9 +34,10 @@ class Changing:
     def redrive(self, id: str) -> bool:
         """Make a dead message due now, and count its attempts from zero. Return True if it was dead.
 
-        Its ``expires`` counts from now for this occurrence, if the store can change a message on a condition.
+        Its ``expires`` counts from now for this occurrence.
 
         :raises MessageError: if ``id`` cannot be an id, or the stored document is damaged.
+        :raises Unsupported: if the message has ``expires``, and the store cannot change a message on a condition.
         :raises OutcomeUnknown: if the reply was lost, and cannot be found out any more.
         """
         backend, id = self._session.backend, valid_id(id)
@@ -46,7 +47,9 @@ class Changing:
         now_us = backend.now()
         applied: bool | None
         alive = revive(stored, now_us // 1000)
-        if alive is not None and Capability.CONDITIONAL in self._session.capabilities:
+        if alive is not None:
+            # Without the new time, the next claim would find the message expired and delete it.
+            check_conditional(self._session)
             alive = attrs.evolve(alive, revision=new_revision())
             applied = backend.put_if(alive, stored.revision, stored.progress)
         else:

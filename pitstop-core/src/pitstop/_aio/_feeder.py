@@ -351,6 +351,8 @@ class Feeder:
             if not (found or patient) and (held := intake.claimer.held_back()) is not None:
                 clock.wait(self._bell, held)
                 return
+            if blocked := not (found or patient) and intake.is_blocked:
+                found = intake.fill(waiter, clock.monotonic() + intake.session.loop_time.total_seconds())
             if found or not (waiter.withdrawn or intake.stopped):
                 self._note_time(intake)
         except BackendUnavailable as error:
@@ -368,7 +370,7 @@ class Feeder:
             self._waiter = None
         self._backoff = None
         if not (found or patient or waiter.withdrawn or intake.stopped):
-            if busy:
+            if busy or blocked:
                 intake.flush()
                 return
             self.nothing = stamp
@@ -392,9 +394,6 @@ class Feeder:
             self._bell.ring()
 
     def _answer(self, *, found: bool = False, error: BaseException | None = None) -> None:
-        looks: list[asyncio.Future[bool]] = []
-        with suppress(IndexError):
-            while True:
-                looks.append(self._looks.popleft())
+        looks = [self._looks.popleft() for _ in range(len(self._looks))]
         if looks:
             tell(self._loop, self._resolve, looks, found, error)

@@ -118,7 +118,7 @@ class Course:
         :param intakes: the sources of the messages that are open.
         """
         polled = None
-        claims = [each.last_claim for each in intakes if each.last_claim is not None]
+        claims = [each.claimer.last_claim for each in intakes if each.claimer.last_claim is not None]
         if claims:
             ago = intakes[0].session.clock.monotonic() - max(claims)
             polled = from_instant((self._clock.time_us() - round(ago * 1e6)) // 1000)
@@ -180,6 +180,6 @@ class Course:
             superseded=superseded,
             unsettled=max(0, handled - known),
             unfinished=unfinished,
-            given_back=sum(each.given_back for each in intakes),
+            given_back=sum(each.claimer.given_back for each in intakes),
             reason=self.reason or "stopped",
         )

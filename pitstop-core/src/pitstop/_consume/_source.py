@@ -106,7 +106,13 @@ class Source:
         lease = self._look(lane)
         if lease is not None:
             return lease
-        idle = at_rest and not self._is_due()
+        if lane.intake.is_blocked:
+            # The listener is woken when the message may be handled. This worker stays an active one meanwhile.
+            return lane.intake.wait(
+                Waiter(1), self._session.clock.monotonic() + self._session.loop_time.total_seconds()
+            )
+        # A lane that holds messages after the look is not idle: the look itself may have claimed them.
+        idle = at_rest and not self._is_due() and not any(each.intake.in_hand for each in self._lanes)
         with self._lock:
             others = self._active > 1
             idle = idle and not others and begun == self._begun

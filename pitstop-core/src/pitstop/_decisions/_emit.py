@@ -9,7 +9,7 @@ import attrs
 
 from pitstop._decisions._attempts import attempts_text, is_spent, taken, uncounted
 from pitstop._decisions._pause import hold
-from pitstop._decisions._policy import Policy
+from pitstop._decisions._policy import NewerPolicy, Policy
 from pitstop._errors import ScheduleError
 from pitstop._values._schedule import Schedule
 from pitstop.abc import MAX_ERROR_LENGTH, Aside, Damaged, Outcome, Progress, Record, Retry, Settlement
@@ -90,6 +90,7 @@ def decide(leased: Record | Damaged, retry: Retry, *, duration: int, ahead: bool
 
     :param duration: the milliseconds for which the claim leased the record.
     :param ahead: whether the claim asked for several records, so that it counted an uncertain attempt of each.
+    :raises NewerPolicy: if a later release has stored the record, with a policy that this one does not know.
     """
     if isinstance(leased, Damaged):
         return _set_aside(leased)
@@ -141,6 +142,8 @@ def _governed(emission: Emission, plain: Mapping[str, Any], duration: int) -> Em
     """Return the emission with the policies of its message, or the write that ends it, if it is too late for it."""
     try:
         policy = Policy.from_plain(plain)
+    except NewerPolicy:
+        raise
     except ScheduleError as error:
         return bury(_not_emitted(emission.record), str(error))
     emission = attrs.evolve(emission, policy=policy)

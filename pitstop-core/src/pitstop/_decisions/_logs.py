@@ -163,6 +163,8 @@ class StoreLog:
         self.not_given_back = Throttle()
         #: Lines about claims that took about as long as their lease.
         self.slow_claims = Throttle()
+        #: Lines about messages that a later release has stored.
+        self.newer = Throttle()
         #: Lines about extensions of leases that fail because of a bug.
         self.not_extended = Throttle()
         #: Lines about background work of a listener that fails because of a bug.

@@ -7,7 +7,7 @@ message has ``paused``: see :mod:`pitstop._decisions._pause`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -16,12 +16,15 @@ import attrs
 
 from pitstop._errors import ConfigError, ScheduleError
 from pitstop._values._instant import LAST_INSTANT
+from pitstop._values._plain import type_name
+from pitstop._values._quoting import quoted
 from pitstop._values._schedule import span_of
 from pitstop.abc._config import Retry, from_mapping
 
 
 __all__ = [
     "PAUSED_POLICY",
+    "NewerPolicy",
     "Pause",
     "Policy",
     "check_jitter",
@@ -39,6 +42,11 @@ _FIELDS = frozenset({"retry", "lock_time", "expires", _MOVED, PAUSED_POLICY})
 #: The parts that a caller of ``store`` does not give.
 _UNGIVEN = frozenset({_MOVED, PAUSED_POLICY})
 _SPANS = ("delay", "max_delay")
+_RETRY_FIELDS = frozenset(each.name for each in attrs.fields(Retry))
+
+
+class NewerPolicy(ScheduleError):
+    """A stored policy has a field that this release does not know: a later release has written it."""
 
 
 @attrs.frozen
@@ -84,17 +92,22 @@ class Policy:
     def from_plain(plain: Mapping[str, Any]) -> Policy:
         """Return the policy of a stored form.
 
+        :raises NewerPolicy: if it has a field that this release does not know.
         :raises ScheduleError: if it is malformed.
         """
+        if not plain.keys() <= _FIELDS:
+            raise _newer(plain.keys() - _FIELDS)
         retry, lock_time, expires = plain.get("retry"), plain.get("lock_time"), plain.get("expires")
         moved = plain.get(_MOVED)
-        fine = plain.keys() <= _FIELDS and _is_span(lock_time) and _is_span(expires) and _is_moved(moved)
+        fine = _is_span(lock_time) and _is_span(expires) and _is_moved(moved)
         fine = fine and (PAUSED_POLICY not in plain or Pause.from_plain(plain[PAUSED_POLICY]) is not None)
         moved = None if moved is None or not fine else (moved[0], moved[1])
         if fine and retry is None:
             return Policy(None, lock_time, expires, moved)
         try:
             if fine and isinstance(retry, Mapping):
+                if not retry.keys() <= _RETRY_FIELDS:
+                    raise _newer(retry.keys() - _RETRY_FIELDS)
                 given = {name: _read(name, value) for name, value in retry.items()}
                 made = from_mapping(Retry, given, "retry")
                 # Not the stored values: None may stand for a default, as that of max_delay.
@@ -188,13 +201,20 @@ def _plain_retry(retry: object) -> dict[str, Any]:
             raise ScheduleError(f"retry: {error}") from None
     else:
         raise ScheduleError(
-            f"retry is a {type(retry).__name__}. Give a mapping, as in {{'delay': '5s', 'max_attempts': 20}}."
+            f"retry must be a mapping, not {type_name(retry)}. Give one, as in {{'delay': '5s', 'max_attempts': 20}}."
         )
     return {name: _written(getattr(made, name)) for name in given}
 
 
 def _written(value: Any) -> Any:
     return value // _MILLISECOND if isinstance(value, timedelta) else value
+
+
+def _newer(unknown: Iterable[str]) -> NewerPolicy:
+    return NewerPolicy(
+        f"A later release of pitstop has stored a policy with the field {quoted(min(unknown, key=str))}, which this release "
+        f"does not know. Upgrade this process, or store the message again."
+    )
 
 
 def _read(name: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import attrs
 
-from pitstop._decisions._attempts import attempts_text, certain, excused, number
+from pitstop._decisions._attempts import attempts_text, certain, excused, number, taken
 from pitstop._decisions._emit import Emission, advance, bury, give_up, settlement
 from pitstop._errors import ScheduleError
 from pitstop._values._instant import LAST_INSTANT, instant_of
@@ -17,6 +17,7 @@ from pitstop.abc import MAX_ERROR_LENGTH, Damaged, Outcome, Progress, Record, Re
 
 
 __all__ = [
+    "LEFT_FOR",
     "ack",
     "checked_delay",
     "checked_extension",
@@ -25,14 +26,18 @@ __all__ = [
     "extend",
     "hand_back",
     "lease_end",
+    "leave",
     "nack",
     "redrive",
     "release",
     "relock",
+    "relocked",
     "was_applied",
 ]
 
 
+#: Milliseconds until a message is claimed again that a later release has stored.
+LEFT_FOR = 30_000
 _SHORTEST = timedelta(milliseconds=1)
 # Looked up once: members of an Enum are slow to get at, and each ack needs it.
 _COMPLETE = Outcome.COMPLETE
@@ -183,7 +188,8 @@ def checked_extension(duration: object) -> timedelta:
 def relock(emission: Emission, duration: int) -> Settlement | None:
     """Return the write that gives a message that was just claimed the length of lease that it asks for. None: it asks for none.
 
-    The lease begins with the claim. Whether the attempt is certain stays as it is, because no handler has the message yet.
+    The lease begins with the claim. No handler has the message yet. If the lease becomes shorter, the attempt is written as an
+    uncertain one: the store may take longer than the lease to answer, and then no handler gets the message.
 
     :param duration: the milliseconds for which the claim leased the record.
     """
@@ -192,7 +198,32 @@ def relock(emission: Emission, duration: int) -> Settlement | None:
         return None
     assert leased.progress.due is not None, "the due of a leased record is the end of its lease"
     until = min(leased.progress.due - duration + policy.lock_time, LAST_INSTANT)
-    return settlement(leased, Outcome.EXTEND, attrs.evolve(leased.progress, due=until))
+    uncertain = not emission.uncertain and policy.lock_time < duration
+    ahead = leased.progress.ahead + uncertain
+    return settlement(leased, Outcome.EXTEND, attrs.evolve(leased.progress, due=until, ahead=ahead))
+
+
+def relocked(emission: Emission, write: Settlement) -> Emission:
+    """Return the emission after the write of :func:`relock`."""
+    progress = write.progress
+    assert isinstance(progress, Progress), "an extension writes progress"
+    uncertain = emission.uncertain or progress.ahead > emission.leased.progress.ahead
+    leased = attrs.evolve(emission.leased, progress=progress)
+    return attrs.evolve(emission, leased=leased, ahead=emission.ahead or uncertain, uncertain=uncertain)
+
+
+def leave(record: Record, duration: int, *, ahead: bool) -> Settlement:
+    """Return the write that gives back a message for a process with a later release: due again after a pause, as if not claimed.
+
+    :param duration: the milliseconds for which the claim leased the record.
+    :param ahead: whether the claim asked for several records.
+    """
+    assert record.progress.due is not None, "the due of a leased record is the end of its lease"
+    now = record.progress.due - duration
+    taken_record = attrs.evolve(record, progress=taken(record.progress, ahead=ahead))
+    released = release(taken_record, now, duration).progress
+    assert isinstance(released, Progress), "a release writes progress"
+    return settlement(record, Outcome.RELEASE, attrs.evolve(released, due=min(now + LEFT_FOR, LAST_INSTANT)))
 
 
 def lease_end(now_us: int, duration: timedelta) -> int:

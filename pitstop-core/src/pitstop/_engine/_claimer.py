@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -18,19 +17,21 @@ import attrs
 
 from pitstop._decisions._emit import Emission, decide
 from pitstop._decisions._ending import ends_program
-from pitstop._decisions._policy import Policy
-from pitstop._decisions._settle import defer, release, relock
+from pitstop._decisions._policy import NewerPolicy, Policy
+from pitstop._decisions._settle import defer, leave, release, relock
 from pitstop._engine._backoff import Backoff
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._bugs import traceback_of
 from pitstop._engine._calls import unbroken
 from pitstop._engine._claimed import NOTHING, Claimed, Decided
 from pitstop._engine._lease import Lease
+from pitstop._engine._lifecycle import Component
 from pitstop._engine._lock_times import LEAST_REMAINDER, LockTimes
 from pitstop._engine._pauses import NO_KINDS
 from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._engine._throttle import Throttle, admitted, pause_of, settle
+from pitstop._engine._under_way import UnderWay, Versions
 from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
 from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
@@ -39,7 +40,9 @@ from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
 __all__ = ["Claimer"]
 
 _log = logging.getLogger("pitstop.listener")
-_Versions = dict[str, str | None]
+
+#: Seconds of the pause after a claim that took as long as a lease: after the first one, and the longest.
+_FIRST_REST, _LONGEST_REST = 0.02, 1.0
 
 
 class Claimer:
@@ -57,6 +60,7 @@ class Claimer:
         throttles: Sequence[Throttle] = (),
         at_once: int = 1,
         wake: Callable[[], object] = int,
+        owner: Component | None = None,
     ) -> None:
         """Return a claimer that has not claimed yet.
 
@@ -67,7 +71,9 @@ class Claimer:
         :param throttles: the rates at which to claim.
         :param at_once: how many messages a handler gets at most at a time: see :meth:`Throttle.admit`.
         :param wake: called if a claim that a throttle has refused may be admitted earlier than it said.
+        :param owner: the component whose threads claim. It is not woken by messages that a claim gives back.
         """
+        self._owner = owner
         self._session = session
         self._buffer = buffer
         self._lock_time = lock_time
@@ -82,14 +88,17 @@ class Claimer:
         # Whether the throttles have refused the last claim. Written by claiming threads.
         self._refused = False
         self._wake = wake
-        self._lock_times = LockTimes(session, partial(self.give_back, log=False), buffer.late.extend, self.report_bug)
+        self._lock_times = LockTimes(
+            session, partial(self.give_back, log=False, by=owner), buffer.late.extend, self.report_bug
+        )
         #: The failures in a row. Written by the threads that claim or look for the next message.
         self.backoff = Backoff(session.log.outages)
         #: When the store last answered a claim, by the monotonic clock. None: it has not yet. Written by claiming threads.
         self.last_claim: float | None = None
-        # For each claim that is under way, by a key of its own: the messages that were stored or removed since it began, by id,
-        # with the new revision, or None. The claiming thread adds and deletes its own dict; any thread writes to all of them.
-        self._under_way: dict[object, dict[str, str | None]] = {}
+        # Claims in a row that took as long as a lease of theirs. Written by claiming threads.
+        self._slow_claims = 0
+        #: The claims that are under way.
+        self.under_way = UnderWay()
         #: Messages given back so far. Any thread; CPython switches threads in no such statement.
         self.given_back = 0
 
@@ -102,6 +111,11 @@ class Claimer:
     def healthy(self) -> bool:
         """Whether the store answered the last look."""
         return self.backoff.healthy
+
+    @property
+    def rest(self) -> float:
+        """Seconds to wait before the next claim, because the store took as long as a lease to answer the last ones."""
+        return min(_FIRST_REST * 2.0 ** min(self._slow_claims - 1, 10), _LONGEST_REST) if self._slow_claims else 0.0
 
     def next_due(self) -> int | None:
         """Return when the next message is due that this claims: see :meth:`pitstop.abc.Backend.next_due`.
@@ -142,13 +156,12 @@ class Claimer:
             if self._refused:
                 return NOTHING
             limit = min(limit, max(passed, least))
-        key, versions = object(), dict[str, str | None]()
-        self._under_way[key] = versions
+        key, versions = self.under_way.begin()
         claimed = NOTHING
         try:
             claimed = self._claim(limit, kinds, begun, until, key, versions)
         finally:
-            self._under_way.pop(key, None)
+            self.under_way.end(key)
             if passed:
                 settle(self.throttles, passed - claimed.emitted)
         return claimed
@@ -170,44 +183,27 @@ class Claimer:
         # The pause may be over by now, or another listener did not need its turn.
         return self.pause() if due is not None and due * 1000 <= self._session.backend.now() else None
 
-    @contextmanager
-    def noting_versions(self) -> Iterator[Mapping[str, str | None]]:
-        """Yield the messages that are stored or removed in this context, by any thread: see :meth:`note_versions`."""
-        key, versions = object(), dict[str, str | None]()
-        self._under_way[key] = versions
-        try:
-            yield versions
-        finally:
-            self._under_way.pop(key, None)
-
-    def note_versions(self, versions: Mapping[str, str | None]) -> None:
-        """Note messages that were stored anew or removed. A claim that is under way may bring an older version of them.
-
-        :param versions: by id: the revision that was stored, None if the message was removed.
-        """
-        for each in tuple(self._under_way.values()):
-            each.update(versions)
-
     def _claim(
-        self, limit: int, kinds: Collection[str] | None, begun: float, until: float, key: object, versions: _Versions
+        self, limit: int, kinds: Collection[str] | None, begun: float, until: float, key: object, versions: Versions
     ) -> Claimed:
         buffer, suspects, clock = self._buffer, self._suspects, self._session.clock
         lease = self._session.backend.lease
         leased = lease(limit, self._duration) if kinds is None else lease(limit, self._duration, kinds)
         self.last_claim = now = clock.monotonic()
-        self.backoff.succeeded(now)
         buffer.note_claim(limit, len(leased))
         if not leased:
+            self.backoff.succeeded(now)
+            self._slow_claims = 0
             return NOTHING
         decided = self._decided(leased, begun, until, ahead=limit > 1)
-        leases, unfit = decided.leases, decided.unfit
-        if decided.relocks:
-            leases = self._lock_times.write(leases, decided.relocks, begun)
-        in_time = clock.monotonic() < until
-        if leases and not in_time:
-            self._warn_of_slow_claim(now)
-            self.give_back(leases)
-            leases = []
+        unfit = decided.unfit
+        leases, error, in_time = decided.leases, None, clock.monotonic() < until
+        if in_time and not decided.relocks:
+            self.backoff.succeeded(now)
+            self._slow_claims = 0
+        else:
+            leases, error = self._timely(decided, begun, until)
+            in_time = clock.monotonic() < until
         stale: list[Lease] = []
         if versions:
             # Now, since another thread may take them as soon as they are in the buffer.
@@ -222,7 +218,7 @@ class Claimer:
             finally:
                 suspects.keep(doubtful)
         # From here on a thread that stores or removes a message finds it in the buffer.
-        self._under_way.pop(key, None)
+        self.under_way.end(key)
         if versions:
             waiting = [] if suspects is None else suspects.discard(versions)
             self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
@@ -230,14 +226,41 @@ class Claimer:
         count = len(ordinary)
         if suspects is not None and doubtful and suspects.ready:
             count = len(leases)
+        if error is not None:
+            self._look_failed(error, count)
         # A store that leases again and again what it does not settle is not asked without end.
         return Claimed(count, again=in_time and (count > 0 or settled or decided.aside), emitted=len(leases))
 
+    def _timely(self, decided: Decided, begun: float, until: float) -> tuple[list[Lease], BackendUnavailable | None]:
+        """Write the leases of another length. Return the leases of a claim whose time is not over.
+
+        The others are given back. The second value is the error, if the store did not answer such a write.
+        """
+        now = self._session.clock.monotonic()
+        leases, error, slow = decided.leases, None, False
+        if decided.relocks:
+            leases, error, slow = self._lock_times.write(leases, decided.relocks, begun)
+        if error is None:
+            self.backoff.succeeded(now)
+        if leases and self._session.clock.monotonic() >= until:
+            self._warn_of_slow_claim(now)
+            self.give_back(leases, by=self._owner)
+            leases, slow = [], True
+        self._slow_claims = self._slow_claims + 1 if slow and not leases else 0
+        return leases, error
+
+    def _look_failed(self, error: BackendUnavailable, count: int) -> None:
+        """Treat a claim as one that failed, because its leases of another length did. A pause follows if it brought nothing else."""
+        if not count:
+            raise error
+        self.backoff.failed(error, self._session.clock.monotonic())
+
     @unbroken
-    def give_back(self, leases: Sequence[Lease], *, log: bool = True) -> int:
+    def give_back(self, leases: Sequence[Lease], *, log: bool = True, by: Component | None = None) -> int:
         """Give back messages that no handler has seen: they are due again, and the attempt is not counted.
 
         :param log: False when the caller reports the failure.
+        :param by: the component that claimed them just now, and that is not to claim them again at once. None: none.
         :return: how many messages were not given back, because the store did not answer.
         """
         if not leases or self._session.closed:
@@ -259,11 +282,11 @@ class Claimer:
             return len(leases)
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are given back
             if len(leases) > 1:
-                return sum(self.give_back([each], log=log) for each in leases)
+                return sum(self.give_back([each], log=log, by=by) for each in leases)
             self.report_bug(leases[0].id, bug, "given back")
             return 1
         self.given_back += sum(map(bool, applied))
-        self._session.written(None, {each.emission.leased.kind for each in leases})
+        self._session.written(None, {each.emission.leased.kind for each in leases}, by)
         return 0
 
     def _defer(self, leases: Sequence[Lease]) -> None:
@@ -294,6 +317,11 @@ class Claimer:
                 continue
             try:
                 decided = decide(record, retry, ahead=ahead, duration=self._duration)
+            except NewerPolicy as newer:
+                self._session.events.left_to_newer(record.id, newer)
+                assert isinstance(record, Record), "it has a policy"
+                result.unfit.append((record, leave(record, self._duration, ahead=ahead)))
+                continue
             except BaseException as error:
                 if ends_program(error):
                     raise
@@ -330,10 +358,7 @@ class Claimer:
             # Without the error's text, which may hold anything.
             _log.error(
                 "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
-                id,
-                type(error).__name__,
-                traceback_of(error),
-                note,
+                *(id, type(error).__name__, traceback_of(error), note),
             )
 
     def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
@@ -351,7 +376,7 @@ class Claimer:
             self.report_bug(unfit[0][0].id, bug, "settled")
             return False
         for (record, settlement), done in zip(unfit, applied, strict=True):
-            if done:
+            if done and settlement.outcome is not Outcome.RELEASE:
                 kind = record.kind if isinstance(record, Record) else None
                 self._session.events.settled(settlement, record, kind=kind)
         return any(applied)

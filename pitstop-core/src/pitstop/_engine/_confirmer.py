@@ -103,7 +103,7 @@ class Confirmer:
         if not self._suspects.waiting:
             return
         # Another thread may store or remove the message before it is in the buffer.
-        with self._claimer.noting_versions() as versions:
+        with self._claimer.under_way.noting() as versions:
             lease = self.take()
             if lease is not None and versions.get(lease.id, lease.record.revision) == lease.record.revision:
                 self._buffer.put_first(lease)

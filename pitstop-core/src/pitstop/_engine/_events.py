@@ -18,6 +18,7 @@ import attrs
 from pitstop._decisions._attempts import uncounted
 from pitstop._decisions._describe import describe
 from pitstop._decisions._logs import StoreLog
+from pitstop._decisions._settle import LEFT_FOR
 from pitstop._engine._calls import Inside
 from pitstop._values._entry import Entry
 from pitstop._values._instant import from_instant
@@ -156,6 +157,12 @@ class Events:
             self._advanced(settlement.id, from_instant(progress.scheduled_for), progress.last_error)
         if progress.due is not None:
             self._wake(progress.due, None if kind is None else (kind,))
+
+    def left_to_newer(self, id: str, error: Exception) -> None:
+        """Report a message that was claimed and is left to processes with a later release, which has stored it."""
+        note = self._log.newer.passes(self._clock.monotonic())
+        if note is not None:
+            _log.warning("%r was not emitted: %s It is due again in %s s%s", id, error, LEFT_FOR // 1000, note)
 
     def enter(self, delivery: object) -> list[AbstractContextManager[Any]]:
         """Enter the contexts that plugins put around a handler. Give them to :meth:`leave` later."""

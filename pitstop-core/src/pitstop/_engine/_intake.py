@@ -94,6 +94,7 @@ class Intake(Component):
             throttles=throttles,
             at_once=options.batch or 1,
             wake=lambda: self.waiting.notice(None),
+            owner=self,
         )
         self._settler = Settler(session)
         self.writer = AckWriter(session, self._settler, self.buffer.unseen, self.wakeup)
@@ -217,19 +218,9 @@ class Intake(Component):
         return self.claimer.answered
 
     @property
-    def last_claim(self) -> float | None:
-        """When the store last answered a claim, by the monotonic clock. None: it has not yet."""
-        return self.claimer.last_claim
-
-    @property
     def counts(self) -> Counts:
         """How the deliveries ended."""
         return self._settler.counts
-
-    @property
-    def given_back(self) -> int:
-        """How many messages were given back unseen."""
-        return self.claimer.given_back
 
     @property
     def claims_ahead(self) -> bool:
@@ -246,6 +237,11 @@ class Intake(Component):
     def in_hand(self) -> int:
         """How many messages were claimed and not handed out."""
         return len(self.buffer) + len(self.suspects.waiting)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether messages are due, although a look found none: suspects that wait, or messages of a claim that took too long."""
+        return bool(self.suspects.waiting) or self.claimer.rest > 0
 
     def is_at_rest(self) -> bool:
         """Whether nothing is in the buffer or on its way, once pending settlements are written.
@@ -269,7 +265,7 @@ class Intake(Component):
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
         # First the claims that are under way: they put their messages into the buffer later.
-        self.claimer.note_versions(versions)
+        self.claimer.under_way.note(versions)
         # One of them may be valid all the same: another thread has stored a newer version meanwhile.
         dropped = [*self.buffer.discard(versions), *self.suspects.discard(versions)]
         self.claimer.give_back(dropped, log=False)

@@ -130,13 +130,15 @@ class Session:
         """Tell ``component`` nothing any more. Again is harmless."""
         self._components.pop(component, None)
 
-    def written(self, due: int | None, kinds: Collection[str] | None = None) -> None:
+    def written(self, due: int | None, kinds: Collection[str] | None = None, by: Component | None = None) -> None:
         """Wake components that would sleep past a message with this ``due``. None: its ``due`` is not known.
 
         :param kinds: the kinds of the messages that were written. None: they are not known.
+        :param by: a component that is not woken, because it wrote them. None: none.
         """
         for component in tuple(self._components):
-            component.notice(due, kinds)
+            if component is not by:
+                component.notice(due, kinds)
 
     def forget(self, versions: Mapping[str, str | None]) -> None:
         """Drop messages that were claimed before they were stored anew or removed here: see :meth:`Component.forget`."""

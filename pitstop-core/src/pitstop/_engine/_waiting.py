@@ -291,6 +291,7 @@ class Waiting:
                 else:
                     look = next_look(self._session, self._loop_time, self._claimer.next_due)
                     waiter.looked, waiter.next_look, pause = self._monotonic(), look.at, look.pause
+                pause = max(pause, self._claimer.rest)
             except BackendUnavailable as error:
                 if self._is_over():
                     # The error is not reported; but the thread that ends this need not find it out once more.
