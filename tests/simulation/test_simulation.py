@@ -38,12 +38,12 @@ CAUGHT_BY = {
     "fencing-off": {"stale"},
     "lease-end-not-fenced": {"stale"},
     "settle-upserts": {"stale"},
-    "lease-early": {"early", "nack"},
+    "lease-early": {"early", "nack", "attempts"},
     "lease-not-written": {"twice", "stale"},
     "update-keeps-lease": {"lost", "early", "stale"},
     "store-keeps-the-first": {"update", "lost", "stale"},
     "store-many-stores-one": {"lost", "update", "stale"},
-    "nack-lost": {"stale", "lost", "early"},
+    "nack-lost": {"stale", "lost", "early", "attempts"},
     "store-repeated-blindly": {"acked"},
     "lost-reply-is-success": {"told", "attempts"},
     "unknown-is-lost": {"told"},
@@ -137,7 +137,7 @@ def test_the_seeds_meet_every_fault_at_every_call(seen):
         "post acked", "post lost", "pump ok", "drop ok", "emit again", "emit for several", "emit of what is gone",
         "lease of an expired one", "given back", "skipped", "dead", "settle stale", "settle bury", "settle reschedule",
         "settle expire", "expired", "lease of kinds", "lease of its own time", "edit ok", "edit conflict", "reschedule ok",
-        "emit_now ok", "release ok", "released", "move by redrive",
+        "emit_now ok", "release ok", "released",
     ],
 )  # fmt: skip
 def test_the_seeds_meet(what, seen):
