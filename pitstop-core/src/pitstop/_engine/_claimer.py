@@ -156,12 +156,13 @@ class Claimer:
             if self._refused:
                 return NOTHING
             limit = min(limit, max(passed, least))
-        key, versions = self.under_way.begin()
+        key, versions, claims = object(), dict[str, str | None](), self.under_way.claims
+        claims[key] = versions
         claimed = NOTHING
         try:
             claimed = self._claim(limit, kinds, begun, until, key, versions)
         finally:
-            self.under_way.end(key)
+            claims.pop(key, None)
             if passed:
                 settle(self.throttles, passed - claimed.emitted)
         return claimed
@@ -218,7 +219,7 @@ class Claimer:
             finally:
                 suspects.keep(doubtful)
         # From here on a thread that stores or removes a message finds it in the buffer.
-        self.under_way.end(key)
+        self.under_way.claims.pop(key, None)
         if versions:
             waiting = [] if suspects is None else suspects.discard(versions)
             self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)

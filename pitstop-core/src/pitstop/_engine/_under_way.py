@@ -21,29 +21,21 @@ class UnderWay:
     """The claims of one listener."""
 
     def __init__(self) -> None:
-        # By a key of each claim. A thread changes it in one step.
-        self._claims: dict[object, Versions] = {}
-
-    def begin(self) -> tuple[object, Versions]:
-        """Return the key of a new claim, and the messages that are noted from now on."""
-        key, versions = object(), Versions()
-        self._claims[key] = versions
-        return key, versions
-
-    def end(self, key: object) -> None:
-        """Note nothing more for a claim. Again is harmless."""
-        self._claims.pop(key, None)
+        #: The messages that are noted for each claim, by a key of its own. A claiming thread adds and deletes its own, without a
+        #: call of this class for each claim.
+        self.claims: dict[object, Versions] = {}
 
     @contextmanager
     def noting(self) -> Iterator[Versions]:
         """Yield the messages that are stored or removed in this context, by any thread."""
-        key, versions = self.begin()
+        key, versions = object(), Versions()
+        self.claims[key] = versions
         try:
             yield versions
         finally:
-            self.end(key)
+            self.claims.pop(key, None)
 
     def note(self, versions: Mapping[str, str | None]) -> None:
         """Note messages that were stored anew or removed, for all claims."""
-        for each in tuple(self._claims.values()):
+        for each in tuple(self.claims.values()):
             each.update(versions)
