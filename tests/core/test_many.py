@@ -140,6 +140,17 @@ def test_a_redrive_whose_outcome_is_not_known_names_the_messages(monkeypatch):
         assert unknown.value.ids == ("a0",)
 
 
+def test_a_redrive_leaves_paused_messages_alone():
+    with testing.init() as pit:
+        stored(pit, 3, None)
+        pit.pause("a0")
+        pit.pause("a1", HOUR)
+        before = pit.entries()
+        assert pit.redrive_many(["a0", "a1", "a2"]) == 0
+        assert pit.redrive_many(prefix="a") == 0
+        assert pit.entries() == before
+
+
 def test_a_refused_batch_leaves_the_batches_before_it_done():
     with testing.init() as pit:
         pit.store_many([({"id": f"a{n:04}"}, HOUR) for n in range(1200)])

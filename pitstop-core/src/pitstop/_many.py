@@ -27,7 +27,7 @@ from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._entry import State
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import Capability, Damaged, Progress, Query, Record, Settlement
+from pitstop.abc import PAUSED, Capability, Damaged, Progress, Query, Record, Settlement
 from pitstop.abc._query import Place
 
 
@@ -256,7 +256,7 @@ class ChangingMany:
         moved: list[tuple[Record, str, Progress]] = []
         kinds: set[str] = set()
         for each in page:
-            if isinstance(each, Damaged) or each.progress.due is not None or each.progress.token is None:
+            if isinstance(each, Damaged) or each.progress.due is not None or each.progress.token in {None, PAUSED}:
                 continue
             kinds.add(each.kind)
             alive = revive(each, now) if conditional else None
