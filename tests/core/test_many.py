@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from datetime import timedelta
+from functools import partial
 
 import attrs
 import pytest
@@ -115,6 +116,45 @@ def test_a_lost_reply_names_the_messages_that_may_be_gone(by):
             # They were claimed ahead. They are not emitted, as if they were there.
             assert listener.get(0) is None
             assert pit.remove_many(prefix="a") == 0
+
+
+class CutShort(MemoryBackend):
+    """A backend that is older than batches, in which the second change of a batch fails."""
+
+    delete_many, put_many_if = Backend.delete_many, Backend.put_many_if
+    error: BaseException | None = None
+
+    def delete(self, id):
+        self._fail(id)
+        return super().delete(id)
+
+    def put_if(self, record, revision, progress=None):
+        self._fail(record.id)
+        return super().put_if(record, revision, progress)
+
+    def _fail(self, id):
+        if self.error is not None and id == "a2":
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BackendUnavailable("gone"), OutcomeUnknown("lost", ids=("a2",)), KeyboardInterrupt(), MemoryError()],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.parametrize("deed", ["remove", "reschedule"])
+def test_a_batch_that_fails_in_the_middle_leaves_no_message_of_it_with_a_listener(deed, error):
+    store = CutShort()
+    with pitstop.init({"type": store}) as pit:
+        stored(pit, 4, None)
+        with pit.listen(prefetch=4) as listener:
+            listener.get().ack()
+            store.error = error
+            change = pit.remove_many if deed == "remove" else partial(pit.reschedule_many, when="2h")
+            with pytest.raises(type(error)):
+                change(["a1", "a2", "a3"])
+            store.error = None
+            assert {each.id for each in iter(listener.get, None)} == {"a2", "a3"}, "a1 was changed before"
 
 
 def test_a_lost_reply_to_a_reschedule_names_the_messages():

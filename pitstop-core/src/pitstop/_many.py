@@ -9,6 +9,7 @@ Threads: the one that calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
@@ -226,16 +227,27 @@ class ChangingMany:
         return self._delete([each.id for each in page], query)
 
     def _delete(self, ids: Sequence[str], query: Query | None) -> int:
-        session = self._session
         try:
-            applied = session.backend.delete_many(ids, query)
+            with self._in_doubt(ids):
+                applied = self._session.backend.delete_many(ids, query)
         except OutcomeUnknown as error:
-            # A message that may be gone must not be handed out as if it were there.
-            self._forget(error.ids or ids)
+            supersede(self._session.events, error.ids or ids)
             raise
         gone = [id for id, done in zip(ids, applied, strict=True) if done]
         self._forget(gone)
         return len(gone)
+
+    @contextmanager
+    def _in_doubt(self, ids: Sequence[str]) -> Iterator[None]:
+        """Change messages. If that fails, some of them may be changed or gone, and no listener may hand these out as they were.
+
+        A listener gives back those that it has claimed ahead. If they are still there, they come again.
+        """
+        try:
+            yield
+        except BaseException:
+            self._session.forget(dict.fromkeys(ids))
+            raise
 
     def _forget(self, ids: Sequence[str]) -> None:
         """Note that these messages are gone, for handlers, and for listeners of this process that have claimed them ahead."""
@@ -287,7 +299,8 @@ class ChangingMany:
             if not items:
                 return count
             items = [(attrs.evolve(moved, revision=new_revision()), each) for moved, each in items]
-            stored = backend.put_many_if([(moved, each.revision, each.progress) for moved, each in items])
+            with self._in_doubt([each.id for _, each in items]):
+                stored = backend.put_many_if([(moved, each.revision, each.progress) for moved, each in items])
             for (moved, _), done in zip(items, stored, strict=True):
                 if done:
                     storing.replaced(moved)
