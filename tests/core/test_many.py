@@ -13,6 +13,7 @@ import pytest
 import pitstop
 
 from pitstop import BackendUnavailable, Conflict, OutcomeUnknown, PitstopError, Unsupported, testing
+from pitstop._storing import MOST_READS
 from pitstop.abc import Backend, Capability, Outcome, Progress, Query
 from pitstop_memory import MemoryBackend
 
@@ -99,6 +100,19 @@ def test_a_message_that_changes_all_the_time_is_a_conflict():
         with pytest.raises(Conflict, match="'a0' was not rescheduled") as conflict:
             pit.reschedule_many(["a0"], when="2h")
         assert conflict.value.id == "a0"
+
+
+def test_the_last_try_may_be_the_one_that_succeeds():
+    number = iter(range(1000))
+
+    def change(backend):
+        if (n := next(number)) < MOST_READS - 1:
+            backend.put([attrs.evolve(backend.get("a0"), revision=f"r{n}", progress=Progress(n, n))])
+
+    with pitstop.init({"type": Racing(change)}) as pit:
+        stored(pit, 1)
+        assert pit.reschedule_many(["a0"], when="2h") == 1
+        assert next(number) == MOST_READS
 
 
 @pytest.mark.parametrize("by", ["ids", "search"])

@@ -293,11 +293,16 @@ class ChangingMany:
         session = self._session
         backend, now = session.backend, now_us // 1000
         storing = Storing(session, backend, now_us, at_once=True)
-        count, left = 0, [each for each in page if isinstance(each, Record)]
-        for _ in range(MOST_READS):
-            items = [(moved, each) for each in left if (moved := reschedule(each, due, now)) != each]
-            if not items:
-                return count
+        count, tries, left = 0, 0, [each for each in page if isinstance(each, Record)]
+        while items := [(moved, each) for each in left if (moved := reschedule(each, due, now)) != each]:
+            if tries == MOST_READS:
+                id = items[0][1].id
+                raise Conflict(
+                    f"The message {id!r} was not rescheduled, because other programs have changed it {MOST_READS} times meanwhile. "
+                    f"Try again.",
+                    id=id,
+                )
+            tries += 1
             items = [(attrs.evolve(moved, revision=new_revision()), each) for moved, each in items]
             with self._in_doubt([each.id for _, each in items]):
                 stored = backend.put_many_if([(moved, each.revision, each.progress) for moved, each in items])
@@ -310,11 +315,7 @@ class ChangingMany:
             read = backend.get_many(missed) if missed else ()
             at = backend.now() // 1000
             left = [each for each in read if isinstance(each, Record) and (query is None or query.matches(each, at))]
-        raise Conflict(
-            f"The message {left[0].id!r} was not rescheduled, because other programs have changed it {MOST_READS} times meanwhile. "
-            f"Try again.",
-            id=left[0].id,
-        )
+        return count
 
 
 def _batches(given: Iterator[object]) -> Iterator[Sequence[str]]:
