@@ -11,6 +11,7 @@ import pitstop
 from core.kit import LOOP, Running, Watched, backend
 from core.test_if_exists import Recording
 from pitstop import BackendUnavailable, MessageError, PitstopError, ScheduleError, Unsupported
+from pitstop._engine._listener import intake_of
 from pitstop._engine._pauses import Pauses
 from pitstop.abc import AllBut, Capability
 from pitstop.testing import init
@@ -81,6 +82,23 @@ class TestCost:
         with pit.listen(kinds=["mail"]) as listener:
             assert listener.get() is None
         assert store.calls == ["paused_kinds"]
+
+    def test_a_store_that_answers_again_makes_such_a_listener_healthy_again(self, pit, store, clock):
+        pit.pause(kind="mail")
+        with pit.listen(kinds=["mail"]) as listener:
+            claimer = intake_of(listener).claimer
+            assert listener.get() is None
+            assert claimer.last_claim == clock.monotonic()
+            clock.advance(LOOP)
+            store.down = True
+            with pytest.raises(BackendUnavailable):
+                listener.get()
+            assert not claimer.healthy
+            store.down = False
+            clock.advance(LOOP)
+            assert listener.get() is None
+            assert claimer.healthy
+            assert claimer.last_claim == clock.monotonic()
 
 
 class TestNotice:
