@@ -102,6 +102,24 @@ def test_a_message_that_changes_all_the_time_is_a_conflict():
         assert conflict.value.id == "a0"
 
 
+def test_a_reschedule_ends_no_lease_of_a_message_that_it_has_made_due_itself():
+    """A listener claims the messages of a page at once. The ends of their leases are their new places in the search."""
+    claimed = []
+    with testing.init({"type": "memory", "lock_time": "3h"}) as pit:
+        pit.store_many([({"id": f"a{n:04}"}, HOUR) for n in range(1200)])
+        with pit.listen(prefetch=1) as listener:
+
+            def claim(count):
+                assert count <= 1200
+                claimed.extend(iter(listener.get, None))
+
+            assert pit.reschedule_many(due_before="1d", when=None, progress=claim) == 1200
+            assert len(claimed) == 1200
+            for each in claimed:
+                each.ack(wait=True)
+        assert pit.entries() == []
+
+
 def test_the_last_try_may_be_the_one_that_succeeds():
     number = iter(range(1000))
 

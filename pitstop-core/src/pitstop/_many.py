@@ -36,6 +36,8 @@ __all__ = ["ChangingMany"]
 
 #: How many messages one batch has. Their bodies are in the memory at the same time.
 _BATCH = 500
+#: How many characters of a revision are the same in all revisions of a call of ``reschedule_many``. The others are as many.
+_MARK = 16
 
 _Content = Record | Damaged
 #: Changes the messages of a page, those that match the query, and returns how many it has changed.
@@ -142,7 +144,7 @@ class ChangingMany:
         query = self._query(ids, state, kind, prefix, due_before, due_after, failing)
         now_us = self._checked_now()
         due, _ = plan(when, None, None, None, None, now_us)
-        change = partial(self._reschedule, due=due, now_us=now_us)
+        change = partial(self._reschedule, due=due, now_us=now_us, mark=new_revision()[:_MARK])
         if query is not None:
             return self._by_query(query, change, progress)
         return self._by_ids(ids, partial(self._change_ids, change=change), progress)
@@ -289,11 +291,19 @@ class ChangingMany:
             )
         return count + sum(map(bool, applied))
 
-    def _reschedule(self, page: Sequence[_Content], query: Query | None, due: int, now_us: int) -> int:
+    def _reschedule(self, page: Sequence[_Content], query: Query | None, due: int, now_us: int, mark: str) -> int:
+        """Reschedule messages, each once in a call.
+
+        A message that was made due may be claimed at once, and so come to a later page of the search with the end of its lease as
+        its ``due``. To reschedule it again would end that lease, and so on without end.
+
+        :param mark: the beginning of the revisions of this call. Claims and settlements keep the revision.
+        """
         session = self._session
         backend, now = session.backend, now_us // 1000
         storing = Storing(session, backend, now_us, at_once=True)
-        count, tries, left = 0, 0, [each for each in page if isinstance(each, Record)]
+        count, tries = 0, 0
+        left = [each for each in page if isinstance(each, Record) and not each.revision.startswith(mark)]
         while items := [(moved, each) for each in left if (moved := reschedule(each, due, now)) != each]:
             if tries == MOST_READS:
                 id = items[0][1].id
@@ -303,7 +313,7 @@ class ChangingMany:
                     id=id,
                 )
             tries += 1
-            items = [(attrs.evolve(moved, revision=new_revision()), each) for moved, each in items]
+            items = [(attrs.evolve(moved, revision=mark + new_revision()[_MARK:]), each) for moved, each in items]
             with self._in_doubt([each.id for _, each in items]):
                 stored = backend.put_many_if([(moved, each.revision, each.progress) for moved, each in items])
             for (moved, _), done in zip(items, stored, strict=True):
@@ -314,7 +324,13 @@ class ChangingMany:
             # They were changed meanwhile: read again, those that still match.
             read = backend.get_many(missed) if missed else ()
             at = backend.now() // 1000
-            left = [each for each in read if isinstance(each, Record) and (query is None or query.matches(each, at))]
+            left = [
+                each
+                for each in read
+                if isinstance(each, Record)
+                and not each.revision.startswith(mark)
+                and (query is None or query.matches(each, at))
+            ]
         return count
 
 
