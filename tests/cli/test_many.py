@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from pitstop import BackendUnavailable, Pitstop
+
 
 @pytest.fixture
 def shop(pit):
@@ -72,11 +74,30 @@ def test_messages_are_removed_by_ids_on_stdin(invoke, shop):
 
 
 def test_an_id_on_stdin_that_cannot_be_one_is_an_error_that_tells_the_count(invoke, shop):
-    result = invoke("remove", "-", input="order-7:00\n" + "x" * 600 + "\n")
+    result = invoke("remove", "-", input="order-7:00\n" + "none\n" * 499 + "x" * 600 + "\n")
     assert result.exit_code == 1
     assert "600 characters" in result.stderr
-    assert "Before that, 0 messages were removed." in result.stderr
+    assert "Before that, 1 message was removed." in result.stderr
     assert invoke("remove", "-", input=b"\xff\n").exit_code == 1
+
+
+def test_an_error_of_the_arguments_tells_no_count(invoke, shop):
+    for arguments in (["remove", "--kind", "k" * 600], ["reschedule", "--prefix", "\0", "2h"], ["remove", "-"]):
+        result = invoke(*arguments, input="x" * 600 + "\n")
+        assert result.exit_code == 1
+        assert result.stderr
+        assert "Before that" not in result.stderr
+    assert len(ids(shop)) == 15
+
+
+def test_a_store_that_fails_tells_the_count(invoke, shop, monkeypatch):
+    def fail(*_, **options):
+        raise BackendUnavailable("gone")
+
+    monkeypatch.setattr(Pitstop, "remove_many", fail)
+    result = invoke("remove", "--kind", "mail")
+    assert result.exit_code != 0
+    assert "Before that, 0 messages were removed. Run the command again to go on." in " ".join(result.stderr.split())
 
 
 def test_messages_are_rescheduled_by_options_and_by_several_ids(invoke, shop):
@@ -109,6 +130,9 @@ def test_dead_messages_are_redriven_by_options(invoke, lines, dead):
         (["redrive", "--all", "--kind", "mail"], "or --all"),
         (["remove", "a", "--dry-run"], "no effect"),
         (["remove", "--prefix", ""], "all messages would be changed"),
+        (["remove", "--prefix", "", "--dry-run"], "all messages would be changed"),
+        (["redrive", "--prefix", "", "--dry-run"], "all messages would be changed"),
+        (["reschedule", "--prefix", "", "--dry-run", "2h"], "all messages would be changed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from datetime import timedelta
+from functools import partial
 
 import attrs
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import pitstop
 
 from pitstop import BackendUnavailable, Conflict, OutcomeUnknown, PitstopError, Unsupported, testing
+from pitstop._storing import MOST_READS
 from pitstop.abc import Backend, Capability, Outcome, Progress, Query
 from pitstop_memory import MemoryBackend
 
@@ -100,6 +102,37 @@ def test_a_message_that_changes_all_the_time_is_a_conflict():
         assert conflict.value.id == "a0"
 
 
+def test_a_reschedule_ends_no_lease_of_a_message_that_it_has_made_due_itself():
+    """A listener claims the messages of a page at once. The ends of their leases are their new places in the search."""
+    claimed = []
+    with testing.init({"type": "memory", "lock_time": "3h"}) as pit:
+        pit.store_many([({"id": f"a{n:04}"}, HOUR) for n in range(1200)])
+        with pit.listen(prefetch=1) as listener:
+
+            def claim(count):
+                assert count <= 1200
+                claimed.extend(iter(listener.get, None))
+
+            assert pit.reschedule_many(due_before="1d", when=None, progress=claim) == 1200
+            assert len(claimed) == 1200
+            for each in claimed:
+                each.ack(wait=True)
+        assert pit.entries() == []
+
+
+def test_the_last_try_may_be_the_one_that_succeeds():
+    number = iter(range(1000))
+
+    def change(backend):
+        if (n := next(number)) < MOST_READS - 1:
+            backend.put([attrs.evolve(backend.get("a0"), revision=f"r{n}", progress=Progress(n, n))])
+
+    with pitstop.init({"type": Racing(change)}) as pit:
+        stored(pit, 1)
+        assert pit.reschedule_many(["a0"], when="2h") == 1
+        assert next(number) == MOST_READS
+
+
 @pytest.mark.parametrize("by", ["ids", "search"])
 def test_a_lost_reply_names_the_messages_that_may_be_gone(by):
     with testing.init() as pit:
@@ -115,6 +148,45 @@ def test_a_lost_reply_names_the_messages_that_may_be_gone(by):
             # They were claimed ahead. They are not emitted, as if they were there.
             assert listener.get(0) is None
             assert pit.remove_many(prefix="a") == 0
+
+
+class CutShort(MemoryBackend):
+    """A backend that is older than batches, in which the second change of a batch fails."""
+
+    delete_many, put_many_if = Backend.delete_many, Backend.put_many_if
+    error: BaseException | None = None
+
+    def delete(self, id):
+        self._fail(id)
+        return super().delete(id)
+
+    def put_if(self, record, revision, progress=None):
+        self._fail(record.id)
+        return super().put_if(record, revision, progress)
+
+    def _fail(self, id):
+        if self.error is not None and id == "a2":
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BackendUnavailable("gone"), OutcomeUnknown("lost", ids=("a2",)), KeyboardInterrupt(), MemoryError()],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.parametrize("deed", ["remove", "reschedule"])
+def test_a_batch_that_fails_in_the_middle_leaves_no_message_of_it_with_a_listener(deed, error):
+    store = CutShort()
+    with pitstop.init({"type": store}) as pit:
+        stored(pit, 4, None)
+        with pit.listen(prefetch=4) as listener:
+            listener.get().ack()
+            store.error = error
+            change = pit.remove_many if deed == "remove" else partial(pit.reschedule_many, when="2h")
+            with pytest.raises(type(error)):
+                change(["a1", "a2", "a3"])
+            store.error = None
+            assert {each.id for each in iter(listener.get, None)} == {"a2", "a3"}, "a1 was changed before"
 
 
 def test_a_lost_reply_to_a_reschedule_names_the_messages():
@@ -138,6 +210,17 @@ def test_a_redrive_whose_outcome_is_not_known_names_the_messages(monkeypatch):
         with pytest.raises(OutcomeUnknown, match="may have been redriven") as unknown:
             pit.redrive_many(state="dead")
         assert unknown.value.ids == ("a0",)
+
+
+def test_a_redrive_leaves_paused_messages_alone():
+    with testing.init() as pit:
+        stored(pit, 3, None)
+        pit.pause("a0")
+        pit.pause("a1", HOUR)
+        before = pit.entries()
+        assert pit.redrive_many(["a0", "a1", "a2"]) == 0
+        assert pit.redrive_many(prefix="a") == 0
+        assert pit.entries() == before
 
 
 def test_a_refused_batch_leaves_the_batches_before_it_done():

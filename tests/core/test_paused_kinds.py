@@ -11,6 +11,7 @@ import pitstop
 from core.kit import LOOP, Running, Watched, backend
 from core.test_if_exists import Recording
 from pitstop import BackendUnavailable, MessageError, PitstopError, ScheduleError, Unsupported
+from pitstop._engine._listener import intake_of
 from pitstop._engine._pauses import Pauses
 from pitstop.abc import AllBut, Capability
 from pitstop.testing import init
@@ -82,6 +83,23 @@ class TestCost:
             assert listener.get() is None
         assert store.calls == ["paused_kinds"]
 
+    def test_a_store_that_answers_again_makes_such_a_listener_healthy_again(self, pit, store, clock):
+        pit.pause(kind="mail")
+        with pit.listen(kinds=["mail"]) as listener:
+            claimer = intake_of(listener).claimer
+            assert listener.get() is None
+            assert claimer.last_claim == clock.monotonic()
+            clock.advance(LOOP)
+            store.down = True
+            with pytest.raises(BackendUnavailable):
+                listener.get()
+            assert not claimer.healthy
+            store.down = False
+            clock.advance(LOOP)
+            assert listener.get() is None
+            assert claimer.healthy
+            assert claimer.last_claim == clock.monotonic()
+
 
 class TestNotice:
     @pytest.mark.usefixtures("alone")
@@ -140,6 +158,29 @@ class TestNotice:
             assert thread.result().id == "a"
             watch.news.put(None)
 
+    @pytest.mark.usefixtures("alone")
+    def test_a_watch_that_begins_again_has_the_kinds_read_again(self, clock):
+        class Both(Watched):
+            capabilities = MemoryBackend.capabilities | Capability.WATCH
+
+        store = backend(Both, clock)
+        with pitstop.init({"type": store}) as pit, pit.listen() as listener:
+            pit.store({"id": "a"}, NOW, kind="mail")
+            store.pause_kind("mail", None)
+            thread = Running(lambda: listener.get(None))
+            assert store.began.acquire(timeout=10)
+            (watch,) = store.watches
+            assert watch.polls.acquire(timeout=10)
+            watch.news.put(BackendUnavailable("gone"))
+            assert watch.closed.wait(10)
+            # The listener, and the watch for its next try.
+            assert clock.wait_for_sleepers(2)
+            # By another process, while there is no watch.
+            store.resume_kind("mail")
+            clock.advance(0.1)
+            assert thread.result().id == "a"
+            store.watches[-1].news.put(None)
+
     def test_messages_that_come_back_wait_as_well(self, pit, clock):
         pit.store({"id": "a"}, NOW, kind="mail")
         with pit.listen(prefetch=1) as listener:
@@ -164,6 +205,19 @@ class TestReading:
         assert (pauses.ends, pauses.read_at) == ({}, float("-inf"))
         pauses.read(store, 3.0)
         assert (dict(pauses.ends), pauses.read_at) == ({"a": None}, 3.0)
+
+    def test_a_change_while_a_reading_is_noted_is_not_lost(self, store):
+        class Late(Pauses):
+            def __setattr__(self, name, value):
+                super().__setattr__(name, value)
+                if name == "ends" and value:
+                    # Another thread.
+                    self.changed()
+
+        store.pause_kind("a", None)
+        pauses = Late()
+        pauses.read(store, 1.0)
+        assert pauses.read_at == float("-inf")
 
     def test_a_thread_that_claims_during_the_first_reading_reads_by_itself(self, pit, store):
         """The second listener must not take the kinds for those that were never read."""

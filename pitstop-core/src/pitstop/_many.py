@@ -9,6 +9,7 @@ Threads: the one that calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
@@ -27,7 +28,7 @@ from pitstop._storing import MOST_READS, Storing, check_conditional
 from pitstop._values._entry import State
 from pitstop._values._id import valid_id
 from pitstop._values._schedule import Moment, plan
-from pitstop.abc import Capability, Damaged, Progress, Query, Record, Settlement
+from pitstop.abc import PAUSED, Capability, Damaged, Progress, Query, Record, Settlement
 from pitstop.abc._query import Place
 
 
@@ -35,6 +36,8 @@ __all__ = ["ChangingMany"]
 
 #: How many messages one batch has. Their bodies are in the memory at the same time.
 _BATCH = 500
+#: How many characters of a revision are the same in all revisions of a call of ``reschedule_many``. The others are as many.
+_MARK = 16
 
 _Content = Record | Damaged
 #: Changes the messages of a page, those that match the query, and returns how many it has changed.
@@ -141,7 +144,7 @@ class ChangingMany:
         query = self._query(ids, state, kind, prefix, due_before, due_after, failing)
         now_us = self._checked_now()
         due, _ = plan(when, None, None, None, None, now_us)
-        change = partial(self._reschedule, due=due, now_us=now_us)
+        change = partial(self._reschedule, due=due, now_us=now_us, mark=new_revision()[:_MARK])
         if query is not None:
             return self._by_query(query, change, progress)
         return self._by_ids(ids, partial(self._change_ids, change=change), progress)
@@ -226,16 +229,27 @@ class ChangingMany:
         return self._delete([each.id for each in page], query)
 
     def _delete(self, ids: Sequence[str], query: Query | None) -> int:
-        session = self._session
         try:
-            applied = session.backend.delete_many(ids, query)
+            with self._in_doubt(ids):
+                applied = self._session.backend.delete_many(ids, query)
         except OutcomeUnknown as error:
-            # A message that may be gone must not be handed out as if it were there.
-            self._forget(error.ids or ids)
+            supersede(self._session.events, error.ids or ids)
             raise
         gone = [id for id, done in zip(ids, applied, strict=True) if done]
         self._forget(gone)
         return len(gone)
+
+    @contextmanager
+    def _in_doubt(self, ids: Sequence[str]) -> Iterator[None]:
+        """Change messages. If that fails, some of them may be changed or gone, and no listener may hand these out as they were.
+
+        A listener gives back those that it has claimed ahead. If they are still there, they come again.
+        """
+        try:
+            yield
+        except BaseException:
+            self._session.forget(dict.fromkeys(ids))
+            raise
 
     def _forget(self, ids: Sequence[str]) -> None:
         """Note that these messages are gone, for handlers, and for listeners of this process that have claimed them ahead."""
@@ -256,7 +270,7 @@ class ChangingMany:
         moved: list[tuple[Record, str, Progress]] = []
         kinds: set[str] = set()
         for each in page:
-            if isinstance(each, Damaged) or each.progress.due is not None or each.progress.token is None:
+            if isinstance(each, Damaged) or each.progress.due is not None or each.progress.token in {None, PAUSED}:
                 continue
             kinds.add(each.kind)
             alive = revive(each, now) if conditional else None
@@ -277,17 +291,31 @@ class ChangingMany:
             )
         return count + sum(map(bool, applied))
 
-    def _reschedule(self, page: Sequence[_Content], query: Query | None, due: int, now_us: int) -> int:
+    def _reschedule(self, page: Sequence[_Content], query: Query | None, due: int, now_us: int, mark: str) -> int:
+        """Reschedule messages, each once in a call.
+
+        A message that was made due may be claimed at once, and so come to a later page of the search with the end of its lease as
+        its ``due``. To reschedule it again would end that lease, and so on without end.
+
+        :param mark: the beginning of the revisions of this call. Claims and settlements keep the revision.
+        """
         session = self._session
         backend, now = session.backend, now_us // 1000
         storing = Storing(session, backend, now_us, at_once=True)
-        count, left = 0, [each for each in page if isinstance(each, Record)]
-        for _ in range(MOST_READS):
-            items = [(moved, each) for each in left if (moved := reschedule(each, due, now)) != each]
-            if not items:
-                return count
-            items = [(attrs.evolve(moved, revision=new_revision()), each) for moved, each in items]
-            stored = backend.put_many_if([(moved, each.revision, each.progress) for moved, each in items])
+        count, tries = 0, 0
+        left = [each for each in page if isinstance(each, Record) and not each.revision.startswith(mark)]
+        while items := [(moved, each) for each in left if (moved := reschedule(each, due, now)) != each]:
+            if tries == MOST_READS:
+                id = items[0][1].id
+                raise Conflict(
+                    f"The message {id!r} was not rescheduled, because other programs have changed it {MOST_READS} times meanwhile. "
+                    f"Try again.",
+                    id=id,
+                )
+            tries += 1
+            items = [(attrs.evolve(moved, revision=mark + new_revision()[_MARK:]), each) for moved, each in items]
+            with self._in_doubt([each.id for _, each in items]):
+                stored = backend.put_many_if([(moved, each.revision, each.progress) for moved, each in items])
             for (moved, _), done in zip(items, stored, strict=True):
                 if done:
                     storing.replaced(moved)
@@ -296,12 +324,14 @@ class ChangingMany:
             # They were changed meanwhile: read again, those that still match.
             read = backend.get_many(missed) if missed else ()
             at = backend.now() // 1000
-            left = [each for each in read if isinstance(each, Record) and (query is None or query.matches(each, at))]
-        raise Conflict(
-            f"The message {left[0].id!r} was not rescheduled, because other programs have changed it {MOST_READS} times meanwhile. "
-            f"Try again.",
-            id=left[0].id,
-        )
+            left = [
+                each
+                for each in read
+                if isinstance(each, Record)
+                and not each.revision.startswith(mark)
+                and (query is None or query.matches(each, at))
+            ]
+        return count
 
 
 def _batches(given: Iterator[object]) -> Iterator[Sequence[str]]:

@@ -309,6 +309,8 @@ class Pausing(Kit):
         pit.pause("a", until)
         before = pit.get("a")
         assert (pit.emit_now("a"), pit.release("a"), pit.redrive("a")) == (False, False, False)
+        assert pit.redrive_many(["a"]) == 0
+        assert pit.redrive_many(prefix="a") == 0
         assert pit.get("a") == before
 
         assert pit.reschedule("a", _MINUTE) is True

@@ -147,9 +147,12 @@ class Claimer:
         if pauses is not None and (pauses.ends or begun >= pauses.read_at + self._reads_each):
             kinds = pauses.choice_at(begun, self._reads_each, self._session.backend, kinds)
             if kinds is NO_KINDS:
+                if pauses.read_at == begun:
+                    # The store has answered, though there is nothing to ask it for.
+                    self.last_claim = begun
+                    self.backoff.succeeded(begun)
                 return NOTHING
-        limit = buffer.limit(wanted)
-        passed = 0
+        limit, passed = buffer.limit(wanted), 0
         if self.throttles:
             passed = admitted(self.throttles, limit, round(begun * 1e6), self._wake, self._at_once)
             self._refused = not passed
@@ -224,9 +227,7 @@ class Claimer:
             waiting = [] if suspects is None else suspects.discard(versions)
             self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
         settled = bool(unfit) and self._settle_unfit(unfit)
-        count = len(ordinary)
-        if suspects is not None and doubtful and suspects.ready:
-            count = len(leases)
+        count = len(leases if suspects is not None and doubtful and suspects.ready else ordinary)
         if error is not None:
             self._look_failed(error, count)
         # A store that leases again and again what it does not settle is not asked without end.

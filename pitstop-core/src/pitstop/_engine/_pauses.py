@@ -30,12 +30,12 @@ class Pauses:
         self.ends: Mapping[str, int | None] = {}
         #: When they were last read, by the monotonic clock. Any thread.
         self.read_at = _LONG_AGO
-        # How often they have changed, as far as this process knows. A reading that began before a change does not count.
-        self._changes = 0
+        # The last change that this process knows of. A reading that began before a change does not count.
+        self._change = object()
 
     def changed(self) -> None:
         """Note that a kind was paused or resumed. The next claim reads the kinds again."""
-        self._changes += 1
+        self._change = object()
         self.read_at = _LONG_AGO
 
     def read(self, backend: Backend, now: float) -> None:
@@ -44,12 +44,15 @@ class Pauses:
         :param now: the time by the monotonic clock.
         :raises BackendUnavailable: when the store did not answer.
         """
-        changes = self._changes
+        change = self._change
         found = dict(backend.paused_kinds())
-        if changes == self._changes:
+        if change is self._change:
             # In this order: a thread that claims meanwhile reads the kinds by itself.
             self.ends = found
             self.read_at = now
+            if change is not self._change:
+                # It came just now, and its own note may have been overwritten.
+                self.read_at = _LONG_AGO
 
     def choice_at(
         self, now: float, each: float, backend: Backend, kinds: Collection[str] | None

@@ -72,14 +72,16 @@ class Watcher:
         watch: Watch | None = None
         while True:
             try:
+                pauses = self._session.pauses
                 if watch is None:
                     watch = self._session.backend.watch()
                     if watch is None:
                         break
                     # Changes before the watch began went unseen.
+                    if pauses is not None:
+                        pauses.changed()
                     self._session.written(0)
                 due = watch.poll()
-                pauses = self._session.pauses
                 if pauses is not None and getattr(watch, "paused", False):
                     # Before the listeners wake up.
                     pauses.changed()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-from pitstop import MessageError, Pitstop, PitstopError
+from pitstop import BackendUnavailable, Conflict, MessageError, Pitstop, PitstopError
 from pitstop.cli._lines import batches, without_mark
 from pitstop.cli._output import print_json, print_line, progress, say
 from pitstop.cli._search import given, pages
@@ -72,10 +72,12 @@ class Choice:
             with progress() as bar:
                 task = bar.add_task(f"{deed.participle.capitalize()}:", total=None, count=0)
                 count = deed.change(pit, progress=note, **names, **arguments)
-        except (PitstopError, KeyboardInterrupt):
-            say(
-                f"Before that, {_counted(count)} {'was' if count == 1 else 'were'} {deed.participle}. Run the command again to go on."
-            )
+        except (PitstopError, KeyboardInterrupt) as error:
+            # Other errors are about the arguments if nothing was done before. The same command would not go on.
+            if count or isinstance(error, BackendUnavailable | Conflict | KeyboardInterrupt):
+                say(
+                    f"Before that, {_counted(count)} {'was' if count == 1 else 'were'} {deed.participle}. Run the command again to go on."
+                )
             raise
         with though_unread():
             if settings.json:
@@ -114,13 +116,17 @@ def dry_run_option(command: _Command) -> _Command:
 def chosen(ids: Sequence[str], search: dict[str, Any], *, dry_run: bool) -> Choice | None:
     """Return the choice of a command; None if it names ids as arguments.
 
-    :raises click.UsageError: if it names no messages, or names them twice.
+    :raises click.UsageError: if it names no messages, names them twice, or names all by an empty prefix.
     """
     conditions = given(search)
     if ids and conditions:
         raise click.UsageError("Give ids, or options that choose messages, not both.")
     if list(ids) == [_STDIN]:
         return Choice(None, dry_run)
+    if conditions == {"prefix": ""}:
+        raise click.UsageError(
+            "--prefix is empty, so all messages would be changed. Give an option that chooses some of them, such as --prefix order-7:."
+        )
     if conditions:
         return Choice(conditions, dry_run)
     if not ids:
