@@ -131,3 +131,34 @@ def test_a_backend_that_cannot_read_one_message_harms_no_other(pit, connection, 
     assert "'bad' was not nacked: ValueError was raised" in caplog.text
     backend.get = read
     assert pit.get("good") is None
+
+
+@pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT"])
+@pytest.mark.parametrize("change", ["store", "remove"])
+def test_a_stale_ack_after_a_change_by_the_handler_itself(pit, open_pit, connection, change, end):
+    """If the change was undone, the ack says that the lease is over. Otherwise it passes without a word."""
+    pit.store({"id": "a"}, NOW)
+    backend = session_of(pit).backend
+    raised = []
+
+    def handle(delivery):
+        connection.execute("BEGIN IMMEDIATE")
+        if change == "store":
+            pit.store({"id": "a", "n": 2}, HOUR, session=connection)
+        else:
+            pit.remove("a", session=connection)
+        connection.execute(end)
+        now = backend.now() + 3_600_000_000
+        backend.now = lambda: now
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            delivery.ack(session=connection)
+        except pitstop.LeaseLost as error:
+            raised.append(error)
+        connection.execute("ROLLBACK")
+
+    summary = pit.consume(handle, deliveries=True, max_messages=1)
+
+    undone = end == "ROLLBACK"
+    assert (len(raised), summary.lost, summary.superseded) == ((1, 1, 0) if undone else (0, 0, 1))
+    assert summary.acked == 0

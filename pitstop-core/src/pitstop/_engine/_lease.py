@@ -100,7 +100,8 @@ class Lease:
         self.told: PitstopError | None = None
         #: The last ack in a transaction of the user. None: there is none. With the right.
         self.pledge: Pledge | None = None
-        #: Whether the handler has stored or removed this message. Written by the handler's thread; never reset.
+        #: Whether the handler has stored or removed this message. Written by the handler's thread; reset if a transaction shows
+        #: that this was undone.
         self.superseded = False
         # The right to settle: the thread that deletes the attribute has it. To delete it is one step, which no other thread
         # or signal handler comes between.
@@ -220,13 +221,15 @@ class Lease:
             raise self.refusal("acknowledged") from None
         self.pledge, self.told = pledge, None
 
-    def refuse_pledge(self, before: Pledge | None) -> bool:
+    def refuse_pledge(self, before: Pledge | None, *, stands: bool) -> bool:
         """Note that the fence refused the ack in the transaction. Return whether that is the first news of the lost lease.
 
         :param before: the ack in an earlier transaction, which may have committed.
+        :param stands: whether the handler stored or removed the message, and the transaction sees that it did.
         """
-        if self.superseded:
-            # The handler stored or removed the message, perhaps in the same transaction.
+        # A store in an earlier transaction was undone if that was aborted.
+        self.superseded = stands
+        if stands:
             return False
         self.pledge, self.told = before, self.over("acknowledged")
         if before is not None and not before.failed:
