@@ -162,3 +162,28 @@ def test_a_stale_ack_after_a_change_by_the_handler_itself(pit, open_pit, connect
     undone = end == "ROLLBACK"
     assert (len(raised), summary.lost, summary.superseded) == ((1, 1, 0) if undone else (0, 0, 1))
     assert summary.acked == 0
+
+
+@pytest.mark.parametrize(
+    ("participle", "call"),
+    [
+        ("acknowledged", lambda delivery: delivery.ack()),
+        ("acknowledged", lambda delivery: delivery.ack(wait=True)),
+        ("nacked", lambda delivery: delivery.nack("no")),
+        ("extended", lambda delivery: delivery.extend(HOUR)),
+    ],
+    ids=["ack", "ack and wait", "nack", "extend"],
+)
+def test_a_call_that_would_wait_for_its_own_transaction_is_refused(pit, connection, participle, call):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        connection.execute("BEGIN IMMEDIATE")
+        delivery.ack(session=connection)
+        with pytest.raises(
+            pitstop.PitstopError, match=f"'a' was not {participle}: .* Commit the transaction"
+        ) as caught:
+            call(delivery)
+        assert type(caught.value) is pitstop.PitstopError
+        connection.execute("ROLLBACK")
+        call(delivery)

@@ -202,7 +202,10 @@ class Lease:
         :param error: of a nack: the text that is kept with the message.
         :param delay: of a nack: when the message comes back, from when this is written.
         :raises LeaseLost: when the lease was settled before, or is over.
+        :raises PitstopError: when a transaction of the user, which is open still, has acknowledged this.
         """
+        if self.pledge is not None:
+            self.pledge.check_over(self.id, purpose.value)
         try:
             del self._right
         except AttributeError:
