@@ -187,3 +187,23 @@ def test_a_call_that_would_wait_for_its_own_transaction_is_refused(pit, connecti
         assert type(caught.value) is pitstop.PitstopError
         connection.execute("ROLLBACK")
         call(delivery)
+
+
+def test_an_interrupted_ack_can_be_written_again(pit, connection, monkeypatch):
+    pit.store({"id": "a"}, NOW)
+    pledge_ack = Lease.pledge_ack
+
+    def interrupted(lease, pledge):
+        pledge_ack(lease, pledge)
+        raise KeyboardInterrupt
+
+    with pit.listen() as listener:
+        delivery = listener.get()
+        connection.execute("BEGIN IMMEDIATE")
+        with monkeypatch.context() as patch:
+            patch.setattr(Lease, "pledge_ack", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                delivery.ack(session=connection)
+        delivery.ack(session=connection)
+        connection.execute("COMMIT")
+    assert pit.entries() == []

@@ -236,13 +236,14 @@ class Lease:
             return False
         self.pledge, self.told = before, self.over("acknowledged")
         if before is not None and not before.failed:
+            self._right = None
             return False
         self.state = State.LOST
         return True
 
-    def end_pledge(self) -> None:
-        """Give the right back: the transaction may abort, and the ack may be written again."""
-        if self.state is _HELD:
+    def end_pledge(self, settlement: Settlement) -> None:
+        """Give the right back, if this ack took it: the transaction may abort, and the ack may be written again."""
+        if self.state is _HELD and self.pledge is not None and self.pledge.settlement is settlement:
             self._right = None
 
     @property

@@ -50,8 +50,8 @@ def ack_within(
     settlement = _settlement_of(lease)
     # From here on, the heartbeat leaves the lease alone.
     pledge = Pledge(settlement, is_open)
-    lease.pledge_ack(pledge)
     try:
+        lease.pledge_ack(pledge)
         settle_down()
         if not lease.is_over(session.backend.now()) and settle([settlement])[0]:
             return
@@ -62,7 +62,7 @@ def ack_within(
             lease.pledge = attrs.evolve(pledge, failed=True)
         raise
     finally:
-        lease.end_pledge()
+        lease.end_pledge(settlement)
     if lease.told is not None:
         raise lease.told
 
