@@ -100,7 +100,7 @@ def test_a_call_for_which_there_is_no_further_thread_waits_for_one_of_the_others
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "waited for"])
 @pytest.mark.parametrize("settlement", ["ack", "nack"])
 def test_a_delivery_that_could_not_be_settled_can_be_settled_later(monkeypatch, at_once, settlement):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise RuntimeError("can't start new thread")
 
     async def main():

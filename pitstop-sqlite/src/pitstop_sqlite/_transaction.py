@@ -78,6 +78,11 @@ class Transaction:
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool]:
         """See :meth:`pitstop.abc.TransactionWrites.settle`."""
+        if self._never_rests:
+            raise PitstopError(
+                "session is a connection with autocommit=False. It is always in a transaction, so Pitstop cannot tell whether an "
+                "ack has committed. Open it with isolation_level=None, and execute 'BEGIN IMMEDIATE'; or use it for other calls than ack."
+            )
         applied = []
         with self._cursor() as cursor:
             # The time is read when the transaction has the write lock: the lock may have been waited for.
@@ -91,10 +96,15 @@ class Transaction:
     def is_open(self) -> bool:
         """See :meth:`pitstop.abc.TransactionWrites.is_open`."""
         try:
-            return self._connection.in_transaction
+            return self._connection.in_transaction and not self._never_rests
         except sqlite3.ProgrammingError:
             # The connection was closed, which rolls back.
             return False
+
+    @property
+    def _never_rests(self) -> bool:
+        """Whether a transaction begins as soon as one ends: by an attribute that Python has since 3.12."""
+        return getattr(self._connection, "autocommit", None) is False
 
     @contextmanager
     def _cursor(self) -> Iterator[sqlite3.Cursor]:

@@ -10,6 +10,7 @@ import os
 
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, RLock, Thread
 from typing import Any, TypeVar
@@ -75,9 +76,10 @@ class Hands:
         self._left = set()
         self._begin()
 
-    def submit(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None], *, at_once: bool = False) -> None:
         """Run ``job`` in the pool. The job must not raise. After :meth:`end` it runs in a thread of its own.
 
+        :param at_once: whether the job runs in a thread of its own, too, if all threads of the pool are busy.
         :raises RuntimeError: when the system gives no thread, and the pool has none. The job is not run.
         """
         if self._pid != os.getpid():
@@ -86,10 +88,19 @@ class Hands:
             if not self._ended:
                 if self._idle < 1 and self._threads < _MOST:
                     self._add_thread()
+                if self._idle >= 1 or not at_once:
+                    self._jobs.put(job)
+                    self._idle -= 1
+                    return
+        try:
+            Thread(target=job, name="pitstop-aio", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                if self._ended or not self._threads:
+                    raise
+                # The job waits for one of the others.
                 self._jobs.put(job)
                 self._idle -= 1
-                return
-        Thread(target=job, name="pitstop-aio", daemon=True).start()
 
     def _add_thread(self) -> None:
         try:
@@ -135,11 +146,12 @@ class Hands:
 
         If the caller is cancelled, the wait ends. The call is done all the same.
         """
-        return await self.begin(function, *args, **options)
+        return await self.begin(partial(function, *args, **options))
 
-    def begin(self, function: Callable[..., _T], *args: Any, **options: Any) -> asyncio.Future[_T]:
+    def begin(self, function: Callable[..., _T], *args: Any, at_once: bool = False) -> asyncio.Future[_T]:
         """Do as :meth:`do`, and return what its caller awaits.
 
+        :param at_once: see :meth:`submit`.
         :raises RuntimeError: when no thread can be started. The function is not called.
         """
         loop = asyncio.get_running_loop()
@@ -149,12 +161,12 @@ class Hands:
         def job() -> None:
             result, error = None, None
             try:
-                result = context.run(function, *args, **options)
+                result = context.run(function, *args)
             except BaseException as raised:  # noqa: BLE001 - the waiting task raises it
                 error = raised
             tell(loop, resolve, future, result, error)
 
-        self.submit(job)
+        self.submit(job, at_once=at_once)
         return future
 
     def end(self) -> None:

@@ -11,6 +11,7 @@ import asyncio
 
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any, TypeVar
 
 from pitstop._aio._hands import Hands
@@ -68,7 +69,8 @@ async def do_within(hands: Hands, function: Callable[..., _T], *args: Any, **opt
     caller = LoopCaller(asyncio.get_running_loop())
     token = CALLER.set(caller)
     try:
-        future = hands.begin(function, *args, **options)
+        # The calls that keep the threads of the pool busy may wait for the end of this very transaction.
+        future = hands.begin(partial(function, *args, **options), at_once=True)
     finally:
         CALLER.reset(token)
     try:

@@ -156,7 +156,8 @@ class Delivery:
         :raises BackendUnavailable: when the store did not answer; the message comes back when its lease runs out, unless
             the store did it all the same (:class:`pitstop.OutcomeUnknown`: it may have).
         :raises PitstopError: when the next occurrence cannot be computed, because a recurrence raised an error; or the
-            ``session`` cannot be used.
+            ``session`` cannot be used. Without a session: when the message was acknowledged in a transaction that is open. Also
+            raised by :meth:`nack` and :meth:`extend`, which would wait for the end of the transaction.
         """
         lease = self._lease
         if session is not None:
@@ -223,6 +224,8 @@ class Delivery:
         lease, backend = self._lease, self._session.backend
         if lease.is_settling:
             raise lease.refusal("extended")
+        if lease.pledge is not None:
+            lease.pledge.check_over(lease.id, "extended")
         now_us = backend.now()
         settlement = lease.extension(lease_end(now_us, span))
         # The fence would refuse it after the end of the lease, too. But if the answer to that got lost, and another consumer

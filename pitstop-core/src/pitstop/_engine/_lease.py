@@ -100,7 +100,8 @@ class Lease:
         self.told: PitstopError | None = None
         #: The last ack in a transaction of the user. None: there is none. With the right.
         self.pledge: Pledge | None = None
-        #: Whether the handler has stored or removed this message. Written by the handler's thread; never reset.
+        #: Whether the handler has stored or removed this message. Written by the handler's thread; reset if a transaction shows
+        #: that this was undone.
         self.superseded = False
         # The right to settle: the thread that deletes the attribute has it. To delete it is one step, which no other thread
         # or signal handler comes between.
@@ -201,7 +202,10 @@ class Lease:
         :param error: of a nack: the text that is kept with the message.
         :param delay: of a nack: when the message comes back, from when this is written.
         :raises LeaseLost: when the lease was settled before, or is over.
+        :raises PitstopError: when a transaction of the user, which is open still, has acknowledged this.
         """
+        if self.pledge is not None:
+            self.pledge.check_over(self.id, purpose.value)
         try:
             del self._right
         except AttributeError:
@@ -220,23 +224,26 @@ class Lease:
             raise self.refusal("acknowledged") from None
         self.pledge, self.told = pledge, None
 
-    def refuse_pledge(self, before: Pledge | None) -> bool:
+    def refuse_pledge(self, before: Pledge | None, *, stands: bool) -> bool:
         """Note that the fence refused the ack in the transaction. Return whether that is the first news of the lost lease.
 
         :param before: the ack in an earlier transaction, which may have committed.
+        :param stands: whether the handler stored or removed the message, and the transaction sees that it did.
         """
-        if self.superseded:
-            # The handler stored or removed the message, perhaps in the same transaction.
+        # A store in an earlier transaction was undone if that was aborted.
+        self.superseded = stands
+        if stands:
             return False
         self.pledge, self.told = before, self.over("acknowledged")
         if before is not None and not before.failed:
+            self._right = None
             return False
         self.state = State.LOST
         return True
 
-    def end_pledge(self) -> None:
-        """Give the right back: the transaction may abort, and the ack may be written again."""
-        if self.state is _HELD:
+    def end_pledge(self, settlement: Settlement) -> None:
+        """Give the right back, if this ack took it: the transaction may abort, and the ack may be written again."""
+        if self.state is _HELD and self.pledge is not None and self.pledge.settlement is settlement:
             self._right = None
 
     @property

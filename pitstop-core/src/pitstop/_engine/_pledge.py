@@ -10,6 +10,7 @@ from collections.abc import Callable
 import attrs
 
 from pitstop._decisions._settle import was_applied
+from pitstop._errors import PitstopError
 from pitstop.abc import Damaged, Record, Settlement
 
 
@@ -31,6 +32,18 @@ class Pledge:
     is_open: Callable[[], bool]
     #: Whether the driver raised an error for the ack, as for a conflict. As a rule the transaction is aborted then.
     failed: bool = False
+
+    def check_over(self, id: str, participle: str) -> None:
+        """Refuse another write for the message while the transaction is open: it would wait for the end of the transaction.
+
+        :param participle: the refused call, as a participle.
+        :raises PitstopError: if the transaction is open. Nothing was changed.
+        """
+        if not self.failed and self.is_open():
+            raise PitstopError(
+                f"{id!r} was not {participle}: it was acknowledged in a transaction that is open. Commit the transaction, or roll "
+                f"it back, first."
+            )
 
     def was_kept(self, leased: Record, stored: Record | Damaged | None) -> bool | None:
         """Whether the transaction has committed, by the record that is stored now. None: that cannot be said."""

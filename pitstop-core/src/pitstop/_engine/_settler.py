@@ -13,11 +13,11 @@ import attrs
 
 from pitstop._decisions._ending import ends_program
 from pitstop._engine._bugs import traceback_of
-from pitstop._engine._lease import Lease, Purpose
+from pitstop._engine._lease import Lease, Purpose, State
 from pitstop._engine._pledge import Pledge
 from pitstop._engine._session import Session
 from pitstop._errors import BackendUnavailable, PitstopError
-from pitstop.abc import Outcome, Progress, Settlement
+from pitstop.abc import Outcome, Progress, Record, Settlement
 
 
 __all__ = ["Counts", "Settler"]
@@ -65,18 +65,18 @@ class Settler:
 
     def _write_together(self, batch: Sequence[Lease]) -> None:
         backend = self._session.backend
+        pledged: list[tuple[Lease, Pledge]] = []
+        answers: list[tuple[Lease, Settlement, bool | None]] = []
         # A write that fails is tried again by the caller, or reported to the caller's caller.
         with backend.bounded():
-            sent, settlements = self._decided(batch, backend.now())
-            if not sent:
-                return
+            sent, settlements = self._decided(batch, backend.now(), pledged)
             try:
-                answers = list(zip(sent, settlements, backend.settle(settlements), strict=True))
+                if sent:
+                    answers = list(zip(sent, settlements, backend.settle(settlements), strict=True))
             except BackendUnavailable:
                 raise
             except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of these settlements perhaps
                 self._write_one_by_one(sent, bug)
-                return
         try:
             self._report_done(answers)
         except BaseException:
@@ -89,6 +89,8 @@ class Settler:
         for lease, settlement, done in answers:
             if not done:
                 self._refused(lease, settlement)
+        for lease, pledge in pledged:
+            self._look_for_pledge(lease, pledge)
 
     def _write_one_by_one(self, batch: Sequence[Lease], bug: Exception) -> None:
         for lease in batch:
@@ -100,8 +102,13 @@ class Settler:
         for lease in batch:
             self.write((lease,))
 
-    def _decided(self, batch: Sequence[Lease], now_us: int) -> tuple[list[Lease], list[Settlement]]:
-        """Return the leases whose settlements are to be written, and these settlements. The outcome of the others is known."""
+    def _decided(
+        self, batch: Sequence[Lease], now_us: int, pledged: list[tuple[Lease, Pledge]]
+    ) -> tuple[list[Lease], list[Settlement]]:
+        """Return the leases whose settlements are to be written, and these settlements. The outcome of the others is known.
+
+        :param pledged: gets the leases that have ended, and whose acks in transactions are to be looked for.
+        """
         retry = self._session.retry
         leases: list[Lease] = []
         settlements: list[Settlement] = []
@@ -117,7 +124,7 @@ class Settler:
                 leases.append(lease)
                 settlements.append(settlement)
             elif lease.pledge is not None and not lease.superseded:
-                self._look_for_pledge(lease, lease.pledge)
+                pledged.append((lease, lease.pledge))
             elif lease.doubted and not lease.superseded:
                 # Not lost: an earlier write may have been done. A record that is gone does not say which write deleted it.
                 self._leave_in_doubt(lease)
@@ -127,11 +134,9 @@ class Settler:
 
     def _refused(self, lease: Lease, settlement: Settlement) -> None:
         if lease.pledge is not None and not lease.superseded:
-            if lease.doubted or lease.pledge.failed:
-                self._look_for_pledge(lease, lease.pledge)
-            else:
-                # The lease has not run out. So the transaction with the ack has committed.
-                self._kept(lease, lease.pledge)
+            # Not a proof that the transaction has committed: the lease may have run out while this waited for the store, or
+            # another program may have stored the message anew.
+            self._look_for_pledge(lease, lease.pledge)
             return
         if not lease.doubted or lease.superseded:
             self._lost(lease)
@@ -151,13 +156,26 @@ class Settler:
             self._lost(lease)
 
     def _look_for_pledge(self, lease: Lease, pledge: Pledge) -> None:
-        """Find out whether an ack in a transaction has committed, although the lease has ended in the meantime."""
-        kept = pledge.was_kept(lease.record, self._session.backend.get(lease.id))
+        """Find out whether an ack in a transaction has committed, by what is stored now."""
+        backend = self._session.backend
+        try:
+            stored = backend.get(lease.id)
+            kept = pledge.was_kept(lease.record, stored)
+            if kept is None and lease.state is State.SENT and isinstance(stored, Record):
+                # The fence has refused a lease that has not ended, of a message that was not stored anew. So the series went on.
+                same = stored.revision == lease.record.revision
+                kept = True if same and not lease.is_over(backend.now()) else None
+        except BackendUnavailable:
+            raise
+        except Exception as bug:  # noqa: BLE001 - a bug of the backend with this record; the others go on
+            self._fail(lease, bug, "written")
+            return
         if kept:
             self._kept(lease, pledge)
-        elif kept is None or lease.doubted:
+        elif lease.doubted:
             self._leave_in_doubt(lease)
         else:
+            # Also if that cannot be said, because the message was stored anew: an ack that is not certain is none.
             self._lost(lease)
 
     def _kept(self, lease: Lease, pledge: Pledge) -> None:

@@ -18,7 +18,7 @@ from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._pledge import NOT_COMMITTED, Pledge
 from pitstop._engine._session import Session
 from pitstop._errors import PitstopError, Unsupported
-from pitstop.abc import Settlement
+from pitstop.abc import Damaged, Record, Settlement
 
 
 __all__ = ["ack_within", "ask_after_pledge"]
@@ -50,19 +50,19 @@ def ack_within(
     settlement = _settlement_of(lease)
     # From here on, the heartbeat leaves the lease alone.
     pledge = Pledge(settlement, is_open)
-    lease.pledge_ack(pledge)
     try:
+        lease.pledge_ack(pledge)
         settle_down()
         if not lease.is_over(session.backend.now()) and settle([settlement])[0]:
             return
-        if lease.refuse_pledge(before):
+        if lease.refuse_pledge(before, stands=lease.superseded and not _is_as_leased(lease, writes.get(lease.id))):
             lose()
     except BaseException:
         if lease.pledge is pledge:
             lease.pledge = attrs.evolve(pledge, failed=True)
         raise
     finally:
-        lease.end_pledge()
+        lease.end_pledge(settlement)
     if lease.told is not None:
         raise lease.told
 
@@ -87,6 +87,11 @@ def ask_after_pledge(
     else:
         lease.ask(Purpose.NACK, delivery, error_text(failure))
     return True
+
+
+def _is_as_leased(lease: Lease, stored: Record | Damaged | None) -> bool:
+    """Whether the message is the one that was leased: neither stored anew nor removed."""
+    return isinstance(stored, Record) and stored.revision == lease.record.revision
 
 
 def _settlement_of(lease: Lease) -> Settlement:
