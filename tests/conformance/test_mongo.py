@@ -7,12 +7,19 @@ import uuid
 from contextlib import contextmanager
 from typing import ClassVar
 
+import pymongo
 import pytest
 
 from pitstop.testing import BackendConformance
 from pitstop_conformance import Transactions, kit_tests
+from pitstop_conformance.contract._kinds import Kinds
+from pitstop_conformance.contract._lease import Lease
+from pitstop_conformance.contract._put import PutGetDelete
+from pitstop_conformance.contract._put_if import PutIf
+from pitstop_conformance.contract._settle import Settle
 from pitstop_mongo import MongoBackend
 from servers import database as databases
+from servers import router as routers
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +27,16 @@ def database(mongo_client):
     """A database for all tests here, dropped at the end. A new database for each test would take most of the time."""
     with databases.database(mongo_client) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def routed_client(replica_set_uri):
+    """The driver's own client behind a stub of a router. In the end the stub has refused nothing."""
+    with routers.in_front_of(replica_set_uri) as router:
+        with pymongo.MongoClient(router.uri, tz_aware=True) as client:
+            yield client
+        assert not router.refused
+        assert router.commands["findAndModify"] == 0
 
 
 pytestmark = pytest.mark.usefixtures("fewer_sequences")
@@ -65,3 +82,23 @@ class TestMongoTransactions(Transactions):
     def transaction(self, backend):
         with self.client.start_session() as session, session.start_transaction():
             yield session
+
+
+class TestMongoBehindARouter(Lease, Settle, PutGetDelete, PutIf, Kinds, Transactions):
+    """The parts that write, behind a stub that refuses what the router of a sharded cluster refuses."""
+
+    @pytest.fixture
+    def make_backend(self, routed_client, replica_set_database):
+        self.client = routed_client
+        self.collection = routed_client[replica_set_database.name][uuid.uuid4().hex]
+        where = {"client": self.client, "dbname": replica_set_database.name, "coll": self.collection.name}
+        yield lambda **options: MongoBackend.from_options({**where, **options})
+        self.collection.drop()
+
+    @contextmanager
+    def transaction(self, backend):
+        with self.client.start_session() as session, session.start_transaction():
+            yield session
+
+    damage = TestMongo.damage
+    damage_kind = TestMongo.damage_kind

@@ -43,8 +43,8 @@ def named():
 
 @pytest.fixture
 def counted(open_backend, clock, commands, named):
-    """A backend whose commands are counted. It does not wait long for the index of the kinds."""
-    backend = open_backend(clock=clock, appName=named, event_listeners=[commands], operation_timeout="2s")
+    """A backend whose commands are counted."""
+    backend = open_backend(clock=clock, appName=named, event_listeners=[commands])
     backend._wakeups.announce = lambda due: None
     return backend
 
@@ -84,6 +84,11 @@ def build_hangs(mongo_client, coll):
     return build_hangs
 
 
+def impatient(backend):
+    """Let the next claims wait for a second for the index of the kinds."""
+    backend._connection._timeout = 2.0
+
+
 def await_threads():
     for thread in threading.enumerate():
         if thread.name == "pitstop-index":
@@ -121,7 +126,10 @@ def test_claims_of_all_processes_work_while_the_server_builds_the_index(
 ):
     """The server lists an index from the beginning of its build, and refuses to use it until the end."""
     counted.put([of(record("bulk"), "bulk"), *(of(record(f"{n}"), "mail") for n in range(5))])
-    other = open_backend(clock=clock, operation_timeout="2s")
+    other = open_backend(clock=clock)
+    for backend in (counted, other):
+        backend.next_due()
+        impatient(backend)
     with build_hangs():
         # The second one finds the index in the list, and the build under way.
         for backend in (other, counted, other, counted):
@@ -146,8 +154,9 @@ def test_claims_of_some_kinds_go_by_due_while_their_index_is_being_made(
         assert may_end.wait(60)
         return make(self)
 
+    backend.next_due()
     monkeypatch.setattr(Collection, "make_index_of_kinds", slowly)
-    monkeypatch.setattr(backend._connection, "_timeout", 0.2)
+    impatient(backend)
     backend.put([of(record(id), kind) for id, kind in [("a", "bulk"), ("b", "mail"), ("c", "mail")]])
     try:
         for id in "bc":
@@ -173,6 +182,7 @@ def test_a_claim_waits_once_for_a_long_build(counted, clock, coll, record, build
         join(self, 0.01)
 
     counted.put([of(record("a"), "mail")])
+    impatient(counted)
     with build_hangs(), monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "join", counting)
         for _ in range(3):
@@ -193,7 +203,7 @@ def test_a_build_whose_end_is_not_reported_is_noticed_within_a_minute(
     monkeypatch.setattr(
         type(coll), "create_index", lambda *args, **options: may_end.wait(60) and create(*args, **options)
     )
-    monkeypatch.setattr(counted._connection, "_timeout", 0.2)
+    impatient(counted)
     coll.database.command("createIndexes", coll.name, indexes=[{"key": {"due": 1}, "name": "due_1"}])
     counted.put([of(record("a"), "mail"), of(record("b"), "mail")])
     try:
