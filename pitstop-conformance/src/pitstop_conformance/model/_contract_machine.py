@@ -238,7 +238,7 @@ class ContractMachine(RuleBasedStateMachine):
             self._refuse_if_not_due(each, now, kinds)
             expected = self._model.lease(each.id, _token(each), now, now + duration, limit)
             self._compare(each, expected, f"lease({each.id!r})")
-        self._check_order(by, [each.id for each in claim], [each.id for each in due], now)
+        self._check_order(by, [each.id for each in claim], due, now, by_kind=kinds is not None)
         self._look()
         return multiple(*(each for each in claim if isinstance(each, Record)))
 
@@ -432,20 +432,31 @@ class ContractMachine(RuleBasedStateMachine):
             f"lease(..., {kinds}) returned {leased.id!r}, which is of kind {record.kind!r}"
         )
 
-    def _check_order(self, by: str, claimed: list[str], due: list[str], now: int) -> None:
+    def _check_order(self, by: str, claimed: list[str], due: list[Record], now: int, *, by_kind: bool) -> None:
         """The oldest ``due`` first; of those with one ``due``, the id that came in first.
 
         This order always holds within a claim. It also holds between claims, except for records that a peer has just written.
+
+        :param by_kind: whether records with one ``due`` and several kinds may come in any order, as in a claim of some kinds.
         """
-        order = [id for id in due if id in claimed]
-        assert claimed == order, (
-            f"lease(...): expected the order {order} (by due time, then by first store), got {claimed}"
-        )
-        for id in due[: due.index(claimed[-1])] if claimed else []:
+        place = {each.id: (each.progress.due or 0, number) for number, each in enumerate(due)}
+        kinds = {each.id: each.kind if by_kind else "" for each in due}
+
+        def comes_before(one: str, other: str) -> bool:
+            return place[one] < place[other] and (kinds[one] == kinds[other] or place[one][0] < place[other][0])
+
+        for number, id in enumerate(claimed):
+            late = [each for each in claimed[number + 1 :] if comes_before(each, id)]
+            assert not late, (
+                f"lease(...): expected the order {[each.id for each in due if each.id in claimed]} (by due time, then by first "
+                f"store), got {claimed}"
+            )
+        for id in place:
             writer, at = self._written[id]
-            passed_over = id not in claimed and (writer == by or now - at >= _REMEMBERED)
+            known = writer == by or now - at >= _REMEMBERED
+            passed_over = known and id not in claimed and any(comes_before(id, each) for each in claimed)
             assert not passed_over, (
-                f"lease(...) returned {claimed} without {id!r}, which is due before; the order is {due}"
+                f"lease(...) returned {claimed} without {id!r}, which is due before; the order is {list(place)}"
             )
 
     def _compare_scan(self, by: str, state: State | None, limit: int, after: tuple[int | None, str] | None) -> None:
