@@ -41,15 +41,19 @@ def test_it_is_not_idle_while_it_holds_a_suspect_that_waits(way):
         with pit.listen(kinds=["A"]) as listener:
             first = listener.get()
 
-            def end():
-                backend.during.clear()
-                first.ack()
-
             def look():
+                # The call below asks for the time, too.
+                backend.during.clear()
                 if pit.get("b").state == "leased":
-                    end()
+                    first.ack()
+                else:
+                    watch()
 
-            backend.during["next_due"] = look
+            def watch():
+                # Whichever comes first: a thread looks whether the suspect may be handled, or when the next message is due.
+                backend.during |= {"now": look, "next_due": look}
+
+            watch()
             if way == "tasks":
                 # Another Pitstop has suspects of its own. So this one shares those of the first.
                 with pytest.MonkeyPatch.context() as patch:

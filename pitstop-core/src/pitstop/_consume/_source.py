@@ -21,6 +21,8 @@ __all__ = ["Source"]
 
 #: Seconds until the next look, when a message is due that another worker is about to take, or that is still on its way.
 _PAUSE = 0.005
+#: Seconds between two looks whether a message that waits for the handler of another one may be handled.
+_GLANCE = 0.05
 
 
 class Source:
@@ -107,10 +109,8 @@ class Source:
         if lease is not None:
             return lease
         if lane.intake.is_blocked:
-            # The listener is woken when the message may be handled. This worker stays an active one meanwhile.
-            return lane.intake.wait(
-                Waiter(1), self._session.clock.monotonic() + self._session.loop_time.total_seconds()
-            )
+            # This worker stays an active one meanwhile.
+            return self._await_blocked(lane, bell)
         # A lane that holds messages after the look is not idle: the look itself may have claimed them.
         idle = at_rest and not self._is_due() and not any(each.intake.in_hand for each in self._lanes)
         with self._lock:
@@ -131,6 +131,19 @@ class Source:
                 bell.wait(_PAUSE)
             else:
                 self._session.clock.wait(bell, held)
+        return None
+
+    def _await_blocked(self, lane: Lane, bell: Doorbell) -> Lease | None:
+        """Wait until a due message that a lane holds may be handled. None after a ``loop_time``, and if it holds none any more.
+
+        No look at the store finds out: the message waits for the handler of another one, perhaps of another listener.
+        """
+        clock = self._session.clock
+        ends = clock.monotonic() + self._session.loop_time.total_seconds()
+        while lane.intake.is_blocked and not self._course.ended and clock.monotonic() < ends:
+            bell.wait(_GLANCE)
+            if (lease := lane.intake.take_at_hand()) is not None:
+                return lease
         return None
 
     def _look(self, lane: Lane) -> Lease | None:

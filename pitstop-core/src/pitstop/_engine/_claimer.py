@@ -149,8 +149,8 @@ class Claimer:
             if kinds is NO_KINDS:
                 if pauses.read_at == begun:
                     # The store has answered, though there is nothing to ask it for.
-                    self.last_claim = begun
                     self.backoff.succeeded(begun)
+                    self.last_claim = begun
                 return NOTHING
         limit, passed = buffer.limit(wanted), 0
         if self.throttles:
@@ -159,9 +159,8 @@ class Claimer:
             if self._refused:
                 return NOTHING
             limit = min(limit, max(passed, least))
-        key, versions, claims = object(), dict[str, str | None](), self.under_way.claims
+        key, versions, claims, claimed = object(), Versions(), self.under_way.claims, NOTHING
         claims[key] = versions
-        claimed = NOTHING
         try:
             claimed = self._claim(limit, kinds, begun, until, key, versions)
         finally:
