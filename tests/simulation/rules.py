@@ -169,6 +169,15 @@ class _Lease:
         return occurrence + self.message.expires
 
     @property
+    def is_uncertain(self) -> bool:
+        """Whether the attempt is an uncertain one once the lease has the length that the message asks for.
+
+        A claim of one that makes its lease shorter is as uncertain as one of several: the write may outlast the lease.
+        """
+        lock = self.message.lock
+        return not self.alone or (lock is not None and lock < self.duration)
+
+    @property
     def nth(self) -> int:
         """The number of the attempt. Of several claims in a row that may have been no attempt, the first one counts."""
         return self.attempts - max(self.ahead - 1, 0)
@@ -731,7 +740,7 @@ class Check:
         """
         own = message.lock is not None and progress[0] == lease.at + message.lock and progress[2] == lease.attempts
         # In the same millisecond, only this count shows whether the write makes the attempt certain.
-        if own and progress[5:] in ((), (lease.ahead + (not lease.alone),)):
+        if own and progress[5:] in ((), (lease.ahead + lease.is_uncertain,)):
             self._relocked(message, lease, progress, late=late)
             return
         certain = progress[2] == lease.attempts
@@ -770,10 +779,10 @@ class Check:
         message.attempts, message.silent, message.ahead = (
             lease.attempts,
             lease.silent,
-            lease.ahead + (not lease.alone),
+            lease.ahead + lease.is_uncertain,
         )
         if not lease.emitted:
-            lease.until = progress[0]
+            lease.until, lease.certain = progress[0], not lease.is_uncertain
             lease.relocked = True
 
     def _expiring(self, message: _Message, lease: _Lease, progress: Any) -> None:
