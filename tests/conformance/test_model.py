@@ -155,7 +155,7 @@ def an_edited_series_begins_anew() -> Patches:
         (
             _change,
             "_going_on",
-            lambda present, wanted: Change("replaced", wanted.record, present.revision, present.progress),
+            lambda present, wanted, now: Change("replaced", wanted.record, present.revision, present.progress),
         )
     ]
 
@@ -217,7 +217,7 @@ def _run(machine: type[Any]) -> None:
     name, clock = uuid.uuid4().hex, ManualClock()
     handles = Handles(lambda **options: MemoryBackend.from_options({"name": name, **options}), clock)
     settings = hypothesis.settings(
-        max_examples=300,
+        max_examples=600,
         stateful_step_count=50,
         derandomize=True,
         database=None,

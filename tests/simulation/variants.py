@@ -569,7 +569,7 @@ def revision_of_the_store_alone() -> Iterator[None]:
 @_variant
 def edited_series_begins_anew() -> Iterator[None]:
     """An edit of a series emits its earlier occurrences again."""
-    anew = lambda present, wanted: _change.Change("replaced", wanted.record, present.revision, present.progress)  # noqa: E731
+    anew = lambda present, wanted, now: _change.Change("replaced", wanted.record, present.revision, present.progress)  # noqa: E731
     with _patch(_change, "_going_on", anew):
         yield
 

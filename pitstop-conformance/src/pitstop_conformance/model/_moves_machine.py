@@ -24,7 +24,7 @@ __all__ = ["MovesMachine"]
 
 _MILLISECOND = timedelta(milliseconds=1)
 #: The events before the look of an edit, and between the look and the write.
-_BEFORE = st.sampled_from(["nothing", "claim it", "ack it", "nack it", "emit it now", "reschedule it"])
+_BEFORE = st.sampled_from(["nothing", "claim it", "ack it", "ack it", "nack it", "emit it now", "reschedule it"])
 _BETWEEN = st.sampled_from(
     [
         *("nothing", "nothing", "nothing", "claim it", "ack it", "nack it"),
