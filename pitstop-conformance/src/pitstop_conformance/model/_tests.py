@@ -16,6 +16,7 @@ from pitstop.abc import Backend
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles, Kit
 from pitstop_conformance.model._contract_machine import ContractMachine
+from pitstop_conformance.model._moves_machine import MovesMachine
 from pitstop_conformance.model._uses_machine import PitstopMachine
 
 
@@ -44,6 +45,13 @@ class Model(Kit):
     ) -> None:
         """Some replies get lost and some processes die during the sequence."""
         _run(lambda: PitstopMachine(open_backend, clock), examples=80, steps=50)
+
+    @pytest.mark.usefixtures("conditional")
+    def test_any_sequence_of_edits_and_moves_is_as_the_model_says(
+        self, open_backend: Handles, clock: ManualClock
+    ) -> None:
+        """All other uses happen in between."""
+        _run(lambda: MovesMachine(open_backend, clock), examples=80, steps=50)
 
 
 def _run(machine: Callable[[], RuleBasedStateMachine], *, examples: int, steps: int) -> None:

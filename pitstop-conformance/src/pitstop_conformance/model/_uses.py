@@ -5,6 +5,8 @@ The state machine applies each operation to a store and to this model, and compa
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -13,7 +15,31 @@ from pitstop import Delivery
 from pitstop_conformance.model._wire import Wire
 
 
-__all__ = ["Held", "Message"]
+__all__ = ["NO_POLICIES", "Held", "Message", "Policies"]
+
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+@attrs.frozen
+class Policies:
+    """The policies of a message. All are in milliseconds. None: it has none."""
+
+    lock_time: int | None = None
+    expires: int | None = None
+    #: The delay after each nack.
+    retry: int | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The policies as arguments of ``store``, and as fields of an entry."""
+        return {
+            "lock_time": None if self.lock_time is None else self.lock_time * _MILLISECOND,
+            "expires": None if self.expires is None else self.expires * _MILLISECOND,
+            "retry": None if self.retry is None else {"delay": self.retry * _MILLISECOND, "factor": 1.0, "jitter": 0.0},
+        }
+
+
+NO_POLICIES = Policies()
 
 
 @attrs.define(eq=False)
@@ -49,6 +75,10 @@ class Message:
     every: int | None = None
     #: ``latest`` or ``all``.
     catch_up: str = "latest"
+    kind: str = ""
+    policies: Policies = NO_POLICIES
+    #: The occurrence that a person has moved, and the time from which ``expires`` counts for it.
+    moved: tuple[int, int] | None = None
 
     #: The first occurrence that is neither acknowledged nor skipped.
     pending: int = attrs.field(default=attrs.Factory(lambda self: self.start, takes_self=True))
@@ -68,7 +98,8 @@ class Message:
         if self.every is None or self.catch_up == "all":
             return (self.pending, 0)
         until = now if self.end is None else min(now, self.end - 1)
-        missed = (until - self.pending) // self.every
+        # A message that a person has moved forward comes before its nominal time.
+        missed = max((until - self.pending) // self.every, 0)
         return (self.pending + missed * self.every, missed)
 
     def may_come_as(self, occurrence: int, missed: int, now: int) -> bool:
@@ -80,6 +111,38 @@ class Message:
             return (occurrence, missed) == latest
         # An unseen claim chose the latest occurrence of its own time, and its choice holds.
         return occurrence == self.pending + missed * (self.every or 0) and 0 <= missed <= latest[1]
+
+    def is_of(self, kinds: Collection[str] | None) -> bool:
+        return kinds is None or self.kind in kinds
+
+    def is_too_late(self, occurrence: int, now: int) -> bool:
+        """Whether this occurrence must not be emitted any more."""
+        expires = self.policies.expires
+        if expires is None:
+            return False
+        if self.moved is not None and self.moved[0] == self.pending:
+            occurrence = max(occurrence, self.moved[1])
+        return now > occurrence + expires
+
+    def may_expire(self, now: int) -> bool:
+        """Whether a claim now may end the current occurrence as too late."""
+        occurrence = self.pending if self.unseen else (self.chosen or self.choice(now))[0]
+        return self.due <= now and self.is_too_late(occurrence, now)
+
+    def after_expiry(self, now: int) -> int | None:
+        """Return the occurrence that follows one which a claim ends as too late. None: there is none."""
+        assert self.policies.expires is not None, "only a message with a limit expires"
+        if self.every is None:
+            return None
+        # The first one that is not too late.
+        late = now - self.policies.expires - self.start
+        following = self.start + max(-(-late // self.every), 0) * self.every
+        return following if self.end is None or following < self.end else None
+
+    def expired(self, following: int) -> None:
+        """Go on with this occurrence."""
+        self.pending = self.due = following
+        self.chosen, self.attempts, self.holder, self.unseen = None, 0, None, False
 
     def emitted(self, held: Held, chosen: tuple[int, int], attempt: int) -> None:
         self.chosen, self.attempts, self.holder = chosen, attempt, held

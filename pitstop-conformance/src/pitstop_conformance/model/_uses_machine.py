@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -14,39 +14,49 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 
 import pitstop
 
-from pitstop.abc import Backend, floor_instant
+from pitstop.abc import Backend, Capability, Record, floor_instant
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles
 from pitstop_conformance._records import at
 from pitstop_conformance._values import same
 from pitstop_conformance.model._contract_machine import Times, emptied
 from pitstop_conformance.model._messages import GIVEN, kept
-from pitstop_conformance.model._uses import Held, Message
+from pitstop_conformance.model._uses import NO_POLICIES, Held, Message, Policies
 from pitstop_conformance.model._wire import Fault, Wire
 
 
-__all__ = ["PitstopMachine"]
+__all__ = ["FAULTS", "HOUR", "IDS", "PitstopMachine"]
 
 _MILLISECOND = timedelta(milliseconds=1)
 #: The lock time of every listener, in milliseconds.
 _LOCK = 60_000
-_HOUR = 3_600_000
+HOUR = 3_600_000
 #: The wait at the end of a run. It is longer than all leases, delays and series with an end.
 _LONG = timedelta(days=2)
 #: More messages than are emitted at the end of any run.
 _MANY = 1000
 
 #: Few ids, so that a leased message is often stored again or removed.
-_IDS = st.sampled_from(["a", "b", "A"])
-_FAULTS: st.SearchStrategy[Fault | None] = st.sampled_from([None, None, None, None, "lost", "refused"])
+IDS = st.sampled_from(["a", "b", "A"])
+FAULTS: st.SearchStrategy[Fault | None] = st.sampled_from([None, None, None, None, "lost", "refused"])
 #: The listeners, by the number of messages that they claim at once.
 _LISTENERS = st.sampled_from([1, 2, 3])
 #: Milliseconds from now.
-_DUE_IN = st.sampled_from([0, -1, 1, 1000, -_HOUR, _HOUR])
-_ITEMS = st.lists(st.tuples(_IDS, _DUE_IN), max_size=4)
+_DUE_IN = st.sampled_from([0, -1, 1, 1000, -HOUR, HOUR])
+_ITEMS = st.lists(st.tuples(IDS, _DUE_IN), max_size=4)
 # A series without end with this interval has too many occurrences in a day for "all".
-_SERIES = st.tuples(st.sampled_from([1000, 1, 7, _HOUR]), st.none(), st.just("latest")) | st.tuples(
-    st.sampled_from([1000, 1, 7, _HOUR]), st.integers(1, 4), st.sampled_from(["latest", "all"])
+_SERIES = st.tuples(st.sampled_from([1000, 1, 7, HOUR]), st.none(), st.just("latest")) | st.tuples(
+    st.sampled_from([1000, 1, 7, HOUR]), st.integers(1, 4), st.sampled_from(["latest", "all"])
+)
+#: A careless store may mistake one of them for another.
+_KINDS = st.sampled_from(["", "mail", "Mail"])
+#: The kinds of a listener. None: all.
+_CHOICES: st.SearchStrategy[tuple[str, ...] | None] = st.sampled_from([None, None, None, ("mail",), ("", "Mail")])
+_POLICIES = st.just(NO_POLICIES) | st.builds(
+    Policies,
+    lock_time=st.sampled_from([None, 5000, 2 * _LOCK]),
+    expires=st.sampled_from([None, 1, 1000, HOUR]),
+    retry=st.sampled_from([None, 1000]),
 )
 #: Mostly a time at which a message is due.
 _WHEN_DUE = st.sampled_from(["when something is due", "when something is due", "now"])
@@ -99,21 +109,27 @@ class PitstopMachine(RuleBasedStateMachine):
 
     # Operations of a user.
 
-    @rule(id=_IDS, due_in=_DUE_IN, message=GIVEN, series=st.none() | _SERIES, fault=_FAULTS)
+    @rule(
+        id=IDS, due_in=_DUE_IN, message=GIVEN, series=st.none() | _SERIES, kind=_KINDS, policies=_POLICIES, fault=FAULTS
+    )
     def store(
         self,
         id: str,
         due_in: int,
         message: dict[str, Any],
         series: tuple[int, int | None, Any] | None,
+        kind: str,
+        policies: Policies,
         fault: Fault | None,
     ) -> None:
         """``series``: its interval in milliseconds, its number of occurrences (None: no end), and its catch-up."""
         version, given = self._given(id, message)
+        kind = kind if self._has(Capability.KINDS) else ""
+        policies = policies if self._has(Capability.POLICIES) else NO_POLICIES
         if series is None:
             stored = Message(version, kept(given), self._from_now(due_in))
             times_of: tuple[Any, ...] = (due_in * _MILLISECOND,)
-            options = {}
+            options: dict[str, Any] = {}
         else:
             every, times, catch_up = series
             start = self._times.now + due_in
@@ -121,18 +137,20 @@ class PitstopMachine(RuleBasedStateMachine):
             stored = Message(version, kept(given), start, end, every, catch_up)
             times_of = (at(start), None if end is None else at(end), every * _MILLISECOND)
             options = {"catch_up": catch_up}
+        stored.kind, stored.policies = kind, policies
+        options |= {"kind": kind, **policies.given}
         with self._wire.fault(fault):
             if self._fails(lambda: self._pit.store(given, *times_of, **options), fault):
                 self._messages[id] = stored
         self._look()
 
-    @rule(items=_ITEMS, fault=_FAULTS)
+    @rule(items=_ITEMS, fault=FAULTS)
     def store_many(self, items: list[tuple[str, int]], fault: Fault | None) -> None:
         """Of several messages with one id the last one counts."""
         self._store_many(items, fault)
         self._look()
 
-    @rule(id=_IDS, fault=_FAULTS)
+    @rule(id=IDS, fault=FAULTS)
     def remove(self, id: str, fault: Fault | None) -> None:
         told: list[bool] = []
         with self._wire.fault(fault):
@@ -141,17 +159,26 @@ class PitstopMachine(RuleBasedStateMachine):
         assert not told or told == [there], f"remove({id!r}): expected {there}, got {told[0]}"
         self._look()
 
-    @rule(by=_LISTENERS, when=_WHEN_DUE, fault=_FAULTS, target=deliveries)
-    def get(self, by: int, when: str, fault: Fault | None) -> MultipleResults[Held]:
-        """``by``: the listener that claims this number of messages at once."""
-        held = self._get(by, when, fault)
+    @rule(by=_LISTENERS, kinds=_CHOICES, when=_WHEN_DUE, fault=FAULTS, target=deliveries)
+    def get(self, by: int, kinds: tuple[str, ...] | None, when: str, fault: Fault | None) -> MultipleResults[Held]:
+        """``by``: the listener of these kinds that claims this number of messages at once."""
+        held = self._get(by, when, fault, kinds)
         return multiple() if held is None else multiple(held)
+
+    @rule(by=st.sampled_from([2, 3]), expires=st.sampled_from([1, 1000]), step=_STEPS)
+    def claim_ahead(self, by: int, expires: int, step: str) -> None:
+        """Get one of two messages that expire, let time pass, and get the other one, which waits in the listener."""
+        for id in ("a", "b"):
+            self.store(id, 0, {}, None, "", Policies(expires=expires), None)
+        self._get(by, "now", None)
+        self._times.advance(step, self._dues())
+        self._get(by, "now", None)
 
     @rule(
         by=_LISTENERS,
         when=_WHEN_DUE,
-        then=st.sampled_from(["ack", "nack", "store it anew", "wait too long"]),
-        fault=_FAULTS,
+        then=st.sampled_from(["ack", "nack", "nack without a delay", "store it anew", "wait too long"]),
+        fault=FAULTS,
         target=deliveries,
     )
     def handle(self, by: int, when: str, then: str, fault: Fault | None) -> MultipleResults[Held]:
@@ -163,6 +190,8 @@ class PitstopMachine(RuleBasedStateMachine):
             self._ack(held, fault)
         elif then == "nack":
             self._nack(held, 0, fault)
+        elif then == "nack without a delay":
+            self._nack(held, None, fault)
         elif then == "store it anew":
             self._store_many([(held.delivery.id, 0)], fault)
         else:
@@ -171,14 +200,14 @@ class PitstopMachine(RuleBasedStateMachine):
         return multiple(held)
 
     @precondition(lambda self: self.bundles.get("deliveries"))
-    @rule(held=deliveries, when=_WHEN, fault=_FAULTS)
+    @rule(held=deliveries, when=_WHEN, fault=FAULTS)
     def ack(self, held: Held, when: str, fault: Fault | None) -> None:
         self._wait(held, when)
         self._ack(held, fault)
         self._look()
 
     @precondition(lambda self: self.bundles.get("deliveries"))
-    @rule(held=deliveries, delay=st.sampled_from([None, 0, 1, 1000, _HOUR]), when=_WHEN, fault=_FAULTS)
+    @rule(held=deliveries, delay=st.sampled_from([None, 0, 1, 1000, HOUR]), when=_WHEN, fault=FAULTS)
     def nack(self, held: Held, delay: int | None, when: str, fault: Fault | None) -> None:
         """``delay``: milliseconds. None: until the lease runs out."""
         self._wait(held, when)
@@ -186,7 +215,7 @@ class PitstopMachine(RuleBasedStateMachine):
         self._look()
 
     @precondition(lambda self: self.bundles.get("deliveries"))
-    @rule(held=deliveries, span=st.sampled_from([1000, 1, 2 * _LOCK]), when=_WHEN, fault=_FAULTS)
+    @rule(held=deliveries, span=st.sampled_from([1000, 1, 2 * _LOCK]), when=_WHEN, fault=FAULTS)
     def extend(self, held: Held, span: int, when: str, fault: Fault | None) -> None:
         """``span``: milliseconds from now."""
         self._wait(held, when)
@@ -206,8 +235,8 @@ class PitstopMachine(RuleBasedStateMachine):
         if what == "the process dies":
             self._wire.cut = True
             self._start()
-        elif by in self._listeners:
-            self._listeners.pop(by).close()
+        for each in [each for each in self._listeners if each[0] == by]:
+            self._listeners.pop(each).close()
         self._look()
 
     def _store_many(self, items: list[tuple[str, int]], fault: Fault | None) -> None:
@@ -221,19 +250,21 @@ class PitstopMachine(RuleBasedStateMachine):
         for version, given, due_in in made if done else []:
             self._messages[given["id"]] = Message(version, kept(given), self._from_now(due_in))
 
-    def _get(self, by: int, when: str, fault: Fault | None) -> Held | None:
+    def _get(self, by: int, when: str, fault: Fault | None, kinds: tuple[str, ...] | None = None) -> Held | None:
+        kinds = kinds if self._has(Capability.KINDS) else None
         now = self._times.now
-        if when != "now" and not any(each.due <= now for each in self._messages.values()):
-            self._times.advance("to the next due time", self._dues())
+        if when != "now" and not any(each.due <= now and each.is_of(kinds) for each in self._messages.values()):
+            self._times.advance("to the next due time", self._dues(kinds))
         got: list[pitstop.Delivery | None] = []
         with self._wire.fault(fault):
-            self._fails(lambda: got.append(self._listener(by).get()), fault, quietly=True)
+            self._fails(lambda: got.append(self._listener(by, kinds).get()), fault, quietly=True)
             failed = fault is not None and self._wire.failed
-        held = self._emitted(got[0]) if got and got[0] is not None else None
+        self._note_expired(kinds)
+        held = self._emitted(got[0], kinds) if got and got[0] is not None else None
         if by > 1 or (failed and fault == "lost"):
-            self._claimed_ahead()
+            self._claimed_ahead(kinds)
         if got == [None] and not failed:
-            self._nothing_is_due()
+            self._nothing_is_due(kinds)
         self._look()
         return held
 
@@ -252,7 +283,8 @@ class PitstopMachine(RuleBasedStateMachine):
         """``delay``: milliseconds. None: until the lease runs out."""
         message = self._holding(held)
         span = None if delay is None else delay * _MILLISECOND
-        due = held.until if delay is None else self._from_now(delay)
+        waits = delay if delay is not None or message is None else message.policies.retry
+        due = held.until if waits is None else self._from_now(waits)
         if self._settles(held, lambda: held.delivery.nack("failed", delay=span), fault) and message is not None:
             message.nacked(due)
 
@@ -270,12 +302,15 @@ class PitstopMachine(RuleBasedStateMachine):
         self._opened.append(backend)
         self._wire = Wire(backend)
         self._pit = pitstop.init({"type": self._wire})
-        self._listeners: dict[int, pitstop.Listener] = {}
+        self._listeners: dict[tuple[int, tuple[str, ...] | None], pitstop.Listener] = {}
 
-    def _listener(self, by: int) -> pitstop.Listener:
-        if by not in self._listeners:
-            self._listeners[by] = self._pit.listen(prefetch=by)
-        return self._listeners[by]
+    def _has(self, capability: Capability) -> bool:
+        return capability in self._wire.capabilities
+
+    def _listener(self, by: int, kinds: tuple[str, ...] | None = None) -> pitstop.Listener:
+        if (by, kinds) not in self._listeners:
+            self._listeners[by, kinds] = self._pit.listen(prefetch=by, kinds=kinds)
+        return self._listeners[by, kinds]
 
     def _given(self, id: str, message: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         version = next(self._versions)
@@ -329,7 +364,7 @@ class PitstopMachine(RuleBasedStateMachine):
         held.settled = ends
         return holding
 
-    def _emitted(self, delivery: pitstop.Delivery) -> Held:
+    def _emitted(self, delivery: pitstop.Delivery, kinds: Collection[str] | None = None) -> Held:
         now, id, version = self._times.now, delivery.id, delivery.msg["version"]
         held = Held(delivery, self._wire, version, floor_instant(delivery.leased_until))
         assert version not in self._done, f"{id!r} was acknowledged, and was emitted again"
@@ -341,15 +376,23 @@ class PitstopMachine(RuleBasedStateMachine):
         assert now >= message.due, (
             f"{id!r} was emitted {message.due - now} ms before it is due, or before its lease ends"
         )
-        assert now < held.until <= now + _LOCK, (
-            f"{id!r}: expected a lease of at most {_LOCK} ms, got {held.until - now} ms"
+        lock = message.policies.lock_time or _LOCK
+        assert now < held.until <= now + lock, (
+            f"{id!r}: expected a lease of at most {lock} ms, got {held.until - now} ms"
         )
+        assert message.is_of(kinds), f"a listener of {kinds} got {id!r}, which is of kind {message.kind!r}"
+        assert delivery.kind == message.kind, f"{id!r}: expected the kind {message.kind!r}, got {delivery.kind!r}"
         assert same(delivery.msg, message.content), (
             f"{id!r}: expected the message {message.content!r}, got {delivery.msg!r}"
         )
         chosen = (floor_instant(delivery.scheduled_for), delivery.missed)
         expected = message.chosen or message.choice(now)
         assert message.may_come_as(*chosen, now), f"{id!r}: expected the occurrence {expected}, got {chosen}"
+        # A listener knows the time of its claim in whole milliseconds. So a message that waited there may be late by a part of one.
+        late_from = now - 1 if message.unseen else now
+        assert not message.is_too_late(chosen[0], late_from), (
+            f"{id!r} was emitted for {self._ago(chosen[0])}, and has expired"
+        )
         assert delivery.key == f"{id}:{chosen[0]}"
         least, attempt = message.attempts + 1, delivery.attempt
         fine = attempt >= least if message.unseen else attempt == least
@@ -357,21 +400,39 @@ class PitstopMachine(RuleBasedStateMachine):
         message.emitted(held, chosen, attempt)
         return held
 
-    def _claimed_ahead(self) -> None:
-        """Note that a claim may have taken each message that is due."""
+    def _note_expired(self, kinds: Collection[str] | None) -> None:
+        """Note which messages a claim of these kinds has ended as too late: it need not have claimed all that are due."""
+        now = self._times.now
+        for id, message in [each for each in self._messages.items() if each[1].is_of(kinds)]:
+            if not message.may_expire(now):
+                continue
+            stored, following = self._opened[-1].get(id), message.after_expiry(now)
+            if stored is None:
+                assert following is None, (
+                    f"the series {id!r} is gone, but its occurrence {self._ago(following)} is to come"
+                )
+                self._done.add(message.version)
+                del self._messages[id]
+            elif isinstance(stored, Record) and stored.progress.scheduled_for == following:
+                message.expired(following)
+
+    def _claimed_ahead(self, kinds: Collection[str] | None) -> None:
+        """Note that a claim may have taken each message of these kinds that is due."""
         for each in self._messages.values():
-            if each.due <= self._times.now:
+            if each.due <= self._times.now and each.is_of(kinds):
                 each.unseen = True
                 self._ahead.add(each.version)
 
-    def _nothing_is_due(self) -> None:
-        """Compare the store with the model after a listener found no due message."""
-        due = self._pit.entries("due")
+    def _nothing_is_due(self, kinds: Collection[str] | None = None) -> None:
+        """Compare the store with the model after a listener of these kinds found no due message."""
+        due = [each for each in self._pit.entries("due") if kinds is None or each.kind in kinds]
         assert not due, (
             f"the listener found no due message, but the store has the due messages {[each.id for each in due]}"
         )
         now = self._times.now
-        missing = [id for id, each in self._messages.items() if each.due <= now and not each.unseen]
+        missing = [
+            id for id, each in self._messages.items() if each.due <= now and not each.unseen and each.is_of(kinds)
+        ]
         assert not missing, f"the listener found no due message, but {missing} should be due"
 
     def _look(self) -> None:
@@ -401,13 +462,20 @@ class PitstopMachine(RuleBasedStateMachine):
         assert (entry.every, entry.end) == (every, end), (
             f"{id!r}: expected the schedule as it was stored, got every {entry.every} until {entry.end}"
         )
+        policies = {"lock_time": entry.lock_time, "expires": entry.expires, "retry": entry.retry}
+        assert (entry.kind, policies) == (message.kind, message.policies.given), (
+            f"{id!r}: expected the kind and the policies as they were stored, got {entry.kind!r} and {policies}"
+        )
         if message.chosen is not None:
             assert entry.scheduled_for == at(message.chosen[0]), (
                 f"{id!r} went on to its next occurrence before it was acknowledged"
             )
 
-    def _dues(self) -> list[int]:
-        return [each.due for each in self._messages.values()]
+    def _dues(self, kinds: Collection[str] | None = None) -> list[int]:
+        return [each.due for each in self._messages.values() if each.is_of(kinds)]
+
+    def _ago(self, instant: int | None) -> str:
+        return "never" if instant is None else f"now{instant - self._times.now:+}"
 
     def _drain(self) -> None:
         """Check that every stored message is emitted at least once after a long time, in which all leases end."""
@@ -416,6 +484,7 @@ class PitstopMachine(RuleBasedStateMachine):
         self._clock.advance(_LONG)
         emitted = 0
         while (delivery := self._listener(1).get()) is not None:
+            self._note_expired(None)
             emitted += 1
             assert emitted <= _MANY, f"{delivery.id!r} and others are emitted again and again"
             held = self._emitted(delivery)
@@ -426,6 +495,7 @@ class PitstopMachine(RuleBasedStateMachine):
                 self._done.add(message.version)
                 del self._messages[delivery.id]
             self._look()
+        self._note_expired(None)
         left = [id for id, each in self._messages.items() if each.every is None or each.end is not None]
         assert not left, f"{left} were never emitted"
         self._nothing_is_due()

@@ -22,10 +22,13 @@ class Wire(Backend):
     """Pass each call on to a backend, which this object does not own. It has no watch, because no test waits here."""
 
     api_version: ClassVar[int] = API_VERSION
-    capabilities: ClassVar[Capability] = Capability.CONDITIONAL
+    capabilities: ClassVar[Capability] = Capability(0)
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend.config)
+        passed_on = Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES
+        # Those of the backend, so not of the class.
+        self.__dict__["capabilities"] = backend.capabilities & passed_on
         self._backend = backend
         self._next: Fault | None = None
         #: Whether the process that uses the connection is dead, so that none of its calls reach the store.
