@@ -12,11 +12,18 @@ Each operation of a user has a number, ``n``, and two events:
 
 Each operation of the store, at the moment of its effect; ``n`` is the call that caused it:
 
-- ``put, n, ((id, version, due, schedule), ...)``, with schedule None or ``(start, every, end, catch_up, grace)``
+- ``put, n, ((id, version, due, schedule, *labels), ...)``, with schedule None or ``(start, every, end, catch_up, grace)``; labels are
+  ``kind, expires, lock_time, retry``, or nothing if the message has none of them
+- ``edit, n, (id, version, due, scheduled_for, schedule, *labels), moved, unchanged``: a put with ``if_revision``; whether the message was
+  as it had been read
+- ``move, n, id, version, progress, moved``: a reschedule, an emission now, or a redrive that moves the start of the expiry, with moved
+  None or ``(scheduled_for, instant)``
 - ``delete, n, id, found``
-- ``lease, n, limit, duration, ((id, version, token, attempts, until), ...)``
+- ``lease, n, limit, duration, ((id, version, token, attempts, until), ...)``, and the kinds of a claim of some kinds
 - ``settle, n, ((id, token, outcome, progress, applied), ...), late``, with progress None or
-  ``(due, scheduled_for, attempts, first_leased, has_token)``. It is late if its sender gave it up before
+  ``(due, scheduled_for, attempts, first_leased, has_token)``, and ``ahead`` of an extension. It is late if its sender gave it up before
+
+- ``refused, id, rightly``: an edit raised Conflict, and whether the message had changed
 
 The other events are ``world``, ``start``, ``crash``, ``fault``, ``clock``, ``heal``, ``left``.
 """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pitstop import BackendUnavailable, LeaseLost, OutcomeUnknown
+from pitstop import BackendUnavailable, Conflict, Entry, LeaseLost, OutcomeUnknown
 from pitstop._engine._delivery import Delivery, lease_of
 from pitstop._engine._intake import Intake
 from pitstop._engine._lease import State
@@ -21,6 +21,7 @@ from pitstop._engine._waiting import Waiter
 from pitstop._pitstop import Pitstop
 from pitstop._plugins._hooks import Hooks, plugin_manager
 from pitstop._values._instant import floor_instant, from_instant
+from pitstop.abc import Record
 from simulation.remote import Broken, Crash, ProcessClock, Remote
 
 
@@ -72,6 +73,8 @@ class Process:
         #: The rest of the dropped listeners.
         self._dropped: list[Intake] = []
         self._held: list[_Held] = []
+        #: The entries that this process read to edit them, with the records, and how often each had been written.
+        self._entries: list[tuple[Entry, Record, int]] = []
         #: The deliveries that this process handed out.
         self._numbers: dict[Delivery, int] = {}
         #: The deliveries whose settlement cannot be known any more.
@@ -108,7 +111,7 @@ class Process:
                     each.drop_all()
         self._remote, self._pit = None, None
         self._listeners, self._iterated, self._inside, self._held, self._numbers = [], [], [], [], {}
-        self._dropped = []
+        self._dropped, self._entries = [], []
 
     def interrupt(self) -> None:
         """Stop the listener in a signal handler, in the middle of a call."""
@@ -225,7 +228,8 @@ class Process:
     def _listen(self) -> Listener:
         assert self._pit is not None
         iterates = self._rng.random() < 0.5
-        listener = self._pit.listen(prefetch=self._rng.choice([None, None, 2, 4] if iterates else [1, 1, 2, 4]))
+        prefetch = self._rng.choice([None, None, 2, 4] if iterates else [1, 1, 2, 4])
+        listener = self._pit.listen(prefetch=prefetch, kinds=self._choice())
         kept = [each for each in self._listeners if not each.stopped]
         for each in kept[:-1]:
             self._drop(each)
@@ -300,7 +304,7 @@ class Process:
             self._settle(held, "nack", (told, error), delivery.nack, error, delay)
         else:
             span = rng.choice([None, self._world.settings.lock * 2, timedelta(milliseconds=300)])
-            told = self._world.settings.lock // _MS if span is None else span // _MS
+            told = (lease_of(delivery).lock_time or self._world.settings.lock if span is None else span) // _MS
             self._settle(held, "extend", (told,), delivery.extend, span, settles=False)
 
     def _settle(
@@ -343,6 +347,9 @@ class Process:
         rng, pit, world = self._rng, self._pit, self._world
         assert pit is not None
         id = f"m{rng.randint(1, world.settings.ids)}"
+        if world.settings.control and rng.random() < 0.4:
+            self._change(id)
+            return
         what = rng.random()
         if what < 0.6:
             self._store(id)
@@ -357,27 +364,97 @@ class Process:
         else:
             self._look()
 
+    def _change(self, id: str) -> None:
+        """Change a stored message: edit one that was read, or move one in time."""
+        rng, pit = self._rng, self._pit
+        assert pit is not None
+        what = rng.random()
+        if what < 0.35:
+            self._read(id)
+        elif what < 0.6 and self._entries:
+            self._edit(*self._entries.pop(rng.randrange(len(self._entries))))
+        elif what < 0.75:
+            delay = rng.choice([0, 0, 300, 4000, 30_000])
+            self._do("reschedule", pit.reschedule, id, delay * _MS, told=(id, delay))
+        elif what < 0.9:
+            self._do("emit_now", pit.emit_now, id, told=(id,))
+        else:
+            self._do("release", pit.release, id, told=(id,))
+
+    def _read(self, id: str) -> None:
+        assert self._pit is not None
+        assert self._remote is not None
+        entry = self._do("look", self._pit.get, id, told=(id,), answer=lambda entry: entry and entry.state)
+        if entry is not None:
+            self._entries = [*self._entries[-2:], (entry, *self._remote.seen[id])]
+
+    def _edit(self, entry: Entry, read: Record, writes: int) -> None:
+        """Store the entry with another body, and all its other fields."""
+        pit, remote, scribe = self._pit, self._remote, self._world.scribe
+        assert pit is not None
+        assert remote is not None
+        message = self._message(entry.id)
+        start = entry.scheduled_for if entry.start is None else entry.start
+        names = ("grace", "kind", "retry", "lock_time", "expires")
+        options = {name: getattr(entry, name) for name in names} | {"catch_up": entry.catch_up or "latest"}
+        remote.edited = read
+        try:
+            self._do(
+                "edit", pit.store, message, start, entry.end, entry.every, if_revision=entry.revision,
+                told=((entry.id, message["v"]),), reraise=True, **options,
+            )  # fmt: skip
+        except Conflict:
+            fine = scribe.is_edit_refused_rightly(read, writes, self._world.settings.skew_ms)
+            self._note("refused", entry.id, fine)
+        except BackendUnavailable:
+            pass
+        finally:
+            remote.edited = None
+
+    def _labels(self) -> tuple[dict[str, Any], tuple[Any, ...]]:
+        """Return a kind and policies as options of a store, and as they are recorded."""
+        rng = self._rng
+        if not self._world.settings.control or rng.random() < 0.3:
+            return {}, ()
+        kind = rng.choice(["", "mail", "bulk"])
+        expires = rng.choice([None, None, 50, 4000, 60_000])
+        lock = rng.choice([None, None, 1500, 90_000])
+        retry = rng.choice([None, None, 0, 2500])
+        options: dict[str, Any] = {"kind": kind}
+        options |= {} if expires is None else {"expires": expires * _MS}
+        options |= {} if lock is None else {"lock_time": lock * _MS}
+        options |= {} if retry is None else {"retry": {"delay": retry * _MS, "factor": 1, "jitter": 0}}
+        labels = (kind, expires, lock, retry)
+        return options, labels if any(each not in ("", None) for each in labels) else ()
+
+    def _choice(self) -> list[str] | None:
+        """Return the kinds of a new listener."""
+        if not self._world.settings.control or self._world.healed:
+            return None
+        return self._rng.choice([None, None, ["mail"], ["mail", ""], ["bulk", ""], ["", "mail", "bulk"]])
+
     def _store(self, id: str) -> None:
         rng = self._rng
         args, told = self._times(rng.random() < 0.35)
-        options: dict[str, Any] = {}
+        options, labels = self._labels()
         if len(args) > 1:
             options["catch_up"] = rng.choice(["latest", "latest", "all", "skip"])
             if options["catch_up"] == "skip":
                 options["grace"] = timedelta(seconds=rng.choice([0, 5, 60]))
         grace = options["grace"] // _MS if "grace" in options else None
         message = self._message(id)
-        plan = (*told, options.get("catch_up"), grace)
+        plan = (*told, options.get("catch_up"), grace, *labels)
         self._do("store", self._pit.store, message, *args, told=((id, message["v"], *plan),), **options)
 
     def _store_many(self) -> None:
         items, told = [], []
+        options, labels = self._labels()
         for n in range(1, self._world.settings.ids + 1):
             args, plan = self._times(self._rng.random() < 0.2)
             message = self._message(f"m{n}")
             items.append((message, *args))
-            told.append((f"m{n}", message["v"], *plan, "latest" if len(args) > 1 else None, None))
-        self._do("store", self._pit.store_many, items, told=tuple(told))
+            told.append((f"m{n}", message["v"], *plan, "latest" if len(args) > 1 else None, None, *labels))
+        self._do("store", self._pit.store_many, items, told=tuple(told), **options)
 
     def _message(self, id: str) -> dict[str, Any]:
         self._world.versions += 1
@@ -414,6 +491,8 @@ class Process:
             result = function(*args, **kwargs)
         except LeaseLost as error:
             outcome, failure = "lost", error
+        except Conflict as error:
+            outcome, failure = "conflict", error
         except OutcomeUnknown as error:
             outcome, failure = "unknown", error
         except BackendUnavailable as error:

@@ -69,7 +69,7 @@ class Remote(Backend):
     """The store, as one process sees it through a network."""
 
     api_version: ClassVar[int] = 1
-    capabilities: ClassVar[Capability] = Capability.CONDITIONAL
+    capabilities: ClassVar[Capability] = Capability.CONDITIONAL | Capability.KINDS | Capability.POLICIES
 
     def __init__(self, world: World, process: Process, clock: ProcessClock, offset_us: int, **options: Any) -> None:
         super().__init__(MemoryConfig(clock=clock, **options))
@@ -79,6 +79,10 @@ class Remote(Backend):
         #: The error of the process about the store's clock.
         self._offset_us = offset_us
         self.dead = False
+        #: The records that the process read last, by id, as they were in the store, and how often each was written before.
+        self.seen: dict[str, tuple[Record, int]] = {}
+        #: The record from which the process makes its present edit.
+        self.edited: Record | None = None
 
     def now(self) -> int:
         return self._read("now", self._scribe.store.now, quiet=True) + self._offset_us
@@ -104,7 +108,7 @@ class Remote(Backend):
         raise OutcomeUnknown("The simulation lost the reply to a store.", ids=ids)
 
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
-        write = partial(self._put_if, self._process.name, self._process.call, record, revision, progress)
+        write = partial(self._put_if, self._process.name, self._process.call, record, revision, progress, self.edited)
         for run in range(_SENT):
             try:
                 if run and not self._not_stored([record]):
@@ -128,7 +132,13 @@ class Remote(Backend):
             raise OutcomeUnknown("The simulation lost the reply to a removal.", ids=(id,)) from None
 
     def get(self, id: str) -> Record | None:
-        return self._read("get", partial(self._scribe.store.get, id))
+        def look() -> Record | None:
+            found = self._scribe.store.get(id)
+            if found is not None:
+                self.seen[id] = found, self._scribe.writes[id]
+            return found
+
+        return self._read("get", look)
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record]:
         return self._read("scan", partial(self._scribe.store.scan, state, limit, after))
@@ -137,8 +147,7 @@ class Remote(Backend):
         return self._read("tally", self._scribe.store.tally)
 
     def lease(self, limit: int, duration: int, kinds: Collection[str] | None = None) -> Sequence[Record]:
-        assert kinds is None, "no listener of the simulation chooses kinds"
-        claim = partial(self._scribe.lease, self._process.name, self._process.call, limit, duration)
+        claim = partial(self._scribe.lease, self._process.name, self._process.call, limit, duration, kinds)
         try:
             return self._send("lease", claim)
         except (_Lost, _Late):
@@ -167,7 +176,7 @@ class Remote(Backend):
         raise OutcomeUnknown("The simulation lost the reply to a settlement.", ids=tuple(s.id for s in settlements))
 
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
-        return self._read("next_due", self._scribe.store.next_due)
+        return self._read("next_due", partial(self._scribe.store.next_due, kinds))
 
     def _put(self, who: str, n: int, records: Sequence[Record], *, again: bool) -> None:
         # A write is only sent again until its first message is due.
@@ -176,11 +185,19 @@ class Remote(Backend):
         self._scribe.put(who, n, records)
 
     def _put_if(
-        self, who: str, n: int, record: Record, revision: str | None, progress: Progress | None, *, again: bool
+        self,
+        who: str,
+        n: int,
+        record: Record,
+        revision: str | None,
+        progress: Progress | None,
+        read: Record | None,
+        *,
+        again: bool,
     ) -> bool:
         if again and self._is_due([record]):
             raise _Lost
-        return self._scribe.put_if(who, n, record, revision, progress)
+        return self._scribe.put_if(who, n, record, revision, progress, read)
 
     def _not_stored(self, records: Sequence[Record]) -> list[Record]:
         """Return the items that an earlier run has not stored.

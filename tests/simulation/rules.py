@@ -20,6 +20,10 @@ attempts   attempts count the leases that a handler may have seen, and end at ``
            settlement counts against the message only if a handler is known to have had it, or was about to get it
 nack       a nacked message comes back, at the time of the nack
 extend     an extended lease ends at the time of the extension
+kinds      a claim of some kinds gets messages of these kinds alone
+policies   a message is leased for its own lock time, comes back by its own retry, and is emitted within its ``expires``
+edit       an edit replaces the message as it was read, and no other one; a series goes on. It is refused for no other reason
+moved      a reschedule, an emission now, and the end of a lease by hand change the time of the message, and nothing else
 errors     only documented errors are raised, and everything ends
 =========  =============================================================================================================
 
@@ -104,8 +108,23 @@ class _Message:
     lease: _Lease | None = None
     #: The emissions of the pending occurrence.
     shown: int | None = None
+    #: Its kind, and its policies in milliseconds.
+    kind: str = ""
+    expires: int | None = None
+    lock: int | None = None
+    retry: int | None = None
+    #: The pending occurrence that a person has moved, and the time from which ``expires`` counts for it.
+    moved: tuple[int, int] | None = None
+    #: The pending occurrence that a person has moved, so that it may come early.
+    hastened: int | None = None
+    #: The event of its last reschedule. A listener may still hand out a copy that it claimed before.
+    rescheduled: int = -1
     #: Whether it is dead because of a handler or of its attempts.
     dead: bool = False
+
+    @property
+    def labels(self) -> tuple[Any, ...]:
+        return (self.kind, self.expires, self.lock, self.retry)
 
 
 @attrs.define
@@ -130,8 +149,24 @@ class _Lease:
     emitted: bool = False
     #: The latest end with which the attempt was written as a certain one.
     confirmed: int | None = None
-    #: The event of the claim.
+    #: Whether it has the length that the message asks for.
+    relocked: bool = False
+    #: Whether the claim asked for one message.
+    alone: bool = True
+    #: The event of the claim, and its length.
     number: int = 0
+    duration: int = 0
+    #: The occurrence that a person had moved before the claim: see :class:`_Message`.
+    moved: tuple[int, int] | None = None
+    hastened: int | None = None
+
+    def last(self, occurrence: int) -> int | None:
+        """Return the last instant at which an occurrence may be emitted."""
+        if self.message.expires is None:
+            return None
+        if self.moved is not None and self.moved[0] == self.pending:
+            occurrence = max(occurrence, self.moved[1])
+        return occurrence + self.message.expires
 
     @property
     def nth(self) -> int:
@@ -213,8 +248,17 @@ def _request(call: _Call) -> tuple[Any, ...] | None:
     return ("ack",) if call.name in ("ack", "post") or (call.name == "with" and not call.args[1]) else None
 
 
+#: No kind and no policies.
+_NO_LABELS = ("", None, None, None)
+#: Calls that return True if they have changed a message.
+_CHANGING = ("remove", "redrive", "reschedule", "release")
 #: Calls that concern a delivery.
 _SETTLING = ("ack", "nack", "extend", "with", "post")
+
+
+def _labelled(message: _Message, labels: Sequence[Any]) -> _Message:
+    message.kind, message.expires, message.lock, message.retry = labels or _NO_LABELS
+    return message
 
 
 class Check:
@@ -269,7 +313,7 @@ class Check:
         call = self._calls[n] = _Call(n, name, args, self._now, number=self._number, unanswered=self._unanswered)
         if name == "post" and not self._deliveries[args[0]].is_settled_for_certain:
             self._posts.setdefault(args[0], call)
-        if name == "store":
+        if name in ("store", "edit"):
             for id, version, *plan in args:
                 self._versions[version] = (n, id, *plan)
 
@@ -313,17 +357,27 @@ class Check:
             self._break("errors", f"call {n} ({name}) raised {answer}")
         elif name == "get":
             self._end_of_get(call, answer)
-        elif name == "store" and outcome == "ok":
+        elif name in ("store", "edit") and outcome == "ok":
             missing = [version for _, version, *_ in call.args if version not in self._put]
             if missing and not self._is_doubled(call):
                 self._break("told", f"call {n} stored versions {missing}, it was told, and did not")
-        elif name in ("remove", "redrive") and outcome == "ok" and answer is True and not call.applied:
+        elif name in _CHANGING and outcome == "ok" and answer is True and not self._is_changed(call):
             self._break("told", f"call {n} ({name} {call.args[0]}) was told that it was done, and it was not")
         elif name in ("ack", "nack", "extend", "with"):
             self._end_of_settlement(call)
         self._end_with_posts(call)
-        if outcome == "unavailable" and call.wrote and name in ("store", "remove", "ack", "nack", "extend", "redrive"):
+        lost_reply = any(fault in ("lost", "dropped", "late") for fault in call.faults)
+        # An edit whose reply got lost, and whose message was stored anew since, cannot tell.
+        undone = outcome == "unavailable" or (outcome == "conflict" and not lost_reply)
+        if undone and call.wrote and name in (*_CHANGING, "store", "edit", "emit_now", "ack", "nack", "extend"):
             self._break("told", f"call {n} ({name}) was told that it was not done, and it was")
+
+    def _is_changed(self, call: _Call) -> bool:
+        """Whether a call has changed its message, or found it as it should be."""
+        message = self._messages.get(call.args[0])
+        if call.applied or call.name != "reschedule" or message is None or message.due is None:
+            return bool(call.applied)
+        return call.begun - self._skew <= message.due - call.args[1] <= self._now + self._skew + 1
 
     def _is_doubled(self, call: _Call) -> bool:
         """Whether ids occur twice; the last one counts."""
@@ -348,9 +402,9 @@ class Check:
             self._end_of_post(call)
         elif name == "look" and not call.args and not call.faults and untold:
             self._break("told", f"nobody was told what became of the acks of {sorted(untold)}")
-        elif name == "store":
+        elif name in ("store", "edit"):
             self._replaced |= {(self._who, id): call.number for id, *_ in call.args}
-        elif name == "remove":
+        elif name == "remove" or (name in ("reschedule", "release") and call.applied):
             self._replaced[self._who, call.args[0]] = call.number
 
     def _end_of_post(self, call: _Call) -> None:
@@ -361,8 +415,10 @@ class Check:
             if delivery.d not in self._told:
                 self._untold.setdefault(self._who, set()).add(delivery.d)
 
-    def _owner(self, call: _Call, id: str, token: str) -> _Call:
+    def _owner(self, call: _Call, id: str, token: str, outcome: str) -> _Call:
         """Return the call that caused a settlement: the one that sent it, or one whose ack was written with others."""
+        if call.name == "release" and outcome == "release":
+            return call
         delivery = self._deliveries.get(call.args[0]) if call.name in _SETTLING else None
         if delivery is not None and (delivery.lease.message.id, delivery.lease.token) == (id, token):
             return call
@@ -427,22 +483,106 @@ class Check:
 
     # The operations of the store.
 
-    def _on_put(self, n: int, records: Sequence[tuple[str, int, int, tuple[Any, ...] | None]]) -> None:
+    def _on_put(self, n: int, records: Sequence[tuple[Any, ...]]) -> None:
         self._calls[n].wrote = True
-        for id, version, due, schedule in records:
+        for id, version, due, schedule, *labels in records:
             times = _Times(*schedule) if schedule else _Times(due, None, None, None, None)
-            self._check_plan(n, id, version, due, times)
-            self._messages[id] = _Message(id, version, times, due, due)
+            self._check_plan(n, id, version, due, times, labels)
+            self._messages[id] = _labelled(_Message(id, version, times, due, due), labels)
             self._put.add(version)
 
-    def _check_plan(self, n: int, id: str, version: int, due: int, times: _Times) -> None:
-        told_n, told_id, relative, start, every, end, catch_up, grace = self._versions[version]
+    def _on_edit(self, n: int, record: tuple[Any, ...], moved: tuple[int, int] | None, unchanged: bool) -> None:
+        """A user replaced a message that was read before."""
+        id, version, due, pending, schedule, *labels = record
+        call, old = self._calls[n], self._messages.get(id)
+        call.wrote = True
+        self.seen["edit"] += 1
+        if old is None or not unchanged:
+            self._break("edit", f"{id} was edited, and it has changed since it was read")
+            return
+        if old.lease is not None and old.due is not None and old.due > self._now + self._skew:
+            self._break("edit", f"{id} was edited, and {old.lease.token} holds it")
+        current = old.pending
+        if old.first_leased is not None:
+            current = (old.times.choose(old.pending, old.first_leased) or (old.pending, 0))[0]
+        times = _Times(*schedule) if schedule else _Times(due, None, None, None, None)
+        same = old.times if schedule else attrs.evolve(old.times, start=old.pending)
+        if (times, due, pending) != (same, current, current) or tuple(labels or _NO_LABELS) != old.labels:
+            self._break(
+                "edit", f"{id} goes on at {due} for {pending} with {times}, and should at {current} with {same}"
+            )
+        kept = old.moved if schedule and current == old.pending else None
+        if moved != kept:
+            self._break("edit", f"{id} was moved to {kept} before the edit, and to {moved} after it")
+        self._messages[id] = _labelled(_Message(id, version, times, due, pending, moved=moved), labels)
+        self._put.add(version)
+
+    def _on_refused(self, id: str, rightly: bool) -> None:
+        """An edit was refused."""
+        self.seen["edit refused"] += 1
+        if not rightly:
+            self._break("edit", f"the edit of {id} was refused, and it has not changed since it was read")
+
+    def _on_move(self, n: int, id: str, version: int, progress: Any, moved: tuple[int, int] | None) -> None:
+        """A user moved a message in time."""
+        call, message = self._calls[n], self._messages.get(id)
+        call.wrote = True
+        call.applied.append(("move", progress[0]))
+        self.seen[f"move by {call.name}"] += 1
+        if message is None or message.version != version:
+            self._break("moved", f"version {version} of {id} was moved, and it is not there")
+            return
+        due, pending, attempts, first, held = progress
+        before = (message.pending, message.first_leased)
+        if message.times.grace is not None and message.first_leased is None and first is not None:
+            # So that the grace does not count.
+            before = (message.pending, min(first, self._now + self._skew))
+        least, most = call.begun - self._skew, self._now + self._skew + 1
+        if call.name == "reschedule":
+            least, most = least + call.args[1], most + call.args[1]
+            emitted = max(message.attempts - max(message.ahead - 1, 0), 0)
+            if message.times.every is None:
+                before, emitted = (due, None), 0
+                message.times = attrs.evolve(message.times, start=due)
+                message.shown, message.reached = None, False
+            fine = ((pending, first), attempts, held) == (before, emitted, False) and least <= due
+            fine = fine and due <= max(most, first or 0)
+            message.attempts = message.excused = attempts
+            message.silent = message.ahead = 0
+            message.lease, message.dead, message.rescheduled = None, False, self._number
+        elif call.name == "emit_now":
+            stays = due == message.due and message.due <= self._now + self._skew
+            fine = ((pending, first), attempts) == (before, message.attempts) and message.due is not None
+            fine = fine and (stays or (not held and least <= due <= max(most, first or 0)))
+            held_now = message.lease is not None and message.due is not None and message.due > self._now + self._skew
+            fine = fine and not held_now
+        elif call.name == "redrive":
+            fine = ((pending, first), attempts, held) == (before, 0, False) and message.due is None
+            fine = fine and least <= due <= max(most, first or 0)
+            message.attempts, message.silent, message.ahead, message.excused = 0, 0, 0, 0
+            message.reached, message.lease, message.dead = False, None, False
+        else:
+            fine = False
+        if not fine:
+            self._break("moved", f"{id} was moved by {call.name}, and {progress} was written; {message} was there")
+        chosen = None if moved is None else moved[1]
+        if message.expires is None or moved is None:
+            right = moved is None and (message.expires is None or least <= pending)
+        else:
+            right = moved[0] == pending and chosen is not None and least <= chosen <= most and chosen > pending
+        if not right:
+            self._break("moved", f"the expiry of {id} counts from {moved}, moved by {call.name}")
+        message.due, message.pending, message.first_leased = due, pending, first
+        message.moved, message.hastened = moved, pending
+
+    def _check_plan(self, n: int, id: str, version: int, due: int, times: _Times, labels: Sequence[Any]) -> None:
+        told_n, told_id, relative, start, every, end, catch_up, grace, *told_labels = self._versions[version]
         begun = self._calls[told_n].begun
         least, most = (begun - self._skew, self._now + self._skew + 1) if relative else (0, 0)
         same = (times.every, times.catch_up, times.grace) == (every, catch_up, grace)
         first = least + start <= due <= most + start and due == times.start
         last = times.end == end if end is None or not relative else times.end == due - start + end
-        if not (told_n == n and told_id == id and same and first and last):
+        if not (told_n == n and told_id == id and same and first and last and list(labels) == told_labels):
             self._break("update", f"version {version} of {id} was stored for {times}, which is not what it was told")
 
     def _on_delete(self, n: int, id: str, found: bool) -> None:
@@ -455,13 +595,25 @@ class Check:
         self._messages.pop(id, None)
         self._gone[id] = "update"
 
-    def _on_lease(self, n: int, limit: int, duration: int, leased: Sequence[tuple[str, int, str, int, int]]) -> None:
+    def _on_lease(
+        self,
+        n: int,
+        limit: int,
+        duration: int,
+        leased: Sequence[tuple[str, int, str, int, int]],
+        kinds: tuple[str, ...] | None = None,
+    ) -> None:
         call = self._calls[n]
-        due = sorted(m.due for m in self._messages.values() if m.due is not None and m.due <= self._now)
-        if len(leased) < min(limit, len(due)):
-            there = [m.id for m in self._messages.values() if m.due is not None and m.due <= self._now]
+        there = [m.id for m in self._messages.values() if m.due is not None and m.due <= self._now]
+        if kinds is not None:
+            self.seen["lease of kinds"] += bool(leased)
+            there = [id for id in there if self._messages[id].kind in kinds]
+            for id, *_ in leased:
+                if id in self._messages and self._messages[id].kind not in kinds:
+                    self._break("kinds", f"{id} is of kind {self._messages[id].kind!r}, and a claim of {kinds} got it")
+        if len(leased) < min(limit, len(there)):
             self._break("lost", f"{there} are due, and a claim of {limit} got {[each[0] for each in leased]}")
-        call.missed_due = not leased and bool(due)
+        call.missed_due = not leased and bool(there)
         call.leased = call.leased or bool(leased)
         for each in leased:
             self._leased(limit, duration, *each)
@@ -485,7 +637,11 @@ class Check:
             *(message, token, self._now, until, message.first_leased, message.pending),
             *(attempts, message.silent + 1, message.ahead, message.excused),
             certain=limit == 1,
+            alone=limit == 1,
             number=self._number,
+            duration=duration,
+            moved=message.moved,
+            hastened=message.hastened,
         )
         message.attempts += 1
         message.silent += 1
@@ -504,7 +660,7 @@ class Check:
             sender = self._calls[n]
             # By a listener, for a message that it is about to hand out.
             confirms = outcome == "extend" and sender.name not in _SETTLING
-            call = sender if confirms else self._owner(sender, id, token)
+            call = sender if confirms else self._owner(sender, id, token, outcome)
             message = self._messages.get(id)
             held = message is not None and message.lease is not None and message.lease.token == token
             held = held and message is not None and (message.due is None or message.due > self._now)
@@ -523,6 +679,8 @@ class Check:
             self.seen[f"settle {outcome}"] += 1
             if confirms:
                 self._before_emission(message, message.lease, progress, late=late)
+            elif outcome == "expire":
+                self._expiring(message, message.lease, progress)
             else:
                 self._settled(call, message, message.lease, progress)
 
@@ -549,17 +707,37 @@ class Check:
             message.due, message.attempts, message.dead = progress[0], 0, False
             message.silent, message.ahead, message.excused, message.reached = 0, 0, 0, False
             message.lease = None
+        elif name == "release" and call.args == (message.id,):
+            self._releasing(call, message, progress)
         elif lease.emitted:
             self._break("twice", f"{message.id} was settled by the listener after it was handed out")
         else:
             self._unseen(message, lease, progress)
 
+    def _releasing(self, call: _Call, message: _Message, progress: Any) -> None:
+        """A user ended the lease."""
+        kept = (message.pending, message.attempts, message.first_leased, False)
+        least, most = call.begun - self._skew, self._now + self._skew + 1
+        if progress is None or progress[1:] != kept or not least <= progress[0] <= max(most, kept[2] or 0):
+            self._break("moved", f"the lease of {message.id} was ended; {kept} has to stay, and {progress} was written")
+            return
+        self.seen["released"] += 1
+        message.due, message.lease = progress[0], None
+
     def _before_emission(self, message: _Message, lease: _Lease, progress: Any, *, late: bool) -> None:
-        """The listener is about to hand out a message whose last lease ended without a settlement, or lets it wait."""
+        """The listener is about to hand out a message whose last lease ended without a settlement, or lets it wait.
+
+        Or it gives the message, which was just claimed, the length of lease that it asks for.
+        """
+        own = message.lock is not None and progress[0] == lease.at + message.lock and progress[2] == lease.attempts
+        # In the same millisecond, only this count shows whether the write makes the attempt certain.
+        if own and progress[5:] in ((), (lease.ahead + (not lease.alone),)):
+            self._relocked(message, lease, progress, late=late)
+            return
         certain = progress[2] == lease.attempts
         waits = 0 if certain else 1
         kept = (message.pending, lease.attempts - waits, message.first_leased, True)
-        if lease.silent < 2 or progress[1:] != kept:
+        if lease.silent < 2 or progress[1:5] != kept:
             self._break("attempts", f"{message.id} was extended unseen; {kept} has to stay, and {progress} was written")
         self.seen["confirmed" if certain else "deferred"] += 1
         message.due = progress[0]
@@ -578,6 +756,40 @@ class Check:
         lease.until, lease.certain = progress[0], certain
         if certain:
             lease.confirmed, message.reached = progress[0], True
+
+    def _relocked(self, message: _Message, lease: _Lease, progress: Any, *, late: bool) -> None:
+        kept = (message.pending, lease.attempts, message.first_leased, True)
+        if progress[1:5] != kept:
+            self._break(
+                "policies", f"{message.id} was leased for its own time; {kept} has to stay, and {progress} was written"
+            )
+        if lease.emitted and not late:
+            self._break("twice", f"{message.id} was leased for its own time after it was handed out")
+        self.seen["lease of its own time"] += 1
+        message.due = progress[0]
+        message.attempts, message.silent, message.ahead = (
+            lease.attempts,
+            lease.silent,
+            lease.ahead + (not lease.alone),
+        )
+        if not lease.emitted:
+            lease.until = progress[0]
+            lease.relocked = True
+
+    def _expiring(self, message: _Message, lease: _Lease, progress: Any) -> None:
+        """The listener claimed an occurrence that is too old."""
+        if lease.emitted:
+            self._break("twice", f"{message.id} expired after it was handed out")
+        chosen = message.times.choose(message.pending, message.first_leased or lease.at)
+        last = None if chosen is None else lease.last(chosen[0])
+        if chosen is None or last is None or message.expires is None or lease.at <= last:
+            self._break(
+                "policies", f"{message.id} was dropped as too old at {lease.at}, and may be emitted until {last}"
+            )
+            return
+        self.seen["expired"] += 1
+        following = message.times.after(max(chosen[0], lease.at - message.expires - 1))
+        self._go_on(message, following, progress, "dropped as too old")
 
     def _acking(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
         message = delivery.lease.message
@@ -617,6 +829,8 @@ class Check:
         least, most = call.begun - self._skew, self._now + self._skew + 1
         if delay is not None:
             least, most = least + delay, most + delay
+        elif delivery.lease.message.retry is not None:
+            least, most = least + delivery.lease.message.retry, most + delivery.lease.message.retry
         elif self._retry_ms is not None:
             wait = min(self._retry_ms * 2 ** (delivery.lease.counted - 1), 60_000)
             least, most = least + int(wait * 0.9), most + int(wait * 1.1) + 1
@@ -631,7 +845,7 @@ class Check:
         lease = delivery.lease
         kept = (message.pending, lease.attempts, message.first_leased, True)
         inside = call.begun + span - self._skew <= progress[0] <= self._now + span + self._skew + 1
-        if progress[1:] != kept or not inside:
+        if progress[1:5] != kept or not inside:
             self._break("extend", f"delivery {delivery.d} was extended by {span} ms, and {progress} was written")
         message.due, lease.certain = progress[0], True
         message.attempts, message.silent, message.ahead = lease.attempts, lease.silent, lease.ahead
@@ -647,6 +861,8 @@ class Check:
         else:
             self.seen["dead"] += 1
             message.due, message.dead = None, True
+            # Without the attempts that no handler can have had.
+            message.attempts, message.silent, message.ahead, message.excused = progress[2], 0, 0, 0
 
     def _unseen(self, message: _Message, lease: _Lease, progress: Any) -> None:
         """The listener settled a message that no handler saw: it is given back, or it must not be emitted."""
@@ -701,9 +917,11 @@ class Check:
             self._break(
                 "handed", f"delivery {d} was handed out {self._now - lease.until} ms after its lease (told {until})"
             )
-        if self._now < scheduled_for or lease.at < scheduled_for:
+        early = self._now < scheduled_for or lease.at < scheduled_for
+        if early and lease.hastened != lease.pending:
             self._break("early", f"delivery {d} was handed out {scheduled_for - self._now} ms early")
         self._check_occurrence(d, lease, scheduled_for, missed)
+        self._check_policies(d, lease, scheduled_for)
         self._check_attempt(d, lease, attempt)
         if key != f"{id}:{scheduled_for}":
             self._break("key", f"delivery {d} for {scheduled_for} has the key {key}")
@@ -718,6 +936,14 @@ class Check:
                 )
             message.shown = scheduled_for
             message.reached = True
+
+    def _check_policies(self, d: int, lease: _Lease, scheduled_for: int) -> None:
+        last = lease.last(scheduled_for)
+        # The process counts by its own clock, which may run a little too fast or too slow.
+        if last is not None and (lease.at > last or self._now > last + 2 + (last - lease.at) // 100):
+            self._break("policies", f"delivery {d} was handed out at {self._now}, and had expired at {last}")
+        if lease.message.lock not in (None, lease.duration) and not lease.relocked:
+            self._break("policies", f"delivery {d} was handed out without the lock time of its message")
 
     def _check_attempt(self, d: int, lease: _Lease, attempt: int) -> None:
         if attempt != lease.nth or (self._max_attempts is not None and lease.counted > self._max_attempts):
@@ -735,7 +961,7 @@ class Check:
             self._break(
                 "anchored", f"delivery {d} is for {scheduled_for} (missed {missed}), and {chosen} is to be emitted"
             )
-        if scheduled_for <= self._acked.get(message.version, -1):
+        if scheduled_for <= self._acked.get(message.version, -1) and lease.number > message.rescheduled:
             self._break("acked", f"delivery {d} is for {scheduled_for} of version {message.version}, which was acked")
 
     # The end of the history.

@@ -65,7 +65,7 @@ class Run:
 
 def relevant(events: list[Event]) -> list[Event]:
     """Leave out claims that returned nothing."""
-    return [each for each in events if not (each[2] == "lease" and not each[-1])]
+    return [each for each in events if not (each[2] == "lease" and not each[6])]
 
 
 def simulate(seed: int, variant: str | None = None, steps: int = STEPS) -> Run:

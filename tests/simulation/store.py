@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from pitstop.abc import Progress, Record, Settlement
+from pitstop.abc import Outcome, Progress, Record, Settlement
 from pitstop.testing import ManualClock
 from pitstop_memory import MemoryBackend, MemoryConfig
 from simulation.history import History
@@ -24,6 +25,8 @@ class Scribe:
         #: For each record, the settlement that updated it last, until another write. A process that lost a reply can see by it that its
         #: update was done. MongoDB's documents carry such a mark, which a claim keeps.
         self.marks: dict[str, object] = {}
+        #: How often each record was written.
+        self.writes: Counter[str] = Counter()
         #: Whether the present operation was sent long ago: its sender got no answer to it.
         self.late = False
 
@@ -36,28 +39,67 @@ class Scribe:
     def put(self, who: str, n: int, records: Sequence[Record]) -> None:
         self.store.put(records)
         for each in records:
-            self.marks.pop(each.id, None)
-        self.note(who, "put", n, tuple((r.id, r.message["v"], r.progress.due, _schedule(r)) for r in records))
+            self._written(each.id)
+        told = tuple((r.id, r.message["v"], r.progress.due, _schedule(r), *_labels(r)) for r in records)
+        self.note(who, "put", n, told)
 
-    def put_if(self, who: str, n: int, record: Record, revision: str | None, progress: Progress | None) -> bool:
+    def put_if(
+        self,
+        who: str,
+        n: int,
+        record: Record,
+        revision: str | None,
+        progress: Progress | None,
+        read: Record | None,
+    ) -> bool:
+        """Put a record on a condition: an edit if it has a new version of the message, else a move.
+
+        :param read: the record from which the user made the edit.
+        """
+        present = self.store.get(record.id)
         stored = self.store.put_if(record, revision, progress)
-        if stored:
-            self.marks.pop(record.id, None)
-            self.note(who, "put", n, ((record.id, record.message["v"], record.progress.due, _schedule(record)),))
-        return stored
+        if not stored:
+            return False
+        assert present is not None, "no process of the simulation stores on the condition that there is no record"
+        self._written(record.id)
+        id, version, new = record.id, record.message["v"], record.progress
+        if present.message["v"] == version:
+            self.note(who, "move", n, id, version, _written(new), _moved(record))
+            return True
+        unchanged = read is not None and (present.revision, present.progress) == (read.revision, read.progress)
+        told = (id, version, new.due, new.scheduled_for, _schedule(record), *_labels(record))
+        self.note(who, "edit", n, told, _moved(record), unchanged)
+        return True
+
+    def is_edit_refused_rightly(self, read: Record, writes: int, skew_ms: int) -> bool:
+        """Whether a message has changed since it was read with so many writes, or may be leased."""
+        present = self.store.get(read.id)
+        if present is None or self.writes[read.id] != writes:
+            return True
+        due = present.progress.due
+        return present.progress.token is not None and due is not None and due + skew_ms + 1 >= self.now_ms()
+
+    def _written(self, id: str) -> None:
+        self.marks.pop(id, None)
+        self.writes[id] += 1
 
     def delete(self, who: str, n: int, id: str) -> bool:
         found = self.store.delete(id)
+        self.writes[id] += 1
         self.note(who, "delete", n, id, found)
         return found
 
-    def lease(self, who: str, n: int, limit: int, duration: int) -> Sequence[Record]:
-        leased = self.store.lease(limit, duration)
+    def lease(
+        self, who: str, n: int, limit: int, duration: int, kinds: Collection[str] | None = None
+    ) -> Sequence[Record]:
+        chosen = () if kinds is None else (tuple(sorted(kinds)),)
+        leased = self.store.lease(limit, duration, *chosen)
+        self.writes.update(each.id for each in leased)
         told = tuple(
             (r.id, r.message["v"], self._history.name(r.progress.token or ""), r.progress.attempts, r.progress.due)
             for r in leased
         )
-        self.note(who, "lease", n, limit, duration, told)
+        self.note(who, "lease", n, limit, duration, told, *chosen)
         return leased
 
     def settle(self, who: str, n: int, settlements: Collection[Settlement], mark: object) -> Sequence[bool]:
@@ -65,6 +107,7 @@ class Scribe:
         for each, done in zip(settlements, applied, strict=True):
             if done:
                 self.marks[each.id] = mark
+                self.writes[each.id] += 1
         told = tuple(
             (each.id, self._history.name(each.token), each.outcome.value, _progress(each), done)
             for each, done in zip(settlements, applied, strict=True)
@@ -88,11 +131,30 @@ def _schedule(record: Record) -> tuple[object, ...] | None:
     return (series["start"], series["every"]["ms"], series["end"], series["catch_up"], series["grace"])
 
 
+def _labels(record: Record) -> tuple[object, ...]:
+    """Return the kind, and the expiry, the lock time and the delay of retries in milliseconds; nothing if it has none of them."""
+    policy = record.policy or {}
+    labels = (record.kind, policy.get("expires"), policy.get("lock_time"), policy.get("retry", {}).get("delay"))
+    return labels if any(each not in ("", None) for each in labels) else ()
+
+
+def _moved(record: Record) -> tuple[object, ...] | None:
+    moved = (record.policy or {}).get("moved")
+    return None if moved is None else tuple(moved)
+
+
 def _progress(settlement: Settlement) -> tuple[object, ...] | None:
     progress = settlement.progress
     if progress is None:
         return None
     assert isinstance(progress, Progress), "nothing damages documents here"
+    if settlement.outcome is Outcome.EXTEND:
+        # The count shows whether the write makes the attempt certain.
+        return (*_written(progress), progress.ahead)
+    return _written(progress)
+
+
+def _written(progress: Progress) -> tuple[object, ...]:
     return (
         progress.due,
         progress.scheduled_for,

@@ -38,12 +38,12 @@ CAUGHT_BY = {
     "fencing-off": {"stale"},
     "lease-end-not-fenced": {"stale"},
     "settle-upserts": {"stale"},
-    "lease-early": {"early", "nack"},
+    "lease-early": {"early", "nack", "attempts"},
     "lease-not-written": {"twice", "stale"},
     "update-keeps-lease": {"lost", "early", "stale"},
     "store-keeps-the-first": {"update", "lost", "stale"},
     "store-many-stores-one": {"lost", "update", "stale"},
-    "nack-lost": {"stale", "lost", "early"},
+    "nack-lost": {"stale", "lost", "early", "attempts"},
     "store-repeated-blindly": {"acked"},
     "lost-reply-is-success": {"told", "attempts"},
     "unknown-is-lost": {"told"},
@@ -69,6 +69,19 @@ CAUGHT_BY = {
     "suspects-not-confirmed": {"attempts"},
     "uncertain-attempts-count": {"attempts", "nack"},
     "claims-bury": {"attempts"},
+    "claims-of-kinds-take-others": {"kinds"},
+    "expired-is-emitted": {"policies"},
+    "expired-in-the-buffer-is-emitted": {"policies"},
+    "expired-series-ends": {"anchored"},
+    "lock-time-of-the-message-ignored": {"policies"},
+    "retry-of-the-message-ignored": {"nack"},
+    "if-revision-ignored": {"edit"},
+    "revision-of-the-store-alone": {"edit"},
+    "edited-series-begins-anew": {"edit"},
+    "rescheduled-series-is-anchored-anew": {"moved"},
+    "emission-now-of-the-leased": {"moved"},
+    "moved-message-expires-as-before": {"moved"},
+    "release-forgets-the-attempt": {"moved"},
 }
 
 _DIGEST = """
@@ -123,6 +136,8 @@ def test_the_seeds_meet_every_fault_at_every_call(seen):
         "remove unknown", "redrive ok", "close ok", "stop ok", "post ok",
         "post acked", "post lost", "pump ok", "drop ok", "emit again", "emit for several", "emit of what is gone",
         "lease of an expired one", "given back", "skipped", "dead", "settle stale", "settle bury", "settle reschedule",
+        "settle expire", "expired", "lease of kinds", "lease of its own time", "edit ok", "edit conflict", "reschedule ok",
+        "emit_now ok", "release ok", "released",
     ],
 )  # fmt: skip
 def test_the_seeds_meet(what, seen):

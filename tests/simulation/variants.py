@@ -8,7 +8,8 @@ from unittest import mock
 
 import attrs
 
-from pitstop._decisions import _attempts, _emit, _settle
+from pitstop import _changing
+from pitstop._decisions import _attempts, _change, _describe, _emit, _move, _settle
 from pitstop._engine import _claimer, _lease
 from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
@@ -100,9 +101,9 @@ def settle_upserts() -> Iterator[None]:
 def lease_early() -> Iterator[None]:
     """A claim also takes messages that are due in a second."""
 
-    def lease(self, limit, duration):
+    def lease(self, limit, duration, kinds=None):
         with _patch(TrueStore, "_now_ms", lambda self: self.clock.time_us() // 1000 + 1000):
-            return MemoryBackend.lease(self, limit, duration - 1000)
+            return MemoryBackend.lease(self, limit, duration - 1000, kinds)
 
     with _patch(TrueStore, "lease", lease):
         yield
@@ -112,8 +113,8 @@ def lease_early() -> Iterator[None]:
 def lease_not_written() -> Iterator[None]:
     """A claim reads due messages, and only writes the first lease of a message."""
 
-    def lease(self, limit, duration):
-        leased = MemoryBackend.lease(self, limit, duration)
+    def lease(self, limit, duration, kinds=None):
+        leased = MemoryBackend.lease(self, limit, duration, kinds)
         for each in leased:
             if each.progress.attempts > 1:
                 self._room.shelf.change(each.id, attrs.evolve(each.progress, due=self._now_ms()))
@@ -492,6 +493,129 @@ def claims_bury() -> Iterator[None]:
     """A message is buried after so many claims, whether a handler had it or not."""
     spent = lambda progress, most: most is not None and progress.attempts > most  # noqa: E731
     with _patch(_emit, "is_spent", spent):
+        yield
+
+
+# Kinds, policies, and changes of stored messages.
+
+
+@_variant
+def claims_of_kinds_take_others() -> Iterator[None]:
+    """A claim of some kinds takes messages of all kinds."""
+    with _patch(
+        TrueStore, "lease", lambda self, limit, duration, kinds=None: MemoryBackend.lease(self, limit, duration)
+    ):
+        yield
+
+
+@_variant
+def expired_is_emitted() -> Iterator[None]:
+    """A message that is older than its ``expires`` is emitted."""
+    never = lambda self, lease, policy, begun: None  # noqa: E731
+    with _patch(_emit, "_expire", lambda emission, now: None), _patch(_claimer.Claimer, "_expire", never):
+        yield
+
+
+@_variant
+def expired_in_the_buffer_is_emitted() -> Iterator[None]:
+    """A message that expires after it was claimed is handed out."""
+    with _patch(_claimer.Claimer, "_expire", lambda self, lease, policy, begun: None):
+        yield
+
+
+@_variant
+def expired_series_ends() -> Iterator[None]:
+    """A series ends when one of its occurrences expires."""
+    with _patch(_emit, "_expire", lambda emission, now: _emit.settlement(emission.leased, Outcome.EXPIRE, None)):
+        yield
+
+
+@_variant
+def lock_time_of_the_message_ignored() -> Iterator[None]:
+    """A message is leased as long as all others."""
+    with _patch(_claimer, "relock", lambda emission, duration: None):
+        yield
+
+
+@_variant
+def retry_of_the_message_ignored() -> Iterator[None]:
+    """A message comes back by the configured retry."""
+    with _patch(_emit.Emission, "retry_over", lambda self, configured: configured):
+        yield
+
+
+@_variant
+def if_revision_ignored() -> Iterator[None]:
+    """An edit replaces any message, whatever happened since it was read."""
+    edit = _change._edit
+
+    def careless(present, wanted, terms, now, holder):
+        if present is not None:
+            terms = attrs.evolve(terms, if_revision=_change.revision_of(present))
+        return edit(present, wanted, terms, now, holder)
+
+    with _patch(_change, "_edit", careless):
+        yield
+
+
+@_variant
+def revision_of_the_store_alone() -> Iterator[None]:
+    """The revision of an entry covers stores, and no claim and no settlement."""
+    own = lambda stored: stored.revision  # noqa: E731
+    with _patch(_change, "revision_of", own), _patch(_describe, "revision_of", own):
+        yield
+
+
+@_variant
+def edited_series_begins_anew() -> Iterator[None]:
+    """An edit of a series emits its earlier occurrences again."""
+    anew = lambda present, wanted: _change.Change("replaced", wanted.record, present.revision, present.progress)  # noqa: E731
+    with _patch(_change, "_going_on", anew):
+        yield
+
+
+@_variant
+def rescheduled_series_is_anchored_anew() -> Iterator[None]:
+    """A reschedule of a series moves its occurrence, and with it its key."""
+
+    def anchored(present, due, now):
+        moved = _move.reschedule(present, due, now)
+        return attrs.evolve(moved, progress=attrs.evolve(moved.progress, scheduled_for=due))
+
+    with _patch(_changing, "reschedule", anchored):
+        yield
+
+
+@_variant
+def emission_now_of_the_leased() -> Iterator[None]:
+    """An emission now takes the message from a listener that has it."""
+
+    def hasten(present, now):
+        return attrs.evolve(present, progress=attrs.evolve(present.progress, due=now, token=None))
+
+    with _patch(_changing, "hasten", hasten):
+        yield
+
+
+@_variant
+def moved_message_expires_as_before() -> Iterator[None]:
+    """The expiry of a message that a person has moved counts from its nominal time."""
+    with _patch(_move, "moved_policy", lambda policy, scheduled_for, at: policy):
+        yield
+
+
+@_variant
+def release_forgets_the_attempt() -> Iterator[None]:
+    """The end of a lease by hand takes back the attempt."""
+
+    def forgetting(present, now):
+        ended = _move.end_lease(present, now)
+        if ended is None:
+            return None
+        fewer = attrs.evolve(ended.progress, attempts=ended.progress.attempts - 1)
+        return attrs.evolve(ended, progress=fewer)
+
+    with _patch(_changing, "end_lease", forgetting):
         yield
 
 

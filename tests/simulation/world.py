@@ -47,6 +47,8 @@ class Settings:
     between: float
     max_attempts: int | None
     retry_ms: int | None
+    #: Whether messages have kinds and policies, and users change stored messages: half of the worlds.
+    control: bool
 
     @classmethod
     def draw(cls, rng: random.Random) -> Settings:
@@ -60,6 +62,7 @@ class Settings:
             between=rng.choice([0.0, 0.05, 0.15]),
             max_attempts=rng.choice([None, None, None, 1, 2, 4]),
             retry_ms=rng.choice([None, None, 0, 500, 5000]),
+            control=rng.random() < 0.5,
         )
 
     @property
