@@ -177,7 +177,7 @@ class PitstopMachine(RuleBasedStateMachine):
     @rule(
         by=_LISTENERS,
         when=_WHEN_DUE,
-        then=st.sampled_from(["ack", "nack", "store it anew", "wait too long"]),
+        then=st.sampled_from(["ack", "nack", "nack without a delay", "store it anew", "wait too long"]),
         fault=FAULTS,
         target=deliveries,
     )
@@ -190,6 +190,8 @@ class PitstopMachine(RuleBasedStateMachine):
             self._ack(held, fault)
         elif then == "nack":
             self._nack(held, 0, fault)
+        elif then == "nack without a delay":
+            self._nack(held, None, fault)
         elif then == "store it anew":
             self._store_many([(held.delivery.id, 0)], fault)
         else:
