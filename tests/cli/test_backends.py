@@ -14,12 +14,12 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
         "distribution": "pitstop-memory",
         "version": "0.1.0",
         "status": "ok",
-        "capabilities": ["SCRATCH", "CONDITIONAL", "KINDS", "POLICIES", "FIND", "BULK"],
+        "capabilities": ["SCRATCH", "CONDITIONAL", "KINDS", "POLICIES", "FIND", "BULK", "PAUSES"],
         "suite_version": 5,
         "error": None,
         "hint": None,
     }
-    capabilities = ["DURABLE", "MULTI_PROCESS", "WATCH", "SCRATCH", "CONDITIONAL", "KINDS", "POLICIES"]
+    capabilities = ["DURABLE", "MULTI_PROCESS", "WATCH", "TRANSACTIONS", *found["memory"]["capabilities"]]
     assert found["sqlite"]["capabilities"] == capabilities
     table = invoke("backends").stdout
     assert re.search(

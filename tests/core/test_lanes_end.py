@@ -1,9 +1,8 @@
-"""``consume`` with a handler for each kind: signals, stores that fail for one kind, cancelled tasks, and eager ones."""
+"""``consume`` with a handler for each kind: signals, stores that fail for one kind, and cancelled tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 
 from collections import Counter
@@ -208,51 +207,3 @@ def test_a_task_that_is_cancelled_cancels_the_handlers_of_all_kinds(backend):
 
     assert program.cancelled == {"mail": 1, "report": 1}
     assert left(backend) == {"mail": 3, "report": 3}
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-class TestEagerTasks:
-    """A handler may have ended before the call that creates its task returns."""
-
-    @staticmethod
-    def run(main):
-        async def eagerly():
-            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
-            async with asyncio.timeout(PATIENCE):
-                return await main()
-
-        return asyncio.run(eagerly())
-
-    @pytest.mark.parametrize("concurrency", [1, 10])
-    def test_all_kinds_are_handled_until_none_is_left(self, backend, concurrency):
-        store(backend, 100)
-        seen = Counter()
-
-        async def at_once(delivery):
-            seen[delivery.kind] += 1
-
-        async def later(delivery):
-            await asyncio.sleep(0)
-            seen[delivery.kind] += 1
-
-        async def main():
-            async with pitstop.init_async({"type": backend}) as pit:
-                return await pit.consume({"mail": at_once, "report": later}, concurrency=concurrency, until_idle=True)
-
-        assert self.run(main).acked == 200
-        assert seen == {"mail": 100, "report": 100}
-
-    @pytest.mark.parametrize("count", [1, 3])
-    def test_no_kind_gets_more_than_the_last_message(self, backend, count):
-        store(backend, 10)
-
-        async def handle(delivery):
-            pass
-
-        async def main():
-            async with pitstop.init_async({"type": backend}) as pit:
-                return await pit.consume(dict.fromkeys(KINDS, handle), max_messages=count)
-
-        summary = self.run(main)
-        assert (summary.acked, summary.reason) == (count, "max_messages")
-        assert left(backend).total() == 20 - count

@@ -47,7 +47,8 @@ class ManyMessages(Kit):
         needs(backend, Capability.CONDITIONAL)
         pit = make_pit(retry={"max_attempts": 1})
         pit.store_many([({"id": f"dead-{n}"}, None) for n in range(4)])
-        pit.store({"id": "expires"}, expires="1h")
+        # Where it can be stored, a message whose write at a redrive is another one.
+        pit.store({"id": "expires"}, expires="1h" if Capability.POLICIES in backend.capabilities else None)
         with pit.listen() as listener:
             for _ in range(5):
                 next_of(listener).nack("boom")
