@@ -512,7 +512,7 @@ def claims_of_kinds_take_others() -> Iterator[None]:
 def expired_is_emitted() -> Iterator[None]:
     """A message that is older than its ``expires`` is emitted."""
     never = lambda self, lease, policy, begun: None  # noqa: E731
-    with _patch(_emit, "_expire", lambda emission, now: None), _patch(_claimer.Claimer, "_expire", never):
+    with _patch(_emit, "_expire", lambda emission, now: emission), _patch(_claimer.Claimer, "_expire", never):
         yield
 
 
