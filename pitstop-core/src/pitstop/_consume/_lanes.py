@@ -1,6 +1,7 @@
 """Lanes: the kinds of one ``consume``, each with its handler, its messages and its workers.
 
-A lane waits for no other lane, so messages of a slow kind do not keep those of a fast one waiting.
+A lane waits for no other lane, so messages of a slow kind do not keep those of a fast one waiting. The exception are suspects:
+see :mod:`pitstop._engine._suspects`.
 
 Threads: any; a lane is written once.
 """

@@ -17,7 +17,7 @@ _GLANCE = 0.05
 
 
 def glance(wait: Callable[[float], bool], seconds: float) -> None:
-    """Wait for so long in short waits, until ``wait`` returns True.
+    """Wait for ``seconds`` in short waits, until ``wait`` returns True.
 
     While this process is stopped, hardly any of that time passes: the threads that are waited for did not have it either.
     """
@@ -27,7 +27,7 @@ def glance(wait: Callable[[float], bool], seconds: float) -> None:
 
 
 def wait_for_all(bells: Iterable[Doorbell | None], seconds: float) -> None:
-    """Wait until all of these have rung, for so long in all. None stands for a bell that has rung."""
+    """Wait until all of these have rung, for ``seconds`` in all. None stands for a bell that has rung."""
     left = [each for each in bells if each is not None]
 
     def have_rung(pause: float) -> bool:

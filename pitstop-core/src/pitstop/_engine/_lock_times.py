@@ -54,13 +54,13 @@ class LockTimes:
         A process that dies before this write leaves the listener's length, and no handler has had the message.
 
         :param leases: all leases of a claim.
-        :param writes: what to write for some of them.
+        :param writes: the write for each lease of another length.
         :param begun: when the claim began, by the monotonic clock.
         """
         try:
             refused = self._refused(writes, begun)
         except BaseException:
-            # Ctrl-C, for one. No handler has a message of this claim.
+            # For example Ctrl-C. No handler has a message of this claim.
             self._give_back_later(leases)
             raise
         return [each for each in leases if each not in refused] if refused else leases

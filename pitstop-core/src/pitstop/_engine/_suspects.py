@@ -43,7 +43,7 @@ class Suspects:
         self._handled = HandledSuspects() if handled is None else handled
         #: The suspects that no handler has, oldest first. Any thread.
         self.waiting: deque[Lease] = deque()
-        # One of those that wait and that counts as handled already, because its claim has counted its attempt as a certain one.
+        # A suspect that waits. It counts as handled already, because its claim has counted its attempt as a certain one.
         # Weak, as all references to suspects that handlers have. Written under the lock of the handled ones.
         self._first: ref[Lease] | None = None
         # When a suspect may be taken again after the store was away, by the monotonic clock. Any thread.

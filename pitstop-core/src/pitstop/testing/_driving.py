@@ -69,6 +69,7 @@ def run_until_idle(
     :param handler: called with the message, as in ``delivery.msg``. A mapping gives each kind a handler or a
         :class:`pitstop.Handle`, as for :meth:`pitstop.Pitstop.consume`; of a ``Handle``, ``lock_time``, ``prefetch`` and
         ``deliveries`` hold here. Messages of several kinds are handled one at a time, in the order of their due times.
+        Messages of a kind that were claimed together, by a ``prefetch`` above 1, come before those of other kinds.
     :param deliveries: whether to call it with the :class:`pitstop.Delivery` instead. By default, it is called so if its first
         parameter is annotated as a delivery or named ``delivery``, as for :meth:`pitstop.Pitstop.consume`.
     :param kinds: handle only messages of these kinds, as for :meth:`pitstop.Pitstop.consume`.
