@@ -82,7 +82,7 @@ class LockTimes:
                 slow = [*slow, *self._keep_slow([each for each in writes if each not in refused], begun)]
                 kept_out.update(slow)
         except BaseException:
-            # For example, Ctrl-C. No handler has a message of this claim.
+            # For example Ctrl-C. No handler has a message of this claim.
             self._give_back_later(leases)
             raise
         ready = [each for each in leases if each not in kept_out] if kept_out else leases
