@@ -70,9 +70,9 @@ def test_a_wrong_option_is_an_error(invoke, shop, options, text):
 def test_stats_by_kind(invoke, lines, shop):
     first, second = lines(invoke("stats", "--by", "kind", "--json").stdout)
     assert (first["kind"], first["scheduled"], first["due"]) == ("", 3, 0)
-    assert second == {"kind": "mail", "scheduled": 4, "due": 0, "leased": 0, "dead": 0, "oldest_due": None}
+    assert second == {"kind": "mail", "scheduled": 4, "due": 0, "leased": 0, "dead": 0, "paused": 0, "oldest_due": None}
 
     head, _, none, mail = invoke("stats", "--by", "kind").stdout.splitlines()
-    assert head.split() == ["kind", "scheduled", "due", "leased", "dead", "oldest", "due"]
+    assert head.split() == ["kind", "scheduled", "due", "leased", "dead", "paused", "oldest", "due"]
     assert none.split()[:4] == ["3", "0", "0", "0"] or none.split()[1:5] == ["3", "0", "0", "0"]
     assert mail.split()[:5] == ["mail", "4", "0", "0", "0"]

@@ -99,8 +99,9 @@ def test_pages_are_read_by_index(filled, also):
     assert "RIGHT PART" in sort or "LAST TERM" in sort
 
 
-def test_dead_ones_are_found_by_index(filled):
-    looks = looks_at_messages(plan(filled, _statements.SCAN_DEAD))
+@pytest.mark.parametrize("also", ["", *_statements.AND_TOKEN.values()])
+def test_dead_ones_are_found_by_index(filled, also):
+    looks = looks_at_messages(plan(filled, _statements.SCAN_DEAD.format(also=also)))
     assert looks
     assert all("SEARCH" in each for each in looks)
 

@@ -171,23 +171,25 @@ class _OwnConnection(sqlite3.Connection):
         raise AssertionError("it is the application's")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 added the attribute")
-def test_a_connection_with_pythons_autocommit_attribute(pit, connect):
-    connection = connect(autocommit=False)
-    pit.store({"id": "a"}, HOUR, session=connection)
-    connection.commit()
-    assert pit.get("a") is not None
-    connection.rollback()
-    pit.store({"id": "leased"}, NOW)
-    with pit.listen() as listener:
-        delivery = listener.get()
-        with pytest.raises(PitstopError, match=r"with autocommit=False\. It is always in a transaction"):
-            delivery.ack(session=connection)
-        delivery.ack(wait=True)
-    assert [each.id for each in pit.entries()] == ["a"]
-    connection.autocommit = True
-    with pytest.raises(PitstopError, match="session is in no transaction"):
-        pit.store({"id": "b"}, HOUR, session=connection)
+# Python 3.12 added the attribute.
+if sys.version_info >= (3, 12):
+
+    def test_a_connection_with_pythons_autocommit_attribute(pit, connect):
+        connection = connect(autocommit=False)
+        pit.store({"id": "a"}, HOUR, session=connection)
+        connection.commit()
+        assert pit.get("a") is not None
+        connection.rollback()
+        pit.store({"id": "leased"}, NOW)
+        with pit.listen() as listener:
+            delivery = listener.get()
+            with pytest.raises(PitstopError, match=r"with autocommit=False\. It is always in a transaction"):
+                delivery.ack(session=connection)
+            delivery.ack(wait=True)
+        assert [each.id for each in pit.entries()] == ["a"]
+        connection.autocommit = True
+        with pytest.raises(PitstopError, match="session is in no transaction"):
+            pit.store({"id": "b"}, HOUR, session=connection)
 
 
 class TestRefusals:
