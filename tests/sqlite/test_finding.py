@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 
 import attrs
@@ -165,6 +165,6 @@ def test_a_search_makes_no_index(backend, record):
     backend.put([record("a", kind="mail")])
     assert [each.id for each in backend.find(Query(kind="mail"), 10, None)] == ["a"]
     backend.tally_by_kind()
-    with sqlite3.connect(backend._path) as connection:
+    with closing(sqlite3.connect(backend._path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")}
     assert KINDS not in names
