@@ -100,8 +100,6 @@ def listen(
     if command is None:
         # A message is acknowledged when its line was written. If stdout is closed, the message would be lost unseen.
         needs_stdout("listen")
-    # A listener that waits may be started before the first message is stored.
-    opened = settings.open_existing() if once else settings.open()
     options = ListenOptions.of(
         lock_time=lock_time,
         loop_time=loop_time,
@@ -111,6 +109,8 @@ def listen(
         kinds=kinds or None,
     )
     throttles = () if rate is None else (Throttle(rate),)
+    # After the options, so that a wrong one leaves no store open. A listener that waits may be started before the first message is stored.
+    opened = settings.open_existing() if once else settings.open()
     with opened as pit, Listener(open_intake(pit, options, throttles=throttles)) as listener:
         with draining(listener) as urgency, _output(command, settings, listener):
             session = _Session(settings, pit, listener, urgency)
