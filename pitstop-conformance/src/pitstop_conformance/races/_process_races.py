@@ -32,6 +32,7 @@ _PROCESSES = 4
 _RECORDS = 20_000 if LARGE else 300
 _ROUNDS = 250 if LARGE else 25
 _VERSIONS = 400 if LARGE else 40
+_EDITS = 10_000 if LARGE else 100
 #: Milliseconds of the leases that end while a process settles. They are short, because the test waits for their end.
 _SHORT = 12
 
@@ -179,6 +180,42 @@ class ProcessRaces(Forking):
 
         assert sorted(created) == names
         assert shared.tally().scheduled == len(names)
+
+    @pytest.mark.usefixtures("conditional")
+    def test_a_message_that_one_process_edits_while_another_sends_it_is_sent_once(
+        self, shared: Backend, processes: Processes
+    ) -> None:
+        """The edit either comes first, and the new body is sent, or it changes nothing."""
+
+        def edit(backend: Backend, say: Say) -> list[tuple[str, int]]:
+            last: list[tuple[str, int]] = []
+            with pitstop.init({"type": backend}) as pit:
+                for n in range(_EDITS):
+                    name = pit.store({"id": f"{n:05}", "n": 1})
+                    entry, edited = pit.get(name), False
+                    if entry is not None:
+                        with contextlib.suppress(pitstop.Conflict):
+                            pit.store({"id": name, "n": 2}, if_revision=entry.revision)
+                            edited = True
+                    last.append((name, 1 + edited))
+                pit.store({"id": "end", "n": 1})
+            return last
+
+        def send(backend: Backend, say: Say) -> list[tuple[str, int]]:
+            sent: list[tuple[str, int]] = []
+            ended = False
+            with pitstop.init({"type": backend}) as pit, pit.listen(lock_time="10m") as listener:
+                while not ended or pit.entries(limit=1):
+                    delivery = listener.get(timeout=0)
+                    if delivery is not None:
+                        sent.append((delivery.id, delivery.msg["n"]))
+                        delivery.ack(wait=True)
+                        ended = ended or delivery.id == "end"
+            return sent
+
+        last, sent = processes.together(edit, send)
+
+        assert sorted(sent) == [*last, ["end", 1]]
 
     def test_an_ack_against_an_expiry_has_one_winner_among_processes(
         self, shared: Backend, open_backend: Handles, processes: Processes
