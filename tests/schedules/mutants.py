@@ -167,6 +167,11 @@ def an_ack_raises_when_no_thread_can_be_started(stack):
 # The end.
 
 
+@mutant("closing", "the_program_ends_while_claimed_messages_are_given_back", "no handler has it")
+def the_exit_does_not_wait_for_messages_that_are_given_back(stack):
+    put(stack, _leftovers.Leftovers, "busy", False)
+
+
 @mutant("closing", "a_listener_is_dropped_and_the_pitstop_closed", "")
 def a_dropped_listener_is_forgotten(stack):
     real = _intake.Intake.abandon

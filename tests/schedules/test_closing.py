@@ -337,6 +337,20 @@ def the_program_ends_after_a_listener_was_dropped(world: World):
 
 
 @cases.add()
+def the_program_ends_while_claimed_messages_are_given_back(world: World):
+    world.open()
+    listener = world.pit.listen(prefetch=4)
+    with world.scheduler.calm():
+        world.store_many(*"abcd")
+        world.ack(world.get(listener, None))
+        world.sleep(0.05)
+    world.forget_given()
+    # The thread of the listener gives the others back.
+    del listener
+    _at_exit(world)
+
+
+@cases.add()
 def the_program_ends_while_another_thread_iterates(world: World):
     world.open()
     listener = world.pit.listen()

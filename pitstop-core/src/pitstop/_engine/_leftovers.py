@@ -58,6 +58,13 @@ class Leftovers:
         self._wait_for_others = wait_for_others
         # Held by the thread that gives back the buffer. Reentrant: a signal handler may close the listener meanwhile.
         self._giving_back = RLock()
+        # The threads that give back messages. Each adds itself before it takes messages out of the buffer.
+        self._givers: list[int] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread is giving back messages, which are in the buffer no more."""
+        return bool(self._givers)
 
     @unbroken
     def give_back_all(self, *, log: bool = True) -> int:
@@ -65,11 +72,16 @@ class Leftovers:
 
         :param log: False when the caller reports it.
         """
-        # One at a time, so that a thread that closes the session comes after one that has taken messages out.
-        with self._giving_back:
-            buffer = self._buffer
-            taken = [*buffer.take_late(), *buffer.take_all(), *self._suspects.take_all()]
-            return self._claimer.give_back(taken, log=log)
+        me = get_ident()
+        self._givers.append(me)
+        try:
+            # One at a time, so that a thread that closes the session comes after one that has taken messages out.
+            with self._giving_back:
+                buffer = self._buffer
+                taken = [*buffer.take_late(), *buffer.take_all(), *self._suspects.take_all()]
+                return self._claimer.give_back(taken, log=log)
+        finally:
+            self._givers.remove(me)
 
     def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back the buffer, ring ``given_back``, write what is pending, ring ``settled``. If it fails, try again later."""
@@ -124,6 +136,7 @@ class Leftovers:
     def after_fork(self) -> None:
         """Replace the lock, which a thread of the parent may hold."""
         self._giving_back = RLock()
+        self._givers = []
 
     def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
         """Write and give back everything, for a thread that has stopped the listener, and waits for a bell."""
