@@ -56,7 +56,11 @@ def test_a_cancelled_call_ends_after_the_batch_that_is_being_written(by):
                     ended.set()
 
             # The call has the only reference to the generator, which is closed when the call ends.
-            call = pit.remove_many(ids(), progress=progress) if by == "ids" else pit.remove_many(prefix="a", progress=progress)
+            call = (
+                pit.remove_many(ids(), progress=progress)
+                if by == "ids"
+                else pit.remove_many(prefix="a", progress=progress)
+            )
             task = asyncio.create_task(call)
             del call
             await entered(store.entered)

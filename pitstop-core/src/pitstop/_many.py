@@ -73,6 +73,7 @@ class ChangingMany:
         :param progress: called after each batch with the number of messages so far. If it raises, the call ends with that error.
         :raises PitstopError: if an argument cannot be used, or there is neither ``ids`` nor a condition.
         :raises MessageError: if one of the ``ids`` cannot be an id. The batches before it were done.
+        :raises Conflict: if other programs change one of the messages all the time, so that it cannot be removed on a condition.
         :raises OutcomeUnknown: if a reply was lost. Its ``ids`` name the messages that may have been removed.
         :raises Unsupported: if the store can remove no message on a condition.
         """
@@ -234,6 +235,10 @@ class ChangingMany:
                 applied = self._session.backend.delete_many(ids, query)
         except OutcomeUnknown as error:
             supersede(self._session.events, error.ids or ids)
+            raise
+        except Conflict:
+            # All messages of the batch but one may be gone.
+            supersede(self._session.events, ids)
             raise
         gone = [id for id, done in zip(ids, applied, strict=True) if done]
         self._forget(gone)

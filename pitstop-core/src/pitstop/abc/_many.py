@@ -68,6 +68,8 @@ class Many:
 
         :param query: remove only records that match at the moment of the removal. A record that was changed in between, so that
             it does not match any more, stays. None: remove all.
+        :raises pitstop.Conflict: with a ``query``, if other programs change one of the records all the time. The others of the
+            batch may be removed.
         :raises pitstop.Unsupported: with a ``query``, without :attr:`pitstop.abc.Capability.BULK` and :attr:`pitstop.abc.Capability.CONDITIONAL`.
         """
         if query is None:

@@ -112,7 +112,9 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
         if line == text:
             raise
         context = error.ctx if isinstance(error, click.UsageError) else None
-        raise (click.ClickException(line) if context is None else click.UsageError(line, context)) from None
+        replaced = click.ClickException(line) if context is None else click.UsageError(line, context)
+        replaced.exit_code = error.exit_code
+        raise replaced from None
     except StdoutFailed as failure:
         if failure.unread:
             # The reader wants no more.
