@@ -111,10 +111,12 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
         line = _in_one_line(text, settings)
         if line == text:
             raise
+        if type(error).format_message is click.ClickException.format_message and not isinstance(error, click.UsageError):
+            # The exit code is that of the type.
+            error.message = line
+            raise
         context = error.ctx if isinstance(error, click.UsageError) else None
-        replaced = click.ClickException(line) if context is None else click.UsageError(line, context)
-        replaced.exit_code = error.exit_code
-        raise replaced from None
+        raise (click.ClickException(line) if context is None else click.UsageError(line, context)) from None
     except StdoutFailed as failure:
         if failure.unread:
             # The reader wants no more.
