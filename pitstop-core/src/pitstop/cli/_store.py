@@ -18,7 +18,7 @@ from pitstop._values._schedule import CatchUp, Interval
 from pitstop._values._stored import Done, IfExists
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._lines import batches, size_of, without_mark
-from pitstop.cli._messages import BYTE_ORDER_MARK, read_message
+from pitstop.cli._messages import BYTE_ORDER_MARK, NoMessage, read_message
 from pitstop.cli._output import print_json, print_line, progress, say, warn
 from pitstop.cli._policies import Policies, policy_options
 from pitstop.cli._rules import rule_of, rule_options
@@ -44,12 +44,6 @@ _OPTIONS = {
     "so if_revision names no message": "so --if-revision names no message",
     "stored with if_revision": "stored with --if-revision",
 }
-
-
-class _NoMessage(click.ClickException):
-    """The argument is no message: the command is used wrongly. The error is one line, because it is not about the options."""
-
-    exit_code = 2
 
 
 @attrs.frozen
@@ -220,7 +214,7 @@ def store(
         try:
             found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
         except MessageError as error:
-            raise _NoMessage(str(error)) from error
+            raise NoMessage(str(error)) from error
         with settings.open() as pit:
             _warn_unless_durable(pit)
             stored = plan.store(pit, found)
