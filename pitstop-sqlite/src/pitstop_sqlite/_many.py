@@ -34,7 +34,9 @@ def read_portion(connection: sqlite3.Connection, ids: Sequence[str]) -> tuple[li
     size = 0
     for number, row in enumerate(_rows(connection, ids), start=1):
         if row is not None:
-            size += len(row[_MSG])
+            message = row[_MSG]
+            # A table that is not STRICT may hold another value.
+            size += len(message) if type(message) is bytes else 0
             found.append(read_row(row))
         if size >= PORTION:
             return found, ids[number:]

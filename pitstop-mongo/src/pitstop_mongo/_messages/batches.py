@@ -21,7 +21,7 @@ from pitstop.abc import Damaged, Progress, Query, Record
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._client.run import Run
-from pitstop_mongo._messages.document import Found, read
+from pitstop_mongo._messages.document import Found, read, read_outline
 from pitstop_mongo._messages.storer import Write, encoded, expectation, portions
 
 
@@ -97,7 +97,7 @@ class Batches:
         sent: Sequence[str] = ()
         count = 0
         for number in range(_MOST_VERSIONS + 1):
-            found = self._read(run.link, left)
+            found = self._read(run.link, left, whole=removal.query is not None and removal.query.failing is not None)
             removal.note(sent, count, {each.id for each in found})
             chosen = [each for each in found if self._is_chosen(each, removal.query)]
             if not chosen:
@@ -141,10 +141,18 @@ class Batches:
             count += run.send_many(coll.bulk_write, requests, ordered=False).deleted_count
         return count
 
-    def _read(self, link: Link, ids: Collection[str]) -> list[Found]:
+    def _read(self, link: Link, ids: Collection[str], *, whole: bool = False) -> list[Found]:
+        """Return documents without their messages.
+
+        :param whole: whether the messages are read, too. Only sound messages fail.
+        """
+        if not ids:
+            return []
         wanted = {"_id": self._dialect.any_of(ids)}
         options = {"limit": len(ids), "batch_size": len(ids), **self._dialect.by_id}
-        return [read(each) for each in link.handles.raw.find(wanted, **options)] if ids else []
+        if whole:
+            return [read(each).bare for each in link.handles.raw.find(wanted, **options)]
+        return [read_outline(each) for each in link.handles.raw.find(wanted, {"msg": 0}, **options)]
 
     def _is_chosen(self, found: Found, query: Query | None) -> bool:
         return query is None or query.matches(found.content, self._connection.now_us() // 1000)
