@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
+import subprocess
 
 from contextlib import closing
 from datetime import timedelta
 
 import pytest
 
+from consume.kit import until
 from pitstop import BackendUnavailable, Pitstop
 
 
@@ -224,3 +228,31 @@ def test_a_message_argument_that_is_no_message_is_a_usage_error(invoke, shop):
 
 def test_a_list_that_is_cut_names_a_higher_limit(invoke, shop):
     assert "Give a higher --limit, or --all." in invoke("list", "--limit", "2").stderr
+
+
+def test_ctrl_c_tells_how_many_were_done(spawn, pit):
+    pit.store_many([({"id": f"x{n:04}"}, timedelta(hours=1)) for n in range(1200)])
+    process = spawn("remove", "-", stdin=subprocess.PIPE)
+    process.stdin.write("".join(f"x{n:04}\n" for n in range(1200)))
+    process.stdin.flush()
+    # Two batches of 500 are removed. The command waits for the rest of the third one.
+    until(lambda: pit.stats().scheduled == 200)
+
+    process.send_signal(signal.SIGINT)
+
+    stdout, stderr = process.communicate(timeout=30)
+    assert stdout == ""
+    assert "Before that, 1,000 messages were removed. Run the command again to go on." in stderr
+    assert process.returncode == 1
+    assert "Traceback" not in stderr
+    assert pit.stats().scheduled == 200
+
+
+def test_a_change_whose_count_has_no_reader_is_done(spawn, shop):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = spawn("remove", "--prefix", "order-7:", stdout=writer)
+    os.close(writer)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (0, "")
+    assert ids(shop) == ["order-8:00", "order-8:01", "order-8:02"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import bson
 import pytest
 
 from mongo.commands import Commands
@@ -209,6 +210,15 @@ def test_damaged_documents_are_removed_with_the_others(backend, coll, record, fi
     backend.put([record(id) for id in "ab"])
     coll.update_one({"_id": "b"}, {"$set": fields})
     assert backend.delete_many(["a", "b"]) == [True, True]
+
+
+def test_a_kind_that_is_code_is_no_kind(backend, coll, record):
+    """The driver's type for JavaScript code is a subclass of str."""
+    backend.put([record("a"), record("b")])
+    coll.update_one({"_id": "a"}, {"$set": {"kind": bson.Code("mail")}})
+    assert dict(backend.tally_by_kind()).keys() == {""}
+    assert list(backend.find(Query(kind="mail"), 10, None)) == []
+    assert [each.kind for each in backend.get_portion(["a"])[0]] == [None]
 
 
 def test_an_id_is_no_operator(backend, coll, record):
