@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sqlite3
+import subprocess
+
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 
+from consume.kit import until
 from pitstop import BackendUnavailable, Pitstop
 
 
@@ -141,3 +148,111 @@ def test_a_command_that_names_no_messages_or_names_them_twice_is_an_error(invoke
     assert result.exit_code != 0
     assert text in " ".join(result.stderr.split())
     assert len(ids(shop)) == 15
+
+
+def test_a_dry_run_counts_an_id_that_comes_twice_once_as_the_change_does(invoke, lines, shop):
+    twice = "order-7:00\nnone\norder-7:00\norder-7:01\n" + "none\n" * 600 + "order-7:01\n"
+    for command in (["remove", "-"], ["reschedule", "-", "5d"]):
+        shown = lines(invoke(*command, "--dry-run", "--json", input=twice).stdout)
+        assert shown == [{"dry_run": True, "matching": 2}]
+    assert lines(invoke("reschedule", "-", "5d", "--json", input=twice).stdout) == [{"rescheduled": 2}]
+    assert lines(invoke("remove", "-", "--json", input=twice).stdout) == [{"removed": 2}]
+
+
+@pytest.mark.parametrize("by", [["--prefix", "order-7:0"], ["-"]], ids=["search", "ids"])
+def test_a_dry_run_leaves_out_damaged_messages_that_the_change_leaves_out(invoke, lines, shop, tmp_path, by):
+    with closing(sqlite3.connect(tmp_path / "test.db")) as connection, connection:
+        connection.execute("UPDATE pitstop_messages SET msg = 'no json' WHERE id = 'order-7:00'")
+        connection.execute(
+            "UPDATE pitstop_messages SET due = NULL, token = 't' WHERE id IN ('order-7:00', 'order-7:01')"
+        )
+    given = "".join(f"order-7:0{n}\n" for n in range(10))
+    for command, name in ((["redrive"], "redriven"), (["reschedule", "5d"], "rescheduled"), (["remove"], "removed")):
+        arguments = [command[0], *by, *command[1:], "--json"]
+        shown = lines(invoke(*arguments, "--dry-run", input=given).stdout)
+        (done,) = lines(invoke(*arguments, input=given).stdout)
+        assert shown == [{"dry_run": True, "matching": done[name]}]
+        assert done[name] == {"redriven": 1, "rescheduled": 9, "removed": 10}[name]
+
+
+@pytest.mark.parametrize("arguments", [["-1h"], ["-1h30m"], ["--", "-1h"]], ids=" ".join)
+def test_a_message_is_rescheduled_into_the_past(invoke, shop, arguments):
+    assert invoke("reschedule", "order-8:00", *arguments).exit_code == 0
+    assert ids(shop, state="due", due_before="-59m") == ["order-8:00"]
+    assert invoke("reschedule", "--due-before", "-59m", "--prefix", "order-8:", *arguments).stdout in {
+        "Rescheduled 1 message\n",
+        "Rescheduled 0 messages\n",
+    }
+    assert ids(shop, state="due") == ["order-8:00"]
+
+
+def test_a_time_in_the_past_goes_with_all_other_arguments(invoke, shop):
+    assert invoke("reschedule", "-", "-2h", input="order-8:00\norder-8:01").stdout == "Rescheduled 2 messages\n"
+    assert invoke("reschedule", "-1h", "--prefix", "order-8:").stdout == "Rescheduled 3 messages\n"
+    assert ids(shop, state="due", due_before="-59m") == ["order-8:00", "order-8:01", "order-8:02"]
+    result = invoke("reschedule", "order-8:00", "-1x")
+    assert result.exit_code == 2
+    assert "'1x' is no duration" in " ".join(result.stderr.split())
+    assert "No such option" in invoke("reschedule", "order-8:00", "-x").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["store", "{}", "--every", "90m", "--jitter", "2h"], "--jitter 2h is not shorter than the 1h30m"),
+        (["store", "{}", "--cron", "*/90 * * * *"], "as in --every 90m."),
+        (["store", "{}", "--cron", "@every 2h"], "Give --every 2h in place of it."),
+        (["store", "{}", "--cron", "H * * * *"], "and --jitter."),
+        (["store", "{}", "--rrule", "FREQ=DAILY;COUNT=3"], "Give an end in place of it: --until."),
+        (["store", "{}", "--rrule", "FREQ=DAILY;UNTIL=20310101T000000Z"], "The end of the series is given by --until"),
+        (["preview", "*/90 * * * *"], "as in '90m'."),
+        (["pause", "order-7:00", "--until", "0s"], "--until 0s has passed"),
+        (["pause", "--kind", "mail", "--until", "0s"], "or leave --until out: then 'pitstop resume' ends the pause."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_name_options_and_no_python(invoke, shop, arguments, text):
+    result = invoke(*arguments)
+    assert result.exit_code != 0
+    said = " ".join(result.stderr.split())
+    assert text in said
+    for python in ("timedelta", "Every(", "store(", "resume()"):
+        assert python not in said
+
+
+def test_a_message_argument_that_is_no_message_is_a_usage_error(invoke, shop):
+    # The last error holds a byte that is escaped in the line that is printed.
+    for text in ("no json", "[1]", '{"id": 1}', '{"id": "a"}\0'):
+        assert invoke("store", text).exit_code == 2
+
+
+def test_a_list_that_is_cut_names_a_higher_limit(invoke, shop):
+    assert "Give a higher --limit, or --all." in invoke("list", "--limit", "2").stderr
+
+
+def test_ctrl_c_tells_how_many_were_done(spawn, pit):
+    pit.store_many([({"id": f"x{n:04}"}, timedelta(hours=1)) for n in range(1200)])
+    process = spawn("remove", "-", stdin=subprocess.PIPE)
+    process.stdin.write("".join(f"x{n:04}\n" for n in range(1200)))
+    process.stdin.flush()
+    # Two batches of 500 are removed. The command waits for the rest of the third one.
+    until(lambda: pit.stats().scheduled == 200)
+
+    process.send_signal(signal.SIGINT)
+
+    stdout, stderr = process.communicate(timeout=30)
+    assert stdout == ""
+    assert "Before that, 1,000 messages were removed. Run the command again to go on." in stderr
+    assert process.returncode == 1
+    assert "Traceback" not in stderr
+    assert pit.stats().scheduled == 200
+
+
+def test_a_change_whose_count_has_no_reader_is_done(spawn, shop):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = spawn("remove", "--prefix", "order-7:", stdout=writer)
+    os.close(writer)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (0, "")
+    assert ids(shop) == ["order-8:00", "order-8:01", "order-8:02"]

@@ -213,7 +213,7 @@ def test_a_message_that_cannot_be_stored_is_refused_with_its_path(invoke, pit, m
     if text is None:
         assert result.exit_code == 0
         return
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert text in result.stderr
     assert result.stderr.count("\n") == 1
     assert pit.entries() == []
@@ -269,7 +269,7 @@ def test_schedules_that_make_no_sense_are_refused_by_core(invoke, pit, args, tex
 
 def test_an_id_in_the_message_and_another_one_in_the_option_is_an_error(invoke):
     result = invoke("store", '{"id": "a"}', "--id", "b")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Leave out one of the two" in result.stderr
 
 

@@ -263,7 +263,7 @@ class Plain(MemoryBackend):
     """A backend that is older than batches."""
 
     capabilities = Capability.CONDITIONAL
-    find, get_many = Backend.find, Backend.get_many
+    find, find_places, get_many = Backend.find, Backend.find_places, Backend.get_many
     delete_many, put_many_if = Backend.delete_many, Backend.put_many_if
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import attrs
+import bson
 import pytest
 
 from mongo.commands import Commands
 from mongo.conftest import START
-from pitstop import BackendUnavailable, OutcomeUnknown
+from pitstop import BackendUnavailable, Conflict, OutcomeUnknown
 from pitstop.abc import Progress, Query
 
 
@@ -75,6 +76,56 @@ def test_a_removal_does_not_take_a_message_that_was_stored_meanwhile(backend, op
     assert backend.get("a2").revision == "new"
     # The new version of the third one matches, too.
     assert len(commands) == 2
+
+
+def interfering(monkeypatch, coll, interfere):
+    """Run ``interfere`` before each command that deletes many documents, so after the read of a removal."""
+    real = type(coll).delete_many
+
+    def first_interfere(self, filter, **options):
+        interfere()
+        return real(self, filter, **options)
+
+    monkeypatch.setattr(type(coll), "delete_many", first_interfere)
+
+
+def test_two_removals_count_no_message_twice(backend, open_backend, clock, record, coll, monkeypatch):
+    other = open_backend(clock=clock)
+    backend.put([record(f"a{n}") for n in range(6)])
+    interfering(monkeypatch, coll, lambda: [other.delete(f"a{n}") for n in (1, 4)])
+    every = [f"a{n}" for n in range(6)]
+    assert sum(backend.delete_many(every, Query(prefix="a"))) == 4
+    assert list(backend.scan(None, 10, None)) == []
+
+
+@pytest.mark.parametrize("query", [Query(prefix="a"), None], ids=str)
+def test_a_message_that_changes_all_the_time_is_no_silent_failure(
+    backend, open_backend, clock, record, coll, monkeypatch, query
+):
+    """On a condition the removal gives up with an error that names the message. Without one it removes any version."""
+    other, numbers = open_backend(clock=clock), iter(range(1000))
+    backend.put([record("a1"), record("a2")])
+    interfering(monkeypatch, coll, lambda: other.put([record("a2", revision=f"r{next(numbers)}")]))
+    if query is None:
+        assert backend.delete_many(["a1", "a2"], None) == [True, True]
+        return
+    with pytest.raises(Conflict, match="'a2' was not removed") as conflict:
+        backend.delete_many(["a1", "a2"], query)
+    assert conflict.value.id == "a2"
+    assert [each.id for each in backend.scan(None, 10, None)] == ["a2"]
+
+
+def test_a_message_that_rests_at_last_is_removed(backend, open_backend, clock, record, coll, monkeypatch):
+    other, numbers = open_backend(clock=clock), iter(range(1000))
+    backend.put([record("a1"), record("a2")])
+
+    def change():
+        number = next(numbers)
+        if number < 49:
+            other.put([record("a2", revision=f"r{number}")])
+
+    interfering(monkeypatch, coll, change)
+    assert backend.delete_many(["a1", "a2"], Query(prefix="a")) == [True, True]
 
 
 @DOUBTS
@@ -159,6 +210,15 @@ def test_damaged_documents_are_removed_with_the_others(backend, coll, record, fi
     backend.put([record(id) for id in "ab"])
     coll.update_one({"_id": "b"}, {"$set": fields})
     assert backend.delete_many(["a", "b"]) == [True, True]
+
+
+def test_a_kind_that_is_code_is_no_kind(backend, coll, record):
+    """The driver's type for JavaScript code is a subclass of str."""
+    backend.put([record("a"), record("b")])
+    coll.update_one({"_id": "a"}, {"$set": {"kind": bson.Code("mail")}})
+    assert dict(backend.tally_by_kind()).keys() == {""}
+    assert list(backend.find(Query(kind="mail"), 10, None)) == []
+    assert [each.kind for each in backend.get_portion(["a"])[0]] == [None]
 
 
 def test_an_id_is_no_operator(backend, coll, record):

@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from pitstop.abc import Query
+from pitstop_sqlite import SqliteBackend
 
 
 FEW, MANY = 300, 20_000
@@ -168,3 +169,23 @@ def test_a_search_makes_no_index(backend, record):
     with closing(sqlite3.connect(backend._path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")}
     assert KINDS not in names
+
+
+def test_a_tally_by_kind_leaves_out_a_number_in_the_place_of_a_kind(tmp_path, record):
+    """Another program may have made the table without STRICT."""
+    path = tmp_path / "lax.db"
+    SqliteBackend.from_options({"path": path}).close()
+    with closing(sqlite3.connect(path)) as connection:
+        (table,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'pitstop_messages'").fetchone()
+        connection.execute("DROP TABLE pitstop_messages")
+        # A column without a type keeps the number as a number.
+        connection.execute(table.removesuffix(" STRICT").replace("kind TEXT", "kind"))
+        connection.execute("CREATE INDEX pitstop_messages_due ON pitstop_messages (due)")
+    with closing(SqliteBackend.from_options({"path": path})) as backend:
+        backend.put([record("a", kind="mail"), record("b")])
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE pitstop_messages SET kind = 7 WHERE id = 'b'")
+
+        assert dict(backend.tally_by_kind()).keys() == {"mail"}
+        assert [each.id for each in backend.find(Query(kind="mail"), 10, None)] == ["a"]
+        assert {each.id for each in backend.get_portion(["a", "b"])[0]} == {"a", "b"}

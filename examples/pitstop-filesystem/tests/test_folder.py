@@ -40,6 +40,20 @@ def test_a_folder_that_another_process_holds_is_unavailable_and_then_not(backend
     assert backend.get("a") == record("a")
 
 
+def test_an_id_that_stands_for_no_bytes_keeps_no_search_from_the_others(path):
+    r"""JSON can write any surrogate, as in ``\ud800``. Such an id has no place in the order of ids."""
+    with pitstop.init({"type": "filesystem", "path": path, "sync": False}) as pit:
+        pit.store_many([({"id": f"a{n}"}, "1h") for n in range(3)])
+        damaged = next(each for each in (path / "messages").iterdir() if b'"a1"' in each.read_bytes())
+        damaged.write_bytes(damaged.read_bytes().replace(b'"a1"', rb'"a\ud800"'))
+
+        assert [each.id for each in pit.entries(prefix="a")] == ["a0", "a2"]
+        page = pit.entries(limit=2)
+        assert [each.id for each in page] == ["a0", "a2"]
+        assert pit.entries(after=page[-1]) == []
+        assert pit.remove_many(prefix="a") == 2
+
+
 def test_a_folder_that_is_gone_is_unavailable(backend, path):
     shutil.rmtree(path)
 

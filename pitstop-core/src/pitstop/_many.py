@@ -1,7 +1,8 @@
 """ChangingMany: the methods of the facade that remove, redrive or reschedule many messages, batch by batch.
 
 Each batch is a call of its own. Between two batches nothing is held, so that the caller's iterable and its ``progress`` may use
-Pitstop, and other threads go on. The memory holds one batch.
+Pitstop, and other threads go on. The memory holds the ids of one batch. Changes that need the messages read and write a part of a
+batch at a time, as :meth:`pitstop.abc.Backend.get_portion` bounds it. A removal reads no messages here.
 
 Threads: the one that calls.
 """
@@ -34,14 +35,16 @@ from pitstop.abc._query import Place
 
 __all__ = ["ChangingMany"]
 
-#: How many messages one batch has. Their bodies are in the memory at the same time.
+#: How many messages one batch has.
 _BATCH = 500
 #: How many characters of a revision are the same in all revisions of a call of ``reschedule_many``. The others are as many.
 _MARK = 16
 
 _Content = Record | Damaged
-#: Changes the messages of a page, those that match the query, and returns how many it has changed.
-_Change = Callable[[Sequence[_Content], Query | None], int]
+#: Changes the messages with these ids, those that match the query, and returns how many it has changed.
+_Do = Callable[[Sequence[str], Query | None], int]
+#: Changes messages that were read, and returns how many it has changed, and the ids of those that are to be read again.
+_Change = Callable[[Sequence[_Content], Query | None], tuple[int, Sequence[str]]]
 
 
 class ChangingMany:
@@ -73,13 +76,14 @@ class ChangingMany:
         :param progress: called after each batch with the number of messages so far. If it raises, the call ends with that error.
         :raises PitstopError: if an argument cannot be used, or there is neither ``ids`` nor a condition.
         :raises MessageError: if one of the ``ids`` cannot be an id. The batches before it were done.
+        :raises Conflict: if other programs change one of the messages all the time, so that it cannot be removed on a condition.
         :raises OutcomeUnknown: if a reply was lost. Its ``ids`` name the messages that may have been removed.
         :raises Unsupported: if the store can remove no message on a condition.
         """
         query = self._query(ids, state, kind, prefix, due_before, due_after, failing)
         if query is not None:
-            return self._by_query(query, self._remove, progress)
-        return self._by_ids(ids, self._remove_ids, progress)
+            return self._by_query(query, self._delete, progress)
+        return self._by_ids(ids, self._delete, progress)
 
     def redrive_many(
         self,
@@ -106,11 +110,12 @@ class ChangingMany:
         :raises OutcomeUnknown: if a reply was lost. Its ``ids`` name the messages that may have been redriven.
         """
         query = self._query(ids, state, kind, prefix, due_before, due_after, failing)
+        redrive_some = partial(self._change, change=self._redrive)
         if query is None:
-            return self._by_ids(ids, partial(self._change_ids, change=self._redrive), progress)
+            return self._by_ids(ids, redrive_some, progress)
         if query.state not in {None, "dead"}:
             return 0
-        return self._by_query(attrs.evolve(query, state="dead"), self._redrive, progress)
+        return self._by_query(attrs.evolve(query, state="dead"), redrive_some, progress)
 
     def reschedule_many(
         self,
@@ -145,9 +150,10 @@ class ChangingMany:
         now_us = self._checked_now()
         due, _ = plan(when, None, None, None, None, now_us)
         change = partial(self._reschedule, due=due, now_us=now_us, mark=new_revision()[:_MARK])
+        reschedule_some = partial(self._change, change=change)
         if query is not None:
-            return self._by_query(query, change, progress)
-        return self._by_ids(ids, partial(self._change_ids, change=change), progress)
+            return self._by_query(query, reschedule_some, progress)
+        return self._by_ids(ids, reschedule_some, progress)
 
     @entrance
     def _query(
@@ -188,17 +194,17 @@ class ChangingMany:
         check_conditional(self._session)
         return self._session.backend.now()
 
-    def _by_ids(self, ids: object, do: Callable[[Sequence[str]], int], progress: Callable[[int], object] | None) -> int:
+    def _by_ids(self, ids: object, do: _Do, progress: Callable[[int], object] | None) -> int:
         count = 0
         given = some_ids(ids)
         # Read outside of any call of Pitstop: a generator may call Pitstop itself.
         for batch in _batches(given):
-            count += do(batch)
+            count += self._batch(batch, do)
             if progress is not None:
                 progress(count)
         return count
 
-    def _by_query(self, query: Query, do: _Change, progress: Callable[[int], object] | None) -> int:
+    def _by_query(self, query: Query, do: _Do, progress: Callable[[int], object] | None) -> int:
         count, after = 0, None
         while True:
             done, after = self._page(query, after, do)
@@ -209,24 +215,18 @@ class ChangingMany:
                 return count
 
     @entrance
-    def _page(self, query: Query, after: Place | None, do: _Change) -> tuple[int, Place | None]:
+    def _batch(self, ids: Sequence[str], do: _Do) -> int:
+        self._session.flush(ids)
+        return do(ids, None)
+
+    @entrance
+    def _page(self, query: Query, after: Place | None, do: _Do) -> tuple[int, Place | None]:
         """Change a page of a search. Return how many messages were changed, and the place of the last one; None after the last page."""
         # Acks that returned come first: the messages are gone.
         self._session.flush()
-        page = self._session.backend.find(query, _BATCH, after)
-        done = do(page, query) if page else 0
-        if len(page) < _BATCH:
-            return done, None
-        last = page[-1]
-        return done, ((last.due if isinstance(last, Damaged) else last.progress.due), last.id)
-
-    @entrance
-    def _remove_ids(self, ids: Sequence[str]) -> int:
-        self._session.flush(ids)
-        return self._delete(ids, None)
-
-    def _remove(self, page: Sequence[_Content], query: Query | None) -> int:
-        return self._delete([each.id for each in page], query)
+        page = self._session.backend.find_places(query, _BATCH, after)
+        done = do([id for _, id in page], query) if page else 0
+        return done, (None if len(page) < _BATCH else page[-1])
 
     def _delete(self, ids: Sequence[str], query: Query | None) -> int:
         try:
@@ -234,6 +234,10 @@ class ChangingMany:
                 applied = self._session.backend.delete_many(ids, query)
         except OutcomeUnknown as error:
             supersede(self._session.events, error.ids or ids)
+            raise
+        except Conflict:
+            # All messages of the batch but one may be gone.
+            supersede(self._session.events, ids)
             raise
         gone = [id for id, done in zip(ids, applied, strict=True) if done]
         self._forget(gone)
@@ -257,12 +261,19 @@ class ChangingMany:
             supersede(self._session.events, ids)
             self._session.forget(dict.fromkeys(ids))
 
-    @entrance
-    def _change_ids(self, ids: Sequence[str], change: _Change) -> int:
-        self._session.flush(ids)
-        return change(self._session.backend.get_many(ids), None)
+    def _change(self, ids: Sequence[str], query: Query | None, change: _Change) -> int:
+        """Read the messages with these ids portion by portion, and change those that match, each portion before the next one."""
+        backend = self._session.backend
+        count, left = 0, ids
+        while left:
+            read, left = backend.get_portion(left)
+            now = backend.now() // 1000
+            # Since the search they may have changed.
+            done, again = change([each for each in read if query is None or query.matches(each, now)], query)
+            count, left = count + done, [*left, *again]
+        return count
 
-    def _redrive(self, page: Sequence[_Content], query: Query | None) -> int:
+    def _redrive(self, page: Sequence[_Content], query: Query | None) -> tuple[int, Sequence[str]]:
         session = self._session
         now = session.backend.now() // 1000
         conditional = Capability.CONDITIONAL in session.capabilities
@@ -289,9 +300,11 @@ class ChangingMany:
                 f"Redrive again: that does no harm.",
                 ids=tuple(unknown),
             )
-        return count + sum(map(bool, applied))
+        return count + sum(map(bool, applied)), ()
 
-    def _reschedule(self, page: Sequence[_Content], query: Query | None, due: int, now_us: int, mark: str) -> int:
+    def _reschedule(
+        self, page: Sequence[_Content], query: Query | None, due: int, now_us: int, mark: str
+    ) -> tuple[int, Sequence[str]]:
         """Reschedule messages, each once in a call.
 
         A message that was made due may be claimed at once, and so come to a later page of the search with the end of its lease as
@@ -303,6 +316,7 @@ class ChangingMany:
         backend, now = session.backend, now_us // 1000
         storing = Storing(session, backend, now_us, at_once=True)
         count, tries = 0, 0
+        again: list[str] = []
         left = [each for each in page if isinstance(each, Record) and not each.revision.startswith(mark)]
         while items := [(moved, each) for each in left if (moved := reschedule(each, due, now)) != each]:
             if tries == MOST_READS:
@@ -322,7 +336,8 @@ class ChangingMany:
             count += sum(map(bool, stored))
             missed = [each.id for (_, each), done in zip(items, stored, strict=True) if not done]
             # They were changed meanwhile: read again, those that still match.
-            read = backend.get_many(missed) if missed else ()
+            read, rest = backend.get_portion(missed) if missed else ((), ())
+            again += rest
             at = backend.now() // 1000
             left = [
                 each
@@ -331,7 +346,7 @@ class ChangingMany:
                 and not each.revision.startswith(mark)
                 and (query is None or query.matches(each, at))
             ]
-        return count
+        return count, again
 
 
 def _batches(given: Iterator[object]) -> Iterator[Sequence[str]]:

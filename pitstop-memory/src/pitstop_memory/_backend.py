@@ -143,6 +143,17 @@ class MemoryBackend(Backend):
             )
             return [slot.copy() for slot in heapq.nsmallest(limit, slots, key=query.in_order)]
 
+    def find_places(
+        self, query: Query, limit: int, after: tuple[int | None, str] | None
+    ) -> Sequence[tuple[int | None, str]]:
+        now = self._now_ms()
+        turn = self._room.turn
+        with turn.lock, turn.call():
+            slots = (
+                slot for slot in self._room.shelf.slots() if query.matches(slot, now) and query.is_behind(slot, after)
+            )
+            return [(slot.progress.due, slot.id) for slot in heapq.nsmallest(limit, slots, key=query.in_order)]
+
     def tally_by_kind(self) -> Mapping[str, Tally]:
         turn = self._room.turn
         with turn.lock, turn.call():

@@ -178,6 +178,10 @@ class MongoBackend(Backend):
         return self._viewer.get_many(ids)
 
     @_one_call
+    def get_portion(self, ids: Sequence[str]) -> tuple[Sequence[Record | Damaged], Sequence[str]]:
+        return self._viewer.get_portion(ids)
+
+    @_one_call
     def get(self, id: str) -> Record | Damaged | None:
         return self._viewer.get(id)
 
@@ -188,6 +192,12 @@ class MongoBackend(Backend):
     @_one_call
     def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._finder.find(query, limit, after)
+
+    @_one_call
+    def find_places(
+        self, query: Query, limit: int, after: tuple[int | None, str] | None
+    ) -> Sequence[tuple[int | None, str]]:
+        return self._finder.find_places(query, limit, after)
 
     @_one_call
     def tally_by_kind(self) -> Mapping[str, Tally]:

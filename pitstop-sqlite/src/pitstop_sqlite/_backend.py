@@ -32,7 +32,7 @@ from pitstop_sqlite import _many, _statements
 from pitstop_sqlite._concerns import concerns_of
 from pitstop_sqlite._config import SqliteConfig
 from pitstop_sqlite._database import Database
-from pitstop_sqlite._finding import find, tally_by_kind
+from pitstop_sqlite._finding import find, find_places, tally_by_kind
 from pitstop_sqlite._pauses import change_pauses, read_pauses
 from pitstop_sqlite._rows import (
     LAST_INSTANT,
@@ -157,6 +157,10 @@ class SqliteBackend(Backend):
         with self._turn.lock, self._turn.call(), self._database as connection:
             return _many.read(connection, ids)
 
+    def get_portion(self, ids: Sequence[str]) -> tuple[Sequence[Record | Damaged], Sequence[str]]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            return _many.read_portion(connection, ids)
+
     def get(self, id: str) -> Record | Damaged | None:
         with self._turn.lock, self._turn.call(), self._database as connection:
             row = connection.execute(_statements.GET, (bindable(id),)).fetchone()
@@ -185,6 +189,15 @@ class SqliteBackend(Backend):
             # In one transaction no record is returned twice, or missed, because it moved between the statements.
             connection.execute("BEGIN")
             found = find(connection, query, limit, after, self._now_ms())
+            connection.execute("COMMIT")
+        return found
+
+    def find_places(
+        self, query: Query, limit: int, after: tuple[int | None, str] | None
+    ) -> Sequence[tuple[int | None, str]]:
+        with self._turn.lock, self._turn.call(), self._database as connection:
+            connection.execute("BEGIN")
+            found = find_places(connection, query, limit, after, self._now_ms())
             connection.execute("COMMIT")
         return found
 

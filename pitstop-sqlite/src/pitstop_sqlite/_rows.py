@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+import attrs
+
 from pitstop.abc import Damaged, Progress, Record, dump_message, floor_instant, load_message, read_record
 
 
@@ -17,6 +19,7 @@ __all__ = [
     "LAST_INSTANT",
     "MOST_COUNTED",
     "Row",
+    "bared",
     "bindable",
     "fresh_rows",
     "new_row",
@@ -204,6 +207,11 @@ def read_leased_row(row: Row, token: str, now: int, until: int, limit: int = 1) 
                 policy,
             )
         )
+
+
+def bared(content: Record | Damaged) -> Record | Damaged:
+    """Return a record with an empty message, for readers that need the rest."""
+    return content if isinstance(content, Damaged) else attrs.evolve(content, message={})
 
 
 def bindable(text: str) -> str | bytes:

@@ -122,3 +122,21 @@ class KeepsTheTimesOfMany(MemoryBackend):
         return super().put_many_if(
             [(attrs.evolve(record, progress=progress), revision, progress) for record, revision, progress in items]
         )
+
+
+@mutant("test_many_are_read_in_portions")
+class EndsAPortionTooEarly(MemoryBackend):
+    """Ends a portion at its first record, and forgets the ids behind it."""
+
+    def get_portion(self, ids: Sequence[str]) -> tuple[Sequence[Record | Damaged], Sequence[str]]:
+        return self.get_many(ids[:1]), ()
+
+
+@mutant("test_a_search_of_a_kind")
+class FindsOtherPlaces(MemoryBackend):
+    """Leaves the dead out of the places that changes go by."""
+
+    def find_places(
+        self, query: Query, limit: int, after: tuple[int | None, str] | None
+    ) -> Sequence[tuple[int | None, str]]:
+        return [place for place in super().find_places(query, limit, after) if place[0] is not None]

@@ -6,6 +6,7 @@ lock may have been waited for, and a lease lasts from the moment at which the lo
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import attrs
 from pitstop import BackendUnavailable, ConfigError, State
 from pitstop.abc import (
     LAST_INSTANT,
+    PORTION,
     Aside,
     Backend,
     BackendConfig,
@@ -72,7 +74,7 @@ class _Document:
             header = json.loads(first)
         except (ValueError, RecursionError):
             return None
-        return cls(header, message) if isinstance(header, dict) and isinstance(header.get("id"), str) else None
+        return cls(header, message) if isinstance(header, dict) and _is_id(header.get("id")) else None
 
     def dump(self) -> bytes:
         return json.dumps(self.header).encode() + b"\n" + self.message
@@ -191,6 +193,35 @@ class FilesystemBackend(Backend):
         with self._folder.locked() as names:
             found = [names.get(key_of(id)) for id in ids]
             return [record for name in found if name is not None and (record := self._record(name)) is not None]
+
+    def get_portion(self, ids: Sequence[str]) -> tuple[Sequence[Record | Damaged], Sequence[str]]:
+        found: list[Record | Damaged] = []
+        size = 0
+        with self._folder.locked() as names:
+            for number, id in enumerate(ids, start=1):
+                name = names.get(key_of(id))
+                document = None if name is None else _Document.parse(self._folder.read(name))
+                if name is not None and document is not None:
+                    size += len(document.message)
+                    found.append(document.record(name.due))
+                if size >= PORTION:
+                    return found, ids[number:]
+        return found, ()
+
+    # The default would hold pages of messages. This one holds a message at a time, and reads all files that may match.
+    def find_places(
+        self, query: Query, limit: int, after: tuple[int | None, str] | None
+    ) -> Sequence[tuple[int | None, str]]:
+        behind = (False, -1) if after is None or query.by_id else _place(*after)[:2]
+        with self._folder.locked() as names:
+            now = self._now_ms()
+            ahead = (self._record(name) for name in names.values() if _place(name.due, "")[:2] >= behind)
+            found = (
+                (query.in_order(each), (_held(each).due, each.id))
+                for each in ahead
+                if each is not None and query.matches(each, now) and query.is_behind(each, after)
+            )
+            return [place for _, place in heapq.nsmallest(limit, found)]
 
     def get(self, id: str) -> Record | Damaged | None:
         with self._folder.locked() as names:
@@ -375,6 +406,14 @@ class FilesystemBackend(Backend):
 
     def _now_ms(self) -> int:
         return self.clock.time_us() // 1000
+
+
+def _is_id(found: object) -> bool:
+    """Whether a value may be an id, sound or damaged. JSON can write surrogates that stand for no bytes."""
+    try:
+        return isinstance(found, str) and bool(found.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _fields(progress: Progress) -> dict[str, Any]:

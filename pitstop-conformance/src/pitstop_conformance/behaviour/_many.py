@@ -29,6 +29,22 @@ def _ids(pit: pitstop.Pitstop, **search: Any) -> list[str]:
     return [each.id for each in pit.entries(limit=10_000, **search)]
 
 
+def _in_each_state(pit: pitstop.Pitstop, listener: pitstop.Listener, batch: str, *, pauses: bool) -> None:
+    """Store a message in each state, and series. Their ids begin with ``batch``."""
+    pit.store({"id": f"{batch}-dead"})
+    next_of(listener).nack("boom")
+    pit.store({"id": f"{batch}-leased"})
+    next_of(listener)
+    pit.store({"id": f"{batch}-due"})
+    pit.store({"id": f"{batch}-scheduled"}, _HOUR)
+    pit.store({"id": f"{batch}-series"}, _NOW + _HOUR, None, _HOUR)
+    if pauses:
+        pit.store({"id": f"{batch}-paused"}, _HOUR)
+        pit.pause(f"{batch}-paused")
+        pit.store({"id": f"{batch}-paused-until"}, _NOW + _HOUR, None, _HOUR)
+        pit.pause(f"{batch}-paused-until", 3 * _HOUR)
+
+
 class ManyMessages(Kit):
     """Many messages that are removed, redriven or rescheduled at once."""
 
@@ -237,6 +253,41 @@ class ManyMessages(Kit):
                 assert delivery.scheduled_for == _NOW
                 delivery.ack()
         assert {each.due for each in pit.entries()} == {_NOW + _HOUR}
+
+    @pytest.mark.parametrize("by", ["ids", "search"])
+    @pytest.mark.parametrize("deed", ["remove", "redrive", "reschedule"])
+    def test_a_message_in_each_state_is_changed_as_by_itself(
+        self, make_pit: Callable[..., pitstop.Pitstop], backend: Backend, deed: str, by: str
+    ) -> None:
+        needs(backend, Capability.CONDITIONAL)
+        pit = make_pit(retry={"max_attempts": 1})
+        with pit.listen(prefetch=1) as listener:
+            found: list[dict[str, Any]] = []
+            for batch in ("one", "many"):
+                # The other batch comes to no listener meanwhile.
+                _in_each_state(pit, listener, batch, pauses=Capability.POLICIES in backend.capabilities)
+                names = sorted(_ids(pit, prefix=batch))
+                if batch == "one":
+                    for id in names:
+                        pit.reschedule(id, 2 * _HOUR) if deed == "reschedule" else getattr(pit, deed)(id)
+                else:
+                    change = getattr(pit, f"{deed}_many")
+                    options = {"when": 2 * _HOUR} if deed == "reschedule" else {}
+                    change(names, **options) if by == "ids" else change(prefix=batch, **options)
+                found.append(
+                    {
+                        each.id.removeprefix(batch): (
+                            each.state,
+                            each.due,
+                            each.scheduled_for,
+                            each.attempts,
+                            each.paused_until,
+                        )
+                        for each in pit.entries(prefix=batch)
+                    }
+                )
+                pit.remove_many(prefix=batch)
+            assert found[0] == found[1]
 
     def test_damaged_messages_are_removed_and_not_changed(self, orders: pitstop.Pitstop, backend: Backend) -> None:
         self.damage(backend, "order-7:1")

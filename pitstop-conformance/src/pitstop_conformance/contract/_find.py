@@ -75,7 +75,10 @@ def _read_all(backend: Backend, query: Query, size: int) -> list[Any]:
     seen: list[Any] = []
     while True:
         last = seen[-1] if seen else None
-        page = list(backend.find(query, size, None if last is None else (_due(last), last.id)))
+        place = None if last is None else (_due(last), last.id)
+        page = list(backend.find(query, size, place))
+        places = [(_due(each), each.id) for each in page]
+        assert list(backend.find_places(query, size, place)) == places, "both find the same records"
         assert len(page) <= size, "a page has at most `limit` records"
         assert set(ids(page)).isdisjoint(ids(seen)), "no page repeats a record of an earlier page"
         seen += page

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import pytest
 
-from pitstop.abc import Backend, Capability, Outcome, Progress, Query, Record
+from pitstop.abc import Backend, Capability, Damaged, Outcome, Progress, Query, Record
 from pitstop.testing import ManualClock
 from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import MINUTE, START, ids, lease_only, make_record, put_due, records, settlement
@@ -45,6 +46,22 @@ class ManyRecords(Kit):
         assert sorted(records(backend.get_many([*_IDS, "none"])), key=lambda each: each.progress.due or 0) == stored
         assert ids(backend.get_many(["a"])) == ["a"]
         assert list(backend.get_many(["none"])) == list(backend.get_many([])) == []
+
+    def test_many_are_read_in_portions(self, backend: Backend) -> None:
+        stored = [make_record(id, START + n, token="t") for n, id in enumerate(_IDS)]
+        backend.put(stored)
+        left: Sequence[str] = [*_IDS, "none"]
+        found: list[Record | Damaged] = []
+
+        while left:
+            before = list(left)
+            some, left = backend.get_portion(before)
+            found += some
+            assert set(left) < set(before), "each portion deals with at least one id"
+            assert set(ids(some)).isdisjoint(left)
+
+        assert sorted(records(found), key=lambda each: each.progress.due or 0) == stored
+        assert list(backend.get_portion([])[0]) == []
 
     def test_many_are_removed_by_their_ids_and_no_others(self, backend: Backend) -> None:
         put_due(backend, *_IDS, "b", "c")

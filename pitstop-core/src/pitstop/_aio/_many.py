@@ -1,14 +1,18 @@
 """AsyncChangingMany: the methods that remove, redrive or reschedule many messages, for event loops.
 
-Threads: the loop's thread.
+Each call runs in one thread, batch by batch. If its caller is cancelled, that thread begins no further batch.
+
+Threads: the loop's thread sets :class:`_Reins`; the thread of the call reads it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from asyncio import CancelledError
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from pitstop._decisions._search import some_ids
 from pitstop._pitstop import Pitstop
 from pitstop._values._entry import State
 from pitstop._values._schedule import Moment
@@ -20,7 +24,11 @@ _T = TypeVar("_T")
 
 
 class AsyncChangingMany(ABC):
-    """A part of :class:`pitstop.AsyncPitstop`."""
+    """A part of :class:`pitstop.AsyncPitstop`.
+
+    If one of these calls is cancelled, the wait ends at once. The batch that is being written is still written, and no other
+    batch is begun.
+    """
 
     @abstractmethod
     async def _do(self, method: Callable[..., _T], *args: Any, **options: Any) -> _T:
@@ -42,16 +50,16 @@ class AsyncChangingMany(ABC):
 
         :param ids: read in another thread, in which ``progress`` is called, too.
         """
-        return await self._do(
+        return await self._many(
             Pitstop.remove_many,
             ids,
+            progress,
             state=state,
             kind=kind,
             prefix=prefix,
             due_before=due_before,
             due_after=due_after,
             failing=failing,
-            progress=progress,
         )
 
     async def redrive_many(
@@ -70,16 +78,16 @@ class AsyncChangingMany(ABC):
 
         :param ids: read in another thread, in which ``progress`` is called, too.
         """
-        return await self._do(
+        return await self._many(
             Pitstop.redrive_many,
             ids,
+            progress,
             state=state,
             kind=kind,
             prefix=prefix,
             due_before=due_before,
             due_after=due_after,
             failing=failing,
-            progress=progress,
         )
 
     async def reschedule_many(
@@ -99,9 +107,10 @@ class AsyncChangingMany(ABC):
 
         :param ids: read in another thread, in which ``progress`` is called, too.
         """
-        return await self._do(
+        return await self._many(
             Pitstop.reschedule_many,
             ids,
+            progress,
             when=when,
             state=state,
             kind=kind,
@@ -109,5 +118,54 @@ class AsyncChangingMany(ABC):
             due_before=due_before,
             due_after=due_after,
             failing=failing,
-            progress=progress,
         )
+
+    async def _many(
+        self,
+        method: Callable[..., int],
+        ids: Iterable[str] | None,
+        progress: Callable[[int], object] | None,
+        **options: Any,
+    ) -> int:
+        reins = _Reins(progress)
+
+        def call(pit: Pitstop) -> int:
+            try:
+                reins.check()
+                return method(pit, None if ids is None else reins.over(some_ids(ids)), progress=reins.note, **options)
+            except _Ended:
+                # The caller does not wait any more, so it gets no count.
+                return 0
+
+        try:
+            return await self._do(call)
+        except CancelledError:
+            reins.cancelled = True
+            raise
+
+
+class _Ended(Exception):
+    """The caller of a call was cancelled."""
+
+
+class _Reins:
+    """Ends a call between two batches, and between two ids, once its caller was cancelled."""
+
+    def __init__(self, progress: Callable[[int], object] | None) -> None:
+        self._progress = progress
+        self.cancelled = False
+
+    def check(self) -> None:
+        if self.cancelled:
+            raise _Ended
+
+    def over(self, ids: Iterator[Any]) -> Iterator[Any]:
+        for each in ids:
+            self.check()
+            yield each
+        self.check()
+
+    def note(self, count: int) -> None:
+        if self._progress is not None:
+            self._progress(count)
+        self.check()

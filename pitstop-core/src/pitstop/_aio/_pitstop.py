@@ -57,7 +57,7 @@ class AsyncPitstop(AsyncListening, AsyncFinding, AsyncPausing, AsyncChangingMany
 
     The methods are those of :class:`pitstop.Pitstop`, with the same arguments and errors. Methods that ask the store are
     awaited, and run in a thread, in a copy of the caller's context. If such a call is cancelled, the wait ends, and the call is
-    done all the same.
+    done all the same. A call that changes many messages ends after the batch that is being written.
 
     ``async with`` opens the store at the beginning and closes it at the end.
     """

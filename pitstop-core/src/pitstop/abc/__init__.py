@@ -15,6 +15,7 @@ from pitstop.abc._kinds import AllBut, is_chosen
 from pitstop.abc._legacy import Legacy, LegacyPage
 from pitstop.abc._limits import MAX_ERROR_LENGTH, MAX_ID_LENGTH, MAX_KIND_LENGTH, MAX_MESSAGE_BYTES, message_size
 from pitstop.abc._loops import run_in_loop
+from pitstop.abc._many import PORTION
 from pitstop.abc._query import Query, filled, has_failed, tallies, tallies_by_scan
 from pitstop.abc._record import (
     PAUSED,
@@ -41,6 +42,7 @@ __all__ = [
     "MAX_KIND_LENGTH",
     "MAX_MESSAGE_BYTES",
     "PAUSED",
+    "PORTION",
     "SUITE_VERSION",
     "AllBut",
     "Aside",

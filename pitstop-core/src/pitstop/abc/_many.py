@@ -15,10 +15,12 @@ from pitstop.abc._query import Query, by_scan, tallies_by_scan
 from pitstop.abc._record import Damaged, Outcome, Progress, Record, Settlement, Tally
 
 
-__all__ = ["Many"]
+__all__ = ["PORTION", "Many"]
 
 #: How often a removal begins again because the record has changed since it was read.
 _MOST_READS = 50
+#: About how many bytes of messages :meth:`Many.get_portion` returns at most.
+PORTION = 8 * 1024 * 1024
 _BEING_REMOVED = "It is being removed. If this error stays, the removal was cut short: remove the message again."
 
 
@@ -27,6 +29,8 @@ class _Store(Protocol):
 
     def now(self) -> int: ...
     def get(self, id: str) -> Record | Damaged | None: ...
+    def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]: ...
+    def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]: ...
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool: ...
     def delete(self, id: str) -> bool: ...
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]: ...
@@ -49,6 +53,17 @@ class Many:
         """
         return by_scan(query, limit, after, self.now() // 1000, self.scan)
 
+    def find_places(
+        self: _Store, query: Query, limit: int, after: tuple[int | None, str] | None
+    ) -> Sequence[tuple[int | None, str]]:
+        """Return the ``(due, id)`` of each record that :meth:`find` returns, in the same order.
+
+        Changes of many messages search by it. Override it so that the messages themselves are not read, or not all of them are in
+        the memory at once: each may have 16 MB. Without an override this reads whole pages of records.
+        """
+        found = self.find(query, limit, after)
+        return [((each.due if isinstance(each, Damaged) else each.progress.due), each.id) for each in found]
+
     def tally_by_kind(self: _Store) -> Mapping[str, Tally]:
         """Return for each kind that has a record what :meth:`pitstop.abc.Backend.tally` returns for its records.
 
@@ -60,6 +75,14 @@ class Many:
         """Return the records with these distinct ids as they are now, in any order. Ids without a record are left out."""
         return [stored for id in ids if (stored := self.get(id)) is not None]
 
+    def get_portion(self: _Store, ids: Sequence[str]) -> tuple[Sequence[Record | Damaged], Sequence[str]]:
+        """Return records as :meth:`get_many` does, but only some of them if they are large, and the ids that are left to be read.
+
+        Override it so that one answer holds not much more than :data:`pitstop.abc.PORTION` bytes of messages. At least one id is
+        dealt with. Without an override this returns all records.
+        """
+        return self.get_many(ids), ()
+
     def delete_many(self: _Store, ids: Sequence[str], query: Query | None = None) -> Sequence[bool]:
         """Remove the records with these distinct ids, leased or not. Return for each whether it was removed.
 
@@ -68,6 +91,8 @@ class Many:
 
         :param query: remove only records that match at the moment of the removal. A record that was changed in between, so that
             it does not match any more, stays. None: remove all.
+        :raises pitstop.Conflict: with a ``query``, if other programs change one of the records all the time. The others of the
+            batch may be removed.
         :raises pitstop.Unsupported: with a ``query``, without :attr:`pitstop.abc.Capability.BULK` and :attr:`pitstop.abc.Capability.CONDITIONAL`.
         """
         if query is None:

@@ -20,6 +20,7 @@ from pitstop.cli._check import check
 from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
 from pitstop.cli._listen import listen
+from pitstop.cli._messages import NoMessage
 from pitstop.cli._pauses import pause, resume
 from pitstop.cli._ping import ping
 from pitstop.cli._plain import plain
@@ -111,8 +112,7 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
         line = _in_one_line(text, settings)
         if line == text:
             raise
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        raise (click.ClickException(line) if context is None else click.UsageError(line, context)) from None
+        raise _with_text(error, line) from None
     except StdoutFailed as failure:
         if failure.unread:
             # The reader wants no more.
@@ -127,6 +127,14 @@ def _told_in_one_line(settings: Settings | None) -> Iterator[None]:
             # A bug of Pitstop's own, for which the traceback is the report.
             raise
         raise click.ClickException(_in_one_line(said, settings)) from error
+
+
+def _with_text(error: click.ClickException, line: str) -> click.ClickException:
+    """Return an error with another text, and with the same exit code."""
+    if isinstance(error, NoMessage):
+        return NoMessage(line)
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return click.ClickException(line) if context is None else click.UsageError(line, context)
 
 
 def _complain_of(unwritten: StdoutFailed | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,15 +17,33 @@ from pitstop.cli._output import print_json, print_line
 from pitstop.cli._search import search_options
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
-from pitstop.cli._times import iso, moment_or_duration
+from pitstop.cli._times import iso, moment_or_distance
 
 
 __all__ = ["change_each", "emit_now", "release", "reschedule"]
 
+#: An argument that is meant as a distance into the past. No option begins with a digit.
+_DISTANCE = re.compile(r"-\d\S*")
 
-@click.command()
+
+class _WithDistance(click.Command):
+    """A command whose last argument may be a distance into the past, as in ``-1h``, which looks like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = [each for each in self.params if isinstance(each, click.Option) and not each.is_flag]
+        with_value = {name for each in options for name in each.opts}
+        for index, arg in enumerate(args):
+            if arg == "--":
+                break
+            if _DISTANCE.fullmatch(arg) and (not index or args[index - 1] not in with_value):
+                args = [*args[:index], *args[index + 1 :], "--", arg]
+                break
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_WithDistance)
 @click.argument("ids", metavar="[ID...|-]", nargs=-1)
-@click.argument("when", type=moment_or_duration, metavar="TIME|DURATION")
+@click.argument("when", type=moment_or_distance, metavar="TIME|DURATION")
 @search_options()
 @dry_run_option
 @common_options
@@ -31,7 +51,7 @@ __all__ = ["change_each", "emit_now", "release", "reschedule"]
 def reschedule(
     settings: Settings, /, ids: tuple[str, ...], when: datetime | timedelta, dry_run: bool, **search: Any
 ) -> None:
-    """Let messages come at another time: a time, or a duration from now.
+    """Let messages come at another time: a time, or a duration from now; '-1h' is an hour ago, so the message is due at once.
 
     Of a series, the current occurrence comes then, and the others stay. If a listener has a message, its lease ends.
 

@@ -62,7 +62,7 @@ def list_(settings: Settings, /, limit: int, everything: bool, **search: Any) ->
         else:
             more = _tabulate(pit, given(search), None if everything else limit)
     if more:
-        say(f"There are more than {limit}. Give --limit, or --all.")
+        say(f"There are more than {limit}. Give a higher --limit, or --all.")
 
 
 @click.command()
@@ -115,7 +115,7 @@ def remove(settings: Settings, /, ids: tuple[str, ...], dry_run: bool, **search:
     """
     many = chosen(ids, search, dry_run=dry_run)
     if many is not None:
-        many.do(settings, Deed("remove", "removed", Pitstop.remove_many))
+        many.do(settings, Deed("remove", "removed", Pitstop.remove_many, damaged=True))
         return
     errors = []
     with settings.open_existing() as pit:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-from pitstop import BackendUnavailable, Conflict, MessageError, Pitstop, PitstopError
+from pitstop import BackendUnavailable, Conflict, Entry, MessageError, Pitstop, PitstopError
 from pitstop.cli._lines import batches, without_mark
 from pitstop.cli._output import print_json, print_line, progress, say
 from pitstop.cli._search import given, pages
@@ -38,6 +38,12 @@ class Deed:
     change: Callable[..., int]
     #: The state in which messages can be changed. None: in any.
     state: str | None = None
+    #: Whether messages that cannot be read are changed, too.
+    damaged: bool = False
+
+    def can_change(self, entry: Entry) -> bool:
+        """Whether the change counts a message. The change itself leaves the others out."""
+        return self.state in {None, entry.state} and (self.damaged or entry.scheduled_for is not None)
 
 
 @attrs.frozen
@@ -100,10 +106,10 @@ class Choice:
 
     def _ids(self, pit: Pitstop, deed: Deed) -> Iterator[str]:
         if self.search is None:
-            entries = (pit.get(id) for id in _ids_of_stdin())
-            return (each.id for each in entries if each is not None and deed.state in {None, each.state})
-        found = pages(pit, self.search if deed.state is None else {"state": deed.state} | self.search, None)
-        return (each.id for each in found if deed.state in {None, each.state})
+            found = _entries_of_stdin(pit)
+        else:
+            found = pages(pit, self.search if deed.state is None else {"state": deed.state} | self.search, None)
+        return (each.id for each in found if deed.can_change(each))
 
 
 def dry_run_option(command: _Command) -> _Command:
@@ -136,6 +142,15 @@ def chosen(ids: Sequence[str], search: dict[str, Any], *, dry_run: bool) -> Choi
             "--dry-run has no effect on ids that are given as arguments. Use 'pitstop show ID' to see a message."
         )
     return None
+
+
+def _entries_of_stdin(pit: Pitstop) -> Iterator[Entry]:
+    """Yield the entry of each message once, as the change counts each message once."""
+    seen: set[str] = set()
+    for id in _ids_of_stdin():
+        if id not in seen and (entry := pit.get(id)) is not None:
+            seen.add(id)
+            yield entry
 
 
 def _ids_of_stdin() -> Iterator[str]:

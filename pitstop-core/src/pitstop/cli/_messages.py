@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import click
+
 from pitstop import MessageError
 from pitstop._values._message import copy_message
 from pitstop._values._text_codec import load_written
@@ -18,10 +20,16 @@ from pitstop.abc import dump_message
 from pitstop.cli._plain import plain_json
 
 
-__all__ = ["BYTE_ORDER_MARK", "json_text", "read_message"]
+__all__ = ["BYTE_ORDER_MARK", "NoMessage", "json_text", "read_message"]
 
 #: Many programs on Windows write this mark at the beginning of UTF-8 text. It is invisible and not part of the text.
 BYTE_ORDER_MARK = "\ufeff"
+
+
+class NoMessage(click.ClickException):
+    """The argument is no message: the command is used wrongly. The error is one line, because it is not about the options."""
+
+    exit_code = 2
 
 
 def read_message(text: str | bytes, id: str | None = None) -> dict[str, Any]:

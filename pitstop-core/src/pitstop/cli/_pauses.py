@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 
 import click
 
-from pitstop import Entry, Pitstop
+from pitstop import Entry, Pitstop, ScheduleError
 from pitstop.cli._changes import change_each
 from pitstop.cli._entries import fail_with
 from pitstop.cli._output import print_json, print_line
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
-from pitstop.cli._times import moment_or_duration
+from pitstop.cli._times import moment_or_duration, spelled
 
 
 __all__ = ["pause", "resume"]
@@ -41,11 +43,11 @@ def pause(settings: Settings, ids: tuple[str, ...], kind: str | None, until: dat
     """
     _check_given(ids, kind)
     if kind is not None:
-        with settings.open_existing() as pit:
+        with settings.open_existing() as pit, _in_terms_of_options(until):
             paused = pit.pause(kind=kind, until=until)
         _print_kind(settings, kind, "paused", paused)
         return
-    change_each(settings, ids, partial(Pitstop.pause, until=until), "paused", "Paused {}", _why_not_paused)
+    change_each(settings, ids, partial(_pause, until=until), "paused", "Paused {}", _why_not_paused)
 
 
 @click.command()
@@ -66,6 +68,24 @@ def resume(settings: Settings, ids: tuple[str, ...], kind: str | None) -> None:
         fail_with([] if resumed else [f"The kind {kind!r} is not paused. 'pitstop stats' shows the paused kinds."])
         return
     change_each(settings, ids, Pitstop.resume, "resumed", "Resumed {}", _why_not_resumed)
+
+
+def _pause(pit: Pitstop, id: str, *, until: datetime | timedelta | None) -> bool:
+    with _in_terms_of_options(until):
+        return pit.pause(id, until)
+
+
+@contextmanager
+def _in_terms_of_options(until: datetime | timedelta | None) -> Iterator[None]:
+    """Reword errors about ``until`` so that they name the option."""
+    try:
+        yield
+    except ScheduleError as error:
+        text = str(error)
+        if until is not None:
+            text = text.replace(f"until={until!r}", spelled("--until", until))
+        text = text.replace("or None: then resume() ends", "or leave --until out: then 'pitstop resume' ends")
+        raise ScheduleError(text) from error
 
 
 def _check_given(ids: tuple[str, ...], kind: str | None) -> None:

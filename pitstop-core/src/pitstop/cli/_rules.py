@@ -21,6 +21,15 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _UNITS = {"d": "days", "w": "weeks", "mo": "months", "y": "years"}
 _CALENDAR = re.compile(r"([0-9]{1,6})(d|w|mo|y)")
+_EVERY = re.compile(r"Every\('([^']*)'\)")
+#: The arguments in errors about a rule, and the options in their place.
+_OPTIONS = {
+    "the 'when' of store()": "given by --at",
+    "the 'end' of store()": "given by --until",
+    "store(..., end=...)": "--until",
+    "jitter=... to store()": "--jitter",
+    "a Cron in place": "a cron expression in place",
+}
 #: Units that no duration has.
 _OF_CALENDARS_ALONE = ("mo", "y")
 
@@ -56,7 +65,7 @@ def rule_of(every: str | None, cron: str | None, rrule: str | None, tz: str | No
         if every is not None:
             return _of_interval(every, tz)
     except ScheduleError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(_in_terms_of_options(str(error), "--every {}")) from error
     if tz is not None:
         raise click.UsageError("--tz is the zone of a rule. Give --cron, --rrule or --every, too.")
     return None
@@ -76,7 +85,17 @@ def rule_of_argument(text: str, tz: str | None) -> Interval:
             return Cron(stripped, tz=zone)
         return _of_interval(stripped, tz)
     except ScheduleError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(_in_terms_of_options(str(error), "'{}'")) from error
+
+
+def _in_terms_of_options(text: str, interval: str) -> str:
+    """Reword an error about a rule, which names the arguments of the library.
+
+    :param interval: how an interval is given in the place of the rule.
+    """
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return _EVERY.sub(lambda match: interval.format(match[1]), text)
 
 
 def _of_interval(text: str, tz: str | None) -> timedelta | Calendar:

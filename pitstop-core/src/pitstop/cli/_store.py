@@ -14,18 +14,17 @@ import click
 
 from pitstop import Conflict, MessageError, Pitstop, PitstopError, ScheduleError, Stored
 from pitstop._pitstop import session_of
-from pitstop._values._duration import format_duration
 from pitstop._values._schedule import CatchUp, Interval
 from pitstop._values._stored import Done, IfExists
 from pitstop.abc import Capability, SystemClock
 from pitstop.cli._lines import batches, size_of, without_mark
-from pitstop.cli._messages import BYTE_ORDER_MARK, read_message
+from pitstop.cli._messages import BYTE_ORDER_MARK, NoMessage, read_message
 from pitstop.cli._output import print_json, print_line, progress, say, warn
 from pitstop.cli._policies import Policies, policy_options
 from pitstop.cli._rules import rule_of, rule_options
 from pitstop.cli._settings import DEFAULT_URL, URL_VARIABLE, Settings, common_options
 from pitstop.cli._streams import StdoutFailed, is_closed, though_unread
-from pitstop.cli._times import duration, moment, moment_or_duration
+from pitstop.cli._times import duration, moment, moment_or_duration, spelled
 
 
 __all__ = ["store"]
@@ -110,26 +109,20 @@ class _Plan:
             raise type(error)(text) from error
         except ScheduleError as error:
             now = pit.now()
-            start = _spelled("--at" if isinstance(self.when, datetime) else "--in", self.when)
+            start = spelled("--at" if isinstance(self.when, datetime) else "--in", self.when)
             if self.end is not None and _resolved(self.end, now) <= _resolved(self.when, now):
                 raise ScheduleError(
-                    f"{_spelled('--until', self.end)} is not after the start, {start if self.when else 'now'}. "
+                    f"{spelled('--until', self.end)} is not after the start, {start if self.when else 'now'}. "
                     f"A duration counts from now. Give a later --until, or leave it out to go on for ever."
                 ) from error
             text = self.policies.reworded(str(error)).replace(f"when={self.when!r}", start)
             if self.end is not None:
-                text = text.replace(f"end={self.end!r}", _spelled("--until", self.end))
+                text = text.replace(f"end={self.end!r}", spelled("--until", self.end))
             if isinstance(self.every, timedelta):
-                text = text.replace(f"every={self.every!r}", _spelled("--every", self.every))
+                text = text.replace(f"every={self.every!r}", spelled("--every", self.every))
+            if self.jitter is not None:
+                text = text.replace(f"jitter={self.jitter!r}", spelled("--jitter", self.jitter))
             raise ScheduleError(text) from error
-
-
-def _spelled(option: str, value: datetime | timedelta) -> str:
-    if isinstance(value, datetime):
-        return f"{option} {value.isoformat()}"
-    # The usual form has no place for a fraction of a millisecond, which core refuses.
-    exact = value % timedelta(milliseconds=1) == timedelta(0)
-    return f"{option} {format_duration(value) if exact else f'{value / timedelta(milliseconds=1)}ms'}"
 
 
 def _resolved(value: datetime | timedelta, now: datetime) -> datetime:
@@ -218,7 +211,10 @@ def store(
     when = at or delay or timedelta(0)
     plan = _Plan(when, until, rule, catch_up, grace, jitter, if_exists, keep_schedule, kind, policies, if_revision)
     if message is not None and message != "-":
-        found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
+        try:
+            found = read_message(message.removeprefix(BYTE_ORDER_MARK), id)
+        except MessageError as error:
+            raise NoMessage(str(error)) from error
         with settings.open() as pit:
             _warn_unless_durable(pit)
             stored = plan.store(pit, found)

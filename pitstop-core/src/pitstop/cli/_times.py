@@ -11,7 +11,7 @@ from pitstop._values._duration import format_duration, parse_duration
 from pitstop._values._rate import Rate, parse_rate
 
 
-__all__ = ["ago", "duration", "iso", "moment", "moment_or_distance", "moment_or_duration", "rate_of"]
+__all__ = ["ago", "duration", "iso", "moment", "moment_or_distance", "moment_or_duration", "rate_of", "spelled"]
 
 
 def duration(text: str) -> timedelta:
@@ -70,6 +70,15 @@ def moment_or_distance(text: str) -> datetime | timedelta:
     :raises click.BadParameter: if the text is neither.
     """
     return -duration(text[1:]) if text.startswith("-") else moment_or_duration(text)
+
+
+def spelled(option: str, value: datetime | timedelta) -> str:
+    """Return an option with a time or a duration as a user writes them, for errors."""
+    if isinstance(value, datetime):
+        return f"{option} {value.isoformat()}"
+    # The usual form has no place for a fraction of a millisecond, which core refuses.
+    exact = value % timedelta(milliseconds=1) == timedelta(0)
+    return f"{option} {format_duration(value) if exact else f'{value / timedelta(milliseconds=1)}ms'}"
 
 
 def iso(when: datetime | None) -> str | None:

@@ -162,11 +162,19 @@ class FaultyBackend(Backend):
     def get_many(self, ids: Sequence[str]) -> Sequence[Record | Damaged]:
         return self._call("get", self.inner.get_many, ids)
 
+    def get_portion(self, ids: Sequence[str]) -> tuple[Sequence[Record | Damaged], Sequence[str]]:
+        return self._call("get", self.inner.get_portion, ids)
+
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._call("entries", self.inner.scan, state, limit, after)
 
     def find(self, query: Query, limit: int, after: tuple[int | None, str] | None) -> Sequence[Record | Damaged]:
         return self._call("entries", self.inner.find, query, limit, after)
+
+    def find_places(
+        self, query: Query, limit: int, after: tuple[int | None, str] | None
+    ) -> Sequence[tuple[int | None, str]]:
+        return self._call("entries", self.inner.find_places, query, limit, after)
 
     def tally(self) -> Tally:
         return self._call("stats", self.inner.tally)

@@ -16,19 +16,19 @@ import attrs
 
 from pymongo import DeleteOne, ReplaceOne
 
-from pitstop import OutcomeUnknown
+from pitstop import Conflict, OutcomeUnknown
 from pitstop.abc import Damaged, Progress, Query, Record
 from pitstop_mongo._client.connection import Connection
 from pitstop_mongo._client.link import Link
 from pitstop_mongo._client.run import Run
-from pitstop_mongo._messages.document import Found, read
+from pitstop_mongo._messages.document import Found, read, read_outline
 from pitstop_mongo._messages.storer import Write, encoded, expectation, portions
 
 
 __all__ = ["Batches"]
 
 #: How often a removal reads messages again that were changed meanwhile.
-_MOST_VERSIONS = 20
+_MOST_VERSIONS = 50
 
 
 @attrs.define
@@ -37,10 +37,27 @@ class _Removal:
 
     ids: Sequence[str]
     query: Query | None
-    #: Ids that a command to delete was sent for.
+    #: Ids that a command to delete was sent for, as long as it is not known whether it has deleted them.
     sent: set[str] = attrs.field(factory=set)
-    #: Those of them that are gone.
+    #: Ids that this removal has deleted.
     gone: set[str] = attrs.field(factory=set)
+    #: Ids that another program has deleted.
+    lost: set[str] = attrs.field(factory=set)
+
+    def note(self, sent: Sequence[str], count: int, there: set[str]) -> None:
+        """Note the outcome of a command, and of earlier ones that had no reply.
+
+        :param sent: the ids that the command was sent for; none: there was no command.
+        :param count: how many of them it has deleted.
+        :param there: the ids that were found after it, out of those that are not deleted.
+        """
+        absent = [id for id in sent if id not in there]
+        # Which of them another program has deleted is not known, but how many. So two removals count no message twice.
+        self.gone.update(absent[:count])
+        self.lost.update(absent[count:])
+        self.sent -= set(sent)
+        # A message that was there, and that a command without a reply was sent for, is gone either way.
+        self.gone |= self.sent - there
 
 
 class Batches:
@@ -76,22 +93,31 @@ class Batches:
         return [record.id in stored for record, *_ in items]
 
     def _delete(self, removal: _Removal, run: Run) -> None:
-        left = [id for id in removal.ids if id not in removal.gone]
-        for _ in range(_MOST_VERSIONS):
-            found = self._read(run.link, left)
-            # A message that was there, and that a command to delete was sent for, is gone either way.
-            removal.gone |= removal.sent - {each.id for each in found}
+        left = [id for id in removal.ids if id not in removal.gone and id not in removal.lost]
+        sent: Sequence[str] = ()
+        count = 0
+        for number in range(_MOST_VERSIONS + 1):
+            found = self._read(run.link, left, whole=removal.query is not None and removal.query.failing is not None)
+            removal.note(sent, count, {each.id for each in found})
             chosen = [each for each in found if self._is_chosen(each, removal.query)]
             if not chosen:
                 return
-            removal.sent |= {each.id for each in chosen}
-            if self._delete_versions(run, chosen, removal.query) == len(chosen):
-                removal.gone |= {each.id for each in chosen}
+            left = sent = [each.id for each in chosen]
+            if number == _MOST_VERSIONS:
+                break
+            removal.sent |= set(sent)
+            count = self._delete_versions(run, chosen, removal.query)
+            if count == len(chosen):
+                removal.gone |= set(sent)
                 return
-            left = [each.id for each in chosen]
-        if removal.query is None:
-            run.send_many(run.link.handles.coll.delete_many, {"_id": self._dialect.any_of(left)}, **self._dialect.by_id)
-            removal.gone |= set(left)
+        if removal.query is not None:
+            raise Conflict(
+                f"The message {left[0]!r} was not removed, because other programs have changed it {_MOST_VERSIONS} times meanwhile. "
+                f"Try again.",
+                id=left[0],
+            )
+        run.send_many(run.link.handles.coll.delete_many, {"_id": self._dialect.any_of(left)}, **self._dialect.by_id)
+        removal.gone |= set(left)
 
     def _delete_versions(self, run: Run, chosen: Sequence[Found], query: Query | None) -> int:
         """Delete documents that are as they were read. Return how many."""
@@ -115,10 +141,18 @@ class Batches:
             count += run.send_many(coll.bulk_write, requests, ordered=False).deleted_count
         return count
 
-    def _read(self, link: Link, ids: Collection[str]) -> list[Found]:
+    def _read(self, link: Link, ids: Collection[str], *, whole: bool = False) -> list[Found]:
+        """Return documents without their messages.
+
+        :param whole: whether the messages are read, too. Only sound messages fail.
+        """
+        if not ids:
+            return []
         wanted = {"_id": self._dialect.any_of(ids)}
         options = {"limit": len(ids), "batch_size": len(ids), **self._dialect.by_id}
-        return [read(each) for each in link.handles.raw.find(wanted, **options)] if ids else []
+        if whole:
+            return [read(each).bare for each in link.handles.raw.find(wanted, **options)]
+        return [read_outline(each) for each in link.handles.raw.find(wanted, {"msg": 0}, **options)]
 
     def _is_chosen(self, found: Found, query: Query | None) -> bool:
         return query is None or query.matches(found.content, self._connection.now_us() // 1000)

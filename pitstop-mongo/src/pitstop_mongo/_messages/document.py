@@ -53,6 +53,7 @@ __all__ = [
     "has_progress",
     "progress_fields",
     "read",
+    "read_outline",
 ]
 
 #: The bounds of a valid ``due``. Any other value in that field counts as none.
@@ -78,6 +79,11 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 #: Fields that are absent if they are 0.
 _COUNTS = frozenset({"unsettled", "ahead", "excused"})
+
+#: The fields by which :attr:`Found.proof` finds a document.
+_PROVING = frozenset({b"etag", b"token"})
+#: The element of an empty message.
+_NO_MESSAGE = b"\x03msg\x00" + bson.encode({})
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -105,6 +111,17 @@ class Found:
     @property
     def id(self) -> str:
         return self.content.id
+
+    @property
+    def bare(self) -> Found:
+        """The same without the message, for readers that keep many."""
+        content = self.content
+        if isinstance(content, Record):
+            content = attrs.evolve(content, message={})
+        exact = self.exact
+        if exact is not None:
+            exact = {name: element for name, element in exact.items() if name in _PROVING}
+        return attrs.evolve(self, content=content, exact=exact)
 
     @property
     def sound(self) -> bool:
@@ -189,6 +206,12 @@ def read(document: Mapping[str, Any]) -> Found:
     """
     # Not isinstance(), which is slow for an abstract class.
     return _read_bytes(document) if type(document) is RawBSONDocument else _read_fields(document)
+
+
+def read_outline(document: RawBSONDocument) -> Found:
+    """Read a document that was read without its message, as if the message were empty."""
+    fields = bytes(document.raw)[4:-1] + _NO_MESSAGE
+    return read(RawBSONDocument((len(fields) + 5).to_bytes(4, "little") + fields + b"\0"))
 
 
 def _read_bytes(document: RawBSONDocument) -> Found:

@@ -44,22 +44,33 @@ class Finder:
         self._connection = connection
         self._dialect = connection.dialect
         self._viewer = viewer
+        # Only sound messages fail, so a search for those that do has to read them. Each is dropped at once.
+        self._bare, self._outlines = viewer.like(projection=None), viewer.like(projection={"msg": 0})
 
     def find(self, query: Query, limit: int, after: _Place | None) -> Sequence[_Content]:
         """See :meth:`pitstop.abc.Backend.find`."""
+        return self._find(self._viewer, query, limit, after)
+
+    def find_places(self, query: Query, limit: int, after: _Place | None) -> list[_Place]:
+        """See :meth:`pitstop.abc.Backend.find_places`."""
+        # Without their messages all records look damaged, and their other values are the same.
+        found = self._find(self._outlines if query.failing is None else self._bare, query, limit, after)
+        return [((each.due if isinstance(each, Damaged) else each.progress.due), each.id) for each in found]
+
+    def _find(self, viewer: Viewer, query: Query, limit: int, after: _Place | None) -> Sequence[_Content]:
         now = self._connection.now_us() // 1000
         also = self._conditions(query, now)
         by = None if query.kind is None or query.by_id else self._by_kind()
 
         def read(count: int, place: _Place | None) -> Sequence[_Content]:
             if query.by_id:
-                return self._by_id(query, count, place, also, now)
-            found = self._by_due(query, count, place, also, by, now)
+                return self._by_id(viewer, query, count, place, also, now)
+            found = self._by_due(viewer, query, count, place, also, by, now)
             if query.with_dead and len(found) < count:
                 behind = place[1] if place is not None and place[0] is None else None
                 # The dead have failed, all of them.
                 timeless = both(also, {"token": TOKENS["paused"]}) if query.failing is False else also
-                found += self._viewer.dead(behind, timeless, count - len(found), by)
+                found += viewer.dead(behind, timeless, count - len(found), by)
             return found
 
         # The filters may also find others: a number of attempts in one field is not compared with two other fields.
@@ -92,12 +103,14 @@ class Finder:
         for document in found:
             fields = fields_of(document)
             kind = fields["_id"] if fields["_id"] is not None else ""
-            if isinstance(kind, str):
+            # The driver's type for JavaScript code is a subclass of str. Such a kind is damaged.
+            if type(kind) is str:
                 tallies[kind] = _sum(tallies.get(kind), _tally(fields))
         return tallies
 
     def _by_due(
         self,
+        viewer: Viewer,
         query: Query,
         count: int,
         place: _Place | None,
@@ -112,13 +125,15 @@ class Finder:
         if place is not None and place[0] is not None and place[0] >= first:
             if place[0] > last:
                 return found
-            found += self._viewer.tied(from_instant(place[0]), place[1], also, count, by)
+            found += viewer.tied(from_instant(place[0]), place[1], also, count, by)
             first = place[0] + 1
         if first <= last:
-            found += self._viewer.page(from_instant(first), from_instant(last), also, count - len(found), by)
+            found += viewer.page(from_instant(first), from_instant(last), also, count - len(found), by)
         return found
 
-    def _by_id(self, query: Query, count: int, place: _Place | None, also: dict[str, Any], now: int) -> list[_Content]:
+    def _by_id(
+        self, viewer: Viewer, query: Query, count: int, place: _Place | None, also: dict[str, Any], now: int
+    ) -> list[_Content]:
         prefix = query.prefix or ""
         bounds: dict[str, Any] = {"$gte": prefix}
         end = end_of_range(prefix)
@@ -134,8 +149,7 @@ class Finder:
                 return []
             also = both(also, {"due": {"$gte": from_instant(first), "$lte": from_instant(last)}})
         with self._connection.operation() as link:
-            cursor = link.handles.raw.find(both(wanted, also), sort=[("_id", 1)], limit=count, **self._dialect.by_id)
-            return [self._viewer.shown(each) for each in cursor]
+            return viewer.documents(link, both(wanted, also), sort=[("_id", 1)], limit=count, **self._dialect.by_id)
 
     def _conditions(self, query: Query, now: int) -> dict[str, Any]:
         """Return the conditions of fields that are neither ``due`` nor ``_id``. They may find others too, which are left out later."""

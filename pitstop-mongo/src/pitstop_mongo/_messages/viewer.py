@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 
+from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
 from pitstop import State
-from pitstop.abc import PAUSED, Damaged, Record, Tally, from_instant
+from pitstop.abc import PAUSED, PORTION, Damaged, Record, Tally, from_instant
 from pitstop_mongo._bson.raw import TEXT, id_of
 from pitstop_mongo._client.collection import validation_rules
 from pitstop_mongo._client.connection import Connection
@@ -47,10 +48,28 @@ _Content = Record | Damaged
 class Viewer:
     """Reads for one backend."""
 
-    def __init__(self, connection: Connection, unleasable: Unleasable) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        unleasable: Unleasable,
+        *,
+        projection: Mapping[str, Any] | None = None,
+        bare: bool = False,
+    ) -> None:
+        """Begin to read.
+
+        :param projection: the fields that pages are read with. None: all.
+        :param bare: whether pages keep no message, so that not all messages of a page are in the memory at once.
+        """
         self._connection = connection
         self._dialect = connection.dialect
         self._unleasable = unleasable
+        self._projection = projection
+        self._bare = bare
+
+    def like(self, *, projection: Mapping[str, Any] | None) -> Viewer:
+        """Return a viewer of the same messages that keeps no message."""
+        return Viewer(self._connection, self._unleasable, projection=projection, bare=True)
 
     def get(self, id: str) -> _Content | None:
         """See :meth:`pitstop.abc.Backend.get`."""
@@ -66,6 +85,28 @@ class Viewer:
             wanted = {"_id": self._dialect.any_of(ids)}
             cursor = link.handles.raw.find(wanted, limit=len(ids), batch_size=len(ids), **self._dialect.by_id)
             return [self.shown(each) for each in cursor]
+
+    def get_portion(self, ids: Sequence[str]) -> tuple[list[_Content], list[str]]:
+        """See :meth:`pitstop.abc.Many.get_portion`. The server sends about as many bytes at a time."""
+        found: list[_Content] = []
+        if not ids:
+            return found, []
+        with self._connection.operation() as link:
+            wanted = {"_id": self._dialect.any_of(ids)}
+            options = {"sort": [("_id", 1)], "limit": len(ids), "batch_size": len(ids), **self._dialect.by_id}
+            size = 0
+            with link.handles.raw.find(wanted, **options) as cursor:
+                for document in cursor:
+                    found.append(self.shown(document))
+                    size += len(document.raw) if type(document) is RawBSONDocument else 0
+                    if size >= PORTION:
+                        last = _in_order(found[-1].id)
+                        return found, [id for id in ids if _in_order(id) > last]
+        return found, []
+
+    def documents(self, link: Link, filter: dict[str, Any], **options: Any) -> list[_Content]:
+        """Return the messages that a filter finds, with these options of the driver."""
+        return [self.shown(each) for each in link.handles.raw.find(filter, self._projection, **options)]
 
     def scan(self, state: State | None, limit: int, after: tuple[int | None, str] | None) -> Sequence[_Content]:
         """See :meth:`pitstop.abc.Backend.scan`."""
@@ -229,8 +270,7 @@ class Viewer:
         with self._connection.indexed() as link:
             # The filter finds a list as a due by the dates in it, but a list counts as none.
             wanted = both(due_in(least, most) | _NO_LIST, also)
-            cursor = link.handles.raw.find(wanted, sort=[("due", 1)], limit=limit, **by_due)
-            found = list(map(self.shown, cursor))
+            found = self.documents(link, wanted, sort=[("due", 1)], limit=limit, **by_due)
             full = len(found) == limit
         found.sort(key=lambda content: (_due(content) or 0, _in_order(content.id)))
         if not full:
@@ -258,6 +298,8 @@ class Viewer:
     def shown(self, document: Any) -> _Content:
         """Return the content of a document, with the reason if claims skip it."""
         content = read(document).content
+        if self._bare:
+            return content if isinstance(content, Damaged) else attrs.evolve(content, message={})
         why = self._unleasable.why(content.id)
         if why is None or not isinstance(content, Record):
             return content
@@ -270,8 +312,7 @@ class Viewer:
     def _sorted_by_id(self, filter: dict[str, Any], limit: int, by: Mapping[str, Any] | None) -> list[_Content]:
         by_due = self._dialect.by_due if by is None else by
         with self._connection.indexed() as link:
-            cursor = link.handles.raw.find(filter, sort=[("_id", 1)], limit=limit, **by_due, **self._dialect.sorting)
-            return [self.shown(each) for each in cursor]
+            return self.documents(link, filter, sort=[("_id", 1)], limit=limit, **by_due, **self._dialect.sorting)
 
 
 def both(filter: dict[str, Any], also: dict[str, Any]) -> dict[str, Any]:
