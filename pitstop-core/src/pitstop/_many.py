@@ -1,7 +1,7 @@
 """ChangingMany: the methods of the facade that remove, redrive or reschedule many messages, batch by batch.
 
 Each batch is a call of its own. Between two batches nothing is held, so that the caller's iterable and its ``progress`` may use
-Pitstop, and other threads go on. The memory holds the ids of one batch. Changes that need the messages read and write a part of a
+Pitstop, and other threads go on. The memory holds the ids of one batch or one search. Changes that need the messages read and write a part of a
 batch at a time, as :meth:`pitstop.abc.Backend.get_portion` bounds it. A removal reads no messages here.
 
 Threads: the one that calls.
@@ -37,6 +37,9 @@ __all__ = ["ChangingMany"]
 
 #: How many messages one batch has.
 _BATCH = 500
+#: The most places that one search returns. A search among messages with one and the same ``due`` reads all of these, because
+#: indexes do not have their order. So longer changes make longer searches, and few of them.
+_MOST_PLACES = 32_000
 #: How many characters of a revision are the same in all revisions of a call of ``reschedule_many``. The others are as many.
 _MARK = 16
 
@@ -205,14 +208,16 @@ class ChangingMany:
         return count
 
     def _by_query(self, query: Query, do: _Do, progress: Callable[[int], object] | None) -> int:
-        count, after = 0, None
+        count, after, most = 0, None, _BATCH
         while True:
-            done, after = self._page(query, after, do)
-            count += done
-            if progress is not None:
-                progress(count)
-            if after is None:
+            found = self._places(query, after, most)
+            for first in range(0, max(len(found), 1), _BATCH):
+                count += self._some(found[first : first + _BATCH], query, do)
+                if progress is not None:
+                    progress(count)
+            if len(found) < most:
                 return count
+            after, most = found[-1], min(4 * most, _MOST_PLACES)
 
     @entrance
     def _batch(self, ids: Sequence[str], do: _Do) -> int:
@@ -220,13 +225,17 @@ class ChangingMany:
         return do(ids, None)
 
     @entrance
-    def _page(self, query: Query, after: Place | None, do: _Do) -> tuple[int, Place | None]:
-        """Change a page of a search. Return how many messages were changed, and the place of the last one; None after the last page."""
+    def _places(self, query: Query, after: Place | None, most: int) -> Sequence[Place]:
         # Acks that returned come first: the messages are gone.
         self._session.flush()
-        page = self._session.backend.find_places(query, _BATCH, after)
-        done = do([id for _, id in page], query) if page else 0
-        return done, (None if len(page) < _BATCH else page[-1])
+        return self._session.backend.find_places(query, most, after)
+
+    @entrance
+    def _some(self, places: Sequence[Place], query: Query, do: _Do) -> int:
+        """Change the messages of a search with these places that match still. Return how many were changed."""
+        ids = [id for _, id in places]
+        self._session.flush(ids)
+        return do(ids, query) if ids else 0
 
     def _delete(self, ids: Sequence[str], query: Query | None) -> int:
         try:

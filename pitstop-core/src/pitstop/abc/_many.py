@@ -21,6 +21,8 @@ __all__ = ["PORTION", "Many"]
 _MOST_READS = 50
 #: About how many bytes of messages :meth:`Many.get_portion` returns at most.
 PORTION = 8 * 1024 * 1024
+#: How many records the default of :meth:`Many.find_places` reads at a time.
+_PAGE = 500
 _BEING_REMOVED = "It is being removed. If this error stays, the removal was cut short: remove the message again."
 
 
@@ -59,10 +61,17 @@ class Many:
         """Return the ``(due, id)`` of each record that :meth:`find` returns, in the same order.
 
         Changes of many messages search by it. Override it so that the messages themselves are not read, or not all of them are in
-        the memory at once: each may have 16 MB. Without an override this reads whole pages of records.
+        the memory at once: each may have 16 MB. Without an override this reads whole pages of records, with up to 500 each.
+
+        :param limit: in the tens of thousands for long changes, so that few searches are made.
         """
-        found = self.find(query, limit, after)
-        return [((each.due if isinstance(each, Damaged) else each.progress.due), each.id) for each in found]
+        places: list[tuple[int | None, str]] = []
+        while (wanted := min(limit - len(places), _PAGE)) > 0:
+            found = self.find(query, wanted, places[-1] if places else after)
+            places += [((each.due if isinstance(each, Damaged) else each.progress.due), each.id) for each in found]
+            if len(found) < wanted:
+                break
+        return places
 
     def tally_by_kind(self: _Store) -> Mapping[str, Tally]:
         """Return for each kind that has a record what :meth:`pitstop.abc.Backend.tally` returns for its records.
