@@ -452,6 +452,36 @@ def test_after_an_abort_the_delivery_is_open(pit, session):
         assert [each.id for each in pit.entries()] == ["nack"]
 
 
+@pytest.mark.parametrize("call", ["ack", "nack", "extend"])
+def test_another_transaction_of_the_session_does_not_hide_an_abort(pit, db, session, call):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        session.start_transaction()
+        delivery.ack(session=session)
+        session.abort_transaction()
+        with session.start_transaction():
+            db.effects.insert_one({}, session=session)
+            getattr(delivery, call)()
+        if call == "extend":
+            delivery.ack(wait=True)
+    assert [each.id for each in pit.entries()] == (["a"] if call == "nack" else [])
+
+
+def test_the_end_of_the_block_notices_an_abort_before_the_next_transaction(pit, db, session, observer):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        with listener.get() as delivery:
+            session.start_transaction()
+            delivery.ack(session=session)
+            session.abort_transaction()
+            session.start_transaction()
+            db.effects.insert_one({}, session=session)
+        session.commit_transaction()
+        assert observer.seen == [("retried", "a")]
+        assert "did not commit" in pit.get("a").last_error
+
+
 def test_after_a_commit_the_delivery_is_settled(pit, session):
     pit.store_many([({"id": id}, NOW) for id in ("ack", "nack", "extend")])
     with pit.listen(prefetch=3) as listener:
