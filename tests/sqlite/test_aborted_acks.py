@@ -207,3 +207,37 @@ def test_an_interrupted_ack_can_be_written_again(pit, connection, monkeypatch):
         delivery.ack(session=connection)
         connection.execute("COMMIT")
     assert pit.entries() == []
+
+
+@pytest.mark.parametrize("end", ["", "COMMIT"])
+def test_a_delivery_whose_ack_may_count_is_not_lost_when_the_lease_runs_out(pit, connection, end):
+    """The transaction has the file. Once it has committed, the message is gone, and the lease with it."""
+    pit.store({"id": "a"}, NOW)
+    backend = session_of(pit).backend
+    with pit.listen() as listener:
+        delivery = listener.get()
+        ack(delivery, connection, end)
+        later = backend.now() + 3_600_000_000
+        backend.now = lambda: later
+        assert not delivery.lost
+        del backend.now
+        connection.execute("COMMIT") if not end else None
+        delivery.ack(wait=True)
+        assert not delivery.lost
+
+
+def test_a_delivery_whose_ack_failed_is_lost_when_the_lease_runs_out(pit, connection):
+    pit.store({"id": "a"}, NOW)
+    backend = session_of(pit).backend
+    with pit.listen() as listener:
+        delivery = listener.get()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("PRAGMA query_only = 1")
+        with pytest.raises(pitstop.PitstopError, match="may only read"):
+            delivery.ack(session=connection)
+        connection.execute("PRAGMA query_only = 0")
+        connection.execute("ROLLBACK")
+        later = backend.now() + 3_600_000_000
+        backend.now = lambda: later
+        assert delivery.lost
+        del backend.now

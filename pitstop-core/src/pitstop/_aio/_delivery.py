@@ -102,9 +102,9 @@ class AsyncDelivery:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is known to be over: another consumer may have the message. Work done now may be done twice."""
+        """Whether the lease is known to be over: see :attr:`pitstop.Delivery.lost`."""
         lease = self._lease
-        return lease.lost or (not lease.settled and self._feeder.is_past(lease.due))
+        return lease.lost or (lease.may_run_out and self._feeder.is_past(lease.due))
 
     @property
     def _intake(self) -> Intake:

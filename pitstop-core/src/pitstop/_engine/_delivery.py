@@ -130,9 +130,12 @@ class Delivery:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is known to be over: another consumer may have the message. Work done now may be done twice."""
+        """Whether the lease is known to be over: another consumer may have the message. Work done now may be done twice.
+
+        After an ack in a transaction, False until another call finds out that the transaction has not committed.
+        """
         lease = self._lease
-        return lease.lost or (not lease.settled and self._has_run_out())
+        return lease.lost or (lease.may_run_out and self._has_run_out())
 
     def ack(self, *, wait: bool = False, session: Any = None) -> None:
         """Acknowledge the message: a one-shot message is deleted, a recurring one goes on to its next occurrence.

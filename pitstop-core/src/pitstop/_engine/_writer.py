@@ -207,7 +207,7 @@ class AckWriter:
         :param ids: only if one of these messages is among it.
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
-        if ids is not None and not self._concerns(ids):
+        if ids is not None and not self.concerns(ids):
             return
         if self._pending or self._writer is not None:
             failures = self._failures
@@ -218,7 +218,7 @@ class AckWriter:
                     raise BackendUnavailable(text, permanent=permanent)
                 self._write_all()
 
-    def _concerns(self, ids: Collection[str]) -> bool:
+    def concerns(self, ids: Collection[str]) -> bool:
         """Whether a settlement of one of these messages is pending, or being written.
 
         Another write is not waited for: on SQLite it may wait for the end of a transaction of the calling thread.
