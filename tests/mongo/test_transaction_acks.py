@@ -199,7 +199,7 @@ def test_an_iteration_looks_after_the_ack_at_the_end_of_the_with_block(pit, clie
 
 
 def test_a_transaction_that_is_open_at_the_end_of_the_with_block_decides(pit, client, observer, session):
-    """Nothing is written outside of it, which would wait for its end."""
+    """Nothing is written outside of it, which would wait for its end. When it has ended, Pitstop looks for the ack."""
     pit.store_many([({"id": id}, NOW) for id in "ab"])
     with pit.listen() as listener:
         with session.start_transaction(), listener.get() as delivery:
@@ -214,8 +214,43 @@ def test_a_transaction_that_is_open_at_the_end_of_the_with_block_decides(pit, cl
         with pytest.raises(Broken):
             fails()
     (entry,) = pit.entries()
-    assert entry.state == "leased", "it comes back when its lease ends"
-    assert observer.seen == []
+    assert (entry.state, entry.last_error) == ("due", "Broken: ")
+    assert observer.seen == [("acked", delivery.id), ("retried", entry.id)]
+
+
+def test_a_program_that_ends_in_the_block_has_made_no_attempt(pit, session):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+
+        def interrupted():
+            with session.start_transaction(), listener.get() as delivery:
+                delivery.ack(session=session)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    (entry,) = pit.entries()
+    assert (entry.state, entry.attempts, entry.last_error) == ("due", 1, None)
+
+
+def test_a_transaction_that_is_tried_again_around_the_block_acknowledges_again(pit, db, session, observer):
+    pit.store({"id": "a"}, NOW)
+    tries = []
+    with pit.listen() as listener:
+        delivery = listener.get()
+
+        def work(session):
+            tries.append(db.effects.find_one({"_id": 0}, session=session))
+            if len(tries) == 1:
+                db.effects.update_one({"_id": 0}, {"$inc": {"n": 1}})
+            with delivery:
+                pit.entries()  # looks for transactions that have ended
+                delivery.ack(session=session)
+            db.effects.update_one({"_id": 0}, {"$set": {"by": delivery.key}}, session=session)
+
+        session.with_transaction(work)
+    assert (len(tries), pit.entries()) == (2, [])
+    assert observer.seen == [("acked", "a")]
 
 
 def test_several_deliveries_are_acknowledged_in_one_transaction(pit, db, client, session):
