@@ -6,6 +6,7 @@ import threading
 
 from datetime import timedelta
 
+import pymongo
 import pytest
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
@@ -405,6 +406,53 @@ class TestWithTransaction:
             session.with_transaction(work)
         assert (len(tries), effects(db), pit.entries()) == (1, 1, [])
         assert observer.seen == [("acked", "a")]
+
+
+@pytest.mark.parametrize("code", [189, 91, 11602], ids=["stepped down", "shuts down", "interrupted"])
+def test_a_primary_that_is_lost_before_the_commit(pit, db, session, fail_once, observer, code):
+    """The driver sends the commit again."""
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener, listener.get() as delivery:
+
+        def work(session):
+            db.effects.insert_one({}, session=session)
+            delivery.ack(session=session)
+            fail_once("commitTransaction", errorCode=code)
+
+        session.with_transaction(work)
+    assert (effects(db), pit.entries()) == (1, [])
+    assert observer.seen == [("acked", "a")]
+
+
+def test_a_session_whose_client_was_closed_is_refused(db, replica_set_uri):
+    client = pymongo.MongoClient(replica_set_uri)
+    with pitstop.init({"type": "mongo", "uri": replica_set_uri, "dbname": db.name}) as peer:
+        peer.store({"id": "a"}, NOW)
+    with pitstop.init({"type": "mongo", "client": client, "dbname": db.name}) as pit, pit.listen() as listener:
+        delivery = listener.get()
+        session = client.start_session()
+        session.start_transaction()
+        client.close()
+        for call in (
+            lambda: pit.store({"id": "b"}, HOUR, session=session),
+            lambda: pit.remove("a", session=session),
+            lambda: pit.get("a", session=session),
+            lambda: delivery.ack(session=session),
+        ):
+            with pytest.raises(PitstopError, match="closed"):
+                call()
+
+
+def test_a_standalone_server_refuses_the_ack_and_the_delivery_stays_open(mongo_client, mongo_dbname):
+    with pitstop.init({"type": "mongo", "client": mongo_client, "dbname": mongo_dbname}) as pit:
+        pit.store({"id": "a"}, NOW)
+        with pit.listen() as listener, listener.get() as delivery:
+            with mongo_client.start_session() as session:
+                session.start_transaction()
+                with pytest.raises(Unsupported, match="Make it a replica set"):
+                    delivery.ack(session=session)
+            delivery.ack(wait=True)
+        assert pit.entries() == []
 
 
 @pytest.mark.parametrize("committed", [True, False])

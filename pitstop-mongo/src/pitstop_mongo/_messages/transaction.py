@@ -15,7 +15,7 @@ import pymongo
 from pymongo import ReplaceOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.client_session import ClientSession
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 
 from pitstop import ConfigError, PitstopError, Unsupported
 from pitstop.abc import Damaged, Progress, Record, Settlement, run_in_loop
@@ -170,7 +170,8 @@ class Transaction:
                         f"needs (code {error.code}). A standalone server has no transactions. Make it a replica set. One "
                         f"member is enough."
                     ) from None
-                if not error.has_error_label(_TRANSIENT):
+                # PyMongo gives the label to the refusal of a client that was closed, too. No retry could help.
+                if not error.has_error_label(_TRANSIENT) or isinstance(error, InvalidOperation):
                     raise
                 transient = error
         # The error of the driver is raised outside of the operation, which would translate it. By this error the session's
