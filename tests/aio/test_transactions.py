@@ -263,13 +263,16 @@ def test_a_task_that_is_cancelled_in_the_block_gives_the_message_back(in_loop, d
         async with pit.listen() as listener:
 
             async def work():
-                async with await listener.get() as delivery, client.start_session() as session:
-                    async with await session.start_transaction():
-                        await client[db.name].effects.insert_one({"_id": 1}, session=session)
-                        if acked:
-                            await delivery.ack(session=session)
-                        inside.set()
-                        await asyncio.Event().wait()
+                async with (
+                    await listener.get() as delivery,
+                    client.start_session() as session,
+                    await session.start_transaction(),
+                ):
+                    await client[db.name].effects.insert_one({"_id": 1}, session=session)
+                    if acked:
+                        await delivery.ack(session=session)
+                    inside.set()
+                    await asyncio.Event().wait()
 
             task = asyncio.create_task(work())
             await inside.wait()
