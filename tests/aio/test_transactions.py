@@ -253,6 +253,92 @@ def test_a_cancelled_call_gives_the_session_back_unused(in_loop, db):
     in_loop(main)
 
 
+@pytest.mark.parametrize("acked", [True, False])
+def test_a_task_that_is_cancelled_in_the_block_gives_the_message_back(in_loop, db, acked):
+    """The transaction aborts. The end of a program is no attempt of the message."""
+
+    async def main(pit, client):
+        await pit.store({"id": "a"}, NOW)
+        inside = asyncio.Event()
+        async with pit.listen() as listener:
+
+            async def work():
+                async with (
+                    await listener.get() as delivery,
+                    client.start_session() as session,
+                    await session.start_transaction(),
+                ):
+                    await client[db.name].effects.insert_one({"_id": 1}, session=session)
+                    if acked:
+                        await delivery.ack(session=session)
+                    inside.set()
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(work())
+            await inside.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        entry = await pit.get("a")
+        assert (entry.state, entry.last_error, entry.attempts) == ("due", None, 1)
+        async with pit.listen() as listener:
+            again = await listener.get()
+            await again.nack("no", delay=NOW)
+        assert (await pit.get("a")).state == "due", "the cancelled attempt does not count against max_attempts"
+
+    in_loop(main, retry={"max_attempts": 2})
+    assert effects(db) == 0
+
+
+def test_settlements_beside_an_ack_in_an_open_transaction_are_refused(in_loop, db):
+    async def main(pit, client):
+        await pit.store({"id": "a"}, NOW)
+        async with pit.listen() as listener, client.start_session() as session:
+            delivery = await listener.get()
+            async with await session.start_transaction():
+                await delivery.ack(session=session)
+                with pytest.raises(LeaseLost):
+                    await delivery.ack(session=session)
+                for call in (delivery.ack, delivery.nack, delivery.extend):
+                    with pytest.raises(PitstopError, match="Commit the transaction"):
+                        await call()
+        assert await pit.get("a") is None
+
+    in_loop(main)
+
+
+def test_the_end_of_the_block_notices_an_abort_before_the_next_transaction(in_loop, db):
+    async def main(pit, client):
+        await pit.store({"id": "a"}, NOW)
+        async with pit.listen() as listener, client.start_session() as session:
+            async with await listener.get() as delivery:
+                await session.start_transaction()
+                await delivery.ack(session=session)
+                await session.abort_transaction()
+                await session.start_transaction()
+                await client[db.name].effects.insert_one({"_id": 1}, session=session)
+            await session.commit_transaction()
+        assert "did not commit" in (await pit.get("a")).last_error
+
+    in_loop(main, retry={"delay": 0})
+
+
+def test_a_transaction_that_is_open_at_the_end_of_the_block_is_looked_at_when_it_has_ended(in_loop, db):
+    async def main(pit, client):
+        await pit.store({"id": "a"}, NOW)
+        async with pit.listen() as listener, client.start_session() as session:
+            await session.start_transaction()
+            async with await listener.get() as delivery:
+                await delivery.ack(session=session)
+            await session.abort_transaction()
+            again = await listener.get(timeout=30)
+            assert again.attempt == 2
+            await again.ack(wait=True)
+        assert await pit.get("a") is None
+
+    in_loop(main, retry={"delay": 0})
+
+
 def test_many_transactions_at_a_time(in_loop, db):
     async def main(pit, client):
         async def work(n):
@@ -298,6 +384,27 @@ class TestRefusals:
             assert await pit.get("a") is None
 
         in_loop(main)
+
+    def test_of_a_session_whose_client_was_closed(self, db, replica_set_uri):
+        async def main():
+            client = pymongo.AsyncMongoClient(replica_set_uri)
+            async with pitstop.init_async({"type": "mongo", "client": client, "dbname": db.name}) as pit:
+                await pit.store({"id": "a"}, NOW)
+                async with pit.listen() as listener:
+                    delivery = await listener.get()
+                    session = client.start_session()
+                    await session.start_transaction()
+                    await client.close()
+                    for call in (
+                        lambda: pit.store({"id": "b"}, HOUR, session=session),
+                        lambda: pit.get("a", session=session),
+                        lambda: delivery.ack(session=session),
+                    ):
+                        with pytest.raises(PitstopError, match="closed"):
+                            await call()
+                    session = None
+
+        run(main())
 
     def test_of_a_pitstop_for_threads(self, db, replica_set_uri):
         async def main():

@@ -236,6 +236,30 @@ def test_a_message_is_stored_and_removed_in_a_transaction(client, coll, counts):
         assert sorted(each.id for each in pit.entries()) == ["another", "new", "other"]
 
 
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_message_is_acknowledged_in_a_transaction(client, coll, counts, commits):
+    where = {"type": "mongo", "client": client, "dbname": coll.database.name, "coll": coll.name, "retry": {"delay": 0}}
+    with pitstop.init(where) as pit:
+        pit.store_many([({"id": "once"}, NOW), ({"id": "series"}, NOW, None, timedelta(hours=1))])
+        attempts = []
+
+        def handle(delivery):
+            attempts.append(delivery.attempt)
+            with client.start_session() as session:
+                session.start_transaction()
+                delivery.ack(session=session)
+                inside = pit.get(delivery.id, session=session)
+                assert inside is None or inside.state == "scheduled"
+                if commits or delivery.attempt > 1:
+                    session.commit_transaction()
+
+        summary = pit.consume(handle, deliveries=True, until_idle=True)
+
+        assert (summary.acked, summary.nacked, summary.lost) == (2, 0 if commits else 2, 0)
+        assert sorted(attempts) == ([1, 1] if commits else [1, 1, 2, 2])
+        assert [(each.id, each.state) for each in pit.entries()] == [("series", "scheduled")]
+
+
 def test_a_listener_hears_of_messages_by_a_change_stream(router, coll, counts):
     where = {"type": "mongo", "uri": router.uri, "dbname": coll.database.name, "coll": coll.name}
     with pitstop.init(where) as pit, pitstop.init(where) as other, pit.listen(loop_time="1h") as listener:

@@ -6,6 +6,7 @@ import threading
 
 from datetime import timedelta
 
+import pymongo
 import pytest
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
@@ -199,7 +200,7 @@ def test_an_iteration_looks_after_the_ack_at_the_end_of_the_with_block(pit, clie
 
 
 def test_a_transaction_that_is_open_at_the_end_of_the_with_block_decides(pit, client, observer, session):
-    """Nothing is written outside of it, which would wait for its end."""
+    """Nothing is written outside of it, which would wait for its end. When it has ended, Pitstop looks for the ack."""
     pit.store_many([({"id": id}, NOW) for id in "ab"])
     with pit.listen() as listener:
         with session.start_transaction(), listener.get() as delivery:
@@ -214,8 +215,43 @@ def test_a_transaction_that_is_open_at_the_end_of_the_with_block_decides(pit, cl
         with pytest.raises(Broken):
             fails()
     (entry,) = pit.entries()
-    assert entry.state == "leased", "it comes back when its lease ends"
-    assert observer.seen == []
+    assert (entry.state, entry.last_error) == ("due", "Broken: ")
+    assert observer.seen == [("acked", delivery.id), ("retried", entry.id)]
+
+
+def test_a_program_that_ends_in_the_block_has_made_no_attempt(pit, session):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+
+        def interrupted():
+            with session.start_transaction(), listener.get() as delivery:
+                delivery.ack(session=session)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    (entry,) = pit.entries()
+    assert (entry.state, entry.attempts, entry.last_error) == ("due", 1, None)
+
+
+def test_a_transaction_that_is_tried_again_around_the_block_acknowledges_again(pit, db, session, observer):
+    pit.store({"id": "a"}, NOW)
+    tries = []
+    with pit.listen() as listener:
+        delivery = listener.get()
+
+        def work(session):
+            tries.append(db.effects.find_one({"_id": 0}, session=session))
+            if len(tries) == 1:
+                db.effects.update_one({"_id": 0}, {"$inc": {"n": 1}})
+            with delivery:
+                pit.entries()  # looks for transactions that have ended
+                delivery.ack(session=session)
+            db.effects.update_one({"_id": 0}, {"$set": {"by": delivery.key}}, session=session)
+
+        session.with_transaction(work)
+    assert (len(tries), pit.entries()) == (2, [])
+    assert observer.seen == [("acked", "a")]
 
 
 def test_several_deliveries_are_acknowledged_in_one_transaction(pit, db, client, session):
@@ -372,6 +408,53 @@ class TestWithTransaction:
         assert observer.seen == [("acked", "a")]
 
 
+@pytest.mark.parametrize("code", [189, 91, 11602], ids=["stepped down", "shuts down", "interrupted"])
+def test_a_primary_that_is_lost_before_the_commit(pit, db, session, fail_once, observer, code):
+    """The driver sends the commit again."""
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener, listener.get() as delivery:
+
+        def work(session):
+            db.effects.insert_one({}, session=session)
+            delivery.ack(session=session)
+            fail_once("commitTransaction", errorCode=code)
+
+        session.with_transaction(work)
+    assert (effects(db), pit.entries()) == (1, [])
+    assert observer.seen == [("acked", "a")]
+
+
+def test_a_session_whose_client_was_closed_is_refused(db, replica_set_uri):
+    client = pymongo.MongoClient(replica_set_uri)
+    with pitstop.init({"type": "mongo", "uri": replica_set_uri, "dbname": db.name}) as peer:
+        peer.store({"id": "a"}, NOW)
+    with pitstop.init({"type": "mongo", "client": client, "dbname": db.name}) as pit, pit.listen() as listener:
+        delivery = listener.get()
+        session = client.start_session()
+        session.start_transaction()
+        client.close()
+        for call in (
+            lambda: pit.store({"id": "b"}, HOUR, session=session),
+            lambda: pit.remove("a", session=session),
+            lambda: pit.get("a", session=session),
+            lambda: delivery.ack(session=session),
+        ):
+            with pytest.raises(PitstopError, match="closed"):
+                call()
+
+
+def test_a_standalone_server_refuses_the_ack_and_the_delivery_stays_open(mongo_client, mongo_dbname):
+    with pitstop.init({"type": "mongo", "client": mongo_client, "dbname": mongo_dbname}) as pit:
+        pit.store({"id": "a"}, NOW)
+        with pit.listen() as listener, listener.get() as delivery:
+            with mongo_client.start_session() as session:
+                session.start_transaction()
+                with pytest.raises(Unsupported, match="Make it a replica set"):
+                    delivery.ack(session=session)
+            delivery.ack(wait=True)
+        assert pit.entries() == []
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_commit_that_fails_in_the_end_is_looked_after(pit, db, client, fail_once, observer, committed):
     """The handler lets out the driver's error. Only the store knows whether the transaction has committed."""
@@ -450,6 +533,36 @@ def test_after_an_abort_the_delivery_is_open(pit, session):
             if delivery.id == "extend":
                 delivery.ack(wait=True)
         assert [each.id for each in pit.entries()] == ["nack"]
+
+
+@pytest.mark.parametrize("call", ["ack", "nack", "extend"])
+def test_another_transaction_of_the_session_does_not_hide_an_abort(pit, db, session, call):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        session.start_transaction()
+        delivery.ack(session=session)
+        session.abort_transaction()
+        with session.start_transaction():
+            db.effects.insert_one({}, session=session)
+            getattr(delivery, call)()
+        if call == "extend":
+            delivery.ack(wait=True)
+    assert [each.id for each in pit.entries()] == (["a"] if call == "nack" else [])
+
+
+def test_the_end_of_the_block_notices_an_abort_before_the_next_transaction(pit, db, session, observer):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        with listener.get() as delivery:
+            session.start_transaction()
+            delivery.ack(session=session)
+            session.abort_transaction()
+            session.start_transaction()
+            db.effects.insert_one({}, session=session)
+        session.commit_transaction()
+        assert observer.seen == [("retried", "a")]
+        assert "did not commit" in pit.get("a").last_error
 
 
 def test_after_a_commit_the_delivery_is_settled(pit, session):

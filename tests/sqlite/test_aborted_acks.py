@@ -13,6 +13,7 @@ import pitstop
 
 from pitstop._engine._lease import Lease
 from pitstop._pitstop import session_of
+from pitstop.testing import ManualClock
 
 
 NOW = timedelta(0)
@@ -207,3 +208,127 @@ def test_an_interrupted_ack_can_be_written_again(pit, connection, monkeypatch):
         delivery.ack(session=connection)
         connection.execute("COMMIT")
     assert pit.entries() == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+@pytest.mark.parametrize("later", [False, True], ids=["the same", "a later one"])
+def test_a_transaction_that_is_open_when_the_handler_returns(open_pit, connection, end, later):
+    """No write waits for it, and the ack is looked for when it has ended."""
+    pit = open_pit(busy_timeout="1h", retry={"delay": 0})
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        with listener.get() as delivery:
+            connection.execute("BEGIN IMMEDIATE")
+            delivery.ack(session=connection)
+            if later:
+                connection.execute(end)
+                connection.execute("BEGIN IMMEDIATE")
+        connection.execute("COMMIT" if later else end)
+        if end == "COMMIT":
+            assert pit.get("a") is None
+        else:
+            again = listener.get(timeout=30)
+            assert (again.attempt, again.last_error is not None) == (2, True)
+            again.ack(wait=True)
+
+
+def test_a_savepoint_that_is_rolled_back_undoes_the_ack(open_pit, connection):
+    pit = open_pit(retry={"delay": 0})
+    pit.store({"id": "a"}, NOW)
+
+    def handle(delivery):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO effects VALUES (?)", (str(delivery.attempt),))
+        connection.execute("SAVEPOINT work")
+        delivery.ack(session=connection)
+        if delivery.attempt == 1:
+            connection.execute("ROLLBACK TO work")
+        connection.execute("COMMIT")
+
+    summary = pit.consume(handle, deliveries=True, max_messages=2)
+
+    assert (summary.acked, summary.nacked) == (1, 1)
+    assert pit.entries() == []
+
+
+def test_an_ack_after_the_lease_ran_out_is_refused_in_the_transaction(open_pit, connection):
+    clock = ManualClock()
+    pit = open_pit(clock=clock)
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        late = listener.get()
+        clock.advance(3600)
+        again = listener.get()
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(pitstop.LeaseLost):
+            late.ack(session=connection)
+        connection.execute("ROLLBACK")
+        again.nack("no")
+
+
+def test_a_connection_that_is_closed_before_the_commit_undoes_the_ack(open_pit, path, connection):
+    pit = open_pit(retry={"delay": 0})
+    pit.store({"id": "a"}, NOW)
+
+    def handle(delivery):
+        own = sqlite3.connect(path, isolation_level=None)
+        own.execute("BEGIN IMMEDIATE")
+        delivery.ack(session=own)
+        if delivery.attempt > 1:
+            own.execute("COMMIT")
+        own.close()
+
+    summary = pit.consume(handle, deliveries=True, max_messages=2)
+
+    assert (summary.acked, summary.nacked, pit.entries()) == (1, 1, [])
+
+
+def test_a_second_ack_and_a_nack_in_one_transaction_are_refused(pit, connection):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        delivery = listener.get()
+        connection.execute("BEGIN IMMEDIATE")
+        delivery.ack(session=connection)
+        with pytest.raises(pitstop.LeaseLost):
+            delivery.ack(session=connection)
+        with pytest.raises(pitstop.PitstopError, match="Commit the transaction"):
+            delivery.nack("no")
+        connection.execute("COMMIT")
+        with pytest.raises(pitstop.LeaseLost, match="was acknowledged before"):
+            delivery.nack("no")
+    assert pit.entries() == []
+
+
+@pytest.mark.parametrize("end", ["", "COMMIT"])
+def test_a_delivery_whose_ack_may_count_is_not_lost_when_the_lease_runs_out(pit, connection, end):
+    """The transaction has the file. Once it has committed, the message is gone, and the lease with it."""
+    pit.store({"id": "a"}, NOW)
+    backend = session_of(pit).backend
+    with pit.listen() as listener:
+        delivery = listener.get()
+        ack(delivery, connection, end)
+        later = backend.now() + 3_600_000_000
+        backend.now = lambda: later
+        assert not delivery.lost
+        del backend.now
+        connection.execute("COMMIT") if not end else None
+        delivery.ack(wait=True)
+        assert not delivery.lost
+
+
+def test_a_delivery_whose_ack_failed_is_lost_when_the_lease_runs_out(pit, connection):
+    pit.store({"id": "a"}, NOW)
+    backend = session_of(pit).backend
+    with pit.listen() as listener:
+        delivery = listener.get()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("PRAGMA query_only = 1")
+        with pytest.raises(pitstop.PitstopError, match="may only read"):
+            delivery.ack(session=connection)
+        connection.execute("PRAGMA query_only = 0")
+        connection.execute("ROLLBACK")
+        later = backend.now() + 3_600_000_000
+        backend.now = lambda: later
+        assert delivery.lost
+        del backend.now

@@ -320,6 +320,62 @@ def test_a_store_in_the_session_does_not_wait_for_acks_that_wait_for_the_session
             assert pit.get("a") is not None
 
 
+@pytest.fixture
+def acked(path, connect):
+    """Gives a Pitstop with a long patience, and a connection in a transaction, before which an ack of "a" cannot be written."""
+    with pitstop.init({"type": "sqlite", "path": str(path), "busy_timeout": "1m"}) as pit:
+        pit.store_many([({"id": id}, NOW) for id in ("a", "b", "c")])
+        connection = connect()
+        with pit.listen(prefetch=3) as listener:
+            delivery = next(iter(listener))
+            connection.execute("BEGIN IMMEDIATE")
+            delivery.ack()
+            yield pit, connection
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+CALLS = {
+    "store": lambda pit, session: pit.store({"id": "a", "n": 2}, HOUR, session=session),
+    "store_many": lambda pit, session: pit.store_many([({"id": "a", "n": 2}, HOUR)], session=session),
+    "remove": lambda pit, session: pit.remove("a", session=session),
+    "get": lambda pit, session: pit.get("a", session=session),
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_does_not_wait_for_an_ack_of_its_own_message(acked, call, end):
+    pit, connection = acked
+    CALLS[call](pit, connection)
+    connection.execute(end)
+    entry = pit.get("a")
+    assert (entry and entry.message["n"]) == (2 if call.startswith("store") and end == "COMMIT" else None)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("terms", [{"if_exists": "keep"}, {"if_exists": "error"}, {"keep_schedule": True}])
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_store_that_looks_first_says_that_an_ack_waits_for_the_transaction(acked, terms, many):
+    """The message would be kept, and then be deleted by the ack."""
+    pit, connection = acked
+
+    def store(session):
+        if many:
+            return pit.store_many([({"id": "a", "n": 2}, HOUR)], session=session, **terms)
+        return pit.store({"id": "a", "n": 2}, HOUR, session=session, **terms)
+
+    with pytest.raises(BackendUnavailable, match="an ack of 'a' is not written yet"):
+        store(connection)
+    connection.execute("ROLLBACK")
+    assert pit.get("a") is None
+    connection.execute("BEGIN IMMEDIATE")
+    store(connection)
+    connection.execute("COMMIT")
+    assert pit.get("a").message["n"] == 2
+
+
 def test_a_connection_for_several_threads_works_in_an_event_loop(path, connect):
     async def main():
         async with pitstop.init_async({"type": "sqlite", "path": str(path)}) as pit:

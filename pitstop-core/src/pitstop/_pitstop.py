@@ -174,7 +174,7 @@ class Pitstop(Listening, Finding, Pausing, ChangingMany):
         :raises MessageError: if ``id`` cannot be an id.
         """
         writes, id = self._writes(session), valid_id(id)
-        self._session.flush([id])
+        self._flush(id, session)
         removed = writes.delete(id)
         supersede(self._session.events, [id])
         if session is None:
@@ -189,7 +189,7 @@ class Pitstop(Listening, Finding, Pausing, ChangingMany):
         :raises MessageError: if ``id`` cannot be an id.
         """
         backend, writes, id = self._session.backend, self._writes(session), valid_id(id)
-        self._session.flush([id])
+        self._flush(id, session)
         stored = writes.get(id)
         return None if stored is None else describe(stored, backend.now() // 1000)
 
@@ -254,6 +254,13 @@ class Pitstop(Listening, Finding, Pausing, ChangingMany):
 
     def _new_ids(self, now_us: int, count: int) -> list[str]:
         return new_ids(now_us, count)
+
+    def _flush(self, id: str, session: object) -> None:
+        if session is None:
+            self._session.flush([id])
+        else:
+            # An ack that waits for the end of the transaction comes after it.
+            self._session.flush_aside([id])
 
     def _writes(self, session: object) -> Writes:
         backend = self._session.backend

@@ -11,7 +11,7 @@ from pitstop._decisions._change import Terms, Wanted, change
 from pitstop._decisions._describe import describe
 from pitstop._engine._handling import supersede, token_in_hand
 from pitstop._engine._session import Session
-from pitstop._errors import Conflict
+from pitstop._errors import BackendUnavailable, Conflict
 from pitstop._values._stored import Stored
 from pitstop.abc import Capability, Record, Writes
 from pitstop.abc._backend import lacks_conditional
@@ -61,6 +61,7 @@ class Storing:
     def put_all_on_terms(self, wanted: Sequence[Wanted], terms: Terms, made: Collection[str]) -> list[Stored]:
         """Store records as :meth:`put_on_terms` does. Those with new ids are stored together.
 
+        :raises BackendUnavailable: as :meth:`put_on_terms`.
         :raises Conflict: as :meth:`put_on_terms`. If one of the records must not exist, and does, none is stored.
         :raises MessageError: as :meth:`put_on_terms`.
         :raises Unsupported: as :meth:`put_on_terms`.
@@ -68,7 +69,7 @@ class Storing:
         check_conditional(self._session)
         known = {each.record.id: each for each in wanted if each.record.id not in made}
         if terms.if_exists == "error":
-            self._session.flush(known.keys())
+            self._flush_before_look(known.keys())
             for id, each in known.items():
                 change(self._writes.get(id), each, terms, self._now)
         new = [each.record for each in wanted if each.record.id in made]
@@ -80,6 +81,7 @@ class Storing:
     def put_on_terms(self, wanted: Wanted, terms: Terms) -> Stored:
         """Store a record as the record that exists allows.
 
+        :raises BackendUnavailable: if an ack of the message is not written yet, and may wait for the end of the transaction.
         :raises Conflict: if the record must not exist, is not in the state in which it was read, or changes again and again.
         :raises MessageError: if the record that exists cannot be read.
         :raises ScheduleError: if a series that goes on has no occurrence left.
@@ -87,7 +89,7 @@ class Storing:
         """
         check_conditional(self._session)
         id = wanted.record.id
-        self._session.flush([id])
+        self._flush_before_look([id])
         # A record that must not exist is not read first: the write finds out.
         present = None if terms.if_exists == "error" else self._writes.get(id)
         for _ in range(MOST_READS):
@@ -120,14 +122,29 @@ class Storing:
         """Store records. Those that are known may exist."""
         session = self._session
         if known:
-            # Acks that returned come first: they must be written before the message is stored anew.
-            session.flush(known)
+            # Acks that returned come first: they must be written before the message is stored anew. If an ack waits for the end
+            # of the user's transaction, it comes too late in effect, and that is the same: the message is stored anew.
+            session.flush(known) if self._at_once else session.flush_aside(known)
         self._writes.put(records)
         if known:
             supersede(session.events, known)
         if known and self._at_once:
             session.forget({each.id: each.revision for each in records if each.id in known})
         self._announce(records)
+
+    def _flush_before_look(self, ids: Collection[str]) -> None:
+        """Write the acks that returned, so that the messages are looked at as the caller expects them.
+
+        :raises BackendUnavailable: if an ack may wait for the end of the user's transaction.
+        """
+        if self._at_once:
+            self._session.flush(ids)
+        elif not self._session.flush_aside(ids):
+            raise BackendUnavailable(
+                f"Nothing was stored, because an ack of {', '.join(map(repr, sorted(ids)[:3]))} is not written yet. It may wait for "
+                f"the end of this transaction. Roll back, and try again; or acknowledge with ack(session=...), or with "
+                f"ack(wait=True) before the transaction begins."
+            )
 
     def _announce(self, records: Sequence[Record]) -> None:
         events = self._session.events

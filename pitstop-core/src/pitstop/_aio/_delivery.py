@@ -102,9 +102,9 @@ class AsyncDelivery:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is known to be over: another consumer may have the message. Work done now may be done twice."""
+        """Whether the lease is known to be over: see :attr:`pitstop.Delivery.lost`."""
         lease = self._lease
-        return lease.lost or (not lease.settled and self._feeder.is_past(lease.due))
+        return lease.lost or (lease.may_run_out and self._feeder.is_past(lease.due))
 
     @property
     def _intake(self) -> Intake:
@@ -164,6 +164,8 @@ class AsyncDelivery:
         await self._hands.do(self._delivery.extend, duration)
 
     async def __aenter__(self) -> Self:
+        if self._lease.pledge is not None:
+            self._intake.writer.open_pledges.discard(self._lease)
         self._handling = Handling(self._intake.session.events, self._lease, self._delivery)
         return self
 
@@ -197,10 +199,9 @@ class AsyncDelivery:
     def _end_pledge(self, error: BaseException | None) -> None:
         """Find out whether the transaction with the ack has committed. If not, the message comes back. Nothing is waited for."""
         try:
-            if ask_after_pledge(
-                self._lease, self._delivery, error, interrupted=error is not None and is_interruption(error)
-            ):
-                self._intake.writer.put(self._lease, blocking=False)
+            writer, interrupted = self._intake.writer, error is not None and is_interruption(error)
+            if ask_after_pledge(self._lease, self._delivery, error, writer.open_pledges, interrupted=interrupted):
+                writer.put(self._lease, blocking=False)
         except PitstopError as failure:
             _log.debug("the delivery of %r, acknowledged in a transaction, was not looked after: %s", self.id, failure)
 

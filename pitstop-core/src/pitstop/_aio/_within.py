@@ -10,17 +10,23 @@ from __future__ import annotations
 import asyncio
 
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 from typing import Any, TypeVar
 
-from pitstop._aio._hands import Hands
+from pitstop._aio._hands import Hands, tell
+from pitstop._errors import BackendUnavailable
 from pitstop.abc._loops import CALLER
 
 
 __all__ = ["LoopCaller", "do_within"]
 
 _T = TypeVar("_T")
+
+#: Seconds between two looks at a loop that has to await a function.
+_LOOK = 0.5
+#: The number of looks, one after another, at which a loop does not run, until it counts as ended.
+_MOST_LOOKS = 20
 
 
 class LoopCaller:
@@ -33,7 +39,10 @@ class LoopCaller:
         self._task: asyncio.Task[Any] | None = None
 
     def run(self, function: Callable[..., Awaitable[_T]], *args: Any, **options: Any) -> _T:
-        """Await the function in the loop. See :func:`pitstop.abc.run_in_loop`."""
+        """Await the function in the loop. See :func:`pitstop.abc.run_in_loop`.
+
+        :raises BackendUnavailable: if the loop was closed, or does not run any more.
+        """
         done: Future[_T] = Future()
 
         async def awaited() -> _T:
@@ -41,8 +50,9 @@ class LoopCaller:
 
         def begin() -> None:
             if self._cancelled:
-                done.set_exception(CancelledError())
-            else:
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(CancelledError())
+            elif done.set_running_or_notify_cancel():
                 self._task = self._loop.create_task(awaited())
                 self._task.add_done_callback(end)
 
@@ -54,8 +64,25 @@ class LoopCaller:
                 done.set_exception(error)
 
         # The task takes the context of this thread along.
-        self._loop.call_soon_threadsafe(begin)
-        return done.result()
+        if tell(self._loop, begin) and self._is_done(done):
+            return done.result()
+        # If the loop runs again, the function does not begin.
+        done.cancel()
+        raise BackendUnavailable(
+            "The event loop of this call was stopped or closed, so the call has not ended. Await all calls before the loop ends."
+        )
+
+    def _is_done(self, done: Future[Any]) -> bool:
+        """Wait for the end of the function. Return False if the loop has ended before."""
+        still = 0
+        while still < _MOST_LOOKS:
+            if wait([done], _LOOK).done:
+                return True
+            if self._loop.is_closed():
+                break
+            # A loop that was stopped may run again.
+            still = 0 if self._loop.is_running() else still + 1
+        return done.done()
 
     def cancel(self) -> None:
         """Cancel the function that is awaited, and those that come. In the loop's thread."""

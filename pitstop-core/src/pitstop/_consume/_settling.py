@@ -45,7 +45,7 @@ def settle(
     """
     if lease.pledge is not None and not lease.settled:
         is_news = lease.is_news(failure)
-        if _ask_after_pledge(lease, delivery, failure, interrupted=interrupted):
+        if _ask_after_pledge(writer, lease, delivery, failure, interrupted=interrupted):
             _write(writer, [lease], may_write=may_write and lease.purpose is not Purpose.GIVE_BACK)
         if failure is not None and not (interrupted or is_news):
             log_failure(lease, failure, NACK, backend)
@@ -92,7 +92,7 @@ def settle_together(
         interrupts = stopped and not lease.is_news(failure)
         if lease.pledge is not None and not lease.settled:
             decided, own_failure = NACK, None if stopped else failure
-            is_asked = _ask_after_pledge(lease, delivery, failure, interrupted=interrupts)
+            is_asked = _ask_after_pledge(writer, lease, delivery, failure, interrupted=interrupts)
         else:
             decided, own_failure = judged(lease, failure, interrupted=interrupts)
             is_asked = decided is not NOTHING and _ask(lease, delivery, decided, own_failure)
@@ -129,13 +129,15 @@ def _ask(lease: Lease, delivery: Delivery, decided: Verdict, failure: BaseExcept
     return True
 
 
-def _ask_after_pledge(lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool) -> bool:
+def _ask_after_pledge(
+    writer: AckWriter, lease: Lease, delivery: Delivery, failure: BaseException | None, *, interrupted: bool
+) -> bool:
     """Ask for the settlement of a delivery that its handler has acknowledged in a transaction of the user.
 
     :return: whether there is one to write.
     """
     try:
-        return ask_after_pledge(lease, delivery, failure, interrupted=interrupted)
+        return ask_after_pledge(lease, delivery, failure, writer.open_pledges, interrupted=interrupted)
     except PitstopError as error:
         _log.debug("%r, acknowledged in a transaction, could not be settled: %s", lease.id, error)
         return False

@@ -97,7 +97,7 @@ def ask_at_end(lease: Lease, delivery: object, failure: BaseException | None, *,
     :raises LeaseLost: if another thread has settled the lease meanwhile.
     """
     if lease.pledge is not None and not lease.settled:
-        return ask_after_pledge(lease, delivery, failure, interrupted=interrupted)
+        return ask_after_pledge(lease, delivery, failure, None, interrupted=interrupted)
     decided, _ = judged(lease, failure, interrupted=interrupted)
     if decided is not NOTHING:
         ask(lease, delivery, decided, failure)

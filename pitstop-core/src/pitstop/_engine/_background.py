@@ -26,6 +26,8 @@ _log = logging.getLogger("pitstop.listener")
 #: Seconds between two turns while there is something to do. By real time, whatever clock the session goes by: it is about
 #: the work of a machine, and not about when messages are due. An ack waits for one or two turns.
 _TICK = 0.01
+#: Seconds between two looks at transactions that were open at the end of a handler.
+_LOOK = 0.1
 #: Turns in a row, in which no thread asked for a message, after which those in the buffer are given back.
 _PATIENCE = 10
 
@@ -117,7 +119,8 @@ class Background:
             if pause is None:
                 wakeup.awake = False
                 if not self._has_work():
-                    wakeup.bell.wait(None)
+                    # Not as work: a listener is idle while only a transaction of the user is open.
+                    wakeup.bell.wait(_LOOK if self._writer.open_pledges else None)
                 wakeup.awake = True
             else:
                 wakeup.bell.wait(pause)
@@ -141,6 +144,8 @@ class Background:
                 self._claim_ahead()
             finally:
                 self.claiming = False
+        if self._writer.open_pledges:
+            self._writer.take_ended()
         if self._writer and self._tries == self._writer.tries:
             # As at the last turn: no other thread has written meanwhile.
             pause = self._flush()

@@ -130,9 +130,12 @@ class Delivery:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is known to be over: another consumer may have the message. Work done now may be done twice."""
+        """Whether the lease is known to be over: another consumer may have the message. Work done now may be done twice.
+
+        After an ack in a transaction, False until another call finds out that the transaction has not committed.
+        """
         lease = self._lease
-        return lease.lost or (not lease.settled and self._has_run_out())
+        return lease.lost or (lease.may_run_out and self._has_run_out())
 
     def ack(self, *, wait: bool = False, session: Any = None) -> None:
         """Acknowledge the message: a one-shot message is deleted, a recurring one goes on to its next occurrence.
@@ -242,6 +245,8 @@ class Delivery:
         return self._lease.is_over(self._session.backend.now())
 
     def __enter__(self) -> Self:
+        if self._lease.pledge is not None:
+            self._writer.open_pledges.discard(self._lease)
         self._handling = Handling(self._session.events, self._lease, self)
         return self
 
@@ -271,7 +276,7 @@ class Delivery:
     def _end_pledge(self, error: BaseException | None) -> None:
         """Find out whether the transaction with the ack has committed. If not, the message comes back."""
         try:
-            if ask_after_pledge(self._lease, self, error):
+            if ask_after_pledge(self._lease, self, error, self._writer.open_pledges):
                 self._writer.write_at_once(self._lease)
         except PitstopError as failure:
             _log.debug("the delivery of %r, acknowledged in a transaction, was not looked after: %s", self.id, failure)

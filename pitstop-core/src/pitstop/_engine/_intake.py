@@ -18,6 +18,7 @@ from datetime import timedelta
 from threading import get_ident
 
 from pitstop._decisions._logs import left_behind
+from pitstop._engine._aside import written_aside
 from pitstop._engine._background import Background
 from pitstop._engine._buffer import ClaimBuffer
 from pitstop._engine._calls import unbroken
@@ -275,6 +276,9 @@ class Intake(Component):
         # A store that does not answer is no matter here: the write is tried again.
         with suppress(BackendUnavailable):
             self.writer.flush(ids)
+
+    def flush_aside(self, ids: Collection[str]) -> bool:
+        return written_aside(self.writer, self.wakeup, ids)
 
     def end(self) -> None:
         """Hand out no more messages, and end all waits. Takes no lock, and waits for nothing."""

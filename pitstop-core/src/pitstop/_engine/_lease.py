@@ -52,7 +52,7 @@ class Lease:
     #: Of a nack: the text of the error, and the delay. With the right.
     error: str | None
     delay: timedelta | None
-    # The settlement that is being written. With the right.
+    # The settlement that is being written. With the right. decide() sets it first, and ask() the three above: that is faster.
     _sent: Settlement
 
     __slots__ = (
@@ -93,8 +93,6 @@ class Lease:
         self.state = _HELD
         #: With the right. None: no settlement was asked for.
         self.purpose: Purpose | None = None
-        # The fields `delivery`, `error` and `delay` have values from the first ask() on, and `_sent` from the first
-        # decide() on. Each message makes a lease, and most fields of most leases are written once.
         #: The error that the present settlement raises to its caller, or raised. With the right; and by the caller of an
         #: extension that failed.
         self.told: PitstopError | None = None
@@ -148,6 +146,11 @@ class Lease:
     def settled(self) -> bool:
         """Whether the handler, or code on its behalf, has settled this: the end of the handler settles nothing any more."""
         return self.purpose is not None
+
+    @property
+    def may_run_out(self) -> bool:
+        """Whether the end of the lease means that it is lost: nothing has settled it, and no transaction may have done so."""
+        return self.purpose is None and (self.pledge is None or self.pledge.failed)
 
     @property
     def known(self) -> bool:

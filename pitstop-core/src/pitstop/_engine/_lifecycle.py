@@ -51,6 +51,10 @@ class Component:
     def flush(self, ids: Collection[str] | None = None) -> None:
         """Write pending settlements, if one of these messages is among them. None: write all."""
 
+    def flush_aside(self, ids: Collection[str]) -> bool:
+        """Do as :meth:`flush` in another thread, and wait no longer than a moment. Return whether none of them is pending."""
+        return True
+
     def begin_stop(self) -> Doorbell | None:
         """Wait for no more messages: the program is about to end. Blocks for nothing.
 

@@ -150,6 +150,13 @@ class Session:
         for each in self.components:
             each.flush(ids)
 
+    def flush_aside(self, ids: Collection[str]) -> bool:
+        """Let other threads write the pending settlements of these messages: this thread has a transaction of the user.
+
+        :return: whether none of them is pending after a moment. Otherwise they wait for the end of the transaction, perhaps.
+        """
+        return all(each.flush_aside(ids) for each in self.components)
+
     def after_fork(self) -> None:
         """Replace locks that threads of the parent may hold: this process is the child of a fork."""
         self.handled.after_fork()

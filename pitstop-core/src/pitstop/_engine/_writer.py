@@ -19,6 +19,7 @@ from pitstop._engine._calls import entrance, unbroken
 from pitstop._engine._lease import Lease
 from pitstop._engine._session import Session
 from pitstop._engine._settler import Counts, Settler
+from pitstop._engine._transaction import OpenPledges
 from pitstop._engine._wakeup import Wakeup
 from pitstop._errors import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Doorbell
@@ -52,6 +53,8 @@ class AckWriter:
         self._settler = settler
         self._in_hand = in_hand
         self._wakeup = wakeup
+        #: Deliveries that may have to be settled once a transaction has ended.
+        self.open_pledges = OpenPledges(session, wakeup)
         # Any thread appends. The writing thread takes out.
         self._pending: deque[Lease] = deque()
         # Reentrant: an observer of an ack, and a signal handler, may look at the store or settle something.
@@ -93,6 +96,7 @@ class AckWriter:
     def after_fork(self) -> None:
         """Forget what is on its way: it is the parent's."""
         self._pending.clear()
+        self.open_pledges.clear()
         self._writing, self._writer = RLock(), None
 
     # Ways to have a settlement written. Each lease was asked to settle before.
@@ -207,7 +211,8 @@ class AckWriter:
         :param ids: only if one of these messages is among it.
         :raises BackendUnavailable: when the store did not answer; it stays pending.
         """
-        if ids is not None and not self._concerns(ids):
+        self.take_ended()
+        if ids is not None and not self.concerns(ids):
             return
         if self._pending or self._writer is not None:
             failures = self._failures
@@ -218,7 +223,11 @@ class AckWriter:
                     raise BackendUnavailable(text, permanent=permanent)
                 self._write_all()
 
-    def _concerns(self, ids: Collection[str]) -> bool:
+    def take_ended(self) -> None:
+        """Write the settlements of transactions that were open at the end of their handlers, together with others."""
+        self._pending.extend(self.open_pledges.ended())
+
+    def concerns(self, ids: Collection[str]) -> bool:
         """Whether a settlement of one of these messages is pending, or being written.
 
         Another write is not waited for: on SQLite it may wait for the end of a transaction of the calling thread.

@@ -46,5 +46,9 @@ class TransactionWrites(Writes, Protocol):
         ...
 
     def is_open(self) -> bool:
-        """Whether the session is in a transaction, so that it may still commit. Any thread, at any time; it does not wait."""
+        """Whether the transaction may still commit. Any thread, at any time; it does not wait.
+
+        If another transaction of the session is open, return False; unless a write without the session would wait for its end, as
+        in a store with one writer at a time.
+        """
         ...

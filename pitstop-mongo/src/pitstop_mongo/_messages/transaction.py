@@ -15,7 +15,7 @@ import pymongo
 from pymongo import ReplaceOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.client_session import ClientSession
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 
 from pitstop import ConfigError, PitstopError, Unsupported
 from pitstop.abc import Damaged, Progress, Record, Settlement, run_in_loop
@@ -56,6 +56,7 @@ class Transaction:
         self._dialect = connection.dialect
         self._session = self._checked(client, session)
         self._async_handles = async_handles if isinstance(session, AsyncClientSession) else None
+        self._number = self._present_number()
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
@@ -89,7 +90,12 @@ class Transaction:
 
     def is_open(self) -> bool:
         """See :meth:`pitstop.abc.TransactionWrites.is_open`."""
-        return bool(self._session.in_transaction)
+        # The session may be in a later transaction by now.
+        return bool(self._session.in_transaction) and self._present_number() == self._number
+
+    def _present_number(self) -> object:
+        """Return the number of the session's present or last transaction. None: this PyMongo does not show it."""
+        return getattr(self._session, "_transaction_id", None)
 
     def _put(self, some: Sequence[Write], handles: Handles) -> None:
         # No inserts first, unlike outside of a transaction: an id that exists already would abort the transaction.
@@ -164,7 +170,8 @@ class Transaction:
                         f"needs (code {error.code}). A standalone server has no transactions. Make it a replica set. One "
                         f"member is enough."
                     ) from None
-                if not error.has_error_label(_TRANSIENT):
+                # PyMongo gives the label to the refusal of a client that was closed, too. No retry could help.
+                if not error.has_error_label(_TRANSIENT) or isinstance(error, InvalidOperation):
                     raise
                 transient = error
         # The error of the driver is raised outside of the operation, which would translate it. By this error the session's
