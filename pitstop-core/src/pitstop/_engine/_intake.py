@@ -232,7 +232,6 @@ class Intake(Component):
     @property
     def unsettled(self) -> bool:
         """Whether messages were claimed and not handed out, or settlements are on their way to the store."""
-        # In this order: a thread that gives messages back is busy before it takes them out of the buffer.
         return self.in_hand > 0 or bool(self.buffer.late) or self.writer.busy or self.leftovers.busy
 
     @property

@@ -63,7 +63,10 @@ class Leftovers:
 
     @property
     def busy(self) -> bool:
-        """Whether a thread is giving back messages, which are in the buffer no more."""
+        """Whether a thread is giving back messages, which are in the buffer no more.
+
+        It begins before that thread takes them out. So look into the buffer first.
+        """
         return bool(self._givers)
 
     @unbroken
