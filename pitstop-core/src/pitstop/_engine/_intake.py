@@ -338,6 +338,7 @@ class Intake(Component):
     def after_fork(self) -> None:
         self.buffer.clear()
         self.suspects.clear()
+        self.claimer.unfit.clear()
         self.leftovers.after_fork()
         self.waiting.after_fork()
         self.writer.after_fork()
@@ -352,6 +353,7 @@ class Intake(Component):
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
         self.buffer.clear()
         self.suspects.clear()
+        self.claimer.unfit.clear()
         self.writer.give_up()
 
     def _kept(self, lease: Lease | None) -> Lease | None:

@@ -67,7 +67,9 @@ class Leftovers:
         """
         # One at a time, so that a thread that closes the session comes after one that has taken messages out.
         with self._giving_back:
-            buffer = self._buffer
+            buffer, unfit = self._buffer, self._claimer.unfit
+            if unfit.late:
+                unfit.settle_late()
             taken = [*buffer.take_late(), *buffer.take_all(), *self._suspects.take_all()]
             return self._claimer.give_back(taken, log=log)
 
