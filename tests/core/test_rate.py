@@ -303,7 +303,8 @@ def test_retries_count(way, clock):
 
     turns = [(each - begun) / 60_000_000 for each in backend.leased]
     assert len(turns) == 3
-    assert [later - earlier >= 1 for earlier, later in pairwise(turns)] == [True, True]
+    # Between a turn and its claim, another thread's wait of some milliseconds may let the clock jump.
+    assert [later - earlier >= 0.999 for earlier, later in pairwise(turns)] == [True, True]
 
 
 def test_the_end_is_found_although_the_next_message_would_have_to_wait(way):

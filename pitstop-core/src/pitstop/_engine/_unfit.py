@@ -38,14 +38,9 @@ class Unfit:
         """
         self._session = session
         self._report_bug = report_bug
-        # Those whose writes the store did not answer, and the end of the lease of each by the monotonic clock. Any thread: each message
-        # is taken out by one thread.
-        self._late: deque[tuple[Record | Damaged, Settlement, float]] = deque()
-
-    @property
-    def late(self) -> bool:
-        """Whether writes are to be tried again."""
-        return bool(self._late)
+        #: Those whose writes the store did not answer, and the end of the lease of each by the monotonic clock. Any thread: each
+        #: message is taken out by one thread.
+        self.late: deque[tuple[Record | Damaged, Settlement, float]] = deque()
 
     def settle(
         self, unfit: Sequence[tuple[Record | Damaged, Settlement]], ends: float
@@ -60,7 +55,7 @@ class Unfit:
             late = counted(len(unfit), "message that is", "messages that are")
             _log.debug("%s not to be emitted could not be settled: %s", late, error)
             again = [(record, write, ends) for record, write in unfit if write.outcome in _WAITS_ON]
-            self._late.extend(again)
+            self.late.extend(again)
             return False, error if again else None
         except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
             if len(unfit) > 1:
@@ -80,7 +75,7 @@ class Unfit:
         by_end: dict[float, list[tuple[Record | Damaged, Settlement]]] = {}
         with suppress(IndexError):
             while True:
-                record, settlement, ends = self._late.popleft()
+                record, settlement, ends = self.late.popleft()
                 by_end.setdefault(ends, []).append((record, settlement))
         now = self._session.clock.monotonic()
         for ends, unfit in by_end.items():
@@ -89,4 +84,4 @@ class Unfit:
 
     def clear(self) -> None:
         """Forget all: in the child of a fork they are the parent's."""
-        self._late.clear()
+        self.late.clear()
