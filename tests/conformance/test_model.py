@@ -114,6 +114,16 @@ def retries_of_messages_are_ignored() -> Patches:
     return [(Emission, "retry_over", lambda self, configured: configured)]
 
 
+@_variant(PitstopMachine)
+def attempts_of_messages_are_ignored() -> Patches:
+    retry_over = Emission.retry_over
+
+    def configured_attempts(self, configured):
+        return attrs.evolve(retry_over(self, configured), max_attempts=configured.max_attempts)
+
+    return [(Emission, "retry_over", configured_attempts)]
+
+
 # Edits.
 
 

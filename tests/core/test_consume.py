@@ -74,7 +74,51 @@ class TestSettling:
         assert record.getMessage().startswith(f"'a' (attempt 1) failed: ValueError at {line}:")
         assert "secret" not in caplog.text
 
-    def test_a_lease_that_was_lost_is_quiet_and_counted_once(self, pit, clock, caplog):
+    def test_the_traceback_of_a_failure_is_in_the_log_without_any_text(self, pit, caplog):
+        pit.store({"id": "a", "body": "secret"}, DUE)
+
+        def look_up(body):
+            raise KeyError(body)
+
+        def handle(msg):
+            try:
+                look_up(msg["body"])
+            except KeyError as error:
+                raise ValueError(msg["body"]) from error
+
+        pit.consume(handle, until_idle=True)
+
+        (record,) = [each for each in caplog.records if each.name == "pitstop.consumer"]
+        first, *lines = record.getMessage().splitlines()
+        assert first.endswith("; last_error has its text")
+        assert [line.rpartition(".")[2] for line in lines if __file__ in line] == ["handle", "handle", "look_up"]
+        assert "  caused by KeyError" in lines
+        assert "secret" not in caplog.text
+
+    def test_a_lease_that_ran_out_is_a_warning_without_the_message(self, pit, clock, caplog):
+        """An operator has to know that the handler is slower than the lease."""
+        pit.store({"id": "a", "body": "secret"}, DUE, kind="mail")
+        pit.consume(lambda message: clock.advance(LOCK), max_messages=1)
+        (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+        assert record.levelno == logging.WARNING
+        assert record.getMessage().startswith("the lease of 'a' of kind 'mail' (attempt 1) ran out before")
+        assert "secret" not in caplog.text
+
+    def test_a_lease_that_another_program_ended_is_quiet(self, pit, caplog):
+        store_due(pit, "a", "b")
+
+        def handle(message):
+            if message["id"] == "a":
+                # Not by the handler itself.
+                Running(lambda: pit.remove("a")).result()
+            else:
+                Running(lambda: pit.release("b")).result()
+
+        summary = pit.consume(handle, max_messages=2)
+        assert summary.lost == 2
+        assert [each.getMessage() for each in caplog.records if each.levelno > logging.DEBUG] == []
+
+    def test_a_lease_that_was_lost_is_counted_once(self, pit, clock, caplog):
         store_due(pit, "ack", "extend", "waited")
 
         def handle(delivery):
@@ -89,8 +133,9 @@ class TestSettling:
 
         assert (summary.acked, summary.nacked, summary.lost, summary.unsettled) == (0, 0, 3, 0)
         assert pit._session.events.counters["lease_lost"] == 3
-        assert not [
-            each for each in caplog.records if each.levelno > logging.DEBUG and "given" not in each.getMessage()
+        told = [each.getMessage() for each in caplog.records if each.levelno > logging.DEBUG]
+        assert [each.partition(" ran out")[0] for each in told if "given" not in each] == [
+            f"the lease of 'ack' (attempt {n})" for n in (1, 2, 3)
         ]
 
     def test_plugins_put_their_contexts_around_the_handler(self):

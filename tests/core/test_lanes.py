@@ -279,17 +279,66 @@ class TestAnEventLoopThatIsAboutToBeIdle:
         assert self.consume(Failing.from_options({"clock": clock}), mend).reason == "idle"
 
 
-def test_it_is_one_consumer(pit):
-    seen = []
+class Polled(Unclosed):
+    """Answers no claim of reports before a test lets it."""
 
-    def handle(message):
-        (consumer,) = pit.consumers
-        seen.append((consumer.healthy, consumer.in_handlers >= 1, consumer.last_poll is not None))
-        pit.close()
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.may_answer = threading.Event()
+        self.answered = threading.Event()
 
-    pit.store({}, kind="mail")
-    assert pit.consume({"mail": handle, "report": print}).reason == "stopped"
-    assert seen == [(True, True, True)]
+    def lease(self, limit, duration, kinds=None):
+        if kinds == ("report",):
+            if self.may_answer.is_set():
+                # The claim before this one is noted.
+                self.answered.set()
+            assert self.may_answer.wait(PATIENCE)
+        return super().lease(limit, duration, kinds)
+
+
+def test_it_is_one_consumer_whose_last_poll_is_that_of_the_kind_that_was_polled_longest_ago(way):
+    """A kind that is stuck is not hidden by the others."""
+    backend = Polled()
+    with pitstop.init({"type": backend}) as pit:
+        pit.store_many([({"id": "a"}, "0s"), ({"id": "b"}, "0s")], kind="mail")
+    polls = []
+
+    def look(consumers):
+        (consumer,) = consumers
+        polls.append((consumer.healthy, consumer.in_handlers >= 1, consumer.last_poll is not None))
+
+    options = {"loop_time": "10ms", "max_messages": 2}
+    if way == "threads":
+        with pitstop.init({"type": backend}) as pit:
+
+            def handle(message):
+                if polls:
+                    return
+                look(pit.consumers)
+                backend.may_answer.set()
+                assert backend.answered.wait(PATIENCE)
+                look(pit.consumers)
+
+            pit.consume({"mail": handle, "report": print}, **options)
+    else:
+
+        async def main():
+            async with asyncio.timeout(PATIENCE), pitstop.init_async({"type": backend}) as pit:
+
+                async def handle(message):
+                    if polls:
+                        return
+                    look(pit.consumers)
+                    backend.may_answer.set()
+                    assert await asyncio.to_thread(backend.answered.wait, PATIENCE)
+                    look(pit.consumers)
+
+                async def report(message): ...
+
+                await pit.consume({"mail": handle, "report": report}, concurrency=1, **options)
+
+        asyncio.run(main())
+    assert polls == [(True, True, False), (True, True, True)]
 
 
 def test_a_failure_of_a_handler_is_nacked_and_the_end_of_the_program_ends_all(pit):

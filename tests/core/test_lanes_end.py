@@ -13,6 +13,7 @@ import pitstop
 
 from core.kit import Running
 from pitstop._consume._threads import Consuming
+from pitstop._engine._intake import Intake
 from pitstop_memory import MemoryBackend
 
 
@@ -146,6 +147,26 @@ def test_handlers_of_no_kind_are_waited_for_after_a_second_signal_or_the_drain(p
 
     assert (summary.acked, summary.unfinished, summary.reason) == (0, 2, reason)
     assert left(backend) == {"mail": 3, "report": 3}
+
+
+def test_all_kinds_end_at_the_same_time(program, monkeypatch):
+    """A kind that takes long to write and to give back keeps no other waiting."""
+    ending = threading.Barrier(2)
+    original, met = Intake.close, []
+
+    def together(self):
+        if len(met) < 2:
+            met.append(ending.wait(PATIENCE / 6))
+        original(self)
+
+    monkeypatch.setattr(Intake, "close", together)
+    program.start(drain=0)
+    program.wait_for_handlers()
+    program.end("signal")
+
+    assert program.result().unfinished == 2
+    assert sorted(met) == [0, 1]
+    assert left(program.backend) == {"mail": 3, "report": 3}
 
 
 class Picky(Unclosed):

@@ -113,6 +113,33 @@ class TestNotice:
             assert thread.result().id == "a"
 
     @pytest.mark.usefixtures("alone")
+    @pytest.mark.parametrize("change", ["pause", "resume"])
+    def test_a_change_of_another_process_is_noticed_within_two_and_a_half_loop_times(
+        self, pit, store, clock, monkeypatch, change
+    ):
+        """Without a watch. The worst case: a claim just before the next reading, and the longest sleep after it."""
+        monkeypatch.setattr("random.uniform", lambda least, most: most)
+        pit.store({"id": "a"}, LOOP * 2.5, kind="mail")
+        if change == "resume":
+            pit.pause(kind="mail")
+        with pit.listen() as listener:
+            thread = Running(lambda: listener.get(None))
+            clock.wait_for_waits(1)
+            # As another process does.
+            store.pause_kind("mail", None) if change == "pause" else store.resume_kind("mail")
+            clock.advance(LOOP * 0.99)
+            pit._session.written(0)
+            clock.wait_for_waits(2)
+            clock.advance(LOOP * 1.51)
+            if change == "resume":
+                assert thread.result().id == "a"
+            else:
+                clock.wait_for_waits(3)
+                assert not thread.done
+                pit.resume(kind="mail")
+                assert thread.result().id == "a"
+
+    @pytest.mark.usefixtures("alone")
     @pytest.mark.parametrize("kinds", [None, ["mail"], ["mail", "bulk"]])
     def test_a_listener_sleeps_until_the_end_of_a_pause_and_does_not_spin(self, pit, store, clock, kinds):
         pit.store({"id": "a"}, NOW, kind="mail")

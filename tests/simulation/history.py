@@ -13,7 +13,7 @@ Each operation of a user has a number, ``n``, and two events:
 Each operation of the store, at the moment of its effect; ``n`` is the call that caused it:
 
 - ``put, n, ((id, version, due, schedule, *labels), ...)``, with schedule None or ``(start, every, end, catch_up, grace)``; labels are
-  ``kind, expires, lock_time, retry``, or nothing if the message has none of them
+  ``kind, expires, lock_time, retry, max_attempts``, or nothing if the message has none of them
 - ``edit, n, (id, version, due, scheduled_for, schedule, *labels), moved, unchanged``: a put with ``if_revision``; whether the message was
   as it had been read
 - ``move, n, id, version, progress, moved``: a reschedule, an emission now, or a redrive that moves the start of the expiry, with moved

@@ -420,11 +420,14 @@ class Process:
         expires = rng.choice([None, None, 50, 4000, 60_000])
         lock = rng.choice([None, None, 1500, 90_000])
         retry = rng.choice([None, None, 0, 2500])
+        most = rng.choice([None, None, 1, 2, 3])
         options: dict[str, Any] = {"kind": kind}
         options |= {} if expires is None else {"expires": expires * _MS}
         options |= {} if lock is None else {"lock_time": lock * _MS}
-        options |= {} if retry is None else {"retry": {"delay": retry * _MS, "factor": 1, "jitter": 0}}
-        labels = (kind, expires, lock, retry)
+        waits = {} if retry is None else {"delay": retry * _MS, "factor": 1, "jitter": 0}
+        waits |= {} if most is None else {"max_attempts": most}
+        options |= {"retry": waits} if waits else {}
+        labels = (kind, expires, lock, retry, most)
         return options, labels if any(each not in ("", None) for each in labels) else ()
 
     def _choice(self) -> list[str] | None:

@@ -113,6 +113,8 @@ class _Message:
     expires: int | None = None
     lock: int | None = None
     retry: int | None = None
+    #: The attempts after which it is dead. None: those of the world.
+    max_attempts: int | None = None
     #: The pending occurrence that a person has moved, and the time from which ``expires`` counts for it.
     moved: tuple[int, int] | None = None
     #: The pending occurrence that a person has moved, so that it may come early.
@@ -124,7 +126,7 @@ class _Message:
 
     @property
     def labels(self) -> tuple[Any, ...]:
-        return (self.kind, self.expires, self.lock, self.retry)
+        return (self.kind, self.expires, self.lock, self.retry, self.max_attempts)
 
 
 @attrs.define
@@ -258,7 +260,7 @@ def _request(call: _Call) -> tuple[Any, ...] | None:
 
 
 #: No kind and no policies.
-_NO_LABELS = ("", None, None, None)
+_NO_LABELS = ("", None, None, None, None)
 #: Calls that return True if they have changed a message.
 _CHANGING = ("remove", "redrive", "reschedule", "release")
 #: Calls that concern a delivery.
@@ -266,7 +268,7 @@ _SETTLING = ("ack", "nack", "extend", "with", "post")
 
 
 def _labelled(message: _Message, labels: Sequence[Any]) -> _Message:
-    message.kind, message.expires, message.lock, message.retry = labels or _NO_LABELS
+    message.kind, message.expires, message.lock, message.retry, message.max_attempts = labels or _NO_LABELS
     return message
 
 
@@ -821,7 +823,8 @@ class Check:
     def _nacking(self, call: _Call, delivery: _Delivery, progress: Any) -> None:
         message = delivery.lease.message
         lease = delivery.lease
-        if self._max_attempts is not None and lease.counted >= self._max_attempts:
+        most = self._most(message)
+        if most is not None and lease.counted >= most:
             self._give_up(message, delivery.scheduled_for, progress)
             return
         kept = (message.pending, lease.nth, message.first_leased, False)
@@ -832,6 +835,10 @@ class Check:
         message.due, message.lease = progress[0], None
         message.attempts, message.silent, message.ahead = lease.nth, 0, 0
         message.excused += lease.ahead > 0
+
+    def _most(self, message: _Message) -> int | None:
+        """Return the number of attempts after which the message is dead, or its series goes on. None: there is none."""
+        return self._max_attempts if message.max_attempts is None else message.max_attempts
 
     def _check_return(self, call: _Call, delivery: _Delivery, due: int) -> None:
         delay = call.args[1] if call.name == "nack" else None
@@ -882,7 +889,8 @@ class Check:
             self.seen["skipped"] += 1
             self._go_on(message, message.times.after(message.first_leased), progress, "skipped")
             return
-        if self._max_attempts is not None and lease.is_spent(self._max_attempts) and not given_back:
+        most = self._most(message)
+        if most is not None and lease.is_spent(most) and not given_back:
             assert chosen is not None
             if not message.reached:
                 self._break("attempts", f"{message.id} was given up, and no handler ever had it")
@@ -955,7 +963,8 @@ class Check:
             self._break("policies", f"delivery {d} was handed out without the lock time of its message")
 
     def _check_attempt(self, d: int, lease: _Lease, attempt: int) -> None:
-        if attempt != lease.nth or (self._max_attempts is not None and lease.counted > self._max_attempts):
+        most = self._most(lease.message)
+        if attempt != lease.nth or (most is not None and lease.counted > most):
             self._break("attempts", f"delivery {d} says attempt {attempt}, and it is {lease.nth}")
         if lease.silent > 1 and not lease.certain:
             self._break(

@@ -132,9 +132,13 @@ def _schedule(record: Record) -> tuple[object, ...] | None:
 
 
 def _labels(record: Record) -> tuple[object, ...]:
-    """Return the kind, and the expiry, the lock time and the delay of retries in milliseconds; nothing if it has none of them."""
+    """Return the kind, and the expiry, the lock time, the delay of retries (all in milliseconds) and the number of attempts; nothing if
+    it has none of them.
+    """
     policy = record.policy or {}
-    labels = (record.kind, policy.get("expires"), policy.get("lock_time"), policy.get("retry", {}).get("delay"))
+    retry = policy.get("retry", {})
+    times = (policy.get("expires"), policy.get("lock_time"), retry.get("delay"))
+    labels = (record.kind, *times, retry.get("max_attempts"))
     return labels if any(each not in ("", None) for each in labels) else ()
 
 

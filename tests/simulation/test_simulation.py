@@ -42,7 +42,7 @@ CAUGHT_BY = {
     "lease-not-written": {"twice", "stale"},
     "update-keeps-lease": {"lost", "early", "stale"},
     "store-keeps-the-first": {"update", "lost", "stale"},
-    "store-many-stores-one": {"lost", "update", "stale", "moved"},
+    "store-many-stores-one": {"lost", "update", "stale", "moved", "kinds"},
     "nack-lost": {"stale", "lost", "early", "attempts"},
     "store-repeated-blindly": {"acked"},
     "lost-reply-is-success": {"told", "attempts"},
@@ -75,6 +75,7 @@ CAUGHT_BY = {
     "expired-series-ends": {"anchored"},
     "lock-time-of-the-message-ignored": {"policies"},
     "retry-of-the-message-ignored": {"nack"},
+    "attempts-of-the-message-ignored": {"attempts", "nack", "anchored"},
     "if-revision-ignored": {"edit"},
     "revision-of-the-store-alone": {"edit"},
     "edited-series-begins-anew": {"edit"},
@@ -209,10 +210,10 @@ def test_a_seed_has_the_same_history_in_another_process():
 
 
 def test_a_failure_says_what_happened_and_how_to_see_it_again(capsys):
-    long = next(each for seed in range(BOUND) if (each := simulate(seed, "fencing-off")).failed)
-    short = shrink(long)
+    failed = (each for seed in range(BOUND) if (each := simulate(seed, "fencing-off")).failed)
+    # Of some seeds, the last step is needed.
+    long, short = next((each, shorter) for each in failed if (shorter := shrink(each)).steps < each.steps)
     assert (short.seed, short.violations[0].rule) == (long.seed, long.violations[0].rule)
-    assert short.steps < long.steps
     command = f"nox -s simulate -- --seed {long.seed} --steps {short.steps} --variant fencing-off"
     report = short.report().splitlines()
     assert report[0].startswith(f"seed {long.seed}, {short.steps} steps: stale: ")

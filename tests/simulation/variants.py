@@ -545,6 +545,18 @@ def retry_of_the_message_ignored() -> Iterator[None]:
 
 
 @_variant
+def attempts_of_the_message_ignored() -> Iterator[None]:
+    """A message has as many attempts as all others."""
+    retry_over = _emit.Emission.retry_over
+
+    def configured_attempts(self, configured):
+        return attrs.evolve(retry_over(self, configured), max_attempts=configured.max_attempts)
+
+    with _patch(_emit.Emission, "retry_over", configured_attempts):
+        yield
+
+
+@_variant
 def if_revision_ignored() -> Iterator[None]:
     """An edit replaces any message, whatever happened since it was read."""
     edit = _change._edit

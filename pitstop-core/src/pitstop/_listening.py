@@ -106,7 +106,8 @@ class Listening:
             A mapping gives each kind a handler, or a :class:`pitstop.Handle` with options of its own. ``"*"`` stands for all other
             kinds. Without it, messages of other kinds are left for other consumers. Each kind has its own workers and its own
             leases, so a slow kind keeps no other waiting.
-        :param workers: how many messages are handled at a time, each in a thread. In a mapping: of each kind.
+        :param workers: how many messages are handled at a time, each in a thread. In a mapping: of each kind, and at most 10,000
+            together.
         :param lock_time: as for :meth:`listen`; also ``loop_time`` and ``prefetch``.
         :param heartbeat: hold the leases of messages that are being handled, as for :meth:`listen`; also ``max_lease``.
         :param max_messages: end after this number of messages.
@@ -114,8 +115,9 @@ class Listening:
         :param drain: how long running handlers may still take at the end: a ``timedelta``, seconds, or text.
         :param kinds: handle only messages of these kinds, as for :meth:`listen`.
         :param deliveries: whether the handler is called with the delivery, if its signature does not show it.
-        :param rate: the most messages in a time, as in ``"50/s"``, ``"100/m"`` or ``"1000/15m"``, spread evenly. Retries count. In a
-            mapping: of all kinds together. Each process has its own rate. The other messages stay in the store, unclaimed.
+        :param rate: the most messages in a time, as in ``"50/s"``, ``"100/m"`` or ``"1000/15m"``, spread evenly. Retries count. A batch
+            comes at once, and the next message waits for as long as all of it takes. In a mapping: of all kinds together. Each
+            process has its own rate. The other messages stay in the store, unclaimed.
         :param batch: call the handler with a list of deliveries: those that are due now, of this number at most. It may settle each by
             itself. At its end, the others are acknowledged, or nacked if it raised.
         :return: the number of messages by outcome, and why it ended.

@@ -36,8 +36,8 @@ class Pausing(Changing):
         not emitted. A message that is paused already gets the new ``until``. Return False if there is no such message, or if it is
         dead.
 
-        A pause of a kind also holds for messages that are stored later. Listeners of other processes notice it within a
-        ``loop_time``, or at once if the backend tells them. Messages that a listener has claimed already are handled.
+        A pause of a kind also holds for messages that are stored later. Listeners of other processes notice it after two and a half
+        ``loop_time`` at most, or at once if the backend tells them. Messages that a listener has claimed already are handled.
 
         :param id: the message. Give an id or a kind.
         :param until: when the pause ends by itself: an aware datetime, or a distance from now. None: only by :meth:`resume`.
@@ -65,6 +65,9 @@ class Pausing(Changing):
     @entrance
     def resume(self, id: str | None = None, *, kind: str | None = None) -> bool:
         """End the pause of a message, or that of a kind. Return True if it was paused.
+
+        Return False if there is no such message, or if it is not paused or dead. A message that died during its pause is paused
+        again after its redrive.
 
         The message comes when it was due before the pause, and now if that time has passed. In a series, ``catch_up`` and
         ``grace`` decide about the occurrences that have passed, as after a downtime. ``expires`` counts as usual. The end of the

@@ -286,18 +286,27 @@ class Deliveries(Kit):
         assert entry is not None
         assert entry.last_error is None
 
-    def test_a_lost_lease_is_quiet_in_the_log(
-        self, pit: pitstop.Pitstop, clock: ManualClock, delivery: pitstop.Delivery, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("cause", ["it ran out", "the message was removed"])
+    def test_a_lease_that_ran_out_is_a_warning_and_any_other_lost_lease_is_quiet(
+        self,
+        pit: pitstop.Pitstop,
+        clock: ManualClock,
+        delivery: pitstop.Delivery,
+        caplog: pytest.LogCaptureFixture,
+        cause: str,
     ) -> None:
-        """A lost lease is a normal event of at-least-once delivery."""
+        """A lost lease is a normal event of at-least-once delivery, but an operator has to know of a lease that is too short."""
         caplog.set_level(logging.DEBUG, "pitstop")
-        clock.advance(_LOCK)
+        if cause == "it ran out":
+            clock.advance(_LOCK)
+        else:
+            pit.remove("a")
 
         with pytest.raises(pitstop.LeaseLost):
             delivery.ack()
 
         said = [each for each in caplog.records if each.name.startswith("pitstop") and "'a'" in each.getMessage()]
-        assert {each.levelno for each in said} == {logging.DEBUG}
+        assert {each.levelno for each in said} == {logging.WARNING if cause == "it ran out" else logging.DEBUG}
 
     def test_a_crash_of_the_listener_brings_the_message_back(
         self, make_pit: Callable[..., pitstop.Pitstop], clock: ManualClock

@@ -334,6 +334,9 @@ class Pausing(Kit):
             pit.pause("a")
             delivery.nack("failed")
             assert entry_of(pit, "a").state == "dead"
+            before = pit.get("a")
+            assert pit.resume("a") is False, "it is dead, and not paused"
+            assert pit.get("a") == before
             assert pit.redrive("a") is True
             assert entry_of(pit, "a").state == "paused"
             assert listener.get() is None

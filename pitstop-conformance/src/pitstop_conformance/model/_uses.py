@@ -15,7 +15,7 @@ from pitstop import Delivery
 from pitstop_conformance.model._wire import Wire
 
 
-__all__ = ["NO_POLICIES", "Held", "Message", "Policies"]
+__all__ = ["NEVER", "NO_POLICIES", "Held", "Message", "Policies"]
 
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -28,18 +28,27 @@ class Policies:
     expires: int | None = None
     #: The delay after each nack.
     retry: int | None = None
+    #: The number of attempts. Not in milliseconds.
+    most: int | None = None
 
     @property
     def given(self) -> dict[str, Any]:
         """The policies as arguments of ``store``, and as fields of an entry."""
+        retry: dict[str, Any] = {}
+        if self.retry is not None:
+            retry |= {"delay": self.retry * _MILLISECOND, "factor": 1.0, "jitter": 0.0}
+        if self.most is not None:
+            retry["max_attempts"] = self.most
         return {
             "lock_time": None if self.lock_time is None else self.lock_time * _MILLISECOND,
             "expires": None if self.expires is None else self.expires * _MILLISECOND,
-            "retry": None if self.retry is None else {"delay": self.retry * _MILLISECOND, "factor": 1.0, "jitter": 0.0},
+            "retry": retry or None,
         }
 
 
 NO_POLICIES = Policies()
+#: The due time of a dead message.
+NEVER = 2**62
 
 
 @attrs.define(eq=False)
@@ -92,6 +101,8 @@ class Message:
     #: Whether an unseen claim may have taken the message: a listener that claims ahead, or a claim whose reply got lost.
     #: The message comes back, but its time and its attempt depend on that claim.
     unseen: bool = False
+    #: Whether its attempts are used up, so that it is not emitted any more.
+    dead: bool = False
 
     def choice(self, now: int) -> tuple[int, int]:
         """Return the occurrence of a first emission now, and the number of earlier occurrences that it skips."""
@@ -147,6 +158,20 @@ class Message:
     def emitted(self, held: Held, chosen: tuple[int, int], attempt: int) -> None:
         self.chosen, self.attempts, self.holder = chosen, attempt, held
         self.due, self.unseen = held.until, False
+
+    def is_used_up(self) -> bool:
+        """Whether the message has had all its attempts. The present one may still be acknowledged."""
+        most = self.policies.most
+        return most is not None and not self.unseen and self.attempts >= most
+
+    def given_up(self) -> None:
+        """End the occurrence whose attempts are used up: a series goes on, and a message without a next occurrence is dead."""
+        if not self.acked():
+            self.dead, self.due, self.holder = True, NEVER, None
+
+    def revived(self, now: int) -> None:
+        """Let a dead message come now, as a redrive does."""
+        self.dead, self.due, self.chosen, self.attempts = False, now, None, 0
 
     def is_held_by(self, held: Held, now: int) -> bool:
         """Whether that delivery may still settle the message."""

@@ -30,6 +30,8 @@ __all__ = ["FAULTS", "HOUR", "IDS", "PitstopMachine"]
 _MILLISECOND = timedelta(milliseconds=1)
 #: The lock time of every listener, in milliseconds.
 _LOCK = 60_000
+#: How many times a message is looked for that others may come before.
+_PATIENCE = 12
 HOUR = 3_600_000
 #: The wait at the end of a run. It is longer than all leases, delays and series with an end.
 _LONG = timedelta(days=2)
@@ -175,6 +177,49 @@ class PitstopMachine(RuleBasedStateMachine):
         self._get(by, "now", None)
 
     @rule(
+        id=IDS,
+        times=st.sampled_from([None, 1, 2]),
+        ends=st.lists(st.sampled_from(["nack", "wait too long"]), min_size=1, max_size=3),
+        then=st.sampled_from(["redrive it", "remove it", "store it anew"]),
+    )
+    def give_up(self, id: str, times: int | None, ends: list[str], then: str) -> None:
+        """Let a message use up the attempts that it has of its own. It ends in this rule, because most uses know no dead message.
+
+        :param times: the occurrences of a series; None: a one-shot message.
+        """
+        if not self._has(Capability.POLICIES):
+            return
+        self.store(
+            id, 0, {}, None if times is None else (HOUR, times, "latest"), "", Policies(retry=0, most=len(ends)), None
+        )
+        for end in ends:
+            held = self._get_one(id)
+            assert held.delivery.attempt == self._messages[id].attempts
+            if end == "nack":
+                self._nack(held, None, None)
+            else:
+                self._wait(held, "when the lease ends")
+            self._look()
+        message = self._messages[id]
+        for _ in range(_PATIENCE):
+            if message.is_used_up() and not message.dead:
+                # Its last lease ran out. A claim finds it out, perhaps after those of other messages.
+                self._get(1, "now", None)
+        assert message.dead == (times != 2), f"{id!r} has used up its attempts, and is not given up"
+        assert self._pit.redrive(id) is message.dead
+        if message.dead:
+            message.revived(self._times.now)
+        self._look()
+        if then == "redrive it":
+            self._ack(self._get_one(id), None)
+        if then == "store it anew":
+            self._store_many([(id, 0)], None)
+        elif id in self._messages:
+            assert self._pit.remove(id)
+            del self._messages[id]
+        self._look()
+
+    @rule(
         by=_LISTENERS,
         when=_WHEN_DUE,
         then=st.sampled_from(["ack", "nack", "nack without a delay", "store it anew", "wait too long"]),
@@ -260,10 +305,13 @@ class PitstopMachine(RuleBasedStateMachine):
             self._fails(lambda: got.append(self._listener(by, kinds).get()), fault, quietly=True)
             failed = fault is not None and self._wire.failed
         self._note_expired(kinds)
+        self._note_given_up()
         held = self._emitted(got[0], kinds) if got and got[0] is not None else None
-        if by > 1 or (failed and fault == "lost"):
+        # A message that may have killed its worker waits in the listener for others that may have done so, or they for it.
+        waits = got == [None] and any(each.policies.most is not None for each in self._messages.values())
+        if by > 1 or (failed and fault == "lost") or waits:
             self._claimed_ahead(kinds)
-        if got == [None] and not failed:
+        if got == [None] and not (failed or waits):
             self._nothing_is_due(kinds)
         self._look()
         return held
@@ -283,10 +331,14 @@ class PitstopMachine(RuleBasedStateMachine):
         """``delay``: milliseconds. None: until the lease runs out."""
         message = self._holding(held)
         span = None if delay is None else delay * _MILLISECOND
+        gives_up = message is not None and message.is_used_up()
         waits = delay if delay is not None or message is None else message.policies.retry
         due = held.until if waits is None else self._from_now(waits)
         if self._settles(held, lambda: held.delivery.nack("failed", delay=span), fault) and message is not None:
-            message.nacked(due)
+            if gives_up:
+                message.given_up()
+            else:
+                message.nacked(due)
 
     def _extend(self, held: Held, span: int, fault: Fault | None) -> None:
         """``span``: milliseconds from now."""
@@ -367,6 +419,8 @@ class PitstopMachine(RuleBasedStateMachine):
     def _emitted(self, delivery: pitstop.Delivery, kinds: Collection[str] | None = None) -> Held:
         now, id, version = self._times.now, delivery.id, delivery.msg["version"]
         held = Held(delivery, self._wire, version, floor_instant(delivery.leased_until))
+        if id in self._messages and self._messages[id].version == version:
+            assert not self._messages[id].is_used_up(), f"{id!r} has used up its attempts, and was emitted"
         assert version not in self._done, f"{id!r} was acknowledged, and was emitted again"
         message = self._messages.get(id)
         if message is None or message.version != version:
@@ -416,6 +470,31 @@ class PitstopMachine(RuleBasedStateMachine):
             elif isinstance(stored, Record) and stored.progress.scheduled_for == following:
                 message.expired(following)
 
+    def _note_given_up(self) -> None:
+        """Note which messages a claim has given up, because their last attempts ended without a settlement."""
+        now = self._times.now
+        for id, message in self._messages.items():
+            if not message.is_used_up() or message.due > now:
+                continue
+            stored = self._opened[-1].get(id)
+            assert isinstance(stored, Record), f"{id!r} has used up its attempts, and is gone"
+            assert message.chosen is not None, "it was emitted"
+            if stored.progress.due is None or stored.progress.scheduled_for != message.chosen[0]:
+                message.given_up()
+
+    def _get_one(self, id: str) -> Held:
+        """Get this message. Others that are due may come before it, and are put off."""
+        for _ in range(_PATIENCE):
+            held = self._get(1, "when something is due", None)
+            if held is None:
+                # It may have killed its worker, and waits until others that may have done so were handled.
+                self._clock.advance(_LOCK // 1000)
+            elif held.delivery.id == id and self._holding(held) is not None:
+                return held
+            else:
+                self._nack(held, HOUR, None)
+        raise AssertionError(f"{id!r} does not come")
+
     def _claimed_ahead(self, kinds: Collection[str] | None) -> None:
         """Note that a claim may have taken each message of these kinds that is due."""
         for each in self._messages.values():
@@ -452,6 +531,9 @@ class PitstopMachine(RuleBasedStateMachine):
         assert same(entry.message, message.content), (
             f"{id!r}: expected the message {message.content!r}, got {entry.message!r}"
         )
+        if message.dead:
+            assert (due, entry.state) == (None, "dead"), f"{id!r}: expected a dead message, got {entry.state}"
+            return
         assert due is not None, f"{id!r}: expected a living message, got a dead one: {entry.last_error}"
         in_time = due >= message.due if message.unseen else due == message.due
         assert in_time, f"{id!r}: expected due in {message.due - self._times.now} ms, got {due - self._times.now} ms"
@@ -472,7 +554,7 @@ class PitstopMachine(RuleBasedStateMachine):
             )
 
     def _dues(self, kinds: Collection[str] | None = None) -> list[int]:
-        return [each.due for each in self._messages.values() if each.is_of(kinds)]
+        return [each.due for each in self._messages.values() if each.is_of(kinds) and not each.dead]
 
     def _ago(self, instant: int | None) -> str:
         return "never" if instant is None else f"now{instant - self._times.now:+}"

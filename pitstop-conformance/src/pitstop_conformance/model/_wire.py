@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import ClassVar, Literal, TypeVar
 
 from pitstop import BackendUnavailable, OutcomeUnknown, State
@@ -31,13 +32,18 @@ class Wire(Backend):
         self.__dict__["capabilities"] = backend.capabilities & passed_on
         self._backend = backend
         self._next: Fault | None = None
+        # The thread whose write is to fail.
+        self._thread: int | None = None
         #: Whether the process that uses the connection is dead, so that none of its calls reach the store.
         self.cut = False
 
     @contextmanager
     def fault(self, fault: Fault | None) -> Iterator[None]:
-        """Let the first write in this context fail in this way."""
-        self._next = fault
+        """Let the first write of this thread in this context fail in this way.
+
+        On a slow machine, the background thread of a listener may give back messages meanwhile.
+        """
+        self._next, self._thread = fault, get_ident()
         try:
             yield
         finally:
@@ -85,7 +91,9 @@ class Wire(Backend):
         return self._backend.location
 
     def _write(self, write: Callable[[], _T], ids: list[str]) -> _T:
-        fault, self._next = self._next, None
+        fault = None
+        if self._thread == get_ident():
+            fault, self._next = self._next, None
         if fault == "refused" or self.cut:
             raise BackendUnavailable("The test refused this call, so nothing was written.")
         done = write()

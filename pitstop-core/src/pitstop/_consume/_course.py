@@ -112,18 +112,21 @@ class Course:
         if self.error is None:
             self.error = error
 
-    def consumer(self, intakes: Sequence[Intake], *, in_hand: int, in_handlers: int) -> Consumer:
+    def consumer(self, intakes: Sequence[Intake | None], *, in_hand: int, in_handlers: int) -> Consumer:
         """Return a snapshot.
 
-        :param intakes: the sources of the messages that are open.
+        :param intakes: the sources of the messages, of all lanes. None: it is not open yet.
         """
+        opened = [each for each in intakes if each is not None]
+        claims = [each.claimer.last_claim for each in opened]
+        # The oldest one: a lane that is stuck must not be hidden by another one.
+        oldest = min((each for each in claims if each is not None), default=None)
         polled = None
-        claims = [each.claimer.last_claim for each in intakes if each.claimer.last_claim is not None]
-        if claims:
-            ago = intakes[0].session.clock.monotonic() - max(claims)
+        if oldest is not None and None not in claims and len(opened) == len(intakes):
+            ago = opened[0].session.clock.monotonic() - oldest
             polled = from_instant((self._clock.time_us() - round(ago * 1e6)) // 1000)
         return Consumer(
-            healthy=all(each.healthy for each in intakes),
+            healthy=all(each.healthy for each in opened),
             last_poll=polled,
             in_hand=in_hand,
             in_handlers=in_handlers,

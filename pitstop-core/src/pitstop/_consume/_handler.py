@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from pitstop._consume._verdict import Verdict
 from pitstop._decisions._ending import ends_program
+from pitstop._engine._bugs import chain_of
 from pitstop._engine._delivery import Delivery
 from pitstop._engine._lease import Lease
 from pitstop._errors import LeaseLost, PitstopError
@@ -134,7 +135,7 @@ def close_awaitable(result: Awaitable[object]) -> None:
 
 
 def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: object) -> None:
-    """Log that a handler raised, and where; without the error's text, which may quote the message.
+    """Log that a handler raised, with the traceback, and without the error's text, which may quote the message.
 
     The log is silent about an error that ``consume`` raises, and about a handler that was interrupted. If the handler has
     stored or removed its own message, the error is kept nowhere else. Then the log has the traceback, and the text.
@@ -162,7 +163,9 @@ def log_failure(lease: Lease, error: BaseException, decided: Verdict, backend: o
     else:
         kept = "its lease was over before" if lease.lost else "its delivery had been settled before"
     place = _place(error.__traceback__, _own(backend))
-    _log.error("%r (attempt %d) failed: %s%s; %s", id, attempt, type(error).__qualname__, place, kept)
+    _log.error(
+        "%r (attempt %d) failed: %s%s; %s%s", id, attempt, type(error).__qualname__, place, kept, chain_of(error)
+    )
 
 
 def log_failed_batch(failed: Sequence[tuple[Lease, Verdict]], error: BaseException, backend: object) -> None:
@@ -181,8 +184,8 @@ def log_failed_batch(failed: Sequence[tuple[Lease, Verdict]], error: BaseExcepti
         return
     named, more = ", ".join(map(repr, kept[:3])), f" and {len(kept) - 3} more" if len(kept) > 3 else ""
     place = _place(error.__traceback__, _own(backend))
-    text = "%d messages failed together (%s%s): %s%s; last_error has its text"
-    _log.error(text, len(kept), named, more, type(error).__qualname__, place)
+    text = "%d messages failed together (%s%s): %s%s; last_error has its text%s"
+    _log.error(text, len(kept), named, more, type(error).__qualname__, place, chain_of(error))
 
 
 def log_left(ids: list[str]) -> None:

@@ -170,6 +170,12 @@ def planned(
                     (*_throttles(handle.rate), *shared),
                 )
             )
+    together = sum(each.workers for each in plans)
+    if together > most:
+        raise ConfigError(
+            f"The handlers have {together} {field} together, and at most {most} can be. Each kind has its own: give a smaller "
+            f"{field}, or a Handle with fewer workers."
+        )
     return plans
 
 

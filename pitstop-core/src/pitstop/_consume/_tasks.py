@@ -133,7 +133,7 @@ class Consuming:
         """Return a snapshot of this call. Any thread."""
         in_handlers, waiting = counted(list(self._running))
         in_hand = sum(each.ready for each in self._feeders) + waiting
-        return self._course.consumer(self._intakes, in_hand=in_hand, in_handlers=in_handlers)
+        return self._course.consumer([each.intake for each in self._feeders], in_hand=in_hand, in_handlers=in_handlers)
 
     @property
     def _intakes(self) -> list[Intake]:

@@ -3,7 +3,7 @@
 The caller only waits, on a bell that signal handlers may ring. Other threads do all that may block: a claim, an ack, the close
 of the listener. So a second signal is heard at any moment.
 
-Threads: the caller of ``consume`` runs ``run``; each worker runs ``_work``; the closing thread runs ``_finish``; signal
+Threads: the caller of ``consume`` runs ``run``; each worker runs ``_work``; the closing threads run ``_finish``; signal
 handlers call ``_end``; any thread calls the methods of a component.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from collections.abc import Awaitable, Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from threading import TIMEOUT_MAX, Event, Thread, get_ident
 from typing import Any
@@ -20,19 +20,18 @@ from typing import Any
 from pitstop._consume._batches import Handlings, Item, delivered, gathered
 from pitstop._consume._course import LAST_PATIENCE, Course
 from pitstop._consume._handler import HandlerIsAsync, awaited_by_nothing, close_awaitable, log_left, log_unanswered
+from pitstop._consume._lane_ends import LaneEnds
 from pitstop._consume._lanes import Lane
 from pitstop._consume._settling import settle, settle_together
 from pitstop._consume._signals import hearing
 from pitstop._consume._source import Source
 from pitstop._decisions._ending import ends_program
-from pitstop._engine._backoff import Backoff
 from pitstop._engine._glance import wait_for_all
 from pitstop._engine._handling import Handling
+from pitstop._engine._intake import Intake
 from pitstop._engine._lease import Lease
 from pitstop._engine._lifecycle import STOP_PATIENCE, Component, stop_at_exit
 from pitstop._engine._session import Session
-from pitstop._engine._writer import AckWriter
-from pitstop._errors import BackendUnavailable
 from pitstop._values._consumer import Consumer
 from pitstop._values._summary import Reason, Summary
 from pitstop.abc import Doorbell
@@ -99,7 +98,7 @@ class Consuming(Component):
         self._idents: set[int] = set()
         # Appended to by each worker at its end.
         self._ended: list[_Worker] = []
-        # By the ident of the worker's thread. The worker adds; the worker or the closing thread takes out, by one pop().
+        # By the ident of the worker's thread. The worker adds; the worker or a closing thread takes out, by one pop().
         self._running: dict[int, tuple[Lane, Sequence[Item]]] = {}
         # Written by the closing thread: whether the listener is closed.
         self._closed = False
@@ -233,49 +232,16 @@ class Consuming(Component):
 
     def _finish(self) -> None:
         try:
-            # A program that closes the store does not wait for the store to come back.
-            with ExitStack() as stack:
-                if self._session.closing:
-                    for each in self._intakes:
-                        stack.enter_context(each.leftovers.last_time())
-                # All are closed, whatever else fails, and before the contexts end.
-                for each in self._intakes:
-                    stack.callback(each.close)
-                self._give_back_running()
-                if not self._course.urgent:
-                    self._write_pending()
-        except BaseException as error:  # noqa: BLE001 - raised again by run()
-            self._course.fail(error)
+            LaneEnds(self._session, self._course, self._pausing, self._give_back_running).run(self._intakes)
         finally:
             self._closed = True
             self._bell.ring()
 
-    def _give_back_running(self) -> None:
+    def _give_back_running(self, intake: Intake) -> None:
         """Give back the messages whose handlers are left behind: the end of the program is no attempt."""
-        for ident in list(self._running):
-            running = self._running.pop(ident, None)
-            if running is not None:
-                lane, items = running
-                settle_together(lane.intake.writer, self._backend, items, None, interrupted=True)
-
-    def _write_pending(self) -> None:
-        """Write the acks. If the store does not answer, try again until the deadline."""
-        backoff = Backoff(self._session.log.outages)
-        deadline = self._course.last_write_by()
-        while self._unwritten and not self._session.closed and not self._course.urgent:
-            try:
-                for writer in self._unwritten:
-                    writer.flush()
-            except BackendUnavailable as error:
-                now = self._course.monotonic()
-                pause = backoff.failed(error, now, log=False)
-                if now + pause >= deadline or self._session.closing:
-                    return
-                self._pausing.wait(pause)
-
-    @property
-    def _unwritten(self) -> list[AckWriter]:
-        return [each.writer for each in self._intakes if each.writer]
+        for ident, (lane, _) in list(self._running.items()):
+            if lane.intake is intake and (running := self._running.pop(ident, None)) is not None:
+                settle_together(intake.writer, self._backend, running[1], None, interrupted=True)
 
     def _summary(self, unfinished: int) -> Summary:
         handled = sum(each.handled for each in self._workers) - unfinished

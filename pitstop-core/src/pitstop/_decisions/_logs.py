@@ -155,6 +155,8 @@ class StoreLog:
         self.watch_outages = Outages("the watch for messages of other processes")
         #: Lines about messages that are set aside.
         self.dead = Throttle(_SOME)
+        #: Lines about leases that ran out before their messages were settled, of one message each.
+        self.ran_out = Throttle(_SOME)
         #: Lines about acks that could not be written, of one message each.
         self.unwritten = Throttle(_SOME)
         #: Lines about settlements that raised an error while they were worked out or written, of one message each.

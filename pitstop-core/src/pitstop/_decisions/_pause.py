@@ -54,13 +54,14 @@ def pause(present: Record, until: int | None, now: int) -> Record | None:
 
 
 def resume(present: Record, now: int) -> Record | None:
-    """Return the record of a message whose pause ends now; None if it is not paused.
+    """Return the record of a message whose pause ends now; None if it is not paused, or if it is dead.
 
-    The message is due when it was due before, and now if that time has passed.
+    The message is due when it was due before, and now if that time has passed. A message that died during its pause is not emitted
+    anyway. It is paused again when it is redriven, so its pause stays.
     """
-    if not is_held(present, now):
-        return None
     progress = present.progress
+    if not is_held(present, now) or state_of(progress.due, progress.token, now) == "dead":
+        return None
     last = None if present.policy is None else Pause.from_plain(present.policy.get(PAUSED_POLICY))
     if progress.token == PAUSED:
         before = progress.scheduled_for if last is None else last.due

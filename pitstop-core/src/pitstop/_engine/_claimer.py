@@ -32,6 +32,7 @@ from pitstop._engine._session import Session
 from pitstop._engine._suspects import Suspects
 from pitstop._engine._throttle import Throttle, admitted, pause_of, settle
 from pitstop._engine._under_way import UnderWay, Versions
+from pitstop._engine._unfit import Unfit
 from pitstop._errors import BackendUnavailable
 from pitstop._values._counted import counted
 from pitstop.abc import Aside, Damaged, Outcome, Record, Settlement
@@ -97,6 +98,8 @@ class Claimer:
         self.last_claim: float | None = None
         # Claims in a row that took as long as a lease of theirs. Written by claiming threads.
         self._slow_claims = 0
+        #: Those of its messages that are not to be emitted.
+        self.unfit = Unfit(session, self.report_bug)
         #: The claims that are under way.
         self.under_way = UnderWay()
         #: Messages given back so far. Any thread; CPython switches threads in no such statement.
@@ -136,6 +139,8 @@ class Claimer:
         """
         buffer, clock = self._buffer, self._session.clock
         buffer.measure(elsewhere)
+        if self.unfit.late:
+            self.unfit.settle_late()
         # Taken before the claim is sent: a claim that took long to answer has used up part of its lease, or all of it.
         begun = clock.monotonic()
         until = begun + self._lock_time.total_seconds() * (1 - LEAST_REMAINDER)
@@ -225,7 +230,10 @@ class Claimer:
         if versions:
             waiting = [] if suspects is None else suspects.discard(versions)
             self.give_back([*stale, *buffer.discard(versions), *waiting], log=False)
-        settled = bool(unfit) and self._settle_unfit(unfit)
+        settled = False
+        if unfit:
+            settled, late = self.unfit.settle(unfit, begun + self._lock_time.total_seconds())
+            error = error or late
         count = len(leases if suspects is not None and doubtful and suspects.ready else ordinary)
         if error is not None:
             self._look_failed(error, count)
@@ -251,7 +259,7 @@ class Claimer:
         return leases, error
 
     def _look_failed(self, error: BackendUnavailable, count: int) -> None:
-        """Treat a claim as one that failed, because its leases of another length did. A pause follows if it brought nothing else."""
+        """Treat a claim as one that failed, because a write of its messages did. A pause follows if it brought nothing else."""
         if not count:
             raise error
         self.backoff.failed(error, self._session.clock.monotonic())
@@ -361,26 +369,6 @@ class Claimer:
                 "%r was not emitted: its recurrence raised %s. The message comes back when its lease runs out%s%s",
                 *(id, type(error).__name__, traceback_of(error), note),
             )
-
-    def _settle_unfit(self, unfit: list[tuple[Record | Damaged, Settlement]]) -> bool:
-        """Settle messages that were claimed and are not to be emitted. Return whether any was."""
-        try:
-            applied = self._session.backend.settle([settlement for _, settlement in unfit])
-        except BackendUnavailable as error:
-            # The claim itself has succeeded. These come back when their leases run out.
-            late = counted(len(unfit), "message that is", "messages that are")
-            _log.debug("%s not to be emitted could not be settled: %s", late, error)
-            return False
-        except Exception as bug:  # noqa: BLE001 - a bug of the backend, with one of them perhaps; the others are settled
-            if len(unfit) > 1:
-                return sum(self._settle_unfit([each]) for each in unfit) > 0
-            self.report_bug(unfit[0][0].id, bug, "settled")
-            return False
-        for (record, settlement), done in zip(unfit, applied, strict=True):
-            if done and settlement.outcome is not Outcome.RELEASE:
-                kind = record.kind if isinstance(record, Record) else None
-                self._session.events.settled(settlement, record, kind=kind)
-        return any(applied)
 
     def report_bug(self, id: str, bug: Exception, participle: str) -> None:
         """Log a bug of the backend with a message that was claimed."""

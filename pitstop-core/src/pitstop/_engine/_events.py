@@ -122,10 +122,23 @@ class Events:
         if self.hooks.retried:
             self._notify(self.hooks.retried, delivery=delivery, error=error, due=from_instant(due))
 
-    def lost(self, id: str, attempt: int, delivery: object) -> None:
-        """Report a lease that was over before its delivery was settled. This is normal, so it is logged at debug level."""
+    def lost(self, id: str, attempt: int, delivery: object, *, kind: str, ran_out: bool) -> None:
+        """Report a lease that was over before its delivery was settled.
+
+        :param ran_out: whether its time was over, which an operator has to know. Else another program has stored, removed, released
+            or claimed the message. This is normal, so it is logged at debug level.
+        """
         self.counters["lease_lost"] += 1
-        _log.debug("lease lost: %r attempt %d", id, attempt)
+        note = self._log.ran_out.passes(self._clock.monotonic()) if ran_out else None
+        if note is None:
+            _log.debug("lease lost: %r attempt %d", id, attempt)
+        else:
+            of_kind = f" of kind {kind!r}" if kind else ""
+            _log.warning(
+                "the lease of %r%s (attempt %d) ran out before the message was settled, so that it is handled again; "
+                "configure a longer lock_time, or a heartbeat%s",
+                *(id, of_kind, attempt, note),
+            )
         if self.hooks.lease_lost:
             self._notify(self.hooks.lease_lost, delivery=delivery)
 

@@ -340,8 +340,6 @@ class Intake(Component):
             _thread.start_new_thread(self.background.finish, ())
 
     def after_fork(self) -> None:
-        self.buffer.clear()
-        self.suspects.clear()
         self.leftovers.after_fork()
         self.waiting.after_fork()
         self.writer.after_fork()
@@ -354,8 +352,7 @@ class Intake(Component):
 
     def drop_all(self) -> None:
         """Forget all messages and settlements without a word to the store, as a crash does. For tests."""
-        self.buffer.clear()
-        self.suspects.clear()
+        self.leftovers.forget()
         self.writer.give_up()
 
     def _kept(self, lease: Lease | None) -> Lease | None:

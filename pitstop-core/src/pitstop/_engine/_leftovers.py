@@ -80,7 +80,9 @@ class Leftovers:
         try:
             # One at a time, so that a thread that closes the session comes after one that has taken messages out.
             with self._giving_back:
-                buffer = self._buffer
+                buffer, unfit = self._buffer, self._claimer.unfit
+                if unfit.late:
+                    unfit.settle_late()
                 taken = [*buffer.take_late(), *buffer.take_all(), *self._suspects.take_all()]
                 return self._claimer.give_back(taken, log=log)
         finally:
@@ -137,9 +139,16 @@ class Leftovers:
         return self._session.bounded(_LAST_TRY if away else None)
 
     def after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent may hold."""
+        """Forget the messages, which are the parent's, and replace the lock, which a thread of the parent may hold."""
+        self.forget()
         self._giving_back = RLock()
         self._givers = []
+
+    def forget(self) -> None:
+        """Forget all messages that were claimed and not handed out, without a word to the store."""
+        self._buffer.clear()
+        self._suspects.clear()
+        self._claimer.unfit.clear()
 
     def _settle_for(self, thread: int, given_back: Doorbell, settled: Doorbell | None = None) -> None:
         """Write and give back everything, for a thread that has stopped the listener, and waits for a bell."""

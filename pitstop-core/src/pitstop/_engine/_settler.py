@@ -252,4 +252,13 @@ class Settler:
     def lose(self, lease: Lease, delivery: object) -> None:
         """Count and report a lease that is over. Any thread that finds it out."""
         self.counts.lost += 1
-        self._session.events.lost(lease.id, lease.attempt, delivery)
+        self._session.events.lost(
+            lease.id, lease.attempt, delivery, kind=lease.emission.leased.kind, ran_out=self._ran_out(lease)
+        )
+
+    def _ran_out(self, lease: Lease) -> bool:
+        """Whether the lease is over because its time is, and not because the message was changed."""
+        try:
+            return lease.is_over(self._session.backend.now())
+        except BackendUnavailable:
+            return False

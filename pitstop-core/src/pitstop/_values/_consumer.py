@@ -16,7 +16,8 @@ class Consumer:
 
     #: Whether the last poll of the store succeeded. True before the first poll.
     healthy: bool
-    #: When the store last answered a claim, of any kind of a mapping, by the clock of this machine. None: it has not answered yet.
+    #: When the store last answered a claim, by the clock of this machine. None: it has not answered yet. In a mapping: the oldest of
+    #: these times, over all kinds, so that a kind that is stuck shows.
     last_poll: datetime | None
     #: The number of messages that are claimed and that no handler has seen yet.
     in_hand: int
