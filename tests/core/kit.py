@@ -3,6 +3,7 @@ slow and be watched."""
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from pitstop import BackendUnavailable, Delivery, Listener
+from pitstop import AsyncPitstop, BackendUnavailable, Delivery, Listener, Summary
 from pitstop._engine._delivery import lease_of
 from pitstop._engine._lease import Purpose
 from pitstop._engine._listener import intake_of
@@ -21,6 +22,23 @@ from pitstop_memory import MemoryBackend, MemoryConfig
 
 LOCK = timedelta(minutes=15)
 LOOP = timedelta(minutes=1)
+
+
+async def consume_until_closed(
+    pit: AsyncPitstop, opened: list[Callable[[], None]], *handlers: Any, **options: Any
+) -> Summary:
+    """Consume, and add to ``opened`` a function by which another thread closes the Pitstop, and waits for that."""
+    loop, closing = asyncio.get_running_loop(), list[Any]()
+
+    async def close() -> None:
+        closing.append(asyncio.current_task())
+        await pit.aclose()
+
+    opened.append(lambda: asyncio.run_coroutine_threadsafe(close(), loop).result(30))
+    summary = await pit.consume(*handlers, **options)
+    # The end of the loop would cancel it.
+    await asyncio.gather(*closing)
+    return summary
 
 
 class Clock(ManualClock):

@@ -14,7 +14,7 @@ import pytest
 
 import pitstop
 
-from core.kit import Clock, Running, Scripted
+from core.kit import Clock, Running, Scripted, consume_until_closed
 from pitstop import ConfigError, Handle, LeaseLost
 from pitstop_memory import MemoryConfig
 
@@ -456,9 +456,7 @@ def test_a_batch_that_is_left_behind_is_given_back_but_for_what_is_settled(way, 
 
             async def main():
                 async with asyncio.timeout(PATIENCE), pitstop.init_async({"type": backend}) as pit:
-                    loop = asyncio.get_running_loop()
-                    opened.append(lambda: asyncio.run_coroutine_threadsafe(pit.aclose(), loop).result(PATIENCE))
-                    return await pit.consume(handler, batch=10, drain=0)
+                    return await consume_until_closed(pit, opened, handler, batch=10, drain=0)
 
             return asyncio.run(main())
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import pitstop
 
-from core.kit import Clock, Running, Scripted
+from core.kit import Clock, Running, Scripted, consume_until_closed
 from pitstop import ConfigError, Handle, testing
 from pitstop._decisions._spacing import Spacing
 from pitstop._engine._claimer import Claimer
@@ -414,9 +414,7 @@ def test_a_stop_ends_the_wait_for_the_next_turn_at_once(way, until_idle):
 
         async def main():
             async with asyncio.timeout(PATIENCE), pitstop.init_async({"type": backend}) as pit:
-                loop = asyncio.get_running_loop()
-                opened.append(lambda: asyncio.run_coroutine_threadsafe(pit.aclose(), loop).result(PATIENCE))
-                return await pit.consume(handle, rate="1/h", until_idle=until_idle)
+                return await consume_until_closed(pit, opened, handle, rate="1/h", until_idle=until_idle)
 
         return asyncio.run(main())
 

@@ -202,9 +202,9 @@ class PitstopMachine(RuleBasedStateMachine):
             self._look()
         message = self._messages[id]
         for _ in range(_PATIENCE):
-            if message.is_used_up() and not message.dead:
-                # Its last lease ran out. A claim finds it out, perhaps after those of other messages.
-                self._get(1, "now", None)
+            # Its last lease ran out. A claim finds it out, perhaps after those of other messages that may have killed their worker.
+            if message.is_used_up() and not message.dead and self._get(1, "now", None) is None and not message.dead:
+                self._clock.advance(_LOCK // 1000)
         assert message.dead == (times != 2), f"{id!r} has used up its attempts, and is not given up"
         assert self._pit.redrive(id) is message.dead
         if message.dead:
@@ -310,7 +310,7 @@ class PitstopMachine(RuleBasedStateMachine):
         # A message that may have killed its worker waits in the listener for others that may have done so, or they for it.
         waits = got == [None] and any(each.policies.most is not None for each in self._messages.values())
         if by > 1 or (failed and fault == "lost") or waits:
-            self._claimed_ahead(kinds)
+            self._claimed_ahead(kinds, in_doubt=failed)
         if got == [None] and not (failed or waits):
             self._nothing_is_due(kinds)
         self._look()
@@ -495,10 +495,13 @@ class PitstopMachine(RuleBasedStateMachine):
                 self._nack(held, HOUR, None)
         raise AssertionError(f"{id!r} does not come")
 
-    def _claimed_ahead(self, kinds: Collection[str] | None) -> None:
-        """Note that a claim may have taken each message of these kinds that is due."""
+    def _claimed_ahead(self, kinds: Collection[str] | None, *, in_doubt: bool) -> None:
+        """Note that a claim may have taken each message of these kinds that is due.
+
+        :param in_doubt: whether its reply was lost. Else a claim that takes a message without further attempts gives it up.
+        """
         for each in self._messages.values():
-            if each.due <= self._times.now and each.is_of(kinds):
+            if each.due <= self._times.now and each.is_of(kinds) and (in_doubt or not each.is_used_up()):
                 each.unseen = True
                 self._ahead.add(each.version)
 
