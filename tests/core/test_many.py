@@ -15,7 +15,8 @@ import pitstop
 from pitstop import BackendUnavailable, Conflict, OutcomeUnknown, PitstopError, Unsupported, testing
 from pitstop._storing import MOST_READS
 from pitstop.abc import Backend, Capability, Outcome, Progress, Query
-from pitstop_memory import MemoryBackend
+from pitstop.testing import ManualClock
+from pitstop_memory import MemoryBackend, MemoryConfig
 
 
 HOUR = timedelta(hours=1)
@@ -255,6 +256,37 @@ def test_each_batch_takes_one_write_and_searches_become_longer():
         calls.clear()
         assert pit.reschedule_many((f"a{n:04}" for n in range(1200)), when="2h") == 1200
         assert (calls["get"], calls["store"]) == (3, 3)
+
+
+class Asked(MemoryBackend):
+    """Notes how many places each search asks for. A search may take a while."""
+
+    def __init__(self, seconds):
+        super().__init__(MemoryConfig(clock=ManualClock()))
+        self.seconds = seconds
+        self.asked = []
+
+    def find_places(self, query, limit, after):
+        self.asked.append(limit)
+        self.clock.advance(self.seconds)
+        return super().find_places(query, limit, after)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "conditions", "asked"),
+    [
+        (0, {"prefix": "a"}, [500, 2000]),
+        (1, {"prefix": "a"}, [500, 500, 500]),
+        (0, {"failing": False}, [500, 500, 500]),
+    ],
+    ids=["quick", "slow", "whole messages"],
+)
+def test_a_search_that_is_slow_or_reads_whole_messages_is_followed_by_none_for_more(seconds, conditions, asked):
+    backend = Asked(seconds)
+    with pitstop.init({"type": backend}) as pit:
+        pit.store_many([({"id": f"a{n:04}"}, HOUR) for n in range(1200)])
+        assert pit.remove_many(**conditions) == 1200
+    assert backend.asked == asked
 
 
 def test_the_pitstop_may_be_closed_between_two_batches():

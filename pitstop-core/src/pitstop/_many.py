@@ -1,7 +1,7 @@
 """ChangingMany: the methods of the facade that remove, redrive or reschedule many messages, batch by batch.
 
 Each batch is a call of its own. Between two batches nothing is held, so that the caller's iterable and its ``progress`` may use
-Pitstop, and other threads go on. The memory holds the ids of one batch or one search. Changes that need the messages read and write a part of a
+Pitstop, and other threads go on. The memory holds the ids of one batch, or of one search. Changes that need the messages read and write a part of a
 batch at a time, as :meth:`pitstop.abc.Backend.get_portion` bounds it. A removal reads no messages here.
 
 Threads: the one that calls.
@@ -40,6 +40,8 @@ _BATCH = 500
 #: The most places that one search returns. A search among messages with one and the same ``due`` reads all of these, because
 #: indexes do not have their order. So longer changes make longer searches, and few of them.
 _MOST_PLACES = 32_000
+#: Seconds. A search that takes longer is followed by none for more places. Each has to end within the time of one operation.
+_QUICK = 0.35
 #: How many characters of a revision are the same in all revisions of a call of ``reschedule_many``. The others are as many.
 _MARK = 16
 
@@ -209,15 +211,19 @@ class ChangingMany:
 
     def _by_query(self, query: Query, do: _Do, progress: Callable[[int], object] | None) -> int:
         count, after, most = 0, None, _BATCH
+        clock = self._session.clock
         while True:
+            begun = clock.monotonic()
             found = self._places(query, after, most)
+            # A search for failing messages reads each message whole.
+            grows = query.failing is None and clock.monotonic() - begun < _QUICK
             for first in range(0, max(len(found), 1), _BATCH):
                 count += self._some(found[first : first + _BATCH], query, do)
                 if progress is not None:
                     progress(count)
             if len(found) < most:
                 return count
-            after, most = found[-1], min(4 * most, _MOST_PLACES)
+            after, most = found[-1], min(4 * most, _MOST_PLACES) if grows else most
 
     @entrance
     def _batch(self, ids: Sequence[str], do: _Do) -> int:

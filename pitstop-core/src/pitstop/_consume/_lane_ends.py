@@ -79,3 +79,10 @@ class LaneEnds:
                 if now + pause >= deadline or self._session.closing:
                     return
                 self._pausing.wait(pause)
+                if self._is_pressed():
+                    # One ring wakes one of the lanes that wait.
+                    self._pausing.ring()
+
+    def _is_pressed(self) -> bool:
+        """Whether no lane waits for the store any longer."""
+        return self._course.urgent or self._session.closing

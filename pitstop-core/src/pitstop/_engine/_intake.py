@@ -232,7 +232,8 @@ class Intake(Component):
     @property
     def unsettled(self) -> bool:
         """Whether messages were claimed and not handed out, or settlements are on their way to the store."""
-        return self.in_hand > 0 or bool(self.buffer.late) or self.writer.busy or self.leftovers.busy
+        late = self.buffer.late or self.claimer.unfit.late
+        return self.in_hand > 0 or bool(late) or self.writer.busy or self.leftovers.busy
 
     @property
     def in_hand(self) -> int:

@@ -63,11 +63,12 @@ class Leftovers:
 
     @property
     def busy(self) -> bool:
-        """Whether a thread is giving back messages, which are in the buffer no more.
+        """Whether another thread is giving back messages, which are in the buffer no more.
 
         It begins before that thread takes them out. So look into the buffer first.
         """
-        return bool(self._givers)
+        me = get_ident()
+        return any(each != me for each in tuple(self._givers))
 
     @unbroken
     def give_back_all(self, *, log: bool = True) -> int:
@@ -75,8 +76,9 @@ class Leftovers:
 
         :param log: False when the caller reports it.
         """
-        me = get_ident()
-        self._givers.append(me)
+        # The list that is here now: a fork inside replaces it.
+        me, givers = get_ident(), self._givers
+        givers.append(me)
         try:
             # One at a time, so that a thread that closes the session comes after one that has taken messages out.
             with self._giving_back:
@@ -86,7 +88,7 @@ class Leftovers:
                 taken = [*buffer.take_late(), *buffer.take_all(), *self._suspects.take_all()]
                 return self._claimer.give_back(taken, log=log)
         finally:
-            self._givers.remove(me)
+            givers.remove(me)
 
     def settle_all(self, given_back: Doorbell | None = None, settled: Doorbell | None = None) -> None:
         """Give back the buffer, ring ``given_back``, write what is pending, ring ``settled``. If it fails, try again later."""

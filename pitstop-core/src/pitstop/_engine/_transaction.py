@@ -20,7 +20,7 @@ from pitstop._engine._lease import Lease, Purpose
 from pitstop._engine._pledge import NOT_COMMITTED, Pledge
 from pitstop._engine._session import Session
 from pitstop._engine._wakeup import Wakeup
-from pitstop._errors import PitstopError, Unsupported
+from pitstop._errors import BackendUnavailable, PitstopError, Unsupported
 from pitstop.abc import Damaged, Record, Settlement
 
 
@@ -119,7 +119,11 @@ class OpenPledges:
             lease = each.lease
             # Otherwise a retry of the transaction has acknowledged it again, or another call has settled it.
             current = lease.pledge is each.pledge and lease.purpose is None
-            if current and lease.in_transaction and not lease.is_over(self._session.backend.now()):
+            try:
+                if current and lease.in_transaction and not lease.is_over(self._session.backend.now()):
+                    continue
+            except BackendUnavailable:
+                # The acks of others are written all the same, or wait for the store as well.
                 continue
             with suppress(ValueError):
                 self._open.remove(each)
