@@ -1,0 +1,208 @@
+"""Session: one connection to the server, whose every wait has an end."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import attrs
+import psycopg
+
+from psycopg import waiting
+from psycopg.abc import PQGen
+from psycopg.rows import tuple_row
+
+from pitstop.abc import SystemClock
+from pitstop_postgres._config import PostgresConfig
+
+
+__all__ = ["Identity", "Row", "Session", "TimedOut", "open_session"]
+
+_T = TypeVar("_T")
+
+#: A row as it was read, or as it will be written.
+Row = tuple[Any, ...]
+
+#: Seconds between two looks at the time during a wait.
+_LOOK = 0.1
+#: Milliseconds after which the server looks whether its client is still there, while it executes a statement.
+_CLIENT_CHECK = 1000
+_clock = SystemClock()
+
+# Plans are chosen for a table that grows from nothing to millions of rows, while the statements stay prepared. The indexes fit
+# all statements, so no statement may read the whole table because the table was small once.
+_SETTINGS = {
+    "default_transaction_isolation": "read committed",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+
+
+class TimedOut(psycopg.OperationalError):
+    """The server did not answer in time."""
+
+
+@attrs.frozen
+class Identity:
+    """A session, as the server knows it: its process, and when that began. The number of a process is used again."""
+
+    pid: int
+    began: str
+
+
+class Connection(psycopg.Connection[Row]):
+    """A connection whose waits end at :attr:`deadline`."""
+
+    #: By the monotonic clock.
+    deadline: float = float("inf")
+    #: The process that opened it.
+    owner: int = 0
+
+    def wait(self, gen: PQGen[_T], interval: float = _LOOK, timeout: float | None = None) -> _T:
+        # Not the method of the base class: at Ctrl-C it waits for the server again. Here the session is ended instead.
+        return waiting.wait(self._until_deadline(gen), self.pgconn.socket, interval=_LOOK)
+
+    def _until_deadline(self, gen: PQGen[_T]) -> PQGen[_T]:
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and _clock.monotonic() >= self.deadline:
+                    raise TimedOut("the server did not answer in time")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+
+
+class Session:
+    """One connection, and what is known of it. One thread at a time uses it."""
+
+    def __init__(self, connection: Connection, identity: Identity | None) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor(binary=True, row_factory=tuple_row)
+        #: None: a pooler is in between, so that each transaction has another process of the server.
+        self.identity = identity
+        #: The process that opened it. A child of a fork must not touch it.
+        self.owner = os.getpid()
+        #: When it was last used, by the monotonic clock.
+        self.used = _clock.monotonic()
+
+    @property
+    def deadline(self) -> float:
+        """When each wait ends, by the monotonic clock."""
+        return self._connection.deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None:
+        self._connection.deadline = deadline
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection can no longer be used, or is in the middle of a statement."""
+        connection = self._connection
+        return connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the server has sent something that nobody waits for. As a rule it has ended the session. It does not wait."""
+        try:
+            poll = select.poll()
+            poll.register(self._connection.pgconn.socket, select.POLLIN)
+            return bool(poll.poll(0))
+        except psycopg.Error:
+            return True
+
+    def fetch(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Execute a statement, and return its rows."""
+        return self._cursor.execute(statement.encode(), values).fetchall()
+
+    def change(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Execute a statement, and return how many rows it changed."""
+        return self._cursor.execute(statement.encode(), values).rowcount
+
+    def read_all(self, statement: str) -> list[Row]:
+        """Execute a statement without values that reads the whole table, in the order that costs least."""
+        cursor = self._cursor
+        cursor.execute("BEGIN")
+        try:
+            cursor.execute("SET LOCAL enable_seqscan = on")
+            return cursor.execute(statement.encode(), prepare=False).fetchall()
+        finally:
+            cursor.execute("COMMIT")
+
+    def script(self, statements: str) -> None:
+        """Execute statements without values, in one transaction."""
+        self._connection.execute(f"BEGIN;{statements};COMMIT".encode(), prepare=False)
+
+    def notifications(self, seconds: float) -> list[str]:
+        """Return the payloads of notifications: those that are there, or else the next ones within some seconds."""
+        self.deadline = float("inf")
+        return [each.payload for each in self._connection.notifies(timeout=seconds, stop_after=1)]
+
+    def close(self) -> None:
+        """Close the connection. The server notices that, and undoes a transaction that is open."""
+        if self.owner == os.getpid():
+            self._connection.close()
+
+
+def open_session(config: PostgresConfig, deadline: float) -> Session:
+    """Connect, and return the session.
+
+    :raises psycopg.Error: if the server cannot be reached or refuses the connection.
+    """
+    left = max(deadline - _clock.monotonic(), 1.0)
+    connection = Connection.connect(
+        **_parameters(config, left), autocommit=True, prepare_threshold=None if config.pgbouncer else 2
+    )
+    try:
+        connection.deadline = deadline
+        connection.prepared_max = None if config.pgbouncer else 500
+        identity = None
+        if not config.pgbouncer:
+            query = b"SELECT pid, backend_start::text FROM pg_stat_get_activity(pg_backend_pid())"
+            row = connection.execute(query, prepare=False).fetchone()
+            assert row is not None, "the server shows each user the user's own sessions"
+            identity = Identity(*row)
+        return Session(connection, identity)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _parameters(config: PostgresConfig, left: float) -> dict[str, Any]:
+    given = dict(config.parameters)
+    timeout_ms = round(config.operation_timeout.total_seconds() * 1000)
+    seconds = max(timeout_ms // 1000, 2)
+    defaults = {
+        "connect_timeout": str(max(int(left), 1)),
+        "keepalives": "1",
+        "keepalives_idle": str(seconds),
+        "keepalives_interval": str(max(seconds // 3, 1)),
+        "keepalives_count": "3",
+        "tcp_user_timeout": str(timeout_ms),
+        "application_name": "pitstop",
+    }
+    fixed = {"client_encoding": "UTF8"}
+    if not config.pgbouncer:
+        settings = {
+            **_SETTINGS,
+            "statement_timeout": str(timeout_ms),
+            "lock_timeout": str(timeout_ms),
+            "idle_in_transaction_session_timeout": str(3 * timeout_ms),
+            "client_connection_check_interval": str(_CLIENT_CHECK),
+            "tcp_keepalives_idle": str(seconds),
+            "tcp_keepalives_interval": str(max(seconds // 3, 1)),
+            "tcp_keepalives_count": "3",
+        }
+        ours = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+        # The last one of two settings counts.
+        fixed["options"] = f"{given.get('options', '')} {ours}".strip()
+    return {**defaults, **given, **fixed}
