@@ -9,12 +9,25 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from typing import ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from weakref import WeakSet
 
 import attrs
 
 from pitstop import BackendUnavailable, State
-from pitstop.abc import Backend, BackendConfig, Capability, Damaged, Progress, Query, Record, Settlement, Tally, Watch, Writes
+from pitstop.abc import (
+    Backend,
+    BackendConfig,
+    Capability,
+    Damaged,
+    Progress,
+    Query,
+    Record,
+    Settlement,
+    Tally,
+    Watch,
+    Writes,
+)
 from pitstop_postgres._claiming import Claimer, least_due
 from pitstop_postgres._config import PostgresConfig
 from pitstop_postgres._database import Database, Run
@@ -26,6 +39,7 @@ from pitstop_postgres._session import Session
 from pitstop_postgres._settling import Settler
 from pitstop_postgres._statements import Statements
 from pitstop_postgres._storing import Storer
+from pitstop_postgres._transaction import Transaction
 from pitstop_postgres._watch import PostgresWatch
 
 
@@ -83,6 +97,8 @@ class PostgresBackend(Backend):
         self._settler = Settler(self._database, self._statements, self._hints)
         self._pauses = Pauses(self._database, self._statements, self._hints)
         self._warned = False
+        # Only sessions that were checked: they are of this store.
+        self._known: WeakSet[Any] = WeakSet()
         #: How often the outcome of a call was unknown, and how often it became known, by name: ``outcome_unknown``,
         #: ``store_recovered``, ``claim_recovered``, ``settlement_recovered``.
         self.counters: Counter[str] = self._database.counters
@@ -181,12 +197,12 @@ class PostgresBackend(Backend):
                     self.location,
                 )
             return None
-        self._database.read(lambda session: None)
+        self._database.prepare()
         return PostgresWatch(self._database, self._hints)
 
     def within(self, session: object) -> Writes:
         """Return the writes of the transaction of a psycopg connection, or of an SQLAlchemy or Django one above it."""
-        raise NotImplementedError
+        return Transaction(self._database, self._statements, self._hints, session, self._known)
 
     @contextmanager
     def scratch(self) -> Iterator[Backend]:

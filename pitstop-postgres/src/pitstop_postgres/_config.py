@@ -64,7 +64,9 @@ def _uri(value: object, self: Any, field: attrs.Attribute[Any]) -> str | None:
     if isinstance(value, str) and "://" in value:
         value = checked_url(value, "uri")
         if not value.startswith(_SCHEMES):
-            raise ConfigError("uri has another scheme. Give 'postgresql://host:port/database', or libpq's 'host=… dbname=…'.")
+            raise ConfigError(
+                "uri has another scheme. Give 'postgresql://host:port/database', or libpq's 'host=… dbname=…'."
+            )
     return _text(value, self, field)
 
 
@@ -87,7 +89,9 @@ def _name(value: object, _: Any, field: attrs.Attribute[Any]) -> str | None:
 def _connections(value: object) -> int:
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 5 else value
     if type(number) is not int or not 1 <= number <= _MOST_CONNECTIONS:
-        raise ConfigError(f"pool_size={quoted(value)} cannot be used. Give a whole number from 1 to {_MOST_CONNECTIONS}.")
+        raise ConfigError(
+            f"pool_size={quoted(value)} cannot be used. Give a whole number from 1 to {_MOST_CONNECTIONS}."
+        )
     return number
 
 
@@ -109,7 +113,13 @@ def _option(convert: Any, *, secret: bool = False) -> Any:
 
 
 def _named(default: str | None) -> Any:
-    return attrs.field(default=default, converter=attrs.Converter(_name, takes_self=True, takes_field=True), repr=quoted)
+    return attrs.field(
+        default=default, converter=attrs.Converter(_name, takes_self=True, takes_field=True), repr=quoted
+    )
+
+
+def _flagged(*, default: bool) -> Any:
+    return attrs.field(default=default, converter=attrs.Converter(_flag, takes_self=True, takes_field=True))
 
 
 def _checked_options(value: object) -> Mapping[str, str]:
@@ -154,7 +164,7 @@ class PostgresConfig(BackendConfig):
     pool_size: int = attrs.field(default=10, converter=_connections)
     #: Whether a pooler in transaction mode, such as PgBouncer, is between here and the server. Then no prepared statement, no
     #: setting of a session, and no LISTEN is used.
-    pgbouncer: bool = attrs.field(default=False, converter=attrs.Converter(_flag, takes_self=True, takes_field=True))
+    pgbouncer: bool = _flagged(default=False)
 
     #: The parameters of libpq, all of them together.
     parameters: Mapping[str, str] = attrs.field(init=False, default=None, repr=False)
@@ -187,12 +197,11 @@ class PostgresConfig(BackendConfig):
             if key in options:
                 raise ConfigError(f"The URL gives {key} behind its '?'. Write user, password and database before it.")
         # libpq reads the rest: it knows several hosts, and hosts that are folders.
-        of_libpq = {key: options.pop(key) for key in ("host", "port") if key in options}
+        of_libpq: dict[str, Any] = {key: options.pop(key) for key in ("host", "port") if key in options}
         if not all(isinstance(value, str) for value in of_libpq.values()):
             raise ConfigError("The URL gives host or port with a '.' behind it. Write '?host=/folder'.")
-        rest = parts._replace(scheme="postgresql", query=urlencode(of_libpq)).geturl()
-        # Of a URL without a host, urllib leaves out the two slashes.
-        return {"uri": rest if "://" in rest else rest.replace("postgresql:", "postgresql://", 1), **options}
+        rest = f"postgresql://{parts.netloc}{parts.path}" + (f"?{urlencode(of_libpq)}" if of_libpq else "")
+        return {"uri": rest, **options}
 
     @property
     def location(self) -> str:
@@ -209,7 +218,11 @@ class PostgresConfig(BackendConfig):
         try:
             found = {} if self.uri is None else conninfo_to_dict(self.uri)
             named = {key: getattr(self, key) for key in ("host", "port", "dbname", "user", "password")}
-            given = {**found, **self.driver_options, **{key: value for key, value in named.items() if value is not None}}
+            given = {
+                **found,
+                **self.driver_options,
+                **{key: value for key, value in named.items() if value is not None},
+            }
             # libpq checks the names of all parameters.
             return {key: str(value) for key, value in conninfo_to_dict(make_conninfo("", **given)).items()}
         except (psycopg.Error, UnicodeError):

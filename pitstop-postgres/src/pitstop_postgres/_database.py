@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import local
@@ -86,7 +86,13 @@ class Database:
         # By real time, whatever the clock of the store is: people wait in real time.
         self._real = SystemClock()
         self._time = ServerTime(self._real, self._ask_time)
-        self._prepared = False
+        #: The name of the store that the tables have. None: they are not checked yet.
+        self.store: str | None = None
+
+    def prepare(self) -> None:
+        """Check the tables, and make them if they are missing, unless that was done."""
+        if self.store is None:
+            self.read(_nothing)
 
     @property
     def given_now(self) -> int | None:
@@ -124,8 +130,7 @@ class Database:
         return self._run(work, writes=True, prepared=True)
 
     def _run(self, work: Callable[[Run], _T], *, writes: bool, prepared: bool) -> _T:
-        patience = self._left(self._timeout + _GRACE)
-        deadline = self._real.monotonic() + patience
+        deadline = self._real.monotonic() + self._left(self._timeout + _GRACE)
         # The first one is what the caller hears. A later error, of a server that is away by then, would suggest that nothing was sent.
         doubt: PitstopError | None = None
         for number in range(_MOST_RUNS):
@@ -133,48 +138,54 @@ class Database:
             try:
                 with self.pool.session(deadline) as session:
                     self._end_lost(session, deadline, writes=writes)
-                    if prepared and not self._prepared:
-                        prepare(session, self.names, self.location, create=self._config.create)
-                        self._prepared = True
+                    if prepared and self.store is None:
+                        self.store = prepare(session, self.names, self.location, create=self._config.create)
                     sent = True
                     return work(Run(session, again=doubt is not None))
             except psycopg.Error as error:
-                failure, is_known = translate(error, self.location), error.sqlstate is not None and not _is_over(error)
-                if sent and not is_known:
-                    if writes and doubt is None:
-                        self.counters["outcome_unknown"] += 1
-                        deadline = self._real.monotonic() + self._left(_INSISTENCE * self._timeout)
-                    doubt = doubt or failure
-                elif is_missing_table(error):
-                    self._prepared = False
-                if not (not is_known or is_conflict(error) or is_missing_table(error) or may_help_to_connect_anew(error)):
-                    raise self._final(doubt if writes else None, failure) from None
-                if may_help_to_connect_anew(error):
-                    self.pool.discard_idle()
-                if self._is_last(number, deadline) or (not sent and doubt is None):
-                    raise self._final(doubt if writes else None, failure) from None
+                failure = translate(error, self.location)
+                if sent and not _is_answer(error):
+                    if doubt is None:
+                        doubt = failure
+                        deadline = self._doubted(deadline, writes=writes)
+                elif not self._may_repeat(error, doubted=doubt is not None):
+                    raise _final(doubt if writes else None, failure) from None
+                if number == _MOST_RUNS - 1 or self._real.monotonic() >= deadline:
+                    raise _final(doubt if writes else None, failure) from None
             except BackendUnavailable as error:
                 # No connection is free, for example, or the tables are not Pitstop's.
                 if doubt is None or not writes or isinstance(error, OutcomeUnknown):
                     raise
-                raise self._final(doubt, error) from None
+                raise _final(doubt, error) from None
             self._pause(number)
         raise AssertionError("the last run returns or raises")
 
-    def _is_last(self, number: int, deadline: float) -> bool:
-        return number == _MOST_RUNS - 1 or self._real.monotonic() >= deadline
+    def _may_repeat(self, error: psycopg.Error, *, doubted: bool) -> bool:
+        """Prepare for another run after an error by which nothing was done. Return whether another run may help."""
+        if not _is_answer(error):
+            # There is no connection. If a write may have been done, it is worth a wait.
+            return doubted
+        if is_missing_table(error):
+            self.store = None
+            return True
+        if may_help_to_connect_anew(error):
+            self.pool.discard_idle()
+            return True
+        return is_conflict(error)
 
-    def _final(self, doubt: PitstopError | None, failure: PitstopError) -> PitstopError:
-        if doubt is None:
-            return failure
-        return OutcomeUnknown(f"{str(doubt).removesuffix(' Nothing was changed.')} Whether it was done is not known.")
+    def _doubted(self, deadline: float, *, writes: bool) -> float:
+        """Return until when the outcome of a statement whose answer was lost is followed."""
+        if not writes:
+            return deadline
+        self.counters["outcome_unknown"] += 1
+        return self._real.monotonic() + self._left(_INSISTENCE * self._timeout)
 
     def _pause(self, number: int) -> None:
         seconds = _PAUSE * min(2**number, 50) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
         self._real.wait(Doorbell(), seconds)
 
     def _end_lost(self, session: Session, deadline: float, *, writes: bool) -> None:
-        """End the sessions that were lost. What they were doing could otherwise be done later, after a repetition.
+        """End the sessions that were lost. Otherwise the server could do their writes later, after a repetition.
 
         :raises BackendUnavailable: if a session does not end. Nothing was changed.
         """
@@ -206,14 +217,24 @@ class Database:
         self.pool.close()
 
 
-def _is_over(error: psycopg.Error) -> bool:
-    """Whether the server has ended the session with this error. The transaction may have committed before."""
-    return error.sqlstate is not None and error.sqlstate.startswith(("57P", "08"))
+def _is_answer(error: psycopg.Error) -> bool:
+    """Whether the server has refused the statement, so that nothing was done. If it ends the session, that is not certain."""
+    return error.sqlstate is not None and not error.sqlstate.startswith(("57P", "08"))
 
 
-def _remove(lost: object, identity: Identity) -> None:
+def _final(doubt: PitstopError | None, failure: PitstopError) -> PitstopError:
+    if doubt is None:
+        return failure
+    return OutcomeUnknown(f"{str(doubt).removesuffix(' Nothing was changed.')} Whether it was done is not known.")
+
+
+def _nothing(session: Session) -> None:
+    """Do nothing: the tables are checked before."""
+
+
+def _remove(lost: deque[Identity], identity: Identity) -> None:
     try:
-        lost.remove(identity)  # type: ignore[attr-defined]
+        lost.remove(identity)
     except ValueError:
         # Another thread has ended it at the same time.
         return

@@ -32,9 +32,7 @@ _STATES = {
     "paused": _PAUSED,
 }
 #: See :func:`pitstop.abc.has_failed`. It binds the time.
-_FAILED = (
-    f"((due IS NULL AND NOT {_PAUSED}) OR ((token IS NULL OR {_PAUSED} OR due <= %s::bigint) AND attempts > ahead + excused))"
-)
+_FAILED = f"((due IS NULL AND NOT {_PAUSED}) OR ((token IS NULL OR {_PAUSED} OR due <= %s::bigint) AND attempts > ahead + excused))"
 _FAILING = {True: _FAILED, False: f"NOT {_FAILED}"}
 #: The characters that are no text by themselves.
 _FIRST_SURROGATE, _AFTER_SURROGATES, _LAST = 0xD800, 0xE000, 0x10FFFF

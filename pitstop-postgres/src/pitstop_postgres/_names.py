@@ -46,6 +46,11 @@ class Names:
         return self.table.replace("%%", "%")
 
     @property
+    def regclass_of_meta(self) -> str:
+        """The table beside it, as a value of ``to_regclass``."""
+        return self.meta.replace("%%", "%")
+
+    @property
     def channel(self) -> str:
         """The channel of the notifications. Its name is short, whatever the name of the table is."""
         return f"pitstop_{hashlib.sha256(self.table.encode()).hexdigest()[:24]}"

@@ -13,6 +13,7 @@ import textwrap
 from pitstop import BackendUnavailable
 from pitstop.abc import LAST_INSTANT
 from pitstop_postgres._names import Names
+from pitstop_postgres._rows import TYPES
 from pitstop_postgres._session import Session
 
 
@@ -59,9 +60,7 @@ CREATE TABLE IF NOT EXISTS {meta} (
 );
 INSERT INTO {meta} (key, value) VALUES ('schema_version', '{version}'), ('store', gen_random_uuid()::text) ON CONFLICT DO NOTHING
 """
-_COLUMNS = frozenset(
-    "seq due scheduled_for attempts first_leased unsettled ahead excused id kind token revision last_error series policy msg".split()
-)
+_COLUMNS = frozenset(["seq", *TYPES])
 _FIND = "SELECT to_regclass(%s)::oid::int8, to_regclass(%s)::oid::int8, current_setting('server_encoding')"
 _FIND_COLUMNS = "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::oid AND attnum > 0 AND NOT attisdropped"
 #: Two programs that make the tables at once would be in each other's way.
@@ -73,14 +72,15 @@ def statements(names: Names) -> str:
     return _text(names).replace("%%", "%") + ";\n"
 
 
-def prepare(session: Session, names: Names, location: str, *, create: bool) -> None:
-    """Check the tables, and make them if they are missing.
+def prepare(session: Session, names: Names, location: str, *, create: bool) -> str:
+    """Check the tables, and make them if they are missing. Return the name of the store, which no other store has.
 
     :param create: whether they may be made.
     :raises BackendUnavailable: if they are missing and may not be made, or are not Pitstop's, or newer than this code.
     """
-    if _is_there(session, names, location):
-        return
+    store = _store(session, names, location)
+    if store is not None:
+        return store
     if not create:
         raise BackendUnavailable(
             f"PostgreSQL at {location} does not have the tables, and create is false. Run 'pitstop migrate' as a user who may make "
@@ -88,8 +88,10 @@ def prepare(session: Session, names: Names, location: str, *, create: bool) -> N
             permanent=True,
         )
     session.script(f"{_ALONE};{_text(names).replace('%%', '%')}")
-    if not _is_there(session, names, location):
+    store = _store(session, names, location)
+    if store is None:
         raise _foreign(location, names.name, "its companion is missing")
+    return store
 
 
 def _text(names: Names) -> str:
@@ -106,8 +108,9 @@ def _text(names: Names) -> str:
     ).strip()
 
 
-def _is_there(session: Session, names: Names, location: str) -> bool:
-    ((table, meta, encoding),) = session.fetch(_FIND, (names.regclass, names.meta.replace("%%", "%")))
+def _store(session: Session, names: Names, location: str) -> str | None:
+    """Return the name of the store; None if a table is missing."""
+    ((table, meta, encoding),) = session.fetch(_FIND, (names.regclass, names.regclass_of_meta))
     if encoding != "UTF8":
         raise BackendUnavailable(
             f"PostgreSQL at {location} has the encoding {encoding}, which does not have all characters. Give a database with the "
@@ -119,11 +122,12 @@ def _is_there(session: Session, names: Names, location: str) -> bool:
         if not found >= _COLUMNS:
             raise _foreign(location, names.name, f"it has no column {', '.join(sorted(_COLUMNS - found))}")
     if table is None or meta is None:
-        return False
-    rows = session.fetch(f"SELECT value FROM {names.meta} WHERE key = 'schema_version'")  # noqa: S608 - a quoted name
-    version = rows[0][0] if rows else None
-    if version == str(VERSION):
-        return True
+        return None
+    found_keys = f"SELECT key, value FROM {names.meta} WHERE key IN ('schema_version', 'store')"  # noqa: S608 - a quoted name
+    values: dict[str, str] = dict(session.fetch(found_keys))
+    version = values.get("schema_version")
+    if version == str(VERSION) and "store" in values:
+        return values["store"]
     if version is not None and version.isdecimal() and int(version) > VERSION:
         raise BackendUnavailable(
             f"PostgreSQL at {location} has Pitstop's tables in version {version}; this pitstop-postgres knows version {VERSION}. "

@@ -72,7 +72,9 @@ class ServerTime:
             measured = here
         skewed = abs(offset) > _WORTH_A_WARNING_US
         if skewed and not self._skewed:
-            _log.warning("the server's clock and this machine's differ by %.1f s. The server's clock decides", offset / 1e6)
+            _log.warning(
+                "the server's clock and this machine's differ by %.1f s. The server's clock decides", offset / 1e6
+            )
         self._skewed = skewed
         self._origin = origin = (measured, self._clock.monotonic())
         return origin

@@ -112,7 +112,7 @@ class Session:
 
     @property
     def has_news(self) -> bool:
-        """Whether the server has sent something that nobody waits for. As a rule it has ended the session. It does not wait."""
+        """Whether the server has sent something without a request. As a rule it has ended the session. Does not wait."""
         try:
             poll = select.poll()
             poll.register(self._connection.pgconn.socket, select.POLLIN)

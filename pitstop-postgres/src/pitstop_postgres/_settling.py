@@ -102,8 +102,10 @@ class Settler:
                 answer = None if each.progress is None and single else each.progress is None
             elif isinstance(content, Record) and content.progress == each.progress:
                 answer = True
-            elif content.token == each.token if not isinstance(content, Record) else content.progress.token == each.token:
-                # The lease is over, and nobody has taken it.
+            elif (
+                content.token == each.token if not isinstance(content, Record) else content.progress.token == each.token
+            ):
+                # The lease is over, and no other claim has the record.
                 answer = False
             if each.outcome is Outcome.EXTEND and answer is None:
                 answer = False

@@ -59,7 +59,9 @@ class Statements:
         replaced = "ON CONFLICT (id) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in NAMES[1:])
         #: Store one record, or one that was never claimed. An update keeps `seq`, the order in which ids came in.
         self.put_one = f"INSERT INTO {table} ({COLUMNS}) VALUES ({_scalars(NAMES)}) {replaced} RETURNING id"
-        self.put_fresh_one = f"INSERT INTO {table} ({', '.join(_FRESH)}) VALUES ({_scalars(_FRESH)}) {replaced} RETURNING id"
+        self.put_fresh_one = (
+            f"INSERT INTO {table} ({', '.join(_FRESH)}) VALUES ({_scalars(_FRESH)}) {replaced} RETURNING id"
+        )
         self.create = f"INSERT INTO {table} ({COLUMNS}) VALUES ({_scalars(NAMES)}) ON CONFLICT DO NOTHING RETURNING id"
 
         def put_many(columns: tuple[str, ...]) -> str:
@@ -146,13 +148,17 @@ class Statements:
         self.next_due_of_others = f"WITH RECURSIVE {others} {least}"
 
     def _fence(self, table: str) -> None:
-        held_one = f"WITH held AS MATERIALIZED (SELECT id, due AS was FROM {table} WHERE id = %s AND token = %s FOR UPDATE)"
-        progress = ", ".join(f"{name} = %s::{TYPES[name]}" for name in PROGRESS)
-        self.complete = f"{held_one} DELETE FROM {table} AS m USING held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
-        self.advance = f"{held_one} UPDATE {table} AS m SET {progress} FROM held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
-        self.set_aside = (
-            f"{held_one} UPDATE {table} AS m SET due = NULL, last_error = %s FROM held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
+        held_one = (
+            f"WITH held AS MATERIALIZED (SELECT id, due AS was FROM {table} WHERE id = %s AND token = %s FOR UPDATE)"
         )
+        progress = ", ".join(f"{name} = %s::{TYPES[name]}" for name in PROGRESS)
+        self.complete = (
+            f"{held_one} DELETE FROM {table} AS m USING held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
+        )
+        self.advance = (
+            f"{held_one} UPDATE {table} AS m SET {progress} FROM held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
+        )
+        self.set_aside = f"{held_one} UPDATE {table} AS m SET due = NULL, last_error = %s FROM held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
 
         def held(*more: str) -> str:
             given = "".join(f", {name}" for name in more)
@@ -162,7 +168,9 @@ class Statements:
                 f"JOIN {table} AS m ON m.id = given.id AND m.token = given.fence ORDER BY m.id FOR UPDATE OF m)"
             )
 
-        self.complete_many = f"{held()} DELETE FROM {table} AS m USING held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
+        self.complete_many = (
+            f"{held()} DELETE FROM {table} AS m USING held WHERE m.id = held.id AND {_RUNS} RETURNING m.id"
+        )
         self.advance_many = (
             f"{held(*PROGRESS)} UPDATE {table} AS m SET {', '.join(f'{name} = held.{name}' for name in PROGRESS)} FROM held "
             f"WHERE m.id = held.id AND {_RUNS} RETURNING m.id"

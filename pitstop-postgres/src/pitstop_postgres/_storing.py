@@ -102,13 +102,20 @@ class Storer:
         if not items:
             return []
         rows = [(record, new_row(record)) for record, *_ in items]
-        values = [(*row, revision, *progress_values(progress)) for (_, row), (_, revision, progress) in zip(rows, items, strict=True)]
+        values = [
+            (*row, revision, *progress_values(progress))
+            for (_, row), (_, revision, progress) in zip(rows, items, strict=True)
+        ]
         hint = self._hints.of_records([record.progress.due for record, *_ in items])
 
         def write(run: Run) -> set[str]:
             before = self._stored(run, rows) if run.again else set()
             left = [each for each in values if each[0] not in before]
-            written = execute(run.session, self._hints, self._statements.replace_many, tuple(columns_of(left)), hint) if left else []
+            written = (
+                execute(run.session, self._hints, self._statements.replace_many, tuple(columns_of(left)), hint)
+                if left
+                else []
+            )
             done = before.union(written)
             if run.again and len(done) < len(values):
                 self._raise_unknown("other users have changed some of the messages since")
@@ -117,7 +124,9 @@ class Storer:
         try:
             done = self._database.write(write)
         except OutcomeUnknown as error:
-            raise OutcomeUnknown(str(error), ids=tuple(record.id for record, *_ in items), permanent=error.permanent) from None
+            raise OutcomeUnknown(
+                str(error), ids=tuple(record.id for record, *_ in items), permanent=error.permanent
+            ) from None
         return [record.id in done for record, *_ in items]
 
     def delete(self, id: str) -> bool:
@@ -133,7 +142,9 @@ class Storer:
         try:
             return self._database.write(write)
         except OutcomeUnknown as error:
-            raise OutcomeUnknown(f"{error} Check with get(), or remove again.", ids=(id,), permanent=error.permanent) from None
+            raise OutcomeUnknown(
+                f"{error} Check with get(), or remove again.", ids=(id,), permanent=error.permanent
+            ) from None
 
     def delete_many(self, ids: Sequence[str], query: Query | None) -> Sequence[bool]:
         """See :meth:`pitstop.abc.Backend.delete_many`."""
@@ -155,7 +166,11 @@ class Storer:
                 gone.update(row[0] for row in run.session.fetch(self._statements.delete_versions, values))
                 # The others have changed since they were read. Those that still match are tried again.
                 again = [id for id in chosen if id not in gone]
-                found = {content.id: (version, content) for version, content in self._versions(run.session, again)} if again else {}
+                found = (
+                    {content.id: (version, content) for version, content in self._versions(run.session, again)}
+                    if again
+                    else {}
+                )
             return gone
 
         try:

@@ -48,7 +48,9 @@ class PostgresWatch(Watch):
     def poll(self) -> int | None:
         self.paused = False
         if self._database.pool.is_closed:
-            raise BackendUnavailable(f"The watch of PostgreSQL at {self._database.location} has ended: this backend was closed.")
+            raise BackendUnavailable(
+                f"The watch of PostgreSQL at {self._database.location} has ended: this backend was closed."
+            )
         try:
             payloads = self._session.notifications(_WAIT)
             if not payloads and _clock.monotonic() - self._heard > _IDLE:
