@@ -178,6 +178,9 @@ class Database:
         if not writes:
             return deadline
         self.counters["outcome_unknown"] += 1
+        if self._config.pgbouncer:
+            # The session at the server is not known, so it cannot be ended, and its write may be done after a repetition.
+            return float("-inf")
         return self._real.monotonic() + self._left(_INSISTENCE * self._timeout)
 
     def _pause(self, number: int) -> None:

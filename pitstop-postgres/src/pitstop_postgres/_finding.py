@@ -88,7 +88,7 @@ def _by_due(
         values += (*bounds, *more, count)
     if query.with_dead:
         behind = after[1] if after is not None and after[0] is None else ""
-        parts.append(statements.page(" AND ".join(("due IS NULL", "id > %s", *conditions)), "id"))
+        parts.append(statements.page(" AND ".join(("due IS NULL", "id > %s", *conditions)), "due, id"))
         values += (behind, *more, count)
     if not parts:
         return []

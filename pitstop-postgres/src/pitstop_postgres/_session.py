@@ -85,8 +85,13 @@ class Connection(psycopg.Connection[Row]):
 class Session:
     """One connection, and what is known of it. One thread at a time uses it."""
 
-    def __init__(self, connection: Connection, identity: Identity | None) -> None:
+    def __init__(self, connection: Connection, identity: Identity | None, settings: str | None = None) -> None:
+        """Make the session of a connection.
+
+        :param settings: the statement that each transaction begins with. None: the session has its settings.
+        """
         self._connection = connection
+        self._settings = settings
         self._cursor = connection.cursor(binary=True, row_factory=tuple_row)
         #: None: a pooler is in between, so that each transaction has another process of the server.
         self.identity = identity
@@ -122,11 +127,28 @@ class Session:
 
     def fetch(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
         """Execute a statement, and return its rows."""
-        return self._cursor.execute(statement.encode(), values).fetchall()
+        return self._execute(statement, values).fetchall()
 
     def change(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Execute a statement, and return how many rows it changed."""
-        return self._cursor.execute(statement.encode(), values).rowcount
+        return self._execute(statement, values).rowcount
+
+    def _execute(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[Row]:
+        if self._settings is None:
+            return self._cursor.execute(statement.encode(), values)
+        # Behind a pooler no setting of a session stays, so each transaction brings its own. All of it is one round trip.
+        connection = self._connection
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                connection.execute(self._settings)
+                self._cursor.execute(statement.encode(), values)
+                connection.execute("COMMIT")
+        except psycopg.Error:
+            if connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+                connection.execute("ROLLBACK")
+            raise
+        return self._cursor
 
     def read_all(self, statement: str) -> list[Row]:
         """Execute a statement without values that reads the whole table, in the order that costs least."""
@@ -171,10 +193,19 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
             row = connection.execute(query, prepare=False).fetchone()
             assert row is not None, "the server shows each user the user's own sessions"
             identity = Identity(*row)
-        return Session(connection, identity)
+        return Session(connection, identity, _local_settings(config) if config.pgbouncer else None)
     except BaseException:
         connection.close()
         raise
+
+
+def _local_settings(config: PostgresConfig) -> str:
+    """Return the statement that gives a transaction its bounds, and the plans that fit the indexes."""
+    timeout = str(round(config.operation_timeout.total_seconds() * 1000))
+    settings = {**_SETTINGS, "statement_timeout": timeout, "lock_timeout": timeout}
+    settings.pop("default_transaction_isolation")
+    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    return f"SELECT {calls}"
 
 
 def _parameters(config: PostgresConfig, left: float) -> dict[str, Any]:
