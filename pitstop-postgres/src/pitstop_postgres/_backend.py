@@ -35,6 +35,7 @@ from pitstop_postgres._finding import find
 from pitstop_postgres._hints import Hints
 from pitstop_postgres._pauses import Pauses
 from pitstop_postgres._rows import Row, read_row
+from pitstop_postgres._schema import statements as statements_of
 from pitstop_postgres._session import Session
 from pitstop_postgres._settling import Settler
 from pitstop_postgres._statements import Statements
@@ -185,6 +186,13 @@ class PostgresBackend(Backend):
     @_one_call
     def ping(self) -> None:
         self._database.read(lambda session: session.fetch(self._statements.get, ("",)))
+
+    def schema(self) -> str:
+        return statements_of(self._database.names)
+
+    @_one_call
+    def migrate(self) -> None:
+        self._database.migrate()
 
     @_one_call
     def watch(self) -> Watch | None:

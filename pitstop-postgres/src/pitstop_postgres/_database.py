@@ -94,6 +94,14 @@ class Database:
         if self.store is None:
             self.read(_nothing)
 
+    def migrate(self) -> None:
+        """Check the tables, and make them if they are missing, whatever the option ``create`` says."""
+
+        def make(session: Session) -> str:
+            return prepare(session, self.names, self.location, create=True)
+
+        self.store = self.read(make, prepared=False)
+
     @property
     def given_now(self) -> int | None:
         """The instant of the configured clock, for a statement; None: the statement reads the server's clock."""

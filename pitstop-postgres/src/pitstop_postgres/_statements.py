@@ -129,11 +129,12 @@ class Statements:
         )
         named = "chosen AS MATERIALIZED (SELECT unnest(%b::text[]) AS kind)"
         others = f"{found}, chosen AS MATERIALIZED (SELECT kind FROM found WHERE kind IS NOT NULL AND kind <> ALL (%b::text[]))"
-        # First the candidates of each kind, then the locks: the rows of all kinds are taken in one order.
+        # First the candidates of each kind, then the locks: the rows of all kinds are taken in one order. The kind is compared
+        # again on the locked row, because it may have been stored anew with another one meanwhile.
         first = (
-            f"candidates AS MATERIALIZED (SELECT c.id, c.due, c.seq FROM chosen CROSS JOIN LATERAL (SELECT id, due, seq FROM {table} "
+            f"candidates AS MATERIALIZED (SELECT c.id, c.due, c.seq, chosen.kind FROM chosen CROSS JOIN LATERAL (SELECT id, due, seq FROM {table} "
             f"WHERE kind = chosen.kind AND {_IS_DUE} {in_order}) AS c {in_order}), "
-            f"first AS MATERIALIZED (SELECT m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.id = c.id "
+            f"first AS MATERIALIZED (SELECT m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.id = c.id AND m.kind = c.kind "
             f"WHERE m.{_IS_DUE.replace('AND due', 'AND m.due')} ORDER BY c.due, c.seq LIMIT %s FOR UPDATE OF m SKIP LOCKED)"
         )
         self.lease_of = f"WITH {_TIME}, {named}, {first} UPDATE {table} AS m {leased}"
