@@ -85,6 +85,12 @@ def test_read_committed_is_forced(make, uri, sql, table):
         sql.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
 
 
+def test_a_server_that_does_not_wait_for_its_disk_is_a_concern(make):
+    assert make().concerns() == []
+    (concern,) = make(options="-c synchronous_commit=off").concerns()
+    assert "synchronous_commit=off" in concern
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_parent_and_child_use_a_handle_at_the_same_time(make):
     backend = make()

@@ -195,6 +195,20 @@ class PostgresBackend(Backend):
         self._database.migrate()
 
     @_one_call
+    def concerns(self) -> Sequence[str]:
+        query = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
+        ((fsync, synchronous),) = self._database.read(lambda session: session.fetch(query), prepared=False)
+        found = []
+        if fsync != "on":
+            found.append("The server has fsync=off: after a power loss the database may be damaged. Set fsync to on.")
+        if synchronous == "off":
+            found.append(
+                "This user has synchronous_commit=off: after a crash of the server the last messages that were stored may be gone. "
+                "Set it to on for the user or the database."
+            )
+        return found
+
+    @_one_call
     def watch(self) -> Watch | None:
         if self._config.pgbouncer:
             if not self._warned:

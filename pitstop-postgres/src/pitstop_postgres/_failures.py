@@ -13,15 +13,13 @@ import psycopg
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["is_conflict", "is_missing_table", "is_refusal_of_row", "may_help_to_connect_anew", "translate"]
+__all__ = ["is_conflict", "is_missing_table", "may_help_to_connect_anew", "translate"]
 
 #: Another transaction was in the way. The server has undone the statement, and asks for it again.
 _CONFLICTS = frozenset({"40001", "40P01"})
 _MISSING_TABLE = frozenset({"42P01", "3F000"})
 #: A prepared statement is unknown, or its plan does not fit a table that was altered.
 _OUTDATED = frozenset({"26000", "0A000", "42P05"})
-#: A trigger or a constraint that is not Pitstop's refuses a row.
-_OF_ROW = ("23", "P0", "44", "38", "39", "27", "22")
 
 #: The advice for the first SQLSTATE, or class of SQLSTATEs, that fits. The flag: a retry fails until a person changes something.
 _TEXTS: tuple[tuple[str, bool, str], ...] = (
@@ -67,11 +65,6 @@ def is_missing_table(error: psycopg.Error) -> bool:
 def may_help_to_connect_anew(error: psycopg.Error) -> bool:
     """Whether the session has statements that do not fit any more. Nothing was done."""
     return error.sqlstate in _OUTDATED
-
-
-def is_refusal_of_row(error: psycopg.Error) -> bool:
-    """Whether the server refused a statement for a reason that may lie in one row of many."""
-    return error.sqlstate is not None and error.sqlstate.startswith(_OF_ROW)
 
 
 def translate(error: psycopg.Error, location: str) -> PitstopError:
