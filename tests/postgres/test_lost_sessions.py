@@ -145,6 +145,18 @@ def test_a_watch_hears_again_after_its_connection_was_ended(make, sql):
     watch.close()
 
 
+def test_a_watch_that_hears_nothing_returns_in_time_and_does_not_hear_itself(make, monkeypatch):
+    monkeypatch.setattr("pitstop_postgres._watch._WAIT", 0.2)
+    monkeypatch.setattr("pitstop_postgres._watch._IDLE", 0.0)
+    backend = make()
+    watch = backend.watch()
+    backend.put([record("own", 3)])
+    assert [watch.poll() for _ in range(3)] == [None] * 3
+    make().put([record("other", 5)])
+    assert watch.poll() == 5
+    watch.close()
+
+
 def test_batches_in_opposite_order_do_not_hinder_each_other(make):
     ids = [f"{n:03}" for n in range(300)]
     raised = []

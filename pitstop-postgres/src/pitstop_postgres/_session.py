@@ -93,6 +93,9 @@ class Session:
         self._connection = connection
         self._settings = settings
         self._cursor = connection.cursor(binary=True, row_factory=tuple_row)
+        # Notifications that come with the answer to a statement.
+        self._payloads: list[str] = []
+        connection.add_notify_handler(self._hear)
         #: None: a pooler is in between, so that each transaction has another process of the server.
         self.identity = identity
         #: The process that opened it. A child of a fork must not touch it.
@@ -166,8 +169,19 @@ class Session:
 
     def notifications(self, seconds: float) -> list[str]:
         """Return the payloads of notifications: those that are there, or else the next ones within some seconds."""
-        self.deadline = float("inf")
-        return [each.payload for each in self._connection.notifies(timeout=seconds, stop_after=1)]
+        pgconn = self._connection.pgconn
+        if not self._payloads:
+            poll = select.poll()
+            poll.register(pgconn.socket, select.POLLIN)
+            if poll.poll(seconds * 1000):
+                pgconn.consume_input()
+        while (each := pgconn.notifies()) is not None:
+            self._payloads.append(each.extra.decode(errors="replace"))
+        payloads, self._payloads = self._payloads, []
+        return payloads
+
+    def _hear(self, notification: psycopg.Notify) -> None:
+        self._payloads.append(notification.payload)
 
     def close(self) -> None:
         """Close the connection. The server notices that, and undoes a transaction that is open."""
