@@ -30,6 +30,8 @@ Row = tuple[Any, ...]
 _LOOK = 0.1
 #: Milliseconds after which the server looks whether its client is still there, while it executes a statement.
 _CLIENT_CHECK = 1000
+#: Seconds for the answer of a session that sent something else than a notification.
+_ANSWER = 4.0
 _clock = SystemClock()
 
 # Plans are chosen for a table that grows from nothing to millions of rows, while the statements stay prepared. The indexes fit
@@ -169,14 +171,19 @@ class Session:
 
     def notifications(self, seconds: float) -> list[str]:
         """Return the payloads of notifications: those that are there, or else the next ones within some seconds."""
-        pgconn = self._connection.pgconn
+        pgconn, is_ready = self._connection.pgconn, False
         if not self._payloads:
             poll = select.poll()
             poll.register(pgconn.socket, select.POLLIN)
-            if poll.poll(seconds * 1000):
+            is_ready = bool(poll.poll(seconds * 1000))
+            if is_ready:
                 pgconn.consume_input()
         while (each := pgconn.notifies()) is not None:
             self._payloads.append(each.extra.decode(errors="replace"))
+        if is_ready and not self._payloads:
+            # As a rule it is the end of the session, which the next statement finds.
+            self.deadline = _clock.monotonic() + _ANSWER
+            self.fetch("SELECT 1")
         payloads, self._payloads = self._payloads, []
         return payloads
 
