@@ -230,7 +230,7 @@ def lateness(session: nox.Session) -> None:
 @nox.session
 def kinds(session: nox.Session) -> None:
     """Measure a listener of one kind beside the backlog of another one, and the cost of the index of the kinds."""
-    _install(session, MONGOD)
+    _install(session, MONGOD, *PSYCOPG)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/kinds.py", *session.posargs)
 
@@ -238,7 +238,7 @@ def kinds(session: nox.Session) -> None:
 @nox.session
 def ids(session: nox.Session) -> None:
     """Measure what ascending ids save in the indexes, beside random ones."""
-    _install(session, MONGOD)
+    _install(session, MONGOD, *PSYCOPG)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/ids.py", *session.posargs)
 
