@@ -80,15 +80,17 @@ class Postgres:
     :meth:`kill_backend` are crashes of one process, and :meth:`pause` is a machine that hangs.
     """
 
-    def __init__(self, folder: Path, *, fsync: bool = True, **settings: object) -> None:
+    def __init__(self, folder: Path, *, fsync: bool = True, wal_segment_mb: int = 16, **settings: object) -> None:
         """Prepare a server in a folder, which need not exist.
 
         :param fsync: whether the server waits for the disk. Without it, tests that prove no durability are faster on a slow disk.
+        :param wal_segment_mb: the size of a file of its log. Small files fit on a small disk.
         :param settings: of the server, as in ``postgresql.conf``.
         """
         self.folder = folder
         self.port = free_port()
         self.fsync = fsync
+        self._wal_segment_mb = wal_segment_mb
         self.settings: dict[str, object] = {
             "listen_addresses": "127.0.0.1",
             "max_connections": 200,
@@ -271,6 +273,7 @@ class Postgres:
     def _make_cluster(self) -> None:
         self._make_folder()
         arguments = ["-D", str(self.data), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        arguments += [f"--wal-segsize={self._wal_segment_mb}"]
         for number, locale in enumerate(_LOCALES, 1):
             try:
                 self._run("initdb", *arguments, *locale)
