@@ -268,14 +268,18 @@ def _libraries_of_mongod(session: nox.Session) -> None:
 
 def _postgresql(session: nox.Session) -> None:
     """Install PostgreSQL if it is missing. The tests make clusters of their own, and do not use the one of the package."""
-    look = "from servers import postgres; print(postgres.available())"
-    if "True" not in _printed_by_tests(session, look):
-        _apt_get(session, "postgresql", "there is no PostgreSQL")
-    if "True" not in _printed_by_tests(session, look):
+    if _has_postgresql(session):
+        return
+    _apt_get(session, "postgresql", "there is no PostgreSQL")
+    if not _has_postgresql(session):
         session.warn(
             "There is no PostgreSQL here, so its tests will be skipped. Install it (initdb and postgres), "
             "or set PITSTOP_TEST_POSTGRES_URI."
         )
+
+
+def _has_postgresql(session: nox.Session) -> bool:
+    return "True" in _printed_by_tests(session, "from servers import postgres; print(postgres.available())")
 
 
 def _printed_by_tests(session: nox.Session, program: str) -> str:
