@@ -17,7 +17,14 @@ import nox
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
-PACKAGES = ("pitstop-core", "pitstop-conformance", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
+PACKAGES = (
+    "pitstop-core",
+    "pitstop-conformance",
+    "pitstop-memory",
+    "pitstop-mongo",
+    "pitstop-sqlite",
+    "pitstop-postgres",
+)
 # A third-party backend, for the conformance suite and the documents.
 EXAMPLE = "./examples/pitstop-filesystem"
 # Ships mongod 6.0.5. On other systems, PITSTOP_TEST_MONGO_URI names a server. Without it, the tests of MongoDB are skipped with a warning.
