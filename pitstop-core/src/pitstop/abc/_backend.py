@@ -232,7 +232,7 @@ class Backend(Many, ABC):
         """
         raise Unsupported(
             f"{type(self).__name__} ({self.location}) does not have the capability TRANSACTIONS, which session= needs. "
-            f"Leave session out, or use a backend that has it: 'mongo', on a replica set and with client= given to init."
+            f"Leave session out, or use a backend that has it: 'sqlite', or 'mongo' on a replica set with client= given to init."
         )
 
     def ping(self) -> None:
