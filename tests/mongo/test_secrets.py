@@ -36,7 +36,7 @@ MALFORMED = [
     f"mongo://u:{SECRET}",
     f"mongo:/u:{SECRET}@h",
     f"u:{SECRET}@h/app",
-    f"postgres://u:{SECRET}@h",
+    f"mysql://u:{SECRET}@h",
 ]
 
 
