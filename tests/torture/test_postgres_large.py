@@ -1,7 +1,6 @@
 """PostgreSQL crashes, hangs, loses connections and runs out of disk while processes store and handle messages. No message is lost.
 
-Each duplicate has a reason. The server waits for its disk (``fsync``), and its processes are killed with ``kill -9``. With
-``PITSTOP_TEST_LARGE=1`` each fault lasts longer.
+Each duplicate has a reason. The server waits for its disk (``fsync``), and its processes are killed with ``kill -9``.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ import pytest
 
 from servers import postgres
 from torture.bench import Bench
-from torture.conftest import DRAIN, LARGE, assert_kept
+from torture.conftest import DRAIN, assert_kept
 
 
 #: Seconds of a fault.
-SECONDS = 20.0 if LARGE else 3.0
+SECONDS = 20.0
 #: The size of the small disk. An empty cluster takes a third of it.
 DISK_MB = 160
 TERMINATE = (
@@ -86,14 +85,13 @@ def hang(server):
 
 FAULTS = [kill_postmaster, kill_all, hang]
 LOADS = [Bench.start_batches, Bench.start_load]
-#: Without PITSTOP_TEST_LARGE, each fault has one load.
-PAIRS = [(fault, load) for fault in FAULTS for load in LOADS] if LARGE else list(zip(FAULTS, LOADS * 2, strict=False))
+PAIRS = [(fault, load) for fault in FAULTS for load in LOADS]
 
 
 @pytest.mark.parametrize(("fault", "load"), PAIRS, ids=lambda each: each.__name__)
 def test_postgres_breaks(fault, load, server, bench, judge):
     load(bench)
-    for _ in range(4 if LARGE else 1):
+    for _ in range(4):
         fault(server)
         heal(server)
         bench.wait_for_emissions(30)
@@ -103,7 +101,7 @@ def test_postgres_breaks(fault, load, server, bench, judge):
 def test_postgres_backends_are_killed(server, bench, judge):
     """After each kill, PostgreSQL ends all connections, and recovers."""
     bench.start_batches()
-    for _ in range(10 if LARGE else 3):
+    for _ in range(10):
         os_kill(server)
         heal(server)
         bench.wait_for_emissions(30)
@@ -138,7 +136,7 @@ def test_postgres_connections_are_terminated_at_random(server, bench, judge):
 def test_postgres_clients_are_killed(bench, judge):
     """In the middle of transactions, with messages in hand, and with acks that are not written yet."""
     bench.start_batches()
-    for number in range(10 if LARGE else 3):
+    for number in range(10):
         victim, sleeper = bench.consumers[:2]
         bench.pause(sleeper)
         bench.kill(victim)
