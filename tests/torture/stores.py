@@ -15,6 +15,8 @@ import pymongo
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
+import pitstop
+
 from servers import postgres
 
 
@@ -70,6 +72,9 @@ class PostgresStore:
         self.options = {"type": "postgres", "uri": self._uri, "table": "messages"}
         with self._connect(uri) as connection:
             connection.execute(f"CREATE DATABASE {self.dbname}")
+        # With the usual limits: those of a bench are for single messages, and a busy disk takes longer for a table and its indexes.
+        with pitstop.init(self.options) as pit:
+            pit.stats()
 
     def left(self) -> list[str]:
         with self._connect(self._uri) as connection:

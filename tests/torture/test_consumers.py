@@ -10,7 +10,7 @@ import pytest
 
 import pitstop
 
-from torture.conftest import DRAIN, IDS, LARGE, SERVERS, assert_kept
+from torture.conftest import DRAIN, IDS, SERVERS, assert_kept
 
 
 NOW = timedelta(0)
@@ -20,11 +20,7 @@ LONG = timedelta(minutes=5)
 LATE = 12.0
 
 
-#: With short time limits, the first store on PostgreSQL may take longer than one of them on a busy disk.
-POSTGRES = ["postgres_uri"] if LARGE else []
-
-
-@pytest.fixture(params=[*SERVERS, *POSTGRES], ids=[*IDS, *(["postgres"] if LARGE else [])])
+@pytest.fixture(params=[*SERVERS, "postgres_uri"], ids=[*IDS, "postgres"])
 def server_uri(request):
     return request.getfixturevalue(request.param)
 

@@ -53,23 +53,25 @@ def run_command(
     """
     payload = (json_text(delivery.msg) + "\n").encode("utf-8", "backslashreplace")
     environment = {**os.environb, **_environment(delivery)}
+    # Counted before it begins: a signal that comes while it begins must not take it for ended.
+    running = object()
+    urgency.commanding.add(running)
     try:
-        # The command has its own process group. Ctrl-C in the terminal goes to the whole foreground group, and must not end
-        # the command half-way: this program ends, after the command.
-        child = subprocess.Popen(  # noqa: S602 - the command is the operator's; the message reaches it as data only
-            command,
-            shell=True,
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            process_group=0,
-            env=environment,
-        )
-    except OSError as error:
-        raise CommandFailed(_not_started(error)) from error
-    urgency.commanding.add(child.pid)
-    try:
+        try:
+            # The command has its own process group. Ctrl-C in the terminal goes to the whole foreground group, and must not end
+            # the command half-way: this program ends, after the command.
+            child = subprocess.Popen(  # noqa: S602 - the command is the operator's; the message reaches it as data only
+                command,
+                shell=True,
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                process_group=0,
+                env=environment,
+            )
+        except OSError as error:
+            raise CommandFailed(_not_started(error)) from error
         with child, _Pipes(child, payload) as pipes:
             lease = _Lease(pit, delivery)
             patience = _Patience(child, listener, urgency)
@@ -79,7 +81,7 @@ def run_command(
                 patience.look()
             pipes.drain()
     finally:
-        urgency.commanding.discard(child.pid)
+        urgency.commanding.discard(running)
     if child.returncode != 0:
         raise CommandFailed(_reason(child.returncode, pipes.tail))
 

@@ -17,8 +17,8 @@ class Urgency(_signals.Urgency):
 
     def __init__(self) -> None:
         super().__init__()
-        #: Process ids of the running commands. :mod:`pitstop.cli._command` ends them.
-        self.commanding: set[int] = set()
+        #: One object for each command that runs or begins. :mod:`pitstop.cli._command` ends the commands.
+        self.commanding: set[object] = set()
         #: Whether the user has read that we wait for them.
         self.told = False
 
