@@ -119,6 +119,51 @@ def test_a_settlement_whose_caller_is_cancelled_is_written_all_the_same(outside,
     assert entry is None if settlement == "ack" else (entry.state, entry.attempts) == ("scheduled", 1)
 
 
+@pytest.mark.parametrize("end", ["give back", "ack", "nack", "ack of a listener"])
+def test_closing_a_listener_waits_for_the_settlements_of_tasks_that_were_cancelled(outside, end):
+    """Else the store still has the leases of a listener that has been closed. The threads that write are decided here."""
+
+    async def main():
+        async with pitstop.init_async(MEMORY) as pit:
+            await pit.store({"id": "a"}, NOW)
+            listener = pit.listen()
+            delivery = await listener.get(timeout=5 if end == "ack of a listener" else 0)
+            may_write, real = threading.Event(), delivery._hands.submit
+
+            def submit(job, **options):
+                """Have no job begin before the close."""
+                real(lambda: (may_write.wait(20), job()), **options)
+
+            delivery._hands.submit = submit
+
+            async def handle():
+                async with delivery:
+                    if end == "give back":
+                        await asyncio.Event().wait()
+                    elif end == "nack":
+                        await delivery.nack("no", delay=NOW)
+                    else:
+                        await delivery.ack(wait=True)
+
+            handling = asyncio.create_task(handle())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            handling.cancel()
+            await asyncio.wait([handling])
+            assert handling.cancelled()
+            closing = asyncio.create_task(listener.aclose())
+            intake = listener._feeder.intake
+            while not intake.writer.unattended:  # noqa: ASYNC110 - another thread sets it
+                await asyncio.sleep(0.001)
+            assert not closing.done()
+            may_write.set()
+            await closing
+            entry = outside.get("a")
+            assert entry is None if end.startswith("ack") else entry.state == "due"
+
+    run(main())
+
+
 def test_a_call_that_raises_stop_iteration_raises_an_error():
     """A future does not take this exception, so the caller would wait without end."""
 

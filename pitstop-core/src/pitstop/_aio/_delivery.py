@@ -188,7 +188,7 @@ class AsyncDelivery:
                 return
             self._lease.ask(Purpose.GIVE_BACK, self._delivery)
             if self._at_once:
-                # Not waited for, since a task that was cancelled is to end. aclose() waits for it.
+                # Not waited for, since a task that was cancelled is to end. The close of the listener waits for it.
                 self._hands.leave(self._give_back)
             else:
                 self._intake.writer.put(self._lease, blocking=False)

@@ -190,7 +190,7 @@ class Feeder:
             await self.closing()
         else:
             self.end()
-            await self._hands.do(self.wait)
+            await self._hands.begin(self.wait, at_once=True)  # not behind the jobs that it waits for
 
     def closing(self) -> asyncio.Future[None]:
         """Do as :meth:`end`. The future is done once all is given back and written. In the loop's thread."""
@@ -281,6 +281,7 @@ class Feeder:
                     self.intake.close()
             finally:
                 self._answer(found=False)
+                self._hands.wait_for_left(_CLOSE_PATIENCE)  # the settlements of tasks that were cancelled
                 tell(self._loop, self._finish)
 
     def _turn(self) -> None:

@@ -114,7 +114,10 @@ class Hands:
         self._idle += 1
 
     def leave(self, job: Callable[[], None]) -> None:
-        """Run ``job`` in the pool. The caller does not wait for it, but :meth:`wait_for_left` does."""
+        """Run ``job`` in the pool. The caller need not wait for it, since :meth:`wait_for_left` does.
+
+        :raises RuntimeError: see :meth:`submit`.
+        """
         done = Event()
         self._left.add(done)
 
@@ -148,10 +151,13 @@ class Hands:
         """
         return await self.begin(partial(function, *args, **options))
 
-    def begin(self, function: Callable[..., _T], *args: Any, at_once: bool = False) -> asyncio.Future[_T]:
+    def begin(
+        self, function: Callable[..., _T], *args: Any, at_once: bool = False, left: bool = False
+    ) -> asyncio.Future[_T]:
         """Do as :meth:`do`, and return what its caller awaits.
 
         :param at_once: see :meth:`submit`.
+        :param left: whether :meth:`wait_for_left` waits for it, because its caller may be cancelled.
         :raises RuntimeError: when no thread can be started. The function is not called.
         """
         loop = asyncio.get_running_loop()
@@ -166,7 +172,10 @@ class Hands:
                 error = raised
             tell(loop, resolve, future, result, error)
 
-        self.submit(job, at_once=at_once)
+        if left:
+            self.leave(job)
+        else:
+            self.submit(job, at_once=at_once)
         return future
 
     def end(self) -> None:

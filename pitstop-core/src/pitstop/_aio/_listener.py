@@ -86,6 +86,7 @@ class AsyncListener:
     async def aclose(self) -> None:
         """Stop, and return when messages that were claimed ahead are given back and all acks are written. Again is harmless.
 
+        That holds for the settlements of tasks that were cancelled, too.
         To be cancelled ends the wait, and not the closing.
         """
         self._stopped = True

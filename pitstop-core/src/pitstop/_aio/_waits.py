@@ -48,7 +48,7 @@ class SettlementWaits:
         if not self._writing:
             self._writing = True
             try:
-                self._hands.submit(self._write)
+                self._hands.leave(self._write)
             except RuntimeError:
                 # Unless a thread that was about to end has taken it.
                 if self._withdrawn(waiting):
@@ -65,7 +65,7 @@ class SettlementWaits:
         :raises RuntimeError: when no thread can be started. The caller may settle again.
         """
         try:
-            written = self._hands.begin(writer.write_at_once, lease)
+            written = self._hands.begin(writer.write_at_once, lease, left=True)
         except RuntimeError:
             lease.hand_back(None)
             raise
