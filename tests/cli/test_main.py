@@ -81,6 +81,23 @@ def test_without_the_extra_it_says_in_one_line_what_to_install(missing):
     assert result.stderr == f'The command needs {missing}. Install it with: pip install "pitstop-core[cli]"\n'
 
 
+def test_ctrl_c_while_the_command_is_still_imported_ends_it_in_one_line():
+    code = """if True:
+        import sys
+
+        class Interrupted:
+            def find_spec(self, name, path=None, target=None):
+                if name == "click":
+                    raise KeyboardInterrupt
+
+        sys.meta_path.insert(0, Interrupted())
+        from pitstop.cli import main
+        sys.exit(main())
+    """
+    result = python(code)
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "\nAborted!\n")
+
+
 def test_another_missing_module_is_not_taken_for_the_extra():
     """A missing dependency of a backend, for example, is not part of [cli]."""
     code = "import sys; sys.modules['attrs'] = None; from pitstop.cli import main; main()"

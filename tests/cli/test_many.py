@@ -132,6 +132,8 @@ def test_dead_messages_are_redriven_by_options(invoke, lines, dead):
     [
         (["remove"], "Give ids, '-'"),
         (["reschedule", "2h"], "Give ids, '-'"),
+        (["reschedule", "order-8:00"], "It comes last, after the ids."),
+        (["remove", "-", "order-8:00"], "'-' reads the ids from stdin. Give it alone"),
         (["redrive"], "Give ids, '-'"),
         (["remove", "a", "--prefix", "b"], "not both"),
         (["redrive", "--all", "--kind", "mail"], "or --all"),

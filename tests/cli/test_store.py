@@ -346,8 +346,21 @@ def test_an_edit_of_a_message_that_has_changed_fails_and_says_so(invoke, pit, li
     assert pit.get("a") is None
 
 
+def test_an_edit_says_when_the_message_comes(invoke, pit):
+    """Without a time, ``store`` means now: an edit of the body alone would emit a message of next month."""
+    pit.store({"id": "a", "n": 1}, timedelta(hours=1))
+    edit = ("store", '{"id": "a", "n": 2}', "--if-revision", pit.get("a").revision)
+    refused = invoke(*edit)
+    assert (refused.exit_code, "Give the time, too, as in --in 0s for now" in refused.stderr) == (2, True)
+    assert pit.get("a").message["n"] == 1
+    assert invoke(*edit, "--keep-schedule").exit_code == 0
+    assert (pit.get("a").message["n"], pit.get("a").state) == (2, "scheduled")
+    assert invoke(*edit[:3], pit.get("a").revision, "--in", "0s").exit_code == 0
+    assert pit.get("a").state == "due"
+
+
 def test_an_edit_is_about_one_message_with_an_id(invoke):
-    assert "so --if-revision names no message" in invoke("store", "{}", "--if-revision", "x").stderr
+    assert "so --if-revision names no message" in invoke("store", "{}", "--in", "1h", "--if-revision", "x").stderr
     assert "--if-revision is about one message" in invoke("store", "--if-revision", "x", input="{}").stderr
     twice = invoke("store", '{"id": "a"}', "--if-revision", "x", "--if-exists", "keep")
     assert (twice.exit_code, "Give one." in twice.stderr) == (2, True)

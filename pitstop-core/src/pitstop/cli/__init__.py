@@ -25,4 +25,8 @@ def main() -> int:
             raise
         sys.stderr.write(f'The command needs {missing}. Install it with: pip install "pitstop-core[cli]"\n')
         return 1
+    except KeyboardInterrupt:
+        # As click ends a command. The imports are most of the time of a short one.
+        sys.stderr.write("\nAborted!\n")
+        return 1
     return run()

@@ -41,9 +41,16 @@ class _WithDistance(click.Command):
         return super().parse_args(ctx, args)
 
 
+def _when(text: str) -> datetime | timedelta:
+    try:
+        return moment_or_distance(text)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{error.message} It comes last, after the ids.") from None
+
+
 @click.command(cls=_WithDistance)
 @click.argument("ids", metavar="[ID...|-]", nargs=-1)
-@click.argument("when", type=moment_or_distance, metavar="TIME|DURATION")
+@click.argument("when", type=_when, metavar="TIME|DURATION")
 @search_options()
 @dry_run_option
 @common_options

@@ -129,6 +129,8 @@ def chosen(ids: Sequence[str], search: dict[str, Any], *, dry_run: bool) -> Choi
         raise click.UsageError("Give ids, or options that choose messages, not both.")
     if list(ids) == [_STDIN]:
         return Choice(None, dry_run)
+    if _STDIN in ids:
+        raise click.UsageError("'-' reads the ids from stdin. Give it alone, or give ids as arguments.")
     if conditions == {"prefix": ""}:
         raise click.UsageError(
             "--prefix is empty, so all messages would be changed. Give an option that chooses some of them, such as --prefix order-7:."

@@ -89,7 +89,11 @@ def _in_terms_of_options(until: datetime | timedelta | None) -> Iterator[None]:
 
 
 def _check_given(ids: tuple[str, ...], kind: str | None) -> None:
-    if bool(ids) == (kind is not None):
+    if ids and kind is not None:
+        raise click.UsageError(
+            "Give the ids of messages or --kind, and not both: --kind is about all messages of a kind."
+        )
+    if not ids and kind is None:
         raise click.UsageError("Give the ids of messages, or --kind.")
 
 

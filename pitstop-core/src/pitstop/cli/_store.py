@@ -203,10 +203,9 @@ def store(
         raise click.UsageError(
             "--keep-schedule changes a message that exists, and --if-exists error refuses to. Give one."
         )
-    if if_revision is not None and if_exists != "replace":
-        raise click.UsageError(
-            f"--if-revision replaces the message that was read, and --if-exists {if_exists} leaves it. Give one."
-        )
+    if if_revision is not None:
+        timed = keep_schedule or delay is not None or at is not None or rule is not None
+        _check_edit(if_exists, timed=timed, one=message not in {None, "-"})
     policies = Policies.of(retry, lock_time, expires)
     when = at or delay or timedelta(0)
     plan = _Plan(when, until, rule, catch_up, grace, jitter, if_exists, keep_schedule, kind, policies, if_revision)
@@ -231,8 +230,6 @@ def store(
     stdin = sys.stdin.buffer
     if message is None and stdin.isatty():
         raise click.UsageError('Give a message as JSON, as in \'{"msg": "object"}\', or JSON lines on stdin.')
-    if if_revision is not None:
-        raise click.UsageError("--if-revision is about one message. Give it as an argument, with its id.")
     if id is not None:
         raise click.UsageError('--id names one message. In JSON lines, give each its own "id".')
     with settings.open() as pit:
@@ -252,6 +249,24 @@ def _check_options(
     if grace is None if catch_up == "skip" else grace is not None and catch_up != "all":
         raise click.UsageError(
             "--catch-up skip and --grace go together: the grace is the most an occurrence may be late."
+        )
+
+
+def _check_edit(if_exists: IfExists, *, timed: bool, one: bool) -> None:
+    """Check the options beside ``--if-revision``.
+
+    :param timed: whether they say when the message comes.
+    :param one: whether the message is an argument.
+    """
+    if if_exists != "replace":
+        raise click.UsageError(
+            f"--if-revision replaces the message that was read, and --if-exists {if_exists} leaves it. Give one."
+        )
+    if not one:
+        raise click.UsageError("--if-revision is about one message. Give it as an argument, with its id.")
+    if not timed:
+        raise click.UsageError(
+            "--if-revision changes a message that has a time. Give the time, too, as in --in 0s for now; or --keep-schedule."
         )
 
 

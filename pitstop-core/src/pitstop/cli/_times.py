@@ -61,7 +61,14 @@ def moment_or_duration(text: str) -> datetime | timedelta:
     try:
         return parse_duration(text, "")
     except ConfigError:
-        return moment(text)
+        pass
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is neither a time nor a duration. Write it as in '2031-05-04T12:00:00+02:00' or '1h30m'."
+        ) from None
+    return moment(text)
 
 
 def moment_or_distance(text: str) -> datetime | timedelta:
