@@ -179,7 +179,7 @@ def test_errors_are_those_of_the_plain_one(opened):
     "name",
     [
         *("store", "store_many", "remove", "get", "entries", "stats", "redrive", "ping", "now"),
-        *("reschedule", "emit_now", "release", "pause", "resume", "paused_kinds"),
+        *("reschedule", "emit_now", "release", "pause", "resume", "paused_kinds", "explain"),
     ],
 )
 def test_signatures_are_those_of_the_plain_one(name):

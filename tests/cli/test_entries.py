@@ -355,3 +355,20 @@ def test_a_message_that_cannot_be_paused_or_resumed_has_a_reason(invoke, pit, de
 )
 def test_a_change_needs_its_arguments(invoke, command):
     assert invoke(*command).exit_code == 2
+
+
+def test_explain_says_why_a_message_has_not_come(invoke, pit, lines):
+    pit.store({"id": "a", "body": "private"}, timedelta(0), every="1h", kind="mail")
+    shown = invoke("explain", "a").stdout
+    assert "no listener has taken it. Is one running that takes the kind 'mail'" in " ".join(shown.split())
+    assert len([line for line in shown.splitlines() if line.rstrip().endswith("UTC")]) == 5, shown
+    assert "private" not in shown
+    pit.pause(kind="mail")
+    (found,) = lines(invoke("explain", "a", "--json").stdout)
+    assert found["why"] == "Its kind 'mail' is paused until 'pitstop resume --kind mail'."
+    assert (found["state"], found["kind_paused"], found["kind_paused_until"]) == ("due", True, None)
+    assert (found["since"], len(found["occurrences"]), found["attempts"]) == (found["due"], 5, 0)
+    assert found["clock_skew"] in {"0s", "1ms", "-1ms"}
+    unknown = invoke("explain", "none")
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert "There is no message 'none'" in unknown.stderr

@@ -38,6 +38,7 @@ from pitstop._recurrence._rrule import RRule
 from pitstop._recurrence._times import Times
 from pitstop._values._consumer import Consumer
 from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._explanation import Explanation
 from pitstop._values._stored import Stored
 from pitstop._values._summary import Summary
 
@@ -64,6 +65,7 @@ __all__ = [
     "Delivery",
     "Entry",
     "Every",
+    "Explanation",
     "Handle",
     "LeaseLost",
     "Listener",

@@ -5,15 +5,20 @@ Threads: the one that calls.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal, overload
 
 from pitstop._decisions._describe import describe, summarize
+from pitstop._decisions._explain import explain
 from pitstop._decisions._search import query_of
 from pitstop._engine._calls import entrance
 from pitstop._engine._session import Session
 from pitstop._errors import PitstopError
 from pitstop._values._arguments import MOST_RECORDS, place_after, whole_number
 from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._explanation import Explanation
+from pitstop._values._id import valid_id
+from pitstop._values._instant import from_instant
 from pitstop._values._quoting import quoted
 from pitstop._values._schedule import Moment
 from pitstop.abc import Backend, Capability, Query
@@ -78,6 +83,30 @@ class Finding:
         stored = backend.scan(query.state, most, place) if query.only_state else backend.find(query, most, place)
         now = backend.now() // 1000
         return [describe(each, now) for each in stored]
+
+    @entrance
+    def explain(self, id: str) -> Explanation | None:
+        """Return why a message has not come; None if there is no message with that id.
+
+        It was acknowledged or removed then, or has another id.
+
+        :raises MessageError: if ``id`` cannot be an id.
+        """
+        id, session = valid_id(id), self._session
+        backend, clock = session.backend, session.clock
+        session.flush((id,))
+        kinds = backend.paused_kinds() if Capability.PAUSES in backend.capabilities else {}
+        stored = backend.get(id)
+        before, now_us, after = clock.time_us(), backend.now(), clock.time_us()
+        if stored is None:
+            return None
+        return explain(
+            stored,
+            describe(stored, now_us // 1000),
+            from_instant(now_us // 1000),
+            {kind: None if end is None else from_instant(end) for kind, end in kinds.items()},
+            timedelta(microseconds=(before + after) // 2 - now_us),
+        )
 
     @overload
     def stats(self) -> Stats: ...

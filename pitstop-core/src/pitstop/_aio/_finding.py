@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from pitstop._pitstop import Pitstop
 from pitstop._values._entry import Entry, State, Stats
+from pitstop._values._explanation import Explanation
 from pitstop._values._schedule import Moment
 
 
@@ -54,6 +55,13 @@ class AsyncFinding(ABC):
             due_after=due_after,
             failing=failing,
         )
+
+    async def explain(self, id: str) -> Explanation | None:
+        """Return why a message has not come; None if there is none with that id: see :meth:`pitstop.Pitstop.explain`.
+
+        :raises MessageError: when ``id`` cannot be an id.
+        """
+        return await self._do(Pitstop.explain, id)
 
     @overload
     async def stats(self) -> Stats: ...

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pitstop._errors import ConfigError
 from pitstop._values._plain import Unreadable, as_timedelta
 from pitstop._values._quoting import quoted
 
 
-__all__ = ["LONGEST_SECONDS", "format_duration", "parse_duration", "read_duration"]
+__all__ = ["LONGEST_SECONDS", "distance", "format_duration", "parse_duration", "read_duration"]
 
 _UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -89,3 +89,14 @@ def format_duration(duration: timedelta) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return sign + ("".join(parts) or "0s")
+
+
+def distance(when: datetime, now: datetime) -> str:
+    """Return the distance of ``when`` from ``now``, for people: ``in 3h12m``, ``5s ago``."""
+    span = abs(when - now)
+    for unit, coarse in ((timedelta(minutes=1), timedelta(hours=2)), (timedelta(seconds=1), timedelta(seconds=10))):
+        if span >= coarse:
+            span -= span % unit
+            break
+    text = format_duration(span)
+    return f"in {text}" if when > now else f"{text} ago"

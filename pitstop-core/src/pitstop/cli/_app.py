@@ -19,6 +19,7 @@ from pitstop.cli._changes import emit_now, release, reschedule
 from pitstop.cli._check import check
 from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
+from pitstop.cli._explain import explain
 from pitstop.cli._listen import listen
 from pitstop.cli._messages import NoMessage
 from pitstop.cli._migrate import migrate
@@ -78,7 +79,22 @@ def app(context: click.Context) -> None:
 
 
 _COMMANDS: tuple[click.Command, ...] = (
-    *(demo, store, preview, listen, list_, show, remove, redrive, reschedule, emit_now, release, pause, resume),
+    *(
+        demo,
+        store,
+        preview,
+        listen,
+        list_,
+        show,
+        explain,
+        remove,
+        redrive,
+        reschedule,
+        emit_now,
+        release,
+        pause,
+        resume,
+    ),
     *(stats, ping, check, migrate, adopt, backends),
 )
 for _command in _COMMANDS:

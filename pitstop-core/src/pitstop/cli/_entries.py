@@ -22,14 +22,7 @@ from pitstop.cli._output import (
     say,
     warn,
 )
-from pitstop.cli._policies import (
-    is_too_late,
-    paused_kinds,
-    policy_document,
-    policy_rows,
-    why_kind_paused,
-    why_paused,
-)
+from pitstop.cli._policies import policy_document, policy_rows
 from pitstop.cli._search import given, pages, search_options
 from pitstop.cli._settings import Settings, common_options
 from pitstop.cli._streams import though_unread
@@ -73,9 +66,10 @@ def show(settings: Settings, id: str) -> None:
     """Show a message and the event that it is waiting for."""
     needs_stdout("show")
     with settings.open_existing() as pit:
-        entry, now, kinds = pit.get(id), pit.now(), paused_kinds(pit)
-    if entry is None:
+        found = pit.explain(id)
+    if found is None:
         raise click.ClickException(unknown(id))
+    entry = found.entry
     if settings.json:
         print_json(_document(entry))
         return
@@ -84,7 +78,7 @@ def show(settings: Settings, id: str) -> None:
             ("id", entry.id),
             ("kind", entry.kind or None),
             ("state", entry.state),
-            ("why", why_kind_paused(entry, kinds) or _why(entry, now)),
+            ("why", found.why),
             ("due", iso(entry.due)),
             ("scheduled for", iso(entry.scheduled_for)),
             ("every", every_text(entry.every)),
@@ -258,37 +252,6 @@ def _document(entry: Entry) -> dict[str, Any]:
         "paused_until": iso(entry.paused_until),
         "message": entry.message,
     }
-
-
-def _why(entry: Entry, now: datetime) -> str:
-    """Return the answer to: why has this message not come?"""
-    if entry.scheduled_for is None:
-        return "It cannot be read, so it is not emitted. See the last error for what to do."
-    if entry.state == "paused":
-        return why_paused(entry)
-    if entry.state == "dead" or entry.due is None:
-        return "It was set aside and is no longer emitted. See the last error; 'pitstop redrive' makes it due."
-    when = ago(entry.due, now)
-    if is_too_late(entry, now):
-        return f"It became due {when}, longer ago than its expires. The next claim deletes it, unless a person has moved it."
-    if entry.state == "due" and entry.attempts:
-        which = f" that takes the kind {entry.kind!r}" if entry.kind else ""
-        return (
-            f"It became due again {when}, after attempt {entry.attempts}, and no listener has taken it since. "
-            f"Is one running{which}, and is it keeping up?"
-        )
-    if entry.state == "due" and entry.kind:
-        return (
-            f"It became due {when}, and no listener has taken it. Is one running that takes the kind {entry.kind!r}, and is it "
-            f"keeping up?"
-        )
-    if entry.state == "due":
-        return f"It became due {when}, and no listener has taken it. Is one running, and is it keeping up?"
-    if entry.state == "leased":
-        return f"A listener has it (attempt {entry.attempts}). It comes back {when} unless it is acknowledged."
-    if entry.attempts:
-        return f"It failed {'once' if entry.attempts == 1 else f'{entry.attempts} times'} and comes back {when}."
-    return f"Its time comes {when}."
 
 
 def _series(entry: Entry) -> list[tuple[str, str | None]]:

@@ -19,14 +19,11 @@ from pitstop.cli._times import duration, iso
 
 __all__ = [
     "Policies",
-    "is_too_late",
     "paused_kinds",
     "paused_rows",
     "policy_document",
     "policy_options",
     "policy_rows",
-    "why_kind_paused",
-    "why_paused",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -101,16 +98,6 @@ def policy_rows(entry: Entry) -> list[tuple[str, str | None]]:
     return rows
 
 
-def is_too_late(entry: Entry, now: datetime) -> bool:
-    """Whether a one-shot message that is due is later than its ``expires``.
-
-    A person may have moved it. Then ``expires`` counts from a time that the entry does not show.
-    """
-    if entry.expires is None or entry.scheduled_for is None or entry.due is None or entry.every is not None:
-        return False
-    return entry.state == "due" and now - entry.expires > max(entry.scheduled_for, entry.due)
-
-
 def paused_kinds(pit: Pitstop) -> dict[str, datetime | None]:
     """Return the paused kinds of a store; none if the store cannot have any."""
     try:
@@ -123,26 +110,6 @@ def paused_rows(kinds: Mapping[str, datetime | None]) -> list[tuple[str, str | N
     """Return rows with the paused kinds, if there are any."""
     shown = [f"{kind!r}" if end is None else f"{kind!r} until {iso(end)}" for kind, end in kinds.items()]
     return [("" if index else "paused kinds", each) for index, each in enumerate(shown)]
-
-
-def why_kind_paused(entry: Entry, kinds: Mapping[str, datetime | None]) -> str | None:
-    """Return the reason why a message does not come, if that is the pause of its kind."""
-    if entry.kind not in kinds or entry.state not in {"due", "scheduled"}:
-        return None
-    end = kinds[entry.kind]
-    until = (
-        f"'pitstop resume --kind {entry.kind}'"
-        if end is None
-        else f"{iso(end)}, or 'pitstop resume --kind {entry.kind}'"
-    )
-    return f"Its kind {entry.kind!r} is paused until {until}."
-
-
-def why_paused(entry: Entry) -> str:
-    """Return the reason why a paused message does not come."""
-    if entry.paused_until is None:
-        return "It is paused, and is not emitted until 'pitstop resume'."
-    return f"It is paused until {iso(entry.paused_until)}, and is not emitted before that, or before 'pitstop resume'."
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import click
 
 from pitstop import ConfigError
+from pitstop._values._duration import distance as ago
 from pitstop._values._duration import format_duration, parse_duration
 from pitstop._values._rate import Rate, parse_rate
 
@@ -91,14 +92,3 @@ def spelled(option: str, value: datetime | timedelta) -> str:
 def iso(when: datetime | None) -> str | None:
     """Return an aware UTC datetime as text with milliseconds, as in ``2031-05-04T10:00:00.000Z``."""
     return None if when is None else when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def ago(when: datetime, now: datetime) -> str:
-    """Return the distance of ``when`` from ``now``, for people: ``in 3h12m``, ``5s ago``."""
-    distance = abs(when - now)
-    for unit, coarse in ((timedelta(minutes=1), timedelta(hours=2)), (timedelta(seconds=1), timedelta(seconds=10))):
-        if distance >= coarse:
-            distance -= distance % unit
-            break
-    text = format_duration(distance)
-    return f"in {text}" if when > now else f"{text} ago"
