@@ -16,6 +16,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import tuple_row
 
 from pitstop.abc import SystemClock
+from pitstop_postgres._arrays import adapt
 from pitstop_postgres._config import PostgresConfig
 
 
@@ -208,6 +209,7 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
     try:
         connection.deadline = deadline
         connection.prepared_max = None if config.pgbouncer else 500
+        adapt(connection)
         identity = None
         if not config.pgbouncer:
             query = b"SELECT pid, backend_start::text FROM pg_stat_get_activity(pg_backend_pid())"

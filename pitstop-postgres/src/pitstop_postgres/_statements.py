@@ -17,11 +17,16 @@ from pitstop_postgres._names import Names
 from pitstop_postgres._rows import COLUMNS, MOST_COUNTED, NAMES, TYPES
 
 
-__all__ = ["PROGRESS", "Statements", "notifying"]
+__all__ = ["PROGRESS", "Statements", "notifying", "notifying_one"]
 
 #: The columns of a progress.
 PROGRESS = NAMES[1:10]
 _FRESH = ("id", "due", "scheduled_for", "revision", "series", "msg", "kind", "policy")
+#: The columns that the records of one call have in common as a rule, and the other columns of a record that was never claimed.
+_COMMON = ("series", "kind", "policy")
+_OWN = tuple(name for name in _FRESH if name not in _COMMON)
+#: Notifies once, whatever number of rows a statement has. It binds the channel and the payload.
+_ONCE = "(SELECT pg_notify(%s, %s)) IS NOT NULL"
 #: Binds an instant or NULL. Stands after the lock of a row.
 _NOW = "coalesce(%s::bigint, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
 _RUNS = f"(held.was IS NULL OR held.was > {_NOW})"
@@ -40,6 +45,11 @@ def notifying(statement: str) -> str:
         "told AS MATERIALIZED (SELECT pg_notify(%s, %s) WHERE EXISTS (SELECT FROM written)) "
         "SELECT id, (SELECT count(*) FROM told) FROM written"
     )
+
+
+def notifying_one(statement: str) -> str:
+    """Return a statement that does as :func:`notifying` says, if ``statement`` changes one row at most. It costs less."""
+    return f"{statement}, pg_notify(%s, %s)"
 
 
 def _arrays(names: tuple[str, ...]) -> str:
@@ -74,6 +84,18 @@ class Statements:
             )
 
         self.put_many, self.put_fresh_many = put_many(NAMES), put_many(_FRESH)
+
+        def put_alike(condition: str) -> str:
+            # The ids are in ascending order. So the rows are numbered as they were given, and written in the order of their ids.
+            own = ", ".join(_OWN)
+            return (
+                f"INSERT INTO {table} ({own}, {', '.join(_COMMON)}) SELECT {own}, {_scalars(_COMMON)} FROM unnest({_arrays(_OWN)}) "
+                f"AS given ({own}){condition} {replaced}"
+            )
+
+        #: Store records that were never claimed, whose common columns are equal, and whose ids are in ascending order. They bind
+        #: the common columns first. They return nothing.
+        self.put_alike, self.put_alike_notifying = put_alike(""), put_alike(f" WHERE {_ONCE}")
         self.stored = (
             f"SELECT m.id FROM unnest(%b::text[], %b::text[]) AS given (id, revision) JOIN {table} AS m USING (id) "
             "WHERE m.revision = given.revision"

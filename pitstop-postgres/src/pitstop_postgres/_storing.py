@@ -14,7 +14,7 @@ from pitstop_postgres._database import Database, Run
 from pitstop_postgres._hints import Hints
 from pitstop_postgres._rows import Row, columns_of, new_row, progress_values, read_row
 from pitstop_postgres._session import Session
-from pitstop_postgres._statements import Statements, notifying
+from pitstop_postgres._statements import Statements, notifying, notifying_one
 
 
 __all__ = ["Storer", "execute", "fresh_row", "is_fresh"]
@@ -24,6 +24,7 @@ _MOST_RECORDS = 5000
 _MOST_CHARACTERS = 16 * 1024 * 1024
 #: How often a removal on a condition reads again the records that have changed meanwhile.
 _MOST_READS = 10
+#: The place of the message in a row.
 _MESSAGE = 12
 
 
@@ -45,10 +46,16 @@ def fresh_row(row: Row) -> Row:
     return (row[0], row[1], row[2], *row[10:])
 
 
-def execute(session: Session, hints: Hints, statement: str, values: Row, hint: str | None) -> list[str]:
-    """Execute a statement that returns ids, with a notification if there is a hint. Return the ids."""
+def execute(
+    session: Session, hints: Hints, statement: str, values: Row, hint: str | None, *, single: bool = False
+) -> list[str]:
+    """Execute a statement that returns ids, with a notification if there is a hint. Return the ids.
+
+    :param single: whether the statement changes one row at most.
+    """
     if hint is not None:
-        statement, values = notifying(statement), (*values, hints.channel, hint)
+        statement = notifying_one(statement) if single else notifying(statement)
+        values = (*values, hints.channel, hint)
     return [row[0] for row in session.fetch(statement, values)]
 
 
@@ -84,7 +91,7 @@ class Storer:
                     return True
                 if revision is None:
                     self._check_not_due([record])
-            if execute(run.session, self._hints, statement, values, hint):
+            if execute(run.session, self._hints, statement, values, hint, single=True):
                 return True
             if run.again:
                 # The lost run may have stored it, and another user may have changed it since.
@@ -194,10 +201,22 @@ class Storer:
         rows = [fresh_row(row) if fresh else row for _, row in batch]
         if len(rows) == 1:
             statement = self._statements.put_fresh_one if fresh else self._statements.put_one
-            execute(run.session, self._hints, statement, rows[0], hint)
-        else:
+            execute(run.session, self._hints, statement, rows[0], hint, single=True)
+        elif not (fresh and self._put_alike(run.session, rows, hint)):
             statement = self._statements.put_fresh_many if fresh else self._statements.put_many
             execute(run.session, self._hints, statement, tuple(columns_of(rows)), hint)
+
+    def _put_alike(self, session: Session, rows: Sequence[Row], hint: str | None) -> bool:
+        """Store rows of records that were never claimed by the statement that costs least. Return False if it does not fit."""
+        ids, dues, nominal, revisions, series, messages, kinds, policies = columns_of(rows)
+        if not (_is_constant(kinds) and _is_constant(series) and _is_constant(policies)) or ids != sorted(ids):
+            return False
+        values = (series[0], kinds[0], policies[0], ids, dues, nominal, revisions, messages)
+        if hint is None:
+            session.change(self._statements.put_alike, values)
+        else:
+            session.change(self._statements.put_alike_notifying, (*values, self._hints.channel, hint))
+        return True
 
     def _stored(self, run: Run, batch: Sequence[tuple[Record, Row]]) -> set[str]:
         """Return the ids of the records that are there with their revisions."""
@@ -234,6 +253,10 @@ def conditional(statements: Statements, row: Row, revision: str | None, progress
     if progress is None:
         return statements.replace, values
     return statements.replace_unchanged, (*values, *progress_values(progress))
+
+
+def _is_constant(column: list[object]) -> bool:
+    return column.count(column[0]) == len(column)
 
 
 def _portions(batch: Sequence[tuple[Record, Row]]) -> Iterator[list[tuple[Record, Row]]]:
