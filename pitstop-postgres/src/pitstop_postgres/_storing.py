@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pitstop import OutcomeUnknown
-from pitstop.abc import Damaged, Progress, Query, Record
+from pitstop.abc import Damaged, Progress, Query, Record, dump_message
 from pitstop_postgres._database import Database, Run
 from pitstop_postgres._hints import Hints
-from pitstop_postgres._rows import Row, columns_of, new_row, progress_values, read_row
+from pitstop_postgres._rows import Row, columns_of, new_row, plain, progress_values, read_row
 from pitstop_postgres._session import Session
 from pitstop_postgres._statements import Statements, notifying, notifying_one
 
@@ -24,8 +24,8 @@ _MOST_RECORDS = 5000
 _MOST_CHARACTERS = 16 * 1024 * 1024
 #: How often a removal on a condition reads again the records that have changed meanwhile.
 _MOST_READS = 10
-#: The place of the message in a row.
-_MESSAGE = 12
+#: The place of the message in a row, from the end. It is the same in a row of a record that was never claimed.
+_MESSAGE = -3
 
 
 def is_fresh(progress: Progress) -> bool:
@@ -41,9 +41,19 @@ def is_fresh(progress: Progress) -> bool:
     )
 
 
-def fresh_row(row: Row) -> Row:
-    """Return the part of a row that a record has before it is claimed."""
-    return (row[0], row[1], row[2], *row[10:])
+def fresh_row(record: Record) -> Row:
+    """Return the row to write for a record that was never claimed: the part that has no defaults."""
+    progress = record.progress
+    return (
+        record.id,
+        progress.due,
+        progress.scheduled_for,
+        record.revision,
+        plain(record.series),
+        dump_message(record.message),
+        record.kind,
+        plain(record.policy),
+    )
 
 
 def execute(
@@ -69,10 +79,12 @@ class Storer:
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
-        batches = list(_portions([(each, new_row(each)) for each in records]))
+        fresh = all(is_fresh(each.progress) for each in records)
+        row = fresh_row if fresh else new_row
+        batches = list(_portions([(each, row(each)) for each in records]))
         for number, batch in enumerate(batches):
             try:
-                self._database.write(lambda run, batch=batch: self._put(run, batch))  # type: ignore[misc]
+                self._database.write(lambda run, batch=batch: self._put(run, batch, fresh=fresh))  # type: ignore[misc]
             except OutcomeUnknown as error:
                 raise self._unknown(error, batches[number:]) from None
             except Exception as error:
@@ -189,7 +201,7 @@ class Storer:
     def _versions(self, session: Session, ids: Sequence[str]) -> list[tuple[str, Record | Damaged]]:
         return [(row[0], read_row(row[1:])) for row in session.fetch(self._statements.get_versions, (list(ids),))]
 
-    def _put(self, run: Run, batch: Sequence[tuple[Record, Row]]) -> None:
+    def _put(self, run: Run, batch: Sequence[tuple[Record, Row]], *, fresh: bool) -> None:
         if run.again:
             stored = self._stored(run, batch)
             batch = [each for each in batch if each[0].id not in stored]
@@ -197,8 +209,7 @@ class Storer:
         if not batch:
             return
         hint = self._hints.of_records([record.progress.due for record, _ in batch])
-        fresh = all(is_fresh(record.progress) for record, _ in batch)
-        rows = [fresh_row(row) if fresh else row for _, row in batch]
+        rows = [row for _, row in batch]
         if len(rows) == 1:
             statement = self._statements.put_fresh_one if fresh else self._statements.put_one
             execute(run.session, self._hints, statement, rows[0], hint, single=True)
@@ -208,10 +219,11 @@ class Storer:
 
     def _put_alike(self, session: Session, rows: Sequence[Row], hint: str | None) -> bool:
         """Store rows of records that were never claimed by the statement that costs least. Return False if it does not fit."""
-        ids, dues, nominal, revisions, series, messages, kinds, policies = columns_of(rows)
-        if not (_is_constant(kinds) and _is_constant(series) and _is_constant(policies)) or ids != sorted(ids):
+        ids, dues, nominal, revisions, series, messages, kinds, policies = zip(*rows, strict=True)
+        own = [list(each) for each in (ids, dues, nominal, revisions, messages)]
+        if not (_is_constant(kinds) and _is_constant(series) and _is_constant(policies)) or own[0] != sorted(ids):
             return False
-        values = (series[0], kinds[0], policies[0], ids, dues, nominal, revisions, messages)
+        values = (series[0], kinds[0], policies[0], *own)
         if hint is None:
             session.change(self._statements.put_alike, values)
         else:
@@ -255,7 +267,7 @@ def conditional(statements: Statements, row: Row, revision: str | None, progress
     return statements.replace_unchanged, (*values, *progress_values(progress))
 
 
-def _is_constant(column: list[object]) -> bool:
+def _is_constant(column: tuple[object, ...]) -> bool:
     return column.count(column[0]) == len(column)
 
 
