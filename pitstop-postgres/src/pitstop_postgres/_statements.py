@@ -153,11 +153,14 @@ class Statements:
         )
         named = "chosen AS MATERIALIZED (SELECT unnest(%b::text[]) AS kind)"
         others = f"{found}, chosen AS MATERIALIZED (SELECT kind FROM found WHERE kind IS NOT NULL AND kind <> ALL (%b::text[]))"
+        # The order begins with the kind, and ANY does not fix it to one value, so that no plan but the scan of the index of kinds
+        # fits. A statement that is prepared for an empty table could otherwise walk through the due records of all kinds.
+        of_kind = "kind = ANY (ARRAY[chosen.kind])"
         # First the candidates of each kind, then the locks: the rows of all kinds are taken in one order. The kind is compared
         # again on the locked row, because it may have been stored anew with another one meanwhile.
         first = (
             f"candidates AS MATERIALIZED (SELECT c.id, c.due, c.seq, chosen.kind FROM chosen CROSS JOIN LATERAL (SELECT id, due, seq FROM {table} "
-            f"WHERE kind = chosen.kind AND {_IS_DUE} {in_order}) AS c {in_order}), "
+            f"WHERE {of_kind} AND {_IS_DUE} ORDER BY kind, due, seq LIMIT %s) AS c {in_order}), "
             f"first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.id = c.id AND m.kind = c.kind "
             f"WHERE m.{_IS_DUE.replace('AND due', 'AND m.due')} ORDER BY c.due, c.seq LIMIT %s FOR UPDATE OF m SKIP LOCKED)"
         )
@@ -166,8 +169,8 @@ class Statements:
         self.claimed = f"SELECT due, seq, {COLUMNS} FROM {table} WHERE due BETWEEN %s AND %s AND token = %s"
         self.next_due = f"SELECT due FROM {table} WHERE due IS NOT NULL ORDER BY due LIMIT 1"
         least = (
-            f"SELECT min(c.due) FROM chosen CROSS JOIN LATERAL (SELECT due FROM {table} WHERE kind = chosen.kind AND due IS NOT NULL "
-            "ORDER BY due LIMIT 1) AS c"
+            f"SELECT min(c.due) FROM chosen CROSS JOIN LATERAL (SELECT due FROM {table} WHERE {of_kind} AND due IS NOT NULL "
+            "ORDER BY kind, due LIMIT 1) AS c"
         )
         self.next_due_of = f"WITH {named} {least}"
         self.next_due_of_others = f"WITH RECURSIVE {others} {least}"
