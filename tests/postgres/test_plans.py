@@ -134,7 +134,13 @@ def put_one_of_each_kind(backend, due):
 
 
 def fill_all_kinds(database, table, analyzed):
-    fill(database, table, f"{LATER} + n", "CASE n % 3 WHEN 0 THEN 'mail' WHEN 1 THEN 'report' ELSE '' END", analyzed=analyzed)
+    fill(
+        database,
+        table,
+        f"{LATER} + n",
+        "CASE n % 3 WHEN 0 THEN 'mail' WHEN 1 THEN 'report' ELSE '' END",
+        analyzed=analyzed,
+    )
 
 
 def assert_as_cheap(plans, of_few):
@@ -178,6 +184,18 @@ def test_messages_of_other_kinds_that_are_due_are_not_read(prepared, explained, 
     assert prepared.next_due(["mail"]) is prepared.next_due(AllBut(["report"])) is None
     assert all(buffers(each) < 30 for each in plans), [buffers(each) for each in plans]
     assert rows(plans) < 50
+
+
+@pytest.mark.parametrize("kinds", [["mail", "report"], AllBut(["none"])], ids=["of", "but"])
+def test_a_claim_of_kinds_among_many_that_are_due_reads_its_own_rows(prepared, explained, sql, table, analyzed, kinds):
+    fill(sql, table, "1 + n", "CASE n % 2 WHEN 0 THEN 'mail' ELSE 'report' END", analyzed=analyzed)
+    plans = explained()
+    assert len(prepared.lease(50, 60_000, kinds)) == 50
+    (plan,) = plans
+    # The candidates of each kind are 150, and those of both.
+    assert rows(plans) < 3000, rows(plans)
+    assert buffers(plan) < 3000, buffers(plan)
+    assert not any(each.get("Rows Removed by Filter", 0) > 10 for each in nodes(plan))
 
 
 def test_settlements_read_their_own_rows(prepared, explained, sql, table, analyzed):

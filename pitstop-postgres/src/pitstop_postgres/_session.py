@@ -43,6 +43,7 @@ _SETTINGS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_incremental_sort": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
 }

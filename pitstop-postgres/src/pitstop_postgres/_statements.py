@@ -156,13 +156,15 @@ class Statements:
         # The order begins with the kind, and ANY does not fix it to one value, so that no plan but the scan of the index of kinds
         # fits. A statement that is prepared for an empty table could otherwise walk through the due records of all kinds.
         of_kind = "kind = ANY (ARRAY[chosen.kind])"
-        # First the candidates of each kind, then the locks: the rows of all kinds are taken in one order. The kind is compared
-        # again on the locked row, because it may have been stored anew with another one meanwhile.
+        # First the candidates of each kind, then the locks: the rows of all kinds are taken in one order. The conditions are checked
+        # again on the locked row, because it may have been stored anew meanwhile. No index fits them, so that the rows are found by
+        # their places, whatever the size of the table was when the statement was prepared.
         first = (
-            f"candidates AS MATERIALIZED (SELECT c.id, c.due, c.seq, chosen.kind FROM chosen CROSS JOIN LATERAL (SELECT id, due, seq FROM {table} "
-            f"WHERE {of_kind} AND {_IS_DUE} ORDER BY kind, due, seq LIMIT %s) AS c {in_order}), "
-            f"first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.id = c.id AND m.kind = c.kind "
-            f"WHERE m.{_IS_DUE.replace('AND due', 'AND m.due')} ORDER BY c.due, c.seq LIMIT %s FOR UPDATE OF m SKIP LOCKED)"
+            f"candidates AS MATERIALIZED (SELECT c.place, c.id, c.due, c.seq, c.kind FROM chosen CROSS JOIN LATERAL (SELECT ctid AS place, id, due, "
+            f"seq, kind FROM {table} WHERE {of_kind} AND {_IS_DUE} ORDER BY kind, due, seq LIMIT %s) AS c {in_order}), "
+            f"first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.ctid = c.place "
+            f"AND m.id = c.id AND m.kind IS NOT DISTINCT FROM c.kind WHERE m.due + 0 BETWEEN 0 AND (SELECT now FROM time) "
+            f"ORDER BY c.due, c.seq LIMIT %s FOR UPDATE OF m SKIP LOCKED)"
         )
         self.lease_of = f"WITH {_TIME}, {named}, {first} UPDATE {table} AS m {leased}"
         self.lease_of_others = f"WITH RECURSIVE {_TIME}, {others}, {first} UPDATE {table} AS m {leased}"
