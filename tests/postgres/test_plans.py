@@ -46,7 +46,7 @@ def explained(monkeypatch):
 
 
 _PREPARED = "SELECT name FROM pg_prepared_statements WHERE statement = %s"
-# What is explained with ANALYZE is done, too. The end of the inner block undoes it. After a ROLLBACK the driver would prepare anew.
+# EXPLAIN with ANALYZE executes the statement, and the end of the inner block undoes it. After a ROLLBACK the driver prepares anew.
 _UNDONE = """
 CREATE OR REPLACE FUNCTION pg_temp.plan_of(statement text) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE plan json;
