@@ -171,8 +171,8 @@ def large(session: nox.Session) -> None:
     _install(session, *TESTING)
     _servers(session)
     session.run(
-        "pytest", "tests/mongo/test_plans.py", "tests/mongo/test_processes.py", "tests/sqlite/test_processes.py",
-        "tests/forks", "tests/signals",
+        "pytest", "tests/mongo/test_plans.py", "tests/postgres/test_plans.py", "tests/mongo/test_processes.py",
+        "tests/sqlite/test_processes.py", "tests/forks", "tests/signals",
         *session.posargs, env={"PITSTOP_TEST_LARGE": "1"},
     )  # fmt: skip
     session.run(

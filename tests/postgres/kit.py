@@ -11,8 +11,8 @@ from pitstop.abc import Outcome, Progress, Record, Settlement
 LATER = 4_000_000_000_000
 
 
-def record(id="a", due=1, **fields):
-    return Record(id, {"n": 1}, None, uuid.uuid4().hex, Progress(due, due), **fields)
+def record(id="a", due=1, *, token=None, **fields):
+    return Record(id, {"n": 1}, None, uuid.uuid4().hex, Progress(due, due, token=token), **fields)
 
 
 def done(leased):

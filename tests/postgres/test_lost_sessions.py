@@ -23,19 +23,23 @@ def cut(monkeypatch, sql):
     """A function that lets the next statement that begins with a text lose its answer: it is executed or not, as asked."""
 
     def cut(beginning, *, executed):
-        real, once = Session.fetch, []
+        once = []
 
-        def fetch(self, statement, values=()):
-            if once or beginning not in statement:
+        def losing(real):
+            def run(self, statement, values=()):
+                if once or beginning not in statement:
+                    return real(self, statement, values)
+                once.append(statement)
+                if executed:
+                    real(self, statement, values)
+                sql.execute("SELECT pg_terminate_backend(%s)", (self.identity.pid,))
+                # The server has closed the connection. The answer is an error of the driver, without an SQLSTATE or with 57P01.
                 return real(self, statement, values)
-            once.append(statement)
-            if executed:
-                real(self, statement, values)
-            sql.execute("SELECT pg_terminate_backend(%s)", (self.identity.pid,))
-            # The server has closed the connection. The answer is an error of the driver, without an SQLSTATE or with 57P01.
-            return real(self, statement, values)
 
-        monkeypatch.setattr(Session, "fetch", fetch)
+            return run
+
+        for name in ("fetch", "change"):
+            monkeypatch.setattr(Session, name, losing(getattr(Session, name)))
         return once
 
     return cut

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 
 from pitstop import BackendUnavailable
 from pitstop.abc import LAST_INSTANT, AllBut, Damaged, Record
@@ -17,10 +18,12 @@ __all__ = ["Claimer"]
 
 #: How many candidates of each kind a claim looks at beyond its limit, because other claims may have locked the first ones.
 _SPARE = 100
-#: How often a claim of kinds looks again, if other claims have locked all its candidates.
+#: How often a claim looks again, if other claims have locked all its candidates, or have moved them before it locked them.
 _MOST_LOOKS = 5
 #: Milliseconds by which the end of a lease may differ from the one that is computed here.
 _TOLERANCE = 60_000
+#: Of a row that a claim returns: its `due` before the claim, and its `seq`.
+_PLACE = itemgetter(0, 1)
 
 
 class Claimer:
@@ -52,13 +55,13 @@ class Claimer:
                     return found
             for _ in range(_MOST_LOOKS):
                 rows = run.session.fetch(statement, values)
-                if rows or kinds is None or not self._is_any_due(run, kinds):
+                if rows or not self._is_any_due(run, kinds):
                     break
             return rows
 
         rows = self._database.write(claim)
         # The server returns the rows in any order.
-        rows.sort(key=_place)
+        rows.sort(key=_PLACE)
         return [read_row(row[2:]) for row in rows]
 
     def _recover(self, run: Run, token: str, duration: int) -> list[Row]:
@@ -67,7 +70,7 @@ class Claimer:
         bounds = max(until - _TOLERANCE, 0), min(until + _TOLERANCE, LAST_INSTANT)
         return run.session.fetch(self._statements.claimed, (*bounds, token))
 
-    def _is_any_due(self, run: Run, kinds: Collection[str]) -> bool:
+    def _is_any_due(self, run: Run, kinds: Collection[str] | None) -> bool:
         due = least_due(run, self._statements, kinds)
         return due is not None and due <= self._database.now_us() // 1000
 
@@ -84,7 +87,3 @@ def least_due(run: Run, statements: Statements, kinds: Collection[str] | None) -
     if due is not None and not isinstance(due, int):
         raise BackendUnavailable("PostgreSQL returned a time that is no number.")
     return due
-
-
-def _place(row: Row) -> tuple[int, int]:
-    return row[0], row[1]

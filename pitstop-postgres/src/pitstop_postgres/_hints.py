@@ -31,14 +31,11 @@ class Hints:
         :param muted: whether there are none, because no other process uses the tables.
         """
         self._database = database
+        #: The channel of the notifications.
+        self.channel = database.names.channel
         self._horizon = int(loop_time / timedelta(milliseconds=1) * _LONGEST_PAUSE)
         self._muted = muted
         self._me, self._owner = os.urandom(6).hex(), os.getpid()
-
-    @property
-    def channel(self) -> str:
-        """The channel of the notifications."""
-        return self._database.names.channel
 
     def of_records(self, dues: Iterable[int | None]) -> str | None:
         """Return the payload for records with these ``due``; None if no listener needs it."""

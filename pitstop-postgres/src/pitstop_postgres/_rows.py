@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +12,18 @@ from pitstop.abc import Damaged, Progress, Record, dump_message, load_message, r
 from pitstop_postgres._session import Row
 
 
-__all__ = ["COLUMNS", "MOST_COUNTED", "NAMES", "TYPES", "Row", "columns_of", "new_row", "progress_values", "read_row"]
+__all__ = [
+    "COLUMNS",
+    "MOST_COUNTED",
+    "NAMES",
+    "TYPES",
+    "Row",
+    "columns_of",
+    "new_row",
+    "plain",
+    "progress_values",
+    "read_row",
+]
 
 #: The largest count that a column can hold.
 MOST_COUNTED = 2**63 - 1
@@ -51,10 +62,10 @@ def new_row(record: Record) -> Row:
         record.id,
         *progress_values(record.progress),
         record.revision,
-        _plain(record.series),
+        plain(record.series),
         dump_message(record.message),
         record.kind,
-        _plain(record.policy),
+        plain(record.policy),
     )
 
 
@@ -86,10 +97,14 @@ def read_row(row: Row) -> Record | Damaged:
     """Return the record that a row holds; a ``Damaged`` with the reason if the row was damaged."""
     (id, due, scheduled_for, attempts, first_leased, last_error, token, unsettled, ahead, excused, *others) = row
     revision, series, msg, kind, policy = others
+    try:
+        message: object = None if msg is None else load_message(msg)
+    except (ValueError, RecursionError):
+        message = _UNREADABLE
     return read_record(
         id=id,
-        message=_read(load_message, msg),
-        series=_read(_series, series),
+        message=message,
+        series=None if series is None else _read_series_or_policy(series),
         revision=revision,
         due=due,
         scheduled_for=scheduled_for,
@@ -101,25 +116,20 @@ def read_row(row: Row) -> Record | Damaged:
         ahead=ahead,
         excused=excused,
         kind=kind,
-        policy=_read(_series, policy),
+        policy=None if policy is None else _read_series_or_policy(policy),
     )
 
 
-def _plain(values: Mapping[str, Any] | None) -> str | None:
+def plain(values: Mapping[str, Any] | None) -> str | None:
+    """Return the stored form of a series or a policy."""
     return None if values is None else _dump(dict(values))
 
 
-def _read(read: Callable[[str], object], stored: str | None) -> object:
-    if stored is None:
-        return None
+def _read_series_or_policy(stored: str) -> object:
     try:
-        return read(stored)
+        return _remembered_series(stored) if len(stored) <= _LONGEST_REMEMBERED else _read_series(stored)
     except (ValueError, RecursionError):
         return _UNREADABLE
-
-
-def _series(stored: str) -> object:
-    return _remembered_series(stored) if len(stored) <= _LONGEST_REMEMBERED else _read_series(stored)
 
 
 # All records with such a series share one dict. An unreadable series is not remembered.

@@ -16,6 +16,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import tuple_row
 
 from pitstop.abc import SystemClock
+from pitstop_postgres._arrays import adapt
 from pitstop_postgres._config import PostgresConfig
 
 
@@ -42,6 +43,7 @@ _SETTINGS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_incremental_sort": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
 }
@@ -208,6 +210,7 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
     try:
         connection.deadline = deadline
         connection.prepared_max = None if config.pgbouncer else 500
+        adapt(connection)
         identity = None
         if not config.pgbouncer:
             query = b"SELECT pid, backend_start::text FROM pg_stat_get_activity(pg_backend_pid())"

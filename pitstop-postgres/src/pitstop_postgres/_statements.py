@@ -17,11 +17,16 @@ from pitstop_postgres._names import Names
 from pitstop_postgres._rows import COLUMNS, MOST_COUNTED, NAMES, TYPES
 
 
-__all__ = ["PROGRESS", "Statements", "notifying"]
+__all__ = ["PROGRESS", "Statements", "notifying", "notifying_one"]
 
 #: The columns of a progress.
 PROGRESS = NAMES[1:10]
 _FRESH = ("id", "due", "scheduled_for", "revision", "series", "msg", "kind", "policy")
+#: The columns that the records of one call have in common as a rule, and the other columns of a record that was never claimed.
+_COMMON = ("series", "kind", "policy")
+_OWN = tuple(name for name in _FRESH if name not in _COMMON)
+#: Notifies once, whatever number of rows a statement has. It binds the channel and the payload.
+_ONCE = "(SELECT pg_notify(%s, %s)) IS NOT NULL"
 #: Binds an instant or NULL. Stands after the lock of a row.
 _NOW = "coalesce(%s::bigint, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
 _RUNS = f"(held.was IS NULL OR held.was > {_NOW})"
@@ -40,6 +45,11 @@ def notifying(statement: str) -> str:
         "told AS MATERIALIZED (SELECT pg_notify(%s, %s) WHERE EXISTS (SELECT FROM written)) "
         "SELECT id, (SELECT count(*) FROM told) FROM written"
     )
+
+
+def notifying_one(statement: str) -> str:
+    """Return a statement that does as :func:`notifying` says, if ``statement`` changes one row at most. It costs less."""
+    return f"{statement}, pg_notify(%s, %s)"
 
 
 def _arrays(names: tuple[str, ...]) -> str:
@@ -74,6 +84,18 @@ class Statements:
             )
 
         self.put_many, self.put_fresh_many = put_many(NAMES), put_many(_FRESH)
+
+        def put_alike(condition: str) -> str:
+            # The ids are in ascending order. So the rows are numbered as they were given, and written in the order of their ids.
+            own = ", ".join(_OWN)
+            return (
+                f"INSERT INTO {table} ({own}, {', '.join(_COMMON)}) SELECT {own}, {_scalars(_COMMON)} FROM unnest({_arrays(_OWN)}) "
+                f"AS given ({own}){condition} {replaced}"
+            )
+
+        #: Store records that were never claimed, whose common columns are equal, and whose ids are in ascending order. They bind
+        #: the common columns first. They return nothing.
+        self.put_alike, self.put_alike_notifying = put_alike(""), put_alike(f" WHERE {_ONCE}")
         self.stored = (
             f"SELECT m.id FROM unnest(%b::text[], %b::text[]) AS given (id, revision) JOIN {table} AS m USING (id) "
             "WHERE m.revision = given.revision"
@@ -109,16 +131,18 @@ class Statements:
         self._read(table)
 
     def _claim(self, table: str) -> None:
+        # A row is found again by its place, which costs less than a look into an index. The place alone does not name a row: if
+        # the table is partitioned, each partition has it. A row that moved before it was locked is left to the next claim.
         leased = (
             f"SET due = least(time.now + %s::bigint, {LAST_INSTANT}), token = %s, attempts = least(m.attempts, {MOST_COUNTED - 1}) + 1, "
             f"unsettled = least(m.unsettled, {MOST_COUNTED - 1}) + 1, ahead = least(m.ahead, {MOST_COUNTED - 1}) + %s::bigint, "
-            "first_leased = coalesce(m.first_leased, time.now) FROM first, time WHERE m.id = first.id "
+            "first_leased = coalesce(m.first_leased, time.now) FROM first, time WHERE m.ctid = first.place AND m.id = first.id "
             f"RETURNING first.due, first.seq, {', '.join(f'm.{name}' for name in NAMES)}"
         )
         in_order = "ORDER BY due, seq LIMIT %s"
         # The place in the order comes before the columns of a message.
         self.lease = (
-            f"WITH {_TIME}, first AS MATERIALIZED (SELECT id, due, seq FROM {table} WHERE {_IS_DUE} {in_order} FOR UPDATE SKIP LOCKED) "
+            f"WITH {_TIME}, first AS MATERIALIZED (SELECT ctid AS place, id, due, seq FROM {table} WHERE {_IS_DUE} {in_order} FOR UPDATE SKIP LOCKED) "
             f"UPDATE {table} AS m {leased}"
         )
         # Jumps from each kind to the next one in the index.
@@ -129,21 +153,26 @@ class Statements:
         )
         named = "chosen AS MATERIALIZED (SELECT unnest(%b::text[]) AS kind)"
         others = f"{found}, chosen AS MATERIALIZED (SELECT kind FROM found WHERE kind IS NOT NULL AND kind <> ALL (%b::text[]))"
-        # First the candidates of each kind, then the locks: the rows of all kinds are taken in one order. The kind is compared
-        # again on the locked row, because it may have been stored anew with another one meanwhile.
+        # The order begins with the kind, and ANY does not fix it to one value, so that no plan but the scan of the index of kinds
+        # fits. A statement that is prepared for an empty table could otherwise walk through the due records of all kinds.
+        of_kind = "kind = ANY (ARRAY[chosen.kind])"
+        # First the candidates of each kind, then the locks: the rows of all kinds are taken in one order. The conditions are checked
+        # again on the locked row, because it may have been stored anew meanwhile. No index fits them, so that the rows are found by
+        # their places, whatever the size of the table was when the statement was prepared.
         first = (
-            f"candidates AS MATERIALIZED (SELECT c.id, c.due, c.seq, chosen.kind FROM chosen CROSS JOIN LATERAL (SELECT id, due, seq FROM {table} "
-            f"WHERE kind = chosen.kind AND {_IS_DUE} {in_order}) AS c {in_order}), "
-            f"first AS MATERIALIZED (SELECT m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.id = c.id AND m.kind = c.kind "
-            f"WHERE m.{_IS_DUE.replace('AND due', 'AND m.due')} ORDER BY c.due, c.seq LIMIT %s FOR UPDATE OF m SKIP LOCKED)"
+            f"candidates AS MATERIALIZED (SELECT c.place, c.id, c.due, c.seq, c.kind FROM chosen CROSS JOIN LATERAL (SELECT ctid AS place, id, due, "
+            f"seq, kind FROM {table} WHERE {of_kind} AND {_IS_DUE} ORDER BY kind, due, seq LIMIT %s) AS c {in_order}), "
+            f"first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.ctid = c.place "
+            f"AND m.id = c.id AND m.kind IS NOT DISTINCT FROM c.kind WHERE m.due + 0 BETWEEN 0 AND (SELECT now FROM time) "
+            f"ORDER BY c.due, c.seq LIMIT %s FOR UPDATE OF m SKIP LOCKED)"
         )
         self.lease_of = f"WITH {_TIME}, {named}, {first} UPDATE {table} AS m {leased}"
         self.lease_of_others = f"WITH RECURSIVE {_TIME}, {others}, {first} UPDATE {table} AS m {leased}"
         self.claimed = f"SELECT due, seq, {COLUMNS} FROM {table} WHERE due BETWEEN %s AND %s AND token = %s"
         self.next_due = f"SELECT due FROM {table} WHERE due IS NOT NULL ORDER BY due LIMIT 1"
         least = (
-            f"SELECT min(c.due) FROM chosen CROSS JOIN LATERAL (SELECT due FROM {table} WHERE kind = chosen.kind AND due IS NOT NULL "
-            "ORDER BY due LIMIT 1) AS c"
+            f"SELECT min(c.due) FROM chosen CROSS JOIN LATERAL (SELECT due FROM {table} WHERE {of_kind} AND due IS NOT NULL "
+            "ORDER BY kind, due LIMIT 1) AS c"
         )
         self.next_due_of = f"WITH {named} {least}"
         self.next_due_of_others = f"WITH RECURSIVE {others} {least}"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pitstop import OutcomeUnknown
-from pitstop.abc import Damaged, Progress, Query, Record
+from pitstop.abc import Damaged, Progress, Query, Record, dump_message
 from pitstop_postgres._database import Database, Run
 from pitstop_postgres._hints import Hints
-from pitstop_postgres._rows import Row, columns_of, new_row, progress_values, read_row
+from pitstop_postgres._rows import Row, columns_of, new_row, plain, progress_values, read_row
 from pitstop_postgres._session import Session
-from pitstop_postgres._statements import Statements, notifying
+from pitstop_postgres._statements import Statements, notifying, notifying_one
 
 
 __all__ = ["Storer", "execute", "fresh_row", "is_fresh"]
@@ -24,7 +24,8 @@ _MOST_RECORDS = 5000
 _MOST_CHARACTERS = 16 * 1024 * 1024
 #: How often a removal on a condition reads again the records that have changed meanwhile.
 _MOST_READS = 10
-_MESSAGE = 12
+#: The place of the message in a row, from the end. It is the same in a row of a record that was never claimed.
+_MESSAGE = -3
 
 
 def is_fresh(progress: Progress) -> bool:
@@ -40,15 +41,31 @@ def is_fresh(progress: Progress) -> bool:
     )
 
 
-def fresh_row(row: Row) -> Row:
-    """Return the part of a row that a record has before it is claimed."""
-    return (row[0], row[1], row[2], *row[10:])
+def fresh_row(record: Record) -> Row:
+    """Return the row to write for a record that was never claimed: the part that has no defaults."""
+    progress = record.progress
+    return (
+        record.id,
+        progress.due,
+        progress.scheduled_for,
+        record.revision,
+        plain(record.series),
+        dump_message(record.message),
+        record.kind,
+        plain(record.policy),
+    )
 
 
-def execute(session: Session, hints: Hints, statement: str, values: Row, hint: str | None) -> list[str]:
-    """Execute a statement that returns ids, with a notification if there is a hint. Return the ids."""
+def execute(
+    session: Session, hints: Hints, statement: str, values: Row, hint: str | None, *, single: bool = False
+) -> list[str]:
+    """Execute a statement that returns ids, with a notification if there is a hint. Return the ids.
+
+    :param single: whether the statement changes one row at most.
+    """
     if hint is not None:
-        statement, values = notifying(statement), (*values, hints.channel, hint)
+        statement = notifying_one(statement) if single else notifying(statement)
+        values = (*values, hints.channel, hint)
     return [row[0] for row in session.fetch(statement, values)]
 
 
@@ -62,10 +79,12 @@ class Storer:
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
-        batches = list(_portions([(each, new_row(each)) for each in records]))
+        fresh = all(is_fresh(each.progress) for each in records)
+        row = fresh_row if fresh else new_row
+        batches = list(_portions([(each, row(each)) for each in records]))
         for number, batch in enumerate(batches):
             try:
-                self._database.write(lambda run, batch=batch: self._put(run, batch))  # type: ignore[misc]
+                self._database.write(lambda run, batch=batch: self._put(run, batch, fresh=fresh))  # type: ignore[misc]
             except OutcomeUnknown as error:
                 raise self._unknown(error, batches[number:]) from None
             except Exception as error:
@@ -84,7 +103,7 @@ class Storer:
                     return True
                 if revision is None:
                     self._check_not_due([record])
-            if execute(run.session, self._hints, statement, values, hint):
+            if execute(run.session, self._hints, statement, values, hint, single=True):
                 return True
             if run.again:
                 # The lost run may have stored it, and another user may have changed it since.
@@ -182,7 +201,7 @@ class Storer:
     def _versions(self, session: Session, ids: Sequence[str]) -> list[tuple[str, Record | Damaged]]:
         return [(row[0], read_row(row[1:])) for row in session.fetch(self._statements.get_versions, (list(ids),))]
 
-    def _put(self, run: Run, batch: Sequence[tuple[Record, Row]]) -> None:
+    def _put(self, run: Run, batch: Sequence[tuple[Record, Row]], *, fresh: bool) -> None:
         if run.again:
             stored = self._stored(run, batch)
             batch = [each for each in batch if each[0].id not in stored]
@@ -190,14 +209,26 @@ class Storer:
         if not batch:
             return
         hint = self._hints.of_records([record.progress.due for record, _ in batch])
-        fresh = all(is_fresh(record.progress) for record, _ in batch)
-        rows = [fresh_row(row) if fresh else row for _, row in batch]
+        rows = [row for _, row in batch]
         if len(rows) == 1:
             statement = self._statements.put_fresh_one if fresh else self._statements.put_one
-            execute(run.session, self._hints, statement, rows[0], hint)
-        else:
+            execute(run.session, self._hints, statement, rows[0], hint, single=True)
+        elif not (fresh and self._put_alike(run.session, rows, hint)):
             statement = self._statements.put_fresh_many if fresh else self._statements.put_many
             execute(run.session, self._hints, statement, tuple(columns_of(rows)), hint)
+
+    def _put_alike(self, session: Session, rows: Sequence[Row], hint: str | None) -> bool:
+        """Store rows of records that were never claimed by the statement that costs least. Return False if it does not fit."""
+        ids, dues, nominal, revisions, series, messages, kinds, policies = zip(*rows, strict=True)
+        own = [list(each) for each in (ids, dues, nominal, revisions, messages)]
+        if not (_is_constant(kinds) and _is_constant(series) and _is_constant(policies)) or own[0] != sorted(ids):
+            return False
+        values = (series[0], kinds[0], policies[0], *own)
+        if hint is None:
+            session.change(self._statements.put_alike, values)
+        else:
+            session.change(self._statements.put_alike_notifying, (*values, self._hints.channel, hint))
+        return True
 
     def _stored(self, run: Run, batch: Sequence[tuple[Record, Row]]) -> set[str]:
         """Return the ids of the records that are there with their revisions."""
@@ -234,6 +265,10 @@ def conditional(statements: Statements, row: Row, revision: str | None, progress
     if progress is None:
         return statements.replace, values
     return statements.replace_unchanged, (*values, *progress_values(progress))
+
+
+def _is_constant(column: tuple[object, ...]) -> bool:
+    return column.count(column[0]) == len(column)
 
 
 def _portions(batch: Sequence[tuple[Record, Row]]) -> Iterator[list[tuple[Record, Row]]]:

@@ -51,13 +51,14 @@ class Transaction:
         # In the order of the ids, as everywhere, so that no other batch waits for this one while this one waits for it. New ids
         # come in in the order in which they were given, so those of one transaction are numbered before.
         hint = self._hints.of_records(record.progress.due for record in records)
-        rows = [(new_row(each), is_fresh(each.progress)) for each in records]
-        if len(rows) > 1:
-            self._put_many([row for row, _ in rows], hint)
+        if len(records) > 1:
+            self._put_many([new_row(each) for each in records], hint)
             return
-        for row, fresh in rows:
-            statement = self._statements.put_fresh_one if fresh else self._statements.put_one
-            self._write(statement, fresh_row(row) if fresh else row, hint)
+        for each in records:
+            if is_fresh(each.progress):
+                self._write(self._statements.put_fresh_one, fresh_row(each), hint)
+            else:
+                self._write(self._statements.put_one, new_row(each), hint)
 
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
         """See :meth:`pitstop.abc.Backend.put_if`."""
