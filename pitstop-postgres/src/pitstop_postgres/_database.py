@@ -45,6 +45,8 @@ _LEAST_RUN = 0.5
 _GRACE = 1.0
 #: How often a statement is executed again after a conflict, or after a table was dropped.
 _MOST_RUNS = 20
+#: How often a statement is prepared again, because others alter the table.
+_MOST_OUTDATED = 5
 #: Seconds between two tries after a conflict, and between two looks at a session that is ending.
 _PAUSE = 0.01
 
@@ -156,7 +158,7 @@ class Database:
                     if doubt is None:
                         doubt = failure
                         deadline = self._doubted(deadline, writes=writes)
-                elif not self._may_repeat(error, doubted=doubt is not None):
+                elif not self._may_repeat(error, number, doubted=doubt is not None):
                     raise _final(doubt if writes else None, failure) from None
                 if number == _MOST_RUNS - 1 or self._real.monotonic() >= deadline:
                     raise _final(doubt if writes else None, failure) from None
@@ -168,7 +170,7 @@ class Database:
             self._pause(number)
         raise AssertionError("the last run returns or raises")
 
-    def _may_repeat(self, error: psycopg.Error, *, doubted: bool) -> bool:
+    def _may_repeat(self, error: psycopg.Error, number: int, *, doubted: bool) -> bool:
         """Prepare for another run after an error by which nothing was done. Return whether another run may help."""
         if not _is_answer(error):
             # There is no connection. If a write may have been done, it is worth a wait.
@@ -178,7 +180,8 @@ class Database:
             return True
         if may_help_to_connect_anew(error):
             self.pool.discard_idle()
-            return True
+            # The server also refuses in this way what it never does, such as some writes of a table with rules.
+            return number < _MOST_OUTDATED
         return is_conflict(error)
 
     def _doubted(self, deadline: float, *, writes: bool) -> float:

@@ -21,7 +21,7 @@ from pitstop_postgres._hints import Hints
 from pitstop_postgres._rows import Row, new_row, read_row
 from pitstop_postgres._settling import hint_of, single
 from pitstop_postgres._statements import Statements, notifying
-from pitstop_postgres._storing import conditional, fresh_row, is_fresh
+from pitstop_postgres._storing import conditional, fresh_row, is_fresh, raise_suppressed
 
 
 __all__ = ["Transaction"]
@@ -53,11 +53,12 @@ class Transaction:
         hint = self._hints.of_records(record.progress.due for record in records)
         rows = [(new_row(each), is_fresh(each.progress)) for each in records]
         if len(rows) > 1:
-            self._put_many([row for row, _ in rows], hint)
-            return
-        for row, fresh in rows:
+            stored = self._put_many([row for row, _ in rows], hint)
+        for row, fresh in rows[: len(rows) == 1]:
             statement = self._statements.put_fresh_one if fresh else self._statements.put_one
-            self._write(statement, fresh_row(row) if fresh else row, hint)
+            stored = self._write(statement, fresh_row(row) if fresh else row, hint)
+        if rows and len(stored) < len(rows):
+            raise_suppressed(self._database.location, [row[0] for row, _ in rows], [row[0] for row in stored])
 
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
         """See :meth:`pitstop.abc.Backend.put_if`."""
@@ -90,9 +91,9 @@ class Transaction:
         """See :meth:`pitstop.abc.TransactionWrites.is_open`."""
         return self._executor.is_open()
 
-    def _put_many(self, rows: Sequence[Row], hint: str | None) -> None:
+    def _put_many(self, rows: Sequence[Row], hint: str | None) -> list[Row]:
         arrays = tuple([*column] for column in zip(*rows, strict=True))
-        self._write(self._statements.put_many, arrays, hint)
+        return self._write(self._statements.put_many, arrays, hint)
 
     def _check_view(self, settlement: Settlement) -> None:
         """Raise the driver's error of a conflict if the transaction does not see the lease, because its view is older."""
