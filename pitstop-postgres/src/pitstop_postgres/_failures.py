@@ -112,6 +112,11 @@ def _without_state(error: psycopg.Error, where: str) -> PitstopError:
         return MessageError(f"{where} cannot keep a value of this message ({type(error).__name__}).")
     if "password authentication failed" in reason or "no password supplied" in reason or "pg_hba.conf" in reason:
         return BackendUnavailable(f"{where} {_TEXTS[0][2]}.", permanent=True)
+    if "unsupported startup parameter" in reason:
+        return BackendUnavailable(
+            f"{where} is behind a pooler, such as PgBouncer, which has no settings of a session. Give pgbouncer=true.",
+            permanent=True,
+        )
     if "does not exist" in reason:
         return BackendUnavailable(
             f"{where} has no such database or role. Make it, or give another dbname or user.", permanent=True

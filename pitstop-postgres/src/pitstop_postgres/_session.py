@@ -15,6 +15,7 @@ from psycopg import waiting
 from psycopg.abc import PQGen
 from psycopg.rows import tuple_row
 
+from pitstop import BackendUnavailable
 from pitstop.abc import SystemClock
 from pitstop_postgres._config import PostgresConfig
 
@@ -200,6 +201,7 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
     """Connect, and return the session.
 
     :raises psycopg.Error: if the server cannot be reached or refuses the connection.
+    :raises BackendUnavailable: if a pooler is in between, and the configuration does not say so.
     """
     left = max(deadline - _clock.monotonic(), 1.0)
     connection = Connection.connect(
@@ -214,6 +216,12 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
             row = connection.execute(query, prepare=False).fetchone()
             assert row is not None, "the server shows each user the user's own sessions"
             identity = Identity(*row)
+            if identity.pid != connection.info.backend_pid:
+                # The process serves other clients, too. If this session were lost, its end would be the end of their transactions.
+                raise BackendUnavailable(
+                    f"Between here and PostgreSQL at {config.location} is a pooler, such as PgBouncer. Give pgbouncer=true.",
+                    permanent=True,
+                )
         return Session(connection, identity, _local_settings(config) if config.pgbouncer else None)
     except BaseException:
         connection.close()

@@ -31,7 +31,7 @@ def single(statements: Statements, settlement: Settlement, now: int | None) -> t
     if progress is None:
         return statements.complete, (*fence, now)
     if isinstance(progress, Aside):
-        return statements.set_aside, (*fence, progress.last_error.replace("\0", "\N{REPLACEMENT CHARACTER}"), now)
+        return statements.set_aside, (*fence, progress.last_error, now)
     return statements.advance, (*fence, *progress_values(progress), now)
 
 
