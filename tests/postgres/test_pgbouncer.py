@@ -17,7 +17,6 @@ from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import AllBut, Query
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._lease import Lease
-from pitstop_conformance.contract._put_if import PutIf
 from pitstop_postgres import PostgresBackend
 from pitstop_postgres._session import Session
 from postgres.kit import LATER, done, record
@@ -227,7 +226,7 @@ def test_a_pooler_that_is_not_named_is_an_error(uri, sql, table, bouncer, ignore
         backend.close()
 
 
-class TestThroughPgBouncer(DamagedAmongOthers, Lease, PutIf):
+class TestThroughPgBouncer(DamagedAmongOthers, Lease):
     """Parts of the contract of a backend, with one session of the server for all handles of a test."""
 
     @pytest.fixture

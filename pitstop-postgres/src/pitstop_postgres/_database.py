@@ -24,12 +24,12 @@ import psycopg
 from pitstop import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Calls, Clock, Doorbell, SystemClock
 from pitstop_postgres._config import PostgresConfig
-from pitstop_postgres._failures import is_conflict, is_missing_table, may_help_to_connect_anew, translate
+from pitstop_postgres._failures import is_conflict, is_missing_table, is_read_only, may_help_to_connect_anew, translate
 from pitstop_postgres._names import Names
 from pitstop_postgres._pool import Pool
 from pitstop_postgres._schema import prepare
 from pitstop_postgres._server_time import ServerTime
-from pitstop_postgres._session import Identity, Session
+from pitstop_postgres._session import BEGAN, Identity, Session
 
 
 __all__ = ["Database", "Run"]
@@ -51,8 +51,8 @@ _MOST_OUTDATED = 5
 _PAUSE = 0.01
 
 _TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(%s::int) WHERE backend_start::text = %s"
-_IS_THERE = "SELECT 1 FROM pg_stat_get_activity(%s::int) WHERE backend_start::text = %s"
+_END = f"SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(%s::int) WHERE {BEGAN} = %s"
+_IS_THERE = f"SELECT 1 FROM pg_stat_get_activity(%s::int) WHERE {BEGAN} = %s"
 
 
 class _Bound(local):
@@ -182,6 +182,10 @@ class Database:
             self.pool.discard_idle()
             # The server also refuses in this way what it never does, such as some writes of a table with rules.
             return number < _MOST_OUTDATED
+        if is_read_only(error):
+            # A session keeps the default that the server had when it began. A new one may also reach another server.
+            self.pool.discard_idle()
+            return number == 0
         return is_conflict(error)
 
     def _doubted(self, deadline: float, *, writes: bool) -> float:

@@ -16,6 +16,7 @@ from pitstop import BackendUnavailable, MessageError, PitstopError
 __all__ = [
     "is_conflict",
     "is_missing_table",
+    "is_read_only",
     "may_be_about_a_row",
     "may_help_to_connect_anew",
     "translate",
@@ -77,6 +78,11 @@ def is_missing_table(error: psycopg.Error) -> bool:
     return error.sqlstate in _MISSING_TABLE
 
 
+def is_read_only(error: psycopg.Error) -> bool:
+    """Whether the session, or its server, does not write."""
+    return error.sqlstate == "25006"
+
+
 def may_be_about_a_row(error: psycopg.Error) -> bool:
     """Whether the server may have refused the statement because of one of its rows. Nothing was done."""
     state = error.sqlstate
@@ -121,7 +127,7 @@ def _without_state(error: psycopg.Error, where: str) -> PitstopError:
         return BackendUnavailable(
             f"{where} has no such database or role. Make it, or give another dbname or user.", permanent=True
         )
-    if "too many clients" in reason or "remaining connection slots" in reason:
+    if "too many clients" in reason or "too many connections" in reason or "remaining connection slots" in reason:
         return BackendUnavailable(f"{where} {_TEXTS[7][2]}.")
     return BackendUnavailable(
         f"{where} did not answer: {_shown(reason) or type(error).__name__}. Check that it is running, and reachable from here."

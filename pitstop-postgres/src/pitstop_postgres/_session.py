@@ -20,7 +20,7 @@ from pitstop.abc import SystemClock
 from pitstop_postgres._config import PostgresConfig
 
 
-__all__ = ["Identity", "Row", "Session", "TimedOut", "open_session"]
+__all__ = ["BEGAN", "Identity", "Row", "Session", "TimedOut", "open_session"]
 
 _T = TypeVar("_T")
 
@@ -35,6 +35,9 @@ _CLIENT_CHECK = 1000
 _ANSWER = 4.0
 _clock = SystemClock()
 
+#: When a session began, as a text that does not depend on the time zone and the date style of the session that asks.
+BEGAN = "(extract(epoch FROM backend_start) * 1000000)::bigint::text"
+
 # Plans are chosen for a table that grows from nothing to millions of rows, while the statements stay prepared. The indexes fit
 # all statements, so no statement may read the whole table because the table was small once.
 _SETTINGS = {
@@ -45,6 +48,7 @@ _SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
+    "standard_conforming_strings": "on",
 }
 
 
@@ -212,7 +216,7 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
         connection.prepared_max = None if config.pgbouncer else 500
         identity = None
         if not config.pgbouncer:
-            query = b"SELECT pid, backend_start::text FROM pg_stat_get_activity(pg_backend_pid())"
+            query = f"SELECT pid, {BEGAN} FROM pg_stat_get_activity(pg_backend_pid())".encode()
             row = connection.execute(query, prepare=False).fetchone()
             assert row is not None, "the server shows each user the user's own sessions"
             identity = Identity(*row)
