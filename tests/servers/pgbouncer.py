@@ -139,7 +139,7 @@ def in_front_of(server_uri: str, **settings: object) -> Iterator[Bouncer]:
     binary()
     with postgres.new_folder() as folder:
         # The account of the servers reads the files.
-        os.chmod(folder, 0o755)  # noqa: S103, PTH101 - the folder holds the socket of a test
+        os.chmod(folder, 0o755)  # noqa: PTH101 - the folder holds the socket of a test
         made = Bouncer(folder, server_uri, **settings)
         try:
             made.start()

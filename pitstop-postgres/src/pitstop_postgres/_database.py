@@ -140,6 +140,9 @@ class Database:
         return self._run(work, writes=True, prepared=True)
 
     def _run(self, work: Callable[[Run], _T], *, writes: bool, prepared: bool) -> _T:
+        if prepared:
+            # Now, because with a pool of one a run cannot ask for the time beside its own session.
+            self.now_us()
         deadline = self._real.monotonic() + self._left(self._timeout + _GRACE)
         # The first one is what the caller hears. A later error, of a server that is away by then, would suggest that nothing was sent.
         doubt: PitstopError | None = None

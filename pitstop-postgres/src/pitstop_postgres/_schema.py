@@ -62,7 +62,7 @@ INSERT INTO {meta} (key, value) VALUES ('schema_version', '{version}'), ('store'
 """
 _COLUMNS = frozenset(["seq", *TYPES])
 _FIND = "SELECT to_regclass(%s)::oid::int8, to_regclass(%s)::oid::int8, current_setting('server_encoding')"
-_FIND_COLUMNS = "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::oid AND attnum > 0 AND NOT attisdropped"
+_FIND_COLUMNS = "SELECT attname::text, trim('\"' FROM format_type(atttypid, NULL)) FROM pg_attribute WHERE attrelid = %s::oid AND attnum > 0 AND NOT attisdropped"
 _FIND_KIND = "SELECT relkind::text FROM pg_class WHERE oid = %s::oid"
 #: A table, and a table that is partitioned.
 _TABLES = frozenset({"r", "p"})

@@ -49,6 +49,7 @@ _SETTINGS = {
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
 }
 
 
