@@ -51,8 +51,9 @@ _MOST_OUTDATED = 5
 _PAUSE = 0.01
 
 _TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_END = f"SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(%s::int) WHERE {BEGAN} = %s"
-_IS_THERE = f"SELECT 1 FROM pg_stat_get_activity(%s::int) WHERE {BEGAN} = %s"
+_OF_SESSION = f"FROM pg_stat_get_activity(%s::int) WHERE {BEGAN} = %s"
+_END = f"SELECT pg_terminate_backend(pid) {_OF_SESSION}"
+_IS_THERE = f"SELECT 1 {_OF_SESSION}"
 
 
 class _Bound(local):
@@ -129,6 +130,8 @@ class Database:
 
         :param prepared: whether the tables are to be checked, and made if they are missing.
         """
+        if prepared:
+            self._measure_time()
         return self._run(lambda run: work(run.session), writes=False, prepared=prepared)
 
     def write(self, work: Callable[[Run], _T]) -> _T:
@@ -137,12 +140,10 @@ class Database:
         :param work: does the write in one statement. In a run that is ``again``, it finds out first whether it was done.
         :raises OutcomeUnknown: if a run may have been done, and no later one could tell.
         """
+        self._measure_time()
         return self._run(work, writes=True, prepared=True)
 
     def _run(self, work: Callable[[Run], _T], *, writes: bool, prepared: bool) -> _T:
-        if prepared:
-            # Now, because with a pool of one a run cannot ask for the time beside its own session.
-            self.now_us()
         deadline = self._real.monotonic() + self._left(self._timeout + _GRACE)
         # The first one is what the caller hears. A later error, of a server that is away by then, would suggest that nothing was sent.
         doubt: PitstopError | None = None
@@ -172,6 +173,11 @@ class Database:
                 raise _final(doubt, error) from None
             self._pause(number)
         raise AssertionError("the last run returns or raises")
+
+    def _measure_time(self) -> None:
+        # Before a run, because with a pool of one a run cannot ask for the time beside its own session.
+        if self._config.clock is None:
+            self._time.now_us()
 
     def _may_repeat(self, error: psycopg.Error, number: int, *, doubted: bool) -> bool:
         """Prepare for another run after an error by which nothing was done. Return whether another run may help."""

@@ -215,22 +215,25 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
     try:
         connection.deadline = deadline
         connection.prepared_max = None if config.pgbouncer else 500
-        identity = None
-        if not config.pgbouncer:
-            query = f"SELECT pid, {BEGAN} FROM pg_stat_get_activity(pg_backend_pid())".encode()
-            row = connection.execute(query, prepare=False).fetchone()
-            assert row is not None, "the server shows each user the user's own sessions"
-            identity = Identity(*row)
-            if identity.pid != connection.info.backend_pid:
-                # The process serves other clients, too. If this session were lost, its end would be the end of their transactions.
-                raise BackendUnavailable(
-                    f"Between here and PostgreSQL at {config.location} is a pooler, such as PgBouncer. Give pgbouncer=true.",
-                    permanent=True,
-                )
+        identity = None if config.pgbouncer else _identity(connection, config)
         return Session(connection, identity, _local_settings(config) if config.pgbouncer else None)
     except BaseException:
         connection.close()
         raise
+
+
+def _identity(connection: Connection, config: PostgresConfig) -> Identity:
+    query = f"SELECT pid, {BEGAN} FROM pg_stat_get_activity(pg_backend_pid())".encode()  # noqa: S608 - a constant
+    row = connection.execute(query, prepare=False).fetchone()
+    assert row is not None, "the server shows each user the user's own sessions"
+    identity = Identity(*row)
+    if identity.pid != connection.info.backend_pid:
+        # The process serves other clients, too. If this session were lost, its end would be the end of their transactions.
+        raise BackendUnavailable(
+            f"Between here and PostgreSQL at {config.location} is a pooler, such as PgBouncer. Give pgbouncer=true.",
+            permanent=True,
+        )
+    return identity
 
 
 def _local_settings(config: PostgresConfig) -> str:
