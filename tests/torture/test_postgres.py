@@ -1,4 +1,4 @@
-"""PostgreSQL crashes, loses connections and runs out of disk, for some seconds each: the tests in ``test_postgres_large.py`` do more.
+"""PostgreSQL crashes and loses connections, for some seconds each: the tests in ``test_postgres_large.py`` do more.
 
 No message is lost. Each duplicate has a reason.
 """
@@ -20,7 +20,7 @@ import pitstop
 
 from servers import postgres
 from torture.conftest import DRAIN, assert_kept
-from torture.postgres_faults import TERMINATE, fill, heal, kill_backend, stands_still
+from torture.postgres_faults import TERMINATE, heal, kill_backend
 
 
 pytestmark = pytest.mark.timeout(180)
@@ -63,26 +63,6 @@ def test_postgres_clients_are_killed(bench, judge):
         bench.start("consume", prefetch=(None, 1, 20)[number], pace=0.001, overdue=0.0005)
     bench.wait_for_emissions(40)
     assert_kept(judge(bench, DRAIN), bench)
-
-
-def test_postgres_has_no_disk_left(small_disk, open_bench, judge):
-    # Otherwise PostgreSQL writes its log into its old files for a long time.
-    small = {"wal_recycle": "off", "min_wal_size": "2MB", "max_wal_size": "16MB", "shared_buffers": "16MB"}
-    server = postgres.Postgres(small_disk / "server", wal_segment_mb=1, **small)
-    ballast = small_disk / "ballast"
-    try:
-        server.start()
-        bench = open_bench(server.uri, lock_time="2s", operation_timeout="2s")
-        bench.start_batches()
-        bench.wait_for_emissions(30)
-        fill(ballast)
-        bench.wait(lambda: stands_still(bench), 60, "full disk")
-        ballast.unlink()
-        heal(server)
-        bench.wait_for_emissions(60)
-        assert_kept(judge(bench, DRAIN), bench)
-    finally:
-        server.kill()
 
 
 def test_postgres_standby_takes_over(pair, open_bench, judge):
