@@ -259,6 +259,7 @@ def _servers(session: nox.Session) -> None:
     """Install the servers of the tests as far as they are missing."""
     _libraries_of_mongod(session)
     _postgresql(session)
+    _pgbouncer(session)
 
 
 def _libraries_of_mongod(session: nox.Session) -> None:
@@ -287,6 +288,19 @@ def _postgresql(session: nox.Session) -> None:
 
 def _has_postgresql(session: nox.Session) -> bool:
     return "True" in _printed_by_tests(session, "from servers import postgres; print(postgres.available())")
+
+
+def _pgbouncer(session: nox.Session) -> None:
+    """Install PgBouncer if it is missing. The tests start their own, and do not use the one of the package."""
+    if _has_pgbouncer(session):
+        return
+    _apt_get(session, "pgbouncer", "there is no PgBouncer")
+    if not _has_pgbouncer(session):
+        session.warn("There is no PgBouncer here, so its tests will be skipped. Install it.")
+
+
+def _has_pgbouncer(session: nox.Session) -> bool:
+    return "True" in _printed_by_tests(session, "from servers import pgbouncer; print(pgbouncer.available())")
 
 
 def _printed_by_tests(session: nox.Session, program: str) -> str:

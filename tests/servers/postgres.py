@@ -146,13 +146,9 @@ class Postgres:
                 stderr=log,
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is for the tests, which end the server then
-                **_unprivileged(),
+                **unprivileged(),
             )
-        self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(self._process.pid), str(self.folder)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._guard = start_guard(self._process.pid, self.folder)
         if wait:
             self.wait_until_ready()
 
@@ -268,7 +264,7 @@ class Postgres:
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        _give_away(self.folder)
+        give_away(self.folder)
 
     def _make_cluster(self) -> None:
         self._make_folder()
@@ -297,7 +293,7 @@ class Postgres:
             check=False,
             timeout=120,
             cwd=self.folder.parent if not self.folder.exists() else self.folder,
-            **_unprivileged(),
+            **unprivileged(),
         )
         if done.returncode:
             raise NoServer(f"{name} ended with {done.returncode}: {done.stdout[-2000:]}")
@@ -338,13 +334,13 @@ def _account() -> pwd.struct_passwd | None:
     )
 
 
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """Return the arguments with which subprocess starts a program as the account of the servers."""
     account = _account()
     return {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _give_away(folder: Path) -> None:
+def give_away(folder: Path) -> None:
     account = _account()
     if account is not None:
         os.chown(folder, account.pw_uid, account.pw_gid)
@@ -407,7 +403,7 @@ def new_folder() -> Iterator[Path]:
 def _new_folder() -> Path:
     # No TemporaryDirectory: in a forked child, the end of that object would remove the folder of the parent.
     folder = Path(tempfile.mkdtemp(prefix="pitstop-postgres-"))
-    _give_away(folder)
+    give_away(folder)
     return folder
 
 
@@ -460,6 +456,12 @@ def uri() -> str:
         made.start()
         _shared[mine] = made.uri
     return _shared[mine]
+
+
+def start_guard(pid: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that ends a server and removes its folder, if the tests end without doing so. They close its ``stdin``."""
+    command = [sys.executable, "-I", "-S", __file__, str(pid), str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _end_of(tests: int, shared: Postgres) -> None:

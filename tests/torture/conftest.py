@@ -14,8 +14,10 @@ import pytest
 
 import pitstop
 
+from servers import postgres
 from servers import proxy as proxies
 from servers.database import database
+from torture import postgres_faults
 from torture.bench import Bench
 from torture.checker import REASONS, Verdict
 
@@ -97,6 +99,37 @@ def dbname(server_uri):
         # On a busy machine this may take longer than an operation of the tests may.
         made["messages"].create_index("due")
         yield made.name
+
+
+@pytest.fixture(scope="module")
+def _server(postgres_or_skipped):
+    with postgres.server() as made:
+        yield made
+
+
+@pytest.fixture
+def server(_server):
+    """A PostgreSQL that tests may break."""
+    yield _server
+    postgres_faults.heal(_server)
+
+
+@pytest.fixture
+def bench(open_bench, server):
+    """A bench on it, with short limits."""
+    return open_bench(server.uri, lock_time="2s", operation_timeout="2s")
+
+
+@pytest.fixture
+def small_disk(postgres_or_skipped):
+    with postgres_faults.small_disk() as folder:
+        yield folder
+
+
+@pytest.fixture
+def pair(postgres_or_skipped):
+    with postgres_faults.pair() as servers:
+        yield servers
 
 
 class Outcomes:

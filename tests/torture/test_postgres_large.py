@@ -5,13 +5,8 @@ Each duplicate has a reason. The server waits for its disk (``fsync``), and its 
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import time
-
-from contextlib import suppress
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -19,51 +14,12 @@ import pytest
 from servers import postgres
 from torture.bench import Bench
 from torture.conftest import DRAIN, assert_kept
+from torture.postgres_faults import TERMINATE, fill, heal, kill_backend, stands_still
 
 
 #: Seconds of a fault.
 SECONDS = 20.0
-#: The size of the small disk. An empty cluster takes a third of it.
-DISK_MB = 160
-TERMINATE = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' "
-    "AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
-)
-
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def _server(postgres_or_skipped):
-    with postgres.server() as made:
-        yield made
-
-
-@pytest.fixture
-def server(_server):
-    """A server that tests may break."""
-    yield _server
-    heal(_server)
-
-
-@pytest.fixture
-def bench(open_bench, server):
-    return open_bench(server.uri, lock_time="2s", operation_timeout="2s")
-
-
-def heal(server):
-    server.resume()
-    if not server.running:
-        server.start()
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            psycopg.connect(server.uri, connect_timeout=5).close()
-        except psycopg.OperationalError:
-            assert time.monotonic() < deadline, server.last_lines()
-            time.sleep(0.05)  # it recovers
-        else:
-            return
 
 
 def kill_postmaster(server):
@@ -102,21 +58,10 @@ def test_postgres_backends_are_killed(server, bench, judge):
     """After each kill, PostgreSQL ends all connections, and recovers."""
     bench.start_batches()
     for _ in range(10):
-        os_kill(server)
+        kill_backend(server)
         heal(server)
         bench.wait_for_emissions(30)
     assert_kept(judge(bench, DRAIN), bench)
-
-
-def os_kill(server):
-    """Kill a process that serves a client. It may end by itself in between."""
-    deadline = time.monotonic() + 10
-    while True:
-        with suppress(IndexError, AssertionError, ProcessLookupError):
-            server.kill_backend(random.choice(server.backends()))
-            return
-        assert time.monotonic() < deadline, "no client is connected"
-        time.sleep(0.01)
 
 
 def test_postgres_connections_are_terminated_at_random(server, bench, judge):
@@ -146,34 +91,6 @@ def test_postgres_clients_are_killed(bench, judge):
     assert_kept(judge(bench, DRAIN), bench)
 
 
-@pytest.fixture
-def small_disk(postgres_or_skipped):
-    """A folder on a disk of its own, which is small."""
-    if os.geteuid() != 0:
-        pytest.skip("A SMALL DISK NEEDS ROOT: the test of a full disk is skipped")
-    with postgres.new_folder() as folder:
-        place = folder / "disk"
-        place.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=777", "tmpfs", str(place)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"THIS SYSTEM MOUNTS NO SMALL DISK, and the test of a full disk is skipped: {done.stderr}")
-        try:
-            yield place
-        finally:
-            subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(1 << 16))
-
-
 def test_postgres_has_no_disk_left(small_disk, open_bench, judge):
     """Tables cannot grow then. When its log cannot grow, PostgreSQL panics. An operator makes room, and starts it if it ended."""
     # Otherwise PostgreSQL writes its log into its old files for a long time.
@@ -193,33 +110,6 @@ def test_postgres_has_no_disk_left(small_disk, open_bench, judge):
         assert_kept(judge(bench, DRAIN), bench)
     finally:
         server.kill()
-
-
-def stands_still(bench):
-    """Whether no store has succeeded for two seconds, although some have ended since then."""
-    ended = [each for each in bench.events("store") if each.ended is not None]
-    last = max(each.ended for each in ended if each.outcome == "ok")
-    return time.monotonic() - last > 2 and any(each.begun > last for each in ended)
-
-
-@pytest.fixture
-def pair(postgres_or_skipped):
-    """A primary, and a standby that has each commit before the primary confirms it."""
-    with postgres.server() as primary, postgres.new_folder() as folder:
-        standby = primary.copy(folder / "standby")
-        try:
-            standby.start()
-            with psycopg.connect(primary.uri, autocommit=True) as connection:
-                # Not among the settings of the start, which the standby has as well.
-                connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-                connection.execute("SELECT pg_reload_conf()")
-                deadline = time.monotonic() + 60
-                while connection.execute("SELECT sync_state FROM pg_stat_replication").fetchall() != [("sync",)]:
-                    assert time.monotonic() < deadline, standby.last_lines()
-                    time.sleep(0.05)
-            yield primary, standby
-        finally:
-            standby.kill()
 
 
 def test_postgres_standby_takes_over(pair, open_bench, judge):

@@ -24,17 +24,20 @@ from pitstop.abc import (
     Query,
     Record,
     Settlement,
+    SystemClock,
     Tally,
     Watch,
     Writes,
 )
-from pitstop_postgres._claiming import Claimer, least_due
+from pitstop_postgres._claiming import Claimer
+from pitstop_postgres._concerns import concerns_of
 from pitstop_postgres._config import PostgresConfig
 from pitstop_postgres._database import Database, Run
 from pitstop_postgres._finding import find
 from pitstop_postgres._hints import Hints
 from pitstop_postgres._pauses import Pauses
-from pitstop_postgres._rows import Row, read_row
+from pitstop_postgres._refusals import Refusals
+from pitstop_postgres._rows import NAMES, Row, read_row
 from pitstop_postgres._schema import statements as statements_of
 from pitstop_postgres._session import Session
 from pitstop_postgres._settling import Settler
@@ -93,9 +96,10 @@ class PostgresBackend(Backend):
         self._database = Database(config, self.clock)
         self._statements = Statements(self._database.names)
         self._hints = Hints(self._database, config.loop_time, muted=_muted)
-        self._storer = Storer(self._database, self._statements, self._hints)
-        self._claimer = Claimer(self._database, self._statements)
-        self._settler = Settler(self._database, self._statements, self._hints)
+        self._refusals = Refusals(SystemClock(), self._database.location)
+        self._storer = Storer(self._database, self._statements, self._hints, self._refusals)
+        self._claimer = Claimer(self._database, self._statements, self._refusals)
+        self._settler = Settler(self._database, self._statements, self._hints, self._refusals)
         self._pauses = Pauses(self._database, self._statements, self._hints)
         self._warned = False
         # Only sessions that were checked: they are of this store.
@@ -169,7 +173,7 @@ class PostgresBackend(Backend):
 
     @_one_call
     def next_due(self, kinds: Collection[str] | None = None) -> int | None:
-        return self._database.read(lambda session: least_due(Run(session, again=False), self._statements, kinds))
+        return self._database.read(lambda session: self._claimer.next_due(Run(session, again=False), kinds))
 
     @_one_call
     def pause_kind(self, kind: str, until: int | None) -> None:
@@ -196,17 +200,11 @@ class PostgresBackend(Backend):
 
     @_one_call
     def concerns(self) -> Sequence[str]:
-        query = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
-        ((fsync, synchronous),) = self._database.read(lambda session: session.fetch(query), prepared=False)
-        found = []
-        if fsync != "on":
-            found.append("The server has fsync=off: after a power loss the database may be damaged. Set fsync to on.")
-        if synchronous == "off":
-            found.append(
-                "This user has synchronous_commit=off: after a crash of the server the last messages that were stored may be gone. "
-                "Set it to on for the user or the database."
-            )
-        return found
+        found = self._database.read(
+            lambda session: list(concerns_of(session, self._database.names, list(NAMES))), prepared=False
+        )
+        refused = self._refusals.concern()
+        return found if refused is None else [*found, refused]
 
     @_one_call
     def watch(self) -> Watch | None:

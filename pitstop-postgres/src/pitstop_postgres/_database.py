@@ -24,12 +24,12 @@ import psycopg
 from pitstop import BackendUnavailable, OutcomeUnknown, PitstopError
 from pitstop.abc import Calls, Clock, Doorbell, SystemClock
 from pitstop_postgres._config import PostgresConfig
-from pitstop_postgres._failures import is_conflict, is_missing_table, may_help_to_connect_anew, translate
+from pitstop_postgres._failures import is_conflict, is_missing_table, is_read_only, may_help_to_connect_anew, translate
 from pitstop_postgres._names import Names
 from pitstop_postgres._pool import Pool
 from pitstop_postgres._schema import prepare
 from pitstop_postgres._server_time import ServerTime
-from pitstop_postgres._session import Identity, Session
+from pitstop_postgres._session import BEGAN, Identity, Session
 
 
 __all__ = ["Database", "Run"]
@@ -45,12 +45,15 @@ _LEAST_RUN = 0.5
 _GRACE = 1.0
 #: How often a statement is executed again after a conflict, or after a table was dropped.
 _MOST_RUNS = 20
+#: How often a statement is prepared again, because others alter the table.
+_MOST_OUTDATED = 5
 #: Seconds between two tries after a conflict, and between two looks at a session that is ending.
 _PAUSE = 0.01
 
 _TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(%s::int) WHERE backend_start::text = %s"
-_IS_THERE = "SELECT 1 FROM pg_stat_get_activity(%s::int) WHERE backend_start::text = %s"
+_OF_SESSION = f"FROM pg_stat_get_activity(%s::int) WHERE {BEGAN} = %s"
+_END = f"SELECT pg_terminate_backend(pid) {_OF_SESSION}"
+_IS_THERE = f"SELECT 1 {_OF_SESSION}"
 
 
 class _Bound(local):
@@ -127,6 +130,8 @@ class Database:
 
         :param prepared: whether the tables are to be checked, and made if they are missing.
         """
+        if prepared:
+            self._measure_time()
         return self._run(lambda run: work(run.session), writes=False, prepared=prepared)
 
     def write(self, work: Callable[[Run], _T]) -> _T:
@@ -135,6 +140,7 @@ class Database:
         :param work: does the write in one statement. In a run that is ``again``, it finds out first whether it was done.
         :raises OutcomeUnknown: if a run may have been done, and no later one could tell.
         """
+        self._measure_time()
         return self._run(work, writes=True, prepared=True)
 
     def _run(self, work: Callable[[Run], _T], *, writes: bool, prepared: bool) -> _T:
@@ -156,7 +162,7 @@ class Database:
                     if doubt is None:
                         doubt = failure
                         deadline = self._doubted(deadline, writes=writes)
-                elif not self._may_repeat(error, doubted=doubt is not None):
+                elif not self._may_repeat(error, number, doubted=doubt is not None):
                     raise _final(doubt if writes else None, failure) from None
                 if number == _MOST_RUNS - 1 or self._real.monotonic() >= deadline:
                     raise _final(doubt if writes else None, failure) from None
@@ -168,7 +174,12 @@ class Database:
             self._pause(number)
         raise AssertionError("the last run returns or raises")
 
-    def _may_repeat(self, error: psycopg.Error, *, doubted: bool) -> bool:
+    def _measure_time(self) -> None:
+        # Before a run, because with a pool of one a run cannot ask for the time beside its own session.
+        if self._config.clock is None:
+            self._time.now_us()
+
+    def _may_repeat(self, error: psycopg.Error, number: int, *, doubted: bool) -> bool:
         """Prepare for another run after an error by which nothing was done. Return whether another run may help."""
         if not _is_answer(error):
             # There is no connection. If a write may have been done, it is worth a wait.
@@ -178,7 +189,12 @@ class Database:
             return True
         if may_help_to_connect_anew(error):
             self.pool.discard_idle()
-            return True
+            # The server also refuses in this way what it never does, such as some writes of a table with rules.
+            return number < _MOST_OUTDATED
+        if is_read_only(error):
+            # A session keeps the default that the server had when it began. A new one may also reach another server.
+            self.pool.discard_idle()
+            return number == 0
         return is_conflict(error)
 
     def _doubted(self, deadline: float, *, writes: bool) -> float:

@@ -13,13 +13,26 @@ import psycopg
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["is_conflict", "is_missing_table", "may_help_to_connect_anew", "translate"]
+__all__ = [
+    "is_conflict",
+    "is_missing_table",
+    "is_read_only",
+    "may_be_about_a_row",
+    "may_help_to_connect_anew",
+    "translate",
+]
 
 #: Another transaction was in the way. The server has undone the statement, and asks for it again.
 _CONFLICTS = frozenset({"40001", "40P01"})
 _MISSING_TABLE = frozenset({"42P01", "3F000"})
 #: A prepared statement is unknown, or its plan does not fit a table that was altered.
 _OUTDATED = frozenset({"26000", "0A000", "42P05"})
+#: The server, the session or another transaction is the reason, whichever rows a statement writes.
+_NEVER_OF_A_ROW = ("08", "26", "28", "3D", "3F", "40", "42P01", "53", "55P03", "57", "58", "XX", "F0")
+#: The statement is the reason, unless it ran a function of the table's owner. Then it may depend on the row.
+_OF_A_STATEMENT = ("0A", "25", "42")
+#: The function of the server that reports a row which a policy does not let in. Its SQLSTATE is that of lacking rights, too.
+_OF_A_POLICY = "ExecWithCheckOptions"
 
 #: The advice for the first SQLSTATE, or class of SQLSTATEs, that fits. The flag: a retry fails until a person changes something.
 _TEXTS: tuple[tuple[str, bool, str], ...] = (
@@ -44,6 +57,9 @@ _TEXTS: tuple[tuple[str, bool, str], ...] = (
     ("57014", False, "took longer than operation_timeout. Look for locks and for a slow disk"),
     ("57P0", False, "is shutting down or starting, or ended the session"),
     ("40", False, "could not do this beside other transactions, also not after several tries"),
+    ("23", True, "refuses the row: the table has a constraint that is not Pitstop's"),
+    ("P0", True, "refuses the row: the table has a trigger that is not Pitstop's"),
+    ("44", True, "refuses the row: the table has a condition that is not Pitstop's"),
     ("54", True, "has a limit that this exceeds"),
     ("22P05", True, "cannot keep a character, because the encoding of the database is not UTF8"),
     ("42", True, "has another table or another version of it than expected"),
@@ -60,6 +76,21 @@ def is_conflict(error: psycopg.Error) -> bool:
 def is_missing_table(error: psycopg.Error) -> bool:
     """Whether the table, or its schema, is not there."""
     return error.sqlstate in _MISSING_TABLE
+
+
+def is_read_only(error: psycopg.Error) -> bool:
+    """Whether the session, or its server, does not write."""
+    return error.sqlstate == "25006"
+
+
+def may_be_about_a_row(error: psycopg.Error) -> bool:
+    """Whether the server may have refused the statement because of one of its rows. Nothing was done."""
+    state = error.sqlstate
+    if state is None or state.startswith(_NEVER_OF_A_ROW):
+        return False
+    if not state.startswith(_OF_A_STATEMENT):
+        return True
+    return error.diag.context is not None or error.diag.source_function == _OF_A_POLICY
 
 
 def may_help_to_connect_anew(error: psycopg.Error) -> bool:
@@ -87,11 +118,16 @@ def _without_state(error: psycopg.Error, where: str) -> PitstopError:
         return MessageError(f"{where} cannot keep a value of this message ({type(error).__name__}).")
     if "password authentication failed" in reason or "no password supplied" in reason or "pg_hba.conf" in reason:
         return BackendUnavailable(f"{where} {_TEXTS[0][2]}.", permanent=True)
+    if "unsupported startup parameter" in reason:
+        return BackendUnavailable(
+            f"{where} is behind a pooler, such as PgBouncer, which has no settings of a session. Give pgbouncer=true.",
+            permanent=True,
+        )
     if "does not exist" in reason:
         return BackendUnavailable(
             f"{where} has no such database or role. Make it, or give another dbname or user.", permanent=True
         )
-    if "too many clients" in reason or "remaining connection slots" in reason:
+    if "too many clients" in reason or "too many connections" in reason or "remaining connection slots" in reason:
         return BackendUnavailable(f"{where} {_TEXTS[7][2]}.")
     return BackendUnavailable(
         f"{where} did not answer: {_shown(reason) or type(error).__name__}. Check that it is running, and reachable from here."

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from pitstop.abc import PAUSED, Damaged, Query, Record, filled
+from pitstop.abc import LAST_INSTANT, PAUSED, Damaged, Query, Record, filled
 from pitstop_postgres._rows import Row, read_row
 from pitstop_postgres._session import Session
-from pitstop_postgres._statements import Statements
+from pitstop_postgres._statements import NO_DUE, Statements
 
 
 __all__ = ["find"]
@@ -32,7 +32,7 @@ _STATES = {
     "paused": _PAUSED,
 }
 #: See :func:`pitstop.abc.has_failed`. It binds the time.
-_FAILED = f"((due IS NULL AND NOT {_PAUSED}) OR ((token IS NULL OR {_PAUSED} OR due <= %s::bigint) AND attempts > ahead + excused))"
+_FAILED = f"(({NO_DUE} AND NOT {_PAUSED}) OR ((token IS NULL OR {_PAUSED} OR due <= %s::bigint) AND attempts > ahead + excused))"
 _FAILING = {True: _FAILED, False: f"NOT {_FAILED}"}
 #: The characters that are no text by themselves.
 _FIRST_SURROGATE, _AFTER_SURROGATES, _LAST = 0xD800, 0xE000, 0x10FFFF
@@ -69,7 +69,7 @@ def _by_id(
         where.append("id < %s")
         bounds = (*bounds, end)
     first, last = query.dues(now)
-    where.append(f"({'due IS NULL OR ' if query.with_dead else ''}due BETWEEN %s AND %s)")
+    where.append(f"({f'{NO_DUE} OR ' if query.with_dead else ''}due BETWEEN %s AND %s)")
     statement = statements.page(" AND ".join((*where, *conditions)), "id")
     return [read_row(row) for row in session.fetch(statement, (*bounds, first, last, *values, count))]
 
@@ -88,20 +88,25 @@ def _by_due(
         values += (*bounds, *more, count)
     if query.with_dead:
         behind = after[1] if after is not None and after[0] is None else ""
-        parts.append(statements.page(" AND ".join(("due IS NULL", "id > %s", *conditions)), "due, id"))
-        values += (behind, *more, count)
+        # Each part is the range of an index.
+        for none in ("due IS NULL", "due < 0", f"due > {LAST_INSTANT}"):
+            order = "due, id" if none == "due IS NULL" else "id"
+            parts.append(statements.page(" AND ".join((none, "id > %s", *conditions)), order))
+            values += (behind, *more, count)
     if not parts:
         return []
     # In one statement no record is returned twice, or missed, because it moved meanwhile.
     statement = " UNION ALL ".join(f"({part})" for part in parts)
     rows = session.fetch(statement, values)
-    # The last part comes last. The sort is stable, and the rows of each part are in order.
-    rows.sort(key=_is_dead)
+    # The sort is stable, and the rows with a `due` are in order.
+    rows.sort(key=_place)
     return [read_row(row) for row in rows[:count]]
 
 
-def _is_dead(row: Row) -> bool:
-    return row[1] is None
+def _place(row: Row) -> tuple[bool, str]:
+    due = row[1]
+    is_timed = due is not None and 0 <= due <= LAST_INSTANT
+    return (False, "") if is_timed else (True, row[0])
 
 
 def _conditions(query: Query, now: int) -> tuple[list[str], Row]:

@@ -76,16 +76,12 @@ def columns_of(rows: Sequence[Row]) -> list[list[Any]]:
 
 def progress_values(progress: Progress) -> Row:
     """Return the values to write for a progress: ``due`` to ``excused``."""
-    last_error = progress.last_error
-    if last_error is not None and "\0" in last_error:
-        # PostgreSQL has no text with NUL. The text is for people.
-        last_error = last_error.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return (
         progress.due,
         progress.scheduled_for,
         progress.attempts,
         progress.first_leased,
-        last_error,
+        progress.last_error,
         progress.token,
         progress.unsettled,
         progress.ahead,

@@ -62,7 +62,10 @@ INSERT INTO {meta} (key, value) VALUES ('schema_version', '{version}'), ('store'
 """
 _COLUMNS = frozenset(["seq", *TYPES])
 _FIND = "SELECT to_regclass(%s)::oid::int8, to_regclass(%s)::oid::int8, current_setting('server_encoding')"
-_FIND_COLUMNS = "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::oid AND attnum > 0 AND NOT attisdropped"
+_FIND_COLUMNS = "SELECT attname::text, trim('\"' FROM format_type(atttypid, NULL)) FROM pg_attribute WHERE attrelid = %s::oid AND attnum > 0 AND NOT attisdropped"
+_FIND_KIND = "SELECT relkind::text FROM pg_class WHERE oid = %s::oid"
+#: A table, and a table that is partitioned.
+_TABLES = frozenset({"r", "p"})
 #: Two programs that make the tables at once would be in each other's way.
 _ALONE = "SELECT pg_advisory_xact_lock(7165920184375)"
 
@@ -118,9 +121,16 @@ def _store(session: Session, names: Names, location: str) -> str | None:
             permanent=True,
         )
     if table is not None:
-        found = {name for (name,) in session.fetch(_FIND_COLUMNS, (table,))}
-        if not found >= _COLUMNS:
-            raise _foreign(location, names.name, f"it has no column {', '.join(sorted(_COLUMNS - found))}")
+        found: dict[str, str] = dict(session.fetch(_FIND_COLUMNS, (table,)))
+        if not found.keys() >= _COLUMNS:
+            raise _foreign(location, names.name, f"it has no column {', '.join(sorted(_COLUMNS - found.keys()))}")
+        if session.fetch(_FIND_KIND, (table,))[0][0] not in _TABLES:
+            raise _foreign(location, names.name, "it is a view or another relation that is no table")
+        wrong = [name for name, wanted in TYPES.items() if found[name] != wanted]
+        if wrong:
+            raise _foreign(
+                location, names.name, f"its column {wrong[0]} is {found[wrong[0]]}, and not {TYPES[wrong[0]]}"
+            )
     if table is None or meta is None:
         return None
     found_keys = f"SELECT key, value FROM {names.meta} WHERE key IN ('schema_version', 'store')"  # noqa: S608 - a quoted name

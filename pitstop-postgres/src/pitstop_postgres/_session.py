@@ -15,12 +15,13 @@ from psycopg import waiting
 from psycopg.abc import PQGen
 from psycopg.rows import tuple_row
 
+from pitstop import BackendUnavailable
 from pitstop.abc import SystemClock
 from pitstop_postgres._arrays import adapt
 from pitstop_postgres._config import PostgresConfig
 
 
-__all__ = ["Identity", "Row", "Session", "TimedOut", "open_session"]
+__all__ = ["BEGAN", "Identity", "Row", "Session", "TimedOut", "open_session"]
 
 _T = TypeVar("_T")
 
@@ -35,6 +36,9 @@ _CLIENT_CHECK = 1000
 _ANSWER = 4.0
 _clock = SystemClock()
 
+#: When a session began, as a text that does not depend on the time zone and the date style of the session that asks.
+BEGAN = "(extract(epoch FROM backend_start) * 1000000)::bigint::text"
+
 # Plans are chosen for a table that grows from nothing to millions of rows, while the statements stay prepared. The indexes fit
 # all statements, so no statement may read the whole table because the table was small once.
 _SETTINGS = {
@@ -46,6 +50,8 @@ _SETTINGS = {
     "enable_incremental_sort": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
 }
 
 
@@ -202,6 +208,7 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
     """Connect, and return the session.
 
     :raises psycopg.Error: if the server cannot be reached or refuses the connection.
+    :raises BackendUnavailable: if a pooler is in between, and the configuration does not say so.
     """
     left = max(deadline - _clock.monotonic(), 1.0)
     connection = Connection.connect(
@@ -211,16 +218,25 @@ def open_session(config: PostgresConfig, deadline: float) -> Session:
         connection.deadline = deadline
         connection.prepared_max = None if config.pgbouncer else 500
         adapt(connection)
-        identity = None
-        if not config.pgbouncer:
-            query = b"SELECT pid, backend_start::text FROM pg_stat_get_activity(pg_backend_pid())"
-            row = connection.execute(query, prepare=False).fetchone()
-            assert row is not None, "the server shows each user the user's own sessions"
-            identity = Identity(*row)
+        identity = None if config.pgbouncer else _identity(connection, config)
         return Session(connection, identity, _local_settings(config) if config.pgbouncer else None)
     except BaseException:
         connection.close()
         raise
+
+
+def _identity(connection: Connection, config: PostgresConfig) -> Identity:
+    query = f"SELECT pid, {BEGAN} FROM pg_stat_get_activity(pg_backend_pid())".encode()  # noqa: S608 - a constant
+    row = connection.execute(query, prepare=False).fetchone()
+    assert row is not None, "the server shows each user the user's own sessions"
+    identity = Identity(*row)
+    if identity.pid != connection.info.backend_pid:
+        # The process serves other clients, too. If this session were lost, its end would be the end of their transactions.
+        raise BackendUnavailable(
+            f"Between here and PostgreSQL at {config.location} is a pooler, such as PgBouncer. Give pgbouncer=true.",
+            permanent=True,
+        )
+    return identity
 
 
 def _local_settings(config: PostgresConfig) -> str:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import partial
 
-from pitstop import OutcomeUnknown
+import psycopg
+
+from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Aside, Outcome, Progress, Record, Settlement
 from pitstop_postgres._database import Database, Run
+from pitstop_postgres._failures import translate
 from pitstop_postgres._hints import Hints
+from pitstop_postgres._refusals import Refusals, apart, why_of
 from pitstop_postgres._rows import Row, columns_of, progress_values, read_row
 from pitstop_postgres._statements import Statements
 from pitstop_postgres._storing import execute
 
 
 __all__ = ["Settler", "hint_of", "single"]
+
+_Refused = tuple[Settlement, psycopg.Error]
 
 
 def single(statements: Statements, settlement: Settlement, now: int | None) -> tuple[str, Row]:
@@ -23,7 +31,7 @@ def single(statements: Statements, settlement: Settlement, now: int | None) -> t
     if progress is None:
         return statements.complete, (*fence, now)
     if isinstance(progress, Aside):
-        return statements.set_aside, (*fence, progress.last_error.replace("\0", "\N{REPLACEMENT CHARACTER}"), now)
+        return statements.set_aside, (*fence, progress.last_error, now)
     return statements.advance, (*fence, *progress_values(progress), now)
 
 
@@ -39,42 +47,74 @@ def hint_of(hints: Hints, settlements: Collection[Settlement]) -> str | None:
 class Settler:
     """Applies settlements for one backend."""
 
-    def __init__(self, database: Database, statements: Statements, hints: Hints) -> None:
+    def __init__(self, database: Database, statements: Statements, hints: Hints, refusals: Refusals) -> None:
         self._database = database
         self._statements = statements
         self._hints = hints
+        self._refusals = refusals
 
     def settle(self, settlements: Collection[Settlement]) -> Sequence[bool | None]:
         """See :meth:`pitstop.abc.Backend.settle`."""
-        shapes: dict[type, list[Settlement]] = {}
-        for each in settlements:
-            shapes.setdefault(type(each.progress), []).append(each)
         answers: dict[tuple[str, str], bool | None] = {}
-        began = False
-        for batch in shapes.values():
+        refused: list[_Refused] = []
+        for batch in _batches(settlements):
+            applied: set[str] = set()
             try:
-                answers.update(self._database.write(lambda run, batch=batch: self._apply(run, batch)))  # type: ignore[misc]
+                # The default values belong to this batch, and not to the last one.
+                answers.update(
+                    self._database.write(
+                        lambda run, batch=batch, applied=applied: self._apply(run, batch, applied, refused)  # type: ignore[misc]
+                    )
+                )
             except OutcomeUnknown:
                 raise
             except Exception as error:
-                if not began:
+                if not answers and not applied:
                     raise
                 raise OutcomeUnknown(f"{error} Some settlements of the batch were applied.") from None
-            began = True
+        if refused:
+            self._report(refused, answers.values())
         return [answers[each.id, each.token] for each in settlements]
 
-    def _apply(self, run: Run, batch: Sequence[Settlement]) -> dict[tuple[str, str], bool | None]:
+    def _apply(
+        self, run: Run, batch: Sequence[Settlement], applied: set[str], refused: list[_Refused]
+    ) -> dict[tuple[str, str], bool | None]:
+        """Write settlements of one shape. If the server refuses some of them, the others are written all the same.
+
+        :param applied: the ids of those that were applied, also by a run before this one that met a conflict.
+        :param refused: gets those that the server refuses.
+        """
+        some = [each for each in batch if each.id not in applied]
+        found = apart(some, partial(self._write, run), applied.update)
+        refused += found
+        answers: dict[tuple[str, str], bool | None] = {(each.id, each.token): each.id in applied for each in batch}
+        if run.again:
+            left = [each for each in batch if each.id not in applied]
+            if left:
+                answers.update(self._found_out(run, left, single=len(batch) == 1))
+        return answers
+
+    def _report(self, refused: Sequence[_Refused], answers: Collection[bool | None]) -> None:
+        """Log the settlements that the server has refused, or raise if it has applied none."""
+        if True not in answers:
+            text = str(translate(refused[0][1], self._database.location))
+            if None in answers:
+                raise OutcomeUnknown(f"{text} Others of the batch may have been applied.")
+            # Not a MessageError, because the refused row is no message that the caller gave.
+            raise BackendUnavailable(text)
+        for each, error in refused:
+            self._refusals.log(
+                each.id, f"it cannot be settled, because {why_of(error)}. It comes back when its lease ends"
+            )
+
+    def _write(self, run: Run, batch: Sequence[Settlement]) -> list[str]:
+        """Write settlements of one shape in one statement. Return the ids of those that were applied."""
         now, hint = self._database.given_now, hint_of(self._hints, batch)
         if len(batch) == 1:
             statement, values = single(self._statements, batch[0], now)
         else:
             statement, values = self._many(batch, now)
-        applied = set(execute(run.session, self._hints, statement, values, hint))
-        answers: dict[tuple[str, str], bool | None] = {(each.id, each.token): each.id in applied for each in batch}
-        refused = [each for each in batch if each.id not in applied]
-        if run.again and refused:
-            answers.update(self._found_out(run, refused, single=len(batch) == 1))
-        return answers
+        return execute(run.session, self._hints, statement, values, hint)
 
     def _many(self, batch: Sequence[Settlement], now: int | None) -> tuple[str, Row]:
         fences = columns_of([(each.id, each.token) for each in batch])
@@ -112,3 +152,13 @@ class Settler:
             self._database.counters["settlement_recovered"] += answer is not None
             answers[each.id, each.token] = answer
         return answers
+
+
+def _batches(settlements: Collection[Settlement]) -> list[list[Settlement]]:
+    """Return the settlements in batches of one shape. The ids of a batch are distinct: an id may come once for each token."""
+    counts = Counter[str]()
+    batches: dict[tuple[type, int], list[Settlement]] = {}
+    for each in settlements:
+        counts[each.id] += 1
+        batches.setdefault((type(each.progress), counts[each.id]), []).append(each)
+    return list(batches.values())

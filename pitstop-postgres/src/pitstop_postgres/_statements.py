@@ -12,12 +12,14 @@ Rules:
 
 from __future__ import annotations
 
+import attrs
+
 from pitstop.abc import LAST_INSTANT, PAUSED
 from pitstop_postgres._names import Names
 from pitstop_postgres._rows import COLUMNS, MOST_COUNTED, NAMES, TYPES
 
 
-__all__ = ["PROGRESS", "Statements", "notifying", "notifying_one"]
+__all__ = ["NO_DUE", "PROGRESS", "Claims", "Statements", "notifying", "notifying_one"]
 
 #: The columns of a progress.
 PROGRESS = NAMES[1:10]
@@ -31,7 +33,11 @@ _ONCE = "(SELECT pg_notify(%s, %s)) IS NOT NULL"
 _NOW = "coalesce(%s::bigint, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
 _RUNS = f"(held.was IS NULL OR held.was > {_NOW})"
 _TIME = f"time AS MATERIALIZED (SELECT {_NOW} AS now)"
+#: Selects the records without a ``due`` that counts.
+NO_DUE = f"(due IS NULL OR due < 0 OR due > {LAST_INSTANT})"
 _IS_DUE = "due >= 0 AND due <= (SELECT now FROM time)"
+#: The counts that a claim increases, and by how much: `ahead` binds it.
+_COUNTED = {"attempts": "1", "unsettled": "1", "ahead": "%s::bigint"}
 _IS_PAUSED = f"token IS NOT DISTINCT FROM '{PAUSED}'"
 
 
@@ -58,6 +64,27 @@ def _arrays(names: tuple[str, ...]) -> str:
 
 def _scalars(names: tuple[str, ...]) -> str:
     return ", ".join(f"%s::{TYPES[name]}" for name in names)
+
+
+def _counted(name: str, more: str) -> str:
+    return f"CASE WHEN m.{name} >= 0 THEN least(m.{name}, {MOST_COUNTED - 1}) + {more} ELSE m.{name} END"
+
+
+@attrs.frozen
+class Claims:
+    """The statements of claims: of all records, of those of some kinds, and of those of all other kinds."""
+
+    lease: str
+    lease_of: str
+    lease_of_others: str
+    #: Return the ids and kinds of the records that a claim would write now.
+    candidates: str
+    candidates_of: str
+    candidates_of_others: str
+    #: Return the least ``due`` that counts.
+    next_due: str
+    next_due_of: str
+    next_due_of_others: str
 
 
 class Statements:
@@ -133,17 +160,36 @@ class Statements:
     def _claim(self, table: str) -> None:
         # A row is found again by its place, which costs less than a look into an index. The place alone does not name a row: if
         # the table is partitioned, each partition has it. A row that moved before it was locked is left to the next claim.
+        # A count or a time that other programs have damaged stays as it is, so that the record is found to be damaged.
+        counted = ", ".join(f"{name} = {_counted(name, more)}" for name, more in _COUNTED.items())
         leased = (
-            f"SET due = least(time.now + %s::bigint, {LAST_INSTANT}), token = %s, attempts = least(m.attempts, {MOST_COUNTED - 1}) + 1, "
-            f"unsettled = least(m.unsettled, {MOST_COUNTED - 1}) + 1, ahead = least(m.ahead, {MOST_COUNTED - 1}) + %s::bigint, "
+            f"UPDATE {table} AS m SET due = least(time.now + %s::bigint, {LAST_INSTANT}), token = %s, {counted}, "
             "first_leased = coalesce(m.first_leased, time.now) FROM first, time WHERE m.ctid = first.place AND m.id = first.id "
-            f"RETURNING first.due, first.seq, {', '.join(f'm.{name}' for name in NAMES)}"
+            f"RETURNING first.due AS was, first.seq, {', '.join(f'm.{name}' for name in NAMES)}"
         )
+        self.claims = self._claims(table, leased, "")
+        #: Leave out the records with some ids, which are bound before the limits.
+        self.claims_but = self._claims(table, leased, " AND id <> ALL (%b::text[])")
+        #: Claim the records with some ids and kinds, if they are still due and not locked. A row begins with the id of a record
+        #: that could be locked. The rest of it is NULL if the server has not written the record.
+        self.lease_these = (
+            f"WITH {_TIME}, first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq FROM unnest(%b::text[], %b::text[]) AS given (id, kind) "
+            f"JOIN {table} AS m ON m.id = given.id AND m.kind IS NOT DISTINCT FROM given.kind WHERE m.{_IS_DUE.replace('AND due', 'AND m.due')} "
+            f"ORDER BY m.id FOR UPDATE OF m SKIP LOCKED), taken AS ({leased}) "
+            f"SELECT first.id, {', '.join(f'taken.{name}' for name in ('was', 'seq', *NAMES))} FROM first LEFT JOIN taken USING (id)"
+        )
+        self.claimed = f"SELECT due, seq, {COLUMNS} FROM {table} WHERE due BETWEEN %s AND %s AND token = %s"
+
+    def _claims(self, table: str, leased: str, but: str) -> Claims:
+        """Return the statements that find records for a claim.
+
+        :param but: a condition that leaves out some records.
+        """
         in_order = "ORDER BY due, seq LIMIT %s"
         # The place in the order comes before the columns of a message.
-        self.lease = (
-            f"WITH {_TIME}, first AS MATERIALIZED (SELECT ctid AS place, id, due, seq FROM {table} WHERE {_IS_DUE} {in_order} FOR UPDATE SKIP LOCKED) "
-            f"UPDATE {table} AS m {leased}"
+        first_of_all = (
+            f"WITH {_TIME}, first AS MATERIALIZED (SELECT ctid AS place, id, due, seq, kind FROM {table} WHERE {_IS_DUE}{but} {in_order} "
+            "FOR UPDATE SKIP LOCKED)"
         )
         # Jumps from each kind to the next one in the index.
         next_kind = f"SELECT t.kind FROM {table} AS t WHERE t.due IS NOT NULL"
@@ -161,21 +207,29 @@ class Statements:
         # their places, whatever the size of the table was when the statement was prepared.
         first = (
             f"candidates AS MATERIALIZED (SELECT c.place, c.id, c.due, c.seq, c.kind FROM chosen CROSS JOIN LATERAL (SELECT ctid AS place, id, due, "
-            f"seq, kind FROM {table} WHERE {of_kind} AND {_IS_DUE} ORDER BY kind, due, seq LIMIT %s) AS c {in_order}), "
-            f"first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq FROM candidates AS c JOIN {table} AS m ON m.ctid = c.place "
+            f"seq, kind FROM {table} WHERE {of_kind} AND {_IS_DUE}{but} ORDER BY kind, due, seq LIMIT %s) AS c {in_order}), "
+            f"first AS MATERIALIZED (SELECT m.ctid AS place, m.id, m.due, m.seq, m.kind FROM candidates AS c JOIN {table} AS m ON m.ctid = c.place "
             f"AND m.id = c.id AND m.kind IS NOT DISTINCT FROM c.kind WHERE m.due + 0 BETWEEN 0 AND (SELECT now FROM time) "
             f"ORDER BY c.due, c.seq LIMIT %s FOR UPDATE OF m SKIP LOCKED)"
         )
-        self.lease_of = f"WITH {_TIME}, {named}, {first} UPDATE {table} AS m {leased}"
-        self.lease_of_others = f"WITH RECURSIVE {_TIME}, {others}, {first} UPDATE {table} AS m {leased}"
-        self.claimed = f"SELECT due, seq, {COLUMNS} FROM {table} WHERE due BETWEEN %s AND %s AND token = %s"
-        self.next_due = f"SELECT due FROM {table} WHERE due IS NOT NULL ORDER BY due LIMIT 1"
+        is_soon = f"due BETWEEN 0 AND {LAST_INSTANT}{but}"
         least = (
-            f"SELECT min(c.due) FROM chosen CROSS JOIN LATERAL (SELECT due FROM {table} WHERE {of_kind} AND due IS NOT NULL "
+            f"SELECT min(c.due) FROM chosen CROSS JOIN LATERAL (SELECT due FROM {table} WHERE {of_kind} AND {is_soon} "
             "ORDER BY kind, due LIMIT 1) AS c"
         )
-        self.next_due_of = f"WITH {named} {least}"
-        self.next_due_of_others = f"WITH RECURSIVE {others} {least}"
+        first_of = f"WITH {_TIME}, {named}, {first}"
+        first_of_others = f"WITH RECURSIVE {_TIME}, {others}, {first}"
+        return Claims(
+            lease=f"{first_of_all} {leased}",
+            lease_of=f"{first_of} {leased}",
+            lease_of_others=f"{first_of_others} {leased}",
+            candidates=f"{first_of_all} SELECT id, kind FROM first",
+            candidates_of=f"{first_of} SELECT id, kind FROM first",
+            candidates_of_others=f"{first_of_others} SELECT id, kind FROM first",
+            next_due=f"SELECT due FROM {table} WHERE {is_soon} ORDER BY due LIMIT 1",
+            next_due_of=f"WITH {named} {least}",
+            next_due_of_others=f"WITH RECURSIVE {others} {least}",
+        )
 
     def _fence(self, table: str) -> None:
         held_one = (
@@ -211,10 +265,11 @@ class Statements:
         )
 
     def _read(self, table: str) -> None:
+        to_come = f"due > {{now}} AND due <= {LAST_INSTANT}"
         counts = (
-            "count(*), count(*) FILTER (WHERE due <= {now}), min(due) FILTER (WHERE due <= {now}), count(*) FILTER (WHERE due > {now}), "
-            "count(*) FILTER (WHERE due > {now} AND token IS NOT NULL), "
-            f"count(*) FILTER (WHERE due > {{now}} AND {_IS_PAUSED}), count(*) FILTER (WHERE due IS NULL AND {_IS_PAUSED})"
+            "count(*), count(*) FILTER (WHERE due BETWEEN 0 AND {now}), min(due) FILTER (WHERE due BETWEEN 0 AND {now}), "
+            f"count(*) FILTER (WHERE {to_come}), count(*) FILTER (WHERE {to_come} AND token IS NOT NULL), "
+            f"count(*) FILTER (WHERE {to_come} AND {_IS_PAUSED}), count(*) FILTER (WHERE {NO_DUE} AND {_IS_PAUSED})"
         )
         #: Read the whole table, in any order. The time stands in the text of these two.
         self.tally = f"SELECT {counts} FROM {table}"

@@ -6,18 +6,21 @@ meanwhile. A message that is found with its revision was stored. One that is not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from pitstop import OutcomeUnknown
+import psycopg
+
+from pitstop import BackendUnavailable, OutcomeUnknown
 from pitstop.abc import Damaged, Progress, Query, Record, dump_message
 from pitstop_postgres._database import Database, Run
 from pitstop_postgres._hints import Hints
+from pitstop_postgres._refusals import Refusals, apart, why_of
 from pitstop_postgres._rows import Row, columns_of, new_row, plain, progress_values, read_row
 from pitstop_postgres._session import Session
 from pitstop_postgres._statements import Statements, notifying, notifying_one
 
 
-__all__ = ["Storer", "execute", "fresh_row", "is_fresh"]
+__all__ = ["Storer", "execute", "fresh_row", "is_fresh", "raise_suppressed"]
 
 #: The limits of one statement, which has to end within operation_timeout.
 _MOST_RECORDS = 5000
@@ -72,13 +75,15 @@ def execute(
 class Storer:
     """Writes records for one backend."""
 
-    def __init__(self, database: Database, statements: Statements, hints: Hints) -> None:
+    def __init__(self, database: Database, statements: Statements, hints: Hints, refusals: Refusals) -> None:
         self._database = database
         self._statements = statements
         self._hints = hints
+        self._refusals = refusals
 
     def put(self, records: Sequence[Record]) -> None:
         """See :meth:`pitstop.abc.Backend.put`."""
+        self._refusals.forget(each.id for each in records)
         fresh = all(is_fresh(each.progress) for each in records)
         row = fresh_row if fresh else new_row
         batches = list(_portions([(each, row(each)) for each in records]))
@@ -127,21 +132,26 @@ class Storer:
         ]
         hint = self._hints.of_records([record.progress.due for record, *_ in items])
 
+        done: set[str] = set()
+
         def write(run: Run) -> set[str]:
-            before = self._stored(run, rows) if run.again else set()
-            left = [each for each in values if each[0] not in before]
-            written = (
-                execute(run.session, self._hints, self._statements.replace_many, tuple(columns_of(left)), hint)
-                if left
-                else []
-            )
-            done = before.union(written)
-            if run.again and len(done) < len(values):
+            if run.again:
+                done.update(self._stored(run, rows))
+
+            def replace(some: Sequence[Row]) -> list[str]:
+                return execute(run.session, self._hints, self._statements.replace_many, tuple(columns_of(some)), hint)
+
+            refused = apart([each for each in values if each[0] not in done], replace, done.update)
+            if refused and not done:
+                raise refused[0][1]
+            for row, error in refused:
+                self._refused(row[0], error, "changed")
+            if run.again and len(done) + len(refused) < len(values):
                 self._raise_unknown("other users have changed some of the messages since")
             return done
 
         try:
-            done = self._database.write(write)
+            self._database.write(write)
         except OutcomeUnknown as error:
             raise OutcomeUnknown(
                 str(error), ids=tuple(record.id for record, *_ in items), permanent=error.permanent
@@ -167,24 +177,46 @@ class Storer:
 
     def delete_many(self, ids: Sequence[str], query: Query | None) -> Sequence[bool]:
         """See :meth:`pitstop.abc.Backend.delete_many`."""
+        self._refusals.forget(ids)
         there: set[str] = set()
+        gone: set[str] = set()
 
         def write(run: Run) -> set[str]:
             # After a lost reply, a record that was there before and is gone counts as removed.
             found = {content.id: (version, content) for version, content in self._versions(run.session, ids)}
-            gone = there - found.keys()
+
+            def remove(some: Sequence[str], statement: Callable[[Sequence[str]], tuple[str, Row]]) -> set[str]:
+                """Remove records. Return the ids of those that the server refuses to remove."""
+                refused = apart(
+                    some,
+                    lambda each: run.session.fetch(*statement(each)),
+                    lambda rows: gone.update(row[0] for row in rows),
+                )
+                if refused and not gone:
+                    raise refused[0][1]
+                for id, error in refused:
+                    self._refused(id, error, "removed")
+                return {id for id, _ in refused}
+
+            gone.update(there - found.keys())
             there.update(found)
             if query is None:
-                return gone.union(row[0] for row in run.session.fetch(self._statements.delete_many, (list(ids),)))
+                remove([id for id in ids if id not in gone], lambda some: (self._statements.delete_many, (list(some),)))
+                return gone
             for _ in range(_MOST_READS):
                 now = self._database.now_us() // 1000
                 chosen = {id: version for id, (version, content) in found.items() if query.matches(content, now)}
                 if not chosen:
                     break
-                values = (list(chosen), list(chosen.values()))
-                gone.update(row[0] for row in run.session.fetch(self._statements.delete_versions, values))
+                refused = remove(
+                    list(chosen),
+                    lambda some, chosen=chosen: (  # type: ignore[misc]
+                        self._statements.delete_versions,
+                        (list(some), [chosen[id] for id in some]),
+                    ),
+                )
                 # The others have changed since they were read. Those that still match are tried again.
-                again = [id for id in chosen if id not in gone]
+                again = [id for id in chosen if id not in gone and id not in refused]
                 found = (
                     {content.id: (version, content) for version, content in self._versions(run.session, again)}
                     if again
@@ -212,23 +244,33 @@ class Storer:
         rows = [row for _, row in batch]
         if len(rows) == 1:
             statement = self._statements.put_fresh_one if fresh else self._statements.put_one
-            execute(run.session, self._hints, statement, rows[0], hint, single=True)
-        elif not (fresh and self._put_alike(run.session, rows, hint)):
+            written = execute(run.session, self._hints, statement, rows[0], hint, single=True)
+        elif fresh and (count := self._put_alike(run.session, rows, hint)) is not None:
+            if count == len(rows):
+                return
+            written = list(self._stored(run, batch))
+        else:
             statement = self._statements.put_fresh_many if fresh else self._statements.put_many
-            execute(run.session, self._hints, statement, tuple(columns_of(rows)), hint)
+            written = execute(run.session, self._hints, statement, tuple(columns_of(rows)), hint)
+        if len(written) < len(rows):
+            raise_suppressed(self._database.location, [row[0] for row in rows], written)
 
-    def _put_alike(self, session: Session, rows: Sequence[Row], hint: str | None) -> bool:
-        """Store rows of records that were never claimed by the statement that costs least. Return False if it does not fit."""
+    def _refused(self, id: str, error: psycopg.Error, verb: str) -> None:
+        self._refusals.log(id, f"it was not {verb}, because {why_of(error)}")
+
+    def _put_alike(self, session: Session, rows: Sequence[Row], hint: str | None) -> int | None:
+        """Store rows of records that were never claimed by the statement that costs least.
+
+        :return: how many rows were stored. None: the statement does not fit them, and nothing was done.
+        """
         ids, dues, nominal, revisions, series, messages, kinds, policies = zip(*rows, strict=True)
         own = [list(each) for each in (ids, dues, nominal, revisions, messages)]
         if not (_is_constant(kinds) and _is_constant(series) and _is_constant(policies)) or own[0] != sorted(ids):
-            return False
+            return None
         values = (series[0], kinds[0], policies[0], *own)
         if hint is None:
-            session.change(self._statements.put_alike, values)
-        else:
-            session.change(self._statements.put_alike_notifying, (*values, self._hints.channel, hint))
-        return True
+            return session.change(self._statements.put_alike, values)
+        return session.change(self._statements.put_alike_notifying, (*values, self._hints.channel, hint))
 
     def _stored(self, run: Run, batch: Sequence[tuple[Record, Row]]) -> set[str]:
         """Return the ids of the records that are there with their revisions."""
@@ -255,6 +297,15 @@ class Storer:
             ids=tuple(record.id for batch in batches for record, _ in batch),
             permanent=getattr(error, "permanent", False),
         )
+
+
+def raise_suppressed(location: str, given: Sequence[str], stored: Collection[str]) -> None:
+    """Raise because the server has not stored a record, and has not said so."""
+    text = f"PostgreSQL at {location} did not store {len(given) - len(stored)} of {len(given)} messages: a trigger of the table suppresses it."
+    if not stored:
+        raise BackendUnavailable(f"{text} Nothing was changed.", permanent=True)
+    missing = tuple(id for id in given if id not in stored)
+    raise OutcomeUnknown(f"{text} The others were stored.", ids=missing, permanent=True)
 
 
 def conditional(statements: Statements, row: Row, revision: str | None, progress: Progress | None) -> tuple[str, Row]:

@@ -21,7 +21,7 @@ from pitstop_postgres._hints import Hints
 from pitstop_postgres._rows import Row, new_row, read_row
 from pitstop_postgres._settling import hint_of, single
 from pitstop_postgres._statements import Statements, notifying
-from pitstop_postgres._storing import conditional, fresh_row, is_fresh
+from pitstop_postgres._storing import conditional, fresh_row, is_fresh, raise_suppressed
 
 
 __all__ = ["Transaction"]
@@ -51,14 +51,16 @@ class Transaction:
         # In the order of the ids, as everywhere, so that no other batch waits for this one while this one waits for it. New ids
         # come in in the order in which they were given, so those of one transaction are numbered before.
         hint = self._hints.of_records(record.progress.due for record in records)
-        if len(records) > 1:
-            self._put_many([new_row(each) for each in records], hint)
+        if not records:
             return
-        for each in records:
-            if is_fresh(each.progress):
-                self._write(self._statements.put_fresh_one, fresh_row(each), hint)
-            else:
-                self._write(self._statements.put_one, new_row(each), hint)
+        if len(records) > 1:
+            stored = self._put_many([new_row(each) for each in records], hint)
+        elif is_fresh(records[0].progress):
+            stored = self._write(self._statements.put_fresh_one, fresh_row(records[0]), hint)
+        else:
+            stored = self._write(self._statements.put_one, new_row(records[0]), hint)
+        if len(stored) < len(records):
+            raise_suppressed(self._database.location, [each.id for each in records], [row[0] for row in stored])
 
     def put_if(self, record: Record, revision: str | None, progress: Progress | None = None) -> bool:
         """See :meth:`pitstop.abc.Backend.put_if`."""
@@ -91,9 +93,9 @@ class Transaction:
         """See :meth:`pitstop.abc.TransactionWrites.is_open`."""
         return self._executor.is_open()
 
-    def _put_many(self, rows: Sequence[Row], hint: str | None) -> None:
+    def _put_many(self, rows: Sequence[Row], hint: str | None) -> list[Row]:
         arrays = tuple([*column] for column in zip(*rows, strict=True))
-        self._write(self._statements.put_many, arrays, hint)
+        return self._write(self._statements.put_many, arrays, hint)
 
     def _check_view(self, settlement: Settlement) -> None:
         """Raise the driver's error of a conflict if the transaction does not see the lease, because its view is older."""

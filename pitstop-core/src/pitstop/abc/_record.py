@@ -50,7 +50,7 @@ class Progress:
     attempts: int = 0
     #: When the current occurrence was first claimed. None: not yet.
     first_leased: int | None = None
-    #: The text of the last failure.
+    #: The text of the last failure. Core writes neither NUL nor a lone surrogate, because some stores cannot keep them.
     last_error: str | None = None
     #: The last claim's token, or :data:`PAUSED`.
     token: str | None = None
