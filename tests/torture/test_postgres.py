@@ -65,20 +65,6 @@ def test_postgres_clients_are_killed(bench, judge):
     assert_kept(judge(bench, DRAIN), bench)
 
 
-def test_postgres_standby_takes_over(pair, open_bench, judge):
-    """The clients know both servers, and go to the one that can be written to."""
-    primary, standby = pair
-    both = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
-    uri = f"postgresql://{postgres.USER}@{both}/postgres?target_session_attrs=read-write"
-    bench = open_bench(uri, lock_time="2s", operation_timeout="2s")
-    bench.start_batches()
-    bench.wait_for_emissions(30)
-    primary.kill()
-    standby.promote()
-    bench.wait_for_emissions(60)
-    assert_kept(judge(bench, DRAIN), bench)
-
-
 #: Deliveries of the test of transactions.
 MESSAGES = 400
 #: Seconds until all must be handled.
