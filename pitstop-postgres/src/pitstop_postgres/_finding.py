@@ -88,10 +88,14 @@ def _by_due(
         values += (*bounds, *more, count)
     if query.with_dead:
         behind = after[1] if after is not None and after[0] is None else ""
-        # Each part is the range of an index.
-        for none in ("due IS NULL", "due < 0", f"due > {LAST_INSTANT}"):
-            order = "due, id" if none == "due IS NULL" else "id"
-            parts.append(statements.page(" AND ".join((none, "id > %s", *conditions)), order))
+        # Each part is the range of the index by `due`. The rows of the last two, which other programs have damaged, are sorted: by a
+        # term that no index has, or the server might read all messages in the order of their ids.
+        for none, id, order in (
+            ("due IS NULL", "id", "due, id"),
+            ("due < 0", "(id || '')", "id || ''"),
+            (f"due > {LAST_INSTANT}", "(id || '')", "id || ''"),
+        ):
+            parts.append(statements.page(" AND ".join((none, f"{id} > %s", *conditions)), order))
             values += (behind, *more, count)
     if not parts:
         return []
