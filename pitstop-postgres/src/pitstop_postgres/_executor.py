@@ -19,7 +19,7 @@ from pitstop.abc import run_in_loop
 from pitstop_postgres._session import Row
 
 
-__all__ = ["Executor", "executor_of"]
+__all__ = ["Executor", "executor_of", "session_behind"]
 
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.ACTIVE)
 _KNOWN = (
@@ -47,8 +47,28 @@ class Executor(Protocol):
         ...
 
 
+def session_behind(session: object) -> object:
+    """Return the session that a proxy stands for in this thread; the session itself if it is no proxy.
+
+    The proxies are ``django.db.connection`` and the ``scoped_session`` of SQLAlchemy. In another thread they stand for another session.
+    """
+    names = _names(session)
+    if "django.utils.connection.ConnectionProxy" in names:
+        # A method of the connection belongs to the connection itself.
+        return getattr(getattr(session, "ensure_connection", None), "__self__", session)
+    registry = getattr(session, "registry", None)
+    if any(name.startswith("sqlalchemy.orm.scoping") for name in names) and callable(registry):
+        own: object = registry()
+        return own
+    return session
+
+
+def _names(session: object) -> set[str]:
+    return {f"{each.__module__}.{each.__qualname__}" for each in type(session).__mro__}
+
+
 def executor_of(session: object) -> Executor:
-    """Return the executor of a session. Nothing is sent.
+    """Return the executor of a session that is no proxy. Nothing is sent.
 
     :raises PitstopError: if the session is of an unknown kind.
     """
@@ -56,13 +76,9 @@ def executor_of(session: object) -> Executor:
         return _Psycopg(session)
     if isinstance(session, psycopg.AsyncConnection):
         return _AsyncPsycopg(session)
-    names = {f"{each.__module__}.{each.__qualname__}" for each in type(session).__mro__}
+    names = _names(session)
     if any(name.startswith("django.db.backends.") for name in names):
         return _Django(session)
-    # A scoped_session hands on to the session of its thread.
-    registry = getattr(session, "registry", None)
-    if any(name.startswith("sqlalchemy.orm.scoping") for name in names) and callable(registry):
-        return executor_of(registry())
     if any(name.startswith("sqlalchemy.ext.asyncio") for name in names):
         return _AsyncSqlAlchemy(session)
     if any(name.startswith(("sqlalchemy.orm.session", "sqlalchemy.engine.base")) for name in names):
