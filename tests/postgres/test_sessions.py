@@ -267,6 +267,45 @@ def test_a_session_that_cannot_be_used_is_refused_with_the_reason(pit, uri, give
     assert pit.get("a") is None
 
 
+def test_a_session_of_an_engine_in_autocommit_is_refused(pit, uri, table):
+    """Its transactions are none of the server: a message would stay after a rollback."""
+    options = {"isolation_level": "AUTOCOMMIT"}
+    engine = sqlalchemy.create_engine(sqlalchemy_url(uri), **options)
+    with sqlalchemy.orm.Session(engine) as session, session.begin():
+        assert_refused(lambda: pit.store({"id": "a"}, HOUR, session=session), "isolation_level")
+    engine.dispose()
+
+    async def main():
+        from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+        engine = create_async_engine(sqlalchemy_url(uri, "psycopg_async"), **options)
+        other = pitstop.init_async({"type": "postgres", "uri": uri, "table": table})
+        async with other, AsyncSession(engine) as session, session.begin():
+            with pytest.raises(PitstopError, match="isolation_level"):
+                await other.store({"id": "a"}, HOUR, session=session)
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert pit.get("a") is None
+
+
+def test_a_session_of_another_driver_is_refused_with_the_name_of_the_right_one(uri, table):
+    pytest.importorskip("asyncpg")
+
+    async def main():
+        from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+        engine = create_async_engine(sqlalchemy_url(uri, "asyncpg"))
+        async with pitstop.init_async({"type": "postgres", "uri": uri, "table": table}) as pit:
+            async with AsyncSession(engine) as session, session.begin():
+                with pytest.raises(PitstopError, match=r"asyncpg.*postgresql\+psycopg"):
+                    await pit.store({"id": "a"}, HOUR, session=session)
+            assert await pit.get("a") is None
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
 def test_a_session_of_another_database_is_refused(pit, uri):
     from servers import postgres
 

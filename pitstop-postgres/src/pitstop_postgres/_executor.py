@@ -211,14 +211,18 @@ class _AsyncSqlAlchemy(_SqlAlchemy):
 
 
 def _execute(connection: Any, statement: str, values: Sequence[Any]) -> list[Row]:
-    """Execute a statement on a DB-API connection."""
+    """Execute a statement on a DB-API connection of another library."""
+    # SQLAlchemy has an adapter around each driver for asyncio.
+    driver = getattr(connection, "driver_connection", connection)
+    of_psycopg = isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
+    if not of_psycopg and not type(driver).__module__.startswith("psycopg2"):
+        raise PitstopError(
+            f"The driver of the session is {type(driver).__module__.partition('.')[0]}. Use psycopg: 'postgresql+psycopg://' for "
+            f"SQLAlchemy."
+        )
+    _check(driver, "Give a session of an engine without isolation_level='AUTOCOMMIT'.")
     if isinstance(connection, psycopg.Connection):
         return _Psycopg(connection).execute(statement, values)
-    if not type(connection).__module__.startswith(("psycopg2", "sqlalchemy.")):
-        raise PitstopError(
-            f"The driver of the session is {type(connection).__module__}. Use psycopg: 'postgresql+psycopg://' for SQLAlchemy."
-        )
-    # psycopg2, and SQLAlchemy's adapter of psycopg for asyncio.
     cursor = connection.cursor()
     try:
         cursor.execute(statement, tuple(values))
@@ -238,15 +242,17 @@ def _is_open(connection: Any) -> bool:
     return connection is not None and not connection.closed and _status(connection) in _OPEN
 
 
-def _check(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+def _check(connection: Any, advice: str = "Use it in the block of connection.transaction().") -> None:
+    """Raise if a connection of psycopg or psycopg2 is in no transaction, and would begin none.
+
+    :param advice: for a connection in the mode autocommit.
+    :raises PitstopError: with the reason.
+    """
     if connection.closed:
         raise PitstopError("session is a connection that was closed. Open it again, and begin a transaction.")
-    status = connection.info.transaction_status
+    status = _status(connection)
     if status == TransactionStatus.INERROR:
         raise PitstopError("session is in a transaction that has failed. Roll it back, and begin another one.")
     # Without autocommit the driver begins a transaction by itself, and the application commits it.
     if status == TransactionStatus.IDLE and connection.autocommit:
-        raise PitstopError(
-            "session is in no transaction, and the connection is in the mode autocommit. Use it in the block of "
-            "connection.transaction()."
-        )
+        raise PitstopError(f"session is in no transaction, and the connection is in the mode autocommit. {advice}")
