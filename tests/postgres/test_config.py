@@ -71,6 +71,17 @@ def test_a_wrong_option_is_named(options, text):
         PostgresBackend.from_options(options)
 
 
+@pytest.mark.parametrize(
+    "give",
+    [{"url": "postgresql://ada:s3@cr3t@db/app"}, {"uri": "postgresql://ada:s3@cr3t@db/app"}, {"host": "cr3t@db"}],
+)
+def test_a_part_of_a_password_is_no_host(give):
+    """libpq takes all behind the first '@' as the host, and names it in the error of a connection."""
+    with pytest.raises(ConfigError, match="percent-encode") as caught:
+        PostgresConfig.from_options(give)
+    assert "cr3t" not in str(caught.value)
+
+
 def test_no_repr_holds_the_password():
     config = PostgresConfig.from_options({"url": "postgresql://ada:s3cret@db/app", "passfile": "/x"})
     assert "s3cret" not in repr(config)

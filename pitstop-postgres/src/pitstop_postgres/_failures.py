@@ -13,7 +13,7 @@ import psycopg
 from pitstop import BackendUnavailable, MessageError, PitstopError
 
 
-__all__ = ["is_conflict", "is_missing_table", "may_help_to_connect_anew", "translate"]
+__all__ = ["is_conflict", "is_missing_table", "is_not_allowed", "may_help_to_connect_anew", "translate"]
 
 #: Another transaction was in the way. The server has undone the statement, and asks for it again.
 _CONFLICTS = frozenset({"40001", "40P01"})
@@ -60,6 +60,11 @@ def is_conflict(error: psycopg.Error) -> bool:
 def is_missing_table(error: psycopg.Error) -> bool:
     """Whether the table, or its schema, is not there."""
     return error.sqlstate in _MISSING_TABLE
+
+
+def is_not_allowed(error: psycopg.Error) -> bool:
+    """Whether the user lacks a right."""
+    return error.sqlstate == "42501"
 
 
 def may_help_to_connect_anew(error: psycopg.Error) -> bool:
