@@ -5,7 +5,7 @@ messages recur. Beside them lie messages that are due tomorrow. Three cases, eac
 
 - own: the settings of autovacuum that Pitstop gives its table.
 - defaults: those of the server.
-- held: the settings of the table, while a transaction of another program stays open from a fifth of the run to three fifths.
+- held: the settings of the table, while a transaction of another program stays open for some minutes, from a fifth of the run.
 
 A line shows the end of each twentieth of the run. Dead rows, and buffers that a claim reads, are the most and the mean within it. The ratios
 compare sizes with those at the first tenth. The data lie in the folder for temporary files; TMPDIR names another one.
@@ -48,8 +48,8 @@ LINES = 20
 LOOK = 1.0
 #: Seconds without a handled message after which a run is given up.
 PATIENCE = 60.0
-#: The parts of a run at which the transaction begins and ends.
-HELD = (0.2, 0.6)
+#: The part of a run at which the transaction begins.
+HELD = 0.2
 BODY = {"to": "ada@example.com", "text": "welcome " * 20, "count": 3}
 
 _SIZES = f"""
@@ -119,6 +119,7 @@ class Run:
         self._config = {"type": "postgres", "uri": uri, "table": TABLE, "retry": {"delay": "1s"}}
         self._connection = psycopg.connect(uri, autocommit=True)
         self._holder: psycopg.Connection[Any] | None = None
+        self._held_until: float | None = None
 
     def close(self) -> None:
         self._release()
@@ -147,8 +148,8 @@ class Run:
         stop, stored = context.Event(), context.Value("q", 0)
         done = [context.Value("q", 0, lock=False) for _ in range(options.consumers)]
         processes = [
-            context.Process(target=produce, args=(self._config, options.rate, stored, done, stop)),
-            *(context.Process(target=consume, args=(self._config, each, stop)) for each in done),
+            context.Process(target=produce, args=(self._config, options.rate, stored, done, stop), daemon=True),
+            *(context.Process(target=consume, args=(self._config, each, stop), daemon=True) for each in done),
         ]
         for each in processes:
             each.start()
@@ -205,14 +206,14 @@ class Run:
 
     def _hold(self, part: float) -> None:
         """Begin or end the transaction of the other program."""
-        if self._case != "held":
+        if self._case != "held" or part < HELD:
             return
-        if HELD[0] <= part < HELD[1]:
-            if self._holder is None:
-                self._holder = psycopg.connect(self._uri)
-                self._holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-                self._holder.execute("SELECT 1 FROM pg_class LIMIT 1")
-        else:
+        if self._held_until is None:
+            self._held_until = time.monotonic() + self._options.hold
+            self._holder = psycopg.connect(self._uri)
+            self._holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            self._holder.execute("SELECT 1 FROM pg_class LIMIT 1")
+        elif time.monotonic() > self._held_until:
             self._release()
 
     def _release(self) -> None:
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--backlog", type=int, default=100_000, help="messages that are due tomorrow")
     parser.add_argument("--series", type=int, default=1000, help="recurring messages, due every five seconds")
     parser.add_argument("--consumers", type=int, default=2, help="processes that handle messages")
+    parser.add_argument("--hold", type=float, default=180, metavar="SECONDS", help="that the other transaction is open")
     parser.add_argument("--cases", type=lambda text: text.split(","), default=["own", "defaults", "held"])
     options = parser.parse_args()
     try:
