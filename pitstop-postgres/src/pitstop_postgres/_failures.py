@@ -109,4 +109,6 @@ def _reason(error: psycopg.Error) -> str:
 
 def _shown(reason: str) -> str:
     # The texts of a failed connection name hosts, ports and system errors. Quoted parts may be of the user's making.
-    return re.sub(r'"[^"]*"', "…", reason)[:_LONGEST].strip()
+    # The question of libpq whether the server runs is the advice that follows.
+    statement = re.sub(r"\s*Is the server running .*", "", reason)
+    return re.sub(r'"[^"]*"', "…", statement)[:_LONGEST].strip().rstrip(".")
