@@ -45,7 +45,7 @@ def test_a_mapping_takes_precedence_over_the_uri():
 def test_nothing_connects_before_the_first_use():
     with (
         pitstop.init("postgresql://nobody@127.0.0.1:1/none") as pit,
-        pytest.raises(pitstop.BackendUnavailable, match="did not answer"),
+        pytest.raises(pitstop.BackendUnavailable, match=r"did not answer: .*refused\. Check that it is running"),
     ):
         pit.ping()
 
@@ -69,6 +69,17 @@ def test_nothing_connects_before_the_first_use():
 def test_a_wrong_option_is_named(options, text):
     with pytest.raises(ConfigError, match=text):
         PostgresBackend.from_options(options)
+
+
+@pytest.mark.parametrize(
+    "give",
+    [{"url": "postgresql://ada:s3@cr3t@db/app"}, {"uri": "postgresql://ada:s3@cr3t@db/app"}, {"host": "cr3t@db"}],
+)
+def test_a_part_of_a_password_is_no_host(give):
+    """libpq takes all behind the first '@' as the host, and names it in the error of a connection."""
+    with pytest.raises(ConfigError, match="percent-encode") as caught:
+        PostgresConfig.from_options(give)
+    assert "cr3t" not in str(caught.value)
 
 
 def test_no_repr_holds_the_password():

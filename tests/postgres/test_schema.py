@@ -30,6 +30,25 @@ def test_migrate_makes_the_tables_also_if_the_first_use_may_not(make):
     assert backend.next_due() is None
 
 
+def test_a_user_who_may_not_make_the_tables_is_told_who_could(make, uri, sql, table):
+    """Since PostgreSQL 15, only the owner of a database may make tables in its schema public."""
+    role, schema = f"role_{table}", f"s_{table[:30]}"
+    sql.execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD 'p'; CREATE SCHEMA {schema}; GRANT USAGE ON SCHEMA {schema} TO {role}"
+    )
+    try:
+        backend = make(user=role, password="p", schema=schema)
+        with pytest.raises(BackendUnavailable, match=r"(?s)may not make them.*pitstop migrate.*CREATE TABLE") as caught:
+            backend.put([record("a", LATER)])
+        assert caught.value.permanent
+        make(schema=schema).migrate()
+        sql.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}")
+        sql.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")
+        backend.put([record("a", LATER)])
+    finally:
+        sql.execute(f"DROP SCHEMA {schema} CASCADE; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_a_newer_version_is_refused(make, sql, table):
     make().migrate()
     sql.execute(f"UPDATE {table}_meta SET value = '2' WHERE key = 'schema_version'")

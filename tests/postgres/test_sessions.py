@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 
@@ -86,12 +87,13 @@ def core(uri):
         engine.dispose()
 
 
-@contextmanager
-def django(uri):
-    from django.db.backends.postgresql.base import DatabaseWrapper
+def django_settings(uri):
+    from django.conf import settings as of_project
 
+    if not of_project.configured:
+        of_project.configure(USE_TZ=True, DATABASES={})
     given = psycopg.conninfo.conninfo_to_dict(uri)
-    settings = {
+    return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": given["dbname"],
         "USER": given.get("user"),
@@ -106,11 +108,10 @@ def django(uri):
         "TEST": {},
         "ATOMIC_REQUESTS": False,
     }
-    from django.conf import settings as of_project
 
-    if not of_project.configured:
-        of_project.configure(USE_TZ=True, DATABASES={})
-    wrapper = DatabaseWrapper(settings, "default")
+
+@contextmanager
+def in_atomic_block(wrapper):
     wrapper.set_autocommit(False)
     wrapper.in_atomic_block = True
     try:
@@ -120,6 +121,25 @@ def django(uri):
     finally:
         wrapper.in_atomic_block = False
         wrapper.close()
+
+
+@contextmanager
+def django(uri):
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
+    with in_atomic_block(DatabaseWrapper(django_settings(uri), "default")) as wrapper:
+        yield wrapper
+
+
+@contextmanager
+def django_proxy(uri):
+    """Yield an object as ``django.db.connection`` is: it stands for the connection of the thread that asks."""
+    from django.db.utils import ConnectionHandler
+    from django.utils.connection import ConnectionProxy
+
+    handler = ConnectionHandler({"default": django_settings(uri)})
+    with in_atomic_block(handler["default"]):
+        yield ConnectionProxy(handler, "default")
 
 
 def _closed(uri):
@@ -135,6 +155,16 @@ def _failed(uri):
     return connection
 
 
+def assert_refused(action, text):
+    with pytest.raises(PitstopError, match=text):
+        action()
+
+
+def in_another_thread(action):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(action).result()
+
+
 @pytest.fixture
 def pit(uri, table):
     with pitstop.init({"type": "postgres", "uri": uri, "table": table}) as pit:
@@ -142,7 +172,7 @@ def pit(uri, table):
         yield pit
 
 
-@pytest.mark.parametrize("begin", [plain, with_block, orm, scoped, core, django])
+@pytest.mark.parametrize("begin", [plain, with_block, orm, scoped, core, django, django_proxy])
 def test_a_transaction_of_each_library_is_one_whole(pit, uri, begin):
     pit.store({"id": "old"}, HOUR)
     with begin(uri) as session:
@@ -163,13 +193,41 @@ def test_a_transaction_of_each_library_is_one_whole(pit, uri, begin):
     assert pit.get("never") is None
 
 
-@pytest.mark.parametrize("begin", [plain, with_block, orm, core, django])
+@pytest.mark.parametrize("begin", [plain, with_block, orm, core, django, django_proxy])
 def test_an_ack_counts_when_the_transaction_commits(pit, uri, begin):
     pit.store({"id": "a"})
     with pit.listen() as listener, listener.get() as delivery, begin(uri) as session:
         delivery.ack(session=session)
         assert pit.get("a").state == "leased"
     assert pit.get("a") is None
+
+
+def test_the_proxy_of_django_is_asked_for_the_connection_of_its_thread_once(pit, uri):
+    """Another thread looks whether the transaction has ended. For it, the proxy stands for another connection."""
+    pit.store({"id": "a"})
+    with pit.listen() as listener, django_proxy(uri) as proxy:
+        with listener.get() as delivery:
+            delivery.ack(session=proxy)
+            in_another_thread(lambda: assert_refused(delivery.nack, "transaction"))
+        pit.store({"id": "b"}, HOUR, session=proxy)
+    assert pit.get("a") is None
+    assert pit.get("b") is not None
+
+
+def test_a_connection_of_django_is_checked_once(pit, uri):
+    """The check whether it sees the same tables costs two round trips."""
+    statements = []
+    with django_proxy(uri) as proxy:
+        pit.store({"id": "a"}, HOUR, session=proxy)
+        real = psycopg.Cursor.execute
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                psycopg.Cursor,
+                "execute",
+                lambda self, *values, **more: (statements.append(values[0]), real(self, *values, **more))[1],
+            )
+            pit.store({"id": "b"}, HOUR, session=proxy)
+    assert len(statements) == 1
 
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE_READ", "SERIALIZABLE"])
@@ -207,6 +265,45 @@ def test_a_session_that_cannot_be_used_is_refused_with_the_reason(pit, uri, give
         if hasattr(session, "close"):
             session.close()
     assert pit.get("a") is None
+
+
+def test_a_session_of_an_engine_in_autocommit_is_refused(pit, uri, table):
+    """Its transactions are none of the server: a message would stay after a rollback."""
+    options = {"isolation_level": "AUTOCOMMIT"}
+    engine = sqlalchemy.create_engine(sqlalchemy_url(uri), **options)
+    with sqlalchemy.orm.Session(engine) as session, session.begin():
+        assert_refused(lambda: pit.store({"id": "a"}, HOUR, session=session), "isolation_level")
+    engine.dispose()
+
+    async def main():
+        from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+        engine = create_async_engine(sqlalchemy_url(uri, "psycopg_async"), **options)
+        other = pitstop.init_async({"type": "postgres", "uri": uri, "table": table})
+        async with other, AsyncSession(engine) as session, session.begin():
+            with pytest.raises(PitstopError, match="isolation_level"):
+                await other.store({"id": "a"}, HOUR, session=session)
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert pit.get("a") is None
+
+
+def test_a_session_of_another_driver_is_refused_with_the_name_of_the_right_one(uri, table):
+    pytest.importorskip("asyncpg")
+
+    async def main():
+        from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+        engine = create_async_engine(sqlalchemy_url(uri, "asyncpg"))
+        async with pitstop.init_async({"type": "postgres", "uri": uri, "table": table}) as pit:
+            async with AsyncSession(engine) as session, session.begin():
+                with pytest.raises(PitstopError, match=r"asyncpg.*postgresql\+psycopg"):
+                    await pit.store({"id": "a"}, HOUR, session=session)
+            assert await pit.get("a") is None
+        await engine.dispose()
+
+    asyncio.run(main())
 
 
 def test_a_session_of_another_database_is_refused(pit, uri):

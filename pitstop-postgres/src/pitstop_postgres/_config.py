@@ -224,10 +224,19 @@ class PostgresConfig(BackendConfig):
                 **{key: value for key, value in named.items() if value is not None},
             }
             # libpq checks the names of all parameters.
-            return {key: str(value) for key, value in conninfo_to_dict(make_conninfo("", **given)).items()}
+            read = {key: str(value) for key, value in conninfo_to_dict(make_conninfo("", **given)).items()}
         except (psycopg.Error, UnicodeError):
             # The text of libpq quotes parts of the address, and perhaps of the password.
-            raise ConfigError(
-                "The address of the PostgreSQL server cannot be read. Write it as 'postgresql://user@host:5432/database?table=messages', "
-                "and percent-encode special characters, in a password, too."
-            ) from None
+            raise _unreadable() from None
+        if "@" in read.get("host", "").removeprefix("@"):
+            # libpq ends the password at the first '@'. The rest of it would be in logs and errors, as a part of the host. A host that
+            # begins with '@' is an abstract socket.
+            raise _unreadable()
+        return read
+
+
+def _unreadable() -> ConfigError:
+    return ConfigError(
+        "The address of the PostgreSQL server cannot be read. Write it as 'postgresql://user@host:5432/database?table=messages', "
+        "and percent-encode special characters, in a password, too."
+    )

@@ -19,7 +19,7 @@ from pitstop.abc import run_in_loop
 from pitstop_postgres._session import Row
 
 
-__all__ = ["Executor", "executor_of"]
+__all__ = ["Executor", "executor_of", "session_behind"]
 
 _OPEN = (TransactionStatus.INTRANS, TransactionStatus.ACTIVE)
 _KNOWN = (
@@ -47,8 +47,28 @@ class Executor(Protocol):
         ...
 
 
+def session_behind(session: object) -> object:
+    """Return the session that a proxy stands for in this thread; the session itself if it is no proxy.
+
+    The proxies are ``django.db.connection`` and the ``scoped_session`` of SQLAlchemy. In another thread they stand for another session.
+    """
+    names = _names(session)
+    if "django.utils.connection.ConnectionProxy" in names:
+        # A method of the connection belongs to the connection itself.
+        return getattr(getattr(session, "ensure_connection", None), "__self__", session)
+    registry = getattr(session, "registry", None)
+    if any(name.startswith("sqlalchemy.orm.scoping") for name in names) and callable(registry):
+        own: object = registry()
+        return own
+    return session
+
+
+def _names(session: object) -> set[str]:
+    return {f"{each.__module__}.{each.__qualname__}" for each in type(session).__mro__}
+
+
 def executor_of(session: object) -> Executor:
-    """Return the executor of a session. Nothing is sent.
+    """Return the executor of a session that is no proxy. Nothing is sent.
 
     :raises PitstopError: if the session is of an unknown kind.
     """
@@ -56,13 +76,9 @@ def executor_of(session: object) -> Executor:
         return _Psycopg(session)
     if isinstance(session, psycopg.AsyncConnection):
         return _AsyncPsycopg(session)
-    names = {f"{each.__module__}.{each.__qualname__}" for each in type(session).__mro__}
+    names = _names(session)
     if any(name.startswith("django.db.backends.") for name in names):
         return _Django(session)
-    # A scoped_session hands on to the session of its thread.
-    registry = getattr(session, "registry", None)
-    if any(name.startswith("sqlalchemy.orm.scoping") for name in names) and callable(registry):
-        return executor_of(registry())
     if any(name.startswith("sqlalchemy.ext.asyncio") for name in names):
         return _AsyncSqlAlchemy(session)
     if any(name.startswith(("sqlalchemy.orm.session", "sqlalchemy.engine.base")) for name in names):
@@ -195,14 +211,18 @@ class _AsyncSqlAlchemy(_SqlAlchemy):
 
 
 def _execute(connection: Any, statement: str, values: Sequence[Any]) -> list[Row]:
-    """Execute a statement on a DB-API connection."""
+    """Execute a statement on a DB-API connection of another library."""
+    # SQLAlchemy has an adapter around each driver for asyncio.
+    driver = getattr(connection, "driver_connection", connection)
+    of_psycopg = isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
+    if not of_psycopg and not type(driver).__module__.startswith("psycopg2"):
+        raise PitstopError(
+            f"The driver of the session is {type(driver).__module__.partition('.')[0]}. Use psycopg: 'postgresql+psycopg://' for "
+            f"SQLAlchemy."
+        )
+    _check(driver, "Give a session of an engine without isolation_level='AUTOCOMMIT'.")
     if isinstance(connection, psycopg.Connection):
         return _Psycopg(connection).execute(statement, values)
-    if not type(connection).__module__.startswith(("psycopg2", "sqlalchemy.")):
-        raise PitstopError(
-            f"The driver of the session is {type(connection).__module__}. Use psycopg: 'postgresql+psycopg://' for SQLAlchemy."
-        )
-    # psycopg2, and SQLAlchemy's adapter of psycopg for asyncio.
     cursor = connection.cursor()
     try:
         cursor.execute(statement, tuple(values))
@@ -222,15 +242,17 @@ def _is_open(connection: Any) -> bool:
     return connection is not None and not connection.closed and _status(connection) in _OPEN
 
 
-def _check(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+def _check(connection: Any, advice: str = "Use it in the block of connection.transaction().") -> None:
+    """Raise if a connection of psycopg or psycopg2 is in no transaction, and would begin none.
+
+    :param advice: for a connection in the mode autocommit.
+    :raises PitstopError: with the reason.
+    """
     if connection.closed:
         raise PitstopError("session is a connection that was closed. Open it again, and begin a transaction.")
-    status = connection.info.transaction_status
+    status = _status(connection)
     if status == TransactionStatus.INERROR:
         raise PitstopError("session is in a transaction that has failed. Roll it back, and begin another one.")
     # Without autocommit the driver begins a transaction by itself, and the application commits it.
     if status == TransactionStatus.IDLE and connection.autocommit:
-        raise PitstopError(
-            "session is in no transaction, and the connection is in the mode autocommit. Use it in the block of "
-            "connection.transaction()."
-        )
+        raise PitstopError(f"session is in no transaction, and the connection is in the mode autocommit. {advice}")

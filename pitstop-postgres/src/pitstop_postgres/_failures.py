@@ -16,6 +16,7 @@ from pitstop import BackendUnavailable, MessageError, PitstopError
 __all__ = [
     "is_conflict",
     "is_missing_table",
+    "is_not_allowed",
     "is_read_only",
     "may_be_about_a_row",
     "may_help_to_connect_anew",
@@ -93,6 +94,11 @@ def may_be_about_a_row(error: psycopg.Error) -> bool:
     return error.diag.context is not None or error.diag.source_function == _OF_A_POLICY
 
 
+def is_not_allowed(error: psycopg.Error) -> bool:
+    """Whether the user lacks a right."""
+    return error.sqlstate == "42501"
+
+
 def may_help_to_connect_anew(error: psycopg.Error) -> bool:
     """Whether the session has statements that do not fit any more. Nothing was done."""
     return error.sqlstate in _OUTDATED
@@ -140,4 +146,6 @@ def _reason(error: psycopg.Error) -> str:
 
 def _shown(reason: str) -> str:
     # The texts of a failed connection name hosts, ports and system errors. Quoted parts may be of the user's making.
-    return re.sub(r'"[^"]*"', "…", reason)[:_LONGEST].strip()
+    # The question of libpq whether the server runs is the advice that follows.
+    statement = re.sub(r"\s*Is the server running .*", "", reason)
+    return re.sub(r'"[^"]*"', "…", statement)[:_LONGEST].strip().rstrip(".")

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import textwrap
 
+import psycopg
+
 from pitstop import BackendUnavailable
 from pitstop.abc import LAST_INSTANT
+from pitstop_postgres._failures import is_not_allowed
 from pitstop_postgres._names import Names
 from pitstop_postgres._rows import TYPES
 from pitstop_postgres._session import Session
@@ -85,12 +88,13 @@ def prepare(session: Session, names: Names, location: str, *, create: bool) -> s
     if store is not None:
         return store
     if not create:
-        raise BackendUnavailable(
-            f"PostgreSQL at {location} does not have the tables, and create is false. Run 'pitstop migrate' as a user who may make "
-            f"them, or let this be executed:\n{statements(names)}",
-            permanent=True,
-        )
-    session.script(f"{_ALONE};{_text(names).replace('%%', '%')}")
+        raise _missing(location, names, "create is false")
+    try:
+        session.script(f"{_ALONE};{_text(names).replace('%%', '%')}")
+    except psycopg.Error as error:
+        if is_not_allowed(error):
+            raise _missing(location, names, "this user may not make them") from None
+        raise
     store = _store(session, names, location)
     if store is None:
         raise _foreign(location, names.name, "its companion is missing")
@@ -145,6 +149,14 @@ def _store(session: Session, names: Names, location: str) -> str | None:
             permanent=True,
         )
     raise _foreign(location, f"{names.name}_meta", f"its schema_version is {version!r:.40}")
+
+
+def _missing(location: str, names: Names, why: str) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"PostgreSQL at {location} does not have the tables, and {why}. Run 'pitstop migrate' as a user who may make them, or let "
+        f"this be executed:\n{statements(names)}",
+        permanent=True,
+    )
 
 
 def _foreign(location: str, table: str, why: str) -> BackendUnavailable:

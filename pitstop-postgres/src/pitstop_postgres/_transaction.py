@@ -15,7 +15,7 @@ import psycopg
 from pitstop import PitstopError
 from pitstop.abc import Damaged, Progress, Record, Settlement
 from pitstop_postgres._database import Database
-from pitstop_postgres._executor import executor_of
+from pitstop_postgres._executor import executor_of, session_behind
 from pitstop_postgres._failures import is_conflict, translate
 from pitstop_postgres._hints import Hints
 from pitstop_postgres._rows import Row, new_row, read_row
@@ -41,9 +41,9 @@ class Transaction:
         self._database = database
         self._statements = statements
         self._hints = hints
-        self._session = session
+        self._session = session_behind(session)
         self._known = known
-        self._executor = executor_of(session)
+        self._executor = executor_of(self._session)
         self._executor.check()
 
     def put(self, records: Sequence[Record]) -> None:

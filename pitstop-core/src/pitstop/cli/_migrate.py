@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pitstop._pitstop import session_of
-from pitstop.cli._output import print_json, print_line
+from pitstop.cli._output import print_json, print_line, print_lines
 from pitstop.cli._settings import Settings, common_options
 
 
@@ -33,4 +33,4 @@ def migrate(settings: Settings, printed: bool) -> None:
     elif not printed:
         print_line(f"{done['location']} is ready.")
     else:
-        print_line(done["schema"] or f"-- {done['location']} needs no statements.")
+        print_lines(done["schema"] or f"-- {done['location']} needs no statements.")

@@ -29,6 +29,7 @@ __all__ = [
     "print_json",
     "print_json_for_people",
     "print_line",
+    "print_lines",
     "print_table",
     "progress",
     "say",
@@ -66,6 +67,12 @@ def print_line(text: str) -> None:
     """Print a line for people on stdout."""
     sys.stdout.write(f"{plain(text)}\n")
     sys.stdout.flush()
+
+
+def print_lines(text: str) -> None:
+    """Print a text of several lines, such as statements that another program reads, on stdout."""
+    for line in text.splitlines():
+        print_line(line)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
