@@ -15,6 +15,7 @@ DISTRIBUTIONS = {
     "pitstop-memory": "pitstop_memory",
     "pitstop-mongo": "pitstop_mongo",
     "pitstop-sqlite": "pitstop_sqlite",
+    "pitstop-postgres": "pitstop_postgres",
 }
 #: A third-party backend.
 EXAMPLE = "pitstop-filesystem"

@@ -39,6 +39,7 @@ CLEAN: tuple[str, ...] = (
     "pitstop-memory",
     "pitstop-mongo",
     "pitstop-sqlite",
+    "pitstop-postgres",
     "tests",
     "tools",
 )

@@ -12,7 +12,7 @@ from pitstop_conformance._matrix import Matrix
 
 
 #: The classes of tests that the matrix must contain.
-BACKENDS = ("TestMemory", "TestSqlite", "TestMongo", "TestMongomock", "TestFilesystem")
+BACKENDS = ("TestMemory", "TestSqlite", "TestMongo", "TestMongomock", "TestPostgres", "TestFilesystem")
 
 #: The most gaps that are printed one by one.
 _GAPS_NAMED = 20

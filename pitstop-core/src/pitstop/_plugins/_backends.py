@@ -39,12 +39,15 @@ _DISTRIBUTIONS = {
     "mongo": "pitstop-mongo",
     "mongodb": "pitstop-mongo",
     "mongodb+srv": "pitstop-mongo",
+    "postgres": "pitstop-postgres",
+    "postgresql": "pitstop-postgres",
     "sqlite": "pitstop-sqlite",
 }
 #: The backend classes, for programs that give the class because names are not found.
 _CLASSES = {
     "pitstop-memory": "pitstop_memory.MemoryBackend",
     "pitstop-mongo": "pitstop_mongo.MongoBackend",
+    "pitstop-postgres": "pitstop_postgres.PostgresBackend",
     "pitstop-sqlite": "pitstop_sqlite.SqliteBackend",
 }
 #: The methods that core calls with kinds, and their arguments, if the backend has the capability KINDS.

@@ -242,6 +242,22 @@ class Backend(Many, ABC):
         """
         self.next_due()
 
+    def schema(self) -> str | None:
+        """Return the statements that make the store, for an administrator who executes them; None if there are none.
+
+        ``pitstop migrate --print`` shows them. The method does not use the store.
+        """
+        return None
+
+    def migrate(self) -> None:
+        """Make the parts of the store that are missing, also with ``create=False``. ``pitstop migrate`` calls it.
+
+        If nothing is missing, it changes nothing. A backend that makes its store when it is opened needs no method of its own.
+
+        :raises pitstop.BackendUnavailable: if they cannot be made; the text gives the reason.
+        """
+        self.next_due()
+
     def concerns(self) -> Sequence[str]:
         """Return what an operator of this store should know, in a sentence or two for each concern, the most urgent first.
 

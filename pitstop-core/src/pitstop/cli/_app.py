@@ -21,6 +21,7 @@ from pitstop.cli._demo import demo
 from pitstop.cli._entries import list_, redrive, remove, show
 from pitstop.cli._listen import listen
 from pitstop.cli._messages import NoMessage
+from pitstop.cli._migrate import migrate
 from pitstop.cli._pauses import pause, resume
 from pitstop.cli._ping import ping
 from pitstop.cli._plain import plain
@@ -78,7 +79,7 @@ def app(context: click.Context) -> None:
 
 _COMMANDS: tuple[click.Command, ...] = (
     *(demo, store, preview, listen, list_, show, remove, redrive, reschedule, emit_now, release, pause, resume),
-    *(stats, ping, check, adopt, backends),
+    *(stats, ping, check, migrate, adopt, backends),
 )
 for _command in _COMMANDS:
     app.add_command(_command)
