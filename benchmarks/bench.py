@@ -37,7 +37,15 @@ PAGE = ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "performance.svg"
 #: The last full run, to compare the next one with.
 LAST = ROOT / "benchmarks" / "last.json"
-_DISTRIBUTIONS = ("pitstop-core", "pitstop-memory", "pitstop-mongo", "pitstop-sqlite", "pymongo")
+_DISTRIBUTIONS = (
+    "pitstop-core",
+    "pitstop-memory",
+    "pitstop-mongo",
+    "pitstop-sqlite",
+    "pitstop-postgres",
+    "pymongo",
+    "psycopg",
+)
 
 FULL = Plan(
     rounds=3, consumers=(1, 2, 4), futures=(0, 1_000_000), least=1000, most=20_000, seconds=1.0,
@@ -191,8 +199,10 @@ def _peers(book: Book, plan: Plan, place: Place, cache: Path) -> None:
         count = lasting(ours, plan)
         for number in range(plan.peer_rounds):
             print(f"{name}: peers, round {number + 1}", file=sys.stderr, flush=True)
-            gaps = [random.uniform(0.05, 0.15) for _ in range(40 if share == 1 else 15)]
-            _ours(book, name, ours, plan.stores, count, gaps)
+            most = max(each.peer.waits for each in chosen)
+            gaps = [random.uniform(0.05, 0.15) for _ in range(most if share == 1 else 15)]
+            several = any(each.peer.beside == "postgres" for each in chosen)
+            _ours(book, name, ours, plan.stores, count, gaps, several=several)
             for each in list(chosen):
                 try:
                     told = each.measure(place, share, gaps)
@@ -215,18 +225,28 @@ def _installed(place: str, book: Book, cache: Path) -> list[Installed]:
     return found
 
 
-def _ours(book: Book, place: str, ours: Crew, stores: int, drains: int, gaps: list[float]) -> None:
+def _ours(
+    book: Book, place: str, ours: Crew, stores: int, drains: int, gaps: list[float], *, several: bool = False
+) -> None:
+    """Measure Pitstop in the cases of the peers.
+
+    :param several: whether the peers of this place are also drained by four processes.
+    """
     took = ours.ask("store", count=stores)
     ours.drain(stores)
-    ours.ask("store_many", count=drains)
-    told = {"store": stores / took, "drain": ours.drain(drains).rate, "late": ours.ask("lateness", gaps=gaps)}
-    _note(book, place, OURS, told)
+    stored = drains / ours.ask("store_many", count=drains)
+    told = {"store": stores / took, "store_many": stored, "drain": ours.drain(drains).rate}
+    if several:
+        ours.ask("store_many", count=drains)
+        told["drain4"] = ours.drain(drains, 4).rate
+    _note(book, place, OURS, told | {"late": ours.ask("lateness", gaps=gaps)})
 
 
 def _note(book: Book, place: str, who: str, told: dict[str, Any]) -> None:
-    for case in ("store", "drain"):
-        if told.get(case):
-            book.note(f"{case} beside peers", place, told[case], who=who, unit=PER_SECOND)
+    for name, consumers in (("store", 1), ("store_many", 1), ("drain", 1), ("drain4", 4)):
+        if told.get(name):
+            case = f"{name.rstrip('4')} beside peers"
+            book.note(case, place, told[name], who=who, consumers=consumers, unit=PER_SECOND)
     if told.get("late"):
         late = sorted(told["late"])
         book.note("lateness p50 beside peers", place, at(late, 0.5), who=who, unit=MS)

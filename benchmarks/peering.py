@@ -2,8 +2,8 @@
 
 A script in ``peers/`` has one argument, a JSON object: ``store`` and ``drain`` (numbers of messages), ``gaps`` (seconds between awaited
 messages), ``body``, and the place, ``uri`` or ``folder``. It prints one line of JSON: ``version``, ``config`` (in words), and, as far as
-it can, ``store`` and ``drain`` (messages per second, the drain from the first message to the last) and ``late`` (milliseconds, one for
-each gap).
+it can, ``store``, ``store_many``, ``drain`` and ``drain4``, a drain by four processes (messages per second, a drain from the first message
+to the last), and ``late`` (milliseconds, one for each gap).
 
 A peer that cannot be installed or started is named with the reason.
 """
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import pymongo
 
-from places import Place, free_port
+from places import Place, free_port, own_database
 from subjects import BODY
 
 
@@ -54,37 +52,14 @@ class Peer:
     store: int = 1000
     drain: int = 3000
     waits: int = 40
+    #: The least version of Python, if it needs a newer one than Pitstop.
+    python: tuple[int, int] = (3, 11)
 
 
 @contextmanager
 def _folder() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="pitstop-bench-") as folder:
         yield {"folder": folder}
-
-
-@contextmanager
-def _postgres() -> Iterator[dict[str, str]]:
-    """Run a new PostgreSQL with its default durability, as another user if this process is root, which PostgreSQL refuses."""
-    found = [shutil.which("initdb"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
-    initdb = next((Path(each).resolve() for each in found if each), None)
-    if initdb is None:
-        raise LeftOut("no PostgreSQL on this machine (no initdb)")
-    with tempfile.TemporaryDirectory(prefix="pitstop-bench-", ignore_cleanup_errors=True) as folder:
-        who: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            who = {"user": "postgres", "group": "postgres", "extra_groups": []}
-            shutil.chown(folder, "postgres", "postgres")
-        port, data = free_port(), f"{folder}/data"
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-        arguments = ["-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C"]
-        subprocess.run([str(initdb), *arguments], check=True, **quiet, **who)
-        command = [str(initdb.with_name("postgres")), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
-        process = subprocess.Popen(command, **quiet, **who)
-        try:
-            _until_ready([str(initdb.with_name("pg_isready")), "-h", "127.0.0.1", "-p", str(port)], process)
-            yield {"uri": f"postgresql://bench@127.0.0.1:{port}/postgres"}
-        finally:
-            _end(process)
 
 
 @contextmanager
@@ -130,10 +105,9 @@ PEERS = (
     Peer("APScheduler 3", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo"),
     Peer("APScheduler 3, w=1", "apscheduler3.py", ("apscheduler==3.11.3", _PYMONGO), "mongo", waits=0),
     Peer("APScheduler 4", "apscheduler4.py", ("apscheduler==4.0.0a6", _PYMONGO), "mongo", store=300, drain=500),
-    Peer(
-        "Procrastinate, PostgreSQL", "procrastinate_pg.py", ("procrastinate==3.10.0",), "mongo", _postgres, drain=1000
-    ),
-    Peer("PgQueuer, PostgreSQL", "pgqueuer_pg.py", ("pgqueuer[asyncpg]==1.6.0",), "mongo", _postgres, drain=10000),
+    Peer("Procrastinate", "procrastinate_pg.py", ("procrastinate==3.10.0",), "postgres", drain=1000, waits=100),
+    Peer("PgQueuer", "pgqueuer_pg.py", ("pgqueuer[asyncpg]==1.6.0",), "postgres", drain=10000, waits=100),
+    Peer("Oban", "oban_pg.py", ("oban==0.7.0",), "postgres", drain=3000, waits=100, python=(3, 12)),
     Peer("Celery, Redis", "celery_redis.py", ("celery[redis]==5.7.0",), "mongo", _redis, drain=2000),
 )
 
@@ -152,7 +126,7 @@ class Installed:
         :raises LeftOut: if it fails.
         """
         peer = self.peer
-        with peer.server() if peer.server else _own_database(place) as where:
+        with peer.server() if peer.server else own_database(place) as where:
             counts = {"store": max(int(peer.store * share), 50), "drain": max(int(peer.drain * share), 100)}
             task = counts | {"gaps": list(gaps[: peer.waits]), "body": BODY, "name": peer.name} | where
             command = [*self._command, json.dumps(task)]
@@ -167,14 +141,6 @@ class Installed:
             raise LeftOut(f"failed: {_last_line(done.stderr)}")
         told: dict[str, Any] = json.loads(lines[-1])
         return told
-
-
-@contextmanager
-def _own_database(place: Place) -> Iterator[dict[str, str]]:
-    name = f"pitstop_bench_{uuid.uuid4().hex}"
-    yield {"uri": place.config["uri"], "dbname": name}
-    with pymongo.MongoClient[Any](place.config["uri"]) as client:
-        client.drop_database(name)
 
 
 def install(peer: Peer, cache: Path) -> Installed:
@@ -201,11 +167,26 @@ def install(peer: Peer, cache: Path) -> Installed:
     else:
         python = str(folder / "bin" / "python")
         if fresh:
-            _install([sys.executable, "-m", "venv", str(folder)])
+            _install([_interpreter(peer.python), "-m", "venv", str(folder)])
             _install([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.needs])
         command = (python, str(script))
     note.write_text(wanted)
     return Installed(peer, command, folder)
+
+
+def _interpreter(least: tuple[int, int]) -> str:
+    """Return this Python, or a newer one of this machine if this one is too old for a peer."""
+    if sys.version_info[:2] >= least:
+        return sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    for minor in range(least[1], least[1] + 4):
+        names = [f"python{least[0]}.{minor}", *map(str, (pyenv / "versions").glob(f"{least[0]}.{minor}.*/bin/python"))]
+        for name in names:
+            found = shutil.which(name)
+            # A shim on PATH may stand for a Python that is not installed.
+            if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
+                return found
+    raise LeftOut(f"needs Python {least[0]}.{least[1]}, which is not on this machine")
 
 
 def _install(command: Sequence[str]) -> None:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sqlite3
 import sys
 import tempfile
 import uuid
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 import pymongo
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from servers import mongod, replica_set
+from servers import postgres as clusters
 from servers.mongod import NoServer, free_port
 
 
-__all__ = ["PLACES", "NoServer", "Place", "free_port"]
+__all__ = ["PLACES", "NoServer", "Place", "free_port", "own_database"]
 
 
 @attrs.frozen
@@ -86,5 +89,50 @@ def _cache(client: pymongo.MongoClient[Any]) -> str:
     return f"{size / 2**30:g} GiB"
 
 
+@contextmanager
+def postgres() -> Iterator[Place]:
+    if importlib.util.find_spec("pitstop_postgres") is None:
+        raise NoServer("pitstop-postgres is not installed")
+    with ExitStack() as stack:
+        given = clusters.given_uri()
+        try:
+            uri = stack.enter_context(clusters.server()).uri if given is None else given
+        except clusters.NoServer as error:
+            raise NoServer(str(error)) from None
+        where = "" if given is None else "; PITSTOP_TEST_POSTGRES_URI"
+        config = {"type": "postgres", "uri": stack.enter_context(clusters.database(uri)), "table": "pitstop_messages"}
+        with psycopg.connect(uri) as connection:
+            said = {name: _shown(connection, name) for name in ("fsync", "synchronous_commit", "shared_buffers")}
+            version = _shown(connection, "server_version").split()[0]
+        durability = f"fsync={said['fsync']}, synchronous_commit={said['synchronous_commit']}{where}"
+        yield Place("postgres", config, durability, f"PostgreSQL {version}, shared_buffers {said['shared_buffers']}")
+
+
+def _shown(connection: psycopg.Connection[Any], setting: str) -> str:
+    row = connection.execute(f"SHOW {setting}").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+@contextmanager
+def own_database(place: Place) -> Iterator[dict[str, str]]:
+    """Yield the arguments of a peer's script: a database of its own, on the server of a place."""
+    uri = place.config["uri"]
+    if place.config["type"] == "postgres":
+        with clusters.database(uri) as own:
+            yield {"uri": own}
+        return
+    name = f"pitstop_bench_{uuid.uuid4().hex}"
+    yield {"uri": uri, "dbname": name}
+    with pymongo.MongoClient[Any](uri) as client:
+        client.drop_database(name)
+
+
 #: By name, in the order in which they are measured.
-PLACES: dict[str, Callable[[], Any]] = {"memory": memory, "sqlite": sqlite_file, "mongo": mongo, "mongo-set": mongo_set}
+PLACES: dict[str, Callable[[], Any]] = {
+    "memory": memory,
+    "sqlite": sqlite_file,
+    "mongo": mongo,
+    "mongo-set": mongo_set,
+    "postgres": postgres,
+}

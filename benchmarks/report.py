@@ -71,7 +71,7 @@ def verdict(book: Book) -> str:
         measured = (
             "" if each.measured is None else f"{each.measured.median:.2f} {_between(each.measured, '{:.2f}'.format)}"
         )
-        lines.append(f"{each.expected!s:64}{measured:28}{each.word}")
+        lines.append(f"{each.expected!s:76}{measured:28}{each.word}")
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 import attrs
+import psycopg
 import pymongo
 
 import pitstop
@@ -96,6 +97,9 @@ class Ours:
         elif self._config["type"] == "mongo":
             with pymongo.MongoClient[Any](self._config["uri"]) as client:
                 client[self._config["dbname"]]["messages"].delete_many({})
+        elif self._config["type"] == "postgres":
+            with psycopg.connect(self._config["uri"], autocommit=True) as connection:
+                connection.execute(f"TRUNCATE {self._config['table']}")
         else:
             with closing(sqlite3.connect(self._config["path"], isolation_level=None, timeout=30)) as connection:
                 connection.execute("DELETE FROM pitstop_messages")
@@ -375,6 +379,62 @@ class RawMongo(Raw):
         self._client.close()
 
 
+class RawPostgres(Raw):
+    """psycopg with one round trip for each operation, prepared statements and the instants of the server's clock."""
+
+    _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    _INSERT = f"INSERT INTO raw (id, msg, due, every) VALUES (%b, %b, {_NOW} + %b, %b)"
+    _INSERT_MANY = (
+        "INSERT INTO raw (id, msg, due, every) SELECT new.id, new.msg, now + %b, %b "
+        f"FROM unnest(%b::text[], %b::text[]) AS new (id, msg), (SELECT {_NOW} AS now) AS clock"
+    )
+    _CLAIM = (
+        f"UPDATE raw SET due = {_NOW} + %b, token = %b, attempts = attempts + 1 WHERE id = ANY(ARRAY("
+        f"SELECT id FROM raw WHERE due <= {_NOW} ORDER BY due LIMIT %b FOR UPDATE SKIP LOCKED)) RETURNING id, msg, every"
+    )
+    _DELETE = "DELETE FROM raw WHERE id = ANY(%b) AND token = %b"
+    _LATER = f"UPDATE raw SET due = {_NOW} + every, token = NULL, attempts = 0 WHERE id = ANY(%b) AND token = %b"
+
+    def __init__(self, uri: str) -> None:
+        self._connection = psycopg.connect(uri, autocommit=True, prepare_threshold=0)
+        self._connection.execute("SET client_min_messages = warning")
+        # The processes of a crew begin together.
+        self._connection.execute("SELECT pg_advisory_lock(1)")
+        self._connection.execute(
+            'CREATE TABLE IF NOT EXISTS raw (id text COLLATE "C" PRIMARY KEY, msg text NOT NULL, due bigint NOT NULL, '
+            "every bigint, token text, attempts int NOT NULL DEFAULT 0)"
+        )
+        self._connection.execute("CREATE INDEX IF NOT EXISTS raw_due ON raw (due)")
+        self._connection.execute("SELECT pg_advisory_unlock(1)")
+        self._recurring = False
+
+    def clear(self) -> None:
+        self._connection.execute("TRUNCATE raw")
+
+    def store(self, count: int) -> None:
+        for _ in range(count):
+            self._connection.execute(self._INSERT, (str(uuid.uuid4()), json.dumps(BODY), 0, None))
+
+    def store_many(self, count: int, ahead: timedelta = timedelta(0), every: timedelta | None = None) -> None:
+        offset = _ms(ahead) - (60_000 if every else 0)
+        for size in sizes(count):
+            ids, texts = [str(uuid.uuid4()) for _ in range(size)], [json.dumps(BODY) for _ in range(size)]
+            row = (offset, None if every is None else _ms(every), ids, texts)
+            self._connection.execute(self._INSERT_MANY, row)
+
+    def claim(self, limit: int) -> tuple[str, list[str]]:
+        token = uuid.uuid4().hex
+        rows = self._connection.execute(self._CLAIM, (_ms(LEASE), token, limit)).fetchall()
+        self._recurring = bool(rows) and rows[0][2] is not None
+        return token, [identifier for identifier, text, _ in rows if json.loads(text)]
+
+    def ack(self, token: str, ids: list[str]) -> None:
+        self._connection.execute(self._LATER if self._recurring else self._DELETE, (ids, token))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -397,11 +457,13 @@ def subject(who: str, config: dict[str, Any], options: dict[str, Any]) -> Subjec
     """Return ``pitstop`` with listeners of these options, or ``raw`` with claims of this size, at the place of the configuration."""
     if who == "pitstop":
         return Ours(config, options)
-    raw: RawMemory | RawSqlite | RawMongo
+    raw: RawMemory | RawSqlite | RawMongo | RawPostgres
     if config["type"] == "memory":
         raw = RawMemory()
     elif config["type"] == "sqlite":
         raw = RawSqlite(config["path"] + ".raw")
+    elif config["type"] == "postgres":
+        raw = RawPostgres(config["uri"])
     else:
         raw = RawMongo(config["uri"], config["dbname"])
     raw.limit = options.get("claim", CLAIM)

@@ -12,17 +12,25 @@ from figures import RAW, Book, Spread
 
 @attrs.frozen
 class Expectation:
-    """A least ratio to another subject, or, without a subject, the most milliseconds."""
+    """A ratio to another subject, or, without a subject, the most milliseconds. A ratio of times is the most, of rates the least."""
 
     case: str
     place: str
     who: str | None
     value: float
+    consumers: int = 1
+
+    @property
+    def is_most(self) -> bool:
+        """Whether a smaller figure is better."""
+        return self.who is None or self.case.startswith("lateness")
 
     def __str__(self) -> str:
         if self.who is None:
             return f"{self.case}, {self.place}: at most {self.value:g} ms"
-        return f"{self.case}, {self.place}: at least {self.value:g} of {self.who}"
+        consumers = "" if self.consumers == 1 else f", {self.consumers} consumers"
+        bound = "at most" if self.is_most else "at least"
+        return f"{self.case}, {self.place}{consumers}: {bound} {self.value:g} of {self.who}"
 
 
 EXPECTED = (
@@ -32,11 +40,19 @@ EXPECTED = (
     Expectation("drain beside peers", "mongo", "APScheduler 3", 5),
     Expectation("drain beside peers", "mongo", "APScheduler 3, w=1", 5),
     Expectation("drain beside peers", "sqlite", "huey", 2),
+    Expectation("drain", "postgres", RAW, 0.7),
+    Expectation("drain beside peers", "postgres", "PgQueuer", 2.5),
+    Expectation("drain beside peers", "postgres", "PgQueuer", 2.5, consumers=4),
+    Expectation("store beside peers", "postgres", "PgQueuer", 1.2),
+    Expectation("store_many beside peers", "postgres", "PgQueuer", 1),
+    Expectation("lateness p99 beside peers", "postgres", "PgQueuer", 0.1),
+    Expectation("lateness p99 beside peers", "postgres", "Procrastinate", 0.1),
     Expectation("drain", "memory", ONE_BY_ONE, 0.4),
     Expectation("lateness p99", "memory", None, 5),
     Expectation("lateness p99", "sqlite", None, 5),
     Expectation("lateness p99", "mongo", None, 5),
     Expectation("lateness p99", "mongo-set", None, 5),
+    Expectation("lateness p99", "postgres", None, 5),
 )
 
 
@@ -51,13 +67,13 @@ class Verdict:
         if self.measured is None:
             return "not measured"
         limit, median = self.expected.value, self.measured.median
-        return "met" if (median <= limit if self.expected.who is None else median >= limit) else "MISSED"
+        return "met" if (median <= limit if self.expected.is_most else median >= limit) else "MISSED"
 
 
 def verdicts(book: Book) -> Iterator[Verdict]:
     for each in EXPECTED:
-        ours = book.find(each.case, each.place)
-        other = None if each.who is None else book.find(each.case, each.place, each.who)
+        ours = book.find(each.case, each.place, consumers=each.consumers)
+        other = None if each.who is None else book.find(each.case, each.place, each.who, each.consumers)
         if ours is None or (each.who is not None and other is None):
             yield Verdict(each, None)
         else:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 import leaks
 
-from servers import auth, mongod
+from servers import auth, mongod, postgres
 from servers import replica_set as sets
 from servers.database import database
 
@@ -130,6 +130,24 @@ def auth_server() -> Iterator[auth.AuthServer]:
     """Yield a real MongoDB server with users and passwords, which this session starts."""
     with _or_skipped(auth.auth_server) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_or_skipped() -> None:
+    """Skip a test that starts its own PostgreSQL, with a loud warning, if this machine has no PostgreSQL."""
+    try:
+        postgres.binaries()
+    except postgres.NoServer as error:
+        pytest.skip(f"NO REAL POSTGRESQL, its tests are skipped: {error}")
+
+
+@pytest.fixture(scope="session")
+def postgres_uri() -> str:
+    """Return the URI of a real PostgreSQL: the server in PITSTOP_TEST_POSTGRES_URI, or one that this process starts."""
+    try:
+        return postgres.uri()
+    except postgres.NoServer as error:
+        pytest.skip(f"NO REAL POSTGRESQL, its tests are skipped: {error}")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

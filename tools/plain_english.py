@@ -38,6 +38,7 @@ CLEAN: tuple[str, ...] = (
     "pitstop-core",
     "pitstop-memory",
     "pitstop-mongo",
+    "pitstop-postgres",
     "pitstop-sqlite",
     "pitstop-postgres",
     "tests",

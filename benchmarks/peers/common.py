@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -44,7 +45,7 @@ class Seen:
         """Begin to count up to this number."""
         self._enough.clear()
         self._wanted = wanted
-        self._first = self._last = 0.0
+        self.first = self.last = 0.0
         self.count = 0
         self.late: list[float] = []
 
@@ -54,8 +55,8 @@ class Seen:
         with self._lock:
             self.count += 1
             if self.count == 1:
-                self._first = now
-            self._last = now
+                self.first = now
+            self.last = now
             if due is not None:
                 self.late.append((wall - due) * 1000)
             if self.count == self._wanted:
@@ -67,4 +68,68 @@ class Seen:
 
     @property
     def rate(self) -> float:
-        return (self.count - 1) / (self._last - self._first)
+        return (self.count - 1) / (self.last - self.first)
+
+
+def alone() -> bool:
+    """Whether this process is the script itself, and not one of several consumers that the script started."""
+    return "--consume" not in sys.argv
+
+
+def drained_by(processes: int, total: int, patience: float = 60) -> float:
+    """Let processes of this script consume ``total`` messages that are stored. Return the messages per second of all.
+
+    Each of them calls :func:`wait_for_go` and :func:`report`.
+    """
+    command = [sys.executable, sys.argv[0], sys.argv[1], "--consume"]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    try:
+        for each in started:
+            _read(each)  # connected
+        for each in started:
+            _say(each, "go")
+        deadline = time.monotonic() + patience
+        while True:
+            for each in started:
+                _say(each, "count")
+            told = [json.loads(_read(each)) for each in started]
+            count = sum(each["count"] for each in told)
+            if count >= total or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        for each in started:
+            _say(each, "end")
+            each.communicate(timeout=patience)
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+    if count != total:
+        sys.exit(f"{total} messages were stored, and the consumers had {[each['count'] for each in told]}")
+    busy = [each for each in told if each["count"]]
+    return (total - 1) / (max(each["last"] for each in busy) - min(each["first"] for each in busy))
+
+
+def _say(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+
+
+def _read(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline() or sys.exit("a consumer ended")
+
+
+def wait_for_go() -> None:
+    """Report that this process is connected, and wait for the common start."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def report(seen: Seen) -> None:
+    """Report the messages of this process whenever the script asks, until the script ends the drain."""
+    while sys.stdin.readline() == "count\n":
+        print(json.dumps({"count": seen.count, "first": seen.first, "last": seen.last}), flush=True)

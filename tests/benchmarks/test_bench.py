@@ -8,15 +8,21 @@ import subprocess
 import sys
 
 from collections.abc import Sequence
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import psycopg
 import pytest
 
-from figures import PER_SECOND, Book, Unreadable, changes
+from figures import MS, PER_SECOND, Book, Unreadable, changes
 from peering import PEERS, LeftOut, Peer, install
 from report import compared, into_page
+from subjects import RawPostgres
 from verdict import EXPECTED, verdicts
+
+from servers import postgres
 
 
 BENCH = Path(__file__).parents[2] / "benchmarks" / "bench.py"
@@ -134,6 +140,53 @@ def test_a_ratio_is_that_of_the_rounds_and_an_expectation_is_met_by_its_median()
     assert told.measured is not None
     assert (told.measured.least, told.measured.median, told.measured.most) == (0.6, 0.8, 0.9)
     assert told.word == "met"
+
+
+@pytest.mark.parametrize(("late", "word"), [(4, "met"), (6, "MISSED")])
+def test_an_expectation_of_times_is_met_by_the_smaller_figure(late: float, word: str) -> None:
+    measured = Book()
+    for who, value in (("PgQueuer", 50.0), ("pitstop", late)):
+        measured.note("lateness p99 beside peers", "postgres", value, who=who, unit=MS)
+    (told,) = (each for each in verdicts(measured) if each.measured is not None)
+    assert str(told.expected) == "lateness p99 beside peers, postgres: at most 0.1 of PgQueuer"
+    assert told.word == word
+
+
+def test_an_expectation_of_four_consumers_is_judged_by_their_figure() -> None:
+    measured = Book()
+    for who, value in (("PgQueuer", 100), ("pitstop", 260)):
+        measured.note("drain beside peers", "postgres", value, who=who, consumers=4, unit=PER_SECOND)
+    (told,) = (each for each in verdicts(measured) if each.measured is not None)
+    assert str(told.expected) == "drain beside peers, postgres, 4 consumers: at least 2.5 of PgQueuer"
+    assert told.word == "met"
+
+
+def test_a_peer_that_needs_a_newer_python_than_this_machine_has_is_left_out(tmp_path: Path) -> None:
+    with pytest.raises(LeftOut, match=r"needs Python 9\.1, which is not on this machine"):
+        install(Peer("next", "oban_pg.py", ("oban",), "postgres", python=(9, 1)), tmp_path)
+
+
+def test_raw_postgres_stores_claims_acknowledges_and_recurs(postgres_uri: str) -> None:
+    with postgres.database(postgres_uri) as uri, closing(RawPostgres(uri)) as raw:
+        raw.store(1)
+        raw.store_many(2)
+        raw.store_many(1, timedelta(hours=1))
+        token, ids = raw.claim(10)
+        assert len(ids) == 3
+        assert raw.claim(10)[1] == []
+        raw.ack("another token", ids)
+        raw.ack(token, ids)
+        raw.store_many(1, every=timedelta(days=1))
+        token, again = raw.claim(10)
+        raw.ack(token, again)
+        with psycopg.connect(uri) as connection:
+            rows = connection.execute(
+                "SELECT id, token, attempts, due > extract(epoch FROM now()) * 1000 FROM raw"
+            ).fetchall()
+        assert len(rows) == 2  # the one to come, and the next occurrence
+        assert [row for row in rows if row[0] in again] == [(again[0], None, 0, True)]
+        raw.clear()
+        assert raw.claim(10)[1] == []
 
 
 def test_a_peer_that_cannot_be_installed_is_named_with_the_reason(

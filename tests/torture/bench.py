@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,11 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pymongo
-
-from pymongo.errors import PyMongoError
-from pymongo.read_concern import ReadConcern
-
+from torture import stores
 from torture.checker import Verdict, check
 from torture.history import Event, History, read
 from torture.process import Task
@@ -28,10 +23,6 @@ from torture.process import Task
 
 #: Seconds in which a process ends after a signal. An operation and a handler may be running.
 _PATIENCE = 15.0
-#: The most seconds of a read past Pitstop. A server may be hanging.
-_LOOK = 5.0
-
-
 #: The retry of messages that are nacked without a delay.
 RETRY = {"delay": "50ms", "factor": 1, "jitter": 0}
 
@@ -86,18 +77,18 @@ class Worker:
 
 
 class Bench:
-    """Runs producers and consumers on one collection, in the background.
+    """Runs producers and consumers on one store, in the background.
 
     :param options: for :func:`pitstop.init` in each of them.
     """
 
     def __init__(self, folder: Path, uri: str, *, lock_time: str = "5s", **options: Any) -> None:
         self.folder = folder
-        self.dbname = f"pitstop_test_{uuid.uuid4().hex}"
+        self._store = stores.at(uri)
         self.lock_time = float(lock_time.removesuffix("s"))
-        where = {"type": "mongo", "uri": uri, "dbname": self.dbname}
-        self.options = where | {"lock_time": lock_time, "loop_time": "500ms", "retry": RETRY} | options
-        self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, serverSelectionTimeoutMS=2000)
+        self.options = (
+            dict(self._store.options) | {"lock_time": lock_time, "loop_time": "500ms", "retry": RETRY} | options
+        )
         self._history = History(folder / "bench.jsonl", "bench")
         self.workers: list[Worker] = []
         self._gone: set[str] = set()
@@ -190,10 +181,8 @@ class Bench:
             self.drained_after = None
 
     def left(self) -> list[str]:
-        """Return the versions that are stored, in the state of a majority of the servers."""
-        coll = self._client[self.dbname].get_collection("messages", read_concern=ReadConcern("majority"))
-        with pymongo.timeout(_LOOK):
-            return [each["msg"].get("version", "") for each in coll.find({}, {"msg.version": 1})]
+        """Return the versions that are stored."""
+        return self._store.left()
 
     def finish(self, within: float = 30.0) -> Verdict:
         """End the stores, wait until all messages are emitted, and judge.
@@ -230,7 +219,7 @@ class Bench:
         """
         deadline, most = time.monotonic() + within, float("-inf")
         while True:
-            with suppress(PyMongoError):  # the servers may be away, by a fault
+            with suppress(*self._store.errors):  # the servers may be away, by a fault
                 if fulfilled():
                     return
                 if (reached := progress()) > most:
@@ -251,7 +240,4 @@ class Bench:
         for each in self.workers:
             each.kill()
         self._history.close()
-        # A server that does not answer after that is removed with all its data.
-        with suppress(PyMongoError), pymongo.timeout(_LOOK):
-            self._client.drop_database(self.dbname)
-        self._client.close()
+        self._store.remove()

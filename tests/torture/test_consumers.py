@@ -20,7 +20,7 @@ LONG = timedelta(minutes=5)
 LATE = 12.0
 
 
-@pytest.fixture(params=SERVERS, ids=IDS)
+@pytest.fixture(params=[*SERVERS, "postgres_uri"], ids=[*IDS, "postgres"])
 def server_uri(request):
     return request.getfixturevalue(request.param)
 
