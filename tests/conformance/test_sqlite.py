@@ -13,6 +13,8 @@ from pitstop_sqlite import SqliteBackend
 
 
 class TestSqlite(BackendConformance):
+    has_server = False
+
     @pytest.fixture
     def make_backend(self, tmp_path):
         self.path = tmp_path / "pitstop.db"

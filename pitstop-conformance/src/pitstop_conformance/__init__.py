@@ -18,6 +18,10 @@ The class may have more:
 * The method ``damage(backend, id)`` makes a stored message unreadable behind the backend's back.
 * The method ``damage_kind(backend, id)`` makes a stored kind unreadable, for a backend that declares ``KINDS``.
 * The method ``transaction(backend)`` begins a transaction, for a backend that declares ``TRANSACTIONS``.
+* ``has_server = False`` states that the backend has no server. With a server, the method ``through(wire, **options)`` opens a
+  handle behind a :class:`Wire`, ``server_time(backend)`` asks the server for its time, and ``protected(password, **options)``
+  opens a handle with a password.
+* The method ``traces(backend)`` names the things that the backend may leave behind.
 
 The author of a recurrence subclasses :class:`RecurrenceSuite` and gives some rules.
 
@@ -40,6 +44,7 @@ pytest.register_assert_rewrite(__name__)
 
 from pitstop_conformance._kit import Handles, Kit, kit_tests
 from pitstop_conformance._recurrence import RecurrenceSuite
+from pitstop_conformance._wire import Wire
 from pitstop_conformance.behaviour._batches import Batches
 from pitstop_conformance.behaviour._catching_up import CatchingUp
 from pitstop_conformance.behaviour._consume import Consuming
@@ -60,6 +65,7 @@ from pitstop_conformance.behaviour._recurring import Recurring
 from pitstop_conformance.behaviour._refusals import Refusals
 from pitstop_conformance.behaviour._store import Store
 from pitstop_conformance.contract._config import Configuration
+from pitstop_conformance.contract._connections import Connections
 from pitstop_conformance.contract._counts import Counts
 from pitstop_conformance.contract._damaged import DamagedAmongOthers
 from pitstop_conformance.contract._find import Find
@@ -86,6 +92,7 @@ __all__ = [
     "SUITE_VERSION",
     "BackendConformance",
     "BackendContract",
+    "Connections",
     "Crash",
     "Handles",
     "Kit",
@@ -96,6 +103,7 @@ __all__ = [
     "RecurrenceSuite",
     "Scratch",
     "Transactions",
+    "Wire",
     "__version__",
     "kit_tests",
 ]
@@ -104,6 +112,7 @@ __all__ = [
 # pytest runs the tests of the last base first. The contract comes before the behaviour that is built on it, because its
 # failures are the easiest to understand.
 class BackendContract(
+    Connections,
     Scratch,
     Transactions,
     Configuration,

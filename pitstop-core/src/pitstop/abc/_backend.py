@@ -34,7 +34,7 @@ _UNBOUNDED = nullcontext(_PATIENCE)
 API_VERSION = 1
 #: The version of the suite that proves a backend, :class:`pitstop.testing.BackendConformance`. It grows whenever a backend
 #: that passed before may no longer pass.
-SUITE_VERSION = 5
+SUITE_VERSION = 6
 
 
 class Capability(Flag):
@@ -78,7 +78,7 @@ class Backend(Many, ABC):
     #: The version of the contract that the class was written for. State it in the class: ``api_version = 1``.
     api_version: ClassVar[int]
     #: The version of the suite, :data:`SUITE_VERSION`, that this release of the backend passed; None: not stated.
-    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 5``, and raise it
+    #: The author states it, and ``pitstop backends`` shows it. Write the number, as in ``suite_version = 6``, and raise it
     #: when the backend has passed the newer suite.
     suite_version: ClassVar[int | None] = None
     #: The attrs class of the configuration. It validates itself.
