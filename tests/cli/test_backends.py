@@ -23,7 +23,7 @@ def test_it_lists_installed_backends_and_their_capabilities(invoke, lines):
     assert found["sqlite"]["capabilities"] == capabilities
     table = invoke("backends").stdout
     assert re.search(
-        rf"^sqlite +pitstop-sqlite +0\.1\.0 +ok +5 +{', '.join(capabilities)} +- *$",
+        rf"^sqlite +pitstop-sqlite +0\.1\.0 +ok +6 +{', '.join(capabilities)} +- *$",
         table,
         re.MULTILINE,
     )

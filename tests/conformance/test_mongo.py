@@ -66,6 +66,10 @@ class TestMongo(BackendConformance):
         # Without directConnection the driver asks the server for its address, and may go there past the wire.
         return MongoBackend.from_options({"uri": f"mongodb://{host}:{port}/?directConnection=true", **where, **options})
 
+    def server_time(self, backend):
+        (told,) = self.collection.database.aggregate([{"$documents": [{}]}, {"$project": {"now": "$$NOW"}}])
+        return round(told["now"].timestamp() * 1000) * 1000
+
     def protected(self, password, **options):
         host, port = self.server
         where = {"dbname": self.collection.database.name, "coll": self.collection.name}

@@ -81,6 +81,7 @@ from pitstop_conformance.contract._put_if import PutIf
 from pitstop_conformance.contract._read import Read
 from pitstop_conformance.contract._scratch import Scratch
 from pitstop_conformance.contract._settle import Settle
+from pitstop_conformance.contract._time import Time
 from pitstop_conformance.contract._transactions import Transactions
 from pitstop_conformance.model._tests import Model
 from pitstop_conformance.races._crash import Crash
@@ -113,6 +114,7 @@ __all__ = [
 # failures are the easiest to understand.
 class BackendContract(
     Connections,
+    Time,
     Scratch,
     Transactions,
     Configuration,
