@@ -83,8 +83,10 @@ from pitstop_conformance.contract._scratch import Scratch
 from pitstop_conformance.contract._settle import Settle
 from pitstop_conformance.contract._time import Time
 from pitstop_conformance.contract._transactions import Transactions
+from pitstop_conformance.contract._watch import Watching
 from pitstop_conformance.model._tests import Model
 from pitstop_conformance.races._crash import Crash
+from pitstop_conformance.races._orders import Orders
 from pitstop_conformance.races._process_races import ProcessRaces
 from pitstop_conformance.races._thread_races import Races
 
@@ -115,6 +117,7 @@ __all__ = [
 class BackendContract(
     Connections,
     Time,
+    Watching,
     Scratch,
     Transactions,
     Configuration,
@@ -160,7 +163,7 @@ class PitstopBehaviour(
     """The promises of Pitstop to its users, on the backend."""
 
 
-class BackendConformance(Crash, ProcessRaces, Races, Model, PitstopBehaviour, BackendContract):
+class BackendConformance(Crash, ProcessRaces, Orders, Races, Model, PitstopBehaviour, BackendContract):
     """The whole suite, in the version :data:`SUITE_VERSION`. Subclass it and give one fixture.
 
     The fixture ``make_backend`` returns a function of options (keyword arguments, a ``clock`` among them) that opens a handle.

@@ -32,8 +32,8 @@ class Time(Kit):
 
     rule = 'docs/writing-a-backend.md, "Times"'
 
-    @pytest.fixture(params=[0, 30, -30], ids=["right", "ahead", "behind"], autouse=True)
-    def _client(self, request: pytest.FixtureRequest, open_backend: Handles) -> Iterator[None]:
+    @pytest.fixture(params=[0, 30, -30], ids=["right", "ahead", "behind"])
+    def clock_of_the_client(self, request: pytest.FixtureRequest, open_backend: Handles) -> Iterator[None]:
         """Let the clock of this process be right, or half a minute ahead of the server's or behind it."""
         shift: AbstractContextManager[object] = nullcontext()
         if request.param:
@@ -44,7 +44,7 @@ class Time(Kit):
             yield
 
     @pytest.fixture
-    def store(self, open_backend: Handles) -> Backend:
+    def store(self, clock_of_the_client: None, open_backend: Handles) -> Backend:
         return open_backend(clock=None)
 
     @pytest.fixture
