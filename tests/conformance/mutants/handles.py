@@ -187,7 +187,7 @@ class _WholeSeconds(SystemClock):
         return (super().time_us() + self._ahead) // 1_000_000 * 1_000_000
 
 
-@mutant("test_now_is_the_time_of_the_server[right]", "test_a_message_is_due_by_the_clock_of_the_server[right]")
+@mutant("test_now_is_the_time_of_the_server[right]")
 class ServerTimeInWholeSeconds(_RealTimes):
     """Without a clock: asks the server for its time in whole seconds."""
 

@@ -20,6 +20,7 @@ from pitstop_sqlite import SqliteBackend
 
 
 class _Memory:
+    has_server = False
     backend_class: type[Backend] = MemoryBackend
 
     @pytest.fixture
@@ -29,6 +30,7 @@ class _Memory:
 
 
 class _Sqlite:
+    has_server = False
     backend_class: type[Backend] = SqliteBackend
 
     @pytest.fixture

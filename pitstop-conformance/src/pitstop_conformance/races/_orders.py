@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ class Orders(Kit):
             for _ in range(_ROUNDS):
                 backend.put([make_record(each) for each in order])
 
-        together(*_in_orders(handles, names, store))
+        _unhindered(*_in_orders(handles, names, store))
 
         assert ids(handles[0].scan(None, 2 * _RECORDS, None)) == names
 
@@ -54,7 +54,7 @@ class Orders(Kit):
                 backend.settle(longer)
                 return list(backend.settle([settlement(leased[id], Outcome.COMPLETE, None) for id in order]))
 
-            applied = together(*_in_orders(handles, sorted(leased), settle))
+            applied = _unhindered(*_in_orders(handles, sorted(leased), settle))
 
             # In a batch, a delete may be reported as applied although another caller had removed the record before.
             assert sum(bool(each) for some in applied for each in some) >= _RECORDS
@@ -73,11 +73,22 @@ class Orders(Kit):
             for _ in range(_ROUNDS):
                 backend.settle([settlement(leased[each], Outcome.EXTEND, leased[each].progress) for each in names])
 
-        together(partial(store, handles[0]), partial(extend, handles[1]), partial(store, handles[2]))
+        _unhindered(partial(store, handles[0]), partial(extend, handles[1]), partial(store, handles[2]))
 
         stored = records(handles[0].scan(None, 2 * _RECORDS, None))
         assert ids(stored) == names
         assert {each.progress.token for each in stored} == {None}, "a store ends each lease"
+
+
+def _unhindered(*works: Callable[[], Any]) -> Sequence[Any]:
+    """Run the works at the same time. None of them may fail."""
+    try:
+        return together(*works)
+    except Exception as error:
+        raise AssertionError(
+            f"A {type(error).__name__} got out of a batch while another batch of the same ids was written. Lock the rows in the "
+            f"order of their ids, or try again after a deadlock."
+        ) from error
 
 
 def _in_orders(
