@@ -70,6 +70,11 @@ class TestMongo(BackendConformance):
         (told,) = self.collection.database.aggregate([{"$documents": [{}]}, {"$project": {"now": "$$NOW"}}])
         return round(told["now"].timestamp() * 1000) * 1000
 
+    def traces(self, backend):
+        return self.collection.database.list_collection_names(
+            filter={"name": {"$regex": f"^{self.collection.name}.check"}}
+        )
+
     def protected(self, password, **options):
         host, port = self.server
         where = {"dbname": self.collection.database.name, "coll": self.collection.name}

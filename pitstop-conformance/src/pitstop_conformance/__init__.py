@@ -82,6 +82,7 @@ from pitstop_conformance.contract._read import Read
 from pitstop_conformance.contract._scratch import Scratch
 from pitstop_conformance.contract._settle import Settle
 from pitstop_conformance.contract._time import Time
+from pitstop_conformance.contract._traces import Traces
 from pitstop_conformance.contract._transactions import Transactions
 from pitstop_conformance.contract._watch import Watching
 from pitstop_conformance.model._tests import Model
@@ -118,6 +119,7 @@ class BackendContract(
     Connections,
     Time,
     Watching,
+    Traces,
     Scratch,
     Transactions,
     Configuration,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+import sqlite3
 import threading
+import uuid
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import closing, contextmanager
 from typing import ClassVar
+
+import attrs
 
 from conformance.mutants.registry import mutant, round_trip
 from pitstop.abc import Damaged, Record, Settlement, Watch
@@ -309,4 +314,38 @@ class RemovesLaterThanTold(SqliteBackend):
 
     def close(self) -> None:
         self._flush()
+        super().close()
+
+
+@mutant("test_a_scratch_leaves_nothing_behind", "test_a_scratch_leaves_nothing_behind_when_its_block_raises")
+class ScratchStays(SqliteBackend):
+    """Closes a scratch, and forgets its file."""
+
+    @contextmanager
+    def scratch(self):
+        path = f"{self.config.path}.check_{uuid.uuid4().hex}"
+        with closing(type(self)(attrs.evolve(self.config, path=path, create=True))) as scratch:
+            yield scratch
+
+
+@mutant("test_a_read_leaves_no_transaction_open[get]", "test_a_read_leaves_no_transaction_open[tally]")
+class ReadsStayOpen(SqliteBackend):
+    """Reads in transactions that its driver begins, and ends none of them."""
+
+    def look(self):
+        self._reader = sqlite3.connect(self.config.path, isolation_level=None, check_same_thread=False)
+        self._reader.execute("BEGIN")
+        self._reader.execute("SELECT count(*) FROM pitstop_messages").fetchone()
+
+    def get(self, id):
+        self.look()
+        return super().get(id)
+
+    def tally(self):
+        self.look()
+        return super().tally()
+
+    def close(self):
+        if hasattr(self, "_reader"):
+            self._reader.close()
         super().close()

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import attrs
 
 from conformance.mutants.registry import mutant, right
-from pitstop import BackendUnavailable, OutcomeUnknown
+from pitstop import BackendUnavailable, ConfigError, OutcomeUnknown
 from pitstop.abc import (
     Aside,
     Backend,
@@ -33,6 +33,7 @@ from pitstop.abc import (
     Tally,
     dump_message,
     load_message,
+    quoted,
 )
 from pitstop_conformance._shifting import real_time_us
 from pitstop_memory import MemoryBackend
@@ -141,6 +142,11 @@ class ServedConfig(BackendConfig):
     host: str = attrs.field(factory=lambda: address()[0])
     port: int = attrs.field(factory=lambda: address()[1])
     password: str = attrs.field(default="", repr=False)
+
+    @store.validator
+    def _check_store(self, field: Any, value: object) -> None:
+        if not isinstance(value, str):
+            raise ConfigError(f"store={quoted(value)} cannot be used. Give a str.")
 
 
 class _Lost(Exception):
