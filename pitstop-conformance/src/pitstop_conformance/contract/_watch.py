@@ -15,6 +15,8 @@ from pitstop_conformance._kit import Handles, Kit, needs
 from pitstop_conformance._records import MINUTE, START, lease_only, make_record, put_due, settlement
 
 
+__all__ = ["Watching", "hears", "silent"]
+
 #: Seconds within which a watch has to notice a change.
 _SOON = 10.0
 #: Seconds for which a watch has to be quiet.
@@ -40,7 +42,7 @@ class Watching(Kit):
     def watch(self, backend: Backend, peer: Backend) -> Iterator[Watch]:
         watch = backend.watch()
         assert watch is not None
-        _silent(watch)
+        silent(watch)
         yield watch
         watch.close()
 
@@ -48,33 +50,33 @@ class Watching(Kit):
         dues = (START + 5000, START + 1000, START + 9000)
         peer.put([make_record(f"{n}", due) for n, due in enumerate(dues)])
 
-        assert _hears(watch, START + 1000)
+        assert hears(watch, START + 1000)
 
     def test_a_watch_hears_a_message_that_is_released(self, peer: Backend, watch: Watch) -> None:
         put_due(peer, "a")
         leased = lease_only(peer)
-        assert _hears(watch, START)
-        _silent(watch)
+        assert hears(watch, START)
+        silent(watch)
         # Before the end of the lease, by which others know the record.
         released = attrs.evolve(leased.progress, due=START + 7, token=None)
         assert list(peer.settle([settlement(leased, Outcome.RELEASE, released)])) == [True]
 
-        assert _hears(watch, START + 7)
+        assert hears(watch, START + 7)
 
     def test_a_watch_hears_a_conditional_store(self, peer: Backend, watch: Watch) -> None:
         needs(peer, Capability.CONDITIONAL)
         assert peer.put_if(make_record("a", START + 3), None)
 
-        assert _hears(watch, START + 3)
+        assert hears(watch, START + 3)
 
     def test_a_watch_does_not_hear_its_own_handle(self, backend: Backend, watch: Watch) -> None:
         """Core wakes the listeners of a handle by itself. A second wake-up for each store would make each of them claim twice."""
         put_due(backend, "own")
 
-        assert not _hears(watch, START + MINUTE, _QUIET)
+        assert not hears(watch, START + MINUTE, _QUIET)
 
 
-def _hears(watch: Watch, due: int, seconds: float = _SOON) -> bool:
+def hears(watch: Watch, due: int, seconds: float = _SOON) -> bool:
     """Whether a hint comes that is not later than ``due``."""
     pause, deadline = threading.Event(), time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -85,7 +87,7 @@ def _hears(watch: Watch, due: int, seconds: float = _SOON) -> bool:
     return False
 
 
-def _silent(watch: Watch) -> None:
+def silent(watch: Watch) -> None:
     """Wait until the watch has told of all changes so far."""
     pause, deadline = threading.Event(), time.monotonic() + _SOON
     while watch.poll() is not None:
