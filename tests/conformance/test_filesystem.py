@@ -15,6 +15,8 @@ pytestmark = pytest.mark.usefixtures("fewer_sequences")
 
 
 class TestFilesystem(BackendConformance):
+    has_server = False
+
     @pytest.fixture
     def make_backend(self, tmp_path):
         self.path = tmp_path / "store"

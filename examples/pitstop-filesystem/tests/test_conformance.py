@@ -11,6 +11,8 @@ from pitstop_filesystem import FilesystemBackend
 
 
 class TestFilesystem(BackendConformance):
+    has_server = False
+
     @pytest.fixture
     def make_backend(self, tmp_path):
         self.path = tmp_path / "store"
