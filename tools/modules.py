@@ -23,18 +23,7 @@ from typing import NamedTuple
 
 
 ROOT = Path(__file__).parents[1]
-<<<<<<< HEAD
 DISTRIBUTIONS = ("pitstop-core", "pitstop-memory", "pitstop-sqlite", "pitstop-mongo", "pitstop-postgres", "pitstop-conformance")
-=======
-DISTRIBUTIONS = (
-    "pitstop-core",
-    "pitstop-memory",
-    "pitstop-sqlite",
-    "pitstop-mongo",
-    "pitstop-postgres",
-    "pitstop-conformance",
-)
->>>>>>> w-pgh
 
 #: Folders in which threads meet, so that each module names those that run it.
 THREADED = ("pitstop._engine", "pitstop._consume", "pitstop._aio")
