@@ -23,7 +23,14 @@ from typing import NamedTuple
 
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTIONS = ("pitstop-core", "pitstop-memory", "pitstop-sqlite", "pitstop-mongo", "pitstop-postgres", "pitstop-conformance")
+DISTRIBUTIONS = (
+    "pitstop-core",
+    "pitstop-memory",
+    "pitstop-sqlite",
+    "pitstop-mongo",
+    "pitstop-postgres",
+    "pitstop-conformance",
+)
 
 #: Folders in which threads meet, so that each module names those that run it.
 THREADED = ("pitstop._engine", "pitstop._consume", "pitstop._aio")
