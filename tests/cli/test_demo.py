@@ -39,6 +39,17 @@ def test_json_has_a_line_per_event(invoke, lines, tmp_path, monkeypatch):
     assert set(told[1]) == {"elapsed", "scene", "what", "why"}
 
 
+def test_a_machine_that_is_slower_than_the_interval_sees_each_occurrence(invoke, monkeypatch):
+    """All occurrences are due before the first is taken, as on a machine that stood still for two seconds."""
+    now, delays = pitstop.Pitstop.now, [timedelta(seconds=2)]
+    monkeypatch.setattr(_demo, "_SCENES", (_demo._recurring,))
+    monkeypatch.setattr(pitstop.Pitstop, "now", lambda pit: now(pit) - (delays.pop() if delays else timedelta(0)))
+    result = invoke("demo", "--url", "memory://")
+    assert result.exit_code == 0, result.output
+    assert "Got occurrence 3" in result.stdout
+    assert not delays
+
+
 def test_on_a_backend_in_one_process_it_names_the_part_that_it_leaves_out(invoke, monkeypatch):
     monkeypatch.setattr(_demo, "_SCENES", (_demo._killed,))
     assert "Left out." in invoke("demo", "--url", "memory://").stdout
