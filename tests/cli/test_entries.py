@@ -151,6 +151,14 @@ def test_show_says_that_a_message_is_later_than_its_expires(invoke, pit):
     assert "no listener has taken it" in " ".join(invoke("show", "in time").stdout.split())
 
 
+def test_show_counts_the_attempts_of_a_due_message_that_came_back(invoke, pit):
+    pit.store({"id": "a"}, NOW)
+    with pit.listen() as listener:
+        listener.get().nack("oh no", delay=timedelta(0))
+    out = " ".join(invoke("show", "a").stdout.split())
+    assert "after attempt 1, and no listener has taken it since" in out
+
+
 def test_show_counts_the_failures(invoke, pit):
     pit.store({"id": "a"}, NOW)
     with pit.listen() as listener:

@@ -271,6 +271,12 @@ def _why(entry: Entry, now: datetime) -> str:
     when = ago(entry.due, now)
     if is_too_late(entry, now):
         return f"It became due {when}, longer ago than its expires. The next claim deletes it, unless a person has moved it."
+    if entry.state == "due" and entry.attempts:
+        which = f" that takes the kind {entry.kind!r}" if entry.kind else ""
+        return (
+            f"It became due again {when}, after attempt {entry.attempts}, and no listener has taken it since. "
+            f"Is one running{which}, and is it keeping up?"
+        )
     if entry.state == "due" and entry.kind:
         return (
             f"It became due {when}, and no listener has taken it. Is one running that takes the kind {entry.kind!r}, and is it "
