@@ -42,7 +42,7 @@ TESTING = (
     "fastapi>=0.115",
     "httpx>=0.27",
     "uvicorn>=0.30",
-    "sqlalchemy>=2.0",
+    "sqlalchemy[asyncio]>=2.0",
     "django>=5.2",
     *PSYCOPG,
     MONGOD,
