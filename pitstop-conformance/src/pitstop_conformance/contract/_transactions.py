@@ -28,6 +28,7 @@ from pitstop_conformance._records import (
     put_due,
     settlement,
 )
+from pitstop_conformance.contract._watch import hears, silent
 
 
 #: Begins a user's transaction on the store of the test.
@@ -350,6 +351,22 @@ class Transactions(Kit):
             assert (summary.acked, summary.nacked, summary.lost) == (3, 1, 0)
             assert sorted(seen) == [("aborts", 1), ("aborts", 2), ("commits", 1), ("series", 1)]
             assert [(each.id, each.scheduled_for) for each in pit.entries()] == [("series", at(START + 3_600_000))]
+
+    def test_a_watch_hears_what_a_transaction_commits(
+        self, backend: Backend, begin: Begin, open_backend: Handles
+    ) -> None:
+        needs(backend, Capability.WATCH)
+        put_due(backend, "first")
+        watch = open_backend.peer().watch()
+        assert watch is not None
+        try:
+            silent(watch)
+            with begin() as session:
+                backend.within(session).put([make_record("b", START + 9), make_record("a", START + 3)])
+
+            assert hears(watch, START + 3)
+        finally:
+            watch.close()
 
     def test_what_is_put_for_later_is_leased_at_its_time(
         self, backend: Backend, begin: Begin, clock: ManualClock
