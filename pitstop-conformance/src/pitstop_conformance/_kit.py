@@ -13,8 +13,10 @@ import pitstop
 from pitstop.abc import Backend, Capability, did_you_mean
 from pitstop.testing import ManualClock
 from pitstop_conformance import _matrix
+from pitstop_conformance._limit import limited
 from pitstop_conformance._records import make_record
 from pitstop_conformance._shifting import shifted_clock
+from pitstop_conformance._sockets import connections, left_open
 from pitstop_conformance._wire import Wire
 
 
@@ -24,7 +26,7 @@ _PACKAGE = __name__.rpartition(".")[0]
 #: The names that the author of a backend may define. A subclass must not redefine any other name of the suite.
 _AUTHORS = (
     *("make_backend", "damage", "damage_kind", "transaction", "known_failures"),
-    *("has_server", "through", "server_time", "shift_clock", "traces", "protected"),
+    *("has_server", "through", "server_time", "shift_clock", "traces", "protected", "time_limit"),
 )
 
 
@@ -82,6 +84,9 @@ class Kit:
     #: False: the backend has no server. Its process and its files are all that there is, so there is one clock, and no
     #: connection that can be lost. The suite checks that such a backend opens no connection. None: not stated.
     has_server: ClassVar[bool | None] = None
+    #: Seconds for each test of the suite. A test that takes longer fails with the places of all threads, and the run goes on. Where
+    #: another limit is set, such as that of pytest-timeout, that one holds.
+    time_limit: ClassVar[float] = 120.0
     #: The place of the rules that a part of the suite tests. The report of a failure names it.
     rule: ClassVar[str] = "docs/writing-a-backend.md"
 
@@ -183,7 +188,16 @@ class Kit:
         _matrix.end(f"not shown: {type(self).__name__} has neither has_server = False nor {hook}")
 
     @pytest.fixture(autouse=True)
-    def _known_failures(self, request: pytest.FixtureRequest) -> None:
+    def _in_time(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        before = connections()
+        with limited(self.time_limit, request.node):
+            yield
+            # The handles are closed.
+            if left := left_open(before):
+                request.node.user_properties.append((_matrix.LEFT_PROPERTY, left))
+
+    @pytest.fixture(autouse=True)
+    def _known_failures(self, request: pytest.FixtureRequest, _in_time: None) -> None:
         test = request.node.originalname
         part = kit_tests(type(self)).get(test)
         if part is None:

@@ -73,6 +73,12 @@ class Wire:
         with self._lock:
             return self._requests
 
+    @property
+    def connections(self) -> frozenset[object]:
+        """A value for each connection that is open."""
+        with self._lock:
+            return frozenset(self._connections)
+
     def lose_request(self, number: int = 1, then: Callable[[], object] = lambda: None) -> None:
         """Cut the connection of the request with this number, counted from now on. The server does not get the request.
 

@@ -5,6 +5,7 @@ Collected when the file is named, with those that are asked for, as :mod:`confor
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import uuid
 
@@ -13,6 +14,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from conformance.mutants.catalogue import MUTANTS, RIGHT
+from conformance.mutants.run import TIME_LIMIT
 from conformance.mutants.served import ServedBackend, address
 from pitstop.abc import Backend
 from pitstop.testing import BackendConformance
@@ -80,7 +82,13 @@ class _Served:
 def _class(backend: type[Backend]) -> type:
     base = _Sqlite if issubclass(backend, SqliteBackend) else _Served if issubclass(backend, ServedBackend) else _Memory
     return type(
-        f"Test{backend.__name__}", (base, BackendConformance), {"backend_class": backend, "__module__": __name__}
+        f"Test{backend.__name__}",
+        (base, BackendConformance),
+        {
+            "backend_class": backend,
+            "time_limit": float(os.environ.get(TIME_LIMIT, "120")),
+            "__module__": __name__,
+        },
     )
 
 

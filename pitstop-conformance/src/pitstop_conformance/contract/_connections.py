@@ -396,6 +396,20 @@ class Connections(Kit):
         wire.flow()
         _works_again(wired)
 
+    def test_a_handle_that_is_closed_leaves_no_connection_open(self, wired: Backend, wire: Wire) -> None:
+        opened, by = wire.connections, dict[object, str]()
+        for name, call in {**_READS, **_CALLS, "put": _put_later, "watch": _watch_once}.items():
+            call(wired)
+            by |= dict.fromkeys(wire.connections - opened - by.keys(), name)
+        wired.close()
+
+        deadline, pause = time.monotonic() + _BOUND_OF_BUDGET, threading.Event()
+        while wire.connections and time.monotonic() < deadline:
+            pause.wait(0.01)
+        assert [by.get(each, "the first get") for each in wire.connections] == [], (
+            "connections are open after close(), which these calls have opened"
+        )
+
     def test_a_close_ends_while_the_server_hangs(self, wired: Backend, wire: Wire) -> None:
         wire.stall()
 
@@ -463,6 +477,19 @@ _CALLS: dict[str, Callable[[Backend], Any]] = {
     "get": lambda backend: backend.get("there"),
     "lease": lambda backend: backend.lease(1, MINUTE),
 }
+
+
+def _put_later(backend: Backend) -> None:
+    backend.put([_later(backend, "later")])
+
+
+def _watch_once(backend: Backend) -> None:
+    watch = backend.watch()
+    if watch is not None:
+        try:
+            watch.poll()
+        finally:
+            watch.close()
 
 
 @attrs.frozen

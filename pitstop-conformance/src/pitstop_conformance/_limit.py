@@ -1,0 +1,135 @@
+"""The limit in time of each test: a backend that hangs gets a verdict with the name of the test, and the run goes on.
+
+A signal interrupts the test in its own thread. Without signals, and beside another limit such as that of pytest-timeout, there is
+none. Code in C that ignores signals for as long again ends the run, with the places of all threads.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import tempfile
+import threading
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType, TracebackType
+from typing import Any
+
+import pytest
+
+
+__all__ = ["limited", "readable"]
+
+#: No ``fail.Exception``: hypothesis would call a test that fails again and again, to find a shorter sequence that hangs.
+_Outcome: Any = pytest.fail.Exception.__base__
+
+
+class _Hung(_Outcome):  # type: ignore[misc]
+    """Raised in a test at its limit, from any line of it."""
+
+
+@contextmanager
+def limited(seconds: float, test: pytest.Item) -> Iterator[None]:
+    """Interrupt the block after this time, and each further part of it that takes as long, such as the closing of handles."""
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+        or signal.getitimer(signal.ITIMER_REAL)[0]
+    ):
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise _Hung(
+            f"{test.name} has not ended after {seconds:g} s. The backend hangs, or the machine is slow: a class may set time_limit, in "
+            f"seconds.\n{_places()}"
+        )
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        with _end_of_all(2 * seconds, test.config):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def readable(error: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo[BaseException]:
+    """Return an error that pytest can report.
+
+    An error that a signal raises may come from an instruction that belongs to no line. At its traceback pytest itself fails, and
+    the run ends.
+    """
+    value = error.value
+    if isinstance(value, _Hung):
+        # Not the traceback, which is that of the interruption.
+        try:
+            pytest.fail(str(value), pytrace=False)
+        except pytest.fail.Exception as verdict:
+            return pytest.ExceptionInfo.from_exception(verdict)
+    seen: set[int] = set()
+    mended = False
+    each: BaseException | None = value
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        if _lacks_a_line(each.__traceback__):
+            each.__traceback__ = _with_lines(each.__traceback__)
+            mended = True
+        each = each.__cause__ or each.__context__
+    return pytest.ExceptionInfo.from_exception(value) if mended else error
+
+
+def _lacks_a_line(trace: TracebackType | None) -> bool:
+    while trace is not None:
+        # None in spite of its type.
+        if trace.tb_lineno is None:
+            return True
+        trace = trace.tb_next  # type: ignore[unreachable, unused-ignore]
+    return False
+
+
+def _with_lines(trace: TracebackType | None) -> TracebackType | None:
+    entries = []
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    for each in reversed(entries):
+        line = each.tb_lineno if each.tb_lineno is not None else each.tb_frame.f_code.co_firstlineno
+        trace = TracebackType(trace, each.tb_frame, each.tb_lasti, line)
+    return trace
+
+
+def _places() -> str:
+    """Return the calls of all threads, the innermost first."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file=file.fileno())
+        file.seek(0)
+        return file.read().decode(errors="replace")
+
+
+@contextmanager
+def _end_of_all(seconds: float, config: pytest.Config) -> Iterator[None]:
+    """End the process after this time, and print the places of its threads. A signal does not interrupt all code in C."""
+    if _is_taken(config):
+        yield
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+        stderr = os.dup(2)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(stderr)
+
+
+def _is_taken(config: pytest.Config) -> bool:
+    """Whether pytest uses the timer of faulthandler itself."""
+    try:
+        return bool(float(config.getini("faulthandler_timeout") or 0))
+    except (KeyError, ValueError):
+        return False
