@@ -1,7 +1,7 @@
 """The limit in time of each test: a backend that hangs gets a verdict with the name of the test, and the run goes on.
 
 A signal interrupts the test in its own thread. Without signals, and beside another limit such as that of pytest-timeout, there is
-none. Code in C that ignores signals for as long again ends the run, with the places of all threads.
+none. Code in C that ignores signals ends the run a while later, with the places of all threads.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import pytest
 
 __all__ = ["limited", "readable"]
 
+#: Seconds after the limit, for code that ignores signals.
+_GRACE = 10.0
 #: No ``fail.Exception``: hypothesis would call a test that fails again and again, to find a shorter sequence that hangs.
 _Outcome: Any = pytest.fail.Exception.__base__
 
@@ -42,19 +44,33 @@ def limited(seconds: float, test: pytest.Item) -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if not _is_in_a_test(frame):
+            # In code of pytest, which reports the interruption before. An error there would end the run.
+            return
+        end.begin()
         raise _Hung(
             f"{test.name} has not ended after {seconds:g} s. The backend hangs, or the machine is slow: a class may set time_limit, in "
             f"seconds.\n{_places()}"
         )
 
+    end = _EndOfAll(seconds + _GRACE, test.config)
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    end.begin()
     try:
-        with _end_of_all(2 * seconds, test.config):
-            yield
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        end.cancel()
+
+
+def _is_in_a_test(frame: FrameType | None) -> bool:
+    """Whether pytest waits for code of a test or a fixture here, and catches its errors."""
+    inner = frame
+    while frame is not None and frame.f_code.co_name != "from_call":
+        frame = frame.f_back
+    return frame is not None and frame is not inner
 
 
 def readable(error: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo[BaseException]:
@@ -110,21 +126,26 @@ def _places() -> str:
         return file.read().decode(errors="replace")
 
 
-@contextmanager
-def _end_of_all(seconds: float, config: pytest.Config) -> Iterator[None]:
-    """End the process after this time, and print the places of its threads. A signal does not interrupt all code in C."""
-    if _is_taken(config):
-        yield
-        return
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with nullcontext() if capture is None else capture.global_and_fixture_disabled():
-        stderr = os.dup(2)
-    faulthandler.dump_traceback_later(seconds, exit=True, file=stderr)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        os.close(stderr)
+class _EndOfAll:
+    """Ends the process after a time, and prints the places of its threads. A signal does not interrupt all code in C."""
+
+    def __init__(self, seconds: float, config: pytest.Config) -> None:
+        self._seconds = seconds
+        self._stderr: int | None = None
+        if not _is_taken(config):
+            capture = config.pluginmanager.getplugin("capturemanager")
+            with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+                self._stderr = os.dup(2)
+
+    def begin(self) -> None:
+        """Begin, or begin again."""
+        if self._stderr is not None:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._stderr)
+
+    def cancel(self) -> None:
+        if self._stderr is not None:
+            faulthandler.cancel_dump_traceback_later()
+            os.close(self._stderr)
 
 
 def _is_taken(config: pytest.Config) -> bool:

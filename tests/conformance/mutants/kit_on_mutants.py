@@ -14,12 +14,15 @@ from contextlib import closing, contextmanager
 import pytest
 
 from conformance.mutants.catalogue import MUTANTS, RIGHT
-from conformance.mutants.run import TIME_LIMIT
+from conformance.mutants.hooks import OnPostgres
+from conformance.mutants.on_postgres import ON_POSTGRES
+from conformance.mutants.run import DATABASE, TIME_LIMIT
 from conformance.mutants.served import ServedBackend, address
 from pitstop.abc import Backend
 from pitstop.testing import BackendConformance
 from pitstop_conformance._shifting import real_time_us
 from pitstop_memory import MemoryBackend
+from pitstop_postgres import PostgresBackend
 from pitstop_sqlite import SqliteBackend
 
 
@@ -79,8 +82,21 @@ class _Served:
         return self.backend_class.from_options({"store": self.store, "password": password, **options})
 
 
+class _Postgres(OnPostgres):
+    """With the hooks of the tests of the backend itself. Its database is given by the run."""
+
+    backend_class: type[Backend] = PostgresBackend
+
+    @pytest.fixture(scope="module")
+    def database(self):
+        return os.environ[DATABASE]
+
+
+_BASES = ((SqliteBackend, _Sqlite), (ServedBackend, _Served), (PostgresBackend, _Postgres), (MemoryBackend, _Memory))
+
+
 def _class(backend: type[Backend]) -> type:
-    base = _Sqlite if issubclass(backend, SqliteBackend) else _Served if issubclass(backend, ServedBackend) else _Memory
+    base = next(base for origin, base in _BASES if issubclass(backend, origin))
     return type(
         f"Test{backend.__name__}",
         (base, BackendConformance),
@@ -92,6 +108,8 @@ def _class(backend: type[Backend]) -> type:
     )
 
 
-globals().update(
-    {f"Test{each.__name__}": _class(each) for each in (*RIGHT.values(), *(each.backend for each in MUTANTS.values()))}
-)
+_BACKENDS = [*RIGHT.values(), *(each.backend for each in MUTANTS.values())]
+if DATABASE in os.environ:
+    _BACKENDS += [PostgresBackend, *(each.backend for each in ON_POSTGRES.values())]
+
+globals().update({f"Test{each.__name__}": _class(each) for each in _BACKENDS})

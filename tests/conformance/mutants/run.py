@@ -30,10 +30,12 @@ from pitstop.testing import BackendConformance
 from pitstop_conformance import kit_tests
 
 
-__all__ = ["TIME_LIMIT", "Result", "Run", "run_kit"]
+__all__ = ["DATABASE", "TIME_LIMIT", "Result", "Run", "run_kit"]
 
 #: The variable of the environment with the limit of each test, in seconds.
 TIME_LIMIT = "PITSTOP_MUTANTS_TIME_LIMIT"
+#: The variable with the address of a database of PostgreSQL, for the mutants that need one.
+DATABASE = "PITSTOP_MUTANTS_DATABASE"
 #: The most processes of a run that may end by the fault of a test.
 _MOST_ENDS = 5
 #: The characters of an output that are kept with its end.
