@@ -18,6 +18,9 @@ from servers import postgres
 
 __all__ = ["OnPostgres", "new_database"]
 
+#: The characters of the table's name that the name of a scratch begins with, at least.
+_KEPT = 20
+
 
 @contextmanager
 def new_database() -> Iterator[str]:
@@ -71,7 +74,9 @@ class OnPostgres:
         return self.backend_class.from_options({"uri": uri, "password": password, "table": self.table, **options})
 
     def traces(self, backend):
-        tables = self.fetch("SELECT relname FROM pg_class WHERE relkind = 'r' AND starts_with(relname, %s)", self.table)
+        tables = self.fetch(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND starts_with(relname, %s)", self.table[:_KEPT]
+        )
         open_ = self.fetch(
             "SELECT 'a transaction of process ' || pid FROM pg_stat_activity WHERE datname = current_database() "
             "AND state LIKE %s",

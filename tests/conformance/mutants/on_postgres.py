@@ -146,7 +146,7 @@ class ReadsBeginTransactions(PostgresBackend):
 
     def get(self, id):
         def read(session):
-            session.fetch("BEGIN")
+            session.change("BEGIN")
             return session.fetch(self._statements.get, (id,))
 
         self._database.read(read)
