@@ -98,17 +98,17 @@ def readable(error: pytest.ExceptionInfo[BaseException]) -> pytest.ExceptionInfo
     return pytest.ExceptionInfo.from_exception(value) if mended else error
 
 
-def _lacks_a_line(trace: TracebackType | None) -> bool:
+def _lacks_a_line(trace: Any) -> bool:
     while trace is not None:
-        # None in spite of its type.
         if trace.tb_lineno is None:
             return True
-        trace = trace.tb_next  # type: ignore[unreachable, unused-ignore]
+        trace = trace.tb_next
     return False
 
 
 def _with_lines(trace: TracebackType | None) -> TracebackType | None:
-    entries = []
+    # Lines are None in spite of their type.
+    entries: list[Any] = []
     while trace is not None:
         entries.append(trace)
         trace = trace.tb_next
