@@ -59,7 +59,7 @@ MISTAKES = (
     Mistake("a store is repeated blindly", ("RepeatsBlindly",)),
     Mistake("a call has no bound in time", ("WaitsWithoutABound",)),
     Mistake("`close()` leaves connections open", ("ClosesNothing",)),
-    Mistake("a read leaves a transaction open", ("ReadsStayOpen", "ReadsBeginTransactions")),
+    Mistake("a read leaves a transaction open", ("ReadsStayOpen",)),
     Mistake("a scratch is left behind", ("ScratchStays", "ScratchTableStays")),
     Mistake("the password is in `location`", ("PasswordInItsLocation", "PasswordOfTheUri")),
     Mistake("ids in the order of the database's collation", ("OrderOfTheDatabase",), before=True),

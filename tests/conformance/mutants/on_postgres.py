@@ -140,19 +140,6 @@ class DeafAfterALoss(PostgresBackend):
         return _Deaf(super().watch())
 
 
-@_mutant("test_a_read_leaves_no_transaction_open[get]")
-class ReadsBeginTransactions(PostgresBackend):
-    """Reads on a connection that is not in autocommit mode, and does not end the transaction that the read has begun."""
-
-    def get(self, id):
-        def read(session):
-            session.change("BEGIN")
-            return session.fetch(self._statements.get, (id,))
-
-        self._database.read(read)
-        return super().get(id)
-
-
 @_mutant("test_a_scratch_leaves_nothing_behind")
 class ScratchTableStays(PostgresBackend):
     """Closes a scratch, and forgets its tables."""
